@@ -1,0 +1,129 @@
+"""The four covariance structures: one table entry for each.
+
+An entry says how a structure is stored, factored, counted and evaluated; whoever needs to
+know what "full", "tied", "diag" or "spherical" means asks :data:`STRUCTURES` and branches
+no further.
+
+Σ_k = L_k L_kᵀ throughout, with L_k lower triangular. A factor is stored like the
+covariances: full (K, D, D), tied (D, D), diag (K, D), spherical (K,).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from streamgmm.core.kernels.mixture import DIAG, FULL, SPHERICAL, TIED
+
+CovarianceType = Literal["full", "tied", "diag", "spherical"]
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CovarianceStructure:
+    """What distinguishes one covariance type from another.
+
+    K is the number of components, D of features.
+    """
+
+    code: int
+    """The type's number in compiled kernels."""
+    is_triangular: bool
+    """Whether factors are lower triangular matrices; else they are scales."""
+    shape: Callable[[int, int], tuple[int, ...]]
+    """Shape of the covariances, of (K, D)."""
+    n_parameters: Callable[[int, int], int]
+    """Free parameters in the covariances, of (K, D)."""
+    n_moments: Callable[[int], int]
+    """Columns of the sufficient statistics of a component, of D."""
+    stacked: Callable[[Array, int, int], Array]
+    """Covariances or factors, with (K, D), as matrices (K or 1, D, D) or scales (K, D)."""
+
+
+def _triangle(n_features: int) -> int:
+    return n_features * (n_features + 1) // 2
+
+
+STRUCTURES: dict[str, CovarianceStructure] = {
+    "full": CovarianceStructure(
+        code=FULL,
+        is_triangular=True,
+        shape=lambda k, d: (k, d, d),
+        n_parameters=lambda k, d: k * _triangle(d),
+        n_moments=lambda d: 1 + d + _triangle(d),
+        stacked=lambda array, k, d: array,
+    ),
+    "tied": CovarianceStructure(
+        code=TIED,
+        is_triangular=True,
+        shape=lambda k, d: (d, d),
+        n_parameters=lambda k, d: _triangle(d),
+        n_moments=lambda d: 1 + d,
+        stacked=lambda array, k, d: array[np.newaxis],
+    ),
+    "diag": CovarianceStructure(
+        code=DIAG,
+        is_triangular=False,
+        shape=lambda k, d: (k, d),
+        n_parameters=lambda k, d: k * d,
+        n_moments=lambda d: 1 + 2 * d,
+        stacked=lambda array, k, d: array,
+    ),
+    "spherical": CovarianceStructure(
+        code=SPHERICAL,
+        is_triangular=False,
+        shape=lambda k, d: (k,),
+        n_parameters=lambda k, d: k,
+        n_moments=lambda d: 2 + d,
+        stacked=lambda array, k, d: np.repeat(array[:, np.newaxis], d, axis=1),
+    ),
+}
+
+
+def cholesky(structure: CovarianceStructure, covariances: Array) -> Array:
+    """Factors L with Σ = L Lᵀ, stored like the covariances.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If a covariance is not positive definite.
+    """
+    if structure.is_triangular:
+        return np.linalg.cholesky(covariances)
+    if not np.all(covariances > 0.0):
+        raise np.linalg.LinAlgError("a variance is not positive")
+    return np.sqrt(covariances)
+
+
+def invert(structure: CovarianceStructure, factors: Array) -> Array:
+    """Inverse factors W = L⁻¹, stored like the factors."""
+    if not structure.is_triangular:
+        return 1.0 / factors
+    inverse = np.empty_like(factors)
+    for index in np.ndindex(factors.shape[:-2]):
+        # A row-major lower triangle is LAPACK's (column-major) upper one, transposed.
+        transposed, info = lapack.dtrtri(factors[index].T, lower=0)
+        if info != 0:
+            raise np.linalg.LinAlgError("a covariance factor is singular")
+        inverse[index] = np.triu(transposed).T
+    return inverse
+
+
+def log_determinants(structure: CovarianceStructure, stacked_factors: Array) -> Array:
+    """ln |L_k| (K,) or (1,) of stacked factors."""
+    diagonals = (
+        np.diagonal(stacked_factors, axis1=-2, axis2=-1)
+        if structure.is_triangular
+        else stacked_factors
+    )
+    return np.log(diagonals).sum(axis=-1)
+
+
+def variances(structure: CovarianceStructure, stacked_covariances: Array) -> Array:
+    """Marginal variances (K, D) or (1, D) of stacked covariances."""
+    if structure.is_triangular:
+        return np.diagonal(stacked_covariances, axis1=-2, axis2=-1)
+    return stacked_covariances

@@ -1,0 +1,217 @@
+"""The E-step: a mixture prepared for evaluation, and what it says of a chunk of rows."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.core.covariance import Array, log_determinants
+from streamgmm.core.frame import Frame
+from streamgmm.core.kernels.mixture import Coefficients, row_posteriors, sufficient_statistics
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.statistics import Statistics
+
+# Bound on the error of a log-density, in nats, above which the centred route is taken. The
+# bound is pessimistic: errors met in practice are a hundredth of it and less.
+_DENSITY_TOLERANCE = 1e-7
+# Rows of a type that kernels do not read are cast so many bytes at a time.
+_CAST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """What a mixture says of each of n rows.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (n,)
+        ln p(x), nats; -inf for rows that overflow.
+    labels : ndarray of shape (n,), int64
+        Component of largest responsibility.
+    responsibilities : ndarray of shape (n, K), or (0, K) if not asked for
+    n_not_finite : int
+        Rows that hold NaN or infinity; what is said of them means nothing.
+    """
+
+    scores: Array
+    labels: NDArray[np.int64]
+    responsibilities: Array
+    n_not_finite: int
+
+
+@dataclass(frozen=True, eq=False)
+class Expectation:
+    """A mixture prepared for the E-step in a frame; build with :meth:`prepare`.
+
+    Attributes
+    ----------
+    frame : Frame
+    weights : ndarray of shape (K,)
+    order : ndarray of shape (K',), int64
+        The components of non-zero weight: those on the packed route, then the centred ones.
+    coefficients : Coefficients
+        Of these components, in this order.
+    """
+
+    frame: Frame
+    weights: Array
+    order: NDArray[np.int64]
+    coefficients: Coefficients
+
+    @classmethod
+    def prepare(cls, parameters: Parameters, frame: Frame) -> "Expectation":
+        """Prepare a mixture for evaluation in a frame."""
+        alive = parameters.weights > 0.0
+        is_centred = np.zeros(parameters.n_components, dtype=bool)
+        is_centred[frame.centred] = True
+        packed = np.flatnonzero(alive & ~is_centred)
+        order = np.concatenate([packed, np.flatnonzero(alive & is_centred)])
+        d = parameters.n_features
+        stacked = parameters.stacked(parameters.inverse_factors)
+        log_factors = log_determinants(parameters.structure, stacked)
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(parameters.weights)
+        constants = log_weights + log_factors - 0.5 * d * math.log(2.0 * math.pi)
+        scaled = stacked * frame.scale
+        centres = (parameters.means - frame.origin) / frame.scale
+        whitener = np.empty((0, 0))
+        if parameters.covariance_type == "tied":
+            # In whitened rows every component has covariance I.
+            whitener = scaled[0]
+            theta = _linear(constants[packed], centres[packed] @ whitener.T)
+        elif parameters.structure.is_triangular:
+            theta = _quadratic(constants[packed], scaled[packed], centres[packed])
+        else:
+            theta = _separable(constants[packed], scaled[packed], centres[packed])
+            if parameters.covariance_type == "spherical":
+                theta = theta[:, : d + 2]
+        if not parameters.structure.is_triangular:
+            stacked = stacked[:, np.newaxis, :]
+        coefficients = Coefficients(
+            kind=parameters.structure.code,
+            origin=frame.origin,
+            inverse_scale=1.0 / frame.scale,
+            whitener=whitener,
+            theta=np.ascontiguousarray(theta),
+            means=parameters.means[order],
+            factors=stacked if parameters.covariance_type == "tied" else stacked[order],
+            constants=constants[order],
+            limit=_overflow_limit(scaled),
+            tolerance=_DENSITY_TOLERANCE,
+        )
+        return cls(frame, parameters.weights, order, coefficients)
+
+    def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
+        """Sufficient statistics of a chunk of rows.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n, D)
+            Any real type and memory layout.
+        weights : ndarray of shape (n,), optional
+            Row weights; 1 if not given.
+
+        Returns
+        -------
+        Statistics
+            In this object's frame. Rows that overflow, or hold NaN or infinity, are counted
+            but take no part.
+        """
+        row_weights = np.empty(0) if weights is None else np.array(weights, dtype=np.float64)
+        total = Statistics.zero(self.frame, len(self.weights))
+        coefficients = self._writable_coefficients()
+        for start, stop, part in _castable(rows):
+            moments, scatter, totals = sufficient_statistics(
+                part, row_weights[start:stop], coefficients
+            )
+            all_moments = np.zeros_like(total.moments)
+            all_moments[self.order] = moments
+            log_likelihood, weight, *counts = totals.tolist()
+            found = Statistics(
+                self.frame, all_moments, scatter, log_likelihood, weight, *map(int, counts)
+            )
+            total = total.merge(found)
+        return total
+
+    def posterior(
+        self, rows: NDArray[np.generic], with_responsibilities: bool = False
+    ) -> Posterior:
+        """Log-density, label and, if asked for, responsibilities of each row.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n, D)
+            Any real type and memory layout.
+        with_responsibilities : bool
+        """
+        coefficients = self._writable_coefficients()
+        parts = [
+            row_posteriors(part, self.weights, self.order, coefficients, with_responsibilities)
+            for _, _, part in _castable(rows)
+        ]
+        scores, labels, responsibilities, n_not_finite = zip(*parts, strict=True)
+        return Posterior(
+            np.concatenate(scores),
+            np.concatenate(labels),
+            np.concatenate(responsibilities),
+            sum(n_not_finite),
+        )
+
+    def _writable_coefficients(self) -> Coefficients:
+        # Kernels are compiled for C-ordered writable arrays; arrays that came from another
+        # process may be read-only.
+        return Coefficients(
+            *(
+                np.require(value, requirements=["C", "W"]) if isinstance(value, np.ndarray) else value
+                for value in self.coefficients
+            )
+        )
+
+
+def _linear(constants: Array, centres: Array) -> Array:
+    """Coefficients (K, 1 + D) of c - ½‖m‖² + m·y: a unit Gaussian at m less -½‖y‖²."""
+    offsets = constants - 0.5 * np.square(centres).sum(axis=1)
+    return np.hstack([offsets[:, np.newaxis], centres])
+
+
+def _quadratic(constants: Array, factors: Array, centres: Array) -> Array:
+    """Coefficients (K, F) of c - ½‖W (z - m)‖² in 1, z and the upper triangle of z zᵀ."""
+    residuals = np.einsum("kij,kj->ki", factors, centres)
+    offsets = constants - 0.5 * np.square(residuals).sum(axis=1)
+    transposed = np.swapaxes(factors, 1, 2)
+    slopes = np.einsum("kij,kj->ki", transposed, residuals)
+    upper = np.triu_indices(centres.shape[1])
+    # Off the diagonal z_i z_j stands once for P_ij and P_ji.
+    halves = np.where(upper[0] == upper[1], -0.5, -1.0)
+    curvatures = halves * (transposed @ factors)[:, upper[0], upper[1]]
+    return np.hstack([offsets[:, np.newaxis], slopes, curvatures])
+
+
+def _separable(constants: Array, scales: Array, centres: Array) -> Array:
+    """Coefficients (K, 1 + 2 D) of c - ½‖w (z - m)‖² in 1, z and z² for scales w (K, D)."""
+    offsets = constants - 0.5 * np.square(scales * centres).sum(axis=1)
+    curvatures = np.square(scales)
+    return np.hstack([offsets[:, np.newaxis], curvatures * centres, -0.5 * curvatures])
+
+
+def _overflow_limit(scaled_inverse_factors: Array) -> float:
+    """Largest |z| whose residuals can be squared and summed in float64."""
+    d = scaled_inverse_factors.shape[-1]
+    steepest = float(np.abs(scaled_inverse_factors).max(initial=1.0))
+    return 1e140 / (d * steepest)
+
+
+def _castable(
+    rows: NDArray[np.generic],
+) -> Iterator[tuple[int, int, NDArray[np.floating]]]:
+    """Rows as kernels read them: float64 and float32 as they are, others cast bit by bit."""
+    n, d = rows.shape
+    if rows.dtype in (np.float64, np.float32):
+        yield 0, n, rows  # type: ignore[misc]
+        return
+    step = max(256, _CAST_BYTES // (8 * d) // 256 * 256)
+    for start in range(0, max(n, 1), step):
+        stop = min(start + step, n)
+        yield start, stop, rows[start:stop].astype(np.float64)

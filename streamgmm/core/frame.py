@@ -1,0 +1,165 @@
+"""Coordinates in which moments are summed without losing digits.
+
+Sums of x and x xᵀ about a far origin, or in badly scaled units, cancel when covariances are
+taken from them. A :class:`Frame` states the coordinates instead: a common origin and scale,
+and for components that even this does not serve, their own mean and factor. It is fixed
+before a read and travels with the statistics.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from streamgmm.core.covariance import Array, CovarianceType, variances
+from streamgmm.core.kernels.mixture import UNIT_ROUNDOFF
+from streamgmm.core.parameters import Parameters
+
+# Rounding in a covariance, relative to the covariance itself in every direction, above which
+# a component's moments are summed about its own mean. The bound below is pessimistic: errors met in
+# practice are a hundredth of it and less.
+_COVARIANCE_TOLERANCE = 1e-8
+# Terms that follow one another in a sum: rows of a block, blocks of a chunk.
+_ACCUMULATION_LENGTH = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """Coordinates of sufficient statistics: u = B⁻¹ (x - o).
+
+    Attributes
+    ----------
+    covariance_type : {"full", "tied", "diag", "spherical"}
+    origin : ndarray of shape (D,)
+        o of the components on the packed route; exact in the data's own type.
+    scale : ndarray of shape (D,)
+        B = diag(scale) of these components; powers of two, all equal for spherical.
+    centred : ndarray of shape (C,), int
+        The components on the centred route: o is their own mean, B their own factor.
+    means : ndarray of shape (C, D)
+    factors : ndarray of shape (C, D, D) full, (1, D, D) tied, (C, D) diag and spherical
+        For tied, B of all components, on whichever route.
+    """
+
+    covariance_type: CovarianceType
+    origin: Array
+    scale: Array
+    centred: np.ndarray
+    means: Array
+    factors: Array
+
+    @classmethod
+    def of(cls, parameters: Parameters, dtype: DTypeLike = np.float64) -> "Frame":
+        """The frame in which a mixture's components are well placed.
+
+        Origin and scale are weighted medians over components, which one component far
+        away, on an outlier, does not move.
+
+        Parameters
+        ----------
+        parameters : Parameters
+        dtype : dtype
+            Type of the data, in which the origin is to be exact.
+        """
+        structure = parameters.structure
+        shape = parameters.means.shape
+        component_variances = np.broadcast_to(
+            variances(structure, parameters.stacked(parameters.covariances)), shape
+        )
+        origin = _weighted_median(parameters.means, parameters.weights)
+        if np.dtype(dtype) == np.float32:
+            largest = np.finfo(np.float32).max
+            origin = np.clip(origin, -largest, largest).astype(np.float32).astype(np.float64)
+        spread = np.hypot(np.sqrt(component_variances), parameters.means - origin)
+        scale = _weighted_median(spread, parameters.weights)
+        if parameters.covariance_type == "spherical":
+            scale = np.full_like(scale, np.median(scale))
+        scale = np.exp2(np.round(np.log2(scale)))
+        error = _covariance_error(parameters, origin, spread)
+        centred = np.flatnonzero(~(error <= _COVARIANCE_TOLERANCE))
+        stacked = parameters.stacked(parameters.factors)
+        return cls(
+            parameters.covariance_type,
+            origin,
+            scale,
+            centred,
+            parameters.means[centred],
+            stacked if parameters.covariance_type == "tied" else stacked[centred],
+        )
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return self.origin.size
+
+    def displacements(self, u: Array) -> Array:
+        """B u in data units, for one point u a component: (K, D) to (K, D)."""
+        if self.covariance_type == "tied":
+            return u @ self.factors[0].T
+        moved = u * self.scale
+        own = u[self.centred]
+        if self.covariance_type == "full":
+            moved[self.centred] = np.einsum("kij,kj->ki", self.factors, own)
+        else:
+            moved[self.centred] = self.factors * own
+        return moved
+
+    def points(self, u: Array) -> Array:
+        """o + B u in data units, for one point u a component: (K, D) to (K, D)."""
+        return self._origins(len(u)) + self.displacements(u)
+
+    def coordinates(self, points: Array) -> Array:
+        """u = B⁻¹ (point - o), for one point in data units a component: (K, D) to (K, D)."""
+        displacements = points - self._origins(len(points))
+        if self.covariance_type == "tied":
+            return np.linalg.solve(self.factors[0], displacements.T).T
+        u = displacements / self.scale
+        own = displacements[self.centred]
+        if self.covariance_type == "full":
+            u[self.centred] = np.linalg.solve(self.factors, own[:, :, np.newaxis])[:, :, 0]
+        else:
+            u[self.centred] = own / self.factors
+        return u
+
+    def _origins(self, n_components: int) -> Array:
+        origins = np.tile(self.origin, (n_components, 1))
+        origins[self.centred] = self.means
+        return origins
+
+    def is_same_as(self, other: "Frame") -> bool:
+        """Whether statistics in the two frames may be added."""
+        return self is other or (
+            self.covariance_type == other.covariance_type
+            and np.array_equal(self.origin, other.origin)
+            and np.array_equal(self.scale, other.scale)
+            and np.array_equal(self.centred, other.centred)
+            and np.array_equal(self.means, other.means)
+            and np.array_equal(self.factors, other.factors)
+        )
+
+
+def _weighted_median(values: Array, weights: Array) -> Array:
+    """Lower weighted median of values (K, D) over components, by feature: (D,)."""
+    order = np.argsort(values, axis=0, kind="stable")
+    cumulative = np.cumsum(weights[order], axis=0)
+    middle = np.argmax(cumulative >= 0.5 * cumulative[-1], axis=0)
+    return np.take_along_axis(values, np.take_along_axis(order, middle[np.newaxis], 0), 0)[0]
+
+
+def _covariance_error(parameters: Parameters, origin: Array, spread: Array) -> Array:
+    """Bound (K,) on the relative error of covariances from moments about the origin.
+
+    √m u ‖|L⁻¹| s‖², with s_d² = Σ_dd + (μ_d - o_d)² and m the accumulation length (a
+    probabilistic bound: rounding errors of a sum grow as √m). For tied the moments are of
+    whitened rows, in which Σ = I.
+    """
+    inverse = parameters.stacked(parameters.inverse_factors)
+    if parameters.covariance_type == "tied":
+        whitened = np.einsum("ij,kj->ki", inverse[0], parameters.means - origin)
+        magnified = np.hypot(1.0, whitened)
+    elif parameters.structure.is_triangular:
+        magnified = np.einsum("kij,kj->ki", np.abs(inverse), spread)
+    else:
+        magnified = inverse * spread
+    bound: Array = np.square(magnified).sum(axis=1)
+    return np.sqrt(_ACCUMULATION_LENGTH) * UNIT_ROUNDOFF * bound

@@ -1,0 +1,5 @@
+"""The compiled kernels: arrays in, arrays out, no object of ours.
+
+May import NumPy, SciPy's BLAS, Numba and llvmlite. ``mixture`` holds the entry points;
+``blas`` and ``elementary`` what they are made of; ``compilation`` how they are compiled.
+"""

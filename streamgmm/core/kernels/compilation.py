@@ -1,0 +1,125 @@
+"""How kernels are compiled and where their machine code is kept.
+
+One module owns Numba's decorators. Two kinds of function exist: :func:`inline_kernel`
+for the pieces that kernels are made of, and :func:`kernel` for the entry points that
+Python calls.
+
+Numba's own cache knows nothing of a callee in another file, and numbers the entries
+of one function in an index that concurrent writers can mix up. So each entry point,
+row type, CPU and text of the kernel sources has a cache folder of its own: nothing in it
+can be stale, and processes that compile at once write the same content.
+"""
+
+import functools
+import hashlib
+import os
+import platform
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding
+import numba
+import numpy as np
+import platformdirs
+from numba import types
+
+# Sums may be reordered and multiplications fused, but NaN and infinity are never
+# assumed away: a kernel must be able to see them.
+FAST_SUMS = {"reassoc", "contract", "nsz", "arcp"}
+
+_SOURCES = Path(__file__).parent
+
+inline_kernel = numba.njit(nogil=True, fastmath=FAST_SUMS, error_model="numpy")
+# For arithmetic whose order of operations carries the result (splitting a number
+# into exponent and remainder); fused multiply-adds are still welcome.
+ordered_kernel = numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")
+
+
+@functools.cache
+def _content_key() -> str:
+    """Digest of all that decides the machine code: sources, versions and CPU."""
+    digest = hashlib.sha256()
+    for path in sorted(_SOURCES.glob("*.py")):
+        digest.update(path.read_bytes())
+    versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
+    cpu = llvmlite.binding.get_host_cpu_name(), llvmlite.binding.get_host_cpu_features().flatten()
+    digest.update(repr((versions, platform.platform(), cpu)).encode())
+    return digest.hexdigest()[:20]
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+@functools.cache
+def cache_folder() -> Path | None:
+    """Where machine code is kept between processes.
+
+    Returns
+    -------
+    Path or None
+        ``NUMBA_CACHE_DIR`` if set, else the package's ``__pycache__``, else the user's
+        cache folder: the first that can be written. None if there is none; kernels are then
+        compiled anew in each process.
+    """
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    user = platformdirs.user_cache_path("streamgmm", appauthor=False)
+    candidates = [Path(chosen)] if chosen else [_SOURCES / "__pycache__", user]
+    return next((folder for folder in candidates if _writable(folder)), None)
+
+
+_compiling = threading.Lock()
+
+
+class Kernel:
+    """An entry point, compiled at its first call for each type of its first argument.
+
+    The first argument is the array of rows, of any memory layout; all further arrays
+    are C-contiguous. One signature for each row type is all that is ever compiled.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._compiled: dict[np.dtype[Any], Callable[..., Any]] = {}
+
+    def __call__(self, rows: np.ndarray, *arguments: Any) -> Any:
+        compiled = self._compiled.get(rows.dtype)
+        if compiled is None:
+            compiled = self._compile(rows, arguments)
+        return compiled(rows, *arguments)
+
+    def _compile(self, rows: np.ndarray, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+        with _compiling:
+            if rows.dtype in self._compiled:
+                return self._compiled[rows.dtype]
+            row_type = types.Array(
+                numba.from_dtype(rows.dtype), rows.ndim, "A", readonly=True, aligned=True
+            )
+            signature = (row_type, *(numba.typeof(argument) for argument in arguments))
+            options: dict[str, Any] = {"nogil": True, "fastmath": FAST_SUMS, "error_model": "numpy"}
+            folder = cache_folder()
+            if folder is None:
+                compiled = numba.njit(signature, **options)(self._function)
+            else:
+                given = numba.config.CACHE_DIR
+                numba.config.CACHE_DIR = str(folder / f"{_content_key()}-{rows.dtype.name}")
+                try:
+                    compiled = numba.njit(signature, cache=True, **options)(self._function)
+                finally:
+                    numba.config.CACHE_DIR = given
+            self._compiled[rows.dtype] = compiled
+            return compiled
+
+
+def kernel(function: Callable[..., Any]) -> Kernel:
+    """Mark a function as an entry point that Python calls with an array of rows first."""
+    return Kernel(function)

@@ -1,0 +1,79 @@
+"""Exponential and logarithm that LLVM can vectorise.
+
+Numba from PyPI has no vector mathematics library, so ``np.exp`` in a loop is one call
+an element. These are straight-line polynomials instead.
+"""
+
+import math
+
+import numpy as np
+
+from streamgmm.core.kernels.compilation import ordered_kernel
+
+# ln 2 in two parts: the first has few enough bits that k · LN2_HIGH is exact for |k| < 2**11
+# (Cody & Waite, Software Manual for the Elementary Functions, 1980, chapter 6).
+_LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")
+_LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
+_LOG2_E = 1.0 / math.log(2.0)
+# Adding 1.5 · 2**52 leaves the nearest integer in the low bits of the sum.
+_ROUND = 1.5 * 2.0**52
+# Below ln(smallest normal number) the result is exactly 0.
+SMALLEST_EXPONENT = -708.0
+_SQRT_HALF_BITS = np.float64(math.sqrt(0.5)).view(np.int64)
+
+
+@ordered_kernel
+def exponential(x):
+    """``exp(x)`` for x ≤ 0, to two units in the last place; exactly 0 for x < -708 and for NaN.
+
+    x = k ln 2 + r with |r| ≤ ½ ln 2; a Taylor polynomial of degree 13 in r (remainder below
+    2e-18), times 2**k by adding k to the exponent field.
+    """
+    inside = x >= SMALLEST_EXPONENT
+    clipped = x if inside else 0.0
+    shifted = clipped * _LOG2_E + _ROUND
+    k = shifted - _ROUND
+    r = (clipped - k * _LN2_HIGH) - k * _LN2_LOW
+    p = 1.0 / 6227020800.0
+    p = p * r + 1.0 / 479001600.0
+    p = p * r + 1.0 / 39916800.0
+    p = p * r + 1.0 / 3628800.0
+    p = p * r + 1.0 / 362880.0
+    p = p * r + 1.0 / 40320.0
+    p = p * r + 1.0 / 5040.0
+    p = p * r + 1.0 / 720.0
+    p = p * r + 1.0 / 120.0
+    p = p * r + 1.0 / 24.0
+    p = p * r + 1.0 / 6.0
+    p = p * r + 0.5
+    p = p * r + 1.0
+    p = p * r + 1.0
+    bits = np.float64(p).view(np.int64) + (np.float64(shifted).view(np.int64) << 52)
+    return np.int64(bits).view(np.float64) if inside else 0.0
+
+
+@ordered_kernel
+def logarithm(x):
+    """``log(x)`` for normal finite x ≥ 1, to two units in the last place of max(1, |log x|).
+
+    x = 2**k m with √½ ≤ m < √2; log m = 2 artanh(f), f = (m - 1) / (m + 1), by its series to
+    f**21 (remainder below 1e-18).
+    """
+    bits = np.float64(x).view(np.int64)
+    k = (bits - _SQRT_HALF_BITS) >> 52
+    m = np.int64(bits - (k << 52)).view(np.float64)
+    f = (m - 1.0) / (m + 1.0)
+    s = f * f
+    p = 2.0 / 21.0
+    p = p * s + 2.0 / 19.0
+    p = p * s + 2.0 / 17.0
+    p = p * s + 2.0 / 15.0
+    p = p * s + 2.0 / 13.0
+    p = p * s + 2.0 / 11.0
+    p = p * s + 2.0 / 9.0
+    p = p * s + 2.0 / 7.0
+    p = p * s + 2.0 / 5.0
+    p = p * s + 2.0 / 3.0
+    remainder = p * s * f + 2.0 * f
+    exponent = np.float64(k)
+    return exponent * _LN2_HIGH + (exponent * _LN2_LOW + remainder)

@@ -1,0 +1,521 @@
+"""The E-step over one chunk: log-densities, responsibilities and their weighted sums.
+
+A Gaussian's log-density is linear in the features φ(x) = (1, z, z zᵀ) of the row in the
+frame, z = (x - origin) / scale, so a block of rows costs two matrix products: log-joint
+densities Θ Φ and moments R Φᵀ. Where the a-priori error bound says that this form cancels,
+a component takes the centred route instead: residuals y = W (x - μ), log-density
+c - ½‖y‖², and moments of y.
+
+Arrays within a block run feature by feature, (D, rows) or (K, rows), so that loops over
+rows are contiguous and vectorise. Blocks begin at multiples of :func:`block_rows`, which
+depends on D and K only: the same chunk gives the same bits on any number of threads.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from streamgmm.core.kernels.blas import product, product_transposed
+from streamgmm.core.kernels.compilation import inline_kernel, kernel
+from streamgmm.core.kernels.elementary import SMALLEST_EXPONENT, exponential, logarithm
+
+FULL, TIED, DIAG, SPHERICAL = range(4)
+
+UNIT_ROUNDOFF = 2.0**-53
+# Features are made and multiplied in slabs that stay in cache; making them twice, once
+# for each product, is cheaper than storing them.
+_SLAB = 512
+
+
+class Coefficients(NamedTuple):
+    """A mixture prepared for evaluation in a frame, as the arrays that kernels read.
+
+    Components are ordered: those on the packed route first, then those on the centred route.
+    F is the number of features of the covariance type.
+    """
+
+    kind: int  #: FULL, TIED, DIAG or SPHERICAL
+    origin: np.ndarray  #: (D,) data units
+    inverse_scale: np.ndarray  #: (D,) powers of two
+    whitener: np.ndarray  #: (D, D) for TIED: y = whitener z, lower triangular; else (0, 0)
+    theta: np.ndarray  #: (packed, F) log-joint density = theta · φ
+    means: np.ndarray  #: (K, D) data units
+    factors: np.ndarray  #: FULL (K, D, D), TIED (1, D, D), else (K, 1, D): residual = factor (x - μ)
+    constants: np.ndarray  #: (K,) log-joint density at the mean
+    limit: float  #: rows with |z| beyond it would overflow when squared
+    tolerance: float  #: error in nats that the packed route may have
+
+
+class _Workspace(NamedTuple):
+    """Scratch arrays of one block of B rows."""
+
+    x: np.ndarray  #: (D, B) data units
+    z: np.ndarray  #: (D, B) frame units; TIED: whitened
+    shifted: np.ndarray  #: (D, B) x - μ, or rows times responsibilities
+    residual: np.ndarray  #: (D, B)
+    features: np.ndarray  #: (slab, B)
+    log_joint: np.ndarray  #: (K, B); later responsibilities
+    extent: np.ndarray  #: (D, 1) bound on |z| over the block
+    extent_features: np.ndarray  #: (F, 1) features of the extent
+    bounds: np.ndarray  #: (packed,) error bound by component
+    valid: np.ndarray  #: (B,) 1, or 0 for a row that is left out
+    largest: np.ndarray  #: (B,)
+    total: np.ndarray  #: (B,)
+    common: np.ndarray  #: (B,) part of the log-joint density that all components share
+
+
+@inline_kernel
+def block_rows(n_features, n_components):
+    """Rows in a block: many where products are thin, so that the calls to BLAS are few."""
+    return 1024 if n_features * n_components <= 64 else 256
+
+
+@inline_kernel
+def feature_count(kind, n_features):
+    """Length F of φ(x) for D features."""
+    if kind == FULL:
+        return 1 + n_features + n_features * (n_features + 1) // 2
+    if kind == DIAG:
+        return 1 + 2 * n_features
+    if kind == SPHERICAL:
+        return 2 + n_features
+    return 1 + n_features
+
+
+@inline_kernel
+def _workspace(coefficients):
+    n_components, n_features = coefficients.means.shape
+    n_packed, n_map = coefficients.theta.shape
+    rows = block_rows(n_features, n_components)
+    return _Workspace(
+        np.empty((n_features, rows)),
+        np.empty((n_features, rows)),
+        np.empty((n_features, rows)),
+        np.empty((n_features, rows)),
+        np.empty((min(n_map, _SLAB), rows)),
+        np.empty((n_components, rows)),
+        np.empty((n_features, 1)),
+        np.empty((n_map, 1)),
+        np.empty(n_packed),
+        np.empty(rows),
+        np.empty(rows),
+        np.empty(rows),
+        np.empty(rows),
+    )
+
+
+@inline_kernel
+def _fill_features(kind, z, first, last, out):
+    """Features first to last of φ(z), z (D, n), into out (last - first, n).
+
+    Order: 1, z, then the squares: upper triangle of z zᵀ by rows (FULL), z² (DIAG),
+    ‖z‖² (SPHERICAL), nothing (TIED).
+    """
+    n_features, n = z.shape
+    f = first
+    while f < last and f <= n_features:
+        if f == 0:
+            out[0, :] = 1.0
+        else:
+            out[f - first, :] = z[f - 1, :]
+        f += 1
+    if kind == FULL:
+        i, row_start = 0, 1 + n_features
+        while f < last and row_start + n_features - i <= f:
+            row_start += n_features - i
+            i += 1
+        j = i + f - row_start
+        while f < last:
+            for r in range(n):
+                out[f - first, r] = z[i, r] * z[j, r]
+            f += 1
+            j += 1
+            if j == n_features:
+                i += 1
+                j = i
+    elif kind == DIAG:
+        while f < last:
+            for r in range(n):
+                out[f - first, r] = z[f - 1 - n_features, r] ** 2
+            f += 1
+    elif kind == SPHERICAL and f < last:
+        out[f - first, :] = 0.0
+        for d in range(n_features):
+            for r in range(n):
+                out[f - first, r] += z[d, r] ** 2
+
+
+@inline_kernel
+def _load(rows, coefficients, work):
+    """Rows (n, D) of any dtype and layout into work.x and work.z.
+
+    Rows that are not finite or would overflow are replaced by the origin and marked in
+    work.valid. Returns how many (overflowing, not finite).
+    """
+    n, n_features = rows.shape
+    origin, inverse_scale = coefficients.origin, coefficients.inverse_scale
+    for r in range(n):
+        for d in range(n_features):
+            work.x[d, r] = rows[r, d]
+    work.valid[:n] = 1.0
+    # The bits of a non-negative float64 order as the number does, NaN and infinity on top:
+    # one integer maximum gives the extent and the check.
+    sign_off = np.int64(0x7FFFFFFFFFFFFFFF)
+    limit = np.float64(coefficients.limit).view(np.int64)
+    suspicious = False
+    for d in range(n_features):
+        largest = np.int64(0)
+        for r in range(n):
+            value = (work.x[d, r] - origin[d]) * inverse_scale[d]
+            work.z[d, r] = value
+            largest = max(largest, np.float64(value).view(np.int64) & sign_off)
+        work.extent[d, 0] = np.int64(largest).view(np.float64)
+        suspicious |= largest > limit
+    if not suspicious:
+        return 0, 0
+    return _set_aside(coefficients, work, n)
+
+
+@inline_kernel
+def _set_aside(coefficients, work, n):
+    """Replace rows that cannot be evaluated by the origin; count (overflowing, not finite)."""
+    n_features = coefficients.origin.size
+    n_overflowing, n_not_finite = 0, 0
+    work.extent[:] = 0.0
+    for r in range(n):
+        finite, within = True, True
+        for d in range(n_features):
+            finite &= math.isfinite(work.x[d, r])
+            within &= abs(work.z[d, r]) <= coefficients.limit
+        if not (finite and within):
+            work.valid[r] = 0.0
+            work.z[:, r] = 0.0
+            work.x[:, r] = coefficients.origin
+            if finite:
+                n_overflowing += 1
+            else:
+                n_not_finite += 1
+        for d in range(n_features):
+            work.extent[d, 0] = max(work.extent[d, 0], abs(work.z[d, r]))
+    return n_overflowing, n_not_finite
+
+
+@inline_kernel
+def _whiten(coefficients, work, n):
+    """TIED: z becomes y = whitener z, and -½‖y‖², the same for all components, goes apart."""
+    whitener = coefficients.whitener
+    z, y = work.z[:, :n], work.residual[:, :n]
+    product(whitener, z, 0.0, y)
+    work.common[:n] = 0.0
+    whitened_extent = work.extent_features
+    for d in range(z.shape[0]):
+        for r in range(n):
+            z[d, r] = y[d, r]
+            work.common[r] -= 0.5 * y[d, r] ** 2
+        whitened_extent[d, 0] = 0.0
+        for e in range(d + 1):
+            whitened_extent[d, 0] += abs(whitener[d, e]) * work.extent[e, 0]
+    work.extent[:] = whitened_extent[: z.shape[0]]
+
+
+@inline_kernel
+def _residuals(coefficients, k, work, n):
+    """y = factor_k (x - μ_k) for the rows of the block, into work.residual."""
+    factors, mean = coefficients.factors, coefficients.means[k]
+    x, shifted, y = work.x[:, :n], work.shifted[:, :n], work.residual[:, :n]
+    for d in range(x.shape[0]):
+        for r in range(n):
+            shifted[d, r] = x[d, r] - mean[d]
+    if factors.shape[1] == factors.shape[2] and coefficients.kind <= TIED:
+        product(factors[min(k, factors.shape[0] - 1)], shifted, 0.0, y)
+    else:
+        for d in range(x.shape[0]):
+            for r in range(n):
+                y[d, r] = factors[k, 0, d] * shifted[d, r]
+
+
+@inline_kernel
+def _centred_log_joint(coefficients, k, work, n):
+    _residuals(coefficients, k, work, n)
+    out = work.log_joint[k]
+    for r in range(n):
+        out[r] = 0.0
+    for d in range(coefficients.origin.size):
+        for r in range(n):
+            out[r] += work.residual[d, r] ** 2
+    tied = coefficients.kind == TIED
+    for r in range(n):
+        # What all components share is kept apart for TIED, so it is taken out here.
+        apart = work.common[r] if tied else 0.0
+        out[r] = coefficients.constants[k] - 0.5 * out[r] - apart
+
+
+@inline_kernel
+def _packed_log_joint(coefficients, work, n):
+    """Θ Φ for the components on the packed route, slab by slab."""
+    n_packed, n_map = coefficients.theta.shape
+    out = work.log_joint[:n_packed, :n]
+    for first in range(0, n_map, _SLAB):
+        last = min(first + _SLAB, n_map)
+        features = work.features[: last - first, :n]
+        _fill_features(coefficients.kind, work.z[:, :n], first, last, features)
+        product(coefficients.theta[:, first:last], features, 0.0 if first == 0 else 1.0, out)
+
+
+@inline_kernel
+def _recompute_doubtful(coefficients, work, n):
+    """Take the centred route, in this block, for packed components whose bound is too large.
+
+    The bound on the error of component k is √F u |θ_k| φ(|z|), at the block's extent.
+    A component whose density underflows beside another's whatever the error is left alone.
+    """
+    n_packed, n_map = coefficients.theta.shape
+    features = work.extent_features
+    _fill_features(coefficients.kind, work.extent, 0, n_map, features)
+    roundoff = UNIT_ROUNDOFF * math.sqrt(n_map)
+    doubtful = False
+    for k in range(n_packed):
+        magnitude = 0.0
+        for f in range(n_map):
+            magnitude += abs(coefficients.theta[k, f]) * features[f, 0]
+        work.bounds[k] = roundoff * magnitude
+        doubtful |= not (work.bounds[k] <= coefficients.tolerance)
+    if not doubtful:
+        return
+    sure = work.largest
+    sure[:n] = -np.inf
+    for k in range(n_packed):
+        for r in range(n):
+            sure[r] = max(sure[r], work.log_joint[k, r] - work.bounds[k])
+    for k in range(n_packed):
+        if work.bounds[k] <= coefficients.tolerance:
+            continue
+        matters = False
+        for r in range(n):
+            highest = work.log_joint[k, r] + work.bounds[k]
+            matters |= not (highest < sure[r] + SMALLEST_EXPONENT)
+        if matters:
+            _centred_log_joint(coefficients, k, work, n)
+
+
+@inline_kernel
+def _evaluate(rows, coefficients, work):
+    """Log-joint densities of a block of rows, into work.log_joint.
+
+    Returns how many rows were left out (overflowing, not finite).
+    """
+    n = rows.shape[0]
+    left_out = _load(rows, coefficients, work)
+    if coefficients.kind == TIED:
+        _whiten(coefficients, work, n)
+    else:
+        work.common[:n] = 0.0
+    n_packed = coefficients.theta.shape[0]
+    if n_packed:
+        _packed_log_joint(coefficients, work, n)
+        _recompute_doubtful(coefficients, work, n)
+    for k in range(n_packed, coefficients.means.shape[0]):
+        _centred_log_joint(coefficients, k, work, n)
+    return left_out
+
+
+@inline_kernel
+def _normalise(work, n):
+    """Log-sum-exp over components.
+
+    work.log_joint becomes exp(log_joint - largest), work.total its sum over components.
+    """
+    largest, total, log_joint = work.largest, work.total, work.log_joint
+    for r in range(n):
+        largest[r] = log_joint[0, r]
+    for k in range(1, log_joint.shape[0]):
+        for r in range(n):
+            value = log_joint[k, r]
+            largest[r] = value if value > largest[r] else largest[r]
+    for r in range(n):
+        total[r] = 0.0
+    for k in range(log_joint.shape[0]):
+        for r in range(n):
+            value = exponential(log_joint[k, r] - largest[r])
+            log_joint[k, r] = value
+            total[r] += value
+
+
+@inline_kernel
+def _add_packed_moments(coefficients, work, n, moments):
+    """moments (packed, F) += R Φᵀ."""
+    n_packed, n_map = coefficients.theta.shape
+    responsibilities = work.log_joint[:n_packed, :n]
+    for first in range(0, n_map, _SLAB):
+        last = min(first + _SLAB, n_map)
+        features = work.features[: last - first, :n]
+        if n_map > _SLAB:
+            _fill_features(coefficients.kind, work.z[:, :n], first, last, features)
+        product_transposed(responsibilities, features, 1.0, moments[:n_packed, first:last])
+
+
+@inline_kernel
+def _add_scatter(rows, weights, shifted, scatter):
+    """scatter (D, D) += rows diag(weights) rowsᵀ for rows (D, n)."""
+    for d in range(rows.shape[0]):
+        for r in range(rows.shape[1]):
+            shifted[d, r] = rows[d, r] * weights[r]
+    product_transposed(shifted, rows, 1.0, scatter)
+
+
+@inline_kernel
+def _add_centred_moments(coefficients, k, work, n, moment, scatter):
+    """Moments of component k's residuals: moment (1 + D ...) and, FULL and TIED, scatter (D, D)."""
+    responsibility = work.log_joint[k, :n]
+    count = 0.0
+    for r in range(n):
+        count += responsibility[r]
+    if count == 0.0:
+        return
+    n_features = coefficients.origin.size
+    _residuals(coefficients, k, work, n)
+    y = work.residual[:, :n]
+    moment[0] += count
+    for d in range(n_features):
+        first, second = 0.0, 0.0
+        for r in range(n):
+            first += responsibility[r] * y[d, r]
+            second += responsibility[r] * y[d, r] ** 2
+        moment[1 + d] += first
+        if coefficients.kind == DIAG:
+            moment[1 + n_features + d] += second
+        elif coefficients.kind == SPHERICAL:
+            moment[1 + n_features] += second
+    if coefficients.kind <= TIED:
+        _add_scatter(y, responsibility, work.shifted[:, :n], scatter)
+
+
+@inline_kernel
+def _pack(scatter, packed):
+    """Upper triangle of scatter (D, D), by rows, into packed (D (D + 1) / 2,)."""
+    f = 0
+    for i in range(scatter.shape[0]):
+        for j in range(i, scatter.shape[0]):
+            packed[f] = scatter[i, j]
+            f += 1
+
+
+@kernel
+def sufficient_statistics(rows, weights, coefficients):
+    """E-step over a chunk, reduced to sufficient statistics.
+
+    Parameters
+    ----------
+    rows : (n, D) float64 or float32
+    weights : (n,) float64, or (0,) for weights of 1
+    coefficients : Coefficients
+
+    Returns
+    -------
+    moments : (K, F) float64
+        Σ γ φ by component: of z (packed route), or of the residuals (centred route).
+    scatter : (D, D) float64, or (0, 0)
+        TIED: Σ over rows and components of γ y yᵀ.
+    totals : (5,) float64
+        Log-likelihood Σ w log p(x), Σ w, rows counted in, rows overflowing, rows not finite.
+    """
+    kind = coefficients.kind
+    n_components, n_features = coefficients.means.shape
+    n_packed = coefficients.theta.shape[0]
+    moments = np.zeros((n_components, feature_count(kind, n_features)))
+    scatter = np.zeros((n_features, n_features) if kind == TIED else (0, 0))
+    n_scatters = n_components - n_packed if kind == FULL else 0
+    scatters = np.zeros((n_scatters, n_features, n_features))
+    totals = np.zeros(5)
+    work = _workspace(coefficients)
+    block = work.valid.size
+    for start in range(0, rows.shape[0], block):
+        n = min(block, rows.shape[0] - start)
+        n_overflowing, n_not_finite = _evaluate(rows[start : start + n], coefficients, work)
+        _normalise(work, n)
+        weight, log_likelihood = 0.0, 0.0
+        for r in range(n):
+            w = work.valid[r] * (weights[start + r] if weights.size else 1.0)
+            weight += w
+            log_likelihood += w * (work.largest[r] + logarithm(work.total[r]) + work.common[r])
+            work.total[r] = w / work.total[r]
+        for k in range(n_components):
+            for r in range(n):
+                work.log_joint[k, r] *= work.total[r]
+        if n_packed:
+            _add_packed_moments(coefficients, work, n, moments)
+            if kind == TIED:
+                work.total[:n] = 0.0
+                for k in range(n_packed):
+                    for r in range(n):
+                        work.total[r] += work.log_joint[k, r]
+                _add_scatter(work.z[:, :n], work.total, work.shifted[:, :n], scatter)
+        for k in range(n_packed, n_components):
+            own = scatters[k - n_packed] if kind == FULL else scatter
+            _add_centred_moments(coefficients, k, work, n, moments[k], own)
+        totals[0] += log_likelihood
+        totals[1] += weight
+        totals[2] += n - n_overflowing - n_not_finite
+        totals[3] += n_overflowing
+        totals[4] += n_not_finite
+    for k in range(n_scatters):
+        _pack(scatters[k], moments[n_packed + k, 1 + n_features :])
+    return moments, scatter, totals
+
+
+@kernel
+def row_posteriors(rows, priors, order, coefficients, with_responsibilities):
+    """Log-density, label and (if asked for) responsibilities of each row of a chunk.
+
+    Parameters
+    ----------
+    rows : (n, D) float64 or float32
+    priors : (K,) float64
+        Responsibilities given to rows that are left out.
+    order : (K,) int64
+        Place among the model's components of each component of the coefficients.
+    coefficients : Coefficients
+    with_responsibilities : bool
+
+    Returns
+    -------
+    scores : (n,) float64
+        log p(x); -inf for rows that overflow.
+    labels : (n,) int64
+        Component with the largest responsibility.
+    responsibilities : (n, K) float64, or (0, K)
+    n_not_finite : int
+    """
+    n_components = coefficients.means.shape[0]
+    n_rows = rows.shape[0]
+    scores, labels = np.empty(n_rows), np.empty(n_rows, np.int64)
+    responsibilities = np.empty((n_rows if with_responsibilities else 0, n_components))
+    fallback = np.argmax(priors)
+    bad = 0
+    work = _workspace(coefficients)
+    block = work.valid.size
+    best = np.empty(block)
+    for start in range(0, n_rows, block):
+        n = min(block, n_rows - start)
+        _, n_not_finite = _evaluate(rows[start : start + n], coefficients, work)
+        bad += n_not_finite
+        best[:] = -np.inf
+        for k in range(n_components):
+            for r in range(n):
+                if work.log_joint[k, r] > best[r]:
+                    best[r] = work.log_joint[k, r]
+                    labels[start + r] = order[k]
+        _normalise(work, n)
+        for r in range(n):
+            scores[start + r] = work.largest[r] + math.log(work.total[r]) + work.common[r]
+            if work.valid[r] == 0.0:
+                scores[start + r] = -np.inf
+                labels[start + r] = fallback
+        if with_responsibilities:
+            for r in range(n):
+                for k in range(n_components):
+                    value = work.log_joint[k, r] / work.total[r]
+                    keep = work.valid[r] == 1.0
+                    responsibilities[start + r, order[k]] = value if keep else priors[order[k]]
+    return scores, labels, responsibilities, bad

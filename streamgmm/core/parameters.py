@@ -1,0 +1,232 @@
+"""The parameters of a Gaussian mixture, validated once and never changed after."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from streamgmm.core.covariance import (
+    STRUCTURES,
+    Array,
+    CovarianceStructure,
+    CovarianceType,
+    cholesky,
+    invert,
+)
+from streamgmm.errors import ParameterError
+
+ParameterName = Literal["weights", "means", "covariances"]
+PARAMETER_NAMES: tuple[ParameterName, ...] = get_args(ParameterName)
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """Weights, means and covariances of a mixture of K Gaussians in D dimensions.
+
+    Build with :meth:`create` or :meth:`from_precisions`, which validate.
+
+    Attributes
+    ----------
+    covariance_type : {"full", "tied", "diag", "spherical"}
+    weights : ndarray of shape (K,)
+        Non-negative, sum 1. A component of weight 0 takes no part.
+    means : ndarray of shape (K, D)
+    covariances : ndarray
+        (K, D, D) full, (D, D) tied, (K, D) diag, (K,) spherical.
+    factors : ndarray, shape of ``covariances``
+        Cholesky factors L, Σ = L Lᵀ (standard deviations for diag and spherical). They are
+        carried along because a covariance rounded to float64 no longer determines a standard
+        deviation 1e8 times smaller than another; its factor does.
+    """
+
+    covariance_type: CovarianceType
+    weights: Array
+    means: Array
+    covariances: Array
+    factors: Array
+
+    @classmethod
+    def create(
+        cls,
+        covariance_type: CovarianceType,
+        weights: ArrayLike,
+        means: ArrayLike,
+        covariances: ArrayLike,
+        factors: ArrayLike | None = None,
+    ) -> "Parameters":
+        """Parameters from arrays of the shapes given in the class.
+
+        Raises
+        ------
+        ParameterError
+            If a shape is wrong, a value is not finite, the weights are negative or do not sum
+            to 1, or a covariance is not symmetric and positive definite.
+        """
+        structure = _structure(covariance_type)
+        weights, means = _weights(weights), _finite("means", means)
+        if means.ndim != 2 or len(means) != len(weights):
+            raise ParameterError(
+                f"means have shape {means.shape}; expected (n_components, n_features) with "
+                f"n_components = {len(weights)}, the number of weights"
+            )
+        covariances = _matching(structure, "covariances", covariances, means.shape)
+        if factors is None:
+            _require_symmetric(structure, "covariances", covariances)
+            try:
+                factors = cholesky(structure, covariances)
+            except np.linalg.LinAlgError:
+                raise ParameterError(
+                    f"a {covariance_type} covariance is not positive definite; "
+                    "increase reg_covar, or reduce the number of components"
+                ) from None
+        factors = _matching(structure, "factors", factors, means.shape)
+        return cls(covariance_type, weights, means, covariances, factors)
+
+    @classmethod
+    def from_precisions(
+        cls,
+        covariance_type: CovarianceType,
+        weights: ArrayLike,
+        means: ArrayLike,
+        precisions: ArrayLike,
+    ) -> "Parameters":
+        """Parameters from inverse covariances, stored like the covariances.
+
+        Raises
+        ------
+        ParameterError
+            As :meth:`create`.
+        """
+        means = _finite("means", means)
+        covariances, factors = covariances_from_precisions(
+            covariance_type, precisions, means.shape
+        )
+        return cls.create(covariance_type, weights, means, covariances, factors)
+
+    @property
+    def structure(self) -> CovarianceStructure:
+        """The table entry of the covariance type."""
+        return STRUCTURES[self.covariance_type]
+
+    @property
+    def n_components(self) -> int:
+        """K."""
+        return self.means.shape[0]
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return self.means.shape[1]
+
+    @cached_property
+    def inverse_factors(self) -> Array:
+        """W = L⁻¹, stored like the factors; ‖W (x - μ)‖ is the Mahalanobis distance."""
+        return invert(self.structure, self.factors)
+
+    @property
+    def precisions_cholesky(self) -> Array:
+        """Upper factors U = Wᵀ of the precisions, P = U Uᵀ (scikit-learn's convention)."""
+        if self.structure.is_triangular:
+            return np.ascontiguousarray(np.swapaxes(self.inverse_factors, -1, -2))
+        return self.inverse_factors
+
+    @property
+    def precisions(self) -> Array:
+        """Inverse covariances, stored like the covariances."""
+        inverse = self.inverse_factors
+        if self.structure.is_triangular:
+            return np.swapaxes(inverse, -1, -2) @ inverse
+        return inverse**2
+
+    def stacked(self, array: Array) -> Array:
+        """Covariances or factors as matrices (K or 1, D, D) or scales (K, D)."""
+        return self.structure.stacked(array, self.n_components, self.n_features)
+
+    def n_parameters(self, fixed: Collection[ParameterName] = ()) -> int:
+        """Number of free parameters.
+
+        Parameters
+        ----------
+        fixed : collection of {"weights", "means", "covariances"}
+            What was held fixed and so is not counted.
+        """
+        k, d = self.means.shape
+        free = {
+            "weights": k - 1,
+            "means": k * d,
+            "covariances": self.structure.n_parameters(k, d),
+        }
+        return sum(count for name, count in free.items() if name not in fixed)
+
+
+def covariances_from_precisions(
+    covariance_type: CovarianceType, precisions: ArrayLike, shape: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """Covariances and their factors from precisions, for means of a given shape (K, D).
+
+    Raises
+    ------
+    ParameterError
+        If the precisions have the wrong shape or are not symmetric and positive definite.
+    """
+    structure = _structure(covariance_type)
+    precisions = _matching(structure, "precisions", precisions, shape)
+    _require_symmetric(structure, "precisions", precisions)
+    try:
+        roots = cholesky(structure, precisions)
+        inverse = invert(structure, roots)
+        if not structure.is_triangular:
+            return inverse**2, inverse
+        covariances = np.swapaxes(inverse, -1, -2) @ inverse
+        return covariances, cholesky(structure, covariances)
+    except np.linalg.LinAlgError:
+        raise ParameterError(
+            f"a {covariance_type} precision is not positive definite"
+        ) from None
+
+
+def _structure(covariance_type: str) -> CovarianceStructure:
+    if covariance_type not in STRUCTURES:
+        raise ParameterError(
+            f"covariance_type is {covariance_type!r}; choose one of {', '.join(STRUCTURES)}"
+        )
+    return STRUCTURES[covariance_type]
+
+
+def _finite(name: str, values: ArrayLike) -> Array:
+    array = np.ascontiguousarray(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise ParameterError(f"{name} hold NaN or infinity")
+    return array
+
+
+def _weights(values: ArrayLike) -> Array:
+    weights = _finite("weights", values)
+    if weights.ndim != 1 or weights.size == 0:
+        raise ParameterError(f"weights have shape {weights.shape}; expected (n_components,)")
+    if np.any(weights < 0.0) or not np.isclose(weights.sum(), 1.0, atol=1e-8):
+        raise ParameterError(
+            "weights must be non-negative and sum to 1; "
+            f"the smallest is {weights.min():.6g}, their sum {weights.sum():.10g}"
+        )
+    return weights
+
+
+def _matching(
+    structure: CovarianceStructure, name: str, values: ArrayLike, shape: tuple[int, ...]
+) -> Array:
+    array = _finite(name, values)
+    expected = structure.shape(*shape)
+    if array.shape != expected:
+        raise ParameterError(f"{name} have shape {array.shape}; expected {expected}")
+    return array
+
+
+def _require_symmetric(structure: CovarianceStructure, name: str, values: Array) -> None:
+    if structure.is_triangular and not np.allclose(
+        values, np.swapaxes(values, -1, -2), rtol=1e-9, atol=0.0
+    ):
+        raise ParameterError(f"{name} are not symmetric")

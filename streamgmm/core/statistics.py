@@ -1,0 +1,114 @@
+"""Sufficient statistics of a mixture: what one chunk says, and what all chunks say together.
+
+They form a commutative monoid: statistics of disjoint rows in one frame add. They are the
+unit that is cached, shipped, saved and summed.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from streamgmm.core.covariance import STRUCTURES, Array
+from streamgmm.core.frame import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Responsibility-weighted moments of rows, in the coordinates u of a frame.
+
+    Attributes
+    ----------
+    frame : Frame
+    moments : ndarray of shape (K, M)
+        By component: N_k = Σγ, Σγu (D), then Σγuuᵀ: its upper triangle by rows (full, D (D + 1) / 2),
+        its diagonal (diag, D), its trace (spherical, 1), nothing (tied).
+    scatter : ndarray of shape (D, D), or (0, 0)
+        Tied: Σ_k Σγuuᵀ.
+    log_likelihood : float
+        Σ w ln p(x), nats.
+    weight : float
+        Σ w over the rows that were counted in.
+    n_rows : int
+        Rows counted in.
+    n_overflowing : int
+        Rows left out because their squares overflow.
+    n_not_finite : int
+        Rows left out because they hold NaN or infinity.
+    """
+
+    frame: Frame
+    moments: Array
+    scatter: Array
+    log_likelihood: float = 0.0
+    weight: float = 0.0
+    n_rows: int = 0
+    n_overflowing: int = 0
+    n_not_finite: int = 0
+
+    @classmethod
+    def zero(cls, frame: Frame, n_components: int) -> "Statistics":
+        """Statistics of no rows: the neutral element of :meth:`merge`."""
+        d = frame.n_features
+        n_moments = STRUCTURES[frame.covariance_type].n_moments(d)
+        scatter = np.zeros((d, d) if frame.covariance_type == "tied" else (0, 0))
+        return cls(frame, np.zeros((n_components, n_moments)), scatter)
+
+    @property
+    def n_components(self) -> int:
+        """K."""
+        return self.moments.shape[0]
+
+    @property
+    def counts(self) -> Array:
+        """N_k, (K,)."""
+        return self.moments[:, 0]
+
+    @property
+    def mean_log_likelihood(self) -> float:
+        """Nats a row (a unit of weight)."""
+        return self.log_likelihood / self.weight if self.weight > 0.0 else -np.inf
+
+    def merge(self, other: "Statistics") -> "Statistics":
+        """Statistics of the rows of both.
+
+        Raises
+        ------
+        ValueError
+            If the frames differ.
+        """
+        return self._combine(other, 1.0, 1)
+
+    def subtract(self, other: "Statistics") -> "Statistics":
+        """Statistics of the rows of this one that are not in the other.
+
+        Raises
+        ------
+        ValueError
+            If the frames differ.
+        """
+        return self._combine(other, -1.0, -1)
+
+    def scale(self, factor: float) -> "Statistics":
+        """Statistics of the same rows with all weights multiplied by a factor."""
+        return replace(
+            self,
+            moments=self.moments * factor,
+            scatter=self.scatter * factor,
+            log_likelihood=self.log_likelihood * factor,
+            weight=self.weight * factor,
+        )
+
+    def _combine(self, other: "Statistics", factor: float, sign: int) -> "Statistics":
+        if not self.frame.is_same_as(other.frame):
+            raise ValueError("statistics in different frames cannot be combined")
+        return replace(
+            self,
+            moments=self.moments + factor * other.moments,
+            scatter=self.scatter + factor * other.scatter,
+            log_likelihood=self.log_likelihood + factor * other.log_likelihood,
+            weight=self.weight + factor * other.weight,
+            n_rows=self.n_rows + sign * other.n_rows,
+            n_overflowing=self.n_overflowing + sign * other.n_overflowing,
+            n_not_finite=self.n_not_finite + sign * other.n_not_finite,
+        )
+

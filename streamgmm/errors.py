@@ -1,0 +1,37 @@
+"""What can go wrong, and what to do about it.
+
+Every message names what was wrong, where, and the way out. Errors derive from the
+built-in type that a caller would expect as well as from :class:`StreamGMMError`.
+"""
+
+
+class StreamGMMError(Exception):
+    """Base of all errors that streamgmm raises on purpose."""
+
+
+class DataError(StreamGMMError, ValueError):
+    """The data cannot be used as they are: shape, type, missing or infinite values."""
+
+
+class NotFiniteError(DataError):
+    """Rows that hold NaN or infinity were met while reading."""
+
+
+class ParameterError(StreamGMMError, ValueError):
+    """A setting or a parameter of a mixture is not valid."""
+
+
+class ModelFileError(StreamGMMError, ValueError):
+    """A file is not a model that this version can load."""
+
+
+class MemoryLimitError(StreamGMMError, MemoryError):
+    """The work cannot be done within the memory limit."""
+
+
+class OutputError(StreamGMMError, OSError):
+    """A result cannot be written where it was asked for."""
+
+
+class DegenerateComponentWarning(UserWarning):
+    """A component lost its mass, or its covariance collapsed and was widened."""

@@ -1,0 +1,208 @@
+"""What the seams speak: data come as chunks from a source, work is done by an executor.
+
+A source says how large it is before anything is computed and gives its chunks in any order. An
+executor applies a function to every chunk and merges or writes what comes back. Whatever
+happens on the way is told as events; progress bars, histories and callers' callbacks
+listen to the same ones.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Some rows of the data.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n, D)
+        In the data's own type.
+    index : range or ndarray of shape (n,), int64
+        Position of each row in the whole.
+    weights : ndarray of shape (n,), float64, or None
+        Row weights; None for 1.
+    """
+
+    rows: NDArray[Any]
+    index: range | NDArray[np.int64]
+    weights: NDArray[np.float64] | None = None
+
+
+class Source(Protocol):
+    """Rows that can be read again and again, chunk by chunk.
+
+    Sources are picklable; what they read from is opened where it is read.
+    """
+
+    @property
+    def name(self) -> str:
+        """What a message calls the data."""
+
+    @property
+    def n_rows(self) -> int:
+        """N."""
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values as stored."""
+
+    @property
+    def boundaries(self) -> Sequence[int]:
+        """First row of each chunk, then N: chunk i holds rows boundaries[i] to boundaries[i + 1]."""
+
+    @property
+    def read_bytes(self) -> int:
+        """Most memory in bytes that reading and holding one chunk takes; 0 if it is in memory."""
+
+    def read(self, i: int) -> Chunk:
+        """Chunk i."""
+
+
+class Monoid(Protocol):
+    """Values that merge, in any grouping but in the order of the chunks."""
+
+    def merge(self, other: Self) -> Self:
+        """The value of both sides' rows."""
+
+
+class Sink(Protocol):
+    """Where one value (or one row of values) for each row of data is written."""
+
+    def write(self, chunk_rows: range, values: NDArray[Any]) -> None:
+        """Store the values of the rows of one chunk."""
+
+
+M = TypeVar("M", bound=Monoid)
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened; subclasses say what."""
+
+
+@dataclass(frozen=True)
+class ReadStarted(Event):
+    """A read of the data begins.
+
+    Attributes
+    ----------
+    number : int
+        1 for the first read.
+    purpose : str
+        What the read is for, as in the history.
+    n_rows, n_chunks : int
+    n_bytes : int
+        Size of the values to be read, as stored in memory.
+    """
+
+    number: int
+    purpose: str
+    n_rows: int
+    n_chunks: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class ChunkDone(Event):
+    """A chunk has been read and computed."""
+
+    n_rows: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class ReadDone(Event):
+    """A read of the data has ended; the fields are those of the history.
+
+    Attributes
+    ----------
+    number, purpose : as in :class:`ReadStarted`
+    n_rows : int
+        Rows counted in.
+    seconds : float
+    iteration : int
+        EM iteration within the start; 0 if the read is no iteration.
+    log_likelihood : float
+        Mean log-likelihood of the parameters that were read with, nats a row; NaN if the read
+        evaluates none.
+    gain : float
+        Its difference to the iteration before; NaN if there is none.
+    n_overflowing : int
+        Rows left out because their squares overflow.
+    n_centred : int
+        Components whose moments were summed about their own mean.
+    """
+
+    number: int
+    purpose: str
+    n_rows: int
+    seconds: float
+    iteration: int
+    log_likelihood: float
+    gain: float
+    n_overflowing: int
+    n_centred: int
+
+
+@dataclass(frozen=True)
+class ComponentsDegenerate(Event):
+    """Components lost their mass, or their covariance collapsed and was widened.
+
+    Attributes
+    ----------
+    number : int
+        The read in which it was seen.
+    empty, collapsed : tuple of int
+    """
+
+    number: int
+    empty: tuple[int, ...]
+    collapsed: tuple[int, ...]
+
+
+Listener = Callable[[Event], None]
+
+
+class Executor(Protocol):
+    """Where chunks are turned into values."""
+
+    def map_reduce(
+        self,
+        source: Source,
+        function: Callable[[S, Chunk], M],
+        state: S,
+        listener: Listener,
+    ) -> M:
+        """Merge function(state, chunk) over all chunks, by a tree that depends on their number alone.
+
+        Parameters
+        ----------
+        source : Source
+            With one chunk or more.
+        function : callable
+            Pure and picklable; returns a value with ``merge``.
+        state : object
+            First argument of each call; sent once to each place of work.
+        listener : callable
+            Told of each chunk done.
+        """
+
+    def map_write(
+        self,
+        source: Source,
+        function: Callable[[S, Chunk], NDArray[Any]],
+        state: S,
+        sink: Sink,
+        listener: Listener,
+    ) -> None:
+        """Write function(state, chunk) into the sink for all chunks."""
