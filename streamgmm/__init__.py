@@ -1,0 +1,41 @@
+"""Gaussian mixture models for data larger than memory.
+
+A source gives chunks of rows; compiled kernels turn each chunk into sufficient statistics;
+statistics merge; an M-step turns them into parameters, and the next read begins. Lower
+layers never import higher ones::
+
+    errors < core < protocols < sources, sinks, executors, persistence
+           < algorithms < estimators, plotting, progress < cli
+
+Importing this package loads nothing; names load what they need when they are first used.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streamgmm.estimators import GaussianMixture, load
+    from streamgmm.sources.open import open_source as open
+
+__version__ = version("streamgmm")
+__all__ = ["GaussianMixture", "__version__", "load", "open"]
+
+_HOMES = {
+    "GaussianMixture": ("streamgmm.estimators", "GaussianMixture"),
+    "load": ("streamgmm.estimators", "load"),
+    "open": ("streamgmm.sources.open", "open_source"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -35,3 +35,7 @@ class OutputError(StreamGMMError, OSError):
 
 class DegenerateComponentWarning(UserWarning):
     """A component lost its mass, or its covariance collapsed and was widened."""
+
+
+class LeftOutRowsWarning(UserWarning):
+    """Rows took no part because their squares overflow."""

@@ -8,7 +8,7 @@ listen to the same ones.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,14 @@ class Source(Protocol):
 
     def read(self, i: int) -> Chunk:
         """Chunk i."""
+
+
+@runtime_checkable
+class LazySource(Source, Protocol):
+    """A source whose chunks are tasks of a scheduler."""
+
+    def lazy_chunks(self) -> Sequence[Any]:
+        """A task for each chunk."""
 
 
 class Monoid(Protocol):
@@ -182,8 +190,9 @@ class Executor(Protocol):
         function: Callable[[S, Chunk], M],
         state: S,
         listener: Listener,
+        work_bytes: int = 0,
     ) -> M:
-        """Merge function(state, chunk) over all chunks, by a tree that depends on their number alone.
+        """Merge function(state, chunk) over all chunks, by a tree fixed by their number alone.
 
         Parameters
         ----------
@@ -195,6 +204,8 @@ class Executor(Protocol):
             First argument of each call; sent once to each place of work.
         listener : callable
             Told of each chunk done.
+        work_bytes : int
+            Memory that one call takes beside its chunk, the value included.
         """
 
     def map_write(
@@ -204,5 +215,6 @@ class Executor(Protocol):
         state: S,
         sink: Sink,
         listener: Listener,
+        work_bytes: int = 0,
     ) -> None:
         """Write function(state, chunk) into the sink for all chunks."""

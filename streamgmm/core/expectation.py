@@ -7,9 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array, log_determinants
+from streamgmm.core.covariance import STRUCTURES, Array, log_determinants
 from streamgmm.core.frame import Frame
-from streamgmm.core.kernels.mixture import Coefficients, row_posteriors, sufficient_statistics
+from streamgmm.core.kernels.mixture import (
+    SLAB,
+    Coefficients,
+    block_rows,
+    row_posteriors,
+    sufficient_statistics,
+)
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 
@@ -103,6 +109,16 @@ class Expectation:
         )
         return cls(frame, parameters.weights, order, coefficients)
 
+    @property
+    def work_bytes(self) -> int:
+        """Memory that a thread takes: its scratch space, its statistics and one merge of them."""
+        n_components, d = len(self.weights), self.frame.n_features
+        n_moments = STRUCTURES[self.frame.covariance_type].n_moments(d)
+        block = block_rows(d, n_components)
+        scratch = block * (4 * d + n_components + min(n_moments, SLAB) + 6)
+        scatters = d * d * (1 + self.frame.centred.size)
+        return 8 * (scratch + scatters + 4 * n_components * n_moments)
+
     def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
         """Sufficient statistics of a chunk of rows.
 
@@ -164,7 +180,9 @@ class Expectation:
         # process may be read-only.
         return Coefficients(
             *(
-                np.require(value, requirements=["C", "W"]) if isinstance(value, np.ndarray) else value
+                np.require(value, requirements=["C", "W"])
+                if isinstance(value, np.ndarray)
+                else value
                 for value in self.coefficients
             )
         )

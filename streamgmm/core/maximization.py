@@ -150,9 +150,7 @@ def _full(
         if not components.size:
             return
         try:
-            covariances[components], factors[components] = update(
-                *arguments, np.full(d, reg_covar)
-            )
+            covariances[components], factors[components] = update(*arguments, np.full(d, reg_covar))
         except np.linalg.LinAlgError:
             for i, k in enumerate(components):
                 own = [a[i : i + 1] for a in arguments]
@@ -224,9 +222,7 @@ def _scales(
     except np.linalg.LinAlgError:
         found = np.empty_like(central)
         for i, k in enumerate(alive):
-            (found[i], _), widened = _widened(
-                lambda ridge, i=i: update(i, ridge), frame, reg_covar
-            )
+            (found[i], _), widened = _widened(lambda ridge, i=i: update(i, ridge), frame, reg_covar)
             if widened:
                 collapsed.append(int(k))
     covariances[alive] = found[:, 0] if is_spherical else found

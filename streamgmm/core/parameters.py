@@ -101,9 +101,7 @@ class Parameters:
             As :meth:`create`.
         """
         means = _finite("means", means)
-        covariances, factors = covariances_from_precisions(
-            covariance_type, precisions, means.shape
-        )
+        covariances, factors = covariances_from_precisions(covariance_type, precisions, means.shape)
         return cls.create(covariance_type, weights, means, covariances, factors)
 
     @property
@@ -183,9 +181,7 @@ def covariances_from_precisions(
         covariances = np.swapaxes(inverse, -1, -2) @ inverse
         return covariances, cholesky(structure, covariances)
     except np.linalg.LinAlgError:
-        raise ParameterError(
-            f"a {covariance_type} precision is not positive definite"
-        ) from None
+        raise ParameterError(f"a {covariance_type} precision is not positive definite") from None
 
 
 def _structure(covariance_type: str) -> CovarianceStructure:

@@ -111,4 +111,3 @@ class Statistics:
             n_overflowing=self.n_overflowing + sign * other.n_overflowing,
             n_not_finite=self.n_not_finite + sign * other.n_not_finite,
         )
-

@@ -34,9 +34,7 @@ _char, _int, _real = (types.CPointer(t) for t in (types.uint8, types.int32, type
 
 _dgemm = types.ExternalFunction(
     _register("dgemm"),
-    types.void(
-        _char, _char, _int, _int, _int, _real, _real, _int, _real, _int, _real, _real, _int
-    ),
+    types.void(_char, _char, _int, _int, _int, _real, _real, _int, _real, _int, _real, _real, _int),
 )
 
 

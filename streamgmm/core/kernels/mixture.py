@@ -25,7 +25,7 @@ FULL, TIED, DIAG, SPHERICAL = range(4)
 UNIT_ROUNDOFF = 2.0**-53
 # Features are made and multiplied in slabs that stay in cache; making them twice, once
 # for each product, is cheaper than storing them.
-_SLAB = 512
+SLAB = 512
 
 
 class Coefficients(NamedTuple):
@@ -41,7 +41,9 @@ class Coefficients(NamedTuple):
     whitener: np.ndarray  #: (D, D) for TIED: y = whitener z, lower triangular; else (0, 0)
     theta: np.ndarray  #: (packed, F) log-joint density = theta · φ
     means: np.ndarray  #: (K, D) data units
-    factors: np.ndarray  #: FULL (K, D, D), TIED (1, D, D), else (K, 1, D): residual = factor (x - μ)
+    factors: (
+        np.ndarray
+    )  #: FULL (K, D, D), TIED (1, D, D), else (K, 1, D): residual = factor (x - μ)
     constants: np.ndarray  #: (K,) log-joint density at the mean
     limit: float  #: rows with |z| beyond it would overflow when squared
     tolerance: float  #: error in nats that the packed route may have
@@ -65,10 +67,12 @@ class _Workspace(NamedTuple):
     common: np.ndarray  #: (B,) part of the log-joint density that all components share
 
 
-@inline_kernel
-def block_rows(n_features, n_components):
+def block_rows(n_features: int, n_components: int) -> int:
     """Rows in a block: many where products are thin, so that the calls to BLAS are few."""
     return 1024 if n_features * n_components <= 64 else 256
+
+
+_block_rows = inline_kernel(block_rows)
 
 
 @inline_kernel
@@ -87,13 +91,13 @@ def feature_count(kind, n_features):
 def _workspace(coefficients):
     n_components, n_features = coefficients.means.shape
     n_packed, n_map = coefficients.theta.shape
-    rows = block_rows(n_features, n_components)
+    rows = _block_rows(n_features, n_components)
     return _Workspace(
         np.empty((n_features, rows)),
         np.empty((n_features, rows)),
         np.empty((n_features, rows)),
         np.empty((n_features, rows)),
-        np.empty((min(n_map, _SLAB), rows)),
+        np.empty((min(n_map, SLAB), rows)),
         np.empty((n_components, rows)),
         np.empty((n_features, 1)),
         np.empty((n_map, 1)),
@@ -256,8 +260,8 @@ def _packed_log_joint(coefficients, work, n):
     """Θ Φ for the components on the packed route, slab by slab."""
     n_packed, n_map = coefficients.theta.shape
     out = work.log_joint[:n_packed, :n]
-    for first in range(0, n_map, _SLAB):
-        last = min(first + _SLAB, n_map)
+    for first in range(0, n_map, SLAB):
+        last = min(first + SLAB, n_map)
         features = work.features[: last - first, :n]
         _fill_features(coefficients.kind, work.z[:, :n], first, last, features)
         product(coefficients.theta[:, first:last], features, 0.0 if first == 0 else 1.0, out)
@@ -347,10 +351,10 @@ def _add_packed_moments(coefficients, work, n, moments):
     """moments (packed, F) += R Φᵀ."""
     n_packed, n_map = coefficients.theta.shape
     responsibilities = work.log_joint[:n_packed, :n]
-    for first in range(0, n_map, _SLAB):
-        last = min(first + _SLAB, n_map)
+    for first in range(0, n_map, SLAB):
+        last = min(first + SLAB, n_map)
         features = work.features[: last - first, :n]
-        if n_map > _SLAB:
+        if n_map > SLAB:
             _fill_features(coefficients.kind, work.z[:, :n], first, last, features)
         product_transposed(responsibilities, features, 1.0, moments[:n_packed, first:last])
 

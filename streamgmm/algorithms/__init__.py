@@ -1,0 +1,6 @@
+"""What is done with the data: reads, starts, iterations.
+
+Functions over the protocols, with their state passed in and their result returned. May
+import ``streamgmm.core``, ``streamgmm.protocols`` and ``streamgmm.errors``; never a
+backend, a source or an executor.
+"""

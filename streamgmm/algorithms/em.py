@@ -1,0 +1,98 @@
+"""Plain exact EM: one read of all the data an iteration."""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from streamgmm.algorithms.reading import Reader
+from streamgmm.core.maximization import maximize
+from streamgmm.core.parameters import ParameterName, Parameters
+from streamgmm.core.statistics import Statistics
+from streamgmm.protocols import ComponentsDegenerate
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What a run of EM found.
+
+    Attributes
+    ----------
+    parameters : Parameters
+        After the last M-step.
+    statistics : Statistics or None
+        Those that they were made from; None if there was no iteration.
+    log_likelihoods : list of float
+        Mean log-likelihood, nats a row, of the parameters that each iteration began with.
+    converged : bool
+        Whether the last gain was below the tolerance.
+    degenerate : frozenset of int
+        Components that lost their mass or collapsed on the way.
+    """
+
+    parameters: Parameters
+    statistics: Statistics | None = None
+    log_likelihoods: list[float] = field(default_factory=list)
+    converged: bool = False
+    degenerate: frozenset[int] = frozenset()
+
+    @property
+    def log_likelihood(self) -> float:
+        """The last of them; -inf if there is none."""
+        return self.log_likelihoods[-1] if self.log_likelihoods else -math.inf
+
+
+def expectation_maximization(
+    reader: Reader,
+    start: Parameters,
+    *,
+    tol: float,
+    max_iter: int,
+    reg_covar: float,
+    fixed: Collection[ParameterName] = (),
+    previous: float = -math.inf,
+) -> Fit:
+    """EM from given parameters until the mean log-likelihood changes by less than ``tol``.
+
+    The log-likelihood of an iteration is that of the parameters it began with, as in
+    scikit-learn.
+
+    Parameters
+    ----------
+    reader : Reader
+    start : Parameters
+    tol : float
+        Nats a row.
+    max_iter : int
+    reg_covar : float
+        Added to the diagonal of each covariance, in squared data units.
+    fixed : collection of {"weights", "means", "covariances"}
+        Held at their starting values.
+    previous : float
+        Mean log-likelihood that the first gain is counted from, for a fit that goes on.
+
+    Returns
+    -------
+    Fit
+
+    References
+    ----------
+    Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
+    """
+    parameters, statistics = start, None
+    log_likelihoods: list[float] = []
+    degenerate: set[int] = set()
+    converged = False
+    for iteration in range(1, max_iter + 1):
+        statistics = reader.statistics(parameters, iteration, previous)
+        maximum = maximize(statistics, parameters, reg_covar=reg_covar, fixed=fixed)
+        parameters = maximum.parameters
+        if maximum.empty or maximum.collapsed:
+            degenerate.update(maximum.empty, maximum.collapsed)
+            reader.tell(ComponentsDegenerate(len(reader.history), maximum.empty, maximum.collapsed))
+        gain = statistics.mean_log_likelihood - previous
+        previous = statistics.mean_log_likelihood
+        log_likelihoods.append(previous)
+        if abs(gain) < tol:
+            converged = True
+            break
+    return Fit(parameters, statistics, log_likelihoods, converged, frozenset(degenerate))

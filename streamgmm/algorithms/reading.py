@@ -1,0 +1,169 @@
+"""Reads of the whole data: each is numbered, timed, announced and kept in the history."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.core.expectation import Expectation
+from streamgmm.core.frame import Frame
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.statistics import Statistics
+from streamgmm.errors import DataError, NotFiniteError
+from streamgmm.protocols import (
+    Chunk,
+    Event,
+    Executor,
+    Listener,
+    M,
+    ReadDone,
+    ReadStarted,
+    S,
+    Source,
+)
+
+# How many bad values an error names.
+_SHOWN = 5
+
+
+@dataclass
+class Reader:
+    """Reads one source with one executor and keeps account of it.
+
+    Attributes
+    ----------
+    source : Source
+    executor : Executor
+    listener : callable
+        Told of every event.
+    history : list of ReadDone
+        Every read of the data so far.
+    """
+
+    source: Source
+    executor: Executor
+    listener: Listener
+    history: list[ReadDone] = field(default_factory=list)
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on."""
+        self.listener(event)
+
+    def reduce(
+        self, purpose: str, function: Callable[[S, Chunk], M], state: S, work_bytes: int = 0
+    ) -> M:
+        """Read everything once for something other than statistics."""
+        value, seconds = self._timed(purpose, function, state, work_bytes)
+        nan = math.nan
+        self._record(purpose, self.source.n_rows, seconds, 0, nan, nan, 0, 0)
+        return value
+
+    def statistics(
+        self, parameters: Parameters, iteration: int = 0, previous: float = math.nan
+    ) -> Statistics:
+        """Read everything once for the sufficient statistics under given parameters.
+
+        Parameters
+        ----------
+        parameters : Parameters
+        iteration : int
+            For the history.
+        previous : float
+            Mean log-likelihood that the gain is counted from.
+
+        Raises
+        ------
+        NotFiniteError
+            If rows hold NaN or infinity.
+        DataError
+            If no row has weight.
+        """
+        frame = Frame.of(parameters, self.source.dtype)
+        expectation = Expectation.prepare(parameters, frame)
+        purpose = "iteration" if iteration else "score"
+        found, seconds = self._timed(purpose, _statistics, expectation, expectation.work_bytes)
+        if found.n_not_finite:
+            refuse_not_finite(self.source, self.executor)
+        if not found.weight > 0.0:
+            raise DataError(
+                f"no row of {self.source.name} has a positive weight that can be used: "
+                f"{found.n_rows} rows were counted in with weights that sum to 0, "
+                f"{found.n_overflowing} were left out because their squares overflow"
+            )
+        mean = found.mean_log_likelihood
+        self._record(
+            purpose,
+            found.n_rows,
+            seconds,
+            iteration,
+            mean,
+            mean - previous,
+            found.n_overflowing,
+            frame.centred.size,
+        )
+        return found
+
+    def _timed(
+        self, purpose: str, function: Callable[[S, Chunk], M], state: S, work_bytes: int
+    ) -> tuple[M, float]:
+        source = self.source
+        n_bytes = source.n_rows * source.n_features * source.dtype.itemsize
+        number = len(self.history) + 1
+        self.tell(ReadStarted(number, purpose, source.n_rows, len(source.boundaries) - 1, n_bytes))
+        start = time.perf_counter()
+        value = self.executor.map_reduce(source, function, state, self.listener, work_bytes)
+        return value, time.perf_counter() - start
+
+    def _record(self, purpose: str, *values: Any) -> None:
+        done = ReadDone(len(self.history) + 1, purpose, *values)
+        self.history.append(done)
+        self.tell(done)
+
+
+def refuse_not_finite(source: Source, executor: Executor) -> NoReturn:
+    """Count NaN and infinity in all the data, and raise the error that says where they are.
+
+    Raises
+    ------
+    NotFiniteError
+    """
+    found = executor.map_reduce(source, _find_not_finite, None, lambda event: None)
+    places = ", ".join(f"row {row} column {column}" for row, column in found.places)
+    more = ", ..." if found.n_values > len(found.places) else ""
+    raise NotFiniteError(
+        f"Input {source.name} contains NaN or infinity: {found.n_values} value(s) in "
+        f"{found.n_rows} of {source.n_rows} rows; the first: {places}{more}. "
+        "Drop or fill these rows first."
+    )
+
+
+def _statistics(expectation: Expectation, chunk: Chunk) -> Statistics:
+    return expectation.statistics(chunk.rows, chunk.weights)
+
+
+@dataclass(frozen=True)
+class _NotFinite:
+    """How many values are NaN or infinite, in how many rows, and where the first ones are."""
+
+    n_values: int
+    n_rows: int
+    places: tuple[tuple[int, int], ...]
+
+    def merge(self, other: "_NotFinite") -> "_NotFinite":
+        return _NotFinite(
+            self.n_values + other.n_values,
+            self.n_rows + other.n_rows,
+            (self.places + other.places)[:_SHOWN],
+        )
+
+
+def _find_not_finite(_: None, chunk: Chunk) -> _NotFinite:
+    bad = ~np.isfinite(chunk.rows)
+    rows, columns = np.nonzero(bad)
+    index: NDArray[np.int64] = np.asarray(chunk.index)
+    places = zip(index[rows[:_SHOWN]].tolist(), columns[:_SHOWN].tolist(), strict=True)
+    return _NotFinite(int(bad.sum()), int(bad.any(axis=1).sum()), tuple(places))

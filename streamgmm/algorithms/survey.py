@@ -1,0 +1,100 @@
+"""The first read: a sample of rows that fits in memory."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.algorithms.reading import Reader, refuse_not_finite
+from streamgmm.core.covariance import Array
+from streamgmm.protocols import Chunk
+
+_MOST_ROWS = 1 << 16
+_MOST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class RowSample:
+    """The rows whose hash is smallest, at most ``size`` of them; a monoid.
+
+    Attributes
+    ----------
+    size : int
+    hashes : ndarray of shape (m,), uint64
+    rows : ndarray of shape (m, D)
+    weights : ndarray of shape (m,)
+    """
+
+    size: int
+    hashes: NDArray[np.uint64]
+    rows: Array
+    weights: Array
+
+    def merge(self, other: "RowSample") -> "RowSample":
+        """The sample of both sides' rows."""
+        hashes = np.concatenate([self.hashes, other.hashes])
+        rows = np.concatenate([self.rows, other.rows])
+        weights = np.concatenate([self.weights, other.weights])
+        if len(hashes) <= self.size:
+            return RowSample(self.size, hashes, rows, weights)
+        keep = np.sort(np.argpartition(hashes, self.size)[: self.size])
+        return RowSample(self.size, hashes[keep], rows[keep], weights[keep])
+
+
+def sample_rows(reader: Reader, seed: int) -> RowSample:
+    """Read everything once and keep a uniform sample of rows, as float64, in their order.
+
+    Rows are chosen by a hash of their position, so the sample depends on neither chunks nor
+    threads, and rows stored in any order are sampled alike.
+
+    Parameters
+    ----------
+    reader : Reader
+    seed : int
+        Below 2**32.
+
+    Returns
+    -------
+    RowSample
+        Up to 65536 rows or 64 MiB; all rows if there are no more than that. Rows of weight 0 are
+        left out.
+
+    Raises
+    ------
+    NotFiniteError
+        If sampled rows hold NaN or infinity.
+    """
+    n_rows, n_features = reader.source.n_rows, reader.source.n_features
+    size = min(n_rows, _MOST_ROWS, max(1024, _MOST_BYTES // (8 * n_features)))
+    # Rows with larger hashes need not be carried along: six standard deviations are kept.
+    part = (size + 6.0 * math.sqrt(size) + 6.0) / n_rows
+    threshold = np.uint64(min(part, 1.0) * float(2**64 - 2**12))
+    work_bytes = 2 * size * (n_features + 2) * 8
+    sample = reader.reduce(
+        "sample", _sample_chunk, (np.uint64(seed), size, threshold, part >= 1.0), work_bytes
+    )
+    if not np.isfinite(sample.rows).all():
+        refuse_not_finite(reader.source, reader.executor)
+    return sample
+
+
+def _sample_chunk(state: tuple[np.uint64, int, np.uint64, bool], chunk: Chunk) -> RowSample:
+    seed, size, threshold, all_rows = state
+    hashes = _hash(np.asarray(chunk.index), seed)
+    chosen = np.full(len(hashes), True) if all_rows else hashes <= threshold
+    if chunk.weights is not None:
+        chosen &= chunk.weights > 0.0
+    rows = chunk.rows[chosen].astype(np.float64)
+    weights = np.ones(len(rows)) if chunk.weights is None else chunk.weights[chosen]
+    return RowSample(size, hashes[chosen], rows, weights)
+
+
+def _hash(index: NDArray[np.int64], seed: np.uint64) -> NDArray[np.uint64]:
+    """SplitMix64 (Steele, Lea & Flood 2014) of row positions."""
+    golden = 0x9E3779B97F4A7C15
+    offset = np.uint64((int(seed) * golden + golden) % 2**64)
+    z = index.astype(np.uint64) * np.uint64(golden) + offset
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,797 @@
+"""Thin scikit-learn faces over the algorithms.
+
+Only this module may import scikit-learn, and of it only ``sklearn.base`` and its validation. Data that
+scikit-learn knows (arrays, lists, DataFrames) are validated by it; all else by its source.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from streamgmm.algorithms import prediction
+from streamgmm.algorithms.em import Fit, expectation_maximization
+from streamgmm.algorithms.initialization import Start, initialize
+from streamgmm.algorithms.reading import Reader, refuse_not_finite
+from streamgmm.algorithms.survey import RowSample, sample_rows
+from streamgmm.core.covariance import STRUCTURES, invert
+from streamgmm.core.expectation import Expectation
+from streamgmm.core.frame import Frame
+from streamgmm.core.parameters import PARAMETER_NAMES, Parameters
+from streamgmm.core.sampling import draw
+from streamgmm.core.statistics import Statistics
+from streamgmm.errors import (
+    DataError,
+    DegenerateComponentWarning,
+    LeftOutRowsWarning,
+    ModelFileError,
+    NotFiniteError,
+    OutputError,
+    ParameterError,
+)
+from streamgmm.executors.blas import single_threaded_blas
+from streamgmm.executors.memory import parse_bytes
+from streamgmm.executors.select import open_executor
+from streamgmm.persistence import (
+    Record,
+    pack_statistics,
+    read_record,
+    unpack_statistics,
+    write_record,
+)
+from streamgmm.progress import LineReporter
+from streamgmm.protocols import Chunk, Event, Listener, Source
+from streamgmm.sinks import ArraySink, open_sink
+from streamgmm.sources.open import is_from, is_path, is_source, open_source
+
+_PARAMETER_ARRAYS = ("weights_", "means_", "covariances_", "precisions_cholesky_")
+_INITIAL_ARRAYS = ("weights_init", "means_init", "precisions_init")
+_FITTED_VALUES = (
+    "converged_",
+    "n_iter_",
+    "lower_bound_",
+    "lower_bounds_",
+    "n_features_in_",
+    "history_",
+    "n_reads_",
+)
+
+
+class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
+    """Gaussian mixture fitted by exact EM to data of any size.
+
+    Arguments, attributes and their meanings are those of
+    :class:`sklearn.mixture.GaussianMixture` wherever it has them. Data may be an array, or anything
+    that :func:`streamgmm.open` reads chunk by chunk: a ``.npy`` file, a Zarr array, a Dask
+    array. Each EM iteration reads all of it once.
+
+    Parameters
+    ----------
+    n_components : int, default=1
+        Number of components K.
+    covariance_type : {"full", "tied", "diag", "spherical"}, default="full"
+        Each component its own covariance matrix; one for all; diagonal; or a single variance.
+    tol : float, default=1e-3
+        EM stops when the mean log-likelihood, in nats a row, changes by less in an iteration.
+    reg_covar : float, default=1e-6
+        Added to the diagonal of covariances, in squared units of the data.
+    max_iter : int, default=100
+        Bound on EM iterations of each start.
+    n_init : int, default=1
+        Number of starts; the one with the highest log-likelihood is kept.
+    init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
+        How a start is made, from a sample of at most 65536 rows.
+    weights_init : array-like of shape (n_components,), default=None
+        Starting weights.
+    means_init : array-like of shape (n_components, n_features), default=None
+        Starting means.
+    precisions_init : array-like, default=None
+        Starting inverse covariances, in the shape of ``covariances_``.
+    random_state : int, RandomState instance or None, default=None
+        Decides the sample, the starts, and what :meth:`sample` draws.
+    warm_start : bool, default=False
+        Whether a second call of ``fit`` goes on from the result of the first.
+    verbose : int, default=0
+        1 writes a line for each read of the data to standard error.
+    verbose_interval : int, default=10
+        With ``verbose=1``, iterations between two lines; with ``verbose=2`` every one is written.
+    algorithm : {"auto", "em"}, default="auto"
+        "em" is plain EM: from the same start it gives scikit-learn's iterates. "auto" is the
+        same at present.
+    fixed : collection of {"weights", "means", "covariances"}, default=()
+        Parameters held at their ``*_init`` values (``precisions_init`` for covariances).
+    executor : "auto", "threads", "dask" or distributed.Client, default="auto"
+        Where chunks are computed. "auto" takes Dask for Dask arrays and local threads otherwise.
+    n_jobs : int, default=None
+        Local threads; None for all cores.
+    memory_limit : int or str, default=None
+        Bytes that the process may hold ("4GiB"), on local threads; None for most of what is free.
+    callbacks : sequence of callables, default=()
+        Called with each :class:`streamgmm.protocols.Event` of a fit.
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (n_components,)
+    means_ : ndarray of shape (n_components, n_features)
+    covariances_ : ndarray
+        ==============  =======================================
+        covariance_type shape
+        ==============  =======================================
+        "full"          (n_components, n_features, n_features)
+        "tied"          (n_features, n_features)
+        "diag"          (n_components, n_features)
+        "spherical"     (n_components,)
+        ==============  =======================================
+    precisions_ : ndarray, shape of ``covariances_``
+        Inverse covariances.
+    precisions_cholesky_ : ndarray, shape of ``covariances_``
+        Upper factors U of the precisions, P = U Uᵀ.
+    converged_ : bool
+        Whether the best start converged.
+    n_iter_ : int
+        Its number of iterations.
+    lower_bound_ : float
+        Its last mean log-likelihood, nats a row, of the parameters its last iteration began with.
+    lower_bounds_ : list of float
+        Mean log-likelihood of each of its iterations.
+    n_reads_ : int
+        How often all the data were read, over all starts.
+    history_ : list of dict
+        One entry a read; the keys are the fields of :class:`streamgmm.protocols.ReadDone`.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Only if the data had column names that are all strings.
+
+    See Also
+    --------
+    sklearn.mixture.GaussianMixture : The same for arrays in memory.
+
+    References
+    ----------
+    Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from streamgmm import GaussianMixture
+    >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> gm = GaussianMixture(n_components=2, random_state=0).fit(X)
+    >>> np.sort(gm.means_[:, 0])
+    array([ 1., 10.])
+    >>> bool(gm.predict([[0.0, 0]])[0] == gm.predict([[2.0, 1]])[0])
+    True
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [StrOptions(set(STRUCTURES))],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "init_params": [StrOptions({"kmeans", "k-means++", "random", "random_from_data"})],
+        "weights_init": ["array-like", None],
+        "means_init": ["array-like", None],
+        "precisions_init": ["array-like", Real, None],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "algorithm": [StrOptions({"auto", "em"})],
+        "fixed": ["array-like", set, frozenset],
+        "executor": [StrOptions({"auto", "threads", "dask"}), HasMethods("scheduler_info")],
+        "n_jobs": [Integral, None],
+        "memory_limit": [Real, str, None],
+        "callbacks": ["array-like", callable],
+    }
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        weights_init: ArrayLike | None = None,
+        means_init: ArrayLike | None = None,
+        precisions_init: ArrayLike | None = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        algorithm: str = "auto",
+        fixed: Sequence[str] = (),
+        executor: Any = "auto",
+        n_jobs: int | None = None,
+        memory_limit: int | str | None = None,
+        callbacks: Sequence[Callable[[Event], None]] = (),
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.algorithm = algorithm
+        self.fixed = fixed
+        self.executor = executor
+        self.n_jobs = n_jobs
+        self.memory_limit = memory_limit
+        self.callbacks = callbacks
+
+    # Fitting
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Estimate the parameters.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+            Anything that :func:`streamgmm.open` takes.
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights; a weight of 2 counts a row twice.
+
+        Returns
+        -------
+        self : GaussianMixture
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used: NaN, infinity, wrong shape or type, too few rows.
+        ParameterError
+            If a setting is not valid.
+        MemoryLimitError
+            If not even one chunk fits in the memory limit.
+        """
+        self._validate_params()
+        if self.memory_limit is not None:
+            parse_bytes(self.memory_limit)
+        source = self._open(X, sample_weight, reset=True)
+        if source.n_rows < max(2, self.n_components):
+            raise DataError(
+                "Expected n_samples >= n_components and a minimum of 2 is required, but got "
+                f"n_components = {self.n_components}, n_samples = {source.n_rows}"
+            )
+        known = self._known_start(source.n_features)
+        with (
+            open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
+            single_threaded_blas(),
+        ):
+            reader = Reader(source, executor, self._listener())
+            best = self._best_fit(reader, known)
+        self._keep(best, reader)
+        self._warn(best, reader)
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Fit, then label the same data; see :meth:`fit` and :meth:`predict`."""
+        return self.fit(X, y, sample_weight).predict(X)
+
+    def _best_fit(self, reader: Reader, known: Start) -> Fit:
+        goes_on = self.warm_start and hasattr(self, "converged_")
+        if goes_on:
+            return self._run(reader, self._parameters(), self.lower_bound_)
+        start = known.complete(self.covariance_type)
+        if start is not None:
+            return self._run(reader, start)
+        random = check_random_state(self.random_state)
+        sample = sample_rows(reader, int(random.randint(2**31)))
+        starts = (self._start(sample, known, random) for _ in range(self.n_init))
+        return max(
+            (self._run(reader, start) for start in starts), key=lambda fit: fit.log_likelihood
+        )
+
+    def _start(self, sample: RowSample, known: Start, random: np.random.RandomState) -> Parameters:
+        return initialize(
+            sample,
+            self.n_components,
+            self.covariance_type,
+            self.init_params,
+            self.reg_covar,
+            known,
+            random,
+        )
+
+    def _run(self, reader: Reader, start: Parameters, previous: float = -np.inf) -> Fit:
+        return expectation_maximization(
+            reader,
+            start,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            reg_covar=self.reg_covar,
+            fixed=frozenset(self.fixed),
+            previous=previous,
+        )
+
+    def _known_start(self, n_features: int) -> Start:
+        initial = {
+            name: None if value is None else np.asarray(value, dtype=np.float64)
+            for name in _INITIAL_ARRAYS
+            for value in [getattr(self, name)]
+        }
+        unknown = set(self.fixed) - set(PARAMETER_NAMES)
+        if unknown:
+            raise ParameterError(
+                f"fixed names {', '.join(sorted(map(str, unknown)))}; "
+                f"choose among {', '.join(PARAMETER_NAMES)}"
+            )
+        for name, needed in zip(PARAMETER_NAMES, _INITIAL_ARRAYS, strict=True):
+            if name in self.fixed and initial[needed] is None:
+                raise ParameterError(f"fixed holds {name!r}, so {needed} must be given")
+        shape = self.n_components, n_features
+        expected = dict(
+            zip(
+                _INITIAL_ARRAYS,
+                (shape[:1], shape, STRUCTURES[self.covariance_type].shape(*shape)),
+                strict=True,
+            )
+        )
+        for name, array in initial.items():
+            if array is not None and array.shape != expected[name]:
+                raise ParameterError(
+                    f"The parameter {name!r} should have the shape of {expected[name]}, "
+                    f"but got {array.shape}"
+                )
+        return Start(*initial.values())
+
+    def _listener(self) -> Listener:
+        callbacks: list[Listener] = (
+            [self.callbacks] if callable(self.callbacks) else list(self.callbacks)
+        )
+        if self.verbose:
+            every = self.verbose_interval if self.verbose == 1 else 1
+            callbacks.append(LineReporter(every=every))
+
+        def tell(event: Event) -> None:
+            for callback in callbacks:
+                callback(event)
+
+        return tell
+
+    def _keep(self, fit: Fit, reader: Reader) -> None:
+        self._set_parameters(fit.parameters)
+        self._statistics = fit.statistics
+        self.converged_ = fit.converged
+        self.n_iter_ = len(fit.log_likelihoods)
+        self.lower_bound_ = fit.log_likelihood
+        self.lower_bounds_ = fit.log_likelihoods
+        self.history_ = [asdict(read) for read in reader.history]
+        self.n_reads_ = len(reader.history)
+
+    def _warn(self, fit: Fit, reader: Reader) -> None:
+        if fit.degenerate:
+            names = ", ".join(map(str, sorted(fit.degenerate)))
+            warnings.warn(
+                f"component(s) {names} lost all their rows or collapsed onto few; "
+                "reduce n_components, increase reg_covar, or try another random_state",
+                DegenerateComponentWarning,
+                stacklevel=3,
+            )
+        left_out = max((read.n_overflowing for read in reader.history), default=0)
+        if left_out:
+            warnings.warn(
+                f"{left_out} row(s) took no part because their squares overflow; "
+                "look for fill values such as 1e300",
+                LeftOutRowsWarning,
+                stacklevel=3,
+            )
+        if not fit.converged and self.max_iter > 0:
+            warnings.warn(
+                f"the best start did not converge in {self.max_iter} iterations; increase "
+                "max_iter or tol, try other init_params, or check for degenerate data",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+    # Prediction
+
+    def predict(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
+        """Component of largest responsibility of each row.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
+
+        Returns
+        -------
+        labels : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        """
+        return self._map_rows(X, prediction.labels, np.dtype(np.int64), None, out)
+
+    def predict_proba(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
+        """Responsibilities: the posterior probability of each component for each row.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
+
+        Returns
+        -------
+        responsibilities : ndarray or lazy dask.array.Array of shape (n_samples, n_components), \
+or the path ``out``
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        """
+        n = self.n_components
+        return self._map_rows(X, prediction.responsibilities, np.dtype(np.float64), n, out)
+
+    def score_samples(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
+        """Log-density of each row.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
+
+        Returns
+        -------
+        log_density : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
+            Nats; -inf for rows whose squares overflow.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        """
+        return self._map_rows(X, prediction.scores, np.dtype(np.float64), None, out)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Mean log-density of the rows.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        log_likelihood : float
+            Nats a row (a unit of weight); -inf if a row's squares overflow.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        """
+        check_is_fitted(self)
+        source = self._open(X, sample_weight, reset=False)
+        with (
+            open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
+            single_threaded_blas(),
+        ):
+            reader = Reader(source, executor, self._listener())
+            found = reader.statistics(self._parameters())
+        return -np.inf if found.n_overflowing else found.mean_log_likelihood
+
+    def bic(self, X: Any) -> float:
+        """Bayesian information criterion on X; lower is better.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+
+        Returns
+        -------
+        bic : float
+            -2 ln L + p ln n, for p free parameters and n rows.
+        """
+        deviance, n_parameters, n_rows = self._deviance(X)
+        return deviance + n_parameters * float(np.log(n_rows))
+
+    def aic(self, X: Any) -> float:
+        """Akaike information criterion on X; lower is better.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+
+        Returns
+        -------
+        aic : float
+            -2 ln L + 2 p, for p free parameters.
+        """
+        deviance, n_parameters, _ = self._deviance(X)
+        return deviance + 2.0 * n_parameters
+
+    def _deviance(self, X: Any) -> tuple[float, int, int]:
+        check_is_fitted(self)
+        n_rows = self._open(X, None, reset=False).n_rows
+        return -2.0 * self.score(X) * n_rows, self._n_parameters(), n_rows
+
+    def _n_parameters(self) -> int:
+        return self._parameters().n_parameters(self.fixed)
+
+    def sample(self, n_samples: int = 1) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Draw rows from the fitted mixture.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            Grouped by component.
+        y : ndarray of shape (n_samples,)
+            The component of each.
+
+        Raises
+        ------
+        ParameterError
+            If ``n_samples`` is less than 1.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ParameterError(
+                f"Invalid value for 'n_samples': {n_samples}. It must be at least 1."
+            )
+        return draw(self._parameters(), n_samples, check_random_state(self.random_state))
+
+    def _map_rows(
+        self,
+        X: Any,
+        function: Callable[[Expectation, Chunk], NDArray[Any]],
+        dtype: np.dtype[Any],
+        n_outputs: int | None,
+        out: str | os.PathLike[str] | None,
+    ) -> Any:
+        check_is_fitted(self)
+        source = self._open(X, None, reset=False)
+        parameters = self._parameters()
+        expectation = Expectation.prepare(parameters, Frame.of(parameters, source.dtype))
+        if out is None and is_from(X, "dask"):
+            from streamgmm.executors.dask import map_rows
+
+            return map_rows(X.rechunk({1: -1}), function, expectation, dtype, n_outputs)
+        if out is None and is_path(X):
+            raise ParameterError(
+                "predictions of data named by a path are not held in memory; give out=, "
+                "a .npy or .zarr path to write them to"
+            )
+        shape = (source.n_rows,) if n_outputs is None else (source.n_rows, n_outputs)
+        with open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor:
+            listener = self._listener()
+            try:
+                if out is None:
+                    sink = ArraySink(np.empty(shape, dtype))
+                    executor.map_write(
+                        source, function, expectation, sink, listener, expectation.work_bytes
+                    )
+                    return sink.array
+                if is_path(X) and Path(out).resolve() == Path(X).resolve():
+                    raise OutputError(f"{out} is the data that are read; write somewhere else")
+                if dtype == np.int64:
+                    dtype = np.min_scalar_type(-self.n_components)
+                rows = source.boundaries[1]
+                with open_sink(out, shape, dtype, rows) as file_sink:
+                    executor.map_write(
+                        source, function, expectation, file_sink, listener, expectation.work_bytes
+                    )
+                return out
+            except NotFiniteError:
+                refuse_not_finite(source, executor)
+
+    # Data and parameters
+
+    def _open(self, X: Any, sample_weight: Any, *, reset: bool) -> Source:
+        """Describe the data, and check their columns against those fitted."""
+        if is_path(X) or is_source(X) or is_from(X, "zarr") or is_from(X, "dask"):
+            source = open_source(X, sample_weight=sample_weight)
+            if reset:
+                self.n_features_in_ = source.n_features
+                vars(self).pop("feature_names_in_", None)
+            elif source.n_features != self.n_features_in_:
+                raise DataError(
+                    f"{source.name} has {source.n_features} features, but GaussianMixture is "
+                    f"expecting {self.n_features_in_} features as input"
+                )
+            return source
+        is_mapped = isinstance(X, np.memmap)
+        checked = validate_data(
+            self, X, reset=reset, ensure_all_finite=False, ensure_min_samples=2 if reset else 1
+        )
+        if sample_weight is not None and not is_path(sample_weight):
+            sample_weight = _check_sample_weight(
+                sample_weight, checked, dtype=np.float64, ensure_non_negative=True
+            )
+        return open_source(X if is_mapped else checked, sample_weight=sample_weight)
+
+    def _parameters(self) -> Parameters:
+        """The fitted attributes as parameters; they may have been assigned by hand."""
+        structure = STRUCTURES[self.covariance_type]
+        cholesky = np.ascontiguousarray(self.precisions_cholesky_, dtype=np.float64)
+        if structure.is_triangular:
+            cholesky = np.ascontiguousarray(np.swapaxes(cholesky, -1, -2))
+        return Parameters.create(
+            self.covariance_type,
+            self.weights_,
+            self.means_,
+            self.covariances_,
+            invert(structure, cholesky),
+        )
+
+    def _set_parameters(self, parameters: Parameters) -> None:
+        self.weights_ = parameters.weights
+        self.means_ = parameters.means
+        self.covariances_ = parameters.covariances
+        self.precisions_cholesky_ = parameters.precisions_cholesky
+        self.precisions_ = parameters.precisions
+
+    # Other forms
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted model to a ``.gmm`` file, atomically.
+
+        Settings that a file cannot hold (callbacks, a client, a RandomState) are left at their
+        defaults.
+
+        Parameters
+        ----------
+        path : path-like
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be written.
+        """
+        check_is_fitted(self)
+        settings = self.get_params(deep=False)
+        arrays = {
+            name: np.asarray(value)
+            for name in _INITIAL_ARRAYS
+            for value in [settings.pop(name)]
+            if value is not None
+        }
+        arrays |= {name: np.asarray(getattr(self, name)) for name in _PARAMETER_ARRAYS}
+        settings.pop("callbacks")
+        settings["fixed"] = list(self.fixed)
+        if not isinstance(settings["executor"], str):
+            del settings["executor"]
+        if not isinstance(settings["random_state"], Integral):
+            del settings["random_state"]
+        header: dict[str, Any] = {
+            "estimator": type(self).__name__,
+            "settings": {name: _plain(value) for name, value in settings.items()},
+            "fitted": {
+                name: _plain(getattr(self, name)) for name in _FITTED_VALUES if hasattr(self, name)
+            },
+        }
+        if hasattr(self, "feature_names_in_"):
+            header["feature_names"] = self.feature_names_in_.tolist()
+        statistics: Statistics | None = getattr(self, "_statistics", None)
+        if statistics is not None:
+            header["statistics"], statistics_arrays = pack_statistics(statistics)
+            arrays |= {f"statistics.{name}": a for name, a in statistics_arrays.items()}
+        write_record(path, Record(header, arrays))
+
+    @classmethod
+    def _from_record(cls, record: Record) -> Self:
+        header, arrays = record.header, record.arrays
+        initial = {name: arrays[name] for name in _INITIAL_ARRAYS if name in arrays}
+        settings = {**header["settings"], "fixed": tuple(header["settings"]["fixed"])}
+        model = cls(**settings, **initial)
+        for name in _PARAMETER_ARRAYS:
+            setattr(model, name, arrays[name])
+        for name, value in header["fitted"].items():
+            setattr(model, name, value)
+        if "feature_names" in header:
+            model.feature_names_in_ = np.array(header["feature_names"], dtype=object)
+        model._set_parameters(model._parameters())
+        model.precisions_cholesky_ = arrays["precisions_cholesky_"]
+        if "statistics" in header:
+            prefix = "statistics."
+            own = {n[len(prefix) :]: a for n, a in arrays.items() if n.startswith(prefix)}
+            model._statistics = unpack_statistics(header["statistics"], own)
+        return model
+
+    def to_sklearn(self) -> Any:
+        """The same fitted model as a :class:`sklearn.mixture.GaussianMixture`.
+
+        Returns
+        -------
+        sklearn.mixture.GaussianMixture
+        """
+        check_is_fitted(self)
+        from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
+
+        shared = SklearnGaussianMixture().get_params()
+        settings = {name: value for name, value in self.get_params().items() if name in shared}
+        return _copy_fitted(self, SklearnGaussianMixture(**settings))
+
+    @classmethod
+    def from_sklearn(cls, model: Any) -> Self:
+        """A fitted :class:`sklearn.mixture.GaussianMixture` as a model of this class.
+
+        Parameters
+        ----------
+        model : sklearn.mixture.GaussianMixture
+            Fitted.
+
+        Returns
+        -------
+        GaussianMixture
+            Without reads in its history.
+        """
+        check_is_fitted(model)
+        converted = _copy_fitted(model, cls(**model.get_params()))
+        converted.history_, converted.n_reads_ = [], 0
+        return converted
+
+
+def load(path: str | os.PathLike[str]) -> GaussianMixture:
+    """Load a model that :meth:`GaussianMixture.save` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    GaussianMixture
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, damaged, of another kind or written by a newer version.
+    """
+    record = read_record(path)
+    if record.header.get("estimator") != GaussianMixture.__name__:
+        raise ModelFileError(
+            f"{path} holds a {record.header.get('estimator')}, which this release does not know"
+        )
+    try:
+        return GaussianMixture._from_record(record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{path} is damaged: {error}") from error
+
+
+def _copy_fitted(origin: Any, target: Any) -> Any:
+    names = (*_PARAMETER_ARRAYS, "precisions_", *_FITTED_VALUES, "feature_names_in_")
+    for name in names:
+        if hasattr(origin, name):
+            value = getattr(origin, name)
+            setattr(target, name, value.copy() if hasattr(value, "copy") else value)
+    return target
+
+
+def _plain(value: Any) -> Any:
+    """A setting or attribute as JSON can say it."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,166 @@
+"""Dask: chunks become tasks of whichever scheduler is active, or of a given client.
+
+Dask schedules; nothing here does. Parameters are a task that all others depend on, so
+that they reach each worker once, and statistics merge on the workers, by the same tree
+as on local threads.
+"""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import dask
+import numpy as np
+from dask.delayed import Delayed, delayed
+from numpy.typing import NDArray
+
+from streamgmm.executors.blas import single_threaded_blas
+from streamgmm.executors.merging import MergeTree
+from streamgmm.protocols import Chunk, ChunkDone, LazySource, Listener, M, S, Sink, Source
+
+
+class DaskExecutor:
+    """Computes chunks as Dask tasks.
+
+    Parameters
+    ----------
+    client : distributed.Client, optional
+        Where to compute; by default Dask's active scheduler.
+    """
+
+    def __init__(self, client: Any = None) -> None:
+        self._scheduler = client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def map_reduce(
+        self,
+        source: Source,
+        function: Callable[[S, Chunk], M],
+        state: S,
+        listener: Listener,
+        work_bytes: int = 0,
+    ) -> M:
+        """Merge function(state, chunk) over all chunks; see :class:`streamgmm.protocols.Executor`.
+
+        The workers' memory limits rule; ``work_bytes`` is not used.
+        """
+        tree: MergeTree[_Node] = MergeTree(len(source.boundaries) - 1)
+        for i, task in enumerate(_tasks(source, function, state)):
+            tree.add(i, _Node(task))
+        merged: M = self._compute([tree.result.task])[0]
+        listener(_all_done(source))
+        return merged
+
+    def map_write(
+        self,
+        source: Source,
+        function: Callable[[S, Chunk], NDArray[Any]],
+        state: S,
+        sink: Sink,
+        listener: Listener,
+        work_bytes: int = 0,
+    ) -> None:
+        """Write function(state, chunk) for all chunks; see :class:`streamgmm.protocols.Executor`."""
+        tasks = _tasks(source, function, state)
+        for i, task in enumerate(tasks):
+            rows = range(source.boundaries[i], source.boundaries[i + 1])
+            sink.write(rows, self._compute([task])[0])
+        listener(_all_done(source))
+
+    def _compute(self, tasks: list[Delayed]) -> tuple[Any, ...]:
+        if self._scheduler is None:
+            return tuple(dask.compute(*tasks))
+        return tuple(dask.compute(*tasks, scheduler=self._scheduler))
+
+
+class _Node:
+    """A task whose value will be a monoid's; merging two makes a third task."""
+
+    def __init__(self, task: Delayed) -> None:
+        self.task = task
+
+    def merge(self, other: "_Node") -> "_Node":
+        return _Node(delayed(_merge, pure=False)(self.task, other.task))
+
+
+def _merge(left: M, right: M) -> M:
+    return left.merge(right)
+
+
+def _all_done(source: Source) -> ChunkDone:
+    n_bytes = source.n_rows * source.n_features * source.dtype.itemsize
+    return ChunkDone(source.n_rows, n_bytes)
+
+
+def _tasks(source: Source, function: Callable[[S, Chunk], Any], state: S) -> list[Delayed]:
+    """One task a chunk."""
+    shared_state = delayed(state, pure=False, traverse=False)
+    if isinstance(source, LazySource):
+        chunks = source.lazy_chunks()
+    else:
+        # The source travels once, and opens what it reads from where it is read.
+        shared_source = delayed(source, pure=False, traverse=False)
+        read = delayed(_read, pure=False)
+        chunks = [read(shared_source, i) for i in range(len(source.boundaries) - 1)]
+    apply = delayed(_apply, pure=False)
+    return [apply(function, shared_state, chunk) for chunk in chunks]
+
+
+def _read(source: Source, i: int) -> Chunk:
+    return source.read(i)
+
+
+def _apply(function: Callable[[S, Chunk], Any], state: S, chunk: Chunk) -> Any:
+    with single_threaded_blas():
+        return function(state, chunk)
+
+
+def map_rows(
+    array: Any,
+    function: Callable[[S, Chunk], NDArray[Any]],
+    state: S,
+    dtype: np.dtype[Any],
+    n_outputs: int | None,
+) -> Any:
+    """A lazy Dask array of function(state, chunk), block by block.
+
+    Parameters
+    ----------
+    array : dask.array.Array of shape (N, D)
+        In one block along the columns.
+    function : callable
+        Gives an array of shape (n,), or (n, n_outputs).
+    state : object
+    dtype : dtype
+        Of the result.
+    n_outputs : int, optional
+        None for a result of shape (N,).
+
+    Returns
+    -------
+    dask.array.Array
+        Of shape (N,) or (N, n_outputs), chunked along the rows like the input.
+    """
+    shape: dict[str, Any] = (
+        {"drop_axis": 1} if n_outputs is None else {"chunks": (array.chunks[0], (n_outputs,))}
+    )
+    ndim = 1 if n_outputs is None else 2
+    return array.map_blocks(
+        _rows_of_block,
+        function,
+        delayed(state, pure=False, traverse=False),
+        dtype=dtype,
+        meta=np.empty((0,) * ndim, dtype=dtype),
+        **shape,
+    )
+
+
+def _rows_of_block(
+    block: NDArray[Any], function: Callable[[S, Chunk], NDArray[Any]], state: S
+) -> NDArray[Any]:
+    rows = np.asarray(block)
+    return np.asarray(_apply(function, state, Chunk(rows, range(len(rows)))))

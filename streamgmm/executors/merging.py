@@ -1,0 +1,52 @@
+"""The order in which the values of chunks are merged."""
+
+import threading
+from typing import Generic
+
+from streamgmm.protocols import M
+
+
+class MergeTree(Generic[M]):
+    """Merges values that arrive in any order, by a binary tree over their indices.
+
+    Node i of a level merges nodes 2i and 2i + 1 of the level below; the last one of an odd
+    level moves up as it is. The tree depends on the number of values alone, and holds a value
+    for each unfinished subtree only: about as many as are computed at once, and one a level.
+
+    Parameters
+    ----------
+    n_values : int
+        One or more.
+    """
+
+    def __init__(self, n_values: int) -> None:
+        self._sizes = [n_values]
+        while self._sizes[-1] > 1:
+            self._sizes.append((self._sizes[-1] + 1) // 2)
+        self._waiting: dict[tuple[int, int], M] = {}
+        self._lock = threading.Lock()
+
+    def add(self, index: int, value: M) -> None:
+        """Add the value of an index; whatever can be merged with it is, in the calling thread."""
+        for level, size in enumerate(self._sizes[:-1]):
+            sibling = index ^ 1
+            if sibling < size:
+                with self._lock:
+                    if (level, sibling) not in self._waiting:
+                        self._waiting[level, index] = value
+                        return
+                    other = self._waiting.pop((level, sibling))
+                value = value.merge(other) if index < sibling else other.merge(value)
+            index //= 2
+        with self._lock:
+            self._waiting[len(self._sizes) - 1, 0] = value
+
+    @property
+    def result(self) -> M:
+        """The merged value, once every index has been added."""
+        return self._waiting[len(self._sizes) - 1, 0]
+
+    @property
+    def depth(self) -> int:
+        """Levels above the leaves."""
+        return len(self._sizes) - 1

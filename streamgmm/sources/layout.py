@@ -1,0 +1,55 @@
+"""What all sources share: which values are data, and where chunks of rows begin."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from streamgmm.errors import DataError
+
+# A chunk is large enough that its computation outweighs handing it to a thread, and small
+# enough that many of them are in the air: so many bytes as float64, within bounds on its rows.
+_CHUNK_BYTES = 2 << 20
+_FEWEST_ROWS, _MOST_ROWS = 1024, 65536
+
+
+def rows_per_chunk(n_features: int, stored_rows: int = 1) -> int:
+    """Rows in a chunk of D features, a multiple of the rows that are stored together.
+
+    It depends on the layout of the data alone, never on the machine: where chunks begin
+    decides the last bits of every result.
+    """
+    rows = _CHUNK_BYTES // (8 * n_features) // _FEWEST_ROWS * _FEWEST_ROWS
+    rows = min(max(rows, _FEWEST_ROWS), _MOST_ROWS)
+    return stored_rows * max(1, rows // stored_rows)
+
+
+def regular_boundaries(n_rows: int, chunk_rows: int) -> Sequence[int]:
+    """0, then every ``chunk_rows`` rows, then ``n_rows``."""
+    return [*range(0, n_rows, chunk_rows), n_rows]
+
+
+def check_table(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Refuse what is no table of real numbers.
+
+    Raises
+    ------
+    DataError
+        Unless the shape is (N, D) with at least one row and one feature, and the type boolean,
+        integer or floating.
+    """
+    if len(shape) != 2:
+        hint = "; reshape(-1, 1) makes one feature of a vector" if len(shape) == 1 else ""
+        raise DataError(
+            f"Expected 2D array (n_samples, n_features), but {name} has shape {shape}{hint}"
+        )
+    if shape[0] == 0:
+        raise DataError(f"{name} has 0 sample(s) (shape={shape}) while a minimum of 1 is required.")
+    if shape[1] == 0:
+        raise DataError(f"0 feature(s) (shape={shape}) while a minimum of 1 is required: {name}")
+    if dtype.kind not in "buif":
+        kinds = {"c": "Complex data not supported", "O": "Python objects are not numbers"}
+        raise DataError(
+            f"{kinds.get(dtype.kind, 'These are not real numbers')}: {name} has dtype {dtype}; "
+            "convert it to a real type first"
+        )

@@ -1,0 +1,83 @@
+"""Row weights beside any source."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.errors import DataError
+from streamgmm.protocols import Chunk, Source
+
+
+class WeightedSource:
+    """A source whose chunks carry row weights.
+
+    Parameters
+    ----------
+    source : Source
+    weights : array of shape (N,)
+        Anything that slices to numbers: NumPy, memory map, Zarr, Dask. It is read chunk by
+        chunk, beside the rows.
+
+    Raises
+    ------
+    DataError
+        If the shape is not (N,); on reading, if a weight is negative or not finite.
+    """
+
+    def __init__(self, source: Source, weights: Any) -> None:
+        self._source = source
+        self._weights = check_weights(weights, source)
+        self.name = source.name
+        self.n_rows, self.n_features = source.n_rows, source.n_features
+        self.dtype, self.boundaries = source.dtype, source.boundaries
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of a chunk and its weights."""
+        largest = max(np.diff(self.boundaries))
+        in_memory = isinstance(self._weights, np.ndarray)
+        return self._source.read_bytes + (0 if in_memory else 16 * int(largest))
+
+    def read(self, i: int) -> Chunk:
+        """Chunk i."""
+        chunk = self._source.read(i)
+        start, stop = self.boundaries[i], self.boundaries[i + 1]
+        return weighted(chunk, np.asarray(self._weights[start:stop]), start)
+
+
+def check_weights(weights: Any, source: Source) -> Any:
+    """The weights, if they are one real number for each row.
+
+    Raises
+    ------
+    DataError
+        If they are not.
+    """
+    if weights.shape != (source.n_rows,):
+        raise DataError(
+            f"sample_weight has shape {weights.shape}; expected ({source.n_rows},), "
+            f"one weight for each row of {source.name}"
+        )
+    if np.dtype(weights.dtype).kind not in "buif":
+        raise DataError(f"sample_weight has dtype {weights.dtype}; expected real numbers")
+    return weights
+
+
+def weighted(chunk: Chunk, weights: NDArray[Any], start: int) -> Chunk:
+    """The chunk with its weights, the first of which is that of row ``start``.
+
+    Raises
+    ------
+    DataError
+        If a weight is negative or not finite.
+    """
+    values = np.asarray(weights, dtype=np.float64)
+    bad = ~(values >= 0.0) | np.isinf(values)
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise DataError(
+            f"sample_weight holds {int(bad.sum())} negative, NaN or infinite value(s) among rows "
+            f"{start} to {start + len(values)}; the first is {values[first]} at row {start + first}"
+        )
+    return Chunk(chunk.rows, chunk.index, values)

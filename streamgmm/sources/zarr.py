@@ -1,0 +1,88 @@
+"""Zarr arrays, formats 2 and 3, open or by path."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from streamgmm.errors import DataError
+from streamgmm.protocols import Chunk
+from streamgmm.sources.layout import check_table, regular_boundaries, rows_per_chunk
+
+# Attributes by which other libraries say that the stored numbers are not the values.
+_PACKING = ("scale_factor", "add_offset")
+
+
+class ZarrSource:
+    """Rows of a two-dimensional Zarr array, in groups of whole stored chunks.
+
+    Parameters
+    ----------
+    array : zarr.Array of shape (N, D)
+        Chunked in any way, along columns too; of a sharded array inner chunks are read.
+
+    Raises
+    ------
+    DataError
+        If the array is no table of real numbers, or holds packed values.
+    """
+
+    def __init__(self, array: "zarr.Array[Any]") -> None:
+        self.name = str(array.store_path)
+        check_table(self.name, array.shape, np.dtype(array.dtype))
+        packed = [key for key in _PACKING if key in array.attrs]
+        if packed:
+            raise DataError(
+                f"{self.name} holds packed values (attributes {', '.join(packed)}); "
+                "decode them first, for example with xarray"
+            )
+        self._array = array
+        self.n_rows, self.n_features = array.shape
+        self.dtype = np.dtype(array.dtype)
+        chunk_rows = rows_per_chunk(self.n_features, min(array.chunks[0], self.n_rows))
+        self._chunk_bytes = chunk_rows * self.n_features * self.dtype.itemsize
+        self.boundaries: Sequence[int] = regular_boundaries(self.n_rows, chunk_rows)
+
+    @classmethod
+    def from_path(cls, path: str | Path) -> "ZarrSource":
+        """Open an array by the path of its store, or of the array within a store.
+
+        Raises
+        ------
+        DataError
+            If there is no array; of a group, the message says which arrays it holds.
+        """
+        try:
+            node = zarr.open(str(path), mode="r")
+        except (FileNotFoundError, ValueError, KeyError, OSError) as error:
+            raise DataError(f"{path} cannot be opened as a Zarr array: {error}") from None
+        if isinstance(node, zarr.Group):
+            arrays = sorted(
+                f"{key} {member.shape}"
+                for key, member in node.members(max_depth=None)
+                if isinstance(member, zarr.Array)
+            )
+            raise DataError(
+                f"{path} is a Zarr group, not an array; it holds "
+                f"{', '.join(arrays) or 'no arrays'}; give {path}/NAME"
+            )
+        return cls(node)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of a chunk: assembled, decoded and compressed."""
+        return 3 * self._chunk_bytes
+
+    def read(self, i: int) -> Chunk:
+        """Chunk i."""
+        start, stop = self.boundaries[i], self.boundaries[i + 1]
+        try:
+            rows = np.asarray(self._array[start:stop, :])
+        except Exception as error:
+            raise DataError(
+                f"{self.name}: rows {start} to {stop} cannot be read or decoded "
+                f"({type(error).__name__}: {error}); the store may be damaged"
+            ) from error
+        return Chunk(rows, range(start, stop))
