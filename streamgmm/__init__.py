@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from streamgmm.estimators import GaussianMixture, load
-    from streamgmm.sources.open import open_source as open
+    from streamgmm.sources.open import open_source as open  # noqa: A004 - a name of its own place
 
 __version__ = version("streamgmm")
 __all__ = ["GaussianMixture", "__version__", "load", "open"]

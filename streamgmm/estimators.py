@@ -1,12 +1,13 @@
 """Thin scikit-learn faces over the algorithms.
 
-Only this module may import scikit-learn, and of it only ``sklearn.base`` and its validation. Data that
-scikit-learn knows (arrays, lists, DataFrames) are validated by it; all else by its source.
+Only this module may import scikit-learn, and of it only ``sklearn.base`` and its validation.
+Data that scikit-learn knows (arrays, lists, DataFrames) are validated by it; all else by its
+source.
 """
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from numbers import Integral, Real
 from pathlib import Path
@@ -25,10 +26,10 @@ from streamgmm.algorithms.em import Fit, expectation_maximization
 from streamgmm.algorithms.initialization import Start, initialize
 from streamgmm.algorithms.reading import Reader, refuse_not_finite
 from streamgmm.algorithms.survey import RowSample, sample_rows
-from streamgmm.core.covariance import STRUCTURES, invert
+from streamgmm.core.covariance import STRUCTURES, CovarianceType, invert
 from streamgmm.core.expectation import Expectation
 from streamgmm.core.frame import Frame
-from streamgmm.core.parameters import PARAMETER_NAMES, Parameters
+from streamgmm.core.parameters import PARAMETER_NAMES, ParameterName, Parameters
 from streamgmm.core.sampling import draw
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import (
@@ -200,7 +201,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self,
         n_components: int = 1,
         *,
-        covariance_type: str = "full",
+        covariance_type: CovarianceType = "full",
         tol: float = 1e-3,
         reg_covar: float = 1e-6,
         max_iter: int = 100,
@@ -214,7 +215,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         verbose: int = 0,
         verbose_interval: int = 10,
         algorithm: str = "auto",
-        fixed: Sequence[str] = (),
+        fixed: Collection[ParameterName] = (),
         executor: Any = "auto",
         n_jobs: int | None = None,
         memory_limit: int | str | None = None,
@@ -339,9 +340,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 f"fixed names {', '.join(sorted(map(str, unknown)))}; "
                 f"choose among {', '.join(PARAMETER_NAMES)}"
             )
-        for name, needed in zip(PARAMETER_NAMES, _INITIAL_ARRAYS, strict=True):
-            if name in self.fixed and initial[needed] is None:
-                raise ParameterError(f"fixed holds {name!r}, so {needed} must be given")
+        for held, needed in zip(PARAMETER_NAMES, _INITIAL_ARRAYS, strict=True):
+            if held in self.fixed and initial[needed] is None:
+                raise ParameterError(f"fixed holds {held!r}, so {needed} must be given")
         shape = self.n_components, n_features
         expected = dict(
             zip(
@@ -617,7 +618,8 @@ or the path ``out``
             source = open_source(X, sample_weight=sample_weight)
             if reset:
                 self.n_features_in_ = source.n_features
-                vars(self).pop("feature_names_in_", None)
+                if hasattr(self, "feature_names_in_"):
+                    del self.feature_names_in_
             elif source.n_features != self.n_features_in_:
                 raise DataError(
                     f"{source.name} has {source.n_features} features, but GaussianMixture is "
@@ -705,7 +707,7 @@ or the path ``out``
     @classmethod
     def _from_record(cls, record: Record) -> Self:
         header, arrays = record.header, record.arrays
-        initial = {name: arrays[name] for name in _INITIAL_ARRAYS if name in arrays}
+        initial: dict[str, Any] = {name: arrays[name] for name in _INITIAL_ARRAYS if name in arrays}
         settings = {**header["settings"], "fixed": tuple(header["settings"]["fixed"])}
         model = cls(**settings, **initial)
         for name in _PARAMETER_ARRAYS:
@@ -751,7 +753,8 @@ or the path ``out``
             Without reads in its history.
         """
         check_is_fitted(model)
-        converted = _copy_fitted(model, cls(**model.get_params()))
+        converted = cls(**model.get_params())
+        _copy_fitted(model, converted)
         converted.history_, converted.n_reads_ = [], 0
         return converted
 

@@ -31,7 +31,7 @@ class LineReporter:
             self._write(describe_degenerate(event))
 
     def _write(self, line: str) -> None:
-        print(line, file=self._stream or sys.stderr, flush=True)  # noqa: T201
+        print(line, file=self._stream or sys.stderr, flush=True)
 
 
 def describe_read(read: ReadDone) -> str:

@@ -57,7 +57,7 @@ class Source(Protocol):
 
     @property
     def boundaries(self) -> Sequence[int]:
-        """First row of each chunk, then N: chunk i holds rows boundaries[i] to boundaries[i + 1]."""
+        """First row of each chunk, then N; chunk i ends where chunk i + 1 begins."""
 
     @property
     def read_bytes(self) -> int:

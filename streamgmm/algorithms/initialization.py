@@ -76,7 +76,7 @@ def initialize(
 
     Returns
     -------
-    Parameters
+    start : Parameters
 
     Raises
     ------
@@ -155,7 +155,8 @@ def _one_hot(labels: NDArray[np.intp], n_components: int) -> Array:
 
 def _squared_distances(rows: Array, squares: Array, centres: Array) -> Array:
     """‖x - c‖² (n, K), of rows whose ‖x‖² are given."""
-    distances = squares[:, np.newaxis] - 2.0 * rows @ centres.T + np.square(centres).sum(axis=1)
+    cross = rows @ centres.T
+    distances: Array = squares[:, np.newaxis] - 2.0 * cross + np.square(centres).sum(axis=1)
     return np.maximum(distances, 0.0)
 
 
@@ -223,7 +224,8 @@ def _random_from_data(
 
 def _random(rows: Array, weights: Array, n_components: int, random: np.random.RandomState) -> Array:
     responsibilities: Array = random.uniform(size=(len(rows), n_components))
-    return responsibilities / responsibilities.sum(axis=1, keepdims=True)
+    normalised: Array = responsibilities / responsibilities.sum(axis=1, keepdims=True)
+    return normalised
 
 
 _METHODS: dict[str, Callable[[Array, Array, int, np.random.RandomState], Array]] = {

@@ -10,7 +10,7 @@ covariances: full (K, D, D), tied (D, D), diag (K, D), spherical (K,).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,8 @@ def cholesky(structure: CovarianceStructure, covariances: Array) -> Array:
         If a covariance is not positive definite.
     """
     if structure.is_triangular:
-        return np.linalg.cholesky(covariances)
+        factors: Array = np.linalg.cholesky(covariances).astype(np.float64, copy=False)
+        return factors
     if not np.all(covariances > 0.0):
         raise np.linalg.LinAlgError("a variance is not positive")
     return np.sqrt(covariances)
@@ -119,7 +120,8 @@ def log_determinants(structure: CovarianceStructure, stacked_factors: Array) -> 
         if structure.is_triangular
         else stacked_factors
     )
-    return np.log(diagonals).sum(axis=-1)
+    logarithms: Array = np.log(diagonals).sum(axis=-1)
+    return logarithms
 
 
 def variances(structure: CovarianceStructure, stacked_covariances: Array) -> Array:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,14 +179,12 @@ class Expectation:
     def _writable_coefficients(self) -> Coefficients:
         # Kernels are compiled for C-ordered writable arrays; arrays that came from another
         # process may be read-only.
-        return Coefficients(
-            *(
-                np.require(value, requirements=["C", "W"])
-                if isinstance(value, np.ndarray)
-                else value
-                for value in self.coefficients
-            )
-        )
+        arrays: dict[str, Any] = {
+            name: np.require(value, requirements=["C", "W"])
+            for name, value in self.coefficients._asdict().items()
+            if isinstance(value, np.ndarray)
+        }
+        return self.coefficients._replace(**arrays)
 
 
 def _linear(constants: Array, centres: Array) -> Array:
@@ -218,7 +217,7 @@ def _overflow_limit(scaled_inverse_factors: Array) -> float:
     """Largest |z| whose residuals can be squared and summed in float64."""
     d = scaled_inverse_factors.shape[-1]
     steepest = float(np.abs(scaled_inverse_factors).max(initial=1.0))
-    return 1e140 / (d * steepest)
+    return 1e140 / (float(d) * steepest)
 
 
 def _castable(

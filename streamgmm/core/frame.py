@@ -6,6 +6,7 @@ and for components that even this does not serve, their own mean and factor. It 
 before a read and travels with the statistics.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,12 +91,13 @@ class Frame:
     @property
     def n_features(self) -> int:
         """D."""
-        return self.origin.size
+        return len(self.origin)
 
     def displacements(self, u: Array) -> Array:
         """B u in data units, for one point u a component: (K, D) to (K, D)."""
         if self.covariance_type == "tied":
-            return u @ self.factors[0].T
+            moved: Array = u @ self.factors[0].T
+            return moved
         moved = u * self.scale
         own = u[self.centred]
         if self.covariance_type == "full":
@@ -143,7 +145,9 @@ def _weighted_median(values: Array, weights: Array) -> Array:
     order = np.argsort(values, axis=0, kind="stable")
     cumulative = np.cumsum(weights[order], axis=0)
     middle = np.argmax(cumulative >= 0.5 * cumulative[-1], axis=0)
-    return np.take_along_axis(values, np.take_along_axis(order, middle[np.newaxis], 0), 0)[0]
+    chosen = np.take_along_axis(order, middle[np.newaxis], 0)
+    median: Array = np.take_along_axis(values, chosen, 0)[0]
+    return median
 
 
 def _covariance_error(parameters: Parameters, origin: Array, spread: Array) -> Array:
@@ -162,4 +166,4 @@ def _covariance_error(parameters: Parameters, origin: Array, spread: Array) -> A
     else:
         magnified = inverse * spread
     bound: Array = np.square(magnified).sum(axis=1)
-    return np.sqrt(_ACCUMULATION_LENGTH) * UNIT_ROUNDOFF * bound
+    return bound * (math.sqrt(_ACCUMULATION_LENGTH) * UNIT_ROUNDOFF)

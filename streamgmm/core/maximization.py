@@ -88,10 +88,15 @@ def maximize(
     covariances, factors = previous.covariances, previous.factors
     collapsed: list[int] = []
     if "covariances" not in fixed and alive.size:
-        update = _COVARIANCES[frame.covariance_type]
-        covariances, factors, collapsed = update(
-            statistics, alive, offsets, shifts, previous, reg_covar
+        covariances, factors = covariances.copy(), factors.copy()
+        is_tied = frame.covariance_type == "tied"
+        places = (
+            (covariances[np.newaxis], factors[np.newaxis]) if is_tied else (covariances, factors)
         )
+        for update in _UPDATES[frame.covariance_type](statistics, alive, offsets, shifts):
+            own = update.components
+            places[0][own], places[1][own], widened = update.apply(frame, reg_covar)
+            collapsed += alive.tolist() if is_tied and widened else widened
     empty = np.flatnonzero((counts <= 0.0) & (previous.weights > 0.0))
     return Maximum(
         Parameters(frame.covariance_type, weights, means, covariances, factors),
@@ -100,140 +105,112 @@ def maximize(
     )
 
 
-_Update = tuple[Array, Array]
-_Covariances = tuple[Array, Array, list[int]]
+@dataclass(frozen=True)
+class _Update:
+    """How the covariances of some components follow from their central moments.
 
+    Attributes
+    ----------
+    components : ndarray of shape (k,), int
+    function : callable
+        Of (places among the components, ridge (D,)): covariances and factors, the ridge added
+        to the diagonals. Raises LinAlgError if one is not positive definite.
+    """
 
-def _widened(
-    update: Callable[[Array], _Update], frame: Frame, reg_covar: float
-) -> tuple[_Update, bool]:
-    """Call update with the smallest ridge (D,) on the diagonal that it accepts."""
-    for floor in (0.0, *_FLOORS):
+    components: NDArray[np.intp]
+    function: Callable[[slice, Array], tuple[Array, Array]]
+
+    def apply(self, frame: Frame, reg_covar: float) -> tuple[Array, Array, list[int]]:
+        """Covariances, factors, and the components that had to be widened."""
+        ridge = np.full(frame.n_features, reg_covar)
         try:
-            return update(reg_covar + floor * np.square(frame.scale)), floor > 0.0
+            return *self.function(slice(None), ridge), []
         except np.linalg.LinAlgError:
-            continue
-    raise np.linalg.LinAlgError(  # pragma: no cover - only moments with NaN come here
-        "a covariance cannot be made positive definite"
-    )
+            found = [self._widen(i, frame, ridge) for i in range(self.components.size)]
+        covariances, factors, widened = zip(*found, strict=True)
+        collapsed = self.components[np.array(widened)].tolist()
+        return np.concatenate(covariances), np.concatenate(factors), collapsed
 
-
-def _require_spread(central: Array, raw: Array, ridge: Array) -> None:
-    """Refuse variances that are nothing but rounding, where no ridge stands in for them."""
-    if np.any((central <= _ROUNDING * raw) & (ridge == 0.0)):
-        raise np.linalg.LinAlgError("a variance is 0 to rounding")
+    def _widen(self, i: int, frame: Frame, ridge: Array) -> tuple[Array, Array, bool]:
+        """One component, with the smallest floor that makes it positive definite."""
+        for floor in (0.0, *_FLOORS):
+            try:
+                found = self.function(slice(i, i + 1), ridge + floor * np.square(frame.scale))
+            except np.linalg.LinAlgError:
+                continue
+            return *found, floor > 0.0
+        raise np.linalg.LinAlgError("a covariance is not finite")
 
 
 def _full(
-    statistics: Statistics,
-    alive: NDArray[np.intp],
-    offsets: Array,
-    shifts: Array,
-    previous: Parameters,
-    reg_covar: float,
-) -> _Covariances:
+    statistics: Statistics, alive: NDArray[np.intp], offsets: Array, shifts: Array
+) -> list[_Update]:
     frame, d = statistics.frame, statistics.frame.n_features
     upper = np.triu_indices(d)
-    raw = np.zeros((statistics.n_components, d, d))
-    raw[:, upper[0], upper[1]] = statistics.moments[:, 1 + d :]
-    raw[alive] /= statistics.counts[alive, np.newaxis, np.newaxis]
-    raw[:, upper[1], upper[0]] = raw[:, upper[0], upper[1]]
-    central = raw - _outer(offsets) + _outer(shifts)
+    raw = np.empty((alive.size, d, d))
+    raw[:, upper[0], upper[1]] = statistics.moments[alive, 1 + d :]
+    raw[:, upper[1], upper[0]] = statistics.moments[alive, 1 + d :]
+    raw /= statistics.counts[alive, np.newaxis, np.newaxis]
+    central = raw - _outer(offsets[alive]) + _outer(shifts[alive])
     is_centred = np.isin(alive, frame.centred)
-    place = np.searchsorted(frame.centred, alive[is_centred])
 
-    covariances, factors = previous.covariances.copy(), previous.factors.copy()
-    collapsed: list[int] = []
-
-    def assign(components: NDArray[np.intp], update: Callable[..., _Update], bases: Array) -> None:
-        arguments = central[components], raw[components], bases
-        if not components.size:
-            return
-        try:
-            covariances[components], factors[components] = update(*arguments, np.full(d, reg_covar))
-        except np.linalg.LinAlgError:
-            for i, k in enumerate(components):
-                own = [a[i : i + 1] for a in arguments]
-                (covariances[[k]], factors[[k]]), widened = _widened(
-                    lambda ridge, own=own: update(*own, ridge), frame, reg_covar
-                )
-                if widened:
-                    collapsed.append(int(k))
-
-    packed = alive[~is_centred]
-    assign(packed, _update_scaled, np.broadcast_to(frame.scale, (packed.size, d)))
-    assign(alive[is_centred], _update_whitened, frame.factors[place])
-    return covariances, factors, collapsed
+    updates = []
+    if not is_centred.all():
+        own_raw, own_central = raw[~is_centred], central[~is_centred]
+        updates.append(
+            _Update(
+                alive[~is_centred],
+                lambda k, ridge: _scaled(own_raw[k], own_central[k], frame.scale, ridge),
+            )
+        )
+    if is_centred.any():
+        centred_raw, centred = raw[is_centred], central[is_centred]
+        bases = frame.factors[np.searchsorted(frame.centred, alive[is_centred])]
+        updates.append(
+            _Update(
+                alive[is_centred],
+                lambda k, ridge: _whitened(centred_raw[k], centred[k], bases[k], ridge),
+            )
+        )
+    return updates
 
 
 def _tied(
-    statistics: Statistics,
-    alive: NDArray[np.intp],
-    offsets: Array,
-    shifts: Array,
-    previous: Parameters,
-    reg_covar: float,
-) -> _Covariances:
-    counts, frame = statistics.counts, statistics.frame
+    statistics: Statistics, alive: NDArray[np.intp], offsets: Array, shifts: Array
+) -> list[_Update]:
+    counts, bases = statistics.counts, statistics.frame.factors
     raw = statistics.scatter
-    between = (offsets.T * counts) @ offsets
-    central = (raw - between + (shifts.T * counts) @ shifts) / counts.sum()
-    (covariances, factors), widened = _widened(
-        lambda ridge: _update_whitened(
-            central[np.newaxis], raw[np.newaxis] / counts.sum(), frame.factors, ridge
-        ),
-        frame,
-        reg_covar,
-    )
-    return covariances[0], factors[0], alive.tolist() if widened else []
+    central = raw - (offsets.T * counts) @ offsets + (shifts.T * counts) @ shifts
+    raw, central = (a[np.newaxis] / counts.sum() for a in (raw, central))
+    return [_Update(np.array([0]), lambda _, ridge: _whitened(raw, central, bases, ridge))]
 
 
-def _scales(
-    statistics: Statistics,
-    alive: NDArray[np.intp],
-    offsets: Array,
-    shifts: Array,
-    previous: Parameters,
-    reg_covar: float,
-) -> _Covariances:
-    """Diagonal and spherical covariances."""
+def _diagonal(
+    statistics: Statistics, alive: NDArray[np.intp], offsets: Array, shifts: Array
+) -> list[_Update]:
     frame, d = statistics.frame, statistics.frame.n_features
     raw = statistics.moments[alive, 1 + d :] / statistics.counts[alive, np.newaxis]
-    squares = np.square(shifts[alive]) - np.square(offsets[alive])
-    bases = np.tile(frame.scale, (statistics.n_components, 1))
-    bases[frame.centred] = frame.factors
-    bases = bases[alive]
-    is_spherical = frame.covariance_type == "spherical"
-    if is_spherical:
-        raw, bases = raw / d, bases[:, :1]
-        squares = squares.mean(axis=1, keepdims=True)
-    central = raw + squares
-    covariances = previous.covariances.copy()
-    collapsed: list[int] = []
-
-    def update(k: slice | int, ridge: Array) -> _Update:
-        ridge = ridge[: raw.shape[1]]
-        _require_spread(central[k], raw[k], ridge)
-        found = np.maximum(central[k], 0.0) * np.square(bases[k]) + ridge
-        return found, np.sqrt(found)
-
-    try:
-        found, _ = update(slice(None), np.full(d, reg_covar))
-    except np.linalg.LinAlgError:
-        found = np.empty_like(central)
-        for i, k in enumerate(alive):
-            (found[i], _), widened = _widened(lambda ridge, i=i: update(i, ridge), frame, reg_covar)
-            if widened:
-                collapsed.append(int(k))
-    covariances[alive] = found[:, 0] if is_spherical else found
-    return covariances, np.sqrt(covariances), collapsed
+    central = raw - np.square(offsets[alive]) + np.square(shifts[alive])
+    scales = _own_scales(frame, statistics.n_components)[alive]
+    return [_Update(alive, lambda k, ridge: _separate(raw[k], central[k], scales[k], ridge))]
 
 
-_COVARIANCES: dict[str, Callable[..., _Covariances]] = {
+def _spherical(
+    statistics: Statistics, alive: NDArray[np.intp], offsets: Array, shifts: Array
+) -> list[_Update]:
+    frame, d = statistics.frame, statistics.frame.n_features
+    raw = statistics.moments[alive, 1 + d] / (d * statistics.counts[alive])
+    moved = np.square(shifts[alive]) - np.square(offsets[alive])
+    central = raw + moved.mean(axis=1)
+    scales = _own_scales(frame, statistics.n_components)[alive, 0]
+    return [_Update(alive, lambda k, ridge: _separate(raw[k], central[k], scales[k], ridge[0]))]
+
+
+_UPDATES: dict[str, Callable[..., list[_Update]]] = {
     "full": _full,
     "tied": _tied,
-    "diag": _scales,
-    "spherical": _scales,
+    "diag": _diagonal,
+    "spherical": _spherical,
 }
 
 
@@ -241,23 +218,46 @@ def _outer(vectors: Array) -> Array:
     return vectors[:, :, np.newaxis] * vectors[:, np.newaxis, :]
 
 
-def _update_scaled(central: Array, raw: Array, scales: Array, ridge: Array) -> _Update:
-    """Σ = diag(s) T diag(s) + diag(ridge) and its factor; T (k, D, D), s (k, D)."""
-    _require_spread(
-        np.diagonal(central, axis1=1, axis2=2), np.diagonal(raw, axis1=1, axis2=2), ridge
-    )
-    covariances = central * _outer(scales) + np.diag(ridge)
-    return covariances, np.linalg.cholesky(covariances)
+def _own_scales(frame: Frame, n_components: int) -> Array:
+    """Scales (K, D) of the frame's coordinates, component by component."""
+    scales = np.tile(frame.scale, (n_components, 1))
+    scales[frame.centred] = frame.factors
+    return scales
 
 
-def _update_whitened(central: Array, raw: Array, bases: Array, ridge: Array) -> _Update:
+def _require_spread(raw: Array, central: Array, ridge: Array | float) -> None:
+    """Refuse variances that are nothing but rounding, where no ridge stands in for them."""
+    if np.any((central <= _ROUNDING * raw) & (np.asarray(ridge) == 0.0)):
+        raise np.linalg.LinAlgError("a variance is 0 to rounding")
+
+
+def _diagonals(matrices: Array) -> Array:
+    return np.diagonal(matrices, axis1=-2, axis2=-1)
+
+
+def _separate(
+    raw: Array, central: Array, scales: Array, ridge: Array | float
+) -> tuple[Array, Array]:
+    """Variances s² T + ridge and their roots."""
+    _require_spread(raw, central, ridge)
+    variances: Array = np.maximum(central, 0.0) * np.square(scales) + ridge
+    return variances, np.sqrt(variances)
+
+
+def _scaled(raw: Array, central: Array, scale: Array, ridge: Array) -> tuple[Array, Array]:
+    """Σ = diag(s) T diag(s) + diag(ridge) and its factor; T (k, D, D), s (D,)."""
+    _require_spread(_diagonals(raw), _diagonals(central), ridge)
+    covariances: Array = central * np.outer(scale, scale) + np.diag(ridge)
+    factors: Array = np.linalg.cholesky(covariances).astype(np.float64, copy=False)
+    return covariances, factors
+
+
+def _whitened(raw: Array, central: Array, bases: Array, ridge: Array) -> tuple[Array, Array]:
     """Σ = B T Bᵀ + diag(ridge) and its factor, which keeps the digits of B; T, B (k, D, D).
 
     The factor is Rᵀ of the QR decomposition of (B root(T), diag(√ridge))ᵀ.
     """
-    _require_spread(
-        np.diagonal(central, axis1=1, axis2=2), np.diagonal(raw, axis1=1, axis2=2), ridge
-    )
+    _require_spread(_diagonals(raw), _diagonals(central), ridge)
     try:
         roots = np.linalg.cholesky(central)
     except np.linalg.LinAlgError:
@@ -267,9 +267,9 @@ def _update_whitened(central: Array, raw: Array, bases: Array, ridge: Array) -> 
         roots = vectors * np.sqrt(np.maximum(eigenvalues, 0.0))[:, np.newaxis, :]
     spread = bases @ roots
     ridges = np.broadcast_to(np.diag(np.sqrt(ridge)), spread.shape)
-    upper = np.linalg.qr(np.concatenate([np.swapaxes(spread, 1, 2), ridges], axis=1), mode="r")
-    factors = np.swapaxes(upper, 1, 2)
-    diagonals = np.diagonal(factors, axis1=1, axis2=2)
+    stacked = np.concatenate([np.swapaxes(spread, 1, 2), ridges], axis=1)
+    factors = np.swapaxes(np.linalg.qr(stacked, mode="r"), 1, 2)
+    diagonals = _diagonals(factors)
     if not np.all(np.abs(diagonals) > 0.0):
         raise np.linalg.LinAlgError("a covariance factor is singular")
     factors = np.ascontiguousarray(factors * np.sign(diagonals)[:, np.newaxis, :])

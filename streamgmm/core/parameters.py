@@ -112,12 +112,12 @@ class Parameters:
     @property
     def n_components(self) -> int:
         """K."""
-        return self.means.shape[0]
+        return len(self.means)
 
     @property
     def n_features(self) -> int:
         """D."""
-        return self.means.shape[1]
+        return int(self.means.shape[1])
 
     @cached_property
     def inverse_factors(self) -> Array:

@@ -20,8 +20,8 @@ class Statistics:
     ----------
     frame : Frame
     moments : ndarray of shape (K, M)
-        By component: N_k = Σγ, Σγu (D), then Σγuuᵀ: its upper triangle by rows (full, D (D + 1) / 2),
-        its diagonal (diag, D), its trace (spherical, 1), nothing (tied).
+        By component: N_k = Σγ, Σγu (D), then Σγuuᵀ: its upper triangle by rows (full,
+        D (D + 1) / 2), its diagonal (diag, D), its trace (spherical, 1), nothing (tied).
     scatter : ndarray of shape (D, D), or (0, 0)
         Tied: Σ_k Σγuuᵀ.
     log_likelihood : float
@@ -56,7 +56,7 @@ class Statistics:
     @property
     def n_components(self) -> int:
         """K."""
-        return self.moments.shape[0]
+        return len(self.moments)
 
     @property
     def counts(self) -> Array:

@@ -8,7 +8,7 @@ as on local threads.
 from collections.abc import Callable
 from typing import Any, Self
 
-import dask
+import dask.base
 import numpy as np
 from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
@@ -64,7 +64,7 @@ class DaskExecutor:
         listener: Listener,
         work_bytes: int = 0,
     ) -> None:
-        """Write function(state, chunk) for all chunks; see :class:`streamgmm.protocols.Executor`."""
+        """Write function(state, chunk) of all chunks; see :class:`streamgmm.protocols.Executor`."""
         tasks = _tasks(source, function, state)
         for i, task in enumerate(tasks):
             rows = range(source.boundaries[i], source.boundaries[i + 1])
@@ -72,9 +72,8 @@ class DaskExecutor:
         listener(_all_done(source))
 
     def _compute(self, tasks: list[Delayed]) -> tuple[Any, ...]:
-        if self._scheduler is None:
-            return tuple(dask.compute(*tasks))
-        return tuple(dask.compute(*tasks, scheduler=self._scheduler))
+        chosen = {} if self._scheduler is None else {"scheduler": self._scheduler}
+        return tuple(dask.base.compute(*tasks, **chosen))  # type: ignore[no-untyped-call]
 
 
 class _Node:

@@ -35,11 +35,11 @@ class ArraySource:
         check_table(name, array.shape, array.dtype)
         self.name = name
         self._array = array
-        self.n_rows, self.n_features = array.shape
-        self.dtype = array.dtype
-        self.boundaries: Sequence[int] = regular_boundaries(
-            self.n_rows, rows_per_chunk(self.n_features)
-        )
+        self.n_rows: int = array.shape[0]
+        self.n_features: int = array.shape[1]
+        self.dtype: np.dtype[Any] = array.dtype
+        self._chunk_rows = rows_per_chunk(self.n_features)
+        self.boundaries: Sequence[int] = regular_boundaries(self.n_rows, self._chunk_rows)
         self._is_mapped = isinstance(array, np.memmap)
 
     @property
@@ -47,7 +47,7 @@ class ArraySource:
         """Bytes of a chunk if it is copied, else 0."""
         if not self._is_mapped:
             return 0
-        return rows_per_chunk(self.n_features) * self.n_features * self.dtype.itemsize
+        return self._chunk_rows * self.n_features * self.dtype.itemsize
 
     def read(self, i: int) -> Chunk:
         """Chunk i."""
@@ -87,9 +87,8 @@ class NpyFileSource:
                 f"{path} is truncated: it holds {path.stat().st_size} bytes, "
                 f"its header announces {expected}; write or copy it again"
             )
-        self.boundaries: Sequence[int] = regular_boundaries(
-            self.n_rows, rows_per_chunk(self.n_features)
-        )
+        self._chunk_rows = rows_per_chunk(self.n_features)
+        self.boundaries: Sequence[int] = regular_boundaries(self.n_rows, self._chunk_rows)
 
     @cached_property
     def _row_bytes(self) -> int:
@@ -98,7 +97,7 @@ class NpyFileSource:
     @property
     def read_bytes(self) -> int:
         """Bytes of a chunk."""
-        return rows_per_chunk(self.n_features) * self._row_bytes
+        return self._chunk_rows * self._row_bytes
 
     def read(self, i: int) -> Chunk:
         """Chunk i."""

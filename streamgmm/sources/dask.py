@@ -39,16 +39,17 @@ class DaskSource:
                 "(for a DataFrame, X.to_dask_array(lengths=True))"
             )
         check_table(self.name, array.shape, array.dtype)
-        self._array = array.rechunk({1: -1})
-        self.n_rows, self.n_features = array.shape
-        self.dtype = array.dtype
+        self._array: Any = array.rechunk({1: -1})  # type: ignore[no-untyped-call]
+        self.n_rows, self.n_features = (int(size) for size in array.shape)
+        self.dtype: np.dtype[Any] = array.dtype
         self.boundaries: Sequence[int] = [0, *accumulate(self._array.chunks[0])]
         self._weights = None if weights is None else check_weights(weights, self)
 
     @property
     def read_bytes(self) -> int:
         """Bytes of the largest block, and as much again to compute it."""
-        return 2 * max(self._array.chunks[0]) * self.n_features * self.dtype.itemsize
+        largest = int(max(self._array.chunks[0]))
+        return 2 * largest * self.n_features * self.dtype.itemsize
 
     def lazy_chunks(self) -> list[Delayed]:
         """A task for each chunk."""

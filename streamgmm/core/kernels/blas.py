@@ -18,7 +18,7 @@ from streamgmm.core.kernels.compilation import inline_kernel
 
 def _register(name: str) -> str:
     """Make a function of SciPy's BLAS known to LLVM; return its symbol."""
-    capsule = cython_blas.__pyx_capi__[name]
+    capsule = vars(cython_blas)["__pyx_capi__"][name]
     api = ctypes.pythonapi
     api.PyCapsule_GetName.restype = ctypes.c_char_p
     api.PyCapsule_GetName.argtypes = [ctypes.py_object]

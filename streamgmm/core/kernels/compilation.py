@@ -27,10 +27,13 @@ import numpy as np
 import platformdirs
 from numba import types
 
+
 # Sums may be reordered and multiplications fused, but NaN and infinity are never
 # assumed away: a kernel must be able to see them.
 FAST_SUMS = {"reassoc", "contract", "nsz", "arcp"}
 
+# Its attributes are made at run time, so type checkers know none of them.
+_settings: Any = numba.config
 _SOURCES = Path(__file__).parent
 
 inline_kernel = numba.njit(nogil=True, fastmath=FAST_SUMS, error_model="numpy")
@@ -92,6 +95,7 @@ class Kernel:
         self._compiled: dict[np.dtype[Any], Callable[..., Any]] = {}
 
     def __call__(self, rows: np.ndarray, *arguments: Any) -> Any:
+        """Call the machine code for rows of this type."""
         compiled = self._compiled.get(rows.dtype)
         if compiled is None:
             compiled = self._compile(rows, arguments)
@@ -110,12 +114,13 @@ class Kernel:
             if folder is None:
                 compiled = numba.njit(signature, **options)(self._function)
             else:
-                given = numba.config.CACHE_DIR
-                numba.config.CACHE_DIR = str(folder / f"{_content_key()}-{rows.dtype.name}")
+                # Numba asks for the folder when it makes the function's cache.
+                given = _settings.CACHE_DIR
+                _settings.CACHE_DIR = str(folder / f"{_content_key()}-{rows.dtype.name}")
                 try:
                     compiled = numba.njit(signature, cache=True, **options)(self._function)
                 finally:
-                    numba.config.CACHE_DIR = given
+                    _settings.CACHE_DIR = given
             self._compiled[rows.dtype] = compiled
             return compiled
 
