@@ -1,10 +1,27 @@
-"""Progress of a fit, for people: listeners of events."""
+"""Progress of the reads, for people: listeners of events.
+
+On a terminal a bar shows the read that is under way; elsewhere each read gets a line.
+"""
 
 import math
 import sys
-from typing import TextIO
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from streamgmm.protocols import ComponentsDegenerate, Event, ReadDone
+from streamgmm.protocols import (
+    ChunkDone,
+    ComponentsDegenerate,
+    Event,
+    Listener,
+    ReadDone,
+    ReadStarted,
+    Source,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class LineReporter:
@@ -21,12 +38,15 @@ class LineReporter:
     def __init__(self, every: int = 1, stream: TextIO | None = None) -> None:
         self._every = every
         self._stream = stream
+        self._n_bytes = 0
 
     def __call__(self, event: Event) -> None:
         """Listen to an event."""
-        if isinstance(event, ReadDone):
+        if isinstance(event, ReadStarted):
+            self._n_bytes = event.n_bytes
+        elif isinstance(event, ReadDone):
             if event.iteration == 0 or (event.iteration - 1) % self._every == 0:
-                self._write(describe_read(event))
+                self._write(describe_read(event, self._n_bytes))
         elif isinstance(event, ComponentsDegenerate):
             self._write(describe_degenerate(event))
 
@@ -34,16 +54,123 @@ class LineReporter:
         print(line, file=self._stream or sys.stderr, flush=True)
 
 
-def describe_read(read: ReadDone) -> str:
-    """One line on a read."""
+class ProgressBar:
+    """Shows the read that is under way on a terminal; a context manager and a listener.
+
+    Rows and bytes a second are those of this read so far; the log-likelihood and its gain are
+    those of the last iteration that has ended.
+
+    Parameters
+    ----------
+    console : rich.console.Console, optional
+        By default standard error.
+    """
+
+    def __init__(self, console: "Console | None" = None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rates]}"),
+            TextColumn("{task.fields[likelihood]}"),
+            console=console or Console(stderr=True),
+            expand=True,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=None, visible=False, rates="", likelihood="")
+        self._started = 0.0
+        self._n_rows = self._n_bytes = 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Listen to an event."""
+        if isinstance(event, ReadStarted):
+            self._begin(event)
+        elif isinstance(event, ChunkDone):
+            self._advance(event)
+        elif isinstance(event, ReadDone) and not math.isnan(event.log_likelihood):
+            self._show(likelihood=describe_likelihood(event.log_likelihood, event.gain))
+        elif isinstance(event, ComponentsDegenerate):
+            self._progress.console.print(describe_degenerate(event), highlight=False)
+
+    def _begin(self, read: ReadStarted) -> None:
+        self._started = time.perf_counter()
+        self._n_rows = self._n_bytes = 0
+        purpose = "" if read.purpose == "iteration" else f" ({read.purpose})"
+        self._progress.reset(
+            self._task, total=read.n_rows, visible=True, description=f"read {read.number}{purpose}"
+        )
+
+    def _advance(self, chunk: ChunkDone) -> None:
+        self._n_rows += chunk.n_rows
+        self._n_bytes += chunk.n_bytes
+        seconds = time.perf_counter() - self._started
+        rates = describe_rates(self._n_rows, self._n_bytes, seconds)
+        self._show(completed=self._n_rows, rates=rates)
+
+    def _show(self, **changes: Any) -> None:
+        self._progress.update(self._task, **changes)
+
+
+@contextmanager
+def reporting(quiet: bool = False) -> Iterator[Listener]:
+    """A listener for a command: a bar on a terminal, lines elsewhere, nothing if quiet."""
+    if quiet:
+        yield lambda event: None
+    elif _is_interactive():
+        with ProgressBar() as bar:
+            yield bar
+    else:
+        yield LineReporter()
+
+
+def _is_interactive() -> bool:
+    from rich.console import Console
+
+    # rich alone can be made to take a file for a terminal, and a file wants no bars.
+    return sys.stderr.isatty() and Console(stderr=True).is_interactive
+
+
+@contextmanager
+def announced(listener: Listener, purpose: str, source: Source) -> Iterator[None]:
+    """Tell of one read of a source that no algorithm announces: a prediction, a copy."""
+    n_bytes = source.n_rows * source.n_features * source.dtype.itemsize
+    listener(ReadStarted(1, purpose, source.n_rows, len(source.boundaries) - 1, n_bytes))
+    start = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - start
+    listener(ReadDone(1, purpose, source.n_rows, seconds, 0, math.nan, math.nan, 0, 0))
+
+
+def describe_read(read: ReadDone, n_bytes: int) -> str:
+    """One line on a read of so many bytes."""
     parts = [f"read {read.number}", read.purpose + (f" {read.iteration}" if read.iteration else "")]
     if not math.isnan(read.log_likelihood):
-        parts.append(f"log-likelihood {read.log_likelihood:.6f}")
-        if math.isfinite(read.gain):
-            parts.append(f"gain {read.gain:+.2e}")
-    parts.append(f"{read.n_rows / max(read.seconds, 1e-9):.3g} rows/s")
+        parts.append(describe_likelihood(read.log_likelihood, read.gain))
+    parts.append(describe_rates(read.n_rows, n_bytes, read.seconds))
     parts.append(f"{read.seconds:.2f} s")
     return ", ".join(parts)
+
+
+def describe_likelihood(log_likelihood: float, gain: float) -> str:
+    """A mean log-likelihood, and its gain if there is one."""
+    text = f"log-likelihood {log_likelihood:.6f}"
+    return f"{text} ({gain:+.1e})" if math.isfinite(gain) else text
+
+
+def describe_rates(n_rows: int, n_bytes: int, seconds: float) -> str:
+    """Rows and bytes a second."""
+    seconds = max(seconds, 1e-9)
+    return f"{_with_prefix(n_rows / seconds)}rows/s {_with_prefix(n_bytes / seconds)}B/s"
 
 
 def describe_degenerate(event: ComponentsDegenerate) -> str:
@@ -54,3 +181,10 @@ def describe_degenerate(event: ComponentsDegenerate) -> str:
     if event.collapsed:
         parts.append(f"collapsed and widened: {', '.join(map(str, event.collapsed))}")
     return f"read {event.number}, components {'; '.join(parts)}"
+
+
+def _with_prefix(value: float) -> str:
+    """A number and an SI prefix: "3.21 M"."""
+    prefixes = ("", "k", "M", "G")
+    power = min(int(math.log10(max(value, 1.0)) // 3), len(prefixes) - 1)
+    return f"{value / 1000**power:.3g} {prefixes[power]}"

@@ -234,9 +234,7 @@ def test_factors_of_precisions_follow_sklearn(covariance_type: CovarianceType) -
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize(("k", "d"), [(1, 1), (3, 2), (4, 5)])
-def test_number_of_parameters_is_sklearns(
-    covariance_type: CovarianceType, k: int, d: int
-) -> None:
+def test_number_of_parameters_is_sklearns(covariance_type: CovarianceType, k: int, d: int) -> None:
     parameters = random_parameters(np.random.default_rng(1), covariance_type, k, d)
     assert parameters.n_parameters() == as_in_sklearn(parameters)._n_parameters()
 

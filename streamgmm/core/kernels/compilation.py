@@ -27,7 +27,6 @@ import numpy as np
 import platformdirs
 from numba import types
 
-
 # Sums may be reordered and multiplications fused, but NaN and infinity are never
 # assumed away: a kernel must be able to see them.
 FAST_SUMS = {"reassoc", "contract", "nsz", "arcp"}
