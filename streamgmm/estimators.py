@@ -295,7 +295,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _best_fit(self, reader: Reader, known: Start) -> Fit:
         goes_on = self.warm_start and hasattr(self, "converged_")
         if goes_on:
-            return self._run(reader, self._parameters(), self.lower_bound_)
+            return self._run(reader, self._unchanged_parameters(reader), self.lower_bound_)
         start = known.complete(self.covariance_type)
         if start is not None:
             return self._run(reader, start)
@@ -305,6 +305,18 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return max(
             (self._run(reader, start) for start in starts), key=lambda fit: fit.log_likelihood
         )
+
+    def _unchanged_parameters(self, reader: Reader) -> Parameters:
+        """Those of the last fit, if the settings and the data still have their shape."""
+        shape = self.n_components, reader.source.n_features
+        expected = STRUCTURES[self.covariance_type].shape(*shape)
+        if self.means_.shape != shape or self.covariances_.shape != expected:
+            raise ParameterError(
+                f"warm_start goes on from a model with means of shape {self.means_.shape} and "
+                f"covariances of shape {self.covariances_.shape}, but {shape} and {expected} are "
+                "asked for now; set warm_start=False to start anew"
+            )
+        return self._parameters()
 
     def _start(self, sample: RowSample, known: Start, random: np.random.RandomState) -> Parameters:
         return initialize(
@@ -597,12 +609,10 @@ or the path ``out``
                         source, function, expectation, sink, listener, expectation.work_bytes
                     )
                     return sink.array
-                if is_path(X) and Path(out).resolve() == Path(X).resolve():
-                    raise OutputError(f"{out} is the data that are read; write somewhere else")
+                _refuse_overlap(out, source)
                 if dtype == np.int64:
                     dtype = np.min_scalar_type(-self.n_components)
-                rows = source.boundaries[1]
-                with open_sink(out, shape, dtype, rows) as file_sink:
+                with open_sink(out, shape, dtype, source.boundaries) as file_sink:
                     executor.map_write(
                         source, function, expectation, file_sink, listener, expectation.work_bytes
                     )
@@ -784,6 +794,13 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture:
         return GaussianMixture._from_record(record)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{path} is damaged: {error}") from error
+
+
+def _refuse_overlap(out: str | os.PathLike[str], source: Source) -> None:
+    """Refuse to write over the data that are read, or into or around them."""
+    written, read = (Path(p).resolve() for p in (out, source.name.removeprefix("file://")))
+    if written == read or written in read.parents or read in written.parents:
+        raise OutputError(f"{out} overlaps the data that are read; write somewhere else")
 
 
 def _copy_fitted(origin: Any, target: Any) -> Any:

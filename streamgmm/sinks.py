@@ -6,8 +6,9 @@ interrupted write leaves what was there before.
 
 import os
 import shutil
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,32 @@ class ArraySink:
         self.array[chunk_rows.start : chunk_rows.stop] = values
 
 
+class _LockedSink(ArraySink):
+    """Writes one part at a time, because two may share a stored chunk."""
+
+    def __init__(self, array: Any) -> None:
+        super().__init__(array)
+        self._lock = threading.Lock()
+
+    def write(self, chunk_rows: range, values: NDArray[Any]) -> None:
+        """Store the values of the rows of one chunk."""
+        with self._lock:
+            super().write(chunk_rows, values)
+
+
+def _is_zarr_array(folder: Path) -> bool:
+    metadata = folder / "zarr.json"
+    if not metadata.exists():
+        return (folder / ".zarray").exists()
+    return '"group"' not in metadata.read_text()
+
+
 @contextmanager
 def open_sink(
-    path: str | os.PathLike[str], shape: tuple[int, ...], dtype: np.dtype[Any], chunk_rows: int
+    path: str | os.PathLike[str],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    boundaries: Sequence[int],
 ) -> Iterator[Sink]:
     """A sink that becomes the file or Zarr array ``path`` when the block ends well.
 
@@ -42,8 +66,8 @@ def open_sink(
         Ends in ``.npy`` or ``.zarr``. A file or Zarr array that is there is replaced, at the end.
     shape : tuple of int
     dtype : dtype
-    chunk_rows : int
-        Rows that are written at once, so that no two writers share a Zarr chunk.
+    boundaries : sequence of int
+        First row of each part that is written at once, then the number of rows.
 
     Raises
     ------
@@ -53,13 +77,15 @@ def open_sink(
     target = Path(path)
     if target.suffix not in (".npy", ".zarr"):
         raise OutputError(f"{target}: predictions are written to a path ending in .npy or .zarr")
-    if target.is_dir() and not any((target / name).exists() for name in ("zarr.json", ".zarray")):
+    if target.is_dir() and not _is_zarr_array(target):
         raise OutputError(f"{target} is a directory but no Zarr array; it will not be replaced")
+    chunk_rows = max(np.diff(boundaries), default=1)
+    is_shared = any(start % chunk_rows for start in boundaries[:-1])
     unfinished = target.with_name(f".{uuid.uuid4().hex[:8]}.{target.name}")
     try:
         with _explained(target):
-            array = _create(unfinished, shape, dtype, chunk_rows)
-        yield ArraySink(array)
+            array = _create(unfinished, shape, dtype, int(chunk_rows))
+        yield _LockedSink(array) if is_shared else ArraySink(array)
         with _explained(target):
             _publish(array, unfinished, target)
     finally:

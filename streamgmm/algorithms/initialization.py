@@ -143,8 +143,10 @@ def _add_to_diagonal(covariance_type: CovarianceType, covariances: Array, value:
 
 
 def _typical_variance(rows: Array) -> float:
-    mean = float(rows.var(axis=0).mean())
-    return mean if mean > 0.0 else 1.0
+    """Mean squared interquartile range of the features, which outliers do not move."""
+    lower, upper = np.quantile(rows, (0.25, 0.75), axis=0)
+    squared = float(np.square(upper - lower).mean()) or float(rows.var(axis=0).mean())
+    return squared or 1.0
 
 
 def _one_hot(labels: NDArray[np.intp], n_components: int) -> Array:

@@ -11,6 +11,8 @@ from streamgmm.core.covariance import Array
 from streamgmm.protocols import Chunk
 
 _MOST_ROWS = 1 << 16
+# Squares of larger values may overflow; the rows that hold them take no part in a fit either.
+_LARGEST_VALUE = 1e140
 _MOST_BYTES = 64 << 20
 
 
@@ -57,8 +59,8 @@ def sample_rows(reader: Reader, seed: int) -> RowSample:
     Returns
     -------
     RowSample
-        Up to 65536 rows or 64 MiB; all rows if there are no more than that. Rows of weight 0 are
-        left out.
+        Up to 65536 rows or 64 MiB; all rows if there are no more than that. Rows of weight 0,
+        and rows whose squares overflow, are left out.
 
     Raises
     ------
@@ -85,6 +87,8 @@ def _sample_chunk(state: tuple[np.uint64, int, np.uint64, bool], chunk: Chunk) -
     chosen = np.full(len(hashes), True) if all_rows else hashes <= threshold
     if chunk.weights is not None:
         chosen &= chunk.weights > 0.0
+    rows = chunk.rows[chosen].astype(np.float64)
+    chosen[chosen] = ~np.any((np.abs(rows) > _LARGEST_VALUE) & np.isfinite(rows), axis=1)
     rows = chunk.rows[chosen].astype(np.float64)
     weights = np.ones(len(rows)) if chunk.weights is None else chunk.weights[chosen]
     return RowSample(size, hashes[chosen], rows, weights)

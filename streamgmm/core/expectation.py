@@ -136,7 +136,9 @@ class Expectation:
             In this object's frame. Rows that overflow, or hold NaN or infinity, are counted
             but take no part.
         """
-        row_weights = np.empty(0) if weights is None else np.array(weights, dtype=np.float64)
+        row_weights = (
+            np.empty(0) if weights is None else _writable(np.asarray(weights, dtype=np.float64))
+        )
         total = Statistics.zero(self.frame, len(self.weights))
         coefficients = self._writable_coefficients()
         for start, stop, part in _castable(rows):
@@ -164,8 +166,9 @@ class Expectation:
         with_responsibilities : bool
         """
         coefficients = self._writable_coefficients()
+        weights, order = _writable(self.weights), _writable(self.order)
         parts = [
-            row_posteriors(part, self.weights, self.order, coefficients, with_responsibilities)
+            row_posteriors(part, weights, order, coefficients, with_responsibilities)
             for _, _, part in _castable(rows)
         ]
         scores, labels, responsibilities, n_not_finite = zip(*parts, strict=True)
@@ -177,14 +180,18 @@ class Expectation:
         )
 
     def _writable_coefficients(self) -> Coefficients:
-        # Kernels are compiled for C-ordered writable arrays; arrays that came from another
-        # process may be read-only.
         arrays: dict[str, Any] = {
-            name: np.require(value, requirements=["C", "W"])
+            name: _writable(value)
             for name, value in self.coefficients._asdict().items()
             if isinstance(value, np.ndarray)
         }
         return self.coefficients._replace(**arrays)
+
+
+def _writable(array: NDArray[Any]) -> NDArray[Any]:
+    # Kernels are compiled for C-ordered writable arrays; arrays that came from another
+    # process or a memory map may be read-only.
+    return np.require(array, requirements=["C", "W"])
 
 
 def _linear(constants: Array, centres: Array) -> Array:

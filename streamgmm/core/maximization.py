@@ -18,6 +18,8 @@ from streamgmm.core.statistics import Statistics
 
 # Rounding leaves about this much of a second moment when the variance that is taken from it is 0.
 _ROUNDING = 1e-13
+# A component with less mass than this, in rows, has none.
+_FEWEST_ROWS = 10.0 * np.finfo(np.float64).eps
 # What a collapsed covariance is widened by, in squared scales of the frame: the first that
 # makes it positive definite.
 _FLOORS = (1e-12, 1e-8, 1e-4, 1.0)
@@ -69,8 +71,8 @@ def maximize(
     Bishop, Pattern Recognition and Machine Learning (2006), equations 9.24 to 9.27.
     """
     frame = statistics.frame
-    counts = statistics.counts
-    alive = np.flatnonzero(counts > 0.0)
+    counts = np.where(_has_mass(statistics), statistics.counts, 0.0)
+    alive = np.flatnonzero(counts)
     offsets = np.zeros_like(previous.means)
     offsets[alive] = statistics.moments[alive, 1 : 1 + frame.n_features]
     offsets[alive] /= counts[alive, np.newaxis]
@@ -103,6 +105,17 @@ def maximize(
         tuple(empty.tolist()),
         tuple(collapsed),
     )
+
+
+def _has_mass(statistics: Statistics) -> NDArray[np.bool_]:
+    """Whether a component has more than a few roundoffs of a row, (K,).
+
+    With less its mean and covariance would be those of the one row that is nearest, and the
+    component would be reborn on it. scikit-learn's M-step draws the line at the same mass.
+    """
+    row = statistics.weight / max(statistics.n_rows, 1)
+    mass: NDArray[np.bool_] = statistics.counts > _FEWEST_ROWS * row
+    return mass
 
 
 @dataclass(frozen=True)

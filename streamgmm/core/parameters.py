@@ -21,6 +21,9 @@ from streamgmm.errors import ParameterError
 ParameterName = Literal["weights", "means", "covariances"]
 PARAMETER_NAMES: tuple[ParameterName, ...] = get_args(ParameterName)
 
+# Of √(Σ_ii Σ_jj); scikit-learn accepts about as much.
+_ASYMMETRY = 1e-5
+
 
 @dataclass(frozen=True, eq=False)
 class Parameters:
@@ -74,7 +77,7 @@ class Parameters:
             )
         covariances = _matching(structure, "covariances", covariances, means.shape)
         if factors is None:
-            _require_symmetric(structure, "covariances", covariances)
+            covariances = _symmetric(structure, "covariances", covariances)
             try:
                 factors = cholesky(structure, covariances)
             except np.linalg.LinAlgError:
@@ -172,7 +175,7 @@ def covariances_from_precisions(
     """
     structure = _structure(covariance_type)
     precisions = _matching(structure, "precisions", precisions, shape)
-    _require_symmetric(structure, "precisions", precisions)
+    precisions = _symmetric(structure, "precisions", precisions)
     try:
         roots = cholesky(structure, precisions)
         inverse = invert(structure, roots)
@@ -221,8 +224,14 @@ def _matching(
     return array
 
 
-def _require_symmetric(structure: CovarianceStructure, name: str, values: Array) -> None:
-    if structure.is_triangular and not np.allclose(
-        values, np.swapaxes(values, -1, -2), rtol=1e-9, atol=0.0
-    ):
+def _symmetric(structure: CovarianceStructure, name: str, values: Array) -> Array:
+    """The values without the asymmetry that rounding leaves in products and inverses."""
+    if not structure.is_triangular:
+        return values
+    transposed = np.swapaxes(values, -1, -2)
+    roots = np.sqrt(np.abs(np.diagonal(values, axis1=-2, axis2=-1)))
+    sizes = roots[..., :, np.newaxis] * roots[..., np.newaxis, :]
+    if np.any(np.abs(values - transposed) > _ASYMMETRY * sizes):
         raise ParameterError(f"{name} are not symmetric")
+    symmetric: Array = 0.5 * (values + transposed)
+    return symmetric

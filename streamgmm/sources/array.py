@@ -77,7 +77,7 @@ class NpyFileSource:
             with path.open("rb") as file:
                 shape, self._is_fortran, self.dtype = _read_header(file)
                 self._offset = file.tell()
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise DataError(f"{path} is not a .npy file that can be read: {error}") from None
         check_table(self.name, shape, self.dtype)
         self.n_rows, self.n_features = shape

@@ -26,11 +26,14 @@ class ZarrSource:
     Raises
     ------
     DataError
-        If the array is no table of real numbers, or holds packed values.
+        If the array is no table of real numbers, or holds packed values. Of a group, the message
+        says which arrays it holds.
     """
 
-    def __init__(self, array: "zarr.Array[Any]") -> None:
+    def __init__(self, array: "zarr.Array[Any] | zarr.Group") -> None:
         self.name = str(array.store_path)
+        if isinstance(array, zarr.Group):
+            raise DataError(_is_group(array))
         check_table(self.name, array.shape, np.dtype(array.dtype))
         packed = [key for key in _PACKING if key in array.attrs]
         if packed:
@@ -52,22 +55,12 @@ class ZarrSource:
         Raises
         ------
         DataError
-            If there is no array; of a group, the message says which arrays it holds.
+            If there is no array that can be read.
         """
         try:
             node = zarr.open(str(path), mode="r")
         except (FileNotFoundError, ValueError, KeyError, OSError) as error:
             raise DataError(f"{path} cannot be opened as a Zarr array: {error}") from None
-        if isinstance(node, zarr.Group):
-            arrays = sorted(
-                f"{key} {member.shape}"
-                for key, member in node.members(max_depth=None)
-                if isinstance(member, zarr.Array)
-            )
-            raise DataError(
-                f"{path} is a Zarr group, not an array; it holds "
-                f"{', '.join(arrays) or 'no arrays'}; give {path}/NAME"
-            )
         return cls(node)
 
     @property
@@ -86,3 +79,13 @@ class ZarrSource:
                 f"({type(error).__name__}: {error}); the store may be damaged"
             ) from error
         return Chunk(rows, range(start, stop))
+
+
+def _is_group(group: zarr.Group) -> str:
+    arrays = sorted(
+        f"{key} {member.shape}"
+        for key, member in group.members(max_depth=None)
+        if isinstance(member, zarr.Array)
+    )
+    held = ", ".join(arrays) or "no arrays"
+    return f"{group.store_path} is a Zarr group, not an array; it holds {held}; name one of them"

@@ -494,7 +494,8 @@ def row_posteriors(rows, priors, order, coefficients, with_responsibilities):
     n_components = coefficients.means.shape[0]
     n_rows = rows.shape[0]
     scores, labels = np.empty(n_rows), np.empty(n_rows, np.int64)
-    responsibilities = np.empty((n_rows if with_responsibilities else 0, n_components))
+    # Components that are not among the coefficients have weight 0.
+    responsibilities = np.zeros((n_rows if with_responsibilities else 0, priors.size))
     fallback = np.argmax(priors)
     bad = 0
     work = _workspace(coefficients)

@@ -1,0 +1,59 @@
+"""Time to start: imports, the first fit ever, and the first fit of a later process.
+
+``python -m benchmarks.startup [--runs 7] [--save]``
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks.reporting import report
+
+REFERENCE = "import numba, scipy.linalg, sklearn.base"
+CONSTRUCT = "from streamgmm import GaussianMixture; GaussianMixture()"
+SMALL_FIT = """
+import numpy as np
+from streamgmm import GaussianMixture
+rows = np.random.default_rng(0).normal(size=(1000, 3))
+GaussianMixture(2, random_state=0).fit(rows)
+"""
+
+
+def seconds(code: str, cache: str) -> float:
+    """Wall time of a Python process that runs some code."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as cache:
+        first = seconds(SMALL_FIT, cache)
+        runs = [
+            [seconds(code, cache) for code in (REFERENCE, CONSTRUCT, SMALL_FIT)]
+            for _ in range(options.runs)
+        ]
+    reference, construct, fit = (statistics.median(column) for column in zip(*runs, strict=True))
+    construct_ratio = statistics.median(run[1] / run[0] for run in runs)
+    fit_ratio = statistics.median(run[2] / run[0] for run in runs)
+    table = [
+        [f"`{REFERENCE}`", f"{reference:.2f}", "1"],
+        [f"`{CONSTRUCT}`", f"{construct:.2f}", f"{construct_ratio:.2f}"],
+        ["first small fit of a later process", f"{fit:.2f}", f"{fit_ratio:.2f}"],
+        ["first small fit ever (kernels are compiled)", f"{first:.1f}", f"{first / reference:.1f}"],
+    ]
+    command = f"python -m benchmarks.startup --runs {options.runs}"
+    report("startup", command, ["process", "s", "ratio"], table, options.save)
+
+
+if __name__ == "__main__":
+    main()
