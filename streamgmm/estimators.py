@@ -588,8 +588,9 @@ or the path ``out``
     ) -> Any:
         check_is_fitted(self)
         source = self._open(X, None, reset=False)
-        parameters = self._parameters()
-        expectation = Expectation.prepare(parameters, Frame.of(parameters, source.dtype))
+        with single_threaded_blas():
+            parameters = self._parameters()
+            expectation = Expectation.prepare(parameters, Frame.of(parameters, source.dtype))
         if out is None and is_from(X, "dask"):
             from streamgmm.executors.dask import map_rows
 
