@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from streamgmm.algorithms.reading import Reader
+from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import ParameterName, Parameters
 from streamgmm.core.statistics import Statistics
@@ -83,8 +84,14 @@ def expectation_maximization(
     degenerate: set[int] = set()
     converged = False
     for iteration in range(1, max_iter + 1):
-        statistics = reader.statistics(parameters, iteration, previous)
+        statistics = reader.statistics(parameters, None, iteration, previous)
         maximum = maximize(statistics, parameters, reg_covar=reg_covar, fixed=fixed)
+        if not statistics.frame.resolves(maximum.parameters):
+            # Covariances far narrower than the parameters foretold: the same step, from
+            # moments in coordinates that show them.
+            frame = Frame.of(maximum.parameters, reader.source.dtype)
+            statistics = reader.statistics(parameters, frame, iteration, previous)
+            maximum = maximize(statistics, parameters, reg_covar=reg_covar, fixed=fixed)
         parameters = maximum.parameters
         if maximum.empty or maximum.collapsed:
             degenerate.update(maximum.empty, maximum.collapsed)

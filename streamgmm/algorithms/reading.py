@@ -63,13 +63,19 @@ class Reader:
         return value
 
     def statistics(
-        self, parameters: Parameters, iteration: int = 0, previous: float = math.nan
+        self,
+        parameters: Parameters,
+        frame: Frame | None = None,
+        iteration: int = 0,
+        previous: float = math.nan,
     ) -> Statistics:
         """Read everything once for the sufficient statistics under given parameters.
 
         Parameters
         ----------
         parameters : Parameters
+        frame : Frame, optional
+            Coordinates of the statistics; by default those that suit the parameters.
         iteration : int
             For the history.
         previous : float
@@ -82,7 +88,7 @@ class Reader:
         DataError
             If no row has weight.
         """
-        frame = Frame.of(parameters, self.source.dtype)
+        frame = frame or Frame.of(parameters, self.source.dtype)
         expectation = Expectation.prepare(parameters, frame)
         purpose = "iteration" if iteration else "score"
         found, seconds = self._timed(purpose, _statistics, expectation, expectation.work_bytes)

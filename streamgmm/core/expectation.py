@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import STRUCTURES, Array, log_determinants
+from streamgmm.core.covariance import STRUCTURES, Array, invert, log_determinants
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.mixture import (
     SLAB,
@@ -20,9 +20,8 @@ from streamgmm.core.kernels.mixture import (
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 
-# Bound on the error of a log-density, in nats, above which the centred route is taken. The
-# bound is pessimistic: errors met in practice are a hundredth of it and less.
-_DENSITY_TOLERANCE = 1e-7
+# Bound on the error of a log-density, in nats, above which the centred route is taken.
+_DENSITY_TOLERANCE = 1e-8
 # Rows of a type that kernels do not read are cast so many bytes at a time.
 _CAST_BYTES = 1 << 20
 
@@ -83,8 +82,9 @@ class Expectation:
         constants = log_weights + log_factors - 0.5 * d * math.log(2.0 * math.pi)
         scaled = stacked * frame.scale
         centres = (parameters.means - frame.origin) / frame.scale
+        is_tied = parameters.covariance_type == "tied"
         whitener = np.empty((0, 0))
-        if parameters.covariance_type == "tied":
+        if is_tied:
             # In whitened rows every component has covariance I.
             whitener = scaled[0]
             theta = _linear(constants[packed], centres[packed] @ whitener.T)
@@ -94,8 +94,11 @@ class Expectation:
             theta = _separable(constants[packed], scaled[packed], centres[packed])
             if parameters.covariance_type == "spherical":
                 theta = theta[:, : d + 2]
+        bases = invert(parameters.structure, frame.factors)
         if not parameters.structure.is_triangular:
-            stacked = stacked[:, np.newaxis, :]
+            stacked, bases = stacked[:, np.newaxis, :], bases[:, np.newaxis, :]
+        # Centred components without weight have no part, so their bases have none either.
+        places = np.searchsorted(frame.centred, order[packed.size :])
         coefficients = Coefficients(
             kind=parameters.structure.code,
             origin=frame.origin,
@@ -103,8 +106,11 @@ class Expectation:
             whitener=whitener,
             theta=np.ascontiguousarray(theta),
             means=parameters.means[order],
-            factors=stacked if parameters.covariance_type == "tied" else stacked[order],
+            factors=stacked if is_tied else stacked[order],
             constants=constants[order],
+            origins=frame.means[places],
+            bases=bases if is_tied else bases[places],
+            has_own_basis=not is_tied or np.array_equal(frame.factors[0], parameters.factors),
             limit=_overflow_limit(scaled),
             tolerance=_DENSITY_TOLERANCE,
         )
@@ -118,7 +124,7 @@ class Expectation:
         block = block_rows(d, n_components)
         scratch = block * (4 * d + n_components + min(n_moments, SLAB) + 6)
         scatters = d * d * (1 + self.frame.centred.size)
-        return 8 * (scratch + scatters + 4 * n_components * n_moments)
+        return 8 * (scratch + 2 * scatters + 5 * n_components * n_moments)
 
     def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
         """Sufficient statistics of a chunk of rows.

@@ -7,7 +7,7 @@ before a read and travels with the statistics.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -17,10 +17,9 @@ from streamgmm.core.kernels.mixture import UNIT_ROUNDOFF
 from streamgmm.core.parameters import Parameters
 
 # Rounding in a covariance, relative to the covariance itself in every direction, above which
-# a component's moments are summed about its own mean. The bound below is pessimistic: errors met in
-# practice are a hundredth of it and less.
-_COVARIANCE_TOLERANCE = 1e-8
-# Terms that follow one another in a sum: rows of a block, blocks of a chunk.
+# a component's moments are summed about its own mean.
+_COVARIANCE_TOLERANCE = 1e-9
+# Terms that follow one another in a sum: rows of a block, blocks that are summed together.
 _ACCUMULATION_LENGTH = 512
 
 
@@ -67,7 +66,13 @@ class Frame:
         component_variances = np.broadcast_to(
             variances(structure, parameters.stacked(parameters.covariances)), shape
         )
-        origin = _weighted_median(parameters.means, parameters.weights)
+        stacked = parameters.stacked(parameters.factors)
+        if parameters.covariance_type == "tied":
+            # In whitened coordinates, so that it lies on a ridge that all components share.
+            whitened = parameters.means @ parameters.inverse_factors.T
+            origin = stacked[0] @ _weighted_median(whitened, parameters.weights)
+        else:
+            origin = _weighted_median(parameters.means, parameters.weights)
         if np.dtype(dtype) == np.float32:
             largest = np.finfo(np.float32).max
             origin = np.clip(origin, -largest, largest).astype(np.float32).astype(np.float64)
@@ -76,17 +81,19 @@ class Frame:
         if parameters.covariance_type == "spherical":
             scale = np.full_like(scale, np.median(scale))
         scale = np.exp2(np.round(np.log2(scale)))
-        error = _covariance_error(parameters, origin, spread)
-        centred = np.flatnonzero(~(error <= _COVARIANCE_TOLERANCE))
-        stacked = parameters.stacked(parameters.factors)
-        return cls(
+        is_tied = parameters.covariance_type == "tied"
+        nowhere = np.empty(0, dtype=np.intp)
+        shared = cls(
             parameters.covariance_type,
             origin,
             scale,
-            centred,
-            parameters.means[centred],
-            stacked if parameters.covariance_type == "tied" else stacked[centred],
+            nowhere,
+            parameters.means[nowhere],
+            stacked if is_tied else stacked[nowhere],
         )
+        centred = np.flatnonzero(~(shared.covariance_error(parameters) <= _COVARIANCE_TOLERANCE))
+        factors = stacked if is_tied else stacked[centred]
+        return replace(shared, centred=centred, means=parameters.means[centred], factors=factors)
 
     @property
     def n_features(self) -> int:
@@ -128,6 +135,39 @@ class Frame:
         origins[self.centred] = self.means
         return origins
 
+    def resolves(self, parameters: Parameters) -> bool:
+        """Whether moments in this frame determine the covariances of these parameters."""
+        error = self.covariance_error(parameters)
+        error[self.centred] = 0.0
+        error[parameters.weights == 0.0] = 0.0
+        return bool(np.all(error <= _COVARIANCE_TOLERANCE))
+
+    def covariance_error(self, parameters: Parameters) -> Array:
+        """Bound (K,) on the relative error of covariances from moments about the origin.
+
+        √m u ‖|L⁻¹ B| s‖², with s_d² the second moment of u_d and m the accumulation length (a
+        probabilistic bound: rounding errors of a sum grow as √m).
+        """
+        inverse = parameters.stacked(parameters.inverse_factors)
+        displacements = parameters.means - self.origin
+        if self.covariance_type == "tied":
+            basis = self.factors[0]
+            magnifier = np.abs(inverse[0] @ basis)
+            own_spread = np.linalg.solve(basis, parameters.factors)
+            distances = np.linalg.solve(basis, displacements.T).T
+            spread = np.sqrt(np.square(own_spread).sum(axis=1) + np.square(distances))
+            magnified = spread @ magnifier.T
+        else:
+            stacked = parameters.stacked(parameters.covariances)
+            own_variances = variances(parameters.structure, stacked)
+            spread = np.sqrt(own_variances + np.square(displacements))
+            if parameters.structure.is_triangular:
+                magnified = np.einsum("kij,kj->ki", np.abs(inverse), spread)
+            else:
+                magnified = inverse * spread
+        bound: Array = np.square(magnified).sum(axis=1)
+        return bound * (math.sqrt(_ACCUMULATION_LENGTH) * UNIT_ROUNDOFF)
+
     def is_same_as(self, other: "Frame") -> bool:
         """Whether statistics in the two frames may be added."""
         return self is other or (
@@ -148,22 +188,3 @@ def _weighted_median(values: Array, weights: Array) -> Array:
     chosen = np.take_along_axis(order, middle[np.newaxis], 0)
     median: Array = np.take_along_axis(values, chosen, 0)[0]
     return median
-
-
-def _covariance_error(parameters: Parameters, origin: Array, spread: Array) -> Array:
-    """Bound (K,) on the relative error of covariances from moments about the origin.
-
-    √m u ‖|L⁻¹| s‖², with s_d² = Σ_dd + (μ_d - o_d)² and m the accumulation length (a
-    probabilistic bound: rounding errors of a sum grow as √m). For tied the moments are of
-    whitened rows, in which Σ = I.
-    """
-    inverse = parameters.stacked(parameters.inverse_factors)
-    if parameters.covariance_type == "tied":
-        whitened = np.einsum("ij,kj->ki", inverse[0], parameters.means - origin)
-        magnified = np.hypot(1.0, whitened)
-    elif parameters.structure.is_triangular:
-        magnified = np.einsum("kij,kj->ki", np.abs(inverse), spread)
-    else:
-        magnified = inverse * spread
-    bound: Array = np.square(magnified).sum(axis=1)
-    return bound * (math.sqrt(_ACCUMULATION_LENGTH) * UNIT_ROUNDOFF)

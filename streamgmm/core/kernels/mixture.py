@@ -26,6 +26,7 @@ UNIT_ROUNDOFF = 2.0**-53
 # Features are made and multiplied in slabs that stay in cache; making them twice, once
 # for each product, is cheaper than storing them.
 SLAB = 512
+_BLOCKS_IN_SUM = 16
 
 
 class Coefficients(NamedTuple):
@@ -41,10 +42,11 @@ class Coefficients(NamedTuple):
     whitener: np.ndarray  #: (D, D) for TIED: y = whitener z, lower triangular; else (0, 0)
     theta: np.ndarray  #: (packed, F) log-joint density = theta · φ
     means: np.ndarray  #: (K, D) data units
-    factors: (
-        np.ndarray
-    )  #: FULL (K, D, D), TIED (1, D, D), else (K, 1, D): residual = factor (x - μ)
+    factors: np.ndarray  #: y = factor (x - μ); FULL (K, D, D), TIED (1, D, D), else (K, 1, D)
     constants: np.ndarray  #: (K,) log-joint density at the mean
+    origins: np.ndarray  #: (centred, D) data units, where their moments are taken about
+    bases: np.ndarray  #: u = basis (x - origin): shaped like factors, for the centred components
+    has_own_basis: bool  #: TIED: whether the basis is the factor
     limit: float  #: rows with |z| beyond it would overflow when squared
     tolerance: float  #: error in nats that the packed route may have
 
@@ -59,6 +61,7 @@ class _Workspace(NamedTuple):
     features: np.ndarray  #: (slab, B)
     log_joint: np.ndarray  #: (K, B); later responsibilities
     extent: np.ndarray  #: (D, 1) bound on |z| over the block
+    rounding: np.ndarray  #: (D,) bound on the rounding error of whitened z over the block
     extent_features: np.ndarray  #: (F, 1) features of the extent
     bounds: np.ndarray  #: (packed,) error bound by component
     valid: np.ndarray  #: (B,) 1, or 0 for a row that is left out
@@ -100,6 +103,7 @@ def _workspace(coefficients):
         np.empty((min(n_map, SLAB), rows)),
         np.empty((n_components, rows)),
         np.empty((n_features, 1)),
+        np.zeros(n_features),
         np.empty((n_map, 1)),
         np.empty(n_packed),
         np.empty(rows),
@@ -151,6 +155,20 @@ def _fill_features(kind, z, first, last, out):
 
 
 @inline_kernel
+def _largest(values):
+    """Largest magnitude; not finite if a value is not.
+
+    The bits of a non-negative float64 order as the number does, NaN and infinity on top, and an
+    integer maximum vectorises.
+    """
+    largest = np.int64(0)
+    for r in range(values.size):
+        bits = np.float64(values[r]).view(np.int64) & np.int64(0x7FFFFFFFFFFFFFFF)
+        largest = max(largest, bits)
+    return np.int64(largest).view(np.float64)
+
+
+@inline_kernel
 def _load(rows, coefficients, work):
     """Rows (n, D) of any dtype and layout into work.x and work.z.
 
@@ -163,19 +181,12 @@ def _load(rows, coefficients, work):
         for d in range(n_features):
             work.x[d, r] = rows[r, d]
     work.valid[:n] = 1.0
-    # The bits of a non-negative float64 order as the number does, NaN and infinity on top:
-    # one integer maximum gives the extent and the check.
-    sign_off = np.int64(0x7FFFFFFFFFFFFFFF)
-    limit = np.float64(coefficients.limit).view(np.int64)
     suspicious = False
     for d in range(n_features):
-        largest = np.int64(0)
         for r in range(n):
-            value = (work.x[d, r] - origin[d]) * inverse_scale[d]
-            work.z[d, r] = value
-            largest = max(largest, np.float64(value).view(np.int64) & sign_off)
-        work.extent[d, 0] = np.int64(largest).view(np.float64)
-        suspicious |= largest > limit
+            work.z[d, r] = (work.x[d, r] - origin[d]) * inverse_scale[d]
+        work.extent[d, 0] = _largest(work.z[d, :n])
+        suspicious |= not (work.extent[d, 0] <= coefficients.limit)
     if not suspicious:
         return 0, 0
     return _set_aside(coefficients, work, n)
@@ -212,26 +223,27 @@ def _whiten(coefficients, work, n):
     z, y = work.z[:, :n], work.residual[:, :n]
     product(whitener, z, 0.0, y)
     work.common[:n] = 0.0
-    whitened_extent = work.extent_features
+    roundoff = UNIT_ROUNDOFF * math.sqrt(z.shape[0])
     for d in range(z.shape[0]):
         for r in range(n):
             z[d, r] = y[d, r]
             work.common[r] -= 0.5 * y[d, r] ** 2
-        whitened_extent[d, 0] = 0.0
+        magnitude = 0.0
         for e in range(d + 1):
-            whitened_extent[d, 0] += abs(whitener[d, e]) * work.extent[e, 0]
-    work.extent[:] = whitened_extent[: z.shape[0]]
+            magnitude += abs(whitener[d, e]) * work.extent[e, 0]
+        work.rounding[d] = roundoff * magnitude
+    for d in range(z.shape[0]):
+        work.extent[d, 0] = _largest(z[d])
 
 
 @inline_kernel
-def _residuals(coefficients, k, work, n):
-    """y = factor_k (x - μ_k) for the rows of the block, into work.residual."""
-    factors, mean = coefficients.factors, coefficients.means[k]
+def _residuals(kind, origin, factors, k, work, n):
+    """y = factor_k (x - origin) for the rows of the block, into work.residual."""
     x, shifted, y = work.x[:, :n], work.shifted[:, :n], work.residual[:, :n]
     for d in range(x.shape[0]):
         for r in range(n):
-            shifted[d, r] = x[d, r] - mean[d]
-    if factors.shape[1] == factors.shape[2] and coefficients.kind <= TIED:
+            shifted[d, r] = x[d, r] - origin[d]
+    if kind <= TIED:
         product(factors[min(k, factors.shape[0] - 1)], shifted, 0.0, y)
     else:
         for d in range(x.shape[0]):
@@ -241,18 +253,24 @@ def _residuals(coefficients, k, work, n):
 
 @inline_kernel
 def _centred_log_joint(coefficients, k, work, n):
-    _residuals(coefficients, k, work, n)
+    _residuals(coefficients.kind, coefficients.means[k], coefficients.factors, k, work, n)
     out = work.log_joint[k]
     for r in range(n):
         out[r] = 0.0
     for d in range(coefficients.origin.size):
         for r in range(n):
             out[r] += work.residual[d, r] ** 2
-    tied = coefficients.kind == TIED
     for r in range(n):
-        # What all components share is kept apart for TIED, so it is taken out here.
-        apart = work.common[r] if tied else 0.0
-        out[r] = coefficients.constants[k] - 0.5 * out[r] - apart
+        out[r] = coefficients.constants[k] - 0.5 * out[r]
+
+
+@inline_kernel
+def _fold_common(coefficients, work, n):
+    """Give back to the packed components what they share: centred ones do not share it."""
+    for k in range(coefficients.theta.shape[0]):
+        for r in range(n):
+            work.log_joint[k, r] += work.common[r]
+    work.common[:n] = 0.0
 
 
 @inline_kernel
@@ -271,22 +289,30 @@ def _packed_log_joint(coefficients, work, n):
 def _recompute_doubtful(coefficients, work, n):
     """Take the centred route, in this block, for packed components whose bound is too large.
 
-    The bound on the error of component k is √F u |θ_k| φ(|z|), at the block's extent.
-    A component whose density underflows beside another's whatever the error is left alone.
+    The bound on the error of component k is (4 + √F) u |θ_k| φ(|z|), at the block's extent; for
+    TIED with what ½‖y‖² and the rounding of y add. A component whose density underflows beside
+    another's whatever the error is left alone.
     """
     n_packed, n_map = coefficients.theta.shape
     features = work.extent_features
     _fill_features(coefficients.kind, work.extent, 0, n_map, features)
-    roundoff = UNIT_ROUNDOFF * math.sqrt(n_map)
+    roundoff = UNIT_ROUNDOFF * (4.0 + math.sqrt(n_map))
+    tied = coefficients.kind == TIED
     doubtful = False
     for k in range(n_packed):
-        magnitude = 0.0
+        magnitude, carried = 0.0, 0.0
         for f in range(n_map):
             magnitude += abs(coefficients.theta[k, f]) * features[f, 0]
-        work.bounds[k] = roundoff * magnitude
+        if tied:
+            for d in range(work.rounding.size):
+                magnitude += 0.5 * work.extent[d, 0] ** 2
+                distance = work.extent[d, 0] + abs(coefficients.theta[k, 1 + d])
+                carried += work.rounding[d] * distance
+        work.bounds[k] = roundoff * magnitude + carried
         doubtful |= not (work.bounds[k] <= coefficients.tolerance)
     if not doubtful:
         return
+    _fold_common(coefficients, work, n)
     sure = work.largest
     sure[:n] = -np.inf
     for k in range(n_packed):
@@ -319,6 +345,8 @@ def _evaluate(rows, coefficients, work):
     if n_packed:
         _packed_log_joint(coefficients, work, n)
         _recompute_doubtful(coefficients, work, n)
+    if n_packed < coefficients.means.shape[0]:
+        _fold_common(coefficients, work, n)
     for k in range(n_packed, coefficients.means.shape[0]):
         _centred_log_joint(coefficients, k, work, n)
     return left_out
@@ -354,7 +382,7 @@ def _add_packed_moments(coefficients, work, n, moments):
     for first in range(0, n_map, SLAB):
         last = min(first + SLAB, n_map)
         features = work.features[: last - first, :n]
-        if n_map > SLAB:
+        if n_map > SLAB or not coefficients.has_own_basis:
             _fill_features(coefficients.kind, work.z[:, :n], first, last, features)
         product_transposed(responsibilities, features, 1.0, moments[:n_packed, first:last])
 
@@ -369,16 +397,16 @@ def _add_scatter(rows, weights, shifted, scatter):
 
 
 @inline_kernel
-def _add_centred_moments(coefficients, k, work, n, moment, scatter):
-    """Moments of component k's residuals: moment (1 + D ...) and, FULL and TIED, scatter (D, D)."""
-    responsibility = work.log_joint[k, :n]
+def _add_centred_moments(coefficients, c, work, n, moment, scatter):
+    """Moments of u of centred component c: moment (1 + D ...); FULL and TIED, scatter (D, D)."""
+    responsibility = work.log_joint[coefficients.theta.shape[0] + c, :n]
     count = 0.0
     for r in range(n):
         count += responsibility[r]
     if count == 0.0:
         return
     n_features = coefficients.origin.size
-    _residuals(coefficients, k, work, n)
+    _residuals(coefficients.kind, coefficients.origins[c], coefficients.bases, c, work, n)
     y = work.residual[:, :n]
     moment[0] += count
     for d in range(n_features):
@@ -418,19 +446,23 @@ def sufficient_statistics(rows, weights, coefficients):
     Returns
     -------
     moments : (K, F) float64
-        Σ γ φ by component: of z (packed route), or of the residuals (centred route).
+        Σ γ φ by component: of z (packed route), or of u (centred route).
     scatter : (D, D) float64, or (0, 0)
-        TIED: Σ over rows and components of γ y yᵀ.
+        TIED: Σ over rows and components of γ u uᵀ.
     totals : (5,) float64
         Log-likelihood Σ w log p(x), Σ w, rows counted in, rows overflowing, rows not finite.
     """
     kind = coefficients.kind
     n_components, n_features = coefficients.means.shape
     n_packed = coefficients.theta.shape[0]
-    moments = np.zeros((n_components, feature_count(kind, n_features)))
-    scatter = np.zeros((n_features, n_features) if kind == TIED else (0, 0))
+    # Sums of many blocks, and of the few blocks since they were last added to: in two levels
+    # rounding errors stay small however long the chunk is.
+    all_moments = np.zeros((n_components, feature_count(kind, n_features)))
+    all_scatter = np.zeros((n_features, n_features) if kind == TIED else (0, 0))
     n_scatters = n_components - n_packed if kind == FULL else 0
-    scatters = np.zeros((n_scatters, n_features, n_features))
+    all_scatters = np.zeros((n_scatters, n_features, n_features))
+    moments, scatter = np.zeros(all_moments.shape), np.zeros(all_scatter.shape)
+    scatters = np.zeros(all_scatters.shape)
     totals = np.zeros(5)
     work = _workspace(coefficients)
     block = work.valid.size
@@ -447,6 +479,9 @@ def sufficient_statistics(rows, weights, coefficients):
         for k in range(n_components):
             for r in range(n):
                 work.log_joint[k, r] *= work.total[r]
+        if not coefficients.has_own_basis:
+            _residuals(kind, coefficients.origin, coefficients.bases, 0, work, n)
+            work.z[:, :n] = work.residual[:, :n]
         if n_packed:
             _add_packed_moments(coefficients, work, n, moments)
             if kind == TIED:
@@ -455,17 +490,24 @@ def sufficient_statistics(rows, weights, coefficients):
                     for r in range(n):
                         work.total[r] += work.log_joint[k, r]
                 _add_scatter(work.z[:, :n], work.total, work.shifted[:, :n], scatter)
-        for k in range(n_packed, n_components):
-            own = scatters[k - n_packed] if kind == FULL else scatter
-            _add_centred_moments(coefficients, k, work, n, moments[k], own)
+        for c in range(n_components - n_packed):
+            own = scatters[c] if kind == FULL else scatter
+            _add_centred_moments(coefficients, c, work, n, moments[n_packed + c], own)
+        if (start // block + 1) % _BLOCKS_IN_SUM == 0 or start + n == rows.shape[0]:
+            all_moments += moments
+            all_scatter += scatter
+            all_scatters += scatters
+            moments[:] = 0.0
+            scatter[:] = 0.0
+            scatters[:] = 0.0
         totals[0] += log_likelihood
         totals[1] += weight
         totals[2] += n - n_overflowing - n_not_finite
         totals[3] += n_overflowing
         totals[4] += n_not_finite
     for k in range(n_scatters):
-        _pack(scatters[k], moments[n_packed + k, 1 + n_features :])
-    return moments, scatter, totals
+        _pack(all_scatters[k], all_moments[n_packed + k, 1 + n_features :])
+    return all_moments, all_scatter, totals
 
 
 @kernel
@@ -519,8 +561,8 @@ def row_posteriors(rows, priors, order, coefficients, with_responsibilities):
                 labels[start + r] = fallback
         if with_responsibilities:
             for r in range(n):
+                keep = work.valid[r] == 1.0
                 for k in range(n_components):
                     value = work.log_joint[k, r] / work.total[r]
-                    keep = work.valid[r] == 1.0
                     responsibilities[start + r, order[k]] = value if keep else priors[order[k]]
     return scores, labels, responsibilities, bad
