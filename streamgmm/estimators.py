@@ -312,9 +312,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         expected = STRUCTURES[self.covariance_type].shape(*shape)
         if self.means_.shape != shape or self.covariances_.shape != expected:
             raise ParameterError(
-                f"warm_start goes on from a model with means of shape {self.means_.shape} and "
-                f"covariances of shape {self.covariances_.shape}, but {shape} and {expected} are "
-                "asked for now; set warm_start=False to start anew"
+                "warm_start goes on from a model with means (components, features) of shape "
+                f"{self.means_.shape} and covariances of shape {self.covariances_.shape}, but "
+                f"{shape} and {expected} are asked for now; set warm_start=False to start anew"
             )
         return self._parameters()
 
@@ -625,7 +625,7 @@ or the path ``out``
 
     def _open(self, X: Any, sample_weight: Any, *, reset: bool) -> Source:
         """Describe the data, and check their columns against those fitted."""
-        if is_path(X) or is_source(X) or is_from(X, "zarr") or is_from(X, "dask"):
+        if _has_own_source(X):
             source = open_source(X, sample_weight=sample_weight)
             if reset:
                 self.n_features_in_ = source.n_features
@@ -637,7 +637,6 @@ or the path ``out``
                     f"expecting {self.n_features_in_} features as input"
                 )
             return source
-        is_mapped = isinstance(X, np.memmap)
         checked = validate_data(
             self, X, reset=reset, ensure_all_finite=False, ensure_min_samples=2 if reset else 1
         )
@@ -645,7 +644,7 @@ or the path ``out``
             sample_weight = _check_sample_weight(
                 sample_weight, checked, dtype=np.float64, ensure_non_negative=True
             )
-        return open_source(X if is_mapped else checked, sample_weight=sample_weight)
+        return open_source(checked, sample_weight=sample_weight)
 
     def _parameters(self) -> Parameters:
         """The fitted attributes as parameters; they may have been assigned by hand."""
@@ -795,6 +794,13 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture:
         return GaussianMixture._from_record(record)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{path} is damaged: {error}") from error
+
+
+def _has_own_source(X: Any) -> bool:
+    """Whether data are described by a source without scikit-learn's validation."""
+    if is_path(X) or is_source(X) or isinstance(X, np.memmap):
+        return True
+    return is_from(X, "zarr") or is_from(X, "dask")
 
 
 def _refuse_overlap(out: str | os.PathLike[str], source: Source) -> None:

@@ -107,7 +107,7 @@ class Reader:
             seconds,
             iteration,
             mean,
-            mean - previous,
+            mean - previous if math.isfinite(previous) else math.nan,
             found.n_overflowing,
             frame.centred.size,
         )

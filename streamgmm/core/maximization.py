@@ -23,6 +23,8 @@ _FEWEST_ROWS = 10.0 * np.finfo(np.float64).eps
 # What a collapsed covariance is widened by, in squared scales of the frame: the first that
 # makes it positive definite.
 _FLOORS = (1e-12, 1e-8, 1e-4, 1.0)
+# Roundings of the data that such a covariance spans at least.
+_VISIBLE = 16.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def maximize(
         )
         for update in _UPDATES[frame.covariance_type](statistics, alive, offsets, shifts):
             own = update.components
-            places[0][own], places[1][own], widened = update.apply(frame, reg_covar)
+            places[0][own], places[1][own], widened = update.apply(frame, means, reg_covar)
             collapsed += alive.tolist() if is_tied and widened else widened
     empty = np.flatnonzero((counts <= 0.0) & (previous.weights > 0.0))
     return Maximum(
@@ -133,25 +135,41 @@ class _Update:
     components: NDArray[np.intp]
     function: Callable[[slice, Array], tuple[Array, Array]]
 
-    def apply(self, frame: Frame, reg_covar: float) -> tuple[Array, Array, list[int]]:
+    def apply(self, frame: Frame, means: Array, reg_covar: float) -> tuple[Array, Array, list[int]]:
         """Covariances, factors, and the components that had to be widened."""
         ridge = np.full(frame.n_features, reg_covar)
+        resolution = _resolution(frame, means)[self.components]
         try:
-            return *self.function(slice(None), ridge), []
+            return *self._resolved(slice(None), ridge, resolution), []
         except np.linalg.LinAlgError:
-            found = [self._widen(i, frame, ridge) for i in range(self.components.size)]
+            found = [
+                self._widen(slice(i, i + 1), frame, ridge, resolution)
+                for i in range(self.components.size)
+            ]
         covariances, factors, widened = zip(*found, strict=True)
         collapsed = self.components[np.array(widened)].tolist()
         return np.concatenate(covariances), np.concatenate(factors), collapsed
 
-    def _widen(self, i: int, frame: Frame, ridge: Array) -> tuple[Array, Array, bool]:
+    def _resolved(self, k: slice, ridge: Array, resolution: Array) -> tuple[Array, Array]:
+        """Covariances and factors, unless they are narrower than the data can be."""
+        covariances, factors = self.function(k, ridge)
+        widths = _diagonals(factors) if factors.ndim == 3 else factors
+        if np.any(widths <= resolution[k]):
+            raise np.linalg.LinAlgError("a standard deviation is below the data's rounding")
+        return covariances, factors
+
+    def _widen(
+        self, k: slice, frame: Frame, ridge: Array, resolution: Array
+    ) -> tuple[Array, Array, bool]:
         """One component, with the smallest floor that makes it positive definite."""
-        for floor in (0.0, *_FLOORS):
+        visible = np.square(_VISIBLE * resolution[k][0])
+        floors = [floor * np.square(frame.scale) + visible for floor in _FLOORS]
+        for added in (np.zeros_like(ridge), *floors):
             try:
-                found = self.function(slice(i, i + 1), ridge + floor * np.square(frame.scale))
+                found = self._resolved(k, ridge + added, resolution)
             except np.linalg.LinAlgError:
                 continue
-            return *found, floor > 0.0
+            return *found, bool(np.any(added > 0.0))
         raise np.linalg.LinAlgError("a covariance is not finite")
 
 
@@ -225,6 +243,16 @@ _UPDATES: dict[str, Callable[..., list[_Update]]] = {
     "diag": _diagonal,
     "spherical": _spherical,
 }
+
+
+def _resolution(frame: Frame, means: Array) -> Array:
+    """Rounding of the data about the means: full and diag (K, D), tied (1, D), spherical (K,)."""
+    rounding: Array = np.finfo(np.float64).eps * (np.abs(means) + frame.scale)
+    if frame.covariance_type == "tied":
+        rounding = rounding.min(axis=0, keepdims=True)
+    elif frame.covariance_type == "spherical":
+        rounding = rounding.min(axis=1)
+    return rounding
 
 
 def _outer(vectors: Array) -> Array:

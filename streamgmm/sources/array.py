@@ -1,7 +1,7 @@
 """Arrays in memory, memory-mapped arrays and ``.npy`` files."""
 
+import mmap
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,8 +16,8 @@ from streamgmm.sources.layout import check_table, regular_boundaries, rows_per_c
 class ArraySource:
     """Rows of a NumPy array; chunks are views.
 
-    Chunks of a memory-mapped array are copied as they are read, so that reading is done
-    ahead of computing.
+    Chunks of an array that is a part of a memory map are copied as they are read, so that
+    reading is done ahead of computing.
 
     Parameters
     ----------
@@ -56,32 +56,42 @@ class ArraySource:
         return Chunk(np.array(rows) if self._is_mapped else rows, range(start, stop))
 
 
-class NpyFileSource:
-    """Rows of a ``.npy`` file, read chunk by chunk and never mapped.
+class FileSource:
+    """Rows of an array in a file, read chunk by chunk and never mapped.
+
+    Build with :meth:`from_npy` or :meth:`from_memmap`. It is pickled as the path, not as the data.
 
     Parameters
     ----------
-    path : path-like
+    path : Path
+    dtype : dtype
+    shape : tuple of int
+    offset : int
+        Where in the file the first value is, in bytes.
+    is_fortran : bool
+        Whether values run down the columns.
 
     Raises
     ------
     DataError
-        If the file is no ``.npy`` file, is shorter than its header says, or is no table of real
-        numbers.
+        If the array is no table of real numbers, or the file too short to hold it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        offset: int,
+        is_fortran: bool,
+    ) -> None:
+        check_table(str(path), shape, dtype)
         self.name = str(path)
-        self._path = path
-        try:
-            with path.open("rb") as file:
-                shape, self._is_fortran, self.dtype = _read_header(file)
-                self._offset = file.tell()
-        except (ValueError, OSError) as error:
-            raise DataError(f"{path} is not a .npy file that can be read: {error}") from None
-        check_table(self.name, shape, self.dtype)
         self.n_rows, self.n_features = shape
-        expected = self._offset + self.n_rows * self._row_bytes
+        self.dtype = dtype
+        self._path, self._offset, self._is_fortran = path, offset, is_fortran
+        self._row_bytes = self.n_features * dtype.itemsize
+        expected = offset + self.n_rows * self._row_bytes
         if path.stat().st_size < expected:
             raise DataError(
                 f"{path} is truncated: it holds {path.stat().st_size} bytes, "
@@ -90,9 +100,38 @@ class NpyFileSource:
         self._chunk_rows = rows_per_chunk(self.n_features)
         self.boundaries: Sequence[int] = regular_boundaries(self.n_rows, self._chunk_rows)
 
-    @cached_property
-    def _row_bytes(self) -> int:
-        return self.n_features * self.dtype.itemsize
+    @classmethod
+    def from_npy(cls, path: Path) -> "FileSource":
+        """The array in a ``.npy`` file.
+
+        Raises
+        ------
+        DataError
+            If it is no such file, or as in the class.
+        """
+        try:
+            with path.open("rb") as file:
+                shape, is_fortran, dtype = _read_header(file)
+                offset = file.tell()
+        except (ValueError, OSError) as error:
+            raise DataError(f"{path} is not a .npy file that can be read: {error}") from None
+        return cls(path, dtype, shape, offset, is_fortran)
+
+    @classmethod
+    def from_memmap(cls, array: "np.memmap[Any, Any]") -> "FileSource | None":
+        """The file behind a memory map; None if it cannot be read instead of the map.
+
+        It cannot if the map is a part of another one (its offset is not known), is private, or its
+        file has another name now.
+        """
+        is_whole = isinstance(array.base, mmap.mmap)
+        if not is_whole or array.mode == "c" or array.filename is None:
+            return None
+        path = Path(array.filename)
+        if array.ndim != 2 or not path.is_file():
+            return None
+        is_fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+        return cls(path, array.dtype, array.shape, array.offset, is_fortran)
 
     @property
     def read_bytes(self) -> int:
@@ -106,11 +145,10 @@ class NpyFileSource:
             values = self._read_values(start * self.n_features, (stop - start) * self.n_features)
             rows = values.reshape(-1, self.n_features)
         else:
-            columns = [
-                self._read_values(d * self.n_rows + start, stop - start)
-                for d in range(self.n_features)
-            ]
-            rows = np.stack(columns).T
+            columns = np.empty((self.n_features, stop - start), dtype=self.dtype)
+            for d in range(self.n_features):
+                columns[d] = self._read_values(d * self.n_rows + start, stop - start)
+            rows = columns.T
         return Chunk(rows, range(start, stop))
 
     def _read_values(self, first: int, count: int) -> NDArray[Any]:

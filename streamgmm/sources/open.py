@@ -8,7 +8,7 @@ import numpy as np
 
 from streamgmm.errors import DataError
 from streamgmm.protocols import Source
-from streamgmm.sources.array import ArraySource, NpyFileSource
+from streamgmm.sources.array import ArraySource, FileSource
 from streamgmm.sources.weighted import WeightedSource
 
 _ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
@@ -75,7 +75,8 @@ def _open_unweighted(data: Any) -> Source:
         from streamgmm.sources.zarr import ZarrSource
 
         return ZarrSource(data)
-    return ArraySource(np.asanyarray(data))
+    file = FileSource.from_memmap(data) if isinstance(data, np.memmap) else None
+    return file or ArraySource(np.asanyarray(data))
 
 
 def _open_path(data: str | os.PathLike[str]) -> Source:
@@ -83,7 +84,7 @@ def _open_path(data: str | os.PathLike[str]) -> Source:
     if not path.exists():
         raise DataError(f"{path}: no such file or directory")
     if path.suffix == ".npy":
-        return NpyFileSource(path)
+        return FileSource.from_npy(path)
     if path.suffix == ".zarr" or any((path / name).exists() for name in _ZARR_METADATA):
         from streamgmm.sources.zarr import ZarrSource
 
@@ -104,8 +105,8 @@ def _open_weights(weights: Any) -> Any:
     if path.suffix == ".npy":
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise DataError(f"{path} is not a .npy file that can be read: {error}") from None
-    import zarr
+    from streamgmm.sources.zarr import open_array
 
-    return zarr.open_array(str(path), mode="r")
+    return open_array(path)

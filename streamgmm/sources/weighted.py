@@ -36,8 +36,8 @@ class WeightedSource:
     def read_bytes(self) -> int:
         """Bytes of a chunk and its weights."""
         largest = max(np.diff(self.boundaries))
-        in_memory = isinstance(self._weights, np.ndarray)
-        return self._source.read_bytes + (0 if in_memory else 16 * int(largest))
+        is_view = type(self._weights) is np.ndarray and self._weights.dtype == np.float64
+        return self._source.read_bytes + (0 if is_view else 16 * int(largest))
 
     def read(self, i: int) -> Chunk:
         """Chunk i."""

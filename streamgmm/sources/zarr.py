@@ -33,7 +33,7 @@ class ZarrSource:
     def __init__(self, array: "zarr.Array[Any] | zarr.Group") -> None:
         self.name = str(array.store_path)
         if isinstance(array, zarr.Group):
-            raise DataError(_is_group(array))
+            raise _not_one_array(array)
         check_table(self.name, array.shape, np.dtype(array.dtype))
         packed = [key for key in _PACKING if key in array.attrs]
         if packed:
@@ -57,11 +57,7 @@ class ZarrSource:
         DataError
             If there is no array that can be read.
         """
-        try:
-            node = zarr.open(str(path), mode="r")
-        except (FileNotFoundError, ValueError, KeyError, OSError) as error:
-            raise DataError(f"{path} cannot be opened as a Zarr array: {error}") from None
-        return cls(node)
+        return cls(open_array(path))
 
     @property
     def read_bytes(self) -> int:
@@ -81,11 +77,30 @@ class ZarrSource:
         return Chunk(rows, range(start, stop))
 
 
-def _is_group(group: zarr.Group) -> str:
+def open_array(path: str | Path) -> "zarr.Array[Any]":
+    """Open an array of any dimension to read it.
+
+    Raises
+    ------
+    DataError
+        If there is none; of a group, the message says which arrays it holds.
+    """
+    try:
+        node = zarr.open(str(path), mode="r")
+    except Exception as error:
+        raise DataError(f"{path} cannot be opened as a Zarr array: {error}") from error
+    if isinstance(node, zarr.Group):
+        raise _not_one_array(node)
+    return node
+
+
+def _not_one_array(group: zarr.Group) -> DataError:
     arrays = sorted(
         f"{key} {member.shape}"
         for key, member in group.members(max_depth=None)
         if isinstance(member, zarr.Array)
     )
     held = ", ".join(arrays) or "no arrays"
-    return f"{group.store_path} is a Zarr group, not an array; it holds {held}; name one of them"
+    return DataError(
+        f"{group.store_path} is a Zarr group, not an array; it holds {held}; name one of them"
+    )
