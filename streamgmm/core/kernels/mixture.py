@@ -470,9 +470,14 @@ def sufficient_statistics(rows, weights, coefficients):
         n = min(block, rows.shape[0] - start)
         n_overflowing, n_not_finite = _evaluate(rows[start : start + n], coefficients, work)
         _normalise(work, n)
+        # Not in the loop below: whether LLVM vectorises that one, and so the order of its sums,
+        # must not hang on where an empty array happens to lie in memory.
+        if weights.size:
+            for r in range(n):
+                work.valid[r] *= weights[start + r]
         weight, log_likelihood = 0.0, 0.0
         for r in range(n):
-            w = work.valid[r] * (weights[start + r] if weights.size else 1.0)
+            w = work.valid[r]
             weight += w
             log_likelihood += w * (work.largest[r] + logarithm(work.total[r]) + work.common[r])
             work.total[r] = w / work.total[r]
