@@ -87,9 +87,11 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     """
     target = Path(path)
     try:
-        with np.load(target, allow_pickle=False) as archive:
-            names = archive.files if isinstance(archive, np.lib.npyio.NpzFile) else []
-            arrays = {name: archive[name] for name in names}
+        with (
+            target.open("rb") as file,
+            np.lib.npyio.NpzFile(file, allow_pickle=False) as archive,
+        ):
+            arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise ModelFileError(f"{target}: no such file") from None
     except IsADirectoryError:

@@ -17,7 +17,6 @@ from streamgmm.protocols import (
     Listener,
     ReadDone,
     ReadStarted,
-    Source,
 )
 
 if TYPE_CHECKING:
@@ -105,10 +104,9 @@ class ProgressBar:
     def _begin(self, read: ReadStarted) -> None:
         self._started = time.perf_counter()
         self._n_rows = self._n_bytes = 0
-        purpose = "" if read.purpose == "iteration" else f" ({read.purpose})"
-        self._progress.reset(
-            self._task, total=read.n_rows, visible=True, description=f"read {read.number}{purpose}"
-        )
+        # Iterations are told apart by their numbers; a narrow terminal has room for no more.
+        description = f"read {read.number}" if read.purpose == "iteration" else _title(read)
+        self._progress.reset(self._task, total=read.n_rows, visible=True, description=description)
 
     def _advance(self, chunk: ChunkDone) -> None:
         self._n_rows += chunk.n_rows
@@ -140,25 +138,18 @@ def _is_interactive() -> bool:
     return sys.stderr.isatty() and Console(stderr=True).is_interactive
 
 
-@contextmanager
-def announced(listener: Listener, purpose: str, source: Source) -> Iterator[None]:
-    """Tell of one read of a source that no algorithm announces: a prediction, a copy."""
-    n_bytes = source.n_rows * source.n_features * source.dtype.itemsize
-    listener(ReadStarted(1, purpose, source.n_rows, len(source.boundaries) - 1, n_bytes))
-    start = time.perf_counter()
-    yield
-    seconds = time.perf_counter() - start
-    listener(ReadDone(1, purpose, source.n_rows, seconds, 0, math.nan, math.nan, 0, 0))
-
-
 def describe_read(read: ReadDone, n_bytes: int) -> str:
     """One line on a read of so many bytes."""
-    parts = [f"read {read.number}", read.purpose + (f" {read.iteration}" if read.iteration else "")]
+    parts = [_title(read) + (f" {read.iteration}" if read.iteration else "")]
     if not math.isnan(read.log_likelihood):
         parts.append(describe_likelihood(read.log_likelihood, read.gain))
     parts.append(describe_rates(read.n_rows, n_bytes, read.seconds))
     parts.append(f"{read.seconds:.2f} s")
     return ", ".join(parts)
+
+
+def _title(read: ReadStarted | ReadDone) -> str:
+    return f"read {read.number}, {read.purpose}" if read.number else read.purpose
 
 
 def describe_likelihood(log_likelihood: float, gain: float) -> str:

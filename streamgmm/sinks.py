@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import OutputError
-from streamgmm.protocols import Sink
 
 
 class ArraySink:
@@ -57,7 +56,7 @@ def open_sink(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     boundaries: Sequence[int],
-) -> Iterator[Sink]:
+) -> Iterator[ArraySink]:
     """A sink that becomes the file or Zarr array ``path`` when the block ends well.
 
     Parameters
@@ -102,7 +101,12 @@ def _explained(target: Path) -> Iterator[None]:
 
 def _create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], chunk_rows: int) -> Any:
     if path.suffix == ".npy":
-        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        # A sparse file would meet a full disk as a bus error, when the rows are written.
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return array
     import zarr
 
     # Zarr creates missing folders; a mistyped one should be an error here as for files.
@@ -120,7 +124,11 @@ def _publish(array: Any, unfinished: Path, target: Path) -> None:
         return
     former = target.with_name(f"{unfinished.name}.former")
     target.rename(former)
-    unfinished.rename(target)
+    try:
+        unfinished.rename(target)
+    except BaseException:
+        former.rename(target)
+        raise
     _remove(former)
 
 

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -145,6 +146,17 @@ def refuse_not_finite(source: Source, executor: Executor) -> NoReturn:
         f"{found.n_rows} of {source.n_rows} rows; the first: {places}{more}. "
         "Drop or fill these rows first."
     )
+
+
+@contextmanager
+def announced(listener: Listener, purpose: str, source: Source) -> Iterator[None]:
+    """Tell of a read of a source outside a fit, which has no number: a prediction, a copy."""
+    n_bytes = source.n_rows * source.n_features * source.dtype.itemsize
+    listener(ReadStarted(0, purpose, source.n_rows, len(source.boundaries) - 1, n_bytes))
+    start = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - start
+    listener(ReadDone(0, purpose, source.n_rows, seconds, 0, math.nan, math.nan, 0, 0))
 
 
 def _statistics(expectation: Expectation, chunk: Chunk) -> Statistics:

@@ -15,7 +15,7 @@ _BINARY_UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def parse_bytes(size: int | float | str) -> int:
+def parse_bytes(size: int | float | str, name: str = "memory_limit") -> int:
     """A size in bytes from a number or from text such as "1GiB", "500 MB" or "2e9".
 
     Raises
@@ -26,14 +26,14 @@ def parse_bytes(size: int | float | str) -> int:
     text = str(size).strip().lower()
     match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?)(i?)b?", text)
     if match is None or (match[3] and not match[2]):
-        raise ParameterError(f"memory_limit is {size!r}; write a size such as '4GiB' or '500 MB'")
+        raise ParameterError(f"{name} is {size!r}; write a size such as '4GiB' or '500 MB'")
     units = _BINARY_UNITS if match[3] else _UNITS
     try:
         n_bytes = int(float(match[1]) * units[match[2]])
     except ValueError:
         n_bytes = 0
     if n_bytes <= 0:
-        raise ParameterError(f"memory_limit is {size!r}; it must be positive")
+        raise ParameterError(f"{name} is {size!r}; it must be positive")
     return n_bytes
 
 

@@ -105,7 +105,7 @@ def _open_weights(weights: Any) -> Any:
     if path.suffix == ".npy":
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, EOFError) as error:
             raise DataError(f"{path} is not a .npy file that can be read: {error}") from None
     from streamgmm.sources.zarr import open_array
 

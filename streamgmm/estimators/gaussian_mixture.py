@@ -1,75 +1,44 @@
-"""Thin scikit-learn faces over the algorithms.
-
-Only this module may import scikit-learn, and of it only ``sklearn.base`` and its validation.
-Data that scikit-learn knows (arrays, lists, DataFrames) are validated by it; all else by its
-source.
-"""
+"""The batch estimator: scikit-learn's GaussianMixture for data of any size."""
 
 import os
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, DensityMixin
+from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from streamgmm.algorithms import prediction
 from streamgmm.algorithms.em import Fit, expectation_maximization
 from streamgmm.algorithms.initialization import Start, initialize
-from streamgmm.algorithms.reading import Reader, refuse_not_finite
+from streamgmm.algorithms.reading import Reader
 from streamgmm.algorithms.survey import RowSample, sample_rows
-from streamgmm.core.covariance import STRUCTURES, CovarianceType, invert
-from streamgmm.core.expectation import Expectation
-from streamgmm.core.frame import Frame
+from streamgmm.core.covariance import STRUCTURES, CovarianceType
 from streamgmm.core.parameters import PARAMETER_NAMES, ParameterName, Parameters
-from streamgmm.core.sampling import draw
-from streamgmm.core.statistics import Statistics
 from streamgmm.errors import (
     DataError,
     DegenerateComponentWarning,
     LeftOutRowsWarning,
     ModelFileError,
-    NotFiniteError,
-    OutputError,
     ParameterError,
 )
+from streamgmm.estimators.fitted import FittedMixture
+from streamgmm.estimators.records import copy_fitted, from_record
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import parse_bytes
 from streamgmm.executors.select import open_executor
-from streamgmm.persistence import (
-    Record,
-    pack_statistics,
-    read_record,
-    unpack_statistics,
-    write_record,
-)
-from streamgmm.progress import LineReporter
-from streamgmm.protocols import Chunk, Event, Listener, Source
-from streamgmm.sinks import ArraySink, open_sink
-from streamgmm.sources.open import is_from, is_path, is_source, open_source
+from streamgmm.persistence import read_record
+from streamgmm.protocols import Event
 
-_PARAMETER_ARRAYS = ("weights_", "means_", "covariances_", "precisions_cholesky_")
-_INITIAL_ARRAYS = ("weights_init", "means_init", "precisions_init")
-_FITTED_VALUES = (
-    "converged_",
-    "n_iter_",
-    "lower_bound_",
-    "lower_bounds_",
-    "n_features_in_",
-    "history_",
-    "n_reads_",
-)
+_STARTS = ("weights_init", "means_init", "precisions_init")
 
 
-class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
+class GaussianMixture(FittedMixture):
     """Gaussian mixture fitted by exact EM to data of any size.
 
     Arguments, attributes and their meanings are those of
@@ -242,8 +211,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.memory_limit = memory_limit
         self.callbacks = callbacks
 
-    # Fitting
-
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Estimate the parameters.
 
@@ -343,7 +310,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _known_start(self, n_features: int) -> Start:
         initial = {
             name: None if value is None else np.asarray(value, dtype=np.float64)
-            for name in _INITIAL_ARRAYS
+            for name in _STARTS
             for value in [getattr(self, name)]
         }
         unknown = set(self.fixed) - set(PARAMETER_NAMES)
@@ -352,13 +319,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 f"fixed names {', '.join(sorted(map(str, unknown)))}; "
                 f"choose among {', '.join(PARAMETER_NAMES)}"
             )
-        for held, needed in zip(PARAMETER_NAMES, _INITIAL_ARRAYS, strict=True):
+        for held, needed in zip(PARAMETER_NAMES, _STARTS, strict=True):
             if held in self.fixed and initial[needed] is None:
                 raise ParameterError(f"fixed holds {held!r}, so {needed} must be given")
         shape = self.n_components, n_features
         expected = dict(
             zip(
-                _INITIAL_ARRAYS,
+                _STARTS,
                 (shape[:1], shape, STRUCTURES[self.covariance_type].shape(*shape)),
                 strict=True,
             )
@@ -370,20 +337,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                     f"but got {array.shape}"
                 )
         return Start(*initial.values())
-
-    def _listener(self) -> Listener:
-        callbacks: list[Listener] = (
-            [self.callbacks] if callable(self.callbacks) else list(self.callbacks)
-        )
-        if self.verbose:
-            every = self.verbose_interval if self.verbose == 1 else 1
-            callbacks.append(LineReporter(every=every))
-
-        def tell(event: Event) -> None:
-            for callback in callbacks:
-                callback(event)
-
-        return tell
 
     def _keep(self, fit: Fit, reader: Reader) -> None:
         self._set_parameters(fit.parameters)
@@ -420,320 +373,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 stacklevel=3,
             )
 
-    # Prediction
-
-    def predict(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
-        """Component of largest responsibility of each row.
-
-        Parameters
-        ----------
-        X : array-like, path or Source of shape (n_samples, n_features)
-        out : path-like, default=None
-            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
-
-        Returns
-        -------
-        labels : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
-
-        Raises
-        ------
-        DataError
-            If the data cannot be used or have other columns than those fitted.
-        """
-        return self._map_rows(X, prediction.labels, np.dtype(np.int64), None, out)
-
-    def predict_proba(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
-        """Responsibilities: the posterior probability of each component for each row.
-
-        Parameters
-        ----------
-        X : array-like, path or Source of shape (n_samples, n_features)
-        out : path-like, default=None
-            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
-
-        Returns
-        -------
-        responsibilities : ndarray or lazy dask.array.Array of shape (n_samples, n_components), \
-or the path ``out``
-
-        Raises
-        ------
-        DataError
-            If the data cannot be used or have other columns than those fitted.
-        """
-        n = self.n_components
-        return self._map_rows(X, prediction.responsibilities, np.dtype(np.float64), n, out)
-
-    def score_samples(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
-        """Log-density of each row.
-
-        Parameters
-        ----------
-        X : array-like, path or Source of shape (n_samples, n_features)
-        out : path-like, default=None
-            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
-
-        Returns
-        -------
-        log_density : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
-            Nats; -inf for rows whose squares overflow.
-
-        Raises
-        ------
-        DataError
-            If the data cannot be used or have other columns than those fitted.
-        """
-        return self._map_rows(X, prediction.scores, np.dtype(np.float64), None, out)
-
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Mean log-density of the rows.
-
-        Parameters
-        ----------
-        X : array-like, path or Source of shape (n_samples, n_features)
-        y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        log_likelihood : float
-            Nats a row (a unit of weight); -inf if a row's squares overflow.
-
-        Raises
-        ------
-        DataError
-            If the data cannot be used or have other columns than those fitted.
-        """
-        check_is_fitted(self)
-        source = self._open(X, sample_weight, reset=False)
-        with (
-            open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
-            single_threaded_blas(),
-        ):
-            reader = Reader(source, executor, self._listener())
-            found = reader.statistics(self._parameters())
-        return -np.inf if found.n_overflowing else found.mean_log_likelihood
-
-    def bic(self, X: Any) -> float:
-        """Bayesian information criterion on X; lower is better.
-
-        Parameters
-        ----------
-        X : array-like, path or Source of shape (n_samples, n_features)
-
-        Returns
-        -------
-        bic : float
-            -2 ln L + p ln n, for p free parameters and n rows.
-        """
-        deviance, n_parameters, n_rows = self._deviance(X)
-        return deviance + n_parameters * float(np.log(n_rows))
-
-    def aic(self, X: Any) -> float:
-        """Akaike information criterion on X; lower is better.
-
-        Parameters
-        ----------
-        X : array-like, path or Source of shape (n_samples, n_features)
-
-        Returns
-        -------
-        aic : float
-            -2 ln L + 2 p, for p free parameters.
-        """
-        deviance, n_parameters, _ = self._deviance(X)
-        return deviance + 2.0 * n_parameters
-
-    def _deviance(self, X: Any) -> tuple[float, int, int]:
-        check_is_fitted(self)
-        n_rows = self._open(X, None, reset=False).n_rows
-        return -2.0 * self.score(X) * n_rows, self._n_parameters(), n_rows
-
-    def _n_parameters(self) -> int:
-        return self._parameters().n_parameters(self.fixed)
-
-    def sample(self, n_samples: int = 1) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Draw rows from the fitted mixture.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, n_features)
-            Grouped by component.
-        y : ndarray of shape (n_samples,)
-            The component of each.
-
-        Raises
-        ------
-        ParameterError
-            If ``n_samples`` is less than 1.
-        """
-        check_is_fitted(self)
-        if n_samples < 1:
-            raise ParameterError(
-                f"Invalid value for 'n_samples': {n_samples}. It must be at least 1."
-            )
-        return draw(self._parameters(), n_samples, check_random_state(self.random_state))
-
-    def _map_rows(
-        self,
-        X: Any,
-        function: Callable[[Expectation, Chunk], NDArray[Any]],
-        dtype: np.dtype[Any],
-        n_outputs: int | None,
-        out: str | os.PathLike[str] | None,
-    ) -> Any:
-        check_is_fitted(self)
-        source = self._open(X, None, reset=False)
-        with single_threaded_blas():
-            parameters = self._parameters()
-            expectation = Expectation.prepare(parameters, Frame.of(parameters, source.dtype))
-        if out is None and is_from(X, "dask"):
-            from streamgmm.executors.dask import map_rows
-
-            return map_rows(X.rechunk({1: -1}), function, expectation, dtype, n_outputs)
-        if out is None and is_path(X):
-            raise ParameterError(
-                "predictions of data named by a path are not held in memory; give out=, "
-                "a .npy or .zarr path to write them to"
-            )
-        shape = (source.n_rows,) if n_outputs is None else (source.n_rows, n_outputs)
-        with open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor:
-            listener = self._listener()
-            try:
-                if out is None:
-                    sink = ArraySink(np.empty(shape, dtype))
-                    executor.map_write(
-                        source, function, expectation, sink, listener, expectation.work_bytes
-                    )
-                    return sink.array
-                _refuse_overlap(out, source)
-                if dtype == np.int64:
-                    dtype = np.min_scalar_type(-self.n_components)
-                with open_sink(out, shape, dtype, source.boundaries) as file_sink:
-                    executor.map_write(
-                        source, function, expectation, file_sink, listener, expectation.work_bytes
-                    )
-                return out
-            except NotFiniteError:
-                refuse_not_finite(source, executor)
-
-    # Data and parameters
-
-    def _open(self, X: Any, sample_weight: Any, *, reset: bool) -> Source:
-        """Describe the data, and check their columns against those fitted."""
-        if _has_own_source(X):
-            source = open_source(X, sample_weight=sample_weight)
-            if reset:
-                self.n_features_in_ = source.n_features
-                if hasattr(self, "feature_names_in_"):
-                    del self.feature_names_in_
-            elif source.n_features != self.n_features_in_:
-                raise DataError(
-                    f"{source.name} has {source.n_features} features, but GaussianMixture is "
-                    f"expecting {self.n_features_in_} features as input"
-                )
-            return source
-        checked = validate_data(
-            self, X, reset=reset, ensure_all_finite=False, ensure_min_samples=2 if reset else 1
-        )
-        if sample_weight is not None and not is_path(sample_weight):
-            sample_weight = _check_sample_weight(
-                sample_weight, checked, dtype=np.float64, ensure_non_negative=True
-            )
-        return open_source(checked, sample_weight=sample_weight)
-
-    def _parameters(self) -> Parameters:
-        """The fitted attributes as parameters; they may have been assigned by hand."""
-        structure = STRUCTURES[self.covariance_type]
-        cholesky = np.ascontiguousarray(self.precisions_cholesky_, dtype=np.float64)
-        if structure.is_triangular:
-            cholesky = np.ascontiguousarray(np.swapaxes(cholesky, -1, -2))
-        return Parameters.create(
-            self.covariance_type,
-            self.weights_,
-            self.means_,
-            self.covariances_,
-            invert(structure, cholesky),
-        )
-
-    def _set_parameters(self, parameters: Parameters) -> None:
-        self.weights_ = parameters.weights
-        self.means_ = parameters.means
-        self.covariances_ = parameters.covariances
-        self.precisions_cholesky_ = parameters.precisions_cholesky
-        self.precisions_ = parameters.precisions
-
-    # Other forms
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted model to a ``.gmm`` file, atomically.
-
-        Settings that a file cannot hold (callbacks, a client, a RandomState) are left at their
-        defaults.
-
-        Parameters
-        ----------
-        path : path-like
-
-        Raises
-        ------
-        OutputError
-            If the file cannot be written.
-        """
-        check_is_fitted(self)
-        settings = self.get_params(deep=False)
-        arrays = {
-            name: np.asarray(value)
-            for name in _INITIAL_ARRAYS
-            for value in [settings.pop(name)]
-            if value is not None
-        }
-        arrays |= {name: np.asarray(getattr(self, name)) for name in _PARAMETER_ARRAYS}
-        settings.pop("callbacks")
-        settings["fixed"] = list(self.fixed)
-        if not isinstance(settings["executor"], str):
-            del settings["executor"]
-        if not isinstance(settings["random_state"], Integral):
-            del settings["random_state"]
-        header: dict[str, Any] = {
-            "estimator": type(self).__name__,
-            "settings": {name: _plain(value) for name, value in settings.items()},
-            "fitted": {
-                name: _plain(getattr(self, name)) for name in _FITTED_VALUES if hasattr(self, name)
-            },
-        }
-        if hasattr(self, "feature_names_in_"):
-            header["feature_names"] = self.feature_names_in_.tolist()
-        statistics: Statistics | None = getattr(self, "_statistics", None)
-        if statistics is not None:
-            header["statistics"], statistics_arrays = pack_statistics(statistics)
-            arrays |= {f"statistics.{name}": a for name, a in statistics_arrays.items()}
-        write_record(path, Record(header, arrays))
-
-    @classmethod
-    def _from_record(cls, record: Record) -> Self:
-        header, arrays = record.header, record.arrays
-        initial: dict[str, Any] = {name: arrays[name] for name in _INITIAL_ARRAYS if name in arrays}
-        settings = {**header["settings"], "fixed": tuple(header["settings"]["fixed"])}
-        model = cls(**settings, **initial)
-        for name in _PARAMETER_ARRAYS:
-            setattr(model, name, arrays[name])
-        for name, value in header["fitted"].items():
-            setattr(model, name, value)
-        if "feature_names" in header:
-            model.feature_names_in_ = np.array(header["feature_names"], dtype=object)
-        model._set_parameters(model._parameters())
-        model.precisions_cholesky_ = arrays["precisions_cholesky_"]
-        if "statistics" in header:
-            prefix = "statistics."
-            own = {n[len(prefix) :]: a for n, a in arrays.items() if n.startswith(prefix)}
-            model._statistics = unpack_statistics(header["statistics"], own)
-        return model
-
     def to_sklearn(self) -> Any:
         """The same fitted model as a :class:`sklearn.mixture.GaussianMixture`.
 
@@ -746,7 +385,9 @@ or the path ``out``
 
         shared = SklearnGaussianMixture().get_params()
         settings = {name: value for name, value in self.get_params().items() if name in shared}
-        return _copy_fitted(self, SklearnGaussianMixture(**settings))
+        converted = SklearnGaussianMixture(**settings)
+        copy_fitted(self, converted)
+        return converted
 
     @classmethod
     def from_sklearn(cls, model: Any) -> Self:
@@ -764,7 +405,7 @@ or the path ``out``
         """
         check_is_fitted(model)
         converted = cls(**model.get_params())
-        _copy_fitted(model, converted)
+        copy_fitted(model, converted)
         converted.history_, converted.n_reads_ = [], 0
         return converted
 
@@ -791,34 +432,7 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture:
             f"{path} holds a {record.header.get('estimator')}, which this release does not know"
         )
     try:
-        return GaussianMixture._from_record(record)
+        model: GaussianMixture = from_record(GaussianMixture, record)
+        return model
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{path} is damaged: {error}") from error
-
-
-def _has_own_source(X: Any) -> bool:
-    """Whether data are described by a source without scikit-learn's validation."""
-    if is_path(X) or is_source(X) or isinstance(X, np.memmap):
-        return True
-    return is_from(X, "zarr") or is_from(X, "dask")
-
-
-def _refuse_overlap(out: str | os.PathLike[str], source: Source) -> None:
-    """Refuse to write over the data that are read, or into or around them."""
-    written, read = (Path(p).resolve() for p in (out, source.name.removeprefix("file://")))
-    if written == read or written in read.parents or read in written.parents:
-        raise OutputError(f"{out} overlaps the data that are read; write somewhere else")
-
-
-def _copy_fitted(origin: Any, target: Any) -> Any:
-    names = (*_PARAMETER_ARRAYS, "precisions_", *_FITTED_VALUES, "feature_names_in_")
-    for name in names:
-        if hasattr(origin, name):
-            value = getattr(origin, name)
-            setattr(target, name, value.copy() if hasattr(value, "copy") else value)
-    return target
-
-
-def _plain(value: Any) -> Any:
-    """A setting or attribute as JSON can say it."""
-    return value.item() if isinstance(value, np.generic) else value

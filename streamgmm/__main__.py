@@ -1,0 +1,5 @@
+"""``python -m streamgmm``: the command line."""
+
+from streamgmm.cli import main
+
+main()

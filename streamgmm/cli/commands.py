@@ -1,0 +1,365 @@
+"""The commands: each a thin face over the estimator."""
+
+import json
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import streamgmm
+from streamgmm.cli.describe import contents, finite, print_components, print_history, summary
+from streamgmm.cli.program import Program, check_output
+from streamgmm.errors import ParameterError
+from streamgmm.progress import reporting
+
+if TYPE_CHECKING:
+    from streamgmm.estimators import GaussianMixture
+
+_MODELS = (".gmm",)
+_ARRAYS = (".npy", ".zarr")
+_PICTURES = (".png", ".pdf", ".svg")
+_SAMPLE_ROWS = 65536
+
+
+def _path_option(*names: str, **settings: Any) -> Callable[[Any], Any]:
+    return click.option(*names, type=click.Path(path_type=Path), **settings)
+
+
+def _path_argument(name: str) -> Callable[[Any], Any]:
+    return click.argument(name, type=click.Path(path_type=Path))
+
+
+_data = _path_argument("data")
+_model = _path_argument("model")
+_quiet = click.option("-q", "--quiet", is_flag=True, help="No progress; warnings remain.")
+_seed = click.option(
+    "--seed",
+    "random_state",
+    type=click.IntRange(0, 2**32 - 1),
+    help="Makes the result repeatable.",
+)
+
+
+def _resources(command: Any) -> Any:
+    """Where and with what the data are read and computed."""
+    options = (
+        click.option(
+            "-j", "--jobs", "n_jobs", type=int, help="Threads that compute.  [default: all cores]"
+        ),
+        click.option(
+            "--memory-limit",
+            metavar="SIZE",
+            help="Memory for the whole process, such as 4GiB.  [default: most of what is free]",
+        ),
+        click.option(
+            "--executor",
+            type=click.Choice(["auto", "threads", "dask"]),
+            default="auto",
+            show_default=True,
+            help="Where chunks are computed.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return _quiet(command)
+
+
+def _load(path: Path, **settings: Any) -> "GaussianMixture":
+    """The model in a file, with these settings instead of those of the machine that fitted it."""
+    from streamgmm.estimators import load
+
+    model: GaussianMixture = load(path).set_params(**settings)
+    return model
+
+
+@click.group(cls=Program, invoke_without_command=True)
+@click.version_option(streamgmm.__version__, prog_name="streamgmm")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Gaussian mixture models for data larger than memory.
+
+    DATA is the path of a .npy file or of a Zarr array of shape (rows, features).
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@main.command()
+@_data
+@_path_option("-o", "--output", required=True, help="Model to write; ends in .gmm.")
+@click.option(
+    "-k", "--components", "n_components", type=click.IntRange(1), help="Number of components."
+)
+@click.option(
+    "-t",
+    "--covariance-type",
+    type=click.Choice(["full", "tied", "diag", "spherical"]),
+    help="Structure of the covariances.  [default: full]",
+)
+@click.option(
+    "--tol",
+    type=click.FloatRange(0),
+    default=1e-3,
+    show_default=True,
+    help="Stop when the mean log-likelihood changes by less, in nats a row.",
+)
+@click.option(
+    "--reg-covar",
+    type=click.FloatRange(0),
+    default=1e-6,
+    show_default=True,
+    help="Added to variances, in squared units of the data.",
+)
+@click.option(
+    "--max-iter",
+    type=click.IntRange(0),
+    default=100,
+    show_default=True,
+    help="Bound on the iterations of a start.",
+)
+@click.option(
+    "--n-init",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of starts; the best is kept.",
+)
+@click.option(
+    "--init-params",
+    type=click.Choice(["kmeans", "k-means++", "random", "random_from_data"]),
+    default="kmeans",
+    show_default=True,
+    help="How a start is made.",
+)
+@click.option(
+    "--algorithm",
+    type=click.Choice(["auto", "em"]),
+    default="auto",
+    show_default=True,
+    help="em is plain EM.",
+)
+@_path_option("--start", metavar="MODEL", help="Model whose parameters the fit starts from.")
+@click.option(
+    "--fixed",
+    type=click.Choice(["weights", "means", "covariances"]),
+    multiple=True,
+    help="Hold these as they are in --start; may be repeated.",
+)
+@_path_option("--sample-weight", help="Row weights: a .npy file or Zarr array of shape (rows,).")
+@_seed
+@_resources
+def fit(
+    data: Path,
+    output: Path,
+    n_components: int | None,
+    covariance_type: str | None,
+    start: Path | None,
+    sample_weight: Path | None,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Fit a mixture to DATA and write the model."""
+    if n_components is None and start is None:
+        raise click.UsageError("Give the number of components, -k, or a model to --start from.")
+    if settings["fixed"] and start is None:
+        raise click.UsageError("--fixed needs --start, the model whose values are held.")
+    check_output(output, _MODELS, data, sample_weight)
+    from streamgmm.estimators import GaussianMixture
+
+    settings |= _shape(n_components, covariance_type, start)
+    with reporting(quiet) as listener:
+        model = GaussianMixture(**settings, callbacks=[listener])
+        model.fit(data, sample_weight=sample_weight)
+    model.save(output)
+    if not quiet:
+        click.echo(f"{output}: {summary(model)}")
+
+
+def _shape(
+    n_components: int | None, covariance_type: str | None, start: Path | None
+) -> dict[str, Any]:
+    """Settings that say what is fitted; a model to start from decides them."""
+    if start is None:
+        return {"n_components": n_components, "covariance_type": covariance_type or "full"}
+    model = _load(start)
+    if n_components not in (None, model.n_components):
+        raise ParameterError(f"{start} has {model.n_components} components, not {n_components}")
+    if covariance_type not in (None, model.covariance_type):
+        raise ParameterError(f"{start} has {model.covariance_type} covariances")
+    return {
+        "n_components": model.n_components,
+        "covariance_type": model.covariance_type,
+        "weights_init": model.weights_,
+        "means_init": model.means_,
+        "precisions_init": model.precisions_,
+    }
+
+
+@main.command()
+@_model
+@_data
+@_path_option("-o", "--output", required=True, help="Where to write; ends in .npy or .zarr.")
+@click.option("--proba", is_flag=True, help="Write responsibilities instead of labels.")
+@_resources
+def predict(
+    model: Path, data: Path, output: Path, proba: bool, quiet: bool, **resources: Any
+) -> None:
+    """Write the component of each row of DATA, or its responsibilities."""
+    check_output(output, _ARRAYS, data, model)
+    fitted = _load(model, **resources)
+    function = fitted.predict_proba if proba else fitted.predict
+    _write_rows(fitted, function, data, output, quiet)
+
+
+@main.command()
+@_model
+@_data
+@click.option("--samples", is_flag=True, help="Write the log-density of each row instead.")
+@_path_option("-o", "--output", help="Where to write --samples; ends in .npy or .zarr.")
+@_resources
+def score(
+    model: Path, data: Path, samples: bool, output: Path | None, quiet: bool, **resources: Any
+) -> None:
+    """Print log-likelihood (nats a row), AIC and BIC of DATA."""
+    if samples != (output is not None):
+        raise click.UsageError("--samples and -o belong together.")
+    if output is not None:
+        check_output(output, _ARRAYS, data, model)
+    fitted = _load(model, **resources)
+    if output is not None:
+        _write_rows(fitted, fitted.score_samples, data, output, quiet)
+        return
+    source = streamgmm.open(data)
+    with reporting(quiet) as listener:
+        mean = fitted.set_params(callbacks=[listener]).score(source)
+    # From one read; aic() and bic() would each take their own.
+    deviance = -2.0 * mean * source.n_rows
+    n_parameters = fitted._n_parameters()
+    click.echo(f"log-likelihood {mean:.10g}")
+    click.echo(f"aic {deviance + 2.0 * n_parameters:.10g}")
+    click.echo(f"bic {deviance + n_parameters * math.log(source.n_rows):.10g}")
+
+
+def _write_rows(
+    model: "GaussianMixture",
+    function: Callable[..., Any],
+    data: Path,
+    output: Path,
+    quiet: bool,
+) -> None:
+    """Write a value for each row of the data."""
+    with reporting(quiet) as listener:
+        model.set_params(callbacks=[listener])
+        function(data, out=output)
+
+
+@main.command()
+@_model
+@click.option("-n", "n_rows", type=click.IntRange(1), required=True, help="Number of rows.")
+@_path_option("-o", "--output", required=True, help="Where to write; ends in .npy or .zarr.")
+@_path_option("--labels", help="Where to write the component of each row.")
+@_seed
+def sample(
+    model: Path, n_rows: int, output: Path, labels: Path | None, random_state: int | None
+) -> None:
+    """Draw rows from a model, in random order."""
+    check_output(output, _ARRAYS, model)
+    if labels is not None:
+        check_output(labels, _ARRAYS, model, output)
+    fitted = _load(model)
+    import numpy as np
+
+    from streamgmm.sinks import open_sink
+    from streamgmm.sources.layout import regular_boundaries
+
+    random = np.random.RandomState(random_state)
+    fitted.set_params(random_state=random)
+    boundaries = regular_boundaries(n_rows, _SAMPLE_ROWS)
+    with ExitStack() as files:
+
+        def opened(path: Path, dtype: Any, *columns: int) -> Any:
+            sink = open_sink(path, (n_rows, *columns), np.dtype(dtype), boundaries)
+            return files.enter_context(sink)
+
+        rows_sink = opened(output, np.float64, fitted.means_.shape[1])
+        labels_sink = labels and opened(labels, np.min_scalar_type(-fitted.n_components))
+        for part in map(range, boundaries, boundaries[1:]):
+            rows, components = fitted.sample(len(part))
+            order = random.permutation(len(part))
+            rows_sink.write(part, rows[order])
+            if labels_sink:
+                labels_sink.write(part, components[order])
+
+
+@main.command()
+@_model
+@click.option("--json", "as_json", is_flag=True, help="Everything, for machines.")
+def info(model: Path, as_json: bool) -> None:
+    """Say what a model file holds."""
+    fitted = _load(model)
+    if as_json:
+        click.echo(json.dumps(finite(contents(fitted)), indent=2))
+        return
+    click.echo(f"{model}: {summary(fitted)}")
+    print_components(fitted)
+    if fitted.history_:
+        print_history(fitted.history_)
+
+
+@main.command()
+@_model
+@_path_option("-o", "--output", required=True, help="Picture: ends in .png, .pdf or .svg.")
+@_path_option("--data", help="Draw these data behind the ellipses; a few chunks are read.")
+@click.option(
+    "--features", default="0,1", show_default=True, metavar="I,J", help="Columns to show."
+)
+def plot(model: Path, output: Path, data: Path | None, features: str) -> None:
+    """Draw the components of a model as ellipses, over data."""
+    try:
+        columns = [int(column) for column in features.split(",")]
+    except ValueError:
+        raise click.BadParameter(
+            f"{features!r} is not one or two column numbers such as 0,1.",
+            param_hint="'--features'",
+        ) from None
+    check_output(output, _PICTURES, data, model)
+    try:
+        from streamgmm.plotting import plot_mixture, save_picture
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"Pictures need {error.name}; install it with: pip install 'streamgmm[plot]'"
+        ) from None
+    save_picture(plot_mixture(_load(model), data, columns), output)
+
+
+@main.command()
+@click.option("--size", default="2GB", show_default=True, metavar="SIZE", help="Size of the array.")
+@click.option(
+    "--memory-limit",
+    default="768MiB",
+    show_default=True,
+    metavar="SIZE",
+    help="Memory for the whole process.",
+)
+@_path_option(
+    "--directory", help="Where to put the array while it is used.  [default: temporary files]"
+)
+@_path_option(
+    "-o", "--output", default="streamgmm-demo.png", show_default=True, help="Picture to write."
+)
+@click.option("--keep", is_flag=True, help="Keep the array.")
+@click.option("-j", "--jobs", "n_jobs", type=int, help="Threads.  [default: all cores]")
+@_quiet
+def demo(output: Path, **settings: Any) -> None:
+    """Fit made-up data larger than the memory limit.
+
+    An array is written, drawn from a known mixture; what the fit finds is printed beside what was
+    planted, with the peak memory of the process.
+    """
+    check_output(output, _PICTURES)
+    from streamgmm.cli.demo import run_demo
+
+    run_demo(picture=output, **settings)

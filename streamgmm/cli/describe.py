@@ -1,0 +1,106 @@
+"""What the command line says of a model."""
+
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streamgmm.estimators import GaussianMixture
+
+_READS_SHOWN = 10
+_FEATURES_SHOWN = 6
+
+
+def summary(model: "GaussianMixture") -> str:
+    """One line: what was fitted and how it went."""
+    outcome = "converged" if model.converged_ else "not converged"
+    return (
+        f"{model.n_components} components ({model.covariance_type}) of "
+        f"{model.means_.shape[1]} features, log-likelihood {model.lower_bound_:.6f} nats/row, "
+        f"{outcome} after {model.n_iter_} iterations, {model.n_reads_} reads"
+    )
+
+
+def contents(model: "GaussianMixture") -> dict[str, Any]:
+    """Everything, as JSON can say it."""
+    names = getattr(model, "feature_names_in_", None)
+    return {
+        "n_components": model.n_components,
+        "covariance_type": model.covariance_type,
+        "n_features": model.means_.shape[1],
+        "feature_names": None if names is None else list(names),
+        "weights": model.weights_.tolist(),
+        "means": model.means_.tolist(),
+        "covariances": model.covariances_.tolist(),
+        "converged": model.converged_,
+        "n_iter": model.n_iter_,
+        "log_likelihood": model.lower_bound_,
+        "n_reads": model.n_reads_,
+        "history": model.history_,
+    }
+
+
+def finite(value: Any) -> Any:
+    """The same with null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: finite(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [finite(member) for member in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_components(model: "GaussianMixture") -> None:
+    """A table of weights, means and standard deviations."""
+    from streamgmm.core.covariance import STRUCTURES, variances
+
+    structure = STRUCTURES[model.covariance_type]
+    shape = model.means_.shape
+    stacked = variances(structure, structure.stacked(model.covariances_, *shape))
+    names = getattr(model, "feature_names_in_", range(shape[1]))[:_FEATURES_SHOWN]
+    more = [f"({shape[1] - len(names)} more)"] if shape[1] > len(names) else []
+    rows = []
+    for k, (weight, mean) in enumerate(zip(model.weights_, model.means_, strict=True)):
+        deviations = stacked[min(k, len(stacked) - 1)] ** 0.5
+        values = [f"{m:.4g} ({s:.3g})" for m, s in zip(mean, deviations, strict=True)]
+        rows.append([str(k), f"{weight:.4f}", *values[: len(names)]])
+    _print_table(
+        "mean (standard deviation)", ["component", "weight", *map(str, names), *more], rows
+    )
+
+
+def print_history(history: list[dict[str, Any]]) -> None:
+    """A table of the last reads."""
+    shown = history[-_READS_SHOWN:]
+    title = "reads" if len(shown) == len(history) else f"last {len(shown)} of {len(history)} reads"
+    rows = [
+        [
+            str(read["number"]),
+            f"{read['purpose']} {read['iteration'] or ''}",
+            _or_blank(read["log_likelihood"], ".6f"),
+            _or_blank(read["gain"], "+.2e"),
+            str(read["n_rows"]),
+            f"{read['seconds']:.2f}",
+        ]
+        for read in shown
+    ]
+    columns = ["read", "purpose", "log-likelihood", "gain", "rows", "seconds"]
+    _print_table(title, columns, rows)
+
+
+def _or_blank(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else ""
+
+
+def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in table.columns:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    # A file or a pipe is as wide as its content.
+    console = Console() if sys.stdout.isatty() else Console(width=10_000)
+    console.print(table, highlight=False)

@@ -1,0 +1,121 @@
+"""What holds for every command: exit codes, one-line messages, a clean stop."""
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from streamgmm.errors import OutputError, StreamGMMError
+
+_BAD_INPUT = 2
+
+
+class Program(click.Group):
+    """A group of commands that ends with an exit code and at most one line about what is wrong."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command and exit."""
+        with _one_line_warnings(), _stopping_once():
+            sys.exit(self._exit_code(*args, **{**extra, "standalone_mode": False}))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command within its context."""
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:
+            # Click would take it for Ctrl-D in a dialogue; here a file is too short.
+            raise click.ClickException(f"a file ends too early: {error}") from error
+
+    def _exit_code(self, *args: Any, **extra: Any) -> int:
+        try:
+            result = super().main(*args, **extra)
+        except click.Abort:
+            _complain("interrupted")
+            return 128 + signal.SIGINT
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "streamgmm"
+            _complain(f"error: {error.format_message()} See '{command} --help'.")
+            return _BAD_INPUT
+        except click.ClickException as error:
+            _complain(f"error: {error.format_message()}")
+            return _BAD_INPUT
+        except MemoryError as error:
+            _complain(f"error: {str(error) or 'out of memory'}")
+            return _BAD_INPUT
+        except (StreamGMMError, ValueError, OSError) as error:
+            _complain(f"error: {error}")
+            return _BAD_INPUT
+        return result if isinstance(result, int) else 0
+
+
+def _complain(message: str) -> None:
+    click.echo(" ".join(message.split()), err=True)
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    def show(message: Warning | str, *details: Any, **more: Any) -> None:
+        _complain(f"warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def _stopping_once() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM unwind the program once; more of them do not disturb the tidying."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        for name in handled:
+            signal.signal(name, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    # A signal that is ignored on purpose, as under nohup, stays so.
+    handled = {
+        name: previous
+        for name in (signal.SIGINT, signal.SIGTERM)
+        if (previous := signal.getsignal(name)) != signal.SIG_IGN
+    }
+    for name in handled:
+        signal.signal(name, stop)
+    try:
+        yield
+    finally:
+        for name, previous in handled.items():
+            if signal.getsignal(name) == stop:
+                signal.signal(name, previous)
+
+
+def check_output(path: Path, suffixes: tuple[str, ...], *inputs: Path | None) -> None:
+    """Refuse, before any work, an output that cannot be written or would overwrite an input.
+
+    Raises
+    ------
+    OutputError
+    """
+    if path.suffix not in suffixes:
+        raise OutputError(f"{path}: the output must end in {' or '.join(suffixes)}")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise OutputError(f"{path} cannot be written: there is no directory {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{path} cannot be written: no permission to write in {folder}")
+    if path.is_dir() and path.suffix != ".zarr":
+        raise OutputError(f"{path} is a directory; name a file to write to")
+    for source in inputs:
+        if source is not None and _overlap(path.resolve(), source.resolve()):
+            raise OutputError(f"{path} and {source} overlap; write somewhere else")
+
+
+def _overlap(a: Path, b: Path) -> bool:
+    return a == b or a in b.parents or b in a.parents

@@ -1,0 +1,331 @@
+"""What any fitted mixture can do: say something of rows, draw rows, be saved."""
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from streamgmm.algorithms import prediction
+from streamgmm.algorithms.reading import Reader, announced, refuse_not_finite
+from streamgmm.core.covariance import STRUCTURES, invert
+from streamgmm.core.expectation import Expectation
+from streamgmm.core.frame import Frame
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.sampling import draw
+from streamgmm.errors import DataError, NotFiniteError, OutputError, ParameterError
+from streamgmm.estimators.records import to_record
+from streamgmm.executors.blas import single_threaded_blas
+from streamgmm.executors.select import open_executor
+from streamgmm.persistence import write_record
+from streamgmm.progress import LineReporter
+from streamgmm.protocols import Chunk, Event, Listener, Source
+from streamgmm.sinks import ArraySink, open_sink
+from streamgmm.sources.open import is_from, is_path, is_source, open_source
+
+
+class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
+    """Predictions, scores, samples and files, from the attributes that a fit leaves.
+
+    A subclass fits; its settings include ``n_components``, ``covariance_type``, ``fixed``,
+    ``random_state``, ``executor``, ``n_jobs``, ``memory_limit``, ``verbose``,
+    ``verbose_interval`` and ``callbacks``.
+    """
+
+    def predict(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
+        """Component of largest responsibility of each row.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
+
+        Returns
+        -------
+        labels : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        """
+        return self._map_rows(X, prediction.labels, np.dtype(np.int64), None, out)
+
+    def predict_proba(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
+        """Responsibilities: the posterior probability of each component for each row.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
+
+        Returns
+        -------
+        responsibilities : ndarray or lazy dask.array.Array of shape (n_samples, n_components), \
+or the path ``out``
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        """
+        n = self.n_components
+        return self._map_rows(X, prediction.responsibilities, np.dtype(np.float64), n, out)
+
+    def score_samples(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
+        """Log-density of each row.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
+
+        Returns
+        -------
+        log_density : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
+            Nats; -inf for rows whose squares overflow.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        """
+        return self._map_rows(X, prediction.scores, np.dtype(np.float64), None, out)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Mean log-density of the rows.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        log_likelihood : float
+            Nats a row (a unit of weight); -inf if a row's squares overflow.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        """
+        check_is_fitted(self)
+        source = self._open(X, sample_weight, reset=False)
+        with (
+            open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
+            single_threaded_blas(),
+        ):
+            reader = Reader(source, executor, self._listener())
+            found = reader.statistics(self._parameters())
+        return -np.inf if found.n_overflowing else found.mean_log_likelihood
+
+    def bic(self, X: Any) -> float:
+        """Bayesian information criterion on X; lower is better.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+
+        Returns
+        -------
+        bic : float
+            -2 ln L + p ln n, for p free parameters and n rows.
+        """
+        deviance, n_parameters, n_rows = self._deviance(X)
+        return deviance + n_parameters * float(np.log(n_rows))
+
+    def aic(self, X: Any) -> float:
+        """Akaike information criterion on X; lower is better.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+
+        Returns
+        -------
+        aic : float
+            -2 ln L + 2 p, for p free parameters.
+        """
+        deviance, n_parameters, _ = self._deviance(X)
+        return deviance + 2.0 * n_parameters
+
+    def _deviance(self, X: Any) -> tuple[float, int, int]:
+        check_is_fitted(self)
+        n_rows = self._open(X, None, reset=False).n_rows
+        return -2.0 * self.score(X) * n_rows, self._n_parameters(), n_rows
+
+    def _n_parameters(self) -> int:
+        return self._parameters().n_parameters(self.fixed)
+
+    def sample(self, n_samples: int = 1) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Draw rows from the fitted mixture.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            Grouped by component.
+        y : ndarray of shape (n_samples,)
+            The component of each.
+
+        Raises
+        ------
+        ParameterError
+            If ``n_samples`` is less than 1.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ParameterError(
+                f"Invalid value for 'n_samples': {n_samples}. It must be at least 1."
+            )
+        return draw(self._parameters(), n_samples, check_random_state(self.random_state))
+
+    def _map_rows(
+        self,
+        X: Any,
+        function: Callable[[Expectation, Chunk], NDArray[Any]],
+        dtype: np.dtype[Any],
+        n_outputs: int | None,
+        out: str | os.PathLike[str] | None,
+    ) -> Any:
+        check_is_fitted(self)
+        source = self._open(X, None, reset=False)
+        with single_threaded_blas():
+            parameters = self._parameters()
+            expectation = Expectation.prepare(parameters, Frame.of(parameters, source.dtype))
+        if out is not None:
+            _refuse_overlap(out, source)
+        elif is_from(X, "dask"):
+            from streamgmm.executors.dask import map_rows
+
+            return map_rows(X.rechunk({1: -1}), function, expectation, dtype, n_outputs)
+        elif is_path(X):
+            raise ParameterError(
+                "predictions of data named by a path are not held in memory; give out=, "
+                "a .npy or .zarr path to write them to"
+            )
+        shape = (source.n_rows,) if n_outputs is None else (source.n_rows, n_outputs)
+        # Labels on disk take no more room than their number needs.
+        stored = np.min_scalar_type(-self.n_components) if dtype == np.int64 else dtype
+        opened = (
+            nullcontext(ArraySink(np.empty(shape, dtype)))
+            if out is None
+            else open_sink(out, shape, stored, source.boundaries)
+        )
+        listener = self._listener()
+        with (
+            open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
+            opened as sink,
+        ):
+            try:
+                with announced(listener, function.__name__, source):
+                    executor.map_write(
+                        source, function, expectation, sink, listener, expectation.work_bytes
+                    )
+            except NotFiniteError:
+                refuse_not_finite(source, executor)
+        return sink.array if out is None else out
+
+    def _open(self, X: Any, sample_weight: Any, *, reset: bool) -> Source:
+        """Describe the data, and check their columns against those fitted."""
+        if _has_own_source(X):
+            source = open_source(X, sample_weight=sample_weight)
+            if reset:
+                self.n_features_in_ = source.n_features
+                if hasattr(self, "feature_names_in_"):
+                    del self.feature_names_in_
+            elif source.n_features != self.n_features_in_:
+                raise DataError(
+                    f"{source.name} has {source.n_features} features, but GaussianMixture is "
+                    f"expecting {self.n_features_in_} features as input"
+                )
+            return source
+        checked = validate_data(
+            self, X, reset=reset, ensure_all_finite=False, ensure_min_samples=2 if reset else 1
+        )
+        if sample_weight is not None and not is_path(sample_weight):
+            sample_weight = _check_sample_weight(
+                sample_weight, checked, dtype=np.float64, ensure_non_negative=True
+            )
+        return open_source(checked, sample_weight=sample_weight)
+
+    def _parameters(self) -> Parameters:
+        """The fitted attributes as parameters; they may have been assigned by hand."""
+        structure = STRUCTURES[self.covariance_type]
+        cholesky = np.ascontiguousarray(self.precisions_cholesky_, dtype=np.float64)
+        if structure.is_triangular:
+            cholesky = np.ascontiguousarray(np.swapaxes(cholesky, -1, -2))
+        return Parameters.create(
+            self.covariance_type,
+            self.weights_,
+            self.means_,
+            self.covariances_,
+            invert(structure, cholesky),
+        )
+
+    def _set_parameters(self, parameters: Parameters) -> None:
+        self.weights_ = parameters.weights
+        self.means_ = parameters.means
+        self.covariances_ = parameters.covariances
+        self.precisions_cholesky_ = parameters.precisions_cholesky
+        self.precisions_ = parameters.precisions
+
+    def _listener(self) -> Listener:
+        callbacks: list[Listener] = (
+            [self.callbacks] if callable(self.callbacks) else list(self.callbacks)
+        )
+        if self.verbose:
+            every = self.verbose_interval if self.verbose == 1 else 1
+            callbacks.append(LineReporter(every=every))
+
+        def tell(event: Event) -> None:
+            for callback in callbacks:
+                callback(event)
+
+        return tell
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted model to a ``.gmm`` file, atomically.
+
+        Settings that a file cannot hold (callbacks, a client, a RandomState) are left at their
+        defaults.
+
+        Parameters
+        ----------
+        path : path-like
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be written.
+        """
+        check_is_fitted(self)
+        write_record(path, to_record(self))
+
+
+def _has_own_source(X: Any) -> bool:
+    """Whether data are described by a source without scikit-learn's validation."""
+    if is_path(X) or is_source(X) or isinstance(X, np.memmap):
+        return True
+    return is_from(X, "zarr") or is_from(X, "dask")
+
+
+def _refuse_overlap(out: str | os.PathLike[str], source: Source) -> None:
+    """Refuse to write over the data that are read, or into or around them."""
+    written, read = (Path(p).resolve() for p in (out, source.name.removeprefix("file://")))
+    if written == read or written in read.parents or read in written.parents:
+        raise OutputError(f"{out} overlaps the data that are read; write somewhere else")

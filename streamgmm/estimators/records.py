@@ -1,0 +1,93 @@
+"""Fitted estimators as records of a file, and as each other."""
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from streamgmm.core.statistics import Statistics
+from streamgmm.persistence import Record, pack_statistics, unpack_statistics
+
+_PARAMETERS = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_")
+_INITIAL = ("weights_init", "means_init", "precisions_init")
+_VALUES = (
+    "converged_",
+    "n_iter_",
+    "lower_bound_",
+    "lower_bounds_",
+    "n_features_in_",
+    "history_",
+    "n_reads_",
+)
+_STATISTICS = "statistics."
+
+
+def to_record(model: Any) -> Record:
+    """A fitted estimator as what a file holds: settings, fitted values and arrays."""
+    settings = model.get_params(deep=False)
+    arrays = {
+        name: np.asarray(value)
+        for name in _INITIAL
+        for value in [settings.pop(name)]
+        if value is not None
+    }
+    arrays |= {name: np.asarray(getattr(model, name)) for name in _PARAMETERS}
+    del settings["callbacks"]
+    settings["fixed"] = list(settings["fixed"])
+    if not isinstance(settings["executor"], str):
+        del settings["executor"]
+    if not isinstance(settings["random_state"], Integral):
+        del settings["random_state"]
+    header: dict[str, Any] = {
+        "estimator": type(model).__name__,
+        "settings": {name: _plain(value) for name, value in settings.items()},
+        "fitted": {name: _plain(getattr(model, name)) for name in _VALUES if hasattr(model, name)},
+    }
+    if hasattr(model, "feature_names_in_"):
+        header["feature_names"] = model.feature_names_in_.tolist()
+    statistics: Statistics | None = getattr(model, "_statistics", None)
+    if statistics is not None:
+        header["statistics"], own = pack_statistics(statistics)
+        arrays |= {_STATISTICS + name: array for name, array in own.items()}
+    return Record(header, arrays)
+
+
+def from_record(estimator: type, record: Record) -> Any:
+    """The estimator that :func:`to_record` made a record of.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If something is missing or of the wrong kind.
+    """
+    header, arrays = record.header, record.arrays
+    initial = {name: arrays[name] for name in _INITIAL if name in arrays}
+    settings = {**header["settings"], "fixed": tuple(header["settings"]["fixed"])}
+    model = estimator(**settings, **initial)
+    for name in _PARAMETERS:
+        setattr(model, name, arrays[name])
+    for name, value in header["fitted"].items():
+        setattr(model, name, value)
+    if "feature_names" in header:
+        model.feature_names_in_ = np.array(header["feature_names"], dtype=object)
+    if "statistics" in header:
+        own = {
+            name.removeprefix(_STATISTICS): array
+            for name, array in arrays.items()
+            if name.startswith(_STATISTICS)
+        }
+        model._statistics = unpack_statistics(header["statistics"], own)
+    return model
+
+
+def copy_fitted(origin: Any, target: Any) -> None:
+    """Give an estimator copies of the fitted attributes of another of the same vocabulary."""
+    for name in (*_PARAMETERS, *_VALUES, "feature_names_in_"):
+        if hasattr(origin, name):
+            value = getattr(origin, name)
+            setattr(target, name, value.copy() if hasattr(value, "copy") else value)
+
+
+def _plain(value: Any) -> Any:
+    """A setting or attribute as JSON can say it."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,262 @@
+"""Pictures of a fitted mixture; needs matplotlib (``pip install 'streamgmm[plot]'``).
+
+Nothing here touches pyplot, so that neither its state nor a display matters.
+"""
+
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps, patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
+from numpy.typing import NDArray
+
+from streamgmm.core.covariance import STRUCTURES, Array
+from streamgmm.errors import DataError, OutputError, ParameterError
+from streamgmm.protocols import Source
+from streamgmm.sources.open import open_source
+
+# A picture needs no more than this, from anywhere in the data.
+_MOST_CHUNKS = 8
+_MOST_ROWS = 400_000
+# Data are shown between these quantiles, so that one outlier does not shrink all else.
+_SHOWN_QUANTILES = (0.0005, 0.9995)
+_MOST_IN_LEGEND = 20
+
+
+def plot_mixture(
+    model: Any,
+    data: Any = None,
+    features: Sequence[int] = (0, 1),
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the components as ellipses of one and two standard deviations, over the data.
+
+    Ellipses are those of the marginal distribution over two features. Of a single feature, the
+    weighted densities of the components and their sum are drawn over a histogram.
+
+    Parameters
+    ----------
+    model : GaussianMixture
+        Fitted.
+    data : array-like, path or Source of shape (n_samples, n_features), default=None
+        Anything that :func:`streamgmm.open` takes. Of large data a few chunks are read.
+    features : sequence of one or two int, default=(0, 1)
+        Columns to show; not used if the model has a single feature.
+    ax : matplotlib.axes.Axes, default=None
+        Where to draw; by default a new figure, outside pyplot.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    DataError
+        If the data have other columns than those fitted.
+    ParameterError
+        If the features are not one or two columns of the model.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from streamgmm import GaussianMixture
+    >>> from streamgmm.plotting import plot_mixture
+    >>> X = np.random.default_rng(0).normal(size=(500, 3))
+    >>> ax = plot_mixture(GaussianMixture().fit(X), X, features=(0, 2))
+    >>> ax.get_ylabel()
+    'feature 2'
+    """
+    columns = _checked_features(features, model.means_.shape[1])
+    means, covariances = _marginals(model, columns)
+    rows = None if data is None else _some_rows(open_source(data), columns, model.means_.shape[1])
+    lower, upper = _shown_range(means, covariances, rows)
+    if ax is None:
+        ax = Figure(figsize=(8.0, 6.0), layout="constrained").add_subplot()
+    names = [_feature_name(model, column) for column in columns]
+    ax.set_xlabel(names[0])
+    ax.set_xlim(lower[0], upper[0])
+    if len(columns) == 1:
+        ax.set_ylabel("density")
+        _draw_densities(ax, model.weights_, means[:, 0], covariances[:, 0, 0], rows)
+    else:
+        ax.set_ylabel(names[1])
+        ax.set_ylim(lower[1], upper[1])
+        _draw_ellipses(ax, model.weights_, means, covariances, rows)
+    return ax
+
+
+def save_picture(ax: Axes, path: str | os.PathLike[str]) -> None:
+    """Write the figure of an axes; the file is whole or is not there.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+    path : path-like
+        Ends in ``.png``, ``.pdf`` or ``.svg``.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    target = Path(path)
+    unfinished = target.with_name(f".{uuid.uuid4().hex[:8]}.{target.name}")
+    try:
+        ax.get_figure(root=True).savefig(unfinished, dpi=150)  # type: ignore[union-attr]
+        unfinished.replace(target)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _checked_features(features: Sequence[int], n_features: int) -> list[int]:
+    if n_features == 1:
+        return [0]
+    columns = list(features)
+    if len(columns) not in (1, 2) or len(set(columns)) < len(columns):
+        raise ParameterError(f"features are {tuple(columns)}; give one or two different columns")
+    for column in columns:
+        if not 0 <= column < n_features:
+            raise ParameterError(
+                f"features name column {column}, but the model has columns 0 to {n_features - 1}"
+            )
+    return columns
+
+
+def _feature_name(model: Any, column: int) -> str:
+    names = getattr(model, "feature_names_in_", None)
+    return f"feature {column}" if names is None else str(names[column])
+
+
+def _marginals(model: Any, columns: list[int]) -> tuple[Array, Array]:
+    """Means (K, m) and covariances (K, m, m) over m features."""
+    structure = STRUCTURES[model.covariance_type]
+    stacked = structure.stacked(model.covariances_, *model.means_.shape)
+    chosen = stacked[..., columns]
+    if structure.is_triangular:
+        covariances = chosen[:, columns]
+    else:
+        covariances = chosen[:, :, np.newaxis] * np.eye(len(columns))
+    means = model.means_[:, columns]
+    return means, np.broadcast_to(covariances, (len(means), *covariances.shape[1:]))
+
+
+def _some_rows(source: Source, columns: list[int], n_features: int) -> Array:
+    """The chosen columns of some rows, from a few chunks spread over the data."""
+    if source.n_features != n_features:
+        raise DataError(
+            f"{source.name} has {source.n_features} features, but the model has {n_features}"
+        )
+    n_chunks = len(source.boundaries) - 1
+    chosen = np.unique(np.linspace(0, n_chunks - 1, _MOST_CHUNKS).astype(int))
+    most = _MOST_ROWS // len(chosen)
+    parts = []
+    for i in chosen:
+        rows = source.read(int(i)).rows
+        step = -(-len(rows) // most)
+        parts.append(rows[::step, columns].astype(np.float64))
+    sample: Array = np.concatenate(parts)
+    return sample[np.isfinite(sample).all(axis=1)]
+
+
+def _shown_range(means: Array, covariances: Array, rows: Array | None) -> tuple[Array, Array]:
+    """Lower and upper limits of each feature: three standard deviations, and the data."""
+    reach = 3.0 * np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
+    lower, upper = (means - reach).min(axis=0), (means + reach).max(axis=0)
+    if rows is not None and len(rows):
+        first, last = np.quantile(rows, _SHOWN_QUANTILES, axis=0)
+        lower, upper = np.minimum(lower, first), np.maximum(upper, last)
+    return lower, upper
+
+
+def _colours(n: int) -> list[Any]:
+    colours = colormaps["tab10" if n <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    return [colours[k % len(colours)] for k in range(n)]
+
+
+def _draw_ellipses(
+    ax: Axes,
+    weights: NDArray[Any],
+    means: Array,
+    covariances: Array,
+    rows: Array | None,
+) -> None:
+    if rows is not None and len(rows):
+        (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
+        ax.hexbin(
+            *rows.T,
+            gridsize=120,
+            bins="log",
+            cmap="Greys",
+            mincnt=1,
+            linewidths=0.1,
+            extent=(x0, x1, y0, y1),
+        )
+    outline = [patheffects.withStroke(linewidth=3, foreground="white")]
+    components = zip(weights, means, covariances, _colours(len(means)), strict=True)
+    for k, (weight, mean, covariance, colour) in enumerate(components):
+        for deviations, width in ((1, 2.2), (2, 1.2)):
+            ellipse = _ellipse(mean, covariance, deviations)
+            ellipse.set(facecolor="none", edgecolor=colour, linewidth=width, zorder=3)
+            ellipse.set_path_effects(
+                [patheffects.withStroke(linewidth=width + 1.5, foreground="white")]
+            )
+            if deviations == 1:
+                ellipse.set_label(f"{k}: {weight:.3g}")
+            ax.add_patch(ellipse)
+        ax.annotate(
+            str(k),
+            (float(mean[0]), float(mean[1])),
+            color=colour,
+            weight="bold",
+            ha="center",
+            va="center",
+            zorder=4,
+            path_effects=outline,
+            annotation_clip=True,
+        )
+    _draw_legend(ax, len(means))
+
+
+def _ellipse(mean: Array, covariance: Array, deviations: float) -> Ellipse:
+    variances, axes = np.linalg.eigh(covariance)
+    height, width = 2.0 * deviations * np.sqrt(np.maximum(variances, 0.0))
+    angle = np.degrees(np.arctan2(axes[1, 1], axes[0, 1]))
+    return Ellipse((float(mean[0]), float(mean[1])), width, height, angle=float(angle))
+
+
+def _draw_densities(
+    ax: Axes, weights: NDArray[Any], means: Array, variances: Array, rows: Array | None
+) -> None:
+    lower, upper = ax.get_xlim()
+    if rows is not None and len(rows):
+        bins = np.linspace(lower, upper, 151).tolist()
+        ax.hist(rows[:, 0], bins=bins, density=True, color="0.85")
+    # Enough points between the limits, and enough across the narrowest component.
+    near = (means + np.sqrt(variances) * np.linspace(-4.0, 4.0, 201)[:, np.newaxis]).ravel()
+    x = np.union1d(np.linspace(lower, upper, 1001), near)
+    distances = (x[:, np.newaxis] - means) ** 2 / variances
+    densities = weights * np.exp(-0.5 * distances) / np.sqrt(2.0 * np.pi * variances)
+    for k, colour in enumerate(_colours(len(means))):
+        ax.plot(x, densities[:, k], color=colour, label=f"{k}: {weights[k]:.3g}")
+    ax.plot(x, densities.sum(axis=1), color="black", linewidth=1.0, linestyle="--", label="sum")
+    ax.set_ylim(bottom=0.0)
+    _draw_legend(ax, len(means))
+
+
+def _draw_legend(ax: Axes, n_components: int) -> None:
+    if n_components <= _MOST_IN_LEGEND:
+        ax.legend(
+            title="component: weight",
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1.0),
+            borderaxespad=0.0,
+            frameon=False,
+        )

@@ -1,0 +1,466 @@
+"""The command line, as users and shells see it: output, messages, exit codes, signals."""
+
+import inspect
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+import streamgmm
+from streamgmm import GaussianMixture, cli
+from streamgmm.cli import commands
+from streamgmm.core.covariance import STRUCTURES
+from streamgmm.core.parameters import PARAMETER_NAMES
+
+# Warnings are output here, as they are in a shell.
+pytestmark = pytest.mark.filterwarnings("default::UserWarning")
+
+N_ROWS = 4000
+PROGRAM = (sys.executable, "-m", "streamgmm")
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Inputs, good and bad."""
+    folder = tmp_path_factory.mktemp("inputs")
+    random = np.random.default_rng(0)
+    rows = np.vstack([random.normal(size=(3000, 3)), random.normal(6.0, 2.0, size=(1000, 3))])
+    random.shuffle(rows)
+    np.save(folder / "data.npy", rows)
+    np.save(folder / "weights.npy", np.ones(N_ROWS))
+    np.save(folder / "two.npy", rows[:, :2])
+    np.save(folder / "few.npy", rows[:3])
+    np.save(folder / "none.npy", rows[:0])
+    np.save(folder / "vector.npy", rows[:, 0])
+    np.save(folder / "complex.npy", rows.astype(complex))
+    np.save(folder / "objects.npy", np.array([[1, "a"]], dtype=object), allow_pickle=True)
+    bad = rows.copy()
+    bad[17, 2], bad[3000, 0] = np.nan, np.inf
+    np.save(folder / "nan.npy", bad)
+    (folder / "empty.npy").touch()
+    (folder / "table.csv").touch()
+    (folder / "no-array").mkdir()
+    array = zarr.create_array(folder / "data.zarr", shape=rows.shape, dtype="f8", chunks=(1000, 3))
+    array[:] = rows
+    zarr.create_group(folder / "group.zarr").create_array("inner", shape=(4, 2), dtype="f8")
+    (folder / "junk.gmm").write_text("junk")
+    model = GaussianMixture(2, random_state=0).fit(rows)
+    model.save(folder / "model.gmm")
+    whole = (folder / "model.gmm").read_bytes()
+    (folder / "damaged.gmm").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+@pytest.fixture
+def run(files: Path, tmp_path: Path, monkeypatch, capsys) -> Callable[..., Result]:
+    """Run a command in this process, in a folder of its own; names of inputs are replaced."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> Result:
+        arguments = [
+            str(files / str(word)) if (files / str(word)).exists() else str(word) for word in words
+        ]
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments, prog_name="streamgmm")
+        captured = capsys.readouterr()
+        return Result(int(stop.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+def _listing(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
+
+
+# What the commands do
+
+
+def test_a_fit_writes_its_model_and_says_so(run, tmp_path):
+    result = run("fit", "data.npy", "-k", 2, "-o", "m.gmm", "--seed", 0)
+    assert result.code == 0
+    assert result.out.startswith("m.gmm: 2 components (full) of 3 features, log-likelihood -")
+    assert "converged after" in result.out
+    lines = result.err.splitlines()
+    assert lines[0].startswith("read 1, sample, ")
+    assert lines[1].startswith("read 2, iteration 1, log-likelihood -")
+    assert all("rows/s" in line and "B/s" in line for line in lines)
+    model = streamgmm.load(tmp_path / "m.gmm")
+    assert len(lines) == model.n_reads_
+    assert sorted(model.weights_) == pytest.approx([0.25, 0.75], abs=0.02)
+    assert _listing(tmp_path) == {"m.gmm"}
+
+
+def test_settings_reach_the_estimator(run, files, tmp_path):
+    settings = {
+        "covariance_type": "diag",
+        "tol": 0.5,
+        "reg_covar": 0.25,
+        "max_iter": 7,
+        "n_init": 2,
+        "init_params": "random_from_data",
+        "random_state": 3,
+        "algorithm": "em",
+        "n_jobs": 1,
+        "memory_limit": "8GiB",
+        "executor": "threads",
+    }
+    renamed = {"random_state": "seed", "n_jobs": "jobs"}
+    options = [
+        word
+        for name, value in settings.items()
+        for word in (f"--{renamed.get(name, name).replace('_', '-')}", value)
+    ]
+    result = run(
+        "fit", "data.zarr", "-k", 3, "-o", "m.gmm", "-q", "--sample-weight", "weights.npy", *options
+    )
+    assert result == Result(0, "", "")
+    fitted = streamgmm.load(tmp_path / "m.gmm")
+    assert fitted.get_params() | settings == fitted.get_params()
+    expected = GaussianMixture(3, **settings).fit(files / "data.zarr")
+    np.testing.assert_array_equal(fitted.means_, expected.means_)
+
+
+def test_options_have_the_defaults_and_choices_of_the_estimator():
+    parameters = {parameter.name: parameter for parameter in commands.fit.params}
+    signature = inspect.signature(GaussianMixture).parameters
+    for name in ("tol", "reg_covar", "max_iter", "n_init", "init_params", "algorithm", "executor"):
+        assert parameters[name].default == signature[name].default
+    assert set(parameters["covariance_type"].type.choices) == set(STRUCTURES)
+    assert set(parameters["fixed"].type.choices) == set(PARAMETER_NAMES)
+
+
+def test_a_fit_goes_on_from_a_model_with_parts_of_it_fixed(run, files, tmp_path):
+    fixed = ["--fixed", "means", "--fixed", "weights"]
+    result = run("fit", "data.npy", "--start", "model.gmm", "-o", "m.gmm", "--tol", 1e-9, *fixed)
+    assert result.code == 0
+    start, fitted = streamgmm.load(files / "model.gmm"), streamgmm.load(tmp_path / "m.gmm")
+    np.testing.assert_array_equal(fitted.means_, start.means_)
+    np.testing.assert_array_equal(fitted.weights_, start.weights_)
+    assert not np.array_equal(fitted.covariances_, start.covariances_)
+    assert "read 1, iteration 1" in result.err
+
+
+def test_a_fit_that_does_not_converge_is_kept_with_a_warning(run, tmp_path):
+    result = run("fit", "data.npy", "-k", 2, "-o", "m.gmm", "--max-iter", 1, "-q")
+    assert result.code == 0
+    assert result.err.startswith("warning: ")
+    assert "did not converge in 1 iterations" in result.err
+    assert len(result.err.splitlines()) == 1
+    assert not streamgmm.load(tmp_path / "m.gmm").converged_
+
+
+def test_predictions_and_scores_are_those_of_the_model(run, files, tmp_path):
+    model, rows = streamgmm.load(files / "model.gmm"), np.load(files / "data.npy")
+    result = run("predict", "model.gmm", "data.zarr", "-o", "labels.npy")
+    assert (result.code, result.out) == (0, "")
+    assert result.err.startswith("labels, ")
+    np.testing.assert_array_equal(np.load(tmp_path / "labels.npy"), model.predict(rows))
+    assert run("predict", "model.gmm", "data.npy", "-o", "p.zarr", "--proba", "-q").err == ""
+    np.testing.assert_allclose(
+        zarr.open_array(tmp_path / "p.zarr", mode="r")[:], model.predict_proba(rows), atol=1e-12
+    )
+    assert run("score", "model.gmm", "data.npy", "--samples", "-o", "s.npy").code == 0
+    np.testing.assert_allclose(np.load(tmp_path / "s.npy"), model.score_samples(rows), rtol=1e-12)
+    result = run("score", "model.gmm", "data.zarr", "-q")
+    printed = {name: float(value) for name, value in map(str.split, result.out.splitlines())}
+    assert printed == pytest.approx(
+        {"log-likelihood": model.score(rows), "aic": model.aic(rows), "bic": model.bic(rows)}
+    )
+    assert _listing(tmp_path) == {"labels.npy", "p.zarr", "s.npy"}
+
+
+def test_samples_come_with_their_labels(run, files, tmp_path):
+    words = ["sample", "model.gmm", "-n", 70_000, "--seed", 1, "--labels", "l.npy"]
+    assert run(*words, "-o", "rows.npy") == Result(0, "", "")
+    rows, labels = np.load(tmp_path / "rows.npy"), np.load(tmp_path / "l.npy")
+    model = streamgmm.load(files / "model.gmm")
+    assert rows.shape == (70_000, 3)
+    for k in range(2):
+        own = rows[labels == k]
+        assert len(own) / len(rows) == pytest.approx(model.weights_[k], abs=0.01)
+        np.testing.assert_allclose(own.mean(axis=0), model.means_[k], atol=0.1)
+    assert run(*words, "-o", "again.zarr").code == 0
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "again.zarr", mode="r")[:], rows)
+
+
+def test_info_is_for_people_and_machines(run, files):
+    model = streamgmm.load(files / "model.gmm")
+    text = run("info", "model.gmm").out
+    assert "2 components (full) of 3 features" in text
+    assert f"{model.weights_[0]:.4f}" in text
+    assert f"iteration {model.n_iter_}" in text
+    contents = json.loads(run("info", "model.gmm", "--json").out)
+    assert contents["weights"] == model.weights_.tolist()
+    assert contents["means"] == model.means_.tolist()
+    assert contents["covariances"] == model.covariances_.tolist()
+    assert contents["history"][0]["log_likelihood"] is None
+    assert contents["n_reads"] == model.n_reads_
+
+
+def test_a_long_history_and_many_features_are_shortened(run, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(500, 9))
+    with pytest.warns(UserWarning, match="converge"):
+        GaussianMixture(1, tol=0.0, max_iter=20, init_params="random").fit(rows).save("m.gmm")
+    text = run("info", "m.gmm").out
+    assert "last 10 of 21 reads" in text
+    assert "(3 more)" in text
+
+
+def test_plots_are_written(run, files, tmp_path):
+    assert run("plot", "model.gmm", "-o", "a.png") == Result(0, "", "")
+    words = ["plot", "model.gmm", "--data", "data.zarr", "--features"]
+    assert run(*words, "2,0", "-o", "b.svg").code == 0
+    assert run(*words, "1", "-o", "c.pdf").code == 0
+    assert _listing(tmp_path) == {"a.png", "b.svg", "c.pdf"}
+
+
+def test_without_matplotlib_a_plot_says_what_to_install(run, monkeypatch):
+    monkeypatch.delitem(sys.modules, "streamgmm.plotting", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run("plot", "model.gmm", "-o", "a.png")
+    assert result.code == 2
+    assert result.err == (
+        "error: Pictures need matplotlib; install it with: pip install 'streamgmm[plot]'\n"
+    )
+    result = run("demo", "--size", "1MB", "-q")
+    assert result.code == 0
+    assert "no picture without matplotlib; install it with: pip install" in result.out
+
+
+def test_help_and_version(run):
+    assert run().out == run("--help").out
+    assert run("--version").out.strip() == f"streamgmm, version {streamgmm.__version__}"
+    for command in cli.main.commands:
+        assert run(command, "--help").code == 0
+
+
+# What is wrong is one line that says what and where
+
+
+FIT = ("-k", 2, "-o", "m.gmm")
+BAD = [
+    (("fit", "missing.npy", *FIT), "missing.npy: no such file"),
+    (("fit", "table.csv", *FIT), "table.csv is neither a .npy file nor a Zarr array"),
+    (("fit", "no-array", *FIT), "no-array is neither a .npy file nor a Zarr array"),
+    (("fit", "group.zarr", *FIT), "is a Zarr group, not an array; it holds inner (4, 2)"),
+    (("fit", "empty.npy", *FIT), "empty.npy is not a .npy file"),
+    (("fit", "objects.npy", *FIT), "objects.npy has dtype object"),
+    (("fit", "complex.npy", *FIT), "complex.npy has dtype complex128"),
+    (("fit", "vector.npy", *FIT), "vector.npy has shape (4000,)"),
+    (("fit", "none.npy", *FIT), "none.npy has 0 sample(s)"),
+    (("fit", "few.npy", "-k", 4, "-o", "m.gmm"), "n_components = 4, n_samples = 3"),
+    (("fit", "nan.npy", *FIT, "-q"), "2 value(s) in 2 of 4000 rows; the first: row 17 column 2"),
+    (("fit", "data.npy", "-k", 2, "-o", "m.npz"), "m.npz: the output must end in .gmm"),
+    (("fit", "data.npy", "-k", 2, "-o", "nowhere/m.gmm"), "nowhere/m.gmm cannot be written"),
+    (("fit", "data.npy", "-k", 2, "-o", "folder.gmm"), "folder.gmm is a directory"),
+    (("fit", "data.npy", "-k", 2), "Missing option '-o'"),
+    (("fit", "data.npy", "-o", "m.gmm"), "Give the number of components, -k"),
+    (("fit", "data.npy", "-k", 0, "-o", "m.gmm"), "0 is not in the range x>=1"),
+    (("fit", "data.npy", *FIT, "--tol", -1), "'--tol': -1.0 is not in the range"),
+    (("fit", "data.npy", *FIT, "--tol", "nan"), "'tol' parameter"),
+    (("fit", "data.npy", *FIT, "-t", "round"), "'round' is not one of 'full', 'tied'"),
+    (("fit", "data.npy", *FIT, "-j", 0), "n_jobs is 0"),
+    (("fit", "data.npy", *FIT, "--memory-limit", "much"), "memory_limit is 'much'"),
+    (("fit", "data.npy", *FIT, "--memory-limit", "1MiB"), "cannot be read within memory_limit"),
+    (("fit", "data.npy", *FIT, "--fixed", "means"), "--fixed needs --start"),
+    (("fit", "data.npy", *FIT, "--sample-weight", "few.npy"), "sample_weight has shape (3, 3)"),
+    (("fit", "data.npy", *FIT, "--sample-weight", "group.zarr"), "error: "),
+    (("fit", "data.npy", *FIT, "--sample-weight", "empty.npy"), "error: "),
+    (("fit", "data.npy", *FIT, "--start", "junk.gmm"), "junk.gmm is damaged or no model file"),
+    (("fit", "data.npy", "-k", 3, "--start", "model.gmm", "-o", "m.gmm"), "2 components, not 3"),
+    (("fit", "data.npy", *FIT, "--start", "model.gmm", "-t", "diag"), "has full covariances"),
+    (("fit", "two.npy", "--start", "model.gmm", "-o", "m.gmm"), "(2, 2), but got (2, 3)"),
+    (("predict", "model.gmm", "two.npy", "-o", "l.npy"), "two.npy has 2 features"),
+    (("predict", "model.gmm", "nan.npy", "-o", "l.npy"), "the first: row 17 column 2"),
+    (("predict", "model.gmm", "data.npy", "-o", "l.csv"), "end in .npy or .zarr"),
+    (("predict", "model.gmm", "data.npy", "-o", "data.npy"), "overlap; write somewhere else"),
+    (("predict", "model.gmm", "data.zarr", "-o", "data.zarr"), "overlap; write somewhere else"),
+    (("predict", "model.gmm", "data.npy", "-o", "group.zarr"), "will not be replaced"),
+    (("predict", "damaged.gmm", "data.npy", "-o", "l.npy"), "damaged.gmm is damaged"),
+    (("predict", "data.npy", "data.npy", "-o", "l.npy"), "data.npy is damaged or no model"),
+    (("score", "model.gmm", "data.npy", "--samples"), "--samples and -o belong together"),
+    (("score", "model.gmm", "two.npy"), "two.npy has 2 features"),
+    (("sample", "model.gmm", "-n", 0, "-o", "r.npy"), "0 is not in the range"),
+    (("sample", "model.gmm", "-n", 9, "-o", "r.npy", "--labels", "r.npy"), "overlap"),
+    (("info", "missing.gmm"), "missing.gmm: no such file"),
+    (("plot", "model.gmm", "-o", "p.jpg"), "end in .png or .pdf or .svg"),
+    (("plot", "model.gmm", "-o", "p.png", "--features", "0,3"), "model has columns 0 to 2"),
+    (("plot", "model.gmm", "-o", "p.png", "--features", "a"), "'a' is not one or two column"),
+    (("plot", "model.gmm", "-o", "p.png", "--data", "two.npy"), "2 features"),
+    (("demo", "--size", "10"), "--size is 10 bytes; give 31.25 KiB or more"),
+    (("demo", "--size", "9000TB"), "free, the array takes up to"),
+    (("demo", "--size", "1MB", "--directory", "nowhere"), "there is no directory nowhere"),
+    (("ponder",), "No such command 'ponder'"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), BAD, ids=[f"{i}" for i in range(len(BAD))])
+def test_bad_input_is_one_line_and_changes_nothing(run, files, tmp_path, words, message):
+    (tmp_path / "folder.gmm").mkdir()
+    for name in ("m.gmm", "l.npy", "r.npy", "p.png"):
+        (tmp_path / name).write_text("precious")
+    before, inputs = _listing(tmp_path), _listing(files)
+    result = run(*words)
+    assert result.code == 2
+    assert result.out == ""
+    assert message in result.err
+    assert result.err.startswith("error: ")
+    assert len(result.err.splitlines()) == 1
+    assert _listing(tmp_path) == before
+    assert _listing(files) == inputs
+    for name in ("m.gmm", "l.npy", "r.npy", "p.png"):
+        assert (tmp_path / name).read_text() == "precious"
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(run, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    result = run("fit", "data.npy", *FIT)
+    assert result.code == 2
+    assert "no permission to write" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_memory_that_runs_out_is_one_line(run, monkeypatch):
+    def fit(*arguments, **settings):
+        raise MemoryError
+
+    monkeypatch.setattr(GaussianMixture, "fit", fit)
+    assert run("fit", "data.npy", *FIT) == Result(2, "", "error: out of memory\n")
+
+
+def test_a_bug_is_not_dressed_up_as_bad_input(run, monkeypatch):
+    def fit(*arguments, **settings):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(GaussianMixture, "fit", fit)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["fit", "data.npy", "-k", "2", "-o", "m.gmm"])
+
+
+# Real processes
+
+
+def _start(*words: object, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*PROGRAM, *map(str, words)],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from streamgmm.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numba', 'scipy', 'sklearn', 'dask', 'zarr', 'matplotlib', 'rich'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_process_ends_with_code_and_line(files, tmp_path):
+    with _start("fit", files / "nan.npy", *FIT, "-q", folder=tmp_path) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    assert _listing(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_a_stopped_fit_leaves_the_old_model(files, tmp_path, number, code):
+    shutil.copy(files / "model.gmm", tmp_path / "m.gmm")
+    before = (tmp_path / "m.gmm").read_bytes()
+    endless = ("--tol", 0, "--max-iter", 1_000_000)
+    with _start("fit", files / "data.npy", *FIT, *endless, folder=tmp_path) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "iteration 3" in line:
+                break
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    if number == signal.SIGINT:
+        assert err.splitlines()[-1] == "interrupted"
+    assert _listing(tmp_path) == {"m.gmm"}
+    assert (tmp_path / "m.gmm").read_bytes() == before
+
+
+def _interrupt_when(ready: Callable[[], bool], process: subprocess.Popen[str]) -> str:
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert process.poll() is None, "ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    # A second one, of the impatient, must not disturb the tidying.
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    return process.communicate(timeout=60)[1]
+
+
+def test_an_interrupted_prediction_leaves_the_old_one(tmp_path):
+    random = np.random.default_rng(0)
+    np.save(tmp_path / "large.npy", random.normal(size=(1_000_000, 16)).astype(np.float32))
+    start = random.normal(size=(100, 16))
+    model = GaussianMixture(100, means_init=start, max_iter=0, init_params="random_from_data")
+    model.fit(random.normal(size=(1000, 16))).save(tmp_path / "model.gmm")
+    (tmp_path / "p.npy").write_text("precious")
+    before = _listing(tmp_path)
+    words = ("predict", "model.gmm", "large.npy", "--proba", "-o", "p.npy", "-j", 1)
+    with _start(*words, folder=tmp_path) as process:
+        err = _interrupt_when(lambda: _listing(tmp_path) != before, process)
+    assert process.returncode == 130
+    assert err.split() == ["interrupted"]
+    assert _listing(tmp_path) == before
+    assert (tmp_path / "p.npy").read_text() == "precious"
+
+
+def test_an_interrupted_demo_leaves_nothing(tmp_path):
+    words = ("demo", "--size", "1GB", "--directory", tmp_path, "-j", 1)
+    with _start(*words, folder=tmp_path) as process:
+        err = _interrupt_when(lambda: len(list(tmp_path.glob("*/.*/c/*"))) > 1, process)
+    assert process.returncode == 130
+    assert err.split() == ["interrupted"]
+    assert _listing(tmp_path) == set()
+
+
+def test_the_demo_finds_what_it_planted(tmp_path):
+    words = ("demo", "--size", "10MB", "--directory", tmp_path, "--keep")
+    with _start(*words, folder=tmp_path) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert err.startswith("write, ")
+    assert "peak memory of the process" in out
+    assert "rows/s" in out
+    assert _listing(tmp_path) == {"streamgmm-demo.png", "streamgmm-demo.zarr"}
+    assert zarr.open_array(tmp_path / "streamgmm-demo.zarr", mode="r").shape == (312_500, 4)
+    lines = [line.split() for line in out.splitlines()]
+    planted = [[float(x) for x in line[2:]] for line in lines if line[1:2] == ["planted"]]
+    found = [[float(x) for x in line[1:]] for line in lines if line[:1] == ["found"]]
+    assert len(planted) == 6
+    np.testing.assert_allclose(found, planted, atol=0.05)

@@ -1,0 +1,107 @@
+"""What is told of reads: lines, a bar, or nothing."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from streamgmm.algorithms.reading import announced
+from streamgmm.progress import LineReporter, ProgressBar, describe_rates, reporting
+from streamgmm.protocols import ChunkDone, ComponentsDegenerate, Event, ReadDone, ReadStarted
+from streamgmm.sources.array import ArraySource
+
+
+def _read(number: int, iteration: int, log_likelihood: float, gain: float) -> list[Event]:
+    purpose = "iteration" if iteration else "sample"
+    return [
+        ReadStarted(number, purpose, 2000, 2, 64_000),
+        ChunkDone(1000, 32_000),
+        ChunkDone(1000, 32_000),
+        ReadDone(number, purpose, 2000, 0.5, iteration, log_likelihood, gain, 0, 0),
+    ]
+
+
+FIT = [
+    *_read(1, 0, math.nan, math.nan),
+    *_read(2, 1, -3.5, math.inf),
+    *_read(3, 2, -3.25, 0.25),
+    ComponentsDegenerate(3, (1,), (4, 5)),
+    *_read(4, 3, -3.125, 0.125),
+]
+
+
+def _lines(every: int = 1) -> list[str]:
+    stream = io.StringIO()
+    reporter = LineReporter(every=every, stream=stream)
+    for event in FIT:
+        reporter(event)
+    return stream.getvalue().splitlines()
+
+
+def test_a_read_is_a_line():
+    assert _lines() == [
+        "read 1, sample, 4 krows/s 128 kB/s, 0.50 s",
+        "read 2, iteration 1, log-likelihood -3.500000, 4 krows/s 128 kB/s, 0.50 s",
+        "read 3, iteration 2, log-likelihood -3.250000 (+2.5e-01), 4 krows/s 128 kB/s, 0.50 s",
+        "read 3, components without mass: 1; collapsed and widened: 4, 5",
+        "read 4, iteration 3, log-likelihood -3.125000 (+1.2e-01), 4 krows/s 128 kB/s, 0.50 s",
+    ]
+
+
+def test_iterations_between_lines():
+    assert [line[:6] for line in _lines(every=2)] == ["read 1", "read 2", "read 3", "read 4"]
+    assert "iteration 2" not in "\n".join(_lines(every=2))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_bar_shows_the_read_its_rates_and_the_gain(width):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    with ProgressBar(console) as bar:
+        for event in FIT[:-1]:
+            bar(event)
+        bar._progress.refresh()
+        last = console.file.getvalue().rstrip().split("\r")[-1]
+        shown = console.file.getvalue()
+    assert "read 4" in last
+    assert "100%" in last
+    assert "rows/s" in last
+    assert "B/s" in last
+    assert "log-likelihood -3.250000 (+2.5e-01)" in last
+    assert "components without mass: 1" in shown
+
+
+def test_a_terminal_gets_a_bar_a_file_lines_and_quiet_nothing(monkeypatch, capsys):
+    with reporting() as listener:
+        assert isinstance(listener, LineReporter)
+    with reporting(quiet=True) as listener:
+        for event in FIT:
+            listener(event)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with reporting() as listener:
+        assert isinstance(listener, ProgressBar)
+    monkeypatch.setenv("TERM", "dumb")
+    with reporting() as listener:
+        assert isinstance(listener, LineReporter)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_reads_outside_a_fit_have_no_number(capsys):
+    with reporting() as listener, announced(listener, "predict", ArraySource(np.ones((10, 2)))):
+        listener(ChunkDone(10, 160))
+    line = capsys.readouterr().err
+    assert line.startswith("predict, ")
+    assert len(line.splitlines()) == 1
+
+
+def test_rates_have_prefixes():
+    assert describe_rates(3_210_000, 25_680_000_000, 1.0) == "3.21 Mrows/s 25.7 GB/s"
+    assert describe_rates(5, 40, 1.0) == "5 rows/s 40 B/s"
+    assert describe_rates(0, 0, 0.0) == "0 rows/s 0 B/s"
