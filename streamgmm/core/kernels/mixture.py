@@ -114,6 +114,28 @@ def _workspace(coefficients):
 
 
 @inline_kernel
+def _fill(values, value):
+    # Loops, not array expressions: those take seconds more to compile.
+    for i in range(values.size):
+        values[i] = value
+
+
+@inline_kernel
+def _move(part, total):
+    """Add part (m, n) to total and begin it anew."""
+    for i in range(part.shape[0]):
+        for j in range(part.shape[1]):
+            total[i, j] += part[i, j]
+            part[i, j] = 0.0
+
+
+@inline_kernel
+def _rows_of(stacked, c, n_rows):
+    """Matrix c of matrices of n_rows rows, stacked along the rows."""
+    return stacked[c * n_rows : (c + 1) * n_rows]
+
+
+@inline_kernel
 def _fill_features(kind, z, first, last, out):
     """Features first to last of φ(z), z (D, n), into out (last - first, n).
 
@@ -123,10 +145,8 @@ def _fill_features(kind, z, first, last, out):
     n_features, n = z.shape
     f = first
     while f < last and f <= n_features:
-        if f == 0:
-            out[0, :] = 1.0
-        else:
-            out[f - first, :] = z[f - 1, :]
+        for r in range(n):
+            out[f - first, r] = 1.0 if f == 0 else z[f - 1, r]
         f += 1
     if kind == FULL:
         i, row_start = 0, 1 + n_features
@@ -148,7 +168,8 @@ def _fill_features(kind, z, first, last, out):
                 out[f - first, r] = z[f - 1 - n_features, r] ** 2
             f += 1
     elif kind == SPHERICAL and f < last:
-        out[f - first, :] = 0.0
+        for r in range(n):
+            out[f - first, r] = 0.0
         for d in range(n_features):
             for r in range(n):
                 out[f - first, r] += z[d, r] ** 2
@@ -180,7 +201,7 @@ def _load(rows, coefficients, work):
     for r in range(n):
         for d in range(n_features):
             work.x[d, r] = rows[r, d]
-    work.valid[:n] = 1.0
+    _fill(work.valid, 1.0)
     suspicious = False
     for d in range(n_features):
         for r in range(n):
@@ -197,7 +218,8 @@ def _set_aside(coefficients, work, n):
     """Replace rows that cannot be evaluated by the origin; count (overflowing, not finite)."""
     n_features = coefficients.origin.size
     n_overflowing, n_not_finite = 0, 0
-    work.extent[:] = 0.0
+    for d in range(n_features):
+        work.extent[d, 0] = 0.0
     for r in range(n):
         finite, within = True, True
         for d in range(n_features):
@@ -205,8 +227,9 @@ def _set_aside(coefficients, work, n):
             within &= abs(work.z[d, r]) <= coefficients.limit
         if not (finite and within):
             work.valid[r] = 0.0
-            work.z[:, r] = 0.0
-            work.x[:, r] = coefficients.origin
+            for d in range(n_features):
+                work.z[d, r] = 0.0
+                work.x[d, r] = coefficients.origin[d]
             if finite:
                 n_overflowing += 1
             else:
@@ -222,7 +245,7 @@ def _whiten(coefficients, work, n):
     whitener = coefficients.whitener
     z, y = work.z[:, :n], work.residual[:, :n]
     product(whitener, z, 0.0, y)
-    work.common[:n] = 0.0
+    _fill(work.common, 0.0)
     roundoff = UNIT_ROUNDOFF * math.sqrt(z.shape[0])
     for d in range(z.shape[0]):
         for r in range(n):
@@ -270,7 +293,7 @@ def _fold_common(coefficients, work, n):
     for k in range(coefficients.theta.shape[0]):
         for r in range(n):
             work.log_joint[k, r] += work.common[r]
-    work.common[:n] = 0.0
+    _fill(work.common, 0.0)
 
 
 @inline_kernel
@@ -314,7 +337,7 @@ def _recompute_doubtful(coefficients, work, n):
         return
     _fold_common(coefficients, work, n)
     sure = work.largest
-    sure[:n] = -np.inf
+    _fill(sure, -np.inf)
     for k in range(n_packed):
         for r in range(n):
             sure[r] = max(sure[r], work.log_joint[k, r] - work.bounds[k])
@@ -340,7 +363,7 @@ def _evaluate(rows, coefficients, work):
     if coefficients.kind == TIED:
         _whiten(coefficients, work, n)
     else:
-        work.common[:n] = 0.0
+        _fill(work.common, 0.0)
     n_packed = coefficients.theta.shape[0]
     if n_packed:
         _packed_log_joint(coefficients, work, n)
@@ -460,7 +483,7 @@ def sufficient_statistics(rows, weights, coefficients):
     all_moments = np.zeros((n_components, feature_count(kind, n_features)))
     all_scatter = np.zeros((n_features, n_features) if kind == TIED else (0, 0))
     n_scatters = n_components - n_packed if kind == FULL else 0
-    all_scatters = np.zeros((n_scatters, n_features, n_features))
+    all_scatters = np.zeros((n_scatters * n_features, n_features))
     moments, scatter = np.zeros(all_moments.shape), np.zeros(all_scatter.shape)
     scatters = np.zeros(all_scatters.shape)
     totals = np.zeros(5)
@@ -486,32 +509,31 @@ def sufficient_statistics(rows, weights, coefficients):
                 work.log_joint[k, r] *= work.total[r]
         if not coefficients.has_own_basis:
             _residuals(kind, coefficients.origin, coefficients.bases, 0, work, n)
-            work.z[:, :n] = work.residual[:, :n]
+            for d in range(n_features):
+                for r in range(n):
+                    work.z[d, r] = work.residual[d, r]
         if n_packed:
             _add_packed_moments(coefficients, work, n, moments)
             if kind == TIED:
-                work.total[:n] = 0.0
+                _fill(work.total, 0.0)
                 for k in range(n_packed):
                     for r in range(n):
                         work.total[r] += work.log_joint[k, r]
                 _add_scatter(work.z[:, :n], work.total, work.shifted[:, :n], scatter)
         for c in range(n_components - n_packed):
-            own = scatters[c] if kind == FULL else scatter
+            own = _rows_of(scatters, c, n_features) if kind == FULL else scatter
             _add_centred_moments(coefficients, c, work, n, moments[n_packed + c], own)
         if (start // block + 1) % _BLOCKS_IN_SUM == 0 or start + n == rows.shape[0]:
-            all_moments += moments
-            all_scatter += scatter
-            all_scatters += scatters
-            moments[:] = 0.0
-            scatter[:] = 0.0
-            scatters[:] = 0.0
+            _move(moments, all_moments)
+            _move(scatter, all_scatter)
+            _move(scatters, all_scatters)
         totals[0] += log_likelihood
         totals[1] += weight
         totals[2] += n - n_overflowing - n_not_finite
         totals[3] += n_overflowing
         totals[4] += n_not_finite
     for k in range(n_scatters):
-        _pack(all_scatters[k], all_moments[n_packed + k, 1 + n_features :])
+        _pack(_rows_of(all_scatters, k, n_features), all_moments[n_packed + k, 1 + n_features :])
     return all_moments, all_scatter, totals
 
 
@@ -552,7 +574,7 @@ def row_posteriors(rows, priors, order, coefficients, with_responsibilities):
         n = min(block, n_rows - start)
         _, n_not_finite = _evaluate(rows[start : start + n], coefficients, work)
         bad += n_not_finite
-        best[:] = -np.inf
+        _fill(best, -np.inf)
         for k in range(n_components):
             for r in range(n):
                 if work.log_joint[k, r] > best[r]:
