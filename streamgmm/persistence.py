@@ -8,8 +8,6 @@ import contextlib
 import json
 import os
 import uuid
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +62,8 @@ def write_record(path: str | os.PathLike[str], record: Record) -> None:
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -96,7 +95,8 @@ def read_record(path: str | os.PathLike[str]) -> Record:
         raise ModelFileError(f"{target}: no such file") from None
     except IsADirectoryError:
         raise ModelFileError(f"{target} is a directory, not a model file") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # noqa: BLE001 - raised again, with what to do
+        # A damaged archive can fail in any way that its reader can.
         raise ModelFileError(
             f"{target} is damaged or no model file ({error}); restore it or fit again"
         ) from None
@@ -106,7 +106,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
 
 def _header(path: Path, text: NDArray[Any] | None) -> dict[str, Any]:
     try:
-        header = json.loads(text.tobytes()) if text is not None else None
+        header = json.loads(text.tobytes()) if isinstance(text, np.ndarray) else None
     except ValueError:
         header = None
     if not isinstance(header, dict) or header.get("format") != FORMAT:

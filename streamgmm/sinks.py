@@ -9,7 +9,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def open_sink(
     target = Path(path)
     if target.suffix not in (".npy", ".zarr"):
         raise OutputError(f"{target}: predictions are written to a path ending in .npy or .zarr")
-    if target.is_dir() and not _is_zarr_array(target):
+    if target.is_dir() and (target.suffix != ".zarr" or not _is_zarr_array(target)):
         raise OutputError(f"{target} is a directory but no Zarr array; it will not be replaced")
     chunk_rows = max(np.diff(boundaries), default=1)
     is_shared = any(start % chunk_rows for start in boundaries[:-1])
@@ -88,7 +88,8 @@ def open_sink(
         with _explained(target):
             _publish(array, unfinished, target)
     finally:
-        _remove(unfinished)
+        with suppress(OSError):
+            _remove(unfinished)
 
 
 @contextmanager

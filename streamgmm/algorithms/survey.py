@@ -36,12 +36,17 @@ class RowSample:
     def merge(self, other: "RowSample") -> "RowSample":
         """The sample of both sides' rows."""
         hashes = np.concatenate([self.hashes, other.hashes])
-        rows = np.concatenate([self.rows, other.rows])
-        weights = np.concatenate([self.weights, other.weights])
-        if len(hashes) <= self.size:
-            return RowSample(self.size, hashes, rows, weights)
-        keep = np.sort(np.argpartition(hashes, self.size)[: self.size])
-        return RowSample(self.size, hashes[keep], rows[keep], weights[keep])
+        keep = _smallest(hashes, self.size)
+        rows = np.concatenate([self.rows, other.rows])[keep]
+        weights = np.concatenate([self.weights, other.weights])[keep]
+        return RowSample(self.size, hashes[keep], rows, weights)
+
+
+def _smallest(hashes: NDArray[np.uint64], size: int) -> NDArray[np.intp]:
+    """Places of the smallest hashes, at most ``size``, in their order."""
+    if len(hashes) <= size:
+        return np.arange(len(hashes))
+    return np.sort(np.argpartition(hashes, size)[:size])
 
 
 def sample_rows(reader: Reader, seed: int) -> RowSample:
@@ -71,33 +76,36 @@ def sample_rows(reader: Reader, seed: int) -> RowSample:
     size = min(n_rows, _MOST_ROWS, max(1024, _MOST_BYTES // (8 * n_features)))
     # Rows with larger hashes need not be carried along: six standard deviations are kept.
     part = (size + 6.0 * math.sqrt(size) + 6.0) / n_rows
-    threshold = np.uint64(min(part, 1.0) * float(2**64 - 2**12))
+    threshold = np.uint64(part * 2.0**64) if part < 1.0 else None
     work_bytes = 2 * size * (n_features + 2) * 8
-    sample = reader.reduce(
-        "sample", _sample_chunk, (np.uint64(seed), size, threshold, part >= 1.0), work_bytes
-    )
+    sample = reader.reduce("sample", _sample_chunk, (seed, size, threshold), work_bytes)
     if not np.isfinite(sample.rows).all():
         refuse_not_finite(reader.source, reader.executor)
     return sample
 
 
-def _sample_chunk(state: tuple[np.uint64, int, np.uint64, bool], chunk: Chunk) -> RowSample:
-    seed, size, threshold, all_rows = state
+def _sample_chunk(state: tuple[int, int, np.uint64 | None], chunk: Chunk) -> RowSample:
+    seed, size, threshold = state
     hashes = _hash(np.asarray(chunk.index), seed)
-    chosen = np.full(len(hashes), True) if all_rows else hashes <= threshold
+    # How many rows have weight is not known beforehand, so no hash is too large then.
     if chunk.weights is not None:
-        chosen &= chunk.weights > 0.0
-    rows = chunk.rows[chosen].astype(np.float64)
-    chosen[chosen] = ~np.any((np.abs(rows) > _LARGEST_VALUE) & np.isfinite(rows), axis=1)
-    rows = chunk.rows[chosen].astype(np.float64)
-    weights = np.ones(len(rows)) if chunk.weights is None else chunk.weights[chosen]
-    return RowSample(size, hashes[chosen], rows, weights)
+        eligible = np.flatnonzero(chunk.weights > 0.0)
+    elif threshold is not None:
+        eligible = np.flatnonzero(hashes <= threshold)
+    else:
+        eligible = np.arange(len(hashes))
+    eligible = eligible[_smallest(hashes[eligible], size)]
+    rows = chunk.rows[eligible].astype(np.float64)
+    overflowing = np.any((np.abs(rows) > _LARGEST_VALUE) & np.isfinite(rows), axis=1)
+    eligible, rows = eligible[~overflowing], rows[~overflowing]
+    weights = np.ones(len(rows)) if chunk.weights is None else chunk.weights[eligible]
+    return RowSample(size, hashes[eligible], rows, weights)
 
 
-def _hash(index: NDArray[np.int64], seed: np.uint64) -> NDArray[np.uint64]:
+def _hash(index: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
     """SplitMix64 (Steele, Lea & Flood 2014) of row positions."""
     golden = 0x9E3779B97F4A7C15
-    offset = np.uint64((int(seed) * golden + golden) % 2**64)
+    offset = np.uint64((seed * golden + golden) % 2**64)
     z = index.astype(np.uint64) * np.uint64(golden) + offset
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -86,6 +86,9 @@ class Parameters:
                     "increase reg_covar, or reduce the number of components"
                 ) from None
         factors = _matching(structure, "factors", factors, means.shape)
+        widths = np.diagonal(factors, axis1=-2, axis2=-1) if structure.is_triangular else factors
+        if not np.all(widths > 0.0):
+            raise ParameterError(f"a {covariance_type} covariance factor is singular")
         return cls(covariance_type, weights, means, covariances, factors)
 
     @classmethod

@@ -434,5 +434,5 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture:
     try:
         model: GaussianMixture = from_record(GaussianMixture, record)
         return model
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{path} is damaged: {error}") from error

@@ -69,7 +69,7 @@ def from_record(estimator: type, record: Record) -> Any:
     for name, value in header["fitted"].items():
         setattr(model, name, value)
     if "feature_names" in header:
-        model.feature_names_in_ = np.array(header["feature_names"], dtype=object)
+        model.feature_names_in_ = np.array(list(header["feature_names"]), dtype=object)
     if "statistics" in header:
         own = {
             name.removeprefix(_STATISTICS): array
@@ -77,6 +77,8 @@ def from_record(estimator: type, record: Record) -> Any:
             if name.startswith(_STATISTICS)
         }
         model._statistics = unpack_statistics(header["statistics"], own)
+    if model._parameters().means.shape != (model.n_components, model.n_features_in_):
+        raise ValueError("the means do not have the shape that the settings say")
     return model
 
 

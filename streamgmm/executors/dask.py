@@ -17,6 +17,9 @@ from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.merging import MergeTree
 from streamgmm.protocols import Chunk, ChunkDone, LazySource, Listener, M, S, Sink, Source
 
+# Chunks whose values are brought here at once to be written.
+_BATCH = 32
+
 
 class DaskExecutor:
     """Computes chunks as Dask tasks.
@@ -66,9 +69,12 @@ class DaskExecutor:
     ) -> None:
         """Write function(state, chunk) of all chunks; see :class:`streamgmm.protocols.Executor`."""
         tasks = _tasks(source, function, state)
-        for i, task in enumerate(tasks):
-            rows = range(source.boundaries[i], source.boundaries[i + 1])
-            sink.write(rows, self._compute([task])[0])
+        parts = list(map(range, source.boundaries, source.boundaries[1:]))
+        for first in range(0, len(tasks), _BATCH):
+            batch = slice(first, first + _BATCH)
+            values = self._compute(tasks[batch])
+            for rows, value in zip(parts[batch], values, strict=True):
+                sink.write(rows, value)
         listener(_all_done(source))
 
     def _compute(self, tasks: list[Delayed]) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ def parse_bytes(size: int | float | str, name: str = "memory_limit") -> int:
         If it is not a positive size.
     """
     text = str(size).strip().lower()
-    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?)(i?)b?", text)
+    match = re.fullmatch(r"([0-9.]+(?:e\+?[0-9]+)?)\s*([kmgt]?)(i?)b?", text)
     if match is None or (match[3] and not match[2]):
         raise ParameterError(f"{name} is {size!r}; write a size such as '4GiB' or '500 MB'")
     units = _BINARY_UNITS if match[3] else _UNITS

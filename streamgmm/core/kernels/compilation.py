@@ -14,6 +14,7 @@ import functools
 import hashlib
 import os
 import platform
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def _content_key() -> str:
         digest.update(path.read_bytes())
     versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
     cpu = llvmlite.binding.get_host_cpu_name(), llvmlite.binding.get_host_cpu_features().flatten()
-    digest.update(repr((versions, platform.platform(), cpu)).encode())
+    digest.update(repr((versions, platform.platform(), _settings.OPT, cpu)).encode())
     return digest.hexdigest()[:20]
 
 
@@ -110,18 +111,33 @@ class Kernel:
             signature = (row_type, *(numba.typeof(argument) for argument in arguments))
             options: dict[str, Any] = {"nogil": True, "fastmath": FAST_SUMS, "error_model": "numpy"}
             folder = cache_folder()
-            if folder is None:
+            compiled = None
+            if folder is not None:
+                own_folder = folder / f"{_content_key()}-{rows.dtype.name}"
+                compiled = _compile_cached(self._function, signature, options, own_folder)
+            if compiled is None:
                 compiled = numba.njit(signature, **options)(self._function)
-            else:
-                # Numba asks for the folder when it makes the function's cache.
-                given = _settings.CACHE_DIR
-                _settings.CACHE_DIR = str(folder / f"{_content_key()}-{rows.dtype.name}")
-                try:
-                    compiled = numba.njit(signature, cache=True, **options)(self._function)
-                finally:
-                    _settings.CACHE_DIR = given
             self._compiled[rows.dtype] = compiled
             return compiled
+
+
+def _compile_cached(
+    function: Callable[..., Any], signature: Any, options: dict[str, Any], folder: Path
+) -> Callable[..., Any] | None:
+    """Compile with a cache folder, or load from it; None if the folder cannot be used."""
+    # Numba asks for the folder when it makes the function's cache.
+    given = _settings.CACHE_DIR
+    _settings.CACHE_DIR = str(folder)
+    try:
+        compiled: Callable[..., Any] = numba.njit(signature, cache=True, **options)(function)
+    except Exception:  # noqa: BLE001 - a damaged file can fail in any way; see below for true errors
+        # Compiling without the cache raises whatever is not the cache's fault; the next
+        # process finds an empty folder.
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    finally:
+        _settings.CACHE_DIR = given
+    return compiled
 
 
 def kernel(function: Callable[..., Any]) -> Kernel:

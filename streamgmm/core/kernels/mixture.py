@@ -25,7 +25,7 @@ FULL, TIED, DIAG, SPHERICAL = range(4)
 UNIT_ROUNDOFF = 2.0**-53
 # Features are made and multiplied in slabs that stay in cache; making them twice, once
 # for each product, is cheaper than storing them.
-SLAB = 512
+SLAB = 640
 _BLOCKS_IN_SUM = 16
 
 
