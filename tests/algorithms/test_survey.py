@@ -1,0 +1,153 @@
+"""The row sample: uniform, bounded, and the same however the rows are chunked."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import scipy.stats
+from numpy.typing import NDArray
+
+from streamgmm.algorithms.reading import Reader
+from streamgmm.algorithms.survey import RowSample, sample_rows
+from streamgmm.errors import NotFiniteError
+from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.protocols import Source
+from streamgmm.sources.array import ArraySource
+from tests.sources.chunked import ChunkedSource
+
+SIZE = 1 << 16
+
+
+def positions(n: int) -> NDArray[np.float64]:
+    """A table that says which row each is."""
+    return np.arange(n, dtype=np.float64)[:, np.newaxis]
+
+
+def sample(source: Source, seed: int = 0, n_jobs: int = 2) -> RowSample:
+    with ThreadExecutor(n_jobs) as executor:
+        return sample_rows(Reader(source, executor, lambda event: None), seed)
+
+
+@pytest.mark.parametrize("n", [1, 2, 1000, SIZE])
+def test_few_rows_are_all_taken_in_order(n: int) -> None:
+    found = sample(ChunkedSource(positions(n), max(1, n // 3)))
+    np.testing.assert_array_equal(found.rows, positions(n))
+    np.testing.assert_array_equal(found.weights, np.ones(n))
+
+
+@pytest.mark.parametrize("n", [SIZE + 1, SIZE + 500, 2 * SIZE, 1_000_000])
+def test_many_rows_are_bounded(n: int) -> None:
+    found = sample(ArraySource(positions(n)))
+    assert found.rows.shape == (SIZE, 1)
+    assert found.rows.dtype == np.float64
+    # Each row once, in the order of the data.
+    assert np.all(np.diff(found.rows[:, 0]) > 0)
+
+
+@pytest.mark.parametrize("n_features", [130, 1000, 20_000])
+def test_wide_rows_are_bounded_in_bytes(n_features: int) -> None:
+    n = 70_000
+    wide = np.broadcast_to(positions(n), (n, n_features))
+    found = sample(ArraySource(wide), n_jobs=1)
+    assert len(found.rows) == max(1024, (64 << 20) // (8 * n_features))
+
+
+def layouts(n: int) -> dict[str, Sequence[int]]:
+    rng = np.random.default_rng(0)
+    uneven = np.sort(rng.integers(0, n, 50)).tolist()
+    return {
+        "one chunk": [0, n],
+        "small chunks": [*range(0, n, 999), n],
+        "uneven and empty chunks": [0, 0, *uneven, n, n],
+    }
+
+
+def test_chunks_and_threads_do_not_matter() -> None:
+    n = 150_000
+    expected = sample(ArraySource(positions(n)))
+    for name, boundaries in layouts(n).items():
+        for n_jobs in (1, 3):
+            source = ChunkedSource(positions(n), boundaries=boundaries)
+            found = sample(source, n_jobs=n_jobs)
+            np.testing.assert_array_equal(found.rows, expected.rows, err_msg=name)
+            np.testing.assert_array_equal(found.weights, expected.weights)
+
+
+def test_seeds_matter() -> None:
+    source = ArraySource(positions(150_000))
+    first, second, again = (sample(source, seed).rows for seed in (0, 1, 0))
+    np.testing.assert_array_equal(first, again)
+    shared = len(np.intersect1d(first, second)) / SIZE
+    # Two independent samples share the sampled part of each other.
+    assert shared == pytest.approx(SIZE / 150_000, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31 - 1])
+@pytest.mark.parametrize("period", [2, 7, 64, 1000])
+def test_samples_are_uniform(seed: int, period: int) -> None:
+    n = 200_000
+    chosen = sample(ArraySource(positions(n)), seed).rows[:, 0].astype(int)
+    # By place in the data, and by place within a period.
+    for cells, n_cells in ((chosen * 100 // n, 100), (chosen % period, period)):
+        counts = np.bincount(cells, minlength=n_cells)
+        available = np.bincount(
+            np.arange(n) * 100 // n if n_cells == 100 else np.arange(n) % period,
+            minlength=n_cells,
+        )
+        expected = available * SIZE / n
+        # Drawn without replacement: the variance is less by what has been taken.
+        statistic = float((np.square(counts - expected) / expected).sum() / (1 - SIZE / n))
+        assert scipy.stats.chi2.sf(statistic, n_cells - 1) > 1e-4
+        assert scipy.stats.chi2.cdf(statistic, n_cells - 1) > 1e-4
+
+
+def test_rows_without_weight_are_left_out() -> None:
+    n = 1000
+    weights = np.random.default_rng(0).uniform(size=n)
+    weights[::3] = 0.0
+    found = sample(ChunkedSource(positions(n), 100, weights=weights))
+    np.testing.assert_array_equal(found.rows[:, 0], np.flatnonzero(weights))
+    np.testing.assert_array_equal(found.weights, weights[weights > 0])
+
+
+def test_few_rows_with_weight_among_many_are_all_found() -> None:
+    n = 400_000
+    weights = np.zeros(n)
+    weights[::4000] = 1.0
+    found = sample(ChunkedSource(positions(n), 50_000, weights=weights))
+    np.testing.assert_array_equal(found.rows[:, 0], np.flatnonzero(weights))
+
+
+def test_not_finite_rows_are_refused() -> None:
+    rows = positions(1000)
+    rows[[5, 700]] = np.nan
+    with pytest.raises(NotFiniteError, match=r"2 value\(s\) in 2 of 1000 rows; .* row 5 column 0"):
+        sample(ChunkedSource(rows, 100))
+
+
+def test_overflowing_rows_are_left_out() -> None:
+    rows = positions(1000)
+    rows[[5, 700]] = [[1e200], [-1e300]]
+    found = sample(ChunkedSource(rows, 100))
+    np.testing.assert_array_equal(found.rows, np.delete(positions(1000), [5, 700], axis=0))
+
+
+@pytest.mark.parametrize("dtype", ["f4", "i2", "u1", "?"])
+def test_rows_become_float64(dtype: str) -> None:
+    rows = (positions(300) % 2).astype(dtype)
+    found = sample(ArraySource(rows))
+    assert found.rows.dtype == np.float64
+    np.testing.assert_array_equal(found.rows, rows.astype(np.float64))
+
+
+def test_merging_keeps_the_smallest_hashes() -> None:
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**63, 90).astype(np.uint64)
+    parts = [
+        RowSample(40, part, part[:, np.newaxis].astype(float), np.ones(len(part)))
+        for part in np.split(hashes, [20, 20, 55])
+    ]
+    left = parts[0].merge(parts[1]).merge(parts[2]).merge(parts[3])
+    right = parts[0].merge(parts[1].merge(parts[2].merge(parts[3])))
+    np.testing.assert_array_equal(left.hashes, right.hashes)
+    np.testing.assert_array_equal(np.sort(left.hashes), np.sort(hashes)[:40])

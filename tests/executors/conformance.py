@@ -1,0 +1,198 @@
+"""What every executor promises; a test module for each kind subclasses it."""
+
+import functools
+import operator
+import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from streamgmm.executors.memory import process_bytes
+from streamgmm.protocols import Chunk, ChunkDone, Event, Executor
+from streamgmm.sinks import ArraySink
+from tests.sources.chunked import ChunkedSource
+
+
+@dataclass(frozen=True)
+class Text:
+    """A monoid that shows in which order it was merged."""
+
+    value: str
+
+    def merge(self, other: Self) -> "Text":
+        return Text(f"({self.value}{other.value})")
+
+
+@dataclass(frozen=True)
+class Total:
+    """A float sum: its last bits show in which order it was merged."""
+
+    value: float
+
+    def merge(self, other: Self) -> "Total":
+        return Total(self.value + other.value)
+
+
+def first_row(state: str, chunk: Chunk) -> Text:
+    return Text(f"{state}{int(chunk.rows[0, 0])}")
+
+
+def indices(_: None, chunk: Chunk) -> Text:
+    assert np.array_equal(chunk.rows[:, 0], np.asarray(chunk.index))
+    return Text(f"[{chunk.index[0]},{chunk.index[-1]}]")
+
+
+def total(_: None, chunk: Chunk) -> Total:
+    return Total(float(chunk.rows.sum()))
+
+
+def weighted_total(_: None, chunk: Chunk) -> Total:
+    assert chunk.weights is not None
+    return Total(float(chunk.weights @ chunk.rows[:, 0]))
+
+
+def fail_at_row_50(_: None, chunk: Chunk) -> Text:
+    if 50 in chunk.rows[:, 0]:
+        raise LookupError("the chunk with row 50")
+    return Text("")
+
+
+def doubled(factor: float, chunk: Chunk) -> NDArray[Any]:
+    return factor * chunk.rows
+
+
+def first_column(_: None, chunk: Chunk) -> NDArray[Any]:
+    return chunk.rows[:, 0].astype(np.int64)
+
+
+def fail_to_write(_: None, chunk: Chunk) -> NDArray[Any]:
+    if 50 in chunk.rows[:, 0]:
+        raise LookupError("the chunk with row 50")
+    return chunk.rows[:, 0]
+
+
+class UnreadableSource(ChunkedSource):
+    def read(self, i: int) -> Chunk:
+        if i == 5:
+            raise FileNotFoundError("chunk 5 is gone")
+        return super().read(i)
+
+
+def rows(n: int, d: int = 1) -> NDArray[np.float64]:
+    return np.repeat(np.arange(n, dtype=np.float64)[:, np.newaxis], d, axis=1)
+
+
+def bracketed(values: list[str]) -> str:
+    """What the merge tree makes of values: neighbours first, an odd last one moves up."""
+    while len(values) > 1:
+        pairs = [f"({a}{b})" for a, b in zip(values[::2], values[1::2], strict=False)]
+        values = pairs + ([values[-1]] if len(values) % 2 else [])
+    return values[0]
+
+
+def ignore(event: Event) -> None:
+    pass
+
+
+class ExecutorConformance(ABC):
+    """Subclasses make an executor."""
+
+    @pytest.fixture
+    @abstractmethod
+    def executor(self) -> Executor:
+        """The executor under test, open."""
+
+    @pytest.mark.parametrize("n_chunks", [1, 2, 3, 7, 16, 33])
+    def test_values_merge_by_the_fixed_tree(self, executor: Executor, n_chunks: int) -> None:
+        source = ChunkedSource(rows(n_chunks), 1)
+        merged = executor.map_reduce(source, first_row, "c", ignore)
+        assert merged.value == bracketed([f"c{i}" for i in range(n_chunks)])
+
+    def test_chunks_know_their_place(self, executor: Executor) -> None:
+        source = ChunkedSource(rows(103), 10)
+        expected = [f"[{start},{min(start + 9, 102)}]" for start in range(0, 103, 10)]
+        assert executor.map_reduce(source, indices, None, ignore).value == bracketed(expected)
+
+    def test_sums_have_the_same_bits_everywhere(self, executor: Executor) -> None:
+        rng = np.random.default_rng(0)
+        values = rng.normal(size=(3000, 2)) * 10.0 ** rng.uniform(-8, 8, (3000, 1))
+        source = ChunkedSource(values, 70)
+        expected = [float(values[start : start + 70].sum()) for start in source.boundaries[:-1]]
+        # Or any order would do.
+        assert functools.reduce(operator.add, expected) != self.tree_sum(expected)
+        found = executor.map_reduce(source, total, None, ignore)
+        assert found.value == self.tree_sum(expected)
+
+    @staticmethod
+    def tree_sum(values: list[float]) -> float:
+        while len(values) > 1:
+            pairs = [a + b for a, b in zip(values[::2], values[1::2], strict=False)]
+            values = pairs + ([values[-1]] if len(values) % 2 else [])
+        return values[0]
+
+    def test_empty_chunks_count(self, executor: Executor) -> None:
+        source = ChunkedSource(rows(10), boundaries=[0, 0, 4, 4, 10, 10])
+        assert executor.map_reduce(source, total, None, ignore).value == 45.0
+        written = np.full((10, 1), np.nan)
+        executor.map_write(source, doubled, 2.0, ArraySink(written), ignore)
+        np.testing.assert_array_equal(written, 2 * rows(10))
+
+    def test_weights_arrive(self, executor: Executor) -> None:
+        source = ChunkedSource(rows(10), 3, weights=np.arange(10.0))
+        assert executor.map_reduce(source, weighted_total, None, ignore).value == 285.0
+
+    @pytest.mark.parametrize("d", [1, 3])
+    def test_every_row_is_written(self, executor: Executor, d: int) -> None:
+        source = ChunkedSource(rows(1003, d), 10)
+        written = np.full((1003, d), np.nan)
+        executor.map_write(source, doubled, 3.0, ArraySink(written), ignore)
+        np.testing.assert_array_equal(written, 3 * rows(1003, d))
+        labels = np.full(1003, -1)
+        executor.map_write(source, first_column, None, ArraySink(labels), ignore)
+        np.testing.assert_array_equal(labels, np.arange(1003))
+
+    def test_all_rows_are_told_of(self, executor: Executor) -> None:
+        source = ChunkedSource(rows(103, 2), 10)
+        events: list[Event] = []
+        executor.map_reduce(source, total, None, events.append)
+        executor.map_write(source, doubled, 1.0, ArraySink(np.empty((103, 2))), events.append)
+        assert all(isinstance(event, ChunkDone) for event in events)
+        done = [event for event in events if isinstance(event, ChunkDone)]
+        assert sum(event.n_rows for event in done) == 2 * 103
+        assert sum(event.n_bytes for event in done) == 2 * 103 * 16
+
+    def test_errors_of_the_function_arrive_as_they_are(self, executor: Executor) -> None:
+        source = ChunkedSource(rows(100), 10)
+        with pytest.raises(LookupError, match="row 50"):
+            executor.map_reduce(source, fail_at_row_50, None, ignore)
+        with pytest.raises(LookupError, match="row 50"):
+            executor.map_write(source, fail_to_write, None, ArraySink(np.empty(100)), ignore)
+        # It goes on working.
+        assert executor.map_reduce(source, total, None, ignore).value == 4950.0
+
+    def test_errors_of_the_source_arrive_as_they_are(self, executor: Executor) -> None:
+        with pytest.raises(FileNotFoundError, match="chunk 5"):
+            executor.map_reduce(UnreadableSource(rows(100), 10), total, None, ignore)
+
+    def test_errors_of_the_listener_arrive_as_they_are(self, executor: Executor) -> None:
+        def refuse(event: Event) -> None:
+            raise LookupError("enough")
+
+        source = ChunkedSource(rows(100), 10)
+        with pytest.raises(LookupError, match="enough"):
+            executor.map_reduce(source, total, None, refuse)
+        assert executor.map_reduce(source, total, None, ignore).value == 4950.0
+
+
+def own_threads() -> list[str]:
+    """Names of the threads that are ours and run."""
+    return [t.name for t in threading.enumerate() if t.name.startswith("streamgmm")]
+
+
+def roomy() -> int:
+    """A limit that leaves 200 MB to the test."""
+    return process_bytes() + 200_000_000

@@ -1,0 +1,219 @@
+"""One chunk layout gives one model, to the last bit, wherever it is computed."""
+
+import gc
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numpy as np
+import pytest
+import zarr
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from streamgmm import GaussianMixture
+from streamgmm import open as open_data
+from streamgmm.core.covariance import CovarianceType
+from streamgmm.errors import NotFiniteError
+from streamgmm.protocols import Event, ReadStarted
+from tests.core.cases import TYPES, draw, random_parameters
+from tests.executors.conformance import own_threads
+from tests.sources.chunked import ChunkedSource
+
+# Three stored chunks make a chunk of the source.
+STORED_ROWS = 20_000
+N, D = 200_000, 2
+
+
+def planted() -> NDArray[np.float64]:
+    rng = np.random.default_rng(0)
+    return draw(rng, random_parameters(rng, "full", 3, D, spread=1.0), N)
+
+
+def fit(data: Any, covariance_type: CovarianceType, **settings: Any) -> GaussianMixture:
+    arguments = {"random_state": 0, "max_iter": 5, "tol": 0.0, **settings}
+    with pytest.warns(ConvergenceWarning):
+        return GaussianMixture(3, covariance_type=covariance_type, **arguments).fit(data)
+
+
+def bits(model: GaussianMixture) -> tuple[Any, ...]:
+    arrays = (model.weights_, model.means_, model.covariances_, model.precisions_cholesky_)
+    return *(array.tobytes() for array in arrays), *model.lower_bounds_
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bitwise") / "x.zarr"
+    array = zarr.create_array(path, shape=(N, D), chunks=(STORED_ROWS, D), dtype="f8")
+    array[:] = planted()
+    return path
+
+
+def lazy(path: Path) -> dask.array.Array:
+    """The same rows in Dask blocks that are the chunks of the Zarr source."""
+    rows = np.diff(open_data(path).boundaries).tolist()
+    assert rows == [3 * STORED_ROWS] * 3 + [STORED_ROWS]
+    return dask.array.from_array(zarr.open_array(path, mode="r"), chunks=(tuple(rows), D))
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_threads_and_schedulers_give_the_same_bits(
+    covariance_type: CovarianceType, stored: Path, processes: ProcessPoolExecutor
+) -> None:
+    expected = bits(fit(stored, covariance_type, n_jobs=1))
+    for n_jobs in (2, 8):
+        assert bits(fit(stored, covariance_type, n_jobs=n_jobs)) == expected, n_jobs
+    array = lazy(stored)
+    for scheduler in ("synchronous", "threads"):
+        with dask.config.set(scheduler=scheduler):
+            assert bits(fit(array, covariance_type)) == expected, scheduler
+    with dask.config.set(scheduler="processes", pool=processes):
+        assert bits(fit(array, covariance_type)) == expected
+    with dask.config.set(scheduler="synchronous"):
+        assert bits(fit(stored, covariance_type, executor="dask")) == expected
+    assert bits(fit(array, covariance_type, executor="threads", n_jobs=2)) == expected
+
+
+def test_the_distributed_scheduler_gives_the_same_bits(stored: Path) -> None:
+    import distributed
+
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster),
+    ):
+        # The active client is found without being named.
+        found = {kind: bits(fit(lazy(stored), kind)) for kind in TYPES}
+    for kind in TYPES:
+        assert found[kind] == bits(fit(stored, kind, n_jobs=2)), kind
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_other_layouts_agree(covariance_type: CovarianceType) -> None:
+    X = planted()[:20_000]
+    reference = fit(ChunkedSource(X), covariance_type)
+    for chunk_rows in (1, 7, 256, 1000, 19_999):
+        rows = X[:300] if chunk_rows == 1 else X
+        other = fit(ChunkedSource(rows, chunk_rows), covariance_type)
+        expected = fit(ChunkedSource(rows), covariance_type) if chunk_rows == 1 else reference
+        for name in ("weights_", "means_", "covariances_"):
+            np.testing.assert_allclose(
+                getattr(other, name), getattr(expected, name), rtol=1e-10, atol=1e-10
+            )
+        np.testing.assert_allclose(other.lower_bounds_, expected.lower_bounds_, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_callers_blas_threads_do_not_matter(stored: Path, threads: int) -> None:
+    expected = bits(fit(stored, "full"))
+    with threadpool_limits(threads, user_api="blas"):
+        assert bits(fit(stored, "full")) == expected
+
+
+def blas_threads() -> list[int]:
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+def test_blas_threads_are_given_back() -> None:
+    X = planted()[:1000]
+    with threadpool_limits(2, user_api="blas"):
+        before = blas_threads()
+        assert set(before) == {2}
+        during: list[list[int]] = []
+
+        def watch(event: Event) -> None:
+            during.append(blas_threads())
+
+        fit(X, "full", callbacks=[watch])
+        assert all(set(threads) == {1} for threads in during)
+        assert blas_threads() == before
+        X[3, 1] = np.nan
+        with pytest.raises(NotFiniteError):
+            GaussianMixture(3).fit(X)
+        assert blas_threads() == before
+        with pytest.raises(NotFiniteError):
+            fit_started(X).score(X)
+        assert blas_threads() == before
+
+
+def fit_started(X: NDArray[np.float64]) -> GaussianMixture:
+    """A model whose fit ignores rows with NaN because the caller drops them."""
+    return GaussianMixture(3, random_state=0).fit(X[np.isfinite(X).all(axis=1)])
+
+
+def test_fits_in_several_threads_do_not_disturb_each_other() -> None:
+    X = planted()[:30_000]
+    sources = [ChunkedSource(X, 1000), ChunkedSource(X[::-1], 700), ChunkedSource(X[::2], 333)]
+
+    def run(source: ChunkedSource) -> tuple[Any, ...]:
+        model = GaussianMixture(3, random_state=0, max_iter=8, tol=1e9, n_jobs=2, n_init=3)
+        return bits(model.fit(source))
+
+    alone = [run(source) for source in sources]
+    before = blas_threads()
+    with ThreadPoolExecutor(3) as threads:
+        together = list(threads.map(run, sources))
+    assert together == alone
+    assert blas_threads() == before
+
+
+def test_an_interrupt_leaves_nothing_running() -> None:
+    source = ChunkedSource(planted()[:50_000], 500)
+    seen: list[int] = []
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, ReadStarted):
+            seen.append(event.number)
+            if event.number == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    before = blas_threads(), threading.active_count()
+    model = GaussianMixture(3, random_state=0, tol=0.0, n_jobs=2, callbacks=[interrupt])
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(source)
+    assert seen == [1, 2, 3]
+    assert own_threads() == []
+    assert (blas_threads(), threading.active_count()) == before
+    assert not hasattr(model, "means_")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.set_params(callbacks=(), tol=1e-3).fit(source)
+    assert model.converged_
+
+
+def test_an_interrupt_in_the_middle_of_a_read_leaves_nothing_running() -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+
+    visits = itertools.count()
+
+    class InterruptingSource(ChunkedSource):
+        def read(self, i: int) -> Any:
+            if next(visits) == 70:
+                # From a reading thread, while the main thread waits for results.
+                signal.pthread_kill(main, signal.SIGINT)
+            return super().read(i)
+
+    source = InterruptingSource(planted()[:50_000], 1000)
+    with pytest.raises(KeyboardInterrupt):
+        GaussianMixture(3, random_state=0, n_jobs=2).fit(source)
+    assert own_threads() == []
+    # The traceback may hold chunks in a cycle.
+    gc.collect()
+    assert source.n_live == 0

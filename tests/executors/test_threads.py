@@ -1,0 +1,205 @@
+"""Local threads: the promises of an executor, reading ahead, and the memory limit."""
+
+import gc
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamgmm.errors import MemoryLimitError, ParameterError
+from streamgmm.executors.memory import process_bytes
+from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.protocols import Chunk, Executor
+from streamgmm.sinks import ArraySink
+from tests.executors.conformance import (
+    ExecutorConformance,
+    Total,
+    doubled,
+    fail_at_row_50,
+    ignore,
+    own_threads,
+    rows,
+    total,
+)
+from tests.sources.chunked import ChunkedSource
+
+
+class TestThreads(ExecutorConformance):
+    @pytest.fixture(params=[1, 2, 8])
+    def executor(self, request: pytest.FixtureRequest) -> Iterator[Executor]:
+        with ThreadExecutor(request.param) as executor:
+            yield executor
+        assert own_threads() == []
+
+
+class TestThreadsWithChunksInMemory(ExecutorConformance):
+    """Sources that cost nothing to read are read by the threads that compute."""
+
+    @pytest.fixture(params=[1, 2])
+    def executor(
+        self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[Executor]:
+        monkeypatch.setattr(ChunkedSource.__init__, "__kwdefaults__", self.free_to_read())
+        with ThreadExecutor(request.param) as executor:
+            yield executor
+
+    @staticmethod
+    def free_to_read() -> dict[str, Any]:
+        return {"boundaries": None, "weights": None, "read_bytes": 0}
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2, 3])
+def test_few_chunks_are_in_memory_at_once(n_jobs: int) -> None:
+    source = ChunkedSource(rows(500), 2)
+    with ThreadExecutor(n_jobs) as executor:
+        executor.map_reduce(source, total, None, ignore)
+        gc.collect()
+        assert source.n_reads == 250
+        assert source.n_live == 0
+        assert 1 <= source.most_live <= 3 * n_jobs
+        executor.map_write(source, doubled, 1.0, ArraySink(np.empty((500, 1))), ignore)
+    assert source.most_live <= 3 * n_jobs
+
+
+@pytest.mark.parametrize("fitting", [1, 2, 4])
+def test_the_memory_limit_bounds_chunks(fitting: int) -> None:
+    chunk_bytes = 1 << 30
+    source = ChunkedSource(rows(200), 2, read_bytes=chunk_bytes)
+    # Half a chunk to spare, for what the process itself takes meanwhile.
+    limit = process_bytes() + int((fitting + 0.5) * chunk_bytes)
+    with ThreadExecutor(4, limit) as executor:
+        assert executor.map_reduce(source, total, None, ignore).value == 19900.0
+    assert source.n_reads == 100
+    assert source.most_live <= fitting
+
+
+def test_what_cannot_fit_is_told_before_any_read() -> None:
+    source = ChunkedSource(rows(200), 2, read_bytes=2 << 30)
+    limit = process_bytes() + (1 << 30)
+    with ThreadExecutor(2, limit) as executor:
+        with pytest.raises(
+            MemoryLimitError,
+            match=r"chunked data cannot be read within memory_limit = .*2 GiB are for one chunk",
+        ):
+            executor.map_reduce(source, total, None, ignore)
+        with pytest.raises(MemoryLimitError, match="one chunk"):
+            executor.map_write(source, doubled, 1.0, ArraySink(np.empty((200, 1))), ignore)
+    assert source.n_reads == 0
+
+
+@pytest.mark.parametrize("read_bytes", [0, 1000])
+def test_work_that_cannot_fit_is_told_before_any_read(read_bytes: int) -> None:
+    source = ChunkedSource(rows(200), 2, read_bytes=read_bytes)
+    with ThreadExecutor(2, process_bytes() + (1 << 30)) as executor:
+        with pytest.raises(MemoryLimitError, match=r"for statistics on 2 thread\(s\)"):
+            executor.map_reduce(source, total, None, ignore, work_bytes=1 << 29)
+        assert source.n_reads == 0
+        executor.map_reduce(source, total, None, ignore, work_bytes=1 << 20)
+
+
+class LockStep:
+    """Events by which a test decides who goes first."""
+
+    def __init__(self) -> None:
+        self.computing = threading.Event()
+        self.read_meanwhile = threading.Event()
+
+
+class SlowToReadSource(ChunkedSource):
+    """Chunk 1 says when it begins to be read, and its read ends only when chunk 0 computes."""
+
+    step: LockStep
+
+    def read(self, i: int) -> Chunk:
+        if i == 1:
+            assert self.step.computing.wait(30)
+            self.step.read_meanwhile.set()
+        return super().read(i)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_chunks_are_read_while_others_are_computed(n_jobs: int) -> None:
+    source = SlowToReadSource(rows(40), 10)
+    source.step = LockStep()
+
+    def compute(_: None, chunk: Chunk) -> Total:
+        if chunk.index[0] == 0:
+            # Ends only if the next chunk is read in the meantime.
+            source.step.computing.set()
+            assert source.step.read_meanwhile.wait(30)
+        return total(None, chunk)
+
+    with ThreadExecutor(n_jobs) as executor:
+        assert executor.map_reduce(source, compute, None, ignore).value == 780.0
+
+
+class TogetherSource(ChunkedSource):
+    """The first reads end only when as many as asked for have begun."""
+
+    barrier: threading.Barrier
+
+    def read(self, i: int) -> Chunk:
+        if i < self.barrier.parties:
+            self.barrier.wait(30)
+        return super().read(i)
+
+
+@pytest.mark.parametrize("n_jobs", [2, 4])
+def test_several_chunks_are_read_at_once(n_jobs: int) -> None:
+    source = TogetherSource(rows(100), 10)
+    source.barrier = threading.Barrier(n_jobs)
+    with ThreadExecutor(n_jobs) as executor:
+        assert executor.map_reduce(source, total, None, ignore).value == 4950.0
+
+
+@pytest.mark.parametrize("n_jobs", [2, 4])
+def test_several_chunks_are_computed_at_once(n_jobs: int) -> None:
+    barrier = threading.Barrier(n_jobs)
+
+    def compute(_: None, chunk: Chunk) -> Total:
+        if chunk.index[0] < 10 * n_jobs:
+            barrier.wait(30)
+        return total(None, chunk)
+
+    with ThreadExecutor(n_jobs) as executor:
+        source = ChunkedSource(rows(100), 10)
+        assert executor.map_reduce(source, compute, None, ignore).value == 4950.0
+
+
+def test_a_failure_waits_for_what_has_begun() -> None:
+    source = ChunkedSource(rows(1000), 10)
+    running = threading.Semaphore(0)
+    counts = {"begun": 0, "ended": 0}
+    lock = threading.Lock()
+
+    def compute(_: None, chunk: Chunk) -> Any:
+        with lock:
+            counts["begun"] += 1
+        try:
+            if chunk.index[0] > 50:
+                running.acquire(timeout=0.2)
+            return fail_at_row_50(None, chunk)
+        finally:
+            with lock:
+                counts["ended"] += 1
+
+    with ThreadExecutor(4) as executor:
+        with pytest.raises(LookupError, match="row 50"):
+            executor.map_reduce(source, compute, None, ignore)
+        assert counts["begun"] == counts["ended"] < 100
+        assert source.n_reads < 100
+    assert own_threads() == []
+
+
+@pytest.mark.parametrize(("n_jobs", "message"), [(0, "n_jobs is 0")])
+def test_thread_counts_are_checked(n_jobs: int, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        ThreadExecutor(n_jobs)
+
+
+def test_negative_counts_are_joblibs() -> None:
+    with ThreadExecutor(None) as every, ThreadExecutor(-1) as also, ThreadExecutor(-2) as less:
+        assert every.n_threads == also.n_threads >= 1
+        assert less.n_threads == max(1, every.n_threads - 1)

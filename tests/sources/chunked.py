@@ -1,0 +1,74 @@
+"""An array in chunks of any size that keeps account of how it is read."""
+
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from streamgmm.protocols import Chunk
+
+
+class ChunkedSource:
+    """Chunks are copies, so that those that are alive can be counted.
+
+    Attributes
+    ----------
+    n_reads : int
+        Chunks read so far.
+    n_live, most_live : int
+        Chunks whose rows are in memory now, and the most there ever were.
+    """
+
+    def __init__(
+        self,
+        array: ArrayLike,
+        chunk_rows: int | None = None,
+        *,
+        boundaries: Sequence[int] | None = None,
+        weights: NDArray[np.float64] | None = None,
+        read_bytes: int | None = None,
+    ) -> None:
+        self._array: NDArray[Any] = np.asarray(array)
+        self._weights = weights
+        self.name = "chunked data"
+        self.n_rows, self.n_features = self._array.shape
+        self.dtype = self._array.dtype
+        if boundaries is None:
+            boundaries = [*range(0, self.n_rows, chunk_rows or self.n_rows), self.n_rows]
+        self.boundaries = boundaries
+        largest = int(max(np.diff(boundaries)))
+        own_bytes = largest * self.n_features * self.dtype.itemsize
+        self.read_bytes = own_bytes if read_bytes is None else read_bytes
+        self.n_reads = self.n_live = self.most_live = 0
+        self._lock = threading.Lock()
+
+    @property
+    def n_chunks(self) -> int:
+        return len(self.boundaries) - 1
+
+    def read(self, i: int) -> Chunk:
+        start, stop = self.boundaries[i], self.boundaries[i + 1]
+        rows = self._array[start:stop].copy()
+        with self._lock:
+            self.n_reads += 1
+            self.n_live += 1
+            self.most_live = max(self.most_live, self.n_live)
+        weakref.finalize(rows, self._forget)
+        weights = None if self._weights is None else self._weights[start:stop]
+        return Chunk(rows, range(start, stop), weights)
+
+    def _forget(self) -> None:
+        with self._lock:
+            self.n_live -= 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = vars(self).copy()
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.Lock()

@@ -1,0 +1,87 @@
+"""Dask arrays keep the promises of a source."""
+
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from streamgmm import open as open_data
+from streamgmm.errors import DataError
+from streamgmm.protocols import LazySource
+from tests.sources.conformance import Case, SourceConformance, table
+
+N, D = 5000, 3
+
+CHUNKS: dict[str, Any] = {
+    "rows": (1000, D),
+    "uneven rows": ((1, 999, 3000, 1000), (D,)),
+    "columns": (1500, 1),
+    "one block": (N, D),
+    "empty blocks": ((0, 1000, 0, 0, 4000, 0), (1, 2)),
+}
+
+
+@pytest.fixture(autouse=True)
+def synchronous() -> Any:
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+class TestDask(SourceConformance):
+    @pytest.fixture(params=CHUNKS)
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+        rows = table(N, D)
+        return Case(open_data(dask.array.from_array(rows, chunks=CHUNKS[request.param])), rows)
+
+
+class TestDaskTypes(SourceConformance):
+    @pytest.fixture(params=["f4", "i2", "u1", "?", "f2"])
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+        rows = table(N, D, request.param)
+        return Case(open_data(dask.array.from_array(rows, chunks=(1000, D))), rows)
+
+
+class TestDaskExpression(SourceConformance):
+    @pytest.fixture
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+        rows = table(N, D)
+        lazy = (dask.array.from_array(rows, chunks=(1000, 2)) * 2.0)[::-1]
+        return Case(open_data(lazy), np.ascontiguousarray((rows * 2.0)[::-1]))
+
+
+def refuse(block: NDArray[Any]) -> NDArray[Any]:
+    raise AssertionError("computed")
+
+
+def test_opening_computes_nothing() -> None:
+    lazy = dask.array.from_array(table(N, D), chunks=(1000, 1))
+    source = open_data(lazy.map_blocks(refuse, dtype="f8", meta=np.empty((0, 0))))
+    assert list(source.boundaries) == [0, 1000, 2000, 3000, 4000, 5000]
+    assert isinstance(source, LazySource)
+    assert len(source.lazy_chunks()) == 5
+    with pytest.raises(AssertionError, match="computed"):
+        source.read(0)
+
+
+def test_lazy_chunks_are_the_chunks() -> None:
+    rows, weights = table(N, D), np.linspace(0, 1, N)
+    source = open_data(
+        dask.array.from_array(rows, chunks=(1000, 1)),
+        sample_weight=dask.array.from_array(weights, chunks=333),
+    )
+    assert isinstance(source, LazySource)
+    for i, chunk in enumerate(dask.compute(*source.lazy_chunks())):
+        own = source.read(i)
+        np.testing.assert_array_equal(chunk.rows, own.rows)
+        np.testing.assert_array_equal(chunk.weights, own.weights)
+        np.testing.assert_array_equal(np.asarray(chunk.index), np.asarray(own.index))
+
+
+def test_unknown_chunk_sizes_are_refused() -> None:
+    lazy = dask.array.from_array(table(N, D), chunks=(1000, D))
+    with pytest.raises(DataError, match=r"X\.compute_chunk_sizes\(\).*to_dask_array"):
+        open_data(lazy[lazy[:, 0] > 0])

@@ -1,0 +1,112 @@
+"""Row weights of any kind beside data of any kind."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numpy as np
+import pytest
+import zarr
+from numpy.typing import NDArray
+
+from streamgmm import open as open_data
+from streamgmm.errors import DataError
+from tests.sources.conformance import Case, SourceConformance, table
+
+N, D = 5000, 3
+KINDS = ("ndarray", "list", "npy", "npy mapped", "zarr", "zarr path", "dask")
+
+
+def as_weights(values: NDArray[Any], kind: str, folder: Path) -> Any:
+    if kind in ("ndarray", "list"):
+        return values if kind == "ndarray" else values.tolist()
+    if kind.startswith("npy"):
+        path = folder / "w.npy"
+        np.save(path, values)
+        return path if kind == "npy" else np.load(path, mmap_mode="r")
+    if kind.startswith("zarr"):
+        array = zarr.create_array(folder / "w.zarr", data=values, chunks=(700, 1)[: values.ndim])
+        return array if kind == "zarr" else str(folder / "w.zarr")
+    return dask.array.from_array(values, chunks=700)
+
+
+def as_rows(values: NDArray[Any], kind: str, folder: Path) -> Any:
+    if kind == "zarr":
+        return zarr.create_array(folder / "x.zarr", data=values, chunks=(1000, D))
+    if kind == "dask":
+        return dask.array.from_array(values, chunks=(1000, 1))
+    return values
+
+
+@pytest.mark.parametrize("data", ["ndarray", "zarr", "dask"])
+class TestWeighted(SourceConformance):
+    @pytest.fixture(params=KINDS)
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path, data: str) -> Case:
+        rows, weights = table(N, D), np.random.default_rng(4).uniform(size=N)
+        weights[::7] = 0.0
+        source = open_data(
+            as_rows(rows, data, tmp_path),
+            sample_weight=as_weights(weights, request.param, tmp_path),
+        )
+        return Case(source, rows, weights)
+
+
+class TestIntegerWeights(SourceConformance):
+    @pytest.fixture(params=["u1", "i8", "?", "f4"])
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+        rows, weights = table(N, D), (np.arange(N) % 3).astype(request.param)
+        return Case(open_data(rows, sample_weight=weights), rows, weights.astype(float))
+
+
+@pytest.mark.parametrize("data", ["ndarray", "zarr", "dask"])
+@pytest.mark.parametrize("kind", KINDS)
+class TestBadWeights:
+    @pytest.mark.parametrize("shape", [(N - 1,), (N, 1), ()])
+    def test_shape(self, data: str, kind: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+        rows, values = as_rows(table(N, D), data, tmp_path), np.ones(shape)
+        if kind.startswith(("zarr", "dask")) and not shape:
+            values = np.ones((1,))
+        with pytest.raises(DataError, match=r"sample_weight has shape .* expected \(5000,\)"):
+            open_data(rows, sample_weight=as_weights(values, kind, tmp_path))
+
+    @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
+    def test_value(self, data: str, kind: str, value: float, tmp_path: Path) -> None:
+        values = np.ones(N)
+        values[[3210, 3300]] = value
+        source = open_data(
+            as_rows(table(N, D), data, tmp_path), sample_weight=as_weights(values, kind, tmp_path)
+        )
+        with pytest.raises(DataError, match=r"sample_weight holds .* at row 3210"):
+            for i in range(len(source.boundaries) - 1):
+                source.read(i)
+
+
+@pytest.mark.parametrize("kind", ["ndarray", "npy", "zarr", "dask"])
+def test_weights_that_are_no_numbers(kind: str, tmp_path: Path) -> None:
+    values = np.ones(N, dtype=complex)
+    with pytest.raises(DataError, match="sample_weight has dtype complex128"):
+        open_data(table(N, D), sample_weight=as_weights(values, kind, tmp_path))
+
+
+def test_weights_by_a_bad_path(tmp_path: Path) -> None:
+    rows = table(N, D)
+    with pytest.raises(DataError, match=r"missing\.npy: no such file"):
+        open_data(rows, sample_weight=tmp_path / "missing.npy")
+    (tmp_path / "w.npy").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"w\.npy"):
+        open_data(rows, sample_weight=tmp_path / "w.npy")
+    (tmp_path / "w.csv").write_text("1\n")
+    with pytest.raises(DataError, match=r"w\.csv"):
+        open_data(rows, sample_weight=tmp_path / "w.csv")
+    (tmp_path / "w.zarr").mkdir()
+    with pytest.raises(DataError, match=r"w\.zarr"):
+        open_data(rows, sample_weight=tmp_path / "w.zarr")
+
+
+def test_weights_may_be_given_to_a_source() -> None:
+    rows, weights = table(N, D), np.linspace(0, 1, N)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source = open_data(open_data(rows), sample_weight=weights)
+    np.testing.assert_array_equal(source.read(0).weights, weights)

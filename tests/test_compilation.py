@@ -1,0 +1,145 @@
+"""Compiled code is kept between processes, wherever that is possible, and safely."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import streamgmm
+
+FIT = """
+    import numpy as np
+    from streamgmm import GaussianMixture
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2000, 3)) + rng.integers(0, 2, (2000, 1)) * 9
+    model = GaussianMixture(2, random_state=0).fit(X)
+    print(model.means_.tobytes().hex(), model.covariances_.tobytes().hex(), model.lower_bounds_)
+"""
+IN_THREADS = """
+    import numpy as np
+    from concurrent.futures import ThreadPoolExecutor
+    from streamgmm import GaussianMixture
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2000, 3)) + rng.integers(0, 2, (2000, 1)) * 9
+    def run(_):
+        model = GaussianMixture(2, random_state=0).fit(X)
+        return model.means_.tobytes().hex(), model.covariances_.tobytes().hex(), model.lower_bounds_
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(run, range(4)))
+    assert all(result == results[0] for result in results)
+    print(*results[0])
+"""
+PACKAGE = Path(streamgmm.__file__).parent
+
+
+def run(script: str, **environment: str) -> str:
+    """Standard output of a new interpreter."""
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def kept(folder: Path) -> dict[str, tuple[int, int]]:
+    """Files in a cache, with time and size."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A cache that processes filled at once, one of them from several threads; what they found."""
+    folder = tmp_path_factory.mktemp("cache")
+    with ThreadPoolExecutor(3) as threads:
+        scripts = [FIT, FIT, IN_THREADS]
+        found = list(threads.map(lambda s: run(s, NUMBA_CACHE_DIR=str(folder)), scripts))
+    return folder, found
+
+
+def test_concurrent_first_use_gives_the_same_bits(cache: tuple[Path, list[str]]) -> None:
+    _, found = cache
+    assert found[0]
+    assert set(found) == {found[0]}
+
+
+def test_later_processes_compile_nothing(cache: tuple[Path, list[str]]) -> None:
+    folder, found = cache
+    before = kept(folder)
+    assert any(name.endswith(".nbc") for name in before)
+    assert run(FIT, NUMBA_CACHE_DIR=str(folder)) == found[0]
+    assert kept(folder) == before
+
+
+def test_a_damaged_cache_is_no_error(cache: tuple[Path, list[str]]) -> None:
+    """An interrupted or full disk leaves files cut off; they are compiled anew."""
+    folder, found = cache
+    for path in folder.rglob("*.nbc"):
+        path.write_bytes(path.read_bytes()[:1000])
+    assert run(FIT, NUMBA_CACHE_DIR=str(folder)) == found[0]
+
+
+def give_up_override() -> None:
+    """Let permissions bind root too, as they bind everybody else."""
+    bounding_set_drop, override, read_search = 24, 1, 2
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in (override, read_search):
+        if libc.prctl(bounding_set_drop, capability, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "prctl")
+
+
+@pytest.fixture
+def read_only_install(tmp_path: Path) -> Iterator[Path]:
+    """A copy of the package in a folder that may not be written to; that folder."""
+    folder = tmp_path / "site"
+    for path in PACKAGE.rglob("*.py"):
+        target = folder / "streamgmm" / path.relative_to(PACKAGE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    for path in folders:
+        path.chmod(0o555)
+    yield folder
+    for path in folders:
+        path.chmod(0o755)
+
+
+def test_a_read_only_install_works(read_only_install: Path, cache: tuple[Path, list[str]]) -> None:
+    head = f"""
+        import sys
+        sys.path.insert(0, {str(read_only_install)!r})
+        import streamgmm
+        assert streamgmm.__file__.startswith({str(read_only_install)!r})
+        from streamgmm.core.kernels.compilation import cache_folder
+        assert cache_folder() is None, cache_folder()
+    """
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")
+    }
+    # The home cannot be written to either.
+    environment["HOME"] = str(read_only_install)
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(FIT)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=read_only_install,
+        preexec_fn=give_up_override if os.getuid() == 0 else None,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == cache[1][0]
+    assert not list(read_only_install.rglob("__pycache__"))

@@ -1,0 +1,27 @@
+"""The estimator keeps scikit-learn's own contract for estimators."""
+
+from collections.abc import Callable
+from typing import Any
+
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from streamgmm import GaussianMixture
+
+
+def expected_failures(estimator: GaussianMixture) -> dict[str, str]:
+    if estimator.n_components == 1:
+        return {}
+    return {
+        "check_sample_weight_equivalence_on_dense_data": (
+            "a start is drawn from rows, so repeated rows draw another one than row weights; "
+            "from the same start they are equivalent"
+        )
+    }
+
+
+@parametrize_with_checks(
+    [GaussianMixture(), GaussianMixture(n_components=2, covariance_type="diag", random_state=0)],
+    expected_failed_checks=expected_failures,
+)
+def test_estimator_checks(estimator: GaussianMixture, check: Callable[[Any], None]) -> None:
+    check(estimator)
