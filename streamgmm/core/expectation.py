@@ -1,5 +1,6 @@
 """The E-step: a mixture prepared for evaluation, and what it says of a chunk of rows."""
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -145,20 +146,19 @@ class Expectation:
         row_weights = (
             np.empty(0) if weights is None else _writable(np.asarray(weights, dtype=np.float64))
         )
-        total = Statistics.zero(self.frame, len(self.weights))
         coefficients = self._writable_coefficients()
-        for start, stop, part in _castable(rows):
-            moments, scatter, totals = sufficient_statistics(
-                part, row_weights[start:stop], coefficients
-            )
-            all_moments = np.zeros_like(total.moments)
-            all_moments[self.order] = moments
-            log_likelihood, weight, *counts = totals.tolist()
-            found = Statistics(
-                self.frame, all_moments, scatter, log_likelihood, weight, *map(int, counts)
-            )
-            total = total.merge(found)
-        return total
+        parts = (
+            self._as_statistics(*sufficient_statistics(part, row_weights[start:stop], coefficients))
+            for start, stop, part in _castable(rows)
+        )
+        return functools.reduce(Statistics.merge, parts)
+
+    def _as_statistics(self, moments: Array, scatter: Array, totals: Array) -> Statistics:
+        """What the kernel found, with the components in their own places."""
+        placed = np.zeros((len(self.weights), moments.shape[1]))
+        placed[self.order] = moments
+        log_likelihood, weight, *counts = totals.tolist()
+        return Statistics(self.frame, placed, scatter, log_likelihood, weight, *map(int, counts))
 
     def posterior(
         self, rows: NDArray[np.generic], with_responsibilities: bool = False

@@ -165,7 +165,12 @@ def map_rows(
 
 
 def _rows_of_block(
-    block: NDArray[Any], function: Callable[[S, Chunk], NDArray[Any]], state: S
+    block: NDArray[Any],
+    function: Callable[[S, Chunk], NDArray[Any]],
+    state: S,
+    block_info: Any = None,
 ) -> NDArray[Any]:
-    rows = np.asarray(block)
-    return np.asarray(_apply(function, state, Chunk(rows, range(len(rows)))))
+    # Dask fills in block_info, by its name; 0 stands for the first argument.
+    rows_of_array, _ = block_info[0]["array-location"]
+    chunk = Chunk(np.asarray(block), range(*rows_of_array))
+    return np.asarray(_apply(function, state, chunk))
