@@ -8,6 +8,7 @@ listen to the same ones.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
@@ -32,6 +33,30 @@ class Chunk:
     index: range | NDArray[np.int64]
     weights: NDArray[np.float64] | None = None
 
+    def part(self, start: int, stop: int) -> "Chunk":
+        """Its rows from start to stop, as a view."""
+        weights = None if self.weights is None else self.weights[start:stop]
+        return Chunk(self.rows[start:stop], self.index[start:stop], weights)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Memory in bytes that work on chunks takes beside the chunks themselves.
+
+    Attributes
+    ----------
+    thread : int
+        Each thread that computes, its own value included.
+    value : int
+        Each value that waits to be merged.
+    """
+
+    thread: int = 0
+    value: int = 0
+
+
+NO_WORK = Work()
+
 
 class Source(Protocol):
     """Rows that can be read again and again, chunk by chunk.
@@ -44,6 +69,10 @@ class Source(Protocol):
         """What a message calls the data."""
 
     @property
+    def location(self) -> Path | None:
+        """Where the data are on disk; None if nowhere."""
+
+    @property
     def n_rows(self) -> int:
         """N."""
 
@@ -54,6 +83,10 @@ class Source(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the values as stored."""
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether chunks carry row weights."""
 
     @property
     def boundaries(self) -> Sequence[int]:
@@ -70,6 +103,10 @@ class Source(Protocol):
 @runtime_checkable
 class LazySource(Source, Protocol):
     """A source whose chunks are tasks of a scheduler."""
+
+    @property
+    def array(self) -> Any:
+        """The lazy array, (N, D), in one block along the columns."""
 
     def lazy_chunks(self) -> Sequence[Any]:
         """A task for each chunk."""
@@ -184,13 +221,16 @@ Listener = Callable[[Event], None]
 class Executor(Protocol):
     """Where chunks are turned into values."""
 
+    def check_memory(self, source: Source, work: Work) -> None:
+        """Raise :class:`streamgmm.errors.MemoryLimitError` if a read would not fit in memory."""
+
     def map_reduce(
         self,
         source: Source,
         function: Callable[[S, Chunk], M],
         state: S,
         listener: Listener,
-        work_bytes: int = 0,
+        work: Work = NO_WORK,
     ) -> M:
         """Merge function(state, chunk) over all chunks, by a tree fixed by their number alone.
 
@@ -204,8 +244,8 @@ class Executor(Protocol):
             First argument of each call; sent once to each place of work.
         listener : callable
             Told of each chunk done.
-        work_bytes : int
-            Memory that one call takes beside its chunk, the value included.
+        work : Work
+            Memory that it takes.
         """
 
     def map_write(
@@ -215,6 +255,16 @@ class Executor(Protocol):
         state: S,
         sink: Sink,
         listener: Listener,
-        work_bytes: int = 0,
+        work: Work = NO_WORK,
+        piece_rows: int | None = None,
     ) -> None:
-        """Write function(state, chunk) into the sink for all chunks."""
+        """Write function(state, chunk) into the sink for all chunks.
+
+        Parameters
+        ----------
+        source, function, state, listener, work
+            As for :meth:`map_reduce`; the function gives an array with a row for each row.
+        sink : Sink
+        piece_rows : int, optional
+            Rows that are computed and written at once; by default a chunk.
+        """

@@ -4,6 +4,7 @@ Files are written beside their final name and take it when they are whole, so th
 interrupted write leaves what was there before.
 """
 
+import json
 import os
 import shutil
 import threading
@@ -47,7 +48,25 @@ def _is_zarr_array(folder: Path) -> bool:
     metadata = folder / "zarr.json"
     if not metadata.exists():
         return (folder / ".zarray").exists()
-    return '"group"' not in metadata.read_text()
+    try:
+        return bool(json.loads(metadata.read_bytes())["node_type"] == "array")
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def check_target(target: Path) -> None:
+    """Refuse what has the name already and is not to be replaced.
+
+    Raises
+    ------
+    OutputError
+        If it is a directory but no Zarr array, or a file that is named like a Zarr array.
+    """
+    if target.is_dir():
+        if target.suffix != ".zarr" or not _is_zarr_array(target):
+            raise OutputError(f"{target} is a directory but no Zarr array; it will not be replaced")
+    elif target.suffix == ".zarr" and (target.exists() or target.is_symlink()):
+        raise OutputError(f"{target} is a file, not a Zarr array; it will not be replaced")
 
 
 @contextmanager
@@ -76,8 +95,7 @@ def open_sink(
     target = Path(path)
     if target.suffix not in (".npy", ".zarr"):
         raise OutputError(f"{target}: predictions are written to a path ending in .npy or .zarr")
-    if target.is_dir() and (target.suffix != ".zarr" or not _is_zarr_array(target)):
-        raise OutputError(f"{target} is a directory but no Zarr array; it will not be replaced")
+    check_target(target)
     chunk_rows = max(np.diff(boundaries), default=1)
     is_shared = any(start % chunk_rows for start in boundaries[:-1])
     unfinished = target.with_name(f".{uuid.uuid4().hex[:8]}.{target.name}")

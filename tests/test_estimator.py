@@ -1050,3 +1050,59 @@ def test_assigned_attributes_are_used() -> None:
     model.n_features_in_ = D
     started = GaussianMixture(**settings, max_iter=0).fit(X)
     np.testing.assert_array_equal(model.score_samples(X), started.score_samples(X))
+
+
+def test_a_fit_that_failed_leaves_no_trap() -> None:
+    rng = np.random.default_rng(0)
+    model = GaussianMixture(2, random_state=0).fit(rng.normal(size=(500, 3)))
+    wide = rng.normal(size=(500, 64))
+    wide[3, 3] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        model.fit(wide)
+    with pytest.raises(ValueError, match="features"):
+        model.predict(np.nan_to_num(wide))
+
+
+@pytest.mark.parametrize("jump", [1e4, 1e6])
+def test_one_iteration_is_exact_for_a_component_that_jumps(jump: float) -> None:
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(size=500), 1e6 + jump + rng.normal(size=500)])[:, np.newaxis]
+    start = {
+        "weights_init": [0.5, 0.5],
+        "means_init": [[0.0], [1e6]],
+        "precisions_init": np.ones((2, 1, 1)),
+    }
+    with pytest.warns(ConvergenceWarning):
+        model = GaussianMixture(2, reg_covar=0.0, max_iter=1, **start).fit(X)
+    expected = X[500:, 0].astype(np.longdouble).var()
+    assert abs(model.covariances_[1, 0, 0] - expected) < 1e-9 * expected
+    assert [read["iteration"] for read in model.history_] == [1, 1]
+
+
+@pytest.mark.parametrize("scale", [1e5, 1e6])
+def test_few_rows_a_component_in_large_units_still_start(scale: float) -> None:
+    X = scale * np.random.default_rng(2).normal(size=(60, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", DegenerateComponentWarning)
+        model = GaussianMixture(20, random_state=0).fit(X)
+    assert np.isfinite(model.lower_bound_)
+
+
+def test_fit_predict_of_a_path(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).normal(size=(500, 2))
+    np.save(tmp_path / "x.npy", X)
+    events: list[object] = []
+    model = GaussianMixture(2, random_state=0, callbacks=[events.append])
+    with pytest.raises(ValueError, match="out="):
+        model.fit_predict(tmp_path / "x.npy")
+    assert events == []
+    out = model.fit_predict(tmp_path / "x.npy", out=tmp_path / "labels.npy")
+    np.testing.assert_array_equal(np.load(out), model.predict(X))
+
+
+def test_only_gaussian_mixtures_come_from_scikit_learn() -> None:
+    X = np.random.default_rng(0).normal(size=(100, 2))
+    other = sklearn.mixture.BayesianGaussianMixture(n_components=2, random_state=0).fit(X)
+    with pytest.raises(ValueError, match="BayesianGaussianMixture is not"):
+        GaussianMixture.from_sklearn(other)

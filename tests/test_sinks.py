@@ -136,6 +136,37 @@ def test_zarr_groups_and_npy_folders_are_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "x.npy" / "zarr.json").exists()
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"node_type": 1}', "\xff"])
+def test_folders_with_damaged_metadata_are_not_replaced(content: str, tmp_path: Path) -> None:
+    folder = tmp_path / "out.zarr"
+    folder.mkdir()
+    (folder / "zarr.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(OutputError, match="is a directory but no Zarr array"):
+        write(folder, np.zeros(10))
+    assert (folder / "zarr.json").read_bytes() == content.encode("latin-1")
+
+
+def test_an_array_whose_attributes_speak_of_groups_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "out.zarr"
+    zarr.create_array(path, data=np.zeros(3), attributes={"kind": "group"})
+    write(path, np.ones(10))
+    np.testing.assert_array_equal(contents(path), np.ones(10))
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_files_named_like_zarr_arrays_are_refused_before_the_work(
+    kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "out.zarr"
+    path.write_text("precious") if kind == "file" else path.symlink_to(tmp_path / "nowhere")
+    with (
+        pytest.raises(OutputError, match=r"out\.zarr is a file, not a Zarr array"),
+        open_sink(path, (10,), np.dtype("f8"), parts(10)),
+    ):
+        pytest.fail("opened")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
 def test_chunks_do_not_straddle_writes(tmp_path: Path) -> None:
     write(tmp_path / "out.zarr", np.zeros((10, 3)))
     assert zarr.open_array(tmp_path / "out.zarr", mode="r").chunks == (4, 3)

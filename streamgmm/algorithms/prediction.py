@@ -30,7 +30,7 @@ def _posterior(
 ) -> Posterior:
     found = expectation.posterior(chunk.rows, with_responsibilities)
     if found.n_not_finite:
-        bad = np.flatnonzero(~np.isfinite(chunk.rows).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(chunk.rows.astype(np.float64, copy=False)).all(axis=1))
         first = np.asarray(chunk.index)[bad[0]]
         raise NotFiniteError(
             f"Input contains NaN or infinity in {len(bad)} row(s) of a chunk of {len(chunk.rows)}, "

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.expectation import Expectation
+from streamgmm.core.covariance import CovarianceType
+from streamgmm.core.expectation import Expectation, scratch_bytes, statistics_bytes
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
@@ -25,6 +26,7 @@ from streamgmm.protocols import (
     ReadStarted,
     S,
     Source,
+    Work,
 )
 
 # How many bad values an error names.
@@ -54,11 +56,9 @@ class Reader:
         """Pass an event on."""
         self.listener(event)
 
-    def reduce(
-        self, purpose: str, function: Callable[[S, Chunk], M], state: S, work_bytes: int = 0
-    ) -> M:
+    def reduce(self, purpose: str, function: Callable[[S, Chunk], M], state: S, work: Work) -> M:
         """Read everything once for something other than statistics."""
-        value, seconds = self._timed(purpose, function, state, work_bytes)
+        value, seconds = self._timed(purpose, function, state, work)
         nan = math.nan
         self._record(purpose, self.source.n_rows, seconds, 0, nan, nan, 0, 0)
         return value
@@ -92,7 +92,13 @@ class Reader:
         frame = frame or Frame.of(parameters, self.source.dtype)
         expectation = Expectation.prepare(parameters, frame)
         purpose = "iteration" if iteration else "score"
-        found, seconds = self._timed(purpose, _statistics, expectation, expectation.work_bytes)
+        work = statistics_work(
+            parameters.covariance_type,
+            parameters.n_components,
+            parameters.n_features,
+            frame.centred.size,
+        )
+        found, seconds = self._timed(purpose, _statistics, expectation, work)
         if found.n_not_finite:
             refuse_not_finite(self.source, self.executor)
         if not found.weight > 0.0:
@@ -115,20 +121,31 @@ class Reader:
         return found
 
     def _timed(
-        self, purpose: str, function: Callable[[S, Chunk], M], state: S, work_bytes: int
+        self, purpose: str, function: Callable[[S, Chunk], M], state: S, work: Work
     ) -> tuple[M, float]:
         source = self.source
         n_bytes = source.n_rows * source.n_features * source.dtype.itemsize
         number = len(self.history) + 1
         self.tell(ReadStarted(number, purpose, source.n_rows, len(source.boundaries) - 1, n_bytes))
         start = time.perf_counter()
-        value = self.executor.map_reduce(source, function, state, self.listener, work_bytes)
+        value = self.executor.map_reduce(source, function, state, self.listener, work)
         return value, time.perf_counter() - start
 
     def _record(self, purpose: str, *values: Any) -> None:
         done = ReadDone(len(self.history) + 1, purpose, *values)
         self.history.append(done)
         self.tell(done)
+
+
+def statistics_work(
+    covariance_type: CovarianceType, n_components: int, n_features: int, n_centred: int = 0
+) -> Work:
+    """Memory that reading for the statistics of a mixture takes."""
+    shape = n_components, n_features
+    value = statistics_bytes(covariance_type, *shape)
+    # A thread sums in two levels, and unpacks scatter matrices of centred components.
+    scatters = 16 * n_features**2 * n_centred
+    return Work(scratch_bytes(covariance_type, *shape) + 4 * value + scatters, value)
 
 
 def refuse_not_finite(source: Source, executor: Executor) -> NoReturn:
@@ -180,7 +197,8 @@ class _NotFinite:
 
 
 def _find_not_finite(_: None, chunk: Chunk) -> _NotFinite:
-    bad = ~np.isfinite(chunk.rows)
+    # As kernels see them: a wider type may hold what float64 cannot.
+    bad = ~np.isfinite(chunk.rows.astype(np.float64, copy=False))
     rows, columns = np.nonzero(bad)
     index: NDArray[np.int64] = np.asarray(chunk.index)
     places = zip(index[rows[:_SHOWN]].tolist(), columns[:_SHOWN].tolist(), strict=True)

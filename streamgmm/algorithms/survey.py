@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from streamgmm.algorithms.reading import Reader, refuse_not_finite
 from streamgmm.core.covariance import Array
-from streamgmm.protocols import Chunk
+from streamgmm.protocols import Chunk, Work
 
 _MOST_ROWS = 1 << 16
 # Squares of larger values may overflow; the rows that hold them take no part in a fit either.
 _LARGEST_VALUE = 1e140
-_MOST_BYTES = 64 << 20
+_MOST_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ def sample_rows(reader: Reader, seed: int) -> RowSample:
     Returns
     -------
     RowSample
-        Up to 65536 rows or 64 MiB; all rows if there are no more than that. Rows of weight 0,
+        Up to 65536 rows or 32 MiB; all rows if there are no more than that. Rows of weight 0,
         and rows whose squares overflow, are left out.
 
     Raises
@@ -74,11 +74,16 @@ def sample_rows(reader: Reader, seed: int) -> RowSample:
     """
     n_rows, n_features = reader.source.n_rows, reader.source.n_features
     size = min(n_rows, _MOST_ROWS, max(1024, _MOST_BYTES // (8 * n_features)))
-    # Rows with larger hashes need not be carried along: six standard deviations are kept.
+    # Rows with larger hashes need not be carried along: six standard deviations are kept. How
+    # many rows have weight is not known beforehand, so no hash is too large then.
     part = (size + 6.0 * math.sqrt(size) + 6.0) / n_rows
-    threshold = np.uint64(part * 2.0**64) if part < 1.0 else None
-    work_bytes = 2 * size * (n_features + 2) * 8
-    sample = reader.reduce("sample", _sample_chunk, (seed, size, threshold), work_bytes)
+    all_rows = part >= 1.0 or reader.source.has_weights
+    threshold = None if all_rows else np.uint64(part * 2.0**64)
+    # Samples that wait to be merged are of different rows; of all rows that are below the
+    # threshold there are hardly more than one sample holds.
+    sample_bytes = 8 * size * (n_features + 2)
+    work = Work(2 * sample_bytes, sample_bytes if reader.source.has_weights else 0)
+    sample = reader.reduce("sample", _sample_chunk, (seed, size, threshold), work)
     if not np.isfinite(sample.rows).all():
         refuse_not_finite(reader.source, reader.executor)
     return sample
@@ -86,14 +91,14 @@ def sample_rows(reader: Reader, seed: int) -> RowSample:
 
 def _sample_chunk(state: tuple[int, int, np.uint64 | None], chunk: Chunk) -> RowSample:
     seed, size, threshold = state
-    hashes = _hash(np.asarray(chunk.index), seed)
-    # How many rows have weight is not known beforehand, so no hash is too large then.
+    index = chunk.index
+    if isinstance(index, range):
+        index = np.arange(index.start, index.stop)
+    hashes = _hash(index, seed)
+    is_eligible = np.full(len(hashes), True) if threshold is None else hashes <= threshold
     if chunk.weights is not None:
-        eligible = np.flatnonzero(chunk.weights > 0.0)
-    elif threshold is not None:
-        eligible = np.flatnonzero(hashes <= threshold)
-    else:
-        eligible = np.arange(len(hashes))
+        is_eligible &= chunk.weights > 0.0
+    eligible = np.flatnonzero(is_eligible)
     eligible = eligible[_smallest(hashes[eligible], size)]
     rows = chunk.rows[eligible].astype(np.float64)
     overflowing = np.any((np.abs(rows) > _LARGEST_VALUE) & np.isfinite(rows), axis=1)

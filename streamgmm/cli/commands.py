@@ -34,6 +34,9 @@ def _path_argument(name: str) -> Callable[[Any], Any]:
 
 _data = _path_argument("data")
 _model = _path_argument("model")
+_sample_weight = _path_option(
+    "--sample-weight", help="Row weights: a .npy file or Zarr array of shape (rows,)."
+)
 _quiet = click.option("-q", "--quiet", is_flag=True, help="No progress; warnings remain.")
 _seed = click.option(
     "--seed",
@@ -148,7 +151,7 @@ def main(context: click.Context) -> None:
     multiple=True,
     help="Hold these as they are in --start; may be repeated.",
 )
-@_path_option("--sample-weight", help="Row weights: a .npy file or Zarr array of shape (rows,).")
+@_sample_weight
 @_seed
 @_resources
 def fit(
@@ -219,26 +222,40 @@ def predict(
 @_data
 @click.option("--samples", is_flag=True, help="Write the log-density of each row instead.")
 @_path_option("-o", "--output", help="Where to write --samples; ends in .npy or .zarr.")
+@_sample_weight
 @_resources
 def score(
-    model: Path, data: Path, samples: bool, output: Path | None, quiet: bool, **resources: Any
+    model: Path,
+    data: Path,
+    samples: bool,
+    output: Path | None,
+    sample_weight: Path | None,
+    quiet: bool,
+    **resources: Any,
 ) -> None:
-    """Print log-likelihood (nats a row), AIC and BIC of DATA."""
+    """Print log-likelihood (nats a row), AIC and BIC of DATA.
+
+    With row weights, the log-likelihood alone: nats a unit of weight.
+    """
     if samples != (output is not None):
         raise click.UsageError("--samples and -o belong together.")
+    if samples and sample_weight is not None:
+        raise click.UsageError("--samples does not depend on --sample-weight; leave it out.")
     if output is not None:
         check_output(output, _ARRAYS, data, model)
     fitted = _load(model, **resources)
     if output is not None:
         _write_rows(fitted, fitted.score_samples, data, output, quiet)
         return
-    source = streamgmm.open(data)
+    source = streamgmm.open(data, sample_weight=sample_weight)
     with reporting(quiet) as listener:
         mean = fitted.set_params(callbacks=[listener]).score(source)
+    click.echo(f"log-likelihood {mean:.10g}")
+    if sample_weight is not None:
+        return
     # From one read; aic() and bic() would each take their own.
     deviance = -2.0 * mean * source.n_rows
     n_parameters = fitted._n_parameters()
-    click.echo(f"log-likelihood {mean:.10g}")
     click.echo(f"aic {deviance + 2.0 * n_parameters:.10g}")
     click.echo(f"bic {deviance + n_parameters * math.log(source.n_rows):.10g}")
 

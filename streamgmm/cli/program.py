@@ -1,8 +1,8 @@
 """What holds for every command: exit codes, one-line messages, a clean stop."""
 
-import os
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,13 +108,22 @@ def check_output(path: Path, suffixes: tuple[str, ...], *inputs: Path | None) ->
     folder = path.resolve().parent
     if not folder.is_dir():
         raise OutputError(f"{path} cannot be written: there is no directory {folder}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{path} cannot be written: no permission to write in {folder}")
     if path.is_dir() and path.suffix != ".zarr":
         raise OutputError(f"{path} is a directory; name a file to write to")
+    from streamgmm.sinks import check_target
+
+    check_target(path)
     for source in inputs:
         if source is not None and _overlap(path.resolve(), source.resolve()):
             raise OutputError(f"{path} and {source} overlap; write somewhere else")
+    # Permissions do not tell: root has all of them, and some file systems take no files.
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".streamgmm-"):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: no file can be created in {folder} ({error.strerror})"
+        ) from error
 
 
 def _overlap(a: Path, b: Path) -> bool:

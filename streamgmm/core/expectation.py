@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import STRUCTURES, Array, invert, log_determinants
+from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType, invert, log_determinants
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.mixture import (
     SLAB,
@@ -20,6 +20,7 @@ from streamgmm.core.kernels.mixture import (
 )
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.errors import DataError
 
 # Bound on the error of a log-density, in nats, above which the centred route is taken.
 _DENSITY_TOLERANCE = 1e-8
@@ -117,16 +118,6 @@ class Expectation:
         )
         return cls(frame, parameters.weights, order, coefficients)
 
-    @property
-    def work_bytes(self) -> int:
-        """Memory that a thread takes: its scratch space, its statistics and one merge of them."""
-        n_components, d = len(self.weights), self.frame.n_features
-        n_moments = STRUCTURES[self.frame.covariance_type].n_moments(d)
-        block = block_rows(d, n_components)
-        scratch = block * (4 * d + n_components + min(n_moments, SLAB) + 6)
-        scatters = d * d * (1 + self.frame.centred.size)
-        return 8 * (scratch + 2 * scatters + 5 * n_components * n_moments)
-
     def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
         """Sufficient statistics of a chunk of rows.
 
@@ -146,6 +137,7 @@ class Expectation:
         row_weights = (
             np.empty(0) if weights is None else _writable(np.asarray(weights, dtype=np.float64))
         )
+        self._require_features(rows)
         coefficients = self._writable_coefficients()
         parts = (
             self._as_statistics(*sufficient_statistics(part, row_weights[start:stop], coefficients))
@@ -171,12 +163,15 @@ class Expectation:
             Any real type and memory layout.
         with_responsibilities : bool
         """
+        self._require_features(rows)
         coefficients = self._writable_coefficients()
         weights, order = _writable(self.weights), _writable(self.order)
         parts = [
             row_posteriors(part, weights, order, coefficients, with_responsibilities)
             for _, _, part in _castable(rows)
         ]
+        if len(parts) == 1:
+            return Posterior(*parts[0])
         scores, labels, responsibilities, n_not_finite = zip(*parts, strict=True)
         return Posterior(
             np.concatenate(scores),
@@ -185,6 +180,13 @@ class Expectation:
             sum(n_not_finite),
         )
 
+    def _require_features(self, rows: NDArray[np.generic]) -> None:
+        # Kernels index without looking: a wrong shape would be wrong memory.
+        if rows.ndim != 2 or rows.shape[1] != self.frame.n_features:
+            raise DataError(
+                f"rows have shape {rows.shape}, the mixture {self.frame.n_features} features"
+            )
+
     def _writable_coefficients(self) -> Coefficients:
         arrays: dict[str, Any] = {
             name: _writable(value)
@@ -192,6 +194,20 @@ class Expectation:
             if isinstance(value, np.ndarray)
         }
         return self.coefficients._replace(**arrays)
+
+
+def scratch_bytes(covariance_type: CovarianceType, n_components: int, n_features: int) -> int:
+    """Memory that a kernel takes for the blocks of a chunk."""
+    n_moments = STRUCTURES[covariance_type].n_moments(n_features)
+    columns = 4 * n_features + n_components + min(n_moments, SLAB) + 6
+    return 8 * block_rows(n_features, n_components) * columns
+
+
+def statistics_bytes(covariance_type: CovarianceType, n_components: int, n_features: int) -> int:
+    """Memory that the statistics of a mixture take."""
+    n_moments = STRUCTURES[covariance_type].n_moments(n_features)
+    n_scatter = n_features**2 if covariance_type == "tied" else 0
+    return 8 * (n_components * n_moments + n_scatter)
 
 
 def _writable(array: NDArray[Any]) -> NDArray[Any]:
@@ -236,7 +252,7 @@ def _overflow_limit(scaled_inverse_factors: Array) -> float:
 def _castable(
     rows: NDArray[np.generic],
 ) -> Iterator[tuple[int, int, NDArray[np.floating]]]:
-    """Rows as kernels read them: float64 and float32 as they are, others cast bit by bit."""
+    """Rows as kernels read them: float64 and float32 as they are, others cast piece by piece."""
     n, d = rows.shape
     if rows.dtype in (np.float64, np.float32):
         yield 0, n, rows  # type: ignore[misc]

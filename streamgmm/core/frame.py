@@ -137,32 +137,30 @@ class Frame:
 
     def resolves(self, parameters: Parameters) -> bool:
         """Whether moments in this frame determine the covariances of these parameters."""
-        error = self.covariance_error(parameters)
-        error[self.centred] = 0.0
-        error[parameters.weights == 0.0] = 0.0
+        error = self.covariance_error(parameters)[parameters.weights > 0.0]
         return bool(np.all(error <= _COVARIANCE_TOLERANCE))
 
     def covariance_error(self, parameters: Parameters) -> Array:
-        """Bound (K,) on the relative error of covariances from moments about the origin.
+        """Bound (K,) on the relative error of covariances from moments in this frame.
 
         √m u ‖|L⁻¹ B| s‖², with s_d² the second moment of u_d and m the accumulation length (a
         probabilistic bound: rounding errors of a sum grow as √m).
         """
         inverse = parameters.stacked(parameters.inverse_factors)
-        displacements = parameters.means - self.origin
+        displacements = parameters.means - self._origins(parameters.n_components)
         if self.covariance_type == "tied":
-            basis = self.factors[0]
-            magnifier = np.abs(inverse[0] @ basis)
-            own_spread = np.linalg.solve(basis, parameters.factors)
-            distances = np.linalg.solve(basis, displacements.T).T
-            spread = np.sqrt(np.square(own_spread).sum(axis=1) + np.square(distances))
-            magnified = spread @ magnifier.T
+            magnified = _magnified(inverse, self.factors, parameters.factors, displacements)
         else:
+            # A diagonal basis cancels.
             stacked = parameters.stacked(parameters.covariances)
             own_variances = variances(parameters.structure, stacked)
             spread = np.sqrt(own_variances + np.square(displacements))
             if parameters.structure.is_triangular:
                 magnified = np.einsum("kij,kj->ki", np.abs(inverse), spread)
+                k = self.centred
+                magnified[k] = _magnified(
+                    inverse[k], self.factors, parameters.factors[k], displacements[k]
+                )
             else:
                 magnified = inverse * spread
         bound: Array = np.square(magnified).sum(axis=1)
@@ -188,3 +186,13 @@ def _weighted_median(values: Array, weights: Array) -> Array:
     chosen = np.take_along_axis(order, middle[np.newaxis], 0)
     median: Array = np.take_along_axis(values, chosen, 0)[0]
     return median
+
+
+def _magnified(inverse: Array, bases: Array, factors: Array, displacements: Array) -> Array:
+    """|L⁻¹ B| s (k, D) for triangular bases B, with s_d² the second moment of u_d."""
+    magnifier = np.abs(inverse @ bases)
+    own_spread = np.linalg.solve(bases, factors)
+    distances = np.linalg.solve(bases, displacements[:, :, np.newaxis])[:, :, 0]
+    spread = np.sqrt(np.square(own_spread).sum(axis=-1) + np.square(distances))
+    magnified: Array = (magnifier @ spread[:, :, np.newaxis])[:, :, 0]
+    return magnified

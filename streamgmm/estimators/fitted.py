@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from streamgmm.algorithms import prediction
 from streamgmm.algorithms.reading import Reader, announced, refuse_not_finite
 from streamgmm.core.covariance import STRUCTURES, invert
-from streamgmm.core.expectation import Expectation
+from streamgmm.core.expectation import Expectation, scratch_bytes
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.sampling import draw
@@ -25,9 +25,12 @@ from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
 from streamgmm.persistence import write_record
 from streamgmm.progress import LineReporter
-from streamgmm.protocols import Chunk, Event, Listener, Source
+from streamgmm.protocols import Chunk, Event, LazySource, Listener, Source, Work
 from streamgmm.sinks import ArraySink, open_sink
-from streamgmm.sources.open import is_from, is_path, is_source, open_source
+from streamgmm.sources.open import is_from, is_path, is_source, open_source, unmasked
+
+# Of predictions that a thread holds before they are written.
+_PIECE_BYTES = 8 << 20
 
 
 class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
@@ -77,7 +80,8 @@ or the path ``out``
         DataError
             If the data cannot be used or have other columns than those fitted.
         """
-        n = self.n_components
+        check_is_fitted(self)
+        n = len(self.weights_)
         return self._map_rows(X, prediction.responsibilities, np.dtype(np.float64), n, out)
 
     def score_samples(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
@@ -209,22 +213,23 @@ or the path ``out``
             expectation = Expectation.prepare(parameters, Frame.of(parameters, source.dtype))
         if out is not None:
             _refuse_overlap(out, source)
-        elif is_from(X, "dask"):
+        elif isinstance(source, LazySource):
             from streamgmm.executors.dask import map_rows
 
-            return map_rows(X.rechunk({1: -1}), function, expectation, dtype, n_outputs)
-        elif is_path(X):
-            raise ParameterError(
-                "predictions of data named by a path are not held in memory; give out=, "
-                "a .npy or .zarr path to write them to"
-            )
+            return map_rows(source.array, function, expectation, dtype, n_outputs)
+        else:
+            refuse_unnamed_output(X)
         shape = (source.n_rows,) if n_outputs is None else (source.n_rows, n_outputs)
         # Labels on disk take no more room than their number needs.
-        stored = np.min_scalar_type(-self.n_components) if dtype == np.int64 else dtype
+        stored = np.min_scalar_type(-len(self.weights_)) if dtype == np.int64 else dtype
+        piece_rows = _piece_rows(source, (n_outputs or 1) * 8)
+        piece_bytes = piece_rows * (n_outputs or 1) * 8
+        scratch = scratch_bytes(self.covariance_type, *parameters.means.shape)
+        work = Work(thread=scratch + 2 * piece_bytes)
         opened = (
             nullcontext(ArraySink(np.empty(shape, dtype)))
             if out is None
-            else open_sink(out, shape, stored, source.boundaries)
+            else open_sink(out, shape, stored, _pieces(source, piece_rows))
         )
         listener = self._listener()
         with (
@@ -234,7 +239,7 @@ or the path ``out``
             try:
                 with announced(listener, function.__name__, source):
                     executor.map_write(
-                        source, function, expectation, sink, listener, expectation.work_bytes
+                        source, function, expectation, sink, listener, work, piece_rows
                     )
             except NotFiniteError:
                 refuse_not_finite(source, executor)
@@ -254,6 +259,8 @@ or the path ``out``
                     f"expecting {self.n_features_in_} features as input"
                 )
             return source
+        # scikit-learn's validation would take masked values as they are.
+        X, sample_weight = unmasked(X, "X"), unmasked(sample_weight, "sample_weight")
         checked = validate_data(
             self, X, reset=reset, ensure_all_finite=False, ensure_min_samples=2 if reset else 1
         )
@@ -324,8 +331,39 @@ def _has_own_source(X: Any) -> bool:
     return is_from(X, "zarr") or is_from(X, "dask")
 
 
+def refuse_unnamed_output(X: Any) -> None:
+    """Refuse to predict data that are named by a path without a path to write to.
+
+    Raises
+    ------
+    ParameterError
+    """
+    if is_path(X):
+        raise ParameterError(
+            "predictions of data named by a path are not held in memory; give out=, "
+            "a .npy or .zarr path to write them to"
+        )
+
+
+def _piece_rows(source: Source, row_bytes: int) -> int:
+    """Rows whose predictions are computed at once: a chunk, halved until they are few bytes."""
+    rows = int(max(np.diff(source.boundaries)))
+    while rows * row_bytes > _PIECE_BYTES and rows % 2 == 0:
+        rows //= 2
+    return rows
+
+
+def _pieces(source: Source, piece_rows: int) -> list[int]:
+    """First row of each piece of each chunk, then the number of rows."""
+    chunks = zip(source.boundaries, source.boundaries[1:], strict=False)
+    starts = [row for start, stop in chunks for row in range(start, stop, piece_rows)]
+    return [*starts, source.n_rows]
+
+
 def _refuse_overlap(out: str | os.PathLike[str], source: Source) -> None:
     """Refuse to write over the data that are read, or into or around them."""
-    written, read = (Path(p).resolve() for p in (out, source.name.removeprefix("file://")))
+    if source.location is None:
+        return
+    written, read = Path(out).resolve(), source.location.resolve()
     if written == read or written in read.parents or read in written.parents:
         raise OutputError(f"{out} overlaps the data that are read; write somewhere else")

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from streamgmm.algorithms.em import Fit, expectation_maximization
 from streamgmm.algorithms.initialization import Start, initialize
-from streamgmm.algorithms.reading import Reader
+from streamgmm.algorithms.reading import Reader, statistics_work
 from streamgmm.algorithms.survey import RowSample, sample_rows
 from streamgmm.core.covariance import STRUCTURES, CovarianceType
 from streamgmm.core.parameters import PARAMETER_NAMES, ParameterName, Parameters
@@ -27,7 +27,7 @@ from streamgmm.errors import (
     ModelFileError,
     ParameterError,
 )
-from streamgmm.estimators.fitted import FittedMixture
+from streamgmm.estimators.fitted import FittedMixture, refuse_unnamed_output
 from streamgmm.estimators.records import copy_fitted, from_record
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import parse_bytes
@@ -88,7 +88,7 @@ class GaussianMixture(FittedMixture):
     memory_limit : int or str, default=None
         Bytes that the process may hold ("4GiB"), on local threads; None for most of what is free.
     callbacks : sequence of callables, default=()
-        Called with each :class:`streamgmm.protocols.Event` of a fit.
+        Called with each :class:`streamgmm.protocols.Event` of a read.
 
     Attributes
     ----------
@@ -153,7 +153,7 @@ class GaussianMixture(FittedMixture):
         "init_params": [StrOptions({"kmeans", "k-means++", "random", "random_from_data"})],
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
-        "precisions_init": ["array-like", Real, None],
+        "precisions_init": ["array-like", None],
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
@@ -250,14 +250,43 @@ class GaussianMixture(FittedMixture):
             single_threaded_blas(),
         ):
             reader = Reader(source, executor, self._listener())
+            shape = self.n_components, source.n_features
+            executor.check_memory(source, statistics_work(self.covariance_type, *shape))
             best = self._best_fit(reader, known)
         self._keep(best, reader)
         self._warn(best, reader)
         return self
 
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit, then label the same data; see :meth:`fit` and :meth:`predict`."""
-        return self.fit(X, y, sample_weight).predict(X)
+    def fit_predict(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        out: str | os.PathLike[str] | None = None,
+    ) -> Any:
+        """Fit, then label the same data.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+        out : path-like, default=None
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        labels : as for :meth:`predict`
+
+        Raises
+        ------
+        StreamGMMError
+            As :meth:`fit` and :meth:`predict`.
+        """
+        if out is None:
+            refuse_unnamed_output(X)
+        return self.fit(X, y, sample_weight).predict(X, out=out)
 
     def _best_fit(self, reader: Reader, known: Start) -> Fit:
         goes_on = self.warm_start and hasattr(self, "converged_")
@@ -402,7 +431,19 @@ class GaussianMixture(FittedMixture):
         -------
         GaussianMixture
             Without reads in its history.
+
+        Raises
+        ------
+        ParameterError
+            If it is another kind of model.
         """
+        from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
+
+        if not isinstance(model, SklearnGaussianMixture):
+            raise ParameterError(
+                f"{type(model).__name__} is not a sklearn.mixture.GaussianMixture; only its fitted "
+                "models can be converted"
+            )
         check_is_fitted(model)
         converted = cls(**model.get_params())
         copy_fitted(model, converted)

@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.merging import MergeTree
-from streamgmm.protocols import Chunk, ChunkDone, LazySource, Listener, M, S, Sink, Source
+from streamgmm.protocols import (
+    NO_WORK,
+    Chunk,
+    ChunkDone,
+    LazySource,
+    Listener,
+    M,
+    S,
+    Sink,
+    Source,
+    Work,
+)
 
 # Chunks whose values are brought here at once to be written.
 _BATCH = 32
@@ -45,11 +56,11 @@ class DaskExecutor:
         function: Callable[[S, Chunk], M],
         state: S,
         listener: Listener,
-        work_bytes: int = 0,
+        work: Work = NO_WORK,
     ) -> M:
         """Merge function(state, chunk) over all chunks; see :class:`streamgmm.protocols.Executor`.
 
-        The workers' memory limits rule; ``work_bytes`` is not used.
+        The workers' memory limits rule; ``work`` is not used.
         """
         tree: MergeTree[_Node] = MergeTree(len(source.boundaries) - 1)
         for i, task in enumerate(_tasks(source, function, state)):
@@ -65,7 +76,8 @@ class DaskExecutor:
         state: S,
         sink: Sink,
         listener: Listener,
-        work_bytes: int = 0,
+        work: Work = NO_WORK,
+        piece_rows: int | None = None,
     ) -> None:
         """Write function(state, chunk) of all chunks; see :class:`streamgmm.protocols.Executor`."""
         tasks = _tasks(source, function, state)
@@ -76,6 +88,9 @@ class DaskExecutor:
             for rows, value in zip(parts[batch], values, strict=True):
                 sink.write(rows, value)
         listener(_all_done(source))
+
+    def check_memory(self, source: Source, work: Work) -> None:
+        """Nothing to check here: the workers' own limits rule."""
 
     def _compute(self, tasks: list[Delayed]) -> tuple[Any, ...]:
         chosen = {} if self._scheduler is None else {"scheduler": self._scheduler}

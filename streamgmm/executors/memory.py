@@ -1,12 +1,13 @@
 """How much memory there is, and how many chunks fit in it."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from streamgmm.errors import MemoryLimitError, ParameterError
-from streamgmm.protocols import Source
+from streamgmm.protocols import Source, Work
 
 # Of what is free, the part that is used when no limit is given.
 _DEFAULT_PART = 0.6
@@ -30,10 +31,10 @@ def parse_bytes(size: int | float | str, name: str = "memory_limit") -> int:
     units = _BINARY_UNITS if match[3] else _UNITS
     try:
         n_bytes = int(float(match[1]) * units[match[2]])
-    except ValueError:
+    except (ValueError, OverflowError):
         n_bytes = 0
     if n_bytes <= 0:
-        raise ParameterError(f"{name} is {size!r}; it must be positive")
+        raise ParameterError(f"{name} is {size!r}; it must be a positive, finite size")
     return n_bytes
 
 
@@ -55,18 +56,27 @@ def process_bytes() -> int:
 def free_bytes() -> int:
     """What the machine, or the control group that the process is in, has free."""
     free = int(psutil.virtual_memory().available)
-    for limit_name, usage_name in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
+    for folder in _control_groups():
         try:
-            limit = (_CGROUP / limit_name).read_text().strip()
-            usage = int((_CGROUP / usage_name).read_text())
+            limit = (folder / "memory.max").read_text().strip()
+            used = int((folder / "memory.current").read_text())
+            statistics = (folder / "memory.stat").read_text()
         except (OSError, ValueError):
             continue
         if limit != "max":
-            free = min(free, int(limit) - usage)
+            # Cached files count as used, but give way.
+            cached = re.search(r"^inactive_file (\d+)$", statistics, re.MULTILINE)
+            free = min(free, int(limit) - used + (int(cached[1]) if cached else 0))
     return max(free, 0)
+
+
+def _control_groups() -> list[Path]:
+    """Folders of the process's own control group (version 2), and of the root of what it sees."""
+    try:
+        own = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
+    except OSError:
+        own = None
+    return [_CGROUP / own[1], _CGROUP] if own else [_CGROUP]
 
 
 def resolve_limit(memory_limit: int | float | str | None) -> int:
@@ -76,48 +86,66 @@ def resolve_limit(memory_limit: int | float | str | None) -> int:
     return process_bytes() + int(_DEFAULT_PART * free_bytes())
 
 
-def chunks_in_flight(
-    source: Source, limit: int, n_threads: int, work_bytes: int, n_values: int, most: int
-) -> int:
-    """How many chunks may be in memory at once within a limit.
+@dataclass(frozen=True)
+class Budget:
+    """What a process may hold, and what it held before the work began.
 
-    Parameters
+    Attributes
     ----------
-    source : Source
     limit : int
         Bytes that the process may hold.
+    held : int
+        Bytes that it held. Measured once: memory that was freed since, but not given back to
+        the system, will be used again.
     n_threads : int
-        Threads that compute, each with ``work_bytes`` of scratch space.
-    work_bytes : int
-        Scratch space of a thread, a value included.
-    n_values : int
-        Values that wait to be merged beside those.
-    most : int
-        More are of no use.
-
-    Returns
-    -------
-    int
-        1 to ``most``.
-
-    Raises
-    ------
-    MemoryLimitError
-        If not even one chunk fits.
+        Threads that compute.
     """
-    held = process_bytes()
-    fixed = held + (n_threads + n_values) * work_bytes
-    if source.read_bytes == 0 and fixed <= limit:
-        return most
-    fitting = int((limit - fixed) // source.read_bytes) if source.read_bytes else 0
-    if fitting < 1:
-        needed = fixed + source.read_bytes
+
+    limit: int
+    held: int
+    n_threads: int
+
+    def chunks_in_flight(self, source: Source, work: Work, n_values: int, most: int) -> int:
+        """How many chunks may be in memory at once.
+
+        Parameters
+        ----------
+        source : Source
+        work : Work
+        n_values : int
+            Values that wait to be merged.
+        most : int
+            More are of no use.
+
+        Returns
+        -------
+        int
+            0 to ``most``.
+        """
+        free = self.limit - self.held - self._fixed(work, n_values)
+        if source.read_bytes == 0:
+            return most if free >= 0 else 0
+        return min(max(free // source.read_bytes, 0), most)
+
+    def require_a_chunk(self, source: Source, work: Work, n_values: int) -> None:
+        """Refuse work for which not even one chunk fits.
+
+        Raises
+        ------
+        MemoryLimitError
+            With the sizes.
+        """
+        if self.chunks_in_flight(source, work, n_values, 1):
+            return
+        fixed = self._fixed(work, n_values)
+        needed = self.held + fixed + source.read_bytes
         raise MemoryLimitError(
-            f"{source.name} cannot be read within memory_limit = {format_bytes(limit)}: it takes "
-            f"{format_bytes(needed)}, of which {format_bytes(held)} are in use already, "
-            f"{format_bytes(source.read_bytes)} are for one chunk and "
-            f"{format_bytes(fixed - held)} for statistics on {n_threads} thread(s); raise the "
-            "limit, store the array in smaller chunks, use fewer threads or components, or "
-            "covariance_type='diag'"
+            f"{source.name} cannot be read within memory_limit = {format_bytes(self.limit)}: it "
+            f"takes {format_bytes(needed)}, of which {format_bytes(self.held)} are in use already, "
+            f"{format_bytes(source.read_bytes)} are for one chunk and {format_bytes(fixed)} for "
+            f"what is computed on {self.n_threads} thread(s); raise the limit, store the array in "
+            "smaller chunks, use fewer threads or components, or covariance_type='diag'"
         )
-    return min(fitting, most)
+
+    def _fixed(self, work: Work, n_values: int) -> int:
+        return self.n_threads * work.thread + n_values * work.value

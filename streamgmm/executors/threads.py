@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from streamgmm.errors import ParameterError
 from streamgmm.executors.blas import single_threaded_blas
-from streamgmm.executors.memory import chunks_in_flight, resolve_limit
+from streamgmm.executors.memory import Budget, process_bytes, resolve_limit
 from streamgmm.executors.merging import MergeTree
-from streamgmm.protocols import Chunk, ChunkDone, Listener, M, S, Sink, Source
+from streamgmm.protocols import NO_WORK, Chunk, ChunkDone, Listener, M, S, Sink, Source, Work
 
 
 def thread_count(n_jobs: int | None) -> int:
@@ -31,6 +31,11 @@ def thread_count(n_jobs: int | None) -> int:
     if n_jobs == 0:
         raise ParameterError("n_jobs is 0; give 1 or more, or None for all cores")
     return int(joblib.effective_n_jobs(-1 if n_jobs is None else n_jobs))
+
+
+def _depth(source: Source) -> int:
+    """Levels of the merge tree of a source's chunks."""
+    return (len(source.boundaries) - 2).bit_length()
 
 
 class ThreadExecutor:
@@ -48,7 +53,8 @@ class ThreadExecutor:
         self, n_jobs: int | None = None, memory_limit: int | float | str | None = None
     ) -> None:
         self.n_threads = thread_count(n_jobs)
-        self.memory_limit = resolve_limit(memory_limit)
+        self._budget = Budget(resolve_limit(memory_limit), process_bytes(), self.n_threads)
+        self._has_read = False
         self._workers = ThreadPoolExecutor(self.n_threads, "streamgmm-compute")
         self._readers = ThreadPoolExecutor(self.n_threads, "streamgmm-read")
 
@@ -65,7 +71,7 @@ class ThreadExecutor:
         function: Callable[[S, Chunk], M],
         state: S,
         listener: Listener,
-        work_bytes: int = 0,
+        work: Work = NO_WORK,
     ) -> M:
         """Merge function(state, chunk) over all chunks; see :class:`streamgmm.protocols.Executor`.
 
@@ -79,8 +85,7 @@ class ThreadExecutor:
             source,
             lambda i, chunk: tree.add(i, function(state, chunk)),
             listener,
-            work_bytes,
-            tree.depth,
+            work,
         )
         return tree.result
 
@@ -91,7 +96,8 @@ class ThreadExecutor:
         state: S,
         sink: Sink,
         listener: Listener,
-        work_bytes: int = 0,
+        work: Work = NO_WORK,
+        piece_rows: int | None = None,
     ) -> None:
         """Write function(state, chunk) for all chunks; see :class:`streamgmm.protocols.Executor`.
 
@@ -102,25 +108,39 @@ class ThreadExecutor:
         """
 
         def write(i: int, chunk: Chunk) -> None:
-            rows = range(source.boundaries[i], source.boundaries[i + 1])
-            sink.write(rows, function(state, chunk))
+            start, n = source.boundaries[i], len(chunk.rows)
+            for first in range(0, n, piece_rows or max(n, 1)):
+                piece = chunk.part(first, min(first + (piece_rows or n), n))
+                rows = range(start + first, start + first + len(piece.rows))
+                sink.write(rows, function(state, piece))
 
-        self._for_each(source, write, listener, work_bytes, 0)
+        self._for_each(source, write, listener, work)
+
+    def check_memory(self, source: Source, work: Work) -> None:
+        """Refuse a read for which the memory limit does not hold even one chunk.
+
+        Raises
+        ------
+        MemoryLimitError
+            With the sizes.
+        """
+        self._budget.require_a_chunk(source, work, _depth(source))
 
     def _for_each(
         self,
         source: Source,
         consume: Callable[[int, Chunk], None],
         listener: Listener,
-        work_bytes: int,
-        n_values: int,
+        work: Work,
     ) -> None:
         """Call consume(i, chunk) for every chunk, with a bounded number of chunks in memory."""
         sizes = np.diff(source.boundaries)
         row_bytes = source.n_features * source.dtype.itemsize
-        window = chunks_in_flight(
-            source, self.memory_limit, self.n_threads, work_bytes, n_values, 3 * self.n_threads
-        )
+        # What has been read is not thrown away for a tight estimate of a later read.
+        if not self._has_read:
+            self.check_memory(source, work)
+        most = 3 * self.n_threads
+        window = max(self._budget.chunks_in_flight(source, work, _depth(source), most), 1)
         in_memory = source.read_bytes == 0
 
         def compute(i: int, reading: Future[Chunk] | None) -> None:
@@ -145,6 +165,7 @@ class ThreadExecutor:
                     finish_oldest()
             finally:
                 self._abandon(running)
+        self._has_read = True
 
     @staticmethod
     def _abandon(

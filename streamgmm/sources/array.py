@@ -31,9 +31,13 @@ class ArraySource:
         If the array is no table of real numbers.
     """
 
+    has_weights = False
+
     def __init__(self, array: NDArray[Any], name: str = "X") -> None:
         check_table(name, array.shape, array.dtype)
         self.name = name
+        file = getattr(array, "filename", None)
+        self.location = None if file is None else Path(file)
         self._array = array
         self.n_rows: int = array.shape[0]
         self.n_features: int = array.shape[1]
@@ -77,6 +81,8 @@ class FileSource:
         If the array is no table of real numbers, or the file too short to hold it.
     """
 
+    has_weights = False
+
     def __init__(
         self,
         path: Path,
@@ -87,6 +93,7 @@ class FileSource:
     ) -> None:
         check_table(str(path), shape, dtype)
         self.name = str(path)
+        self.location = path
         self.n_rows, self.n_features = shape
         self.dtype = dtype
         self._path, self._offset, self._is_fortran = path, offset, is_fortran

@@ -1,6 +1,7 @@
 """Dask arrays: each block of rows is a chunk, and stays a task until a scheduler runs it."""
 
 from collections.abc import Sequence
+from copy import copy
 from itertools import accumulate
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk
 from streamgmm.sources.layout import check_table
-from streamgmm.sources.weighted import check_weights, weighted
+from streamgmm.sources.weighted import check_weights, weighted, weighted_twice
 
 
 class DaskSource:
@@ -21,17 +22,23 @@ class DaskSource:
     Parameters
     ----------
     array : dask.array.Array of shape (N, D)
-    weights : array of shape (N,), optional
-        Row weights: a Dask array, or anything that slices to numbers.
 
     Raises
     ------
     DataError
-        If the array is no table of real numbers, its chunk sizes are not known, or the weights do
-        not match.
+        If it is another collection of Dask's, no table of real numbers, or its chunk sizes are not
+        known.
+
+    Attributes
+    ----------
+    array : dask.array.Array of shape (N, D)
+        In one block along the columns.
     """
 
-    def __init__(self, array: dask.array.Array, weights: Any = None) -> None:
+    location = None
+
+    def __init__(self, array: dask.array.Array) -> None:
+        check_array(array, "X")
         self.name = f"the Dask array {array.name}"
         if any(np.isnan(size) for size in array.shape):
             raise DataError(
@@ -39,22 +46,46 @@ class DaskSource:
                 "(for a DataFrame, X.to_dask_array(lengths=True))"
             )
         check_table(self.name, array.shape, array.dtype)
-        self._array: Any = array.rechunk({1: -1})  # type: ignore[no-untyped-call]
+        self.array: Any = array.rechunk({1: -1})  # type: ignore[no-untyped-call]
         self.n_rows, self.n_features = (int(size) for size in array.shape)
         self.dtype: np.dtype[Any] = array.dtype
-        self.boundaries: Sequence[int] = [0, *accumulate(self._array.chunks[0])]
-        self._weights = None if weights is None else check_weights(weights, self)
+        self.boundaries: Sequence[int] = [0, *accumulate(self.array.chunks[0])]
+        self._weights: Any = None
+
+    def with_weights(self, weights: Any) -> "DaskSource":
+        """The same rows with weights.
+
+        Parameters
+        ----------
+        weights : array of shape (N,)
+            A Dask array, or anything that slices to numbers.
+
+        Raises
+        ------
+        DataError
+            If there are weights already, or the shape is not (N,).
+        """
+        if self._weights is not None:
+            raise weighted_twice(self.name)
+        source = copy(self)
+        source._weights = check_weights(weights, self)
+        return source
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether chunks carry row weights."""
+        return self._weights is not None
 
     @property
     def read_bytes(self) -> int:
         """Bytes of the largest block, and as much again to compute it."""
-        largest = int(max(self._array.chunks[0]))
+        largest = int(max(self.array.chunks[0]))
         return 2 * largest * self.n_features * self.dtype.itemsize
 
     def lazy_chunks(self) -> list[Delayed]:
         """A task for each chunk."""
         make = delayed(_chunk, pure=False)
-        blocks = self._array.to_delayed().ravel()
+        blocks = self.array.to_delayed().ravel()
         return [
             make(block, start, self._weights_of(i))
             for i, (block, start) in enumerate(zip(blocks, self.boundaries, strict=False))
@@ -62,7 +93,7 @@ class DaskSource:
 
     def read(self, i: int) -> Chunk:
         """Chunk i."""
-        block = self._array.blocks[i].compute()
+        block = self.array.blocks[i].compute()
         weights = self._weights_of(i)
         return _chunk(block, self.boundaries[i], None if weights is None else np.asarray(weights))
 
@@ -70,6 +101,21 @@ class DaskSource:
         if self._weights is None:
             return None
         return self._weights[self.boundaries[i] : self.boundaries[i + 1]]
+
+
+def check_array(data: Any, name: str) -> None:
+    """Refuse Dask's other collections.
+
+    Raises
+    ------
+    DataError
+        If the data are a DataFrame, a Bag, a Delayed.
+    """
+    if not isinstance(data, dask.array.Array):
+        raise DataError(
+            f"{name} is a Dask {type(data).__name__}, not a Dask array; make it one first, a "
+            f"DataFrame by {name}.to_dask_array(lengths=True), a Delayed by dask.array.from_delayed"
+        )
 
 
 def _chunk(block: NDArray[Any], start: int, weights: NDArray[Any] | None) -> Chunk:

@@ -27,6 +27,8 @@ class GeneratedSource:
         Rows in a chunk; by default as for arrays.
     """
 
+    has_weights = False
+
     def __init__(
         self,
         parameters: Parameters,
@@ -36,6 +38,7 @@ class GeneratedSource:
         chunk_rows: int | None = None,
     ) -> None:
         self.name = "generated data"
+        self.location = None
         self.parameters = parameters
         self.n_rows, self.n_features = n_rows, parameters.n_features
         self.dtype: np.dtype[Any] = np.dtype(dtype)

@@ -1,5 +1,6 @@
 """Row weights beside any source."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,9 @@ from numpy.typing import NDArray
 
 from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk, Source
+
+# Squares of weights, and sums of them, must not overflow.
+_LARGEST = 1e100
 
 
 class WeightedSource:
@@ -22,15 +26,25 @@ class WeightedSource:
     Raises
     ------
     DataError
-        If the shape is not (N,); on reading, if a weight is negative or not finite.
+        If the shape is not (N,) or the source has weights already; on reading, if a weight is
+        negative, NaN or above 1e100.
     """
 
+    has_weights = True
+
     def __init__(self, source: Source, weights: Any) -> None:
+        if isinstance(source, WeightedSource):
+            raise weighted_twice(source.name)
         self._source = source
         self._weights = check_weights(weights, source)
-        self.name = source.name
+        self.name: str = source.name
         self.n_rows, self.n_features = source.n_rows, source.n_features
         self.dtype, self.boundaries = source.dtype, source.boundaries
+
+    @property
+    def location(self) -> Path | None:
+        """Where the rows are on disk; None if nowhere."""
+        return self._source.location
 
     @property
     def read_bytes(self) -> int:
@@ -43,6 +57,8 @@ class WeightedSource:
         """Chunk i."""
         chunk = self._source.read(i)
         start, stop = self.boundaries[i], self.boundaries[i + 1]
+        if chunk.weights is not None:
+            raise weighted_twice(self.name)
         return weighted(chunk, np.asarray(self._weights[start:stop]), start)
 
 
@@ -64,20 +80,26 @@ def check_weights(weights: Any, source: Source) -> Any:
     return weights
 
 
+def weighted_twice(name: str) -> DataError:
+    """What to raise if weights are given to a source that has weights."""
+    return DataError(f"{name} has weights already; give sample_weight once")
+
+
 def weighted(chunk: Chunk, weights: NDArray[Any], start: int) -> Chunk:
     """The chunk with its weights, the first of which is that of row ``start``.
 
     Raises
     ------
     DataError
-        If a weight is negative or not finite.
+        If a weight is negative, NaN or above 1e100.
     """
     values = np.asarray(weights, dtype=np.float64)
-    bad = ~(values >= 0.0) | np.isinf(values)
+    bad = ~((values >= 0.0) & (values <= _LARGEST))
     if bad.any():
         first = int(np.argmax(bad))
         raise DataError(
-            f"sample_weight holds {int(bad.sum())} negative, NaN or infinite value(s) among rows "
-            f"{start} to {start + len(values)}; the first is {values[first]} at row {start + first}"
+            f"sample_weight holds {int(bad.sum())} value(s) that are negative, NaN or above "
+            f"{_LARGEST:g} among rows {start} to {start + len(values)}; the first is "
+            f"{values[first]} at row {start + first}"
         )
     return Chunk(chunk.rows, chunk.index, values)

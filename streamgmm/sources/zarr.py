@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.storage import LocalStore
 
 from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk
@@ -13,6 +14,8 @@ from streamgmm.sources.layout import check_table, regular_boundaries, rows_per_c
 
 # Attributes by which other libraries say that the stored numbers are not the values.
 _PACKING = ("scale_factor", "add_offset")
+# Attributes that name a number which stands for a missing value.
+_MISSING = ("_FillValue", "missing_value")
 
 
 class ZarrSource:
@@ -26,9 +29,16 @@ class ZarrSource:
     Raises
     ------
     DataError
-        If the array is no table of real numbers, or holds packed values. Of a group, the message
-        says which arrays it holds.
+        If the array is no table of real numbers, holds packed values, or marks missing values by
+        a number. Of a group, the message says which arrays it holds.
+
+    Attributes
+    ----------
+    location : Path or None
+        The directory of the array; None if its store is no directory.
     """
+
+    has_weights = False
 
     def __init__(self, array: "zarr.Array[Any] | zarr.Group") -> None:
         self.name = str(array.store_path)
@@ -41,7 +51,16 @@ class ZarrSource:
                 f"{self.name} holds packed values (attributes {', '.join(packed)}); "
                 "decode them first, for example with xarray"
             )
+        marks = [key for key in _MISSING if _is_number(array.attrs.get(key))]
+        if marks:
+            raise DataError(
+                f"{self.name} marks missing values by a number (attributes {', '.join(marks)}); "
+                "decode them first, for example with xarray"
+            )
         self._array = array
+        self.location = (
+            array.store.root / array.path if isinstance(array.store, LocalStore) else None
+        )
         self.n_rows, self.n_features = array.shape
         self.dtype = np.dtype(array.dtype)
         chunk_rows = rows_per_chunk(self.n_features, min(array.chunks[0], self.n_rows))
@@ -69,6 +88,8 @@ class ZarrSource:
         start, stop = self.boundaries[i], self.boundaries[i + 1]
         try:
             rows = np.asarray(self._array[start:stop, :])
+        except MemoryError:
+            raise
         except Exception as error:
             raise DataError(
                 f"{self.name}: rows {start} to {stop} cannot be read or decoded "
@@ -92,6 +113,11 @@ def open_array(path: str | Path) -> "zarr.Array[Any]":
     if isinstance(node, zarr.Group):
         raise _not_one_array(node)
     return node
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number; NaN is found by itself where it stands for a missing value."""
+    return isinstance(value, (int, float)) and value == value
 
 
 def _not_one_array(group: zarr.Group) -> DataError:

@@ -49,7 +49,7 @@ def test_wide_rows_are_bounded_in_bytes(n_features: int) -> None:
     n = 70_000
     wide = np.broadcast_to(positions(n), (n, n_features))
     found = sample(ArraySource(wide), n_jobs=1)
-    assert len(found.rows) == max(1024, (64 << 20) // (8 * n_features))
+    assert len(found.rows) == max(1024, (32 << 20) // (8 * n_features))
 
 
 def layouts(n: int) -> dict[str, Sequence[int]]:

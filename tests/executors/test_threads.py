@@ -11,7 +11,7 @@ import pytest
 from streamgmm.errors import MemoryLimitError, ParameterError
 from streamgmm.executors.memory import process_bytes
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.protocols import Chunk, Executor
+from streamgmm.protocols import Chunk, Executor, Work
 from streamgmm.sinks import ArraySink
 from tests.executors.conformance import (
     ExecutorConformance,
@@ -93,10 +93,10 @@ def test_what_cannot_fit_is_told_before_any_read() -> None:
 def test_work_that_cannot_fit_is_told_before_any_read(read_bytes: int) -> None:
     source = ChunkedSource(rows(200), 2, read_bytes=read_bytes)
     with ThreadExecutor(2, process_bytes() + (1 << 30)) as executor:
-        with pytest.raises(MemoryLimitError, match=r"for statistics on 2 thread\(s\)"):
-            executor.map_reduce(source, total, None, ignore, work_bytes=1 << 29)
+        with pytest.raises(MemoryLimitError, match=r"for what is computed on 2 thread\(s\)"):
+            executor.map_reduce(source, total, None, ignore, work=Work(1 << 29, 1 << 29))
         assert source.n_reads == 0
-        executor.map_reduce(source, total, None, ignore, work_bytes=1 << 20)
+        executor.map_reduce(source, total, None, ignore, work=Work(1 << 20, 1 << 20))
 
 
 class LockStep:

@@ -34,6 +34,8 @@ class ChunkedSource:
         self._array: NDArray[Any] = np.asarray(array)
         self._weights = weights
         self.name = "chunked data"
+        self.location = None
+        self.has_weights = weights is not None
         self.n_rows, self.n_features = self._array.shape
         self.dtype = self._array.dtype
         if boundaries is None:

@@ -57,6 +57,9 @@ class SourceConformance(ABC):
         assert all(type(size) is int for size in (source.n_rows, source.n_features))
         assert isinstance(source.dtype, np.dtype)
         assert source.dtype == case.rows.dtype
+        assert source.location is None or isinstance(source.location, Path)
+        assert source.location is None or source.location.exists()
+        assert source.has_weights == any(c.weights is not None for c in self.chunks(source))
         assert type(source.read_bytes) is int
         assert source.read_bytes >= 0
 

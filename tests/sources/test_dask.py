@@ -5,6 +5,7 @@ from typing import Any
 
 import dask
 import dask.array
+import dask.bag
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -85,3 +86,30 @@ def test_unknown_chunk_sizes_are_refused() -> None:
     lazy = dask.array.from_array(table(N, D), chunks=(1000, D))
     with pytest.raises(DataError, match=r"X\.compute_chunk_sizes\(\).*to_dask_array"):
         open_data(lazy[lazy[:, 0] > 0])
+
+
+def test_the_array_has_its_columns_joined() -> None:
+    rows = table(N, D)
+    source = open_data(dask.array.from_array(rows, chunks=(1000, 1)))
+    assert source.array.chunks == ((1000,) * 5, (D,))
+    np.testing.assert_array_equal(source.array.compute(), rows)
+
+
+# As the type of Dask's DataFrames is called, which are not installed everywhere.
+DataFrame = type("DataFrame", (), {"__module__": "dask.dataframe.dask_expr._collection"})
+
+
+@pytest.mark.parametrize(
+    ("collection", "message"),
+    [
+        (dask.bag.from_sequence([[1.0, 2.0]]), "is a Dask Bag, not a Dask array"),
+        (dask.delayed(np.ones)((N, D)), "is a Dask Delayed, not .* by dask.array.from_delayed"),
+        (DataFrame(), r"is a Dask DataFrame, not .* by \w+\.to_dask_array\(lengths=True\)"),
+    ],
+    ids=["Bag", "Delayed", "DataFrame"],
+)
+def test_other_collections_are_refused(collection: Any, message: str) -> None:
+    with pytest.raises(DataError, match=f"^X {message}"):
+        open_data(collection)
+    with pytest.raises(DataError, match=f"^sample_weight {message}"):
+        open_data(table(N, D), sample_weight=collection)

@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.array
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from streamgmm import open as open_data
 from streamgmm.errors import DataError
+from streamgmm.protocols import LazySource
+from tests.sources.chunked import ChunkedSource
 from tests.sources.conformance import Case, SourceConformance, table
 
 N, D = 5000, 3
@@ -70,7 +73,7 @@ class TestBadWeights:
         with pytest.raises(DataError, match=r"sample_weight has shape .* expected \(5000,\)"):
             open_data(rows, sample_weight=as_weights(values, kind, tmp_path))
 
-    @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
+    @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf, 1.1e100])
     def test_value(self, data: str, kind: str, value: float, tmp_path: Path) -> None:
         values = np.ones(N)
         values[[3210, 3300]] = value
@@ -97,7 +100,7 @@ def test_weights_by_a_bad_path(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"w\.npy"):
         open_data(rows, sample_weight=tmp_path / "w.npy")
     (tmp_path / "w.csv").write_text("1\n")
-    with pytest.raises(DataError, match=r"w\.csv"):
+    with pytest.raises(DataError, match=r"w\.csv is neither a \.npy file nor a Zarr array"):
         open_data(rows, sample_weight=tmp_path / "w.csv")
     (tmp_path / "w.zarr").mkdir()
     with pytest.raises(DataError, match=r"w\.zarr"):
@@ -109,4 +112,35 @@ def test_weights_may_be_given_to_a_source() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         source = open_data(open_data(rows), sample_weight=weights)
+    np.testing.assert_array_equal(source.read(0).weights, weights)
+
+
+def test_weights_stay_beside_a_described_lazy_source() -> None:
+    rows, weights = table(N, D), np.linspace(0, 1, N)
+    described = open_data(dask.array.from_array(rows, chunks=(1000, 1)))
+    source = open_data(described, sample_weight=weights)
+    assert isinstance(source, LazySource)
+    chunks = dask.compute(*source.lazy_chunks(), scheduler="synchronous")
+    np.testing.assert_array_equal(np.concatenate([chunk.weights for chunk in chunks]), weights)
+    assert described.read(0).weights is None
+
+
+@pytest.mark.parametrize("data", ["ndarray", "zarr", "dask"])
+def test_weights_are_given_once(data: str, tmp_path: Path) -> None:
+    weights = np.ones(N)
+    source = open_data(as_rows(table(N, D), data, tmp_path), sample_weight=weights)
+    with pytest.raises(DataError, match="has weights already; give sample_weight once"):
+        open_data(source, sample_weight=weights)
+
+
+def test_weights_of_ones_own_source_are_not_replaced() -> None:
+    weights = np.ones(N)
+    source = open_data(ChunkedSource(table(N, D), weights=weights), sample_weight=weights)
+    with pytest.raises(DataError, match="has weights already; give sample_weight once"):
+        source.read(0)
+
+
+def test_large_weights_are_taken() -> None:
+    weights = np.full(N, 1e100)
+    source = open_data(table(N, D), sample_weight=weights)
     np.testing.assert_array_equal(source.read(0).weights, weights)

@@ -176,3 +176,38 @@ def test_a_store_object_may_be_given_by_its_array(tmp_path: Path) -> None:
     rows = table(100, D)
     array = zarr.create_array(LocalStore(tmp_path / "named"), data=rows)
     assert "named" in open_data(array).name
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("key", ["_FillValue", "missing_value"])
+@pytest.mark.parametrize("value", [-9999, 1e20])
+def test_numbers_for_missing_values_are_refused(
+    key: str, value: float, zarr_format: Any, tmp_path: Path
+) -> None:
+    array = zarr.create_array(
+        tmp_path / "x.zarr",
+        shape=(N, D),
+        dtype="f8",
+        zarr_format=zarr_format,
+        attributes={key: value},
+    )
+    with pytest.raises(DataError, match=rf"x\.zarr marks missing values by a number .*{key}"):
+        open_data(array)
+
+
+@pytest.mark.parametrize("value", [np.nan, "NaN", None])
+def test_missing_values_that_are_nan_need_no_decoding(value: Any) -> None:
+    attributes = {"_FillValue": value, "missing_value": value}
+    array = zarr.create_array(MemoryStore(), data=table(N, D), attributes=attributes)
+    assert open_data(array).n_rows == N
+
+
+def test_memory_that_runs_out_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_data(zarr.create_array(MemoryStore(), data=table(N, D)))
+
+    def full(array: Any, selection: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(zarr.Array, "__getitem__", full)
+    with pytest.raises(MemoryError):
+        source.read(0)

@@ -79,18 +79,6 @@ _block_rows = inline_kernel(block_rows)
 
 
 @inline_kernel
-def feature_count(kind, n_features):
-    """Length F of φ(x) for D features."""
-    if kind == FULL:
-        return 1 + n_features + n_features * (n_features + 1) // 2
-    if kind == DIAG:
-        return 1 + 2 * n_features
-    if kind == SPHERICAL:
-        return 2 + n_features
-    return 1 + n_features
-
-
-@inline_kernel
 def _workspace(coefficients):
     n_components, n_features = coefficients.means.shape
     n_packed, n_map = coefficients.theta.shape
@@ -480,7 +468,7 @@ def sufficient_statistics(rows, weights, coefficients):
     n_packed = coefficients.theta.shape[0]
     # Sums of many blocks, and of the few blocks since they were last added to: in two levels
     # rounding errors stay small however long the chunk is.
-    all_moments = np.zeros((n_components, feature_count(kind, n_features)))
+    all_moments = np.zeros((n_components, coefficients.theta.shape[1]))
     all_scatter = np.zeros((n_features, n_features) if kind == TIED else (0, 0))
     n_scatters = n_components - n_packed if kind == FULL else 0
     all_scatters = np.zeros((n_scatters * n_features, n_features))
