@@ -1,0 +1,34 @@
+"""Fit a Zarr array in a bounded amount of memory, label it, and go on from the saved model.
+
+Run it in an empty folder: ``python fit_zarr.py``. It writes ``measurements.zarr`` (60 MB before
+compression), ``model.gmm`` and ``labels.zarr``.
+"""
+
+import numpy as np
+import zarr
+
+import streamgmm
+from streamgmm import GaussianMixture
+
+# Two million rows of four features, about three centres, written a piece at a time.
+random = np.random.default_rng(0)
+centres = np.array([[-4.0, 0.0, 0.0, 1.0], [0.0, 4.0, 0.0, -1.0], [4.0, 0.0, 4.0, 0.0]])
+array = zarr.create_array(
+    "measurements.zarr", shape=(2_000_000, 4), chunks=(65_536, 4), dtype="f8", overwrite=True
+)
+for start in range(0, array.shape[0], 65_536):
+    n = min(65_536, array.shape[0] - start)
+    rows = centres[random.integers(3, size=n)] + random.normal(size=(n, 4))
+    array[start : start + n] = rows.round(3)
+
+model = GaussianMixture(3, memory_limit="2GiB", random_state=0).fit("measurements.zarr")
+print("means, each row a component:")
+print(model.means_[np.argsort(model.means_[:, 0])].round(2))
+for read in model.history_:
+    print(f"read {read['number']}: {read['purpose']}, {read['n_rows']} rows")
+model.save("model.gmm")
+
+# Another day: the model says of every row which component it belongs to, on disk.
+later = streamgmm.load("model.gmm")
+labels = zarr.open_array(later.predict("measurements.zarr", out="labels.zarr"), mode="r")
+print("rows of each component:", np.bincount(labels[:], minlength=3))
