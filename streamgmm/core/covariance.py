@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from streamgmm.core.kernels.mixture import DIAG, FULL, SPHERICAL, TIED
+from streamgmm.core.kernels.log_joint import DIAG, FULL, SPHERICAL, TIED
 
 CovarianceType = Literal["full", "tied", "diag", "spherical"]
 Array = NDArray[np.float64]

@@ -11,13 +11,8 @@ from numpy.typing import NDArray
 
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType, invert, log_determinants
 from streamgmm.core.frame import Frame
-from streamgmm.core.kernels.mixture import (
-    SLAB,
-    Coefficients,
-    block_rows,
-    row_posteriors,
-    sufficient_statistics,
-)
+from streamgmm.core.kernels.log_joint import SLAB, Coefficients, block_rows
+from streamgmm.core.kernels.mixture import row_posteriors, sufficient_statistics
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from streamgmm.core.covariance import Array, CovarianceType, variances
-from streamgmm.core.kernels.mixture import UNIT_ROUNDOFF
+from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF
 from streamgmm.core.parameters import Parameters
 
 # Rounding in a covariance, relative to the covariance itself in every direction, above which

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
 from streamgmm.core.expectation import Expectation
 from streamgmm.core.frame import Frame
-from streamgmm.core.kernels.mixture import UNIT_ROUNDOFF, block_rows
+from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF, block_rows
 from streamgmm.core.maximization import Maximum, maximize
 from streamgmm.core.parameters import Parameters
 
