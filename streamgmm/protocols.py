@@ -144,7 +144,9 @@ class ReadStarted(Event):
     number : int
         1 for the first read.
     purpose : str
-        What the read is for, as in the history.
+        What the read is for: "sample", "iteration", "refinement" (the same iteration again, in
+        coordinates that show how narrow a covariance is) or "score"; of predictions, what is
+        predicted.
     n_rows, n_chunks : int
     n_bytes : int
         Size of the values to be read, as stored in memory.

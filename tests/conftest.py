@@ -1,6 +1,7 @@
 """What must be settled before any test module is imported."""
 
 import os
+import signal
 
 import pytest
 
@@ -8,3 +9,7 @@ import pytest
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
 pytest.register_assert_rewrite("tests.sources.conformance", "tests.executors.conformance")
+
+# A job that a shell runs in the background ignores Ctrl-C, and so would the processes that
+# tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1076,6 +1076,7 @@ def test_one_iteration_is_exact_for_a_component_that_jumps(jump: float) -> None:
         model = GaussianMixture(2, reg_covar=0.0, max_iter=1, **start).fit(X)
     expected = X[500:, 0].astype(np.longdouble).var()
     assert abs(model.covariances_[1, 0, 0] - expected) < 1e-9 * expected
+    assert [read["purpose"] for read in model.history_] == ["iteration", "refinement"]
     assert [read["iteration"] for read in model.history_] == [1, 1]
 
 

@@ -84,13 +84,17 @@ def expectation_maximization(
     degenerate: set[int] = set()
     converged = False
     for iteration in range(1, max_iter + 1):
-        statistics = reader.statistics(parameters, None, iteration, previous)
+        statistics = reader.statistics(
+            "iteration", parameters, iteration=iteration, previous=previous
+        )
         maximum = maximize(statistics, parameters, reg_covar=reg_covar, fixed=fixed)
         if not statistics.frame.resolves(maximum.parameters):
             # Covariances far narrower than the parameters foretold: the same step, from
             # moments in coordinates that show them.
             frame = Frame.of(maximum.parameters, reader.source.dtype)
-            statistics = reader.statistics(parameters, frame, iteration, previous)
+            statistics = reader.statistics(
+                "refinement", parameters, frame=frame, iteration=iteration, previous=previous
+            )
             maximum = maximize(statistics, parameters, reg_covar=reg_covar, fixed=fixed)
         parameters = maximum.parameters
         if maximum.empty or maximum.collapsed:

@@ -65,7 +65,9 @@ class Reader:
 
     def statistics(
         self,
+        purpose: str,
         parameters: Parameters,
+        *,
         frame: Frame | None = None,
         iteration: int = 0,
         previous: float = math.nan,
@@ -74,6 +76,8 @@ class Reader:
 
         Parameters
         ----------
+        purpose : str
+            For the history.
         parameters : Parameters
         frame : Frame, optional
             Coordinates of the statistics; by default those that suit the parameters.
@@ -91,7 +95,6 @@ class Reader:
         """
         frame = frame or Frame.of(parameters, self.source.dtype)
         expectation = Expectation.prepare(parameters, frame)
-        purpose = "iteration" if iteration else "score"
         work = statistics_work(
             parameters.covariance_type,
             parameters.n_components,

@@ -131,7 +131,7 @@ or the path ``out``
             single_threaded_blas(),
         ):
             reader = Reader(source, executor, self._listener())
-            found = reader.statistics(self._parameters())
+            found = reader.statistics("score", self._parameters())
         return -np.inf if found.n_overflowing else found.mean_log_likelihood
 
     def bic(self, X: Any) -> float:
