@@ -853,8 +853,11 @@ def test_precisions_from_an_inverse_are_symmetric_enough() -> None:
     covariance = (basis * np.geomspace(1.0, 1e4, 6)) @ basis.T
     precision = np.linalg.inv(covariance)
     precision[0, 1] += 1e-17
-    model = GaussianMixture(1, precisions_init=precision[np.newaxis], random_state=0)
+    model = GaussianMixture(
+        1, precisions_init=precision[np.newaxis], fixed=["covariances"], random_state=0
+    )
     model.fit(rng.normal(size=(100, 6)))
+    np.testing.assert_allclose(model.covariances_[0], covariance, rtol=1e-9, atol=1e-9)
 
 
 def test_memory_limit_is_told_before_any_read() -> None:

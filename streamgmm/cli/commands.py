@@ -1,7 +1,6 @@
 """The commands: each a thin face over the estimator."""
 
 import json
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -254,10 +253,9 @@ def score(
     if sample_weight is not None:
         return
     # From one read; aic() and bic() would each take their own.
-    deviance = -2.0 * mean * source.n_rows
-    n_parameters = fitted._n_parameters()
-    click.echo(f"aic {deviance + 2.0 * n_parameters:.10g}")
-    click.echo(f"bic {deviance + n_parameters * math.log(source.n_rows):.10g}")
+    aic, bic = fitted._criteria(mean, source.n_rows)
+    click.echo(f"aic {aic:.10g}")
+    click.echo(f"bic {bic:.10g}")
 
 
 def _write_rows(

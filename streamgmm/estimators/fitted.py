@@ -1,5 +1,6 @@
 """What any fitted mixture can do: say something of rows, draw rows, be saved."""
 
+import math
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -146,8 +147,7 @@ or the path ``out``
         bic : float
             -2 ln L + p ln n, for p free parameters and n rows.
         """
-        deviance, n_parameters, n_rows = self._deviance(X)
-        return deviance + n_parameters * float(np.log(n_rows))
+        return self._criteria(self.score(X), self._open(X, None, reset=False).n_rows)[1]
 
     def aic(self, X: Any) -> float:
         """Akaike information criterion on X; lower is better.
@@ -161,16 +161,13 @@ or the path ``out``
         aic : float
             -2 ln L + 2 p, for p free parameters.
         """
-        deviance, n_parameters, _ = self._deviance(X)
-        return deviance + 2.0 * n_parameters
+        return self._criteria(self.score(X), self._open(X, None, reset=False).n_rows)[0]
 
-    def _deviance(self, X: Any) -> tuple[float, int, int]:
-        check_is_fitted(self)
-        n_rows = self._open(X, None, reset=False).n_rows
-        return -2.0 * self.score(X) * n_rows, self._n_parameters(), n_rows
-
-    def _n_parameters(self) -> int:
-        return self._parameters().n_parameters(self.fixed)
+    def _criteria(self, mean_log_likelihood: float, n_rows: int) -> tuple[float, float]:
+        """AIC and BIC of a mean log-likelihood over so many rows."""
+        deviance = -2.0 * mean_log_likelihood * n_rows
+        n_parameters = self._parameters().n_parameters(self.fixed)
+        return deviance + 2.0 * n_parameters, deviance + n_parameters * math.log(n_rows)
 
     def sample(self, n_samples: int = 1) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Draw rows from the fitted mixture.
@@ -219,18 +216,30 @@ or the path ``out``
             return map_rows(source.array, function, expectation, dtype, n_outputs)
         else:
             refuse_unnamed_output(X)
+        return self._computed_rows(source, function, expectation, dtype, n_outputs, out)
+
+    def _computed_rows(
+        self,
+        source: Source,
+        function: Callable[[Expectation, Chunk], NDArray[Any]],
+        expectation: Expectation,
+        dtype: np.dtype[Any],
+        n_outputs: int | None,
+        out: str | os.PathLike[str] | None,
+    ) -> Any:
+        """Predictions as an array in memory or, piece by piece, at a path."""
         shape = (source.n_rows,) if n_outputs is None else (source.n_rows, n_outputs)
+        row_bytes = (n_outputs or 1) * dtype.itemsize
+        piece_rows = _piece_rows(source, row_bytes)
         # Labels on disk take no more room than their number needs.
         stored = np.min_scalar_type(-len(self.weights_)) if dtype == np.int64 else dtype
-        piece_rows = _piece_rows(source, (n_outputs or 1) * 8)
-        piece_bytes = piece_rows * (n_outputs or 1) * 8
-        scratch = scratch_bytes(self.covariance_type, *parameters.means.shape)
-        work = Work(thread=scratch + 2 * piece_bytes)
         opened = (
             nullcontext(ArraySink(np.empty(shape, dtype)))
             if out is None
             else open_sink(out, shape, stored, _pieces(source, piece_rows))
         )
+        scratch = scratch_bytes(self.covariance_type, *self.means_.shape)
+        work = Work(thread=scratch + 2 * piece_rows * row_bytes)
         listener = self._listener()
         with (
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
@@ -255,7 +264,7 @@ or the path ``out``
                     del self.feature_names_in_
             elif source.n_features != self.n_features_in_:
                 raise DataError(
-                    f"{source.name} has {source.n_features} features, but GaussianMixture is "
+                    f"{source.name} has {source.n_features} features, but {type(self).__name__} is "
                     f"expecting {self.n_features_in_} features as input"
                 )
             return source

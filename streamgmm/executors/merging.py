@@ -6,6 +6,11 @@ from typing import Generic
 from streamgmm.protocols import M
 
 
+def tree_depth(n_values: int) -> int:
+    """Levels above the leaves of the tree that merges so many values."""
+    return (n_values - 1).bit_length()
+
+
 class MergeTree(Generic[M]):
     """Merges values that arrive in any order, by a binary tree over their indices.
 
@@ -45,8 +50,3 @@ class MergeTree(Generic[M]):
     def result(self) -> M:
         """The merged value, once every index has been added."""
         return self._waiting[len(self._sizes) - 1, 0]
-
-    @property
-    def depth(self) -> int:
-        """Levels above the leaves."""
-        return len(self._sizes) - 1

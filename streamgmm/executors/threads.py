@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from streamgmm.errors import ParameterError
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import Budget, process_bytes, resolve_limit
-from streamgmm.executors.merging import MergeTree
+from streamgmm.executors.merging import MergeTree, tree_depth
 from streamgmm.protocols import NO_WORK, Chunk, ChunkDone, Listener, M, S, Sink, Source, Work
 
 
@@ -34,8 +34,7 @@ def thread_count(n_jobs: int | None) -> int:
 
 
 def _depth(source: Source) -> int:
-    """Levels of the merge tree of a source's chunks."""
-    return (len(source.boundaries) - 2).bit_length()
+    return tree_depth(len(source.boundaries) - 1)
 
 
 class ThreadExecutor:

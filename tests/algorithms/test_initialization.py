@@ -154,7 +154,10 @@ def test_duplicates_and_degenerate_rows(
     method: str, covariance_type: CovarianceType, reg_covar: float, rows: NDArray[np.float64]
 ) -> None:
     found = start(rows, 4, covariance_type, method, reg_covar=reg_covar)
-    Parameters.create(covariance_type, found.weights, found.means, found.covariances)
+    # Creating refuses what is singular or not finite.
+    again = Parameters.create(covariance_type, found.weights, found.means, found.covariances)
+    assert again.n_components == 4
+    assert np.isfinite(again.precisions).all()
 
 
 @pytest.mark.parametrize("method", METHODS)

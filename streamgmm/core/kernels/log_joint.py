@@ -18,6 +18,7 @@ from streamgmm.core.kernels.blas import product
 from streamgmm.core.kernels.compilation import inline_kernel
 from streamgmm.core.kernels.elementary import SMALLEST_EXPONENT, exponential
 
+# Those whose factors are matrices come first.
 FULL, TIED, DIAG, SPHERICAL = range(4)
 
 UNIT_ROUNDOFF = 2.0**-53
