@@ -289,7 +289,13 @@ def _scaled(raw: Array, central: Array, scale: Array, ridge: Array) -> tuple[Arr
     """Σ = diag(s) T diag(s) + diag(ridge) and its factor; T (k, D, D), s (D,)."""
     _require_spread(_diagonals(raw), _diagonals(central), ridge)
     covariances: Array = central * np.outer(scale, scale) + np.diag(ridge)
-    factors: Array = np.linalg.cholesky(covariances).astype(np.float64, copy=False)
+    try:
+        factors: Array = np.linalg.cholesky(covariances).astype(np.float64, copy=False)
+    except np.linalg.LinAlgError:
+        if not np.all(ridge > 0.0):
+            raise
+        # Rounding has made T indefinite by more than the ridge; roots of T do without that part.
+        return _whitened(raw, central, np.broadcast_to(np.diag(scale), central.shape), ridge)
     return covariances, factors
 
 
