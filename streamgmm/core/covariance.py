@@ -38,9 +38,27 @@ class CovarianceStructure:
     n_parameters: Callable[[int, int], int]
     """Free parameters in the covariances, of (K, D)."""
     n_moments: Callable[[int], int]
-    """Columns of the sufficient statistics of a component, of D."""
+    """F, the number of features, and of sufficient statistics of a component, of D."""
+    features: Callable[[int], NDArray[np.int64]]
+    """The coordinates whose products the features are, (F, 2), of D; see the kernels."""
     stacked: Callable[[Array, int, int], Array]
     """Covariances or factors, with (K, D), as matrices (K or 1, D, D) or scales (K, D)."""
+
+
+# Coordinates are (1, z_1, ... z_D), and for spherical covariances ‖z‖² as well.
+
+
+def _triangle_features(n_features: int) -> NDArray[np.int64]:
+    return np.stack(np.triu_indices(1 + n_features), axis=1).astype(np.int64)
+
+
+def _linear_features(n_coordinates: int) -> NDArray[np.int64]:
+    coordinates = np.arange(n_coordinates)
+    return np.stack([np.zeros_like(coordinates), coordinates], axis=1)
+
+
+def _square_features(n_features: int) -> NDArray[np.int64]:
+    return np.repeat(1 + np.arange(n_features), 2).reshape(-1, 2)
 
 
 def _triangle(n_features: int) -> int:
@@ -54,6 +72,7 @@ STRUCTURES: dict[str, CovarianceStructure] = {
         shape=lambda k, d: (k, d, d),
         n_parameters=lambda k, d: k * _triangle(d),
         n_moments=lambda d: 1 + d + _triangle(d),
+        features=_triangle_features,
         stacked=lambda array, k, d: array,
     ),
     "tied": CovarianceStructure(
@@ -62,6 +81,7 @@ STRUCTURES: dict[str, CovarianceStructure] = {
         shape=lambda k, d: (d, d),
         n_parameters=lambda k, d: _triangle(d),
         n_moments=lambda d: 1 + d,
+        features=lambda d: _linear_features(1 + d),
         stacked=lambda array, k, d: array[np.newaxis],
     ),
     "diag": CovarianceStructure(
@@ -70,6 +90,7 @@ STRUCTURES: dict[str, CovarianceStructure] = {
         shape=lambda k, d: (k, d),
         n_parameters=lambda k, d: k * d,
         n_moments=lambda d: 1 + 2 * d,
+        features=lambda d: np.vstack([_linear_features(1 + d), _square_features(d)]),
         stacked=lambda array, k, d: array,
     ),
     "spherical": CovarianceStructure(
@@ -78,6 +99,7 @@ STRUCTURES: dict[str, CovarianceStructure] = {
         shape=lambda k, d: (k,),
         n_parameters=lambda k, d: k,
         n_moments=lambda d: 2 + d,
+        features=lambda d: _linear_features(2 + d),
         stacked=lambda array, k, d: np.repeat(array[:, np.newaxis], d, axis=1),
     ),
 }

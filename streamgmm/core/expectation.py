@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType, invert, log_determinants
 from streamgmm.core.frame import Frame
-from streamgmm.core.kernels.log_joint import SLAB, Coefficients, block_rows
+from streamgmm.core.kernels.log_joint import Coefficients
 from streamgmm.core.kernels.mixture import row_posteriors, sufficient_statistics
+from streamgmm.core.kernels.tiles import SPARE_FEATURES, STRIDE
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError
@@ -98,6 +99,10 @@ class Expectation:
         places = np.searchsorted(frame.centred, order[packed.size :])
         coefficients = Coefficients(
             kind=parameters.structure.code,
+            features=_with_spare(parameters.structure.features(d)),
+            scatter_features=_with_spare(
+                1 + np.stack(np.triu_indices(d if is_tied else 0), axis=1)
+            ),
             origin=frame.origin,
             inverse_scale=1.0 / frame.scale,
             whitener=whitener,
@@ -142,6 +147,13 @@ class Expectation:
 
     def _as_statistics(self, moments: Array, scatter: Array, totals: Array) -> Statistics:
         """What the kernel found, with the components in their own places."""
+        if self.frame.covariance_type == "tied":
+            d = self.frame.n_features
+            upper = np.zeros((d, d))
+            upper[np.triu_indices(d)] = scatter
+            scatter = upper + np.triu(upper, 1).T
+        else:
+            scatter = np.empty((0, 0))
         placed = np.zeros((len(self.weights), moments.shape[1]))
         placed[self.order] = moments
         log_likelihood, weight, *counts = totals.tolist()
@@ -193,9 +205,8 @@ class Expectation:
 
 def scratch_bytes(covariance_type: CovarianceType, n_components: int, n_features: int) -> int:
     """Memory that a kernel takes for the blocks of a chunk."""
-    n_moments = STRUCTURES[covariance_type].n_moments(n_features)
-    columns = 4 * n_features + n_components + min(n_moments, SLAB) + 6
-    return 8 * block_rows(n_features, n_components) * columns
+    n_lines = 3 * (2 + n_features) + n_components + 6
+    return 8 * STRIDE * n_lines + statistics_bytes(covariance_type, n_components, n_features)
 
 
 def statistics_bytes(covariance_type: CovarianceType, n_components: int, n_features: int) -> int:
@@ -209,6 +220,10 @@ def _writable(array: NDArray[Any]) -> NDArray[Any]:
     # Kernels are compiled for C-ordered writable arrays; arrays that came from another
     # process or a memory map may be read-only.
     return np.require(array, requirements=["C", "W"])
+
+
+def _with_spare(features: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.pad(features, [(0, SPARE_FEATURES), (0, 0)])
 
 
 def _linear(constants: Array, centres: Array) -> Array:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
 from streamgmm.core.expectation import Expectation
 from streamgmm.core.frame import Frame
-from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF, block_rows
+from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF
+from streamgmm.core.kernels.tiles import BLOCK
 from streamgmm.core.maximization import Maximum, maximize
 from streamgmm.core.parameters import Parameters
 
@@ -82,11 +83,10 @@ def em_step(
 def density_bounds(expectation: Expectation, rows: Array) -> Iterator[Array]:
     """√F u |θ_k| φ(max |z|) of each block of rows: (packed components,), from the formula."""
     coefficients = expectation.coefficients
-    k, d = coefficients.means.shape
+    d = coefficients.origin.size
     kind = expectation.frame.covariance_type
-    step = int(block_rows(d, k))
-    for start in range(0, len(rows), step):
-        block = rows[start : start + step]
+    for start in range(0, len(rows), BLOCK):
+        block = rows[start : start + BLOCK]
         extent = np.abs((block - coefficients.origin) * coefficients.inverse_scale).max(axis=0)
         if kind == "tied":
             squares, extent = np.empty(0), np.abs(coefficients.whitener) @ extent

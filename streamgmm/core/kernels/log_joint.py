@@ -5,8 +5,8 @@ frame, z = (x - origin) / scale: log-joint densities of all components are one m
 product Θ Φ. Where the a-priori error bound says that this form cancels, a component takes the
 centred route instead: residuals y = W (x - μ), log-density c - ½‖y‖².
 
-Arrays within a block run feature by feature, (D, rows) or (K, rows), so that loops over
-rows are contiguous and vectorise.
+Every feature is a product of two coordinates, of which the first is always 1: coordinates
+are (1, z), and for spherical covariances (1, z, ‖z‖²).
 """
 
 import math
@@ -14,27 +14,29 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamgmm.core.kernels.blas import product
 from streamgmm.core.kernels.compilation import inline_kernel
 from streamgmm.core.kernels.elementary import SMALLEST_EXPONENT, exponential
+from streamgmm.core.kernels.products import add_features_product, lines, whole_panels
+from streamgmm.core.kernels.tiles import BLOCK
 
 # Those whose factors are matrices come first.
 FULL, TIED, DIAG, SPHERICAL = range(4)
 
 UNIT_ROUNDOFF = 2.0**-53
-# Features are made and multiplied in slabs that stay in cache; making them twice, once
-# for each product, is cheaper than storing them.
-SLAB = 640
+# Rows that are turned from the layout of the data into lines at a time: they stay in the cache.
+_ROWS_TURNED = 16
 
 
 class Coefficients(NamedTuple):
     """A mixture prepared for evaluation in a frame, as the arrays that kernels read.
 
     Components are ordered: those on the packed route first, then those on the centred route.
-    F is the number of features of the covariance type.
+    F is the number of features of the covariance type, E of coordinates: 1 + D, spherical 2 + D.
     """
 
     kind: int  #: FULL, TIED, DIAG or SPHERICAL
+    features: np.ndarray  #: (F + spare, 2) int64, the coordinates whose product each feature is
+    scatter_features: np.ndarray  #: (D (D + 1) / 2 + spare, 2) int64 for TIED: of z zᵀ
     origin: np.ndarray  #: (D,) data units
     inverse_scale: np.ndarray  #: (D,) powers of two
     whitener: np.ndarray  #: (D, D) for TIED: y = whitener z, lower triangular; else (0, 0)
@@ -50,53 +52,47 @@ class Coefficients(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """Scratch arrays of one block of B rows."""
+    """Scratch arrays of one block; those of two axes have a line of rows for each entry."""
 
-    x: np.ndarray  #: (D, B) data units
-    z: np.ndarray  #: (D, B) frame units; TIED: whitened
-    shifted: np.ndarray  #: (D, B) x - μ, or rows times responsibilities
-    residual: np.ndarray  #: (D, B)
-    features: np.ndarray  #: (slab, B)
-    log_joint: np.ndarray  #: (K, B); later responsibilities
-    extent: np.ndarray  #: (D, 1) bound on |z| over the block
+    z: np.ndarray  #: (E, STRIDE) coordinates in the frame; TIED: whitened
+    shifted: np.ndarray  #: (1 + D, STRIDE) 1, then x - origin in data units
+    residual: np.ndarray  #: (E, STRIDE) coordinates about a component's own origin, in its basis
+    log_joint: np.ndarray  #: (K, STRIDE); later responsibilities
+    extent: np.ndarray  #: (E,) bound on the coordinates over the block
     rounding: np.ndarray  #: (D,) bound on the rounding error of whitened z over the block
-    extent_features: np.ndarray  #: (F, 1) features of the extent
     bounds: np.ndarray  #: (packed,) error bound by component
-    valid: np.ndarray  #: (B,) 1, or 0 for a row that is left out
-    largest: np.ndarray  #: (B,)
-    total: np.ndarray  #: (B,)
-    common: np.ndarray  #: (B,) part of the log-joint density that all components share
-
-
-def block_rows(n_features: int, n_components: int) -> int:
-    """Rows in a block: many where products are thin, so that the calls to BLAS are few."""
-    return 1024 if n_features * n_components <= 64 else 256
-
-
-_block_rows = inline_kernel(block_rows)
+    valid: np.ndarray  #: (BLOCK,) 1, or 0 for a row that is left out
+    largest: np.ndarray  #: (BLOCK,)
+    total: np.ndarray  #: (BLOCK,)
+    common: np.ndarray  #: (BLOCK,) part of the log-joint density that all components share
+    mass: np.ndarray  #: (1, STRIDE) TIED: weights of the rows, as far as components have them
 
 
 @inline_kernel
 def workspace(coefficients):
     """Scratch arrays for the blocks of a chunk."""
     n_components, n_features = coefficients.means.shape
-    n_packed, n_map = coefficients.theta.shape
-    rows = _block_rows(n_features, n_components)
+    n_coordinates = n_features + (2 if coefficients.kind == SPHERICAL else 1)
+    z, residual = lines(n_coordinates, np.float64), lines(n_coordinates, np.float64)
+    shifted = lines(1 + n_features, np.float64)
+    fill(z[0], 1.0)
+    fill(residual[0], 1.0)
+    fill(shifted[0], 1.0)
+    extent = np.empty(n_coordinates)
+    extent[0] = 1.0
     return Workspace(
-        np.empty((n_features, rows)),
-        np.empty((n_features, rows)),
-        np.empty((n_features, rows)),
-        np.empty((n_features, rows)),
-        np.empty((min(n_map, SLAB), rows)),
-        np.empty((n_components, rows)),
-        np.empty((n_features, 1)),
+        z,
+        shifted,
+        residual,
+        lines(n_components, np.float64),
+        extent,
         np.zeros(n_features),
-        np.empty((n_map, 1)),
-        np.empty(n_packed),
-        np.empty(rows),
-        np.empty(rows),
-        np.empty(rows),
-        np.empty(rows),
+        np.empty(coefficients.theta.shape[0]),
+        np.empty(BLOCK),
+        np.empty(BLOCK),
+        np.empty(BLOCK),
+        np.empty(BLOCK),
+        lines(1, np.float64),
     )
 
 
@@ -106,46 +102,6 @@ def fill(values, value):
     # Loops, not array expressions: those take seconds more to compile.
     for i in range(values.size):
         values[i] = value
-
-
-@inline_kernel
-def fill_features(kind, z, first, last, out):
-    """Features first to last of φ(z), z (D, n), into out (last - first, n).
-
-    Order: 1, z, then the squares: upper triangle of z zᵀ by rows (FULL), z² (DIAG),
-    ‖z‖² (SPHERICAL), nothing (TIED).
-    """
-    n_features, n = z.shape
-    f = first
-    while f < last and f <= n_features:
-        for r in range(n):
-            out[f - first, r] = 1.0 if f == 0 else z[f - 1, r]
-        f += 1
-    if kind == FULL:
-        i, row_start = 0, 1 + n_features
-        while f < last and row_start + n_features - i <= f:
-            row_start += n_features - i
-            i += 1
-        j = i + f - row_start
-        while f < last:
-            for r in range(n):
-                out[f - first, r] = z[i, r] * z[j, r]
-            f += 1
-            j += 1
-            if j == n_features:
-                i += 1
-                j = i
-    elif kind == DIAG:
-        while f < last:
-            for r in range(n):
-                out[f - first, r] = z[f - 1 - n_features, r] ** 2
-            f += 1
-    elif kind == SPHERICAL and f < last:
-        for r in range(n):
-            out[f - first, r] = 0.0
-        for d in range(n_features):
-            for r in range(n):
-                out[f - first, r] += z[d, r] ** 2
 
 
 @inline_kernel
@@ -164,60 +120,67 @@ def _largest(values):
 
 @inline_kernel
 def _load(rows, coefficients, work):
-    """Rows (n, D) of any dtype and layout into work.x and work.z.
+    """Rows (n, D) of any dtype and layout into work.z, and zeros up to a whole panel.
 
     Rows that are not finite or would overflow are replaced by the origin and marked in
     work.valid. Returns how many (overflowing, not finite).
     """
     n, n_features = rows.shape
-    origin, inverse_scale = coefficients.origin, coefficients.inverse_scale
-    for r in range(n):
+    origin, inverse_scale, z = coefficients.origin, coefficients.inverse_scale, work.z[1:]
+    for first in range(0, n, _ROWS_TURNED):
+        last = min(first + _ROWS_TURNED, n)
         for d in range(n_features):
-            work.x[d, r] = rows[r, d]
+            for r in range(first, last):
+                z[d, r] = (rows[r, d] - origin[d]) * inverse_scale[d]
     fill(work.valid, 1.0)
     suspicious = False
     for d in range(n_features):
-        for r in range(n):
-            work.z[d, r] = (work.x[d, r] - origin[d]) * inverse_scale[d]
-        work.extent[d, 0] = _largest(work.z[d, :n])
-        suspicious |= not (work.extent[d, 0] <= coefficients.limit)
+        fill(z[d, n : whole_panels(n)], 0.0)
+        work.extent[1 + d] = _largest(z[d, :n])
+        suspicious |= not (work.extent[1 + d] <= coefficients.limit)
     if not suspicious:
         return 0, 0
-    return _set_aside(coefficients, work, n)
+    return _set_aside(rows, coefficients, work)
 
 
 @inline_kernel
-def _set_aside(coefficients, work, n):
+def _set_aside(rows, coefficients, work):
     """Replace rows that cannot be evaluated by the origin; count (overflowing, not finite)."""
-    n_features = coefficients.origin.size
+    n, n_features = rows.shape
     n_overflowing, n_not_finite = 0, 0
-    for d in range(n_features):
-        work.extent[d, 0] = 0.0
+    fill(work.extent[1:], 0.0)
     for r in range(n):
         finite, within = True, True
         for d in range(n_features):
-            finite &= math.isfinite(work.x[d, r])
-            within &= abs(work.z[d, r]) <= coefficients.limit
+            finite &= math.isfinite(np.float64(rows[r, d]))
+            within &= abs(work.z[1 + d, r]) <= coefficients.limit
         if not (finite and within):
             work.valid[r] = 0.0
             for d in range(n_features):
-                work.z[d, r] = 0.0
-                work.x[d, r] = coefficients.origin[d]
+                work.z[1 + d, r] = 0.0
             if finite:
                 n_overflowing += 1
             else:
                 n_not_finite += 1
         for d in range(n_features):
-            work.extent[d, 0] = max(work.extent[d, 0], abs(work.z[d, r]))
+            work.extent[1 + d] = max(work.extent[1 + d], abs(work.z[1 + d, r]))
     return n_overflowing, n_not_finite
+
+
+@inline_kernel
+def _linear(coefficients):
+    """The features 1 · z_d."""
+    return coefficients.features[1 : 1 + coefficients.origin.size]
 
 
 @inline_kernel
 def _whiten(coefficients, work, n):
     """TIED: z becomes y = whitener z, and -½‖y‖², the same for all components, goes apart."""
     whitener = coefficients.whitener
-    z, y = work.z[:, :n], work.residual[:, :n]
-    product(whitener, z, 0.0, y)
+    z, y = work.z[1:], work.residual[1:]
+    for d in range(z.shape[0]):
+        fill(y[d], 0.0)
+    add_features_product(whitener, _linear(coefficients), work.z, whole_panels(n), True, y)
     fill(work.common, 0.0)
     roundoff = UNIT_ROUNDOFF * math.sqrt(z.shape[0])
     for d in range(z.shape[0]):
@@ -226,36 +189,58 @@ def _whiten(coefficients, work, n):
             work.common[r] -= 0.5 * y[d, r] ** 2
         magnitude = 0.0
         for e in range(d + 1):
-            magnitude += abs(whitener[d, e]) * work.extent[e, 0]
+            magnitude += abs(whitener[d, e]) * work.extent[1 + e]
         work.rounding[d] = roundoff * magnitude
     for d in range(z.shape[0]):
-        work.extent[d, 0] = _largest(z[d])
+        work.extent[1 + d] = _largest(z[d, :n])
 
 
 @inline_kernel
-def residuals(kind, origin, factors, k, work, n):
-    """y = factor_k (x - origin) for the rows of the block, into work.residual."""
-    x, shifted, y = work.x[:, :n], work.shifted[:, :n], work.residual[:, :n]
-    for d in range(x.shape[0]):
+def _add_square(coordinates, n):
+    """SPHERICAL: the last coordinate becomes ‖z‖²."""
+    square = coordinates[-1]
+    fill(square[: whole_panels(n)], 0.0)
+    for d in range(1, coordinates.shape[0] - 1):
         for r in range(n):
-            shifted[d, r] = x[d, r] - origin[d]
-    if kind <= TIED:
-        product(factors[min(k, factors.shape[0] - 1)], shifted, 0.0, y)
+            square[r] += coordinates[d, r] ** 2
+
+
+@inline_kernel
+def residuals(coefficients, origin, factors, k, rows, work):
+    """y = factor_k (x - origin) for the rows of the block, into work.residual."""
+    n, n_features = rows.shape
+    shifted, y = work.shifted[1:], work.residual[1:]
+    for first in range(0, n, _ROWS_TURNED):
+        last = min(first + _ROWS_TURNED, n)
+        for d in range(n_features):
+            for r in range(first, last):
+                # Rows that were left out may hold NaN.
+                inside = work.valid[r] > 0.0
+                shifted[d, r] = rows[r, d] - origin[d] if inside else 0.0
+    for d in range(n_features):
+        fill(shifted[d, n : whole_panels(n)], 0.0)
+        fill(y[d, : whole_panels(n)], 0.0)
+    if coefficients.kind <= TIED:
+        factor = factors[min(k, factors.shape[0] - 1)]
+        linear = _linear(coefficients)
+        add_features_product(factor, linear, work.shifted, whole_panels(n), True, y)
     else:
-        for d in range(x.shape[0]):
+        for d in range(n_features):
             for r in range(n):
                 y[d, r] = factors[k, 0, d] * shifted[d, r]
+    if coefficients.kind == SPHERICAL:
+        _add_square(work.residual, n)
 
 
 @inline_kernel
-def _centred_log_joint(coefficients, k, work, n):
-    residuals(coefficients.kind, coefficients.means[k], coefficients.factors, k, work, n)
+def _centred_log_joint(coefficients, k, rows, work):
+    n = rows.shape[0]
+    residuals(coefficients, coefficients.means[k], coefficients.factors, k, rows, work)
     out = work.log_joint[k]
-    for r in range(n):
-        out[r] = 0.0
+    fill(out, 0.0)
     for d in range(coefficients.origin.size):
         for r in range(n):
-            out[r] += work.residual[d, r] ** 2
+            out[r] += work.residual[1 + d, r] ** 2
     for r in range(n):
         out[r] = coefficients.constants[k] - 0.5 * out[r]
 
@@ -271,40 +256,51 @@ def _fold_common(coefficients, work, n):
 
 @inline_kernel
 def _packed_log_joint(coefficients, work, n):
-    """Θ Φ for the components on the packed route, slab by slab."""
+    """Θ Φ for the components on the packed route."""
     n_packed, n_map = coefficients.theta.shape
-    out = work.log_joint[:n_packed, :n]
-    for first in range(0, n_map, SLAB):
-        last = min(first + SLAB, n_map)
-        features = work.features[: last - first, :n]
-        fill_features(coefficients.kind, work.z[:, :n], first, last, features)
-        product(coefficients.theta[:, first:last], features, 0.0 if first == 0 else 1.0, out)
+    for k in range(n_packed):
+        fill(work.log_joint[k, : whole_panels(n)], 0.0)
+    add_features_product(
+        coefficients.theta,
+        coefficients.features[:n_map],
+        work.z,
+        whole_panels(n),
+        False,
+        work.log_joint,
+    )
 
 
 @inline_kernel
-def _recompute_doubtful(coefficients, work, n):
+def _recompute_doubtful(coefficients, rows, work):
     """Take the centred route, in this block, for packed components whose bound is too large.
 
     The bound on the error of component k is (4 + √F) u |θ_k| φ(|z|), at the block's extent; for
     TIED with what ½‖y‖² and the rounding of y add. A component whose density underflows beside
     another's whatever the error is left alone.
     """
+    n = rows.shape[0]
     n_packed, n_map = coefficients.theta.shape
-    features = work.extent_features
-    fill_features(coefficients.kind, work.extent, 0, n_map, features)
+    extent = work.extent
+    if coefficients.kind == SPHERICAL:
+        extent[-1] = 0.0
+        for d in range(1, extent.size - 1):
+            extent[-1] += extent[d] ** 2
     roundoff = UNIT_ROUNDOFF * (4.0 + math.sqrt(n_map))
     tied = coefficients.kind == TIED
+    fill(work.bounds, 0.0)
+    for f in range(n_map):
+        feature = extent[coefficients.features[f, 0]] * extent[coefficients.features[f, 1]]
+        for k in range(n_packed):
+            work.bounds[k] += abs(coefficients.theta[k, f]) * feature
     doubtful = False
     for k in range(n_packed):
-        magnitude, carried = 0.0, 0.0
-        for f in range(n_map):
-            magnitude += abs(coefficients.theta[k, f]) * features[f, 0]
+        carried = 0.0
         if tied:
             for d in range(work.rounding.size):
-                magnitude += 0.5 * work.extent[d, 0] ** 2
-                distance = work.extent[d, 0] + abs(coefficients.theta[k, 1 + d])
+                work.bounds[k] += 0.5 * extent[1 + d] ** 2
+                distance = extent[1 + d] + abs(coefficients.theta[k, 1 + d])
                 carried += work.rounding[d] * distance
-        work.bounds[k] = roundoff * magnitude + carried
+        work.bounds[k] = roundoff * work.bounds[k] + carried
         doubtful |= not (work.bounds[k] <= coefficients.tolerance)
     if not doubtful:
         return
@@ -322,7 +318,7 @@ def _recompute_doubtful(coefficients, work, n):
             highest = work.log_joint[k, r] + work.bounds[k]
             matters |= not (highest < sure[r] + SMALLEST_EXPONENT)
         if matters:
-            _centred_log_joint(coefficients, k, work, n)
+            _centred_log_joint(coefficients, k, rows, work)
 
 
 @inline_kernel
@@ -333,18 +329,19 @@ def evaluate(rows, coefficients, work):
     """
     n = rows.shape[0]
     left_out = _load(rows, coefficients, work)
+    fill(work.common, 0.0)
     if coefficients.kind == TIED:
         _whiten(coefficients, work, n)
-    else:
-        fill(work.common, 0.0)
+    elif coefficients.kind == SPHERICAL:
+        _add_square(work.z, n)
     n_packed = coefficients.theta.shape[0]
     if n_packed:
         _packed_log_joint(coefficients, work, n)
-        _recompute_doubtful(coefficients, work, n)
+        _recompute_doubtful(coefficients, rows, work)
     if n_packed < coefficients.means.shape[0]:
         _fold_common(coefficients, work, n)
     for k in range(n_packed, coefficients.means.shape[0]):
-        _centred_log_joint(coefficients, k, work, n)
+        _centred_log_joint(coefficients, k, rows, work)
     return left_out
 
 

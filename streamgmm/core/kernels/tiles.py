@@ -1,0 +1,261 @@
+"""The inner loops of the two matrix products Θ Φ and R Φᵀ, written in LLVM's own vectors.
+
+Feature f of a row is a product z[left_f] · z[right_f] of two coordinates of the row. It is made in
+registers where it is used and never stored. A tile of the result stays in registers too,
+while one loop runs over features (Θ Φ) or over rows of data (R Φᵀ).
+
+Arrays have a line for each coordinate or component: element r of a line belongs to row r of a
+block of data. Lines are ``STRIDE`` elements apart.
+"""
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
+
+#: Rows of data in a block.
+BLOCK = 512
+#: Elements from one line to the next. Were it a power of two, all lines would compete for the
+#: same few places of the cache.
+STRIDE = BLOCK + 16
+#: Rows of a block are made up to a multiple of this.
+PANEL = 64
+
+_FEATURES = llvmlite.binding.get_host_cpu_features()
+_VECTOR_BITS = 512 if _FEATURES.get("avx512f") else 256 if _FEATURES.get("avx") else 128
+_IS_ARM = llvmlite.binding.get_default_triple().startswith(("aarch64", "arm64"))
+_REGISTERS = 32 if _VECTOR_BITS == 512 or _IS_ARM else 16
+
+# Sums fill the registers, but for a few that hold what is added: components by vectors of rows ...
+#: Most components in a tile of Θ Φ.
+FORMS = 6
+_ROW_VECTORS = 4 if _REGISTERS == 32 else 2
+# ... and components by features.
+#: (components, features) of the tiles of R Φᵀ.
+MOMENT_TILES = ((8, 3), (4, 5), (2, 8), (1, 8)) if _REGISTERS == 32 else ((4, 3), (2, 4), (1, 8))
+#: Tiles of R Φᵀ are computed whole: tables of features, and sums, are longer than is used by this.
+SPARE_FEATURES = 8
+
+
+def _integer(value):
+    return ir.Constant(ir.IntType(64), value)
+
+
+def _element(array_type):
+    return ir.DoubleType() if array_type.dtype == types.float64 else ir.FloatType()
+
+
+class _Vectors:
+    """Emits operations on vectors as wide as a register."""
+
+    def __init__(self, builder, element):
+        self.builder = builder
+        self.bits = 64 if isinstance(element, ir.DoubleType) else 32
+        self.lanes = _VECTOR_BITS // self.bits
+        self.type = ir.VectorType(element, self.lanes)
+
+    def sums(self, n):
+        """Vector variables that begin at zero."""
+        variables = [cgutils.alloca_once(self.builder, self.type) for _ in range(n)]
+        for variable in variables:
+            self.builder.store(ir.Constant(self.type, None), variable)
+        return variables
+
+    def load(self, pointer, offset):
+        """The vector that begins at an element of an array."""
+        start = self.builder.gep(pointer, [offset])
+        return self.builder.load(self.builder.bitcast(start, self.type.as_pointer()), align=4)
+
+    def repeat(self, scalar):
+        """A vector of equal elements."""
+        nothing = ir.Constant(self.type, ir.Undefined)
+        first = self.builder.insert_element(nothing, scalar, ir.Constant(ir.IntType(32), 0))
+        return self.shuffle(first, nothing, [0] * self.lanes)
+
+    def shuffle(self, a, b, places):
+        """Elements of a, then b, at these places."""
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
+        return self.builder.shuffle_vector(a, b, mask)
+
+    def accumulate(self, variable, a, b):
+        """Variable += a b, fused where the machine can."""
+        name = f"llvm.fmuladd.v{self.lanes}f{self.bits}"
+        signature = ir.FunctionType(self.type, [self.type] * 3)
+        fused = cgutils.get_or_insert_function(self.builder.module, signature, name)
+        result = self.builder.call(fused, [a, b, self.builder.load(variable)])
+        self.builder.store(result, variable)
+
+    def totals(self, vectors):
+        """The sum over lanes of each of at most as many vectors as lanes, in one vector.
+
+        Halves of two vectors are added side by side, then quarters, and so on: each step
+        leaves half as many vectors, with partial sums of twice as many.
+        """
+        width = self.lanes
+        while len(vectors) > 1:
+            half = width // 2
+            starts = range(0, self.lanes, width)
+            places = [v + s + i for s in starts for v in (0, self.lanes) for i in range(half)]
+            # Vectors far apart meet first; so sums end in the order of the vectors.
+            middle = len(vectors) // 2
+            pairs = zip(vectors[:middle], vectors[middle:], strict=True)
+            vectors = [self._add_halves(a, b, places, half) for a, b in pairs]
+            width = half
+        (vector,) = vectors
+        while width > 1:
+            half = width // 2
+            count = vector.type.count
+            places = [s + i for s in range(0, count, width) for i in range(half)]
+            vector = self._add_halves(vector, vector, places, half)
+            width = half
+        return vector
+
+    def _add_halves(self, a, b, places, half):
+        upper = [place + half for place in places]
+        return self.builder.fadd(self.shuffle(a, b, places), self.shuffle(a, b, upper))
+
+
+def _add(builder, pointer, vector):
+    """Add a vector of any type to as many float64 from a pointer on."""
+    wide = ir.VectorType(ir.DoubleType(), vector.type.count)
+    if vector.type != wide:
+        vector = builder.fpext(vector, wide)
+    place = builder.bitcast(pointer, wide.as_pointer())
+    builder.store(builder.fadd(builder.load(place, align=8), vector), place, align=8)
+
+
+def _for_size(builder, size, sizes, emit):
+    """Emit code for each of a few sizes, and the choice between them."""
+    end = builder.append_basic_block("end")
+    unreachable = builder.append_basic_block("other")
+    choice = builder.switch(size, unreachable)
+    for value in sizes:
+        case = builder.append_basic_block(f"size{value}")
+        choice.add_case(_integer(value), case)
+        builder.position_at_end(case)
+        emit(value)
+        builder.branch(end)
+    builder.position_at_end(unreachable)
+    builder.unreachable()
+    builder.position_at_end(end)
+
+
+def _coordinates(builder, features, f, z, row):
+    """Pointers to the two coordinates whose product is feature f, from a row of data on."""
+    pointers = []
+    for side in range(2):
+        place = builder.add(builder.mul(f, _integer(2)), _integer(side))
+        coordinate = builder.load(builder.gep(features.data, [place]))
+        offset = builder.add(builder.mul(coordinate, _integer(STRIDE)), row)
+        pointers.append(builder.gep(z.data, [offset]))
+    return pointers
+
+
+@intrinsic
+def add_forms(typing_context, theta, features, z, component, size, first, last, row, out):
+    """out[c, r] += Σ_f theta[c, f] z[left_f, r] z[right_f, r] for one tile.
+
+    Shapes: theta (K, F) float64 or float32, features (F, 2) int64, z (E, STRIDE) of theta's type,
+    out (K, STRIDE) float64. The tile: components from ``component`` on, ``size`` of them, at most
+    FORMS; features from ``first`` to ``last``; form_rows(z) rows from ``row`` on.
+    """
+    signature = types.void(theta, features, z, *[types.int64] * 5, out)
+
+    def generate(context, builder, signature, arguments):
+        theta, features, z, out = (
+            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 8)
+        )
+        component, size, first, last, row = arguments[3:8]
+        vectors = _Vectors(builder, _element(signature.args[0]))
+        n_features = builder.extract_value(theta.shape, 1)
+        offsets = [_integer(v * vectors.lanes) for v in range(_ROW_VECTORS)]
+
+        def emit(n):
+            sums = [vectors.sums(_ROW_VECTORS) for _ in range(n)]
+            components = [builder.add(component, _integer(c)) for c in range(n)]
+            lines = [builder.gep(theta.data, [builder.mul(c, n_features)]) for c in components]
+            with cgutils.for_range_slice(builder, first, last, _integer(1)) as (f, _):
+                left, right = _coordinates(builder, features, f, z, row)
+                values = [
+                    builder.fmul(vectors.load(left, offset), vectors.load(right, offset))
+                    for offset in offsets
+                ]
+                for line, line_sums in zip(lines, sums, strict=True):
+                    coefficient = vectors.repeat(builder.load(builder.gep(line, [f])))
+                    for variable, value in zip(line_sums, values, strict=True):
+                        vectors.accumulate(variable, coefficient, value)
+            for c, line_sums in zip(components, sums, strict=True):
+                start = builder.add(builder.mul(c, _integer(STRIDE)), row)
+                for variable, offset in zip(line_sums, offsets, strict=True):
+                    place = builder.gep(out.data, [builder.add(start, offset)])
+                    _add(builder, place, builder.load(variable))
+
+        _for_size(builder, size, range(1, FORMS + 1), emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def form_rows(typing_context, z):
+    """Rows of data in a tile of :func:`add_forms`, for z of this type."""
+
+    def generate(context, builder, signature, arguments):
+        vectors = _Vectors(builder, _element(signature.args[0]))
+        return _integer(_ROW_VECTORS * vectors.lanes)
+
+    return types.int64(z), generate
+
+
+@intrinsic
+def add_moments(typing_context, weights, features, z, component, size, first, n_rows, out):
+    """out[f, c] += Σ_r weights[c, r] z[left_f, r] z[right_f, r] for one tile.
+
+    Shapes: weights (K, STRIDE) float64 or float32, features (F + SPARE_FEATURES, 2) int64, z
+    (E, STRIDE) of the weights' type, out (F + SPARE_FEATURES, K) float64. The tile: components
+    from ``component`` on and features from ``first`` on, as many as one of MOMENT_TILES has, of
+    ``size`` components; the first ``n_rows`` rows, a multiple of PANEL.
+    """
+    signature = types.void(weights, features, z, *[types.int64] * 4, out)
+
+    def generate(context, builder, signature, arguments):
+        weights, features, z, out = (
+            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 7)
+        )
+        component, size, first, n_rows = arguments[3:7]
+        vectors = _Vectors(builder, _element(signature.args[0]))
+        n_components = builder.extract_value(out.shape, 1)
+
+        def emit(n):
+            n_features = dict(MOMENT_TILES)[n]
+            sums = [vectors.sums(n) for _ in range(n_features)]
+            places = [builder.add(first, _integer(f)) for f in range(n_features)]
+            sides = [_coordinates(builder, features, f, z, _integer(0)) for f in places]
+            start = builder.gep(weights.data, [builder.mul(component, _integer(STRIDE))])
+            lines = [builder.gep(start, [_integer(c * STRIDE)]) for c in range(n)]
+            with cgutils.for_range_slice(builder, _integer(0), n_rows, _integer(vectors.lanes)) as (
+                row,
+                _,
+            ):
+                values = [
+                    builder.fmul(vectors.load(left, row), vectors.load(right, row))
+                    for left, right in sides
+                ]
+                for c, line in enumerate(lines):
+                    weight = vectors.load(line, row)
+                    for value, feature_sums in zip(values, sums, strict=True):
+                        vectors.accumulate(feature_sums[c], weight, value)
+            for f, feature_sums in zip(places, sums, strict=True):
+                line = builder.add(builder.mul(f, n_components), component)
+                step = min(n, vectors.lanes)
+                for c in range(0, n, step):
+                    parts = [builder.load(variable) for variable in feature_sums[c : c + step]]
+                    place = builder.gep(out.data, [builder.add(line, _integer(c))])
+                    _add(builder, place, vectors.totals(parts))
+
+        _for_size(builder, size, [n for n, _ in MOMENT_TILES], emit)
+        return context.get_dummy_value()
+
+    return signature, generate
