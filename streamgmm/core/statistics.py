@@ -34,6 +34,8 @@ class Statistics:
         Rows left out because their squares overflow.
     n_not_finite : int
         Rows left out because they hold NaN or infinity.
+    n_passed_over : int
+        Pairs of row and component that were not summed: the responsibility is negligible.
     """
 
     frame: Frame
@@ -44,6 +46,7 @@ class Statistics:
     n_rows: int = 0
     n_overflowing: int = 0
     n_not_finite: int = 0
+    n_passed_over: int = 0
 
     @classmethod
     def zero(cls, frame: Frame, n_components: int) -> "Statistics":
@@ -110,4 +113,5 @@ class Statistics:
             n_rows=self.n_rows + sign * other.n_rows,
             n_overflowing=self.n_overflowing + sign * other.n_overflowing,
             n_not_finite=self.n_not_finite + sign * other.n_not_finite,
+            n_passed_over=self.n_passed_over + sign * other.n_passed_over,
         )

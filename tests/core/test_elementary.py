@@ -3,21 +3,22 @@
 They run in a compiled loop, as in the kernels, so that what LLVM makes of them is tested.
 """
 
+import numba
 import numpy as np
 import pytest
 
 from streamgmm.core.covariance import Array
-from streamgmm.core.kernels.compilation import inline_kernel
+from streamgmm.core.kernels.compilation import FAST_SUMS
 from streamgmm.core.kernels.elementary import SMALLEST_EXPONENT, exponential, logarithm
 
 
-@inline_kernel
+@numba.njit(fastmath=FAST_SUMS)
 def exponentials(x, out):
     for i in range(x.size):
         out[i] = exponential(x[i])
 
 
-@inline_kernel
+@numba.njit(fastmath=FAST_SUMS)
 def logarithms(x, out):
     for i in range(x.size):
         out[i] = logarithm(x[i])

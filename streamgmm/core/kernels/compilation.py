@@ -36,7 +36,14 @@ FAST_SUMS = {"reassoc", "contract", "nsz", "arcp"}
 _settings: Any = numba.config
 _SOURCES = Path(__file__).parent
 
-inline_kernel = numba.njit(nogil=True, fastmath=FAST_SUMS, error_model="numpy")
+# Compiled code calls them, Python must not: the code for that would be half of all there is.
+inline_kernel = numba.njit(
+    nogil=True,
+    fastmath=FAST_SUMS,
+    error_model="numpy",
+    no_cpython_wrapper=True,
+    no_cfunc_wrapper=True,
+)
 # For arithmetic whose order of operations carries the result (splitting a number
 # into exponent and remainder); fused multiply-adds are still welcome.
 ordered_kernel = numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")

@@ -17,14 +17,16 @@ import numpy as np
 from streamgmm.core.kernels.compilation import inline_kernel
 from streamgmm.core.kernels.elementary import SMALLEST_EXPONENT, exponential
 from streamgmm.core.kernels.products import add_features_product, lines, whole_panels
-from streamgmm.core.kernels.tiles import BLOCK
+from streamgmm.core.kernels.tiles import BLOCK, MOMENT_TILES, TURNED, turn
 
 # Those whose factors are matrices come first.
 FULL, TIED, DIAG, SPHERICAL = range(4)
 
 UNIT_ROUNDOFF = 2.0**-53
-# Rows that are turned from the layout of the data into lines at a time: they stay in the cache.
-_ROWS_TURNED = 16
+# Components that have a share in at most so many rows of a block are summed over these rows alone,
+# if all of a group of components have.
+FEW = BLOCK // 8
+TOGETHER = MOMENT_TILES[0][0]
 
 
 class Coefficients(NamedTuple):
@@ -55,17 +57,25 @@ class Workspace(NamedTuple):
     """Scratch arrays of one block; those of two axes have a line of rows for each entry."""
 
     z: np.ndarray  #: (E, STRIDE) coordinates in the frame; TIED: whitened
-    shifted: np.ndarray  #: (1 + D, STRIDE) 1, then x - origin in data units
+    x: np.ndarray  #: (D, STRIDE) rows in data units, if a component needs them
+    nought: np.ndarray  #: (D,) 0
+    unit: np.ndarray  #: (D,) 1
+    shifted: np.ndarray  #: (1 + D, STRIDE) 1, then x less an origin
     residual: np.ndarray  #: (E, STRIDE) coordinates about a component's own origin, in its basis
     log_joint: np.ndarray  #: (K, STRIDE); later responsibilities
     extent: np.ndarray  #: (E,) bound on the coordinates over the block
     rounding: np.ndarray  #: (D,) bound on the rounding error of whitened z over the block
+    extent_features: np.ndarray  #: (F,) features of the extent
     bounds: np.ndarray  #: (packed,) error bound by component
+    is_centred: np.ndarray  #: (K,) bool, whether a component takes the centred route
     valid: np.ndarray  #: (BLOCK,) 1, or 0 for a row that is left out
     largest: np.ndarray  #: (BLOCK,)
     total: np.ndarray  #: (BLOCK,)
     common: np.ndarray  #: (BLOCK,) part of the log-joint density that all components share
-    mass: np.ndarray  #: (1, STRIDE) TIED: weights of the rows, as far as components have them
+    gathered: np.ndarray  #: (E, STRIDE) 1, then some rows of z or x
+    mass: np.ndarray  #: (1, STRIDE) weights of rows
+    share_rows: np.ndarray  #: (TOGETHER, FEW) int64, rows in which components have a share
+    share_counts: np.ndarray  #: (TOGETHER,) int64, their number
 
 
 @inline_kernel
@@ -75,24 +85,36 @@ def workspace(coefficients):
     n_coordinates = n_features + (2 if coefficients.kind == SPHERICAL else 1)
     z, residual = lines(n_coordinates, np.float64), lines(n_coordinates, np.float64)
     shifted = lines(1 + n_features, np.float64)
+    gathered = lines(n_coordinates, np.float64)
+    fill(gathered[0], 1.0)
     fill(z[0], 1.0)
     fill(residual[0], 1.0)
     fill(shifted[0], 1.0)
+    unit = np.empty(n_features)
+    fill(unit, 1.0)
     extent = np.empty(n_coordinates)
     extent[0] = 1.0
     return Workspace(
         z,
+        lines(n_features, np.float64),
+        np.zeros(n_features),
+        unit,
         shifted,
         residual,
         lines(n_components, np.float64),
         extent,
         np.zeros(n_features),
+        np.empty(coefficients.theta.shape[1]),
         np.empty(coefficients.theta.shape[0]),
+        np.empty(n_components, np.bool_),
         np.empty(BLOCK),
         np.empty(BLOCK),
         np.empty(BLOCK),
         np.empty(BLOCK),
+        gathered,
         lines(1, np.float64),
+        np.empty((TOGETHER, FEW), np.int64),
+        np.empty(TOGETHER, np.int64),
     )
 
 
@@ -119,23 +141,32 @@ def _largest(values):
 
 
 @inline_kernel
+def _turn(rows, origin, scale, out):
+    """(rows - origin) scale into out (D, STRIDE), a line a feature; 0 up to a whole panel."""
+    n, n_features = rows.shape
+    whole = n // TURNED * TURNED
+    for first in range(0, whole, TURNED):
+        for d in range(n_features):
+            turn(rows, first, d, origin[d], scale[d], out, d)
+    for d in range(n_features):
+        for r in range(whole, n):
+            out[d, r] = (rows[r, d] - origin[d]) * scale[d]
+        fill(out[d, n : whole_panels(n)], 0.0)
+
+
+@inline_kernel
 def _load(rows, coefficients, work):
-    """Rows (n, D) of any dtype and layout into work.z, and zeros up to a whole panel.
+    """Rows (n, D) of any dtype and layout into work.z.
 
     Rows that are not finite or would overflow are replaced by the origin and marked in
     work.valid. Returns how many (overflowing, not finite).
     """
     n, n_features = rows.shape
-    origin, inverse_scale, z = coefficients.origin, coefficients.inverse_scale, work.z[1:]
-    for first in range(0, n, _ROWS_TURNED):
-        last = min(first + _ROWS_TURNED, n)
-        for d in range(n_features):
-            for r in range(first, last):
-                z[d, r] = (rows[r, d] - origin[d]) * inverse_scale[d]
+    z = work.z[1:]
+    _turn(rows, coefficients.origin, coefficients.inverse_scale, z)
     fill(work.valid, 1.0)
     suspicious = False
     for d in range(n_features):
-        fill(z[d, n : whole_panels(n)], 0.0)
         work.extent[1 + d] = _largest(z[d, :n])
         suspicious |= not (work.extent[1 + d] <= coefficients.limit)
     if not suspicious:
@@ -206,24 +237,18 @@ def _add_square(coordinates, n):
 
 
 @inline_kernel
-def residuals(coefficients, origin, factors, k, rows, work):
-    """y = factor_k (x - origin) for the rows of the block, into work.residual."""
-    n, n_features = rows.shape
+def residuals(coefficients, x, origin, factors, k, n, work):
+    """y = factor_k (x - origin) for n rows of x (D, STRIDE), into work.residual."""
+    n_features, whole = x.shape[0], whole_panels(n)
     shifted, y = work.shifted[1:], work.residual[1:]
-    for first in range(0, n, _ROWS_TURNED):
-        last = min(first + _ROWS_TURNED, n)
-        for d in range(n_features):
-            for r in range(first, last):
-                # Rows that were left out may hold NaN.
-                inside = work.valid[r] > 0.0
-                shifted[d, r] = rows[r, d] - origin[d] if inside else 0.0
     for d in range(n_features):
-        fill(shifted[d, n : whole_panels(n)], 0.0)
-        fill(y[d, : whole_panels(n)], 0.0)
+        for r in range(n):
+            shifted[d, r] = x[d, r] - origin[d]
+        fill(shifted[d, n:whole], 0.0)
+        fill(y[d, :whole], 0.0)
     if coefficients.kind <= TIED:
         factor = factors[min(k, factors.shape[0] - 1)]
-        linear = _linear(coefficients)
-        add_features_product(factor, linear, work.shifted, whole_panels(n), True, y)
+        add_features_product(factor, _linear(coefficients), work.shifted, whole, True, y)
     else:
         for d in range(n_features):
             for r in range(n):
@@ -233,9 +258,8 @@ def residuals(coefficients, origin, factors, k, rows, work):
 
 
 @inline_kernel
-def _centred_log_joint(coefficients, k, rows, work):
-    n = rows.shape[0]
-    residuals(coefficients, coefficients.means[k], coefficients.factors, k, rows, work)
+def _centred_log_joint(coefficients, k, n, work):
+    residuals(coefficients, work.x, coefficients.means[k], coefficients.factors, k, n, work)
     out = work.log_joint[k]
     fill(out, 0.0)
     for d in range(coefficients.origin.size):
@@ -243,6 +267,19 @@ def _centred_log_joint(coefficients, k, rows, work):
             out[r] += work.residual[1 + d, r] ** 2
     for r in range(n):
         out[r] = coefficients.constants[k] - 0.5 * out[r]
+
+
+@inline_kernel
+def _load_in_data_units(rows, coefficients, work):
+    """Rows (n, D) into work.x, with the origin for those left out, and up to a whole panel."""
+    n, n_features = rows.shape
+    _turn(rows, work.nought, work.unit, work.x)
+    for d in range(n_features):
+        fill(work.x[d, n : whole_panels(n)], coefficients.origin[d])
+    for r in range(n):
+        if work.valid[r] == 0.0:
+            for d in range(n_features):
+                work.x[d, r] = coefficients.origin[d]
 
 
 @inline_kernel
@@ -255,70 +292,64 @@ def _fold_common(coefficients, work, n):
 
 
 @inline_kernel
-def _packed_log_joint(coefficients, work, n):
-    """Θ Φ for the components on the packed route."""
-    n_packed, n_map = coefficients.theta.shape
-    for k in range(n_packed):
-        fill(work.log_joint[k, : whole_panels(n)], 0.0)
-    add_features_product(
-        coefficients.theta,
-        coefficients.features[:n_map],
-        work.z,
-        whole_panels(n),
-        False,
-        work.log_joint,
-    )
+def _bound_errors(coefficients, work):
+    """Bounds on the errors of packed components in this block, into work.bounds.
 
-
-@inline_kernel
-def _recompute_doubtful(coefficients, rows, work):
-    """Take the centred route, in this block, for packed components whose bound is too large.
-
-    The bound on the error of component k is (4 + √F) u |θ_k| φ(|z|), at the block's extent; for
-    TIED with what ½‖y‖² and the rounding of y add. A component whose density underflows beside
-    another's whatever the error is left alone.
+    (4 + √F) u |θ_k| φ(|z|), at the block's extent; for TIED with what ½‖y‖² and the rounding
+    of y add.
     """
-    n = rows.shape[0]
     n_packed, n_map = coefficients.theta.shape
-    extent = work.extent
+    extent, features = work.extent, work.extent_features
     if coefficients.kind == SPHERICAL:
         extent[-1] = 0.0
         for d in range(1, extent.size - 1):
             extent[-1] += extent[d] ** 2
-    roundoff = UNIT_ROUNDOFF * (4.0 + math.sqrt(n_map))
-    tied = coefficients.kind == TIED
-    fill(work.bounds, 0.0)
     for f in range(n_map):
-        feature = extent[coefficients.features[f, 0]] * extent[coefficients.features[f, 1]]
-        for k in range(n_packed):
-            work.bounds[k] += abs(coefficients.theta[k, f]) * feature
-    doubtful = False
+        left, right = coefficients.features[f, 0], coefficients.features[f, 1]
+        features[f] = extent[left] * extent[right]
+    roundoff = UNIT_ROUNDOFF * (4.0 + math.sqrt(n_map))
     for k in range(n_packed):
-        carried = 0.0
-        if tied:
+        magnitude, carried = 0.0, 0.0
+        for f in range(n_map):
+            magnitude += abs(coefficients.theta[k, f]) * features[f]
+        if coefficients.kind == TIED:
             for d in range(work.rounding.size):
-                work.bounds[k] += 0.5 * extent[1 + d] ** 2
+                magnitude += 0.5 * extent[1 + d] ** 2
                 distance = extent[1 + d] + abs(coefficients.theta[k, 1 + d])
                 carried += work.rounding[d] * distance
-        work.bounds[k] = roundoff * work.bounds[k] + carried
-        doubtful |= not (work.bounds[k] <= coefficients.tolerance)
+        work.bounds[k] = roundoff * magnitude + carried
+
+
+@inline_kernel
+def _find_centred(coefficients, work, n):
+    """Mark, in work.is_centred, the components that take the centred route in this block.
+
+    Besides those that always do, the packed ones whose error bound is too large, unless their
+    density underflows beside another's whatever the error is. Returns whether there are any.
+    """
+    n_components, n_packed = work.is_centred.size, coefficients.theta.shape[0]
+    doubtful = False
+    for k in range(n_components):
+        work.is_centred[k] = k >= n_packed or not (work.bounds[k] <= coefficients.tolerance)
+        doubtful |= k < n_packed and work.is_centred[k]
+    any_centred = n_packed < n_components or doubtful
+    if any_centred:
+        _fold_common(coefficients, work, n)
     if not doubtful:
-        return
-    _fold_common(coefficients, work, n)
+        return any_centred
     sure = work.largest
     fill(sure, -np.inf)
     for k in range(n_packed):
         for r in range(n):
             sure[r] = max(sure[r], work.log_joint[k, r] - work.bounds[k])
     for k in range(n_packed):
-        if work.bounds[k] <= coefficients.tolerance:
-            continue
-        matters = False
-        for r in range(n):
-            highest = work.log_joint[k, r] + work.bounds[k]
-            matters |= not (highest < sure[r] + SMALLEST_EXPONENT)
-        if matters:
-            _centred_log_joint(coefficients, k, rows, work)
+        if work.is_centred[k]:
+            matters = False
+            for r in range(n):
+                highest = work.log_joint[k, r] + work.bounds[k]
+                matters |= not (highest < sure[r] + SMALLEST_EXPONENT)
+            work.is_centred[k] = matters
+    return True
 
 
 @inline_kernel
@@ -334,14 +365,18 @@ def evaluate(rows, coefficients, work):
         _whiten(coefficients, work, n)
     elif coefficients.kind == SPHERICAL:
         _add_square(work.z, n)
-    n_packed = coefficients.theta.shape[0]
-    if n_packed:
-        _packed_log_joint(coefficients, work, n)
-        _recompute_doubtful(coefficients, rows, work)
-    if n_packed < coefficients.means.shape[0]:
-        _fold_common(coefficients, work, n)
-    for k in range(n_packed, coefficients.means.shape[0]):
-        _centred_log_joint(coefficients, k, rows, work)
+    theta, log_joint = coefficients.theta, work.log_joint
+    for k in range(theta.shape[0]):
+        fill(log_joint[k, : whole_panels(n)], 0.0)
+    features = coefficients.features[: theta.shape[1]]
+    add_features_product(theta, features, work.z, whole_panels(n), False, log_joint)
+    _bound_errors(coefficients, work)
+    any_centred = _find_centred(coefficients, work, n)
+    if any_centred or not coefficients.has_own_basis:
+        _load_in_data_units(rows, coefficients, work)
+    for k in range(log_joint.shape[0]):
+        if work.is_centred[k]:
+            _centred_log_joint(coefficients, k, n, work)
     return left_out
 
 

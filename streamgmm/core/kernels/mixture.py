@@ -12,7 +12,9 @@ import numpy as np
 from streamgmm.core.kernels.compilation import inline_kernel, kernel
 from streamgmm.core.kernels.elementary import logarithm
 from streamgmm.core.kernels.log_joint import (
+    FEW,
     TIED,
+    TOGETHER,
     evaluate,
     fill,
     normalise,
@@ -20,9 +22,16 @@ from streamgmm.core.kernels.log_joint import (
     workspace,
 )
 from streamgmm.core.kernels.products import add_moments_product, whole_panels
-from streamgmm.core.kernels.tiles import BLOCK, SPARE_FEATURES
+from streamgmm.core.kernels.tiles import BLOCK, ROWS_AT_ONCE, SPARE_FEATURES
 
 _BLOCKS_IN_SUM = 16
+# A responsibility below e⁻¹⁰⁰ of the largest is taken for 0: a trillion of them do not
+# change the last digit of the sums of a component that has any mass.
+_NEGLIGIBLE = 2.0**-144
+# Typed: literal integers would compile what they are given to once more.
+_FIRST = np.int64(0)
+# Finding the rows in which a component has a share pays from so many features on.
+_MANY_FEATURES = 128
 
 
 @inline_kernel
@@ -54,38 +63,146 @@ def _weigh(weights, work, n):
         work.total[r] = w / work.total[r]
     for k in range(work.log_joint.shape[0]):
         for r in range(n):
-            work.log_joint[k, r] *= work.total[r]
+            value = work.log_joint[k, r]
+            work.log_joint[k, r] = value * work.total[r] if value > _NEGLIGIBLE else 0.0
         fill(work.log_joint[k, n : whole_panels(n)], 0.0)
     return weight, log_likelihood
 
 
 @inline_kernel
-def _add_moments(coefficients, rows, work, moments, scatter):
-    """Add a block of rows to moments (F + spare, K) and, for TIED, scatter (S + spare, 1)."""
-    n = whole_panels(rows.shape[0])
-    n_packed, tied = coefficients.theta.shape[0], coefficients.kind == TIED
+def _find_share(responsibilities, n, rows):
+    """Rows of a block in which a component has a share, into rows (few,).
+
+    Returns their number, or one more than there is room for.
+    """
+    count = 0
+    for first in range(0, n, ROWS_AT_ONCE):
+        largest = 0.0
+        for r in range(first, first + ROWS_AT_ONCE):
+            largest = max(largest, responsibilities[r])
+        if largest == 0.0:
+            continue
+        for r in range(first, first + ROWS_AT_ONCE):
+            if responsibilities[r] > 0.0:
+                if count == rows.size:
+                    return count + 1
+                rows[count] = r
+                count += 1
+    return count
+
+
+@inline_kernel
+def _gather(values, responsibilities, share_rows, work):
+    """Some rows (count,) of values (n, STRIDE) and of a component's responsibilities.
+
+    They go into the lines after the first of work.gathered, and into work.mass; returns their
+    number, made up with repetitions that have no weight.
+    """
+    count = share_rows.size
+    n = (count + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE * ROWS_AT_ONCE
+    for i in range(count):
+        work.mass[0, i] = responsibilities[share_rows[i]]
+    fill(work.mass[0, count:n], 0.0)
+    for e in range(values.shape[0]):
+        for i in range(count):
+            work.gathered[1 + e, i] = values[e, share_rows[i]]
+        fill(work.gathered[1 + e, count:n], work.gathered[1 + e, 0])
+    return n
+
+
+@inline_kernel
+def _add_packed_moments(coefficients, z, n, work, moments):
+    """Add n rows to the moments of packed components, (F + spare, K).
+
+    Returns how many pairs of row and component were passed over, the component having no
+    share in the row.
+    """
+    n_packed, n_features = coefficients.theta.shape
     features, responsibilities = coefficients.features, work.log_joint
+    passed_over = 0
+    for first in range(0, n_packed, TOGETHER):
+        last = min(first + TOGETHER, n_packed)
+        most = 0 if n_features >= _MANY_FEATURES else BLOCK
+        for k in range(first, last):
+            if most <= FEW:
+                count = _find_share(responsibilities[k], n, work.share_rows[k - first])
+                work.share_counts[k - first] = count
+                most = max(most, count)
+        if most > FEW:
+            add_moments_product(responsibilities, features, z, n, first, last, moments, first)
+            continue
+        for k in range(first, last):
+            count = work.share_counts[k - first]
+            passed_over += n - count
+            if count:
+                share_rows = work.share_rows[k - first, :count]
+                few = _gather(z[1:], responsibilities[k], share_rows, work)
+                add_moments_product(
+                    work.mass, features, work.gathered, few, _FIRST, _FIRST + 1, moments, k
+                )
+    return passed_over
+
+
+@inline_kernel
+def _add_centred_moments(coefficients, c, n, work, moments, scatter):
+    """Add n rows to the moments of centred component c, of rows in which it has a share.
+
+    Returns how many rows were passed over.
+    """
+    k = coefficients.theta.shape[0] + c
+    responsibilities = work.log_joint[k]
+    count = _find_share(responsibilities, n, work.share_rows[0])
+    if count == 0:
+        return n
+    if count <= FEW:
+        few = _gather(work.x, responsibilities, work.share_rows[0, :count], work)
+        x = work.gathered[1 : 1 + work.x.shape[0]]
+    else:
+        count = few = n
+        x = work.x
+        for r in range(n):
+            work.mass[0, r] = responsibilities[r]
+    residuals(coefficients, x, coefficients.origins[c], coefficients.bases, c, few, work)
+    add_moments_product(
+        work.mass, coefficients.features, work.residual, few, _FIRST, _FIRST + 1, moments, k
+    )
+    if coefficients.kind == TIED:
+        _add_scatter(coefficients, work.residual, few, work, scatter)
+    return n - count
+
+
+@inline_kernel
+def _add_scatter(coefficients, z, n, work, scatter):
+    """scatter (S + spare, 1) += Σ mass z zᵀ, its upper triangle."""
+    table = coefficients.scatter_features
+    add_moments_product(work.mass, table, z, n, _FIRST, _FIRST + 1, scatter, _FIRST)
+
+
+@inline_kernel
+def _add_moments(coefficients, n_rows, work, moments, scatter):
+    """Add a block of rows to moments (F + spare, K) and, for TIED, scatter (S + spare, 1).
+
+    Returns how many pairs of row and component were passed over.
+    """
+    n, n_packed = whole_panels(n_rows), coefficients.theta.shape[0]
+    passed_over = 0
     if n_packed:
         z = work.z
         if not coefficients.has_own_basis:
-            residuals(coefficients, coefficients.origin, coefficients.bases, 0, rows, work)
+            origin, bases = coefficients.origin, coefficients.bases
+            residuals(coefficients, work.x, origin, bases, _FIRST, n_rows, work)
             z = work.residual
-        add_moments_product(responsibilities, features, z, n, 0, n_packed, moments)
-        if tied:
-            mass = work.mass
-            fill(mass[0], 0.0)
+        passed_over += _add_packed_moments(coefficients, z, n, work, moments)
+        if coefficients.kind == TIED:
+            mass = work.mass[0]
+            fill(mass, 0.0)
             for k in range(n_packed):
                 for r in range(n):
-                    mass[0, r] += responsibilities[k, r]
-            add_moments_product(mass, coefficients.scatter_features, z, n, 0, 1, scatter)
-    for k in range(n_packed, responsibilities.shape[0]):
-        c = k - n_packed
-        residuals(coefficients, coefficients.origins[c], coefficients.bases, c, rows, work)
-        add_moments_product(responsibilities, features, work.residual, n, k, k + 1, moments)
-        if tied:
-            mass = responsibilities[k : k + 1]
-            table = coefficients.scatter_features
-            add_moments_product(mass, table, work.residual, n, 0, 1, scatter)
+                    mass[r] += work.log_joint[k, r]
+            _add_scatter(coefficients, z, n, work, scatter)
+    for c in range(work.log_joint.shape[0] - n_packed):
+        passed_over += _add_centred_moments(coefficients, c, n, work, moments, scatter)
+    return passed_over
 
 
 @kernel
@@ -104,8 +221,9 @@ def sufficient_statistics(rows, weights, coefficients):
         Σ γ φ by component: of z (packed route), or of u (centred route).
     scatter : (D (D + 1) / 2,) float64, or (0,)
         TIED: Σ over rows and components of γ u uᵀ, its upper triangle by rows.
-    totals : (5,) float64
-        Log-likelihood Σ w log p(x), Σ w, rows counted in, rows overflowing, rows not finite.
+    totals : (6,) float64
+        Log-likelihood Σ w log p(x), Σ w, rows counted in, rows overflowing, rows not finite, pairs
+        of row and component that were passed over because the component has no share in the row.
     """
     n_components = coefficients.means.shape[0]
     # Sums of many blocks, and of the few blocks since they were last added to: in two levels
@@ -115,7 +233,7 @@ def sufficient_statistics(rows, weights, coefficients):
     scatter = np.zeros((1, n_scatter))
     recent_moments = np.zeros((coefficients.features.shape[0], n_components))
     recent_scatter = np.zeros((coefficients.scatter_features.shape[0], 1))
-    totals = np.zeros(5)
+    totals = np.zeros(6)
     work = workspace(coefficients)
     for start in range(0, rows.shape[0], BLOCK):
         stop = min(start + BLOCK, rows.shape[0])
@@ -123,7 +241,7 @@ def sufficient_statistics(rows, weights, coefficients):
         n_overflowing, n_not_finite = evaluate(block, coefficients, work)
         normalise(work, stop - start)
         weight, log_likelihood = _weigh(weights[start:stop], work, stop - start)
-        _add_moments(coefficients, block, work, recent_moments, recent_scatter)
+        passed_over = _add_moments(coefficients, stop - start, work, recent_moments, recent_scatter)
         if (start // BLOCK + 1) % _BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
             _move(recent_moments, moments)
             _move(recent_scatter, scatter)
@@ -132,6 +250,7 @@ def sufficient_statistics(rows, weights, coefficients):
         totals[2] += stop - start - n_overflowing - n_not_finite
         totals[3] += n_overflowing
         totals[4] += n_not_finite
+        totals[5] += passed_over
     return moments, scatter[0], totals
 
 

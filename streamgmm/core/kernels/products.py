@@ -62,15 +62,17 @@ def add_features_product(theta, features, z, n, is_triangular, out):
 
 
 @inline_kernel
-def add_moments_product(weights, features, z, n, component, last, out):
-    """Out (F, K) += Φ Rᵀ, R the weights, for the components from one to a last.
+def add_moments_product(weights, features, z, n, component, last, out, column):
+    """Out (F, columns) += Φ Rᵀ, R the lines of weights from a component to the last.
 
     Shapes: weights (K, STRIDE) and z (E, STRIDE) of one type, features (F + SPARE_FEATURES, 2),
-    out (F + SPARE_FEATURES, K) float64; n is a multiple of PANEL.
+    out (F + SPARE_FEATURES, columns) float64, added to from one column on; n is a multiple of
+    ROWS_AT_ONCE.
     """
     n_features = features.shape[0] - SPARE_FEATURES
     for size, step in MOMENT_TILES:
         while last - component >= size:
             for first in range(0, n_features, step):
-                add_moments(weights, features, z, component, size, first, n, out)
+                add_moments(weights, features, z, component, size, first, n, out, column)
             component += size
+            column += size

@@ -20,13 +20,17 @@ BLOCK = 512
 #: Elements from one line to the next. Were it a power of two, all lines would compete for the
 #: same few places of the cache.
 STRIDE = BLOCK + 16
-#: Rows of a block are made up to a multiple of this.
+#: Rows of a block are made up to a multiple of this, for Θ Φ ...
 PANEL = 64
+#: ... and of this for R Φᵀ.
+ROWS_AT_ONCE = 16
 
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 _VECTOR_BITS = 512 if _FEATURES.get("avx512f") else 256 if _FEATURES.get("avx") else 128
 _IS_ARM = llvmlite.binding.get_default_triple().startswith(("aarch64", "arm64"))
 _REGISTERS = 32 if _VECTOR_BITS == 512 or _IS_ARM else 16
+#: Rows that :func:`turn` takes.
+TURNED = _VECTOR_BITS // 64
 
 # Sums fill the registers, but for a few that hold what is added: components by vectors of rows ...
 #: Most components in a tile of Θ Φ.
@@ -154,6 +158,41 @@ def _coordinates(builder, features, f, z, row):
 
 
 @intrinsic
+def turn(typing_context, rows, first, feature, origin, scale, out, line):
+    """out[line, r] = (rows[r, feature] - origin) scale, for TURNED rows from the first on.
+
+    Shapes: rows (n, D) float64 or float32 of any layout, out (E, STRIDE) float64. Neighbours in
+    a line lie far apart in the rows; loops over either are slower than this by half and more.
+    """
+    integer, real = types.int64, types.float64
+    signature = types.void(rows, integer, integer, real, real, out, integer)
+
+    def generate(context, builder, signature, arguments):
+        rows, out = (make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 5))
+        _, first, feature, origin, scale, _, line = arguments
+        element = _element(signature.args[0])
+        to_row, to_feature = cgutils.unpack_tuple(builder, rows.strides, 2)
+        bytes_ = builder.bitcast(rows.data, ir.IntType(8).as_pointer())
+        offset = builder.add(builder.mul(first, to_row), builder.mul(feature, to_feature))
+        start = builder.gep(bytes_, [offset])
+        vectors = _Vectors(builder, ir.DoubleType())
+        values = ir.Constant(vectors.type, ir.Undefined)
+        for r in range(TURNED):
+            place = builder.gep(start, [builder.mul(to_row, _integer(r))])
+            value = builder.load(builder.bitcast(place, element.as_pointer()), align=4)
+            if element != ir.DoubleType():
+                value = builder.fpext(value, ir.DoubleType())
+            values = builder.insert_element(values, value, ir.Constant(ir.IntType(32), r))
+        shifted = builder.fsub(values, vectors.repeat(origin))
+        scaled = builder.fmul(shifted, vectors.repeat(scale))
+        place = builder.gep(out.data, [builder.add(builder.mul(line, _integer(STRIDE)), first)])
+        builder.store(scaled, builder.bitcast(place, vectors.type.as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
 def add_forms(typing_context, theta, features, z, component, size, first, last, row, out):
     """out[c, r] += Σ_f theta[c, f] z[left_f, r] z[right_f, r] for one tile.
 
@@ -210,23 +249,24 @@ def form_rows(typing_context, z):
 
 
 @intrinsic
-def add_moments(typing_context, weights, features, z, component, size, first, n_rows, out):
-    """out[f, c] += Σ_r weights[c, r] z[left_f, r] z[right_f, r] for one tile.
+def add_moments(typing_context, weights, features, z, component, size, first, n_rows, out, column):
+    """out[f, column + c] += Σ_r weights[component + c, r] z[left_f, r] z[right_f, r] for one tile.
 
     Shapes: weights (K, STRIDE) float64 or float32, features (F + SPARE_FEATURES, 2) int64, z
-    (E, STRIDE) of the weights' type, out (F + SPARE_FEATURES, K) float64. The tile: components
-    from ``component`` on and features from ``first`` on, as many as one of MOMENT_TILES has, of
-    ``size`` components; the first ``n_rows`` rows, a multiple of PANEL.
+    (E, STRIDE) of the weights' type, out (F + SPARE_FEATURES, columns) float64. The tile: one of
+    MOMENT_TILES, that with ``size`` components; features from ``first`` on; the first ``n_rows``
+    rows, a multiple of ROWS_AT_ONCE.
     """
-    signature = types.void(weights, features, z, *[types.int64] * 4, out)
+    signature = types.void(weights, features, z, *[types.int64] * 4, out, types.int64)
 
     def generate(context, builder, signature, arguments):
         weights, features, z, out = (
             make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 7)
         )
         component, size, first, n_rows = arguments[3:7]
+        column = arguments[8]
         vectors = _Vectors(builder, _element(signature.args[0]))
-        n_components = builder.extract_value(out.shape, 1)
+        n_columns = builder.extract_value(out.shape, 1)
 
         def emit(n):
             n_features = dict(MOMENT_TILES)[n]
@@ -248,7 +288,7 @@ def add_moments(typing_context, weights, features, z, component, size, first, n_
                     for value, feature_sums in zip(values, sums, strict=True):
                         vectors.accumulate(feature_sums[c], weight, value)
             for f, feature_sums in zip(places, sums, strict=True):
-                line = builder.add(builder.mul(f, n_components), component)
+                line = builder.add(builder.mul(f, n_columns), column)
                 step = min(n, vectors.lanes)
                 for c in range(0, n, step):
                     parts = [builder.load(variable) for variable in feature_sums[c : c + step]]
