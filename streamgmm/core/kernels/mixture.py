@@ -36,12 +36,11 @@ _MANY_FEATURES = 128
 
 @inline_kernel
 def _move(part, total):
-    """Add part (F + spare, K) to total (K, F) and begin it anew."""
+    """Add part (K, F + spare) to total (K, F) and begin it anew."""
     for k in range(total.shape[0]):
         for f in range(total.shape[1]):
-            total[k, f] += part[f, k]
-    for f in range(part.shape[0]):
-        fill(part[f], 0.0)
+            total[k, f] += part[k, f]
+        fill(part[k], 0.0)
 
 
 @inline_kernel
@@ -112,7 +111,7 @@ def _gather(values, responsibilities, share_rows, work):
 
 @inline_kernel
 def _add_packed_moments(coefficients, z, n, work, moments):
-    """Add n rows to the moments of packed components, (F + spare, K).
+    """Add n rows to the moments of packed components, (K, F + spare).
 
     Returns how many pairs of row and component were passed over, the component having no
     share in the row.
@@ -173,14 +172,14 @@ def _add_centred_moments(coefficients, c, n, work, moments, scatter):
 
 @inline_kernel
 def _add_scatter(coefficients, z, n, work, scatter):
-    """scatter (S + spare, 1) += Σ mass z zᵀ, its upper triangle."""
+    """scatter (1, S + spare) += Σ mass z zᵀ, its upper triangle."""
     table = coefficients.scatter_features
     add_moments_product(work.mass, table, z, n, _FIRST, _FIRST + 1, scatter, _FIRST)
 
 
 @inline_kernel
 def _add_moments(coefficients, n_rows, work, moments, scatter):
-    """Add a block of rows to moments (F + spare, K) and, for TIED, scatter (S + spare, 1).
+    """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare).
 
     Returns how many pairs of row and component were passed over.
     """
@@ -231,8 +230,8 @@ def sufficient_statistics(rows, weights, coefficients):
     moments = np.zeros((n_components, coefficients.theta.shape[1]))
     n_scatter = coefficients.scatter_features.shape[0] - SPARE_FEATURES
     scatter = np.zeros((1, n_scatter))
-    recent_moments = np.zeros((coefficients.features.shape[0], n_components))
-    recent_scatter = np.zeros((coefficients.scatter_features.shape[0], 1))
+    recent_moments = np.zeros((n_components, coefficients.features.shape[0]))
+    recent_scatter = np.zeros((1, coefficients.scatter_features.shape[0]))
     totals = np.zeros(6)
     work = workspace(coefficients)
     for start in range(0, rows.shape[0], BLOCK):

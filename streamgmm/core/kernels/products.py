@@ -62,17 +62,17 @@ def add_features_product(theta, features, z, n, is_triangular, out):
 
 
 @inline_kernel
-def add_moments_product(weights, features, z, n, component, last, out, column):
-    """Out (F, columns) += Φ Rᵀ, R the lines of weights from a component to the last.
+def add_moments_product(weights, features, z, n, component, last, out, line):
+    """Out (lines, F) += R Φᵀ, R the lines of weights from a component to the last.
 
     Shapes: weights (K, STRIDE) and z (E, STRIDE) of one type, features (F + SPARE_FEATURES, 2),
-    out (F + SPARE_FEATURES, columns) float64, added to from one column on; n is a multiple of
+    out (lines, F + SPARE_FEATURES) float64, added to from one line on; n is a multiple of
     ROWS_AT_ONCE.
     """
     n_features = features.shape[0] - SPARE_FEATURES
     for size, step in MOMENT_TILES:
         while last - component >= size:
             for first in range(0, n_features, step):
-                add_moments(weights, features, z, component, size, first, n, out, column)
+                add_moments(weights, features, z, component, size, first, n, out, line)
             component += size
-            column += size
+            line += size

@@ -250,10 +250,10 @@ def form_rows(typing_context, z):
 
 @intrinsic
 def add_moments(typing_context, weights, features, z, component, size, first, n_rows, out, column):
-    """out[f, column + c] += Σ_r weights[component + c, r] z[left_f, r] z[right_f, r] for one tile.
+    """out[line + c, f] += Σ_r weights[component + c, r] z[left_f, r] z[right_f, r] for one tile.
 
     Shapes: weights (K, STRIDE) float64 or float32, features (F + SPARE_FEATURES, 2) int64, z
-    (E, STRIDE) of the weights' type, out (F + SPARE_FEATURES, columns) float64. The tile: one of
+    (E, STRIDE) of the weights' type, out (lines, F + SPARE_FEATURES) float64. The tile: one of
     MOMENT_TILES, that with ``size`` components; features from ``first`` on; the first ``n_rows``
     rows, a multiple of ROWS_AT_ONCE.
     """
@@ -264,9 +264,9 @@ def add_moments(typing_context, weights, features, z, component, size, first, n_
             make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 7)
         )
         component, size, first, n_rows = arguments[3:7]
-        column = arguments[8]
+        line = arguments[8]
         vectors = _Vectors(builder, _element(signature.args[0]))
-        n_columns = builder.extract_value(out.shape, 1)
+        line_length = builder.extract_value(out.shape, 1)
 
         def emit(n):
             n_features = dict(MOMENT_TILES)[n]
@@ -274,7 +274,7 @@ def add_moments(typing_context, weights, features, z, component, size, first, n_
             places = [builder.add(first, _integer(f)) for f in range(n_features)]
             sides = [_coordinates(builder, features, f, z, _integer(0)) for f in places]
             start = builder.gep(weights.data, [builder.mul(component, _integer(STRIDE))])
-            lines = [builder.gep(start, [_integer(c * STRIDE)]) for c in range(n)]
+            weight_lines = [builder.gep(start, [_integer(c * STRIDE)]) for c in range(n)]
             with cgutils.for_range_slice(builder, _integer(0), n_rows, _integer(vectors.lanes)) as (
                 row,
                 _,
@@ -283,17 +283,27 @@ def add_moments(typing_context, weights, features, z, component, size, first, n_
                     builder.fmul(vectors.load(left, row), vectors.load(right, row))
                     for left, right in sides
                 ]
-                for c, line in enumerate(lines):
-                    weight = vectors.load(line, row)
+                for c, weights_line in enumerate(weight_lines):
+                    weight = vectors.load(weights_line, row)
                     for value, feature_sums in zip(values, sums, strict=True):
                         vectors.accumulate(feature_sums[c], weight, value)
-            for f, feature_sums in zip(places, sums, strict=True):
-                line = builder.add(builder.mul(f, n_columns), column)
-                step = min(n, vectors.lanes)
-                for c in range(0, n, step):
-                    parts = [builder.load(variable) for variable in feature_sums[c : c + step]]
-                    place = builder.gep(out.data, [builder.add(line, _integer(c))])
-                    _add(builder, place, vectors.totals(parts))
+            lines = [builder.add(line, _integer(c)) for c in range(n)]
+            starts = [builder.add(builder.mul(line, line_length), first) for line in lines]
+            if n_features % vectors.lanes == 0:
+                for c, start in enumerate(starts):
+                    for f in range(0, n_features, vectors.lanes):
+                        parts = [builder.load(s[c]) for s in sums[f : f + vectors.lanes]]
+                        place = builder.gep(out.data, [builder.add(start, _integer(f))])
+                        _add(builder, place, vectors.totals(parts))
+                return
+            for f, feature_sums in enumerate(sums):
+                for c in range(0, n, vectors.lanes):
+                    parts = [builder.load(s) for s in feature_sums[c : c + vectors.lanes]]
+                    totals = vectors.totals(parts)
+                    for i in range(len(parts)):
+                        place = builder.gep(out.data, [builder.add(starts[c + i], _integer(f))])
+                        part = vectors.shuffle(totals, totals, [i])
+                        _add(builder, place, part)
 
         _for_size(builder, size, [n for n, _ in MOMENT_TILES], emit)
         return context.get_dummy_value()
