@@ -183,7 +183,7 @@ def plot(found: Sequence[Point]) -> Figure:
     (time, memory), (components, features) = figure.subplots(2, 2)
     _plot_series(time, found, "rows", lambda point: point.seconds, "seconds an iteration")
     _plot_series(memory, found, "rows", lambda point: point.peak / 2**20, "peak memory, MiB")
-    memory.set_ylim(bottom=1.0)
+    memory.set_ylim(1.0, 1e4)
     for axes, varied in ((components, "components"), (features, "features")):
         _plot_series(
             axes, found, varied, lambda point: point.row_seconds * 1e9, "ns a row and iteration"
