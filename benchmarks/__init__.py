@@ -1,5 +1,13 @@
-"""Measurements of what the package promises; each is one command, ``python -m benchmarks.NAME``.
+"""Measurements of what the package promises; each is one command.
 
-Every command prints its table and, with ``--save``, writes it to ``benchmarks/results``.
-Timings are noisy: what counts are ratios of things measured side by side in one run.
+- ``python -m benchmarks.peers``: seconds per EM iteration beside other libraries
+- ``python -m benchmarks.roofline``: how close the E-step comes to the matrix product, and reading
+  to what storage and decoding allow
+- ``python -m benchmarks.scale``: time and memory against rows, components, features and threads
+- ``python -m benchmarks.memory``: peak memory of fits to arrays larger than the memory limit
+- ``python -m benchmarks.startup``: imports and first fits
+- ``python -m pytest benchmarks --benchmark-only``: kernels on one chunk, to follow over time
+
+Every module prints its tables and, with ``--save``, writes them to ``benchmarks/results``, some
+with a plot. Timings are noisy: what counts are ratios of things measured side by side in one run.
 """

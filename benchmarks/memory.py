@@ -16,7 +16,7 @@ import zarr
 from numpy.typing import NDArray
 
 from benchmarks.planted import planted_mixture
-from benchmarks.reporting import report
+from benchmarks.reporting import Table, report
 from streamgmm.executors.memory import parse_bytes
 from streamgmm.sources.generated import GeneratedSource
 
@@ -86,9 +86,10 @@ def main() -> None:
                     f"{rate / 1e6:.1f}",
                 ]
             )
-    header = ["input", "GB", "GB on disk", "limit, GiB", "peak RSS, GiB", "peak / limit"]
+    sizes = ["GB", "GB on disk", "limit, GiB", "peak RSS, GiB", "peak / limit"]
+    header = ["input", *sizes, "million rows/s"]
     command = f"python -m benchmarks.memory --gigabytes {options.gigabytes} --limit {options.limit}"
-    report("memory", command, [*header, "million rows/s"], table, options.save)
+    report("memory", command, [Table(header, table)], options.save)
 
 
 if __name__ == "__main__":

@@ -1,44 +1,53 @@
-"""Tables of results, and what they were measured on."""
+"""Tables and plots of results."""
 
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+from matplotlib.figure import Figure
+
+from benchmarks.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
+_DOTS_PER_INCH = 100
 
 
-def machine() -> str:
-    """One line on the processor, the memory and the versions that matter."""
-    cpuinfo = Path("/proc/cpuinfo")
-    model = platform.processor()
-    if cpuinfo.exists():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "scikit-learn"))
-    memory = psutil.virtual_memory().total / 2**30
-    cores = psutil.cpu_count(logical=True)
-    python = platform.python_version()
-    return f"{model}, {cores} cores, {memory:.0f} GiB; Python {python}, {packages}"
+@dataclass(frozen=True)
+class Table:
+    """Cells as they are printed.
+
+    Attributes
+    ----------
+    header : sequence of str
+    rows : sequence of sequences of str
+    caption : str
+        A sentence above it.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+    def __str__(self) -> str:
+        lines = [self.caption, ""] if self.caption else []
+        lines += ["| " + " | ".join(self.header) + " |", "|" + " --- |" * len(self.header)]
+        return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in self.rows)])
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def report(
-    name: str, command: str, header: Sequence[str], rows: Sequence[Sequence[str]], save: bool
+    name: str, command: str, tables: Sequence[Table], save: bool, figure: Figure | None = None
 ) -> None:
-    """Print a Markdown table; keep it as ``results/NAME.md`` if asked to."""
-    lines = [
-        f"`{command}`",
-        "",
-        machine(),
-        "",
-        "| " + " | ".join(header) + " |",
-        "|" + " --- |" * len(header),
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
-    text = "\n".join(lines)
+    """Print Markdown tables; keep them, and the figure, as ``results/NAME.*`` if asked to."""
+    text = "\n\n".join([f"`{command}`", machine(), *map(str, tables)])
     print(text)
-    if save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.md").write_text(text + "\n")
+    if not save:
+        return
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text + "\n")
+    if figure is not None:
+        figure.savefig(RESULTS / f"{name}.png", dpi=_DOTS_PER_INCH)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-from benchmarks.reporting import report
+from benchmarks.reporting import Table, report
 
 REFERENCE = "import numba, scipy.linalg, sklearn.base"
 CONSTRUCT = "from streamgmm import GaussianMixture; GaussianMixture()"
@@ -52,7 +52,7 @@ def main() -> None:
         ["first small fit ever (kernels are compiled)", f"{first:.1f}", f"{first / reference:.1f}"],
     ]
     command = f"python -m benchmarks.startup --runs {options.runs}"
-    report("startup", command, ["process", "s", "ratio"], table, options.save)
+    report("startup", command, [Table(["process", "s", "ratio"], table)], options.save)
 
 
 if __name__ == "__main__":

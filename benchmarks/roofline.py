@@ -1,0 +1,273 @@
+"""How close a pass over the data comes to what the machine can do.
+
+``python -m benchmarks.roofline [--threads 2] [--small] [--save]``
+
+Three tables. The rate of NumPy's matrix product is the roof of arithmetic: an E-step is two of
+them, of 2·N·K·F flops each, where F is the number of moments of a component. The rate of an E-step
+is that count over the seconds of a read of data in memory, as the history of a fit has it:
+exponentials, the making of moments, threads and merging are in the seconds and not in the count.
+Responsibilities that are zero are not multiplied with, so the count is an upper bound: on well
+separated data the rate may exceed the roof. The third table is on reading; see
+:mod:`benchmarks.reading`.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from benchmarks import reading
+from benchmarks.machine import keep_to_cores
+from benchmarks.planted import Problem
+from benchmarks.reporting import Table, new_figure, report
+from streamgmm.core.covariance import STRUCTURES, CovarianceType
+
+DTYPES = ("float64", "float32")
+# Flops of a pass are chosen to take so long at the rate of the matrix product.
+_PASS_SECONDS = 0.25
+_MOST_PASS_SECONDS = 4.0
+# So few that every thread still has several chunks; so many that they fit in memory.
+_FEWEST_ROWS, _FEWEST_VALUES = 16_384, 1 << 21
+_MOST_ROWS, _MOST_VALUES = 4_000_000, 64_000_000
+# Of the same cell on one thread and on all, in turn.
+_ROUNDS = 3
+_PASSES = 2
+
+Shape = tuple[CovarianceType, int, int]
+
+
+def shapes() -> list[Shape]:
+    """Covariance type, D and K of the cells."""
+    full: list[Shape] = [
+        ("full", d, k)
+        for d in (2, 8, 16, 32, 64, 128, 256)
+        for k in (1, 8, 32, 128)
+        if d < 256 or k == 32
+    ]
+    others: list[Shape] = [
+        (covariance_type, d, k)
+        for covariance_type in ("diag", "tied", "spherical")
+        for d, k in ((8, 8), (16, 64), (32, 32), (128, 128), (768, 1024))
+    ]
+    return full + others
+
+
+SMALL_SHAPES: list[Shape] = [("full", 8, 8), ("diag", 16, 64), ("tied", 16, 8), ("spherical", 8, 8)]
+SEPARATED_SHAPES: list[Shape] = [("full", 32, 32), ("full", 32, 128)]
+_SEPARATED = 30.0
+
+
+@dataclass(frozen=True)
+class Roof:
+    """Rates of the matrix product, flops a second.
+
+    Attributes
+    ----------
+    rates : dict
+        By precision and threads.
+    """
+
+    size: int
+    rates: dict[tuple[str, int], float]
+
+    def best_of(self, other: "Roof") -> "Roof":
+        """The higher rate of two measurements, wherever they differ."""
+        return Roof(
+            self.size, {key: max(rate, other.rates[key]) for key, rate in self.rates.items()}
+        )
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One cell.
+
+    Attributes
+    ----------
+    route : str
+        Arithmetic of the kernels.
+    seconds : dict
+        By threads.
+    """
+
+    problem: Problem
+    route: str
+    seconds: dict[int, float]
+
+    def rate(self, threads: int) -> float:
+        """Flops a second."""
+        return self.problem.flops / self.seconds[threads]
+
+
+def measure_roof(size: int, threads: Sequence[int], repeats: int = 5) -> Roof:
+    """The best of several products of square matrices."""
+    random = np.random.default_rng(0)
+    rates = {}
+    for dtype in DTYPES:
+        a, b = random.normal(size=(2, size, size)).astype(dtype)
+        out = np.empty_like(a)
+        for n in threads:
+            with threadpool_limits(n, user_api="blas"):
+                seconds = min(_product_seconds(a, b, out) for _ in range(repeats))
+            rates[dtype, n] = 2.0 * size**3 / seconds
+    return Roof(size, rates)
+
+
+def _product_seconds(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> float:
+    start = time.perf_counter()
+    np.matmul(a, b, out=out)
+    return time.perf_counter() - start
+
+
+def sized(shape: Shape, dtype: str, rate: float, spread: float, small: bool) -> Problem | None:
+    """A problem whose pass takes a fair time; None if even the fewest rows take too long."""
+    covariance_type, d, k = shape
+    fewest = max(_FEWEST_ROWS, _FEWEST_VALUES // d)
+    problem = Problem(covariance_type, fewest, d, k, dtype, spread)
+    row_seconds = problem.flops / fewest / rate
+    if fewest * row_seconds > _MOST_PASS_SECONDS:
+        return None
+    most = fewest if small else min(_MOST_ROWS, _MOST_VALUES // d)
+    return replace(problem, n_rows=max(fewest, min(int(_PASS_SECONDS / row_seconds), most)))
+
+
+def measure_pass(problem: Problem, threads: Sequence[int]) -> Pass:
+    """Median seconds of a read, on each number of threads in turn."""
+    seconds: dict[int, list[float]] = {n: [] for n in threads}
+    route = ""
+    for _ in range(_ROUNDS):
+        for n in threads:
+            settings = {} if problem.dtype == "float64" else {"arithmetic": "float32"}
+            model = problem.model(max_iter=_PASSES, n_jobs=n, **settings).fit(problem.rows)
+            reads = [read for read in model.history_ if read["purpose"] == "iteration"]
+            seconds[n] += [read["seconds"] for read in reads]
+            route = reads[-1]["arithmetic"]
+    return Pass(problem, route, {n: statistics.median(times) for n, times in seconds.items()})
+
+
+def roof_table(roof: Roof, threads: int) -> Table:
+    """Rates of the matrix product, and what made it."""
+    libraries = "; ".join(
+        f"{info['internal_api']} {info['version']}, kernels for {info.get('architecture')}"
+        for info in threadpool_info()
+        if info["user_api"] == "blas"
+    )
+    rows = [
+        [
+            f"{dtype}, {roof.size} × {roof.size}",
+            f"{roof.rates[dtype, 1] / 1e9:.1f}",
+            f"{roof.rates[dtype, threads] / 1e9:.1f}",
+            f"{roof.rates[dtype, threads] / roof.rates[dtype, 1]:.2f}",
+        ]
+        for dtype in DTYPES
+    ]
+    header = ["matrix product", "GF/s, 1 thread", f"GF/s, {threads} threads", "scaling"]
+    return Table(header, rows, f"The roof. BLAS libraries in the process: {libraries}.")
+
+
+def pass_table(passes: Sequence[Pass], roof: Roof, threads: int) -> Table:
+    """Rates of the E-step beside the roof of the arithmetic that it was done in."""
+    header = ["data", "rows", "arithmetic", "s", "GF/s", "of the product", "of it, 1 thread"]
+    header += ["scaling", "the product's"]
+    return Table(header, [_pass_row(one, roof, threads) for one in passes], "E-steps.")
+
+
+def _pass_row(one: Pass, roof: Roof, threads: int) -> list[str]:
+    is_separated = one.problem.spread == _SEPARATED
+    roofs = {n: roof.rates[one.route, n] for n in (1, threads)}
+    return [
+        f"{one.problem}{', well separated' if is_separated else ''}",
+        one.problem.dtype,
+        one.route,
+        f"{one.seconds[threads]:.4g}",
+        f"{one.rate(threads) / 1e9:.1f}",
+        f"{one.rate(threads) / roofs[threads]:.0%}",
+        f"{one.rate(1) / roofs[1]:.0%}",
+        f"{one.seconds[1] / one.seconds[threads]:.2f}",
+        f"{roofs[threads] / roofs[1]:.2f}",
+    ]
+
+
+def plot(
+    passes: Sequence[Pass], reads: Sequence[reading.Reading], roof: Roof, threads: int
+) -> Figure:
+    """Fractions of the roof against the work of a row; fractions of what reading allows."""
+    figure = new_figure(9.0, 7.0)
+    panels = figure.subplots(2, 2, sharey="row")
+    for axes, dtype in zip(panels[0], DTYPES, strict=True):
+        _plot_passes(axes, [one for one in passes if one.problem.dtype == dtype], roof, threads)
+        axes.set_title(f"E-step, {dtype} rows")
+    panels[0, 0].set_ylabel("rate / matrix product's")
+    panels[0, 0].legend(frameon=False)
+    for axes, state in zip(panels[1], reading.STATES, strict=True):
+        reading.plot(axes, [one for one in reads if one.state == state])
+        axes.set_title(f"fit, files {state}")
+    panels[1, 0].invert_yaxis()
+    panels[1, 0].legend(frameon=False)
+    return figure
+
+
+def _plot_passes(axes: Axes, passes: Sequence[Pass], roof: Roof, threads: int) -> None:
+    for i, covariance_type in enumerate(STRUCTURES):
+        own = [one for one in passes if one.problem.covariance_type == covariance_type]
+        axes.plot(
+            [one.problem.flops / one.problem.n_rows for one in own],
+            [one.rate(threads) / roof.rates[one.route, threads] for one in own],
+            "o",
+            color=f"C{i}",
+            label=covariance_type,
+        )
+    axes.axhline(1.0, color="black", linewidth=1.0)
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0.0)
+    axes.set_xlabel("flops a row, 4 K F")
+    axes.grid(alpha=0.3)
+
+
+def measure_passes(roof: Roof, threads: int, small: bool) -> list[Pass]:
+    """All cells."""
+    spreads = [(shape, Problem.spread) for shape in (SMALL_SHAPES if small else shapes())]
+    if not small:
+        spreads += [(shape, _SEPARATED) for shape in SEPARATED_SHAPES]
+    problems = [
+        sized(shape, dtype, roof.rates[dtype, threads], spread, small)
+        for shape, spread in spreads
+        for dtype in DTYPES
+    ]
+    counts = sorted({1, threads})
+    return [measure_pass(problem, counts) for problem in problems if problem is not None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--small", action="store_true", help="few cells, few rows")
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    keep_to_cores(options.threads)
+    warnings.simplefilter("ignore")
+    counts = sorted({1, options.threads})
+    size = 512 if options.small else 2560
+    roof = measure_roof(size, counts)
+    passes = measure_passes(roof, options.threads, options.small)
+    # Processors do not always run as fast; the roof is the best that was seen.
+    roof = roof.best_of(measure_roof(size, counts))
+    reads = reading.measure(options.threads, options.small)
+    tables = [
+        roof_table(roof, options.threads),
+        pass_table(passes, roof, options.threads),
+        reading.table(reads),
+    ]
+    command = f"python -m benchmarks.roofline --threads {options.threads}"
+    figure = plot(passes, reads, roof, options.threads)
+    report("roofline", command, tables, options.save and not options.small, figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""What an iteration costs, in time and memory, against rows, components, features and threads.
+
+``python -m benchmarks.scale [--largest 1e9] [--small] [--save]``
+
+Rows are streamed: a source gives one generated chunk again and again, as rows of ever other
+numbers. To draw each chunk anew would take longer than the E-step, and the fit sees no difference.
+Each point is measured in a process of its own; its peak memory is the kernel's figure (VmHWM),
+interpreter and imports included, matplotlib among them.
+"""
+
+import argparse
+import multiprocessing
+import statistics
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.planted import Problem
+from benchmarks.reporting import Table, new_figure, report
+from streamgmm.executors.threads import thread_count
+from streamgmm.protocols import Chunk
+from streamgmm.sources.layout import regular_boundaries, rows_per_chunk
+
+# A quick iteration is repeated, up to so much work in all and so many times.
+_FLOPS_IN_ALL = 100_000_000_000
+_FEWEST_ITERATIONS, _MOST_ITERATIONS = 3, 100
+_SHRINK = 100
+
+
+class ReplayedSource:
+    """N rows that are one generated chunk over and over."""
+
+    has_weights = False
+    name = "replayed rows"
+    location = None
+    # The chunk is in memory: reading it takes no more.
+    read_bytes = 0
+
+    def __init__(self, problem: Problem) -> None:
+        self.n_rows, self.n_features = problem.n_rows, problem.n_features
+        chunk_rows = min(rows_per_chunk(problem.n_features), problem.n_rows)
+        self._rows = replace(problem, n_rows=chunk_rows).rows
+        self.dtype: np.dtype[Any] = self._rows.dtype
+        self.boundaries: Sequence[int] = regular_boundaries(problem.n_rows, chunk_rows)
+
+    def read(self, i: int) -> Chunk:
+        """Chunk i."""
+        start, stop = self.boundaries[i], self.boundaries[i + 1]
+        return Chunk(self._rows[: stop - start], range(start, stop))
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one process found.
+
+    Attributes
+    ----------
+    varied : str
+        What it is one of a series in: "rows", "components", "features" or "threads".
+    seconds : float
+        Median of the iterations.
+    peak : int
+        Bytes.
+    """
+
+    varied: str
+    problem: Problem
+    threads: int
+    seconds: float = 0.0
+    peak: int = 0
+
+    @property
+    def size(self) -> int:
+        """The value of what is varied."""
+        problem = self.problem
+        return {
+            "rows": problem.n_rows,
+            "components": problem.n_components,
+            "features": problem.n_features,
+            "threads": self.threads,
+        }[self.varied]
+
+    @property
+    def row_seconds(self) -> float:
+        """Seconds of an iteration for each row."""
+        return self.seconds / self.problem.n_rows
+
+
+def points(largest: int, threads: int) -> list[Point]:
+    """All that is to be measured."""
+    base = Problem("full", 1_000_000, 8, 8)
+    rows = [10**power for power in range(5, 15) if 10**power < largest]
+    components = [2**power for power in range(9)]
+    features = [2**power for power in range(1, 8)]
+    return [
+        *(Point("rows", replace(base, n_rows=n), threads) for n in [*rows, largest]),
+        *(Point("components", replace(base, n_components=k), threads) for k in components),
+        *(
+            Point("features", replace(base, n_rows=200_000, n_features=d), threads)
+            for d in features
+        ),
+        *(Point("threads", base, n) for n in range(1, threads + 1)),
+    ]
+
+
+def shrunk(point: Point) -> Point:
+    """The same with few rows."""
+    return replace(
+        point, problem=replace(point.problem, n_rows=max(1000, point.problem.n_rows // _SHRINK))
+    )
+
+
+def measured(point: Point) -> Point:
+    """Fit in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(_measure, point).result()
+
+
+def _measure(point: Point) -> Point:
+    warnings.simplefilter("ignore")
+    problem = point.problem
+    iterations = max(_FEWEST_ITERATIONS, min(_FLOPS_IN_ALL // problem.flops, _MOST_ITERATIONS))
+    model = problem.model(max_iter=iterations, n_jobs=point.threads).fit(ReplayedSource(problem))
+    # The first may compile or load kernels.
+    seconds = statistics.median(read["seconds"] for read in model.history_[1:])
+    return replace(point, seconds=seconds, peak=_peak_bytes())
+
+
+def _peak_bytes() -> int:
+    """Most memory that this process ever had, since it began to be this program."""
+    status = Path("/proc/self/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def exponent(found: Sequence[Point], value: Callable[[Point], float]) -> float:
+    """Slope of a line through the logarithms of size and value."""
+    sizes = np.log([point.size for point in found])
+    slope, _ = np.polyfit(sizes, np.log([value(point) for point in found]), 1)
+    return float(slope)
+
+
+def exponents(found: Sequence[Point]) -> Table:
+    """How seconds and memory grow with each size."""
+    rows = []
+    for varied in ("rows", "components", "features", "threads"):
+        series = [point for point in found if point.varied == varied]
+        if len(series) > 1:
+            time = exponent(series, lambda point: point.seconds)
+            memory = exponent(series, lambda point: point.peak)
+            rows.append([varied, f"{time:.3f}", f"{memory:.3f}"])
+    header = ["size", "exponent of the seconds", "exponent of the peak memory"]
+    return Table(header, rows, "Fitted powers: 1 is proportional, 0 is constant.")
+
+
+def measurements(found: Sequence[Point]) -> Table:
+    """A row for each point."""
+    header = ["varied", "data", "threads", "s an iteration", "ns a row", "peak, MiB"]
+    rows = [
+        [
+            point.varied,
+            str(point.problem),
+            str(point.threads),
+            f"{point.seconds:.4g}",
+            f"{point.row_seconds * 1e9:.1f}",
+            f"{point.peak / 2**20:.0f}",
+        ]
+        for point in found
+    ]
+    return Table(header, rows)
+
+
+def plot(found: Sequence[Point]) -> Figure:
+    """Time and memory against rows; time of a row against the other sizes."""
+    figure = new_figure(9.0, 7.0)
+    (time, memory), (components, features) = figure.subplots(2, 2)
+    _plot_series(time, found, "rows", lambda point: point.seconds, "seconds an iteration")
+    _plot_series(memory, found, "rows", lambda point: point.peak / 2**20, "peak memory, MiB")
+    memory.set_ylim(1.0, 1e4)
+    for axes, varied in ((components, "components"), (features, "features")):
+        _plot_series(
+            axes, found, varied, lambda point: point.row_seconds * 1e9, "ns a row and iteration"
+        )
+    return figure
+
+
+def _plot_series(
+    axes: Axes,
+    found: Sequence[Point],
+    varied: str,
+    value: Callable[[Point], float],
+    label: str,
+) -> None:
+    series = [point for point in found if point.varied == varied]
+    axes.loglog([point.size for point in series], [value(point) for point in series], "o-")
+    axes.set_xlabel(varied)
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--largest", type=float, default=1e9, help="rows")
+    parser.add_argument("--small", action="store_true", help="few rows")
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    wanted = points(int(options.largest), thread_count(None))
+    found = [measured(shrunk(point) if options.small else point) for point in wanted]
+    tables = [exponents(found), measurements(found)]
+    command = f"python -m benchmarks.scale --largest {options.largest:g}"
+    report("scale", command, tables, options.save and not options.small, plot(found))
+
+
+if __name__ == "__main__":
+    main()
