@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.frame import Frame
-from streamgmm.core.statistics import Statistics
+from streamgmm.core.statistics import COUNTS, Statistics
 from streamgmm.errors import ModelFileError, OutputError
 
 FORMAT = "streamgmm"
@@ -120,7 +120,7 @@ def _header(path: Path, text: NDArray[Any] | None) -> dict[str, Any]:
     return header
 
 
-_SCALARS = ("log_likelihood", "weight", "n_rows", "n_overflowing", "n_not_finite")
+_SCALARS = ("log_likelihood", "weight", *COUNTS)
 _FRAME_ARRAYS = ("origin", "scale", "centred", "means", "factors")
 
 
@@ -135,5 +135,6 @@ def pack_statistics(statistics: Statistics) -> tuple[dict[str, Any], dict[str, N
 def unpack_statistics(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Statistics:
     """Statistics from what :func:`pack_statistics` made of them."""
     frame = Frame(header["covariance_type"], *(arrays[f"frame.{name}"] for name in _FRAME_ARRAYS))
-    scalars = {name: header[name] for name in _SCALARS}
+    # Files of release 0.1 have fewer counts.
+    scalars = {name: header.get(name, 0) for name in _SCALARS}
     return Statistics(frame, arrays["moments"], arrays["scatter"], **scalars)

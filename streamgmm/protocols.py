@@ -6,6 +6,7 @@ happens on the way is told as events; progress bars, histories and callers' call
 listen to the same ones.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,17 +189,27 @@ class ReadDone(Event):
         Rows left out because their squares overflow.
     n_centred : int
         Components whose moments were summed about their own mean.
+    arithmetic : {"float64", "float32", ""}
+        "float32" if densities are from float32; "" if the read evaluates none.
+    screened : float
+        Part of all pairs of row and component in which float32 showed that the component's
+        responsibility is negligible.
+    passed_over : float
+        Part of all pairs that were not summed, the responsibility being negligible.
     """
 
     number: int
     purpose: str
     n_rows: int
     seconds: float
-    iteration: int
-    log_likelihood: float
-    gain: float
-    n_overflowing: int
-    n_centred: int
+    iteration: int = 0
+    log_likelihood: float = math.nan
+    gain: float = math.nan
+    n_overflowing: int = 0
+    n_centred: int = 0
+    arithmetic: str = ""
+    screened: float = 0.0
+    passed_over: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1110,3 +1110,36 @@ def test_only_gaussian_mixtures_come_from_scikit_learn() -> None:
     other = sklearn.mixture.BayesianGaussianMixture(n_components=2, random_state=0).fit(X)
     with pytest.raises(ValueError, match="BayesianGaussianMixture is not"):
         GaussianMixture.from_sklearn(other)
+
+
+@pytest.mark.parametrize("arithmetic", ["auto", "float64", "float32"])
+def test_the_history_says_which_way_densities_were_computed(arithmetic: str) -> None:
+    rng = np.random.default_rng(0)
+    means = 8.0 * rng.normal(size=(12, 16))
+    rows = means[rng.integers(12, size=3000)] + rng.normal(size=(3000, 16))
+    start = {"weights_init": np.full(12, 1 / 12), "means_init": means}
+    start["precisions_init"] = np.tile(np.eye(16), (12, 1, 1))
+    model = GaussianMixture(12, arithmetic=arithmetic, max_iter=2, tol=0.0, **start)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(rows)
+    for read in model.history_:
+        assert read["arithmetic"] == "float64"
+        assert (read["screened"] > 0.5) == (arithmetic != "float64")
+        assert read["passed_over"] > 0.5
+    with pytest.warns(ConvergenceWarning):
+        plain = GaussianMixture(12, arithmetic="float64", max_iter=2, tol=0.0, **start).fit(rows)
+    assert np.array_equal(model.covariances_, plain.covariances_)
+
+
+def test_float32_densities_when_they_are_asked_for() -> None:
+    rows = np.random.default_rng(0).normal(size=(2000, 2)).astype(np.float32)
+    model = GaussianMixture(2, arithmetic="float32", random_state=0).fit(rows)
+    plain = GaussianMixture(2, random_state=0).fit(rows)
+    assert model.history_[-1]["arithmetic"] == "float32"
+    assert plain.history_[-1]["arithmetic"] == "float64"
+    assert 0.0 < abs(model.lower_bound_ - plain.lower_bound_) < 1e-5
+
+
+def test_an_arithmetic_that_there_is_not() -> None:
+    with pytest.raises(ValueError, match="'arithmetic' parameter"):
+        GaussianMixture(arithmetic="float16").fit(np.zeros((3, 1)))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.covariance import CovarianceType
-from streamgmm.core.expectation import Expectation, scratch_bytes, statistics_bytes
+from streamgmm.core.expectation import Arithmetic, Expectation, scratch_bytes, statistics_bytes
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
@@ -43,6 +43,8 @@ class Reader:
     executor : Executor
     listener : callable
         Told of every event.
+    arithmetic : {"auto", "float64", "float32"}
+        Of densities; see :meth:`streamgmm.core.expectation.Expectation.prepare`.
     history : list of ReadDone
         Every read of the data so far.
     """
@@ -50,6 +52,7 @@ class Reader:
     source: Source
     executor: Executor
     listener: Listener
+    arithmetic: Arithmetic = "auto"
     history: list[ReadDone] = field(default_factory=list)
 
     def tell(self, event: Event) -> None:
@@ -59,8 +62,7 @@ class Reader:
     def reduce(self, purpose: str, function: Callable[[S, Chunk], M], state: S, work: Work) -> M:
         """Read everything once for something other than statistics."""
         value, seconds = self._timed(purpose, function, state, work)
-        nan = math.nan
-        self._record(purpose, self.source.n_rows, seconds, 0, nan, nan, 0, 0)
+        self._record(purpose, self.source.n_rows, seconds)
         return value
 
     def statistics(
@@ -94,13 +96,9 @@ class Reader:
             If no row has weight.
         """
         frame = frame or Frame.of(parameters, self.source.dtype)
-        expectation = Expectation.prepare(parameters, frame)
-        work = statistics_work(
-            parameters.covariance_type,
-            parameters.n_components,
-            parameters.n_features,
-            frame.centred.size,
-        )
+        expectation = Expectation.prepare(parameters, frame, self.arithmetic)
+        shape = parameters.n_components, parameters.n_features
+        work = statistics_work(parameters.covariance_type, *shape)
         found, seconds = self._timed(purpose, _statistics, expectation, work)
         if found.n_not_finite:
             refuse_not_finite(self.source, self.executor)
@@ -111,6 +109,7 @@ class Reader:
                 f"{found.n_overflowing} were left out because their squares overflow"
             )
         mean = found.mean_log_likelihood
+        n_pairs = self.source.n_rows * parameters.n_components
         self._record(
             purpose,
             found.n_rows,
@@ -120,6 +119,9 @@ class Reader:
             mean - previous if math.isfinite(previous) else math.nan,
             found.n_overflowing,
             frame.centred.size,
+            "float32" if found.n_single else "float64",
+            found.n_screened / n_pairs,
+            found.n_passed_over / n_pairs,
         )
         return found
 
@@ -140,15 +142,12 @@ class Reader:
         self.tell(done)
 
 
-def statistics_work(
-    covariance_type: CovarianceType, n_components: int, n_features: int, n_centred: int = 0
-) -> Work:
+def statistics_work(covariance_type: CovarianceType, n_components: int, n_features: int) -> Work:
     """Memory that reading for the statistics of a mixture takes."""
     shape = n_components, n_features
     value = statistics_bytes(covariance_type, *shape)
-    # A thread sums in two levels, and unpacks scatter matrices of centred components.
-    scatters = 16 * n_features**2 * n_centred
-    return Work(scratch_bytes(covariance_type, *shape) + 4 * value + scatters, value)
+    # A thread sums in two levels, and a chunk's statistics lie beside those they merge with.
+    return Work(scratch_bytes(covariance_type, *shape) + 4 * value, value)
 
 
 def refuse_not_finite(source: Source, executor: Executor) -> NoReturn:
@@ -176,7 +175,7 @@ def announced(listener: Listener, purpose: str, source: Source) -> Iterator[None
     start = time.perf_counter()
     yield
     seconds = time.perf_counter() - start
-    listener(ReadDone(0, purpose, source.n_rows, seconds, 0, math.nan, math.nan, 0, 0))
+    listener(ReadDone(0, purpose, source.n_rows, seconds))
 
 
 def _statistics(expectation: Expectation, chunk: Chunk) -> Statistics:

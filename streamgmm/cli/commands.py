@@ -143,6 +143,13 @@ def main(context: click.Context) -> None:
     show_default=True,
     help="em is plain EM.",
 )
+@click.option(
+    "--arithmetic",
+    type=click.Choice(["auto", "float64", "float32"]),
+    default="auto",
+    show_default=True,
+    help="Of densities; float32 where their error is below 0.001 nats.",
+)
 @_path_option("--start", metavar="MODEL", help="Model whose parameters the fit starts from.")
 @click.option(
     "--fixed",

@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +13,20 @@ from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType, invert,
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.log_joint import Coefficients
 from streamgmm.core.kernels.mixture import row_posteriors, sufficient_statistics
-from streamgmm.core.kernels.tiles import SPARE_FEATURES, STRIDE
+from streamgmm.core.kernels.screening import LARGEST_COEFFICIENT, MANY_FEATURES
+from streamgmm.core.kernels.tiles import FORMS, SPARE_FEATURES, STRIDE
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError
 
 # Bound on the error of a log-density, in nats, above which the centred route is taken.
 _DENSITY_TOLERANCE = 1e-8
+# The same, in float32 if that is asked for.
+_SINGLE_TOLERANCE = 1e-3
 # Rows of a type that kernels do not read are cast so many bytes at a time.
 _CAST_BYTES = 1 << 20
+
+Arithmetic = Literal["auto", "float64", "float32"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +70,20 @@ class Expectation:
     coefficients: Coefficients
 
     @classmethod
-    def prepare(cls, parameters: Parameters, frame: Frame) -> "Expectation":
-        """Prepare a mixture for evaluation in a frame."""
+    def prepare(
+        cls, parameters: Parameters, frame: Frame, arithmetic: Arithmetic = "auto"
+    ) -> "Expectation":
+        """Prepare a mixture for evaluation in a frame.
+
+        Parameters
+        ----------
+        parameters : Parameters
+        frame : Frame
+        arithmetic : {"auto", "float64", "float32"}
+            Sums are float64. With "auto" densities are float64 wherever a component may have a
+            share in a row, and float32 may find where it has none; "float64" does without; with
+            "float32" densities are float32 wherever their error is bounded by 0.001 nats.
+        """
         alive = parameters.weights > 0.0
         is_centred = np.zeros(parameters.n_components, dtype=bool)
         is_centred[frame.centred] = True
@@ -107,6 +124,8 @@ class Expectation:
             inverse_scale=1.0 / frame.scale,
             whitener=whitener,
             theta=np.ascontiguousarray(theta),
+            theta_single=_single(theta, arithmetic),
+            single_tolerance=_SINGLE_TOLERANCE if arithmetic == "float32" else 0.0,
             means=parameters.means[order],
             factors=stacked if is_tied else stacked[order],
             constants=constants[order],
@@ -205,7 +224,7 @@ class Expectation:
 
 def scratch_bytes(covariance_type: CovarianceType, n_components: int, n_features: int) -> int:
     """Memory that a kernel takes for the blocks of a chunk."""
-    n_lines = 3 * (2 + n_features) + n_components + 6
+    n_lines = 7 * (2 + n_features) + n_components + 8
     return 8 * STRIDE * n_lines + statistics_bytes(covariance_type, n_components, n_features)
 
 
@@ -220,6 +239,14 @@ def _writable(array: NDArray[Any]) -> NDArray[Any]:
     # Kernels are compiled for C-ordered writable arrays; arrays that came from another
     # process or a memory map may be read-only.
     return np.require(array, requirements=["C", "W"])
+
+
+def _single(theta: Array, arithmetic: Arithmetic) -> NDArray[np.float32]:
+    """Coefficients in float32; none if they are not wanted, would not pay or would overflow."""
+    pays = theta.shape[0] >= FORMS and theta.shape[1] >= MANY_FEATURES
+    wanted = arithmetic == "float32" or (arithmetic == "auto" and pays)
+    fits = bool(np.abs(theta).max(initial=0.0) <= LARGEST_COEFFICIENT)
+    return theta[: len(theta) if wanted and fits else 0].astype(np.float32, order="C")
 
 
 def _with_spare(features: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -11,6 +11,16 @@ import numpy as np
 from streamgmm.core.covariance import STRUCTURES, Array
 from streamgmm.core.frame import Frame
 
+#: Fields of statistics that count rows, or pairs of row and component.
+COUNTS = (
+    "n_rows",
+    "n_overflowing",
+    "n_not_finite",
+    "n_passed_over",
+    "n_screened",
+    "n_single",
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
@@ -36,6 +46,10 @@ class Statistics:
         Rows left out because they hold NaN or infinity.
     n_passed_over : int
         Pairs of row and component that were not summed: the responsibility is negligible.
+    n_screened : int
+        Pairs that float32 showed to be negligible.
+    n_single : int
+        Pairs whose density is that from float32.
     """
 
     frame: Frame
@@ -47,6 +61,8 @@ class Statistics:
     n_overflowing: int = 0
     n_not_finite: int = 0
     n_passed_over: int = 0
+    n_screened: int = 0
+    n_single: int = 0
 
     @classmethod
     def zero(cls, frame: Frame, n_components: int) -> "Statistics":
@@ -104,14 +120,12 @@ class Statistics:
     def _combine(self, other: "Statistics", factor: float, sign: int) -> "Statistics":
         if not self.frame.is_same_as(other.frame):
             raise ValueError("statistics in different frames cannot be combined")
+        counts = {name: getattr(self, name) + sign * getattr(other, name) for name in COUNTS}
         return replace(
             self,
             moments=self.moments + factor * other.moments,
             scatter=self.scatter + factor * other.scatter,
             log_likelihood=self.log_likelihood + factor * other.log_likelihood,
             weight=self.weight + factor * other.weight,
-            n_rows=self.n_rows + sign * other.n_rows,
-            n_overflowing=self.n_overflowing + sign * other.n_overflowing,
-            n_not_finite=self.n_not_finite + sign * other.n_not_finite,
-            n_passed_over=self.n_passed_over + sign * other.n_passed_over,
+            **counts,
         )

@@ -19,6 +19,7 @@ from streamgmm.algorithms.initialization import Start, initialize
 from streamgmm.algorithms.reading import Reader, statistics_work
 from streamgmm.algorithms.survey import RowSample, sample_rows
 from streamgmm.core.covariance import STRUCTURES, CovarianceType
+from streamgmm.core.expectation import Arithmetic
 from streamgmm.core.parameters import PARAMETER_NAMES, ParameterName, Parameters
 from streamgmm.errors import (
     DataError,
@@ -79,6 +80,12 @@ class GaussianMixture(FittedMixture):
     algorithm : {"auto", "em"}, default="auto"
         "em" is plain EM: from the same start it gives scikit-learn's iterates. "auto" is the
         same at present.
+    arithmetic : {"auto", "float64", "float32"}, default="auto"
+        Of densities; sums are always float64. With "auto" they are float64 wherever a component
+        may have a share in a row, and float32 may find where it has none: the result is that of
+        "float64", to the last bit, sooner. With "float32" densities are float32 wherever the
+        bound on their error is below 0.001 nats, else as with "auto". What was done is in
+        ``history_``.
     fixed : collection of {"weights", "means", "covariances"}, default=()
         Parameters held at their ``*_init`` values (``precisions_init`` for covariances).
     executor : "auto", "threads", "dask" or distributed.Client, default="auto"
@@ -159,6 +166,7 @@ class GaussianMixture(FittedMixture):
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "algorithm": [StrOptions({"auto", "em"})],
+        "arithmetic": [StrOptions({"auto", "float64", "float32"})],
         "fixed": ["array-like", set, frozenset],
         "executor": [StrOptions({"auto", "threads", "dask"}), HasMethods("scheduler_info")],
         "n_jobs": [Integral, None],
@@ -184,6 +192,7 @@ class GaussianMixture(FittedMixture):
         verbose: int = 0,
         verbose_interval: int = 10,
         algorithm: str = "auto",
+        arithmetic: Arithmetic = "auto",
         fixed: Collection[ParameterName] = (),
         executor: Any = "auto",
         n_jobs: int | None = None,
@@ -205,6 +214,7 @@ class GaussianMixture(FittedMixture):
         self.verbose = verbose
         self.verbose_interval = verbose_interval
         self.algorithm = algorithm
+        self.arithmetic = arithmetic
         self.fixed = fixed
         self.executor = executor
         self.n_jobs = n_jobs
@@ -249,7 +259,7 @@ class GaussianMixture(FittedMixture):
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             single_threaded_blas(),
         ):
-            reader = Reader(source, executor, self._listener())
+            reader = Reader(source, executor, self._listener(), self.arithmetic)
             shape = self.n_components, source.n_features
             executor.check_memory(source, statistics_work(self.covariance_type, *shape))
             best = self._best_fit(reader, known)

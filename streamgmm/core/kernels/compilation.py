@@ -32,21 +32,20 @@ from numba import types
 # assumed away: a kernel must be able to see them.
 FAST_SUMS = {"reassoc", "contract", "nsz", "arcp"}
 
-# Its attributes are made at run time, so type checkers know none of them.
+# What Numba's own types do not know.
 _settings: Any = numba.config
+_njit: Any = numba.njit
+_OPTIONS = {"nogil": True, "fastmath": FAST_SUMS, "error_model": "numpy"}
 _SOURCES = Path(__file__).parent
 
 # Compiled code calls them, Python must not: the code for that would be half of all there is.
-inline_kernel = numba.njit(
-    nogil=True,
-    fastmath=FAST_SUMS,
-    error_model="numpy",
-    no_cpython_wrapper=True,
-    no_cfunc_wrapper=True,
-)
+# LLVM works on a piece again in every piece that it is part of. Those that lie between small
+# pieces and entry points are spliced into their callers before.
+inline_kernel = _njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+spliced_kernel = _njit(**_OPTIONS, inline="always")
 # For arithmetic whose order of operations carries the result (splitting a number
 # into exponent and remainder); fused multiply-adds are still welcome.
-ordered_kernel = numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")
+ordered_kernel = _njit(**{**_OPTIONS, "fastmath": {"contract"}})
 
 
 @functools.cache
@@ -116,27 +115,26 @@ class Kernel:
                 numba.from_dtype(rows.dtype), rows.ndim, "A", readonly=True, aligned=True
             )
             signature = (row_type, *(numba.typeof(argument) for argument in arguments))
-            options: dict[str, Any] = {"nogil": True, "fastmath": FAST_SUMS, "error_model": "numpy"}
             folder = cache_folder()
             compiled = None
             if folder is not None:
                 own_folder = folder / f"{_content_key()}-{rows.dtype.name}"
-                compiled = _compile_cached(self._function, signature, options, own_folder)
+                compiled = _compile_cached(self._function, signature, own_folder)
             if compiled is None:
-                compiled = numba.njit(signature, **options)(self._function)
+                compiled = _njit(signature, **_OPTIONS)(self._function)
             self._compiled[rows.dtype] = compiled
             return compiled
 
 
 def _compile_cached(
-    function: Callable[..., Any], signature: Any, options: dict[str, Any], folder: Path
+    function: Callable[..., Any], signature: Any, folder: Path
 ) -> Callable[..., Any] | None:
     """Compile with a cache folder, or load from it; None if the folder cannot be used."""
     # Numba asks for the folder when it makes the function's cache.
     given = _settings.CACHE_DIR
     _settings.CACHE_DIR = str(folder)
     try:
-        compiled: Callable[..., Any] = numba.njit(signature, cache=True, **options)(function)
+        compiled: Callable[..., Any] = _njit(signature, cache=True, **_OPTIONS)(function)
     except Exception:  # noqa: BLE001 - a damaged file can fail in any way; see below for true errors
         # Compiling without the cache raises whatever is not the cache's fault; the next
         # process finds an empty folder.

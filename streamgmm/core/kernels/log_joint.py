@@ -14,19 +14,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import inline_kernel
+from streamgmm.core.kernels.compilation import inline_kernel, spliced_kernel
 from streamgmm.core.kernels.elementary import SMALLEST_EXPONENT, exponential
-from streamgmm.core.kernels.products import add_features_product, lines, whole_panels
-from streamgmm.core.kernels.tiles import BLOCK, MOMENT_TILES, TURNED, turn
+from streamgmm.core.kernels.products import add_features_product, fill, lines, whole_panels
+from streamgmm.core.kernels.screening import FEW, TOGETHER, can_screen, screened_log_joint
+from streamgmm.core.kernels.tiles import BLOCK, TURNED, turn
 
 # Those whose factors are matrices come first.
 FULL, TIED, DIAG, SPHERICAL = range(4)
 
 UNIT_ROUNDOFF = 2.0**-53
-# Components that have a share in at most so many rows of a block are summed over these rows alone,
-# if all of a group of components have.
-FEW = BLOCK // 8
-TOGETHER = MOMENT_TILES[0][0]
+# Typed: literal integers would compile what they are given to once more.
+FIRST = np.int64(0)
 
 
 class Coefficients(NamedTuple):
@@ -43,6 +42,8 @@ class Coefficients(NamedTuple):
     inverse_scale: np.ndarray  #: (D,) powers of two
     whitener: np.ndarray  #: (D, D) for TIED: y = whitener z, lower triangular; else (0, 0)
     theta: np.ndarray  #: (packed, F) log-joint density = theta · φ
+    theta_single: np.ndarray  #: the same in float32, or (0, F) if float32 is not to be used
+    single_tolerance: float  #: error in nats that a density from float32 may have
     means: np.ndarray  #: (K, D) data units
     factors: np.ndarray  #: y = factor (x - μ); FULL (K, D, D), TIED (1, D, D), else (K, 1, D)
     constants: np.ndarray  #: (K,) log-joint density at the mean
@@ -73,9 +74,13 @@ class Workspace(NamedTuple):
     total: np.ndarray  #: (BLOCK,)
     common: np.ndarray  #: (BLOCK,) part of the log-joint density that all components share
     gathered: np.ndarray  #: (E, STRIDE) 1, then some rows of z or x
-    mass: np.ndarray  #: (1, STRIDE) weights of rows
-    share_rows: np.ndarray  #: (TOGETHER, FEW) int64, rows in which components have a share
-    share_counts: np.ndarray  #: (TOGETHER,) int64, their number
+    some: np.ndarray  #: (1, STRIDE) of some rows: weights, or densities of a component
+    some_rows: np.ndarray  #: (TOGETHER, FEW) int64, rows in which components matter
+    counts: np.ndarray  #: (TOGETHER,) int64, their number
+    z_single: np.ndarray  #: (E, STRIDE) float32, if blocks are screened
+    unscreened: np.ndarray  #: (1,) int64, blocks that are not screened from here on
+    n_screened: np.ndarray  #: (1,) int64, pairs of row and component that float32 ruled out
+    n_single: np.ndarray  #: (1,) int64, pairs whose density is that from float32
 
 
 @inline_kernel
@@ -115,15 +120,11 @@ def workspace(coefficients):
         lines(1, np.float64),
         np.empty((TOGETHER, FEW), np.int64),
         np.empty(TOGETHER, np.int64),
+        lines(n_coordinates if coefficients.theta_single.shape[0] else 0, np.float32),
+        np.zeros(1, np.int64),
+        np.zeros(1, np.int64),
+        np.zeros(1, np.int64),
     )
-
-
-@inline_kernel
-def fill(values, value):
-    """Set all of values (n,) to a value."""
-    # Loops, not array expressions: those take seconds more to compile.
-    for i in range(values.size):
-        values[i] = value
 
 
 @inline_kernel
@@ -154,7 +155,7 @@ def _turn(rows, origin, scale, out):
         fill(out[d, n : whole_panels(n)], 0.0)
 
 
-@inline_kernel
+@spliced_kernel
 def _load(rows, coefficients, work):
     """Rows (n, D) of any dtype and layout into work.z.
 
@@ -204,14 +205,15 @@ def _linear(coefficients):
     return coefficients.features[1 : 1 + coefficients.origin.size]
 
 
-@inline_kernel
+@spliced_kernel
 def _whiten(coefficients, work, n):
     """TIED: z becomes y = whitener z, and -½‖y‖², the same for all components, goes apart."""
     whitener = coefficients.whitener
     z, y = work.z[1:], work.residual[1:]
     for d in range(z.shape[0]):
         fill(y[d], 0.0)
-    add_features_product(whitener, _linear(coefficients), work.z, whole_panels(n), True, y)
+    whole, last = whole_panels(n), whitener.shape[0]
+    add_features_product(whitener, _linear(coefficients), work.z, whole, FIRST, last, FIRST + 1, y)
     fill(work.common, 0.0)
     roundoff = UNIT_ROUNDOFF * math.sqrt(z.shape[0])
     for d in range(z.shape[0]):
@@ -248,7 +250,9 @@ def residuals(coefficients, x, origin, factors, k, n, work):
         fill(y[d, :whole], 0.0)
     if coefficients.kind <= TIED:
         factor = factors[min(k, factors.shape[0] - 1)]
-        add_features_product(factor, _linear(coefficients), work.shifted, whole, True, y)
+        add_features_product(
+            factor, _linear(coefficients), work.shifted, whole, FIRST, n_features, FIRST + 1, y
+        )
     else:
         for d in range(n_features):
             for r in range(n):
@@ -257,7 +261,7 @@ def residuals(coefficients, x, origin, factors, k, n, work):
         _add_square(work.residual, n)
 
 
-@inline_kernel
+@spliced_kernel
 def _centred_log_joint(coefficients, k, n, work):
     residuals(coefficients, work.x, coefficients.means[k], coefficients.factors, k, n, work)
     out = work.log_joint[k]
@@ -289,6 +293,20 @@ def _fold_common(coefficients, work, n):
         for r in range(n):
             work.log_joint[k, r] += work.common[r]
     fill(work.common, 0.0)
+
+
+@spliced_kernel
+def _packed_log_joint(coefficients, work, n_rows):
+    """Θ Φ for the components on the packed route."""
+    n = whole_panels(n_rows)
+    n_packed, n_map = coefficients.theta.shape
+    for k in range(n_packed):
+        fill(work.log_joint[k, :n], 0.0)
+    if can_screen(coefficients, work):
+        screened_log_joint(coefficients, work, n_rows)
+    else:
+        theta, features = coefficients.theta, coefficients.features[:n_map]
+        add_features_product(theta, features, work.z, n, FIRST, n_packed, n_map, work.log_joint)
 
 
 @inline_kernel
@@ -352,7 +370,7 @@ def _find_centred(coefficients, work, n):
     return True
 
 
-@inline_kernel
+@spliced_kernel
 def evaluate(rows, coefficients, work):
     """Log-joint densities of a block of rows, into work.log_joint.
 
@@ -365,16 +383,12 @@ def evaluate(rows, coefficients, work):
         _whiten(coefficients, work, n)
     elif coefficients.kind == SPHERICAL:
         _add_square(work.z, n)
-    theta, log_joint = coefficients.theta, work.log_joint
-    for k in range(theta.shape[0]):
-        fill(log_joint[k, : whole_panels(n)], 0.0)
-    features = coefficients.features[: theta.shape[1]]
-    add_features_product(theta, features, work.z, whole_panels(n), False, log_joint)
     _bound_errors(coefficients, work)
+    _packed_log_joint(coefficients, work, n)
     any_centred = _find_centred(coefficients, work, n)
     if any_centred or not coefficients.has_own_basis:
         _load_in_data_units(rows, coefficients, work)
-    for k in range(log_joint.shape[0]):
+    for k in range(work.is_centred.size):
         if work.is_centred[k]:
             _centred_log_joint(coefficients, k, n, work)
     return left_out

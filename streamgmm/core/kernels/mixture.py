@@ -9,29 +9,24 @@ import math
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import inline_kernel, kernel
+from streamgmm.core.kernels.compilation import inline_kernel, kernel, spliced_kernel
 from streamgmm.core.kernels.elementary import logarithm
 from streamgmm.core.kernels.log_joint import (
-    FEW,
+    FIRST,
     TIED,
-    TOGETHER,
     evaluate,
-    fill,
     normalise,
     residuals,
     workspace,
 )
-from streamgmm.core.kernels.products import add_moments_product, whole_panels
-from streamgmm.core.kernels.tiles import BLOCK, ROWS_AT_ONCE, SPARE_FEATURES
+from streamgmm.core.kernels.products import add_moments_product, fill, whole_panels
+from streamgmm.core.kernels.screening import FEW, MANY_FEATURES, NEGLIGIBLE, gather
+from streamgmm.core.kernels.tiles import BLOCK, MOMENT_TILES, ROWS_AT_ONCE, SPARE_FEATURES
 
 _BLOCKS_IN_SUM = 16
-# A responsibility below e⁻¹⁰⁰ of the largest is taken for 0: a trillion of them do not
-# change the last digit of the sums of a component that has any mass.
-_NEGLIGIBLE = 2.0**-144
-# Typed: literal integers would compile what they are given to once more.
-_FIRST = np.int64(0)
-# Finding the rows in which a component has a share pays from so many features on.
-_MANY_FEATURES = 128
+_GROUP = MOMENT_TILES[0][0]
+# The responsibility at which densities are NEGLIGIBLE, but for a rounding error.
+_NO_SHARE = 1.001 * math.exp(NEGLIGIBLE)
 
 
 @inline_kernel
@@ -43,7 +38,7 @@ def _move(part, total):
         fill(part[k], 0.0)
 
 
-@inline_kernel
+@spliced_kernel
 def _weigh(weights, work, n):
     """work.log_joint, of densities over the largest, becomes responsibilities times weight.
 
@@ -63,7 +58,7 @@ def _weigh(weights, work, n):
     for k in range(work.log_joint.shape[0]):
         for r in range(n):
             value = work.log_joint[k, r]
-            work.log_joint[k, r] = value * work.total[r] if value > _NEGLIGIBLE else 0.0
+            work.log_joint[k, r] = value * work.total[r] if value > _NO_SHARE else 0.0
         fill(work.log_joint[k, n : whole_panels(n)], 0.0)
     return weight, log_likelihood
 
@@ -76,108 +71,103 @@ def _find_share(responsibilities, n, rows):
     """
     count = 0
     for first in range(0, n, ROWS_AT_ONCE):
-        largest = 0.0
+        found = False
         for r in range(first, first + ROWS_AT_ONCE):
-            largest = max(largest, responsibilities[r])
-        if largest == 0.0:
-            continue
-        for r in range(first, first + ROWS_AT_ONCE):
-            if responsibilities[r] > 0.0:
-                if count == rows.size:
-                    return count + 1
-                rows[count] = r
-                count += 1
+            found |= responsibilities[r] > 0.0
+        if found:
+            for r in range(first, first + ROWS_AT_ONCE):
+                if responsibilities[r] > 0.0:
+                    if count == rows.size:
+                        return count + 1
+                    rows[count] = r
+                    count += 1
     return count
 
 
-@inline_kernel
+@spliced_kernel
 def _gather(values, responsibilities, share_rows, work):
     """Some rows (count,) of values (n, STRIDE) and of a component's responsibilities.
 
-    They go into the lines after the first of work.gathered, and into work.mass; returns their
+    They go into the lines after the first of work.gathered, and into work.some; returns their
     number, made up with repetitions that have no weight.
     """
     count = share_rows.size
     n = (count + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE * ROWS_AT_ONCE
     for i in range(count):
-        work.mass[0, i] = responsibilities[share_rows[i]]
-    fill(work.mass[0, count:n], 0.0)
-    for e in range(values.shape[0]):
-        for i in range(count):
-            work.gathered[1 + e, i] = values[e, share_rows[i]]
-        fill(work.gathered[1 + e, count:n], work.gathered[1 + e, 0])
+        work.some[0, i] = responsibilities[share_rows[i]]
+    fill(work.some[0, count:n], 0.0)
+    gather(values, share_rows, n, work.gathered[1:])
     return n
 
 
-@inline_kernel
-def _add_packed_moments(coefficients, z, n, work, moments):
-    """Add n rows to the moments of packed components, (K, F + spare).
+@spliced_kernel
+def _add_packed_moments(coefficients, z, n_rows, work, moments):
+    """Add a block of rows to the moments of packed components, (K, F + spare).
 
     Returns how many pairs of row and component were passed over, the component having no
     share in the row.
     """
     n_packed, n_features = coefficients.theta.shape
     features, responsibilities = coefficients.features, work.log_joint
-    passed_over = 0
-    for first in range(0, n_packed, TOGETHER):
-        last = min(first + TOGETHER, n_packed)
-        most = 0 if n_features >= _MANY_FEATURES else BLOCK
+    n, passed_over = whole_panels(n_rows), 0
+    for first in range(0, n_packed, _GROUP):
+        last = min(first + _GROUP, n_packed)
+        most = 0 if n_features >= MANY_FEATURES else BLOCK
         for k in range(first, last):
             if most <= FEW:
-                count = _find_share(responsibilities[k], n, work.share_rows[k - first])
-                work.share_counts[k - first] = count
+                count = _find_share(responsibilities[k], n, work.some_rows[k - first])
+                work.counts[k - first] = count
                 most = max(most, count)
         if most > FEW:
             add_moments_product(responsibilities, features, z, n, first, last, moments, first)
             continue
         for k in range(first, last):
-            count = work.share_counts[k - first]
-            passed_over += n - count
+            count = work.counts[k - first]
+            passed_over += n_rows - count
             if count:
-                share_rows = work.share_rows[k - first, :count]
+                share_rows = work.some_rows[k - first, :count]
                 few = _gather(z[1:], responsibilities[k], share_rows, work)
                 add_moments_product(
-                    work.mass, features, work.gathered, few, _FIRST, _FIRST + 1, moments, k
+                    work.some, features, work.gathered, few, FIRST, FIRST + 1, moments, k
                 )
     return passed_over
 
 
-@inline_kernel
-def _add_centred_moments(coefficients, c, n, work, moments, scatter):
-    """Add n rows to the moments of centred component c, of rows in which it has a share.
+@spliced_kernel
+def _add_centred_moments(coefficients, c, n_rows, work, moments, scatter):
+    """Add a block of rows to the moments of centred component c, as far as it has a share.
 
     Returns how many rows were passed over.
     """
-    k = coefficients.theta.shape[0] + c
+    n, k = whole_panels(n_rows), coefficients.theta.shape[0] + c
     responsibilities = work.log_joint[k]
-    count = _find_share(responsibilities, n, work.share_rows[0])
+    count = _find_share(responsibilities, n, work.some_rows[0])
     if count == 0:
-        return n
+        return n_rows
     if count <= FEW:
-        few = _gather(work.x, responsibilities, work.share_rows[0, :count], work)
+        few = _gather(work.x, responsibilities, work.some_rows[0, :count], work)
         x = work.gathered[1 : 1 + work.x.shape[0]]
     else:
-        count = few = n
-        x = work.x
+        count, few, x = n_rows, n, work.x
         for r in range(n):
-            work.mass[0, r] = responsibilities[r]
+            work.some[0, r] = responsibilities[r]
     residuals(coefficients, x, coefficients.origins[c], coefficients.bases, c, few, work)
     add_moments_product(
-        work.mass, coefficients.features, work.residual, few, _FIRST, _FIRST + 1, moments, k
+        work.some, coefficients.features, work.residual, few, FIRST, FIRST + 1, moments, k
     )
     if coefficients.kind == TIED:
         _add_scatter(coefficients, work.residual, few, work, scatter)
-    return n - count
+    return n_rows - count
 
 
-@inline_kernel
+@spliced_kernel
 def _add_scatter(coefficients, z, n, work, scatter):
-    """scatter (1, S + spare) += Σ mass z zᵀ, its upper triangle."""
+    """scatter (1, S + spare) += Σ w z zᵀ, w in work.some, its upper triangle."""
     table = coefficients.scatter_features
-    add_moments_product(work.mass, table, z, n, _FIRST, _FIRST + 1, scatter, _FIRST)
+    add_moments_product(work.some, table, z, n, FIRST, FIRST + 1, scatter, FIRST)
 
 
-@inline_kernel
+@spliced_kernel
 def _add_moments(coefficients, n_rows, work, moments, scatter):
     """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare).
 
@@ -189,18 +179,18 @@ def _add_moments(coefficients, n_rows, work, moments, scatter):
         z = work.z
         if not coefficients.has_own_basis:
             origin, bases = coefficients.origin, coefficients.bases
-            residuals(coefficients, work.x, origin, bases, _FIRST, n_rows, work)
+            residuals(coefficients, work.x, origin, bases, FIRST, n_rows, work)
             z = work.residual
-        passed_over += _add_packed_moments(coefficients, z, n, work, moments)
+        passed_over += _add_packed_moments(coefficients, z, n_rows, work, moments)
         if coefficients.kind == TIED:
-            mass = work.mass[0]
-            fill(mass, 0.0)
+            weights = work.some[0]
+            fill(weights, 0.0)
             for k in range(n_packed):
                 for r in range(n):
-                    mass[r] += work.log_joint[k, r]
+                    weights[r] += work.log_joint[k, r]
             _add_scatter(coefficients, z, n, work, scatter)
     for c in range(work.log_joint.shape[0] - n_packed):
-        passed_over += _add_centred_moments(coefficients, c, n, work, moments, scatter)
+        passed_over += _add_centred_moments(coefficients, c, n_rows, work, moments, scatter)
     return passed_over
 
 
@@ -220,9 +210,10 @@ def sufficient_statistics(rows, weights, coefficients):
         Σ γ φ by component: of z (packed route), or of u (centred route).
     scatter : (D (D + 1) / 2,) float64, or (0,)
         TIED: Σ over rows and components of γ u uᵀ, its upper triangle by rows.
-    totals : (6,) float64
-        Log-likelihood Σ w log p(x), Σ w, rows counted in, rows overflowing, rows not finite, pairs
-        of row and component that were passed over because the component has no share in the row.
+    totals : (8,) float64
+        Log-likelihood Σ w log p(x), Σ w, rows counted in, rows overflowing, rows not finite. Then
+        pairs of row and component: passed over in the sums, the component having no share in the
+        row; ruled out by float32; of density from float32.
     """
     n_components = coefficients.means.shape[0]
     # Sums of many blocks, and of the few blocks since they were last added to: in two levels
@@ -232,7 +223,7 @@ def sufficient_statistics(rows, weights, coefficients):
     scatter = np.zeros((1, n_scatter))
     recent_moments = np.zeros((n_components, coefficients.features.shape[0]))
     recent_scatter = np.zeros((1, coefficients.scatter_features.shape[0]))
-    totals = np.zeros(6)
+    totals = np.zeros(8)
     work = workspace(coefficients)
     for start in range(0, rows.shape[0], BLOCK):
         stop = min(start + BLOCK, rows.shape[0])
@@ -250,6 +241,7 @@ def sufficient_statistics(rows, weights, coefficients):
         totals[3] += n_overflowing
         totals[4] += n_not_finite
         totals[5] += passed_over
+    totals[6], totals[7] = work.n_screened[0], work.n_single[0]
     return moments, scatter[0], totals
 
 

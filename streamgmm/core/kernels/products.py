@@ -18,8 +18,9 @@ from streamgmm.core.kernels.tiles import (
     form_rows,
 )
 
-# So many coefficients serve all rows of a block before the next ones do: they stay in the cache.
-_COEFFICIENTS_AT_ONCE = 32768
+# So many features are summed over all rows of a block before the next ones are: their
+# coefficients stay in the cache.
+_FEATURES_AT_ONCE = 1024
 _ALIGNMENT = 64
 
 
@@ -38,27 +39,31 @@ def whole_panels(n):
 
 
 @inline_kernel
-def add_features_product(theta, features, z, n, is_triangular, out):
-    """Out (K, n) += Θ Φ.
+def fill(values, value):
+    """Set all of values (n,) to a value."""
+    # Loops, not array expressions: those take seconds more to compile.
+    for i in range(values.size):
+        values[i] = value
+
+
+@inline_kernel
+def add_features_product(theta, features, z, n, component, stop, reach, out):
+    """Out (K, n) += Θ Φ, for the components from one to a stop.
 
     Shapes: theta (K, F), features (F, 2), z (E, STRIDE) of theta's type, out (K, STRIDE) float64;
-    n is a multiple of PANEL. If triangular, only the first c + 1 features of component c have
-    a coefficient.
+    n is a multiple of form_rows(z). Component c has coefficients for the first reach + c
+    features, or all: factors are triangular. An element does not depend on what the others are.
     """
-    n_components, n_features = theta.shape
-    slab = max(_COEFFICIENTS_AT_ONCE // max(n_components, 1), PANEL)
-    for first in range(0, n_features, slab):
+    n_features = features.shape[0]
+    for first in range(0, n_features, _FEATURES_AT_ONCE):
         for row in range(0, n, form_rows(z)):
-            component = 0
-            while component < n_components:
-                left = n_components - component
-                n_tiles = (left + FORMS - 1) // FORMS
-                size = (left + n_tiles - 1) // n_tiles
-                last = min(first + slab, n_features)
-                if is_triangular:
-                    last = min(last, component + size)
-                add_forms(theta, features, z, component, size, first, last, row, out)
-                component += size
+            c = component
+            while c < stop:
+                n_tiles = (stop - c + FORMS - 1) // FORMS
+                size = (stop - c + n_tiles - 1) // n_tiles
+                last = min(first + _FEATURES_AT_ONCE, n_features, reach + c + size - 1)
+                add_forms(theta, features, z, c, size, first, last, row, out)
+                c += size
 
 
 @inline_kernel

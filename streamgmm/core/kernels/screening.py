@@ -1,0 +1,157 @@
+"""Densities in float64 where they can matter, found by float32 where they cannot.
+
+Of many well separated components one or two have a share in a row. Log-joint densities in
+float32, at twice the speed, come with a bound on their error: a component that lies so far below
+another that its responsibility is negligible whatever the errors needs no more digits. The
+others are evaluated in float64, for these rows alone, and sums are the same to the last bit;
+or they are left as they are, if the caller can bear the error.
+"""
+
+import numpy as np
+
+from streamgmm.core.kernels.compilation import inline_kernel, spliced_kernel
+from streamgmm.core.kernels.products import add_features_product, fill, whole_panels
+from streamgmm.core.kernels.tiles import BLOCK, FORMS, MOMENT_TILES, form_rows
+
+#: A component with a log-joint density so far below another's, in nats, has no share in a row: a
+#: trillion of such responsibilities do not change the last digit of sums that have any mass.
+NEGLIGIBLE = -100.0
+#: Components that can matter to at most so many rows of a block are evaluated, or summed, over
+#: these rows alone, if all of a tile of components do.
+FEW = BLOCK // 8
+#: From so many features on, finding the rows to which a component matters pays.
+MANY_FEATURES = 128
+#: Most components in a tile.
+TOGETHER = max(FORMS, MOMENT_TILES[0][0])
+#: Ratio of the unit roundoffs of float32 and float64.
+SINGLE_OVER_DOUBLE = 2.0**29
+# Up to these, products of two coordinates and a coefficient do not overflow in float32.
+LARGEST_COORDINATE, LARGEST_COEFFICIENT = 1e9, 1e20
+# Rows that are looked at together.
+_STRIP = 16
+# Where most components matter to many rows, so many blocks are not screened.
+_BLOCKS_WITHOUT = 15
+# Typed: literal integers would compile what they are given to once more.
+_FIRST = np.int64(0)
+
+
+@inline_kernel
+def can_screen(coefficients, work):
+    """Whether a block may be screened: bounds are small, and a block lately was worth it."""
+    if coefficients.theta_single.shape[0] == 0:
+        return False
+    if work.unscreened[0] > 0:
+        work.unscreened[0] -= 1
+        return False
+    safe = True
+    for k in range(work.bounds.size):
+        safe &= work.bounds[k] <= coefficients.tolerance
+    for e in range(work.extent.size):
+        safe &= work.extent[e] <= LARGEST_COORDINATE
+    return safe
+
+
+@spliced_kernel
+def screened_log_joint(coefficients, work, n_rows):
+    """Θ Φ for the packed components, into work.log_joint, whose elements are 0."""
+    n = whole_panels(n_rows)
+    theta, log_joint, sure = coefficients.theta, work.log_joint, work.largest
+    n_packed, n_map = theta.shape
+    features = coefficients.features[:n_map]
+    for e in range(work.z.shape[0]):
+        for r in range(n):
+            work.z_single[e, r] = work.z[e, r]
+    add_features_product(
+        coefficients.theta_single, features, work.z_single, n, _FIRST, n_packed, n_map, log_joint
+    )
+    fill(sure, -np.inf)
+    for k in range(n_packed):
+        bound = SINGLE_OVER_DOUBLE * work.bounds[k]
+        for r in range(n):
+            sure[r] = max(sure[r], log_joint[k, r] - bound)
+    # What is behind the last row matters to no component.
+    fill(sure[n_rows:n], np.inf)
+    n_dense = 0
+    for first in range(0, n_packed, FORMS):
+        last = min(first + FORMS, n_packed)
+        if _list_candidates(coefficients, first, last, n_rows, work):
+            for k in range(first, last):
+                rows = work.some_rows[k - first, : work.counts[k - first]]
+                _evaluate_some(coefficients, features, k, rows, work)
+        else:
+            n_dense += last - first
+            for k in range(first, last):
+                fill(log_joint[k, :n], 0.0)
+            add_features_product(theta, features, work.z, n, first, last, n_map, log_joint)
+    if 2 * n_dense > n_packed:
+        work.unscreened[0] = _BLOCKS_WITHOUT
+
+
+@spliced_kernel
+def _list_candidates(coefficients, first, last, n_rows, work):
+    """List, in work.some_rows, the rows for which components need more digits.
+
+    Returns False if a component needs them for many rows.
+    """
+    n, n_single, n_screened = whole_panels(n_rows), 0, 0
+    for k in range(first, last):
+        bound = SINGLE_OVER_DOUBLE * work.bounds[k]
+        count = 0
+        if bound <= coefficients.single_tolerance:
+            n_single += n_rows
+        else:
+            rows = work.some_rows[k - first]
+            log_joint, sure = work.log_joint[k], work.largest
+            count = _find_candidates(log_joint, sure, NEGLIGIBLE - bound, n, rows)
+            if count > FEW:
+                return False
+            n_screened += n_rows - count
+        work.counts[k - first] = count
+    work.n_single[0] += n_single
+    work.n_screened[0] += n_screened
+    return True
+
+
+@inline_kernel
+def _find_candidates(log_joint, sure, threshold, n, rows):
+    """Rows in which a component can matter, into rows; their number, or one more than fit."""
+    count = 0
+    for first in range(0, n, _STRIP):
+        found = False
+        for r in range(first, first + _STRIP):
+            found |= log_joint[r] - sure[r] >= threshold
+        if found:
+            for r in range(first, first + _STRIP):
+                if log_joint[r] - sure[r] >= threshold:
+                    if count == rows.size:
+                        return count + 1
+                    rows[count] = r
+                    count += 1
+    return count
+
+
+@spliced_kernel
+def _evaluate_some(coefficients, features, k, rows, work):
+    """Log-joint densities of component k in some rows, in float64."""
+    if rows.size == 0:
+        return
+    tile = form_rows(work.z)
+    n = (rows.size + tile - 1) // tile * tile
+    gather(work.z[1:], rows, n, work.gathered[1:])
+    exact = work.some
+    fill(exact[0, :n], 0.0)
+    theta = coefficients.theta[k : k + 1]
+    add_features_product(
+        theta, features, work.gathered, n, _FIRST, _FIRST + 1, features.shape[0], exact
+    )
+    for i in range(rows.size):
+        work.log_joint[k, rows[i]] = exact[0, i]
+
+
+@inline_kernel
+def gather(values, rows, n, out):
+    """Some rows of all lines of values into out, and the first of them again up to n."""
+    for e in range(values.shape[0]):
+        for i in range(rows.size):
+            out[e, i] = values[e, rows[i]]
+        fill(out[e, rows.size : n], out[e, 0])

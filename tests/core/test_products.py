@@ -1,0 +1,169 @@
+"""The two matrix products of the kernels, in every tile, against NumPy in extended precision.
+
+They run in compiled loops, as in the kernels.
+"""
+
+import numba
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from streamgmm.core.kernels.compilation import FAST_SUMS
+from streamgmm.core.kernels.products import (
+    add_features_product,
+    add_moments_product,
+    lines,
+    whole_panels,
+)
+from streamgmm.core.kernels.tiles import (
+    BLOCK,
+    FORMS,
+    MOMENT_TILES,
+    ROWS_AT_ONCE,
+    SPARE_FEATURES,
+    STRIDE,
+    TURNED,
+    turn,
+)
+
+compiled = numba.njit(fastmath=FAST_SUMS, error_model="numpy")
+# Products are right to the rounding of sums of this many terms of size 1.
+TOLERANCES = {np.float64: 1e-12, np.float32: 1e-3}
+DTYPES = [np.float64, np.float32]
+
+
+@compiled
+def make_lines(n, like):
+    return lines(n, like.dtype)
+
+
+@compiled
+def features_product(theta, features, z, n, first, stop, reach, out):
+    add_features_product(theta, features, z, n, first, stop, reach, out)
+
+
+@compiled
+def moments_product(weights, features, z, n, first, stop, out, line):
+    add_moments_product(weights, features, z, n, first, stop, out, line)
+
+
+@compiled
+def turned(rows, origin, scale, out):
+    for first in range(0, rows.shape[0], TURNED):
+        for d in range(rows.shape[1]):
+            turn(rows, first, d, origin[d], scale[d], out, d)
+
+
+def random_lines(rng: np.random.Generator, n: int, dtype: type) -> NDArray[np.floating]:
+    values = make_lines(n, np.empty(0, dtype))
+    values[:] = rng.normal(size=values.shape)
+    return values
+
+
+def triangle(n_coordinates: int) -> NDArray[np.int64]:
+    return np.stack(np.triu_indices(n_coordinates), axis=1).astype(np.int64)
+
+
+def phi(features: NDArray[np.int64], z: NDArray[np.floating]) -> NDArray[np.longdouble]:
+    wide = z.astype(np.longdouble)
+    return wide[features[:, 0]] * wide[features[:, 1]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lines_begin_at_cache_lines(dtype: type) -> None:
+    for n in (2, 3, 50):
+        values = make_lines(n, np.empty(0, dtype))
+        assert values.shape == (n, STRIDE)
+        assert values.ctypes.data % 64 == 0
+        assert values.strides[0] % 64 == 0
+
+
+def test_whole_panels() -> None:
+    whole = compiled(lambda n: whole_panels(n))
+    assert [whole(n) for n in (0, 1, 64, 65, BLOCK)] == [0, 64, 64, 128, BLOCK]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [*range(1, 2 * FORMS + 2), 32])
+@pytest.mark.parametrize("n_coordinates", [1, 2, 7, 50])
+def test_features_product(dtype: type, k: int, n_coordinates: int) -> None:
+    rng = np.random.default_rng([k, n_coordinates])
+    features, z = triangle(n_coordinates), random_lines(rng, n_coordinates, dtype)
+    theta = rng.normal(size=(k, len(features))).astype(dtype)
+    # A component less at either end, fewer rows than a block: what lies beside is not touched.
+    first, stop, n = (1, k - 1, 192) if k > 2 else (0, k, 64)
+    out = np.ones((k, STRIDE))
+    features_product(theta, features, z, n, first, stop, len(features), out)
+    expected = np.ones((k, STRIDE), np.longdouble)
+    product = theta.astype(np.longdouble) @ phi(features, z)
+    expected[first:stop, :n] += product[first:stop, :n]
+    scale = np.abs(theta).astype(float) @ np.abs(phi(features, z)).astype(float) + 1.0
+    np.testing.assert_array_less(np.abs(out - expected), TOLERANCES[dtype] * scale)
+    assert np.array_equal(out == 1.0, expected == 1.0)
+
+
+@pytest.mark.parametrize("d", [1, 2, 5, 6, 7, 13, 40])
+def test_triangular_product(d: int) -> None:
+    rng = np.random.default_rng(d)
+    factor = np.tril(rng.normal(size=(d, d)))
+    z = random_lines(rng, 1 + d, np.float64)
+    z[0] = 1.0
+    linear = np.stack([np.zeros(d, np.int64), 1 + np.arange(d)], axis=1)
+    out = np.zeros((d, STRIDE))
+    features_product(factor, linear, z, BLOCK, 0, d, 1, out)
+    np.testing.assert_allclose(out[:, :BLOCK], factor @ z[1:, :BLOCK], rtol=0.0, atol=1e-13)
+
+
+def test_a_component_is_the_same_beside_any_others() -> None:
+    rng = np.random.default_rng(0)
+    features, z = triangle(50), random_lines(rng, 50, np.float64)
+    theta = rng.normal(size=(13, len(features)))
+    assert len(features) > 1024
+    together, alone = np.zeros((13, STRIDE)), np.zeros((1, STRIDE))
+    features_product(theta, features, z, BLOCK, 0, 13, len(features), together)
+    for k in range(13):
+        alone[:] = 0.0
+        features_product(theta[k : k + 1], features, z, BLOCK, 0, 1, len(features), alone)
+        assert np.array_equal(alone[0], together[k])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [*range(1, 2 * MOMENT_TILES[0][0] + 2), 32])
+@pytest.mark.parametrize(("n_coordinates", "n"), [(1, 16), (2, 32), (7, 208), (20, BLOCK)])
+def test_moments_product(dtype: type, k: int, n_coordinates: int, n: int) -> None:
+    assert n % ROWS_AT_ONCE == 0
+    rng = np.random.default_rng([k, n])
+    features, z = triangle(n_coordinates), random_lines(rng, n_coordinates, dtype)
+    weights = random_lines(rng, k, dtype)
+    table = np.pad(features, [(0, SPARE_FEATURES), (0, 0)])
+    # Component by component from the second on, into the lines after the fourth.
+    first, line = (1, 4) if k > 1 else (0, 4)
+    out = np.ones((k + 4, len(table)))
+    moments_product(weights, table, z, n, first, k, out, line)
+    wide = weights[first:k, :n].astype(np.longdouble)
+    expected = np.ones((k + 4, len(features)), np.longdouble)
+    expected[line : line + k - first] += wide @ phi(features, z)[:, :n].T
+    found = out[:, : len(features)]
+    np.testing.assert_allclose(
+        found.astype(float), expected.astype(float), rtol=0.0, atol=TOLERANCES[dtype] * n
+    )
+    assert np.all(out[:line] == 1.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["C", "F", "strided", "backwards"])
+def test_turn(dtype: type, layout: str) -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(4 * TURNED, 5)).astype(dtype)
+    view = {
+        "C": rows,
+        "F": np.asfortranarray(rows),
+        "strided": np.repeat(np.repeat(rows, 2, axis=0), 3, axis=1)[::2, ::3],
+        "backwards": rows[::-1, ::-1].copy()[::-1, ::-1],
+    }[layout]
+    origin, scale = rng.normal(size=5), np.exp2(rng.integers(-3, 3, 5))
+    out = np.zeros((5, STRIDE))
+    turned(view, origin, scale, out)
+    expected = ((rows.astype(float) - origin) * scale).T
+    assert np.array_equal(out[:, : len(rows)], expected)
+    assert np.all(out[:, len(rows) :] == 0.0)
