@@ -1,16 +1,18 @@
-"""Local threads: some read and decode ahead, others compute.
+"""Local threads: each reads a chunk and computes it, while its values are in the cache.
 
 Kernels hold no lock while they compute, so threads are enough, and chunks need not be
-copied to other processes.
+copied to other processes. There is one thread more than may compute at once: while some wait for
+a disk, all cores have work; where nothing waits, hardly more threads run than there are cores.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from queue import SimpleQueue
 from typing import Any, Self
 
 import joblib
-import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import ParameterError
@@ -43,7 +45,7 @@ class ThreadExecutor:
     Parameters
     ----------
     n_jobs : int, optional
-        Threads that compute; as many again read ahead. By default as many as there are cores.
+        Threads that compute; one more reads ahead. By default as many as there are cores.
     memory_limit : int or str, optional
         Bytes that the process may hold. By default most of what is free.
     """
@@ -54,15 +56,15 @@ class ThreadExecutor:
         self.n_threads = thread_count(n_jobs)
         self._budget = Budget(resolve_limit(memory_limit), process_bytes(), self.n_threads)
         self._has_read = False
-        self._workers = ThreadPoolExecutor(self.n_threads, "streamgmm-compute")
-        self._readers = ThreadPoolExecutor(self.n_threads, "streamgmm-read")
+        self._pool = ThreadPoolExecutor(self.n_threads + 1, "streamgmm")
+        self._taking = threading.Lock()
+        self._computing = threading.Semaphore(self.n_threads)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for pool in (self._readers, self._workers):
-            pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def map_reduce(
         self,
@@ -132,49 +134,53 @@ class ThreadExecutor:
         listener: Listener,
         work: Work,
     ) -> None:
-        """Call consume(i, chunk) for every chunk, with a bounded number of chunks in memory."""
-        sizes = np.diff(source.boundaries)
-        row_bytes = source.n_features * source.dtype.itemsize
+        """Call consume(i, chunk) for every chunk, with a bounded number of chunks in memory.
+
+        Chunks are taken in order, so of several that fail the first is always among those that
+        have begun; its error is raised, whichever thread is faster.
+        """
         # What has been read is not thrown away for a tight estimate of a later read.
         if not self._has_read:
             self.check_memory(source, work)
-        most = 3 * self.n_threads
-        window = max(self._budget.chunks_in_flight(source, work, _depth(source), most), 1)
-        in_memory = source.read_bytes == 0
+        # What is in memory is not waited for.
+        most = self.n_threads + (source.read_bytes > 0)
+        n_workers = max(self._budget.chunks_in_flight(source, work, _depth(source), most), 1)
+        waiting = deque(range(len(source.boundaries) - 1))
+        failures: dict[int, BaseException] = {}
+        done: SimpleQueue[int | None] = SimpleQueue()
 
-        def compute(i: int, reading: Future[Chunk] | None) -> None:
-            consume(i, source.read(i) if reading is None else reading.result())
+        def take() -> int | None:
+            with self._taking:
+                return waiting.popleft() if waiting else None
 
-        running: deque[tuple[int, Future[None], Future[Chunk] | None]] = deque()
+        def process(i: int) -> None:
+            chunk = source.read(i)
+            with self._computing:
+                consume(i, chunk)
 
-        def finish_oldest() -> None:
-            i, computing, _ = running[0]
-            computing.result()
-            running.popleft()
-            listener(ChunkDone(int(sizes[i]), int(sizes[i]) * row_bytes))
+        def process_all() -> None:
+            for i in iter(take, None):
+                try:
+                    process(i)
+                    done.put(i)
+                except BaseException as error:  # noqa: BLE001 - raised where it can be seen
+                    failures[i] = error
+                    waiting.clear()
+            done.put(None)
 
+        row_bytes = source.n_features * source.dtype.itemsize
+        workers: list[Future[None]] = []
         with single_threaded_blas():
             try:
-                for i in range(len(sizes)):
-                    if len(running) == window:
-                        finish_oldest()
-                    reading = None if in_memory else self._readers.submit(source.read, i)
-                    running.append((i, self._workers.submit(compute, i, reading), reading))
-                while running:
-                    finish_oldest()
+                workers.extend(self._pool.submit(process_all) for _ in range(n_workers))
+                for _ in workers:
+                    for i in iter(done.get, None):
+                        n_rows = source.boundaries[i + 1] - source.boundaries[i]
+                        listener(ChunkDone(n_rows, n_rows * row_bytes))
             finally:
-                self._abandon(running)
+                # After a failure or an interrupt nothing of ours goes on.
+                waiting.clear()
+                wait(workers)
+        if failures:
+            raise failures[min(failures)]
         self._has_read = True
-
-    @staticmethod
-    def _abandon(
-        running: deque[tuple[int, Future[None], Future[Chunk] | None]],
-    ) -> None:
-        """After a failure or an interrupt: wait for what has begun, so that nothing outlives us."""
-        for _, computing, reading in running:
-            computing.cancel()
-            if reading is not None:
-                reading.cancel()
-        for _, computing, _ in running:
-            if not computing.cancelled():
-                computing.exception()

@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -148,22 +149,21 @@ class FileSource:
     def read(self, i: int) -> Chunk:
         """Chunk i."""
         start, stop = self.boundaries[i], self.boundaries[i + 1]
-        if not self._is_fortran:
-            values = self._read_values(start * self.n_features, (stop - start) * self.n_features)
-            rows = values.reshape(-1, self.n_features)
-        else:
-            columns = np.empty((self.n_features, stop - start), dtype=self.dtype)
-            for d in range(self.n_features):
-                columns[d] = self._read_values(d * self.n_rows + start, stop - start)
-            rows = columns.T
+        shape = stop - start, self.n_features
+        rows = np.empty(shape, self.dtype, order="F" if self._is_fortran else "C")
+        with self._path.open("rb") as file:
+            if self._is_fortran:
+                for d in range(self.n_features):
+                    self._fill(rows[:, d], file, d * self.n_rows + start)
+            else:
+                self._fill(rows, file, start * self.n_features)
         return Chunk(rows, range(start, stop))
 
-    def _read_values(self, first: int, count: int) -> NDArray[Any]:
-        offset = self._offset + first * self.dtype.itemsize
-        values = np.fromfile(self._path, dtype=self.dtype, count=count, offset=offset)
-        if values.size != count:
+    def _fill(self, values: NDArray[Any], file: BufferedReader, first: int) -> None:
+        """Read contiguous values that begin with the given one of the file."""
+        file.seek(self._offset + first * self.dtype.itemsize)
+        if file.readinto(values.data) != values.nbytes:
             raise DataError(f"{self._path} became shorter while it was read")
-        return values
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -1,12 +1,15 @@
 """Zarr arrays, formats 2 and 3, open or by path."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore
+from numpy.typing import NDArray
+from zarr.buffer.cpu import NDBuffer
+from zarr.storage import LocalStore, MemoryStore, ZipStore
 
 from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk
@@ -16,6 +19,8 @@ from streamgmm.sources.layout import check_table, regular_boundaries, rows_per_c
 _PACKING = ("scale_factor", "add_offset")
 # Attributes that name a number which stands for a missing value.
 _MISSING = ("_FillValue", "missing_value")
+# Stores that answer at once. Of others many requests should be under way.
+_NEAR = (LocalStore, MemoryStore, ZipStore)
 
 
 class ZarrSource:
@@ -87,7 +92,7 @@ class ZarrSource:
         """Chunk i."""
         start, stop = self.boundaries[i], self.boundaries[i + 1]
         try:
-            rows = np.asarray(self._array[start:stop, :])
+            rows = self._read_rows(start, stop)
         except MemoryError:
             raise
         except Exception as error:
@@ -96,6 +101,96 @@ class ZarrSource:
                 f"({type(error).__name__}: {error}); the store may be damaged"
             ) from error
         return Chunk(rows, range(start, stop))
+
+    def _read_rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows from start to stop; see :class:`_Rows` and :class:`_OneThreadLoop`."""
+        # Chunks of few columns are put together quickest column by column.
+        order: Literal["C", "F"] = "C" if self._array.chunks[1] >= self.n_features else "F"
+        rows = _Rows((stop - start, self.n_features), self.dtype, order)
+        selection = (slice(start, stop), slice(None))
+        if isinstance(self._array.store, _NEAR) and not _in_event_loop():
+            reading = self._array.async_array.get_orthogonal_selection(selection, out=rows)
+            with asyncio.Runner(loop_factory=_OneThreadLoop) as runner:
+                runner.run(reading)
+        else:
+            self._array.get_orthogonal_selection(selection, out=rows)
+        return rows.as_numpy_array()
+
+
+class _Rows(NDBuffer):
+    """Where Zarr puts the rows that it reads.
+
+    If one stored chunk holds all of them they stay where they were decoded; only rows of
+    several chunks are copied, into one array.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    dtype : dtype
+    order : "C" or "F"
+        Of the array into which Zarr's own codec pipeline copies chunks. Other pipelines fill an
+        array in C order themselves.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], dtype: np.dtype[Any], order: Literal["C", "F"]
+    ) -> None:
+        self._shape, self._dtype, self._order = shape, dtype, order
+        self._values: NDArray[Any] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._dtype
+
+    @property
+    def _data(self) -> NDArray[Any]:  # type: ignore[override]
+        return self._made("C")
+
+    def _made(self, order: Literal["C", "F"]) -> NDArray[Any]:
+        """The array, made when it is first needed."""
+        if self._values is None:
+            self._values = np.empty(self._shape, self._dtype, order)
+        return self._values
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(value, NDBuffer) and value.shape == self._shape:
+            decoded = value.as_numpy_array()
+            if decoded.dtype == self._dtype and decoded.flags.aligned:
+                self._values = decoded
+                return
+        self._made(self._order)
+        super().__setitem__(key, value)
+
+
+class _OneThreadLoop(asyncio.SelectorEventLoop):
+    """An event loop that does itself what it is asked to hand to another thread.
+
+    Zarr hands over each fetch and each decompression. Our chunks are read in threads of
+    their own already; so rows stay in one thread, and threads do not outnumber cores.
+    """
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, function: Callable[..., Any], *arguments: Any
+    ) -> "asyncio.Future[Any]":
+        done = self.create_future()
+        try:
+            done.set_result(function(*arguments))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it goes to who asked
+            done.set_exception(error)
+        return done
+
+
+def _in_event_loop() -> bool:
+    """Whether the calling thread runs an event loop, and so cannot run another."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def open_array(path: str | Path) -> "zarr.Array[Any]":

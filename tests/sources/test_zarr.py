@@ -1,15 +1,21 @@
 """Zarr arrays keep the promises of a source, however they are stored."""
 
+import asyncio
 import itertools
 import pickle
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
+from zarr.buffer.cpu import NDBuffer
 from zarr.codecs import BloscCodec, GzipCodec, TransposeCodec, ZstdCodec
-from zarr.storage import LocalStore, MemoryStore, ZipStore
+from zarr.core.codec_pipeline import BatchedCodecPipeline
+from zarr.registry import register_pipeline
+from zarr.storage import LocalStore, MemoryStore, WrapperStore, ZipStore
 
 from streamgmm import open as open_data
 from streamgmm.errors import DataError
@@ -115,6 +121,120 @@ class TestZarrInMemory(SourceConformance):
         return Case(open_data(zarr.create_array(MemoryStore(), data=rows, chunks=(1000, D))), rows)
 
 
+class TestZarrInAStoreOfAnotherKind(SourceConformance):
+    @pytest.fixture(params=[D, 1])
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+        rows, chunks = table(N, D), (1000, request.param)
+        array = zarr.create_array(WrapperStore(MemoryStore()), data=rows, chunks=chunks)
+        return Case(open_data(array), rows)
+
+
+class CountingStore(LocalStore):
+    """Keeps account of what is asked for."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.n_fetched: Counter[str] = Counter()
+        self.n_bytes = 0
+        self.threads: set[int] = set()
+
+    async def get(self, key: str, *arguments: Any, **settings: Any) -> Any:
+        content = await super().get(key, *arguments, **settings)
+        self.n_fetched[key] += 1
+        self.n_bytes += 0 if content is None else len(content)
+        self.threads.add(threading.get_ident())
+        return content
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["v3 whole rows", "v3 zstd", "v3 column chunks", "v3 many chunks of rows", "v2 default"],
+)
+def test_each_stored_chunk_is_fetched_once_a_read(layout: str, tmp_path: Path) -> None:
+    store(tmp_path, layout)
+    counting = CountingStore(tmp_path, read_only=True)
+    source = open_data(zarr.open_array(counting, mode="r"))
+    counting.n_fetched.clear()
+    SourceConformance.chunks(source)
+    fetched = {tmp_path / key: n for key, n in counting.n_fetched.items()}
+    assert fetched == dict.fromkeys(chunk_files(tmp_path), 1)
+
+
+def test_of_shards_each_byte_is_fetched_once_and_an_index_once_a_chunk(tmp_path: Path) -> None:
+    rows = table(400_000, D)
+    zarr.create_array(tmp_path, data=rows, chunks=(1000, D), shards=(200_000, D))
+    counting = CountingStore(tmp_path, read_only=True)
+    source = open_data(zarr.open_array(counting, mode="r"))
+    counting.n_bytes = 0
+    n_chunks = len(SourceConformance.chunks(source))
+    stored = sum(path.stat().st_size for path in chunk_files(tmp_path))
+    index_bytes = 200 * 16 + 4
+    # A chunk may lie in two shards.
+    assert stored <= counting.n_bytes + 2 * index_bytes
+    assert counting.n_bytes <= stored + 2 * n_chunks * index_bytes
+
+
+def test_a_chunk_is_read_and_decoded_by_the_thread_that_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, rows = store(tmp_path, "v3 column chunks")
+    counting = CountingStore(tmp_path, read_only=True)
+    source = open_data(zarr.open_array(counting, mode="r"))
+    counting.threads.clear()
+
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError("work was handed to another thread")
+
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor.submit", refuse)
+    np.testing.assert_array_equal(source.read(0).rows, rows)
+    assert counting.threads == {threading.get_ident()}
+
+
+def test_chunks_can_be_read_within_an_event_loop(tmp_path: Path) -> None:
+    array, rows = store(tmp_path, "v3 whole rows")
+    source = open_data(array)
+
+    async def read() -> Any:
+        return source.read(0).rows
+
+    np.testing.assert_array_equal(asyncio.run(read()), rows)
+
+
+def test_rows_of_one_stored_chunk_are_not_copied() -> None:
+    array = zarr.create_array(
+        MemoryStore(), data=table(150_000, D), chunks=(70_000, D), compressors=None
+    )
+    source = open_data(array)
+    # The store's own memory, also of the last chunk, which is not full.
+    for i in range(3):
+        assert np.shares_memory(source.read(i).rows, source.read(i).rows)
+
+
+def test_chunks_of_few_columns_are_put_together_column_by_column() -> None:
+    array = zarr.create_array(MemoryStore(), data=table(N, D), chunks=(1000, 1))
+    assert open_data(array).read(0).rows.flags.f_contiguous
+
+
+class DirectPipeline(BatchedCodecPipeline):
+    """Fills an array in C order itself, as pipelines of compiled code do."""
+
+    async def read(self, batch_info: Any, out: Any, drop_axes: Any = ()) -> None:
+        values = out.as_ndarray_like()
+        assert values.flags.c_contiguous
+        await super().read(batch_info, NDBuffer.from_numpy_array(values), drop_axes)
+
+
+@pytest.mark.parametrize("n_columns", [1, D])
+def test_other_codec_pipelines_may_be_chosen(n_columns: int, tmp_path: Path) -> None:
+    rows = table(N, D)
+    zarr.create_array(tmp_path, data=rows, chunks=(1000, n_columns))
+    register_pipeline(DirectPipeline)
+    path = f"{DirectPipeline.__module__}.{DirectPipeline.__qualname__}"
+    with zarr.config.set({"codec_pipeline.path": path}):
+        source = open_data(tmp_path)
+        np.testing.assert_array_equal(source.read(0).rows, rows)
+
+
 @pytest.mark.parametrize("stored_rows", [1, 7, 1000, 65536, 100_000])
 def test_no_stored_chunk_is_read_twice(stored_rows: int) -> None:
     n = 300_000
@@ -213,9 +333,9 @@ def test_missing_values_that_are_nan_need_no_decoding(value: Any) -> None:
 def test_memory_that_runs_out_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_data(zarr.create_array(MemoryStore(), data=table(N, D)))
 
-    def full(array: Any, selection: Any) -> Any:
+    def full(*arguments: Any, **settings: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(zarr.Array, "__getitem__", full)
+    monkeypatch.setattr(MemoryStore, "get", full)
     with pytest.raises(MemoryError):
         source.read(0)
