@@ -14,7 +14,7 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.log_joint import Coefficients
 from streamgmm.core.kernels.mixture import row_posteriors, sufficient_statistics
 from streamgmm.core.kernels.screening import LARGEST_COEFFICIENT, MANY_FEATURES
-from streamgmm.core.kernels.tiles import FORMS, SPARE_FEATURES, STRIDE
+from streamgmm.core.kernels.tiles import BLOCK, FORMS, SPARE_FEATURES, STRIDE
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError
@@ -294,7 +294,7 @@ def _castable(
     if rows.dtype in (np.float64, np.float32):
         yield 0, n, rows  # type: ignore[misc]
         return
-    step = max(256, _CAST_BYTES // (8 * d) // 256 * 256)
+    step = max(BLOCK, _CAST_BYTES // (8 * d) // BLOCK * BLOCK)
     for start in range(0, max(n, 1), step):
         stop = min(start + step, n)
         yield start, stop, rows[start:stop].astype(np.float64)

@@ -19,9 +19,9 @@ from streamgmm.core.kernels.tiles import (
     BLOCK,
     FORMS,
     MOMENT_TILES,
-    ROWS_AT_ONCE,
     SPARE_FEATURES,
     STRIDE,
+    STRIP,
     TURNED,
     turn,
 )
@@ -131,7 +131,7 @@ def test_a_component_is_the_same_beside_any_others() -> None:
 @pytest.mark.parametrize("k", [*range(1, 2 * MOMENT_TILES[0][0] + 2), 32])
 @pytest.mark.parametrize(("n_coordinates", "n"), [(1, 16), (2, 32), (7, 208), (20, BLOCK)])
 def test_moments_product(dtype: type, k: int, n_coordinates: int, n: int) -> None:
-    assert n % ROWS_AT_ONCE == 0
+    assert n % STRIP == 0
     rng = np.random.default_rng([k, n])
     features, z = triangle(n_coordinates), random_lines(rng, n_coordinates, dtype)
     weights = random_lines(rng, k, dtype)

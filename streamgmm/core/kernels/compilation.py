@@ -1,8 +1,7 @@
 """How kernels are compiled and where their machine code is kept.
 
-One module owns Numba's decorators. Two kinds of function exist: :func:`inline_kernel`
-for the pieces that kernels are made of, and :func:`kernel` for the entry points that
-Python calls.
+One module owns Numba's decorators. :func:`kernel` marks the entry points that Python calls,
+:func:`piece` what they are made of.
 
 Numba's own cache knows nothing of a callee in another file, and numbers the entries
 of one function in an index that concurrent writers can mix up. So each entry point,
@@ -38,14 +37,26 @@ _njit: Any = numba.njit
 _OPTIONS = {"nogil": True, "fastmath": FAST_SUMS, "error_model": "numpy"}
 _SOURCES = Path(__file__).parent
 
-# Compiled code calls them, Python must not: the code for that would be half of all there is.
+# Compiled code calls pieces, Python must not: the code for that would be half of all there is.
 # LLVM works on a piece again in every piece that it is part of. Those that lie between small
-# pieces and entry points are spliced into their callers before.
-inline_kernel = _njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-spliced_kernel = _njit(**_OPTIONS, inline="always")
+# pieces and entry points are therefore spliced into their callers first.
+piece = _njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+spliced_piece = _njit(**_OPTIONS, inline="always")
 # For arithmetic whose order of operations carries the result (splitting a number
 # into exponent and remainder); fused multiply-adds are still welcome.
-ordered_kernel = _njit(**{**_OPTIONS, "fastmath": {"contract"}})
+ordered_piece = _njit(**{**_OPTIONS, "fastmath": {"contract"}})
+
+
+@functools.cache
+def cpu_features() -> dict[str, bool]:
+    """What the processor that Numba compiles for can do, by LLVM's names."""
+    if _settings.CPU_FEATURES is not None:
+        named = filter(None, _settings.CPU_FEATURES.split(","))
+        return {name[1:]: name[0] == "+" for name in named}
+    if _settings.CPU_NAME is not None:
+        return {}
+    features: dict[str, bool] = llvmlite.binding.get_host_cpu_features()
+    return features
 
 
 @functools.cache
@@ -55,7 +66,7 @@ def _content_key() -> str:
     for path in sorted(_SOURCES.glob("*.py")):
         digest.update(path.read_bytes())
     versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
-    cpu = llvmlite.binding.get_host_cpu_name(), llvmlite.binding.get_host_cpu_features().flatten()
+    cpu = _settings.CPU_NAME or llvmlite.binding.get_host_cpu_name(), sorted(cpu_features().items())
     digest.update(repr((versions, platform.platform(), _settings.OPT, cpu)).encode())
     return digest.hexdigest()[:20]
 

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import ordered_kernel
+from streamgmm.core.kernels.compilation import ordered_piece
 
 # ln 2 in two parts: the first has few enough bits that k · LN2_HIGH is exact for |k| < 2**11
 # (Cody & Waite, Software Manual for the Elementary Functions, 1980, chapter 6).
@@ -22,7 +22,7 @@ SMALLEST_EXPONENT = -708.0
 _SQRT_HALF_BITS = np.float64(math.sqrt(0.5)).view(np.int64)
 
 
-@ordered_kernel
+@ordered_piece
 def exponential(x):
     """``exp(x)`` for x ≤ 0, to two units in the last place; exactly 0 for x < -708 and for NaN.
 
@@ -52,7 +52,7 @@ def exponential(x):
     return np.int64(bits).view(np.float64) if inside else 0.0
 
 
-@ordered_kernel
+@ordered_piece
 def logarithm(x):
     """``log(x)`` for normal finite x ≥ 1, to two units in the last place of max(1, |log x|).
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import inline_kernel, spliced_kernel
+from streamgmm.core.kernels.compilation import piece, spliced_piece
 from streamgmm.core.kernels.elementary import SMALLEST_EXPONENT, exponential
 from streamgmm.core.kernels.products import add_features_product, fill, lines, whole_panels
 from streamgmm.core.kernels.screening import FEW, TOGETHER, can_screen, screened_log_joint
@@ -83,7 +83,7 @@ class Workspace(NamedTuple):
     n_single: np.ndarray  #: (1,) int64, pairs whose density is that from float32
 
 
-@inline_kernel
+@piece
 def workspace(coefficients):
     """Scratch arrays for the blocks of a chunk."""
     n_components, n_features = coefficients.means.shape
@@ -127,7 +127,7 @@ def workspace(coefficients):
     )
 
 
-@inline_kernel
+@piece
 def _largest(values):
     """Largest magnitude; not finite if a value is not.
 
@@ -141,7 +141,7 @@ def _largest(values):
     return np.int64(largest).view(np.float64)
 
 
-@inline_kernel
+@piece
 def _turn(rows, origin, scale, out):
     """(rows - origin) scale into out (D, STRIDE), a line a feature; 0 up to a whole panel."""
     n, n_features = rows.shape
@@ -155,7 +155,7 @@ def _turn(rows, origin, scale, out):
         fill(out[d, n : whole_panels(n)], 0.0)
 
 
-@spliced_kernel
+@spliced_piece
 def _load(rows, coefficients, work):
     """Rows (n, D) of any dtype and layout into work.z.
 
@@ -175,7 +175,7 @@ def _load(rows, coefficients, work):
     return _set_aside(rows, coefficients, work)
 
 
-@inline_kernel
+@piece
 def _set_aside(rows, coefficients, work):
     """Replace rows that cannot be evaluated by the origin; count (overflowing, not finite)."""
     n, n_features = rows.shape
@@ -199,13 +199,13 @@ def _set_aside(rows, coefficients, work):
     return n_overflowing, n_not_finite
 
 
-@inline_kernel
+@piece
 def _linear(coefficients):
     """The features 1 · z_d."""
     return coefficients.features[1 : 1 + coefficients.origin.size]
 
 
-@spliced_kernel
+@spliced_piece
 def _whiten(coefficients, work, n):
     """TIED: z becomes y = whitener z, and -½‖y‖², the same for all components, goes apart."""
     whitener = coefficients.whitener
@@ -228,7 +228,7 @@ def _whiten(coefficients, work, n):
         work.extent[1 + d] = _largest(z[d, :n])
 
 
-@inline_kernel
+@piece
 def _add_square(coordinates, n):
     """SPHERICAL: the last coordinate becomes ‖z‖²."""
     square = coordinates[-1]
@@ -238,7 +238,7 @@ def _add_square(coordinates, n):
             square[r] += coordinates[d, r] ** 2
 
 
-@inline_kernel
+@piece
 def residuals(coefficients, x, origin, factors, k, n, work):
     """y = factor_k (x - origin) for n rows of x (D, STRIDE), into work.residual."""
     n_features, whole = x.shape[0], whole_panels(n)
@@ -261,7 +261,7 @@ def residuals(coefficients, x, origin, factors, k, n, work):
         _add_square(work.residual, n)
 
 
-@spliced_kernel
+@spliced_piece
 def _centred_log_joint(coefficients, k, n, work):
     residuals(coefficients, work.x, coefficients.means[k], coefficients.factors, k, n, work)
     out = work.log_joint[k]
@@ -273,7 +273,7 @@ def _centred_log_joint(coefficients, k, n, work):
         out[r] = coefficients.constants[k] - 0.5 * out[r]
 
 
-@inline_kernel
+@piece
 def _load_in_data_units(rows, coefficients, work):
     """Rows (n, D) into work.x, with the origin for those left out, and up to a whole panel."""
     n, n_features = rows.shape
@@ -286,7 +286,7 @@ def _load_in_data_units(rows, coefficients, work):
                 work.x[d, r] = coefficients.origin[d]
 
 
-@inline_kernel
+@piece
 def _fold_common(coefficients, work, n):
     """Give back to the packed components what they share: centred ones do not share it."""
     for k in range(coefficients.theta.shape[0]):
@@ -295,7 +295,7 @@ def _fold_common(coefficients, work, n):
     fill(work.common, 0.0)
 
 
-@spliced_kernel
+@spliced_piece
 def _packed_log_joint(coefficients, work, n_rows):
     """Θ Φ for the components on the packed route."""
     n = whole_panels(n_rows)
@@ -309,7 +309,7 @@ def _packed_log_joint(coefficients, work, n_rows):
         add_features_product(theta, features, work.z, n, FIRST, n_packed, n_map, work.log_joint)
 
 
-@inline_kernel
+@piece
 def _bound_errors(coefficients, work):
     """Bounds on the errors of packed components in this block, into work.bounds.
 
@@ -338,7 +338,7 @@ def _bound_errors(coefficients, work):
         work.bounds[k] = roundoff * magnitude + carried
 
 
-@inline_kernel
+@piece
 def _find_centred(coefficients, work, n):
     """Mark, in work.is_centred, the components that take the centred route in this block.
 
@@ -370,7 +370,7 @@ def _find_centred(coefficients, work, n):
     return True
 
 
-@spliced_kernel
+@spliced_piece
 def evaluate(rows, coefficients, work):
     """Log-joint densities of a block of rows, into work.log_joint.
 
@@ -394,7 +394,7 @@ def evaluate(rows, coefficients, work):
     return left_out
 
 
-@inline_kernel
+@piece
 def normalise(work, n):
     """Log-sum-exp over components.
 

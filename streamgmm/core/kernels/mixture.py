@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import inline_kernel, kernel, spliced_kernel
+from streamgmm.core.kernels.compilation import kernel, piece, spliced_piece
 from streamgmm.core.kernels.elementary import logarithm
 from streamgmm.core.kernels.log_joint import (
     FIRST,
@@ -21,7 +21,7 @@ from streamgmm.core.kernels.log_joint import (
 )
 from streamgmm.core.kernels.products import add_moments_product, fill, whole_panels
 from streamgmm.core.kernels.screening import FEW, MANY_FEATURES, NEGLIGIBLE, gather
-from streamgmm.core.kernels.tiles import BLOCK, MOMENT_TILES, ROWS_AT_ONCE, SPARE_FEATURES
+from streamgmm.core.kernels.tiles import BLOCK, MOMENT_TILES, SPARE_FEATURES, STRIP
 
 _BLOCKS_IN_SUM = 16
 _GROUP = MOMENT_TILES[0][0]
@@ -29,7 +29,7 @@ _GROUP = MOMENT_TILES[0][0]
 _NO_SHARE = 1.001 * math.exp(NEGLIGIBLE)
 
 
-@inline_kernel
+@piece
 def _move(part, total):
     """Add part (K, F + spare) to total (K, F) and begin it anew."""
     for k in range(total.shape[0]):
@@ -38,7 +38,7 @@ def _move(part, total):
         fill(part[k], 0.0)
 
 
-@spliced_kernel
+@spliced_piece
 def _weigh(weights, work, n):
     """work.log_joint, of densities over the largest, becomes responsibilities times weight.
 
@@ -63,19 +63,19 @@ def _weigh(weights, work, n):
     return weight, log_likelihood
 
 
-@inline_kernel
+@piece
 def _find_share(responsibilities, n, rows):
     """Rows of a block in which a component has a share, into rows (few,).
 
     Returns their number, or one more than there is room for.
     """
     count = 0
-    for first in range(0, n, ROWS_AT_ONCE):
+    for first in range(0, n, STRIP):
         found = False
-        for r in range(first, first + ROWS_AT_ONCE):
+        for r in range(first, first + STRIP):
             found |= responsibilities[r] > 0.0
         if found:
-            for r in range(first, first + ROWS_AT_ONCE):
+            for r in range(first, first + STRIP):
                 if responsibilities[r] > 0.0:
                     if count == rows.size:
                         return count + 1
@@ -84,7 +84,7 @@ def _find_share(responsibilities, n, rows):
     return count
 
 
-@spliced_kernel
+@spliced_piece
 def _gather(values, responsibilities, share_rows, work):
     """Some rows (count,) of values (n, STRIDE) and of a component's responsibilities.
 
@@ -92,7 +92,7 @@ def _gather(values, responsibilities, share_rows, work):
     number, made up with repetitions that have no weight.
     """
     count = share_rows.size
-    n = (count + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE * ROWS_AT_ONCE
+    n = (count + STRIP - 1) // STRIP * STRIP
     for i in range(count):
         work.some[0, i] = responsibilities[share_rows[i]]
     fill(work.some[0, count:n], 0.0)
@@ -100,7 +100,7 @@ def _gather(values, responsibilities, share_rows, work):
     return n
 
 
-@spliced_kernel
+@spliced_piece
 def _add_packed_moments(coefficients, z, n_rows, work, moments):
     """Add a block of rows to the moments of packed components, (K, F + spare).
 
@@ -133,7 +133,7 @@ def _add_packed_moments(coefficients, z, n_rows, work, moments):
     return passed_over
 
 
-@spliced_kernel
+@spliced_piece
 def _add_centred_moments(coefficients, c, n_rows, work, moments, scatter):
     """Add a block of rows to the moments of centred component c, as far as it has a share.
 
@@ -160,14 +160,14 @@ def _add_centred_moments(coefficients, c, n_rows, work, moments, scatter):
     return n_rows - count
 
 
-@spliced_kernel
+@spliced_piece
 def _add_scatter(coefficients, z, n, work, scatter):
     """scatter (1, S + spare) += Σ w z zᵀ, w in work.some, its upper triangle."""
     table = coefficients.scatter_features
     add_moments_product(work.some, table, z, n, FIRST, FIRST + 1, scatter, FIRST)
 
 
-@spliced_kernel
+@spliced_piece
 def _add_moments(coefficients, n_rows, work, moments, scatter):
     """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare).
 

@@ -6,7 +6,7 @@
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import inline_kernel
+from streamgmm.core.kernels.compilation import piece
 from streamgmm.core.kernels.tiles import (
     FORMS,
     MOMENT_TILES,
@@ -21,10 +21,12 @@ from streamgmm.core.kernels.tiles import (
 # So many features are summed over all rows of a block before the next ones are: their
 # coefficients stay in the cache.
 _FEATURES_AT_ONCE = 1024
+# So many rows of a tile's weights stay in the nearest cache while all features pass by.
+_ROWS_AT_ONCE = 512
 _ALIGNMENT = 64
 
 
-@inline_kernel
+@piece
 def lines(n, dtype):
     """Uninitialised array (n, STRIDE) whose lines begin at cache lines."""
     memory = np.empty(n * STRIDE + _ALIGNMENT, dtype)
@@ -32,13 +34,13 @@ def lines(n, dtype):
     return memory[first : first + n * STRIDE].reshape(n, STRIDE)
 
 
-@inline_kernel
+@piece
 def whole_panels(n):
     """Rows n of a block, made up to whole panels."""
     return (n + PANEL - 1) // PANEL * PANEL
 
 
-@inline_kernel
+@piece
 def fill(values, value):
     """Set all of values (n,) to a value."""
     # Loops, not array expressions: those take seconds more to compile.
@@ -46,7 +48,7 @@ def fill(values, value):
         values[i] = value
 
 
-@inline_kernel
+@piece
 def add_features_product(theta, features, z, n, component, stop, reach, out):
     """Out (K, n) += Θ Φ, for the components from one to a stop.
 
@@ -66,18 +68,20 @@ def add_features_product(theta, features, z, n, component, stop, reach, out):
                 c += size
 
 
-@inline_kernel
-def add_moments_product(weights, features, z, n, component, last, out, line):
-    """Out (lines, F) += R Φᵀ, R the lines of weights from a component to the last.
+@piece
+def add_moments_product(weights, features, z, n, component, stop, out, line):
+    """Out (lines, F) += R Φᵀ, R the lines of weights from a component to a stop.
 
     Shapes: weights (K, STRIDE) and z (E, STRIDE) of one type, features (F + SPARE_FEATURES, 2),
     out (lines, F + SPARE_FEATURES) float64, added to from one line on; n is a multiple of
-    ROWS_AT_ONCE.
+    STRIP.
     """
     n_features = features.shape[0] - SPARE_FEATURES
     for size, step in MOMENT_TILES:
-        while last - component >= size:
-            for first in range(0, n_features, step):
-                add_moments(weights, features, z, component, size, first, n, out, line)
+        while stop - component >= size:
+            for row in range(0, n, _ROWS_AT_ONCE):
+                last = min(row + _ROWS_AT_ONCE, n)
+                for first in range(0, n_features, step):
+                    add_moments(weights, features, z, component, size, first, row, last, out, line)
             component += size
             line += size

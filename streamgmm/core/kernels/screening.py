@@ -9,9 +9,9 @@ or they are left as they are, if the caller can bear the error.
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import inline_kernel, spliced_kernel
+from streamgmm.core.kernels.compilation import piece, spliced_piece
 from streamgmm.core.kernels.products import add_features_product, fill, whole_panels
-from streamgmm.core.kernels.tiles import BLOCK, FORMS, MOMENT_TILES, form_rows
+from streamgmm.core.kernels.tiles import BLOCK, FORMS, MOMENT_TILES, STRIP, form_rows
 
 #: A component with a log-joint density so far below another's, in nats, has no share in a row: a
 #: trillion of such responsibilities do not change the last digit of sums that have any mass.
@@ -27,15 +27,13 @@ TOGETHER = max(FORMS, MOMENT_TILES[0][0])
 SINGLE_OVER_DOUBLE = 2.0**29
 # Up to these, products of two coordinates and a coefficient do not overflow in float32.
 LARGEST_COORDINATE, LARGEST_COEFFICIENT = 1e9, 1e20
-# Rows that are looked at together.
-_STRIP = 16
 # Where most components matter to many rows, so many blocks are not screened.
 _BLOCKS_WITHOUT = 15
 # Typed: literal integers would compile what they are given to once more.
 _FIRST = np.int64(0)
 
 
-@inline_kernel
+@piece
 def can_screen(coefficients, work):
     """Whether a block may be screened: bounds are small, and a block lately was worth it."""
     if coefficients.theta_single.shape[0] == 0:
@@ -51,7 +49,7 @@ def can_screen(coefficients, work):
     return safe
 
 
-@spliced_kernel
+@spliced_piece
 def screened_log_joint(coefficients, work, n_rows):
     """Θ Φ for the packed components, into work.log_joint, whose elements are 0."""
     n = whole_panels(n_rows)
@@ -87,7 +85,7 @@ def screened_log_joint(coefficients, work, n_rows):
         work.unscreened[0] = _BLOCKS_WITHOUT
 
 
-@spliced_kernel
+@spliced_piece
 def _list_candidates(coefficients, first, last, n_rows, work):
     """List, in work.some_rows, the rows for which components need more digits.
 
@@ -112,16 +110,16 @@ def _list_candidates(coefficients, first, last, n_rows, work):
     return True
 
 
-@inline_kernel
+@piece
 def _find_candidates(log_joint, sure, threshold, n, rows):
     """Rows in which a component can matter, into rows; their number, or one more than fit."""
     count = 0
-    for first in range(0, n, _STRIP):
+    for first in range(0, n, STRIP):
         found = False
-        for r in range(first, first + _STRIP):
+        for r in range(first, first + STRIP):
             found |= log_joint[r] - sure[r] >= threshold
         if found:
-            for r in range(first, first + _STRIP):
+            for r in range(first, first + STRIP):
                 if log_joint[r] - sure[r] >= threshold:
                     if count == rows.size:
                         return count + 1
@@ -130,7 +128,7 @@ def _find_candidates(log_joint, sure, threshold, n, rows):
     return count
 
 
-@spliced_kernel
+@spliced_piece
 def _evaluate_some(coefficients, features, k, rows, work):
     """Log-joint densities of component k in some rows, in float64."""
     if rows.size == 0:
@@ -148,7 +146,7 @@ def _evaluate_some(coefficients, features, k, rows, work):
         work.log_joint[k, rows[i]] = exact[0, i]
 
 
-@inline_kernel
+@piece
 def gather(values, rows, n, out):
     """Some rows of all lines of values into out, and the first of them again up to n."""
     for e in range(values.shape[0]):

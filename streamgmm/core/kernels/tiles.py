@@ -15,18 +15,19 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
+from streamgmm.core.kernels.compilation import cpu_features
+
 #: Rows of data in a block.
-BLOCK = 512
+BLOCK = 1024
 #: Elements from one line to the next. Were it a power of two, all lines would compete for the
 #: same few places of the cache.
 STRIDE = BLOCK + 16
 #: Rows of a block are made up to a multiple of this, for Θ Φ ...
 PANEL = 64
 #: ... and of this for R Φᵀ.
-ROWS_AT_ONCE = 16
+STRIP = 16
 
-_FEATURES = llvmlite.binding.get_host_cpu_features()
-_VECTOR_BITS = 512 if _FEATURES.get("avx512f") else 256 if _FEATURES.get("avx") else 128
+_VECTOR_BITS = 512 if cpu_features().get("avx512f") else 256 if cpu_features().get("avx") else 128
 _IS_ARM = llvmlite.binding.get_default_triple().startswith(("aarch64", "arm64"))
 _REGISTERS = 32 if _VECTOR_BITS == 512 or _IS_ARM else 16
 #: Rows that :func:`turn` takes.
@@ -249,22 +250,24 @@ def form_rows(typing_context, z):
 
 
 @intrinsic
-def add_moments(typing_context, weights, features, z, component, size, first, n_rows, out, column):
+def add_moments(
+    typing_context, weights, features, z, component, size, first, row, last_row, out, line
+):
     """out[line + c, f] += Σ_r weights[component + c, r] z[left_f, r] z[right_f, r] for one tile.
 
     Shapes: weights (K, STRIDE) float64 or float32, features (F + SPARE_FEATURES, 2) int64, z
     (E, STRIDE) of the weights' type, out (lines, F + SPARE_FEATURES) float64. The tile: one of
-    MOMENT_TILES, that with ``size`` components; features from ``first`` on; the first ``n_rows``
-    rows, a multiple of ROWS_AT_ONCE.
+    MOMENT_TILES, that with ``size`` components; features from ``first`` on; rows from ``row`` to
+    ``last_row``, multiples of STRIP.
     """
-    signature = types.void(weights, features, z, *[types.int64] * 4, out, types.int64)
+    signature = types.void(weights, features, z, *[types.int64] * 5, out, types.int64)
 
     def generate(context, builder, signature, arguments):
         weights, features, z, out = (
-            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 7)
+            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 8)
         )
-        component, size, first, n_rows = arguments[3:7]
-        line = arguments[8]
+        component, size, first, row, last_row = arguments[3:8]
+        line = arguments[9]
         vectors = _Vectors(builder, _element(signature.args[0]))
         line_length = builder.extract_value(out.shape, 1)
 
@@ -275,16 +278,14 @@ def add_moments(typing_context, weights, features, z, component, size, first, n_
             sides = [_coordinates(builder, features, f, z, _integer(0)) for f in places]
             start = builder.gep(weights.data, [builder.mul(component, _integer(STRIDE))])
             weight_lines = [builder.gep(start, [_integer(c * STRIDE)]) for c in range(n)]
-            with cgutils.for_range_slice(builder, _integer(0), n_rows, _integer(vectors.lanes)) as (
-                row,
-                _,
-            ):
+            step = _integer(vectors.lanes)
+            with cgutils.for_range_slice(builder, row, last_row, step) as (r, _):
                 values = [
-                    builder.fmul(vectors.load(left, row), vectors.load(right, row))
+                    builder.fmul(vectors.load(left, r), vectors.load(right, r))
                     for left, right in sides
                 ]
                 for c, weights_line in enumerate(weight_lines):
-                    weight = vectors.load(weights_line, row)
+                    weight = vectors.load(weights_line, r)
                     for value, feature_sums in zip(values, sums, strict=True):
                         vectors.accumulate(feature_sums[c], weight, value)
             lines = [builder.add(line, _integer(c)) for c in range(n)]
