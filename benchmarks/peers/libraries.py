@@ -29,6 +29,8 @@ class Fitted:
         That it says it did.
     arithmetic : {"float64", "float32"}
         What it computed in.
+    ends : tuple of float
+        When each iteration ended, by ``time.perf_counter``, if the library can be asked.
     """
 
     weights: Array
@@ -36,6 +38,7 @@ class Fitted:
     covariances: Array
     iterations: int
     arithmetic: str
+    ends: tuple[float, ...] = ()
 
 
 Fit = Callable[..., Fitted]

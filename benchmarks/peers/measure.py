@@ -197,12 +197,15 @@ def _evaluate(library: Library, problem: Problem, threads: int) -> tuple[Fitted,
 
 
 def _seconds_per_iteration(library: Library, problem: Problem, threads: int) -> float:
-    """Median over runs of one and of many iterations, until enough time has passed."""
+    """Median over iterations, of runs until enough time has passed."""
     found: list[float] = []
     start = time.perf_counter()
     while not found or time.perf_counter() - start < _LEAST_SECONDS:
-        few, few_seconds = _timed(library, problem, 1, threads)
         many, many_seconds = _timed(library, problem, MANY, threads)
+        if many.ends:
+            found += np.diff(many.ends).tolist()
+            continue
+        few, few_seconds = _timed(library, problem, 1, threads)
         between = many.iterations - few.iterations
         found.append((many_seconds - few_seconds) / between if between else math.nan)
     return statistics.median(found)

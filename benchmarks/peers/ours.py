@@ -1,14 +1,22 @@
 """streamgmm."""
 
+import time
 from typing import Any
 
 from benchmarks.peers.libraries import Fitted
 from benchmarks.planted import Problem
+from streamgmm.protocols import Event, ReadDone
 
 
 def fit(problem: Problem, iterations: int, threads: int, **settings: Any) -> Fitted:
     """EM through the estimator."""
-    model = problem.model(reg_covar=0.0, max_iter=iterations, n_jobs=threads, **settings)
-    model.fit(problem.rows)
-    arithmetic = model.history_[-1]["arithmetic"]
-    return Fitted(model.weights_, model.means_, model.covariances_, model.n_iter_, arithmetic)
+    ends: list[float] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, ReadDone):
+            ends.append(time.perf_counter())
+
+    settings |= {"reg_covar": 0.0, "n_jobs": threads, "callbacks": [note]}
+    model = problem.model(max_iter=iterations, **settings).fit(problem.rows)
+    parameters = model.weights_, model.means_, model.covariances_
+    return Fitted(*parameters, model.n_iter_, model.history_[-1]["arithmetic"], tuple(ends))
