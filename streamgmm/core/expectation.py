@@ -116,10 +116,8 @@ class Expectation:
         places = np.searchsorted(frame.centred, order[packed.size :])
         coefficients = Coefficients(
             kind=parameters.structure.code,
-            features=_with_spare(parameters.structure.features(d)),
-            scatter_features=_with_spare(
-                1 + np.stack(np.triu_indices(d if is_tied else 0), axis=1)
-            ),
+            features=_features(parameters.covariance_type, d),
+            scatter_features=_scatter_features(d if is_tied else 0),
             origin=frame.origin,
             inverse_scale=1.0 / frame.scale,
             whitener=whitener,
@@ -247,6 +245,18 @@ def _single(theta: Array, arithmetic: Arithmetic) -> NDArray[np.float32]:
     wanted = arithmetic == "float32" or (arithmetic == "auto" and pays)
     fits = bool(np.abs(theta).max(initial=0.0) <= LARGEST_COEFFICIENT)
     return theta[: len(theta) if wanted and fits else 0].astype(np.float32, order="C")
+
+
+@functools.lru_cache(maxsize=8)
+def _features(covariance_type: str, n_features: int) -> NDArray[np.int64]:
+    """The table of features, with those to spare that kernels read."""
+    return _with_spare(STRUCTURES[covariance_type].features(n_features))
+
+
+@functools.lru_cache(maxsize=8)
+def _scatter_features(n_features: int) -> NDArray[np.int64]:
+    """The same for the upper triangle of z zᵀ."""
+    return _with_spare(1 + np.stack(np.triu_indices(n_features), axis=1))
 
 
 def _with_spare(features: NDArray[np.int64]) -> NDArray[np.int64]:
