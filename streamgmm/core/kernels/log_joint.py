@@ -314,7 +314,7 @@ def _bound_errors(coefficients, work):
     """Bounds on the errors of packed components in this block, into work.bounds.
 
     (4 + √F) u |θ_k| φ(|z|), at the block's extent; for TIED with what ½‖y‖² and the rounding
-    of y add.
+    of y add: errors of its coordinates are independent, and add in squares.
     """
     n_packed, n_map = coefficients.theta.shape
     extent, features = work.extent, work.extent_features
@@ -334,8 +334,8 @@ def _bound_errors(coefficients, work):
             for d in range(work.rounding.size):
                 magnitude += 0.5 * extent[1 + d] ** 2
                 distance = extent[1 + d] + abs(coefficients.theta[k, 1 + d])
-                carried += work.rounding[d] * distance
-        work.bounds[k] = roundoff * magnitude + carried
+                carried += (work.rounding[d] * distance) ** 2
+        work.bounds[k] = roundoff * magnitude + 4.0 * math.sqrt(carried)
 
 
 @piece
