@@ -192,7 +192,11 @@ def _magnified(inverse: Array, bases: Array, factors: Array, displacements: Arra
     """|L⁻¹ B| s (k, D) for triangular bases B, with s_d² the second moment of u_d."""
     magnifier = np.abs(inverse @ bases)
     own_spread = np.linalg.solve(bases, factors)
-    distances = np.linalg.solve(bases, displacements[:, :, np.newaxis])[:, :, 0]
+    if len(bases) == 1:
+        # One basis for all: factored once.
+        distances = np.linalg.solve(bases[0], displacements.T).T
+    else:
+        distances = np.linalg.solve(bases, displacements[:, :, np.newaxis])[:, :, 0]
     spread = np.sqrt(np.square(own_spread).sum(axis=-1) + np.square(distances))
     magnified: Array = (magnifier @ spread[:, :, np.newaxis])[:, :, 0]
     return magnified

@@ -34,8 +34,17 @@ _FIRST = np.int64(0)
 
 
 @piece
+def _all_single(coefficients, work):
+    """Whether densities in float32 will do for all packed components."""
+    enough = True
+    for k in range(work.bounds.size):
+        enough &= SINGLE_OVER_DOUBLE * work.bounds[k] <= coefficients.single_tolerance
+    return enough
+
+
+@piece
 def can_screen(coefficients, work):
-    """Whether a block may be screened: bounds are small, and a block lately was worth it."""
+    """Whether to begin a block in float32: that is safe, and lately was of use."""
     if coefficients.theta_single.shape[0] == 0:
         return False
     if work.unscreened[0] > 0:
@@ -46,7 +55,8 @@ def can_screen(coefficients, work):
         safe &= work.bounds[k] <= coefficients.tolerance
     for e in range(work.extent.size):
         safe &= work.extent[e] <= LARGEST_COORDINATE
-    return safe
+    pays = coefficients.theta.shape[1] >= MANY_FEATURES
+    return safe and (pays or _all_single(coefficients, work))
 
 
 @spliced_piece
@@ -62,6 +72,9 @@ def screened_log_joint(coefficients, work, n_rows):
     add_features_product(
         coefficients.theta_single, features, work.z_single, n, _FIRST, n_packed, n_map, log_joint
     )
+    if _all_single(coefficients, work):
+        work.n_single[0] += n_rows * n_packed
+        return
     fill(sure, -np.inf)
     for k in range(n_packed):
         bound = SINGLE_OVER_DOUBLE * work.bounds[k]
