@@ -13,7 +13,9 @@ import re
 from benchmarks.reporting import RESULTS
 
 README = RESULTS.parents[1] / "README.md"
-_QUOTATION = re.compile(r"(<!-- quote: (\w+) (\d+)(?: (.+?))? -->\n).*?(<!-- end -->)", re.DOTALL)
+_QUOTATION = re.compile(
+    r"(<!-- quote: (\w+) (\d+)(?: (?!-->)([^\n]+?))? -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 def quoted(name: str, number: int, pattern: str | None) -> str:
