@@ -171,8 +171,10 @@ class Expectation:
             scatter = upper + np.triu(upper, 1).T
         else:
             scatter = np.empty((0, 0))
-        placed = np.zeros((len(self.weights), moments.shape[1]))
-        placed[self.order] = moments
+        placed = moments
+        if not np.array_equal(self.order, np.arange(len(self.weights))):
+            placed = np.zeros((len(self.weights), moments.shape[1]))
+            placed[self.order] = moments
         log_likelihood, weight, *counts = totals.tolist()
         return Statistics(self.frame, placed, scatter, log_likelihood, weight, *map(int, counts))
 

@@ -4,7 +4,10 @@ They form a commutative monoid: statistics of disjoint rows in one frame add. Th
 unit that is cached, shipped, saved and summed.
 """
 
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -95,7 +98,7 @@ class Statistics:
         ValueError
             If the frames differ.
         """
-        return self._combine(other, 1.0, 1)
+        return self._combine(other, operator.add)
 
     def subtract(self, other: "Statistics") -> "Statistics":
         """Statistics of the rows of this one that are not in the other.
@@ -105,7 +108,7 @@ class Statistics:
         ValueError
             If the frames differ.
         """
-        return self._combine(other, -1.0, -1)
+        return self._combine(other, operator.sub)
 
     def scale(self, factor: float) -> "Statistics":
         """Statistics of the same rows with all weights multiplied by a factor."""
@@ -117,15 +120,10 @@ class Statistics:
             weight=self.weight * factor,
         )
 
-    def _combine(self, other: "Statistics", factor: float, sign: int) -> "Statistics":
+    def _combine(self, other: "Statistics", operation: Callable[[Any, Any], Any]) -> "Statistics":
         if not self.frame.is_same_as(other.frame):
             raise ValueError("statistics in different frames cannot be combined")
-        counts = {name: getattr(self, name) + sign * getattr(other, name) for name in COUNTS}
+        sums = ("moments", "scatter", "log_likelihood", "weight", *COUNTS)
         return replace(
-            self,
-            moments=self.moments + factor * other.moments,
-            scatter=self.scatter + factor * other.scatter,
-            log_likelihood=self.log_likelihood + factor * other.log_likelihood,
-            weight=self.weight + factor * other.weight,
-            **counts,
+            self, **{name: operation(getattr(self, name), getattr(other, name)) for name in sums}
         )
