@@ -16,7 +16,7 @@ import numpy as np
 
 from streamgmm.core.kernels.compilation import piece, spliced_piece
 from streamgmm.core.kernels.elementary import SMALLEST_EXPONENT, exponential
-from streamgmm.core.kernels.products import add_features_product, fill, lines, whole_panels
+from streamgmm.core.kernels.products import FIRST, add_features_product, fill, lines, whole_panels
 from streamgmm.core.kernels.screening import FEW, TOGETHER, can_screen, screened_log_joint
 from streamgmm.core.kernels.tiles import BLOCK, TURNED, turn
 
@@ -24,8 +24,6 @@ from streamgmm.core.kernels.tiles import BLOCK, TURNED, turn
 FULL, TIED, DIAG, SPHERICAL = range(4)
 
 UNIT_ROUNDOFF = 2.0**-53
-# Typed: literal integers would compile what they are given to once more.
-FIRST = np.int64(0)
 
 
 class Coefficients(NamedTuple):
@@ -74,7 +72,7 @@ class Workspace(NamedTuple):
     total: np.ndarray  #: (BLOCK,)
     common: np.ndarray  #: (BLOCK,) part of the log-joint density that all components share
     gathered: np.ndarray  #: (E, STRIDE) 1, then some rows of z or x
-    some: np.ndarray  #: (1, STRIDE) of some rows: weights, or densities of a component
+    some: np.ndarray  #: (1, STRIDE) of rows: weights, or densities of a component
     some_rows: np.ndarray  #: (TOGETHER, FEW) int64, rows in which components matter
     counts: np.ndarray  #: (TOGETHER,) int64, their number
     z_single: np.ndarray  #: (E, STRIDE) float32, if blocks are screened

@@ -12,15 +12,14 @@ import numpy as np
 from streamgmm.core.kernels.compilation import kernel, piece, spliced_piece
 from streamgmm.core.kernels.elementary import logarithm
 from streamgmm.core.kernels.log_joint import (
-    FIRST,
     TIED,
     evaluate,
     normalise,
     residuals,
     workspace,
 )
-from streamgmm.core.kernels.products import add_moments_product, fill, whole_panels
-from streamgmm.core.kernels.screening import FEW, MANY_FEATURES, NEGLIGIBLE, gather
+from streamgmm.core.kernels.products import FIRST, add_moments_product, fill, whole_panels
+from streamgmm.core.kernels.screening import FEW, MANY_FEATURES, NEGLIGIBLE, find_rows, gather
 from streamgmm.core.kernels.tiles import BLOCK, MOMENT_TILES, SPARE_FEATURES, STRIP
 
 _BLOCKS_IN_SUM = 16
@@ -63,27 +62,6 @@ def _weigh(weights, work, n):
     return weight, log_likelihood
 
 
-@piece
-def _find_share(responsibilities, n, rows):
-    """Rows of a block in which a component has a share, into rows (few,).
-
-    Returns their number, or one more than there is room for.
-    """
-    count = 0
-    for first in range(0, n, STRIP):
-        found = False
-        for r in range(first, first + STRIP):
-            found |= responsibilities[r] > 0.0
-        if found:
-            for r in range(first, first + STRIP):
-                if responsibilities[r] > 0.0:
-                    if count == rows.size:
-                        return count + 1
-                    rows[count] = r
-                    count += 1
-    return count
-
-
 @spliced_piece
 def _gather(values, responsibilities, share_rows, work):
     """Some rows (count,) of values (n, STRIDE) and of a component's responsibilities.
@@ -115,7 +93,7 @@ def _add_packed_moments(coefficients, z, n_rows, work, moments):
         most = 0 if n_features >= MANY_FEATURES else BLOCK
         for k in range(first, last):
             if most <= FEW:
-                count = _find_share(responsibilities[k], n, work.some_rows[k - first])
+                count = find_rows(responsibilities[k], 0.0, n, work.some_rows[k - first])
                 work.counts[k - first] = count
                 most = max(most, count)
         if most > FEW:
@@ -141,7 +119,7 @@ def _add_centred_moments(coefficients, c, n_rows, work, moments, scatter):
     """
     n, k = whole_panels(n_rows), coefficients.theta.shape[0] + c
     responsibilities = work.log_joint[k]
-    count = _find_share(responsibilities, n, work.some_rows[0])
+    count = find_rows(responsibilities, 0.0, n, work.some_rows[0])
     if count == 0:
         return n_rows
     if count <= FEW:

@@ -24,6 +24,8 @@ _FEATURES_AT_ONCE = 1024
 # So many rows of a tile's weights stay in the nearest cache while all features pass by.
 _ROWS_AT_ONCE = 512
 _ALIGNMENT = 64
+#: Typed: a literal integer would compile what it is given to once more.
+FIRST = np.int64(0)
 
 
 @piece

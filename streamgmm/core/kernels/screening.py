@@ -10,7 +10,7 @@ or they are left as they are, if the caller can bear the error.
 import numpy as np
 
 from streamgmm.core.kernels.compilation import piece, spliced_piece
-from streamgmm.core.kernels.products import add_features_product, fill, whole_panels
+from streamgmm.core.kernels.products import FIRST, add_features_product, fill, whole_panels
 from streamgmm.core.kernels.tiles import BLOCK, FORMS, MOMENT_TILES, STRIP, form_rows
 
 #: A component with a log-joint density so far below another's, in nats, has no share in a row: a
@@ -29,8 +29,6 @@ SINGLE_OVER_DOUBLE = 2.0**29
 LARGEST_COORDINATE, LARGEST_COEFFICIENT = 1e9, 1e20
 # Where most components matter to many rows, so many blocks are not screened.
 _BLOCKS_WITHOUT = 15
-# Typed: literal integers would compile what they are given to once more.
-_FIRST = np.int64(0)
 
 
 @piece
@@ -70,7 +68,7 @@ def screened_log_joint(coefficients, work, n_rows):
         for r in range(n):
             work.z_single[e, r] = work.z[e, r]
     add_features_product(
-        coefficients.theta_single, features, work.z_single, n, _FIRST, n_packed, n_map, log_joint
+        coefficients.theta_single, features, work.z_single, n, FIRST, n_packed, n_map, log_joint
     )
     if _all_single(coefficients, work):
         work.n_single[0] += n_rows * n_packed
@@ -111,9 +109,10 @@ def _list_candidates(coefficients, first, last, n_rows, work):
         if bound <= coefficients.single_tolerance:
             n_single += n_rows
         else:
-            rows = work.some_rows[k - first]
-            log_joint, sure = work.log_joint[k], work.largest
-            count = _find_candidates(log_joint, sure, NEGLIGIBLE - bound, n, rows)
+            margins = work.some[0]
+            for r in range(n):
+                margins[r] = work.log_joint[k, r] - work.largest[r]
+            count = find_rows(margins, NEGLIGIBLE - bound, n, work.some_rows[k - first])
             if count > FEW:
                 return False
             n_screened += n_rows - count
@@ -124,16 +123,19 @@ def _list_candidates(coefficients, first, last, n_rows, work):
 
 
 @piece
-def _find_candidates(log_joint, sure, threshold, n, rows):
-    """Rows in which a component can matter, into rows; their number, or one more than fit."""
+def find_rows(values, threshold, n, rows):
+    """Rows of a block whose value lies above a threshold, into rows.
+
+    Returns their number, or one more than there is room for.
+    """
     count = 0
     for first in range(0, n, STRIP):
         found = False
         for r in range(first, first + STRIP):
-            found |= log_joint[r] - sure[r] >= threshold
+            found |= values[r] > threshold
         if found:
             for r in range(first, first + STRIP):
-                if log_joint[r] - sure[r] >= threshold:
+                if values[r] > threshold:
                     if count == rows.size:
                         return count + 1
                     rows[count] = r
@@ -153,7 +155,7 @@ def _evaluate_some(coefficients, features, k, rows, work):
     fill(exact[0, :n], 0.0)
     theta = coefficients.theta[k : k + 1]
     add_features_product(
-        theta, features, work.gathered, n, _FIRST, _FIRST + 1, features.shape[0], exact
+        theta, features, work.gathered, n, FIRST, FIRST + 1, features.shape[0], exact
     )
     for i in range(rows.size):
         work.log_joint[k, rows[i]] = exact[0, i]
