@@ -15,8 +15,8 @@ from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-#: What is done with rows that hold NaN: refuse them, or leave them out.
-Missing = Literal["error", "drop"]
+#: What is done with rows that hold NaN: refuse them, leave them out, or use their other values.
+Missing = Literal["error", "drop", "em"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class Source(Protocol):
 
     Attributes
     ----------
-    missing : {"error", "drop"}
+    missing : {"error", "drop", "em"}
         What is done with rows that hold NaN. Chunks hold them as they are.
     feature_names : sequence of str, or None
         Names of the columns, if they have any.
@@ -258,7 +258,7 @@ class ReadDone(Event):
     passed_over : float
         Part of all pairs that were not summed, the responsibility being negligible.
     n_missing : int
-        Rows left out because they hold NaN.
+        Rows left out because they hold NaN; with ``missing="em"``, because they hold nothing else.
     """
 
     number: int

@@ -187,6 +187,70 @@ def em_step(
     return Mixture(model.covariance_type, weights, means, factors)
 
 
+def incomplete_log_joint(x: ArrayLike, model: Mixture) -> Real:
+    """ln π_k N(x_no | μ_ko, Σ_koo) of the values x_no that are not NaN, (n, K)."""
+    found = []
+    for row in extended(x):
+        seen = np.flatnonzero(~np.isnan(row))
+        factors = cholesky(model.matrices[:, seen[:, np.newaxis], seen])
+        marginal = Mixture("full", model.weights, model.means[:, seen], factors)
+        found.append(log_joint(row[np.newaxis, seen], marginal)[0])
+    return np.stack(found)
+
+
+def completed(row: Real, mean: Real, matrix: Real) -> tuple[Real, Real]:
+    """Conditional mean and covariance, (D,) and (D, D), of a row given the values it has."""
+    seen, missing = np.flatnonzero(~np.isnan(row)), np.flatnonzero(np.isnan(row))
+    filled, spread = row.copy(), np.zeros_like(matrix)
+    factor = cholesky(matrix[np.ix_(seen, seen)])
+    across = solve_lower(factor, matrix[np.ix_(seen, missing)])
+    filled[missing] = (
+        mean[missing] + across.T @ solve_lower(factor, (row - mean)[seen, np.newaxis]).ravel()
+    )
+    spread[np.ix_(missing, missing)] = matrix[np.ix_(missing, missing)] - across.T @ across
+    return filled, spread
+
+
+def incomplete_em_step(
+    x: ArrayLike, model: Mixture, row_weights: ArrayLike | None = None
+) -> tuple[Mixture, np.longdouble]:
+    """One EM iteration over rows with NaN, and Σ w ln p(observed) before it.
+
+    Ghahramani & Jordan (1994), section 3: full covariances, then averaged as the type asks.
+    """
+    x = extended(x)
+    w = np.ones(len(x), np.longdouble) if row_weights is None else extended(row_weights)
+    joint = incomplete_log_joint(x, model)
+    largest = joint.max(axis=1)
+    log_density = largest + np.log(np.exp(joint - largest[:, np.newaxis]).sum(axis=1))
+    gamma = np.exp(joint - log_density[:, np.newaxis]) * w[:, np.newaxis]
+    counts = gamma.sum(axis=0)
+    means, matrices = [], []
+    for k, (mean, matrix) in enumerate(zip(model.means, model.matrices, strict=True)):
+        pairs = [completed(row, mean, matrix) for row in x]
+        filled, spreads = np.stack([a for a, _ in pairs]), np.stack([b for _, b in pairs])
+        g = gamma[:, k]
+        moved = mean + g @ (filled - mean) / counts[k]
+        deviations = filled - moved
+        scatter = (g[:, np.newaxis] * deviations).T @ deviations + np.tensordot(g, spreads, 1)
+        means.append(moved)
+        matrices.append(scatter / counts[k])
+    covariances = np.stack(matrices)
+    d = x.shape[1]
+    if model.covariance_type == "tied":
+        shared = np.tensordot(counts / counts.sum(), covariances, 1)
+        covariances = np.tile(shared, (len(counts), 1, 1))
+    elif model.covariance_type in ("diag", "spherical"):
+        variances = np.diagonal(covariances, axis1=1, axis2=2)
+        if model.covariance_type == "spherical":
+            variances = np.tile(variances.mean(axis=1, keepdims=True), (1, d))
+        covariances = variances[:, :, np.newaxis] * np.eye(d)
+    step = Mixture(
+        model.covariance_type, counts / counts.sum(), np.stack(means), cholesky(covariances)
+    )
+    return step, (w * log_density).sum()
+
+
 def distance(parameters: Any, model: Mixture) -> float:
     """Largest of |δπ|, |δμ_d| / √Σ_dd and |δΣ_ij| / √(Σ_ii Σ_jj)."""
     own = of(parameters)._replace(factors=model.factors)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
-from streamgmm import GaussianMixture
+from streamgmm import GaussianMixture, load
 from streamgmm import open as open_data
 from streamgmm.algorithms.reading import Reader
 from streamgmm.algorithms.survey import sample_rows
@@ -1151,3 +1151,42 @@ def test_float32_densities_when_they_are_asked_for() -> None:
 def test_an_arithmetic_that_there_is_not() -> None:
     with pytest.raises(ValueError, match="'arithmetic' parameter"):
         GaussianMixture(arithmetic="float16").fit(np.zeros((3, 1)))
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_marginals_and_conditionals_are_models(
+    covariance_type: CovarianceType, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(500, 3)) + 5.0 * rng.integers(0, 2, (500, 1))
+    frame = pandas.DataFrame(rows, columns=["a", "b", "c"])
+    model = GaussianMixture(2, covariance_type=covariance_type, random_state=0).fit(frame)
+    own = model.marginal(["c", "a"])
+    assert own.feature_names_in_.tolist() == ["c", "a"]
+    np.testing.assert_array_equal(own.means_, model.means_[:, [2, 0]])
+    by_number = model.marginal([2, 0])
+    np.testing.assert_array_equal(own.covariances_, by_number.covariances_)
+    others = model.conditional({"b": 5.0})
+    assert others.feature_names_in_.tolist() == ["a", "c"]
+    assert others.weights_.max() > 0.99
+    # Both predict, draw rows, and are saved like any model.
+    both = own.score_samples(frame[["c", "a"]]) + 0.0
+    assert np.isfinite(both).all()
+    others.save(tmp_path / "others.gmm")
+    again = load(tmp_path / "others.gmm")
+    rest = frame[["a", "c"]]
+    np.testing.assert_array_equal(again.predict(rest), others.predict(rest))
+    assert again.sample(5)[0].shape == (5, 2)
+
+
+def test_features_that_are_not_there() -> None:
+    model = GaussianMixture().fit(np.random.default_rng(0).normal(size=(50, 3)))
+    for features in ([3], [-1], ["a"], [0, 0], [], [1.5]):
+        with pytest.raises(ParameterError, match="not columns of the model"):
+            model.marginal(features)  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="not columns of the model"):
+        model.conditional({})
+    with pytest.raises(ParameterError, match="not finite"):
+        model.conditional({0: np.nan})
+    with pytest.raises(ParameterError, match="all features are given"):
+        model.conditional({0: 0.0, 1: 0.0, 2: 0.0})

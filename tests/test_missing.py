@@ -1,4 +1,7 @@
-"""Rows with missing values are left out of a fit, counted, and keep their places in predictions."""
+"""Rows with missing values: left out of a fit and counted, or used for the values that they have.
+
+In either case they keep their places in predictions.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +18,9 @@ from streamgmm import GaussianMixture
 from streamgmm.core.covariance import CovarianceType
 from streamgmm.core.expectation import Expectation
 from streamgmm.core.frame import Frame
+from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError, NotFiniteError, ParameterError
+from tests.core.cases import TYPES, covariances_for, draw
 
 N, D = 5000, 3
 
@@ -158,6 +163,133 @@ def test_the_default_refuses_and_says_how_to_go_on() -> None:
         start().fit(rows_with_gaps())
 
 
+def test_values_are_used_where_they_are(tmp_path: Path) -> None:
+    rows = rows_with_gaps()
+    rows[17] = np.nan
+    expected = start().fit(streamgmm.open(rows, missing="em"))
+    n_empty = int(np.isnan(rows).all(axis=1).sum())
+    assert {read["n_rows"] for read in expected.history_} == {N - n_empty}
+    assert {read["n_missing"] for read in expected.history_} == {n_empty}
+    assert np.diff(expected.lower_bounds_).min() > -1e-9
+    for kind, made in KINDS.items():
+        source = streamgmm.open(made(rows, tmp_path), missing="em")
+        model = start().fit(source)
+        np.testing.assert_allclose(model.means_, expected.means_, rtol=1e-10, err_msg=kind)
+        labels = np.asarray(model.predict(source))
+        is_empty = np.isnan(rows).all(axis=1)
+        np.testing.assert_array_equal(labels == -1, is_empty)
+        scores = np.asarray(model.score_samples(source))
+        np.testing.assert_array_equal(np.isnan(scores), is_empty)
+        assert model.score(source) == pytest.approx(scores[~is_empty].mean(), rel=1e-12)
+        filled = np.asarray(model.impute(source))
+        np.testing.assert_array_equal(filled[~np.isnan(rows)], rows[~np.isnan(rows)])
+        assert np.isfinite(filled).all()
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_incomplete_rows_lead_to_the_truth(covariance_type: CovarianceType) -> None:
+    # Values after the first are missing at random, more of them where the first is large.
+    d, n, n_samples = 8, 8000, 20
+    rng = np.random.default_rng(5)
+    means = np.array([[0.0], [3.0]]) * np.ones(d)
+    truth = Parameters.create(
+        covariance_type, [0.4, 0.6], means, covariances_for(rng, covariance_type, 2, d)
+    )
+    settings: Any = {
+        "weights_init": truth.weights,
+        "means_init": truth.means,
+        "precisions_init": truth.precisions,
+        "covariance_type": covariance_type,
+        "tol": 1e-8,
+        "reg_covar": 0.0,
+        "max_iter": 500,
+    }
+    found: dict[str, list[NDArray[np.float64]]] = {"em": [], "drop": []}
+    n_complete = 0
+    for _ in range(n_samples):
+        rows = draw(rng, truth, n)
+        part = np.where(rows[:, :1] > 2.0, 0.38, 0.31)
+        rows[:, 1:][rng.random((n, d - 1)) < part] = np.nan
+        n_complete += len(complete(rows))
+        for missing, estimates in found.items():
+            model = GaussianMixture(2, **settings).fit(streamgmm.open(rows, missing=missing))
+            estimates.append(model.means_.ravel())
+    assert n_complete < 0.06 * n * n_samples
+    errors = {name: np.array(values) - truth.means.ravel() for name, values in found.items()}
+    deviations = {name: error.std(axis=0, ddof=1) for name, error in errors.items()}
+    em = errors["em"].mean(axis=0) / (deviations["em"] / np.sqrt(n_samples))
+    assert np.abs(em).max() < 3.0
+    assert (np.abs(errors["em"]) < 3.0 * deviations["em"]).mean() > 0.98
+    # What is left of the rows is few and no fair sample.
+    drop = errors["drop"].mean(axis=0) / (deviations["drop"] / np.sqrt(n_samples))
+    assert np.abs(drop).max() > 5.0
+    assert np.median(deviations["drop"] / deviations["em"]) > 2.0
+
+
+@pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random_from_data", "random"])
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_starts_are_made_of_incomplete_rows(
+    covariance_type: CovarianceType, init_params: str
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(2000, 12)) + 8.0 * rng.integers(0, 2, (2000, 1))
+    rows[rng.random(rows.shape) < 0.4] = np.nan
+    assert len(complete(rows)) < 20
+    source = streamgmm.open(rows, missing="em")
+    model = GaussianMixture(
+        2, covariance_type=covariance_type, init_params=init_params, random_state=0
+    ).fit(source)
+    assert np.isfinite(model.lower_bound_)
+    if init_params == "kmeans":
+        np.testing.assert_allclose(np.sort(model.means_[:, 3]), [0.0, 8.0], atol=0.2)
+
+
+def test_a_feature_without_values() -> None:
+    rows = rows_with_gaps()
+    rows[:, 1] = np.nan
+    with pytest.raises(DataError, match=r"column\(s\) 1 hold nothing but NaN"):
+        GaussianMixture(2).fit(streamgmm.open(rows, missing="em"))
+
+
+def test_a_feature_that_one_component_never_shows() -> None:
+    rows = complete(rows_with_gaps())
+    rows[rows[:, 0] > 3.0, 1] = np.nan
+    model = GaussianMixture(2, random_state=0).fit(streamgmm.open(rows, missing="em"))
+    assert model.converged_
+    assert np.isfinite(model.covariances_).all()
+
+
+def test_imputed_values_are_the_best_guess() -> None:
+    rng = np.random.default_rng(1)
+    truth = Parameters.create(
+        "full", [0.5, 0.5], [[0.0] * D, [6.0] * D], covariances_for(rng, "full", 2, D)
+    )
+    rows = draw(rng, truth, 4000)
+    model = GaussianMixture(2, random_state=0).fit(rows)
+    gaps = rng.random(rows.shape) < 0.3
+    filled = model.impute(np.where(gaps, np.nan, rows))
+    squares = np.square(filled - rows)[gaps].mean()
+    assert squares < 0.7 * np.square(rows.mean(axis=0) - rows)[gaps].mean()
+    assert filled.dtype == np.float64
+    single = np.where(gaps, np.nan, rows).astype(np.float32)
+    assert model.impute(single).dtype == np.float32
+    integers = rows.round().astype(np.int32)
+    np.testing.assert_array_equal(model.impute(integers), integers)
+    with pytest.raises(NotFiniteError, match="infinity"):
+        model.impute([[np.inf, 0.0, np.nan]])
+    with pytest.raises(ValueError, match="4 features"):
+        model.impute(np.zeros((2, D + 1)))
+
+
+def test_imputed_rows_on_disk(tmp_path: Path) -> None:
+    rows = rows_with_gaps()
+    model = start().fit(streamgmm.open(rows, missing="em"))
+    np.save(tmp_path / "x.npy", rows)
+    out = tmp_path / "filled.npy"
+    assert model.impute(tmp_path / "x.npy", out=out) == out
+    np.testing.assert_array_equal(np.load(out), model.impute(rows))
+
+
 def test_what_is_left_out_is_told_apart() -> None:
     rows = np.zeros((6, D))
     rows[1, 0] = np.nan
@@ -180,7 +312,7 @@ def test_nothing_is_left() -> None:
 
 def test_what_may_be_done_is_checked() -> None:
     wrong: Any = "ignore"
-    with pytest.raises(ParameterError, match="missing is 'ignore'; choose one of error, drop"):
+    with pytest.raises(ParameterError, match="missing is 'ignore'; choose one of error, drop, em"):
         streamgmm.open(np.zeros((3, 1)), missing=wrong)
 
 

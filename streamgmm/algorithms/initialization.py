@@ -52,6 +52,45 @@ class Start:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows of a sample, of which values may be missing.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n, D)
+        0 where a value is missing.
+    seen : ndarray of shape (n, D) or, if nothing is missing, (1, D)
+        1 where there is a value, else 0.
+    weights : ndarray of shape (n,)
+    """
+
+    values: Array
+    seen: Array
+    weights: Array
+
+    @classmethod
+    def about(cls, centre: Array, rows: Array, weights: Array) -> "_Rows":
+        """Rows less a centre; NaN stands for a missing value."""
+        values = rows - centre
+        missing = np.isnan(values)
+        if not missing.any():
+            return cls(values, np.ones((1, len(centre))), weights)
+        return cls(np.where(missing, 0.0, values), 1.0 - missing, weights)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def variances(self) -> Array:
+        """Of each feature, (D,)."""
+        found: Array = np.nanvar(self.with_gaps(), axis=0)
+        return found
+
+    def with_gaps(self) -> Array:
+        """NaN where a value is missing."""
+        return np.where(self.seen > 0.0, self.values, np.nan)
+
+
 def initialize(
     sample: RowSample,
     n_components: int,
@@ -84,7 +123,7 @@ def initialize(
     Raises
     ------
     DataError
-        If the sample has fewer rows than there are components.
+        If the sample has fewer rows than there are components, or no value of a feature.
     ParameterError
         If what is known does not fit the data.
     """
@@ -93,11 +132,17 @@ def initialize(
             f"only {len(sample.rows)} row(s) have a positive weight and squares that do not "
             f"overflow, fewer than n_components = {n_components}"
         )
-    centre = sample.rows.mean(axis=0)
-    rows = sample.rows - centre
-    labels = _METHODS[method](rows, sample.weights, n_components, random)
-    means, counts = _cluster_means(rows, sample.weights, labels, n_components)
-    covariances = _cluster_covariances(covariance_type, rows, sample.weights, labels, means)
+    empty = np.flatnonzero(np.isnan(sample.rows).all(axis=0))
+    if empty.size:
+        raise DataError(
+            f"column(s) {', '.join(map(str, empty))} hold nothing but NaN in {len(sample.rows)} "
+            "sampled rows; leave them out"
+        )
+    centre = np.nanmean(sample.rows, axis=0)
+    rows = _Rows.about(centre, sample.rows, sample.weights)
+    labels = _METHODS[method](rows, n_components, random)
+    means, counts = _cluster_means(rows, labels, n_components)
+    covariances = _cluster_covariances(covariance_type, rows, labels, means)
     covariances, factors = _regular(covariance_type, covariances, reg_covar, rows)
 
     weights = counts / counts.sum() if known.weights is None else known.weights
@@ -110,11 +155,11 @@ def initialize(
 
 
 def _regular(
-    covariance_type: CovarianceType, covariances: Array, reg_covar: float, rows: Array
+    covariance_type: CovarianceType, covariances: Array, reg_covar: float, rows: _Rows
 ) -> tuple[Array, Array]:
     """Covariances with reg_covar on the diagonal, or with more if that is not enough; factors."""
     structure = STRUCTURES[covariance_type]
-    ridge = np.full(rows.shape[1], reg_covar)
+    ridge = np.full(rows.values.shape[1], reg_covar)
     if reg_covar > 0.0:
         regular = _add_to_diagonal(covariance_type, covariances, ridge)
         with contextlib.suppress(np.linalg.LinAlgError):
@@ -124,39 +169,61 @@ def _regular(
     return regular, cholesky(structure, regular)
 
 
-def _cluster_means(
-    rows: Array, weights: Array, labels: NDArray[np.intp], n_components: int
-) -> tuple[Array, Array]:
-    """Weighted means (K, D) and counts (K,) of labelled rows; 0 for an empty cluster."""
-    counts: Array = np.bincount(labels, weights, n_components).astype(np.float64)
-    starts = np.arange(len(rows) + 1)
-    members = scipy.sparse.csc_array((weights, labels, starts), (n_components, len(rows)))
-    means: Array = members @ rows / np.where(counts > 0.0, counts, 1.0)[:, np.newaxis]
+def _cluster_means(rows: _Rows, labels: NDArray[np.intp], n_components: int) -> tuple[Array, Array]:
+    """Weighted means (K, D) and counts (K,) of labelled rows; 0 for what has no values."""
+    counts: Array = np.bincount(labels, rows.weights, n_components).astype(np.float64)
+    seen = _cluster_counts(rows, labels, counts)
+    means: Array = _members(rows, labels, n_components) @ rows.values
+    means /= np.where(seen > 0.0, seen, 1.0)
     return means, counts
 
 
+def _cluster_counts(rows: _Rows, labels: NDArray[np.intp], counts: Array) -> Array:
+    """Weights of the values of each feature in each cluster, (K, D) or (K, 1)."""
+    if len(rows.seen) == 1:
+        return counts[:, np.newaxis]
+    found: Array = _members(rows, labels, len(counts)) @ rows.seen
+    return found
+
+
+def _members(rows: _Rows, labels: NDArray[np.intp], n_components: int) -> scipy.sparse.csc_array:
+    """Weight of each row in each cluster, (K, n)."""
+    starts = np.arange(len(rows) + 1)
+    return scipy.sparse.csc_array((rows.weights, labels, starts), (n_components, len(rows)))
+
+
 def _cluster_covariances(
-    covariance_type: CovarianceType,
-    rows: Array,
-    weights: Array,
-    labels: NDArray[np.intp],
-    means: Array,
+    covariance_type: CovarianceType, rows: _Rows, labels: NDArray[np.intp], means: Array
 ) -> Array:
-    """Covariances of labelled rows about the means, cluster by cluster; 0 for an empty one."""
+    """Covariances of labelled rows about the means, cluster by cluster; 0 for an empty one.
+
+    Variances are those of the values that there are; of a feature without any in a cluster, that
+    of all rows.
+    """
     n_components, n_features = means.shape
     found = np.zeros(STRUCTURES[covariance_type].shape(n_components, n_features))
     order = np.argsort(labels, kind="stable")
     stops = np.cumsum(np.bincount(labels, minlength=n_components))
+    overall = rows.variances()
     for k, own in enumerate(np.split(order, stops[:-1])):
-        deviations = rows[own] - means[k]
-        weighted = deviations * weights[own, np.newaxis]
-        count = weights[own].sum() or 1.0
-        if covariance_type == "full":
-            found[k] = weighted.T @ deviations / count
-        elif covariance_type == "tied":
-            found += weighted.T @ deviations / weights.sum()
+        weights = rows.weights[own]
+        count = weights.sum() or 1.0
+        deviations = rows.values[own] - means[k]
+        unseen = np.zeros(n_features)
+        if len(rows.seen) > 1:
+            # A congruence: matrices stay positive semidefinite.
+            part = weights @ rows.seen[own] / count
+            deviations *= rows.seen[own] / np.sqrt(np.where(part > 0.0, part, 1.0))
+            unseen = np.where(part > 0.0, 0.0, overall)
+        weighted = deviations * weights[:, np.newaxis]
+        if STRUCTURES[covariance_type].is_triangular:
+            scatter = weighted.T @ deviations + np.diag(count * unseen)
+            if covariance_type == "full":
+                found[k] = scatter / count
+            else:
+                found += scatter / rows.weights.sum()
         else:
-            variances = (weighted * deviations).sum(axis=0) / count
+            variances = (weighted * deviations).sum(axis=0) / count + unseen
             found[k] = variances.mean() if covariance_type == "spherical" else variances
     return found
 
@@ -168,71 +235,76 @@ def _add_to_diagonal(covariance_type: CovarianceType, covariances: Array, values
     return covariances + (values.mean() if covariance_type == "spherical" else values)
 
 
-def _typical_variances(rows: Array) -> Array:
+def _typical_variances(rows: _Rows) -> Array:
     """Squared interquartile ranges (D,), which outliers do not move; never 0."""
-    lower, upper = np.quantile(rows, (0.25, 0.75), axis=0)
+    lower, upper = np.nanquantile(rows.with_gaps(), (0.25, 0.75), axis=0)
     squared = np.square(upper - lower)
-    squared = np.where(squared > 0.0, squared, rows.var(axis=0))
+    squared = np.where(squared > 0.0, squared, rows.variances())
     positive = squared[squared > 0.0]
     typical: Array = np.where(squared > 0.0, squared, positive.min() if positive.size else 1.0)
     return typical
 
 
-def _squared_distances(rows: Array, squares: Array, centres: Array) -> Array:
-    """‖x - c‖² (n, K), of rows whose ‖x‖² are given."""
-    cross = rows @ centres.T
-    distances: Array = squares[:, np.newaxis] - 2.0 * cross + np.square(centres).sum(axis=1)
+def _squared_distances(rows: _Rows, squares: Array, centres: Array) -> Array:
+    """‖x - c‖² (n, K) over the values that there are, of rows whose ‖x‖² are given."""
+    cross = rows.values @ centres.T
+    distances: Array = squares[:, np.newaxis] - 2.0 * cross + rows.seen @ np.square(centres).T
     return np.maximum(distances, 0.0)
 
 
-def _seed_centres(
-    rows: Array, weights: Array, n_components: int, random: np.random.RandomState
-) -> Array:
-    """Greedy k-means++ (Arthur & Vassilvitskii 2007): the best of several draws for each centre."""
-    squares = np.square(rows).sum(axis=1)
+def _seed_centres(rows: _Rows, n_components: int, random: np.random.RandomState) -> Array:
+    """Greedy k-means++ (Arthur & Vassilvitskii 2007): the best of several draws for each centre.
+
+    What a centre lacks is the mean of all rows.
+    """
+    values, weights = rows.values, rows.weights
+    squares = np.square(values).sum(axis=1)
     n_trials = 2 + int(np.log(n_components))
     first = random.choice(len(rows), p=weights / weights.sum())
     chosen = [int(first)]
-    closest = _squared_distances(rows, squares, rows[chosen])[:, 0]
+    closest = _squared_distances(rows, squares, values[chosen])[:, 0]
     for _ in range(1, n_components):
         potential = np.cumsum(closest * weights)
         draws = random.uniform(size=n_trials) * potential[-1]
         candidates = np.minimum(np.searchsorted(potential, draws), len(rows) - 1)
         distances = np.minimum(
-            closest[:, np.newaxis], _squared_distances(rows, squares, rows[candidates])
+            closest[:, np.newaxis], _squared_distances(rows, squares, values[candidates])
         )
         best = int(np.argmin(weights @ distances))
         chosen.append(int(candidates[best]))
         closest = distances[:, best]
-    return rows[chosen]
+    return values[chosen]
 
 
-def _nearest(rows: Array, centres: Array) -> tuple[NDArray[np.intp], Array]:
+def _nearest(rows: _Rows, centres: Array) -> tuple[NDArray[np.intp], Array]:
     """Label of, and squared distance to, each row's nearest centre."""
     labels = np.empty(len(rows), dtype=np.intp)
     nearest = np.empty(len(rows))
     # Block by block: all distances at once would be the largest array of a fit.
     for start in range(0, len(rows), _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)
-        squares = np.square(rows[block]).sum(axis=1)
-        distances = _squared_distances(rows[block], squares, centres)
+        seen = rows.seen if len(rows.seen) == 1 else rows.seen[block]
+        part = _Rows(rows.values[block], seen, rows.weights[block])
+        squares = np.square(part.values).sum(axis=1)
+        distances = _squared_distances(part, squares, centres)
         labels[block] = np.argmin(distances, axis=1)
         nearest[block] = distances[np.arange(len(squares)), labels[block]]
     return labels, nearest
 
 
-def _kmeans(
-    rows: Array, weights: Array, n_components: int, random: np.random.RandomState
-) -> NDArray[np.intp]:
-    """Clusters of Lloyd's k-means, from k-means++ centres."""
-    centres = _seed_centres(rows, weights, n_components, random)
-    tolerance = _KMEANS_TOLERANCE * rows.var(axis=0).mean()
+def _kmeans(rows: _Rows, n_components: int, random: np.random.RandomState) -> NDArray[np.intp]:
+    """Clusters of Lloyd's k-means, from k-means++ centres.
+
+    Over the values that there are, as in Chi, Chi & Baraniuk (2016), k-POD.
+    """
+    centres = _seed_centres(rows, n_components, random)
+    tolerance = _KMEANS_TOLERANCE * rows.variances().mean()
     for _ in range(_KMEANS_ITERATIONS):
         labels, distances = _nearest(rows, centres)
-        moved, counts = _cluster_means(rows, weights, labels, n_components)
+        moved, counts = _cluster_means(rows, labels, n_components)
         # An empty cluster goes on from one of the rows that are served worst.
         empty = np.flatnonzero(counts == 0.0)
-        moved[empty] = rows[np.argsort(distances)[::-1][: empty.size]]
+        moved[empty] = rows.values[np.argsort(distances)[::-1][: empty.size]]
         shift = float(np.square(moved - centres).sum())
         centres = moved
         if shift <= tolerance:
@@ -241,21 +313,19 @@ def _kmeans(
 
 
 def _kmeans_plusplus(
-    rows: Array, weights: Array, n_components: int, random: np.random.RandomState
+    rows: _Rows, n_components: int, random: np.random.RandomState
 ) -> NDArray[np.intp]:
-    return _nearest(rows, _seed_centres(rows, weights, n_components, random))[0]
+    return _nearest(rows, _seed_centres(rows, n_components, random))[0]
 
 
 def _random_from_data(
-    rows: Array, weights: Array, n_components: int, random: np.random.RandomState
+    rows: _Rows, n_components: int, random: np.random.RandomState
 ) -> NDArray[np.intp]:
     chosen = random.choice(len(rows), size=n_components, replace=False)
-    return _nearest(rows, rows[chosen])[0]
+    return _nearest(rows, rows.values[chosen])[0]
 
 
-def _random(
-    rows: Array, weights: Array, n_components: int, random: np.random.RandomState
-) -> NDArray[np.intp]:
+def _random(rows: _Rows, n_components: int, random: np.random.RandomState) -> NDArray[np.intp]:
     """Rows dealt out in random order, so that no component goes without."""
     return random.permutation(len(rows)) % n_components
 

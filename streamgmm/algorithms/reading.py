@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from streamgmm.core.covariance import CovarianceType
 from streamgmm.core.expectation import Arithmetic, Expectation, scratch_bytes, statistics_bytes
 from streamgmm.core.frame import Frame
+from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError, NotFiniteError
@@ -98,11 +99,11 @@ class Reader:
             If no row has weight.
         """
         frame = frame or Frame.of(parameters, self.source.dtype)
-        expectation = Expectation.prepare(parameters, frame, self.arithmetic)
-        shape = parameters.n_components, parameters.n_features
-        work = statistics_work(parameters.covariance_type, *shape)
+        missing = self.source.missing
+        expectation = prepare(parameters, frame, missing, self.arithmetic)
+        work = statistics_work(self.source, parameters.covariance_type, parameters.n_components)
         found, seconds = self._timed(purpose, _statistics, expectation, work)
-        n_missing = found.n_missing if self.source.missing == "drop" else 0
+        n_missing = 0 if missing == "error" else found.n_missing
         if found.n_not_finite > n_missing:
             refuse_not_finite(self.source, self.executor)
         if not found.weight > 0.0:
@@ -110,7 +111,7 @@ class Reader:
                 f"no row of {self.source.name} has a positive weight that can be used: "
                 f"{found.n_rows} rows were counted in with weights that sum to 0, "
                 f"{found.n_overflowing} were left out because their squares overflow, "
-                f"{n_missing} because they hold NaN"
+                f"{n_missing} because they hold {'nothing but ' * (missing == 'em')}NaN"
             )
         mean = found.mean_log_likelihood
         n_pairs = self.source.n_rows * parameters.n_components
@@ -147,12 +148,27 @@ class Reader:
         self.tell(done)
 
 
-def statistics_work(covariance_type: CovarianceType, n_components: int, n_features: int) -> Work:
+def prepare(
+    parameters: Parameters, frame: Frame, missing: Missing, arithmetic: Arithmetic = "auto"
+) -> Expectation | IncompleteExpectation:
+    """A mixture prepared for rows of which those with NaN are treated as is said."""
+    expectation = IncompleteExpectation if missing == "em" else Expectation
+    return expectation.prepare(parameters, frame, arithmetic)
+
+
+def statistics_work(source: Source, covariance_type: CovarianceType, n_components: int) -> Work:
     """Memory that reading for the statistics of a mixture takes."""
-    shape = n_components, n_features
+    shape = n_components, source.n_features
     value = statistics_bytes(covariance_type, *shape)
     # A thread sums in two levels, and a chunk's statistics lie beside those they merge with.
-    return Work(scratch_bytes(covariance_type, *shape) + 4 * value, value)
+    return Work(scratch_bytes(covariance_type, *shape) + gap_bytes(source) + 4 * value, value)
+
+
+def gap_bytes(source: Source) -> int:
+    """Memory that work on the rows with gaps of a chunk takes: two copies, and masks."""
+    if source.missing != "em":
+        return 0
+    return 24 * source.n_features * int(max(np.diff(source.boundaries)))
 
 
 def refuse_not_finite(source: Source, executor: Executor) -> NoReturn:
@@ -165,13 +181,12 @@ def refuse_not_finite(source: Source, executor: Executor) -> NoReturn:
     found = executor.map_reduce(source, _find_not_finite, source.missing, lambda event: None)
     places = ", ".join(f"row {row} column {column}" for row, column in found.places)
     more = ", ..." if found.n_values > len(found.places) else ""
-    dropped = source.missing == "drop"
-    kind = "infinity" if dropped else "NaN or infinity"
+    kind = "NaN or infinity" if source.missing == "error" else "infinity"
     remedy = (
-        "Set these values to NaN, or mend them"
-        if dropped
-        else "Drop or fill these rows first, or leave out those with NaN by "
-        "streamgmm.open(..., missing='drop')"
+        "Drop or fill these rows first, or leave out those with NaN by "
+        "streamgmm.open(..., missing='drop'), or use their other values by missing='em'"
+        if source.missing == "error"
+        else "Set these values to NaN, or mend them"
     )
     raise NotFiniteError(
         f"Input {source.name} contains {kind}: {found.n_values} value(s) in "
@@ -190,15 +205,22 @@ def announced(listener: Listener, purpose: str, source: Source) -> Iterator[None
     listener(ReadDone(0, purpose, source.n_rows, seconds))
 
 
-def _statistics(expectation: Expectation, chunk: Chunk) -> Statistics:
+def _statistics(expectation: Expectation | IncompleteExpectation, chunk: Chunk) -> Statistics:
     return expectation.statistics(chunk.rows, chunk.weights)
 
 
 def is_refused(rows: NDArray[Any], missing: Missing) -> NDArray[np.bool_]:
-    """Values of rows that cannot be used: infinity, and NaN unless such rows are left out."""
+    """Values of rows that cannot be used: infinity, and NaN unless that is provided for."""
     # As kernels see them: a wider type may hold what float64 cannot.
     values = rows.astype(np.float64, copy=False)
-    return np.isinf(values) if missing == "drop" else ~np.isfinite(values)
+    return ~np.isfinite(values) if missing == "error" else np.isinf(values)
+
+
+def is_left_out(rows: NDArray[Any], missing: Missing) -> NDArray[np.bool_]:
+    """Rows (n,) that take no part for lack of values."""
+    lacking = np.isnan(rows)
+    found: NDArray[np.bool_] = lacking.all(axis=1) if missing == "em" else lacking.any(axis=1)
+    return found
 
 
 @dataclass(frozen=True)

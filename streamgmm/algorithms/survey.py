@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.reading import Reader, refuse_not_finite
+from streamgmm.algorithms.reading import Reader, is_left_out, is_refused, refuse_not_finite
 from streamgmm.core.covariance import Array
 from streamgmm.protocols import Chunk, Missing, Work
 
@@ -65,7 +65,8 @@ def sample_rows(reader: Reader, seed: int) -> RowSample:
     -------
     RowSample
         Up to 65536 rows or 32 MiB; all rows if there are no more than that. Rows of weight 0,
-        rows whose squares overflow and, if the source says so, rows with NaN are left out.
+        rows whose squares overflow and, if the source says so, rows with NaN (or without any
+        value) are left out.
 
     Raises
     ------
@@ -78,7 +79,7 @@ def sample_rows(reader: Reader, seed: int) -> RowSample:
     # many rows have weight, or no NaN, is not known beforehand: no hash is too large then.
     part = (size + 6.0 * math.sqrt(size) + 6.0) / n_rows
     source = reader.source
-    all_rows = part >= 1.0 or source.has_weights or source.missing == "drop"
+    all_rows = part >= 1.0 or source.has_weights or source.missing != "error"
     threshold = None if all_rows else np.uint64(part * 2.0**64)
     # Samples that wait to be merged are of different rows; of all rows that are below the
     # threshold there are hardly more than one sample holds.
@@ -86,7 +87,7 @@ def sample_rows(reader: Reader, seed: int) -> RowSample:
     work = Work(2 * sample_bytes, sample_bytes if threshold is None else 0)
     state = seed, size, threshold, source.missing
     sample = reader.reduce("sample", _sample_chunk, state, work)
-    if not np.isfinite(sample.rows).all():
+    if is_refused(sample.rows, source.missing).any():
         refuse_not_finite(reader.source, reader.executor)
     return sample
 
@@ -100,8 +101,8 @@ def _sample_chunk(state: tuple[int, int, np.uint64 | None, Missing], chunk: Chun
     is_eligible = np.full(len(hashes), True) if threshold is None else hashes <= threshold
     if chunk.weights is not None:
         is_eligible &= chunk.weights > 0.0
-    if missing == "drop":
-        is_eligible &= ~np.isnan(chunk.rows).any(axis=1)
+    if missing != "error":
+        is_eligible &= ~is_left_out(chunk.rows, missing)
     eligible = np.flatnonzero(is_eligible)
     eligible = eligible[_smallest(hashes[eligible], size)]
     rows = chunk.rows[eligible].astype(np.float64)

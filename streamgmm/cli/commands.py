@@ -77,8 +77,9 @@ def _description(command: Any) -> Any:
         ),
         click.option(
             "--missing",
-            type=click.Choice(["error", "drop"]),
-            help="Refuse rows that hold NaN, or leave them out.  [default: error]",
+            type=click.Choice(["error", "drop", "em"]),
+            help="Refuse rows that hold NaN, leave them out, or use their other values.  "
+            "[default: error]",
         ),
         click.option(
             "--storage-option",

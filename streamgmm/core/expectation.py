@@ -162,7 +162,7 @@ class Expectation:
             np.empty(0) if weights is None else _writable(np.asarray(weights, dtype=np.float64))
         )
         self._require_features(rows)
-        coefficients = self._writable_coefficients()
+        coefficients = self.writable_coefficients()
         parts = (
             self._as_statistics(*sufficient_statistics(part, row_weights[start:stop], coefficients))
             for start, stop, part in _castable(rows)
@@ -197,7 +197,7 @@ class Expectation:
         with_responsibilities : bool
         """
         self._require_features(rows)
-        coefficients = self._writable_coefficients()
+        coefficients = self.writable_coefficients()
         weights, order = _writable(self.weights), _writable(self.order)
         parts = [
             row_posteriors(part, weights, order, coefficients, with_responsibilities)
@@ -220,7 +220,8 @@ class Expectation:
                 f"rows have shape {rows.shape}, the mixture {self.frame.n_features} features"
             )
 
-    def _writable_coefficients(self) -> Coefficients:
+    def writable_coefficients(self) -> Coefficients:
+        """The coefficients as kernels are compiled for."""
         arrays: dict[str, Any] = {
             name: _writable(value)
             for name, value in self.coefficients._asdict().items()

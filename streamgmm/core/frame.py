@@ -130,6 +130,19 @@ class Frame:
             u[self.centred] = own / self.factors
         return u
 
+    def relative_factors(self, parameters: Parameters) -> Array:
+        """B⁻¹ L, stacked: the factors of covariances in the coordinates of the frame."""
+        stacked = parameters.stacked(parameters.factors)
+        if self.covariance_type == "tied":
+            return np.linalg.solve(self.factors, stacked).astype(np.float64, copy=False)
+        if not parameters.structure.is_triangular:
+            relative = stacked / self.scale
+            relative[self.centred] = stacked[self.centred] / self.factors
+            return relative
+        relative = stacked / self.scale[:, np.newaxis]
+        relative[self.centred] = np.linalg.solve(self.factors, stacked[self.centred])
+        return relative
+
     def _origins(self, n_components: int) -> Array:
         origins = np.repeat(self.origin[np.newaxis], n_components, axis=0)
         origins[self.centred] = self.means

@@ -2,22 +2,30 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.base import BaseEstimator, DensityMixin, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from streamgmm.algorithms import prediction
-from streamgmm.algorithms.reading import Reader, announced, refuse_not_finite
+from streamgmm.algorithms.reading import (
+    Reader,
+    announced,
+    gap_bytes,
+    prepare,
+    refuse_not_finite,
+)
+from streamgmm.core.conditioning import conditional, marginal
 from streamgmm.core.covariance import STRUCTURES, invert
 from streamgmm.core.expectation import Expectation, scratch_bytes
 from streamgmm.core.frame import Frame
+from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.sampling import draw
 from streamgmm.core.statistics import Statistics
@@ -33,6 +41,7 @@ from streamgmm.protocols import (
     LabelledSource,
     LazySource,
     Listener,
+    S,
     Source,
     Work,
 )
@@ -71,7 +80,7 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         DataError
             If the data cannot be used or have other columns than those fitted.
         """
-        return self._map_rows(X, prediction.labels, np.dtype(np.int64), None, out)
+        return self._predicted(X, prediction.labels, np.dtype(np.int64), None, out)
 
     def predict_proba(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
         """Responsibilities: the posterior probability of each component for each row.
@@ -94,7 +103,7 @@ or the path ``out``
         """
         check_is_fitted(self)
         n = len(self.weights_)
-        return self._map_rows(X, prediction.responsibilities, np.dtype(np.float64), n, out)
+        return self._predicted(X, prediction.responsibilities, np.dtype(np.float64), n, out)
 
     def score_samples(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
         """Log-density of each row.
@@ -116,7 +125,128 @@ or the path ``out``
         DataError
             If the data cannot be used or have other columns than those fitted.
         """
-        return self._map_rows(X, prediction.scores, np.dtype(np.float64), None, out)
+        return self._predicted(X, prediction.scores, np.dtype(np.float64), None, out)
+
+    def impute(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
+        """Rows with their missing values (NaN) replaced by what the others let expect.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
+
+        Returns
+        -------
+        filled : ndarray or lazy dask.array.Array of shape (n_samples, n_features), or the path \
+``out``
+            In the type of the data if that is floating. A missing value is the mean of its
+            conditional distribution, over all components; in rows without any value, the mean of
+            the mixture. Of a DataFrame a DataFrame, of xarray data a DataArray with the features
+            along the dimension ``feature``.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+
+        References
+        ----------
+        Ghahramani & Jordan (1994), Supervised learning from incomplete data via an EM approach.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0, 1], [1, 2], [2, 3], [3, 4], [4, 5.2]])
+        >>> GaussianMixture().fit(X).impute([[np.nan, 3]]).round(1)
+        array([[2., 3.]])
+        """
+        check_is_fitted(self)
+        source = open_source(self._open(X, None, reset=False), missing="em")
+        expectation = self._prepared(source)
+        assert isinstance(expectation, IncompleteExpectation)
+        dtype = prediction.imputed_type(source.dtype)
+        outputs = source.n_features
+        return self._map_rows(X, source, prediction.imputed, expectation, dtype, outputs, out)
+
+    def marginal(self, features: Sequence[int | str]) -> Self:
+        """The distribution of some of the features, whatever the others are.
+
+        Parameters
+        ----------
+        features : sequence of int or str
+            Columns, by number or by name.
+
+        Returns
+        -------
+        model : of the same class, fitted
+            Of these features, in this order; without a history.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such feature, or one is named twice.
+
+        References
+        ----------
+        Bishop, Pattern Recognition and Machine Learning (2006), equation 2.98.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0, 1], [1, 2], [2, 3], [3, 4], [4, 5]])
+        >>> GaussianMixture().fit(X).marginal([1]).means_
+        array([[3.]])
+        """
+        check_is_fitted(self)
+        chosen = self._columns(features)
+        return self._derived(marginal(self._parameters(), chosen), chosen)
+
+    def conditional(
+        self, given: Mapping[int, float] | Mapping[str, float] | Mapping[int | str, float]
+    ) -> Self:
+        """The distribution of the other features where some have known values.
+
+        Parameters
+        ----------
+        given : mapping of int or str to float
+            Values of columns, by number or by name.
+
+        Returns
+        -------
+        model : of the same class, fitted
+            Of the other features, in their order; ``weights_`` are the responsibilities for the
+            values. It has no history.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such feature, none is left, or a value is not finite or beyond all
+            reason.
+
+        References
+        ----------
+        Bishop, Pattern Recognition and Machine Learning (2006), equations 2.81, 2.82.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0, 1], [1, 2], [2, 3], [3, 4], [4, 5]])
+        >>> GaussianMixture().fit(X).conditional({0: 3.0}).means_.round(3)
+        array([[4.]])
+        """
+        check_is_fitted(self)
+        chosen = self._columns(list(given))
+        values = np.asarray(list(given.values()), dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ParameterError(f"given holds values that are not finite: {dict(given)}")
+        rest = np.setdiff1d(np.arange(self.n_features_in_), chosen)
+        if not rest.size:
+            raise ParameterError("all features are given, none is left to have a distribution")
+        return self._derived(conditional(self._parameters(), chosen, values), rest)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log-density of the rows.
@@ -211,7 +341,38 @@ or the path ``out``
             )
         return draw(self._parameters(), n_samples, check_random_state(self.random_state))
 
-    def _map_rows(
+    def _columns(self, features: Sequence[int | str]) -> NDArray[np.intp]:
+        """Numbers of columns that are given by number or name."""
+        names = getattr(self, "feature_names_in_", np.empty(0, dtype=object)).tolist()
+        numbers = [names.index(f) if f in names else f for f in features]
+        unknown = [f for f in numbers if f not in range(self.n_features_in_)]
+        if unknown or not numbers or len(set(numbers)) < len(numbers):
+            known = f", or names: {', '.join(names)}" if names else ""
+            raise ParameterError(
+                f"features {list(features)} are not columns of the model, each once; choose "
+                f"numbers from 0 to {self.n_features_in_ - 1}{known}"
+            )
+        return np.array(numbers, dtype=np.intp)
+
+    def _derived(self, parameters: Parameters, features: NDArray[np.intp]) -> Self:
+        """A model of the same settings with other parameters, of some of the features."""
+        model: Self = clone(self)
+        model.set_params(weights_init=None, means_init=None, precisions_init=None)
+        model._set_parameters(parameters)
+        model.converged_, model.n_iter_ = self.converged_, self.n_iter_
+        model.lower_bound_, model.lower_bounds_ = np.nan, []
+        model.history_, model.n_reads_ = [], 0
+        model.n_features_in_ = features.size
+        if hasattr(self, "feature_names_in_"):
+            model.feature_names_in_ = self.feature_names_in_[features]
+        return model
+
+    def _prepared(self, source: Source) -> Expectation | IncompleteExpectation:
+        with single_threaded_blas():
+            parameters = self._parameters()
+            return prepare(parameters, Frame.of(parameters, source.dtype), source.missing)
+
+    def _predicted(
         self,
         X: Any,
         function: Callable[[prediction.Question, Chunk], NDArray[Any]],
@@ -221,10 +382,19 @@ or the path ``out``
     ) -> Any:
         check_is_fitted(self)
         source = self._open(X, None, reset=False)
-        with single_threaded_blas():
-            parameters = self._parameters()
-            expectation = Expectation.prepare(parameters, Frame.of(parameters, source.dtype))
-        question = prediction.Question(expectation, source.missing)
+        question = prediction.Question(self._prepared(source), source.missing)
+        return self._map_rows(X, source, function, question, dtype, n_outputs, out)
+
+    def _map_rows(
+        self,
+        X: Any,
+        source: Source,
+        function: Callable[[S, Chunk], NDArray[Any]],
+        question: S,
+        dtype: np.dtype[Any],
+        n_outputs: int | None,
+        out: str | os.PathLike[str] | None,
+    ) -> Any:
         if out is not None:
             _refuse_overlap(out, source)
         elif isinstance(source, LazySource):
@@ -239,8 +409,8 @@ or the path ``out``
     def _computed_rows(
         self,
         source: Source,
-        function: Callable[[prediction.Question, Chunk], NDArray[Any]],
-        question: prediction.Question,
+        function: Callable[[S, Chunk], NDArray[Any]],
+        question: S,
         dtype: np.dtype[Any],
         n_outputs: int | None,
         out: str | os.PathLike[str] | None,
@@ -257,7 +427,7 @@ or the path ``out``
             else open_sink(out, shape, stored, _pieces(source, piece_rows))
         )
         scratch = scratch_bytes(self.covariance_type, *self.means_.shape)
-        work = Work(thread=scratch + 2 * piece_rows * row_bytes)
+        work = Work(thread=scratch + gap_bytes(source) + 2 * piece_rows * row_bytes)
         listener = self._listener()
         with (
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,

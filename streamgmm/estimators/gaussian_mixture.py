@@ -265,8 +265,7 @@ class GaussianMixture(FittedMixture):
             single_threaded_blas(),
         ):
             reader = Reader(source, executor, self._listener(), self.arithmetic)
-            shape = self.n_components, source.n_features
-            work = statistics_work(self.covariance_type, *shape)
+            work = statistics_work(source, self.covariance_type, self.n_components)
             executor.check_memory(source, work)
             reader.tell(self._size(source, work))
             best = self._best_fit(reader, known)

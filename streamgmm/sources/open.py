@@ -63,10 +63,12 @@ def open_source(
         The array within a Zarr store or HDF5 file; ``"file.h5::/group/data"`` says the same.
     columns : sequence of str, optional
         Columns of a DataFrame or of Parquet files.
-    missing : {"error", "drop"}, optional
-        What is done with rows that hold NaN: refuse them, or leave them out of a fit and say how
-        many there were; predictions keep their places, with the label -1 and NaN. By default
-        what the source says, and "error" for other data.
+    missing : {"error", "drop", "em"}, optional
+        What is done with rows that hold NaN. "error" refuses them. "drop" leaves them out of a fit
+        and says how many there were; predictions keep their places, with the label -1 and NaN.
+        "em" uses the values that they have: maximum likelihood with incomplete rows, exact if
+        values are missing at random; rows without any value are left out. By default what the
+        source says, and "error" for other data.
     sample_weight : array or path, optional
         Weights of shape (N,), as an array of any of these kinds or the path of one; of xarray
         data, a DataArray along some of the sample dimensions.

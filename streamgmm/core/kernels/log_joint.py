@@ -237,7 +237,7 @@ def _whiten(coefficients, work, n):
 
 
 @piece
-def _add_square(coordinates, n):
+def add_square(coordinates, n):
     """SPHERICAL: the last coordinate becomes ‖z‖²."""
     square = coordinates[-1]
     fill(square[: whole_panels(n)], 0.0)
@@ -249,11 +249,19 @@ def _add_square(coordinates, n):
 @piece
 def residuals(coefficients, x, origin, factors, k, n, work):
     """y = factor_k (x - origin) for n rows of x (D, STRIDE), into work.residual."""
-    n_features, whole = x.shape[0], whole_panels(n)
-    shifted, y = work.shifted[1:], work.residual[1:]
-    for d in range(n_features):
+    shifted = work.shifted[1:]
+    for d in range(x.shape[0]):
         for r in range(n):
             shifted[d, r] = x[d, r] - origin[d]
+    transform(coefficients, factors, k, n, work)
+
+
+@piece
+def transform(coefficients, factors, k, n, work):
+    """y = factor_k z for n rows of z in work.shifted, into work.residual."""
+    shifted, y = work.shifted[1:], work.residual[1:]
+    n_features, whole = shifted.shape[0], whole_panels(n)
+    for d in range(n_features):
         fill(shifted[d, n:whole], 0.0)
         fill(y[d, :whole], 0.0)
     if coefficients.kind <= TIED:
@@ -266,7 +274,7 @@ def residuals(coefficients, x, origin, factors, k, n, work):
             for r in range(n):
                 y[d, r] = factors[k, 0, d] * shifted[d, r]
     if coefficients.kind == SPHERICAL:
-        _add_square(work.residual, n)
+        add_square(work.residual, n)
 
 
 @piece
@@ -412,7 +420,7 @@ def evaluate(rows, coefficients, work):
     if coefficients.kind == TIED:
         _whiten(coefficients, work, n)
     elif coefficients.kind == SPHERICAL:
-        _add_square(work.z, n)
+        add_square(work.z, n)
     _bound_errors(coefficients, work)
     _packed_log_joint(coefficients, work, n)
     any_centred = _find_centred(coefficients, work, n)

@@ -22,14 +22,15 @@ from streamgmm.core.kernels.products import FIRST, add_moments_product, fill, wh
 from streamgmm.core.kernels.screening import FEW, MANY_FEATURES, NEGLIGIBLE, find_rows, gather
 from streamgmm.core.kernels.tiles import BLOCK, MOMENT_TILES, SPARE_FEATURES, STRIP
 
-_BLOCKS_IN_SUM = 16
+#: So many blocks are summed apart before their sum is added to that of all.
+BLOCKS_IN_SUM = 16
 _GROUP = MOMENT_TILES[0][0]
 # The responsibility at which densities are NEGLIGIBLE, but for a rounding error.
 _NO_SHARE = 1.001 * math.exp(NEGLIGIBLE)
 
 
 @piece
-def _move(part, total):
+def move(part, total):
     """Add part (K, F + spare) to total (K, F) and begin it anew."""
     for k in range(total.shape[0]):
         for f in range(total.shape[1]):
@@ -38,7 +39,7 @@ def _move(part, total):
 
 
 @spliced_piece
-def _weigh(weights, work, n):
+def weigh(weights, work, n):
     """work.log_joint, of densities over the largest, becomes responsibilities times weight.
 
     Returns the sum of weights and of weighted log-densities.
@@ -183,11 +184,11 @@ def _add_rows(rows, weights, coefficients, work, sums, recent, totals):
         stop = min(start + BLOCK, rows.shape[0])
         n_overflowing, n_not_finite, n_missing = evaluate(rows[start:stop], coefficients, work)
         normalise(work, stop - start)
-        weight, log_likelihood = _weigh(weights[start:stop], work, stop - start)
+        weight, log_likelihood = weigh(weights[start:stop], work, stop - start)
         passed_over = _add_moments(coefficients, stop - start, work, recent[0], recent[1])
-        if (start // BLOCK + 1) % _BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
-            _move(recent[0], sums[0])
-            _move(recent[1], sums[1])
+        if (start // BLOCK + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
+            move(recent[0], sums[0])
+            move(recent[1], sums[1])
         totals[0] += log_likelihood
         totals[1] += weight
         totals[2] += stop - start - n_overflowing - n_not_finite
@@ -233,35 +234,44 @@ def sufficient_statistics(rows, weights, coefficients):
 
 
 @piece
+def describe_block(start, n, priors, order, work, best, scores, labels, responsibilities):
+    """Fill what :func:`row_posteriors` returns for n rows whose densities are in work.log_joint.
+
+    It becomes densities over the largest. The rows begin at start; best (BLOCK,) is scratch.
+    """
+    fallback, n_components = np.argmax(priors), work.log_joint.shape[0]
+    fill(best, -np.inf)
+    for k in range(n_components):
+        for r in range(n):
+            if work.log_joint[k, r] > best[r]:
+                best[r] = work.log_joint[k, r]
+                labels[start + r] = order[k]
+    normalise(work, n)
+    for r in range(n):
+        scores[start + r] = work.largest[r] + math.log(work.total[r]) + work.common[r]
+        if work.valid[r] == 0.0:
+            scores[start + r] = -np.inf
+            labels[start + r] = fallback
+    if responsibilities.shape[0]:
+        for r in range(n):
+            keep = work.valid[r] == 1.0
+            for k in range(n_components):
+                value = work.log_joint[k, r] / work.total[r]
+                responsibilities[start + r, order[k]] = value if keep else priors[order[k]]
+
+
+@piece
 def _describe_rows(rows, priors, order, coefficients, work, best, scores, labels, responsibilities):
     """Fill what :func:`row_posteriors` returns, block by block; best (BLOCK,) is scratch.
 
     Returns how many rows are not finite.
     """
-    fallback = np.argmax(priors)
     bad = 0
     for start in range(0, rows.shape[0], BLOCK):
         n = min(BLOCK, rows.shape[0] - start)
         _, n_not_finite, _ = evaluate(rows[start : start + n], coefficients, work)
         bad += n_not_finite
-        fill(best, -np.inf)
-        for k in range(coefficients.means.shape[0]):
-            for r in range(n):
-                if work.log_joint[k, r] > best[r]:
-                    best[r] = work.log_joint[k, r]
-                    labels[start + r] = order[k]
-        normalise(work, n)
-        for r in range(n):
-            scores[start + r] = work.largest[r] + math.log(work.total[r]) + work.common[r]
-            if work.valid[r] == 0.0:
-                scores[start + r] = -np.inf
-                labels[start + r] = fallback
-        if responsibilities.shape[0]:
-            for r in range(n):
-                keep = work.valid[r] == 1.0
-                for k in range(coefficients.means.shape[0]):
-                    value = work.log_joint[k, r] / work.total[r]
-                    responsibilities[start + r, order[k]] = value if keep else priors[order[k]]
+        describe_block(start, n, priors, order, work, best, scores, labels, responsibilities)
     return bad
 
 

@@ -1,0 +1,108 @@
+"""Mixtures of some features alone: whatever the others are, or given what they are."""
+
+import math
+
+import numpy as np
+import scipy.special
+from numpy.typing import NDArray
+
+from streamgmm.core.covariance import Array, log_determinants
+from streamgmm.core.parameters import Parameters
+from streamgmm.errors import ParameterError
+
+
+def marginal(parameters: Parameters, features: NDArray[np.intp]) -> Parameters:
+    """The distribution of some features, in the order given.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    features : ndarray of shape (d,), int
+
+    Returns
+    -------
+    mixture : Parameters
+        Of d features.
+
+    References
+    ----------
+    Bishop, Pattern Recognition and Machine Learning (2006), equation 2.98.
+    """
+    return _mixture(
+        parameters,
+        parameters.weights,
+        parameters.means[:, features],
+        _reordered_factors(parameters, features),
+    )
+
+
+def conditional(parameters: Parameters, given: NDArray[np.intp], values: Array) -> Parameters:
+    """The distribution of the other features, in their order, where some have known values.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    given : ndarray of shape (g,), int
+    values : ndarray of shape (g,)
+
+    Returns
+    -------
+    mixture : Parameters
+        Of D - g features; a component's weight is its responsibility for the values.
+
+    Raises
+    ------
+    ParameterError
+        If the values are so far from all components that their squared distance overflows.
+
+    References
+    ----------
+    Bishop, Pattern Recognition and Machine Learning (2006), equations 2.81, 2.82.
+    """
+    g = given.size
+    rest = np.setdiff1d(np.arange(parameters.n_features), given)
+    factors = _reordered_factors(parameters, np.concatenate([given, rest]))
+    deviations = values - parameters.means[:, given]
+    means = parameters.means[:, rest]
+    if parameters.structure.is_triangular:
+        own, across, factors = factors[:, :g, :g], factors[:, g:, :g], factors[:, g:, g:]
+        y = np.linalg.solve(own, deviations[:, :, np.newaxis])
+        means = means + (across @ y)[:, :, 0]
+        y = y[:, :, 0]
+    else:
+        own, factors = factors[:, :g], factors[:, g:]
+        y = deviations / own
+    with np.errstate(divide="ignore", over="ignore"):
+        log_joint = np.log(parameters.weights) - 0.5 * np.square(y).sum(axis=1)
+    log_joint -= log_determinants(parameters.structure, own)
+    if not math.isfinite(log_joint.max()):
+        raise ParameterError(
+            "the given values are so far from all components that none explains them; "
+            "check their units"
+        )
+    return _mixture(parameters, scipy.special.softmax(log_joint), means, factors)
+
+
+def _reordered_factors(parameters: Parameters, features: NDArray[np.intp]) -> Array:
+    """Stacked factors of the covariances of some features, in the order given."""
+    stacked = parameters.stacked(parameters.factors)
+    if not parameters.structure.is_triangular:
+        return stacked[:, features]
+    # Rᵀ of the lines of L = Rᵀ Qᵀ has their products, and keeps the digits of L.
+    triangles = np.linalg.qr(np.swapaxes(stacked[:, features], 1, 2), mode="r")
+    signs = np.sign(np.diagonal(triangles, axis1=1, axis2=2))
+    return np.swapaxes(triangles * signs[:, :, np.newaxis], 1, 2)
+
+
+def _mixture(parameters: Parameters, weights: Array, means: Array, stacked: Array) -> Parameters:
+    """A mixture of the same covariance type from stacked factors."""
+    if parameters.structure.is_triangular:
+        products = stacked @ np.swapaxes(stacked, 1, 2)
+        covariances, factors = 0.5 * (products + np.swapaxes(products, 1, 2)), stacked
+    else:
+        covariances, factors = np.square(stacked), stacked
+    if parameters.covariance_type == "tied":
+        covariances, factors = covariances[0], factors[0]
+    elif parameters.covariance_type == "spherical":
+        covariances, factors = covariances[:, 0], factors[:, 0]
+    return Parameters.create(parameters.covariance_type, weights, means, covariances, factors)

@@ -1,0 +1,434 @@
+"""The E-step over rows with missing values: what their observed values say, exactly.
+
+A missing value moves the whitened residual y = W (x - μ) along its column of W. Let V hold an
+orthonormal basis of the directions that the missing values of a row move in. Whatever they are,
+ŷ = y - VᵀV y is the same: ½‖ŷ‖² and the volume that the columns span give the density of the
+observed values. Given these, the whitened row has mean ŷ and covariance VᵀV, which is all that
+the sums need.
+
+Rows with the same gaps, side by side, share the basis.
+
+References
+----------
+Ghahramani & Jordan (1994), Supervised learning from incomplete data via an EM approach.
+Delalleau, Courville & Bengio (2012), Efficient EM training of Gaussian mixtures with missing data.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece, spliced_piece
+from streamgmm.core.kernels.log_joint import (
+    DIAG,
+    SPHERICAL,
+    TIED,
+    add_square,
+    normalise,
+    transform,
+    workspace,
+)
+from streamgmm.core.kernels.mixture import BLOCKS_IN_SUM, describe_block, move, weigh
+from streamgmm.core.kernels.products import FIRST, add_moments_product, fill, lines, whole_panels
+from streamgmm.core.kernels.tiles import BLOCK, PANEL, SPARE_FEATURES
+
+_HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+# Values of a block's residuals that are kept, unless a panel of rows has more: they stay in cache.
+_KEPT = 1 << 17
+
+
+class Gaps(NamedTuple):
+    """Where values of a block of rows are missing, and scratch for one run of rows."""
+
+    x: np.ndarray  #: (D, STRIDE) rows in data units, 0 where a value is missing
+    seen: np.ndarray  #: (D, STRIDE) 1, or 0 where a value is missing
+    starts: np.ndarray  #: (BLOCK + 1,) int64 first row of each run of equal gaps, then n
+    columns: np.ndarray  #: (D,) int64 the columns that a run lacks; m of them
+    basis: np.ndarray  #: (D, D) V in its first m lines
+    triangle: np.ndarray  #: (D, D) R: the columns of W that are lacking are Vᵀ R
+    moves: np.ndarray  #: (D, STRIDE) V y in its first m lines
+    log_volumes: np.ndarray  #: (BLOCK,) of each run, ln of what the columns span less m ½ ln 2π
+    kept: np.ndarray  #: (K, D, rows of a block) ŷ
+
+
+@allocating_piece
+def _gaps(coefficients):
+    n_components, n_features = coefficients.means.shape
+    n_rows = _KEPT // (n_components * n_features) // PANEL * PANEL
+    n_rows = min(max(n_rows, PANEL), BLOCK)
+    return Gaps(
+        lines(n_features, np.float64),
+        lines(n_features, np.float64),
+        np.empty(BLOCK + 1, np.int64),
+        np.empty(n_features, np.int64),
+        np.empty((n_features, n_features)),
+        np.zeros((n_features, n_features)),
+        lines(n_features, np.float64),
+        np.empty(BLOCK),
+        np.empty((n_components, n_features, n_rows)),
+    )
+
+
+@piece
+def _load(rows, coefficients, work, gaps):
+    """Rows (n, D) into gaps. Those that overflow lack all values, and are marked in work.valid.
+
+    Returns how many overflow.
+    """
+    n, n_features = rows.shape
+    fill(work.valid, 1.0)
+    for d in range(n_features):
+        origin, inverse_scale = coefficients.origin[d], coefficients.inverse_scale[d]
+        for r in range(n):
+            value = rows[r, d]
+            is_seen = not math.isnan(value)
+            gaps.x[d, r] = value if is_seen else 0.0
+            gaps.seen[d, r] = 1.0 if is_seen else 0.0
+            within = abs((gaps.x[d, r] - origin) * inverse_scale) <= coefficients.limit
+            work.valid[r] = work.valid[r] if within or not is_seen else 0.0
+    n_overflowing = 0
+    for r in range(n):
+        if work.valid[r] == 0.0:
+            n_overflowing += 1
+            for d in range(n_features):
+                gaps.x[d, r] = 0.0
+                gaps.seen[d, r] = 0.0
+    return n_overflowing
+
+
+@piece
+def _find_runs(n, gaps):
+    """List, in gaps.starts, where runs of rows with the same gaps begin; returns their number."""
+    n_runs = 0
+    for r in range(n):
+        is_same = r > 0
+        for d in range(gaps.seen.shape[0]):
+            is_same = is_same and gaps.seen[d, r] == gaps.seen[d, r - 1]
+        if not is_same:
+            gaps.starts[n_runs] = r
+            n_runs += 1
+    gaps.starts[n_runs] = n
+    return n_runs
+
+
+@piece
+def _residuals(coefficients, k, n, work, gaps):
+    """y of n rows, their missing values those of component k's mean, into work.residual."""
+    shifted = work.shifted[1:]
+    for d in range(shifted.shape[0]):
+        mean = coefficients.means[k, d]
+        for r in range(n):
+            shifted[d, r] = (gaps.x[d, r] - mean) * gaps.seen[d, r]
+    transform(coefficients, coefficients.factors, k, n, work)
+
+
+@piece
+def _find_columns(r, gaps):
+    """List, in gaps.columns, what row r lacks; returns how many values."""
+    m = 0
+    for d in range(gaps.seen.shape[0]):
+        if gaps.seen[d, r] == 0.0:
+            gaps.columns[m] = d
+            m += 1
+    return m
+
+
+@piece
+def _span(factor, m, gaps):
+    """Orthonormal basis of the first m of gaps.columns of a factor; returns ln of their volume.
+
+    Gram-Schmidt, twice, which is enough (Giraud, Langou & Rozložník 2005).
+    """
+    log_volume = 0.0
+    for j in range(m):
+        v = gaps.basis[j]
+        for d in range(v.size):
+            v[d] = factor[d, gaps.columns[j]]
+        for i in range(j):
+            gaps.triangle[i, j] = 0.0
+        for _ in range(2):
+            for i in range(j):
+                u, component = gaps.basis[i], 0.0
+                for d in range(v.size):
+                    component += u[d] * v[d]
+                for d in range(v.size):
+                    v[d] -= component * u[d]
+                gaps.triangle[i, j] += component
+        squares = 0.0
+        for d in range(v.size):
+            squares += v[d] ** 2
+        length = math.sqrt(squares)
+        gaps.triangle[j, j] = length
+        log_volume += math.log(length)
+        for d in range(v.size):
+            v[d] /= length
+    return log_volume
+
+
+@piece
+def _take_out(m, first, last, y, gaps):
+    """V y of a run of rows of y (D, STRIDE) into gaps.moves; y becomes y - VᵀV y."""
+    for j in range(m):
+        v, along = gaps.basis[j], gaps.moves[j, first:last]
+        fill(along, 0.0)
+        for d in range(v.size):
+            line = y[d, first:last]
+            for r in range(line.size):
+                along[r] += v[d] * line[r]
+        for d in range(v.size):
+            line = y[d, first:last]
+            for r in range(line.size):
+                line[r] -= v[d] * along[r]
+
+
+@piece
+def _project(coefficients, k, run, work, gaps):
+    """Residuals y of component k become ŷ for a run of rows; also fills gaps.log_volumes.
+
+    Returns m, the number of values that they lack. Without correlations ŷ is y.
+    """
+    first, last = gaps.starts[run], gaps.starts[run + 1]
+    m, log_volume = _find_columns(first, gaps), 0.0
+    if coefficients.kind <= TIED:
+        factor = coefficients.factors[min(k, coefficients.factors.shape[0] - 1)]
+        log_volume = _span(factor, m, gaps)
+        _take_out(m, first, last, work.residual[1:], gaps)
+    else:
+        for j in range(m):
+            log_volume += math.log(coefficients.factors[k, 0, gaps.columns[j]])
+    gaps.log_volumes[run] = log_volume - m * _HALF_LOG_TWO_PI
+    return m
+
+
+@piece
+def _evaluate(rows, coefficients, work, gaps):
+    """Log-joint densities of the observed values of a block of rows, into work.log_joint.
+
+    Returns how many rows overflow, and the number of runs of equal gaps.
+    """
+    n = rows.shape[0]
+    n_overflowing = _load(rows, coefficients, work, gaps)
+    n_runs = _find_runs(n, gaps)
+    fill(work.common, 0.0)
+    for k in range(work.log_joint.shape[0]):
+        _residuals(coefficients, k, n, work, gaps)
+        for run in range(n_runs):
+            _project(coefficients, k, run, work, gaps)
+        out = work.log_joint[k]
+        fill(out, 0.0)
+        for d in range(coefficients.origin.size):
+            for r in range(n):
+                gaps.kept[k, d, r] = work.residual[1 + d, r]
+                out[r] += work.residual[1 + d, r] ** 2
+        for run in range(n_runs):
+            constant = coefficients.constants[k] - gaps.log_volumes[run]
+            for r in range(gaps.starts[run], gaps.starts[run + 1]):
+                out[r] = constant - 0.5 * out[r]
+    return n_overflowing, n_runs
+
+
+@piece
+def _add_upper(m, mass, gaps, sums):
+    """Sums (D (D + 1) / 2,) += mass VᵀV, its upper triangle by rows."""
+    n_features = gaps.columns.size
+    for j in range(m):
+        start = 0
+        for d in range(n_features):
+            rest = gaps.basis[j, d:]
+            line = sums[start : start + rest.size]
+            scaled = mass * rest[0]
+            for e in range(rest.size):
+                line[e] += scaled * rest[e]
+            start += rest.size
+
+
+@spliced_piece
+def _total(values):
+    total = 0.0
+    for i in range(values.size):
+        total += values[i]
+    return total
+
+
+@piece
+def _add_spread(coefficients, run, work, gaps, moments, scatter):
+    """Add what the missing values of a run scatter about their means: Σγ VᵀV."""
+    first, last = gaps.starts[run], gaps.starts[run + 1]
+    m, n_features = _find_columns(first, gaps), coefficients.origin.size
+    shared = 0.0
+    for k in range(work.log_joint.shape[0]):
+        mass = _total(work.log_joint[k, first:last])
+        shared += mass
+        if mass == 0.0:
+            continue
+        second = moments[k, 1 + n_features :]
+        if coefficients.kind < TIED:
+            _span(coefficients.factors[k], m, gaps)
+            _add_upper(m, mass, gaps, second)
+        elif coefficients.kind == DIAG:
+            for j in range(m):
+                second[gaps.columns[j]] += mass
+        elif coefficients.kind == SPHERICAL:
+            second[0] += mass * m
+    if coefficients.kind == TIED:
+        _span(coefficients.factors[0], m, gaps)
+        _add_upper(m, shared, gaps, scatter[0])
+
+
+@piece
+def _add_moments(coefficients, n, n_runs, work, gaps, moments, scatter):
+    """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare)."""
+    whole, y = whole_panels(n), work.residual
+    for k in range(work.log_joint.shape[0]):
+        for d in range(coefficients.origin.size):
+            for r in range(n):
+                y[1 + d, r] = gaps.kept[k, d, r]
+        if coefficients.kind == SPHERICAL:
+            add_square(y, n)
+        table = coefficients.features
+        add_moments_product(work.log_joint, table, y, whole, k, k + 1, moments, k)
+        if coefficients.kind == TIED:
+            table = coefficients.scatter_features
+            add_moments_product(work.log_joint, table, y, whole, k, k + 1, scatter, FIRST)
+    for run in range(n_runs):
+        _add_spread(coefficients, run, work, gaps, moments, scatter)
+
+
+@piece
+def _add_rows(rows, weights, coefficients, work, gaps, sums, recent, totals):
+    """Add rows, block by block, to sums and totals; recent, 0 before and after, is scratch."""
+    n_together = gaps.kept.shape[2]
+    for start in range(0, rows.shape[0], n_together):
+        stop = min(start + n_together, rows.shape[0])
+        n_overflowing, n_runs = _evaluate(rows[start:stop], coefficients, work, gaps)
+        normalise(work, stop - start)
+        weight, log_likelihood = weigh(weights[start:stop], work, stop - start)
+        _add_moments(coefficients, stop - start, n_runs, work, gaps, recent[0], recent[1])
+        if (start // n_together + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
+            move(recent[0], sums[0])
+            move(recent[1], sums[1])
+        totals[0] += log_likelihood
+        totals[1] += weight
+        totals[2] += stop - start - n_overflowing
+        totals[3] += n_overflowing
+
+
+@kernel
+def incomplete_statistics(rows, weights, coefficients):
+    """E-step over rows with gaps, reduced to moments of whitened residuals.
+
+    Parameters
+    ----------
+    rows : (n, D) float64
+        NaN where a value is missing; no infinity. Rows with the same gaps are best side by side.
+    weights : (n,) float64, or (0,) for weights of 1
+    coefficients : Coefficients
+
+    Returns
+    -------
+    moments : (K, F) float64
+        Σ γ E[φ(y)] by component, y = W (x - μ) given the observed values.
+    scatter : (D (D + 1) / 2,) float64, or (0,)
+        TIED: Σ over rows and components of γ E[y yᵀ], its upper triangle by rows.
+    totals : (4,) float64
+        Log-likelihood Σ w log p(observed), Σ w, rows counted in, rows overflowing.
+    """
+    n_components = coefficients.means.shape[0]
+    n_scatter = coefficients.scatter_features.shape[0]
+    moments = np.zeros((n_components, coefficients.theta.shape[1]))
+    scatter = np.zeros((1, n_scatter - SPARE_FEATURES))
+    recent_moments = np.zeros((n_components, coefficients.features.shape[0]))
+    recent_scatter = np.zeros((1, n_scatter))
+    totals = np.zeros(4)
+    work, gaps = workspace(coefficients), _gaps(coefficients)
+    sums, recent = (moments, scatter), (recent_moments, recent_scatter)
+    _add_rows(rows, weights, coefficients, work, gaps, sums, recent, totals)
+    return moments, scatter[0], totals
+
+
+@piece
+def _solve(m, first, last, gaps):
+    """Gaps.moves becomes R⁻¹ V y for a run of rows."""
+    for backwards in range(m):
+        j = m - 1 - backwards
+        own = gaps.moves[j, first:last]
+        for i in range(j + 1, m):
+            other, factor = gaps.moves[i, first:last], gaps.triangle[j, i]
+            for r in range(own.size):
+                own[r] -= factor * other[r]
+        for r in range(own.size):
+            own[r] /= gaps.triangle[j, j]
+
+
+@piece
+def _add_conditional_means(coefficients, n, n_runs, work, gaps, imputed):
+    """Imputed (n, D) += Σ γ E[x | observed] where values are missing.
+
+    Work.log_joint holds densities over the largest.
+    """
+    shares = work.some[0]
+    for k in range(work.log_joint.shape[0]):
+        for r in range(n):
+            shares[r] = work.valid[r] * work.log_joint[k, r] / work.total[r]
+        _residuals(coefficients, k, n, work, gaps)
+        for run in range(n_runs):
+            first, last = gaps.starts[run], gaps.starts[run + 1]
+            if _total(shares[first:last]) == 0.0:
+                continue
+            m = _project(coefficients, k, run, work, gaps)
+            if coefficients.kind <= TIED:
+                _solve(m, first, last, gaps)
+            else:
+                for j in range(m):
+                    fill(gaps.moves[j, first:last], 0.0)
+            for j in range(m):
+                d = gaps.columns[j]
+                for r in range(first, last):
+                    mean = coefficients.means[k, d] - gaps.moves[j, r]
+                    imputed[r, d] += shares[r] * mean
+
+
+@piece
+def _describe_rows(rows, priors, order, coefficients, work, gaps, best, out, imputed):
+    """Fill what :func:`incomplete_posteriors` returns, block by block."""
+    scores, labels, responsibilities = out
+    n_together = gaps.kept.shape[2]
+    for start in range(0, rows.shape[0], n_together):
+        n = min(n_together, rows.shape[0] - start)
+        _, n_runs = _evaluate(rows[start : start + n], coefficients, work, gaps)
+        describe_block(start, n, priors, order, work, best, scores, labels, responsibilities)
+        if imputed.shape[0]:
+            part = imputed[start : start + n]
+            _add_conditional_means(coefficients, n, n_runs, work, gaps, part)
+
+
+@kernel
+def incomplete_posteriors(
+    rows, priors, order, coefficients, with_responsibilities, with_missing_values
+):
+    """What the observed values of rows with gaps say of each row.
+
+    Parameters
+    ----------
+    rows : (n, D) float64
+        NaN where a value is missing; no infinity. Rows with the same gaps are best side by side.
+    priors, order, coefficients, with_responsibilities
+        As for :func:`~streamgmm.core.kernels.mixture.row_posteriors`.
+    with_missing_values : bool
+
+    Returns
+    -------
+    scores, labels, responsibilities
+        As of :func:`~streamgmm.core.kernels.mixture.row_posteriors`.
+    imputed : (n, D) float64, or (0, D)
+        Expectation of the missing values given the others; 0 elsewhere and in rows that overflow.
+    """
+    n_rows, n_features = rows.shape
+    scores, labels = np.empty(n_rows), np.empty(n_rows, np.int64)
+    responsibilities = np.zeros((n_rows if with_responsibilities else 0, priors.size))
+    imputed = np.zeros((n_rows if with_missing_values else 0, n_features))
+    work, gaps, best = workspace(coefficients), _gaps(coefficients), np.empty(BLOCK)
+    out = scores, labels, responsibilities
+    _describe_rows(rows, priors, order, coefficients, work, gaps, best, out, imputed)
+    return scores, labels, responsibilities, imputed
