@@ -155,7 +155,7 @@ def main() -> None:
             "type",
             "missing=",
             "rows used",
-            "estimates within 3 standard errors of \"em\"",
+            'estimates within 3 standard errors of "em"',
             "largest bias, standard errors of the mean over samples",
             'standard errors, over those of "em"',
         ],
