@@ -7,7 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import DataError
-from streamgmm.protocols import Chunk, LabelledSource, Source, StoredSource
+from streamgmm.protocols import (
+    Chunk,
+    LabelledSource,
+    Region,
+    Source,
+    StoredSource,
+    regions_of,
+    sample_dims,
+    sample_shape,
+)
 
 # Squares of weights, and sums of them, must not overflow.
 _LARGEST = 1e100
@@ -42,6 +51,7 @@ class WeightedSource:
         self.n_rows, self.n_features = source.n_rows, source.n_features
         self.dtype, self.boundaries = source.dtype, source.boundaries
         self.missing, self.feature_names = source.missing, source.feature_names
+        self.sample_dims, self.sample_shape = sample_dims(source), sample_shape(source)
 
     @property
     def location(self) -> Path | None:
@@ -55,13 +65,17 @@ class WeightedSource:
         is_view = type(self._weights) is np.ndarray and self._weights.dtype == np.float64
         return self._source.read_bytes + (0 if is_view else 16 * int(largest))
 
+    def region(self, i: int) -> Region:
+        """The box of chunk i along the sample dimensions."""
+        return regions_of(self._source)(i)
+
     def prefetch(self, i: int) -> None:
         """Have the rows of chunk i fetched from disk, if they are on one."""
         if self._stored is not None:
             self._stored.prefetch(i)
 
     def labelled(self, values: NDArray[Any]) -> Any:
-        """What was found of all rows, in the form that the data have."""
+        """What was found of all samples, in the form that the data have."""
         source = self._source
         return source.labelled(values) if isinstance(source, LabelledSource) else values
 

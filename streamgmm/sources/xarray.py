@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
 from streamgmm.errors import DataError
-from streamgmm.protocols import Chunk, Missing
+from streamgmm.protocols import Chunk, Missing, Region
 from streamgmm.sources.layout import (
     check_table,
     naming_rows,
@@ -130,22 +130,24 @@ class XarraySource:
         working: int = 3 * (sum(parts) if self._is_dask else max(parts))
         return chunk_bytes + working
 
+    def region(self, i: int) -> Region:
+        """The box of chunk i along the sample dimensions."""
+        return tuple(_box(self.sample_shape, self.boundaries[i], self.boundaries[i + 1]))
+
     def read(self, i: int) -> Chunk:
         """Chunk i."""
         start, stop = self.boundaries[i], self.boundaries[i + 1]
-        box = _box(self.sample_shape, start, stop)
         with naming_rows(self.name, start, stop):
-            rows = self._read_rows(dict(zip(self.sample_dims, box, strict=True)))
+            rows = self._read_rows(dict(zip(self.sample_dims, self.region(i), strict=True)))
         return Chunk(rows, range(start, stop))
 
     def labelled(self, values: NDArray[Any]) -> xarray.DataArray:
-        """What was found of all rows, (N,) or (N, K), with the dimensions of the samples.
+        """What was found of all samples, of their shape or theirs and (K,).
 
-        Coordinates along them are kept; K lie along the dimension ``component``.
+        Coordinates along their dimensions are kept; K lie along the dimension ``component``.
         """
-        dims = (*self.sample_dims, "component")[: len(self.sample_dims) + values.ndim - 1]
-        shape = self.sample_shape + values.shape[1:]
-        return xarray.DataArray(values.reshape(shape), dims=dims, coords=self._coords)
+        dims = (*self.sample_dims, "component")[: values.ndim]
+        return xarray.DataArray(values, dims=dims, coords=self._coords)
 
     @property
     def _is_table(self) -> bool:
