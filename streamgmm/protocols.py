@@ -129,7 +129,8 @@ def data_bytes(source: Source) -> int:
 class GridSource(Source, Protocol):
     """A source whose samples lie on a grid, of which each chunk is a box.
 
-    Rows are in C order over the sample dimensions, within a chunk and in the whole.
+    Rows are in C order over the sample dimensions, within a chunk and in the whole. Of several
+    dimensions boxes have the shape of the first one, but for those at the far ends.
     """
 
     @property
@@ -165,6 +166,15 @@ def regions_of(source: Source) -> Callable[[int], Region]:
 def region_shape(region: Region) -> tuple[int, ...]:
     """Lengths of a box."""
     return tuple(along.stop - along.start for along in region)
+
+
+def positions(region: Region, shape: tuple[int, ...]) -> range | NDArray[np.int64]:
+    """Places of the samples of a box among all, in C order: a range if they follow each other."""
+    corners = ([along.start for along in region], [along.stop - 1 for along in region])
+    first, last = (int(np.ravel_multi_index(corner, shape)) for corner in corners)
+    if last - first + 1 == math.prod(region_shape(region)):
+        return range(first, last + 1)
+    return np.ravel_multi_index(tuple(np.ogrid[region]), shape).ravel()
 
 
 @runtime_checkable
