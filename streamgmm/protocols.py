@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 #: What is done with rows that hold NaN: refuse them, leave them out, or use their other values.
 Missing = Literal["error", "drop", "em"]
 
+#: A box of samples: a slice along each of their dimensions.
+Region = tuple[slice, ...]
+
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
@@ -104,7 +107,10 @@ class Source(Protocol):
 
     @property
     def boundaries(self) -> Sequence[int]:
-        """First row of each chunk, then N; chunk i ends where chunk i + 1 begins."""
+        """Rows in all chunks before each one, in reading order, then N: cumulative counts.
+
+        Of a source that is no :class:`GridSource` chunk i holds the rows from entry i to i + 1.
+        """
 
     @property
     def read_bytes(self) -> int:
@@ -117,6 +123,58 @@ class Source(Protocol):
 def data_bytes(source: Source) -> int:
     """Size of all values of a source, as stored in memory."""
     return source.n_rows * source.n_features * source.dtype.itemsize
+
+
+@runtime_checkable
+class GridSource(Source, Protocol):
+    """A source whose samples lie on a grid, of which each chunk is a box.
+
+    Rows are in C order over the sample dimensions, within a chunk and in the whole. Of several
+    dimensions boxes have the shape of the first one, but for those at the far ends.
+    """
+
+    @property
+    def sample_dims(self) -> tuple[str, ...]:
+        """Names of the dimensions along which samples are."""
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Their sizes, of which N is the product."""
+
+    def region(self, i: int) -> Region:
+        """The box of chunk i along the sample dimensions."""
+
+
+def sample_dims(source: Source) -> tuple[str, ...]:
+    """Names of the dimensions of the samples of any source."""
+    return source.sample_dims if isinstance(source, GridSource) else ("sample",)
+
+
+def sample_shape(source: Source) -> tuple[int, ...]:
+    """Shape of the samples of any source; (N,) if they lie on no grid."""
+    return source.sample_shape if isinstance(source, GridSource) else (source.n_rows,)
+
+
+def regions_of(source: Source) -> Callable[[int], Region]:
+    """What gives the box of each chunk of any source, by the chunk's number."""
+    if isinstance(source, GridSource):
+        return source.region
+    boundaries = source.boundaries
+    return lambda i: (slice(boundaries[i], boundaries[i + 1]),)
+
+
+def region_shape(region: Region) -> tuple[int, ...]:
+    """Lengths of a box."""
+    return tuple(along.stop - along.start for along in region)
+
+
+def positions(region: Region, shape: tuple[int, ...]) -> range | NDArray[np.int64]:
+    """Places of the samples of a box among all, in C order: a range if they follow each other."""
+    corners = ([along.start for along in region], [along.stop - 1 for along in region])
+    first, last = (int(np.ravel_multi_index(corner, shape)) for corner in corners)
+    if last - first + 1 == math.prod(region_shape(region)):
+        return range(first, last + 1)
+    return np.ravel_multi_index(tuple(np.ogrid[region]), shape).ravel()
 
 
 @runtime_checkable
@@ -136,7 +194,7 @@ class LabelledSource(Source, Protocol):
     """A source whose rows have a place along named dimensions."""
 
     def labelled(self, values: NDArray[Any]) -> Any:
-        """What was found of all rows, (N,) or (N, K), in the form that the data have."""
+        """What was found of all samples, of their shape or theirs and (K,), in the data's form."""
 
 
 @runtime_checkable
@@ -157,8 +215,8 @@ class Monoid(Protocol):
 class Sink(Protocol):
     """Where one value (or one row of values) for each row of data is written."""
 
-    def write(self, chunk_rows: range, values: NDArray[Any]) -> None:
-        """Store the values of the rows of one chunk."""
+    def write(self, region: Region, values: NDArray[Any]) -> None:
+        """Store the values of a box of samples, (n,) or (n, M), in C order over the box."""
 
 
 M = TypeVar("M", bound=Monoid)
@@ -333,7 +391,7 @@ class Executor(Protocol):
         sink: Sink,
         listener: Listener,
         work: Work = NO_WORK,
-        piece_rows: int | None = None,
+        piece_shape: tuple[int, ...] | None = None,
     ) -> None:
         """Write function(state, chunk) into the sink for all chunks.
 
@@ -342,6 +400,7 @@ class Executor(Protocol):
         source, function, state, listener, work
             As for :meth:`map_reduce`; the function gives an array with a row for each row.
         sink : Sink
-        piece_rows : int, optional
-            Rows that are computed and written at once; by default a chunk.
+        piece_shape : tuple of int, optional
+            Sizes of the boxes that are computed and written at once: 1 along the first sample
+            dimensions, some along one, all of a chunk along the others. By default a chunk.
         """

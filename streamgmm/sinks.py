@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import OutputError
+from streamgmm.protocols import Region, region_shape
 
 
 class ArraySink:
-    """Writes into an array of shape (N,) or (N, M) that slices like NumPy's."""
+    """Writes into an array that slices like NumPy's: of the samples' shape, or theirs and (M,)."""
 
     def __init__(self, array: Any) -> None:
         self.array = array
 
-    def write(self, chunk_rows: range, values: NDArray[Any]) -> None:
-        """Store the values of the rows of one chunk."""
-        self.array[chunk_rows.start : chunk_rows.stop] = values
+    def write(self, region: Region, values: NDArray[Any]) -> None:
+        """Store the values of a box of samples, (n,) or (n, M), in C order over the box."""
+        self.array[region] = values.reshape(region_shape(region) + values.shape[1:])
 
 
 class _LockedSink(ArraySink):
@@ -38,10 +39,10 @@ class _LockedSink(ArraySink):
         super().__init__(array)
         self._lock = threading.Lock()
 
-    def write(self, chunk_rows: range, values: NDArray[Any]) -> None:
-        """Store the values of the rows of one chunk."""
+    def write(self, region: Region, values: NDArray[Any]) -> None:
+        """Store the values of a box of samples."""
         with self._lock:
-            super().write(chunk_rows, values)
+            super().write(region, values)
 
 
 def _is_zarr_array(folder: Path) -> bool:
@@ -74,7 +75,9 @@ def open_sink(
     path: str | os.PathLike[str],
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
-    boundaries: Sequence[int],
+    regions: Iterable[Region],
+    piece_shape: tuple[int, ...],
+    dimension_names: Sequence[str] | None = None,
 ) -> Iterator[ArraySink]:
     """A sink that becomes the file or Zarr array ``path`` when the block ends well.
 
@@ -83,9 +86,14 @@ def open_sink(
     path : path-like
         Ends in ``.npy`` or ``.zarr``. A file or Zarr array that is there is replaced, at the end.
     shape : tuple of int
+        Of the samples, or theirs and (M,).
     dtype : dtype
-    boundaries : sequence of int
-        First row of each part that is written at once, then the number of rows.
+    regions : iterable of tuple of slice
+        The box of samples of each chunk.
+    piece_shape : tuple of int
+        Sizes of the boxes of samples that are written at once; a Zarr array is stored in these.
+    dimension_names : sequence of str, optional
+        Of a Zarr array.
 
     Raises
     ------
@@ -96,12 +104,15 @@ def open_sink(
     if target.suffix not in (".npy", ".zarr"):
         raise OutputError(f"{target}: predictions are written to a path ending in .npy or .zarr")
     check_target(target)
-    chunk_rows = max(np.diff(boundaries), default=1)
-    is_shared = any(start % chunk_rows for start in boundaries[:-1])
+    is_shared = any(
+        along.start % size
+        for region in regions
+        for along, size in zip(region, piece_shape, strict=True)
+    )
     unfinished = target.with_name(f".{uuid.uuid4().hex[:8]}.{target.name}")
     try:
         with _explained(target):
-            array = _create(unfinished, shape, dtype, int(chunk_rows))
+            array = _create(unfinished, shape, dtype, piece_shape, dimension_names)
         yield _LockedSink(array) if is_shared else ArraySink(array)
         with _explained(target):
             _publish(array, unfinished, target)
@@ -118,7 +129,13 @@ def _explained(target: Path) -> Iterator[None]:
         raise OutputError(f"{target} cannot be written: {error}") from error
 
 
-def _create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], chunk_rows: int) -> Any:
+def _create(
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    piece_shape: tuple[int, ...],
+    dimension_names: Sequence[str] | None,
+) -> Any:
     if path.suffix == ".npy":
         array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
         # A sparse file would meet a full disk as a bus error, when the rows are written.
@@ -130,8 +147,14 @@ def _create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], chunk_rows
 
     # Zarr creates missing folders; a mistyped one should be an error here as for files.
     path.parent.resolve(strict=True)
-    chunks = (chunk_rows, *shape[1:])
-    return zarr.create_array(str(path), shape=shape, dtype=dtype, chunks=chunks)
+    return zarr.create_array(
+        str(path),
+        shape=shape,
+        dtype=dtype,
+        chunks=piece_shape + shape[len(piece_shape) :],
+        dimension_names=dimension_names,
+        zarr_format=3,
+    )
 
 
 def _publish(array: Any, unfinished: Path, target: Path) -> None:

@@ -148,6 +148,41 @@ def test_predictions_of_labelled_data_are_labelled(fitted: GaussianMixture, tmp_
     assert type(fitted.predict(streamgmm.open(rows(), sample_weight=np.ones(N)))) is np.ndarray
 
 
+@pytest.mark.parametrize("weight", [None, np.ones(N)], ids=["rows", "weighted"])
+def test_predictions_of_labelled_data_are_written_in_their_shape(
+    weight: Any, fitted: GaussianMixture, tmp_path: Path
+) -> None:
+    source = streamgmm.open(labelled(rows(), tmp_path), sample_weight=weight)
+    shape = (20, 10, N // 200)
+    for method, expected, dims in (
+        ("predict", fitted.predict(rows()).reshape(shape), ["time", "lat", "lon"]),
+        (
+            "predict_proba",
+            fitted.predict_proba(rows()).reshape(*shape, 2),
+            ["time", "lat", "lon", "component"],
+        ),
+    ):
+        for suffix in (".npy", ".zarr"):
+            out = getattr(fitted, method)(source, out=tmp_path / f"{method}{suffix}")
+            written = np.load(out) if suffix == ".npy" else zarr.open_array(out, mode="r")
+            np.testing.assert_array_equal(written[...], expected)
+        assert list(written.metadata.dimension_names) == dims
+
+
+def test_pieces_of_predictions_are_those_of_whole_chunks(
+    fitted: GaussianMixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = labelled(rows(), tmp_path)[{"time": slice(3), "lon": slice(26)}]
+    expected = fitted.predict_proba(data)
+    # A row, some rows, a line of them and more, all.
+    for n_bytes in (16, 16 * 7, 16 * 26, 16 * 100, 16 * N):
+        monkeypatch.setattr("streamgmm.estimators.fitted._PIECE_BYTES", n_bytes)
+        for suffix in (".npy", ".zarr"):
+            out = fitted.predict_proba(data, out=tmp_path / f"out{suffix}")
+            written = np.load(out) if suffix == ".npy" else zarr.open_array(out, mode="r")[...]
+            np.testing.assert_allclose(written, expected, rtol=1e-12)
+
+
 def test_predictions_of_a_frame_keep_its_index(fitted: GaussianMixture) -> None:
     index = pandas.Index(np.arange(N)[::-1], name="when")
     frame = pandas.DataFrame(rows(), columns=NAMES, index=index)

@@ -1,8 +1,8 @@
 """Outputs appear whole under their name, or what was there stays."""
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from contextlib import AbstractContextManager
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import zarr
 
 from streamgmm.errors import OutputError
+from streamgmm.protocols import Region
 from streamgmm.sinks import ArraySink, open_sink
 
 
@@ -18,15 +19,30 @@ def contents(path: Path) -> Any:
     return np.load(path) if path.suffix == ".npy" else zarr.open_array(path, mode="r")[:]
 
 
-def parts(n: int) -> list[int]:
-    return [*range(0, n, 4), n]
+def boxes(shape: tuple[int, ...], sizes: tuple[int, ...]) -> list[Region]:
+    """A grid cut into boxes of some size, those at the ends smaller."""
+    cuts = [
+        [slice(start, min(start + size, length)) for start in range(0, length, size)]
+        for length, size in zip(shape, sizes, strict=True)
+    ]
+    return list(product(*cuts))
 
 
-def write(path: Path | str, values: np.ndarray, boundaries: Sequence[int] | None = None) -> None:
-    boundaries = boundaries or parts(len(values))
-    with open_sink(path, values.shape, values.dtype, boundaries) as sink:
-        for start, stop in pairwise(boundaries):
-            sink.write(range(start, stop), values[start:stop])
+def sink_of(path: Path | str, n: int = 10) -> AbstractContextManager[ArraySink]:
+    """A sink of numbers in parts of four."""
+    return open_sink(path, (n,), np.dtype("f8"), boxes((n,), (4,)), (4,))
+
+
+def write(path: Path | str, values: np.ndarray, sizes: tuple[int, ...] = (4,)) -> None:
+    regions = boxes(values.shape[: len(sizes)], sizes)
+    with open_sink(path, values.shape, values.dtype, regions, sizes) as sink:
+        for region in regions:
+            sink.write(region, flat(values[region], len(sizes)))
+
+
+def flat(values: np.ndarray, n_dims: int) -> np.ndarray:
+    """Values of a box as they are computed: a row for each of its samples."""
+    return values.reshape(-1, *values.shape[n_dims:])
 
 
 def test_an_array_is_filled_in_any_order() -> None:
@@ -34,7 +50,7 @@ def test_an_array_is_filled_in_any_order() -> None:
     sink = ArraySink(np.zeros((10, 2)))
     for start in (6, 0, 3):
         stop = min(start + 4, 10)
-        sink.write(range(start, stop), values[start:stop])
+        sink.write((slice(start, stop),), values[start:stop])
     np.testing.assert_array_equal(sink.array, values)
 
 
@@ -70,8 +86,8 @@ def test_failures_leave_what_was_there(
     path = tmp_path / f"out{suffix}"
     if there_before:
         write(path, np.full(10, 7.0))
-    with pytest.raises(error), open_sink(path, (10,), np.dtype("f8"), parts(10)) as sink:
-        sink.write(range(5), np.zeros(5))
+    with pytest.raises(error), sink_of(path) as sink:
+        sink.write((slice(0, 5),), np.zeros(5))
         raise error
     assert [p.name for p in tmp_path.iterdir()] == ([path.name] if there_before else [])
     if there_before:
@@ -81,24 +97,23 @@ def test_failures_leave_what_was_there(
 @pytest.mark.parametrize("suffix", [".npy", ".zarr"])
 def test_nothing_has_the_name_before_the_end(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"out{suffix}"
-    with open_sink(path, (10,), np.dtype("f8"), parts(10)) as sink:
+    with sink_of(path) as sink:
         assert not path.exists()
-        sink.write(range(10), np.zeros(10))
+        sink.write((slice(0, 10),), np.zeros(10))
     assert path.exists()
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".zarr"])
 def test_places_that_cannot_be_written(suffix: str, tmp_path: Path) -> None:
-    shape, dtype = (10,), np.dtype("f8")
     with (
         pytest.raises(OutputError, match=rf"missing/out\{suffix} cannot be written"),
-        open_sink(tmp_path / "missing" / f"out{suffix}", shape, dtype, parts(10)),
+        sink_of(tmp_path / "missing" / f"out{suffix}"),
     ):
         pytest.fail("opened")
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(OutputError, match="cannot be written"),
-        open_sink(tmp_path / "file" / f"out{suffix}", shape, dtype, parts(10)),
+        sink_of(tmp_path / "file" / f"out{suffix}"),
     ):
         pytest.fail("opened")
     folder = tmp_path / f"folder{suffix}"
@@ -106,7 +121,7 @@ def test_places_that_cannot_be_written(suffix: str, tmp_path: Path) -> None:
     (folder / "precious.txt").write_text("kept")
     with (
         pytest.raises(OutputError, match="is a directory but no Zarr array"),
-        open_sink(folder, shape, dtype, parts(10)),
+        sink_of(folder),
     ):
         pytest.fail("opened")
     assert (folder / "precious.txt").read_text() == "kept"
@@ -117,7 +132,7 @@ def test_places_that_cannot_be_written(suffix: str, tmp_path: Path) -> None:
 def test_suffixes_are_checked(name: str, tmp_path: Path) -> None:
     with (
         pytest.raises(OutputError, match=r"path ending in \.npy or \.zarr"),
-        open_sink(tmp_path / name, (10,), np.dtype("f8"), parts(10)),
+        sink_of(tmp_path / name),
     ):
         pytest.fail("opened")
 
@@ -161,7 +176,7 @@ def test_files_named_like_zarr_arrays_are_refused_before_the_work(
     path.write_text("precious") if kind == "file" else path.symlink_to(tmp_path / "nowhere")
     with (
         pytest.raises(OutputError, match=r"out\.zarr is a file, not a Zarr array"),
-        open_sink(path, (10,), np.dtype("f8"), parts(10)),
+        sink_of(path),
     ):
         pytest.fail("opened")
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -176,12 +191,34 @@ def test_uneven_parts_may_be_written_at_once(tmp_path: Path) -> None:
     """A Zarr chunk is read, changed and written; two writers in one must not interfere."""
     sizes = np.random.default_rng(0).integers(0, 9, 400)
     boundaries = [0, *np.cumsum(sizes).tolist()]
+    regions = [(slice(start, stop),) for start, stop in pairwise(boundaries)]
     values = np.random.default_rng(1).normal(size=(boundaries[-1], 2))
     path = tmp_path / "out.zarr"
     with (
-        open_sink(path, values.shape, values.dtype, boundaries) as sink,
+        open_sink(path, values.shape, values.dtype, regions, (8,)) as sink,
         ThreadPoolExecutor(8) as threads,
     ):
-        ranges = [range(start, stop) for start, stop in pairwise(boundaries)]
-        list(threads.map(lambda rows: sink.write(rows, values[rows.start : rows.stop]), ranges))
+        list(threads.map(lambda region: sink.write(region, values[region]), regions))
     np.testing.assert_array_equal(contents(path), values)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
+@pytest.mark.parametrize("n_outputs", [None, 3])
+def test_grids_keep_their_shape(suffix: str, n_outputs: int | None, tmp_path: Path) -> None:
+    shape = (5, 7, 9) if n_outputs is None else (5, 7, 9, n_outputs)
+    values = np.random.default_rng(0).normal(size=shape)
+    path = tmp_path / f"out{suffix}"
+    write(path, values, (2, 3, 9))
+    np.testing.assert_array_equal(contents(path), values)
+
+
+def test_a_box_is_a_chunk_of_its_own(tmp_path: Path) -> None:
+    """Or it would be read, changed and written once for each box in it."""
+    dims = ("time", "lat", "component")
+    regions = boxes((5, 7), (2, 3))
+    path = tmp_path / "out.zarr"
+    with open_sink(path, (5, 7, 4), np.dtype("f4"), regions, (2, 3), dims):
+        pass
+    array = zarr.open_array(path, mode="r")
+    assert array.chunks == (2, 3, 4)
+    assert array.metadata.dimension_names == dims

@@ -235,7 +235,7 @@ class _NotFinite:
         return _NotFinite(
             self.n_values + other.n_values,
             self.n_rows + other.n_rows,
-            (self.places + other.places)[:_SHOWN],
+            tuple(sorted(self.places + other.places)[:_SHOWN]),
         )
 
 

@@ -23,23 +23,42 @@ class RowSample:
     Attributes
     ----------
     size : int
+    index : ndarray of shape (m,), int64
+        Position of each row in the whole.
     hashes : ndarray of shape (m,), uint64
     rows : ndarray of shape (m, D)
     weights : ndarray of shape (m,)
     """
 
     size: int
+    index: NDArray[np.int64]
     hashes: NDArray[np.uint64]
     rows: Array
     weights: Array
 
     def merge(self, other: "RowSample") -> "RowSample":
         """The sample of both sides' rows."""
-        hashes = np.concatenate([self.hashes, other.hashes])
-        keep = _smallest(hashes, self.size)
-        rows = np.concatenate([self.rows, other.rows])[keep]
-        weights = np.concatenate([self.weights, other.weights])[keep]
-        return RowSample(self.size, hashes[keep], rows, weights)
+        both = RowSample(
+            self.size,
+            np.concatenate([self.index, other.index]),
+            np.concatenate([self.hashes, other.hashes]),
+            np.concatenate([self.rows, other.rows]),
+            np.concatenate([self.weights, other.weights]),
+        )
+        return both._chosen(_smallest(both.hashes, self.size))
+
+    def in_order(self) -> "RowSample":
+        """The same rows by their position; chunks need not follow each other."""
+        return self._chosen(np.argsort(self.index))
+
+    def _chosen(self, places: NDArray[np.intp]) -> "RowSample":
+        return RowSample(
+            self.size,
+            self.index[places],
+            self.hashes[places],
+            self.rows[places],
+            self.weights[places],
+        )
 
 
 def _smallest(hashes: NDArray[np.uint64], size: int) -> NDArray[np.intp]:
@@ -83,13 +102,13 @@ def sample_rows(reader: Reader, seed: int) -> RowSample:
     threshold = None if all_rows else np.uint64(part * 2.0**64)
     # Samples that wait to be merged are of different rows; of all rows that are below the
     # threshold there are hardly more than one sample holds.
-    sample_bytes = 8 * size * (n_features + 2)
+    sample_bytes = 8 * size * (n_features + 3)
     work = Work(2 * sample_bytes, sample_bytes if threshold is None else 0)
     state = seed, size, threshold, source.missing
     sample = reader.reduce("sample", _sample_chunk, state, work)
     if is_refused(sample.rows, source.missing).any():
         refuse_not_finite(reader.source, reader.executor)
-    return sample
+    return sample.in_order()
 
 
 def _sample_chunk(state: tuple[int, int, np.uint64 | None, Missing], chunk: Chunk) -> RowSample:
@@ -109,7 +128,7 @@ def _sample_chunk(state: tuple[int, int, np.uint64 | None, Missing], chunk: Chun
     overflowing = np.any((np.abs(rows) > _LARGEST_VALUE) & np.isfinite(rows), axis=1)
     eligible, rows = eligible[~overflowing], rows[~overflowing]
     weights = np.ones(len(rows)) if chunk.weights is None else chunk.weights[eligible]
-    return RowSample(size, hashes[eligible], rows, weights)
+    return RowSample(size, index[eligible], hashes[eligible], rows, weights)
 
 
 def _hash(index: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:

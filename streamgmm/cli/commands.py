@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -359,26 +360,30 @@ def sample(
     fitted = _load(model)
     import numpy as np
 
+    from streamgmm.protocols import region_shape
     from streamgmm.sinks import open_sink
     from streamgmm.sources.layout import regular_boundaries
 
     random = np.random.RandomState(random_state)
     fitted.set_params(random_state=random)
     boundaries = regular_boundaries(n_rows, _SAMPLE_ROWS)
+    regions = [(part,) for part in map(slice, boundaries, boundaries[1:])]
     with ExitStack() as files:
 
         def opened(path: Path, dtype: Any, *columns: int) -> Any:
-            sink = open_sink(path, (n_rows, *columns), np.dtype(dtype), boundaries)
+            shape = n_rows, *columns
+            sink = open_sink(path, shape, np.dtype(dtype), regions, (min(n_rows, _SAMPLE_ROWS),))
             return files.enter_context(sink)
 
         rows_sink = opened(output, np.float64, fitted.means_.shape[1])
         labels_sink = labels and opened(labels, np.min_scalar_type(-fitted.n_components))
-        for part in map(range, boundaries, boundaries[1:]):
-            rows, components = fitted.sample(len(part))
-            order = random.permutation(len(part))
-            rows_sink.write(part, rows[order])
+        for region in regions:
+            n_part = prod(region_shape(region))
+            rows, components = fitted.sample(n_part)
+            order = random.permutation(n_part)
+            rows_sink.write(region, rows[order])
             if labels_sink:
-                labels_sink.write(part, components[order])
+                labels_sink.write(region, components[order])
 
 
 @main.command()

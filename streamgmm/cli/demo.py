@@ -26,7 +26,7 @@ from streamgmm.estimators import GaussianMixture
 from streamgmm.executors.memory import format_bytes, parse_bytes
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.progress import describe_rates, reporting
-from streamgmm.protocols import Chunk, Listener
+from streamgmm.protocols import Chunk, Listener, region_shape, regions_of
 from streamgmm.sinks import open_sink
 from streamgmm.sources.generated import GeneratedSource
 
@@ -149,9 +149,10 @@ def _write(
     listener: Listener,
 ) -> None:
     shape = (source.n_rows, source.n_features)
+    regions = list(map(regions_of(source), range(len(source.boundaries) - 1)))
     with (
         ThreadExecutor(n_jobs, memory_limit) as executor,
-        open_sink(store, shape, source.dtype, source.boundaries) as sink,
+        open_sink(store, shape, source.dtype, regions, region_shape(regions[0])) as sink,
         announced(listener, "write", source),
     ):
         executor.map_write(source, _rows, None, sink, listener)

@@ -44,6 +44,10 @@ from streamgmm.protocols import (
     S,
     Source,
     Work,
+    region_shape,
+    regions_of,
+    sample_dims,
+    sample_shape,
 )
 from streamgmm.sinks import ArraySink, open_sink
 from streamgmm.sources.open import is_from, is_path, is_source, open_source, unmasked
@@ -67,7 +71,8 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
         out : path-like, default=None
-            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
+            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path. Of
+            labelled data what is written has the shape of the samples.
 
         Returns
         -------
@@ -89,7 +94,8 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
         out : path-like, default=None
-            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
+            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path. Of
+            labelled data what is written has the shape of the samples.
 
         Returns
         -------
@@ -112,7 +118,8 @@ or the path ``out``
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
         out : path-like, default=None
-            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
+            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path. Of
+            labelled data what is written has the shape of the samples.
 
         Returns
         -------
@@ -416,18 +423,21 @@ or the path ``out``
         out: str | os.PathLike[str] | None,
     ) -> Any:
         """Predictions as an array in memory or, piece by piece, at a path."""
-        shape = (source.n_rows,) if n_outputs is None else (source.n_rows, n_outputs)
+        shape, dims = sample_shape(source), sample_dims(source)
+        if n_outputs is not None:
+            shape, dims = (*shape, n_outputs), (*dims, "component")
         row_bytes = (n_outputs or 1) * dtype.itemsize
-        piece_rows = _piece_rows(source, row_bytes)
+        piece_shape = _piece_shape(source, row_bytes)
+        regions = map(regions_of(source), range(len(source.boundaries) - 1))
         # Labels on disk take no more room than their number needs.
         stored = np.min_scalar_type(-len(self.weights_)) if dtype == np.int64 else dtype
         opened = (
             nullcontext(ArraySink(np.empty(shape, dtype)))
             if out is None
-            else open_sink(out, shape, stored, _pieces(source, piece_rows))
+            else open_sink(out, shape, stored, regions, piece_shape, dims)
         )
         scratch = scratch_bytes(self.covariance_type, *self.means_.shape)
-        work = Work(thread=scratch + gap_bytes(source) + 2 * piece_rows * row_bytes)
+        work = Work(scratch + gap_bytes(source) + 2 * math.prod(piece_shape) * row_bytes)
         listener = self._listener()
         with (
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
@@ -435,7 +445,9 @@ or the path ``out``
         ):
             try:
                 with announced(listener, function.__name__, source):
-                    executor.map_write(source, function, question, sink, listener, work, piece_rows)
+                    executor.map_write(
+                        source, function, question, sink, listener, work, piece_shape
+                    )
             except NotFiniteError:
                 refuse_not_finite(source, executor)
         return sink.array if out is None else out
@@ -571,19 +583,24 @@ def refuse_unnamed_output(X: Any) -> None:
         )
 
 
-def _piece_rows(source: Source, row_bytes: int) -> int:
-    """Rows whose predictions are computed at once: a chunk, halved until they are few bytes."""
-    rows = int(max(np.diff(source.boundaries)))
-    while rows * row_bytes > _PIECE_BYTES and rows % 2 == 0:
-        rows //= 2
-    return rows
+def _piece_shape(source: Source, row_bytes: int) -> tuple[int, ...]:
+    """Sizes of the boxes whose predictions are computed at once: a chunk, cut to a few bytes.
 
-
-def _pieces(source: Source, piece_rows: int) -> list[int]:
-    """First row of each piece of each chunk, then the number of rows."""
-    chunks = zip(source.boundaries, source.boundaries[1:], strict=False)
-    starts = [row for start, stop in chunks for row in range(start, stop, piece_rows)]
-    return [*starts, source.n_rows]
+    Rows of such a box follow each other in their chunk. Sizes are halved as long as they are
+    even, because boxes that divide the chunks share no chunk of a Zarr array.
+    """
+    region_of = regions_of(source)
+    shapes = (region_shape(region_of(i)) for i in range(len(source.boundaries) - 1))
+    sizes = [max(lengths) for lengths in zip(*shapes, strict=True)]
+    most = max(_PIECE_BYTES // row_bytes, 1)
+    for d in range(len(sizes)):
+        within = math.prod(sizes[d + 1 :])
+        while sizes[d] * within > most and sizes[d] % 2 == 0:
+            sizes[d] //= 2
+        sizes[d] = min(sizes[d], max(most // within, 1))
+        if within <= most:
+            break
+    return tuple(sizes)
 
 
 def _refuse_overlap(out: str | os.PathLike[str], source: Source) -> None:

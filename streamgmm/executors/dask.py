@@ -27,6 +27,7 @@ from streamgmm.protocols import (
     Source,
     Work,
     data_bytes,
+    regions_of,
 )
 
 # Chunks whose values are brought here at once to be written.
@@ -78,16 +79,15 @@ class DaskExecutor:
         sink: Sink,
         listener: Listener,
         work: Work = NO_WORK,
-        piece_rows: int | None = None,
+        piece_shape: tuple[int, ...] | None = None,
     ) -> None:
         """Write function(state, chunk) of all chunks; see :class:`streamgmm.protocols.Executor`."""
         tasks = _tasks(source, function, state)
-        parts = list(map(range, source.boundaries, source.boundaries[1:]))
+        region_of = regions_of(source)
         for first in range(0, len(tasks), _BATCH):
-            batch = slice(first, first + _BATCH)
-            values = self._compute(tasks[batch])
-            for rows, value in zip(parts[batch], values, strict=True):
-                sink.write(rows, value)
+            values = self._compute(tasks[first : first + _BATCH])
+            for i, value in enumerate(values, first):
+                sink.write(region_of(i), value)
         listener(_all_done(source))
 
     def check_memory(self, source: Source, work: Work) -> None:

@@ -7,8 +7,10 @@ a disk, all cores have work; where nothing waits, hardly more threads run than t
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import product
+from math import prod
 from queue import SimpleQueue
 from typing import Any, Self
 
@@ -25,11 +27,14 @@ from streamgmm.protocols import (
     ChunkDone,
     Listener,
     M,
+    Region,
     S,
     Sink,
     Source,
     StoredSource,
     Work,
+    region_shape,
+    regions_of,
 )
 
 
@@ -48,6 +53,20 @@ def thread_count(n_jobs: int | None) -> int:
 
 def _depth(source: Source) -> int:
     return tree_depth(len(source.boundaries) - 1)
+
+
+def _pieces(region: Region, shape: tuple[int, ...] | None) -> Iterator[Region]:
+    """Boxes of some shape that make up a box, or the box itself, in C order."""
+    if shape is None:
+        return iter([region])
+    cuts = (
+        [
+            slice(first, min(first + size, along.stop))
+            for first in range(along.start, along.stop, size)
+        ]
+        for along, size in zip(region, shape, strict=True)
+    )
+    return product(*cuts)
 
 
 class ThreadExecutor:
@@ -109,7 +128,7 @@ class ThreadExecutor:
         sink: Sink,
         listener: Listener,
         work: Work = NO_WORK,
-        piece_rows: int | None = None,
+        piece_shape: tuple[int, ...] | None = None,
     ) -> None:
         """Write function(state, chunk) for all chunks; see :class:`streamgmm.protocols.Executor`.
 
@@ -118,13 +137,14 @@ class ThreadExecutor:
         MemoryLimitError
             If the memory limit does not hold even one chunk.
         """
+        region_of = regions_of(source)
 
         def write(i: int, chunk: Chunk) -> None:
-            start, n = source.boundaries[i], len(chunk.rows)
-            for first in range(0, n, piece_rows or max(n, 1)):
-                piece = chunk.part(first, min(first + (piece_rows or n), n))
-                rows = range(start + first, start + first + len(piece.rows))
-                sink.write(rows, function(state, piece))
+            start = 0
+            for piece in _pieces(region_of(i), piece_shape):
+                stop = start + prod(region_shape(piece))
+                sink.write(piece, function(state, chunk.part(start, stop)))
+                start = stop
 
         self._for_each(source, write, listener, work)
 

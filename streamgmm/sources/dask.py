@@ -122,4 +122,4 @@ def check_array(data: Any, name: str) -> None:
 
 def _chunk(block: NDArray[Any], start: int, weights: NDArray[Any] | None) -> Chunk:
     chunk = Chunk(np.asarray(block), range(start, start + len(block)))
-    return chunk if weights is None else weighted(chunk, weights, start)
+    return chunk if weights is None else weighted(chunk, weights)

@@ -2,7 +2,7 @@
 
 import numbers
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -90,15 +90,19 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and value == value
 
 
-@contextmanager
-def naming_rows(name: str, start: int, stop: int, advice: str = "") -> Iterator[None]:
+def naming_rows(name: str, start: int, stop: int, advice: str = "") -> AbstractContextManager[None]:
     """Say of whatever goes wrong which rows of what were read, and what that may mean."""
+    return naming_place(name, f"rows {start} to {stop}", advice)
+
+
+@contextmanager
+def naming_place(name: str, place: str, advice: str = "") -> Iterator[None]:
+    """Say of whatever goes wrong what was read, which part of it, and what that may mean."""
     try:
         yield
     except (DataError, MemoryError):
         raise
     except Exception as error:
         raise DataError(
-            f"{name}: rows {start} to {stop} cannot be read or decoded "
-            f"({type(error).__name__}: {error}){advice}"
+            f"{name}: {place} cannot be read or decoded ({type(error).__name__}: {error}){advice}"
         ) from error

@@ -71,7 +71,7 @@ def open_source(
         source says, and "error" for other data.
     sample_weight : array or path, optional
         Weights of shape (N,), as an array of any of these kinds or the path of one; of xarray
-        data, a DataArray along some of the sample dimensions.
+        data also of the shape of the samples, or a DataArray along some of their dimensions.
     storage_options : mapping, optional
         What a URL needs, credentials for instance; fsspec's options for its protocol.
 

@@ -7,7 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import DataError
-from streamgmm.protocols import Chunk, LabelledSource, Source, StoredSource
+from streamgmm.protocols import (
+    Chunk,
+    GridSource,
+    LabelledSource,
+    Region,
+    Source,
+    StoredSource,
+    positions,
+    sample_dims,
+    sample_shape,
+)
 
 # Squares of weights, and sums of them, must not overflow.
 _LARGEST = 1e100
@@ -19,14 +29,15 @@ class WeightedSource:
     Parameters
     ----------
     source : Source
-    weights : array of shape (N,)
+    weights : array of shape (N,), or of that of the samples
         Anything that slices to numbers: NumPy, memory map, Zarr, Dask. It is read chunk by
-        chunk, beside the rows.
+        chunk, beside the rows; if it has the shape (N,) and chunks are no ranges of rows, it is
+        read at once and held.
 
     Raises
     ------
     DataError
-        If the shape is not (N,) or the source has weights already; on reading, if a weight is
+        If the shape is another or the source has weights already; on reading, if a weight is
         negative, NaN or above 1e100.
     """
 
@@ -37,11 +48,19 @@ class WeightedSource:
             raise weighted_twice(source.name)
         self._source = source
         self._stored = source if isinstance(source, StoredSource) else None
+        self._grid = source if isinstance(source, GridSource) else None
         self._weights = check_weights(weights, source)
         self.name: str = source.name
         self.n_rows, self.n_features = source.n_rows, source.n_features
         self.dtype, self.boundaries = source.dtype, source.boundaries
         self.missing, self.feature_names = source.missing, source.feature_names
+        self.sample_dims, self.sample_shape = sample_dims(source), sample_shape(source)
+        # Boxes at the far ends are ranges where the first one is.
+        self._has_ranges = self._grid is None or isinstance(
+            positions(self._grid.region(0), self.sample_shape), range
+        )
+        if not self._has_ranges and weights.ndim == 1 and not isinstance(weights, np.ndarray):
+            self._weights = np.asarray(weights)
 
     @property
     def location(self) -> Path | None:
@@ -52,8 +71,15 @@ class WeightedSource:
     def read_bytes(self) -> int:
         """Bytes of a chunk and its weights."""
         largest = max(np.diff(self.boundaries))
-        is_view = type(self._weights) is np.ndarray and self._weights.dtype == np.float64
+        is_array = type(self._weights) is np.ndarray and self._weights.dtype == np.float64
+        is_view = is_array and self._has_ranges
         return self._source.read_bytes + (0 if is_view else 16 * int(largest))
+
+    def region(self, i: int) -> Region:
+        """The box of chunk i along the sample dimensions."""
+        if self._grid is not None:
+            return self._grid.region(i)
+        return (slice(self.boundaries[i], self.boundaries[i + 1]),)
 
     def prefetch(self, i: int) -> None:
         """Have the rows of chunk i fetched from disk, if they are on one."""
@@ -61,28 +87,31 @@ class WeightedSource:
             self._stored.prefetch(i)
 
     def labelled(self, values: NDArray[Any]) -> Any:
-        """What was found of all rows, in the form that the data have."""
+        """What was found of all samples, in the form that the data have."""
         source = self._source
         return source.labelled(values) if isinstance(source, LabelledSource) else values
 
     def read(self, i: int) -> Chunk:
         """Chunk i."""
         chunk = self._source.read(i)
-        start, stop = self.boundaries[i], self.boundaries[i + 1]
         if chunk.weights is not None:
             raise weighted_twice(self.name)
-        return weighted(chunk, np.asarray(self._weights[start:stop]), start)
+        if self._weights.shape == self.sample_shape:
+            return weighted(chunk, np.asarray(self._weights[self.region(i)]).reshape(-1))
+        index = chunk.index
+        rows = slice(index.start, index.stop) if isinstance(index, range) else index
+        return weighted(chunk, np.asarray(self._weights[rows]))
 
 
 def check_weights(weights: Any, source: Source) -> Any:
-    """The weights, if they are one real number for each row.
+    """The weights, if they are one real number for each row, (N,) or in the samples' shape.
 
     Raises
     ------
     DataError
         If they are not.
     """
-    if weights.shape != (source.n_rows,):
+    if weights.shape not in ((source.n_rows,), sample_shape(source)):
         raise DataError(
             f"sample_weight has shape {weights.shape}; expected ({source.n_rows},), "
             f"one weight for each row of {source.name}"
@@ -97,8 +126,8 @@ def weighted_twice(name: str) -> DataError:
     return DataError(f"{name} has weights already; give sample_weight once")
 
 
-def weighted(chunk: Chunk, weights: NDArray[Any], start: int) -> Chunk:
-    """The chunk with its weights, the first of which is that of row ``start``.
+def weighted(chunk: Chunk, weights: NDArray[Any]) -> Chunk:
+    """The chunk with the weights of its rows.
 
     Raises
     ------
@@ -111,7 +140,7 @@ def weighted(chunk: Chunk, weights: NDArray[Any], start: int) -> Chunk:
         first = int(np.argmax(bad))
         raise DataError(
             f"sample_weight holds {int(bad.sum())} value(s) that are negative, NaN or above "
-            f"{_LARGEST:g} among rows {start} to {start + len(values)}; the first is "
-            f"{values[first]} at row {start + first}"
+            f"{_LARGEST:g} among rows {chunk.index[0]} to {chunk.index[-1] + 1}; the first is "
+            f"{values[first]} at row {chunk.index[first]}"
         )
     return Chunk(chunk.rows, chunk.index, values)

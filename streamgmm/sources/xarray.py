@@ -1,6 +1,7 @@
 """Labelled arrays of any number of dimensions, as xarray has them."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import reduce
 from itertools import accumulate
 from math import prod
 from pathlib import Path
@@ -13,12 +14,11 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
 from streamgmm.errors import DataError
-from streamgmm.protocols import Chunk, Missing
+from streamgmm.protocols import Chunk, Missing, Region, positions, region_shape
 from streamgmm.sources.layout import (
     check_table,
-    naming_rows,
+    naming_place,
     refuse_packed,
-    regular_boundaries,
     rows_per_chunk,
 )
 
@@ -26,9 +26,10 @@ from streamgmm.sources.layout import (
 class XarraySource:
     """Rows of labelled arrays: each position along the sample dimensions is a row.
 
-    Rows are in C order of the sample dimensions. A chunk is a slab along the first of them, in
-    whole stored chunks. Where these hold one position along it, and that alone makes many rows,
-    a chunk is a slab along the next dimension, and so on.
+    Rows are in C order of the sample dimensions. A chunk is a box of whole stored chunks, the
+    longest ones where variables are stored in different ones: as many of them along the last
+    dimension as make a chunk, if that are all of it then along the dimension before, and so on.
+    Values in memory, and stored chunks that hold all of the last dimensions, so make slabs.
 
     Parameters
     ----------
@@ -53,6 +54,8 @@ class XarraySource:
         The dimensions along which samples are.
     sample_shape : tuple of int
         Their sizes, of which N is the product.
+    box_shape : tuple of int
+        Sizes of chunks along them; those at the far ends are smaller.
     feature_names : list of str, or None
         Names of the variables, those with ``feature_dim`` followed by its labels: ``t[850]``. Of
         a DataArray the labels alone; None if it has none.
@@ -110,7 +113,8 @@ class XarraySource:
             min(size, max(lengths.get(dim, 1) for lengths in stored))
             for dim, size in zip(self.sample_dims, self.sample_shape, strict=True)
         ]
-        self.boundaries: Sequence[int] = _boundaries(self.sample_shape, longest, self.n_features)
+        self.box_shape = _box_shape(self.sample_shape, longest, self.n_features)
+        self.boundaries: Sequence[int] = _boundaries(self.sample_shape, self.box_shape)
 
     @property
     def read_bytes(self) -> int:
@@ -128,24 +132,37 @@ class XarraySource:
         # Values, and two forms that they have before: of all variables at once by Dask, else of
         # one after the other.
         working: int = 3 * (sum(parts) if self._is_dask else max(parts))
-        return chunk_bytes + working
+        is_range = isinstance(positions(self.region(0), self.sample_shape), range)
+        return chunk_bytes + working + (0 if is_range else 8 * n_rows)
+
+    def region(self, i: int) -> Region:
+        """The box of chunk i along the sample dimensions."""
+        starts = [
+            range(0, n, size) for n, size in zip(self.sample_shape, self.box_shape, strict=True)
+        ]
+        place = np.unravel_index(i, [len(along) for along in starts])
+        return tuple(
+            slice(along[k], min(along[k] + size, n))
+            for along, k, size, n in zip(
+                starts, place, self.box_shape, self.sample_shape, strict=True
+            )
+        )
 
     def read(self, i: int) -> Chunk:
         """Chunk i."""
-        start, stop = self.boundaries[i], self.boundaries[i + 1]
-        box = _box(self.sample_shape, start, stop)
-        with naming_rows(self.name, start, stop):
-            rows = self._read_rows(dict(zip(self.sample_dims, box, strict=True)))
-        return Chunk(rows, range(start, stop))
+        region = self.region(i)
+        slab = dict(zip(self.sample_dims, region, strict=True))
+        with naming_place(self.name, _place(slab)):
+            rows = self._read_rows(slab)
+        return Chunk(rows, positions(region, self.sample_shape))
 
     def labelled(self, values: NDArray[Any]) -> xarray.DataArray:
-        """What was found of all rows, (N,) or (N, K), with the dimensions of the samples.
+        """What was found of all samples, of their shape or theirs and (K,).
 
-        Coordinates along them are kept; K lie along the dimension ``component``.
+        Coordinates along their dimensions are kept; K lie along the dimension ``component``.
         """
-        dims = (*self.sample_dims, "component")[: len(self.sample_dims) + values.ndim - 1]
-        shape = self.sample_shape + values.shape[1:]
-        return xarray.DataArray(values.reshape(shape), dims=dims, coords=self._coords)
+        dims = (*self.sample_dims, "component")[: values.ndim]
+        return xarray.DataArray(values, dims=dims, coords=self._coords)
 
     @property
     def _is_table(self) -> bool:
@@ -190,51 +207,38 @@ class BroadcastWeights:
     sample_dims : tuple of str
     sample_shape : tuple of int
 
-    Raises
-    ------
-    DataError
-        If they cannot be read.
-
     Attributes
     ----------
     shape : tuple of int
-        (N,).
+        Of the samples.
     dtype : dtype
     """
 
     def __init__(
         self, weights: xarray.Variable, sample_dims: tuple[str, ...], sample_shape: tuple[int, ...]
     ) -> None:
-        self._sample_dims, self._sample_shape = sample_dims, sample_shape
-        self.shape = (prod(sample_shape),)
+        self._weights, self._sample_dims = weights, sample_dims
+        self.ndim, self.shape = len(sample_shape), sample_shape
         self.dtype: np.dtype[Any] = weights.dtype
-        # Weights that are the same for all slabs are not read again for each of them.
-        if sample_dims[0] not in weights.dims:
-            with naming_rows("sample_weight", 0, self.shape[0]):
-                weights = weights.compute()
-        self._weights = weights
 
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Weights of the rows from start to stop, without a step.
+    def __getitem__(self, region: Region) -> NDArray[Any]:
+        """Weights of a box of samples.
 
         Raises
         ------
         DataError
             If they cannot be read.
         """
-        start, stop, _ = rows.indices(self.shape[0])
-        box = _box(self._sample_shape, start, stop)
-        slab = dict(zip(self._sample_dims, box, strict=True))
-        with naming_rows("sample_weight", start, stop):
+        slab = dict(zip(self._sample_dims, region, strict=True))
+        with naming_place("sample_weight", _place(slab)):
             part = self._weights.isel(slab, missing_dims="ignore").load(scheduler="synchronous")
-        sizes = {dim: along.stop - along.start for dim, along in slab.items()}
-        first = np.ravel_multi_index([along.start for along in box], self._sample_shape)
-        values = part.set_dims(sizes).values  # type: ignore[no-untyped-call]
-        return np.asarray(values.flat[start - first : stop - first])
+        sizes = dict(zip(self._sample_dims, region_shape(region), strict=True))
+        values: NDArray[Any] = part.set_dims(sizes).values  # type: ignore[no-untyped-call]
+        return values
 
 
 def weights_of(source: XarraySource, weights: xarray.DataArray) -> BroadcastWeights:
-    """Weights of the rows of a source.
+    """Weights of the rows of a source, read with each chunk; at once if several chunks share them.
 
     Parameters
     ----------
@@ -244,7 +248,7 @@ def weights_of(source: XarraySource, weights: xarray.DataArray) -> BroadcastWeig
 
     Returns
     -------
-    BroadcastWeights of shape (N,)
+    BroadcastWeights of the shape of the samples
 
     Raises
     ------
@@ -265,7 +269,12 @@ def weights_of(source: XarraySource, weights: xarray.DataArray) -> BroadcastWeig
                 f"sample_weight and {source.name} have different labels along {dim}; select "
                 f"weights by the labels of the data, or drop theirs by drop_vars({dim!r})"
             )
-    return BroadcastWeights(weights.variable, source.sample_dims, source.sample_shape)
+    variable = weights.variable
+    lengths = zip(source.sample_dims, source.sample_shape, source.box_shape, strict=True)
+    if any(length < size and dim not in weights.dims for dim, size, length in lengths):
+        with naming_place("sample_weight", "values"):
+            variable = variable.compute()
+    return BroadcastWeights(variable, source.sample_dims, source.sample_shape)
 
 
 def open_zarr(
@@ -426,12 +435,14 @@ def _location(
 
 def _stored_lengths(variable: xarray.Variable) -> dict[Hashable, int]:
     """Lengths of stored chunks, or of Dask's, along the dimensions of which they are known."""
+    if variable._in_memory:
+        return {}
     lengths = variable.chunksizes or variable.encoding.get("preferred_chunks", {})
     return {dim: int(np.max(length)) for dim, length in lengths.items()}
 
 
-def _boundaries(sizes: Sequence[int], stored: Sequence[int], n_features: int) -> Sequence[int]:
-    """Where slabs begin along the first dimension, or along the next one within it; then N.
+def _box_shape(sizes: Sequence[int], stored: Sequence[int], n_features: int) -> tuple[int, ...]:
+    """Sizes of a box of whole stored chunks that makes a chunk.
 
     Parameters
     ----------
@@ -441,26 +452,30 @@ def _boundaries(sizes: Sequence[int], stored: Sequence[int], n_features: int) ->
         Lengths of stored chunks along them, no longer than they are.
     n_features : int
     """
-    n_rows, rows_within = prod(sizes), prod(sizes[1:])
-    if stored[0] == 1 and rows_within >= 2 * rows_per_chunk(n_features):
-        within = _boundaries(sizes[1:], stored[1:], n_features)[:-1]
-        return [*(first + row for first in range(0, n_rows, rows_within) for row in within), n_rows]
-    return regular_boundaries(n_rows, rows_per_chunk(n_features, stored[0] * rows_within))
+    shape = list(stored)
+    for d in reversed(range(len(sizes))):
+        n_rows = prod(shape)
+        # What is not much more than a chunk is left whole, but for the first dimension.
+        is_chunk = n_rows // shape[d] * sizes[d] < 2 * rows_per_chunk(n_features)
+        n_stored = rows_per_chunk(n_features, n_rows) // n_rows
+        shape[d] = sizes[d] if d and is_chunk else min(stored[d] * n_stored, sizes[d])
+        if shape[d] < sizes[d]:
+            break
+    return tuple(shape)
 
 
-def _box(sizes: Sequence[int], start: int, stop: int) -> list[slice]:
-    """The smallest slab that holds the rows from start to stop, along each sample dimension.
+def _boundaries(sizes: Sequence[int], box_shape: Sequence[int]) -> Sequence[int]:
+    """Rows in all boxes before each one, then N."""
+    lengths = (
+        np.minimum(length, size - np.arange(0, size, length))
+        for size, length in zip(sizes, box_shape, strict=True)
+    )
+    return [0, *np.cumsum(reduce(np.multiply.outer, lengths)).tolist()]
 
-    It is contiguous: along the first dimensions one position, then some along one, then all.
-    """
-    if not sizes:
-        return []
-    rows_within = prod(sizes[1:])
-    first, last = start // rows_within, (stop - 1) // rows_within
-    if first != last:
-        return [slice(first, last + 1), *(slice(0, size) for size in sizes[1:])]
-    begin = first * rows_within
-    return [slice(first, first + 1), *_box(sizes[1:], start - begin, stop - begin)]
+
+def _place(slab: Mapping[str, slice]) -> str:
+    """Where a box is, for a message."""
+    return ", ".join(f"{dim} {along.start} to {along.stop}" for dim, along in slab.items())
 
 
 def _listed(sizes: Mapping[Any, int]) -> str:

@@ -21,9 +21,8 @@ NOTHING = Start()
 
 def sample_of(rows: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> RowSample:
     n = len(rows)
-    return RowSample(
-        n, np.arange(n, dtype=np.uint64), rows, np.ones(n) if weights is None else weights
-    )
+    hashes = np.arange(n, dtype=np.uint64)
+    return RowSample(n, np.arange(n), hashes, rows, np.ones(n) if weights is None else weights)
 
 
 def start(

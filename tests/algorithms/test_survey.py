@@ -144,7 +144,7 @@ def test_merging_keeps_the_smallest_hashes() -> None:
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**63, 90).astype(np.uint64)
     parts = [
-        RowSample(40, part, part[:, np.newaxis].astype(float), np.ones(len(part)))
+        RowSample(40, part.astype(int), part, part[:, np.newaxis].astype(float), np.ones(len(part)))
         for part in np.split(hashes, [20, 20, 55])
     ]
     left = parts[0].merge(parts[1]).merge(parts[2]).merge(parts[3])

@@ -3,6 +3,7 @@
 import pickle
 import tracemalloc
 from collections.abc import Callable
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ import pandas
 import pytest
 import xarray
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from zarr.storage import MemoryStore
 
+import streamgmm
+from streamgmm import GaussianMixture
 from streamgmm.errors import DataError
 from streamgmm.sources.weighted import WeightedSource
 from streamgmm.sources.xarray import XarraySource, open_netcdf, open_zarr, weights_of
@@ -296,6 +301,12 @@ def test_rows_are_those_of_a_stacked_array(sample_dims: tuple[str, ...]) -> None
     np.testing.assert_array_equal(rows.reshape(stacked.shape), stacked.values)
 
 
+def test_values_in_memory_make_slabs(tmp_path: Path) -> None:
+    opened = stored(grid(), tmp_path, {name: {"chunks": (40, 10, 10)} for name in NAMES})
+    assert XarraySource(opened).box_shape == (40, 10, 90)
+    assert XarraySource(opened.load()).box_shape == XarraySource(grid()).box_shape == (12, 60, 90)
+
+
 def test_what_is_read_has_its_place_among_the_samples() -> None:
     data = grid()
     source = XarraySource(data)
@@ -359,8 +370,8 @@ def test_variables_are_columns_in_one_piece() -> None:
         (SIZES, (1000, 60, 90), [40 * 5400]),
         (LARGE, None, [93 * 700, 93 * 700, 24 * 700] * 3),
         (LARGE, (1, 40, 100), [80 * 700, 80 * 700, 50 * 700] * 3),
-        (LARGE, (1, 210, 100), [210 * 700] * 3),
-        (LARGE, (2, 40, 100), [420 * 700, 210 * 700]),
+        (LARGE, (1, 210, 100), [210 * 300, 210 * 300, 210 * 100] * 3),
+        (LARGE, (2, 40, 100), [2 * 40 * 700] * 5 + [2 * 10 * 700] + [40 * 700] * 5 + [10 * 700]),
         # One time is not much more than a chunk.
         ({"time": 3, "lat": 130, "lon": 700}, None, [130 * 700] * 3),
         ({"a": 2, "b": 2, "c": 100, "d": 1400}, (1, 1, 70, 700), [98_000, 42_000] * 4),
@@ -375,6 +386,143 @@ def test_boundaries_are_those_of_stored_chunks(
     assert np.diff(XarraySource(data).boundaries).tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("sizes", "chunks", "expected"),
+    [
+        # As a climate store may be: long series of small regions.
+        ({"time": 10_000, "lat": 720, "lon": 1440}, (10_000, 10, 10), (10_000, 10, 10)),
+        ({"time": 10_000, "lat": 720, "lon": 1440}, (100, 10, 10), (100, 10, 60)),
+        ({"time": 10_000, "lat": 720, "lon": 1440}, (10, 90, 1440), (10, 90, 1440)),
+        ({"time": 10_000, "lat": 40, "lon": 64}, (10, 10, 64), (20, 40, 64)),
+        ({"x": 1000, "y": 1000}, (1000, 7), (1000, 63)),
+        ({"x": 1000, "y": 60}, (1000, 7), (1000, 60)),
+        ({"x": 1000, "y": 1000}, (7, 1000), (63, 1000)),
+    ],
+    ids=str,
+)
+def test_chunks_are_boxes_of_whole_stored_chunks(
+    sizes: dict[str, int], chunks: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    lazy = dask.array.zeros(tuple(sizes.values()), chunks=chunks)
+    data = xarray.Dataset({name: (tuple(sizes), lazy) for name in NAMES})
+    assert XarraySource(data).box_shape == expected
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[xarray.Dataset, xarray.DataArray | None]:
+    """Variables along one to four dimensions, each chunked and ordered in its own way; weights."""
+    n_dims = draw(st.integers(1, 4))
+    sizes = {f"d{d}": draw(st.integers(1, 13)) for d in range(n_dims)}
+    data = {}
+    for seed, name in enumerate(NAMES[: draw(st.integers(1, 3))]):
+        dims = draw(st.permutations(list(sizes)))
+        chunks = tuple(draw(st.integers(1, sizes[dim])) for dim in dims)
+        array = values(tuple(sizes[dim] for dim in dims), "f8", seed)
+        data[name] = dims, dask.array.from_array(array, chunks=chunks)
+    along = draw(st.none() | st.lists(st.sampled_from(list(sizes)), unique=True))
+    return xarray.Dataset(data), None if along is None else weights_along(tuple(along), sizes)
+
+
+class Promises(SourceConformance):
+    """Of cases that are no fixtures."""
+
+    case: Any = None
+
+
+@given(layouts(), st.integers(1, 300), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_any_layout_gives_the_rows_of_an_array(
+    layout: tuple[xarray.Dataset, xarray.DataArray | None], chunk_rows: int, is_flat: bool
+) -> None:
+    data, along = layout
+    with pytest.MonkeyPatch.context() as patch:
+        # Or all of it would be one chunk.
+        patch.setattr(streamgmm.sources.layout, "_FEWEST_ROWS", 1)
+        patch.setattr(streamgmm.sources.layout, "_MOST_ROWS", chunk_rows)
+        plain = XarraySource(data)
+        rows, shape, dims = table_of(data), plain.sample_shape, plain.sample_dims
+        weights: Any = None
+        if along is not None:
+            whole = along.broadcast_like(data).transpose(*dims).values
+            assert whole.shape == shape
+            weights = whole.ravel() if is_flat else along
+        source = streamgmm.open(plain, sample_weight=weights)
+        case = Case(source, rows, None if along is None else whole.ravel())
+        for name in dir(SourceConformance):
+            if name.startswith("test_") and "threads" not in name:
+                getattr(Promises(), name)(case)
+        model = GaussianMixture(
+            2,
+            weights_init=[0.5, 0.5],
+            means_init=np.outer([-1, 1], np.ones(source.n_features)),
+            precisions_init=[np.eye(source.n_features)] * 2,
+        )
+        model.n_features_in_ = source.n_features
+        model.weights_, model.means_ = np.array(model.weights_init), model.means_init
+        model.covariances_ = model.precisions_ = model.precisions_cholesky_ = np.array(
+            model.precisions_init
+        )
+        labels, shares = model.predict(source), model.predict_proba(source)
+        assert labels.shape == shape
+        assert shares.shape == (*shape, 2)
+        np.testing.assert_array_equal(labels.values.ravel(), model.predict(rows))
+        np.testing.assert_allclose(
+            shares.values.reshape(-1, 2), model.predict_proba(rows), rtol=1e-12
+        )
+
+
+@pytest.mark.parametrize("chunks", [(5, 60, 90), (40, 10, 10), (40, 60, 7), (13, 17, 19), None])
+@pytest.mark.parametrize("weight", [None, ("lat",), ("time", "lon"), "flat"], ids=str)
+def test_fits_do_not_depend_on_the_direction_of_chunks(chunks: Any, weight: Any) -> None:
+    data, rows = grid(), table_of(grid())
+    rows[::3] += 6.0
+    for d, name in enumerate(NAMES):
+        data[name] = data[name].dims, rows[:, d].reshape(tuple(SIZES.values()))
+    weights: Any = None
+    if weight is not None:
+        along = weights_along(tuple(SIZES) if weight == "flat" else weight)
+        flat = along.broadcast_like(data["t"]).transpose(*SIZES).values.ravel()
+        weights = dask.array.from_array(flat, chunks=5000) if weight == "flat" else along
+    lazy = data if chunks is None else data.chunk(dict(zip(SIZES, chunks, strict=True)))
+
+    def fitted(source: Any) -> GaussianMixture:
+        return GaussianMixture(2, random_state=0, tol=1e-4).fit(source)
+
+    found = fitted(streamgmm.open(lazy, sample_weight=weights))
+    expected = fitted(streamgmm.open(rows, sample_weight=None if weight is None else flat))
+    # Starts are made from a sample: it is the same one, in the same order.
+    assert found.n_iter_ == expected.n_iter_
+    for name in ("weights_", "means_", "covariances_"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-10)
+
+
+def test_weights_are_read_once_a_read() -> None:
+    """Those that several chunks share are read once for all reads."""
+    for dims, n_reads in (
+        (("time", "lat", "lon"), 2),
+        (("lat",), 2),
+        (("time", "lon"), 1),
+        (("time",), 1),
+    ):
+        sizes = [SIZES[dim] for dim in dims]
+        n_computed = 0
+
+        def counted(block: NDArray[Any]) -> NDArray[Any]:
+            nonlocal n_computed
+            n_computed += block.size
+            return block
+
+        lazy = dask.array.ones(sizes, chunks=10).map_blocks(
+            counted, dtype="f8", meta=np.empty((0,) * len(sizes))
+        )
+        source = XarraySource(grid().chunk(time=40, lat=10, lon=10))
+        assert source.box_shape == (40, 10, 90)
+        weighted = WeightedSource(source, weights_of(source, xarray.DataArray(lazy, dims=dims)))
+        for _ in range(2):
+            SourceConformance.chunks(weighted)
+        assert n_computed == n_reads * lazy.size
+
+
 def test_the_longest_chunks_decide() -> None:
     data = grid()
     data["t"] = data["t"].chunk(time=4)
@@ -382,7 +530,9 @@ def test_the_longest_chunks_decide() -> None:
     assert XarraySource(data).boundaries[1] == 8 * 5400
 
 
-@pytest.mark.parametrize("chunks", [(5, 60, 90), (1, 30, 90), (10, 7, 11)])
+@pytest.mark.parametrize(
+    "chunks", [(5, 60, 90), (1, 30, 90), (10, 7, 11), (40, 6, 9), (40, 60, 1), (20, 30, 40)]
+)
 def test_each_stored_chunk_is_fetched_once_a_read(chunks: Any, tmp_path: Path) -> None:
     stored(grid(), tmp_path, {name: {"chunks": chunks} for name in NAMES})
     root = tmp_path / "x.zarr"
@@ -422,7 +572,9 @@ def test_describing_computes_nothing() -> None:
     data = xarray.Dataset({"t": (("x", "y"), refusing((10, 20)))})
     source = XarraySource(data)
     assert source.read_bytes > 0
-    with pytest.raises(DataError, match=r"xarray Dataset \(t\): rows 0 to 200 cannot .*computed"):
+    with pytest.raises(
+        DataError, match=r"xarray Dataset \(t\): x 0 to 10, y 0 to 20 cannot .*computed"
+    ):
         source.read(0)
 
 
@@ -470,7 +622,7 @@ class TestBroadcastWeights:
         "dims", [(), ("lat",), ("lon",), ("lon", "time"), ("time", "lat", "lon")], ids=str
     )
     @pytest.mark.parametrize("how", ["memory", "zarr", "dask"])
-    def test_any_rows_may_be_sliced(self, dims: Any, how: str, tmp_path: Path) -> None:
+    def test_any_box_may_be_sliced(self, dims: Any, how: str, tmp_path: Path) -> None:
         sizes = {"time": 3, "lat": 2, "lon": 4}
         source, given = XarraySource(grid(sizes)), weights_along(dims, sizes)
         expected = np.broadcast_to(
@@ -478,16 +630,19 @@ class TestBroadcastWeights:
                 [size if dim in dims else 1 for dim, size in sizes.items()]
             ),
             tuple(sizes.values()),
-        ).ravel()
+        )
         if how != "memory":
             given = stored(given.to_dataset(name="w"), tmp_path, **READERS[how])["w"]
         weights = weights_of(source, given)
-        assert weights.shape == (24,)
+        assert weights.shape == (3, 2, 4)
         assert weights.dtype == np.float64
-        for start in range(24):
-            for stop in range(start + 1, 25):
-                np.testing.assert_array_equal(weights[start:stop], expected[start:stop])
-        np.testing.assert_array_equal(weights[:], expected)
+        for region in product(
+            *(
+                [slice(*bounds) for bounds in combinations(range(size + 1), 2)]
+                for size in sizes.values()
+            )
+        ):
+            np.testing.assert_array_equal(weights[region], expected[region])
 
     def test_they_are_never_all_in_memory(self) -> None:
         sizes = {"time": 1_000_000, "lat": 1000, "lon": 1000}
@@ -495,15 +650,15 @@ class TestBroadcastWeights:
         source = XarraySource(xarray.Dataset({"t": (tuple(sizes), lazy)}))
         latitude = xarray.DataArray(np.linspace(0, 1, 1000), dims="lat")
         weights = weights_of(source, latitude)
-        assert weights.shape == (10**12,)
+        assert weights.shape == tuple(sizes.values())
         assert len(pickle.dumps(weights)) < 20_000
-        start = 987_654 * 10**6 + 3000
-        np.testing.assert_array_equal(weights[start : start + 1000], latitude.values[3])
+        region = (slice(987_654, 987_655), slice(3, 4), slice(0, 1000))
+        np.testing.assert_array_equal(weights[region], np.full((1, 1, 1000), latitude.values[3]))
 
     def test_labels_must_be_those_of_the_data(self) -> None:
         data = grid()
         weights = np.cos(data["lat"])
-        assert weights_of(XarraySource(data), weights).shape == (data["t"].size,)
+        assert weights_of(XarraySource(data), weights).shape == data["t"].shape
         with pytest.raises(DataError, match=r"different labels along lat; .*drop_vars\('lat'\)"):
             weights_of(XarraySource(data), weights[::-1])
 
@@ -527,9 +682,9 @@ class TestBroadcastWeights:
     def test_weights_that_cannot_be_read(self) -> None:
         source = XarraySource(grid())
         weights = weights_of(source, xarray.DataArray(refusing((40, 60)), dims=("time", "lat")))
-        with pytest.raises(DataError, match="sample_weight: rows 0 to 100 cannot be read"):
-            weights[:100]
-        with pytest.raises(DataError, match="sample_weight: rows 0 to 216000 cannot be read"):
+        with pytest.raises(DataError, match="sample_weight: time 0 to 2, lat 0 to 5, lon 0 to 9 "):
+            weights[0:2, 0:5, 0:9]
+        with pytest.raises(DataError, match="sample_weight: values cannot be read"):
             weights_of(source, xarray.DataArray(refusing((60,)), dims="lat"))
 
 
@@ -639,7 +794,9 @@ def test_damaged_chunks_are_named(reader: str, tmp_path: Path) -> None:
     source = XarraySource(opened)
     damaged = tmp_path / "x.zarr" / "q" / "c" / "1" / "0" / "0"
     damaged.write_bytes(damaged.read_bytes()[:1000])
-    with pytest.raises(DataError, match=r"\(t, q, u\): rows \d+ to \d+ cannot be read or decoded"):
+    with pytest.raises(
+        DataError, match=r"\(t, q, u\): time 0 to 20, lat 0 to 60, lon 0 to 90 cannot"
+    ):
         SourceConformance.chunks(source)
 
 
