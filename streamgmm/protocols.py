@@ -193,7 +193,7 @@ class LazySource(Source, Protocol):
 class LabelledSource(Source, Protocol):
     """A source whose rows have a place along named dimensions."""
 
-    def labelled(self, values: NDArray[Any]) -> Any:
+    def labelled(self, values: NDArray[Any], dim: str | None, names: Sequence[int | str]) -> Any:
         """What was found of all samples, of their shape or theirs and (K,), in the data's form."""
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import dask.array
 import numpy as np
+import pandas
 import pytest
+import xarray
 import zarr
 from numpy.typing import NDArray
 
@@ -288,6 +290,36 @@ def test_imputed_rows_on_disk(tmp_path: Path) -> None:
     out = tmp_path / "filled.npy"
     assert model.impute(tmp_path / "x.npy", out=out) == out
     np.testing.assert_array_equal(np.load(out), model.impute(rows))
+
+
+def test_imputed_rows_keep_their_labels() -> None:
+    rows = rows_with_gaps()
+    frame = pandas.DataFrame(rows, columns=["a", "b", "c"], index=np.arange(N) + 7)
+    model = start().fit(streamgmm.open(frame, missing="em"))
+    expected = start().fit(streamgmm.open(rows, missing="em")).impute(rows)
+    for given in (frame, streamgmm.open(frame)):
+        filled = model.impute(given)
+        pandas.testing.assert_index_equal(filled.index, frame.index)
+        assert list(filled.columns) == ["a", "b", "c"]
+        np.testing.assert_array_equal(filled, expected)
+    labels = model.predict(streamgmm.open(frame, missing="em"))
+    pandas.testing.assert_index_equal(labels.index, frame.index)
+    dataset = xarray.Dataset(
+        {name: (("y", "x"), rows[:, d].reshape(50, -1)) for d, name in enumerate("abc")},
+        coords={"y": np.arange(50) * 2.0},
+    )
+    gridded = model.impute(dataset)
+    assert gridded.dims == ("y", "x", "feature")
+    np.testing.assert_array_equal(gridded.sel(feature="b"), expected[:, 1].reshape(50, -1))
+    np.testing.assert_array_equal(gridded.y, dataset.y)
+
+
+def test_dask_rows_are_imputed_lazily() -> None:
+    rows = rows_with_gaps()
+    model = start().fit(streamgmm.open(rows, missing="em"))
+    lazy = model.impute(dask.array.from_array(rows, chunks=(900, 2)))
+    assert isinstance(lazy, dask.array.Array)
+    np.testing.assert_allclose(lazy.compute(), model.impute(rows), rtol=1e-12)
 
 
 def test_what_is_left_out_is_told_apart() -> None:

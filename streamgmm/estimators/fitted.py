@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -85,7 +86,7 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         DataError
             If the data cannot be used or have other columns than those fitted.
         """
-        return self._predicted(X, prediction.labels, np.dtype(np.int64), None, out)
+        return self._predicted(X, prediction.labels, _Output(np.dtype(np.int64)), out)
 
     def predict_proba(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
         """Responsibilities: the posterior probability of each component for each row.
@@ -108,8 +109,8 @@ or the path ``out``
             If the data cannot be used or have other columns than those fitted.
         """
         check_is_fitted(self)
-        n = len(self.weights_)
-        return self._predicted(X, prediction.responsibilities, np.dtype(np.float64), n, out)
+        output = _Output(np.dtype(np.float64), "component", range(len(self.weights_)))
+        return self._predicted(X, prediction.responsibilities, output, out)
 
     def score_samples(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
         """Log-density of each row.
@@ -132,7 +133,7 @@ or the path ``out``
         DataError
             If the data cannot be used or have other columns than those fitted.
         """
-        return self._predicted(X, prediction.scores, np.dtype(np.float64), None, out)
+        return self._predicted(X, prediction.scores, _Output(np.dtype(np.float64)), out)
 
     def impute(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
         """Rows with their missing values (NaN) replaced by what the others let expect.
@@ -173,9 +174,9 @@ or the path ``out``
         source = open_source(self._open(X, None, reset=False), missing="em")
         expectation = self._prepared(source)
         assert isinstance(expectation, IncompleteExpectation)
-        dtype = prediction.imputed_type(source.dtype)
-        outputs = source.n_features
-        return self._map_rows(X, source, prediction.imputed, expectation, dtype, outputs, out)
+        names = getattr(self, "feature_names_in_", range(source.n_features))
+        output = _Output(prediction.imputed_type(source.dtype), "feature", list(names))
+        return self._map_rows(X, source, prediction.imputed, expectation, output, out)
 
     def marginal(self, features: Sequence[int | str]) -> Self:
         """The distribution of some of the features, whatever the others are.
@@ -383,14 +384,13 @@ or the path ``out``
         self,
         X: Any,
         function: Callable[[prediction.Question, Chunk], NDArray[Any]],
-        dtype: np.dtype[Any],
-        n_outputs: int | None,
+        output: "_Output",
         out: str | os.PathLike[str] | None,
     ) -> Any:
         check_is_fitted(self)
         source = self._open(X, None, reset=False)
         question = prediction.Question(self._prepared(source), source.missing)
-        return self._map_rows(X, source, function, question, dtype, n_outputs, out)
+        return self._map_rows(X, source, function, question, output, out)
 
     def _map_rows(
         self,
@@ -398,8 +398,7 @@ or the path ``out``
         source: Source,
         function: Callable[[S, Chunk], NDArray[Any]],
         question: S,
-        dtype: np.dtype[Any],
-        n_outputs: int | None,
+        output: "_Output",
         out: str | os.PathLike[str] | None,
     ) -> Any:
         if out is not None:
@@ -407,26 +406,26 @@ or the path ``out``
         elif isinstance(source, LazySource):
             from streamgmm.executors.dask import map_rows
 
-            return map_rows(source.array, function, question, dtype, n_outputs)
+            return map_rows(source.array, function, question, output.dtype, output.length)
         else:
             refuse_unnamed_output(X)
-        found = self._computed_rows(source, function, question, dtype, n_outputs, out)
-        return found if out is not None else _as_given(X, source, found)
+        found = self._computed_rows(source, function, question, output, out)
+        return found if out is not None else _as_given(X, source, found, output)
 
     def _computed_rows(
         self,
         source: Source,
         function: Callable[[S, Chunk], NDArray[Any]],
         question: S,
-        dtype: np.dtype[Any],
-        n_outputs: int | None,
+        output: "_Output",
         out: str | os.PathLike[str] | None,
     ) -> Any:
         """Predictions as an array in memory or, piece by piece, at a path."""
         shape, dims = sample_shape(source), sample_dims(source)
-        if n_outputs is not None:
-            shape, dims = (*shape, n_outputs), (*dims, "component")
-        row_bytes = (n_outputs or 1) * dtype.itemsize
+        if output.dim is not None:
+            shape, dims = (*shape, len(output.names)), (*dims, output.dim)
+        dtype = output.dtype
+        row_bytes = (output.length or 1) * dtype.itemsize
         piece_shape = _piece_shape(source, row_bytes)
         regions = map(regions_of(source), range(len(source.boundaries) - 1))
         # Labels on disk take no more room than their number needs.
@@ -548,13 +547,38 @@ or the path ``out``
         write_record(path, to_record(self))
 
 
-def _as_given(X: Any, source: Source, values: NDArray[Any]) -> Any:
+@dataclass(frozen=True)
+class _Output:
+    """What is found of each row.
+
+    Attributes
+    ----------
+    dtype : dtype
+    dim : str or None
+        Name of the dimension that several values of a row lie along.
+    names : sequence
+        Their labels along it.
+    """
+
+    dtype: np.dtype[Any]
+    dim: str | None = None
+    names: Sequence[int | str] = ()
+
+    @property
+    def length(self) -> int | None:
+        """Number of values of a row; None for a single one without a dimension of its own."""
+        return None if self.dim is None else len(self.names)
+
+
+def _as_given(X: Any, source: Source, values: NDArray[Any], output: _Output) -> Any:
     """Values of all rows, in the kind of container that the rows came in."""
     if is_from(X, "pandas"):
         from streamgmm.sources.frame import with_index
 
-        return with_index(X, values)
-    return source.labelled(values) if isinstance(source, LabelledSource) else values
+        return with_index(X.index, values, output.names)
+    if isinstance(source, LabelledSource):
+        return source.labelled(values, output.dim, output.names)
+    return values
 
 
 def mean_score(found: Statistics) -> float:

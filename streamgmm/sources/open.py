@@ -226,9 +226,9 @@ def _open_array(data: Any) -> Source:
 
 
 def _open_frame(frame: Any, columns: Sequence[str] | None = None) -> Source:
-    from streamgmm.sources.frame import open_frame
+    from streamgmm.sources.frame import FrameSource
 
-    return open_frame(frame, columns)
+    return FrameSource(frame, columns)
 
 
 def _open_zarr(

@@ -1,5 +1,6 @@
 """Row weights beside any source."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,10 @@ class WeightedSource:
         if self._stored is not None:
             self._stored.prefetch(i)
 
-    def labelled(self, values: NDArray[Any]) -> Any:
+    def labelled(self, values: NDArray[Any], dim: str | None, names: Sequence[int | str]) -> Any:
         """What was found of all samples, in the form that the data have."""
         source = self._source
-        return source.labelled(values) if isinstance(source, LabelledSource) else values
+        return source.labelled(values, dim, names) if isinstance(source, LabelledSource) else values
 
     def read(self, i: int) -> Chunk:
         """Chunk i."""

@@ -156,13 +156,20 @@ class XarraySource:
             rows = self._read_rows(slab)
         return Chunk(rows, positions(region, self.sample_shape))
 
-    def labelled(self, values: NDArray[Any]) -> xarray.DataArray:
-        """What was found of all samples, of their shape or theirs and (K,).
+    def labelled(
+        self, values: NDArray[Any], dim: str | None, names: Sequence[int | str]
+    ) -> xarray.DataArray:
+        """What was found of all samples, of their shape or theirs and (M,).
 
-        Coordinates along their dimensions are kept; K lie along the dimension ``component``.
+        Coordinates along their dimensions are kept. M values of a sample lie along the dimension
+        ``dim``, with their names if these are strings.
         """
-        dims = (*self.sample_dims, "component")[: values.ndim]
-        return xarray.DataArray(values, dims=dims, coords=self._coords)
+        dims, coords = self.sample_dims, dict(self._coords)
+        if dim is not None:
+            dims = (*dims, dim)
+            if all(isinstance(name, str) for name in names):
+                coords[dim] = xarray.DataArray(list(names), dims=dim)
+        return xarray.DataArray(values, dims=dims, coords=coords)
 
     @property
     def _is_table(self) -> bool:
