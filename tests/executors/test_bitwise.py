@@ -105,6 +105,28 @@ def test_the_distributed_scheduler_gives_the_same_bits(stored: Path) -> None:
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
+def test_rows_with_gaps_give_the_same_bits(
+    covariance_type: CovarianceType, processes: ProcessPoolExecutor
+) -> None:
+    rng = np.random.default_rng(1)
+    rows = draw(rng, random_parameters(rng, "full", 3, 4), 40_000)
+    rows[rng.random(rows.shape) < 0.2] = np.nan
+    source = open_data(ChunkedSource(rows, 3_000), missing="em")
+    expected = bits(fit(source, covariance_type, n_jobs=1))
+    for n_jobs in (2, 8):
+        assert bits(fit(source, covariance_type, n_jobs=n_jobs)) == expected, n_jobs
+    with dask.config.set(scheduler="processes", pool=processes):
+        assert bits(fit(source, covariance_type, executor="dask")) == expected
+    reference = fit(source, covariance_type)
+    for chunk_rows in (101, 999, 40_000):
+        other = fit(open_data(ChunkedSource(rows, chunk_rows), missing="em"), covariance_type)
+        for name in ("weights_", "means_", "covariances_"):
+            np.testing.assert_allclose(
+                getattr(other, name), getattr(reference, name), rtol=1e-10, atol=1e-10
+            )
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
 def test_other_layouts_agree(covariance_type: CovarianceType) -> None:
     X = planted()[:20_000]
     reference = fit(ChunkedSource(X), covariance_type)
