@@ -73,6 +73,15 @@ def upper_triangle(n_features: int) -> tuple[NDArray[np.int64], NDArray[np.int64
     return rows.astype(np.int64), columns.astype(np.int64)
 
 
+def symmetric(upper: Array, n_features: int) -> Array:
+    """Matrices (k, D, D) from their upper triangles (k, D (D + 1) / 2), by rows."""
+    matrices = np.empty((len(upper), n_features, n_features))
+    rows, columns = upper_triangle(n_features)
+    matrices[:, rows, columns] = upper
+    matrices[:, columns, rows] = upper
+    return matrices
+
+
 STRUCTURES: dict[str, CovarianceStructure] = {
     "full": CovarianceStructure(
         code=FULL,

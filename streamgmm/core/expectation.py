@@ -15,6 +15,7 @@ from streamgmm.core.covariance import (
     CovarianceType,
     invert,
     log_determinants,
+    symmetric,
     upper_triangle,
 )
 from streamgmm.core.frame import Frame
@@ -172,10 +173,7 @@ class Expectation:
     def _as_statistics(self, moments: Array, scatter: Array, totals: Array) -> Statistics:
         """What the kernel found, with the components in their own places."""
         if self.frame.covariance_type == "tied":
-            d = self.frame.n_features
-            upper = np.zeros((d, d))
-            upper[upper_triangle(d)] = scatter
-            scatter = upper + np.triu(upper, 1).T
+            scatter = symmetric(scatter[np.newaxis], self.frame.n_features)[0]
         else:
             scatter = np.empty((0, 0))
         placed = moments

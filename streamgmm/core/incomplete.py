@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array, upper_triangle
+from streamgmm.core.covariance import Array, symmetric
 from streamgmm.core.expectation import Arithmetic, Expectation, Posterior
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.incomplete import incomplete_posteriors, incomplete_statistics
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.whitening import Whitening
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +26,7 @@ class IncompleteExpectation:
     ----------
     complete : Expectation
         For the rows without gaps.
-    places : ndarray of shape (K, D)
-        The means, in the coordinates of the frame.
-    factors : ndarray, stacked (K or 1, D, D) or (K, D)
-        The covariances' factors, in these coordinates.
+    whitening : Whitening
 
     References
     ----------
@@ -36,8 +34,7 @@ class IncompleteExpectation:
     """
 
     complete: Expectation
-    places: Array
-    factors: Array
+    whitening: Whitening
 
     @classmethod
     def prepare(
@@ -45,9 +42,7 @@ class IncompleteExpectation:
     ) -> "IncompleteExpectation":
         """Prepare a mixture; as :meth:`streamgmm.core.expectation.Expectation.prepare`."""
         return cls(
-            Expectation.prepare(parameters, frame, arithmetic),
-            frame.coordinates(parameters.means),
-            frame.relative_factors(parameters),
+            Expectation.prepare(parameters, frame, arithmetic), Whitening.of(parameters, frame)
         )
 
     def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
@@ -151,48 +146,14 @@ class IncompleteExpectation:
         )
         return found
 
-    def _in_frame(self, whitened: Array, whitened_scatter: Array) -> Statistics:
-        """Statistics, from moments of whitened residuals y; rows of the frame are a + T y."""
-        frame, order = self.complete.frame, self.complete.order
-        found = Statistics.zero(frame, len(self.complete.weights))
-        d, covariance_type = frame.n_features, frame.covariance_type
-        counts, first = whitened[:, :1], whitened[:, 1 : 1 + d]
-        a = self.places[order]
-        t = self.factors if covariance_type == "tied" else self.factors[order]
-        moved = (t @ first[:, :, np.newaxis])[:, :, 0] if t.ndim == 3 else t * first
-        found.moments[order, :1] = counts
-        found.moments[order, 1 : 1 + d] = counts * a + moved
-        own = found.moments[:, 1 + d :]
-        if covariance_type == "full":
-            rows, columns = upper_triangle(d)
-            second = t @ _symmetric(whitened[:, 1 + d :], d) @ np.swapaxes(t, 1, 2)
-            second += _about(counts, a, moved)
-            own[order] = second[:, rows, columns]
-        elif covariance_type == "tied":
-            second = t[0] @ _symmetric(whitened_scatter[np.newaxis], d)[0] @ t[0].T
-            found.scatter[:] = second + _about(counts, a, moved).sum(axis=0)
-        elif covariance_type == "diag":
-            own[order] = counts * a**2 + 2.0 * a * moved + t**2 * whitened[:, 1 + d :]
-        else:
-            along = (counts * a**2 + 2.0 * a * moved).sum(axis=1, keepdims=True)
-            own[order] = along + t[:, :1] ** 2 * whitened[:, 1 + d :]
-        return found
-
-
-def _about(counts: Array, a: Array, moved: Array) -> Array:
-    """N a aᵀ + a bᵀ + b aᵀ (k, D, D) for the sums b of what is added to a."""
-    half = 0.5 * counts * a + moved
-    product = a[:, :, np.newaxis] * half[:, np.newaxis, :]
-    return product + np.swapaxes(product, 1, 2)
-
-
-def _symmetric(upper: Array, n_features: int) -> Array:
-    """Matrices (k, D, D) from their upper triangles (k, D (D + 1) / 2)."""
-    matrices = np.empty((len(upper), n_features, n_features))
-    rows, columns = upper_triangle(n_features)
-    matrices[:, rows, columns] = upper
-    matrices[:, columns, rows] = upper
-    return matrices
+    def _in_frame(self, moments: Array, scatter: Array) -> Statistics:
+        """Statistics from what the kernel found, with the components in their own places."""
+        order, d = self.complete.order, self.complete.frame.n_features
+        placed = np.zeros((len(self.complete.weights), moments.shape[1]))
+        placed[order] = moments
+        is_tied = self.complete.frame.covariance_type == "tied"
+        matrix = symmetric(scatter[np.newaxis], d)[0] if is_tied else np.empty((0, 0))
+        return self.whitening.in_frame(placed, matrix)
 
 
 def _by_gaps(rows: NDArray[np.generic]) -> NDArray[np.intp]:

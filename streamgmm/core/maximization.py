@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array, upper_triangle
+from streamgmm.core.covariance import Array, symmetric
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import ParameterName, Parameters
 from streamgmm.core.statistics import Statistics
@@ -177,10 +177,7 @@ def _full(
     statistics: Statistics, alive: NDArray[np.intp], offsets: Array, shifts: Array
 ) -> list[_Update]:
     frame, d = statistics.frame, statistics.frame.n_features
-    upper = upper_triangle(d)
-    raw = np.empty((alive.size, d, d))
-    raw[:, upper[0], upper[1]] = statistics.moments[alive, 1 + d :]
-    raw[:, upper[1], upper[0]] = statistics.moments[alive, 1 + d :]
+    raw = symmetric(statistics.moments[alive, 1 + d :], d)
     raw /= statistics.counts[alive, np.newaxis, np.newaxis]
     central = raw - _outer(offsets[alive]) + _outer(shifts[alive])
     is_centred = np.isin(alive, frame.centred)
