@@ -79,8 +79,8 @@ for number in range(N_FILES):
         row_group_size=GROUP_ROWS,
     )
 
-# From here on as with any folder. In 768 dimensions full covariances would have more parameters
-# than there are numbers in the data; diagonal ones have two for each component and feature.
+# From here on as with any folder. In 768 dimensions full covariances would have ninety parameters
+# for each row; diagonal ones have two for each component and feature.
 source = streamgmm.open(folder, columns=["embedding"])
 model = GaussianMixture(N_TOPICS, covariance_type="diag", random_state=0).fit(source)
 scores = np.load(model.score_samples(source, out="scores.npy"))
