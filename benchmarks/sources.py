@@ -5,7 +5,8 @@
 A source reads all of its chunks; its library reads the same rows, chunk by chunk too, into NumPy
 arrays as it has them: a table where it stores one, else one array for each column. Sources make
 one array of all columns, which is part of what is measured. Files are in the page cache, and both
-sides are read in turn, on one thread and on several.
+sides are read in turn, on one thread and on several. NumPy's map of a file keeps all pages in
+place after the first round, as it could not if the file were larger than memory.
 """
 
 import argparse
