@@ -179,7 +179,7 @@ def _file_seconds(path: Path, threads: int) -> float:
             file.seek(piece[1])
             file.read(_READ_BYTES)
 
-    return _each_seconds(read, pieces, threads)
+    return each_seconds(read, pieces, threads)
 
 
 def _fetch_rate(n_rows: int, path: Path, threads: int) -> float:
@@ -198,10 +198,11 @@ def _decode_seconds(source: Source, threads: int) -> float:
     def decode(i: int) -> None:
         source.read(i)
 
-    return _each_seconds(decode, range(len(source.boundaries) - 1), threads)
+    return each_seconds(decode, range(len(source.boundaries) - 1), threads)
 
 
-def _each_seconds(function: Callable[[Any], None], items: Iterable[Any], threads: int) -> float:
+def each_seconds(function: Callable[[Any], None], items: Iterable[Any], threads: int) -> float:
+    """Seconds to call a function with each of some items."""
     with ThreadPoolExecutor(threads) as pool:
         start = time.perf_counter()
         for _ in pool.map(function, items):

@@ -1,4 +1,4 @@
-"""Benchmarks mark a library that did other work, and stream rows as a source should."""
+"""Benchmarks mark a library that did other work, and compare what gives the same rows."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from benchmarks.peers.libraries import LIBRARIES, Fitted
 from benchmarks.peers.measure import MANY, Result, mean_log_likelihood
 from benchmarks.planted import Problem
 from benchmarks.scale import Point, ReplayedSource, exponent
+from benchmarks.sources import STORAGES, STORED_ROWS, Comparison, Storage, compare, sample_rows
 from streamgmm.core.covariance import STRUCTURES, CovarianceType
 from tests.sources.conformance import Case, SourceConformance
 
@@ -67,3 +68,26 @@ def test_exponents_are_those_of_powers() -> None:
     ]
     assert exponent(series, lambda point: point.seconds) == pytest.approx(1.0)
     assert exponent(series, lambda point: point.peak) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("storage", STORAGES, ids=lambda storage: storage.name)
+def test_sources_and_libraries_give_the_same_rows(storage: Storage, tmp_path: Path) -> None:
+    source, read = storage.stored(tmp_path, sample_rows(2 * STORED_ROWS))
+    ends = source.boundaries
+    for i in range(len(ends) - 1):
+        rows = source.read(i).rows
+        assert np.isnan(rows).any() == (storage.part_of_nulls > 0.0)
+        np.testing.assert_array_equal(rows, np.column_stack(read(ends[i], ends[i + 1])))
+
+
+def test_a_comparison_has_every_round_but_the_first() -> None:
+    found = compare(STORAGES[0], sample_rows(STORED_ROWS), [1, 2], rounds=3)
+    assert all(len(found.own[n]) == len(found.library[n]) == 3 for n in (1, 2))
+    assert len(found.ratios(1)) == 3
+    assert found.ratios(1) == sorted(found.ratios(1))
+
+
+def test_a_ratio_above_1_is_a_source_that_is_quicker() -> None:
+    found = Comparison(STORAGES[0], 600, own={1: [2.0, 3.0]}, library={1: [4.0, 3.0]})
+    assert found.ratios(1) == [1.0, 2.0]
+    assert found.rate(1) == 240.0

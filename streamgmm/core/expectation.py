@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -181,7 +181,18 @@ class Expectation:
             placed = np.zeros((len(self.weights), moments.shape[1]))
             placed[self.order] = moments
         log_likelihood, weight, *counts = totals.tolist()
-        return Statistics(self.frame, placed, scatter, log_likelihood, weight, *map(int, counts))
+        found = Statistics(self.frame, placed, scatter, log_likelihood, weight, *map(int, counts))
+        if found.n_single == 0 or found.n_single < found.n_rows * len(self.coefficients.theta):
+            return found
+        return replace(found, log_likelihood=log_likelihood + self._lost_to_coefficients(moments))
+
+    def _lost_to_coefficients(self, moments: Array) -> float:
+        """What the log-likelihood lacks because coefficients were rounded to float32.
+
+        Rounding of rows averages out over them; that of coefficients is the same for all.
+        """
+        theta, single = self.coefficients.theta, self.coefficients.theta_single
+        return float(np.sum((theta - single) * moments[: len(theta), : theta.shape[1]]))
 
     def posterior(
         self, rows: NDArray[np.generic], with_responsibilities: bool = False

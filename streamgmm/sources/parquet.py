@@ -271,8 +271,10 @@ class ParquetSource:
                 f"{file.name}: column {name!r} holds null among rows {start} to "
                 f"{start + len(column)}, though its statistics say that none is"
             )
-        if numbers.null_count and pa.types.is_boolean(numbers.type):
-            numbers = numbers.cast(pa.uint8())
+        if numbers.null_count:
+            # Quicker than leaving it to the conversion to NumPy, which does not know booleans.
+            floating = numbers.cast(pa.from_numpy_dtype(self.dtype), safe=False)
+            numbers = pc.fill_null(floating, math.nan)
         values: NDArray[Any] = numbers.to_numpy().reshape(-1, width or 1)
         if len(values) == len(column):
             return values
