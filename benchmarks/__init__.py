@@ -4,6 +4,7 @@
 - ``python -m benchmarks.roofline``: how close the E-step comes to the matrix product, and reading
   to what storage and decoding allow
 - ``python -m benchmarks.sources``: chunks of every kind of storage, beside its own library
+- ``python -m benchmarks.arithmetic``: float32 beside float64
 - ``python -m benchmarks.scale``: time and memory against rows, components, features and threads
 - ``python -m benchmarks.memory``: peak memory of fits to arrays larger than the memory limit
 - ``python -m benchmarks.missing``: rows with missing values, what they cost and what they are worth

@@ -16,14 +16,12 @@ from benchmarks.reporting import Table, new_figure, report
 
 PROBLEMS = [
     Problem("full", 1_000_000, 2, 8),
-    Problem("full", 1_000_000, 2, 8, "float32"),
     Problem("full", 500_000, 8, 16),
     Problem("full", 200_000, 32, 32),
     Problem("full", 200_000, 32, 32, "float32"),
     Problem("full", 50_000, 128, 32),
     Problem("full", 50_000, 128, 32, "float32"),
     Problem("diag", 500_000, 16, 64),
-    Problem("diag", 500_000, 16, 64, "float32"),
     Problem("diag", 200_000, 16, 256),
     Problem("tied", 200_000, 32, 32),
     Problem("spherical", 500_000, 16, 64),

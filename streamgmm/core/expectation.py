@@ -18,11 +18,17 @@ from streamgmm.core.covariance import (
     symmetric,
     upper_triangle,
 )
-from streamgmm.core.frame import Frame
+from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
 from streamgmm.core.kernels.log_joint import Coefficients
 from streamgmm.core.kernels.mixture import row_posteriors, sufficient_statistics
-from streamgmm.core.kernels.screening import LARGEST_COEFFICIENT, MANY_FEATURES
-from streamgmm.core.kernels.tiles import BLOCK, FORMS, SPARE_FEATURES, STRIDE
+from streamgmm.core.kernels.products import ROWS_AT_ONCE
+from streamgmm.core.kernels.screening import (
+    LARGEST_COEFFICIENT,
+    MANY_FEATURES,
+    SINGLE_OVER_DOUBLE,
+)
+from streamgmm.core.kernels.single import single_statistics
+from streamgmm.core.kernels.tiles import BLOCK, FORMS, SINGLE_LANES, SPARE_FEATURES, STRIDE
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError
@@ -31,6 +37,10 @@ from streamgmm.errors import DataError
 _DENSITY_TOLERANCE = 1e-8
 # The same, in float32 if that is asked for.
 _SINGLE_TOLERANCE = 1e-3
+# Error of a covariance, relative to itself, from sums in float32 ...
+_SINGLE_COVARIANCE_TOLERANCE = 1e-4
+# ... in which so many terms follow one another: of rows in each lane of a vector, then of lanes.
+_SINGLE_LENGTH = ROWS_AT_ONCE / SINGLE_LANES + math.log2(SINGLE_LANES)
 # Rows of a type that kernels do not read are cast so many bytes at a time.
 _CAST_BYTES = 1 << 20
 
@@ -70,12 +80,15 @@ class Expectation:
         The components of non-zero weight: those on the packed route, then the centred ones.
     coefficients : Coefficients
         Of these components, in this order.
+    sums_single : bool
+        Whether statistics may be summed in float32.
     """
 
     frame: Frame
     weights: Array
     order: NDArray[np.int64]
     coefficients: Coefficients
+    sums_single: bool = False
 
     @classmethod
     def prepare(
@@ -88,9 +101,10 @@ class Expectation:
         parameters : Parameters
         frame : Frame
         arithmetic : {"auto", "float64", "float32"}
-            Sums are float64. With "auto" densities are float64 wherever a component may have a
-            share in a row, and float32 may find where it has none; "float64" does without; with
-            "float32" densities are float32 wherever their error is bounded by 0.001 nats.
+            With "auto" densities and sums are float64 wherever a component may have a share in a
+            row, and float32 may find where it has none; "float64" does without; with "float32"
+            densities are float32 wherever their error is bounded by 0.001 nats, and sums of some
+            hundred rows too, where that of covariances is bounded by 1e-4.
         """
         alive = parameters.weights > 0.0
         is_centred = np.zeros(parameters.n_components, dtype=bool)
@@ -141,7 +155,8 @@ class Expectation:
             limit=_overflow_limit(scaled),
             tolerance=_DENSITY_TOLERANCE,
         )
-        return cls(frame, parameters.weights, order, coefficients)
+        sums_single = arithmetic == "float32" and _bears_single_sums(frame, parameters)
+        return cls(frame, parameters.weights, order, coefficients, sums_single)
 
     def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
         """Sufficient statistics of a chunk of rows.
@@ -164,8 +179,9 @@ class Expectation:
         )
         self._require_features(rows)
         coefficients = self.writable_coefficients()
+        kernel = single_statistics if self.sums_single else sufficient_statistics
         parts = (
-            self._as_statistics(*sufficient_statistics(part, row_weights[start:stop], coefficients))
+            self._as_statistics(*kernel(part, row_weights[start:stop], coefficients))
             for start, stop, part in _castable(rows)
         )
         return functools.reduce(Statistics.merge, parts)
@@ -306,6 +322,13 @@ def _separable(constants: Array, scales: Array, centres: Array) -> Array:
     offsets = constants - 0.5 * np.square(scales * centres).sum(axis=1)
     curvatures = np.square(scales)
     return np.hstack([offsets[:, np.newaxis], curvatures * centres, -0.5 * curvatures])
+
+
+def _bears_single_sums(frame: Frame, parameters: Parameters) -> bool:
+    """Whether covariances from sums in float32 are good to a part in 10,000, in any direction."""
+    shorter = math.sqrt(_SINGLE_LENGTH / ACCUMULATION_LENGTH)
+    errors = frame.covariance_error(parameters) * SINGLE_OVER_DOUBLE * shorter
+    return bool(np.all(errors <= _SINGLE_COVARIANCE_TOLERANCE))
 
 
 def _overflow_limit(scaled_inverse_factors: Array) -> float:

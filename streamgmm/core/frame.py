@@ -19,8 +19,8 @@ from streamgmm.core.parameters import Parameters
 # Rounding in a covariance, relative to the covariance itself in every direction, above which
 # a component's moments are summed about its own mean.
 _COVARIANCE_TOLERANCE = 1e-9
-# Terms that follow one another in a sum: rows of a block, blocks that are summed together.
-_ACCUMULATION_LENGTH = 512
+#: Terms that follow one another in a sum: rows of a block, blocks that are summed together.
+ACCUMULATION_LENGTH = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +178,7 @@ class Frame:
             else:
                 magnified = inverse * spread
         bound: Array = np.square(magnified).sum(axis=1)
-        return bound * (math.sqrt(_ACCUMULATION_LENGTH) * UNIT_ROUNDOFF)
+        return bound * (math.sqrt(ACCUMULATION_LENGTH) * UNIT_ROUNDOFF)
 
     def is_same_as(self, other: "Frame") -> bool:
         """Whether statistics in the two frames may be added."""

@@ -86,11 +86,11 @@ class GaussianMixture(FittedMixture):
         "em" is plain EM: from the same start it gives scikit-learn's iterates. "auto" is the
         same at present.
     arithmetic : {"auto", "float64", "float32"}, default="auto"
-        Of densities; sums are always float64. With "auto" they are float64 wherever a component
-        may have a share in a row, and float32 may find where it has none: the result is that of
-        "float64", to the last bit, sooner. With "float32" densities are float32 wherever the
-        bound on their error is below 0.001 nats, else as with "auto". What was done is in
-        ``history_``.
+        With "auto" densities and sums are float64 wherever a component may have a share in a row,
+        and float32 may find where it has none: the result is that of "float64", to the last bit,
+        sooner. With "float32" densities are float32 wherever the bound on their error is below
+        0.001 nats, and sums of some hundred rows too where that of covariances is below a part
+        in 10,000, else as with "auto". What was done is in ``history_``.
     fixed : collection of {"weights", "means", "covariances"}, default=()
         Parameters held at their ``*_init`` values (``precisions_init`` for covariances).
     executor : "auto", "threads", "dask" or distributed.Client, default="auto"

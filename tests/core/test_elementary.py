@@ -9,13 +9,24 @@ import pytest
 
 from streamgmm.core.covariance import Array
 from streamgmm.core.kernels.compilation import FAST_SUMS
-from streamgmm.core.kernels.elementary import SMALLEST_EXPONENT, exponential, logarithm
+from streamgmm.core.kernels.elementary import (
+    SMALLEST_EXPONENT,
+    exponential,
+    exponential_single,
+    logarithm,
+)
 
 
 @numba.njit(fastmath=FAST_SUMS)
 def exponentials(x, out):
     for i in range(x.size):
         out[i] = exponential(x[i])
+
+
+@numba.njit(fastmath=FAST_SUMS)
+def exponentials_single(x, out):
+    for i in range(x.size):
+        out[i] = exponential_single(x[i])
 
 
 @numba.njit(fastmath=FAST_SUMS)
@@ -69,6 +80,31 @@ def test_exponential_is_positive_down_to_its_limit() -> None:
 def test_exponential_of_zero_is_exactly_one() -> None:
     # The largest component's share of a row must be 1 before it is normalised.
     assert np.array_equal(applied(exponentials, np.array([0.0, -0.0])), [1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        -np.linspace(0.0, 87.0, 200_001),
+        -np.random.default_rng(0).uniform(0.0, 2.0, 100_000),
+        -np.exp2(np.random.default_rng(1).uniform(-149.0, 6.4, 100_000)),
+        -np.arange(0.5, 125.0) * np.log(2.0),
+    ],
+    ids=["whole range", "near 0", "all magnitudes", "multiples of half ln 2"],
+)
+def test_exponential_in_float32_is_within_two_units_in_the_last_place(x: Array) -> None:
+    single = x.astype(np.float32)
+    found = applied(exponentials_single, single)
+    assert found.dtype == np.float32
+    exact = np.exp(single.astype(np.float64))
+    assert (np.abs(found - exact) / np.spacing(exact.astype(np.float32))).max() <= 2.0
+
+
+def test_exponential_in_float32_at_the_ends_of_its_range() -> None:
+    below = np.array([-87.01, -104.0, -1e30, -np.inf, np.nan], np.float32)
+    np.testing.assert_array_equal(applied(exponentials_single, below), 0.0)
+    nought = np.array([0.0, -0.0], np.float32)
+    np.testing.assert_array_equal(applied(exponentials_single, nought), 1.0)
 
 
 @pytest.mark.parametrize(

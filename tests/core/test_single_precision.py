@@ -15,6 +15,7 @@ from streamgmm import GaussianMixture
 from streamgmm.core.covariance import CovarianceType
 from streamgmm.core.expectation import Arithmetic, Expectation
 from streamgmm.core.frame import Frame
+from streamgmm.core.kernels.tiles import BLOCK
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
 from tests import naive
@@ -162,6 +163,29 @@ def test_float32_costs_nothing_unless_it_is_asked_for(cell: Cell, dtype: type) -
     part, errors = measured(cell.parameters, cell.rows(dtype), "auto")
     assert part == 0.0
     assert_within(errors, DOUBLE)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_sums_are_float32_block_by_block(kind: CovarianceType) -> None:
+    # The rows of the second block reach so far that float32 would not do for it.
+    rng = np.random.default_rng(0)
+    parameters = random_parameters(rng, kind, 3, 2, 0.5)
+    rows = draw(rng, parameters, 3 * BLOCK + 100).astype(np.float32)
+    rows[BLOCK + 5] = 3e4
+    rows[7] = np.nan
+    weights = rng.uniform(0.0, 2.0, len(rows))
+    frame = Frame.of(parameters, np.float32)
+    single = Expectation.prepare(parameters, frame, "float32")
+    assert single.sums_single
+    found = single.statistics(rows, weights)
+    assert found.n_single == 3 * (len(rows) - BLOCK)
+    expected = Expectation.prepare(parameters, frame, "float64").statistics(rows, weights)
+    assert (found.n_rows, found.n_missing) == (expected.n_rows, expected.n_missing)
+    assert found.weight == pytest.approx(expected.weight, rel=1e-12)
+    assert found.mean_log_likelihood == pytest.approx(expected.mean_log_likelihood, abs=1e-5)
+    scale = np.abs(expected.moments).max()
+    np.testing.assert_allclose(found.moments, expected.moments, rtol=1e-5, atol=1e-6 * scale)
+    np.testing.assert_allclose(found.scatter, expected.scatter, rtol=1e-5, atol=1e-6 * scale)
 
 
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.d == 2], ids=str)

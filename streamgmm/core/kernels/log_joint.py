@@ -161,7 +161,7 @@ def _turn(rows, origin, scale, out):
 
 
 @spliced_piece
-def _load(rows, coefficients, work):
+def _load_rows(rows, coefficients, work):
     """Rows (n, D) of any dtype and layout into work.z.
 
     Rows that are not finite or would overflow are replaced by the origin and marked in
@@ -182,7 +182,7 @@ def _load(rows, coefficients, work):
 
 @piece
 def _set_aside(rows, coefficients, work):
-    """Replace rows that cannot be evaluated by the origin; count them as :func:`_load` does."""
+    """Replace rows that cannot be evaluated by the origin; count as :func:`_load_rows` does."""
     n, n_features = rows.shape
     n_overflowing, n_not_finite, n_missing = 0, 0, 0
     for d in range(n_features):
@@ -409,19 +409,25 @@ def _find_centred(coefficients, work, n):
 
 
 @spliced_piece
-def evaluate(rows, coefficients, work):
-    """Log-joint densities of a block of rows, into work.log_joint.
+def load(rows, coefficients, work):
+    """Coordinates of a block of rows into work.z, and bounds on what can be said of them.
 
-    Returns how many rows were left out, as :func:`_load` does.
+    Returns how many rows were left out, as :func:`_load_rows` does.
     """
-    n = rows.shape[0]
-    left_out = _load(rows, coefficients, work)
+    left_out = _load_rows(rows, coefficients, work)
     fill(work.common, 0.0)
     if coefficients.kind == TIED:
-        _whiten(coefficients, work, n)
+        _whiten(coefficients, work, rows.shape[0])
     elif coefficients.kind == SPHERICAL:
-        add_square(work.z, n)
+        add_square(work.z, rows.shape[0])
     _bound_errors(coefficients, work)
+    return left_out
+
+
+@spliced_piece
+def evaluate(rows, coefficients, work):
+    """Log-joint densities of a block of rows that is loaded, into work.log_joint."""
+    n = rows.shape[0]
     _packed_log_joint(coefficients, work, n)
     any_centred = _find_centred(coefficients, work, n)
     if any_centred or not coefficients.has_own_basis:
@@ -429,7 +435,6 @@ def evaluate(rows, coefficients, work):
     for k in range(work.is_centred.size):
         if work.is_centred[k]:
             _centred_log_joint(coefficients, k, n, work)
-    return left_out
 
 
 @piece

@@ -14,6 +14,7 @@ from streamgmm.core.kernels.elementary import logarithm
 from streamgmm.core.kernels.log_joint import (
     TIED,
     evaluate,
+    load,
     normalise,
     residuals,
     workspace,
@@ -174,6 +175,33 @@ def _add_moments(coefficients, n_rows, work, moments, scatter):
 
 
 @piece
+def add_block(rows, weights, coefficients, work, moments, scatter):
+    """Add a block of rows that is loaded to moments (K, F + spare) and scatter (1, S + spare).
+
+    Returns the sum of weighted log-densities and of weights, and how many pairs of row and
+    component were passed over.
+    """
+    evaluate(rows, coefficients, work)
+    normalise(work, rows.shape[0])
+    weight, log_likelihood = weigh(weights, work, rows.shape[0])
+    passed_over = _add_moments(coefficients, rows.shape[0], work, moments, scatter)
+    return log_likelihood, weight, passed_over
+
+
+@piece
+def count_in(totals, n, left_out, found):
+    """Add to totals what :func:`add_block` found of n rows, of which some were left out."""
+    n_overflowing, n_not_finite, n_missing = left_out
+    totals[0] += found[0]
+    totals[1] += found[1]
+    totals[2] += n - n_overflowing - n_not_finite
+    totals[3] += n_overflowing
+    totals[4] += n_not_finite
+    totals[5] += found[2]
+    totals[8] += n_missing
+
+
+@piece
 def _add_rows(rows, weights, coefficients, work, sums, recent, totals):
     """Add rows, block by block, to sums and totals; recent, 0 before and after, is scratch.
 
@@ -182,20 +210,13 @@ def _add_rows(rows, weights, coefficients, work, sums, recent, totals):
     """
     for start in range(0, rows.shape[0], BLOCK):
         stop = min(start + BLOCK, rows.shape[0])
-        n_overflowing, n_not_finite, n_missing = evaluate(rows[start:stop], coefficients, work)
-        normalise(work, stop - start)
-        weight, log_likelihood = weigh(weights[start:stop], work, stop - start)
-        passed_over = _add_moments(coefficients, stop - start, work, recent[0], recent[1])
+        part = rows[start:stop]
+        left_out = load(part, coefficients, work)
+        found = add_block(part, weights[start:stop], coefficients, work, recent[0], recent[1])
+        count_in(totals, stop - start, left_out, found)
         if (start // BLOCK + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
             move(recent[0], sums[0])
             move(recent[1], sums[1])
-        totals[0] += log_likelihood
-        totals[1] += weight
-        totals[2] += stop - start - n_overflowing - n_not_finite
-        totals[3] += n_overflowing
-        totals[4] += n_not_finite
-        totals[5] += passed_over
-        totals[8] += n_missing
     totals[6], totals[7] = work.n_screened[0], work.n_single[0]
 
 
@@ -269,7 +290,8 @@ def _describe_rows(rows, priors, order, coefficients, work, best, scores, labels
     bad = 0
     for start in range(0, rows.shape[0], BLOCK):
         n = min(BLOCK, rows.shape[0] - start)
-        _, n_not_finite, _ = evaluate(rows[start : start + n], coefficients, work)
+        _, n_not_finite, _ = load(rows[start : start + n], coefficients, work)
+        evaluate(rows[start : start + n], coefficients, work)
         bad += n_not_finite
         describe_block(start, n, priors, order, work, best, scores, labels, responsibilities)
     return bad

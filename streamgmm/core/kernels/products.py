@@ -21,8 +21,8 @@ from streamgmm.core.kernels.tiles import (
 # So many features are summed over all rows of a block before the next ones are: their
 # coefficients stay in the cache.
 _FEATURES_AT_ONCE = 1024
-# So many rows of a tile's weights stay in the nearest cache while all features pass by.
-_ROWS_AT_ONCE = 512
+#: So many rows of a tile's weights stay in the nearest cache while all features pass by.
+ROWS_AT_ONCE = 512
 _ALIGNMENT = 64
 #: Typed: a literal integer would compile what it is given to once more.
 FIRST = np.int64(0)
@@ -54,7 +54,8 @@ def fill(values, value):
 def add_features_product(theta, features, z, n, component, stop, reach, out):
     """Out (K, n) += Θ Φ, for the components from one to a stop.
 
-    Shapes: theta (K, F), features (F, 2), z (E, STRIDE) of theta's type, out (K, STRIDE) float64;
+    Shapes: theta (K, F), features (F, 2), z (E, STRIDE) of theta's type, out (K, STRIDE) of this
+    type or float64;
     n is a multiple of form_rows(z). Component c has coefficients for the first reach + c
     features, or all: factors are triangular. An element does not depend on what the others are.
     """
@@ -81,8 +82,8 @@ def add_moments_product(weights, features, z, n, component, stop, out, line):
     n_features = features.shape[0] - SPARE_FEATURES
     for size, step in MOMENT_TILES:
         while stop - component >= size:
-            for row in range(0, n, _ROWS_AT_ONCE):
-                last = min(row + _ROWS_AT_ONCE, n)
+            for row in range(0, n, ROWS_AT_ONCE):
+                last = min(row + ROWS_AT_ONCE, n)
                 for first in range(0, n_features, step):
                     add_moments(weights, features, z, component, size, first, row, last, out, line)
             component += size

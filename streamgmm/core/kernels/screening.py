@@ -34,12 +34,21 @@ _BLOCKS_WITHOUT = 15
 
 
 @piece
-def _all_single(coefficients, work):
+def all_single(coefficients, work):
     """Whether densities in float32 will do for all packed components."""
     enough = True
     for k in range(work.bounds.size):
         enough &= SINGLE_OVER_DOUBLE * work.bounds[k] <= coefficients.single_tolerance
     return enough
+
+
+@piece
+def fits_single(work):
+    """Whether nothing of a block overflows in float32."""
+    fits = True
+    for e in range(work.extent.size):
+        fits &= work.extent[e] <= LARGEST_COORDINATE
+    return fits
 
 
 @piece
@@ -50,13 +59,19 @@ def can_screen(coefficients, work):
     if work.unscreened[0] > 0:
         work.unscreened[0] -= 1
         return False
-    safe = True
+    safe = fits_single(work)
     for k in range(work.bounds.size):
         safe &= work.bounds[k] <= _LARGEST_BOUND
-    for e in range(work.extent.size):
-        safe &= work.extent[e] <= LARGEST_COORDINATE
     pays = coefficients.theta.shape[1] >= MANY_FEATURES
-    return safe and (pays or _all_single(coefficients, work))
+    return safe and (pays or all_single(coefficients, work))
+
+
+@piece
+def narrow(work, n):
+    """Coordinates of n rows in float32."""
+    for e in range(work.z.shape[0]):
+        for r in range(n):
+            work.z_single[e, r] = work.z[e, r]
 
 
 @spliced_piece
@@ -66,13 +81,11 @@ def screened_log_joint(coefficients, work, n_rows):
     theta, log_joint, sure = coefficients.theta, work.log_joint, work.largest
     n_packed, n_map = theta.shape
     features = coefficients.features[:n_map]
-    for e in range(work.z.shape[0]):
-        for r in range(n):
-            work.z_single[e, r] = work.z[e, r]
+    narrow(work, n)
     add_features_product(
         coefficients.theta_single, features, work.z_single, n, FIRST, n_packed, n_map, log_joint
     )
-    if _all_single(coefficients, work):
+    if all_single(coefficients, work):
         work.n_single[0] += n_rows * n_packed
         return
     fill(sure, -np.inf)

@@ -28,6 +28,8 @@ PANEL = 64
 STRIP = 16
 
 _VECTOR_BITS = 512 if cpu_features().get("avx512f") else 256 if cpu_features().get("avx") else 128
+#: Elements of float32 in a vector.
+SINGLE_LANES = _VECTOR_BITS // 32
 _IS_ARM = llvmlite.binding.get_default_triple().startswith(("aarch64", "arm64"))
 _REGISTERS = 32 if _VECTOR_BITS == 512 or _IS_ARM else 16
 #: Rows that :func:`turn` takes.
@@ -123,12 +125,14 @@ class _Vectors:
 
 
 def _add(builder, pointer, vector):
-    """Add a vector of any type to as many float64 from a pointer on."""
-    wide = ir.VectorType(ir.DoubleType(), vector.type.count)
-    if vector.type != wide:
-        vector = builder.fpext(vector, wide)
-    place = builder.bitcast(pointer, wide.as_pointer())
-    builder.store(builder.fadd(builder.load(place, align=8), vector), place, align=8)
+    """Add a vector to as many elements, of its own type or float64, from a pointer on."""
+    element = pointer.type.pointee
+    stored = ir.VectorType(element, vector.type.count)
+    if vector.type != stored:
+        vector = builder.fpext(vector, stored)
+    place = builder.bitcast(pointer, stored.as_pointer())
+    align = 8 if isinstance(element, ir.DoubleType) else 4
+    builder.store(builder.fadd(builder.load(place, align=align), vector), place, align=align)
 
 
 def _for_size(builder, size, sizes, emit):
@@ -198,8 +202,8 @@ def add_forms(typing_context, theta, features, z, component, size, first, last, 
     """out[c, r] += Σ_f theta[c, f] z[left_f, r] z[right_f, r] for one tile.
 
     Shapes: theta (K, F) float64 or float32, features (F, 2) int64, z (E, STRIDE) of theta's type,
-    out (K, STRIDE) float64. The tile: components from ``component`` on, ``size`` of them, at most
-    FORMS; features from ``first`` to ``last``; form_rows(z) rows from ``row`` on.
+    out (K, STRIDE) of that type or float64. The tile: components from ``component`` on, ``size`` of
+    them, at most FORMS; features from ``first`` to ``last``; form_rows(z) rows from ``row`` on.
     """
     signature = types.void(theta, features, z, *[types.int64] * 5, out)
 

@@ -1,0 +1,83 @@
+"""Float32 beside float64: speed where it may run, and what it costs in digits.
+
+``python -m benchmarks.arithmetic [--pairs 9] [--small] [--save]``
+
+Seconds of one chunk of float32 rows with ``arithmetic="float32"`` beside ``"float64"``, taken in
+turns on one thread. Means have a standard deviation of 1 or 3; variances are near 1, the least a
+tenth.
+"""
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+
+from benchmarks.planted import Problem
+from benchmarks.reporting import Table, report
+from streamgmm.core.expectation import Expectation
+from streamgmm.core.frame import Frame
+from streamgmm.core.maximization import maximize
+from streamgmm.core.parameters import Parameters
+
+SHAPES = (("full", 2, 8), ("full", 4, 16), ("full", 8, 16), ("tied", 8, 16), ("diag", 16, 64))
+SHAPES += (("spherical", 16, 64),)
+
+
+def whitened_difference(found: Parameters, reference: Parameters) -> float:
+    """Largest element of L⁻¹ (Σ' - Σ) L⁻ᵀ over components."""
+    inverse = reference.stacked(reference.inverse_factors)
+    change = found.stacked(found.covariances) - reference.stacked(reference.covariances)
+    if not reference.structure.is_triangular:
+        return float(np.abs(change * inverse**2).max())
+    return float(np.abs(inverse @ change @ np.swapaxes(inverse, 1, 2)).max())
+
+
+def measured(problem: Problem, pairs: int) -> list[str]:
+    """Cells of a problem."""
+    start, rows = problem.start, problem.rows
+    frame = Frame.of(start, rows.dtype)
+    single, double = (Expectation.prepare(start, frame, a) for a in ("float32", "float64"))
+    found, reference = single.statistics(rows), double.statistics(rows)
+    ratios = []
+    for _ in range(pairs):
+        seconds = []
+        for expectation in (single, double):
+            begin = time.perf_counter()
+            expectation.statistics(rows)
+            seconds.append(time.perf_counter() - begin)
+        ratios.append(seconds[1] / seconds[0])
+    n_pairs = problem.n_rows * problem.n_components
+    likelihood = found.mean_log_likelihood - reference.mean_log_likelihood
+    steps = (maximize(s, start).parameters for s in (found, reference))
+    return [
+        str(problem),
+        f"{problem.spread:g}",
+        f"{found.n_single / n_pairs:.0%}",
+        "float32" if single.sums_single and found.n_single else "float64",
+        f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})",
+        f"{abs(likelihood):.0e}",
+        f"{whitened_difference(*steps):.0e}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--small", action="store_true", help="few rows")
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    n_rows = 8_192 if options.small else 65_536
+    rows = [
+        measured(Problem(kind, n_rows, d, k, "float32", spread), options.pairs)  # type: ignore[arg-type]
+        for spread in (1.0, 3.0)
+        for kind, d, k in SHAPES
+    ]
+    header = ["data", "spread of means", "densities in float32", "sums", "times as fast"]
+    header += ["log-likelihood differs by, nats a row", "covariances after a step by, whitened"]
+    command = f"python -m benchmarks.arithmetic --pairs {options.pairs}"
+    report("arithmetic", command, [Table(header, rows)], options.save)
+
+
+if __name__ == "__main__":
+    main()

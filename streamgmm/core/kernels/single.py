@@ -1,0 +1,168 @@
+"""The E-step in float32, for blocks of rows that can bear it; others take the usual way.
+
+Densities, responsibilities and their sums over some hundreds of rows are float32, at twice the
+elements in a register; sums of more rows, and the log-likelihood, are float64.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece, spliced_piece
+from streamgmm.core.kernels.elementary import exponential_single, logarithm
+from streamgmm.core.kernels.log_joint import TIED, load, workspace
+from streamgmm.core.kernels.mixture import BLOCKS_IN_SUM, add_block, count_in, move
+from streamgmm.core.kernels.products import (
+    FIRST,
+    add_features_product,
+    add_moments_product,
+    fill,
+    lines,
+    whole_panels,
+)
+from streamgmm.core.kernels.screening import MANY_FEATURES, all_single, fits_single, narrow
+from streamgmm.core.kernels.tiles import BLOCK, SPARE_FEATURES
+
+
+class Single(NamedTuple):
+    """Scratch arrays of one block, float32."""
+
+    log_joint: np.ndarray  #: (K, STRIDE); later responsibilities
+    largest: np.ndarray  #: (BLOCK,)
+    total: np.ndarray  #: (BLOCK,)
+    shares: np.ndarray  #: (1, STRIDE) weights of rows
+
+
+@allocating_piece
+def _single(n_components):
+    return Single(
+        lines(n_components, np.float32),
+        np.empty(BLOCK, np.float32),
+        np.empty(BLOCK, np.float32),
+        lines(1, np.float32),
+    )
+
+
+@piece
+def _suits(coefficients, work):
+    """Whether float32 will do for a block that is loaded, and saves time."""
+    n_packed, n_features = coefficients.theta.shape
+    all_packed = n_packed == coefficients.means.shape[0] and coefficients.has_own_basis
+    has_single = coefficients.theta_single.shape[0] == n_packed and n_features < MANY_FEATURES
+    return all_packed and has_single and fits_single(work) and all_single(coefficients, work)
+
+
+@piece
+def _normalise(single, n):
+    """Log-sum-exp over components, as in :func:`~streamgmm.core.kernels.log_joint.normalise`."""
+    largest, total, log_joint = single.largest, single.total, single.log_joint
+    for r in range(n):
+        largest[r] = log_joint[0, r]
+        total[r] = np.float32(0.0)
+    for k in range(1, log_joint.shape[0]):
+        for r in range(n):
+            value = log_joint[k, r]
+            largest[r] = value if value > largest[r] else largest[r]
+    for k in range(log_joint.shape[0]):
+        for r in range(n):
+            value = exponential_single(log_joint[k, r] - largest[r])
+            log_joint[k, r] = value
+            total[r] += value
+
+
+@piece
+def _weigh(weights, work, single, n):
+    """single.log_joint, of densities over the largest, becomes responsibilities times weight.
+
+    Returns the sum of weighted log-densities and of weights.
+    """
+    if weights.size:
+        for r in range(n):
+            work.valid[r] *= weights[r]
+    weight, log_likelihood = 0.0, 0.0
+    for r in range(n):
+        w, total = work.valid[r], np.float64(single.total[r])
+        weight += w
+        log_likelihood += w * (single.largest[r] + logarithm(total) + work.common[r])
+        single.total[r] = np.float32(w / total)
+    for k in range(single.log_joint.shape[0]):
+        for r in range(n):
+            single.log_joint[k, r] *= single.total[r]
+        fill(single.log_joint[k, n : whole_panels(n)], np.float32(0.0))
+    return log_likelihood, weight
+
+
+@spliced_piece
+def _add_block(weights, coefficients, n_rows, work, single, moments, scatter):
+    """The same as :func:`~streamgmm.core.kernels.mixture.add_block`."""
+    n, n_components = whole_panels(n_rows), single.log_joint.shape[0]
+    n_map = coefficients.theta.shape[1]
+    theta, features = coefficients.theta_single, coefficients.features
+    for k in range(n_components):
+        fill(single.log_joint[k, :n], np.float32(0.0))
+    narrow(work, n)
+    add_features_product(
+        theta,
+        features[:n_map],
+        work.z_single,
+        n,
+        FIRST,
+        n_components,
+        n_map,
+        single.log_joint,
+    )
+    work.n_single[0] += n_rows * n_components
+    _normalise(single, n_rows)
+    log_likelihood, weight = _weigh(weights, work, single, n_rows)
+    add_moments_product(
+        single.log_joint, features, work.z_single, n, FIRST, n_components, moments, FIRST
+    )
+    if coefficients.kind == TIED:
+        fill(single.shares[0], np.float32(0.0))
+        for r in range(n_rows):
+            single.shares[0, r] = np.float32(work.valid[r])
+        table = coefficients.scatter_features
+        add_moments_product(
+            single.shares, table, work.z_single, n, FIRST, FIRST + 1, scatter, FIRST
+        )
+    return log_likelihood, weight, 0
+
+
+@piece
+def _add_rows(rows, weights, coefficients, work, single, sums, recent, totals):
+    """Add rows, block by block, to sums and totals; recent, 0 before and after, is scratch."""
+    for start in range(0, rows.shape[0], BLOCK):
+        stop = min(start + BLOCK, rows.shape[0])
+        part, own_weights = rows[start:stop], weights[start:stop]
+        left_out = load(part, coefficients, work)
+        if _suits(coefficients, work):
+            found = _add_block(
+                own_weights, coefficients, stop - start, work, single, recent[0], recent[1]
+            )
+        else:
+            found = add_block(part, own_weights, coefficients, work, recent[0], recent[1])
+        count_in(totals, stop - start, left_out, found)
+        if (start // BLOCK + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
+            move(recent[0], sums[0])
+            move(recent[1], sums[1])
+    totals[6], totals[7] = work.n_screened[0], work.n_single[0]
+
+
+@kernel
+def single_statistics(rows, weights, coefficients):
+    """E-step over a chunk in float32, reduced to sufficient statistics.
+
+    Parameters and returns are those of
+    :func:`~streamgmm.core.kernels.mixture.sufficient_statistics`.
+    """
+    n_components = coefficients.means.shape[0]
+    n_scatter = coefficients.scatter_features.shape[0]
+    moments = np.zeros((n_components, coefficients.theta.shape[1]))
+    scatter = np.zeros((1, n_scatter - SPARE_FEATURES))
+    recent_moments = np.zeros((n_components, coefficients.features.shape[0]))
+    recent_scatter = np.zeros((1, n_scatter))
+    totals = np.zeros(9)
+    work, single = workspace(coefficients), _single(n_components)
+    sums, recent = (moments, scatter), (recent_moments, recent_scatter)
+    _add_rows(rows, weights, coefficients, work, single, sums, recent, totals)
+    return moments, scatter[0], totals
