@@ -7,7 +7,7 @@ listen to the same ones.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
@@ -120,9 +120,19 @@ class Source(Protocol):
         """Chunk i."""
 
 
+def row_bytes(source: Source) -> int:
+    """Size of the values of a row, as stored in memory."""
+    return source.n_features * source.dtype.itemsize
+
+
 def data_bytes(source: Source) -> int:
     """Size of all values of a source, as stored in memory."""
-    return source.n_rows * source.n_features * source.dtype.itemsize
+    return source.n_rows * row_bytes(source)
+
+
+def row_count(source: Source, chunks: Iterable[int]) -> int:
+    """Rows in some chunks of a source."""
+    return sum(source.boundaries[i + 1] - source.boundaries[i] for i in chunks)
 
 
 @runtime_checkable
@@ -168,13 +178,23 @@ def region_shape(region: Region) -> tuple[int, ...]:
     return tuple(along.stop - along.start for along in region)
 
 
+def is_contiguous(region: Region, shape: tuple[int, ...]) -> bool:
+    """Whether the samples of a box follow each other among all, in C order."""
+    return len(_span(region, shape)) == math.prod(region_shape(region))
+
+
 def positions(region: Region, shape: tuple[int, ...]) -> range | NDArray[np.int64]:
     """Places of the samples of a box among all, in C order: a range if they follow each other."""
+    if is_contiguous(region, shape):
+        return _span(region, shape)
+    return np.ravel_multi_index(tuple(np.ogrid[region]), shape).ravel()
+
+
+def _span(region: Region, shape: tuple[int, ...]) -> range:
+    """From the first sample of a box to its last, in C order."""
     corners = ([along.start for along in region], [along.stop - 1 for along in region])
     first, last = (int(np.ravel_multi_index(corner, shape)) for corner in corners)
-    if last - first + 1 == math.prod(region_shape(region)):
-        return range(first, last + 1)
-    return np.ravel_multi_index(tuple(np.ogrid[region]), shape).ravel()
+    return range(first, last + 1)
 
 
 @runtime_checkable
@@ -215,8 +235,19 @@ class Monoid(Protocol):
 class Sink(Protocol):
     """Where one value (or one row of values) for each row of data is written."""
 
+    def has(self, i: int) -> bool:
+        """Whether the values of chunk i are there from a call before, and not to be computed."""
+
     def write(self, region: Region, values: NDArray[Any]) -> None:
         """Store the values of a box of samples, (n,) or (n, M), in C order over the box."""
+
+    def finish(self, i: int) -> None:
+        """Take note that all of chunk i has been written."""
+
+
+def unwritten_chunks(source: Source, sink: Sink) -> list[int]:
+    """The chunks of a source of which a sink has not the values."""
+    return [i for i in range(len(source.boundaries) - 1) if not sink.has(i)]
 
 
 M = TypeVar("M", bound=Monoid)
@@ -393,7 +424,7 @@ class Executor(Protocol):
         work: Work = NO_WORK,
         piece_shape: tuple[int, ...] | None = None,
     ) -> None:
-        """Write function(state, chunk) into the sink for all chunks.
+        """Write function(state, chunk) into the sink for all chunks that it has not.
 
         Parameters
         ----------

@@ -17,6 +17,7 @@ from streamgmm.protocols import (
     ReadDone,
     ReadStarted,
 )
+from streamgmm.sinks import ArraySink
 from streamgmm.sources.array import ArraySource
 
 
@@ -118,7 +119,10 @@ class Terminal(io.StringIO):
 
 
 def test_reads_outside_a_fit_have_no_number(capsys):
-    with reporting() as listener, announced(listener, "predict", ArraySource(np.ones((10, 2)))):
+    with (
+        reporting() as listener,
+        announced(listener, "predict", ArraySource(np.ones((10, 2))), ArraySink(None)),
+    ):
         listener(ChunkDone(10, 160))
     line = capsys.readouterr().err
     assert line.startswith("predict, ")

@@ -27,9 +27,13 @@ from streamgmm.protocols import (
     ReadDone,
     ReadStarted,
     S,
+    Sink,
     Source,
     Work,
     data_bytes,
+    row_bytes,
+    row_count,
+    unwritten_chunks,
 )
 
 # How many bad values an error names.
@@ -195,14 +199,15 @@ def refuse_not_finite(source: Source, executor: Executor) -> NoReturn:
 
 
 @contextmanager
-def announced(listener: Listener, purpose: str, source: Source) -> Iterator[None]:
-    """Tell of a read of a source outside a fit, which has no number: a prediction, a copy."""
-    n_bytes = data_bytes(source)
-    listener(ReadStarted(0, purpose, source.n_rows, len(source.boundaries) - 1, n_bytes))
+def announced(listener: Listener, purpose: str, source: Source, sink: Sink) -> Iterator[None]:
+    """Tell of a read outside a fit, which has no number, of the chunks that a sink has not."""
+    chunks = unwritten_chunks(source, sink)
+    n_rows = row_count(source, chunks)
+    listener(ReadStarted(0, purpose, n_rows, len(chunks), n_rows * row_bytes(source)))
     start = time.perf_counter()
     yield
     seconds = time.perf_counter() - start
-    listener(ReadDone(0, purpose, source.n_rows, seconds))
+    listener(ReadDone(0, purpose, n_rows, seconds))
 
 
 def _statistics(expectation: Expectation | IncompleteExpectation, chunk: Chunk) -> Statistics:

@@ -48,6 +48,10 @@ _seed = click.option(
 )
 
 
+_resume = click.option(
+    "--resume", is_flag=True, help="Go on with what an interrupted command left in OUTPUT.part."
+)
+
 # Options that describe data, by the names that streamgmm.open gives them.
 _DESCRIPTION = ("variables", "feature_dim", "path", "columns", "missing", "storage_options")
 
@@ -273,17 +277,24 @@ def _shape(
 @_data
 @_path_option("-o", "--output", required=True, help="Where to write; ends in .npy or .zarr.")
 @click.option("--proba", is_flag=True, help="Write responsibilities instead of labels.")
+@_resume
 @_description
 @_resources
 def predict(
-    model: Path, data: str, output: Path, proba: bool, quiet: bool, **settings: Any
+    model: Path,
+    data: str,
+    output: Path,
+    proba: bool,
+    resume: bool,
+    quiet: bool,
+    **settings: Any,
 ) -> None:
     """Write the component of each row of DATA, or its responsibilities."""
     check_output(output, _ARRAYS, data, model)
     source = _opened(data, settings)
     fitted = _load(model, **settings)
     function = fitted.predict_proba if proba else fitted.predict
-    _write_rows(fitted, function, source, output, quiet)
+    _write_rows(fitted, function, source, output, resume, quiet)
 
 
 @main.command()
@@ -291,6 +302,7 @@ def predict(
 @_data
 @click.option("--samples", is_flag=True, help="Write the log-density of each row instead.")
 @_path_option("-o", "--output", help="Where to write --samples; ends in .npy or .zarr.")
+@_resume
 @_description
 @_sample_weight
 @_resources
@@ -299,6 +311,7 @@ def score(
     data: str,
     samples: bool,
     output: Path | None,
+    resume: bool,
     sample_weight: Path | None,
     quiet: bool,
     **settings: Any,
@@ -309,6 +322,8 @@ def score(
     """
     if samples != (output is not None):
         raise click.UsageError("--samples and -o belong together.")
+    if resume and output is None:
+        raise click.UsageError("--resume goes on with what --samples -o writes.")
     if samples and sample_weight is not None:
         raise click.UsageError("--samples does not depend on --sample-weight; leave it out.")
     if output is not None:
@@ -316,7 +331,7 @@ def score(
     source = _opened(data, settings, sample_weight)
     fitted = _load(model, **settings)
     if output is not None:
-        _write_rows(fitted, fitted.score_samples, source, output, quiet)
+        _write_rows(fitted, fitted.score_samples, source, output, resume, quiet)
         return
     from streamgmm.estimators.fitted import mean_score
 
@@ -336,12 +351,13 @@ def _write_rows(
     function: Callable[..., Any],
     source: "Source",
     output: Path,
+    resume: bool,
     quiet: bool,
 ) -> None:
     """Write a value for each row of the data."""
     with reporting(quiet) as listener:
         model.set_params(callbacks=[listener])
-        function(source, out=output)
+        function(source, out=output, resume=resume)
 
 
 @main.command()

@@ -153,7 +153,7 @@ def _write(
     with (
         ThreadExecutor(n_jobs, memory_limit) as executor,
         open_sink(store, shape, source.dtype, regions, region_shape(regions[0])) as sink,
-        announced(listener, "write", source),
+        announced(listener, "write", source, sink),
     ):
         executor.map_write(source, _rows, None, sink, listener)
 

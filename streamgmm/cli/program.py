@@ -36,8 +36,8 @@ class Program(click.Group):
     def _exit_code(self, *args: Any, **extra: Any) -> int:
         try:
             result = super().main(*args, **extra)
-        except click.Abort:
-            _complain("interrupted")
+        except click.Abort as error:
+            _complain("interrupted", error.__cause__)
             return 128 + signal.SIGINT
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "streamgmm"
@@ -47,16 +47,18 @@ class Program(click.Group):
             _complain(f"error: {error.format_message()}")
             return _BAD_INPUT
         except MemoryError as error:
-            _complain(f"error: {str(error) or 'out of memory'}")
+            _complain(f"error: {str(error) or 'out of memory'}", error)
             return _BAD_INPUT
         except (StreamGMMError, ValueError, OSError) as error:
-            _complain(f"error: {error}")
+            _complain(f"error: {error}", error)
             return _BAD_INPUT
         return result if isinstance(result, int) else 0
 
 
-def _complain(message: str) -> None:
-    click.echo(" ".join(message.split()), err=True)
+def _complain(message: str, error: BaseException | None = None) -> None:
+    """One line: the message, and what was noted of the error on its way."""
+    text = "; ".join([message, *getattr(error, "__notes__", ())])
+    click.echo(" ".join(text.split()), err=True)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What any fitted mixture can do: say something of rows, draw rows, be saved."""
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from sklearn.base import BaseEstimator, DensityMixin, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from streamgmm import __version__
 from streamgmm.algorithms import prediction
 from streamgmm.algorithms.reading import (
     Reader,
@@ -65,7 +67,9 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     ``verbose_interval`` and ``callbacks``.
     """
 
-    def predict(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
+    def predict(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+    ) -> Any:
         """Component of largest responsibility of each row.
 
         Parameters
@@ -73,7 +77,11 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         X : array-like, path or Source of shape (n_samples, n_features)
         out : path-like, default=None
             A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path. Of
-            labelled data what is written has the shape of the samples.
+            labelled data what is written has the shape of the samples. Until it is whole it grows
+            in the folder ``<out>.part``, which stays if the write is interrupted.
+        resume : bool, default=False
+            Whether to go on with what an interrupted call of the same model and data left in that
+            folder; otherwise it is discarded. If there is nothing, all is computed.
 
         Returns
         -------
@@ -85,10 +93,15 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ------
         DataError
             If the data cannot be used or have other columns than those fitted.
+        OutputError
+            If ``out`` cannot be written, another process is writing it, or what is to be resumed
+            was begun with another model or other data.
         """
-        return self._predicted(X, prediction.labels, _Output(np.dtype(np.int64)), out)
+        return self._predicted(X, prediction.labels, _Output(np.dtype(np.int64)), out, resume)
 
-    def predict_proba(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
+    def predict_proba(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+    ) -> Any:
         """Responsibilities: the posterior probability of each component for each row.
 
         Parameters
@@ -96,7 +109,11 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         X : array-like, path or Source of shape (n_samples, n_features)
         out : path-like, default=None
             A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path. Of
-            labelled data what is written has the shape of the samples.
+            labelled data what is written has the shape of the samples. Until it is whole it grows
+            in the folder ``<out>.part``, which stays if the write is interrupted.
+        resume : bool, default=False
+            Whether to go on with what an interrupted call of the same model and data left in that
+            folder; otherwise it is discarded. If there is nothing, all is computed.
 
         Returns
         -------
@@ -107,12 +124,16 @@ or the path ``out``
         ------
         DataError
             If the data cannot be used or have other columns than those fitted.
+        OutputError
+            As for :meth:`predict`.
         """
         check_is_fitted(self)
         output = _Output(np.dtype(np.float64), "component", range(len(self.weights_)))
-        return self._predicted(X, prediction.responsibilities, output, out)
+        return self._predicted(X, prediction.responsibilities, output, out, resume)
 
-    def score_samples(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
+    def score_samples(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+    ) -> Any:
         """Log-density of each row.
 
         Parameters
@@ -120,7 +141,11 @@ or the path ``out``
         X : array-like, path or Source of shape (n_samples, n_features)
         out : path-like, default=None
             A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path. Of
-            labelled data what is written has the shape of the samples.
+            labelled data what is written has the shape of the samples. Until it is whole it grows
+            in the folder ``<out>.part``, which stays if the write is interrupted.
+        resume : bool, default=False
+            Whether to go on with what an interrupted call of the same model and data left in that
+            folder; otherwise it is discarded. If there is nothing, all is computed.
 
         Returns
         -------
@@ -132,10 +157,14 @@ or the path ``out``
         ------
         DataError
             If the data cannot be used or have other columns than those fitted.
+        OutputError
+            As for :meth:`predict`.
         """
-        return self._predicted(X, prediction.scores, _Output(np.dtype(np.float64)), out)
+        return self._predicted(X, prediction.scores, _Output(np.dtype(np.float64)), out, resume)
 
-    def impute(self, X: Any, *, out: str | os.PathLike[str] | None = None) -> Any:
+    def impute(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+    ) -> Any:
         """Rows with their missing values (NaN) replaced by what the others let expect.
 
         Parameters
@@ -143,6 +172,8 @@ or the path ``out``
         X : array-like, path or Source of shape (n_samples, n_features)
         out : path-like, default=None
             A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
+        resume : bool, default=False
+            As for :meth:`predict`.
 
         Returns
         -------
@@ -176,7 +207,7 @@ or the path ``out``
         assert isinstance(expectation, IncompleteExpectation)
         names = getattr(self, "feature_names_in_", range(source.n_features))
         output = _Output(prediction.imputed_type(source.dtype), "feature", list(names))
-        return self._map_rows(X, source, prediction.imputed, expectation, output, out)
+        return self._map_rows(X, source, prediction.imputed, expectation, output, out, resume)
 
     def marginal(self, features: Sequence[int | str]) -> Self:
         """The distribution of some of the features, whatever the others are.
@@ -386,11 +417,12 @@ or the path ``out``
         function: Callable[[prediction.Question, Chunk], NDArray[Any]],
         output: "_Output",
         out: str | os.PathLike[str] | None,
+        resume: bool,
     ) -> Any:
         check_is_fitted(self)
         source = self._open(X, None, reset=False)
         question = prediction.Question(self._prepared(source), source.missing)
-        return self._map_rows(X, source, function, question, output, out)
+        return self._map_rows(X, source, function, question, output, out, resume)
 
     def _map_rows(
         self,
@@ -400,7 +432,10 @@ or the path ``out``
         question: S,
         output: "_Output",
         out: str | os.PathLike[str] | None,
+        resume: bool,
     ) -> Any:
+        if resume and out is None:
+            raise ParameterError("resume=True needs out=, the path of what was interrupted")
         if out is not None:
             _refuse_overlap(out, source)
         elif isinstance(source, LazySource):
@@ -409,7 +444,7 @@ or the path ``out``
             return map_rows(source.array, function, question, output.dtype, output.length)
         else:
             refuse_unnamed_output(X)
-        found = self._computed_rows(source, function, question, output, out)
+        found = self._computed_rows(source, function, question, output, out, resume)
         return found if out is not None else _as_given(X, source, found, output)
 
     def _computed_rows(
@@ -419,6 +454,7 @@ or the path ``out``
         question: S,
         output: "_Output",
         out: str | os.PathLike[str] | None,
+        resume: bool,
     ) -> Any:
         """Predictions as an array in memory or, piece by piece, at a path."""
         shape, dims = sample_shape(source), sample_dims(source)
@@ -430,10 +466,16 @@ or the path ``out``
         regions = map(regions_of(source), range(len(source.boundaries) - 1))
         # Labels on disk take no more room than their number needs.
         stored = np.min_scalar_type(-len(self.weights_)) if dtype == np.int64 else dtype
+        fingerprint = {
+            "streamgmm": __version__,
+            "what is computed": function.__name__,
+            "model": self._digest(),
+            **_description(source),
+        }
         opened = (
             nullcontext(ArraySink(np.empty(shape, dtype)))
             if out is None
-            else open_sink(out, shape, stored, regions, piece_shape, dims)
+            else open_sink(out, shape, stored, regions, piece_shape, dims, fingerprint, resume)
         )
         scratch = scratch_bytes(self.covariance_type, *self.means_.shape)
         work = Work(scratch + gap_bytes(source) + 2 * math.prod(piece_shape) * row_bytes)
@@ -443,13 +485,20 @@ or the path ``out``
             opened as sink,
         ):
             try:
-                with announced(listener, function.__name__, source):
+                with announced(listener, function.__name__, source, sink):
                     executor.map_write(
                         source, function, question, sink, listener, work, piece_shape
                     )
             except NotFiniteError:
                 refuse_not_finite(source, executor)
         return sink.array if out is None else out
+
+    def _digest(self) -> str:
+        """A digest of what predictions depend on."""
+        digest = hashlib.sha256(self.covariance_type.encode())
+        for array in (self.weights_, self.means_, self.covariances_, self.precisions_cholesky_):
+            digest.update(np.ascontiguousarray(array, dtype=np.float64).tobytes())
+        return digest.hexdigest()
 
     def _open(self, X: Any, sample_weight: Any, *, reset: bool) -> Source:
         """Describe the data, and check their columns against those fitted."""
@@ -579,6 +628,16 @@ def _as_given(X: Any, source: Source, values: NDArray[Any], output: _Output) -> 
     if isinstance(source, LabelledSource):
         return source.labelled(values, output.dim, output.names)
     return values
+
+
+def _description(source: Source) -> dict[str, Any]:
+    """What predictions of a source depend on, as far as it can be told without reading it."""
+    return {
+        "data": source.name,
+        "data shape": [*sample_shape(source), source.n_features],
+        "data dtype": source.dtype.str,
+        "missing": source.missing,
+    }
 
 
 def mean_score(found: Statistics) -> float:

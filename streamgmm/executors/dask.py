@@ -5,7 +5,7 @@ that they reach each worker once, and statistics merge on the workers, by the sa
 as on local threads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import dask.base
@@ -26,8 +26,10 @@ from streamgmm.protocols import (
     Sink,
     Source,
     Work,
-    data_bytes,
     regions_of,
+    row_bytes,
+    row_count,
+    unwritten_chunks,
 )
 
 # Chunks whose values are brought here at once to be written.
@@ -65,10 +67,11 @@ class DaskExecutor:
         The workers' memory limits rule; ``work`` is not used.
         """
         tree: MergeTree[_Node] = MergeTree(len(source.boundaries) - 1)
-        for i, task in enumerate(_tasks(source, function, state)):
+        chunks = range(len(source.boundaries) - 1)
+        for i, task in enumerate(_tasks(source, chunks, function, state)):
             tree.add(i, _Node(task))
         merged: M = self._compute([tree.result.task])[0]
-        listener(_all_done(source))
+        listener(_all_done(source, source.n_rows))
         return merged
 
     def map_write(
@@ -82,13 +85,15 @@ class DaskExecutor:
         piece_shape: tuple[int, ...] | None = None,
     ) -> None:
         """Write function(state, chunk) of all chunks; see :class:`streamgmm.protocols.Executor`."""
-        tasks = _tasks(source, function, state)
+        chunks = unwritten_chunks(source, sink)
+        tasks = _tasks(source, chunks, function, state)
         region_of = regions_of(source)
-        for first in range(0, len(tasks), _BATCH):
-            values = self._compute(tasks[first : first + _BATCH])
-            for i, value in enumerate(values, first):
-                sink.write(region_of(i), value)
-        listener(_all_done(source))
+        for first in range(0, len(chunks), _BATCH):
+            batch = slice(first, first + _BATCH)
+            for i, values in zip(chunks[batch], self._compute(tasks[batch]), strict=True):
+                sink.write(region_of(i), values)
+                sink.finish(i)
+        listener(_all_done(source, row_count(source, chunks)))
 
     def check_memory(self, source: Source, work: Work) -> None:
         """Nothing to check here: the workers' own limits rule."""
@@ -112,20 +117,23 @@ def _merge(left: M, right: M) -> M:
     return left.merge(right)
 
 
-def _all_done(source: Source) -> ChunkDone:
-    return ChunkDone(source.n_rows, data_bytes(source))
+def _all_done(source: Source, n_rows: int) -> ChunkDone:
+    return ChunkDone(n_rows, n_rows * row_bytes(source))
 
 
-def _tasks(source: Source, function: Callable[[S, Chunk], Any], state: S) -> list[Delayed]:
-    """One task a chunk."""
+def _tasks(
+    source: Source, chosen: Sequence[int], function: Callable[[S, Chunk], Any], state: S
+) -> list[Delayed]:
+    """One task for each chosen chunk."""
     shared_state = delayed(state, pure=False, traverse=False)
     if isinstance(source, LazySource):
-        chunks = source.lazy_chunks()
+        lazy = source.lazy_chunks()
+        chunks = [lazy[i] for i in chosen]
     else:
         # The source travels once, and opens what it reads from where it is read.
         shared_source = delayed(source, pure=False, traverse=False)
         read = delayed(_read, pure=False)
-        chunks = [read(shared_source, i) for i in range(len(source.boundaries) - 1)]
+        chunks = [read(shared_source, i) for i in chosen]
     apply = delayed(_apply, pure=False)
     return [apply(function, shared_state, chunk) for chunk in chunks]
 

@@ -7,7 +7,7 @@ a disk, all cores have work; where nothing waits, hardly more threads run than t
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import product
 from math import prod
@@ -35,6 +35,9 @@ from streamgmm.protocols import (
     Work,
     region_shape,
     regions_of,
+    row_bytes,
+    row_count,
+    unwritten_chunks,
 )
 
 
@@ -114,6 +117,7 @@ class ThreadExecutor:
         tree: MergeTree[M] = MergeTree(len(source.boundaries) - 1)
         self._for_each(
             source,
+            range(len(source.boundaries) - 1),
             lambda i, chunk: tree.add(i, function(state, chunk)),
             listener,
             work,
@@ -145,8 +149,9 @@ class ThreadExecutor:
                 stop = start + prod(region_shape(piece))
                 sink.write(piece, function(state, chunk.part(start, stop)))
                 start = stop
+            sink.finish(i)
 
-        self._for_each(source, write, listener, work)
+        self._for_each(source, unwritten_chunks(source, sink), write, listener, work)
 
     def check_memory(self, source: Source, work: Work) -> None:
         """Refuse a read for which the memory limit does not hold even one chunk.
@@ -161,11 +166,12 @@ class ThreadExecutor:
     def _for_each(
         self,
         source: Source,
+        chunks: Sequence[int],
         consume: Callable[[int, Chunk], None],
         listener: Listener,
         work: Work,
     ) -> None:
-        """Call consume(i, chunk) for every chunk, with a bounded number of chunks in memory.
+        """Call consume(i, chunk) for each of some chunks, with a bounded number in memory.
 
         Chunks are taken in order, so of several that fail the first is always among those that
         have begun; its error is raised, whichever thread is faster.
@@ -178,45 +184,51 @@ class ThreadExecutor:
         n_workers = max(self._budget.chunks_in_flight(source, work, _depth(source), most), 1)
         # Asked once: the answer takes a look at every attribute of the source.
         prefetch = source.prefetch if isinstance(source, StoredSource) else None
-        n_chunks = len(source.boundaries) - 1
-        waiting = deque(range(n_chunks))
+        waiting = deque(chunks)
         failures: dict[int, BaseException] = {}
         done: SimpleQueue[int | None] = SimpleQueue()
 
-        def take() -> int | None:
+        def take() -> tuple[int, int | None] | None:
+            """A chunk, and the one to come when all threads are on chunks before it."""
             with self._taking:
-                return waiting.popleft() if waiting else None
+                if not waiting:
+                    return None
+                ahead = waiting[n_workers] if n_workers < len(waiting) else None
+                return waiting.popleft(), ahead
 
-        def process(i: int) -> None:
-            # The disk is at work on this one while all threads are on chunks before it.
-            if prefetch is not None and i + n_workers < n_chunks:
-                prefetch(i + n_workers)
+        def stop() -> None:
+            with self._taking:
+                waiting.clear()
+
+        def process(i: int, ahead: int | None) -> None:
+            # The disk is at work on that one meanwhile.
+            if prefetch is not None and ahead is not None:
+                prefetch(ahead)
             chunk = source.read(i)
             with self._computing:
                 consume(i, chunk)
 
         def process_all() -> None:
-            for i in iter(take, None):
+            for i, ahead in iter(take, None):
                 try:
-                    process(i)
+                    process(i, ahead)
                     done.put(i)
                 except BaseException as error:  # noqa: BLE001 - raised where it can be seen
                     failures[i] = error
-                    waiting.clear()
+                    stop()
             done.put(None)
 
-        row_bytes = source.n_features * source.dtype.itemsize
         workers: list[Future[None]] = []
         with single_threaded_blas():
             try:
                 workers.extend(self._pool.submit(process_all) for _ in range(n_workers))
                 for _ in workers:
                     for i in iter(done.get, None):
-                        n_rows = source.boundaries[i + 1] - source.boundaries[i]
-                        listener(ChunkDone(n_rows, n_rows * row_bytes))
+                        n_rows = row_count(source, [i])
+                        listener(ChunkDone(n_rows, n_rows * row_bytes(source)))
             finally:
                 # After a failure or an interrupt nothing of ours goes on.
-                waiting.clear()
+                stop()
                 wait(workers)
         if failures:
             raise failures[min(failures)]

@@ -15,7 +15,7 @@ from streamgmm.protocols import (
     Region,
     Source,
     StoredSource,
-    positions,
+    is_contiguous,
     sample_dims,
     sample_shape,
 )
@@ -57,8 +57,8 @@ class WeightedSource:
         self.missing, self.feature_names = source.missing, source.feature_names
         self.sample_dims, self.sample_shape = sample_dims(source), sample_shape(source)
         # Boxes at the far ends are ranges where the first one is.
-        self._has_ranges = self._grid is None or isinstance(
-            positions(self._grid.region(0), self.sample_shape), range
+        self._has_ranges = self._grid is None or is_contiguous(
+            self._grid.region(0), self.sample_shape
         )
         if not self._has_ranges and weights.ndim == 1 and not isinstance(weights, np.ndarray):
             self._weights = np.asarray(weights)

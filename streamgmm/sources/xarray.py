@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
 from streamgmm.errors import DataError
-from streamgmm.protocols import Chunk, Missing, Region, positions, region_shape
+from streamgmm.protocols import Chunk, Missing, Region, is_contiguous, positions, region_shape
 from streamgmm.sources.layout import (
     check_table,
     naming_place,
@@ -132,8 +132,8 @@ class XarraySource:
         # Values, and two forms that they have before: of all variables at once by Dask, else of
         # one after the other.
         working: int = 3 * (sum(parts) if self._is_dask else max(parts))
-        is_range = isinstance(positions(self.region(0), self.sample_shape), range)
-        return chunk_bytes + working + (0 if is_range else 8 * n_rows)
+        index_bytes = 0 if is_contiguous(self.region(0), self.sample_shape) else 8 * n_rows
+        return chunk_bytes + working + index_bytes
 
     def region(self, i: int) -> Region:
         """The box of chunk i along the sample dimensions."""

@@ -75,6 +75,20 @@ def fail_to_write(_: None, chunk: Chunk) -> NDArray[Any]:
     return chunk.rows[:, 0]
 
 
+class HalfDoneSink(ArraySink):
+    """Has every other chunk already."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        super().__init__(array)
+        self.finished: list[int] = []
+
+    def has(self, i: int) -> bool:
+        return i % 2 == 1
+
+    def finish(self, i: int) -> None:
+        self.finished.append(i)
+
+
 class UnreadableSource(ChunkedSource):
     def read(self, i: int) -> Chunk:
         if i == 5:
@@ -154,6 +168,19 @@ class ExecutorConformance(ABC):
         labels = np.full(1003, -1)
         executor.map_write(source, first_column, None, ArraySink(labels), ignore)
         np.testing.assert_array_equal(labels, np.arange(1003))
+
+    def test_what_a_sink_has_is_not_computed(self, executor: Executor) -> None:
+        source = ChunkedSource(rows(103), 10)
+        written = np.full((103, 1), -1.0)
+        sink = HalfDoneSink(written)
+        events: list[Event] = []
+        # Row 50 is the first of chunk 5, which is there.
+        executor.map_write(source, fail_to_write, None, HalfDoneSink(np.empty(103)), ignore)
+        executor.map_write(source, doubled, 2.0, sink, events.append)
+        expected = np.where(rows(103) // 10 % 2, -1.0, 2.0 * rows(103))
+        np.testing.assert_array_equal(written, expected)
+        assert sorted(sink.finished) == [0, 2, 4, 6, 8, 10]
+        assert sum(e.n_rows for e in events if isinstance(e, ChunkDone)) == 5 * 10 + 3
 
     def test_all_rows_are_told_of(self, executor: Executor) -> None:
         source = ChunkedSource(rows(103, 2), 10)

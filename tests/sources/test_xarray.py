@@ -496,6 +496,22 @@ def test_fits_do_not_depend_on_the_direction_of_chunks(chunks: Any, weight: Any)
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-10)
 
 
+def test_bad_values_are_named_by_their_place_in_the_whole() -> None:
+    data = grid()
+    data["q"].values[[3, 8, 39], [50, 4, 59], [80, 7, 89]] = np.nan
+    lazy = data.chunk(time=40, lat=60, lon=10)
+    first, second, third = (
+        t * 5400 + lat * 90 + lon for t, lat, lon in [(3, 50, 80), (8, 4, 7), (39, 59, 89)]
+    )
+    message = (
+        rf"3 of 216000 rows; the first: row {first} column 1, row {second} column 1, row {third}"
+    )
+    with pytest.raises(DataError, match=message):
+        GaussianMixture(2).fit(lazy)
+    with pytest.raises(DataError, match=message):
+        GaussianMixture(2, random_state=0).fit(grid()).predict(lazy)
+
+
 def test_weights_are_read_once_a_read() -> None:
     """Those that several chunks share are read once for all reads."""
     for dims, n_reads in (

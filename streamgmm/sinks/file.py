@@ -1,0 +1,239 @@
+"""``.npy`` files and Zarr arrays, which appear under their name when they are whole."""
+
+import hashlib
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.errors import OutputError
+from streamgmm.protocols import Region
+from streamgmm.sinks.array import ArraySink
+from streamgmm.sinks.part import Part, open_part, sync
+
+# Between two times that data are forced to the disk, of which little more may be lost.
+_SYNC_SECONDS = 5.0
+
+
+class FileSink(ArraySink):
+    """Writes into an unfinished file or Zarr array, and journals the chunks that are on the disk.
+
+    Parameters
+    ----------
+    array : numpy.memmap or zarr.Array
+    part : Part
+    is_shared : bool
+        Whether two boxes may share a stored chunk, and so must be written one at a time.
+    """
+
+    def __init__(self, array: Any, part: Part, is_shared: bool) -> None:
+        super().__init__(array)
+        self._part = part
+        self._writing = threading.Lock() if is_shared else nullcontext()
+        self._syncing, self._noting = threading.Lock(), threading.Lock()
+        self._written: list[Region] = []
+        self._finished: list[int] = []
+        self._next_sync = time.monotonic() + _SYNC_SECONDS
+
+    def has(self, i: int) -> bool:
+        """Whether chunk i is there from a call before."""
+        return i in self._part.done
+
+    def write(self, region: Region, values: NDArray[Any]) -> None:
+        """Store the values of a box of samples."""
+        with self._writing:
+            super().write(region, values)
+        with self._noting:
+            self._written.append(region)
+
+    def finish(self, i: int) -> None:
+        """Take note that all of chunk i has been written; now and then force it to the disk."""
+        with self._noting:
+            self._finished.append(i)
+            is_due = time.monotonic() >= self._next_sync
+            if is_due:
+                self._next_sync = math.inf
+        if is_due:
+            self.sync()
+            self._next_sync = time.monotonic() + _SYNC_SECONDS
+
+    def sync(self) -> None:
+        """Force to the disk what has been written, and journal the chunks that this finished."""
+        with self._syncing:
+            with self._noting:
+                regions, self._written = self._written, []
+                finished, self._finished = self._finished, []
+            if isinstance(self.array, np.memmap):
+                self.array.flush()
+            else:
+                from streamgmm.sinks.zarr import sync_boxes
+
+                sync_boxes(self.array, self._part.unfinished, regions)
+            self._part.add(finished)
+
+
+def _is_zarr_array(folder: Path) -> bool:
+    metadata = folder / "zarr.json"
+    if not metadata.exists():
+        return (folder / ".zarray").exists()
+    try:
+        return bool(json.loads(metadata.read_bytes())["node_type"] == "array")
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def check_target(target: Path) -> None:
+    """Refuse what has the name already and is not to be replaced.
+
+    Raises
+    ------
+    OutputError
+        If it is a directory but no Zarr array, or a file that is named like a Zarr array.
+    """
+    if target.is_dir():
+        if target.suffix != ".zarr" or not _is_zarr_array(target):
+            raise OutputError(f"{target} is a directory but no Zarr array; it will not be replaced")
+    elif target.suffix == ".zarr" and (target.exists() or target.is_symlink()):
+        raise OutputError(f"{target} is a file, not a Zarr array; it will not be replaced")
+
+
+@contextmanager
+def open_sink(
+    path: str | os.PathLike[str],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    regions: Iterable[Region],
+    piece_shape: tuple[int, ...],
+    dimension_names: Sequence[str] | None = None,
+    fingerprint: Mapping[str, Any] | None = None,
+    resume: bool = False,
+) -> Iterator[FileSink]:
+    """A sink that becomes the file or Zarr array ``path`` when the block ends well.
+
+    Until then it grows in the folder ``<path>.part``. That stays, with the chunks that are
+    finished, if the block does not end well and what is written has a fingerprint.
+
+    Parameters
+    ----------
+    path : path-like
+        Ends in ``.npy`` or ``.zarr``. A file or Zarr array that is there is replaced, at the end.
+    shape : tuple of int
+        Of the samples, or theirs and (M,).
+    dtype : dtype
+    regions : iterable of tuple of slice
+        The box of samples of each chunk.
+    piece_shape : tuple of int
+        Sizes of the boxes of samples that are written at once; a Zarr array is stored in these.
+    dimension_names : sequence of str, optional
+        Of a Zarr array.
+    fingerprint : mapping of str to what JSON can say, optional
+        What decides the values; without it an unfinished output is not kept.
+    resume : bool
+        Whether to go on with an unfinished output of the same fingerprint, if there is one;
+        otherwise it is discarded.
+
+    Raises
+    ------
+    OutputError
+        If the suffix is another, the place cannot be written, another process writes it,
+        something else is there, or what is to be resumed is something else.
+    """
+    target = Path(path)
+    if target.suffix not in (".npy", ".zarr"):
+        raise OutputError(f"{target}: predictions are written to a path ending in .npy or .zarr")
+    check_target(target)
+    chunks, is_shared = _digest(regions, piece_shape)
+    whole = {
+        **(fingerprint or {}),
+        "chunks": chunks,
+        "output shape": list(shape),
+        "output dtype": dtype.str,
+    }
+    with ExitStack() as stack:
+        with _explained(target):
+            part = stack.enter_context(open_part(target))
+            if resume and part.resume(whole):
+                array = _open(part.unfinished, is_shared)
+            else:
+                part.clear()
+                array = _create(
+                    part.unfinished, shape, dtype, piece_shape, dimension_names, is_shared
+                )
+                part.begin(whole)
+        sink = FileSink(array, part, is_shared)
+        try:
+            yield sink
+            with _explained(target):
+                sink.sync()
+                part.publish()
+        except BaseException as error:
+            with suppress(OSError):
+                sink.sync()
+            if fingerprint is None or not part.done:
+                part.clear()
+            else:
+                error.add_note(
+                    f"What has been written is kept in {part.folder}; the same call with "
+                    "resume=True (--resume) goes on from there."
+                )
+            raise
+
+
+@contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error}") from error
+
+
+def _digest(regions: Iterable[Region], piece_shape: tuple[int, ...]) -> tuple[str, bool]:
+    """A digest of the boxes of chunks, and whether two of them may share a stored chunk."""
+    digest, is_shared = hashlib.sha256(), False
+    for region in regions:
+        digest.update(np.array([(along.start, along.stop) for along in region]).tobytes())
+        is_shared |= any(
+            along.start % size for along, size in zip(region, piece_shape, strict=True)
+        )
+    return digest.hexdigest(), is_shared
+
+
+def _create(
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    piece_shape: tuple[int, ...],
+    dimension_names: Sequence[str] | None,
+    is_shared: bool,
+) -> Any:
+    if path.suffix == ".zarr":
+        from streamgmm.sinks.zarr import create_array
+
+        return create_array(path, shape, dtype, piece_shape, dimension_names, is_shared)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    # A sparse file would meet a full disk as a bus error, when the rows are written.
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    array.flush()
+    sync(path)
+    return array
+
+
+def _open(path: Path, is_shared: bool) -> Any:
+    """What :func:`_create` made, to go on writing."""
+    if path.suffix == ".zarr":
+        from streamgmm.sinks.zarr import open_array
+
+        return open_array(path, is_shared)
+    return np.lib.format.open_memmap(path, mode="r+")

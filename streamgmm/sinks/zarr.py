@@ -1,0 +1,89 @@
+"""Zarr arrays that are written box by box, and when they are on the disk."""
+
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.buffer import Buffer
+from zarr.storage import LocalStore
+
+from streamgmm.protocols import Region
+from streamgmm.sinks.part import sync
+
+
+def create_array(
+    folder: Path,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    piece_shape: tuple[int, ...],
+    dimension_names: Sequence[str] | None,
+    is_shared: bool,
+) -> "zarr.Array[Any]":
+    """A new array, stored in boxes of samples; see :func:`streamgmm.sinks.open_sink`."""
+    # Zarr creates missing folders; a mistyped one should be an error here as for files.
+    folder.parent.resolve(strict=True)
+    array: zarr.Array[Any] = zarr.create_array(
+        _store(folder, is_shared),
+        shape=shape,
+        dtype=dtype,
+        chunks=piece_shape + shape[len(piece_shape) :],
+        dimension_names=dimension_names,
+        zarr_format=3,
+    )
+    sync(folder / "zarr.json")
+    sync(folder)
+    return array
+
+
+def open_array(folder: Path, is_shared: bool) -> "zarr.Array[Any]":
+    """An array of :func:`create_array`, to go on writing."""
+    return zarr.open_array(_store(folder, is_shared), mode="r+")
+
+
+def sync_boxes(array: "zarr.Array[Any]", folder: Path, regions: Iterable[Region]) -> None:
+    """Have the stored chunks of boxes of samples on the disk, and their names."""
+    files = {folder / key for region in regions for key in _keys(array, region)}
+    # There is no file of a chunk that holds nothing but zeros.
+    found = [file for file in files if file.exists()]
+    for file in found:
+        sync(file)
+    inner = {parent for file in found for parent in file.parents if parent.is_relative_to(folder)}
+    for parent in inner:
+        sync(parent)
+
+
+def _keys(array: "zarr.Array[Any]", region: Region) -> Iterable[str]:
+    """Keys of the stored chunks that hold a box of samples."""
+    along = [
+        range(part.start // size, -(-part.stop // size))
+        for part, size in zip(region, array.chunks, strict=False)
+    ]
+    along += [range(1)] * (array.ndim - len(region))
+    return map(array.metadata.encode_chunk_key, product(*along))
+
+
+def _store(folder: Path, is_shared: bool) -> LocalStore:
+    return _SyncedStore(folder) if is_shared else LocalStore(folder)
+
+
+class _SyncedStore(LocalStore):
+    """Has files on the disk before they take the place of others.
+
+    Where boxes share stored chunks, a file that is replaced may hold what is journalled.
+    """
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Store a value, which appears whole or not at all, after a power cut too."""
+        path = self.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+        with unfinished.open("wb") as file:
+            file.write(value.as_buffer_like())
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
