@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from streamgmm.errors import DataError
+from streamgmm.sources.urls import FetchError
 
 # A chunk is large enough that its computation outweighs handing it to a thread, and small
 # enough that many of them are in the air: so many bytes as float64, within bounds on its rows.
@@ -97,6 +98,8 @@ def naming_rows(name: str, start: int, stop: int, advice: str = "") -> Iterator[
         yield
     except (DataError, MemoryError):
         raise
+    except FetchError as error:
+        raise DataError(f"{name}: rows {start} to {stop} cannot be read: {error}") from error
     except Exception as error:
         raise DataError(
             f"{name}: rows {start} to {stop} cannot be read or decoded "

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk, LabelledSource, Source, StoredSource
+from streamgmm.sources.layout import naming_rows
 
 # Squares of weights, and sums of them, must not overflow.
 _LARGEST = 1e100
@@ -71,7 +72,9 @@ class WeightedSource:
         start, stop = self.boundaries[i], self.boundaries[i + 1]
         if chunk.weights is not None:
             raise weighted_twice(self.name)
-        return weighted(chunk, np.asarray(self._weights[start:stop]), start)
+        with naming_rows("sample_weight", start, stop):
+            weights = np.asarray(self._weights[start:stop])
+        return weighted(chunk, weights, start)
 
 
 def check_weights(weights: Any, source: Source) -> Any:
