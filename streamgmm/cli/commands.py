@@ -36,8 +36,9 @@ def _path_argument(name: str) -> Callable[[Any], Any]:
 # A path, a URL, or a path and another within it.
 _data = click.argument("data")
 _model = _path_argument("model")
-_sample_weight = _path_option(
-    "--sample-weight", help="Row weights: a .npy file or Zarr array of shape (rows,)."
+_sample_weight = click.option(
+    "--sample-weight",
+    help="Row weights: path or URL of a .npy file or Zarr array of shape (rows,).",
 )
 _quiet = click.option("-q", "--quiet", is_flag=True, help="No progress; warnings remain.")
 _seed = click.option(
@@ -100,7 +101,7 @@ def _description(command: Any) -> Any:
     return command
 
 
-def _opened(data: str, settings: dict[str, Any], sample_weight: Path | None = None) -> "Source":
+def _opened(data: str, settings: dict[str, Any], sample_weight: str | None = None) -> "Source":
     """The data as the command line describes them; the description leaves the settings."""
     description = {name: settings.pop(name) for name in _DESCRIPTION}
     return streamgmm.open(data, sample_weight=sample_weight, **description)
@@ -230,7 +231,7 @@ def fit(
     n_components: int | None,
     covariance_type: str | None,
     start: Path | None,
-    sample_weight: Path | None,
+    sample_weight: str | None,
     quiet: bool,
     **settings: Any,
 ) -> None:
@@ -312,7 +313,7 @@ def score(
     samples: bool,
     output: Path | None,
     resume: bool,
-    sample_weight: Path | None,
+    sample_weight: str | None,
     quiet: bool,
     **settings: Any,
 ) -> None:

@@ -1,17 +1,30 @@
-"""Arrays in memory, memory-mapped arrays and ``.npy`` files."""
+"""Arrays in memory, memory-mapped arrays and ``.npy`` files, on disk or at a URL."""
 
+import math
 import mmap
 from collections.abc import Sequence
-from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk, Missing
-from streamgmm.sources.layout import check_table, regular_boundaries, rows_per_chunk
+from streamgmm.sources.layout import (
+    check_table,
+    naming_rows,
+    regular_boundaries,
+    rows_per_chunk,
+)
+from streamgmm.sources.urls import FetchError
+
+if TYPE_CHECKING:
+    from streamgmm.sources.remote import RemoteFile
+
+
+# At a URL the header of a .npy file is fetched at once.
+_HEADER_BYTES = 1024
 
 
 class ArraySource:
@@ -63,14 +76,14 @@ class ArraySource:
         return Chunk(np.array(rows) if self._is_mapped else rows, range(start, stop))
 
 
-class FileSource:
-    """Rows of an array in a file, read chunk by chunk and never mapped.
+class FileArray:
+    """An array in a file, of which parts are read and which is never mapped.
 
-    Build with :meth:`from_npy` or :meth:`from_memmap`. It is pickled as the path, not as the data.
+    It is pickled as the name of the file, not as the data.
 
     Parameters
     ----------
-    path : Path
+    file : Path or RemoteFile
     dtype : dtype
     shape : tuple of int
     offset : int
@@ -81,39 +94,111 @@ class FileSource:
     Raises
     ------
     DataError
-        If the array is no table of real numbers, or the file too short to hold it.
+        If the file is too short to hold it.
+    """
+
+    def __init__(
+        self,
+        file: "Path | RemoteFile",
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        offset: int,
+        is_fortran: bool,
+    ) -> None:
+        self.file, self.dtype, self.shape = file, dtype, shape
+        self._offset, self._is_fortran = offset, is_fortran
+        self._row_values = math.prod(shape[1:])
+        n_bytes = file.stat().st_size if isinstance(file, Path) else file.size
+        expected = offset + math.prod(shape) * dtype.itemsize
+        # Python objects are stored in other sizes; they are no numbers anyway.
+        if n_bytes < expected and not dtype.hasobject:
+            raise DataError(
+                f"{file} is truncated: it holds {n_bytes} bytes, "
+                f"its header announces {expected}; write or copy it again"
+            )
+
+    @classmethod
+    def from_npy(cls, file: "Path | RemoteFile") -> "FileArray":
+        """The array in a ``.npy`` file.
+
+        Raises
+        ------
+        DataError
+            If it is no such file, holds Python objects, or as in the class.
+        """
+        try:
+            header = file.open("rb") if isinstance(file, Path) else file.open("rb", _HEADER_BYTES)
+            with header:
+                shape, is_fortran, dtype = _read_header(header)
+                offset = header.tell()
+        except FetchError as error:
+            raise DataError(f"{file} cannot be opened: {error}") from None
+        except (ValueError, OSError) as error:
+            raise DataError(f"{file} is not a .npy file that can be read: {error}") from None
+        return cls(file, dtype, shape, offset, is_fortran)
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Rows from start to stop, without a step, of an array of one or two dimensions.
+
+        Raises
+        ------
+        DataError
+            If they cannot be read.
+        """
+        start, stop, _ = rows.indices(self.shape[0])
+        shape = (stop - start, *self.shape[1:])
+        values = np.empty(shape, self.dtype, order="F" if self._is_fortran else "C")
+        with naming_rows(str(self.file), start, stop), self.file.open("rb") as file:
+            if self._is_fortran:
+                for d, column in enumerate(values.reshape(len(values), -1).T):
+                    self._fill(column, file, d * self.shape[0] + start)
+            else:
+                self._fill(values, file, start * self._row_values)
+        return values
+
+    def _fill(self, values: NDArray[Any], file: Any, first: int) -> None:
+        """Read contiguous values that begin with the given one of the file."""
+        file.seek(self._offset + first * self.dtype.itemsize)
+        if file.readinto(values.view(np.uint8).data) != values.nbytes:
+            raise DataError(f"{self.file} became shorter while it was read")
+
+
+class FileSource:
+    """Rows of an array in a file, read chunk by chunk.
+
+    Build with :meth:`from_npy` or :meth:`from_memmap`.
+
+    Parameters
+    ----------
+    array : FileArray of shape (N, D)
+
+    Raises
+    ------
+    DataError
+        If the array is no table of real numbers.
+
+    Attributes
+    ----------
+    location : Path or None
+        The file; None if it is at a URL.
     """
 
     has_weights = False
     missing: Missing = "error"
     feature_names: Sequence[str] | None = None
 
-    def __init__(
-        self,
-        path: Path,
-        dtype: np.dtype[Any],
-        shape: tuple[int, ...],
-        offset: int,
-        is_fortran: bool,
-    ) -> None:
-        check_table(str(path), shape, dtype)
-        self.name = str(path)
-        self.location = path
-        self.n_rows, self.n_features = shape
-        self.dtype = dtype
-        self._path, self._offset, self._is_fortran = path, offset, is_fortran
-        self._row_bytes = self.n_features * dtype.itemsize
-        expected = offset + self.n_rows * self._row_bytes
-        if path.stat().st_size < expected:
-            raise DataError(
-                f"{path} is truncated: it holds {path.stat().st_size} bytes, "
-                f"its header announces {expected}; write or copy it again"
-            )
+    def __init__(self, array: FileArray) -> None:
+        self.name = str(array.file)
+        check_table(self.name, array.shape, array.dtype)
+        self.location = array.file if isinstance(array.file, Path) else None
+        self.n_rows, self.n_features = array.shape
+        self.dtype = array.dtype
+        self._array = array
         self._chunk_rows = rows_per_chunk(self.n_features)
         self.boundaries: Sequence[int] = regular_boundaries(self.n_rows, self._chunk_rows)
 
     @classmethod
-    def from_npy(cls, path: Path) -> "FileSource":
+    def from_npy(cls, file: "Path | RemoteFile") -> "FileSource":
         """The array in a ``.npy`` file.
 
         Raises
@@ -121,13 +206,7 @@ class FileSource:
         DataError
             If it is no such file, or as in the class.
         """
-        try:
-            with path.open("rb") as file:
-                shape, is_fortran, dtype = _read_header(file)
-                offset = file.tell()
-        except (ValueError, OSError) as error:
-            raise DataError(f"{path} is not a .npy file that can be read: {error}") from None
-        return cls(path, dtype, shape, offset, is_fortran)
+        return cls(FileArray.from_npy(file))
 
     @classmethod
     def from_memmap(cls, array: "np.memmap[Any, Any]") -> "FileSource | None":
@@ -143,31 +222,18 @@ class FileSource:
         if array.ndim != 2 or not path.is_file():
             return None
         is_fortran = array.flags.f_contiguous and not array.flags.c_contiguous
-        return cls(path, array.dtype, array.shape, array.offset, is_fortran)
+        return cls(FileArray(path, array.dtype, array.shape, array.offset, is_fortran))
 
     @property
     def read_bytes(self) -> int:
-        """Bytes of a chunk."""
-        return self._chunk_rows * self._row_bytes
+        """Bytes of a chunk, and of what comes from a URL before it is put in its place."""
+        n_copies = 1 if self.location is not None else 2
+        return n_copies * self._chunk_rows * self.n_features * self.dtype.itemsize
 
     def read(self, i: int) -> Chunk:
         """Chunk i."""
         start, stop = self.boundaries[i], self.boundaries[i + 1]
-        shape = stop - start, self.n_features
-        rows = np.empty(shape, self.dtype, order="F" if self._is_fortran else "C")
-        with self._path.open("rb") as file:
-            if self._is_fortran:
-                for d in range(self.n_features):
-                    self._fill(rows[:, d], file, d * self.n_rows + start)
-            else:
-                self._fill(rows, file, start * self.n_features)
-        return Chunk(rows, range(start, stop))
-
-    def _fill(self, values: NDArray[Any], file: BufferedReader, first: int) -> None:
-        """Read contiguous values that begin with the given one of the file."""
-        file.seek(self._offset + first * self.dtype.itemsize)
-        if file.readinto(values.data) != values.nbytes:
-            raise DataError(f"{self._path} became shorter while it was read")
+        return Chunk(self._array[start:stop], range(start, stop))
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

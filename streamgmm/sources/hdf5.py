@@ -1,11 +1,12 @@
-"""Datasets in HDF5 files, open or by path."""
+"""Datasets in HDF5 files, open or by path or URL."""
 
+import atexit
 import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -19,6 +20,13 @@ from streamgmm.sources.layout import (
     regular_boundaries,
     rows_per_chunk,
 )
+from streamgmm.sources.urls import FetchError
+
+if TYPE_CHECKING:
+    from streamgmm.sources.remote import RemoteFile
+
+# Small pieces that follow one another, as metadata and chunks do, are fetched at once.
+_READ_AHEAD_BYTES = 1 << 18
 
 
 class Hdf5Source:
@@ -28,6 +36,8 @@ class Hdf5Source:
     ----------
     dataset : h5py.Dataset of shape (N, D)
         Contiguous, or chunked in any way, along columns too.
+    remote : RemoteFile, optional
+        Its file, if that is at a URL.
 
     Raises
     ------
@@ -39,16 +49,19 @@ class Hdf5Source:
     Attributes
     ----------
     location : Path or None
-        The file; None if it is in memory.
+        The file; None if it is in memory or at a URL.
     read_bytes : int
-        Bytes of a chunk as assembled, and of a stored chunk before and after it is decoded.
+        Bytes of a chunk as assembled, and of a stored chunk before and after it is decoded; from
+        a URL also of what was fetched.
     """
 
     has_weights = False
     missing: Missing = "error"
     feature_names: Sequence[str] | None = None
 
-    def __init__(self, dataset: "h5py.Dataset | h5py.Group") -> None:
+    def __init__(
+        self, dataset: "h5py.Dataset | h5py.Group", remote: "RemoteFile | None" = None
+    ) -> None:
         if not dataset:
             raise DataError("the HDF5 dataset is closed; open its file again")
         self.name = _name(dataset)
@@ -58,7 +71,7 @@ class Hdf5Source:
             check_table(self.name, dataset.shape or (), dataset.dtype)
             refuse_packed(self.name, dataset.attrs)
             _refuse_unknown_filters(dataset)
-            self._handle = _Handle(dataset)
+            self._handle = _Handle(dataset, remote)
         self.location = self._handle.location
         self.n_rows: int = dataset.shape[0]
         self.n_features: int = dataset.shape[1]
@@ -67,15 +80,18 @@ class Hdf5Source:
         chunk_rows = rows_per_chunk(self.n_features, min(stored_shape[0], self.n_rows))
         self.boundaries: Sequence[int] = regular_boundaries(self.n_rows, chunk_rows)
         n_values = chunk_rows * self.n_features + 2 * math.prod(stored_shape)
+        if remote is not None:
+            # What a request gives, and what it gave to the one before.
+            n_values += 2 * (math.prod(dataset.chunks or (chunk_rows, self.n_features)))
         self.read_bytes: int = n_values * self.dtype.itemsize
 
     @classmethod
-    def from_path(cls, path: str | Path, name: str | None) -> "Hdf5Source":
-        """Open a dataset by the path of its file and its name within it.
+    def from_path(cls, file: "str | Path | RemoteFile", name: str | None) -> "Hdf5Source":
+        """Open a dataset by the path of its file, or its URL, and its name within it.
 
         Parameters
         ----------
-        path : path-like
+        file : path-like or RemoteFile
         name : str or None
             None for the only two-dimensional dataset of numbers.
 
@@ -84,7 +100,8 @@ class Hdf5Source:
         DataError
             If there is no such dataset, the file cannot be read, or as in the class.
         """
-        return cls(_open_dataset(path, name))
+        remote = None if isinstance(file, (str, Path)) else file
+        return cls(_open_dataset(file, name), remote)
 
     def read(self, i: int) -> Chunk:
         """Chunk i."""
@@ -103,14 +120,16 @@ class _Handle:
     Parameters
     ----------
     dataset : h5py.Dataset
+    remote : RemoteFile or None
+        Its file, if that is at a URL.
 
     Attributes
     ----------
     location : Path or None
-        The file; None if it is in memory.
+        The file; None if it is in memory or at a URL.
     """
 
-    def __init__(self, dataset: "h5py.Dataset") -> None:
+    def __init__(self, dataset: "h5py.Dataset", remote: "RemoteFile | None") -> None:
         file = dataset.file
         path = Path(file.filename).absolute()
         self.location = path if path.is_file() else None
@@ -118,13 +137,14 @@ class _Handle:
         # A name by which it was found through links may not lead there from its own file.
         self._own_name: str | None = file[dataset.ref].name
         # The file, if another process finds the same rows in it.
-        self._path = self.location if file.mode == "r" and self._own_name else None
-        self._n_bytes = path.stat().st_size if self._path else 0
+        is_shared = file.mode == "r" and self._own_name is not None
+        self._file = (remote or self.location) if is_shared else None
+        self._n_bytes = path.stat().st_size if self.location else 0
         self._shape, self._dtype = dataset.shape, dataset.dtype
         self._opened: tuple[int, Any] = os.getpid(), dataset
 
     def __getstate__(self) -> dict[str, Any]:
-        if self._path is None:
+        if self._file is None:
             raise self._bound()
         return {**self.__dict__, "_opened": (0, None)}
 
@@ -139,12 +159,12 @@ class _Handle:
         process, dataset = self._opened
         if process == os.getpid() and dataset:
             return dataset
-        if self._path is None:
+        if self._file is None:
             raise self._bound()
         # As long as a handle is open that came with a fork, HDF5 reads through that one.
         del dataset
         self._opened = 0, None
-        dataset = _open_dataset(self._path, self._own_name)
+        dataset = _open_dataset(self._file, self._own_name)
         _refuse_unknown_filters(dataset)
         if (dataset.shape, dataset.dtype) != (self._shape, self._dtype):
             raise DataError(f"{self._name} was replaced by another table while it was read")
@@ -153,8 +173,9 @@ class _Handle:
 
     def check_length(self) -> None:
         """Refuse a file that was cut: HDF5 gives zeros for what is missing at its end."""
-        if self._path is not None and self._path.stat().st_size < self._n_bytes:
-            raise DataError(f"{self._path} became shorter while it was read")
+        path = self._file
+        if isinstance(path, Path) and path.stat().st_size < self._n_bytes:
+            raise DataError(f"{path} became shorter while it was read")
 
     def _bound(self) -> DataError:
         return DataError(
@@ -164,10 +185,29 @@ class _Handle:
         )
 
 
-def _open_dataset(path: str | Path, name: str | None) -> Any:
+def file_object(file: "RemoteFile") -> Any:
+    """What HDF5 reads a file at a URL through, with some bytes more each time."""
+    return file.open(read_ahead=_READ_AHEAD_BYTES, in_thread=True)
+
+
+@atexit.register
+def _close_file_objects() -> None:
+    """Close files that are read through file objects, while there is an interpreter to run these.
+
+    HDF5 closes at the very end what is open, and would crash then.
+    """
+    kinds = h5py.h5f.OBJ_FILE | h5py.h5f.OBJ_GROUP | h5py.h5f.OBJ_DATASET
+    for node in h5py.h5f.get_obj_ids(h5py.h5f.OBJ_ALL, kinds):
+        if node.valid:
+            file = h5py.File(h5py.h5i.get_file_id(node))
+            if file.driver == "fileobj":
+                file.close()
+
+
+def _open_dataset(path: "str | Path | RemoteFile", name: str | None) -> Any:
     """Open a dataset to read it; without a name, the only one that may be a table."""
     with _explained(str(path)):
-        file = h5py.File(path, "r")
+        file = h5py.File(path if isinstance(path, (str, Path)) else file_object(path), "r")
         if name is None:
             tables = [dataset for dataset in _datasets(file) if _is_table(dataset)]
             if len(tables) == 1:
@@ -223,6 +263,8 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except (DataError, MemoryError):
         raise
+    except FetchError as error:
+        raise DataError(f"{name} cannot be opened: {error}") from error
     except Exception as error:
         if "unable to lock file" in str(error):
             raise DataError(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from streamgmm.errors import DataError
+from streamgmm.sources.urls import FetchError
 
 # A chunk is large enough that its computation outweighs handing it to a thread, and small
 # enough that many of them are in the air: so many bytes as float64, within bounds on its rows.
@@ -102,6 +103,8 @@ def naming_place(name: str, place: str, advice: str = "") -> Iterator[None]:
         yield
     except (DataError, MemoryError):
         raise
+    except FetchError as error:
+        raise DataError(f"{name}: {place} cannot be read: {error}") from error
     except Exception as error:
         raise DataError(
             f"{name}: {place} cannot be read or decoded ({type(error).__name__}: {error}){advice}"

@@ -4,19 +4,22 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeGuard, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard, get_args
 
 import numpy as np
 
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.protocols import LazySource, Missing, Source
-from streamgmm.sources.array import ArraySource, FileSource
+from streamgmm.sources.array import ArraySource, FileArray, FileSource
+from streamgmm.sources.urls import PARQUET_SUFFIXES, is_url, split, suffix, without_credentials
 from streamgmm.sources.weighted import WeightedSource
+
+if TYPE_CHECKING:
+    from streamgmm.sources.remote import RemoteFile
 
 _ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".he5", ".nc", ".nc4")
-_PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 
 
 def is_path(data: Any) -> TypeGuard[str | os.PathLike[str]]:
@@ -51,9 +54,9 @@ def open_source(
     ----------
     data : str, path-like, array-like or Source
         A table of shape (N, D): an array-like, memory map or DataFrame; an open Zarr array or
-        group, HDF5 dataset, Dask array, xarray Dataset or DataArray; or the path of a ``.npy``
-        file, a Zarr store, an HDF5 file, a Parquet file, a folder or glob pattern of Parquet
-        files. Zarr and Parquet may be URLs.
+        group, HDF5 dataset, Dask array, xarray Dataset or DataArray; or the path or URL of a
+        ``.npy`` file, a Zarr store, an HDF5 file, a Parquet file, a folder or glob pattern of
+        Parquet files. Reading from a URL is tried again if it fails now and then.
     variables : sequence of str, optional
         Arrays of an xarray Dataset, Zarr group or netCDF file that are the features; they share
         their dimensions, which are the samples.
@@ -70,10 +73,11 @@ def open_source(
         values are missing at random; rows without any value are left out. By default what the
         source says, and "error" for other data.
     sample_weight : array or path, optional
-        Weights of shape (N,), as an array of any of these kinds or the path of one; of xarray
-        data also of the shape of the samples, or a DataArray along some of their dimensions.
+        Weights of shape (N,), as an array of any of these kinds or the path or URL of one; of
+        xarray data also of the shape of the samples, or a DataArray along some of their dimensions.
     storage_options : mapping, optional
-        What a URL needs, credentials for instance; fsspec's options for its protocol.
+        What URLs need, of the data and of weights, credentials for instance; fsspec's options for
+        their protocol.
 
     Returns
     -------
@@ -96,7 +100,7 @@ def open_source(
     >>> source.n_rows, source.n_features, source.dtype
     (1000, 3, dtype('float32'))
     """
-    weights = None if sample_weight is None else _open_weights(sample_weight)
+    weights = None if sample_weight is None else _open_weights(sample_weight, storage_options)
     options = {
         "variables": _names(variables),
         "feature_dim": feature_dim,
@@ -104,7 +108,10 @@ def open_source(
         "columns": _names(columns),
         "storage_options": storage_options,
     }
-    source = _open(data, {name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    if is_path(sample_weight) and "storage_options" not in _kind_of(data).options:
+        given.pop("storage_options", None)
+    source = _open(data, given)
     if missing is not None:
         source = _with_missing(source, missing)
     return source if weights is None else _with_weights(source, weights)
@@ -177,36 +184,38 @@ def _kind_of(data: Any) -> _Kind:
 
 
 def _kind_of_path(text: str) -> _Kind:
-    location, _ = _split(text)
-    suffix = PurePosixPath(location).suffix.lower()
-    is_remote = "://" in location
-    if not is_remote and not any(sign in location for sign in "*?["):
+    location, _ = split(text)
+    if not is_url(location) and not any(sign in location for sign in "*?["):
         path = Path(location)
         if not path.exists():
             raise DataError(f"{path}: no such file or directory")
         if any((path / name).exists() for name in _ZARR_METADATA):
             return _ZARR
-        if path.is_dir() and any(next(path.rglob(f"*{s}"), None) for s in _PARQUET_SUFFIXES):
+        if path.is_dir() and any(next(path.rglob(f"*{s}"), None) for s in PARQUET_SUFFIXES):
             return _PARQUET
-    if suffix == ".npy" and not is_remote:
+    ending = suffix(location)
+    if ending == ".npy":
         return _NPY
-    if suffix == ".zarr":
+    if ending == ".zarr":
         return _ZARR
-    if suffix in _HDF5_SUFFIXES and not is_remote:
+    if ending in _HDF5_SUFFIXES:
         return _HDF5
-    if suffix in _PARQUET_SUFFIXES:
+    if ending in PARQUET_SUFFIXES:
         return _PARQUET
     raise DataError(
-        f"{location} is neither a .npy file nor a Zarr array (a directory with zarr.json or "
-        ".zarray), nor an HDF5 file (.h5), nor a Parquet file (.parquet) or a folder of them; "
-        "these can be read, and Zarr and Parquet from URLs that end in .zarr or .parquet"
+        f"{without_credentials(location)} is neither a .npy file nor a Zarr array (a directory "
+        "with zarr.json or .zarray), nor an HDF5 file (.h5), nor a Parquet file (.parquet) or a "
+        "folder of them; these can be read, and from URLs that end in .npy, .zarr, .h5 or .parquet"
     )
 
 
-def _split(text: str) -> tuple[str, str | None]:
-    """A path, and the path within it that may follow as in ``file.h5::/group/data``."""
-    location, separator, inner = text.partition("::/")
-    return location, f"/{inner}" if separator else None
+def _file(location: str, storage_options: Mapping[str, Any] | None = None) -> "Path | RemoteFile":
+    """The file at a path or URL."""
+    if not is_url(location):
+        return Path(location)
+    from streamgmm.sources.remote import RemoteFile
+
+    return RemoteFile.at(location, storage_options)
 
 
 def _open_dask(array: Any) -> Source:
@@ -215,8 +224,11 @@ def _open_dask(array: Any) -> Source:
     return DaskSource(array)
 
 
-def _open_npy(path: str | os.PathLike[str]) -> Source:
-    return FileSource.from_npy(Path(path))
+def _open_npy(
+    path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
+) -> Source:
+    location, _ = split(os.fspath(path))
+    return FileSource.from_npy(_file(location, storage_options))
 
 
 def _open_array(data: Any) -> Source:
@@ -239,13 +251,12 @@ def _open_zarr(
     storage_options: Mapping[str, Any] | None = None,
 ) -> Source:
     if is_path(data):
-        data, inner = _split(os.fspath(data))
+        data, inner = split(os.fspath(data))
         path = path or inner
     if variables is not None or feature_dim is not None:
         from streamgmm.sources.xarray import XarraySource, open_zarr
 
-        dataset = open_zarr(data, path, storage_options)
-        return XarraySource(dataset, variables, feature_dim)
+        return XarraySource(open_zarr(data, path, storage_options), variables, feature_dim)
     from streamgmm.sources.zarr import ZarrSource, open_array
 
     return ZarrSource(open_array(data, path, storage_options))
@@ -256,6 +267,7 @@ def _open_hdf5(
     path: str | None = None,
     variables: Sequence[str] | None = None,
     feature_dim: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Source:
     from streamgmm.sources.hdf5 import Hdf5Source
 
@@ -268,13 +280,15 @@ def _open_hdf5(
         if path is not None and path not in data:
             raise DataError(f"{data.file.filename}::{data.name} holds no {path!r}")
         return Hdf5Source(data if path is None else data[path])
-    location, inner = _split(os.fspath(data))
+    location, inner = split(os.fspath(data))
     path = path or inner
+    file = _file(location, storage_options)
     if is_labelled:
         from streamgmm.sources.xarray import XarraySource, open_netcdf
 
-        return XarraySource(open_netcdf(location, path), variables, feature_dim)
-    return Hdf5Source.from_path(location, path)
+        dataset = open_netcdf(location if isinstance(file, Path) else file, path)
+        return XarraySource(dataset, variables, feature_dim)
+    return Hdf5Source.from_path(file, path)
 
 
 def _open_parquet(
@@ -298,18 +312,20 @@ def _open_xarray(
 _LABELLED = frozenset({"variables", "feature_dim"})
 _SOURCE = _Kind("a source", lambda source: source)
 _ARRAY = _Kind("an array", _open_array)
-_NPY = _Kind("a .npy file", _open_npy)
+_NPY = _Kind("a .npy file", _open_npy, frozenset({"storage_options"}))
 _DASK = _Kind("a Dask collection", _open_dask)
 _ZARR = _Kind("a Zarr store", _open_zarr, _LABELLED | {"path", "storage_options"})
-_HDF5 = _Kind("an HDF5 file", _open_hdf5, _LABELLED | {"path"})
+_HDF5 = _Kind("an HDF5 file", _open_hdf5, _LABELLED | {"path", "storage_options"})
 _PARQUET = _Kind("Parquet", _open_parquet, frozenset({"columns", "storage_options"}))
 _XARRAY = _Kind("xarray data", _open_xarray, _LABELLED)
 _FRAME = _Kind("a DataFrame", _open_frame, frozenset({"columns"}))
 # What brings a package that is not there.
 _EXTRAS: dict[str | None, str] = {
-    "fsspec": "parquet",
+    "aiohttp": "remote",
+    "fsspec": "remote",
     "h5py": "hdf5",
     "pyarrow": "parquet",
+    "tenacity": "remote",
     "xarray": "xarray",
 }
 # By the package that defines the type of what is given.
@@ -341,9 +357,9 @@ def _with_weights(source: Source, weights: Any) -> Source:
     return WeightedSource(source, weights)
 
 
-def _open_weights(weights: Any) -> Any:
+def _open_weights(weights: Any, storage_options: Mapping[str, Any] | None) -> Any:
     if is_path(weights):
-        return _open_weights_path(Path(weights))
+        return _open_weights_path(os.fspath(weights), storage_options)
     if is_from(weights, "dask"):
         from streamgmm.sources.dask import check_array
 
@@ -353,15 +369,14 @@ def _open_weights(weights: Any) -> Any:
     return weights if sliceable else np.asarray(weights)
 
 
-def _open_weights_path(path: Path) -> Any:
-    kind = _kind_of_path(os.fspath(path))
+def _open_weights_path(path: str, storage_options: Mapping[str, Any] | None) -> Any:
+    kind = _kind_of_path(path)
+    location, inner = split(path)
     if kind is _NPY:
-        try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"{path} is not a .npy file that can be read: {error}") from None
+        return FileArray.from_npy(_file(location, storage_options))
     if kind is not _ZARR:
-        raise DataError(f"weights are read from .npy files and Zarr arrays, not from {path}")
+        named = without_credentials(path)
+        raise DataError(f"weights are read from .npy files and Zarr arrays, not from {named}")
     from streamgmm.sources.zarr import open_array
 
-    return open_array(path)
+    return open_array(location, inner, storage_options)

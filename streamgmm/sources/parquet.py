@@ -7,26 +7,36 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import fsspec.implementations.local
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
-from fsspec.core import has_magic, url_to_fs
+from fsspec.core import has_magic
+from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk, Missing
 from streamgmm.sources.layout import check_table, rows_per_chunk
+from streamgmm.sources.urls import (
+    PARQUET_SUFFIXES,
+    FetchError,
+    is_url,
+    without_credentials,
+)
 
-_SUFFIXES = (".parquet", ".parq", ".pq")
+if TYPE_CHECKING:
+    from streamgmm.sources.remote import RetryingFileSystem
+
 # To look for the first list of a column without reading a whole row group.
 _BUFFER_BYTES = 1 << 16
+# What lies between columns is fetched rather than asking again.
+_READ_AHEAD_BYTES = 1 << 18
 # So much is decoded before it is copied, that it is still in the processor's cache.
 _BLOCK_BYTES = 1 << 19
 # Beside each value, how it is nested: two numbers of two bytes.
@@ -80,24 +90,16 @@ class ParquetSource:
         columns: Sequence[str] | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._users = re.findall(r"://([^/\s]*@)", str(path))
-        self.name = self._without_credentials(str(path))
-        self._has_credentials = self.name != str(path)
-        with self._explained(f"{self.name} cannot be opened"):
-            filesystem, root = url_to_fs(str(path), **(storage_options or {}))
+        self.name = without_credentials(str(path))
+        with _explained(f"{self.name} cannot be opened"):
+            filesystem, root = _filesystem(str(path), storage_options)
             paths = _find_files(filesystem, root)
         if not paths:
-            raise DataError(f"{self.name} holds no Parquet files ({', '.join(_SUFFIXES)})")
-        is_local = isinstance(filesystem, fsspec.implementations.local.LocalFileSystem)
+            raise DataError(f"{self.name} holds no Parquet files ({', '.join(PARQUET_SUFFIXES)})")
+        is_local = isinstance(filesystem, LocalFileSystem)
         self.location = Path(root) if is_local and Path(root).exists() else None
-        self._filesystem: Any = (
-            pyarrow.fs.LocalFileSystem()
-            if is_local
-            else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))
-        )
-        names = paths if is_local else map(filesystem.unstrip_protocol, paths)
         with ThreadPoolExecutor() as threads:
-            files = list(threads.map(self._described, paths, names))
+            files = list(threads.map(partial(_described, filesystem), paths))
         chosen = _all_columns(files) if columns is None else columns
         for file in files:
             file.check(chosen)
@@ -118,50 +120,11 @@ class ParquetSource:
         start, stop = self.boundaries[i], self.boundaries[i + 1]
         file, _ = self._parts[i]
         with (
-            self._explained(f"{file.name}: rows {start} to {stop} cannot be read or decoded"),
-            self._opened(file) as opened,
+            _explained(f"{file.name}: rows {start} to {stop} cannot be read or decoded"),
+            _opened(file) as opened,
         ):
             rows = self._rows(opened, i)
         return Chunk(rows, range(start, stop))
-
-    def _described(self, path: str, name: str) -> "_File":
-        """A file and what its footer says."""
-        name = self._without_credentials(name)
-        with (
-            self._explained(f"{name} cannot be opened as a Parquet file"),
-            self._opened(_File(path, name)) as opened,
-        ):
-            return _File(path, name, opened.metadata, opened.schema_arrow)
-
-    def _opened(self, file: "_File", buffer_size: int = 0) -> Any:
-        return pq.ParquetFile(
-            file.path,
-            metadata=file.metadata,
-            filesystem=self._filesystem,
-            buffer_size=buffer_size,
-            pre_buffer=False,
-            page_checksum_verification=True,
-        )
-
-    @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
-        """Say of an error what could not be done."""
-        try:
-            yield
-        except (DataError, MemoryError):
-            raise
-        except Exception as error:
-            why = f"{type(error).__name__}: {self._without_credentials(str(error))}"
-            if self._has_credentials:
-                # Of a cause, tracebacks would show what the message leaves out.
-                raise DataError(f"{what} ({why})") from None
-            raise DataError(f"{what} ({why})") from error
-
-    def _without_credentials(self, text: str) -> str:
-        """The text without users of URLs, and without what signs an URL."""
-        for user in self._users:
-            text = text.replace(user, "")
-        return re.sub(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
 
     def _width(self, name: str, files: "Sequence[_File]") -> int | None:
         """Length of the lists in a column; None if it holds numbers.
@@ -190,8 +153,8 @@ class ParquetSource:
         """Length of the first list that has any elements."""
         for file in files:
             with (
-                self._explained(f"{file.name}: column {name!r} cannot be read or decoded"),
-                self._opened(file, _BUFFER_BYTES) as opened,
+                _explained(f"{file.name}: column {name!r} cannot be read or decoded"),
+                _opened(file, _BUFFER_BYTES) as opened,
             ):
                 for batch in opened.iter_batches(1024, columns=[name], use_threads=False):
                     lengths = pc.list_value_length(batch.column(name))
@@ -289,8 +252,8 @@ class _File:
 
     Attributes
     ----------
-    path : str
-        Within its file system.
+    place : str or RemoteFile
+        Its path, or the file at a URL.
     name : str
         What messages call it.
     metadata : pyarrow.parquet.FileMetaData
@@ -298,7 +261,7 @@ class _File:
         Its columns; those that are nested have several leaves, which are what is stored.
     """
 
-    path: str
+    place: Any
     name: str
     metadata: Any = None
     schema: Any = None
@@ -380,6 +343,53 @@ class _File:
 _Part = tuple[_File, list[int]]
 
 
+def _filesystem(
+    location: str, storage_options: Mapping[str, Any] | None
+) -> "tuple[LocalFileSystem | RetryingFileSystem, str]":
+    """The file system that holds a path or URL, and the path within it."""
+    if not is_url(location):
+        return LocalFileSystem(), LocalFileSystem._strip_protocol(location)
+    # Only what is at a URL needs what reads it.
+    from streamgmm.sources.remote import open_filesystem
+
+    return open_filesystem(location, storage_options)
+
+
+def _described(filesystem: "LocalFileSystem | RetryingFileSystem", path: str) -> "_File":
+    """A file and what its footer says."""
+    is_local = isinstance(filesystem, LocalFileSystem)
+    name = path if is_local else filesystem.url(path)
+    with _explained(f"{name} cannot be opened as a Parquet file"):
+        place = path if is_local else filesystem.file(path)
+        with _opened(_File(place, name)) as opened:
+            return _File(place, name, opened.metadata, opened.schema_arrow)
+
+
+def _opened(file: "_File", buffer_size: int = 0) -> Any:
+    is_local = isinstance(file.place, str)
+    return pq.ParquetFile(
+        file.place if is_local else file.place.open(read_ahead=_READ_AHEAD_BYTES),
+        metadata=file.metadata,
+        filesystem=pyarrow.fs.LocalFileSystem() if is_local else None,
+        buffer_size=buffer_size,
+        pre_buffer=False,
+        page_checksum_verification=True,
+    )
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Say of an error what could not be done."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except FetchError as error:
+        raise DataError(f"{what} ({error})") from error
+    except Exception as error:
+        raise DataError(f"{what} ({type(error).__name__}: {error})") from error
+
+
 def _find_files(filesystem: Any, root: str) -> list[str]:
     """Paths of the files that a path, a folder or a pattern stands for."""
     try:
@@ -408,7 +418,7 @@ def _files_in(filesystem: Any, folder: str) -> Iterator[str]:
             continue
         if entry["type"] == "directory":
             yield from _files_in(filesystem, path)
-        elif path.endswith(_SUFFIXES):
+        elif path.endswith(PARQUET_SUFFIXES):
             yield path
 
 

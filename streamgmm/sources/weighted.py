@@ -19,6 +19,7 @@ from streamgmm.protocols import (
     sample_dims,
     sample_shape,
 )
+from streamgmm.sources.layout import naming_rows
 
 # Squares of weights, and sums of them, must not overflow.
 _LARGEST = 1e100
@@ -97,11 +98,14 @@ class WeightedSource:
         chunk = self._source.read(i)
         if chunk.weights is not None:
             raise weighted_twice(self.name)
-        if self._weights.shape == self.sample_shape:
-            return weighted(chunk, np.asarray(self._weights[self.region(i)]).reshape(-1))
         index = chunk.index
-        rows = slice(index.start, index.stop) if isinstance(index, range) else index
-        return weighted(chunk, np.asarray(self._weights[rows]))
+        with naming_rows("sample_weight", int(index[0]), int(index[-1]) + 1):
+            if self._weights.shape == self.sample_shape:
+                weights = np.asarray(self._weights[self.region(i)]).reshape(-1)
+            else:
+                rows = slice(index.start, index.stop) if isinstance(index, range) else index
+                weights = np.asarray(self._weights[rows])
+        return weighted(chunk, weights)
 
 
 def check_weights(weights: Any, source: Source) -> Any:

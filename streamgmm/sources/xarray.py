@@ -5,12 +5,15 @@ from functools import reduce
 from itertools import accumulate
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray
 import zarr
 from numpy.typing import NDArray
+from xarray.backends.zarr import FillValueCoder, ZarrArrayWrapper
+from xarray.core.indexing import LazilyIndexedArray
+from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore
 
 from streamgmm.errors import DataError
@@ -21,6 +24,11 @@ from streamgmm.sources.layout import (
     refuse_packed,
     rows_per_chunk,
 )
+from streamgmm.sources.urls import FetchError, without_credentials
+from streamgmm.sources.zarr import open_node
+
+if TYPE_CHECKING:
+    from streamgmm.sources.remote import RemoteFile
 
 
 class XarraySource:
@@ -285,54 +293,85 @@ def weights_of(source: XarraySource, weights: xarray.DataArray) -> BroadcastWeig
 
 
 def open_zarr(
-    data: "str | zarr.Group",
+    data: "str | zarr.Array[Any] | zarr.Group",
     path: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
-) -> xarray.Dataset:
-    """Open the arrays of a Zarr group; values are decoded as they are read.
+) -> xarray.Dataset | xarray.DataArray:
+    """Open the arrays of a Zarr group, or one array; values are decoded as they are read.
 
     Parameters
     ----------
-    data : str or zarr.Group
-        A path or URL of a store, or of a group within one, or a group that is open already.
+    data : str, zarr.Array or zarr.Group
+        A path or URL of a store, of a group or array within one, or what is open already.
     path : str, optional
-        The group within it.
+        The group or array within it.
     storage_options : mapping, optional
         For a URL.
+
+    Returns
+    -------
+    xarray.Dataset, or xarray.DataArray if there is an array
 
     Raises
     ------
     DataError
-        If there is no group, or its arrays do not name their dimensions.
+        If there is neither, or arrays do not name their dimensions.
     """
-    named = str(data) if path is None else f"{path} in {data}"
+    expected = "a group of Zarr arrays"
+    node = (
+        data if isinstance(data, zarr.Array) else open_node(data, path, storage_options, expected)
+    )
+    if isinstance(node, zarr.Array):
+        return _labelled(node)
     try:
-        root: Any = data
-        if not isinstance(data, zarr.Group):
-            options = None if storage_options is None else dict(storage_options)
-            root = zarr.open_group(data, mode="r", storage_options=options)
-        group = root if path is None else root[path.strip("/")]
         dataset: xarray.Dataset = xarray.open_zarr(
-            group.store,
-            group=group.path,
+            node.store,
+            group=node.path,
             chunks=None,
             # Of a store, xarray looks for consolidated metadata at the root alone.
-            consolidated=not root.path and root.metadata.consolidated_metadata is not None,
+            consolidated=not node.path and node.metadata.consolidated_metadata is not None,
             decode_timedelta=False,
         )
     except Exception as error:
-        raise DataError(f"{named} cannot be opened as a group of Zarr arrays: {error}") from error
-    if isinstance(group.store, LocalStore):
-        dataset.encoding["source"] = str(group.store.root / group.path)
+        named = without_credentials(str(node.store_path))
+        raise DataError(f"{named} cannot be opened as {expected}: {error}") from error
+    if isinstance(node.store, LocalStore):
+        dataset.encoding["source"] = str(node.store.root / node.path)
     return dataset
 
 
-def open_netcdf(file: str, path: str | None = None) -> xarray.Dataset:
+def _labelled(array: "zarr.Array[Any]") -> xarray.DataArray:
+    """A Zarr array with the names of its dimensions, decoded as arrays of a group are."""
+    named = without_credentials(str(array.store_path))
+    names = array.metadata.dimension_names if isinstance(array.metadata, ArrayV3Metadata) else None
+    if names is None or None in names:
+        raise DataError(
+            f"{named} does not name its dimensions {array.shape}, so features cannot be found by "
+            "feature_dim; write it with dimension_names (Zarr format 3), or open it as an xarray "
+            "DataArray"
+        )
+    attributes: dict[str, Any] = dict(array.attrs)
+    # xarray writes real numbers as text.
+    if isinstance(attributes.get("_FillValue"), str):
+        attributes["_FillValue"] = FillValueCoder.decode(attributes["_FillValue"], array.dtype)
+    encoding: dict[str, Any] = {
+        "chunks": array.chunks,
+        "preferred_chunks": dict(zip(names, array.chunks, strict=True)),
+        "shards": array.shards,
+    }
+    if isinstance(array.store, LocalStore):
+        encoding["source"] = str(array.store.root / array.path)
+    values = LazilyIndexedArray(ZarrArrayWrapper(array))  # type: ignore[no-untyped-call]
+    stored = xarray.Dataset({named: (names, values, attributes, encoding)})
+    return xarray.decode_cf(stored, decode_timedelta=False)[named]
+
+
+def open_netcdf(file: "str | RemoteFile", path: str | None = None) -> xarray.Dataset:
     """Open the variables of a netCDF or HDF5 file; values are decoded as they are read.
 
     Parameters
     ----------
-    file : str
+    file : str or RemoteFile
     path : str, optional
         The group within it.
 
@@ -341,18 +380,23 @@ def open_netcdf(file: str, path: str | None = None) -> xarray.Dataset:
     DataError
         If there is no such file or group.
     """
+    # Only those who read HDF5 need what reads it.
+    from streamgmm.sources.hdf5 import file_object
+
+    named = str(file) if path is None else f"{path} in {file}"
     try:
         # Datasets that name no dimensions share those that have the same size.
         return xarray.open_dataset(
-            file,
+            file if isinstance(file, str) else file_object(file),
             engine="h5netcdf",
             group=path,
             chunks=None,
             decode_timedelta=False,
             phony_dims="sort",
         )
+    except FetchError as error:
+        raise DataError(f"{named} cannot be opened: {error}") from error
     except Exception as error:
-        named = file if path is None else f"{path} in {file}"
         raise DataError(f"{named} cannot be opened as variables of a file: {error}") from error
 
 

@@ -1,8 +1,8 @@
-"""Zarr arrays, formats 2 and 3, open or by path."""
+"""Zarr arrays, formats 2 and 3, open or by path or URL."""
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.buffer.cpu import NDBuffer
-from zarr.storage import LocalStore, MemoryStore, ZipStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk, Missing
@@ -21,6 +21,8 @@ from streamgmm.sources.layout import (
     regular_boundaries,
     rows_per_chunk,
 )
+from streamgmm.sources.loops import OneThreadLoop, in_event_loop
+from streamgmm.sources.urls import FetchError, is_url, without_credentials
 
 # Stores that answer at once. Of others many requests should be under way.
 _NEAR = (LocalStore, MemoryStore, ZipStore)
@@ -51,7 +53,7 @@ class ZarrSource:
     feature_names: Sequence[str] | None = None
 
     def __init__(self, array: "zarr.Array[Any]") -> None:
-        self.name = str(array.store_path)
+        self.name = without_credentials(str(array.store_path))
         check_table(self.name, array.shape, np.dtype(array.dtype))
         refuse_packed(self.name, array.attrs)
         self._array = array
@@ -92,14 +94,14 @@ class ZarrSource:
                 _prefetch_file(self.location / key)
 
     def _read_rows(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows from start to stop; see :class:`_Rows` and :class:`_OneThreadLoop`."""
+        """Rows from start to stop; see :class:`_Rows` and :class:`OneThreadLoop`."""
         # Chunks of few columns are put together quickest column by column.
         order: Literal["C", "F"] = "C" if self._array.chunks[1] >= self.n_features else "F"
         rows = _Rows((stop - start, self.n_features), self.dtype, order)
         selection = (slice(start, stop), slice(None))
-        if isinstance(self._array.store, _NEAR) and not _in_event_loop():
+        if isinstance(self._array.store, _NEAR) and not in_event_loop():
             reading = self._array.async_array.get_orthogonal_selection(selection, out=rows)
-            with asyncio.Runner(loop_factory=_OneThreadLoop) as runner:
+            with asyncio.Runner(loop_factory=OneThreadLoop) as runner:
                 runner.run(reading)
         else:
             self._array.get_orthogonal_selection(selection, out=rows)
@@ -171,31 +173,31 @@ class _Rows(NDBuffer):
         super().__setitem__(key, value)
 
 
-class _OneThreadLoop(asyncio.SelectorEventLoop):
-    """An event loop that does itself what it is asked to hand to another thread.
+class RemoteStore(FsspecStore):
+    """A store at a URL, which messages call by that."""
 
-    Zarr hands over each fetch and each decompression. Our chunks are read in threads of
-    their own already; so rows stay in one thread, and threads do not outnumber cores.
+    def __str__(self) -> str:
+        return str(self.fs.url(self.path))
+
+    __repr__ = __str__
+
+
+def store_at(
+    location: str, storage_options: Mapping[str, Any] | None = None
+) -> "str | RemoteStore":
+    """The store at a path or URL; Zarr opens paths by itself.
+
+    Raises
+    ------
+    DataError
+        If there is no file system for a URL.
     """
+    if not is_url(location):
+        return location
+    from streamgmm.sources.remote import open_filesystem
 
-    def run_in_executor(  # type: ignore[override]
-        self, executor: Any, function: Callable[..., Any], *arguments: Any
-    ) -> "asyncio.Future[Any]":
-        done = self.create_future()
-        try:
-            done.set_result(function(*arguments))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it goes to who asked
-            done.set_exception(error)
-        return done
-
-
-def _in_event_loop() -> bool:
-    """Whether the calling thread runs an event loop, and so cannot run another."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    filesystem, path = open_filesystem(location, storage_options, asynchronous=True)
+    return RemoteStore(filesystem, read_only=True, path=path.rstrip("/"))
 
 
 def open_array(
@@ -221,20 +223,47 @@ def open_array(
     """
     if isinstance(data, zarr.Array):
         return data
-    node: Any = data
-    try:
-        if not isinstance(data, zarr.Group):
-            options = None if storage_options is None else dict(storage_options)
-            node = zarr.open(str(data), mode="r", storage_options=options)
-        if path is not None:
-            node = node[path.strip("/")]
-    except Exception as error:
-        named = str(data) if path is None else f"{path} in {data}"
-        raise DataError(f"{named} cannot be opened as a Zarr array: {error}") from error
+    node = open_node(data, path, storage_options, "a Zarr array")
     if isinstance(node, zarr.Group):
         raise _not_one_array(node)
     array: zarr.Array[Any] = node
     return array
+
+
+def open_node(
+    data: "str | Path | zarr.Group",
+    path: str | None,
+    storage_options: Mapping[str, Any] | None,
+    expected: str,
+) -> "zarr.Array[Any] | zarr.Group":
+    """Open an array or a group to read it.
+
+    Parameters
+    ----------
+    data, path, storage_options : as for :func:`open_array`
+    expected : str
+        What there should be, for a message.
+
+    Raises
+    ------
+    DataError
+        If there is neither.
+    """
+    node: Any = data
+    location = without_credentials(str(data))
+    named = location if path is None else f"{path} in {location}"
+    try:
+        if not isinstance(data, zarr.Group):
+            node = zarr.open(store_at(str(data), storage_options), mode="r")
+        node = node if path is None else node[path.strip("/")]
+    except FetchError as error:
+        raise DataError(f"{named} cannot be opened: {error}") from error
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{named} cannot be opened as {expected}: {error}") from error
+    opened: zarr.Array[Any] | zarr.Group = node
+    return opened
 
 
 def _not_one_array(group: zarr.Group) -> DataError:

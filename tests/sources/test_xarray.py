@@ -21,6 +21,7 @@ from zarr.storage import MemoryStore
 
 import streamgmm
 from streamgmm import GaussianMixture
+from streamgmm import open as open_data
 from streamgmm.errors import DataError
 from streamgmm.sources.weighted import WeightedSource
 from streamgmm.sources.xarray import XarraySource, open_netcdf, open_zarr, weights_of
@@ -865,12 +866,23 @@ class TestStoresByTheirPath:
             xarray.testing.assert_equal(opened, grid())
             assert XarraySource(opened, ["t"]).location == folder / "deep" / "within"
 
-    @pytest.mark.parametrize("path", ["absent", "t", "deep/absent"])
+    @pytest.mark.parametrize("path", ["absent", "deep/absent"])
     def test_what_is_no_group_is_named(self, folder: Path, path: str) -> None:
         with pytest.raises(DataError, match=rf"{path} in .*x\.zarr cannot be opened as a group"):
             open_zarr(str(folder), path)
         with pytest.raises(DataError, match=rf"x\.zarr/{path} cannot be opened as a group"):
             open_zarr(f"{folder}/{path}")
+
+    def test_one_array(self, folder: Path) -> None:
+        group = zarr.open_group(folder, mode="r")
+        for data, path in ((str(folder), "t"), (f"{folder}/t", None), (group["t"], None)):
+            if group.metadata.zarr_format == 2:
+                with pytest.raises(DataError, match=r"x\.zarr/t does not name its dimensions \("):
+                    open_zarr(data, path)
+                continue
+            opened = open_zarr(data, path)
+            xarray.testing.assert_equal(opened.variable, grid()["t"].variable)
+            assert XarraySource(opened, feature_dim="lat").location == folder / "t"
 
     @pytest.mark.parametrize("path", [None, "deep/within"])
     def test_netcdf(self, tmp_path: Path, path: str | None) -> None:
@@ -904,3 +916,55 @@ class TestStoresByTheirPath:
     def test_what_is_not_there(self, open_any: Callable[[str], Any], tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"absent\.any cannot be opened"):
             open_any(str(tmp_path / "absent.any"))
+
+
+BANDS = ("band", "y", "x")
+
+
+class TestOneZarrArray(SourceConformance):
+    @pytest.fixture(params=[{"chunks": (2, 8, 7)}, {"chunks": (2, 4, 7), "shards": (4, 8, 21)}])
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+        cube = values((4, 30, 21))
+        path = tmp_path / "a.zarr"
+        zarr.create_array(path, data=cube, dimension_names=BANDS, **request.param)
+        source = open_data(path, feature_dim="band")
+        assert source.location == path
+        return Case(source, cube.reshape(4, -1).T)
+
+    def test_features_may_lie_along_any_dimension(self, tmp_path: Path) -> None:
+        cube = values((4, 30, 21))
+        array = zarr.create_array(tmp_path / "a.zarr", data=cube, dimension_names=BANDS)
+        rows = open_data(array, feature_dim="y").read(0).rows
+        np.testing.assert_array_equal(rows, np.moveaxis(cube, 1, -1).reshape(-1, 30))
+        with pytest.raises(DataError, match=r"no dimension 'z'; it has \(band: 4, y: 30, x: 21\)"):
+            open_data(array, feature_dim="z")
+        with pytest.raises(DataError, match="variables are chosen from an xarray Dataset"):
+            open_data(array, variables=["band"])
+
+    def test_packed_values_are_decoded(self, tmp_path: Path) -> None:
+        stored = np.arange(24, dtype="i2").reshape(2, 3, 4)
+        attributes = {"scale_factor": 0.5, "add_offset": 1.0, "_FillValue": 23}
+        zarr.create_array(
+            tmp_path / "a.zarr", data=stored, dimension_names=BANDS, attributes=attributes
+        )
+        rows = open_data(tmp_path / "a.zarr", feature_dim="band").read(0).rows
+        expected = np.where(stored == 23, np.nan, stored * 0.5 + 1.0).reshape(2, -1).T
+        np.testing.assert_array_equal(rows, expected)
+
+    def test_real_numbers_that_stand_for_missing_values(self, tmp_path: Path) -> None:
+        data = xarray.Dataset({"a": (BANDS, np.full((2, 3, 4), -9.0))})
+        data["a"].encoding["_FillValue"] = -9.0
+        data.to_zarr(tmp_path / "x.zarr", zarr_format=3, consolidated=False)
+        zarr.open_group(tmp_path / "x.zarr")["a"][:, 0] = -9.0
+        rows = open_data(tmp_path / "x.zarr" / "a", feature_dim="band").read(0).rows
+        assert np.isnan(rows).all()
+
+    @pytest.mark.parametrize("names", [None, ("band", None, "x")])
+    def test_dimensions_without_names(self, names: Any, tmp_path: Path) -> None:
+        zarr.create_array(
+            tmp_path / "a.zarr", data=values((4, 3, 2)), dimension_names=names, chunks=(4, 3, 2)
+        )
+        with pytest.raises(
+            DataError, match=r"a\.zarr does not name its dimensions \(4, 3, 2\).*dimension_names"
+        ):
+            open_data(tmp_path / "a.zarr", feature_dim="band")

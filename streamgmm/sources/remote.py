@@ -1,0 +1,441 @@
+"""Files at URLs, by whatever fsspec reads them; what fails now and then is tried again.
+
+All kinds of remote data are fetched through one file system, :class:`RetryingFileSystem`. It
+tries each single request again, so that of many requests for a chunk those that
+succeeded are not repeated.
+"""
+
+import asyncio
+import atexit
+import logging
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import aiohttp
+from fsspec.asyn import AsyncFileSystem
+from fsspec.core import url_to_fs
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from fsspec.implementations.cached import CachingFileSystem
+from fsspec.implementations.http import HTTPFile, HTTPFileSystem
+from fsspec.spec import AbstractBufferedFile
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
+
+from streamgmm.errors import DataError
+from streamgmm.sources.loops import OneThreadLoop, in_event_loop
+from streamgmm.sources.urls import FetchError, MissingFileError, without_credentials
+
+#: How often a request is made, and the first wait between two; each wait is twice the last.
+ATTEMPTS = 8
+BACK_OFF_SECONDS = 0.5
+#: A server that sends nothing for so long is not waited for.
+STALL_SECONDS = 30.0
+
+_LONGEST_WAIT_SECONDS = 60.0
+# Too many requests, or too early, or too slow.
+_PASSING = (408, 425, 429)
+_NOT_IMPLEMENTED = (501, 505)
+_DENIED = (401, 403, 407)
+_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+# The loop runs in the thread that asks, in one at a time.
+_thread_loop = OneThreadLoop()
+_thread_lock = threading.Lock()
+atexit.register(_thread_loop.close)
+
+_logger = logging.getLogger("streamgmm")
+
+
+class RetryingFileSystem(AsyncFileSystem):  # type: ignore[misc]
+    """Reads from another file system, and tries again what failed for a reason that may pass.
+
+    Connections that break, answers that are cut short, servers that are silent, overloaded or
+    out of order may be well the next time. Made by :func:`open_filesystem`.
+
+    Parameters
+    ----------
+    fs : fsspec.asyn.AsyncFileSystem
+    query : str
+        What signs a URL; it goes to the server and is no part of paths.
+    users : tuple of str
+        Users and passwords that paths may hold, as they are not to be shown.
+    **settings
+        Those of any asynchronous file system.
+
+    Raises
+    ------
+    FetchError
+        By each method that reads, if it failed for good.
+    """
+
+    cachable = False
+
+    def __init__(
+        self, fs: Any, query: str = "", users: tuple[str, ...] = (), **settings: Any
+    ) -> None:
+        super().__init__(**settings)
+        self._fs, self._query, self._users = fs, query, users
+        # S3 has quick tries of its own; each of ours would be several of them.
+        if hasattr(fs, "retries"):
+            fs.retries = 1
+
+    def url(self, path: str) -> str:
+        """What messages call a file."""
+        return self._shown(self._fs.unstrip_protocol(path))
+
+    def file(self, path: str) -> "RemoteFile":
+        """A file of it.
+
+        Raises
+        ------
+        FetchError
+            If it cannot be found, or its server does not say how long it is.
+        """
+        size = self.info(path)["size"]
+        if size is None:
+            raise FetchError(
+                f"{self.url(path)} cannot be read in parts, because its server does not say how "
+                "long it is; copy the file, or put simplecache:: before its URL"
+            )
+        return RemoteFile(self, path, size)
+
+    def _shown(self, text: str) -> str:
+        for user in self._users:
+            text = text.replace(user, "")
+        return without_credentials(text)
+
+    async def _cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any
+    ) -> bytes:
+        content: bytes = await self._tried(path, self._content, path + self._query, start, end)
+        return content
+
+    async def _info(self, path: str, **kwargs: Any) -> Any:
+        info = await self._tried(path, self._fs._info, path + self._query, **kwargs)
+        return {**info, "name": path} if self._query else info
+
+    async def _ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
+        return await self._tried(path, self._fs._ls, path, detail=detail, **kwargs)
+
+    async def _glob(self, path: str, maxdepth: int | None = None, **kwargs: Any) -> Any:
+        return await self._tried(path, self._fs._glob, path, maxdepth=maxdepth, **kwargs)
+
+    def _open(
+        self, path: str, mode: str = "rb", in_thread: bool = False, **settings: Any
+    ) -> "_RemoteBuffer":
+        kind = _ThreadBuffer if in_thread else _RemoteBuffer
+        return kind(self, path, mode, in_thread=in_thread, **settings)
+
+    def on(self, loop: asyncio.AbstractEventLoop) -> "RetryingFileSystem":
+        """The same file system, with connections of its own that belong to a loop."""
+        fs = type(self._fs)(*self._fs.storage_args, **{**self._fs.storage_options, "loop": loop})
+        return RetryingFileSystem(fs=fs, query=self._query, users=self._users, loop=loop)
+
+    async def _content(self, path: str, start: int | None, end: int | None) -> bytes:
+        """A file, or its bytes from start to end."""
+        if start is None or end is None:
+            whole: bytes = await self._fs._cat_file(path, start=start, end=end)
+            return whole
+        if isinstance(self._fs, HTTPFileSystem):
+            # Before it takes in an answer, this sees whether the server sends parts of files.
+            file = HTTPFile(
+                self._fs,
+                path,
+                session=await self._fs.set_session(),
+                size=end,
+                cache_type="none",
+                **self._fs.kwargs,
+            )
+            part: bytes = await file.async_fetch_range(start, end)
+        else:
+            part = await self._fs._cat_file(path, start=start, end=end)
+        if len(part) != end - start:
+            raise ConnectionError(f"{len(part)} bytes came of {end - start}")
+        return part
+
+    async def _tried(
+        self, path: str, function: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any
+    ) -> Any:
+        """What a function gives that reads a file, called again while it may succeed."""
+        url = self.url(path)
+
+        async def request() -> Any:
+            return await function(*args, **kwargs)
+
+        tries = AsyncRetrying(**_policy(url, self._reason))
+        try:
+            return await tries(request)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a backend raises is explained
+            failure = self._failure(url, error)
+        # Outside: of what was raised before, tracebacks would show what the message leaves out.
+        raise failure
+
+    def _failure(self, url: str, error: Exception) -> FetchError:
+        """What to raise when a request failed for good."""
+        causes, reason = _causes(error), self._reason(error)
+        status = _status(causes)
+        if status in (404, 410) or (status is None and isinstance(causes[0], _NO_FILE)):
+            return MissingFileError(f"there is no file {url}")
+        if status in _DENIED or isinstance(causes[0], PermissionError):
+            return FetchError(
+                f"{url} is not open to you ({reason}); give by storage_options what it needs"
+            )
+        if _may_pass(error):
+            return FetchError(f"{ATTEMPTS} attempts to read {url} failed, the last by {reason}")
+        return FetchError(f"{url} cannot be read ({reason})")
+
+    def _reason(self, error: BaseException | None) -> str:
+        return self._shown(_told(error))
+
+
+class _RemoteBuffer(AbstractBufferedFile):  # type: ignore[misc]
+    """A file that is open; it fetches bytes by :meth:`RetryingFileSystem._cat_file`."""
+
+    def __repr__(self) -> str:
+        # HDF5 takes it for the name of the file.
+        return str(self.fs.url(self.path))
+
+    __str__ = __repr__
+
+
+class _ThreadBuffer(_RemoteBuffer):
+    """A file that is open; it fetches bytes in the thread that asks for them.
+
+    h5py holds a lock while it waits for them. Threads in which garbage is collected may need that
+    lock, and so it must not be such a thread that h5py waits for.
+    """
+
+    def _fetch_range(self, start: int, end: int) -> Any:
+        # One loop cannot run within another: that of a notebook, for instance.
+        if in_event_loop():
+            return super()._fetch_range(start, end)
+        with _thread_lock:
+            content = self.fs.on(_thread_loop)._cat_file(self.path, start, end)
+            return _thread_loop.run_until_complete(content)
+
+
+@dataclass(frozen=True, eq=False)
+class RemoteFile:
+    """A file at a URL; picklable, and opened where it is read.
+
+    Attributes
+    ----------
+    filesystem : RetryingFileSystem
+    path : str
+        Within the file system.
+    size : int
+        In bytes.
+    """
+
+    filesystem: RetryingFileSystem
+    path: str
+    size: int
+
+    @classmethod
+    def at(cls, url: str, storage_options: Mapping[str, Any] | None = None) -> "RemoteFile":
+        """The file at a URL.
+
+        Raises
+        ------
+        DataError
+            If it cannot be found.
+        """
+        filesystem, path = open_filesystem(url, storage_options)
+        try:
+            return filesystem.file(path)
+        except FetchError as error:
+            raise DataError(f"{without_credentials(url)} cannot be opened: {error}") from error
+
+    def __str__(self) -> str:
+        return self.filesystem.url(self.path)
+
+    def open(
+        self, mode: Literal["rb"] = "rb", read_ahead: int = 0, *, in_thread: bool = False
+    ) -> Any:
+        """Open it to read bytes.
+
+        Parameters
+        ----------
+        mode : "rb"
+        read_ahead : int
+            Bytes that are fetched beyond those asked for, and kept until the next read.
+        in_thread : bool
+            Whether bytes are fetched in the thread that reads, which no other waits for then.
+        """
+        return self.filesystem.open(
+            self.path,
+            mode,
+            block_size=read_ahead,
+            cache_type="readahead" if read_ahead else "none",
+            size=self.size,
+            in_thread=in_thread,
+        )
+
+
+def open_filesystem(
+    url: str, storage_options: Mapping[str, Any] | None = None, *, asynchronous: bool = False
+) -> tuple[RetryingFileSystem, str]:
+    """The file system that a URL names, and the path within it.
+
+    Parameters
+    ----------
+    url : str
+        Chained ones too.
+    storage_options : mapping, optional
+        fsspec's options for its protocol.
+    asynchronous : bool
+        Whether it is called from an event loop.
+
+    Raises
+    ------
+    DataError
+        If there is no such file system or it does not take the options.
+    """
+    options = _with_timeouts(url, storage_options or {})
+    if asynchronous:
+        options["asynchronous"] = True
+    shown, failure = without_credentials(url), None
+    try:
+        # An archive within a chain is opened now.
+        fs, path = Retrying(**_policy(shown, _told))(url_to_fs, url, **options)
+    except Exception as error:  # noqa: BLE001 - whatever a backend raises is explained
+        failure = DataError(f"{shown} cannot be opened ({_told(error)})")
+    if failure is not None:
+        raise failure
+    query = ""
+    if path.startswith(("http://", "https://")):
+        path = path.partition("#")[0]
+        path, mark, query = path.partition("?")
+        query = mark + query
+    # One that keeps copies says of itself what holds of the one below.
+    if not fs.async_impl or isinstance(fs, CachingFileSystem):
+        fs = AsyncFileSystemWrapper(fs, asynchronous=asynchronous)
+    users = tuple(re.findall(r"://([^/\s]*@)", url))
+    return RetryingFileSystem(fs=fs, query=query, users=users, asynchronous=asynchronous), path
+
+
+def _with_timeouts(url: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with which servers that say nothing are given up, and no request is made twice.
+
+    Other backends than these have limits of their own.
+    """
+    patience = aiohttp.ClientTimeout(
+        total=None, sock_connect=STALL_SECONDS, sock_read=STALL_SECONDS
+    )
+    ours: dict[str, dict[str, dict[str, Any]]] = {
+        "http": {"client_kwargs": {"timeout": patience}},
+        "s3": {
+            "config_kwargs": {
+                "connect_timeout": STALL_SECONDS,
+                "read_timeout": STALL_SECONDS,
+                "retries": {"total_max_attempts": 1},
+            }
+        },
+    }
+    ours["https"], ours["s3a"] = ours["http"], ours["s3"]
+    options = dict(storage_options)
+    for i, link in enumerate(url.split("::")):
+        protocol = link.partition("://")[0]
+        for name, settings in ours.get(protocol, {}).items():
+            # Options of the first link stand by themselves, others under their protocol.
+            if i > 0:
+                options[protocol] = {**options.get(protocol, {})}
+            place = options if i == 0 else options[protocol]
+            place[name] = {**settings, **place.get(name, {})}
+    return options
+
+
+def _policy(url: str, reason: Callable[[BaseException | None], str]) -> dict[str, Any]:
+    """How often and when something is tried again, as tenacity takes it.
+
+    Parameters
+    ----------
+    url : str
+        What is read, as the log may show it.
+    reason : callable
+        Says of an error what the log may show.
+    """
+
+    def log(state: RetryCallState) -> None:
+        _logger.warning(
+            "%s: attempt %d of %d failed (%s); the next one follows in %.1f s",
+            url,
+            state.attempt_number,
+            ATTEMPTS,
+            reason(state.outcome.exception()),  # type: ignore[union-attr]
+            state.upcoming_sleep,
+        )
+
+    return {
+        "retry": retry_if_exception(_may_pass),
+        "stop": stop_after_attempt(ATTEMPTS),
+        "wait": wait_exponential(BACK_OFF_SECONDS, _LONGEST_WAIT_SECONDS)
+        + wait_random(0, BACK_OFF_SECONDS),
+        "before_sleep": log,
+        "reraise": True,
+    }
+
+
+def _told(error: BaseException | None) -> str:
+    """An error without what is not to be shown."""
+    cause = _causes(error)[0]
+    return without_credentials(f"{type(cause).__name__}: {cause}")
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether a request that failed may succeed if it is made again."""
+    causes = _causes(error)
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        return False
+    if any(isinstance(e, socket.gaierror) and e.errno == socket.EAI_NONAME for e in causes):
+        return False
+    # Before the status: an answer that is cut short has one, of which nothing is meant.
+    broken = (TimeoutError, aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
+    if isinstance(causes[0], broken):
+        return True
+    status = _status(causes)
+    if status is not None:
+        return status in _PASSING or (status >= 500 and status not in _NOT_IMPLEMENTED)
+    if isinstance(causes[0], (*_NO_FILE, PermissionError)):
+        return False
+    return any(isinstance(cause, (OSError, EOFError, *broken)) for cause in causes)
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """An error and what led to it, the last one first."""
+    causes = []
+    while error is not None:
+        # By HTTP all that goes wrong with a header is told as a file that is not there.
+        if not (isinstance(error, FileNotFoundError) and error.__cause__):
+            causes.append(error)
+        error = error.__cause__ or error.__context__
+    return causes
+
+
+def _status(causes: list[BaseException]) -> int | None:
+    """What the server answered if that was an error, as HTTP numbers it."""
+    for cause in causes:
+        response = getattr(cause, "response", None)
+        if isinstance(response, Mapping):
+            code = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        else:
+            # One after the other: to ask for some is deprecated where there are others.
+            names = (name for name in ("status", "status_code", "code") if hasattr(cause, name))
+            code = getattr(cause, next(names, ""), None)
+        if isinstance(code, int) and 400 <= code < 600:
+            return code
+    return None
