@@ -137,20 +137,22 @@ class FileArray:
             raise DataError(f"{file} is not a .npy file that can be read: {error}") from None
         return cls(file, dtype, shape, offset, is_fortran)
 
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Rows from start to stop, without a step, of an array of one or two dimensions.
+    def __getitem__(self, place: slice | tuple[slice, ...]) -> NDArray[Any]:
+        """Rows from start to stop, without a step, or a box within them; whole rows are read.
 
         Raises
         ------
         DataError
             If they cannot be read.
         """
-        start, stop, _ = rows.indices(self.shape[0])
+        if isinstance(place, tuple):
+            return self[place[0]][slice(None), *place[1:]]
+        start, stop, _ = place.indices(self.shape[0])
         shape = (stop - start, *self.shape[1:])
         values = np.empty(shape, self.dtype, order="F" if self._is_fortran else "C")
         with naming_rows(str(self.file), start, stop), self.file.open("rb") as file:
             if self._is_fortran:
-                for d, column in enumerate(values.reshape(len(values), -1).T):
+                for d, column in enumerate(values.reshape(len(values), -1, order="F").T):
                     self._fill(column, file, d * self.shape[0] + start)
             else:
                 self._fill(values, file, start * self._row_values)

@@ -7,10 +7,7 @@ succeeded are not repeated.
 
 import asyncio
 import atexit
-import logging
 import re
-import socket
-import ssl
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -23,39 +20,30 @@ from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from fsspec.implementations.cached import CachingFileSystem
 from fsspec.implementations.http import HTTPFile, HTTPFileSystem
 from fsspec.spec import AbstractBufferedFile
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    stop_after_attempt,
-    wait_exponential,
-    wait_random,
-)
 
 from streamgmm.errors import DataError
 from streamgmm.sources.loops import OneThreadLoop, in_event_loop
+from streamgmm.sources.retrying import (
+    NO_FILE,
+    async_tries,
+    causes_of,
+    given_up,
+    may_pass,
+    status_of,
+    told,
+    tries,
+)
 from streamgmm.sources.urls import FetchError, MissingFileError, without_credentials
 
-#: How often a request is made, and the first wait between two; each wait is twice the last.
-ATTEMPTS = 8
-BACK_OFF_SECONDS = 0.5
 #: A server that sends nothing for so long is not waited for.
 STALL_SECONDS = 30.0
 
-_LONGEST_WAIT_SECONDS = 60.0
-# Too many requests, or too early, or too slow.
-_PASSING = (408, 425, 429)
-_NOT_IMPLEMENTED = (501, 505)
 _DENIED = (401, 403, 407)
-_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 # The loop runs in the thread that asks, in one at a time.
 _thread_loop = OneThreadLoop()
 _thread_lock = threading.Lock()
 atexit.register(_thread_loop.close)
-
-_logger = logging.getLogger("streamgmm")
 
 
 class RetryingFileSystem(AsyncFileSystem):  # type: ignore[misc]
@@ -174,9 +162,9 @@ class RetryingFileSystem(AsyncFileSystem):  # type: ignore[misc]
         async def request() -> Any:
             return await function(*args, **kwargs)
 
-        tries = AsyncRetrying(**_policy(url, self._reason))
+        calls = async_tries(url, self._reason)
         try:
-            return await tries(request)
+            return await calls(request)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a backend raises is explained
@@ -186,20 +174,20 @@ class RetryingFileSystem(AsyncFileSystem):  # type: ignore[misc]
 
     def _failure(self, url: str, error: Exception) -> FetchError:
         """What to raise when a request failed for good."""
-        causes, reason = _causes(error), self._reason(error)
-        status = _status(causes)
-        if status in (404, 410) or (status is None and isinstance(causes[0], _NO_FILE)):
+        causes, reason = causes_of(error), self._reason(error)
+        status = status_of(causes)
+        if status in (404, 410) or (status is None and isinstance(causes[0], NO_FILE)):
             return MissingFileError(f"there is no file {url}")
         if status in _DENIED or isinstance(causes[0], PermissionError):
             return FetchError(
                 f"{url} is not open to you ({reason}); give by storage_options what it needs"
             )
-        if _may_pass(error):
-            return FetchError(f"{ATTEMPTS} attempts to read {url} failed, the last by {reason}")
+        if may_pass(error):
+            return FetchError(given_up(url, reason))
         return FetchError(f"{url} cannot be read ({reason})")
 
     def _reason(self, error: BaseException | None) -> str:
-        return self._shown(_told(error))
+        return self._shown(told(error))
 
 
 class _RemoteBuffer(AbstractBufferedFile):  # type: ignore[misc]
@@ -311,9 +299,9 @@ def open_filesystem(
     shown, failure = without_credentials(url), None
     try:
         # An archive within a chain is opened now.
-        fs, path = Retrying(**_policy(shown, _told))(url_to_fs, url, **options)
+        fs, path = tries(shown, told)(url_to_fs, url, **options)
     except Exception as error:  # noqa: BLE001 - whatever a backend raises is explained
-        failure = DataError(f"{shown} cannot be opened ({_told(error)})")
+        failure = DataError(f"{shown} cannot be opened ({told(error)})")
     if failure is not None:
         raise failure
     query = ""
@@ -357,85 +345,3 @@ def _with_timeouts(url: str, storage_options: Mapping[str, Any]) -> dict[str, An
             place = options if i == 0 else options[protocol]
             place[name] = {**settings, **place.get(name, {})}
     return options
-
-
-def _policy(url: str, reason: Callable[[BaseException | None], str]) -> dict[str, Any]:
-    """How often and when something is tried again, as tenacity takes it.
-
-    Parameters
-    ----------
-    url : str
-        What is read, as the log may show it.
-    reason : callable
-        Says of an error what the log may show.
-    """
-
-    def log(state: RetryCallState) -> None:
-        _logger.warning(
-            "%s: attempt %d of %d failed (%s); the next one follows in %.1f s",
-            url,
-            state.attempt_number,
-            ATTEMPTS,
-            reason(state.outcome.exception()),  # type: ignore[union-attr]
-            state.upcoming_sleep,
-        )
-
-    return {
-        "retry": retry_if_exception(_may_pass),
-        "stop": stop_after_attempt(ATTEMPTS),
-        "wait": wait_exponential(BACK_OFF_SECONDS, _LONGEST_WAIT_SECONDS)
-        + wait_random(0, BACK_OFF_SECONDS),
-        "before_sleep": log,
-        "reraise": True,
-    }
-
-
-def _told(error: BaseException | None) -> str:
-    """An error without what is not to be shown."""
-    cause = _causes(error)[0]
-    return without_credentials(f"{type(cause).__name__}: {cause}")
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether a request that failed may succeed if it is made again."""
-    causes = _causes(error)
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        return False
-    if any(isinstance(e, socket.gaierror) and e.errno == socket.EAI_NONAME for e in causes):
-        return False
-    # Before the status: an answer that is cut short has one, of which nothing is meant.
-    broken = (TimeoutError, aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
-    if isinstance(causes[0], broken):
-        return True
-    status = _status(causes)
-    if status is not None:
-        return status in _PASSING or (status >= 500 and status not in _NOT_IMPLEMENTED)
-    if isinstance(causes[0], (*_NO_FILE, PermissionError)):
-        return False
-    return any(isinstance(cause, (OSError, EOFError, *broken)) for cause in causes)
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    """An error and what led to it, the last one first."""
-    causes = []
-    while error is not None:
-        # By HTTP all that goes wrong with a header is told as a file that is not there.
-        if not (isinstance(error, FileNotFoundError) and error.__cause__):
-            causes.append(error)
-        error = error.__cause__ or error.__context__
-    return causes
-
-
-def _status(causes: list[BaseException]) -> int | None:
-    """What the server answered if that was an error, as HTTP numbers it."""
-    for cause in causes:
-        response = getattr(cause, "response", None)
-        if isinstance(response, Mapping):
-            code = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        else:
-            # One after the other: to ask for some is deprecated where there are others.
-            names = (name for name in ("status", "status_code", "code") if hasattr(cause, name))
-            code = getattr(cause, next(names, ""), None)
-        if isinstance(code, int) and 400 <= code < 600:
-            return code
-    return None

@@ -61,8 +61,9 @@ class WeightedSource:
         self._has_ranges = self._grid is None or is_contiguous(
             self._grid.region(0), self.sample_shape
         )
-        if not self._has_ranges and weights.ndim == 1 and not isinstance(weights, np.ndarray):
-            self._weights = np.asarray(weights)
+        is_flat = len(weights.shape) == 1
+        if not self._has_ranges and is_flat and not isinstance(weights, np.ndarray):
+            self._weights = np.asarray(weights[:])
 
     @property
     def location(self) -> Path | None:

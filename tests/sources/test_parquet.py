@@ -18,7 +18,7 @@ import pytest
 from streamgmm import GaussianMixture
 from streamgmm import open as open_data
 from streamgmm.errors import DataError
-from streamgmm.sources import remote
+from streamgmm.sources import retrying
 from streamgmm.sources.parquet import ParquetSource
 from tests.sources.conformance import Case, SourceConformance, table
 
@@ -644,7 +644,7 @@ class TestWhatCannotBeRead:
 def test_credentials_are_told_to_nobody(
     url: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "BACK_OFF_SECONDS", 0.0)
+    monkeypatch.setattr(retrying, "BACK_OFF_SECONDS", 0.0)
     with pytest.raises(DataError) as caught:
         ParquetSource(url)
     assert str(caught.value).startswith(name)

@@ -33,7 +33,7 @@ from streamgmm import GaussianMixture
 from streamgmm import open as open_data
 from streamgmm.errors import DataError
 from streamgmm.protocols import Source
-from streamgmm.sources import remote
+from streamgmm.sources import remote, retrying
 from streamgmm.sources.urls import split, suffix, without_credentials
 from tests.sources.conformance import Case, SourceConformance, table
 
@@ -187,8 +187,8 @@ def collected_here() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "BACK_OFF_SECONDS", 0.001)
-    monkeypatch.setattr(remote, "ATTEMPTS", 4)
+    monkeypatch.setattr(retrying, "BACK_OFF_SECONDS", 0.001)
+    monkeypatch.setattr(retrying, "ATTEMPTS", 4)
 
 
 def npy(path: Path, rows: NDArray[Any]) -> str:
@@ -329,7 +329,7 @@ def test_a_model_is_fitted_to_signed_data_and_tells_nobody(
     told = caplog.text + repr(found.history_) + str((tmp_path / "m.gmm").read_bytes())
     assert "hidden" not in told
     assert "me:pass" not in told
-    assert "WARNING  streamgmm:remote.py" in caplog.text
+    assert "WARNING  streamgmm:retrying.py" in caplog.text
     assert f"http://127.0.0.1:{server.server_port}/x.npy: attempt 1 of 4 failed" in caplog.text
 
 
@@ -427,7 +427,7 @@ class TestFaults:
         self, kind: str, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(remote, "STALL_SECONDS", 0.3)
-        monkeypatch.setattr(remote, "ATTEMPTS", 2)
+        monkeypatch.setattr(retrying, "ATTEMPTS", 2)
         rows = table(N, D)
         source = open_data(f"{server.address}/{KINDS[kind](tmp_path, rows)}")
         server.always = "stall"
@@ -533,7 +533,7 @@ class TestS3:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         # A read of a whole object is two requests, of which many are under way.
-        monkeypatch.setattr(remote, "ATTEMPTS", 10)
+        monkeypatch.setattr(retrying, "ATTEMPTS", 10)
         rows = table(N, D)
         name = KINDS[kind](tmp_path, rows)
         file = split(name)[0]

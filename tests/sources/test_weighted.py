@@ -8,6 +8,7 @@ import dask
 import dask.array
 import numpy as np
 import pytest
+import xarray
 import zarr
 from numpy.typing import NDArray
 
@@ -144,3 +145,21 @@ def test_large_weights_are_taken() -> None:
     weights = np.full(N, 1e100)
     source = open_data(table(N, D), sample_weight=weights)
     np.testing.assert_array_equal(source.read(0).weights, weights)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_weights_of_a_grid_in_a_file(order: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    shape = (6, 5, 4)
+    weights = rng.uniform(size=shape)
+    np.save(tmp_path / "w.npy", np.asarray(weights, order=order))  # type: ignore[call-overload]
+    np.save(tmp_path / "flat.npy", weights.ravel())
+    dims = ("time", "lat", "lon")
+    store = tmp_path / "x.zarr"
+    dataset = xarray.Dataset({"t": (dims, rng.normal(size=shape))})
+    dataset.to_zarr(store, encoding={"t": {"chunks": (6, 2, 4)}}, consolidated=False)
+    for name in ("w.npy", "flat.npy"):
+        source = open_data(store, variables=["t"], sample_weight=tmp_path / name)
+        for i in range(len(source.boundaries) - 1):
+            chunk = source.read(i)
+            np.testing.assert_array_equal(chunk.weights, weights.ravel()[chunk.index])
