@@ -35,6 +35,31 @@ IN_THREADS = """
     assert all(result == results[0] for result in results)
     print(*results[0])
 """
+ALL_KERNELS = """
+    import numpy as np
+    from streamgmm.core.expectation import Expectation
+    from streamgmm.core.frame import Frame
+    from streamgmm.core.incomplete import IncompleteExpectation
+    from streamgmm.core.parameters import Parameters
+    from tests.core.cases import TYPES, draw, random_parameters
+    for covariance_type in TYPES:
+        rng = np.random.default_rng(0)
+        parameters = random_parameters(rng, covariance_type, 3, 4, 1.0)
+        rows = draw(rng, parameters, 20_000)
+        gaps = np.where(rng.random(rows.shape) < 0.3, np.nan, rows)
+        frame = Frame.of(parameters)
+        prepared = IncompleteExpectation.prepare(parameters, frame)
+        single = Expectation.prepare(parameters, frame, "float32")
+        assert single.sums_single
+        statistics = [prepared.statistics(rows), prepared.statistics(gaps), single.statistics(rows)]
+        for found in statistics:
+            print(found.moments.tobytes().hex(), found.scatter.tobytes().hex())
+            print(found.log_likelihood.hex())
+        for r in (rows, gaps):
+            posterior = prepared.posterior(r, with_responsibilities=True)
+            print(posterior.scores.tobytes().hex(), posterior.responsibilities.tobytes().hex())
+        print(prepared.impute(gaps).tobytes().hex())
+"""
 PACKAGE = Path(streamgmm.__file__).parent
 
 
@@ -143,3 +168,9 @@ def test_a_read_only_install_works(read_only_install: Path, cache: tuple[Path, l
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == cache[1][0]
     assert not list(read_only_install.rglob("__pycache__"))
+
+
+def test_what_is_compiled_gives_the_bits_of_what_is_kept(tmp_path: Path) -> None:
+    # A piece may be compiled by itself too; which of the two a process calls must not matter.
+    compiled, loaded = (run(ALL_KERNELS, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
+    assert compiled == loaded

@@ -174,7 +174,7 @@ def _add_moments(coefficients, n_rows, work, moments, scatter):
     return passed_over
 
 
-@piece
+@spliced_piece
 def add_block(rows, weights, coefficients, work, moments, scatter):
     """Add a block of rows that is loaded to moments (K, F + spare) and scatter (1, S + spare).
 
@@ -188,7 +188,7 @@ def add_block(rows, weights, coefficients, work, moments, scatter):
     return log_likelihood, weight, passed_over
 
 
-@piece
+@spliced_piece
 def count_in(totals, n, left_out, found):
     """Add to totals what :func:`add_block` found of n rows, of which some were left out."""
     n_overflowing, n_not_finite, n_missing = left_out
