@@ -148,7 +148,7 @@ def _add_scatter(coefficients, z, n, work, scatter):
 
 
 @spliced_piece
-def _add_moments(coefficients, n_rows, work, moments, scatter):
+def add_moments(coefficients, n_rows, work, moments, scatter):
     """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare).
 
     Returns how many pairs of row and component were passed over.
@@ -174,30 +174,16 @@ def _add_moments(coefficients, n_rows, work, moments, scatter):
     return passed_over
 
 
-@spliced_piece
-def add_block(rows, weights, coefficients, work, moments, scatter):
-    """Add a block of rows that is loaded to moments (K, F + spare) and scatter (1, S + spare).
-
-    Returns the sum of weighted log-densities and of weights, and how many pairs of row and
-    component were passed over.
-    """
-    evaluate(rows, coefficients, work)
-    normalise(work, rows.shape[0])
-    weight, log_likelihood = weigh(weights, work, rows.shape[0])
-    passed_over = _add_moments(coefficients, rows.shape[0], work, moments, scatter)
-    return log_likelihood, weight, passed_over
-
-
-@spliced_piece
-def count_in(totals, n, left_out, found):
-    """Add to totals what :func:`add_block` found of n rows, of which some were left out."""
+@piece
+def count_in(totals, n, left_out, weight, log_likelihood, passed_over):
+    """Add to totals what was found of n rows, of which some were left out."""
     n_overflowing, n_not_finite, n_missing = left_out
-    totals[0] += found[0]
-    totals[1] += found[1]
+    totals[0] += log_likelihood
+    totals[1] += weight
     totals[2] += n - n_overflowing - n_not_finite
     totals[3] += n_overflowing
     totals[4] += n_not_finite
-    totals[5] += found[2]
+    totals[5] += passed_over
     totals[8] += n_missing
 
 
@@ -212,8 +198,11 @@ def _add_rows(rows, weights, coefficients, work, sums, recent, totals):
         stop = min(start + BLOCK, rows.shape[0])
         part = rows[start:stop]
         left_out = load(part, coefficients, work)
-        found = add_block(part, weights[start:stop], coefficients, work, recent[0], recent[1])
-        count_in(totals, stop - start, left_out, found)
+        evaluate(part, coefficients, work)
+        normalise(work, stop - start)
+        weight, log_likelihood = weigh(weights[start:stop], work, stop - start)
+        passed_over = add_moments(coefficients, stop - start, work, recent[0], recent[1])
+        count_in(totals, stop - start, left_out, weight, log_likelihood, passed_over)
         if (start // BLOCK + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
             move(recent[0], sums[0])
             move(recent[1], sums[1])

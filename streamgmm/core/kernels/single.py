@@ -10,8 +10,8 @@ import numpy as np
 
 from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece, spliced_piece
 from streamgmm.core.kernels.elementary import exponential_single, logarithm
-from streamgmm.core.kernels.log_joint import TIED, load, workspace
-from streamgmm.core.kernels.mixture import BLOCKS_IN_SUM, add_block, count_in, move
+from streamgmm.core.kernels.log_joint import TIED, evaluate, load, normalise, workspace
+from streamgmm.core.kernels.mixture import BLOCKS_IN_SUM, add_moments, count_in, move, weigh
 from streamgmm.core.kernels.products import (
     FIRST,
     add_features_product,
@@ -74,7 +74,7 @@ def _normalise(single, n):
 def _weigh(weights, work, single, n):
     """single.log_joint, of densities over the largest, becomes responsibilities times weight.
 
-    Returns the sum of weighted log-densities and of weights.
+    Returns the sum of weights and of weighted log-densities.
     """
     if weights.size:
         for r in range(n):
@@ -89,12 +89,15 @@ def _weigh(weights, work, single, n):
         for r in range(n):
             single.log_joint[k, r] *= single.total[r]
         fill(single.log_joint[k, n : whole_panels(n)], np.float32(0.0))
-    return log_likelihood, weight
+    return weight, log_likelihood
 
 
 @spliced_piece
 def _add_block(weights, coefficients, n_rows, work, single, moments, scatter):
-    """The same as :func:`~streamgmm.core.kernels.mixture.add_block`."""
+    """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare).
+
+    Returns the sum of weights and of weighted log-densities.
+    """
     n, n_components = whole_panels(n_rows), single.log_joint.shape[0]
     n_map = coefficients.theta.shape[1]
     theta, features = coefficients.theta_single, coefficients.features
@@ -113,7 +116,7 @@ def _add_block(weights, coefficients, n_rows, work, single, moments, scatter):
     )
     work.n_single[0] += n_rows * n_components
     _normalise(single, n_rows)
-    log_likelihood, weight = _weigh(weights, work, single, n_rows)
+    weight, log_likelihood = _weigh(weights, work, single, n_rows)
     add_moments_product(
         single.log_joint, features, work.z_single, n, FIRST, n_components, moments, FIRST
     )
@@ -125,7 +128,7 @@ def _add_block(weights, coefficients, n_rows, work, single, moments, scatter):
         add_moments_product(
             single.shares, table, work.z_single, n, FIRST, FIRST + 1, scatter, FIRST
         )
-    return log_likelihood, weight, 0
+    return weight, log_likelihood
 
 
 @piece
@@ -135,13 +138,17 @@ def _add_rows(rows, weights, coefficients, work, single, sums, recent, totals):
         stop = min(start + BLOCK, rows.shape[0])
         part, own_weights = rows[start:stop], weights[start:stop]
         left_out = load(part, coefficients, work)
+        passed_over = 0
         if _suits(coefficients, work):
-            found = _add_block(
+            weight, log_likelihood = _add_block(
                 own_weights, coefficients, stop - start, work, single, recent[0], recent[1]
             )
         else:
-            found = add_block(part, own_weights, coefficients, work, recent[0], recent[1])
-        count_in(totals, stop - start, left_out, found)
+            evaluate(part, coefficients, work)
+            normalise(work, stop - start)
+            weight, log_likelihood = weigh(own_weights, work, stop - start)
+            passed_over = add_moments(coefficients, stop - start, work, recent[0], recent[1])
+        count_in(totals, stop - start, left_out, weight, log_likelihood, passed_over)
         if (start // BLOCK + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
             move(recent[0], sums[0])
             move(recent[1], sums[1])
