@@ -176,7 +176,7 @@ def test_pieces_of_predictions_are_those_of_whole_chunks(
     expected = fitted.predict_proba(data)
     # A row, some rows, a line of them and more, all.
     for n_bytes in (16, 16 * 7, 16 * 26, 16 * 100, 16 * N):
-        monkeypatch.setattr("streamgmm.estimators.fitted._PIECE_BYTES", n_bytes)
+        monkeypatch.setattr("streamgmm.estimators.outputs._PIECE_BYTES", n_bytes)
         for suffix in (".npy", ".zarr"):
             out = fitted.predict_proba(data, out=tmp_path / f"out{suffix}")
             written = np.load(out) if suffix == ".npy" else zarr.open_array(out, mode="r")[...]

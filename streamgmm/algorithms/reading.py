@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from streamgmm.core import incomplete
 from streamgmm.core.covariance import CovarianceType
 from streamgmm.core.expectation import Arithmetic, Expectation, scratch_bytes, statistics_bytes
 from streamgmm.core.frame import Frame
@@ -165,14 +166,17 @@ def statistics_work(source: Source, covariance_type: CovarianceType, n_component
     shape = n_components, source.n_features
     value = statistics_bytes(covariance_type, *shape)
     # A thread sums in two levels, and a chunk's statistics lie beside those they merge with.
-    return Work(scratch_bytes(covariance_type, *shape) + gap_bytes(source) + 4 * value, value)
+    return Work(
+        scratch_bytes(covariance_type, *shape) + gap_bytes(source, n_components) + 4 * value, value
+    )
 
 
-def gap_bytes(source: Source) -> int:
-    """Memory that work on the rows with gaps of a chunk takes: two copies, and masks."""
+def gap_bytes(source: Source, n_components: int) -> int:
+    """Memory that work on the rows with gaps of a chunk takes."""
     if source.missing != "em":
         return 0
-    return 24 * source.n_features * int(max(np.diff(source.boundaries)))
+    n_rows = int(max(np.diff(source.boundaries)))
+    return incomplete.gap_bytes(n_components, source.n_features, n_rows)
 
 
 def refuse_not_finite(source: Source, executor: Executor) -> NoReturn:

@@ -175,7 +175,7 @@ class Expectation:
             but take no part.
         """
         row_weights = (
-            np.empty(0) if weights is None else _writable(np.asarray(weights, dtype=np.float64))
+            np.empty(0) if weights is None else writable(np.asarray(weights, dtype=np.float64))
         )
         self._require_features(rows)
         coefficients = self.writable_coefficients()
@@ -223,7 +223,7 @@ class Expectation:
         """
         self._require_features(rows)
         coefficients = self.writable_coefficients()
-        weights, order = _writable(self.weights), _writable(self.order)
+        weights, order = writable(self.weights), writable(self.order)
         parts = [
             row_posteriors(part, weights, order, coefficients, with_responsibilities)
             for _, _, part in _castable(rows)
@@ -248,7 +248,7 @@ class Expectation:
     def writable_coefficients(self) -> Coefficients:
         """The coefficients as kernels are compiled for."""
         arrays: dict[str, Any] = {
-            name: _writable(value)
+            name: writable(value)
             for name, value in self.coefficients._asdict().items()
             if isinstance(value, np.ndarray)
         }
@@ -268,9 +268,11 @@ def statistics_bytes(covariance_type: CovarianceType, n_components: int, n_featu
     return 8 * (n_components * n_moments + n_scatter)
 
 
-def _writable(array: NDArray[Any]) -> NDArray[Any]:
-    # Kernels are compiled for C-ordered writable arrays; arrays that came from another
-    # process or a memory map may be read-only.
+def writable(array: NDArray[Any]) -> NDArray[Any]:
+    """The array as kernels are compiled for it: C-ordered and writable.
+
+    Arrays that came from another process or a memory map may be read-only.
+    """
     return np.require(array, requirements=["C", "W"])
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.covariance import Array, symmetric
-from streamgmm.core.expectation import Arithmetic, Expectation, Posterior
+from streamgmm.core.expectation import Arithmetic, Expectation, Posterior, writable
 from streamgmm.core.frame import Frame
-from streamgmm.core.kernels.incomplete import incomplete_posteriors, incomplete_statistics
+from streamgmm.core.kernels.incomplete import KEPT, incomplete_posteriors, incomplete_statistics
+from streamgmm.core.kernels.tiles import PANEL, STRIDE
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.whitening import Whitening
@@ -138,8 +139,8 @@ class IncompleteExpectation:
     ) -> tuple[Array, NDArray[np.int64], Array, Array]:
         found: tuple[Array, NDArray[np.int64], Array, Array] = incomplete_posteriors(
             rows.astype(np.float64),
-            np.require(self.complete.weights, requirements=["C", "W"]),
-            np.require(self.complete.order, requirements=["C", "W"]),
+            writable(self.complete.weights),
+            writable(self.complete.order),
             self.complete.writable_coefficients(),
             with_responsibilities,
             with_missing_values,
@@ -154,6 +155,13 @@ class IncompleteExpectation:
         is_tied = self.complete.frame.covariance_type == "tied"
         matrix = symmetric(scatter[np.newaxis], d)[0] if is_tied else np.empty((0, 0))
         return self.whitening.in_frame(placed, matrix)
+
+
+def gap_bytes(n_components: int, n_features: int, n_rows: int) -> int:
+    """Memory that the rows with gaps of a chunk of n rows take, and a kernel for its blocks."""
+    rows = 24 * n_features * n_rows
+    kept = max(KEPT, n_components * n_features * PANEL)
+    return rows + 8 * (kept + 2 * n_features**2 + 3 * STRIDE * n_features)
 
 
 def _by_gaps(rows: NDArray[np.generic]) -> NDArray[np.intp]:

@@ -5,8 +5,6 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -32,7 +30,15 @@ from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.sampling import draw
 from streamgmm.core.statistics import Statistics
-from streamgmm.errors import DataError, NotFiniteError, OutputError, ParameterError
+from streamgmm.errors import DataError, NotFiniteError, ParameterError
+from streamgmm.estimators.outputs import (
+    Output,
+    as_given,
+    description,
+    piece_shape_of,
+    refuse_overlap,
+    refuse_unnamed_output,
+)
 from streamgmm.estimators.records import to_record
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
@@ -41,22 +47,17 @@ from streamgmm.progress import LineReporter
 from streamgmm.protocols import (
     Chunk,
     Event,
-    LabelledSource,
     LazySource,
     Listener,
     S,
     Source,
     Work,
-    region_shape,
     regions_of,
     sample_dims,
     sample_shape,
 )
 from streamgmm.sinks import ArraySink, open_sink
 from streamgmm.sources.open import is_from, is_path, is_source, open_source, unmasked
-
-# Of predictions that a thread holds before they are written.
-_PIECE_BYTES = 8 << 20
 
 
 class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
@@ -97,7 +98,7 @@ class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             If ``out`` cannot be written, another process is writing it, or what is to be resumed
             was begun with another model or other data.
         """
-        return self._predicted(X, prediction.labels, _Output(np.dtype(np.int64)), out, resume)
+        return self._predicted(X, prediction.labels, Output(np.dtype(np.int64)), out, resume)
 
     def predict_proba(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
@@ -128,7 +129,7 @@ or the path ``out``
             As for :meth:`predict`.
         """
         check_is_fitted(self)
-        output = _Output(np.dtype(np.float64), "component", range(len(self.weights_)))
+        output = Output(np.dtype(np.float64), "component", range(len(self.weights_)))
         return self._predicted(X, prediction.responsibilities, output, out, resume)
 
     def score_samples(
@@ -160,7 +161,7 @@ or the path ``out``
         OutputError
             As for :meth:`predict`.
         """
-        return self._predicted(X, prediction.scores, _Output(np.dtype(np.float64)), out, resume)
+        return self._predicted(X, prediction.scores, Output(np.dtype(np.float64)), out, resume)
 
     def impute(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
@@ -203,10 +204,12 @@ or the path ``out``
         """
         check_is_fitted(self)
         source = open_source(self._open(X, None, reset=False), missing="em")
-        expectation = self._prepared(source)
-        assert isinstance(expectation, IncompleteExpectation)
+        with single_threaded_blas():
+            parameters = self._parameters()
+            frame = Frame.of(parameters, source.dtype)
+            expectation = IncompleteExpectation.prepare(parameters, frame)
         names = getattr(self, "feature_names_in_", range(source.n_features))
-        output = _Output(prediction.imputed_type(source.dtype), "feature", list(names))
+        output = Output(prediction.imputed_type(source.dtype), "feature", list(names))
         return self._map_rows(X, source, prediction.imputed, expectation, output, out, resume)
 
     def marginal(self, features: Sequence[int | str]) -> Self:
@@ -415,7 +418,7 @@ or the path ``out``
         self,
         X: Any,
         function: Callable[[prediction.Question, Chunk], NDArray[Any]],
-        output: "_Output",
+        output: Output,
         out: str | os.PathLike[str] | None,
         resume: bool,
     ) -> Any:
@@ -430,14 +433,14 @@ or the path ``out``
         source: Source,
         function: Callable[[S, Chunk], NDArray[Any]],
         question: S,
-        output: "_Output",
+        output: Output,
         out: str | os.PathLike[str] | None,
         resume: bool,
     ) -> Any:
         if resume and out is None:
             raise ParameterError("resume=True needs out=, the path of what was interrupted")
         if out is not None:
-            _refuse_overlap(out, source)
+            refuse_overlap(out, source)
         elif isinstance(source, LazySource):
             from streamgmm.executors.dask import map_rows
 
@@ -445,14 +448,14 @@ or the path ``out``
         else:
             refuse_unnamed_output(X)
         found = self._computed_rows(source, function, question, output, out, resume)
-        return found if out is not None else _as_given(X, source, found, output)
+        return found if out is not None else as_given(X, source, found, output)
 
     def _computed_rows(
         self,
         source: Source,
         function: Callable[[S, Chunk], NDArray[Any]],
         question: S,
-        output: "_Output",
+        output: Output,
         out: str | os.PathLike[str] | None,
         resume: bool,
     ) -> Any:
@@ -462,7 +465,7 @@ or the path ``out``
             shape, dims = (*shape, len(output.names)), (*dims, output.dim)
         dtype = output.dtype
         row_bytes = (output.length or 1) * dtype.itemsize
-        piece_shape = _piece_shape(source, row_bytes)
+        piece_shape = piece_shape_of(source, row_bytes)
         regions = map(regions_of(source), range(len(source.boundaries) - 1))
         # Labels on disk take no more room than their number needs.
         stored = np.min_scalar_type(-len(self.weights_)) if dtype == np.int64 else dtype
@@ -470,7 +473,7 @@ or the path ``out``
             "streamgmm": __version__,
             "what is computed": function.__name__,
             "model": self._digest(),
-            **_description(source),
+            **description(source),
         }
         opened = (
             nullcontext(ArraySink(np.empty(shape, dtype)))
@@ -478,7 +481,9 @@ or the path ``out``
             else open_sink(out, shape, stored, regions, piece_shape, dims, fingerprint, resume)
         )
         scratch = scratch_bytes(self.covariance_type, *self.means_.shape)
-        work = Work(scratch + gap_bytes(source) + 2 * math.prod(piece_shape) * row_bytes)
+        work = Work(
+            scratch + gap_bytes(source, len(self.weights_)) + 2 * math.prod(piece_shape) * row_bytes
+        )
         listener = self._listener()
         with (
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
@@ -596,50 +601,6 @@ or the path ``out``
         write_record(path, to_record(self))
 
 
-@dataclass(frozen=True)
-class _Output:
-    """What is found of each row.
-
-    Attributes
-    ----------
-    dtype : dtype
-    dim : str or None
-        Name of the dimension that several values of a row lie along.
-    names : sequence
-        Their labels along it.
-    """
-
-    dtype: np.dtype[Any]
-    dim: str | None = None
-    names: Sequence[int | str] = ()
-
-    @property
-    def length(self) -> int | None:
-        """Number of values of a row; None for a single one without a dimension of its own."""
-        return None if self.dim is None else len(self.names)
-
-
-def _as_given(X: Any, source: Source, values: NDArray[Any], output: _Output) -> Any:
-    """Values of all rows, in the kind of container that the rows came in."""
-    if is_from(X, "pandas"):
-        from streamgmm.sources.frame import with_index
-
-        return with_index(X.index, values, output.names)
-    if isinstance(source, LabelledSource):
-        return source.labelled(values, output.dim, output.names)
-    return values
-
-
-def _description(source: Source) -> dict[str, Any]:
-    """What predictions of a source depend on, as far as it can be told without reading it."""
-    return {
-        "data": source.name,
-        "data shape": [*sample_shape(source), source.n_features],
-        "data dtype": source.dtype.str,
-        "missing": source.missing,
-    }
-
-
 def mean_score(found: Statistics) -> float:
     """Mean log-density of all rows, nats a unit of weight."""
     return -np.inf if found.n_overflowing else found.mean_log_likelihood
@@ -650,46 +611,3 @@ def _has_own_source(X: Any) -> bool:
     if is_path(X) or is_source(X) or isinstance(X, np.memmap):
         return True
     return any(is_from(X, package) for package in ("dask", "h5py", "xarray", "zarr"))
-
-
-def refuse_unnamed_output(X: Any) -> None:
-    """Refuse to predict data that are named by a path without a path to write to.
-
-    Raises
-    ------
-    ParameterError
-    """
-    if is_path(X):
-        raise ParameterError(
-            "predictions of data named by a path are not held in memory; give out=, "
-            "a .npy or .zarr path to write them to"
-        )
-
-
-def _piece_shape(source: Source, row_bytes: int) -> tuple[int, ...]:
-    """Sizes of the boxes whose predictions are computed at once: a chunk, cut to a few bytes.
-
-    Rows of such a box follow each other in their chunk. Sizes are halved as long as they are
-    even, because boxes that divide the chunks share no chunk of a Zarr array.
-    """
-    region_of = regions_of(source)
-    shapes = (region_shape(region_of(i)) for i in range(len(source.boundaries) - 1))
-    sizes = [max(lengths) for lengths in zip(*shapes, strict=True)]
-    most = max(_PIECE_BYTES // row_bytes, 1)
-    for d in range(len(sizes)):
-        within = math.prod(sizes[d + 1 :])
-        while sizes[d] * within > most and sizes[d] % 2 == 0:
-            sizes[d] //= 2
-        sizes[d] = min(sizes[d], max(most // within, 1))
-        if within <= most:
-            break
-    return tuple(sizes)
-
-
-def _refuse_overlap(out: str | os.PathLike[str], source: Source) -> None:
-    """Refuse to write over the data that are read, or into or around them."""
-    if source.location is None:
-        return
-    written, read = Path(out).resolve(), source.location.resolve()
-    if written == read or written in read.parents or read in written.parents:
-        raise OutputError(f"{out} overlaps the data that are read; write somewhere else")

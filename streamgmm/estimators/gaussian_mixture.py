@@ -33,7 +33,8 @@ from streamgmm.errors import (
     ModelFileError,
     ParameterError,
 )
-from streamgmm.estimators.fitted import FittedMixture, refuse_unnamed_output
+from streamgmm.estimators.fitted import FittedMixture
+from streamgmm.estimators.outputs import refuse_unnamed_output
 from streamgmm.estimators.records import copy_fitted, from_record
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import parse_bytes

@@ -30,7 +30,7 @@ def prepared(parameters: Parameters) -> IncompleteExpectation:
     return IncompleteExpectation.prepare(parameters, Frame.of(parameters))
 
 
-def agrees(rows: Array, parameters: Parameters, weights: Array | None = None) -> None:
+def assert_agrees(rows: Array, parameters: Parameters, weights: Array | None = None) -> None:
     """All that is said of rows is that of the oracle, to 1e-9."""
     model = naive.of(parameters)
     expectation = prepared(parameters)
@@ -61,7 +61,7 @@ def agrees(rows: Array, parameters: Parameters, weights: Array | None = None) ->
 def test_ordinary_mixtures(covariance_type: CovarianceType, k: int, d: int) -> None:
     rng = np.random.default_rng(k * 100 + d)
     parameters = random_parameters(rng, covariance_type, k, d)
-    agrees(with_gaps(rng, draw(rng, parameters, 150)), parameters)
+    assert_agrees(with_gaps(rng, draw(rng, parameters, 150)), parameters)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -69,7 +69,7 @@ def test_weights(covariance_type: CovarianceType) -> None:
     rng = np.random.default_rng(0)
     parameters = random_parameters(rng, covariance_type, 3, 4)
     rows = with_gaps(rng, draw(rng, parameters, 120))
-    agrees(rows, parameters, rng.uniform(0.0, 3.0, 120))
+    assert_agrees(rows, parameters, rng.uniform(0.0, 3.0, 120))
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -82,7 +82,7 @@ def test_narrow_and_far_components(
     parameters = Parameters.create(
         covariance_type, parameters.weights, parameters.means + offset, parameters.covariances
     )
-    agrees(with_gaps(rng, draw(rng, parameters, 150)), parameters)
+    assert_agrees(with_gaps(rng, draw(rng, parameters, 150)), parameters)
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "tied"])

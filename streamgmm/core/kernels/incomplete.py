@@ -34,8 +34,8 @@ from streamgmm.core.kernels.products import FIRST, add_moments_product, fill, li
 from streamgmm.core.kernels.tiles import BLOCK, PANEL, SPARE_FEATURES
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
-# Values of a block's residuals that are kept, unless a panel of rows has more: they stay in cache.
-_KEPT = 1 << 17
+#: Values of a block's residuals that are kept, unless a panel of rows has more: they stay in cache.
+KEPT = 1 << 17
 
 
 class Gaps(NamedTuple):
@@ -55,7 +55,7 @@ class Gaps(NamedTuple):
 @allocating_piece
 def _gaps(coefficients):
     n_components, n_features = coefficients.means.shape
-    n_rows = _KEPT // (n_components * n_features) // PANEL * PANEL
+    n_rows = KEPT // (n_components * n_features) // PANEL * PANEL
     n_rows = min(max(n_rows, PANEL), BLOCK)
     return Gaps(
         lines(n_features, np.float64),

@@ -1,0 +1,111 @@
+"""The form that what is said of rows comes in: its type, its names, its container, its place."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.errors import OutputError, ParameterError
+from streamgmm.protocols import (
+    LabelledSource,
+    Source,
+    region_shape,
+    regions_of,
+    sample_shape,
+)
+from streamgmm.sources.open import is_from, is_path
+
+# Of predictions that a thread holds before they are written.
+_PIECE_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is found of each row.
+
+    Attributes
+    ----------
+    dtype : dtype
+    dim : str or None
+        Name of the dimension that several values of a row lie along.
+    names : sequence
+        Their labels along it.
+    """
+
+    dtype: np.dtype[Any]
+    dim: str | None = None
+    names: Sequence[int | str] = ()
+
+    @property
+    def length(self) -> int | None:
+        """Number of values of a row; None for a single one without a dimension of its own."""
+        return None if self.dim is None else len(self.names)
+
+
+def as_given(X: Any, source: Source, values: NDArray[Any], output: Output) -> Any:
+    """Values of all rows, in the kind of container that the rows came in."""
+    if is_from(X, "pandas"):
+        from streamgmm.sources.frame import with_index
+
+        return with_index(X.index, values, output.names)
+    if isinstance(source, LabelledSource):
+        return source.labelled(values, output.dim, output.names)
+    return values
+
+
+def description(source: Source) -> dict[str, Any]:
+    """What predictions of a source depend on, as far as it can be told without reading it."""
+    return {
+        "data": source.name,
+        "data shape": [*sample_shape(source), source.n_features],
+        "data dtype": source.dtype.str,
+        "missing": source.missing,
+    }
+
+
+def refuse_unnamed_output(X: Any) -> None:
+    """Refuse to predict data that are named by a path without a path to write to.
+
+    Raises
+    ------
+    ParameterError
+    """
+    if is_path(X):
+        raise ParameterError(
+            "predictions of data named by a path are not held in memory; give out=, "
+            "a .npy or .zarr path to write them to"
+        )
+
+
+def piece_shape_of(source: Source, row_bytes: int) -> tuple[int, ...]:
+    """Sizes of the boxes whose predictions are computed at once: a chunk, cut to a few bytes.
+
+    Rows of such a box follow each other in their chunk. Sizes are halved as long as they are
+    even, because boxes that divide the chunks share no chunk of a Zarr array.
+    """
+    region_of = regions_of(source)
+    shapes = (region_shape(region_of(i)) for i in range(len(source.boundaries) - 1))
+    sizes = [max(lengths) for lengths in zip(*shapes, strict=True)]
+    most = max(_PIECE_BYTES // row_bytes, 1)
+    for d in range(len(sizes)):
+        within = math.prod(sizes[d + 1 :])
+        while sizes[d] * within > most and sizes[d] % 2 == 0:
+            sizes[d] //= 2
+        sizes[d] = min(sizes[d], max(most // within, 1))
+        if within <= most:
+            break
+    return tuple(sizes)
+
+
+def refuse_overlap(out: str | os.PathLike[str], source: Source) -> None:
+    """Refuse to write over the data that are read, or into or around them."""
+    if source.location is None:
+        return
+    written, read = Path(out).resolve(), source.location.resolve()
+    if written == read or written in read.parents or read in written.parents:
+        raise OutputError(f"{out} overlaps the data that are read; write somewhere else")
