@@ -348,6 +348,8 @@ class ReadDone(Event):
         Part of all pairs that were not summed, the responsibility being negligible.
     n_missing : int
         Rows left out because they hold NaN; with ``missing="em"``, because they hold nothing else.
+    accepted : bool
+        Whether the parameters that were read with were better than all before.
     """
 
     number: int
@@ -363,6 +365,7 @@ class ReadDone(Event):
     screened: float = 0.0
     passed_over: float = 0.0
     n_missing: int = 0
+    accepted: bool = True
 
 
 @dataclass(frozen=True)

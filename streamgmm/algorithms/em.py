@@ -23,11 +23,14 @@ class Fit:
     statistics : Statistics or None
         Those that they were made from; None if there was no iteration.
     log_likelihoods : list of float
-        Mean log-likelihood, nats a row, of the parameters that each iteration began with.
+        Mean log-likelihood, nats a row, of the parameters that each iteration began with; of
+        accelerated EM, of those that were accepted.
     converged : bool
-        Whether the last gain was below the tolerance.
+        Whether the last gain, or what is left to be gained, was below the tolerance.
     degenerate : frozenset of int
         Components that lost their mass or collapsed on the way.
+    n_iterations : int
+        Iterations, those that were not accepted too.
     """
 
     parameters: Parameters
@@ -35,6 +38,7 @@ class Fit:
     log_likelihoods: list[float] = field(default_factory=list)
     converged: bool = False
     degenerate: frozenset[int] = frozenset()
+    n_iterations: int = 0
 
     @property
     def log_likelihood(self) -> float:
@@ -106,4 +110,11 @@ def expectation_maximization(
         if abs(gain) < tol:
             converged = True
             break
-    return Fit(parameters, statistics, log_likelihoods, converged, frozenset(degenerate))
+    return Fit(
+        parameters,
+        statistics,
+        log_likelihoods,
+        converged,
+        frozenset(degenerate),
+        len(log_likelihoods),
+    )

@@ -8,7 +8,6 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.survey import RowSample
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType, cholesky
 from streamgmm.core.parameters import Parameters, covariances_from_precisions
 from streamgmm.errors import DataError
@@ -54,7 +53,7 @@ class Start:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Rows of a sample, of which values may be missing.
+    """Rows of a sample about their mean, of which values may be missing.
 
     Attributes
     ----------
@@ -63,20 +62,24 @@ class _Rows:
     seen : ndarray of shape (n, D) or, if nothing is missing, (1, D)
         1 where there is a value, else 0.
     weights : ndarray of shape (n,)
+    centre : ndarray of shape (D,)
+        What values are less than the data by.
     """
 
     values: Array
     seen: Array
     weights: Array
+    centre: Array
 
     @classmethod
-    def about(cls, centre: Array, rows: Array, weights: Array) -> "_Rows":
-        """Rows less a centre; NaN stands for a missing value."""
+    def of(cls, rows: Array, weights: Array) -> "_Rows":
+        """Rows about their mean; NaN stands for a missing value."""
+        centre = np.nanmean(rows, axis=0)
         values = rows - centre
         missing = np.isnan(values)
         if not missing.any():
-            return cls(values, np.ones((1, len(centre))), weights)
-        return cls(np.where(missing, 0.0, values), 1.0 - missing, weights)
+            return cls(values, np.ones((1, len(centre))), weights, centre)
+        return cls(np.where(missing, 0.0, values), 1.0 - missing, weights, centre)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -92,7 +95,8 @@ class _Rows:
 
 
 def initialize(
-    sample: RowSample,
+    rows: Array,
+    weights: Array,
     n_components: int,
     covariance_type: CovarianceType,
     method: str,
@@ -104,7 +108,9 @@ def initialize(
 
     Parameters
     ----------
-    sample : RowSample
+    rows : ndarray of shape (m, D)
+        NaN where a value is missing.
+    weights : ndarray of shape (m,)
     n_components : int
     covariance_type : {"full", "tied", "diag", "spherical"}
     method : {"kmeans", "k-means++", "random_from_data", "random"}
@@ -127,31 +133,78 @@ def initialize(
     ParameterError
         If what is known does not fit the data.
     """
-    if len(sample.rows) < n_components:
+    if len(rows) < n_components:
         raise DataError(
-            f"only {len(sample.rows)} row(s) have a positive weight and squares that do not "
+            f"only {len(rows)} row(s) have a positive weight and squares that do not "
             f"overflow, fewer than n_components = {n_components}"
         )
-    empty = np.flatnonzero(np.isnan(sample.rows).all(axis=0))
+    empty = np.flatnonzero(np.isnan(rows).all(axis=0))
     if empty.size:
         raise DataError(
-            f"column(s) {', '.join(map(str, empty))} hold nothing but NaN in {len(sample.rows)} "
+            f"column(s) {', '.join(map(str, empty))} hold nothing but NaN in {len(rows)} "
             "sampled rows; leave them out"
         )
-    centre = np.nanmean(sample.rows, axis=0)
-    rows = _Rows.about(centre, sample.rows, sample.weights)
-    labels = _METHODS[method](rows, n_components, random)
+    centred = _Rows.of(rows, weights)
+    labels = _METHODS[method](centred, n_components, random)
+    found = _parameters(centred, labels, n_components, covariance_type, reg_covar)
+    covariances, factors = found.covariances, found.factors
+    if known.precisions is not None:
+        covariances, factors = covariances_from_precisions(
+            covariance_type, known.precisions, found.means.shape
+        )
+    return Parameters.create(
+        covariance_type,
+        found.weights if known.weights is None else known.weights,
+        found.means if known.means is None else known.means,
+        covariances,
+        factors,
+    )
+
+
+def seed_clusters(
+    rows: Array, weights: Array, n_clusters: int, random: np.random.RandomState
+) -> NDArray[np.intp]:
+    """Labels (n,) of the nearest of some rows (n, D), which k-means++ chooses."""
+    return _kmeans_plusplus(_Rows.of(rows, weights), n_clusters, random)
+
+
+def parameters_of_clusters(
+    rows: Array,
+    weights: Array,
+    labels: NDArray[np.intp],
+    n_components: int,
+    covariance_type: CovarianceType,
+    reg_covar: float,
+) -> Parameters:
+    """Weights, means and covariances of labelled rows.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, D)
+        NaN where a value is missing.
+    weights : ndarray of shape (n,)
+    labels : ndarray of shape (n,), int
+    n_components : int
+    covariance_type : {"full", "tied", "diag", "spherical"}
+    reg_covar : float
+        Added to the diagonal of each covariance.
+    """
+    return _parameters(_Rows.of(rows, weights), labels, n_components, covariance_type, reg_covar)
+
+
+def _parameters(
+    rows: _Rows,
+    labels: NDArray[np.intp],
+    n_components: int,
+    covariance_type: CovarianceType,
+    reg_covar: float,
+) -> Parameters:
     means, counts = _cluster_means(rows, labels, n_components)
     covariances = _cluster_covariances(covariance_type, rows, labels, means)
     covariances, factors = _regular(covariance_type, covariances, reg_covar, rows)
-
-    weights = counts / counts.sum() if known.weights is None else known.weights
-    means = means + centre if known.means is None else known.means
-    if known.precisions is not None:
-        covariances, factors = covariances_from_precisions(
-            covariance_type, known.precisions, means.shape
-        )
-    return Parameters.create(covariance_type, weights, means, covariances, factors)
+    return Parameters.create(
+        covariance_type, counts / counts.sum(), means + rows.centre, covariances, factors
+    )
 
 
 def _regular(
@@ -284,7 +337,7 @@ def _nearest(rows: _Rows, centres: Array) -> tuple[NDArray[np.intp], Array]:
     for start in range(0, len(rows), _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)
         seen = rows.seen if len(rows.seen) == 1 else rows.seen[block]
-        part = _Rows(rows.values[block], seen, rows.weights[block])
+        part = _Rows(rows.values[block], seen, rows.weights[block], rows.centre)
         squares = np.square(part.values).sum(axis=1)
         distances = _squared_distances(part, squares, centres)
         labels[block] = np.argmin(distances, axis=1)

@@ -81,6 +81,7 @@ class Reader:
         frame: Frame | None = None,
         iteration: int = 0,
         previous: float = math.nan,
+        accepts: Callable[[Statistics], bool] = lambda found: True,
     ) -> Statistics:
         """Read everything once for the sufficient statistics under given parameters.
 
@@ -95,6 +96,8 @@ class Reader:
             For the history.
         previous : float
             Mean log-likelihood that the gain is counted from.
+        accepts : callable
+            Whether the parameters are accepted by what was found, for the history.
 
         Raises
         ------
@@ -133,6 +136,7 @@ class Reader:
             found.n_screened / n_pairs,
             found.n_passed_over / n_pairs,
             n_missing,
+            accepts(found),
         )
         return found
 

@@ -36,6 +36,40 @@ class Whitening:
         """That of a mixture's components."""
         return cls(frame, frame.coordinates(parameters.means), frame.relative_factors(parameters))
 
+    def of_statistics(self, statistics: Statistics) -> tuple[Array, Array]:
+        """Moments and scatter of y from statistics in the frame; the inverse of :meth:`in_frame`.
+
+        Returns
+        -------
+        moments : ndarray of shape (K, M)
+        scatter : ndarray of shape (D, D), or (0, 0)
+        """
+        a, t, d = self.places, self.factors, self.frame.n_features
+        counts, first = statistics.counts[:, np.newaxis], statistics.moments[:, 1 : 1 + d]
+        raw = statistics.moments[:, 1 + d :]
+        shifted = first - counts * a
+        found = np.empty_like(statistics.moments)
+        found[:, :1] = counts
+        if t.ndim == 3:
+            found[:, 1 : 1 + d] = np.linalg.solve(t, shifted[:, :, np.newaxis])[:, :, 0]
+        else:
+            found[:, 1 : 1 + d] = shifted / t
+        second = found[:, 1 + d :]
+        scatter = np.empty((0, 0))
+        if self.frame.covariance_type == "full":
+            rows, columns = upper_triangle(d)
+            matrices = symmetric(raw, d) - _about(counts, a, shifted)
+            second[:] = _unscaled(t, matrices)[:, rows, columns]
+        elif self.frame.covariance_type == "tied":
+            about = statistics.scatter - _about(counts, a, shifted).sum(axis=0)
+            scatter = _unscaled(t, about[np.newaxis])[0]
+        elif self.frame.covariance_type == "diag":
+            second[:] = (raw - counts * a**2 - 2.0 * a * shifted) / t**2
+        else:
+            along = (counts * a**2 + 2.0 * a * shifted).sum(axis=1, keepdims=True)
+            second[:] = (raw - along) / t[:, :1] ** 2
+        return found, scatter
+
     def in_frame(self, moments: Array, scatter: Array) -> Statistics:
         """Statistics from moments of y.
 
@@ -77,3 +111,9 @@ def _about(counts: Array, a: Array, moved: Array) -> Array:
     half = 0.5 * counts * a + moved
     product = a[:, :, np.newaxis] * half[:, np.newaxis, :]
     return product + np.swapaxes(product, 1, 2)
+
+
+def _unscaled(t: Array, matrices: Array) -> Array:
+    """T⁻¹ A T⁻ᵀ of symmetric matrices A (k, D, D)."""
+    half = np.linalg.solve(t, matrices)
+    return np.linalg.solve(t, np.swapaxes(half, 1, 2)).astype(np.float64, copy=False)

@@ -347,7 +347,8 @@ class GaussianMixture(FittedMixture):
 
     def _start(self, sample: RowSample, known: Start, random: np.random.RandomState) -> Parameters:
         return initialize(
-            sample,
+            sample.rows,
+            sample.weights,
             self.n_components,
             self.covariance_type,
             self.init_params,

@@ -38,7 +38,9 @@ def start(
 ) -> Parameters:
     random = np.random.RandomState(seed)
     sample = sample_of(rows, weights)
-    return initialize(sample, k, covariance_type, method, reg_covar, known, random)
+    return initialize(
+        sample.rows, sample.weights, k, covariance_type, method, reg_covar, known, random
+    )
 
 
 def clusters(n: int = 600, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.intp]]:

@@ -1,0 +1,324 @@
+"""Exact EM in few reads: each step goes further than EM's, and none may lower the objective.
+
+A read gives the log-likelihood and its gradient at the parameters it was made with. How far to go
+along that gradient is asked of the information of some rows in memory (Fisher scoring); what this
+leaves is extrapolated from the reads before (Anderson).
+"""
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamgmm.algorithms.anderson import Anderson
+from streamgmm.algorithms.em import Fit
+from streamgmm.algorithms.reading import Reader
+from streamgmm.algorithms.scoring import Scoring, score
+from streamgmm.core.covariance import Array
+from streamgmm.core.frame import Frame
+from streamgmm.core.information import Information, Tangent
+from streamgmm.core.maximization import Maximum, maximize
+from streamgmm.core.parameters import ParameterName, Parameters
+from streamgmm.core.statistics import Statistics
+from streamgmm.protocols import ComponentsDegenerate
+
+_ORDER = 8
+# How far a component may move in a step, in its own standard deviations: at first, at most, and
+# at least if EM's own step is not to be taken instead.
+_RADIUS, _LARGEST_RADIUS, _SMALLEST_RADIUS = 0.5, 1.0, 0.02
+# A step is as good as its model if it gains this part of what was foretold; bad below the other.
+_GOOD, _BAD = 0.75, 0.25
+# Smallest eigenvalue of a new covariance in units of the old one, and smallest part of its mass
+# that a component may keep, in a step that is not EM's own.
+_LEAST_COVARIANCE, _LEAST_MASS = 0.1, 0.1
+# Of an objective, what is taken for rounding.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class _Point:
+    """Parameters that were read with, and what the read said.
+
+    Attributes
+    ----------
+    parameters : Parameters
+    statistics : Statistics
+    objective : float
+        Mean log-likelihood, nats a row, less what ``reg_covar`` holds against narrow covariances.
+    maximum : Maximum
+        EM's own step.
+    tangent : Tangent
+    gradient : ndarray of shape (p,)
+    information : Information or None
+    """
+
+    parameters: Parameters
+    statistics: Statistics
+    objective: float
+    maximum: Maximum
+    tangent: Tangent
+    gradient: Array
+    information: Information | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Proposal:
+    """Parameters to be read with next.
+
+    Attributes
+    ----------
+    parameters : Parameters
+    kind : {"em", "scoring", "anderson"}
+    step : Scoring or None
+        That it was made from.
+    """
+
+    parameters: Parameters
+    kind: str
+    step: Scoring | None = None
+
+
+def accelerated_em(
+    reader: Reader,
+    start: Parameters,
+    *,
+    tol: float,
+    max_iter: int,
+    reg_covar: float,
+    fixed: Collection[ParameterName] = (),
+    informed_by: Callable[[Tangent], Information | None] = lambda tangent: None,
+    order: int = _ORDER,
+) -> Fit:
+    """EM from given parameters until what remains to be gained is foretold to be below ``tol``.
+
+    The parameters that are returned are the best that were read with, and the last log-likelihood
+    is theirs.
+
+    Parameters
+    ----------
+    reader : Reader
+    start : Parameters
+    tol : float
+        Nats a row.
+    max_iter : int
+        Bound on reads.
+    reg_covar : float
+        Added to the diagonal of each covariance, in squared data units.
+    fixed : collection of {"weights", "means", "covariances"}
+        Held at their starting values.
+    informed_by : callable
+        Gives the information of rows about parameters; None where there are no such rows, and
+        Anderson extrapolation has to do alone.
+    order : int
+        Reads before that are extrapolated from.
+
+    Returns
+    -------
+    Fit
+
+    References
+    ----------
+    Le Cam (1956): one step of scoring with all data, from an estimate that is good to the order of
+    1/√N, is as good as the maximum likelihood estimate. van der Vaart, Asymptotic Statistics
+    (1998), section 5.7.
+    """
+    ascent = _Ascent(reader, start, tol, reg_covar, frozenset(fixed), informed_by, order)
+    log_likelihoods: list[float] = []
+    degenerate: set[int] = set()
+    proposal = _Proposal(start, "em")
+    best: _Point | None = None
+    converged = False
+    n_iterations = 0
+    while n_iterations < max_iter and not converged:
+        n_iterations += 1
+        point = ascent.read(proposal.parameters, best, n_iterations)
+        gain = math.inf if best is None else point.objective - best.objective
+        if best is not None and not _is_ascent(gain, best):
+            if proposal.kind == "em":
+                # EM itself goes no further: what it lowers is rounding, or the ridge's doing.
+                converged = -gain < tol
+                break
+            proposal = ascent.retreat(best, proposal)
+            continue
+        ascent.learn(proposal, gain)
+        best = point
+        log_likelihoods.append(point.statistics.mean_log_likelihood)
+        lost = {*point.maximum.empty, *point.maximum.collapsed}
+        if lost:
+            degenerate |= lost
+            proposal, converged = ascent.restart(point), gain < tol
+        else:
+            proposal, remaining = ascent.advance(point)
+            converged = remaining < tol
+    if best is None:
+        return Fit(start)
+    return Fit(
+        best.parameters,
+        best.statistics,
+        log_likelihoods,
+        converged,
+        frozenset(degenerate),
+        n_iterations,
+    )
+
+
+def _is_ascent(gain: float, best: _Point) -> bool:
+    """Whether an objective is not below that of a point by more than rounding."""
+    return gain >= -_ROUNDING * max(1.0, abs(best.objective))
+
+
+class _Ascent:
+    """What is remembered from read to read: the frame, the trust region, the iterates.
+
+    Parameters are those of :func:`accelerated_em`.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        start: Parameters,
+        tol: float,
+        reg_covar: float,
+        fixed: frozenset[ParameterName],
+        informed_by: Callable[[Tangent], Information | None],
+        order: int,
+    ) -> None:
+        self._reader, self._tol = reader, tol
+        self._reg_covar, self._fixed = reg_covar, fixed
+        self._informed_by = informed_by
+        self._anderson = Anderson(order)
+        self._radius = _RADIUS
+        self._origin: Tangent | None = None
+        self._rebase(start)
+
+    def read(self, parameters: Parameters, best: _Point | None, iteration: int) -> _Point:
+        """Read with parameters."""
+        if not self._frame.resolves(parameters):
+            self._rebase(parameters)
+        statistics, maximum = self._read("iteration", parameters, best, iteration)
+        if not self._frame.resolves(maximum.parameters):
+            # Covariances far narrower than foretold: again, in coordinates that show them.
+            self._rebase(maximum.parameters)
+            statistics, maximum = self._read("refinement", parameters, best, iteration)
+        tangent = Tangent(parameters, self._frame, self._fixed)
+        return _Point(
+            parameters,
+            statistics,
+            self._objective(parameters, statistics),
+            maximum,
+            tangent,
+            tangent.gradient(statistics, self._reg_covar),
+            self._informed_by(tangent),
+        )
+
+    def advance(self, point: _Point) -> tuple[_Proposal, float]:
+        """Where to read next, and what remains to be gained, nats a row."""
+        proposal, step = self._by_scoring(point)
+        image = point.tangent.moved(step.step, point.statistics)
+        if self._origin is None:
+            self._origin = point.tangent
+        still = point.tangent.moved(np.zeros_like(step.step), point.statistics)
+        residual = self._origin.gradient(image) - self._origin.gradient(still)
+        is_first = len(self._anderson) == 0
+        extrapolated = self._anderson.extrapolate(image, residual)
+        if is_first:
+            return proposal, step.remaining
+        remaining = step.remaining
+        if point.information is None:
+            remaining = 0.5 * float(point.gradient @ point.tangent.gradient(extrapolated))
+        parameters = _admissible(point, extrapolated)
+        if parameters is None:
+            self._anderson.clear()
+            return proposal, remaining
+        return _Proposal(parameters, "anderson", step), remaining
+
+    def retreat(self, best: _Point, rejected: _Proposal) -> _Proposal:
+        """Where to read next after a step from the best point has been rejected."""
+        self._anderson.clear()
+        if rejected.kind == "scoring" and rejected.step is not None:
+            self._radius = 0.25 * min(self._radius, best.tangent.size(rejected.step.step))
+        return self._by_scoring(best)[0]
+
+    def _by_scoring(self, point: _Point) -> tuple[_Proposal, Scoring]:
+        """The step of scoring, or that of EM where there is no information or it is of no use."""
+        while point.information is not None and self._radius >= _SMALLEST_RADIUS:
+            step = score(point.information, point.gradient, self._radius, self._tol)
+            image = point.tangent.moved(step.step, point.statistics)
+            parameters = _admissible(point, image)
+            if parameters is not None:
+                return _Proposal(parameters, "scoring", step), step
+            self._radius = 0.5 * min(self._radius, point.tangent.size(step.step))
+        self._radius = _RADIUS
+        return _Proposal(point.maximum.parameters, "em"), Scoring(point.gradient)
+
+    def restart(self, point: _Point) -> _Proposal:
+        """EM's own step, after components have lost their mass or collapsed."""
+        lost = point.maximum
+        self._reader.tell(
+            ComponentsDegenerate(len(self._reader.history), lost.empty, lost.collapsed)
+        )
+        self._anderson.clear()
+        return _Proposal(lost.parameters, "em")
+
+    def learn(self, proposal: _Proposal, gain: float) -> None:
+        """Widen or narrow the trust region by what a step has gained."""
+        if proposal.kind != "scoring" or proposal.step is None:
+            return
+        part = gain / proposal.step.foretold if proposal.step.foretold > 0.0 else 0.0
+        if part < _BAD:
+            self._radius *= 0.5
+        elif part > _GOOD and proposal.step.is_cut:
+            self._radius = min(2.0 * self._radius, _LARGEST_RADIUS)
+
+    def _read(
+        self, purpose: str, parameters: Parameters, best: _Point | None, iteration: int
+    ) -> tuple[Statistics, Maximum]:
+        statistics = self._reader.statistics(
+            purpose,
+            parameters,
+            frame=self._frame,
+            iteration=iteration,
+            previous=math.nan if best is None else best.statistics.mean_log_likelihood,
+            accepts=lambda found: (
+                best is None
+                or _is_ascent(self._objective(parameters, found) - best.objective, best)
+            ),
+        )
+        return statistics, maximize(
+            statistics, parameters, reg_covar=self._reg_covar, fixed=self._fixed
+        )
+
+    def _objective(self, parameters: Parameters, statistics: Statistics) -> float:
+        """What EM with a ridge ascends: the log-likelihood less ½ reg_covar Σ π_k tr Σ_k⁻¹."""
+        inverse = parameters.stacked(parameters.inverse_factors)
+        traces = np.square(inverse).reshape(len(inverse), -1).sum(axis=1)
+        held = 0.5 * self._reg_covar * float(np.sum(parameters.weights * traces))
+        return statistics.mean_log_likelihood - held
+
+    def _rebase(self, parameters: Parameters) -> None:
+        self._frame = Frame.of(parameters, self._reader.source.dtype)
+        self._origin = None
+        self._anderson.clear()
+
+
+def _admissible(point: _Point, statistics: Statistics) -> Parameters | None:
+    """Parameters of extrapolated statistics, if they are those of a mixture not far away.
+
+    Every component keeps some of its mass, and of its width in every direction.
+    """
+    old = point.parameters
+    alive = old.weights > 0.0
+    least = _LEAST_MASS * old.weights[alive] * statistics.weight
+    if not np.all(statistics.counts[alive] >= least):
+        return None
+    maximum = maximize(statistics, old, fixed=point.tangent.fixed)
+    if maximum.empty or maximum.collapsed:
+        return None
+    new = maximum.parameters
+    relative = old.stacked(old.inverse_factors), new.stacked(new.factors)
+    if old.structure.is_triangular:
+        widths = np.linalg.svd(relative[0] @ relative[1], compute_uv=False)
+    else:
+        widths = relative[0] * relative[1]
+    return new if np.all(np.square(widths) >= _LEAST_COVARIANCE) else None

@@ -1,0 +1,97 @@
+"""Fisher scoring: the step that information and gradient call for."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamgmm.core.covariance import Array
+from streamgmm.core.information import Information, Tangent
+
+_MOST_PRODUCTS = 60
+# Of the gradient, what a solution may leave.
+_REMAINDER = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """Where a gradient leads.
+
+    Attributes
+    ----------
+    step : ndarray of shape (p,)
+        The solution, or where its path leaves the trust region.
+    is_cut : bool
+        Whether it does.
+    foretold : float
+        What the step would gain, nats a row, if the log-likelihood were quadratic.
+    remaining : float
+        What the whole solution would, or as much of it as was found.
+    """
+
+    step: Array
+    is_cut: bool = False
+    foretold: float = math.inf
+    remaining: float = math.inf
+
+
+def score(
+    information: Information, gradient: Array, radius: float, enough: float = math.inf
+) -> Scoring:
+    """Solve (I - J) c = g by conjugate gradients within a trust region.
+
+    Parameters
+    ----------
+    information : Information
+    gradient : ndarray of shape (p,)
+    radius : float
+        How far a component may move, in its own standard deviations.
+    enough : float
+        Outside of the region the solution is of interest only for what remains to be gained, and
+        only until that is known to be more than this.
+
+    Returns
+    -------
+    Scoring
+
+    References
+    ----------
+    Steihaug (1983), The conjugate gradient method and trust regions in large scale optimization.
+    """
+    tangent = information.tangent
+    solution, gain = np.zeros_like(gradient), 0.0
+    cut: tuple[Array, float] | None = None
+    remainder, direction = gradient.copy(), gradient.copy()
+    squared = float(remainder @ remainder)
+    limit = _REMAINDER**2 * squared
+    for _ in range(_MOST_PRODUCTS):
+        if squared <= limit or (cut is not None and gain > enough):
+            break
+        image = information.product(direction)
+        curvature = float(direction @ image)
+        if not curvature > 0.0:
+            break
+        length = squared / curvature
+        move = length * direction
+        if cut is None and tangent.size(solution + move) > radius:
+            part = _part_inside(tangent, solution, move, radius)
+            cut = solution + part * move, gain + length * squared * part * (1.0 - 0.5 * part)
+        solution, gain = solution + move, gain + 0.5 * length * squared
+        remainder = remainder - length * image
+        previous, squared = squared, float(remainder @ remainder)
+        direction = remainder + (squared / previous) * direction
+    if cut is not None:
+        return Scoring(cut[0], True, cut[1], gain)
+    return Scoring(solution, False, gain, gain)
+
+
+def _part_inside(tangent: Tangent, start: Array, move: Array, radius: float) -> float:
+    """The part of a move from start at which the trust region ends."""
+    inside, outside = 0.0, 1.0
+    for _ in range(20):
+        middle = 0.5 * (inside + outside)
+        if tangent.size(start + middle * move) > radius:
+            outside = middle
+        else:
+            inside = middle
+    return inside

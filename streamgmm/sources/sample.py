@@ -1,0 +1,48 @@
+"""Rows in memory with their weights, in small chunks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.protocols import Chunk, Missing
+from streamgmm.sources.layout import regular_boundaries, rows_per_chunk
+
+# So many chunks keep threads busy even where the rows are few, unless chunks would be too small.
+_CHUNKS = 16
+_FEWEST_ROWS = 512
+
+
+class SampleSource:
+    """Some rows of other data, held in memory.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (m, D)
+    weights : ndarray of shape (m,)
+    missing : {"error", "drop", "em"}
+        What is done with rows that hold NaN.
+    """
+
+    name = "the sample"
+    location = None
+    has_weights = True
+    read_bytes = 0
+    feature_names: Sequence[str] | None = None
+
+    def __init__(
+        self, rows: NDArray[Any], weights: NDArray[np.float64], missing: Missing = "error"
+    ) -> None:
+        self._rows, self._weights = rows, weights
+        self.missing = missing
+        self.n_rows, self.n_features = rows.shape
+        self.dtype: np.dtype[Any] = rows.dtype
+        share = -(-self.n_rows // _CHUNKS)
+        chunk_rows = min(max(share, _FEWEST_ROWS), rows_per_chunk(self.n_features))
+        self.boundaries: Sequence[int] = regular_boundaries(self.n_rows, chunk_rows)
+
+    def read(self, i: int) -> Chunk:
+        """Chunk i."""
+        start, stop = self.boundaries[i], self.boundaries[i + 1]
+        return Chunk(self._rows[start:stop], range(start, stop), self._weights[start:stop])
