@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from benchmarks.peers.libraries import LIBRARIES, Fitted
 from benchmarks.peers.measure import MANY, Result, mean_log_likelihood
 from benchmarks.planted import Problem
+from benchmarks.reads.__main__ import forget, measure
 from benchmarks.reads.cells import Cell, Planted, Rows, Tiled, small_suite, suite
 from benchmarks.reads.measure import Found, Timing, find, score, time_defaults, without_collapsed
 from benchmarks.reads.records import Record, load, save
@@ -277,6 +278,25 @@ def test_records_come_back_from_the_file(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+def test_what_is_known_of_a_cell_is_not_found_again() -> None:
+    cell = replace(small_suite()[0], n_rows=2000)
+    known = _found([-3.0], -2.0)
+    record = Record({way.name: known for way in WAYS}, Timing(2.0, 1.0))
+    kept: list[set[str]] = []
+
+    def keep() -> None:
+        kept.append(set(record.found))
+
+    measure(cell, record, restarts=1, threads=1, keep=keep)
+    assert not kept
+    forget(record, ["auto"])
+    measure(cell, record, restarts=1, threads=1, keep=keep)
+    assert kept == [{way.name for way in WAYS}]
+    assert record.found.pop("auto") != known
+    assert set(map(id, record.found.values())) == {id(known)}
+    assert record.timing == Timing(2.0, 1.0)
+
+
 def test_fits_that_take_too_long_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Planted(1.0, 4, 3).rows(20_000)
     timing = time_defaults(rows, 4, threads=1)
@@ -303,7 +323,10 @@ def test_the_report_is_of_what_there_is() -> None:
     assert [row[0] for row in details.rows] == ["a", "b", "d"]
     assert details.rows[0][-3:] == ["3", "0.5", "6.0"]
     assert [row[0] for row in lacking.rows] == ["a", "b", "c", "d"]
-    assert lacking.rows[2][1] == ", ".join([*(way.name for way in WAYS), "timing"])
+    assert [row[1] for row in lacking.rows[1:3]] == [
+        ", ".join([*(way.name for way in WAYS[1:]), "timing"]),
+        "all",
+    ]
     complete = Record(dict.fromkeys([way.name for way in WAYS], em), Timing(3.0, 0.5))
     assert missing([(cells[0], complete)]) == []
     (axes,) = plot(results).axes

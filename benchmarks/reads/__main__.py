@@ -85,7 +85,8 @@ def main() -> None:
         if re.search(options.cells, cell.name):
             forget(record, options.again.split(","))
             measure(cell, record, options.restarts, options.threads, keep)
-    command = f"python -m benchmarks.reads --threads {options.threads}"
+    settings = f"--threads {options.threads} --restarts {options.restarts}"
+    command = f"python -m benchmarks.reads {settings}"
     save_report = options.save and not options.small
     report("reads", command, tables(results), save_report, plot(results))
 

@@ -105,9 +105,11 @@ def missing(results: Results) -> list[Table]:
     rows = []
     for cell, record in results:
         lacking = [way.name for way in WAYS if way.name not in record.found]
-        lacking += ["timing"] * (record.timing is None)
+        if record.timing is None:
+            lacking.append("timing")
         if lacking:
-            rows.append([cell.name, ", ".join(lacking)])
+            is_all = len(lacking) > len(WAYS)
+            rows.append([cell.name, "all" if is_all else ", ".join(lacking)])
     return [Table(["cell", "not measured"], rows)] if rows else []
 
 
