@@ -1,6 +1,7 @@
 """Measurements of what the package promises; each is one command.
 
 - ``python -m benchmarks.peers``: seconds per EM iteration beside other libraries
+- ``python -m benchmarks.reads``: reads of the data until the answer is right
 - ``python -m benchmarks.roofline``: how close the E-step comes to the matrix product, and reading
   to what storage and decoding allow
 - ``python -m benchmarks.sources``: chunks of every kind of storage, beside its own library

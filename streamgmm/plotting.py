@@ -1,11 +1,12 @@
-"""Pictures of a fitted mixture; needs matplotlib (``pip install 'streamgmm[plot]'``).
+"""Pictures of a fitted mixture and its fit; needs matplotlib (``pip install 'streamgmm[plot]'``).
 
 Nothing here touches pyplot, so that neither its state nor a display matters.
 """
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from matplotlib import colormaps, patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from streamgmm.core.covariance import STRUCTURES, Array
@@ -27,6 +29,8 @@ _MOST_ROWS = 400_000
 # Data are shown between these quantiles, so that one outlier does not shrink all else.
 _SHOWN_QUANTILES = (0.0005, 0.9995)
 _MOST_IN_LEGEND = 20
+# Of so few reads each has its log-likelihood written beside it.
+_MOST_WITH_VALUES = 12
 
 
 def plot_mixture(
@@ -88,6 +92,57 @@ def plot_mixture(
         ax.set_ylabel(names[1])
         ax.set_ylim(lower[1], upper[1])
         _draw_ellipses(ax, model.weights_, means, covariances, rows)
+    return ax
+
+
+def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
+    """Draw how far the log-likelihood was below the best, read by read of the data.
+
+    Each read is marked by its purpose, where it ended. Those that evaluate no log-likelihood of all
+    the data are shaded bands as wide as the part that they read. Steps that were not accepted are
+    crosses beside the line. The scale is logarithmic down to ``tol`` and linear from there to 0,
+    where the best accepted read lies.
+
+    Parameters
+    ----------
+    model : GaussianMixture
+        Fitted.
+    ax : matplotlib.axes.Axes, default=None
+        Where to draw; by default a new figure, outside pyplot.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ParameterError
+        If no read of the model's history evaluated a log-likelihood.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from streamgmm import GaussianMixture
+    >>> from streamgmm.plotting import plot_convergence
+    >>> X = np.random.default_rng(0).normal(size=(500, 3))
+    >>> ax = plot_convergence(GaussianMixture(2, random_state=0, tol=1e-2).fit(X))
+    >>> ax.get_xlabel()
+    'reads of the data'
+    """
+    reads = _Reads.of(model.history_)
+    if ax is None:
+        ax = Figure(figsize=(8.0, 5.0), layout="constrained").add_subplot()
+    ax.set_yscale("symlog", linthresh=model.tol or reads.smallest_gap)
+    ax.margins(0.08)
+    _draw_reads(ax, reads)
+    ax.set_xlabel("reads of the data")
+    ax.set_xlim(left=0.0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_ylabel(f"log-likelihood below the best, {reads.best:.6f}, nats a row")
+    if model.tol:
+        label = f"tol = {model.tol:g}"
+        ax.axhline(model.tol, color="0.3", linestyle="--", linewidth=1.0, zorder=1, label=label)
+    _legend_beside(ax)
     return ax
 
 
@@ -232,6 +287,107 @@ def _ellipse(mean: Array, covariance: Array, deviations: float) -> Ellipse:
     return Ellipse((float(mean[0]), float(mean[1])), width, height, angle=float(angle))
 
 
+@dataclass(frozen=True, eq=False)
+class _Reads:
+    """The history of a fit, column by column; each array is of shape (reads,).
+
+    Attributes
+    ----------
+    purposes : ndarray of str
+    parts, ends : ndarray
+        Part of the data that was read, and the sum of these up to the end of the read.
+    log_likelihoods, gaps : ndarray
+        Nats a row, and how much is lacking to the best that was kept.
+    is_first : ndarray of bool
+        Whether nothing comes before it that it goes on from.
+    is_evaluated, is_kept : ndarray of bool
+        Whether there is a log-likelihood of all the data, and whether the fit went on from there.
+    best : float
+    """
+
+    purposes: NDArray[np.str_]
+    parts: Array
+    ends: Array
+    log_likelihoods: Array
+    gaps: Array
+    is_first: NDArray[np.bool_]
+    is_evaluated: NDArray[np.bool_]
+    is_kept: NDArray[np.bool_]
+    best: float
+
+    @classmethod
+    def of(cls, history: Sequence[Mapping[str, Any]]) -> "_Reads":
+        def column(name: str) -> NDArray[Any]:
+            return np.array([read[name] for read in history])
+
+        parts, log_likelihoods = column("part"), column("log_likelihood")
+        is_evaluated = np.isfinite(log_likelihoods) & (parts == 1.0)
+        is_kept = is_evaluated & column("accepted").astype(bool)
+        if not is_kept.any():
+            raise ParameterError(
+                "no read in the model's history evaluated a log-likelihood; fit it to data, with "
+                "max_iter of at least 1"
+            )
+        best = float(log_likelihoods[is_kept].max())
+        return cls(
+            column("purpose"),
+            parts,
+            np.cumsum(parts),
+            log_likelihoods,
+            best - log_likelihoods,
+            np.isnan(column("gain")),
+            is_evaluated,
+            is_kept,
+            best,
+        )
+
+    @property
+    def smallest_gap(self) -> float:
+        """That is not 0; 1 if all are."""
+        gaps = self.gaps[self.is_evaluated]
+        return float(gaps[gaps > 0.0].min(initial=1.0))
+
+
+def _draw_reads(ax: Axes, reads: _Reads) -> None:
+    """A line for each start, and a mark or a band for each read, in the colour of its purpose."""
+    places = np.arange(len(reads.ends))
+    for start in np.split(places, np.flatnonzero(reads.is_first)):
+        kept = start[reads.is_kept[start]]
+        ax.plot(reads.ends[kept], reads.gaps[kept], color="0.6", linewidth=1.2, zorder=1)
+    size = 6.0 if len(places) <= _MOST_WITH_VALUES else 3.5
+    purposes = list(dict.fromkeys(reads.purposes.tolist()))
+    for purpose, colour in zip(purposes, _colours(len(purposes)), strict=True):
+        is_own = reads.purposes == purpose
+        style = {"color": colour, "label": purpose}
+        bands = is_own & ~reads.is_evaluated
+        if bands.any():
+            starts, widths = reads.ends - reads.parts, reads.parts
+            spans = list(zip(starts[bands].tolist(), widths[bands].tolist(), strict=True))
+            height = ax.get_xaxis_transform()
+            ax.broken_barh(spans, (0.0, 1.0), transform=height, alpha=0.2, linewidth=0.0, **style)
+        marks = is_own & reads.is_kept
+        if marks.any():
+            ax.plot(reads.ends[marks], reads.gaps[marks], "o", markersize=size, **style)
+    rejected = reads.is_evaluated & ~reads.is_kept
+    if rejected.any():
+        ax.plot(reads.ends[rejected], reads.gaps[rejected], "kx", label="not accepted")
+    if len(places) <= _MOST_WITH_VALUES:
+        _write_values(ax, reads)
+
+
+def _write_values(ax: Axes, reads: _Reads) -> None:
+    outline = [patheffects.withStroke(linewidth=3, foreground="white")]
+    for i in np.flatnonzero(reads.is_evaluated):
+        ax.annotate(
+            f"{reads.log_likelihoods[i]:.6f}",
+            (float(reads.ends[i]), float(reads.gaps[i])),
+            xytext=(0, 8),
+            textcoords="offset points",
+            ha="center",
+            path_effects=outline,
+        )
+
+
 def _draw_densities(
     ax: Axes, weights: NDArray[Any], means: Array, variances: Array, rows: Array | None
 ) -> None:
@@ -253,10 +409,9 @@ def _draw_densities(
 
 def _draw_legend(ax: Axes, n_components: int) -> None:
     if n_components <= _MOST_IN_LEGEND:
-        ax.legend(
-            title="component: weight",
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1.0),
-            borderaxespad=0.0,
-            frameon=False,
-        )
+        _legend_beside(ax, title="component: weight")
+
+
+def _legend_beside(ax: Axes, title: str | None = None) -> None:
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+    ax.legend(title=title, borderaxespad=0.0, frameon=False, **place)

@@ -348,8 +348,10 @@ class ReadDone(Event):
         Part of all pairs that were not summed, the responsibility being negligible.
     n_missing : int
         Rows left out because they hold NaN; with ``missing="em"``, because they hold nothing else.
+    part : float
+        Part of the data that was read.
     accepted : bool
-        Whether the parameters that were read with were better than all before.
+        Whether the fit went on from the parameters that were read with.
     """
 
     number: int
@@ -365,6 +367,7 @@ class ReadDone(Event):
     screened: float = 0.0
     passed_over: float = 0.0
     n_missing: int = 0
+    part: float = 1.0
     accepted: bool = True
 
 

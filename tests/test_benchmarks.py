@@ -1,16 +1,28 @@
-"""Benchmarks mark a library that did other work, and compare what gives the same rows."""
+"""Benchmarks do the work that they say, and mark what did other work."""
 
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.mixture
+from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks.peers.libraries import LIBRARIES, Fitted
 from benchmarks.peers.measure import MANY, Result, mean_log_likelihood
 from benchmarks.planted import Problem
+from benchmarks.reads.__main__ import forget, measure
+from benchmarks.reads.cells import Cell, Planted, Rows, Tiled, small_suite, suite
+from benchmarks.reads.measure import Found, Timing, find, score, time_defaults, without_collapsed
+from benchmarks.reads.records import Record, load, save
+from benchmarks.reads.tables import highest_after, missing, plot, tables
+from benchmarks.reads.ways import REG_COVAR, WAYS, Run, Way, evaluations, ours, scikit_learn
 from benchmarks.scale import Point, ReplayedSource, exponent
 from benchmarks.sources import STORAGES, STORED_ROWS, Comparison, Storage, compare, sample_rows
 from streamgmm.core.covariance import STRUCTURES, CovarianceType
+from streamgmm.core.parameters import Parameters
+from streamgmm.protocols import ReadDone
 from tests.sources.conformance import Case, SourceConformance
 
 
@@ -91,3 +103,231 @@ def test_a_ratio_above_1_is_a_source_that_is_quicker() -> None:
     found = Comparison(STORAGES[0], 600, own={1: [2.0, 3.0]}, library={1: [4.0, 3.0]})
     assert found.ratios(1) == [1.0, 2.0]
     assert found.rate(1) == 240.0
+
+
+@pytest.mark.parametrize("separation", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize(("k", "d"), [(8, 2), (64, 2), (16, 8), (64, 32)])
+@pytest.mark.parametrize("shape", ["gaussian", "cube"])
+def test_planted_means_are_as_far_apart_as_is_said(separation, k, d, shape) -> None:
+    mixture = Planted(separation, k, d, shape=shape).mixture
+    variances = np.linalg.eigvalsh(mixture.covariances)
+    distances = np.linalg.norm(mixture.means[:, np.newaxis] - mixture.means, axis=2)
+    closest = distances[np.triu_indices(k, 1)].min() / np.sqrt(d * variances.max())
+    assert separation <= closest < 1.1 * separation
+    assert variances.min() >= 0.099
+    assert variances.max() <= 1.001
+
+
+def test_planted_weights_are_nearly_equal_or_far_from_it() -> None:
+    balanced = Planted(2.0, 16, 8).mixture.weights
+    unbalanced = Planted(2.0, 16, 8, concentration=0.3).mixture.weights
+    assert balanced.max() < 5 * balanced.min()
+    assert unbalanced.max() > 1000 * unbalanced.min()
+
+
+def _standardised(population: Planted, rows: Rows) -> Rows:
+    """Deviations from the nearest mean along the axes, in standard deviations."""
+    mixture = population.mixture
+    nearest = np.linalg.norm(rows[:, np.newaxis] - mixture.means, axis=2).argmin(axis=1)
+    roots = np.linalg.inv(mixture.factors)[nearest]
+    return np.einsum("nij,nj->ni", roots, rows - mixture.means[nearest])
+
+
+def test_planted_rows_have_their_shapes() -> None:
+    # So far apart that the nearest mean is the row's own.
+    gaussian = Planted(30.0, 4, 3)
+    deviations = {
+        shape: _standardised(population, population.rows(20_000))
+        for shape in ("gaussian", "student", "cube")
+        for population in [replace(gaussian, shape=shape)]
+    }
+    for shape in ("gaussian", "cube"):
+        np.testing.assert_allclose(np.cov(deviations[shape].T), np.eye(3), atol=0.04)
+    assert np.abs(deviations["cube"]).max() == pytest.approx(math.sqrt(3.0), rel=1e-3)
+    # P(|t| > 4) with 3 degrees of freedom is 0.028, of a Gaussian 0.00006.
+    assert np.mean(np.abs(deviations["student"]) > 4.0) == pytest.approx(0.028, abs=0.004)
+    assert np.mean(np.abs(deviations["gaussian"]) > 4.0) < 0.001
+
+
+def test_sorted_rows_are_those_of_one_component_after_another() -> None:
+    population = Planted(30.0, 4, 3, is_sorted=True)
+    rows, mixture = population.rows(1000), population.mixture
+    nearest = np.linalg.norm(rows[:, np.newaxis] - mixture.means, axis=2).argmin(axis=1)
+    assert np.count_nonzero(np.diff(nearest)) == 3
+    shuffled = replace(population, is_sorted=False).rows(1000)
+    np.testing.assert_array_equal(np.unique(rows, axis=0), np.unique(shuffled, axis=0))
+
+
+@pytest.mark.parametrize(
+    "population", [Planted(2.0, 3, 2), Tiled("iris", 4), Tiled("digits", 16)], ids=str
+)
+def test_rows_are_always_the_same_and_others_are_held_out(population) -> None:
+    rows = population.rows(500)
+    np.testing.assert_array_equal(rows, population.rows(500))
+    assert rows.shape == (500, population.n_features)
+    both = np.vstack([rows, population.rows(500, held_out=True)])
+    assert len(np.unique(both, axis=0)) == 1000
+
+
+@pytest.mark.parametrize(("name", "n_rows"), [("iris", 150), ("wine", 178), ("diabetes", 442)])
+def test_real_data_are_split_before_they_are_tiled(name: str, n_rows: int) -> None:
+    n_features = {"iris": 4, "wine": 13, "diabetes": 10}[name]
+    population = Tiled(name, n_features)
+    fitted, held_out = population.originals(False), population.originals(True)
+    assert len(fitted) + len(held_out) == n_rows
+    assert len(held_out) == math.ceil(n_rows / 5)
+    distances = np.linalg.norm(population.rows(2000)[:, np.newaxis] - fitted, axis=2).min(axis=1)
+    assert np.sqrt(np.mean(distances**2) / n_features) < 0.26
+
+
+def test_cells_have_the_rows_that_the_targets_ask_for_where_there_is_room() -> None:
+    cells = suite()
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert all(cell.n_rows >= 1_000_000 for cell in cells)
+    for cell in cells:
+        n_bytes = 8 * cell.population.n_features * cell.n_rows
+        assert n_bytes <= 2 << 30
+        room = 2000 * cell.n_parameters * 8 * cell.population.n_features <= 2 << 30
+        assert cell.is_large == (room or cell.n_rows >= 2000 * cell.n_parameters)
+    assert all(cell.is_large for cell in small_suite())
+
+
+def test_restarts_are_those_of_scikit_learn() -> None:
+    rows = Planted(1.0, 4, 3).rows(3000)
+    run = scikit_learn(rows, 4, seed=3, threads=1)
+    expected = sklearn.mixture.GaussianMixture(4, random_state=3).fit(rows)
+    np.testing.assert_allclose(run.log_likelihoods, expected.lower_bounds_, rtol=1e-9)
+    np.testing.assert_allclose(run.parameters.means, expected.means_, rtol=1e-7)
+    np.testing.assert_allclose(run.parameters.covariances, expected.covariances_, rtol=1e-7)
+    assert run.n_reads == run.reads[-1]
+    # A read for each centre, one or more of k-means, one for the first moments.
+    assert run.reads[0] > 4 + 1 + 1
+    assert run.row_visits == run.n_reads * len(rows)
+
+
+def test_reads_are_counted_up_to_those_that_evaluate_all_data() -> None:
+    reads = [
+        ReadDone(1, "pilot", 10, 1.0, log_likelihood=-1.0, part=0.25),
+        ReadDone(2, "survey", 100, 1.0),
+        ReadDone(3, "iteration", 100, 1.0, log_likelihood=-5.0),
+        ReadDone(4, "iteration", 100, 1.0, log_likelihood=-4.0, accepted=False),
+        ReadDone(5, "iteration", 100, 1.0, log_likelihood=-4.5),
+    ]
+    assert evaluations([asdict(read) for read in reads]) == ([2.25, 4.25], [-5.0, -4.5])
+
+
+def test_a_run_of_ours_counts_the_sample() -> None:
+    rows = Planted(1.0, 4, 3).rows(3000)
+    with pytest.warns(ConvergenceWarning):
+        run = ours(rows, 4, seed=0, threads=1, algorithm="em", max_iter=3, tol=0.0)
+    assert list(run.reads) == [2, 3, 4]
+    assert (run.n_reads, run.row_visits) == (4, 4 * len(rows))
+
+
+def _found(log_likelihoods: list[float], limit: float, held_out: float = 0.0) -> Found:
+    reads = [float(n) for n in range(2, 2 + len(log_likelihoods))]
+    return Found(reads, log_likelihoods, reads[-1], reads[-1], 1.0, 0, held_out, limit)
+
+
+def test_reads_are_to_within_a_gap_of_the_best_of_all_ways() -> None:
+    slow, quick = _found([-3.0, -2.5, -2.1, -2.01], -2.0), _found([-2.4, -2.3], -2.2)
+    record = Record({"plain EM": slow, "auto": quick})
+    assert record.best_known == -2.0
+    assert record.reads_to("plain EM", 0.15) == 4.0
+    assert record.reads_to("plain EM", 1e-3) == math.inf
+    assert record.reads_to("auto", 0.45) == 2.0
+    assert record.reads_to("auto", 0.15) == math.inf
+    highest = highest_after(np.array([1.0, 2.0, 2.5, 5.0, 9.0]), slow)
+    np.testing.assert_array_equal(highest, [-math.inf, -3.0, -3.0, -2.01, -2.01])
+
+
+def test_collapsed_components_are_left_out() -> None:
+    narrow = np.array([1.0, REG_COVAR])
+    covariances = np.array([np.eye(2), np.diag(narrow), np.eye(2), 2.0 * np.eye(2)])
+    weights = [0.5, 0.2, 0.002, 0.298]
+    parameters = Parameters.create("full", weights, np.arange(8.0).reshape(4, 2), covariances)
+    sound = without_collapsed(parameters, n_rows=1000)
+    np.testing.assert_allclose(sound.weights, [0.5 / 0.798, 0.298 / 0.798])
+    np.testing.assert_array_equal(sound.means, [[0.0, 1.0], [6.0, 7.0]])
+
+
+def test_the_best_of_restarts_is_continued() -> None:
+    rows, held_out = Planted(1.0, 4, 3).rows(4000), Planted(1.0, 4, 3).rows(1000, held_out=True)
+    truth = Planted(1.0, 4, 3).mixture
+    worse = Parameters.create("full", truth.weights, truth.means + 0.5, truth.covariances)
+
+    def fit(rows: Rows, n_components: int, seed: int, threads: int) -> Run:
+        return Run([2], [-9.0 - seed], 2.0, 2 * len(rows), 1.0, truth if seed == 2 else worse)
+
+    found = find(Way("planted", fit, is_restarted=True), rows, held_out, 4, restarts=3, threads=1)
+    assert (found.log_likelihoods, found.n_collapsed) == ([-9.0], 0)
+    assert found.held_out == score(truth, held_out, threads=1)
+    once = find(Way("planted", fit), rows, held_out, 4, restarts=3, threads=1)
+    assert once.held_out == score(worse, held_out, threads=1)
+    # What maximises the likelihood is above what the rows were drawn from.
+    assert found.limit > score(truth, rows, threads=1)
+
+
+def test_records_come_back_from_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "reads.json"
+    assert load(path) == {}
+    found = replace(_found([-3.0, -1 / 3], -0.1), seconds=2.5)
+    records = {"a": Record({"auto": found}, Timing(None, 0.5)), "b": Record()}
+    save(records, path)
+    assert load(path) == records
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_is_known_of_a_cell_is_not_found_again() -> None:
+    cell = replace(small_suite()[0], n_rows=2000)
+    known = _found([-3.0], -2.0)
+    record = Record({way.name: known for way in WAYS}, Timing(2.0, 1.0))
+    kept: list[set[str]] = []
+
+    def keep() -> None:
+        kept.append(set(record.found))
+
+    measure(cell, record, restarts=1, threads=1, keep=keep)
+    assert not kept
+    forget(record, ["auto"])
+    measure(cell, record, restarts=1, threads=1, keep=keep)
+    assert kept == [{way.name for way in WAYS}]
+    assert record.found.pop("auto") != known
+    assert set(map(id, record.found.values())) == {id(known)}
+    assert record.timing == Timing(2.0, 1.0)
+
+
+def test_fits_that_take_too_long_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Planted(1.0, 4, 3).rows(20_000)
+    timing = time_defaults(rows, 4, threads=1)
+    assert timing.scikit_learn is not None
+    assert timing.ours > 0.0
+    monkeypatch.setattr("benchmarks.reads.measure.PATIENCE", 1e-3)
+    assert time_defaults(rows, 4, threads=1).scikit_learn is None
+
+
+def test_the_report_is_of_what_there_is() -> None:
+    cells = [replace(small_suite()[0], name=name) for name in ("a", "b", "c")]
+    few_rows: Cell = replace(cells[0], name="d", n_rows=100)
+    em, auto = _found([-3.0, -2.5, -2.0005], -2.0, held_out=-2.1), _found([-2.0], -2.0)
+    peer = _found([-2.5], -2.4, held_out=0.0005)
+    whole = Record({"plain EM": em, "scikit-learn": peer, "auto": auto}, Timing(3.0, 0.5))
+    partial = Record({"plain EM": em})
+    results = [(cells[0], whole), (cells[1], partial), (cells[2], Record()), (few_rows, whole)]
+    ways, targets, details, lacking = tables(results)
+    by_way = {row[0]: row for row in ways.rows}
+    assert by_way.keys() == {"plain EM", "scikit-learn", "auto"}
+    assert by_way["plain EM"][1:7] == ["2", "4", "4", "never", "never", "4"]
+    assert by_way["auto"][1:7] == ["1", "2", "2", "2", "2", "2"]
+    assert [row[1:] for row in targets.rows] == [["1", "100%"], ["1", "6.0"], ["1", "0"]]
+    assert [row[0] for row in details.rows] == ["a", "b", "d"]
+    assert details.rows[0][-3:] == ["3", "0.5", "6.0"]
+    assert [row[0] for row in lacking.rows] == ["a", "b", "c", "d"]
+    assert [row[1] for row in lacking.rows[1:3]] == [
+        ", ".join([*(way.name for way in WAYS[1:]), "timing"]),
+        "all",
+    ]
+    complete = Record(dict.fromkeys([way.name for way in WAYS], em), Timing(3.0, 0.5))
+    assert missing([(cells[0], complete)]) == []
+    (axes,) = plot(results).axes
+    assert len(axes.lines) == 2 * 3

@@ -1,17 +1,20 @@
-"""Pictures of a mixture: the right ellipses, from a few chunks, without pyplot."""
+"""Pictures: the right ellipses, from a few chunks, and the reads of a fit, without pyplot."""
 
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 from streamgmm import GaussianMixture
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError, OutputError, ParameterError
-from streamgmm.plotting import plot_mixture, save_picture
+from streamgmm.plotting import plot_convergence, plot_mixture, save_picture
+from streamgmm.protocols import ReadDone
 from streamgmm.sources.generated import GeneratedSource
 
 WEIGHTS = np.array([0.3, 0.7])
@@ -128,6 +131,92 @@ def test_features_that_are_none(features):
 def test_data_of_other_columns():
     with pytest.raises(DataError, match="2 features, but the model has 3"):
         plot_mixture(_model(), np.zeros((5, 2)))
+
+
+# A fit with a read of some rows, one that evaluates nothing, and a step that is taken back.
+READS = [
+    ReadDone(1, "pilot", 10, 1.0, log_likelihood=-1.0, part=0.1),
+    ReadDone(2, "survey", 100, 1.0),
+    ReadDone(3, "iteration", 100, 1.0, 1, log_likelihood=-5.0),
+    ReadDone(4, "iteration", 100, 1.0, 2, log_likelihood=-4.9, gain=0.1),
+    ReadDone(5, "iteration", 100, 1.0, 3, log_likelihood=-5.5, gain=-0.6, accepted=False),
+    ReadDone(6, "iteration", 100, 1.0, 4, log_likelihood=-4.875, gain=0.025),
+]
+
+
+def _with_history(reads: list[ReadDone]) -> GaussianMixture:
+    model = _model().set_params(tol=0.01)
+    model.history_ = [asdict(read) for read in reads]
+    return model
+
+
+def _drawn(ax: Axes) -> dict[str, np.ndarray]:
+    """Places (reads, 2) of what stands in the legend, by label."""
+    return {line.get_label(): line.get_xydata() for line in ax.lines if line.get_label()[0] != "_"}
+
+
+def _paths(ax: Axes) -> list[list[list[float]]]:
+    """Places that are joined, start by start."""
+    paths = [line.get_xydata() for line in ax.lines if line.get_label()[0] == "_"]
+    return [path.tolist() for path in paths if len(path)]
+
+
+def test_reads_are_marked_where_they_end_by_what_they_lack():
+    ax = plot_convergence(_with_history(READS))
+    drawn = _drawn(ax)
+    kept = [[2.1, 0.125], [3.1, 0.025], [5.1, 0.0]]
+    np.testing.assert_allclose(drawn["iteration"], kept)
+    np.testing.assert_allclose(drawn["not accepted"], [[4.1, 0.625]])
+    np.testing.assert_allclose(drawn["tol = 0.01"][:, 1], 0.01)
+    (path,) = _paths(ax)
+    np.testing.assert_allclose(path, kept)
+    assert "-4.875" in ax.get_ylabel()
+    assert [text.get_text() for text in ax.texts] == [
+        "-5.000000",
+        "-4.900000",
+        "-5.500000",
+        "-4.875000",
+    ]
+
+
+def test_reads_without_a_log_likelihood_of_all_data_are_bands():
+    ax = plot_convergence(_with_history(READS))
+    bands = {bars.get_label(): bars.get_paths() for bars in ax.collections}
+    assert bands.keys() == {"pilot", "survey"}
+    for purpose, limits in (("pilot", [0.0, 0.1]), ("survey", [0.1, 1.1])):
+        (band,) = bands[purpose]
+        assert [band.vertices[:, 0].min(), band.vertices[:, 0].max()] == pytest.approx(limits)
+
+
+def test_all_that_is_drawn_of_a_fit_is_within_the_limits():
+    ax = plot_convergence(_with_history(READS))
+    for places in _drawn(ax).values():
+        assert ax.get_xlim()[0] <= places[:, 0].min() <= places[:, 0].max() <= ax.get_xlim()[1]
+        assert ax.get_ylim()[0] <= places[:, 1].min() <= places[:, 1].max() <= ax.get_ylim()[1]
+    assert ax.get_ylim()[0] > -0.01
+
+
+def test_each_start_of_a_fit_is_a_line_of_its_own():
+    rows = np.random.default_rng(0).normal(size=(500, 2))
+    model = GaussianMixture(2, n_init=3, random_state=0, tol=1e-2, init_params="random").fit(rows)
+    ax = plot_convergence(model)
+    paths = _paths(ax)
+    assert len(paths) == 3
+    assert [place for path in paths for place in path] == _drawn(ax)["iteration"].tolist()
+    assert max(len(path) for path in paths) == model.n_iter_
+    assert min(gap for path in paths for _, gap in path) == 0.0
+
+
+def test_a_single_read_without_tolerance_is_drawn():
+    model = _with_history(READS[2:3]).set_params(tol=0.0)
+    ax = plot_convergence(model)
+    assert _drawn(ax).keys() == {"iteration"}
+    ax.get_figure().canvas.draw()
+
+
+def test_a_model_that_was_not_fitted_shows_no_convergence():
+    with pytest.raises(ParameterError, match="max_iter of at least 1"):
+        plot_convergence(_with_history(READS[:2]))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])

@@ -136,7 +136,7 @@ class Reader:
             found.n_screened / n_pairs,
             found.n_passed_over / n_pairs,
             n_missing,
-            accepts(found),
+            accepted=accepts(found),
         )
         return found
 
@@ -151,8 +151,8 @@ class Reader:
         value = self.executor.map_reduce(source, function, state, self.listener, work)
         return value, time.perf_counter() - start
 
-    def _record(self, purpose: str, *values: Any) -> None:
-        done = ReadDone(len(self.history) + 1, purpose, *values)
+    def _record(self, purpose: str, *values: Any, **others: Any) -> None:
+        done = ReadDone(len(self.history) + 1, purpose, *values, **others)
         self.history.append(done)
         self.tell(done)
 

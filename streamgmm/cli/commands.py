@@ -422,26 +422,37 @@ def info(model: Path, as_json: bool) -> None:
 @_model
 @_path_option("-o", "--output", required=True, help="Picture: ends in .png, .pdf or .svg.")
 @_path_option("--data", help="Draw these data behind the ellipses; a few chunks are read.")
+@click.option("--features", metavar="I,J", help="Columns to show.  [default: 0,1]")
 @click.option(
-    "--features", default="0,1", show_default=True, metavar="I,J", help="Columns to show."
+    "--convergence", is_flag=True, help="Draw the log-likelihood of each read of the fit instead."
 )
-def plot(model: Path, output: Path, data: Path | None, features: str) -> None:
-    """Draw the components of a model as ellipses, over data."""
+def plot(
+    model: Path, output: Path, data: Path | None, features: str | None, convergence: bool
+) -> None:
+    """Draw the components of a model as ellipses, over data, or how its fit converged."""
+    if convergence and (data is not None or features is not None):
+        raise click.UsageError("--convergence shows no data; leave out --data and --features.")
+    columns = _columns(features or "0,1")
+    check_output(output, _PICTURES, data, model)
     try:
-        columns = [int(column) for column in features.split(",")]
+        from streamgmm.plotting import plot_convergence, plot_mixture, save_picture
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"Pictures need {error.name}; install it with: pip install 'streamgmm[plot]'"
+        ) from None
+    fitted = _load(model)
+    drawn = plot_convergence(fitted) if convergence else plot_mixture(fitted, data, columns)
+    save_picture(drawn, output)
+
+
+def _columns(features: str) -> list[int]:
+    try:
+        return [int(column) for column in features.split(",")]
     except ValueError:
         raise click.BadParameter(
             f"{features!r} is not one or two column numbers such as 0,1.",
             param_hint="'--features'",
         ) from None
-    check_output(output, _PICTURES, data, model)
-    try:
-        from streamgmm.plotting import plot_mixture, save_picture
-    except ModuleNotFoundError as error:
-        raise click.ClickException(
-            f"Pictures need {error.name}; install it with: pip install 'streamgmm[plot]'"
-        ) from None
-    save_picture(plot_mixture(_load(model), data, columns), output)
 
 
 @main.command()

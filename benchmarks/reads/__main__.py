@@ -1,0 +1,95 @@
+"""The command of this package."""
+
+import argparse
+import re
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import cache
+
+from sklearn.exceptions import ConvergenceWarning
+
+from benchmarks.machine import keep_to_cores
+from benchmarks.reads.cells import HELD_OUT_ROWS, Cell, Rows, small_suite, suite
+from benchmarks.reads.measure import find, time_defaults
+from benchmarks.reads.records import Record, load, save
+from benchmarks.reads.tables import plot, tables
+from benchmarks.reads.ways import WAYS
+from benchmarks.reporting import RESULTS, report
+from streamgmm.errors import DegenerateComponentWarning
+
+_KEPT = RESULTS / "reads.json"
+_TIMING = "timing"
+
+
+def measure(
+    cell: Cell, record: Record, restarts: int, threads: int, keep: Callable[[], None]
+) -> None:
+    """Find what is not known of a cell, and have each thing kept as soon as it is."""
+
+    @cache
+    def rows(held_out: bool) -> Rows:
+        n_rows = min(HELD_OUT_ROWS, cell.n_rows) if held_out else cell.n_rows
+        return cell.population.rows(n_rows, held_out)
+
+    for way in WAYS:
+        if way.name not in record.found:
+            start = time.perf_counter()
+            record.found[way.name] = find(
+                way, rows(False), rows(True), cell.n_components, restarts, threads
+            )
+            keep()
+            _tell(f"{cell.name}: {way.name}, {time.perf_counter() - start:.0f} s")
+    if record.timing is None:
+        record.timing = time_defaults(rows(False), cell.n_components, threads)
+        keep()
+
+
+def forget(record: Record, names: list[str]) -> None:
+    """Drop what some ways have found, and the timing if it is named."""
+    for name in names:
+        record.found.pop(name, None)
+    if _TIMING in names:
+        record.timing = None
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cells", default="", metavar="PATTERN", help="those whose name matches")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--restarts", type=int, default=10, help="of scikit-learn")
+    parser.add_argument(
+        "--again", default="", metavar="WAY,...", help=f'forget what these found; or "{_TIMING}"'
+    )
+    parser.add_argument("--small", action="store_true", help="few cells, few rows")
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    keep_to_cores(options.threads)
+    # Long fits end where they end, and components that collapse are counted.
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    warnings.simplefilter("ignore", DegenerateComponentWarning)
+    cells = small_suite() if options.small else suite()
+    records = {} if options.small else load(_KEPT)
+    results = [(cell, records.setdefault(cell.name, Record())) for cell in cells]
+
+    def keep() -> None:
+        if not options.small:
+            save(records, _KEPT)
+
+    for cell, record in results:
+        if re.search(options.cells, cell.name):
+            forget(record, options.again.split(","))
+            measure(cell, record, options.restarts, options.threads, keep)
+    settings = f"--threads {options.threads} --restarts {options.restarts}"
+    command = f"python -m benchmarks.reads {settings}"
+    save_report = options.save and not options.small
+    report("reads", command, tables(results), save_report, plot(results))
+
+
+if __name__ == "__main__":
+    main()

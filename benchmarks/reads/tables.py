@@ -1,0 +1,179 @@
+"""Tables and the figure of what has been found."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from benchmarks.reads.cells import Cell
+from benchmarks.reads.measure import PATIENCE, Found
+from benchmarks.reads.records import Record
+from benchmarks.reads.ways import WAYS
+from benchmarks.reporting import Table, new_figure
+
+#: Cells and what is known of them.
+Results = Sequence[tuple[Cell, Record]]
+
+GAPS = (1e-2, 1e-3, 1e-4, 1e-5)
+# Held-out log-likelihoods that are lower by less, nats a row, are as good.
+_AS_GOOD = 1e-3
+# The figure shows gaps down to this one.
+_SMALLEST_GAP = 1e-7
+
+
+def tables(results: Results) -> list[Table]:
+    """All of them."""
+    large = [(cell, record) for cell, record in results if cell.is_large]
+    return [summary(large), beside_scikit_learn(large), details(results), *missing(results)]
+
+
+def summary(results: Results) -> Table:
+    """A row for each way: what it takes."""
+    gaps = [f"median reads to {gap:.0e}" for gap in GAPS]
+    header = ["way", "cells", *gaps, "90 % to 1e-03", "reads in all", "row visits / N", "s"]
+    rows = []
+    for way in _tried(results):
+        records = [record for _, record in results if way in record.found]
+        reads = [[record.reads_to(way, gap) for record in records] for gap in GAPS]
+        found = [record.found[way] for record in records]
+        rows.append(
+            [
+                way,
+                str(len(records)),
+                *(_reads(_quantile(each, 0.5)) for each in reads),
+                _reads(_quantile(reads[GAPS.index(1e-3)], 0.9)),
+                _reads(_quantile([one.n_reads for one in found], 0.5)),
+                _number(_quantile([one.visits_a_row for one in found], 0.5), ".1f"),
+                _number(_quantile([one.seconds for one in found], 0.5), ".3g"),
+            ]
+        )
+    caption = (
+        "Reads until the log-likelihood is within so many nats a row of the best known, in cells "
+        "with 2,000 rows or more for each parameter; medians of what whole fits took."
+    )
+    return Table(header, rows, caption)
+
+
+def beside_scikit_learn(results: Results) -> Table:
+    """How good auto's result is, and how soon it is there."""
+    gains = [record.held_out_gain for _, record in results if not math.isnan(record.held_out_gain)]
+    speedups = [record.speedup for _, record in results if not math.isnan(record.speedup)]
+    timings = [record.timing for _, record in results if record.timing is not None]
+    given_up = [timing for timing in timings if timing.scikit_learn is None]
+    rows = []
+    if gains:
+        share = np.mean([gain >= -_AS_GOOD for gain in gains])
+        label = "held-out log-likelihood of auto at most 1e-3 below scikit-learn's best, or above"
+        rows.append([label, str(len(gains)), f"{share:.0%}"])
+    if speedups:
+        label = "seconds of scikit-learn's default fit over those of auto, median"
+        rows.append([label, str(len(speedups)), f"{np.median(speedups):.1f}"])
+    label = f"default fits of scikit-learn that took more than {PATIENCE:.0f} s"
+    rows.append([label, str(len(timings)), str(len(given_up))])
+    return Table(["in the same cells", "cells", ""], rows)
+
+
+def details(results: Results) -> Table:
+    """A row for each cell."""
+    tried = _tried(results)
+    header = ["cell", "rows", "2,000 a parameter", *tried, "held out", "collapsed"]
+    rows = [
+        [
+            cell.name,
+            f"{cell.n_rows:,}",
+            "yes" if cell.is_large else "no",
+            *(_reads_in_cell(record, way) for way in tried),
+            _number(record.held_out_gain, "+.4f"),
+            " ".join(str(one.n_collapsed) for one in record.found.values()),
+            *_seconds(record),
+        ]
+        for cell, record in results
+        if record.found
+    ]
+    caption = (
+        "Reads to within 1e-3 and to within 1e-5; log-likelihood on held-out rows, auto's less "
+        "that of scikit-learn's best; collapsed components of each way; seconds of default fits."
+    )
+    return Table([*header, "scikit-learn, s", "auto, s", "ratio"], rows, caption)
+
+
+def missing(results: Results) -> list[Table]:
+    """What has not been measured."""
+    rows = []
+    for cell, record in results:
+        lacking = [way.name for way in WAYS if way.name not in record.found]
+        if record.timing is None:
+            lacking.append("timing")
+        if lacking:
+            is_all = len(lacking) > len(WAYS)
+            rows.append([cell.name, "all" if is_all else ", ".join(lacking)])
+    return [Table(["cell", "not measured"], rows)] if rows else []
+
+
+def plot(results: Results) -> Figure:
+    """What each way lacks after each read, in the cells that are large enough."""
+    large = [(cell, record) for cell, record in results if cell.is_large]
+    figure = new_figure(8.0, 5.0)
+    axes = figure.add_subplot()
+    for place, way in enumerate(_tried(large)):
+        _plot_gaps(axes, large, way, f"C{place}")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("reads of the data")
+    axes.set_ylabel("nats a row below the best known: median, 90 %")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=len(WAYS), frameon=False)
+    return figure
+
+
+def _plot_gaps(axes: Axes, results: Results, way: str, colour: str) -> None:
+    """Median over cells, and dashed what nine in ten are below."""
+    records = [record for _, record in results if way in record.found]
+    last = max(record.found[way].n_reads for record in records)
+    reads = np.arange(1.0, last + 1.0)
+    gaps = [record.best_known - highest_after(reads, record.found[way]) for record in records]
+    shown = np.maximum(gaps, _SMALLEST_GAP)
+    median, most = np.quantile(shown, (0.5, 0.9), axis=0, method="inverted_cdf")
+    axes.step(reads, median, where="post", color=colour, label=way)
+    axes.step(reads, most, where="post", color=colour, linestyle="--", linewidth=1.0)
+
+
+def highest_after(reads: NDArray[np.float64], found: Found) -> NDArray[np.float64]:
+    """Highest log-likelihood that so many reads have found; -inf before the first."""
+    highest = np.maximum.accumulate([-np.inf, *found.log_likelihoods])
+    return highest[np.searchsorted(found.reads, reads, side="right")]
+
+
+def _tried(results: Results) -> list[str]:
+    """Ways that were tried in any cell."""
+    return [way.name for way in WAYS if any(way.name in record.found for _, record in results)]
+
+
+def _reads_in_cell(record: Record, way: str) -> str:
+    if way not in record.found:
+        return "–"
+    return ", ".join(_reads(record.reads_to(way, gap)) for gap in (1e-3, 1e-5))
+
+
+def _seconds(record: Record) -> list[str]:
+    if record.timing is None:
+        return ["–", "–", "–"]
+    other = record.timing.scikit_learn
+    text = f"> {PATIENCE:.0f}" if other is None else f"{other:.3g}"
+    return [text, f"{record.timing.ours:.3g}", _number(record.speedup, ".1f")]
+
+
+def _quantile(values: Sequence[float], part: float) -> float:
+    """One of the values, infinity among them."""
+    return float(np.quantile(values, part, method="inverted_cdf"))
+
+
+def _reads(count: float) -> str:
+    return "never" if math.isinf(count) else f"{count:.4g}"
+
+
+def _number(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else format(value, form)

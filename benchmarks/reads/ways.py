@@ -1,0 +1,161 @@
+"""Ways to fit: each gives the log-likelihood after every read of the data."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from sklearn.cluster import KMeans
+
+from benchmarks.reads.cells import Rows
+from streamgmm import GaussianMixture
+from streamgmm.core.parameters import Parameters
+from streamgmm.protocols import Event, ReadDone
+
+# scikit-learn's default, and ours.
+REG_COVAR = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A fit, read by read.
+
+    Attributes
+    ----------
+    reads : list of float
+        Reads of the data up to each one that evaluated the log-likelihood of all of it, that one
+        included.
+    log_likelihoods : list of float
+        What these found, nats a row.
+    n_reads : float
+        All of them.
+    row_visits : int
+        How often a row was read or, if it is in the sample, worked on.
+    seconds : float
+        Wall time; NaN if it says nothing.
+    parameters : Parameters
+        The result.
+    """
+
+    reads: Sequence[float]
+    log_likelihoods: Sequence[float]
+    n_reads: float
+    row_visits: int
+    seconds: float
+    parameters: Parameters
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to fit.
+
+    Attributes
+    ----------
+    name : str
+    fit : callable
+        Gives the :class:`Run` of rows, number of components, seed and number of threads.
+    is_restarted : bool
+        Whether the best of several seeds is its result; its reads are those of the first.
+    """
+
+    name: str
+    fit: Callable[[Rows, int, int, int], Run]
+    is_restarted: bool = False
+
+
+class VisitCount:
+    """Listens to a fit and counts the rows that it has worked on."""
+
+    def __init__(self) -> None:
+        self.n_rows = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, ReadDone):
+            self.n_rows += event.n_rows
+
+
+def evaluations(history: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    """Reads up to each accepted one of all the data, and what log-likelihood it found."""
+    reads, log_likelihoods = [], []
+    n_reads = 0.0
+    for read in history:
+        n_reads += read["part"]
+        is_whole = read["part"] == 1.0 and math.isfinite(read["log_likelihood"])
+        if is_whole and read["accepted"]:
+            reads.append(n_reads)
+            log_likelihoods.append(read["log_likelihood"])
+    return reads, log_likelihoods
+
+
+def ours(rows: Rows, n_components: int, seed: int, threads: int, **settings: Any) -> Run:
+    """This package's estimator with some settings."""
+    visits = VisitCount()
+    model = GaussianMixture(
+        n_components,
+        random_state=seed,
+        reg_covar=REG_COVAR,
+        n_jobs=threads,
+        callbacks=[visits],
+        **settings,
+    )
+    start = time.perf_counter()
+    model.fit(rows)
+    seconds = time.perf_counter() - start
+    reads, log_likelihoods = evaluations(model.history_)
+    return Run(reads, log_likelihoods, model.n_reads_, visits.n_rows, seconds, result(model))
+
+
+def scikit_learn(rows: Rows, n_components: int, seed: int, threads: int) -> Run:
+    """scikit-learn's default fit: its k-means, then plain EM from the clusters."""
+    kmeans = KMeans(n_components, n_init=1, random_state=seed).fit(rows)
+    start = clusters(rows, kmeans.labels_, n_components)
+    run = ours(rows, n_components, seed, threads, algorithm="em", **beginning_at(start))
+    # One read for each centre, one for each iteration, and one for the clusters' moments.
+    before = n_components + kmeans.n_iter_ + 1
+    return Run(
+        [before + n for n in run.reads],
+        run.log_likelihoods,
+        before + run.n_reads,
+        before * len(rows) + run.row_visits,
+        math.nan,
+        run.parameters,
+    )
+
+
+def clusters(rows: Rows, labels: Any, n_components: int) -> Parameters:
+    """Weights, means and covariances of labelled rows."""
+    means = np.empty((n_components, rows.shape[1]))
+    covariances = np.empty((n_components, *rows.shape[1:], *rows.shape[1:]))
+    for k in range(n_components):
+        own = rows[labels == k]
+        means[k] = own.mean(axis=0)
+        covariances[k] = np.cov(own, rowvar=False, bias=True)
+    covariances += REG_COVAR * np.eye(rows.shape[1])
+    weights = np.bincount(labels, minlength=n_components) / len(rows)
+    return Parameters.create("full", weights, means, covariances)
+
+
+def beginning_at(start: Parameters) -> dict[str, Any]:
+    """Settings of an estimator that begins at some parameters."""
+    return {
+        "weights_init": start.weights,
+        "means_init": start.means,
+        "precisions_init": start.precisions,
+    }
+
+
+def result(model: GaussianMixture) -> Parameters:
+    """The parameters that a fit has found."""
+    return Parameters.create("full", model.weights_, model.means_, model.covariances_)
+
+
+#: What is compared: another way to fit is another entry.
+WAYS = (
+    Way("plain EM", partial(ours, algorithm="em", tol=1e-8, max_iter=1000)),
+    Way("scikit-learn", scikit_learn, is_restarted=True),
+    Way("auto", partial(ours, algorithm="auto")),
+    Way("auto to 1e-5", partial(ours, algorithm="auto", tol=1e-5)),
+)
