@@ -130,6 +130,11 @@ def data_bytes(source: Source) -> int:
     return source.n_rows * row_bytes(source)
 
 
+def all_chunks(source: Source) -> range:
+    """The numbers of all chunks of a source."""
+    return range(len(source.boundaries) - 1)
+
+
 def row_count(source: Source, chunks: Iterable[int]) -> int:
     """Rows in some chunks of a source."""
     return sum(source.boundaries[i + 1] - source.boundaries[i] for i in chunks)
@@ -247,7 +252,7 @@ class Sink(Protocol):
 
 def unwritten_chunks(source: Source, sink: Sink) -> list[int]:
     """The chunks of a source of which a sink has not the values."""
-    return [i for i in range(len(source.boundaries) - 1) if not sink.has(i)]
+    return [i for i in all_chunks(source) if not sink.has(i)]
 
 
 M = TypeVar("M", bound=Monoid)
@@ -299,6 +304,7 @@ class ReadStarted(Event):
         coordinates that show how narrow a covariance is) or "score"; of predictions, what is
         predicted.
     n_rows, n_chunks : int
+        To be read.
     n_bytes : int
         Size of the values to be read, as stored in memory.
     """
@@ -348,6 +354,8 @@ class ReadDone(Event):
         Part of all pairs that were not summed, the responsibility being negligible.
     n_missing : int
         Rows left out because they hold NaN; with ``missing="em"``, because they hold nothing else.
+    part : float
+        Part of the data's rows that were read.
     """
 
     number: int
@@ -363,6 +371,7 @@ class ReadDone(Event):
     screened: float = 0.0
     passed_over: float = 0.0
     n_missing: int = 0
+    part: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -397,8 +406,9 @@ class Executor(Protocol):
         state: S,
         listener: Listener,
         work: Work = NO_WORK,
+        chunks: Sequence[int] | None = None,
     ) -> M:
-        """Merge function(state, chunk) over all chunks, by a tree fixed by their number alone.
+        """Merge function(state, chunk) over chunks, by a tree fixed by their number alone.
 
         Parameters
         ----------
@@ -412,6 +422,8 @@ class Executor(Protocol):
             Told of each chunk done.
         work : Work
             Memory that it takes.
+        chunks : sequence of int, optional
+            One or more, in the order in which their values merge; by default all.
         """
 
     def map_write(

@@ -128,8 +128,8 @@ class GaussianMixture(FittedMixture):
         Its last mean log-likelihood, nats a row, of the parameters its last iteration began with.
     lower_bounds_ : list of float
         Mean log-likelihood of each of its iterations.
-    n_reads_ : int
-        How often all the data were read, over all starts.
+    n_reads_ : float
+        How often the data were read, over all starts; reads of a part of them are fractions.
     history_ : list of dict
         One entry a read; the keys are the fields of :class:`streamgmm.protocols.ReadDone`.
     n_features_in_ : int
@@ -406,7 +406,7 @@ class GaussianMixture(FittedMixture):
         self.lower_bound_ = fit.log_likelihood
         self.lower_bounds_ = fit.log_likelihoods
         self.history_ = [asdict(read) for read in reader.history]
-        self.n_reads_ = len(reader.history)
+        self.n_reads_ = reader.n_reads
 
     def _warn(self, fit: Fit, reader: Reader) -> None:
         if fit.degenerate:

@@ -26,6 +26,7 @@ from streamgmm.protocols import (
     Sink,
     Source,
     Work,
+    all_chunks,
     regions_of,
     row_bytes,
     row_count,
@@ -61,17 +62,18 @@ class DaskExecutor:
         state: S,
         listener: Listener,
         work: Work = NO_WORK,
+        chunks: Sequence[int] | None = None,
     ) -> M:
-        """Merge function(state, chunk) over all chunks; see :class:`streamgmm.protocols.Executor`.
+        """Merge function(state, chunk) over chunks; see :class:`streamgmm.protocols.Executor`.
 
         The workers' memory limits rule; ``work`` is not used.
         """
-        tree: MergeTree[_Node] = MergeTree(len(source.boundaries) - 1)
-        chunks = range(len(source.boundaries) - 1)
-        for i, task in enumerate(_tasks(source, chunks, function, state)):
-            tree.add(i, _Node(task))
+        chosen = all_chunks(source) if chunks is None else chunks
+        tree: MergeTree[_Node] = MergeTree(len(chosen))
+        for place, task in enumerate(_tasks(source, chosen, function, state)):
+            tree.add(place, _Node(task))
         merged: M = self._compute([tree.result.task])[0]
-        listener(_all_done(source, source.n_rows))
+        listener(_all_done(source, row_count(source, chosen)))
         return merged
 
     def map_write(
