@@ -56,10 +56,13 @@ class Work:
         Each thread that computes, its own value included.
     value : int
         Each value that waits to be merged.
+    together : int
+        All of these, beside what is counted for each.
     """
 
     thread: int = 0
     value: int = 0
+    together: int = 0
 
 
 NO_WORK = Work()

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from streamgmm.algorithms.em import Fit, expectation_maximization
 from streamgmm.algorithms.initialization import Start, initialize
 from streamgmm.algorithms.reading import Reader, statistics_work
-from streamgmm.algorithms.survey import RowSample, sample_rows
+from streamgmm.algorithms.row_sample import RowSample, sample_rows
 from streamgmm.core.covariance import STRUCTURES, CovarianceType
 from streamgmm.core.expectation import Arithmetic
 from streamgmm.core.parameters import (
