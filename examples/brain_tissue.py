@@ -89,7 +89,7 @@ for number, places in enumerate(TISSUES.values()):
     tissues = tissues.where(~labels.isin(by_intensity[list(places)]), number)
 
 n_brain = model.history_[-1]["n_rows"]
-print(f"{n_brain * voxel_ml:.0f} ml of {n_brain} voxels, in {model.n_reads_} reads")
+print(f"{n_brain * voxel_ml:.0f} ml of {n_brain} voxels, in {round(model.n_reads_, 2)} reads")
 for number, (tissue, places) in enumerate(TISSUES.items()):
     means = ", ".join(f"{mean:.1f}" for mean in model.means_[by_intensity[list(places)], 0])
     volume = int((tissues == number).sum()) * voxel_ml

@@ -64,7 +64,8 @@ described = {"variables": list(fields), "missing": "drop", "storage_options": op
 source = streamgmm.open("s3://climate/store.zarr", sample_weight=area, **described)
 model = GaussianMixture(4, random_state=0, n_init=3, tol=1e-4).fit(source)
 
-print(f"{model.n_reads_} reads; {model.history_[-1]['n_missing']} positions over land left out")
+n_missing = model.history_[-1]["n_missing"]
+print(f"{round(model.n_reads_, 2)} reads; {n_missing} positions over land left out")
 print("share of the area, " + ", ".join(model.feature_names_in_))
 for k in np.argsort(-model.weights_):
     print(f"{model.weights_[k]:.2f}  ", *(f"{mean:8.2f}" for mean in model.means_[k]))

@@ -84,7 +84,7 @@ for number in range(N_FILES):
 source = streamgmm.open(folder, columns=["embedding"])
 model = GaussianMixture(N_TOPICS, covariance_type="diag", random_state=0).fit(source)
 scores = np.load(model.score_samples(source, out="scores.npy"))
-print(f"{source.n_rows} rows of {source.n_features} features, {model.n_reads_} reads")
+print(f"{source.n_rows} rows of {source.n_features} features, {round(model.n_reads_, 2)} reads")
 
 # Rows are numbered through all files, in the order of their paths.
 worst = np.argsort(scores)

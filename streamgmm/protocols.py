@@ -56,10 +56,13 @@ class Work:
         Each thread that computes, its own value included.
     value : int
         Each value that waits to be merged.
+    together : int
+        All of these, beside what is counted for each.
     """
 
     thread: int = 0
     value: int = 0
+    together: int = 0
 
 
 NO_WORK = Work()
@@ -128,6 +131,11 @@ def row_bytes(source: Source) -> int:
 def data_bytes(source: Source) -> int:
     """Size of all values of a source, as stored in memory."""
     return source.n_rows * row_bytes(source)
+
+
+def all_chunks(source: Source) -> range:
+    """The numbers of all chunks of a source."""
+    return range(len(source.boundaries) - 1)
 
 
 def row_count(source: Source, chunks: Iterable[int]) -> int:
@@ -247,7 +255,7 @@ class Sink(Protocol):
 
 def unwritten_chunks(source: Source, sink: Sink) -> list[int]:
     """The chunks of a source of which a sink has not the values."""
-    return [i for i in range(len(source.boundaries) - 1) if not sink.has(i)]
+    return [i for i in all_chunks(source) if not sink.has(i)]
 
 
 M = TypeVar("M", bound=Monoid)
@@ -299,6 +307,7 @@ class ReadStarted(Event):
         coordinates that show how narrow a covariance is) or "score"; of predictions, what is
         predicted.
     n_rows, n_chunks : int
+        To be read.
     n_bytes : int
         Size of the values to be read, as stored in memory.
     """
@@ -349,7 +358,7 @@ class ReadDone(Event):
     n_missing : int
         Rows left out because they hold NaN; with ``missing="em"``, because they hold nothing else.
     part : float
-        Part of the data that was read.
+        Part of the data's rows that were read.
     accepted : bool
         Whether the fit went on from the parameters that were read with.
     """
@@ -369,6 +378,48 @@ class ReadDone(Event):
     n_missing: int = 0
     part: float = 1.0
     accepted: bool = True
+
+
+@dataclass(frozen=True)
+class SampleTaken(Event):
+    """A sample of the rows is in memory.
+
+    Attributes
+    ----------
+    n_rows : int
+    n_unexplained : int
+        Of these, rows of a kind that is rare.
+    shortfall : float
+        What the best parameters for the sample are expected to lack on all rows, nats a row.
+    """
+
+    n_rows: int
+    n_unexplained: int
+    shortfall: float
+
+
+@dataclass(frozen=True)
+class SampleStage(Event):
+    """A stage of the work on rows in memory has ended.
+
+    Attributes
+    ----------
+    name : str
+        "starts", "moves" or "sample EM".
+    n_rows : int
+        Rows that it was done with.
+    n_row_visits : int
+        Rows that were computed, each counted every time.
+    log_likelihood : float
+        Mean over these rows, nats a row.
+    seconds : float
+    """
+
+    name: str
+    n_rows: int
+    n_row_visits: int
+    log_likelihood: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -393,6 +444,10 @@ Listener = Callable[[Event], None]
 class Executor(Protocol):
     """Where chunks are turned into values."""
 
+    @property
+    def spare_bytes(self) -> int:
+        """Memory of this process that rows may be held in."""
+
     def check_memory(self, source: Source, work: Work) -> None:
         """Raise :class:`streamgmm.errors.MemoryLimitError` if a read would not fit in memory."""
 
@@ -403,8 +458,9 @@ class Executor(Protocol):
         state: S,
         listener: Listener,
         work: Work = NO_WORK,
+        chunks: Sequence[int] | None = None,
     ) -> M:
-        """Merge function(state, chunk) over all chunks, by a tree fixed by their number alone.
+        """Merge function(state, chunk) over chunks, by a tree fixed by their number alone.
 
         Parameters
         ----------
@@ -418,6 +474,8 @@ class Executor(Protocol):
             Told of each chunk done.
         work : Work
             Memory that it takes.
+        chunks : sequence of int, optional
+            One or more, in the order in which their values merge; by default all.
         """
 
     def map_write(

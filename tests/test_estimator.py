@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from streamgmm import GaussianMixture, load
 from streamgmm import open as open_data
 from streamgmm.algorithms.reading import Reader
-from streamgmm.algorithms.survey import sample_rows
+from streamgmm.algorithms.row_sample import sample_rows
 from streamgmm.core.covariance import CovarianceType
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import (

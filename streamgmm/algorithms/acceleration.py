@@ -160,6 +160,7 @@ def accelerated_em(
         converged,
         frozenset(degenerate),
         n_iterations,
+        ascent.n_scored_rows,
     )
 
 
@@ -190,6 +191,7 @@ class _Ascent:
         self._anderson = Anderson(order)
         self._radius = _RADIUS
         self._origin: Tangent | None = None
+        self.n_scored_rows = 0
         self._rebase(start)
 
     def read(self, parameters: Parameters, best: _Point | None, iteration: int) -> _Point:
@@ -244,6 +246,7 @@ class _Ascent:
         """The step of scoring, or that of EM where there is no information or it is of no use."""
         while point.information is not None and self._radius >= _SMALLEST_RADIUS:
             step = score(point.information, point.gradient, self._radius, self._tol)
+            self.n_scored_rows += step.n_products * len(point.information.weights)
             image = point.tangent.moved(step.step, point.statistics)
             parameters = _admissible(point, image)
             if parameters is not None:

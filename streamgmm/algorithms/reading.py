@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -20,6 +20,7 @@ from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError, NotFiniteError
 from streamgmm.protocols import (
     Chunk,
+    ChunkDone,
     Event,
     Executor,
     Listener,
@@ -31,7 +32,7 @@ from streamgmm.protocols import (
     Sink,
     Source,
     Work,
-    data_bytes,
+    all_chunks,
     row_bytes,
     row_count,
     unwritten_chunks,
@@ -67,10 +68,37 @@ class Reader:
         """Pass an event on."""
         self.listener(event)
 
-    def reduce(self, purpose: str, function: Callable[[S, Chunk], M], state: S, work: Work) -> M:
-        """Read everything once for something other than statistics."""
-        value, seconds = self._timed(purpose, function, state, work)
-        self._record(purpose, self.source.n_rows, seconds)
+    @property
+    def n_reads(self) -> float:
+        """How often the data were read, partial reads as fractions; an int if it is whole."""
+        total = math.fsum(read.part for read in self.history)
+        return int(total) if total.is_integer() else total
+
+    def reduce(
+        self,
+        purpose: str,
+        function: Callable[[S, Chunk], M],
+        state: S,
+        work: Work,
+        chunks: Sequence[int] | None = None,
+        n_rows: int | None = None,
+    ) -> M:
+        """Read chunks once for something other than statistics.
+
+        Parameters
+        ----------
+        purpose : str
+            For the history.
+        function, state, work
+            As for :meth:`streamgmm.protocols.Executor.map_reduce`.
+        chunks : sequence of int, optional
+            By default all.
+        n_rows : int, optional
+            Rows that the function looks at, if chunks are views of what is in memory; by default
+            all rows of the chunks.
+        """
+        value, n_rows, seconds = self._timed(purpose, function, state, work, chunks, n_rows)
+        self._record(purpose, n_rows, seconds, part=n_rows / self.source.n_rows)
         return value
 
     def statistics(
@@ -110,7 +138,7 @@ class Reader:
         missing = self.source.missing
         expectation = prepare(parameters, frame, missing, self.arithmetic)
         work = statistics_work(self.source, parameters.covariance_type, parameters.n_components)
-        found, seconds = self._timed(purpose, _statistics, expectation, work)
+        found, _, seconds = self._timed(purpose, _statistics, expectation, work)
         n_missing = 0 if missing == "error" else found.n_missing
         if found.n_not_finite > n_missing:
             refuse_not_finite(self.source, self.executor)
@@ -141,15 +169,28 @@ class Reader:
         return found
 
     def _timed(
-        self, purpose: str, function: Callable[[S, Chunk], M], state: S, work: Work
-    ) -> tuple[M, float]:
+        self,
+        purpose: str,
+        function: Callable[[S, Chunk], M],
+        state: S,
+        work: Work,
+        chunks: Sequence[int] | None = None,
+        n_rows: int | None = None,
+    ) -> tuple[M, int, float]:
+        """The merged value, the rows that were read, and the seconds that it took."""
         source = self.source
-        n_bytes = data_bytes(source)
+        chosen = all_chunks(source) if chunks is None else chunks
+        n_read = row_count(source, chosen) if n_rows is None else n_rows
+        n_bytes = n_read * row_bytes(source)
         number = len(self.history) + 1
-        self.tell(ReadStarted(number, purpose, source.n_rows, len(source.boundaries) - 1, n_bytes))
+        self.tell(ReadStarted(number, purpose, n_read, len(chosen), n_bytes))
         start = time.perf_counter()
-        value = self.executor.map_reduce(source, function, state, self.listener, work)
-        return value, time.perf_counter() - start
+        listener = self.listener if n_rows is None else _ignore
+        value = self.executor.map_reduce(source, function, state, listener, work, chunks)
+        seconds = time.perf_counter() - start
+        if n_rows is not None:
+            self.tell(ChunkDone(n_rows, n_bytes))
+        return value, n_read, seconds
 
     def _record(self, purpose: str, *values: Any, **others: Any) -> None:
         done = ReadDone(len(self.history) + 1, purpose, *values, **others)
@@ -190,7 +231,7 @@ def refuse_not_finite(source: Source, executor: Executor) -> NoReturn:
     ------
     NotFiniteError
     """
-    found = executor.map_reduce(source, _find_not_finite, source.missing, lambda event: None)
+    found = executor.map_reduce(source, _find_not_finite, source.missing, _ignore)
     places = ", ".join(f"row {row} column {column}" for row, column in found.places)
     more = ", ..." if found.n_values > len(found.places) else ""
     kind = "NaN or infinity" if source.missing == "error" else "infinity"
@@ -216,6 +257,10 @@ def announced(listener: Listener, purpose: str, source: Source, sink: Sink) -> I
     yield
     seconds = time.perf_counter() - start
     listener(ReadDone(0, purpose, n_rows, seconds))
+
+
+def _ignore(event: Event) -> None:
+    pass
 
 
 def _statistics(expectation: Expectation | IncompleteExpectation, chunk: Chunk) -> Statistics:

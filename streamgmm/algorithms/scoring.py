@@ -27,12 +27,15 @@ class Scoring:
         What the step would gain, nats a row, if the log-likelihood were quadratic.
     remaining : float
         What the whole solution would, or as much of it as was found.
+    n_products : int
+        Of information and vectors.
     """
 
     step: Array
     is_cut: bool = False
     foretold: float = math.inf
     remaining: float = math.inf
+    n_products: int = 0
 
 
 def score(
@@ -64,10 +67,12 @@ def score(
     remainder, direction = gradient.copy(), gradient.copy()
     squared = float(remainder @ remainder)
     limit = _REMAINDER**2 * squared
-    for _ in range(_MOST_PRODUCTS):
+    n_products = 0
+    while n_products < _MOST_PRODUCTS:
         if squared <= limit or (cut is not None and gain > enough):
             break
         image = information.product(direction)
+        n_products += 1
         curvature = float(direction @ image)
         if not curvature > 0.0:
             break
@@ -81,8 +86,8 @@ def score(
         previous, squared = squared, float(remainder @ remainder)
         direction = remainder + (squared / previous) * direction
     if cut is not None:
-        return Scoring(cut[0], True, cut[1], gain)
-    return Scoring(solution, False, gain, gain)
+        return Scoring(cut[0], True, cut[1], gain, n_products)
+    return Scoring(solution, False, gain, gain, n_products)
 
 
 def _part_inside(tangent: Tangent, start: Array, move: Array, radius: float) -> float:

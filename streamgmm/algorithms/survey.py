@@ -1,141 +1,272 @@
-"""The first read: a sample of rows that fits in memory."""
+"""The first read: what the data are like, and a sample of rows in which rare ones have a place.
 
+The sample has two strata, the rows that the mixture of a pilot explains and those that it explains
+badly; of the few rows of the second a larger part is taken, and each counts for fewer.
+"""
+
+import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamgmm.algorithms.pilot import Explanation, Pilot, take_pilot
 from streamgmm.algorithms.reading import Reader, is_left_out, is_refused, refuse_not_finite
+from streamgmm.algorithms.row_sample import (
+    LARGEST_VALUE,
+    Draw,
+    RowSample,
+    SampleDesign,
+    all_within,
+    hash_positions,
+)
 from streamgmm.core.covariance import Array
-from streamgmm.protocols import Chunk, Missing, Work
+from streamgmm.core.expectation import scratch_bytes
+from streamgmm.core.feature_moments import FeatureMoments
+from streamgmm.protocols import Chunk, Missing, Source, Work, all_chunks, row_count
 
-_MOST_ROWS = 1 << 16
-# Squares of larger values may overflow; the rows that hold them take no part in a fit either.
-_LARGEST_VALUE = 1e140
-_MOST_BYTES = 32 << 20
+# Rows are looked at so many bytes at a time, as float64.
+_BLOCK_BYTES = 1 << 20
+# Arrays of a block that are in memory at once.
+_BLOCKS = 6
+# Bytes for each row of a chunk: hashes, positions, scores, labels and strata.
+_ROW_BYTES = 64
 
 
 @dataclass(frozen=True, eq=False)
-class RowSample:
-    """The rows whose hash is smallest, at most ``size`` of them; a monoid.
+class Survey:
+    """What one read found.
 
     Attributes
     ----------
-    size : int
-    index : ndarray of shape (m,), int64
-        Position of each row in the whole.
-    hashes : ndarray of shape (m,), uint64
-    rows : ndarray of shape (m, D)
-    weights : ndarray of shape (m,)
+    n_rows : int
+        Rows that were read.
+    n_overflowing : int
+        Of these, rows left out because their squares overflow.
+    n_missing : int
+        Of these, rows left out because they hold NaN; with ``missing="em"``, nothing else.
+    n_unexplained : int
+        Of the others that have weight, rows that the pilot's mixture explains badly.
+    weight : float
+        Summed weight of the rows that take part; of all data if a part was read.
+    moments : FeatureMoments
+        Of the rows that take part.
+    sample : RowSample
+        In the order of the data. A row's weight is its own times the number of rows that it stands
+        for: those of its stratum over those sampled, so that all weights sum to about ``weight``.
     """
 
-    size: int
-    index: NDArray[np.int64]
-    hashes: NDArray[np.uint64]
-    rows: Array
-    weights: Array
-
-    def merge(self, other: "RowSample") -> "RowSample":
-        """The sample of both sides' rows."""
-        both = RowSample(
-            self.size,
-            np.concatenate([self.index, other.index]),
-            np.concatenate([self.hashes, other.hashes]),
-            np.concatenate([self.rows, other.rows]),
-            np.concatenate([self.weights, other.weights]),
-        )
-        return both._chosen(_smallest(both.hashes, self.size))
-
-    def in_order(self) -> "RowSample":
-        """The same rows by their position; chunks need not follow each other."""
-        return self._chosen(np.argsort(self.index))
-
-    def _chosen(self, places: NDArray[np.intp]) -> "RowSample":
-        return RowSample(
-            self.size,
-            self.index[places],
-            self.hashes[places],
-            self.rows[places],
-            self.weights[places],
-        )
+    n_rows: int
+    n_overflowing: int
+    n_missing: int
+    n_unexplained: int
+    weight: float
+    moments: FeatureMoments
+    sample: RowSample
 
 
-def _smallest(hashes: NDArray[np.uint64], size: int) -> NDArray[np.intp]:
-    """Places of the smallest hashes, at most ``size``, in their order."""
-    if len(hashes) <= size:
-        return np.arange(len(hashes))
-    return np.sort(np.argpartition(hashes, size)[:size])
+def survey(reader: Reader, size: int, seed: int, n_components: int, part: float = 1.0) -> Survey:
+    """Read the data once, after a glance at a small part of them.
 
-
-def sample_rows(reader: Reader, seed: int) -> RowSample:
-    """Read everything once and keep a uniform sample of rows, as float64, in their order.
-
-    Rows are chosen by a hash of their position, so the sample depends on neither chunks nor
-    threads, and rows stored in any order are sampled alike.
+    The same rows are sampled for any chunks, threads and scheduler, if ``part`` is 1 and chunks are
+    small enough for the same pilot.
 
     Parameters
     ----------
     reader : Reader
+    size : int
+        Most rows of the sample. Where some rows are left out or have no weight it may be fewer, if
+        the pilot has seen less of these than there are.
     seed : int
         Below 2**32.
+    n_components : int
+        Components of the pilot's mixture.
+    part : float
+        About this part of the chunks is read, spread over the data, but at least what holds as
+        many rows as the sample.
 
     Returns
     -------
-    RowSample
-        Up to 65536 rows or 32 MiB; all rows if there are no more than that. Rows of weight 0,
-        rows whose squares overflow and, if the source says so, rows with NaN (or without any
-        value) are left out.
+    Survey
+        Sampled rows are float32 if the data are of floating type and no wider, else float64.
 
     Raises
     ------
     NotFiniteError
-        If sampled rows hold NaN that is not to be left out, or infinity.
+        If rows hold NaN that is not to be left out, or infinity.
+    MemoryLimitError
+        If the sample does not fit in memory.
     """
-    n_rows, n_features = reader.source.n_rows, reader.source.n_features
-    size = min(n_rows, _MOST_ROWS, max(1024, _MOST_BYTES // (8 * n_features)))
-    # Rows with larger hashes need not be carried along: six standard deviations are kept. How
-    # many rows have weight, or no NaN, is not known beforehand: no hash is too large then.
-    part = (size + 6.0 * math.sqrt(size) + 6.0) / n_rows
     source = reader.source
-    all_rows = part >= 1.0 or source.has_weights or source.missing != "error"
-    threshold = None if all_rows else np.uint64(part * 2.0**64)
-    # Samples that wait to be merged are of different rows; of all rows that are below the
-    # threshold there are hardly more than one sample holds.
-    sample_bytes = 8 * size * (n_features + 3)
-    work = Work(2 * sample_bytes, sample_bytes if threshold is None else 0)
-    state = seed, size, threshold, source.missing
-    sample = reader.reduce("sample", _sample_chunk, state, work)
-    if is_refused(sample.rows, source.missing).any():
-        refuse_not_finite(reader.source, reader.executor)
-    return sample.in_order()
+    chunks = _chosen_chunks(source, size, part, seed)
+    n_rows = source.n_rows if chunks is None else row_count(source, chunks)
+    pilot = take_pilot(reader, seed, n_components) if size < n_rows else None
+    explanation = None if pilot is None else pilot.explanation
+    design = _design(source, size, seed, n_rows, pilot)
+    work = _work(design, source, n_components, explanation is not None)
+    reader.executor.check_memory(source, work)
+    state = _State(design, explanation, source.missing)
+    found = reader.reduce("survey", _survey_chunk, state, work, chunks)
+    totals = found.totals
+    if totals.n_refused:
+        refuse_not_finite(source, reader.executor)
+    scale = source.n_rows / max(n_rows, 1)
+    return Survey(
+        n_rows,
+        totals.n_overflowing,
+        totals.n_missing,
+        int(totals.n_used[1]),
+        scale * totals.weight,
+        totals.moments,
+        _weighted(found.draw.sample(), scale * totals.n_used),
+    )
 
 
-def _sample_chunk(state: tuple[int, int, np.uint64 | None, Missing], chunk: Chunk) -> RowSample:
-    seed, size, threshold, missing = state
-    index = chunk.index
-    if isinstance(index, range):
-        index = np.arange(index.start, index.stop)
-    hashes = _hash(index, seed)
-    is_eligible = np.full(len(hashes), True) if threshold is None else hashes <= threshold
-    if chunk.weights is not None:
-        is_eligible &= chunk.weights > 0.0
-    if missing != "error":
-        is_eligible &= ~is_left_out(chunk.rows, missing)
-    eligible = np.flatnonzero(is_eligible)
-    eligible = eligible[_smallest(hashes[eligible], size)]
-    rows = chunk.rows[eligible].astype(np.float64)
-    overflowing = np.any((np.abs(rows) > _LARGEST_VALUE) & np.isfinite(rows), axis=1)
-    eligible, rows = eligible[~overflowing], rows[~overflowing]
-    weights = np.ones(len(rows)) if chunk.weights is None else chunk.weights[eligible]
-    return RowSample(size, index[eligible], hashes[eligible], rows, weights)
+def _chosen_chunks(source: Source, size: int, part: float, seed: int) -> list[int] | None:
+    """One chunk of each of as many stretches as are wanted; None for all."""
+    n_chunks = len(all_chunks(source))
+    n_chosen = math.ceil(n_chunks * min(max(part, size / source.n_rows), 1.0))
+    if n_chosen >= n_chunks:
+        return None
+    edges = n_chunks * np.arange(n_chosen + 1) // n_chosen
+    places = hash_positions(edges[:-1], seed) % np.diff(edges).astype(np.uint64)
+    chosen: list[int] = (edges[:-1] + places.astype(np.int64)).tolist()
+    return chosen
 
 
-def _hash(index: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-    """SplitMix64 (Steele, Lea & Flood 2014) of row positions."""
-    golden = 0x9E3779B97F4A7C15
-    offset = np.uint64((seed * golden + golden) % 2**64)
-    z = index.astype(np.uint64) * np.uint64(golden) + offset
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+def _design(source: Source, size: int, seed: int, n_rows: int, pilot: Pilot | None) -> SampleDesign:
+    """The sample that is to be taken of so many rows."""
+    is_small = source.dtype.kind == "f" and source.dtype.itemsize <= 4
+    dtype = np.dtype(np.float32 if is_small else np.float64)
+    usable = 1.0
+    if source.has_weights or source.missing != "error":
+        # Rows lie together that are alike, so the pilot may be wrong by much.
+        usable = 0.0 if pilot is None else 0.5 * pilot.usable
+    size = min(size, n_rows)
+    return SampleDesign.among(max(usable * n_rows, 1.0), size, seed, dtype)
+
+
+def _work(design: SampleDesign, source: Source, n_components: int, stratified: bool) -> Work:
+    """Memory that the read takes."""
+    d = source.n_features
+    sample = design.work(d, stratified)
+    largest = int(max(np.diff(source.boundaries)))
+    block = _BLOCKS * max(_BLOCK_BYTES, 8 * d)
+    scores = scratch_bytes("diag", n_components, d) if stratified else 0
+    return replace(sample, thread=sample.thread + block + _ROW_BYTES * largest + scores)
+
+
+def _weighted(sample: RowSample, n_rows: Array) -> RowSample:
+    """The sample with its rows standing for all rows of their strata, (2,)."""
+    strata = sample.is_unexplained.astype(np.intp)
+    n_sampled = np.bincount(strata, minlength=2)
+    if np.all(n_sampled > 0):
+        factors = n_rows / n_sampled
+    else:
+        # One stratum, or one of which chance took no row.
+        factors = np.full(2, n_rows.sum() / max(len(sample), 1))
+    return replace(sample, weights=sample.weights * factors[strata])
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What every chunk is surveyed with."""
+
+    design: SampleDesign
+    explanation: Explanation | None
+    missing: Missing
+
+
+@dataclass(frozen=True, eq=False)
+class _Totals:
+    """What is counted and summed; a monoid.
+
+    Attributes
+    ----------
+    moments : FeatureMoments
+    weight : float
+    n_used : ndarray of shape (2,), float
+        Rows that take part, by stratum.
+    n_overflowing, n_missing, n_refused : int
+        Rows that cannot be used.
+    """
+
+    moments: FeatureMoments
+    weight: float
+    n_used: Array
+    n_overflowing: int = 0
+    n_missing: int = 0
+    n_refused: int = 0
+
+    def merge(self, other: "_Totals") -> "_Totals":
+        return _Totals(
+            self.moments.merge(other.moments),
+            self.weight + other.weight,
+            self.n_used + other.n_used,
+            self.n_overflowing + other.n_overflowing,
+            self.n_missing + other.n_missing,
+            self.n_refused + other.n_refused,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """All that is found of some rows; a monoid."""
+
+    totals: _Totals
+    draw: Draw
+
+    def merge(self, other: "_Found") -> "_Found":
+        return _Found(self.totals.merge(other.totals), self.draw.merge(other.draw))
+
+
+def _survey_chunk(state: _State, chunk: Chunk) -> _Found:
+    n, d = chunk.rows.shape
+    is_unexplained = np.zeros(n, dtype=np.bool_)
+    if state.explanation is not None:
+        is_unexplained = state.explanation.is_unexplained(chunk.rows)
+    step = max(1, _BLOCK_BYTES // (8 * d))
+    blocks = (slice(start, start + step) for start in range(0, max(n, 1), step))
+    totals = functools.reduce(
+        _Totals.merge,
+        (
+            _block_totals(
+                chunk.rows[block],
+                None if chunk.weights is None else chunk.weights[block],
+                is_unexplained[block],
+                state.missing,
+            )
+            for block in blocks
+        ),
+    )
+    return _Found(totals, state.design.draw(chunk, state.missing, is_unexplained))
+
+
+def _block_totals(
+    rows: NDArray[Any], weights: Array | None, is_unexplained: NDArray[np.bool_], missing: Missing
+) -> _Totals:
+    # Sums along lines of memory are the quicker.
+    columns = np.ascontiguousarray(rows.T, dtype=np.float64)
+    counts = 0, 0, 0
+    is_plain = all_within(columns) and (weights is None or bool(np.all(weights > 0.0)))
+    if not is_plain:
+        unusable = _unusable(columns.T, missing)
+        used = ~np.any(unusable, axis=0)
+        if weights is not None:
+            used &= weights > 0.0
+            weights = weights[used]
+        columns, is_unexplained = columns[:, used], is_unexplained[used]
+        counts = tuple(np.sum(unusable, axis=1).tolist())
+    n_used = np.bincount(is_unexplained, minlength=2).astype(np.float64)
+    weight = float(len(is_unexplained) if weights is None else weights.sum())
+    return _Totals(FeatureMoments.of(columns, weights), weight, n_used, *counts)
+
+
+def _unusable(rows: Array, missing: Missing) -> NDArray[np.bool_]:
+    """Which rows (n, D) overflow, which lack values and which are refused, (3, n)."""
+    refused = is_refused(rows, missing).any(axis=1)
+    lacking = ~refused & (False if missing == "error" else is_left_out(rows, missing))
+    overflowing = ~refused & ~lacking & (np.abs(rows) > LARGEST_VALUE).any(axis=1)
+    return np.stack([overflowing, lacking, refused])

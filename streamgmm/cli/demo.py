@@ -206,7 +206,8 @@ def _print_account(model: GaussianMixture, n_bytes: int, limit: int) -> None:
     seconds = statistics.median(read["seconds"] for read in iterations)
     outcome = "converged" if model.converged_ else "not converged"
     click.echo(
-        f"{outcome} after {model.n_iter_} iterations, {model.n_reads_} reads of all the data"
+        f"{outcome} after {model.n_iter_} iterations, "
+        f"{round(model.n_reads_, 2)} reads of all the data"
     )
     click.echo(
         f"an iteration: {seconds:.3g} s, "

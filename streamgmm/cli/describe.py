@@ -17,7 +17,7 @@ def summary(model: "GaussianMixture") -> str:
     return (
         f"{model.n_components} components ({model.covariance_type}) of "
         f"{model.means_.shape[1]} features, log-likelihood {model.lower_bound_:.6f} nats/row, "
-        f"{outcome} after {model.n_iter_} iterations, {model.n_reads_} reads"
+        f"{outcome} after {model.n_iter_} iterations, {round(model.n_reads_, 2)} reads"
     )
 
 

@@ -14,11 +14,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from streamgmm.algorithms.acceleration import accelerated_em
+from streamgmm.algorithms.auto import fit_in_few_reads
 from streamgmm.algorithms.em import Fit, expectation_maximization
 from streamgmm.algorithms.initialization import Start, initialize
 from streamgmm.algorithms.reading import Reader, statistics_work
-from streamgmm.algorithms.survey import RowSample, sample_rows
-from streamgmm.core.covariance import STRUCTURES, CovarianceType
+from streamgmm.algorithms.row_sample import RowSample, sample_rows
+from streamgmm.algorithms.search import Settings
+from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
 from streamgmm.core.expectation import Arithmetic
 from streamgmm.core.parameters import (
     PARAMETER_NAMES,
@@ -39,8 +42,10 @@ from streamgmm.estimators.records import copy_fitted, from_record
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import parse_bytes
 from streamgmm.executors.select import open_executor
+from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import read_record
 from streamgmm.protocols import Event, FitStarted, Source, Work, data_bytes
+from streamgmm.sources.sample import SampleSource
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
 
@@ -128,8 +133,8 @@ class GaussianMixture(FittedMixture):
         Its last mean log-likelihood, nats a row, of the parameters its last iteration began with.
     lower_bounds_ : list of float
         Mean log-likelihood of each of its iterations.
-    n_reads_ : int
-        How often all the data were read, over all starts.
+    n_reads_ : float
+        How often the data were read, over all starts; reads of a part of them are fractions.
     history_ : list of dict
         One entry a read; the keys are the fields of :class:`streamgmm.protocols.ReadDone`.
     n_features_in_ : int
@@ -177,6 +182,7 @@ class GaussianMixture(FittedMixture):
         "executor": [StrOptions({"auto", "threads", "dask"}), HasMethods("scheduler_info")],
         "n_jobs": [Integral, None],
         "memory_limit": [Real, str, None],
+        "survey_part": [Interval(Real, 0.0, 1.0, closed="right")],
         "callbacks": ["array-like", callable],
     }
 
@@ -203,6 +209,7 @@ class GaussianMixture(FittedMixture):
         executor: Any = "auto",
         n_jobs: int | None = None,
         memory_limit: int | str | None = None,
+        survey_part: float = 1.0,
         callbacks: Sequence[Callable[[Event], None]] = (),
     ) -> None:
         self.n_components = n_components
@@ -225,6 +232,7 @@ class GaussianMixture(FittedMixture):
         self.executor = executor
         self.n_jobs = n_jobs
         self.memory_limit = memory_limit
+        self.survey_part = survey_part
         self.callbacks = callbacks
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -263,13 +271,14 @@ class GaussianMixture(FittedMixture):
         known = self._known_start(source.n_features)
         with (
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
+            ThreadExecutor(self.n_jobs, self.memory_limit) as local,
             single_threaded_blas(),
         ):
             reader = Reader(source, executor, self._listener(), self.arithmetic)
             work = statistics_work(source, self.covariance_type, self.n_components)
             executor.check_memory(source, work)
             reader.tell(self._size(source, work))
-            best = self._best_fit(reader, known)
+            best = self._best_fit(reader, known, local)
         self._keep(best, reader)
         self._warn(best, reader)
         return self
@@ -319,18 +328,47 @@ class GaussianMixture(FittedMixture):
             4 * source.n_rows * k * structure.n_moments(d),
         )
 
-    def _best_fit(self, reader: Reader, known: Start) -> Fit:
-        goes_on = self.warm_start and hasattr(self, "converged_")
-        if goes_on:
+    def _best_fit(self, reader: Reader, known: Start, local: ThreadExecutor) -> Fit:
+        if self.warm_start and hasattr(self, "converged_"):
             return self._run(reader, self._unchanged_parameters(reader), self.lower_bound_)
         start = known.complete(self.covariance_type)
         if start is not None:
             return self._run(reader, start)
         random = check_random_state(self.random_state)
+        if self.algorithm == "auto":
+            return self._fit_in_few_reads(reader, known, local, random)
         sample = sample_rows(reader, int(random.randint(2**31)))
         starts = (self._start(sample, known, random) for _ in range(self.n_init))
         return max(
             (self._run(reader, start) for start in starts), key=lambda fit: fit.log_likelihood
+        )
+
+    def _fit_in_few_reads(
+        self, reader: Reader, known: Start, local: ThreadExecutor, random: np.random.RandomState
+    ) -> Fit:
+        missing = reader.source.missing
+
+        def open_rows(rows: Array, weights: Array) -> Reader:
+            source = SampleSource(rows, weights, missing)
+            return Reader(source, local, lambda event: None, self.arithmetic)
+
+        settings = Settings(
+            self.n_components,
+            self.covariance_type,
+            self.init_params,
+            self.reg_covar,
+            frozenset(self.fixed),
+            self.n_init,
+        )
+        return fit_in_few_reads(
+            reader,
+            open_rows,
+            settings,
+            known,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            random=random,
+            survey_part=self.survey_part,
         )
 
     def _unchanged_parameters(self, reader: Reader) -> Parameters:
@@ -358,6 +396,16 @@ class GaussianMixture(FittedMixture):
         )
 
     def _run(self, reader: Reader, start: Parameters, previous: float = -np.inf) -> Fit:
+        """EM on all rows from given parameters."""
+        if self.algorithm == "auto":
+            return accelerated_em(
+                reader,
+                start,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                reg_covar=self.reg_covar,
+                fixed=frozenset(self.fixed),
+            )
         return expectation_maximization(
             reader,
             start,
@@ -403,11 +451,11 @@ class GaussianMixture(FittedMixture):
         self._set_parameters(fit.parameters)
         self._statistics = fit.statistics
         self.converged_ = fit.converged
-        self.n_iter_ = len(fit.log_likelihoods)
+        self.n_iter_ = fit.n_iterations
         self.lower_bound_ = fit.log_likelihood
         self.lower_bounds_ = fit.log_likelihoods
         self.history_ = [asdict(read) for read in reader.history]
-        self.n_reads_ = len(reader.history)
+        self.n_reads_ = reader.n_reads
 
     def _warn(self, fit: Fit, reader: Reader) -> None:
         if fit.degenerate:

@@ -14,6 +14,7 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from streamgmm.executors.blas import single_threaded_blas
+from streamgmm.executors.memory import process_bytes, resolve_limit
 from streamgmm.executors.merging import MergeTree
 from streamgmm.protocols import (
     NO_WORK,
@@ -26,6 +27,7 @@ from streamgmm.protocols import (
     Sink,
     Source,
     Work,
+    all_chunks,
     regions_of,
     row_bytes,
     row_count,
@@ -61,17 +63,18 @@ class DaskExecutor:
         state: S,
         listener: Listener,
         work: Work = NO_WORK,
+        chunks: Sequence[int] | None = None,
     ) -> M:
-        """Merge function(state, chunk) over all chunks; see :class:`streamgmm.protocols.Executor`.
+        """Merge function(state, chunk) over chunks; see :class:`streamgmm.protocols.Executor`.
 
         The workers' memory limits rule; ``work`` is not used.
         """
-        tree: MergeTree[_Node] = MergeTree(len(source.boundaries) - 1)
-        chunks = range(len(source.boundaries) - 1)
-        for i, task in enumerate(_tasks(source, chunks, function, state)):
-            tree.add(i, _Node(task))
+        chosen = all_chunks(source) if chunks is None else chunks
+        tree: MergeTree[_Node] = MergeTree(len(chosen))
+        for place, task in enumerate(_tasks(source, chosen, function, state)):
+            tree.add(place, _Node(task))
         merged: M = self._compute([tree.result.task])[0]
-        listener(_all_done(source, source.n_rows))
+        listener(_all_done(source, row_count(source, chosen)))
         return merged
 
     def map_write(
@@ -94,6 +97,11 @@ class DaskExecutor:
                 sink.write(region_of(i), values)
                 sink.finish(i)
         listener(_all_done(source, row_count(source, chunks)))
+
+    @property
+    def spare_bytes(self) -> int:
+        """Most of what is free on this machine, which need not be a worker's."""
+        return resolve_limit(None) - process_bytes()
 
     def check_memory(self, source: Source, work: Work) -> None:
         """Nothing to check here: the workers' own limits rule."""

@@ -148,4 +148,4 @@ class Budget:
         )
 
     def _fixed(self, work: Work, n_values: int) -> int:
-        return self.n_threads * work.thread + n_values * work.value
+        return work.together + self.n_threads * work.thread + n_values * work.value

@@ -33,6 +33,7 @@ from streamgmm.protocols import (
     Source,
     StoredSource,
     Work,
+    all_chunks,
     region_shape,
     regions_of,
     row_bytes,
@@ -55,7 +56,7 @@ def thread_count(n_jobs: int | None) -> int:
 
 
 def _depth(source: Source) -> int:
-    return tree_depth(len(source.boundaries) - 1)
+    return tree_depth(len(all_chunks(source)))
 
 
 def _pieces(region: Region, shape: tuple[int, ...] | None) -> Iterator[Region]:
@@ -106,19 +107,22 @@ class ThreadExecutor:
         state: S,
         listener: Listener,
         work: Work = NO_WORK,
+        chunks: Sequence[int] | None = None,
     ) -> M:
-        """Merge function(state, chunk) over all chunks; see :class:`streamgmm.protocols.Executor`.
+        """Merge function(state, chunk) over chunks; see :class:`streamgmm.protocols.Executor`.
 
         Raises
         ------
         MemoryLimitError
             If the memory limit does not hold even one chunk.
         """
-        tree: MergeTree[M] = MergeTree(len(source.boundaries) - 1)
+        chosen = all_chunks(source) if chunks is None else chunks
+        tree: MergeTree[M] = MergeTree(len(chosen))
+        places = {i: place for place, i in enumerate(chosen)}
         self._for_each(
             source,
-            range(len(source.boundaries) - 1),
-            lambda i, chunk: tree.add(i, function(state, chunk)),
+            chosen,
+            lambda i, chunk: tree.add(places[i], function(state, chunk)),
             listener,
             work,
         )
@@ -152,6 +156,11 @@ class ThreadExecutor:
             sink.finish(i)
 
         self._for_each(source, unwritten_chunks(source, sink), write, listener, work)
+
+    @property
+    def spare_bytes(self) -> int:
+        """What the memory limit leaves."""
+        return max(self._budget.limit - process_bytes(), 0)
 
     def check_memory(self, source: Source, work: Work) -> None:
         """Refuse a read for which the memory limit does not hold even one chunk.

@@ -9,7 +9,7 @@ import sklearn.mixture
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.initialization import Start, initialize
-from streamgmm.algorithms.survey import RowSample
+from streamgmm.algorithms.row_sample import RowSample
 from streamgmm.core.covariance import STRUCTURES, CovarianceType
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError, ParameterError
@@ -22,7 +22,8 @@ NOTHING = Start()
 def sample_of(rows: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> RowSample:
     n = len(rows)
     hashes = np.arange(n, dtype=np.uint64)
-    return RowSample(n, np.arange(n), hashes, rows, np.ones(n) if weights is None else weights)
+    weights = np.ones(n) if weights is None else weights
+    return RowSample(np.arange(n), hashes, rows, weights, np.zeros(n, dtype=np.bool_))
 
 
 def start(

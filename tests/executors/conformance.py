@@ -4,6 +4,7 @@ import functools
 import operator
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -125,6 +126,22 @@ class ExecutorConformance(ABC):
         source = ChunkedSource(rows(n_chunks), 1)
         merged = executor.map_reduce(source, first_row, "c", ignore)
         assert merged.value == bracketed([f"c{i}" for i in range(n_chunks)])
+
+    @pytest.mark.parametrize("chunks", [[4], [0, 3, 4], [5, 1, 6, 2, 0], range(7)])
+    def test_some_chunks_merge_in_the_order_given(
+        self, executor: Executor, chunks: Sequence[int]
+    ) -> None:
+        source = ChunkedSource(rows(67), 10)
+        events: list[Event] = []
+        merged = executor.map_reduce(source, first_row, "c", events.append, chunks=chunks)
+        assert merged.value == bracketed([f"c{10 * i}" for i in chunks])
+        n_rows = sum(7 if i == 6 else 10 for i in chunks)
+        assert sum(event.n_rows for event in events if isinstance(event, ChunkDone)) == n_rows
+
+    def test_chunks_that_are_not_asked_for_are_not_read(self, executor: Executor) -> None:
+        source = UnreadableSource(rows(100), 10)
+        found = executor.map_reduce(source, total, None, ignore, chunks=[4, 6])
+        assert found.value == sum(range(40, 50)) + sum(range(60, 70))
 
     def test_chunks_know_their_place(self, executor: Executor) -> None:
         source = ChunkedSource(rows(103), 10)

@@ -1,14 +1,24 @@
 """The row sample: uniform, bounded, and the same however the rows are chunked."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.reading import Reader
-from streamgmm.algorithms.survey import RowSample, sample_rows
+from streamgmm.algorithms.row_sample import (
+    Draw,
+    RowSample,
+    SampleDesign,
+    expected_shortfall,
+    sample_rows,
+    sample_size,
+)
 from streamgmm.errors import NotFiniteError
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.protocols import Source
@@ -143,11 +153,97 @@ def test_rows_become_float64(dtype: str) -> None:
 def test_merging_keeps_the_smallest_hashes() -> None:
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**63, 90).astype(np.uint64)
-    parts = [
-        RowSample(40, part.astype(int), part, part[:, np.newaxis].astype(float), np.ones(len(part)))
-        for part in np.split(hashes, [20, 20, 55])
-    ]
-    left = parts[0].merge(parts[1]).merge(parts[2]).merge(parts[3])
-    right = parts[0].merge(parts[1].merge(parts[2].merge(parts[3])))
+    parts = [drawn(40, part) for part in np.split(hashes, [20, 20, 55])]
+    left = parts[0].merge(parts[1]).merge(parts[2]).merge(parts[3]).sample()
+    right = parts[0].merge(parts[1].merge(parts[2].merge(parts[3]))).sample()
     np.testing.assert_array_equal(left.hashes, right.hashes)
     np.testing.assert_array_equal(np.sort(left.hashes), np.sort(hashes)[:40])
+
+
+def drawn(
+    size: int, hashes: NDArray[np.uint64], is_unexplained: NDArray[np.bool_] | None = None
+) -> Draw:
+    """Rows that say what their hashes are."""
+    n = len(hashes)
+    strata = np.zeros(n, dtype=np.bool_) if is_unexplained is None else is_unexplained
+    rows = hashes[:, np.newaxis].astype(float)
+    design = SampleDesign(0, size, np.dtype(np.float64))
+    return Draw(design, (RowSample(hashes.astype(int), hashes, rows, np.ones(n), strata),))
+
+
+@given(
+    st.integers(0, 60).flatmap(
+        lambda n: st.tuples(
+            st.permutations(range(n)),
+            st.lists(st.booleans(), min_size=n, max_size=n),
+            st.lists(st.integers(0, n), min_size=3, max_size=3),
+        )
+    ),
+    st.integers(1, 60),
+)
+def test_any_grouping_keeps_the_same_rows(
+    case: tuple[list[int], list[bool], list[int]], size: int
+) -> None:
+    order, flags, ends = case
+    hashes, strata = np.array(order, dtype=np.uint64), np.array(flags, dtype=np.bool_)
+    whole = drawn(size, hashes, strata).sample()
+    a, b, c, d = (
+        drawn(size, own, flags)
+        for own, flags in zip(
+            np.split(hashes, sorted(ends)), np.split(strata, sorted(ends)), strict=True
+        )
+    )
+    for merged in (a.merge(b).merge(c).merge(d), a.merge(b).merge(c.merge(d))):
+        found = merged.sample()
+        np.testing.assert_array_equal(found.hashes, whole.hashes)
+        np.testing.assert_array_equal(found.rows[:, 0], whole.hashes.astype(float))
+        np.testing.assert_array_equal(found.is_unexplained, whole.is_unexplained)
+    assert len(whole) == min(size, len(hashes))
+    # Within a stratum the smallest hashes; badly explained rows have an eighth of the places.
+    n_unexplained = int(whole.is_unexplained.sum())
+    for flag in (False, True):
+        own = np.sort(hashes[strata == flag])
+        kept = np.sort(whole.hashes[whole.is_unexplained == flag])
+        np.testing.assert_array_equal(kept, own[: len(kept)])
+    assert n_unexplained >= min(size // 8, int(strata.sum()))
+
+
+# How many rows
+
+
+def test_few_rows_are_the_sample() -> None:
+    assert sample_size(1, 16, 5, 1 << 30) == 1
+    assert sample_size(16_384, 16, 5, 1 << 30) == 16_384
+
+
+def test_many_rows_are_as_many_as_the_parameters_need() -> None:
+    assert sample_size(20_000, 16, 5, 1 << 30) == 16_384
+    assert sample_size(10**7, 16, 5, 1 << 30) == 16_384
+    assert sample_size(10**7, 16, 100, 1 << 30) == 200_000
+    assert sample_size(10**6, 16, 100, 1 << 30) == 125_000
+
+
+def test_memory_bounds_the_sample() -> None:
+    assert sample_size(10**9, 80, 10**4, 80 * 12_345) == 12_345
+    assert sample_size(10_000, 80, 10, 80 * 500) == 500
+    assert sample_size(10_000, 80, 10, 1) == 1
+
+
+def test_the_shortfall_is_what_is_found() -> None:
+    """Means and variances of D features, by maximum likelihood on the first m of N rows."""
+    n, m, d = 4000, 400, 20
+    rng = np.random.default_rng(0)
+
+    def shortfall() -> float:
+        rows = rng.normal(size=(n, d))
+
+        def mean_log_likelihood(size: int) -> float:
+            mean, variance = rows[:size].mean(axis=0), rows[:size].var(axis=0)
+            return float(scipy.stats.norm.logpdf(rows, mean, np.sqrt(variance)).sum(axis=1).mean())
+
+        return mean_log_likelihood(n) - mean_log_likelihood(m)
+
+    found = [shortfall() for _ in range(40)]
+    expected = expected_shortfall(n, m, 2 * d)
+    assert np.mean(found) == pytest.approx(expected, abs=4 * np.std(found) / math.sqrt(40))
+    assert expected_shortfall(n, n, 7) == 0.0
