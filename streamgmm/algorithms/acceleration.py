@@ -32,6 +32,8 @@ _GOOD, _BAD = 0.75, 0.25
 # Smallest eigenvalue of a new covariance in units of the old one, and smallest part of its mass
 # that a component may keep, in a step that is not EM's own.
 _LEAST_COVARIANCE, _LEAST_MASS = 0.1, 0.1
+# Reads that may gain less than the tolerance together before no more is expected.
+_PATIENCE = 5
 # Of an objective, what is taken for rounding.
 _ROUNDING = 1e-12
 
@@ -125,6 +127,7 @@ def accelerated_em(
     """
     ascent = _Ascent(reader, start, tol, reg_covar, frozenset(fixed), informed_by, order)
     log_likelihoods: list[float] = []
+    objectives: list[float] = []
     degenerate: set[int] = set()
     proposal = _Proposal(start, "em")
     best: _Point | None = None
@@ -140,6 +143,8 @@ def accelerated_em(
                 converged = -gain < tol
                 break
             proposal = ascent.retreat(best, proposal)
+            objectives.append(best.objective)
+            converged = _has_stalled(objectives, tol)
             continue
         ascent.learn(proposal, gain)
         best = point
@@ -151,6 +156,8 @@ def accelerated_em(
         else:
             proposal, remaining = ascent.advance(point)
             converged = remaining < tol
+        objectives.append(best.objective)
+        converged = converged or _has_stalled(objectives, tol)
     if best is None:
         return Fit(start)
     return Fit(
@@ -167,6 +174,14 @@ def accelerated_em(
 def _is_ascent(gain: float, best: _Point) -> bool:
     """Whether an objective is not below that of a point by more than rounding."""
     return gain >= -_ROUNDING * max(1.0, abs(best.objective))
+
+
+def _has_stalled(objectives: list[float], tol: float) -> bool:
+    """Whether the last reads together have gained less than the tolerance.
+
+    Along a curved valley what is foretold may stay large for ever.
+    """
+    return len(objectives) > _PATIENCE and objectives[-1] - objectives[-1 - _PATIENCE] < tol
 
 
 class _Ascent:

@@ -10,7 +10,7 @@ from streamgmm.core.information import Information, Tangent
 
 _MOST_PRODUCTS = 60
 # Of the gradient, what a solution may leave.
-_REMAINDER = 0.05
+_REMAINDER = 0.1
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ from streamgmm.core.statistics import Statistics
 from streamgmm.core.whitening import Whitening
 
 # A row says nothing of components that have a smaller share in it.
-_LEAST_RESPONSIBILITY = 1e-4
+_LEAST_RESPONSIBILITY = 3e-3
 
 Single = NDArray[np.float32]
 
@@ -251,10 +251,10 @@ class Information:
         for k, weight in enumerate(parameters.weights):
             places = np.flatnonzero(responsibilities[:, k] > _LEAST_RESPONSIBILITY)
             shares = responsibilities[places, k] / np.sqrt(weight) if places.size else np.empty(0)
-            own = inverse[k % len(inverse)]
-            residuals = rows[places] - parameters.means[k]
+            own = inverse[k % len(inverse)].astype(np.float32)
+            residuals = (rows[places] - parameters.means[k]).astype(np.float32)
             residuals = residuals @ own.T if own.ndim == 2 else residuals * own
-            features = _features(parameters.covariance_type, residuals.astype(np.float32))
+            features = _features(parameters.covariance_type, residuals)
             members.append(_Members(places, shares.astype(np.float32), features))
         counts = responsibilities.sum(axis=0)
         n_own = parameters.structure.n_moments(parameters.n_features)
