@@ -215,7 +215,9 @@ def _merges(
 
 def _far_side(rows: Array, parameters: Parameters, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Whether rows lie above their component's mean along the longest axis of its rows, (m,)."""
-    residuals = np.nan_to_num((rows - parameters.means[labels]) / np.nanstd(rows, axis=0))
+    spread = np.nanstd(rows, axis=0)
+    scales = np.where(spread > 0.0, spread, 1.0)
+    residuals = np.nan_to_num((rows - parameters.means[labels]) / scales)
     sides = np.zeros(len(rows), dtype=np.int64)
     order = np.argsort(labels, kind="stable")
     stops = np.cumsum(np.bincount(labels, minlength=parameters.n_components))
