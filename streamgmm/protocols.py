@@ -423,6 +423,22 @@ class SampleStage(Event):
 
 
 @dataclass(frozen=True)
+class StepScored(Event):
+    """Rows in memory have said how far to go from the parameters of a read.
+
+    Attributes
+    ----------
+    n_row_visits : int
+        Rows that were computed for it, each counted every time.
+    remaining : float
+        What remains to be gained, nats a row, or as much of it as was found.
+    """
+
+    n_row_visits: int
+    remaining: float
+
+
+@dataclass(frozen=True)
 class ComponentsDegenerate(Event):
     """Components lost their mass, or their covariance collapsed and was widened.
 

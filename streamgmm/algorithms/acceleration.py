@@ -21,7 +21,7 @@ from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import Maximum, maximize
 from streamgmm.core.parameters import ParameterName, Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.protocols import ComponentsDegenerate
+from streamgmm.protocols import ComponentsDegenerate, StepScored
 
 _ORDER = 8
 # How far a component may move in a step, in its own standard deviations: at first, at most, and
@@ -167,7 +167,6 @@ def accelerated_em(
         converged,
         frozenset(degenerate),
         n_iterations,
-        ascent.n_scored_rows,
     )
 
 
@@ -206,7 +205,6 @@ class _Ascent:
         self._anderson = Anderson(order)
         self._radius = _RADIUS
         self._origin: Tangent | None = None
-        self.n_scored_rows = 0
         self._rebase(start)
 
     def read(self, parameters: Parameters, best: _Point | None, iteration: int) -> _Point:
@@ -261,7 +259,8 @@ class _Ascent:
         """The step of scoring, or that of EM where there is no information or it is of no use."""
         while point.information is not None and self._radius >= _SMALLEST_RADIUS:
             step = score(point.information, point.gradient, self._radius, self._tol)
-            self.n_scored_rows += step.n_products * len(point.information.weights)
+            n_visits = step.n_products * len(point.information.weights)
+            self._reader.tell(StepScored(n_visits, step.remaining))
             image = point.tangent.moved(step.step, point.statistics)
             parameters = _admissible(point, image)
             if parameters is not None:

@@ -44,7 +44,7 @@ from streamgmm.executors.memory import parse_bytes
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import read_record
-from streamgmm.protocols import Event, FitStarted, Source, Work, data_bytes
+from streamgmm.protocols import Event, FitStarted, Listener, Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
@@ -348,9 +348,8 @@ class GaussianMixture(FittedMixture):
     ) -> Fit:
         missing = reader.source.missing
 
-        def open_rows(rows: Array, weights: Array) -> Reader:
-            source = SampleSource(rows, weights, missing)
-            return Reader(source, local, lambda event: None, self.arithmetic)
+        def open_rows(rows: Array, weights: Array, listener: Listener) -> Reader:
+            return Reader(SampleSource(rows, weights, missing), local, listener, self.arithmetic)
 
         settings = Settings(
             self.n_components,
