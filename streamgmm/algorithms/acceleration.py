@@ -32,6 +32,8 @@ _GOOD, _BAD = 0.75, 0.25
 # Smallest eigenvalue of a new covariance in units of the old one, and smallest part of its mass
 # that a component may keep, in a step that is not EM's own.
 _LEAST_COVARIANCE, _LEAST_MASS = 0.1, 0.1
+# What remains to be gained may be so many times what is foretold.
+_CAUTION = 2.0
 # Reads that may gain less than the tolerance together before no more is expected.
 _PATIENCE = 5
 # Of an objective, what is taken for rounding.
@@ -155,7 +157,7 @@ def accelerated_em(
             proposal, converged = ascent.restart(point), gain < tol
         else:
             proposal, remaining = ascent.advance(point)
-            converged = remaining < tol
+            converged = _CAUTION * remaining < tol
         objectives.append(best.objective)
         converged = converged or _has_stalled(objectives, tol)
     if best is None:
@@ -239,13 +241,12 @@ class _Ascent:
         extrapolated = self._anderson.extrapolate(image, residual)
         if is_first:
             return proposal, step.remaining
-        remaining = step.remaining
-        if point.information is None:
-            remaining = 0.5 * float(point.gradient @ point.tangent.gradient(extrapolated))
-        parameters = _admissible(point, extrapolated)
+        ascent = float(point.gradient @ point.tangent.gradient(extrapolated))
+        parameters = _admissible(point, extrapolated) if ascent > 0.0 else None
         if parameters is None:
             self._anderson.clear()
-            return proposal, remaining
+            return proposal, step.remaining
+        remaining = 0.5 * ascent if point.information is None else step.remaining
         return _Proposal(parameters, "anderson", step), remaining
 
     def retreat(self, best: _Point, rejected: _Proposal) -> _Proposal:

@@ -4,6 +4,7 @@ EM never moves a component from a place where there are too many to one where th
 Which move pays is estimated for all components at once, from rows in memory.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,10 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.reduction import merged_pairs, merging_bounds
 
 # EM steps before the worth of halves is estimated, and before a new mixture is compared.
-_STEPS_OF_PARTS, _STEPS = 4, 8
+_STEPS_OF_PARTS, _STEPS = 8, 8
 _ROUNDS = 8
+# Moves that are tried one by one, where all of them together do not pay.
+_ALONE = 3
 # Of the rows, those explained worst, among which new components may begin; and how many of these.
 _WORST, _BIRTHS = 1.0 / 32.0, 4
 
@@ -79,15 +82,15 @@ def move_components(
         if not swaps.splits:
             break
         rival = _em(rows, fit.parameters, reg_covar)
-        best = rival
-        for n_swaps in sorted({len(swaps.splits), 1}, reverse=True):
-            candidate = _em(rows, swaps.applied(fit.parameters, n_swaps), reg_covar)
-            if candidate.log_likelihood > best.log_likelihood:
-                best = candidate
-                break
-        fit = best
-        if best is rival:
-            break
+        candidates = (
+            _em(rows, swaps.applied(fit.parameters, chosen), reg_covar)
+            for chosen in swaps.choices()
+        )
+        better = (one for one in candidates if one.log_likelihood > rival.log_likelihood)
+        found = next(better, None)
+        if found is None:
+            return rival
+        fit = found
     return fit
 
 
@@ -115,12 +118,19 @@ class _Swaps:
     splits: list[tuple[int, tuple[int, ...]]]
     merges: list[tuple[int, int]]
 
-    def applied(self, parameters: Parameters, n_swaps: int) -> Parameters:
-        """The mixture after the first moves."""
+    def choices(self) -> list[range]:
+        """Moves to be tried together: all of them, then the best ones alone."""
+        n_swaps = len(self.splits)
+        alone = [range(i, i + 1) for i in range(min(n_swaps, _ALONE))]
+        return [range(n_swaps), *alone] if n_swaps > 1 else alone
+
+    def applied(self, parameters: Parameters, chosen: Iterable[int]) -> Parameters:
+        """The mixture after some of the moves."""
         weights, means = parameters.weights.copy(), parameters.means.copy()
         covariances = parameters.covariances.copy()
         is_tied = parameters.covariance_type == "tied"
-        for (k, parts), (i, j) in zip(self.splits[:n_swaps], self.merges[:n_swaps], strict=True):
+        for swap in chosen:
+            (k, parts), (i, j) = self.splits[swap], self.merges[swap]
             both = merged_pairs(parameters, np.array([i]), np.array([j]))
             replaced = [(i, both, 0, parameters.weights[i] + parameters.weights[j])]
             places = (k, j) if len(parts) == 2 else (j,)

@@ -23,7 +23,7 @@ from streamgmm.core.parameters import ParameterName, Parameters
 from streamgmm.protocols import Event, Listener, ReadDone, SampleStage, StepScored
 
 # Short runs for each start that is asked for; of these, those that go on, and the steps of both.
-_RUNS, _KEPT = 12, 4
+_RUNS, _KEPT = 6, 2
 _SHORT, _LONGER = 4, 8
 # Rows of short runs: at least, and for each value of all means; moves use so many times as many.
 _FEWEST_ROWS, _ROWS_PER_VALUE, _MORE = 4096, 4, 4
