@@ -8,6 +8,7 @@ import pytest
 from benchmarks.peers.libraries import LIBRARIES, Fitted
 from benchmarks.peers.measure import MANY, Result, mean_log_likelihood
 from benchmarks.planted import Problem
+from benchmarks.rare import measured
 from benchmarks.scale import Point, ReplayedSource, exponent
 from benchmarks.sources import STORAGES, STORED_ROWS, Comparison, Storage, compare, sample_rows
 from streamgmm.core.covariance import STRUCTURES, CovarianceType
@@ -68,6 +69,14 @@ def test_exponents_are_those_of_powers() -> None:
     ]
     assert exponent(series, lambda point: point.seconds) == pytest.approx(1.0)
     assert exponent(series, lambda point: point.peak) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_rare_rows_are_counted() -> None:
+    found = measured(1_000_000, n_features=2, n_components=4, weight=2e-4, size=2000)
+    assert found.n_expected == 200.0
+    # A uniform sample has none of them, or one.
+    assert found.n_sampled > 10
+    assert found.weight == pytest.approx(200.0, rel=0.5)
 
 
 @pytest.mark.parametrize("storage", STORAGES, ids=lambda storage: storage.name)
