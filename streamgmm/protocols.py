@@ -303,9 +303,9 @@ class ReadStarted(Event):
     number : int
         1 for the first read.
     purpose : str
-        What the read is for: "sample", "iteration", "refinement" (the same iteration again, in
-        coordinates that show how narrow a covariance is) or "score"; of predictions, what is
-        predicted.
+        What the read is for: "sample", "pilot" (a glance at a few chunks), "survey", "iteration",
+        "refinement" (the same iteration again, in coordinates that show how narrow a covariance
+        is) or "score"; of predictions, what is predicted.
     n_rows, n_chunks : int
         To be read.
     n_bytes : int
