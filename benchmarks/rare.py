@@ -1,10 +1,11 @@
-"""Of a component that holds few of all rows, how many are in the survey's sample.
+"""A component that holds few of all rows: how many are in the survey's sample, and is it found.
 
 ``python -m benchmarks.rare [--rows 1e8] [--rare 1e-5] [--small] [--save]``
 
 Rows are drawn on the fly, which takes longer than the survey. Beside the large components there is
 one more, beyond the outermost of their means. Its rows in the sample are counted, and what they
-stand for: the sum of their weights, against the rows that there are.
+stand for: the sum of their weights, against the rows that there are. Then a mixture is fitted as it
+is by default, and the component of it looked at that is nearest to the rare one.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import numpy as np
 
 from benchmarks.planted import planted_mixture
 from benchmarks.reporting import Table, report
+from streamgmm import GaussianMixture
 from streamgmm.algorithms.reading import Reader
 from streamgmm.algorithms.survey import survey
 from streamgmm.core.parameters import Parameters
@@ -42,6 +44,12 @@ class Rare:
         Of pilot and survey.
     part : float
         Of the data, read by the pilot.
+    distance : float
+        Of the nearest fitted mean, in standard deviations.
+    n_fitted : float
+        Rows that the fitted component stands for.
+    n_reads : float
+        Of the fit.
     """
 
     n_features: int
@@ -51,6 +59,9 @@ class Rare:
     weight: float
     seconds: float
     part: float
+    distance: float
+    n_fitted: float
+    n_reads: float
 
 
 def with_rare(common: Parameters, weight: float) -> Parameters:
@@ -68,11 +79,14 @@ def with_rare(common: Parameters, weight: float) -> Parameters:
 def measured(n_rows: int, n_features: int, n_components: int, weight: float, size: int) -> Rare:
     """Survey rows of such a mixture."""
     mixture = with_rare(planted_mixture(n_features, n_components), weight)
+    source = GeneratedSource(mixture, n_rows)
     with ThreadExecutor() as executor:
-        reader = Reader(GeneratedSource(mixture, n_rows), executor, lambda event: None)
+        reader = Reader(source, executor, lambda event: None)
         found = survey(reader, size, 0, n_components)
     distances = np.square(found.sample.rows - mixture.means[-1]).sum(axis=1)
     is_rare = distances < (np.sqrt(n_features) + 4.0) ** 2
+    model = GaussianMixture(n_components + 1, random_state=0).fit(source)
+    apart = np.linalg.norm(model.means_ - mixture.means[-1], axis=1)
     return Rare(
         n_features,
         n_components,
@@ -81,6 +95,9 @@ def measured(n_rows: int, n_features: int, n_components: int, weight: float, siz
         float(found.sample.weights[is_rare].sum()),
         sum(read.seconds for read in reader.history),
         reader.n_reads - 1.0,
+        float(apart.min()),
+        n_rows * float(model.weights_[np.argmin(apart)]),
+        model.n_reads_,
     )
 
 
@@ -94,7 +111,10 @@ def table(found: list[Rare], n_rows: int, size: int) -> Table:
         "in the sample",
         "stand for",
         "pilot, reads",
-        "s",
+        "survey, s",
+        "fitted mean off by, sd",
+        "fitted rows",
+        "reads",
     ]
     rows = [
         [
@@ -106,6 +126,9 @@ def table(found: list[Rare], n_rows: int, size: int) -> Table:
             f"{one.weight:.0f}",
             f"{one.part:.3f}",
             f"{one.seconds:.1f}",
+            f"{one.distance:.2f}",
+            f"{one.n_fitted:.0f}",
+            f"{one.n_reads:.2f}",
         ]
         for one in found
     ]

@@ -25,7 +25,7 @@ from streamgmm.sources.array import ArraySource
 # scikit-learn's default, and ours.
 REG_COVAR = 1e-6
 # Where fits end that are to show how they converge.
-_SMALLEST_GAIN, _MOST_READS = 1e-7, 200
+_SMALLEST_GAIN, _MOST_READS = 1e-7, 100
 
 
 @dataclass(frozen=True, eq=False)

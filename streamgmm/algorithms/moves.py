@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from streamgmm.algorithms.em import Fit, expectation_maximization
-from streamgmm.algorithms.initialization import parameters_of_clusters, seed_clusters
+from streamgmm.algorithms.initialization import parameters_of_clusters
 from streamgmm.algorithms.reading import Reader, prepare
 from streamgmm.core.covariance import Array
 from streamgmm.core.expectation import Posterior
@@ -24,8 +25,10 @@ _STEPS_OF_PARTS, _STEPS = 8, 8
 _ROUNDS = 8
 # Moves that are tried one by one, where all of them together do not pay.
 _ALONE = 3
-# Of the rows, those explained worst, among which new components may begin; and how many of these.
-_WORST, _BIRTHS = 1.0 / 32.0, 4
+# New components may begin among so many of all rows, those explained worst: how many, of how many.
+_WORST, _BIRTHS, _ROWS_OF_BIRTH = 1.0 / 32.0, 4, 8
+# Rows for each of the values that rows of D values have to determine.
+_SUPPORT = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +59,7 @@ class Rows:
         return found
 
 
-def move_components(
-    rows: Rows, fit: Fit, *, reg_covar: float, random: np.random.RandomState
-) -> Fit:
+def move_components(rows: Rows, fit: Fit, *, reg_covar: float) -> Fit:
     """Split and merge components as long as this raises the log-likelihood of the rows.
 
     Parameters
@@ -67,7 +68,6 @@ def move_components(
     fit : Fit
         Where to begin, after some steps of EM with these rows.
     reg_covar : float
-    random : numpy.random.RandomState
 
     Returns
     -------
@@ -78,16 +78,16 @@ def move_components(
     Ueda, Nakano, Ghahramani & Hinton (2000), SMEM algorithm for mixture models.
     """
     for _ in range(_ROUNDS):
-        swaps = _promising_swaps(rows, fit.parameters, reg_covar, random)
+        swaps = _promising_swaps(rows, fit.parameters, reg_covar)
         if not swaps.splits:
             break
         rival = _em(rows, fit.parameters, reg_covar)
+        worth = _worth(rows, rival)
         candidates = (
             _em(rows, swaps.applied(fit.parameters, chosen), reg_covar)
             for chosen in swaps.choices()
         )
-        better = (one for one in candidates if one.log_likelihood > rival.log_likelihood)
-        found = next(better, None)
+        found = next((one for one in candidates if _worth(rows, one) > worth), None)
         if found is None:
             return rival
         fit = found
@@ -98,6 +98,26 @@ def _em(rows: Rows, start: Parameters, reg_covar: float, steps: int = _STEPS) ->
     return expectation_maximization(
         rows.reader, start, tol=0.0, max_iter=steps, reg_covar=reg_covar
     )
+
+
+def _worth(rows: Rows, fit: Fit) -> float:
+    """Log-likelihood that is to be expected on other rows, nats a row."""
+    shares = rows.posterior(fit.parameters).responsibilities
+    return fit.log_likelihood - float(_prices(rows, fit.parameters, shares).sum())
+
+
+def _prices(rows: Rows, parameters: Parameters, responsibilities: Array) -> Array:
+    """What components gain on these rows and not on others, having been fitted to them, (K,).
+
+    One nat for each parameter and row; a row of little weight is fitted at little cost (Akaike
+    1974, and Takeuchi's form of it where rows have weights).
+    """
+    mass = rows.weights @ responsibilities
+    squares = np.square(rows.weights) @ responsibilities
+    mean_weights = np.divide(squares, mass, out=np.zeros_like(mass), where=mass > 0.0)
+    n_own = parameters.structure.n_moments(parameters.n_features)
+    prices: Array = n_own * mean_weights / rows.weights.sum()
+    return prices
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,12 +167,10 @@ class _Swaps:
         )
 
 
-def _promising_swaps(
-    rows: Rows, parameters: Parameters, reg_covar: float, random: np.random.RandomState
-) -> _Swaps:
+def _promising_swaps(rows: Rows, parameters: Parameters, reg_covar: float) -> _Swaps:
     """Splits that gain more than the merges which make room for them cost."""
     posterior = rows.posterior(parameters)
-    parts, gains = _splits(rows, parameters, posterior, reg_covar, random)
+    parts, gains = _splits(rows, parameters, posterior, reg_covar)
     pairs, costs = _merges(rows, parameters, posterior)
     taken: set[int] = set()
     splits: list[tuple[int, tuple[int, ...]]] = []
@@ -181,17 +199,15 @@ def _splits(
     parameters: Parameters,
     posterior: Posterior,
     reg_covar: float,
-    random: np.random.RandomState,
 ) -> tuple[Parameters, Array]:
     """Both halves of all components, then some new ones; and what each split or birth gains."""
     k = parameters.n_components
     labels = 2 * posterior.labels + _far_side(rows.rows, parameters, posterior.labels)
-    n_births = min(_BIRTHS, len(rows.rows) // 64)
-    if n_births:
-        worst = np.argsort(posterior.scores)[: max(n_births, int(_WORST * len(rows.rows)))]
-        labels[worst] = 2 * k + seed_clusters(
-            rows.rows[worst], np.ones(len(worst)), n_births, random
-        )
+    worst = np.argsort(posterior.scores)[: int(_WORST * len(labels))]
+    dense = _dense_places(rows.rows[worst], parameters)
+    n_births = len(dense)
+    for birth, own in enumerate(dense):
+        labels[worst[own]] = 2 * k + birth
     start = parameters_of_clusters(
         rows.rows, rows.weights, labels, 2 * k + n_births, parameters.covariance_type, reg_covar
     )
@@ -199,9 +215,74 @@ def _splits(
     found = rows.posterior(parts)
     relative = np.exp(np.minimum(found.scores - posterior.scores, 50.0))[:, np.newaxis]
     densities = found.responsibilities * relative
-    halves = densities[:, : 2 * k].reshape(-1, k, 2).sum(axis=2) - posterior.responsibilities
-    changes = np.hstack([halves, densities[:, 2 * k :]])
-    return parts, rows.mean(np.log1p(np.maximum(changes, -1.0 + 1e-12)))
+    halves, births = slice(2 * k), slice(2 * k, None)
+    gains = np.concatenate(
+        [
+            _gains_of_halves(rows, parameters, posterior, parts, densities[:, halves]),
+            # With room made for its weight.
+            rows.mean(np.log1p(densities[:, births] - parts.weights[births])),
+        ]
+    )
+    prices = _prices(rows, parts, found.responsibilities)
+    gains[k:] -= prices[births]
+    gains[:k] -= prices[halves].reshape(k, 2).max(axis=1)
+    is_supported = _supported(rows, parts, found.responsibilities)
+    can_be = np.concatenate([is_supported[halves].reshape(k, 2).all(axis=1), is_supported[births]])
+    return parts, np.where(can_be, gains, -np.inf)
+
+
+def _dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:
+    """Groups of rows (n, D) that lie as near to each other as those of one component do."""
+    d = parameters.n_features
+    own = parameters.stacked(parameters.covariances)
+    if own.ndim == 2:
+        own = own[:, :, np.newaxis] * np.eye(d)
+    mean = own.mean(axis=0) if len(own) == 1 else np.tensordot(parameters.weights, own, 1)
+    centred = np.nan_to_num(rows - np.nanmean(rows, axis=0)) if len(rows) else rows
+    whitened = np.linalg.solve(np.linalg.cholesky(mean), centred.T).T
+    # Squared distances of two rows of a Gaussian: mean 2 D, variance 8 D.
+    is_near = cdist(whitened, whitened, "sqeuclidean") < 2.0 * d + np.sqrt(8.0 * d)
+    groups: list[NDArray[np.intp]] = []
+    while len(groups) < _BIRTHS and is_near.size:
+        counts = is_near.sum(axis=0)
+        own_rows = np.flatnonzero(is_near[np.argmax(counts)])
+        if len(own_rows) < _ROWS_OF_BIRTH:
+            break
+        groups.append(own_rows)
+        is_near[own_rows] = is_near[:, own_rows] = False
+    return groups
+
+
+def _supported(rows: Rows, parameters: Parameters, responsibilities: Array) -> NDArray[np.bool_]:
+    """Whether components stand on more rows than they could be fitted to whatever these are, (K,).
+
+    Rows count as many of equal weight would (Kish).
+    """
+    shares = responsibilities * rows.weights[:, np.newaxis]
+    squares = np.square(shares).sum(axis=0)
+    n_rows = np.divide(
+        np.square(shares.sum(axis=0)), squares, out=np.zeros_like(squares), where=squares > 0.0
+    )
+    d = parameters.n_features
+    supported: NDArray[np.bool_] = n_rows >= _SUPPORT * parameters.structure.n_moments(d) / d
+    return supported
+
+
+def _gains_of_halves(
+    rows: Rows, parameters: Parameters, posterior: Posterior, parts: Parameters, densities: Array
+) -> Array:
+    """What replacing each component by its halves gains at least, (K,).
+
+    The expected gain with responsibilities as they are, a lower bound as in EM: halves are not
+    credited with what they take from other components.
+    """
+    k = parameters.n_components
+    shares = posterior.responsibilities
+    weights = parts.weights[: 2 * k].reshape(k, 2).sum(axis=1)
+    factors = np.divide(parameters.weights, weights, out=np.ones(k), where=weights > 0.0)
+    halves = factors * densities.reshape(-1, k, 2).sum(axis=2)
+    ratios = np.divide(halves, shares, out=np.ones_like(shares), where=shares > 0.0)
+    return rows.mean(shares * np.log(np.maximum(ratios, 1e-300)))
 
 
 def _merges(
@@ -220,7 +301,9 @@ def _merges(
     relative = weight * np.exp(np.minimum(found.scores - posterior.scores, 50.0))[:, np.newaxis]
     shares = posterior.responsibilities
     changes = found.responsibilities * relative - shares[:, first] - shares[:, second]
-    return pairs, -rows.mean(np.log1p(np.maximum(changes, -1.0 + 1e-12)))
+    costs = -rows.mean(np.log1p(np.maximum(changes, -1.0 + 1e-12)))
+    prices = _prices(rows, parameters, shares)
+    return pairs, costs - np.minimum(prices[first], prices[second])
 
 
 def _far_side(rows: Array, parameters: Parameters, labels: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ and rows stored in any order are sampled alike.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ _JOINING_BYTES = 32
 
 _MOST_ROWS = 1 << 16
 _MOST_BYTES = 32 << 20
+# Of a part of a sample, how much of it may be of the second stratum.
+_PART_OF_RARE = 0.25
 # Fewer sampled rows save nothing worth while where a mixture is fitted to them.
 _FEWEST_ROWS = 1 << 14
 _ROWS_PER_PARAMETER = 2000
@@ -222,6 +224,26 @@ class RowSample:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def part(self, size: int) -> "RowSample":
+        """Fewer rows, from all over the sample, that stand for all of it.
+
+        Of the second stratum, whose rows count for little, as many as make up a part of it.
+        """
+        if size >= len(self):
+            return self
+        strata = [np.flatnonzero(self.is_unexplained == which) for which in (True, False)]
+        n_rare = min(len(strata[0]), max(int(_PART_OF_RARE * size), size - len(strata[1])))
+        sizes = [n_rare, size - n_rare]
+        chosen = [
+            places[np.arange(n) * len(places) // max(n, 1)]
+            for places, n in zip(strata, sizes, strict=True)
+        ]
+        factors = [len(places) / max(n, 1) for places, n in zip(strata, sizes, strict=True)]
+        places = np.concatenate(chosen)
+        order = np.argsort(places)
+        taken = self.take(places[order])
+        return replace(taken, weights=taken.weights * np.repeat(factors, sizes)[order])
 
     def take(self, places: NDArray[np.intp]) -> "RowSample":
         """Some of the rows."""

@@ -151,9 +151,7 @@ class Search:
         """Do some work with rows from all over the sample, and tell of it."""
         visits = _Visits()
         start = time.perf_counter()
-        part = sample
-        if size < len(sample):
-            part = sample.take(np.arange(size) * len(sample) // size)
+        part = sample.part(size)
         rows = part.rows.astype(np.float64, copy=False) if part is not sample else part.rows
         reader = self.open_rows(rows, part.weights, visits)
         fit = work(Rows(reader, rows, part.weights), *arguments)
@@ -187,7 +185,7 @@ class Search:
 
     def _moved(self, rows: Rows, parameters: Parameters) -> Fit:
         fit = self._em(rows, parameters, _LONGER)
-        return move_components(rows, fit, reg_covar=self.settings.reg_covar, random=self.random)
+        return move_components(rows, fit, reg_covar=self.settings.reg_covar)
 
     def _converged(self, rows: Rows, parameters: Parameters, tol: float) -> Fit:
         settings = self.settings
