@@ -18,7 +18,7 @@ FIT = """
     from streamgmm import GaussianMixture
     rng = np.random.default_rng(0)
     X = rng.normal(size=(2000, 3)) + rng.integers(0, 2, (2000, 1)) * 9
-    model = GaussianMixture(2, random_state=0).fit(X)
+    model = GaussianMixture(2, random_state=0, algorithm="em").fit(X)
     print(model.means_.tobytes().hex(), model.covariances_.tobytes().hex(), model.lower_bounds_)
 """
 IN_THREADS = """
@@ -28,7 +28,7 @@ IN_THREADS = """
     rng = np.random.default_rng(0)
     X = rng.normal(size=(2000, 3)) + rng.integers(0, 2, (2000, 1)) * 9
     def run(_):
-        model = GaussianMixture(2, random_state=0).fit(X)
+        model = GaussianMixture(2, random_state=0, algorithm="em").fit(X)
         return model.means_.tobytes().hex(), model.covariances_.tobytes().hex(), model.lower_bounds_
     with ThreadPoolExecutor(4) as threads:
         results = list(threads.map(run, range(4)))

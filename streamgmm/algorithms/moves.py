@@ -147,7 +147,7 @@ class _Swaps:
     def applied(self, parameters: Parameters, chosen: Iterable[int]) -> Parameters:
         """The mixture after some of the moves."""
         weights, means = parameters.weights.copy(), parameters.means.copy()
-        covariances = parameters.covariances.copy()
+        covariances, factors = parameters.covariances.copy(), parameters.factors.copy()
         is_tied = parameters.covariance_type == "tied"
         for swap in chosen:
             (k, parts), (i, j) = self.splits[swap], self.merges[swap]
@@ -162,8 +162,9 @@ class _Swaps:
                 weights[place], means[place] = weight, origin.means[part]
                 if not is_tied:
                     covariances[place] = origin.covariances[part]
+                    factors[place] = origin.factors[part]
         return Parameters.create(
-            parameters.covariance_type, weights / weights.sum(), means, covariances
+            parameters.covariance_type, weights / weights.sum(), means, covariances, factors
         )
 
 

@@ -138,6 +138,16 @@ def cholesky(structure: CovarianceStructure, covariances: Array) -> Array:
     return np.sqrt(covariances)
 
 
+def triangular(roots: Array) -> Array:
+    """Factors L (k, D, D), L Lᵀ = Rᵀ R, of roots R (k, n, D); positive where R has full rank.
+
+    They are found without the products, in which small standard deviations would drown.
+    """
+    factors = np.swapaxes(np.linalg.qr(roots, mode="r"), 1, 2)
+    signs = np.sign(np.diagonal(factors, axis1=1, axis2=2))
+    return np.ascontiguousarray(factors * signs[:, np.newaxis, :])
+
+
 def invert(structure: CovarianceStructure, factors: Array) -> Array:
     """Inverse factors W = L⁻¹, stored like the factors."""
     if not structure.is_triangular:

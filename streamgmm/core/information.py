@@ -251,10 +251,11 @@ class Information:
         for k, weight in enumerate(parameters.weights):
             places = np.flatnonzero(responsibilities[:, k] > _LEAST_RESPONSIBILITY)
             shares = responsibilities[places, k] / np.sqrt(weight) if places.size else np.empty(0)
-            own = inverse[k % len(inverse)].astype(np.float32)
-            residuals = (rows[places] - parameters.means[k]).astype(np.float32)
+            own = inverse[k % len(inverse)]
+            residuals = rows[places] - parameters.means[k]
+            # Data may lie in any units; whitened they fit in float32.
             residuals = residuals @ own.T if own.ndim == 2 else residuals * own
-            features = _features(parameters.covariance_type, residuals)
+            features = _features(parameters.covariance_type, residuals.astype(np.float32))
             members.append(_Members(places, shares.astype(np.float32), features))
         counts = responsibilities.sum(axis=0)
         n_own = parameters.structure.n_moments(parameters.n_features)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array, symmetric
+from streamgmm.core.covariance import Array, symmetric, triangular
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import ParameterName, Parameters
 from streamgmm.core.statistics import Statistics
@@ -299,7 +299,7 @@ def _scaled(raw: Array, central: Array, scale: Array, ridge: Array) -> tuple[Arr
 def _whitened(raw: Array, central: Array, bases: Array, ridge: Array) -> tuple[Array, Array]:
     """Σ = B T Bᵀ + diag(ridge) and its factor, which keeps the digits of B; T, B (k, D, D).
 
-    The factor is Rᵀ of the QR decomposition of (B root(T), diag(√ridge))ᵀ.
+    The factor is that of (B root(T), diag(√ridge)).
     """
     _require_spread(_diagonals(raw), _diagonals(central), ridge)
     try:
@@ -312,10 +312,8 @@ def _whitened(raw: Array, central: Array, bases: Array, ridge: Array) -> tuple[A
     spread = bases @ roots
     ridges = np.broadcast_to(np.diag(np.sqrt(ridge)), spread.shape)
     stacked = np.concatenate([np.swapaxes(spread, 1, 2), ridges], axis=1)
-    factors = np.swapaxes(np.linalg.qr(stacked, mode="r"), 1, 2)
-    diagonals = _diagonals(factors)
-    if not np.all(np.abs(diagonals) > 0.0):
+    factors = triangular(stacked)
+    if not np.all(_diagonals(factors) > 0.0):
         raise np.linalg.LinAlgError("a covariance factor is singular")
-    factors = np.ascontiguousarray(factors * np.sign(diagonals)[:, np.newaxis, :])
     covariances = factors @ np.swapaxes(factors, 1, 2)
     return 0.5 * (covariances + np.swapaxes(covariances, 1, 2)), factors

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array, log_determinants
+from streamgmm.core.covariance import Array, log_determinants, triangular
 from streamgmm.core.parameters import Parameters
 
 
@@ -18,26 +18,25 @@ def merging_bounds(parameters: Parameters) -> Array:
     Runnalls (2007), Kullback-Leibler approach to Gaussian mixture reduction, equation 21.
     """
     k = parameters.n_components
-    first, second = np.triu_indices(k, 1)
     bounds = np.full((k, k), np.inf)
-    if first.size == 0:
-        return bounds
     inverse = parameters.stacked(parameters.inverse_factors)
     own = np.broadcast_to(-2.0 * log_determinants(parameters.structure, inverse), k)
     weights = parameters.weights
-    both = weights[first] + weights[second]
-    merged = merged_pairs(parameters, first, second)
-    if parameters.covariance_type == "tied":
-        # The covariance that all share would be widened: ½ π_i π_j / (π_i + π_j) d² to first order.
-        moved = (parameters.means[first] - parameters.means[second]) @ inverse[0].T
-        distances = np.square(moved).sum(axis=1)
-        costs = 0.5 * weights[first] * weights[second] * distances
-        costs = np.divide(costs, both, out=np.zeros_like(costs), where=both > 0.0)
-    else:
-        stacked = merged.stacked(merged.inverse_factors)
-        wide = -2.0 * log_determinants(merged.structure, stacked)
-        costs = 0.5 * (both * wide - weights[first] * own[first] - weights[second] * own[second])
-    bounds[first, second] = bounds[second, first] = costs
+    for i in range(k - 1):
+        # One with all later ones at a time: covariances of all pairs may be too many for memory.
+        others = np.arange(i + 1, k)
+        both = weights[i] + weights[others]
+        if parameters.covariance_type == "tied":
+            # The covariance that all share would be widened: ½ π_i π_j / (π_i + π_j) d² to first
+            # order.
+            moved = (parameters.means[i] - parameters.means[others]) @ inverse[0].T
+            costs = 0.5 * weights[i] * weights[others] * np.square(moved).sum(axis=1)
+            costs = np.divide(costs, both, out=np.zeros_like(costs), where=both > 0.0)
+        else:
+            merged = merged_pairs(parameters, np.full_like(others, i), others)
+            wide = 2.0 * log_determinants(merged.structure, merged.stacked(merged.factors))
+            costs = 0.5 * (both * wide - weights[i] * own[i] - weights[others] * own[others])
+        bounds[i, others] = bounds[others, i] = costs
     return bounds
 
 
@@ -61,15 +60,21 @@ def merged_pairs(
     )[:, np.newaxis]
     means = share * parameters.means[first] + (1.0 - share) * parameters.means[second]
     apart = np.sqrt(share * (1.0 - share)) * (parameters.means[first] - parameters.means[second])
-    covariances = parameters.covariances
-    if kind != "tied":
-        own, other = covariances[first], covariances[second]
-        part = share.reshape(-1, *[1] * (own.ndim - 1))
-        covariances = part * own + (1.0 - part) * other
-        if kind == "full":
-            covariances = covariances + apart[:, :, np.newaxis] * apart[:, np.newaxis, :]
-        elif kind == "diag":
-            covariances = covariances + apart**2
-        else:
-            covariances = covariances + np.square(apart).mean(axis=1)
-    return Parameters.create(kind, sums / sums.sum(), means, covariances)
+    covariances, factors = parameters.covariances, parameters.factors
+    if kind == "full":
+        parts = share[:, :, np.newaxis]
+        roots = [
+            np.sqrt(parts) * np.swapaxes(factors[first], 1, 2),
+            np.sqrt(1.0 - parts) * np.swapaxes(factors[second], 1, 2),
+            apart[:, np.newaxis, :],
+        ]
+        factors = triangular(np.concatenate(roots, axis=1))
+        covariances = factors @ np.swapaxes(factors, 1, 2)
+    elif kind != "tied":
+        moved = np.square(apart) if kind == "diag" else np.square(apart).mean(axis=1)
+        parts = share if kind == "diag" else share[:, 0]
+        covariances = parts * covariances[first] + (1.0 - parts) * covariances[second] + moved
+        factors = np.sqrt(covariances)
+    total = sums.sum()
+    weights = sums / total if total > 0.0 else np.full_like(sums, 1.0 / len(sums))
+    return Parameters.create(kind, weights, means, covariances, factors)

@@ -33,6 +33,8 @@ from tests.sources.chunked import ChunkedSource
 STORED_ROWS = 20_000
 N, D = 200_000, 2
 
+both_algorithms = pytest.mark.parametrize("algorithm", ["auto", "em"])
+
 
 def planted() -> NDArray[np.float64]:
     rng = np.random.default_rng(0)
@@ -71,25 +73,32 @@ def lazy(path: Path) -> dask.array.Array:
     return dask.array.from_array(zarr.open_array(path, mode="r"), chunks=(tuple(rows), D))
 
 
+@both_algorithms
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_threads_and_schedulers_give_the_same_bits(
-    covariance_type: CovarianceType, stored: Path, processes: ProcessPoolExecutor
+    covariance_type: CovarianceType, algorithm: str, stored: Path, processes: ProcessPoolExecutor
 ) -> None:
-    expected = bits(fit(stored, covariance_type, n_jobs=1))
+    expected = bits(fit(stored, covariance_type, algorithm=algorithm, n_jobs=1))
     for n_jobs in (2, 8):
-        assert bits(fit(stored, covariance_type, n_jobs=n_jobs)) == expected, n_jobs
+        assert bits(fit(stored, covariance_type, algorithm=algorithm, n_jobs=n_jobs)) == expected, (
+            n_jobs
+        )
     array = lazy(stored)
     for scheduler in ("synchronous", "threads"):
         with dask.config.set(scheduler=scheduler):
-            assert bits(fit(array, covariance_type)) == expected, scheduler
+            assert bits(fit(array, covariance_type, algorithm=algorithm)) == expected, scheduler
     with dask.config.set(scheduler="processes", pool=processes):
-        assert bits(fit(array, covariance_type)) == expected
+        assert bits(fit(array, covariance_type, algorithm=algorithm)) == expected
     with dask.config.set(scheduler="synchronous"):
-        assert bits(fit(stored, covariance_type, executor="dask")) == expected
-    assert bits(fit(array, covariance_type, executor="threads", n_jobs=2)) == expected
+        assert bits(fit(stored, covariance_type, algorithm=algorithm, executor="dask")) == expected
+    assert (
+        bits(fit(array, covariance_type, algorithm=algorithm, executor="threads", n_jobs=2))
+        == expected
+    )
 
 
-def test_the_distributed_scheduler_gives_the_same_bits(stored: Path) -> None:
+@both_algorithms
+def test_the_distributed_scheduler_gives_the_same_bits(stored: Path, algorithm: str) -> None:
     import distributed
 
     with (
@@ -99,53 +108,78 @@ def test_the_distributed_scheduler_gives_the_same_bits(stored: Path) -> None:
         distributed.Client(cluster),
     ):
         # The active client is found without being named.
-        found = {kind: bits(fit(lazy(stored), kind)) for kind in TYPES}
+        found = {kind: bits(fit(lazy(stored), kind, algorithm=algorithm)) for kind in TYPES}
     for kind in TYPES:
-        assert found[kind] == bits(fit(stored, kind, n_jobs=2)), kind
+        assert found[kind] == bits(fit(stored, kind, algorithm=algorithm, n_jobs=2)), kind
 
 
+@both_algorithms
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_rows_with_gaps_give_the_same_bits(
-    covariance_type: CovarianceType, processes: ProcessPoolExecutor
+    covariance_type: CovarianceType, algorithm: str, processes: ProcessPoolExecutor
 ) -> None:
+    source = open_data(ChunkedSource(rows_with_gaps(), 3_000), missing="em")
+    settings = {"covariance_type": covariance_type, "algorithm": algorithm}
+    expected = bits(fit(source, **settings, n_jobs=1))
+    for n_jobs in (2, 8):
+        assert bits(fit(source, **settings, n_jobs=n_jobs)) == expected, n_jobs
+    with dask.config.set(scheduler="processes", pool=processes):
+        assert bits(fit(source, **settings, executor="dask")) == expected
+
+
+def rows_with_gaps() -> NDArray[np.float64]:
     rng = np.random.default_rng(1)
     rows = draw(rng, random_parameters(rng, "full", 3, 4), 40_000)
     rows[rng.random(rows.shape) < 0.2] = np.nan
-    source = open_data(ChunkedSource(rows, 3_000), missing="em")
-    expected = bits(fit(source, covariance_type, n_jobs=1))
-    for n_jobs in (2, 8):
-        assert bits(fit(source, covariance_type, n_jobs=n_jobs)) == expected, n_jobs
-    with dask.config.set(scheduler="processes", pool=processes):
-        assert bits(fit(source, covariance_type, executor="dask")) == expected
-    reference = fit(source, covariance_type)
-    for chunk_rows in (101, 999, 40_000):
-        other = fit(open_data(ChunkedSource(rows, chunk_rows), missing="em"), covariance_type)
-        for name in ("weights_", "means_", "covariances_"):
-            np.testing.assert_allclose(
-                getattr(other, name), getattr(reference, name), rtol=1e-10, atol=1e-10
-            )
+    return rows
+
+
+def assert_same_fit(found: GaussianMixture, expected: GaussianMixture) -> None:
+    for name in ("weights_", "means_", "covariances_"):
+        np.testing.assert_allclose(
+            getattr(found, name), getattr(expected, name), rtol=1e-10, atol=1e-10
+        )
+    np.testing.assert_allclose(found.lower_bounds_, expected.lower_bounds_, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_other_layouts_of_rows_with_gaps_agree(covariance_type: CovarianceType) -> None:
+    rows = rows_with_gaps()
+    found = [
+        fit(open_data(ChunkedSource(rows, n), missing="em"), covariance_type, algorithm="em")
+        for n in (3_000, 101, 999, 40_000)
+    ]
+    for other in found[1:]:
+        assert_same_fit(other, found[0])
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_other_layouts_agree(covariance_type: CovarianceType) -> None:
     X = planted()[:20_000]
-    reference = fit(ChunkedSource(X), covariance_type)
-    for chunk_rows in (1, 7, 256, 1000, 19_999):
-        rows = X[:300] if chunk_rows == 1 else X
-        other = fit(ChunkedSource(rows, chunk_rows), covariance_type)
-        expected = fit(ChunkedSource(rows), covariance_type) if chunk_rows == 1 else reference
-        for name in ("weights_", "means_", "covariances_"):
-            np.testing.assert_allclose(
-                getattr(other, name), getattr(expected, name), rtol=1e-10, atol=1e-10
-            )
-        np.testing.assert_allclose(other.lower_bounds_, expected.lower_bounds_, rtol=0, atol=1e-10)
+    reference = fit(ChunkedSource(X), covariance_type, algorithm="em")
+    for chunk_rows in (7, 256, 1000, 19_999):
+        other = fit(ChunkedSource(X, chunk_rows), covariance_type, algorithm="em")
+        assert_same_fit(other, reference)
+    few = [fit(ChunkedSource(X[:300], n), covariance_type, algorithm="em") for n in (300, 1)]
+    assert_same_fit(*few)
 
 
+def test_other_layouts_agree_to_the_tolerance() -> None:
+    X = planted()[:20_000]
+    found = [
+        GaussianMixture(3, random_state=0, tol=1e-5).fit(ChunkedSource(X, chunk_rows))
+        for chunk_rows in (20_000, 7, 256, 19_999)
+    ]
+    bounds = [model.lower_bound_ for model in found]
+    assert max(bounds) - min(bounds) < 2e-5
+
+
+@both_algorithms
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_callers_blas_threads_do_not_matter(stored: Path, threads: int) -> None:
-    expected = bits(fit(stored, "full"))
+def test_the_callers_blas_threads_do_not_matter(stored: Path, threads: int, algorithm: str) -> None:
+    expected = bits(fit(stored, "full", algorithm=algorithm))
     with threadpool_limits(threads, user_api="blas"):
-        assert bits(fit(stored, "full")) == expected
+        assert bits(fit(stored, "full", algorithm=algorithm)) == expected
 
 
 def blas_threads() -> list[int]:
