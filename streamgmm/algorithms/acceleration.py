@@ -154,7 +154,7 @@ def accelerated_em(
             degenerate |= lost
             proposal, converged = ascent.restart(point), gain < tol
         else:
-            proposal, remaining = ascent.advance(point)
+            proposal, remaining = ascent.advance(point, gain)
             converged = remaining < tol
         objectives.append(best.objective)
         converged = converged or _has_stalled(objectives, tol)
@@ -229,8 +229,15 @@ class _Ascent:
             self._informed_by(tangent),
         )
 
-    def advance(self, point: _Point) -> tuple[_Proposal, float]:
-        """Where to read next, and what remains to be gained, nats a row."""
+    def advance(self, point: _Point, gain: float) -> tuple[_Proposal, float]:
+        """Where to read next, and what remains to be gained, nats a row.
+
+        Parameters
+        ----------
+        point : _Point
+        gain : float
+            Of the last step.
+        """
         proposal, step = self._by_scoring(point)
         image = point.tangent.moved(step.step, point.statistics)
         if self._origin is None:
@@ -243,7 +250,9 @@ class _Ascent:
             return proposal, step.remaining
         remaining = step.remaining
         if point.information is None:
-            remaining = 0.5 * float(point.gradient @ point.tangent.gradient(extrapolated))
+            # The reads before show only some directions; along others as much again may remain.
+            foretold = 0.5 * float(point.gradient @ point.tangent.gradient(extrapolated))
+            remaining = max(abs(foretold), gain)
         parameters = _admissible(point, extrapolated)
         if parameters is None:
             self._anderson.clear()
