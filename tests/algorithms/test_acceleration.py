@@ -262,6 +262,22 @@ def test_what_is_held_fixed_stays(
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("reg_covar", [1e-6, 0.1])
+def test_a_ridge_ends_no_lower_than_em(covariance_type: CovarianceType, reg_covar: float) -> None:
+    rows, start = planted(covariance_type, 4.0)
+    found = run(rows, start, reg_covar=reg_covar)
+    assert_truthful(found, rows, reg_covar)
+    plain = start
+    for _ in range(200):
+        plain = em_step(rows, plain, reg_covar=reg_covar).parameters
+    ends = [
+        objective(rows, naive.of(parameters), reg_covar, None)
+        for parameters in (found.fit.parameters, plain)
+    ]
+    assert ends[0] > ends[1] - 1e-5
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("informed", [True, False])
 def test_a_start_at_the_optimum_takes_few_reads(
     covariance_type: CovarianceType, informed: bool
