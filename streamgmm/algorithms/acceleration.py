@@ -156,7 +156,7 @@ def accelerated_em(
             degenerate |= lost
             proposal, converged = ascent.restart(point), gain < tol
         else:
-            proposal, remaining = ascent.advance(point)
+            proposal, remaining = ascent.advance(point, gain)
             converged = _CAUTION * remaining < tol
         objectives.append(best.objective)
         converged = converged or _has_stalled(objectives, tol)
@@ -229,8 +229,15 @@ class _Ascent:
             self._informed_by(tangent),
         )
 
-    def advance(self, point: _Point) -> tuple[_Proposal, float]:
-        """Where to read next, and what remains to be gained, nats a row."""
+    def advance(self, point: _Point, gain: float) -> tuple[_Proposal, float]:
+        """Where to read next, and what remains to be gained, nats a row.
+
+        Parameters
+        ----------
+        point : _Point
+        gain : float
+            Of the last step.
+        """
         proposal, step = self._by_scoring(point)
         image = point.tangent.moved(step.step, point.statistics)
         if self._origin is None:
@@ -246,7 +253,10 @@ class _Ascent:
         if parameters is None:
             self._anderson.clear()
             return proposal, step.remaining
-        remaining = 0.5 * ascent if point.information is None else step.remaining
+        remaining = step.remaining
+        if point.information is None:
+            # The reads before show only some directions; along others as much again may remain.
+            remaining = max(0.5 * ascent, gain)
         return _Proposal(parameters, "anderson", step), remaining
 
     def retreat(self, best: _Point, rejected: _Proposal) -> _Proposal:
