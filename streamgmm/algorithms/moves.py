@@ -26,7 +26,7 @@ _ROUNDS = 8
 # Moves that are tried one by one, where all of them together do not pay.
 _ALONE = 3
 # New components may begin among so many of all rows, those explained worst: how many, of how many.
-_WORST, _BIRTHS, _ROWS_OF_BIRTH = 1.0 / 32.0, 4, 8
+_WORST, _MOST_WORST, _BIRTHS, _ROWS_OF_BIRTH = 1.0 / 32.0, 1024, 4, 8
 # Rows for each of the values that rows of D values have to determine.
 _SUPPORT = 3.0
 
@@ -204,7 +204,7 @@ def _splits(
     """Both halves of all components, then some new ones; and what each split or birth gains."""
     k = parameters.n_components
     labels = 2 * posterior.labels + _far_side(rows.rows, parameters, posterior.labels)
-    worst = np.argsort(posterior.scores)[: int(_WORST * len(labels))]
+    worst = np.argsort(posterior.scores)[: min(int(_WORST * len(labels)), _MOST_WORST)]
     dense = _dense_places(rows.rows[worst], parameters)
     n_births = len(dense)
     for birth, own in enumerate(dense):
@@ -235,12 +235,8 @@ def _splits(
 def _dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:
     """Groups of rows (n, D) that lie as near to each other as those of one component do."""
     d = parameters.n_features
-    own = parameters.stacked(parameters.covariances)
-    if own.ndim == 2:
-        own = own[:, :, np.newaxis] * np.eye(d)
-    mean = own.mean(axis=0) if len(own) == 1 else np.tensordot(parameters.weights, own, 1)
-    centred = np.nan_to_num(rows - np.nanmean(rows, axis=0)) if len(rows) else rows
-    whitened = np.linalg.solve(np.linalg.cholesky(mean), centred.T).T
+    centred = np.nan_to_num(rows - parameters.weights @ parameters.means)
+    whitened = np.linalg.solve(np.linalg.cholesky(_mean_covariance(parameters)), centred.T).T
     # Squared distances of two rows of a Gaussian: mean 2 D, variance 8 D.
     is_near = cdist(whitened, whitened, "sqeuclidean") < 2.0 * d + np.sqrt(8.0 * d)
     groups: list[NDArray[np.intp]] = []
@@ -309,8 +305,7 @@ def _merges(
 
 def _far_side(rows: Array, parameters: Parameters, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Whether rows lie above their component's mean along the longest axis of its rows, (m,)."""
-    spread = np.nanstd(rows, axis=0)
-    scales = np.where(spread > 0.0, spread, 1.0)
+    scales = np.sqrt(np.diagonal(_mean_covariance(parameters)))
     residuals = np.nan_to_num((rows - parameters.means[labels]) / scales)
     sides = np.zeros(len(rows), dtype=np.int64)
     order = np.argsort(labels, kind="stable")
@@ -320,3 +315,12 @@ def _far_side(rows: Array, parameters: Parameters, labels: NDArray[np.int64]) ->
         axis = np.linalg.eigh(members.T @ members)[1][:, -1]
         sides[own] = members @ axis > 0.0
     return sides
+
+
+def _mean_covariance(parameters: Parameters) -> Array:
+    """The covariance (D, D) that components have on average."""
+    own = parameters.stacked(parameters.covariances)
+    if own.ndim == 2:
+        return np.diag(parameters.weights @ own)
+    mean: Array = own[0] if len(own) == 1 else np.tensordot(parameters.weights, own, 1)
+    return mean
