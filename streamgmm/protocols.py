@@ -461,8 +461,8 @@ class Executor(Protocol):
     """Where chunks are turned into values."""
 
     @property
-    def spare_bytes(self) -> int:
-        """Memory of this process that rows may be held in."""
+    def sample_bytes(self) -> int:
+        """Most memory of this process that a sample of rows may take."""
 
     def check_memory(self, source: Source, work: Work) -> None:
         """Raise :class:`streamgmm.errors.MemoryLimitError` if a read would not fit in memory."""

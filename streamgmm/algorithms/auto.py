@@ -10,13 +10,11 @@ from streamgmm.algorithms.initialization import Start
 from streamgmm.algorithms.reading import Reader
 from streamgmm.algorithms.row_sample import expected_shortfall, sample_size
 from streamgmm.algorithms.search import Informant, Search, Settings
-from streamgmm.algorithms.survey import survey
+from streamgmm.algorithms.survey import sample_dtype, survey
 from streamgmm.core.covariance import STRUCTURES, Array
 from streamgmm.core.parameters import count_parameters
-from streamgmm.protocols import Listener, SampleTaken, row_bytes
+from streamgmm.protocols import Listener, SampleTaken
 
-# Of the memory that is free, the part that the sample may take.
-_PART_OF_MEMORY = 0.25
 # What remains to be gained on the sample: of the tolerance, and of what the sample is short anyway.
 _PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.01
 # No log-likelihood is known better.
@@ -65,8 +63,12 @@ def fit_in_few_reads(
     n_parameters = count_parameters(
         structure, settings.n_components, source.n_features, settings.fixed
     )
-    most_bytes = int(_PART_OF_MEMORY * reader.executor.spare_bytes)
-    size = sample_size(source.n_rows, row_bytes(source), n_parameters, most_bytes)
+    size = sample_size(
+        source.n_rows,
+        source.n_features * sample_dtype(source).itemsize,
+        n_parameters,
+        reader.executor.sample_bytes,
+    )
     seed = int(random.randint(2**31))
     found = survey(reader, size, seed, settings.n_components, survey_part)
     sample = found.sample

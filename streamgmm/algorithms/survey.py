@@ -126,6 +126,12 @@ def survey(reader: Reader, size: int, seed: int, n_components: int, part: float 
     )
 
 
+def sample_dtype(source: Source) -> np.dtype[Any]:
+    """Type of sampled rows: float32 where that holds all values, else float64."""
+    is_small = source.dtype.kind == "f" and source.dtype.itemsize <= 4
+    return np.dtype(np.float32 if is_small else np.float64)
+
+
 def _chosen_chunks(source: Source, size: int, part: float, seed: int) -> list[int] | None:
     """One chunk of each of as many stretches as are wanted; None for all."""
     n_chunks = len(all_chunks(source))

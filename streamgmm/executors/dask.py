@@ -14,7 +14,7 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from streamgmm.executors.blas import single_threaded_blas
-from streamgmm.executors.memory import process_bytes, resolve_limit
+from streamgmm.executors.memory import sample_bytes
 from streamgmm.executors.merging import MergeTree
 from streamgmm.protocols import (
     NO_WORK,
@@ -49,6 +49,8 @@ class DaskExecutor:
 
     def __init__(self, client: Any = None) -> None:
         self._scheduler = client
+        # Samples are held here, whatever the workers have.
+        self.sample_bytes = sample_bytes(None)
 
     def __enter__(self) -> Self:
         return self
@@ -97,11 +99,6 @@ class DaskExecutor:
                 sink.write(region_of(i), values)
                 sink.finish(i)
         listener(_all_done(source, row_count(source, chunks)))
-
-    @property
-    def spare_bytes(self) -> int:
-        """Most of what is free on this machine, which need not be a worker's."""
-        return resolve_limit(None) - process_bytes()
 
     def check_memory(self, source: Source, work: Work) -> None:
         """Nothing to check here: the workers' own limits rule."""

@@ -11,6 +11,9 @@ from streamgmm.protocols import Source, Work
 
 # Of what is free, the part that is used when no limit is given.
 _DEFAULT_PART = 0.6
+# One byte in so many may be a sample's, of which there are copies while it is drawn.
+_SAMPLE_PART = 8
+_LARGEST_SAMPLE = 1 << 30
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _CGROUP = Path("/sys/fs/cgroup")
@@ -51,6 +54,29 @@ def process_bytes() -> int:
     """Anonymous memory that the process holds now; mapped files are not counted."""
     memory = psutil.Process().memory_info()
     return int(memory.rss - getattr(memory, "shared", 0))
+
+
+def sample_bytes(memory_limit: int | float | str | None) -> int:
+    """What a sample of rows may take: a part of the limit, or of what the machine has.
+
+    It must not depend on what is free at the moment, for it decides which rows are in the sample.
+    """
+    if memory_limit is not None:
+        return parse_bytes(memory_limit) // _SAMPLE_PART
+    return min(machine_bytes() // _SAMPLE_PART, _LARGEST_SAMPLE)
+
+
+def machine_bytes() -> int:
+    """Memory of the machine, or of the control group that the process is in."""
+    total = int(psutil.virtual_memory().total)
+    for folder in _control_groups():
+        try:
+            limit = (folder / "memory.max").read_text().strip()
+        except OSError:
+            continue
+        if limit != "max":
+            total = min(total, int(limit))
+    return total
 
 
 def free_bytes() -> int:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from streamgmm.errors import ParameterError
 from streamgmm.executors.blas import single_threaded_blas
-from streamgmm.executors.memory import Budget, process_bytes, resolve_limit
+from streamgmm.executors.memory import Budget, process_bytes, resolve_limit, sample_bytes
 from streamgmm.executors.merging import MergeTree, tree_depth
 from streamgmm.protocols import (
     NO_WORK,
@@ -89,6 +89,7 @@ class ThreadExecutor:
     ) -> None:
         self.n_threads = thread_count(n_jobs)
         self._budget = Budget(resolve_limit(memory_limit), process_bytes(), self.n_threads)
+        self.sample_bytes = sample_bytes(memory_limit)
         self._has_read = False
         self._pool = ThreadPoolExecutor(self.n_threads + 1, "streamgmm")
         self._taking = threading.Lock()
@@ -156,11 +157,6 @@ class ThreadExecutor:
             sink.finish(i)
 
         self._for_each(source, unwritten_chunks(source, sink), write, listener, work)
-
-    @property
-    def spare_bytes(self) -> int:
-        """What the memory limit leaves."""
-        return max(self._budget.limit - process_bytes(), 0)
 
     def check_memory(self, source: Source, work: Work) -> None:
         """Refuse a read for which the memory limit does not hold even one chunk.
