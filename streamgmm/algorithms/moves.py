@@ -118,7 +118,7 @@ class _Swaps:
     def applied(self, parameters: Parameters, n_swaps: int) -> Parameters:
         """The mixture after the first moves."""
         weights, means = parameters.weights.copy(), parameters.means.copy()
-        covariances = parameters.covariances.copy()
+        covariances, factors = parameters.covariances.copy(), parameters.factors.copy()
         is_tied = parameters.covariance_type == "tied"
         for (k, parts), (i, j) in zip(self.splits[:n_swaps], self.merges[:n_swaps], strict=True):
             both = merged_pairs(parameters, np.array([i]), np.array([j]))
@@ -132,8 +132,9 @@ class _Swaps:
                 weights[place], means[place] = weight, origin.means[part]
                 if not is_tied:
                     covariances[place] = origin.covariances[part]
+                    factors[place] = origin.factors[part]
         return Parameters.create(
-            parameters.covariance_type, weights / weights.sum(), means, covariances
+            parameters.covariance_type, weights / weights.sum(), means, covariances, factors
         )
 
 

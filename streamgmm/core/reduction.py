@@ -61,15 +61,30 @@ def merged_pairs(
     )[:, np.newaxis]
     means = share * parameters.means[first] + (1.0 - share) * parameters.means[second]
     apart = np.sqrt(share * (1.0 - share)) * (parameters.means[first] - parameters.means[second])
-    covariances = parameters.covariances
-    if kind != "tied":
-        own, other = covariances[first], covariances[second]
-        part = share.reshape(-1, *[1] * (own.ndim - 1))
-        covariances = part * own + (1.0 - part) * other
-        if kind == "full":
-            covariances = covariances + apart[:, :, np.newaxis] * apart[:, np.newaxis, :]
-        elif kind == "diag":
-            covariances = covariances + apart**2
-        else:
-            covariances = covariances + np.square(apart).mean(axis=1)
-    return Parameters.create(kind, sums / sums.sum(), means, covariances)
+    if kind == "tied":
+        covariances, factors = parameters.covariances, parameters.factors
+    elif kind == "full":
+        factors = _joint_factors(
+            parameters.factors[first], parameters.factors[second], share, apart
+        )
+        covariances = factors @ np.swapaxes(factors, 1, 2)
+    else:
+        own, other = parameters.covariances[first], parameters.covariances[second]
+        between = apart**2 if kind == "diag" else np.square(apart).mean(axis=1)
+        part = share if kind == "diag" else share[:, 0]
+        covariances = part * own + (1.0 - part) * other + between
+        factors = np.sqrt(covariances)
+    return Parameters.create(kind, sums / sums.sum(), means, covariances, factors)
+
+
+def _joint_factors(own: Array, other: Array, share: Array, apart: Array) -> Array:
+    """Factors (n, D, D) of a Σ_i + (1 - a) Σ_j + d dᵀ from those of Σ_i and Σ_j.
+
+    Without forming what may be singular to rounding: Rᵀ of the QR decomposition of the roots.
+    """
+    part = np.sqrt(share)[:, :, np.newaxis]
+    rest = np.sqrt(1.0 - share)[:, :, np.newaxis]
+    roots = np.concatenate([part * own, rest * other, apart[:, :, np.newaxis]], axis=2)
+    factors = np.swapaxes(np.linalg.qr(np.swapaxes(roots, 1, 2), mode="r"), 1, 2)
+    signs = np.sign(np.diagonal(factors, axis1=1, axis2=2))
+    return np.ascontiguousarray(factors * signs[:, np.newaxis, :])
