@@ -187,7 +187,8 @@ def _promising_swaps(rows: Rows, parameters: Parameters, reg_covar: float) -> _S
             None,
         )
         if pair is None or not gains[split] > costs[pair]:
-            break
+            # Another may still pay: the cheapest merge may be of the very component.
+            continue
         replacing = (2 * int(split), 2 * int(split) + 1) if split < k else (k + int(split),)
         splits.append((int(split), replacing))
         merges.append(pairs[pair])

@@ -60,6 +60,19 @@ def test_identical_components_merge_for_nothing(covariance_type: CovarianceType)
     np.testing.assert_allclose(bounds[~np.eye(3, dtype=bool)], 0.0, atol=1e-13)
 
 
+def test_components_on_one_ridge_are_merged() -> None:
+    # Covariances that are singular to rounding; their factors are not.
+    factors = np.array([[[1.0, 0.0], [1.0, 1e-9]], [[2.0, 0.0], [2.0, 1e-9]]])
+    covariances = factors @ np.swapaxes(factors, 1, 2)
+    means = [[0.0, 0.0], [3.0, 3.0]]
+    parameters = Parameters.create("full", [0.5, 0.5], means, covariances, factors)
+    merged = merged_pairs(parameters, np.array([0]), np.array([1]))
+    wide = np.sqrt(0.5 * 1.0 + 0.5 * 4.0 + 2.25)
+    np.testing.assert_allclose(merged.factors, [[[wide, 0.0], [wide, 1e-9]]], rtol=1e-6)
+    expected = np.log(wide) - 0.5 * np.log(2.0)
+    assert merging_bounds(parameters)[0, 1] == pytest.approx(expected, rel=1e-6)
+
+
 def divergence(parameters: Parameters, merged: Parameters) -> float:
     """∫ p ln (p / q) of two mixtures in one dimension."""
     deviations = np.sqrt(parameters.stacked(parameters.covariances).ravel())

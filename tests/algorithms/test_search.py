@@ -1,0 +1,206 @@
+"""The work in memory: from a sample of rows to the optimum that all rows are near."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamgmm.algorithms.initialization import Start
+from streamgmm.algorithms.reading import Reader
+from streamgmm.algorithms.row_sample import RowSample
+from streamgmm.algorithms.search import Informant, Search, Settings
+from streamgmm.core.covariance import Array, CovarianceType
+from streamgmm.core.frame import Frame
+from streamgmm.core.information import Tangent
+from streamgmm.core.parameters import Parameters
+from streamgmm.errors import DataError
+from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.protocols import Event, Missing, SampleStage
+from streamgmm.sources.sample import SampleSource
+from tests import naive
+from tests.core.cases import TYPES, covariances_for, draw, em_step, prepare, random_parameters
+
+
+def as_sample(rows: Array, weights: Array | None = None) -> RowSample:
+    n = len(rows)
+    return RowSample(
+        np.arange(n),
+        np.arange(n).astype(np.uint64),
+        rows,
+        np.ones(n) if weights is None else weights,
+        np.zeros(n, dtype=np.bool_),
+    )
+
+
+def search(
+    sample: RowSample,
+    k: int,
+    covariance_type: CovarianceType,
+    *,
+    seed: int = 0,
+    n_jobs: int = 2,
+    tol: float = 1e-6,
+    known: Start | None = None,
+    missing: Missing = "error",
+    events: list[Event] | None = None,
+    **settings: Any,
+) -> Parameters:
+    arguments: dict[str, Any] = {
+        "init_params": "kmeans",
+        "reg_covar": 1e-6,
+        "fixed": (),
+        "n_init": 1,
+        **settings,
+    }
+    told: list[Event] = [] if events is None else events
+    with ThreadExecutor(n_jobs) as executor:
+        return Search(
+            lambda rows, weights: Reader(
+                SampleSource(rows, weights, missing), executor, lambda event: None
+            ),
+            Settings(k, covariance_type, **arguments),
+            known or Start(),
+            Informant.of(sample, 60),
+            np.random.RandomState(seed),
+            told.append,
+        ).run(sample, tol)
+
+
+def planted(covariance_type: CovarianceType, k: int = 8, n: int = 8000) -> tuple[Array, Parameters]:
+    """Clusters on a grid, some of them many times as heavy as others."""
+    rng = np.random.default_rng(0)
+    means = 12.0 * np.stack([np.arange(k) % 3, np.arange(k) // 3], axis=1)
+    weights = 0.6 ** np.arange(k)
+    covariances = covariances_for(rng, covariance_type, k, 2)
+    truth = Parameters.create(covariance_type, weights / weights.sum(), means, covariances)
+    return draw(rng, truth, n), truth
+
+
+def log_likelihood(rows: Array, parameters: Parameters) -> float:
+    return prepare(parameters).statistics(rows).mean_log_likelihood
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_planted_clusters_are_found_from_any_seed(covariance_type: CovarianceType) -> None:
+    rows, truth = planted(covariance_type)
+    for seed in range(4):
+        found = search(as_sample(rows), 8, covariance_type, seed=seed)
+        distances = np.linalg.norm(found.means[:, np.newaxis] - truth.means, axis=2)
+        np.testing.assert_array_less(distances.min(axis=0), 1.0)
+        assert log_likelihood(rows, found) > log_likelihood(rows, truth)
+        # Converged: EM has next to nothing to add.
+        after = em_step(rows, found, reg_covar=1e-6).parameters
+        assert log_likelihood(rows, after) - log_likelihood(rows, found) < 1e-6
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_threads_do_not_matter(covariance_type: CovarianceType) -> None:
+    rows, _ = planted(covariance_type)
+    one, other = (
+        search(as_sample(rows), 8, covariance_type, seed=1, n_jobs=n_jobs) for n_jobs in (1, 4)
+    )
+    for name in ("weights", "means", "covariances", "factors"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_weights_count() -> None:
+    rows, truth = planted("full")
+    # The lightest clusters count most.
+    labels = prepare(truth).posterior(rows).labels
+    weights = (1.0 / truth.weights)[labels]
+    found = search(as_sample(rows, weights), 8, "full")
+    np.testing.assert_allclose(found.weights, 1 / 8, atol=0.02)
+
+
+def test_stages_are_told_of() -> None:
+    rows, _ = planted("full", n=40_000)
+    events: list[Event] = []
+    search(as_sample(rows), 8, "full", events=events)
+    stages = [event for event in events if isinstance(event, SampleStage)]
+    assert [stage.name for stage in stages] == ["starts", "moves", "sample EM"]
+    assert [stage.n_rows for stage in stages] == [4096, 4 * 4096, 40_000]
+    # Twelve runs of four steps and four of eight.
+    assert stages[0].n_row_visits == 4096 * (12 * 4 + 4 * 8)
+    assert all(stage.n_row_visits > stage.n_rows for stage in stages[1:])
+
+
+def test_more_starts_are_more_runs() -> None:
+    rows, _ = planted("diag")
+    events: list[Event] = []
+    search(as_sample(rows), 8, "diag", n_init=3, events=events)
+    assert isinstance(events[0], SampleStage)
+    assert events[0].n_row_visits == 4096 * (36 * 4 + 4 * 8)
+
+
+def test_what_is_known_is_kept() -> None:
+    rows, truth = planted("full")
+    events: list[Event] = []
+    found = search(
+        as_sample(rows), 8, "full", known=Start(means=truth.means), fixed=("means",), events=events
+    )
+    np.testing.assert_array_equal(found.means, truth.means)
+    # Components that are held cannot be moved.
+    stages = [event for event in events if isinstance(event, SampleStage)]
+    assert [stage.name for stage in stages] == ["starts", "sample EM"]
+    assert naive.distance(found, naive.of(truth)) < 0.3
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_rows_with_gaps(covariance_type: CovarianceType) -> None:
+    rows, truth = planted(covariance_type, k=4, n=4000)
+    rng = np.random.default_rng(1)
+    rows[np.arange(0, 4000, 5), rng.integers(0, 2, 800)] = np.nan
+    found = search(as_sample(rows), 4, covariance_type, missing="em", tol=1e-4)
+    distances = np.linalg.norm(found.means[:, np.newaxis] - truth.means, axis=2)
+    np.testing.assert_array_less(distances.min(axis=0), 1.0)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("n_distinct", [1, 3])
+def test_more_components_than_distinct_rows(
+    covariance_type: CovarianceType, n_distinct: int
+) -> None:
+    points = 5.0 * np.random.default_rng(2).normal(size=(n_distinct, 2))
+    rows = np.repeat(points, 300, axis=0)
+    found = search(as_sample(rows), 5, covariance_type)
+    assert np.isfinite(log_likelihood(rows, found))
+    places = found.means[found.weights > 1e-3]
+    distances = np.linalg.norm(places[:, np.newaxis] - points, axis=2)
+    np.testing.assert_array_less(distances.min(axis=1), 1e-2)
+    assert found.weights.sum() == pytest.approx(1.0)
+
+
+def test_fewer_rows_than_components_are_refused() -> None:
+    with pytest.raises(DataError):
+        search(as_sample(np.random.default_rng(3).normal(size=(3, 2))), 5, "full")
+
+
+# Rows that inform --------------------------------------------------------------------------------
+
+
+def test_informing_rows_are_complete_and_from_all_over() -> None:
+    rows = np.random.default_rng(4).normal(size=(100_000, 2))
+    rows[:50_000:2, 0] = np.nan
+    sample = as_sample(rows, np.arange(1.0, 100_001.0))
+    few = Informant.of(sample, 10)
+    assert few.rows.shape == (4096, 2)
+    many = Informant.of(sample, 200)
+    assert many.rows.shape == (10_000, 2)
+    assert not np.isnan(many.rows).any()
+    np.testing.assert_array_equal(rows[many.weights.astype(int) - 1], many.rows)
+    # A third of the complete rows are in the first half.
+    assert (many.weights <= 50_000).mean() == pytest.approx(1 / 3, abs=0.01)
+    everything = Informant.of(as_sample(rows[::1000]), 200)
+    assert len(everything.rows) == (~np.isnan(rows[::1000])).all(axis=1).sum()
+
+
+def test_too_few_rows_inform_of_nothing() -> None:
+    parameters = random_parameters(np.random.default_rng(5), "full", 3, 2)
+    tangent = Tangent(parameters, Frame.of(parameters))
+    rows = draw(np.random.default_rng(6), parameters, 18)
+    assert Informant(rows[:17], np.ones(17))(tangent) is None
+    assert Informant(rows, np.ones(18))(tangent) is not None
+    # Of fewer parameters they tell.
+    held = replace(tangent, fixed=("covariances",))
+    assert Informant(rows[:9], np.ones(9))(held) is not None
