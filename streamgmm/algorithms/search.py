@@ -134,7 +134,7 @@ class Search:
             ).parameters
         everything = Rows(self.open_rows(sample.rows, sample.weights), sample.rows, sample.weights)
         return self._stage(
-            "sample EM", everything, lambda rows: self._converged(rows, parameters, tol)
+            "EM", everything, lambda rows: self._converged(rows, parameters, tol)
         ).parameters
 
     def _part(self, sample: RowSample, size: int) -> Rows:
