@@ -191,7 +191,7 @@ def main(context: click.Context) -> None:
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Starts, of which the best is kept; all but with em they take no reads.",
+    help="Starts, of which the best is kept; with em each takes reads of its own.",
 )
 @click.option(
     "--init-params",
