@@ -303,7 +303,7 @@ class ReadStarted(Event):
     number : int
         1 for the first read.
     purpose : str
-        What the read is for: "pilot" (a glance at a part), "survey", "sample", "iteration",
+        What the read is for: "sample", "pilot" (a glance at a few chunks), "survey", "iteration",
         "refinement" (the same iteration again, in coordinates that show how narrow a covariance
         is) or "score"; of predictions, what is predicted.
     n_rows, n_chunks : int
@@ -420,6 +420,22 @@ class SampleStage(Event):
     n_row_visits: int
     log_likelihood: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class StepScored(Event):
+    """Rows in memory have said how far to go from the parameters of a read.
+
+    Attributes
+    ----------
+    n_row_visits : int
+        Rows that were computed for it, each counted every time.
+    remaining : float
+        What remains to be gained, nats a row, or as much of it as was found.
+    """
+
+    n_row_visits: int
+    remaining: float
 
 
 @dataclass(frozen=True)

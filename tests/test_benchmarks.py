@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from benchmarks.peers.libraries import LIBRARIES, Fitted
 from benchmarks.peers.measure import MANY, Result, mean_log_likelihood
 from benchmarks.planted import Problem
+from benchmarks.rare import measured
 from benchmarks.reads.__main__ import forget, measure
 from benchmarks.reads.cells import Cell, Planted, Rows, Tiled, small_suite, suite
 from benchmarks.reads.measure import Found, Timing, find, score, time_defaults, without_collapsed
@@ -80,6 +81,14 @@ def test_exponents_are_those_of_powers() -> None:
     ]
     assert exponent(series, lambda point: point.seconds) == pytest.approx(1.0)
     assert exponent(series, lambda point: point.peak) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_rare_rows_are_counted() -> None:
+    found = measured(1_000_000, n_features=2, n_components=4, weight=2e-4, size=2000)
+    assert found.n_expected == 200.0
+    # A uniform sample has none of them, or one.
+    assert found.n_sampled > 10
+    assert found.weight == pytest.approx(200.0, rel=0.5)
 
 
 @pytest.mark.parametrize("storage", STORAGES, ids=lambda storage: storage.name)

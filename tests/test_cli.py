@@ -18,6 +18,7 @@ import zarr
 import streamgmm
 from streamgmm import GaussianMixture, cli
 from streamgmm.cli import commands
+from streamgmm.cli.describe import summary
 from streamgmm.core.covariance import STRUCTURES
 from streamgmm.core.parameters import PARAMETER_NAMES
 
@@ -264,6 +265,12 @@ def test_info_is_for_people_and_machines(run, files):
     assert contents["covariances"] == model.covariances_.tolist()
     assert contents["history"][0]["log_likelihood"] is None
     assert contents["n_reads"] == model.n_reads_
+
+
+def test_parts_of_reads_are_rounded(files):
+    model = streamgmm.load(files / "model.gmm")
+    model.n_reads_ = 3.015625
+    assert summary(model).endswith(", 3.02 reads")
 
 
 def test_a_long_history_and_many_features_are_shortened(run, tmp_path):

@@ -23,7 +23,7 @@ Rows = NDArray[np.float64]
 FEWEST_ROWS = 1_000_000
 ROWS_A_PARAMETER = 2000
 HELD_OUT_ROWS = 100_000
-_MOST_BYTES = 2 << 30
+_MOST_BYTES = 1 << 29
 # Of the distribution that planted weights are from: nearly equal, and far from it.
 _BALANCED, _UNBALANCED = 20.0, 0.3
 _DEGREES_OF_FREEDOM = 3.0

@@ -15,7 +15,7 @@ from streamgmm.core.parameters import Parameters
 
 # scikit-learn's fits that take longer are given up.
 PATIENCE = 60.0
-_LONG: dict[str, Any] = {"algorithm": "em", "tol": 1e-9, "max_iter": 1000}
+_LONG: dict[str, Any] = {"algorithm": "auto", "tol": 1e-7, "max_iter": 20}
 # Of reg_covar: a component that is narrower than this along some direction has collapsed.
 _NARROW = 10.0
 # Digits of log-likelihoods that are kept.
@@ -36,7 +36,7 @@ class Found:
     held_out : float
         Log-likelihood of rows that were not fitted, nats a row, of its best result.
     limit : float
-        Log-likelihood that EM comes to from its best result.
+        Log-likelihood that accelerated EM comes to from its best result.
     """
 
     reads: list[float]
@@ -76,7 +76,7 @@ class Timing:
 def find(
     way: Way, rows: Rows, held_out: Rows, n_components: int, restarts: int, threads: int
 ) -> Found:
-    """Fit, and see where EM would come to from there."""
+    """Fit, and see where accelerated EM would come to from there."""
     seeds = range(restarts if way.is_restarted else 1)
     runs = [way.fit(rows, n_components, seed, threads) for seed in seeds]
     ends = [without_collapsed(run.parameters, len(rows)) for run in runs]

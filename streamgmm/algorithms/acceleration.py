@@ -21,7 +21,7 @@ from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import Maximum, maximize
 from streamgmm.core.parameters import ParameterName, Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.protocols import ComponentsDegenerate
+from streamgmm.protocols import ComponentsDegenerate, StepScored
 
 _ORDER = 8
 # How far a component may move in a step, in its own standard deviations: at first, at most, and
@@ -32,6 +32,8 @@ _GOOD, _BAD = 0.75, 0.25
 # Smallest eigenvalue of a new covariance in units of the old one, and smallest part of its mass
 # that a component may keep, in a step that is not EM's own.
 _LEAST_COVARIANCE, _LEAST_MASS = 0.1, 0.1
+# What remains to be gained may be so many times what is foretold.
+_CAUTION = 2.0
 # Reads that may gain less than the tolerance together before no more is expected.
 _PATIENCE = 5
 # Of an objective, what is taken for rounding.
@@ -154,8 +156,8 @@ def accelerated_em(
             degenerate |= lost
             proposal, converged = ascent.restart(point), gain < tol
         else:
-            proposal, remaining = ascent.advance(point)
-            converged = remaining < tol
+            proposal, remaining = ascent.advance(point, gain)
+            converged = _CAUTION * remaining < tol
         objectives.append(best.objective)
         converged = converged or _has_stalled(objectives, tol)
     if best is None:
@@ -167,7 +169,6 @@ def accelerated_em(
         converged,
         frozenset(degenerate),
         n_iterations,
-        ascent.n_scored_rows,
     )
 
 
@@ -206,7 +207,6 @@ class _Ascent:
         self._anderson = Anderson(order)
         self._radius = _RADIUS
         self._origin: Tangent | None = None
-        self.n_scored_rows = 0
         self._rebase(start)
 
     def read(self, parameters: Parameters, best: _Point | None, iteration: int) -> _Point:
@@ -229,8 +229,15 @@ class _Ascent:
             self._informed_by(tangent),
         )
 
-    def advance(self, point: _Point) -> tuple[_Proposal, float]:
-        """Where to read next, and what remains to be gained, nats a row."""
+    def advance(self, point: _Point, gain: float) -> tuple[_Proposal, float]:
+        """Where to read next, and what remains to be gained, nats a row.
+
+        Parameters
+        ----------
+        point : _Point
+        gain : float
+            Of the last step.
+        """
         proposal, step = self._by_scoring(point)
         image = point.tangent.moved(step.step, point.statistics)
         if self._origin is None:
@@ -241,13 +248,15 @@ class _Ascent:
         extrapolated = self._anderson.extrapolate(image, residual)
         if is_first:
             return proposal, step.remaining
-        remaining = step.remaining
-        if point.information is None:
-            remaining = 0.5 * float(point.gradient @ point.tangent.gradient(extrapolated))
-        parameters = _admissible(point, extrapolated)
+        ascent = float(point.gradient @ point.tangent.gradient(extrapolated))
+        parameters = _admissible(point, extrapolated) if ascent > 0.0 else None
         if parameters is None:
             self._anderson.clear()
-            return proposal, remaining
+            return proposal, step.remaining
+        remaining = step.remaining
+        if point.information is None:
+            # The reads before show only some directions; along others as much again may remain.
+            remaining = max(0.5 * ascent, gain)
         return _Proposal(parameters, "anderson", step), remaining
 
     def retreat(self, best: _Point, rejected: _Proposal) -> _Proposal:
@@ -261,7 +270,8 @@ class _Ascent:
         """The step of scoring, or that of EM where there is no information or it is of no use."""
         while point.information is not None and self._radius >= _SMALLEST_RADIUS:
             step = score(point.information, point.gradient, self._radius, self._tol)
-            self.n_scored_rows += step.n_products * len(point.information.weights)
+            n_visits = step.n_products * len(point.information.weights)
+            self._reader.tell(StepScored(n_visits, step.remaining))
             image = point.tangent.moved(step.step, point.statistics)
             parameters = _admissible(point, image)
             if parameters is not None:

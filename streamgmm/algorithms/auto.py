@@ -13,7 +13,7 @@ from streamgmm.algorithms.search import Informant, Search, Settings
 from streamgmm.algorithms.survey import survey
 from streamgmm.core.covariance import STRUCTURES, Array
 from streamgmm.core.parameters import count_parameters
-from streamgmm.protocols import SampleTaken, row_bytes
+from streamgmm.protocols import Listener, SampleTaken, row_bytes
 
 # Of the memory that is free, the part that the sample may take.
 _PART_OF_MEMORY = 0.25
@@ -25,7 +25,7 @@ _LEAST_TOLERANCE = 1e-11
 
 def fit_in_few_reads(
     reader: Reader,
-    open_rows: Callable[[Array, Array], Reader],
+    open_rows: Callable[[Array, Array, Listener], Reader],
     settings: Settings,
     known: Start,
     *,
@@ -40,7 +40,7 @@ def fit_in_few_reads(
     ----------
     reader : Reader
     open_rows : callable
-        Gives a reader of rows in memory (m, D) and their weights (m,).
+        Gives a reader of rows in memory (m, D) and their weights (m,), with a listener.
     settings : Settings
     known : Start
     tol : float
@@ -72,7 +72,7 @@ def fit_in_few_reads(
     sample = found.sample
     shortfall = expected_shortfall(source.n_rows, max(len(sample), 1), n_parameters)
     reader.tell(SampleTaken(len(sample), int(sample.is_unexplained.sum()), shortfall))
-    informant = Informant.of(sample, n_parameters)
+    informant = Informant.among(sample.rows, sample.weights, n_parameters)
     start = Search(open_rows, settings, known, informant, random, reader.listener).run(
         sample,
         max(_PART_OF_TOLERANCE * tol, _PART_OF_SHORTFALL * shortfall, _LEAST_TOLERANCE),

@@ -31,8 +31,6 @@ class Fit:
         Components that lost their mass or collapsed on the way.
     n_iterations : int
         Iterations, those that were not accepted too.
-    n_scored_rows : int
-        Rows in memory that said how far to go, each counted every time that it was computed.
     """
 
     parameters: Parameters
@@ -41,7 +39,6 @@ class Fit:
     converged: bool = False
     degenerate: frozenset[int] = frozenset()
     n_iterations: int = 0
-    n_scored_rows: int = 0
 
     @property
     def log_likelihood(self) -> float:

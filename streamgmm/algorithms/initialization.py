@@ -161,13 +161,6 @@ def initialize(
     )
 
 
-def seed_clusters(
-    rows: Array, weights: Array, n_clusters: int, random: np.random.RandomState
-) -> NDArray[np.intp]:
-    """Labels (n,) of the nearest of some rows (n, D), which k-means++ chooses."""
-    return _kmeans_plusplus(_Rows.of(rows, weights), n_clusters, random)
-
-
 def parameters_of_clusters(
     rows: Array,
     weights: Array,

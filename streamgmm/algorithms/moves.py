@@ -4,13 +4,15 @@ EM never moves a component from a place where there are too many to one where th
 Which move pays is estimated for all components at once, from rows in memory.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from streamgmm.algorithms.em import Fit, expectation_maximization
-from streamgmm.algorithms.initialization import parameters_of_clusters, seed_clusters
+from streamgmm.algorithms.initialization import parameters_of_clusters
 from streamgmm.algorithms.reading import Reader, prepare
 from streamgmm.core.covariance import Array
 from streamgmm.core.expectation import Posterior
@@ -19,10 +21,14 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.reduction import merged_pairs, merging_bounds
 
 # EM steps before the worth of halves is estimated, and before a new mixture is compared.
-_STEPS_OF_PARTS, _STEPS = 4, 8
+_STEPS_OF_PARTS, _STEPS = 8, 8
 _ROUNDS = 8
-# Of the rows, those explained worst, among which new components may begin; and how many of these.
-_WORST, _BIRTHS = 1.0 / 32.0, 4
+# Moves that are tried one by one, where all of them together do not pay.
+_ALONE = 3
+# New components may begin among so many of all rows, those explained worst: how many, of how many.
+_WORST, _MOST_WORST, _BIRTHS, _ROWS_OF_BIRTH = 1.0 / 32.0, 1024, 4, 8
+# Rows for each of the values that rows of D values have to determine.
+_SUPPORT = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +59,7 @@ class Rows:
         return found
 
 
-def move_components(
-    rows: Rows, fit: Fit, *, reg_covar: float, random: np.random.RandomState
-) -> Fit:
+def move_components(rows: Rows, fit: Fit, *, reg_covar: float) -> Fit:
     """Split and merge components as long as this raises the log-likelihood of the rows.
 
     Parameters
@@ -64,7 +68,6 @@ def move_components(
     fit : Fit
         Where to begin, after some steps of EM with these rows.
     reg_covar : float
-    random : numpy.random.RandomState
 
     Returns
     -------
@@ -75,19 +78,19 @@ def move_components(
     Ueda, Nakano, Ghahramani & Hinton (2000), SMEM algorithm for mixture models.
     """
     for _ in range(_ROUNDS):
-        swaps = _promising_swaps(rows, fit.parameters, reg_covar, random)
+        swaps = _promising_swaps(rows, fit.parameters, reg_covar)
         if not swaps.splits:
             break
         rival = _em(rows, fit.parameters, reg_covar)
-        best = rival
-        for n_swaps in sorted({len(swaps.splits), 1}, reverse=True):
-            candidate = _em(rows, swaps.applied(fit.parameters, n_swaps), reg_covar)
-            if candidate.log_likelihood > best.log_likelihood:
-                best = candidate
-                break
-        fit = best
-        if best is rival:
-            break
+        worth = _worth(rows, rival)
+        candidates = (
+            _em(rows, swaps.applied(fit.parameters, chosen), reg_covar)
+            for chosen in swaps.choices()
+        )
+        found = next((one for one in candidates if _worth(rows, one) > worth), None)
+        if found is None:
+            return rival
+        fit = found
     return fit
 
 
@@ -95,6 +98,26 @@ def _em(rows: Rows, start: Parameters, reg_covar: float, steps: int = _STEPS) ->
     return expectation_maximization(
         rows.reader, start, tol=0.0, max_iter=steps, reg_covar=reg_covar
     )
+
+
+def _worth(rows: Rows, fit: Fit) -> float:
+    """Log-likelihood that is to be expected on other rows, nats a row."""
+    shares = rows.posterior(fit.parameters).responsibilities
+    return fit.log_likelihood - float(_prices(rows, fit.parameters, shares).sum())
+
+
+def _prices(rows: Rows, parameters: Parameters, responsibilities: Array) -> Array:
+    """What components gain on these rows and not on others, having been fitted to them, (K,).
+
+    One nat for each parameter and row; a row of little weight is fitted at little cost (Akaike
+    1974, and Takeuchi's form of it where rows have weights).
+    """
+    mass = rows.weights @ responsibilities
+    squares = np.square(rows.weights) @ responsibilities
+    mean_weights = np.divide(squares, mass, out=np.zeros_like(mass), where=mass > 0.0)
+    n_own = parameters.structure.n_moments(parameters.n_features)
+    prices: Array = n_own * mean_weights / rows.weights.sum()
+    return prices
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +138,19 @@ class _Swaps:
     splits: list[tuple[int, tuple[int, ...]]]
     merges: list[tuple[int, int]]
 
-    def applied(self, parameters: Parameters, n_swaps: int) -> Parameters:
-        """The mixture after the first moves."""
+    def choices(self) -> list[range]:
+        """Moves to be tried together: all of them, then the best ones alone."""
+        n_swaps = len(self.splits)
+        alone = [range(i, i + 1) for i in range(min(n_swaps, _ALONE))]
+        return [range(n_swaps), *alone] if n_swaps > 1 else alone
+
+    def applied(self, parameters: Parameters, chosen: Iterable[int]) -> Parameters:
+        """The mixture after some of the moves."""
         weights, means = parameters.weights.copy(), parameters.means.copy()
         covariances, factors = parameters.covariances.copy(), parameters.factors.copy()
         is_tied = parameters.covariance_type == "tied"
-        for (k, parts), (i, j) in zip(self.splits[:n_swaps], self.merges[:n_swaps], strict=True):
+        for swap in chosen:
+            (k, parts), (i, j) = self.splits[swap], self.merges[swap]
             both = merged_pairs(parameters, np.array([i]), np.array([j]))
             replaced = [(i, both, 0, parameters.weights[i] + parameters.weights[j])]
             places = (k, j) if len(parts) == 2 else (j,)
@@ -138,12 +168,10 @@ class _Swaps:
         )
 
 
-def _promising_swaps(
-    rows: Rows, parameters: Parameters, reg_covar: float, random: np.random.RandomState
-) -> _Swaps:
+def _promising_swaps(rows: Rows, parameters: Parameters, reg_covar: float) -> _Swaps:
     """Splits that gain more than the merges which make room for them cost."""
     posterior = rows.posterior(parameters)
-    parts, gains = _splits(rows, parameters, posterior, reg_covar, random)
+    parts, gains = _splits(rows, parameters, posterior, reg_covar)
     pairs, costs = _merges(rows, parameters, posterior)
     taken: set[int] = set()
     splits: list[tuple[int, tuple[int, ...]]] = []
@@ -172,17 +200,15 @@ def _splits(
     parameters: Parameters,
     posterior: Posterior,
     reg_covar: float,
-    random: np.random.RandomState,
 ) -> tuple[Parameters, Array]:
     """Both halves of all components, then some new ones; and what each split or birth gains."""
     k = parameters.n_components
     labels = 2 * posterior.labels + _far_side(rows.rows, parameters, posterior.labels)
-    n_births = min(_BIRTHS, len(rows.rows) // 64)
-    if n_births:
-        worst = np.argsort(posterior.scores)[: max(n_births, int(_WORST * len(rows.rows)))]
-        labels[worst] = 2 * k + seed_clusters(
-            rows.rows[worst], np.ones(len(worst)), n_births, random
-        )
+    worst = np.argsort(posterior.scores)[: min(int(_WORST * len(labels)), _MOST_WORST)]
+    dense = _dense_places(rows.rows[worst], parameters)
+    n_births = len(dense)
+    for birth, own in enumerate(dense):
+        labels[worst[own]] = 2 * k + birth
     start = parameters_of_clusters(
         rows.rows, rows.weights, labels, 2 * k + n_births, parameters.covariance_type, reg_covar
     )
@@ -190,9 +216,70 @@ def _splits(
     found = rows.posterior(parts)
     relative = np.exp(np.minimum(found.scores - posterior.scores, 50.0))[:, np.newaxis]
     densities = found.responsibilities * relative
-    halves = densities[:, : 2 * k].reshape(-1, k, 2).sum(axis=2) - posterior.responsibilities
-    changes = np.hstack([halves, densities[:, 2 * k :]])
-    return parts, rows.mean(np.log1p(np.maximum(changes, -1.0 + 1e-12)))
+    halves, births = slice(2 * k), slice(2 * k, None)
+    gains = np.concatenate(
+        [
+            _gains_of_halves(rows, parameters, posterior, parts, densities[:, halves]),
+            # With room made for its weight.
+            rows.mean(np.log1p(densities[:, births] - parts.weights[births])),
+        ]
+    )
+    prices = _prices(rows, parts, found.responsibilities)
+    gains[k:] -= prices[births]
+    gains[:k] -= prices[halves].reshape(k, 2).max(axis=1)
+    is_supported = _supported(rows, parts, found.responsibilities)
+    can_be = np.concatenate([is_supported[halves].reshape(k, 2).all(axis=1), is_supported[births]])
+    return parts, np.where(can_be, gains, -np.inf)
+
+
+def _dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:
+    """Groups of rows (n, D) that lie as near to each other as those of one component do."""
+    d = parameters.n_features
+    centred = np.nan_to_num(rows - parameters.weights @ parameters.means)
+    whitened = np.linalg.solve(np.linalg.cholesky(_mean_covariance(parameters)), centred.T).T
+    # Squared distances of two rows of a Gaussian: mean 2 D, variance 8 D.
+    is_near = cdist(whitened, whitened, "sqeuclidean") < 2.0 * d + np.sqrt(8.0 * d)
+    groups: list[NDArray[np.intp]] = []
+    while len(groups) < _BIRTHS and is_near.size:
+        counts = is_near.sum(axis=0)
+        own_rows = np.flatnonzero(is_near[np.argmax(counts)])
+        if len(own_rows) < _ROWS_OF_BIRTH:
+            break
+        groups.append(own_rows)
+        is_near[own_rows] = is_near[:, own_rows] = False
+    return groups
+
+
+def _supported(rows: Rows, parameters: Parameters, responsibilities: Array) -> NDArray[np.bool_]:
+    """Whether components stand on more rows than they could be fitted to whatever these are, (K,).
+
+    Rows count as many of equal weight would (Kish).
+    """
+    shares = responsibilities * rows.weights[:, np.newaxis]
+    squares = np.square(shares).sum(axis=0)
+    n_rows = np.divide(
+        np.square(shares.sum(axis=0)), squares, out=np.zeros_like(squares), where=squares > 0.0
+    )
+    d = parameters.n_features
+    supported: NDArray[np.bool_] = n_rows >= _SUPPORT * parameters.structure.n_moments(d) / d
+    return supported
+
+
+def _gains_of_halves(
+    rows: Rows, parameters: Parameters, posterior: Posterior, parts: Parameters, densities: Array
+) -> Array:
+    """What replacing each component by its halves gains at least, (K,).
+
+    The expected gain with responsibilities as they are, a lower bound as in EM: halves are not
+    credited with what they take from other components.
+    """
+    k = parameters.n_components
+    shares = posterior.responsibilities
+    weights = parts.weights[: 2 * k].reshape(k, 2).sum(axis=1)
+    factors = np.divide(parameters.weights, weights, out=np.ones(k), where=weights > 0.0)
+    halves = factors * densities.reshape(-1, k, 2).sum(axis=2)
+    ratios = np.divide(halves, shares, out=np.ones_like(shares), where=shares > 0.0)
+    return rows.mean(shares * np.log(np.maximum(ratios, 1e-300)))
 
 
 def _merges(
@@ -211,13 +298,14 @@ def _merges(
     relative = weight * np.exp(np.minimum(found.scores - posterior.scores, 50.0))[:, np.newaxis]
     shares = posterior.responsibilities
     changes = found.responsibilities * relative - shares[:, first] - shares[:, second]
-    return pairs, -rows.mean(np.log1p(np.maximum(changes, -1.0 + 1e-12)))
+    costs = -rows.mean(np.log1p(np.maximum(changes, -1.0 + 1e-12)))
+    prices = _prices(rows, parameters, shares)
+    return pairs, costs - np.minimum(prices[first], prices[second])
 
 
 def _far_side(rows: Array, parameters: Parameters, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Whether rows lie above their component's mean along the longest axis of its rows, (m,)."""
-    spread = np.nanstd(rows, axis=0)
-    scales = np.where(spread > 0.0, spread, 1.0)
+    scales = np.sqrt(np.diagonal(_mean_covariance(parameters)))
     residuals = np.nan_to_num((rows - parameters.means[labels]) / scales)
     sides = np.zeros(len(rows), dtype=np.int64)
     order = np.argsort(labels, kind="stable")
@@ -227,3 +315,12 @@ def _far_side(rows: Array, parameters: Parameters, labels: NDArray[np.int64]) ->
         axis = np.linalg.eigh(members.T @ members)[1][:, -1]
         sides[own] = members @ axis > 0.0
     return sides
+
+
+def _mean_covariance(parameters: Parameters) -> Array:
+    """The covariance (D, D) that components have on average."""
+    own = parameters.stacked(parameters.covariances)
+    if own.ndim == 2:
+        return np.diag(parameters.weights @ own)
+    mean: Array = own[0] if len(own) == 1 else np.tensordot(parameters.weights, own, 1)
+    return mean

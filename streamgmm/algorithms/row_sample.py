@@ -5,7 +5,7 @@ and rows stored in any order are sampled alike.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,15 @@ LARGEST_VALUE = 1e140
 _ALL_HASHES = np.uint64(2**64 - 1)
 # Of the places of a sample, one in so many is kept for rows that are badly explained.
 _RESERVED = 8
-# Bytes of what is kept with a row: position, hash, weight and stratum.
+# Bytes of what is kept with a row: position, hash, weight and stratum; and, while samples are
+# joined, of places and copies of these.
 _OTHER_BYTES = 25
+_JOINING_BYTES = 32
 
 _MOST_ROWS = 1 << 16
 _MOST_BYTES = 32 << 20
+# Of a part of a sample, how much of it may be of the second stratum.
+_PART_OF_RARE = 0.25
 # Fewer sampled rows save nothing worth while where a mixture is fitted to them.
 _FEWEST_ROWS = 1 << 14
 _ROWS_PER_PARAMETER = 2000
@@ -91,22 +95,28 @@ class SampleDesign:
         Of the sampled rows.
     largest_hash : uint64
         Rows with a larger one are not taken, unless they are badly explained.
+    spare : float
+        Rows that are carried along until all are read, over ``size``.
     """
 
     seed: int
     size: int
     dtype: np.dtype[Any]
     largest_hash: np.uint64 = _ALL_HASHES
+    spare: float = 1.0
 
     @classmethod
-    def among(cls, n_rows: float, size: int, seed: int, dtype: np.dtype[Any]) -> "SampleDesign":
+    def among(
+        cls, n_rows: float, size: int, seed: int, dtype: np.dtype[Any], spare: float = 1.0
+    ) -> "SampleDesign":
         """A sample of so many rows among those that can be used, of which there are n_rows.
 
-        Rows with larger hashes need not be carried along; six standard deviations are kept.
+        Rows with larger hashes need not be carried along; six standard deviations are kept, and
+        ``spare`` times as many if ``n_rows`` is uncertain.
         """
-        part = (size + 6.0 * math.sqrt(size) + 6.0) / n_rows
+        part = spare * (size + 6.0 * math.sqrt(size) + 6.0) / max(n_rows, 1.0)
         largest = _ALL_HASHES if part >= 1.0 else np.uint64(part * 2.0**64)
-        return cls(seed, size, dtype, largest)
+        return cls(seed, size, dtype, largest, spare)
 
     @property
     def takes_all(self) -> bool:
@@ -116,14 +126,16 @@ class SampleDesign:
     def work(self, n_features: int, stratified: bool = False) -> Work:
         """Memory that it takes to read the sample."""
         row_bytes = n_features * self.dtype.itemsize + _OTHER_BYTES
-        # Merging makes a third sample of two.
         sample_bytes = self.size * row_bytes
+        # Joining two samples makes a third.
+        joining_bytes = sample_bytes + 2 * self.size * _JOINING_BYTES
         if self.takes_all:
-            return Work(2 * sample_bytes, sample_bytes)
+            return Work(sample_bytes + joining_bytes, sample_bytes)
         # Samples that wait to be merged are of different rows; of all rows whose hash is small
-        # enough there are hardly more than one sample holds.
+        # enough there are hardly more than are to be carried along.
         reserved_bytes = self.n_reserved * row_bytes if stratified else 0
-        return Work(0, reserved_bytes, 2 * sample_bytes)
+        carried_bytes = math.ceil(self.spare * sample_bytes)
+        return Work(0, reserved_bytes, carried_bytes + joining_bytes)
 
     @property
     def n_reserved(self) -> int:
@@ -213,6 +225,26 @@ class RowSample:
     def __len__(self) -> int:
         return len(self.index)
 
+    def part(self, size: int) -> "RowSample":
+        """Fewer rows, from all over the sample, that stand for all of it.
+
+        Of the second stratum, whose rows count for little, as many as make up a part of it.
+        """
+        if size >= len(self):
+            return self
+        strata = [np.flatnonzero(self.is_unexplained == which) for which in (True, False)]
+        n_rare = min(len(strata[0]), max(int(_PART_OF_RARE * size), size - len(strata[1])))
+        sizes = [n_rare, size - n_rare]
+        chosen = [
+            places[np.arange(n) * len(places) // max(n, 1)]
+            for places, n in zip(strata, sizes, strict=True)
+        ]
+        factors = [len(places) / max(n, 1) for places, n in zip(strata, sizes, strict=True)]
+        places = np.concatenate(chosen)
+        order = np.argsort(places)
+        taken = self.take(places[order])
+        return replace(taken, weights=taken.weights * np.repeat(factors, sizes)[order])
+
     def take(self, places: NDArray[np.intp]) -> "RowSample":
         """Some of the rows."""
         return RowSample(
@@ -257,6 +289,8 @@ class Draw:
 
     def _joined(self) -> RowSample:
         """The rows that the sample keeps, in one part."""
+        if len(self.parts) == 1:
+            return self.parts[0]
         hashes, is_unexplained = self._all("hashes"), self._all("is_unexplained")
         kept = self.design.kept(hashes, is_unexplained)
         ends = np.cumsum([len(part) for part in self.parts])

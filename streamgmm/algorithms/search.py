@@ -7,6 +7,7 @@ then convergence on the whole sample, where iterations cost next to nothing besi
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +20,10 @@ from streamgmm.algorithms.row_sample import RowSample
 from streamgmm.core.covariance import Array, CovarianceType
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.parameters import ParameterName, Parameters
-from streamgmm.protocols import Listener, SampleStage
+from streamgmm.protocols import Event, Listener, ReadDone, SampleStage, StepScored
 
 # Short runs for each start that is asked for; of these, those that go on, and the steps of both.
-_RUNS, _KEPT = 12, 4
+_RUNS, _KEPT = 6, 2
 _SHORT, _LONGER = 4, 8
 # Rows of short runs: at least, and for each value of all means; moves use so many times as many.
 _FEWEST_ROWS, _ROWS_PER_VALUE, _MORE = 4096, 4, 4
@@ -71,12 +72,12 @@ class Informant:
     weights: Array
 
     @classmethod
-    def of(cls, sample: RowSample, n_parameters: int) -> "Informant":
-        """As many rows of a sample as that many parameters need."""
-        complete = np.flatnonzero(~np.isnan(sample.rows).any(axis=1))
+    def among(cls, rows: Array, weights: Array, n_parameters: int) -> "Informant":
+        """As many of some rows (m, D), with weights (m,), as that many parameters need."""
+        complete = np.flatnonzero(~np.isnan(rows).any(axis=1))
         size = min(len(complete), max(_FEWEST_INFORMING, _ROWS_PER_PARAMETER * n_parameters))
         chosen = complete[np.arange(size) * len(complete) // max(size, 1)]
-        return cls(sample.rows[chosen], sample.weights[chosen])
+        return cls(rows[chosen], weights[chosen])
 
     def __call__(self, tangent: Tangent) -> Information | None:
         """The information of the rows; None if they are too few to tell of all parameters."""
@@ -86,6 +87,19 @@ class Informant:
         return Information.estimate(tangent, self.rows, self.weights, found.responsibilities)
 
 
+class _Visits:
+    """Listens to work on rows, and counts these."""
+
+    def __init__(self) -> None:
+        self.n_rows = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, ReadDone):
+            self.n_rows += event.n_rows
+        elif isinstance(event, StepScored):
+            self.n_rows += event.n_row_visits
+
+
 @dataclass(frozen=True, eq=False)
 class Search:
     """A search for the optimum of a sample.
@@ -93,7 +107,7 @@ class Search:
     Attributes
     ----------
     open_rows : callable
-        Gives a reader of rows in memory (m, D) and their weights (m,).
+        Gives a reader of rows in memory (m, D) and their weights (m,), with a listener.
     settings : Settings
     known : Start
         Parameters that are known beforehand.
@@ -103,7 +117,7 @@ class Search:
         Told of each stage.
     """
 
-    open_rows: Callable[[Array, Array], Reader]
+    open_rows: Callable[[Array, Array, Listener], Reader]
     settings: Settings
     known: Start
     informant: Informant
@@ -126,33 +140,24 @@ class Search:
         """
         settings = self.settings
         few = max(_FEWEST_ROWS, _ROWS_PER_VALUE * settings.n_components * sample.rows.shape[1])
-        parameters = self._stage("starts", self._part(sample, few), self._best_start).parameters
+        found = self._stage("starts", sample, few, self._best_start)
         if not settings.fixed and settings.n_components > 1:
-            more = self._part(sample, _MORE * few)
-            parameters = self._stage(
-                "moves", more, lambda rows: self._moved(rows, parameters)
-            ).parameters
-        everything = Rows(self.open_rows(sample.rows, sample.weights), sample.rows, sample.weights)
-        return self._stage(
-            "EM", everything, lambda rows: self._converged(rows, parameters, tol)
-        ).parameters
+            found = self._stage("moves", sample, _MORE * few, self._moved, found)
+        return self._stage("EM", sample, len(sample), self._converged, found, tol)
 
-    def _part(self, sample: RowSample, size: int) -> Rows:
-        """Rows from all over the sample."""
-        size = min(size, len(sample))
-        chosen = np.arange(size) * len(sample) // max(size, 1)
-        rows = sample.rows[chosen].astype(np.float64, copy=False)
-        weights = sample.weights[chosen]
-        return Rows(self.open_rows(rows, weights), rows, weights)
-
-    def _stage(self, name: str, rows: Rows, work: Callable[[Rows], Fit]) -> Fit:
-        """Do some work and tell of it."""
+    def _stage(
+        self, name: str, sample: RowSample, size: int, work: Callable[..., Fit], *arguments: Any
+    ) -> Parameters:
+        """Do some work with rows from all over the sample, and tell of it."""
+        visits = _Visits()
         start = time.perf_counter()
-        fit = work(rows)
-        visits = sum(read.n_rows for read in rows.reader.history) + fit.n_scored_rows
+        part = sample.part(size)
+        rows = part.rows.astype(np.float64, copy=False) if part is not sample else part.rows
+        reader = self.open_rows(rows, part.weights, visits)
+        fit = work(Rows(reader, rows, part.weights), *arguments)
         seconds = time.perf_counter() - start
-        self.listener(SampleStage(name, len(rows.rows), visits, fit.log_likelihood, seconds))
-        return fit
+        self.listener(SampleStage(name, len(rows), visits.n_rows, fit.log_likelihood, seconds))
+        return fit.parameters
 
     def _best_start(self, rows: Rows) -> Fit:
         """The best of many short runs, of which the better ones are continued."""
@@ -180,7 +185,7 @@ class Search:
 
     def _moved(self, rows: Rows, parameters: Parameters) -> Fit:
         fit = self._em(rows, parameters, _LONGER)
-        return move_components(rows, fit, reg_covar=self.settings.reg_covar, random=self.random)
+        return move_components(rows, fit, reg_covar=self.settings.reg_covar)
 
     def _converged(self, rows: Rows, parameters: Parameters, tol: float) -> Fit:
         settings = self.settings

@@ -27,6 +27,8 @@ from streamgmm.core.expectation import scratch_bytes
 from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.protocols import Chunk, Missing, Source, Work, all_chunks, row_count
 
+# Rows that are carried along, over those of the sample, if a pilot alone tells how many are usable.
+_SPARE = 2.0
 # Rows are looked at so many bytes at a time, as float64.
 _BLOCK_BYTES = 1 << 20
 # Arrays of a block that are in memory at once.
@@ -140,12 +142,12 @@ def _design(source: Source, size: int, seed: int, n_rows: int, pilot: Pilot | No
     """The sample that is to be taken of so many rows."""
     is_small = source.dtype.kind == "f" and source.dtype.itemsize <= 4
     dtype = np.dtype(np.float32 if is_small else np.float64)
-    usable = 1.0
-    if source.has_weights or source.missing != "error":
-        # Rows lie together that are alike, so the pilot may be wrong by much.
-        usable = 0.0 if pilot is None else 0.5 * pilot.usable
     size = min(size, n_rows)
-    return SampleDesign.among(max(usable * n_rows, 1.0), size, seed, dtype)
+    if not source.has_weights and source.missing == "error":
+        return SampleDesign.among(n_rows, size, seed, dtype)
+    # Rows that lie together are alike, so the pilot may be wrong by much.
+    n_usable = 0.0 if pilot is None else pilot.usable * n_rows
+    return SampleDesign.among(n_usable, size, seed, dtype, _SPARE)
 
 
 def _work(design: SampleDesign, source: Source, n_components: int, stratified: bool) -> Work:

@@ -162,8 +162,8 @@ class Tangent:
         }[kind]
         moves = [name not in self.fixed for name in ("weights", "means", "covariances")]
         own = np.concatenate([[moves[0]], np.full(d, moves[1]), moves[2] * second])
-        with np.errstate(divide="ignore"):
-            scales = np.where(weights > 0.0, own / np.sqrt(weights), 0.0)
+        scales = np.zeros((len(weights), len(own)))
+        np.divide(own, np.sqrt(weights), out=scales, where=weights > 0.0)
         return scales, moves[2] * triangle[: len(triangle) if kind == "tied" else 0]
 
     @property

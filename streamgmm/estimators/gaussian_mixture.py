@@ -44,7 +44,7 @@ from streamgmm.executors.memory import parse_bytes
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import read_record
-from streamgmm.protocols import Event, FitStarted, Source, Work, data_bytes
+from streamgmm.protocols import Event, FitStarted, Listener, Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
@@ -75,7 +75,7 @@ class GaussianMixture(FittedMixture):
         start.
     n_init : int, default=1
         Number of starts; the one with the highest log-likelihood is kept. With "em" each takes
-        its own reads; with "auto" each is twelve short runs on the sample.
+        its own reads; with "auto" each is some short runs on the sample.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
         How a start is made, from sampled rows; with "em" from at most 65536.
     weights_init : array-like of shape (n_components,), default=None
@@ -364,9 +364,8 @@ class GaussianMixture(FittedMixture):
     ) -> Fit:
         missing = reader.source.missing
 
-        def open_rows(rows: Array, weights: Array) -> Reader:
-            source = SampleSource(rows, weights, missing)
-            return Reader(source, local, lambda event: None, self.arithmetic)
+        def open_rows(rows: Array, weights: Array, listener: Listener) -> Reader:
+            return Reader(SampleSource(rows, weights, missing), local, listener, self.arithmetic)
 
         settings = Settings(
             self.n_components,

@@ -11,7 +11,7 @@ from streamgmm.sources.layout import regular_boundaries, rows_per_chunk
 
 # So many chunks keep threads busy even where the rows are few, unless chunks would be too small.
 _CHUNKS = 16
-_FEWEST_ROWS = 512
+_FEWEST_ROWS = 2048
 
 
 class SampleSource:

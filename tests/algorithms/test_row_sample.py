@@ -163,12 +163,13 @@ def test_merging_keeps_the_smallest_hashes() -> None:
 def drawn(
     size: int, hashes: NDArray[np.uint64], is_unexplained: NDArray[np.bool_] | None = None
 ) -> Draw:
-    """Rows that say what their hashes are."""
+    """What is taken of rows that say what their hashes are."""
     n = len(hashes)
     strata = np.zeros(n, dtype=np.bool_) if is_unexplained is None else is_unexplained
     rows = hashes[:, np.newaxis].astype(float)
     design = SampleDesign(0, size, np.dtype(np.float64))
-    return Draw(design, (RowSample(hashes.astype(int), hashes, rows, np.ones(n), strata),))
+    part = RowSample(hashes.astype(int), hashes, rows, np.ones(n), strata)
+    return Draw(design, (part.take(design.kept(hashes, strata)),))
 
 
 @given(

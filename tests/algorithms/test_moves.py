@@ -1,0 +1,153 @@
+"""Components move to where they are lacking, and nowhere else."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamgmm.algorithms.em import Fit, expectation_maximization
+from streamgmm.algorithms.moves import Rows, move_components
+from streamgmm.algorithms.reading import Reader
+from streamgmm.core.covariance import Array, CovarianceType
+from streamgmm.core.expectation import Expectation
+from streamgmm.core.frame import Frame
+from streamgmm.core.parameters import Parameters
+from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.protocols import Missing
+from streamgmm.sources.sample import SampleSource
+from tests.core.cases import TYPES, covariances_for, draw, random_parameters
+
+
+def in_memory(
+    executor: ThreadExecutor, rows: Array, weights: Array | None = None, missing: Missing = "error"
+) -> Rows:
+    weights = np.ones(len(rows)) if weights is None else weights
+    reader = Reader(SampleSource(rows, weights, missing), executor, lambda event: None)
+    return Rows(reader, rows, weights)
+
+
+def em(rows: Rows, start: Parameters, steps: int, reg_covar: float = 0.0) -> Fit:
+    return expectation_maximization(
+        rows.reader, start, tol=0.0, max_iter=steps, reg_covar=reg_covar
+    )
+
+
+def log_likelihood(rows: Rows, parameters: Parameters) -> float:
+    return em(rows, parameters, 1).log_likelihood
+
+
+def moved(rows: Rows, fit: Fit, reg_covar: float = 0.0) -> Fit:
+    return move_components(rows, fit, reg_covar=reg_covar)
+
+
+def clusters(covariance_type: CovarianceType) -> Parameters:
+    """Three clusters far apart."""
+    covariances = covariances_for(np.random.default_rng(0), covariance_type, 3, 2)
+    means = [[0.0, 0.0], [40.0, 0.0], [40.0, 25.0]]
+    return Parameters.create(covariance_type, [0.4, 0.3, 0.3], means, 0.25 * covariances)
+
+
+def poor_start(truth: Parameters) -> Parameters:
+    """Two components on the first cluster, one between the two others."""
+    means = [[-0.3, 0.0], [0.3, 0.0], [40.0, 12.5]]
+    covariances = truth.covariances.copy()
+    if truth.covariance_type in ("full", "diag"):
+        covariances[2] = np.diag([1.0, 160.0]) if truth.covariance_type == "full" else [1.0, 160.0]
+    elif truth.covariance_type == "spherical":
+        covariances[2] = 80.0
+    return Parameters.create(truth.covariance_type, [0.2, 0.2, 0.6], means, covariances)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("gaps", [False, True])
+def test_a_component_that_is_one_too_many_goes_where_one_is_lacking(
+    covariance_type: CovarianceType, gaps: bool
+) -> None:
+    truth = clusters(covariance_type)
+    rng = np.random.default_rng(1)
+    rows = draw(rng, truth, 3000)
+    if gaps:
+        # Not the whole row.
+        rows[np.arange(0, 3000, 7), rng.integers(0, 2, 429)] = np.nan
+    with ThreadExecutor(1) as executor:
+        sample = in_memory(executor, rows, missing="em" if gaps else "error")
+        stuck = em(sample, poor_start(truth), 60)
+        best = em(sample, truth, 60)
+        # EM does not get out.
+        assert stuck.log_likelihood < best.log_likelihood - 0.2
+        found = moved(sample, stuck)
+        assert found.log_likelihood > best.log_likelihood - 1e-3
+    order = np.lexsort(found.parameters.means.round().T)
+    np.testing.assert_allclose(
+        found.parameters.means[order], truth.means[np.lexsort(truth.means.T)], atol=0.3
+    )
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
+def test_rows_of_more_weight_draw_components(covariance_type: CovarianceType) -> None:
+    truth = clusters(covariance_type)
+    rows = draw(np.random.default_rng(2), truth, 1500)
+    # The two other clusters count for little, beside a first one in two halves.
+    weights = np.where(rows[:, 0] > 20.0, 1e-4, 1.0)
+    rows[:, 1] += np.where((rows[:, 0] < 20.0) & (np.arange(1500) % 2 == 0), 12.0, 0.0)
+    with ThreadExecutor(1) as executor:
+        sample = in_memory(executor, rows, weights)
+        start = em(sample, poor_start(truth), 20)
+        found = moved(sample, start).parameters
+    assert found.weights.sum() == pytest.approx(1.0)
+    for place in ([0.0, 0.0], [0.0, 12.0]):
+        assert np.linalg.norm(found.means - place, axis=1).min() < 0.5
+
+
+@given(st.sampled_from(TYPES), st.integers(2, 5), st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_moves_never_lower_the_log_likelihood(covariance_type: Any, k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = draw(rng, random_parameters(rng, "full", 4, 2, spread=3.0), 400)
+    start = Parameters.create(
+        covariance_type,
+        np.full(k, 1.0 / k),
+        rows[rng.choice(len(rows), k, replace=False)],
+        covariances_for(rng, covariance_type, k, 2),
+    )
+    with ThreadExecutor(1) as executor:
+        sample = in_memory(executor, rows, rng.uniform(0.5, 1.5, len(rows)))
+        fit = em(sample, start, 8)
+        found = moved(sample, fit)
+        before = log_likelihood(sample, fit.parameters)
+        assert log_likelihood(sample, found.parameters) >= before - 1e-12 * abs(before)
+        # What is told is of parameters that lie behind it.
+        assert log_likelihood(sample, found.parameters) >= found.log_likelihood - 1e-12
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_good_fit_is_left_alone(covariance_type: CovarianceType) -> None:
+    truth = clusters(covariance_type)
+    rows = draw(np.random.default_rng(3), truth, 2000)
+    with ThreadExecutor(1) as executor:
+        sample = in_memory(executor, rows)
+        fit = em(sample, truth, 30)
+        found = moved(sample, fit)
+    np.testing.assert_allclose(found.parameters.means, fit.parameters.means, atol=1e-6)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("n_distinct", [1, 2, 4])
+def test_few_distinct_rows_do_no_harm(covariance_type: CovarianceType, n_distinct: int) -> None:
+    points = np.random.default_rng(4).normal(size=(n_distinct, 2)) * 10.0
+    rows = np.repeat(points, 200 // n_distinct, axis=0)
+    start = Parameters.create(
+        covariance_type,
+        np.full(4, 0.25),
+        np.resize(points, (4, 2)),
+        covariances_for(np.random.default_rng(5), covariance_type, 4, 2),
+    )
+    with ThreadExecutor(1) as executor:
+        sample = in_memory(executor, rows)
+        fit = em(sample, start, 5, reg_covar=1e-6)
+        found = moved(sample, fit, reg_covar=1e-6).parameters
+    assert np.isfinite(found.means).all()
+    scores = Expectation.prepare(found, Frame.of(found)).posterior(rows).scores
+    assert np.isfinite(scores).all()

@@ -1,0 +1,122 @@
+"""Fisher scoring: its steps solve what a dense solver solves, and its forecasts are the model's."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from streamgmm.algorithms.scoring import score
+from streamgmm.core.covariance import Array, CovarianceType
+from streamgmm.core.expectation import Expectation
+from streamgmm.core.frame import Frame
+from streamgmm.core.information import Information, Tangent
+from tests.core.cases import TYPES, draw, random_parameters
+
+
+def some_information(covariance_type: CovarianceType, spread: float = 1.5) -> Information:
+    rng = np.random.default_rng(0)
+    parameters = random_parameters(rng, covariance_type, 3, 2, spread=spread)
+    rows = draw(rng, parameters, 2000)
+    frame = Frame.of(parameters)
+    found = Expectation.prepare(parameters, frame).posterior(rows, with_responsibilities=True)
+    tangent = Tangent(parameters, frame)
+    return Information.estimate(tangent, rows, np.ones(len(rows)), found.responsibilities)
+
+
+def dense(information: Information) -> Array:
+    n = information.tangent.free.size
+    matrix = np.stack([information.product(unit) for unit in np.eye(n)], axis=1)
+    return 0.5 * (matrix + matrix.T)
+
+
+def some_gradient(information: Information, seed: int, size: float) -> Array:
+    """As a mixture near by would have."""
+    free = information.tangent.free
+    away = np.random.default_rng(seed).normal(size=free.size) * free
+    found = information.product(away)
+    return size * found / np.linalg.norm(found)
+
+
+def model_gain(matrix: Array, gradient: Array, step: Array) -> float:
+    return float(gradient @ step - 0.5 * step @ matrix @ step)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("seed", range(3))
+def test_steps_solve_for_all_but_a_tenth_of_the_gradient(
+    covariance_type: CovarianceType, seed: int
+) -> None:
+    information = some_information(covariance_type)
+    matrix = dense(information)
+    gradient = some_gradient(information, seed, 1e-3)
+    found = score(information, gradient, radius=math.inf)
+    assert not found.is_cut
+    assert np.linalg.norm(gradient - matrix @ found.step) <= 0.1001 * np.linalg.norm(gradient)
+    assert found.foretold == found.remaining
+    assert found.foretold == pytest.approx(model_gain(matrix, gradient, found.step), rel=1e-4)
+    exact = np.linalg.lstsq(matrix, gradient)[0]
+    whole = model_gain(matrix, gradient, exact)
+    # What conjugate gradients leave is the part that pays least.
+    assert 0.8 * whole < found.remaining <= 1.0001 * whole
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_gradients_along_one_direction_are_solved_exactly(covariance_type: CovarianceType) -> None:
+    information = some_information(covariance_type)
+    values, vectors = np.linalg.eigh(dense(information))
+    for place in (len(values) // 2, -1):
+        gradient = 1e-3 * vectors[:, place]
+        found = score(information, gradient, radius=math.inf)
+        assert found.n_products == 1
+        np.testing.assert_allclose(
+            found.step, gradient / values[place], rtol=0.0, atol=1e-4 * 1e-3 / values[place]
+        )
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("radius", [0.001, 0.1, 0.5])
+def test_no_component_moves_further_than_the_trust_region(
+    covariance_type: CovarianceType, radius: float
+) -> None:
+    information = some_information(covariance_type)
+    matrix = dense(information)
+    gradient = some_gradient(information, 0, 1.0)
+    free = score(information, gradient, radius=math.inf)
+    assert information.tangent.size(free.step) > radius
+    found = score(information, gradient, radius=radius)
+    assert found.is_cut
+    assert information.tangent.size(found.step) == pytest.approx(radius, rel=2e-3)
+    assert found.foretold == pytest.approx(model_gain(matrix, gradient, found.step), rel=1e-4)
+    assert 0.0 < found.foretold < found.remaining
+    # Of the whole solution, not of what lies in the region.
+    assert found.remaining == free.remaining
+
+
+def test_outside_of_the_region_only_what_is_asked_for_is_found_out() -> None:
+    information = some_information("full", spread=0.7)
+    gradient = some_gradient(information, 0, 1.0)
+    whole = score(information, gradient, radius=1e-3)
+    found = score(information, gradient, radius=1e-3, enough=0.5 * whole.remaining)
+    assert found.n_products < whole.n_products
+    assert found.remaining > 0.5 * whole.remaining
+    np.testing.assert_array_equal(found.step, whole.step)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_nothing_to_gain_is_no_step(covariance_type: CovarianceType) -> None:
+    information = some_information(covariance_type)
+    found = score(information, np.zeros(information.tangent.free.size), radius=0.5)
+    assert not found.step.any()
+    assert (found.foretold, found.remaining, found.n_products) == (0.0, 0.0, 0)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_what_is_held_fixed_does_not_move(covariance_type: CovarianceType) -> None:
+    information = some_information(covariance_type)
+    tangent = replace(information.tangent, fixed=("weights", "covariances"))
+    held = replace(information, tangent=tangent)
+    gradient = some_gradient(held, 0, 1e-3)
+    step = score(held, gradient, radius=math.inf).step
+    assert step.any()
+    np.testing.assert_array_equal(step[tangent.free == 0.0], 0.0)

@@ -1,0 +1,361 @@
+"""Gradients and information, against differences of textbook log-likelihoods."""
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamgmm.core.covariance import Array, CovarianceType, upper_triangle
+from streamgmm.core.expectation import Expectation
+from streamgmm.core.frame import Frame
+from streamgmm.core.information import Information, Tangent
+from streamgmm.core.maximization import maximize
+from streamgmm.core.parameters import ParameterName, Parameters
+from streamgmm.core.statistics import Statistics
+from tests import naive
+from tests.core.cases import TYPES, draw, prepare, random_parameters
+
+FIXED: tuple[tuple[ParameterName, ...], ...] = (
+    (),
+    ("weights",),
+    ("means",),
+    ("covariances",),
+    ("weights", "covariances"),
+)
+
+
+def moved_along(tangent: Tangent, step: Array) -> naive.Mixture:
+    """The mixture a step away, to first order: its weights need not sum to 1.
+
+    Weights move by √π c₀, means by L c₁ / √π, covariances to L (I + E) Lᵀ with E_ij = √2 c₂ / √π
+    on the diagonal and c₂ / √π beside it. What is tied or spherical moves with the spread that it
+    has of all rows, or all features.
+    """
+    model = naive.of(tangent.parameters)
+    k, d = model.means.shape
+    kind = tangent.parameters.covariance_type
+    own, shared = (naive.extended(part) for part in tangent.split(step))
+    roots = np.sqrt(model.weights)[:, np.newaxis]
+    weights = model.weights + roots[:, 0] * own[:, 0]
+    relative = np.divide(own[:, 1:], roots, out=np.zeros_like(own[:, 1:]), where=roots > 0.0)
+    means = model.means + np.einsum("kij,kj->ki", model.factors, relative[:, :d])
+    factors = np.empty_like(model.factors)
+    for i in range(k):
+        if kind in ("full", "tied"):
+            upper = relative[i, d:] if kind == "full" else shared
+            rows, columns = upper_triangle(d)
+            upper = upper * np.where(rows == columns, np.sqrt(naive.extended(2)), 1)
+            change = np.empty((d, d), dtype=np.longdouble)
+            change[rows, columns] = change[columns, rows] = upper
+        elif kind == "diag":
+            change = np.diag(np.sqrt(naive.extended(2)) * relative[i, d:])
+        else:
+            change = np.sqrt(naive.extended(2) / d) * relative[i, d] * np.eye(d)
+        factors[i] = model.factors[i] @ naive.cholesky(np.eye(d) + change)
+    return naive.Mixture(kind, weights, means, factors)
+
+
+def scores_along(tangent: Tangent, rows: Array, step: Array) -> Any:
+    """Derivative (n,) of ln p(x) / Σπ along a step, by Richardson's differences."""
+
+    def difference(h: float) -> Any:
+        sides = [moved_along(tangent, side * h * step) for side in (1.0, -1.0)]
+        one, other = (naive.scores(rows, m) - np.log(m.weights.sum()) for m in sides)
+        return (one - other) / (2 * naive.extended(h))
+
+    return (4 * difference(5e-4) - difference(1e-3)) / 3
+
+
+def some_mixture(
+    covariance_type: CovarianceType, rng: np.random.Generator, place: float = 0.0
+) -> Parameters:
+    """Overlapping components, the first of them two without weight; two lie at a place."""
+    parameters = random_parameters(rng, covariance_type, 5, 2, spread=1.0)
+    weights, means = parameters.weights.copy(), parameters.means.copy()
+    weights[1] = 0.0
+    means[3:] += place
+    return Parameters.create(
+        covariance_type, weights / weights.sum(), means, parameters.covariances
+    )
+
+
+def with_rows(
+    covariance_type: CovarianceType, seed: int, place: float = 0.0, n: int = 120
+) -> tuple[Tangent, Array, Array, Statistics]:
+    """A tangent, rows that fit badly, their weights, and their statistics."""
+    rng = np.random.default_rng(seed)
+    parameters = some_mixture(covariance_type, rng, place)
+    other = Parameters.create(
+        covariance_type, parameters.weights, parameters.means + 0.3, parameters.covariances
+    )
+    rows, weights = draw(rng, other, n), rng.uniform(0.5, 2.0, n)
+    expectation = prepare(parameters)
+    tangent = Tangent(parameters, expectation.frame)
+    return tangent, rows, weights, expectation.statistics(rows, weights)
+
+
+def some_step(tangent: Tangent, seed: int) -> Array:
+    """A random unit step among those that may be made, which keeps the sum of the weights."""
+    step = np.random.default_rng(seed).normal(size=tangent.free.size) * tangent.free
+    own = tangent.split(step)[0]
+    if tangent.free[0]:
+        roots = np.sqrt(tangent.parameters.weights)
+        own[:, 0] -= roots * (roots @ own[:, 0])
+    return step / np.linalg.norm(step)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("fixed", FIXED)
+def test_the_gradient_is_that_of_the_mean_log_likelihood(
+    covariance_type: CovarianceType, fixed: tuple[ParameterName, ...]
+) -> None:
+    tangent, rows, weights, statistics = with_rows(covariance_type, 0)
+    tangent = replace(tangent, fixed=fixed)
+    gradient = tangent.gradient(statistics)
+    np.testing.assert_array_equal(gradient * (1.0 - tangent.free), 0.0)
+    steps = [some_step(tangent, seed) for seed in range(6)]
+    expected = [weights @ scores_along(tangent, rows, step) / weights.sum() for step in steps]
+    assert np.abs(expected).max() > 1e-2
+    np.testing.assert_allclose(
+        [gradient @ step for step in steps], np.array(expected, dtype=float), rtol=0.0, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_the_gradient_of_components_far_away(covariance_type: CovarianceType) -> None:
+    tangent, rows, weights, statistics = with_rows(covariance_type, 1, place=1e7)
+    np.testing.assert_array_equal(tangent.frame.centred, [3, 4])
+    gradient = tangent.gradient(statistics)
+    for seed in range(6):
+        step = some_step(tangent, seed)
+        expected = weights @ scores_along(tangent, rows, step) / weights.sum()
+        assert abs(gradient @ step - float(expected)) < 1e-7
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_fixed_parameters_have_no_coordinates(covariance_type: CovarianceType) -> None:
+    tangent, *_ = with_rows(covariance_type, 0)
+    k, d = 4, 2
+    n_covariances = {"full": 3 * k, "tied": 3, "diag": 2 * k, "spherical": k}[covariance_type]
+    sizes = {"weights": k, "means": k * d, "covariances": n_covariances}
+    for fixed in FIXED:
+        found = replace(tangent, fixed=fixed).free
+        assert found.sum() == sum(size for name, size in sizes.items() if name not in fixed)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("reg_covar", [0.0, 0.3])
+@pytest.mark.parametrize("place", [0.0, 1e7])
+@pytest.mark.parametrize("fixed", [(), ("means",), ("covariances",), ("means", "covariances")])
+def test_the_gradient_is_the_step_of_em(
+    covariance_type: CovarianceType,
+    reg_covar: float,
+    place: float,
+    fixed: tuple[ParameterName, ...],
+) -> None:
+    tangent, _, _, statistics = with_rows(covariance_type, 2, place)
+    tangent = replace(tangent, fixed=fixed)
+    step = tangent.gradient(statistics, reg_covar)
+    found = maximize(tangent.moved(step, statistics), tangent.parameters, fixed=fixed)
+    expected = maximize(statistics, tangent.parameters, reg_covar=reg_covar, fixed=fixed)
+    assert naive.distance(found.parameters, naive.of(expected.parameters)) < 1e-9
+    assert naive.distance(found.parameters, naive.of(tangent.parameters)) > 1e-3
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("place", [0.0, 1e7])
+@pytest.mark.parametrize("fixed", [(), ("weights",), ("means",), ("covariances",)])
+def test_no_step_leaves_the_parameters(
+    covariance_type: CovarianceType, place: float, fixed: tuple[ParameterName, ...]
+) -> None:
+    tangent, _, _, statistics = with_rows(covariance_type, 3, place)
+    tangent = replace(tangent, fixed=fixed)
+    image = tangent.moved(np.zeros(tangent.free.size), statistics)
+    found = maximize(image, tangent.parameters, fixed=fixed)
+    assert not found.empty
+    assert naive.distance(found.parameters, naive.of(tangent.parameters)) < 1e-12
+    assert image.weight == statistics.weight
+    assert image.n_rows == statistics.n_rows
+
+
+@given(st.sampled_from(TYPES), st.sampled_from(FIXED), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_steps_are_read_back(covariance_type: Any, fixed: Any, seed: int) -> None:
+    tangent, _, _, statistics = with_rows(covariance_type, 4)
+    tangent = replace(tangent, fixed=fixed)
+    # Any step, along the total of the weights too.
+    step = np.random.default_rng(seed).normal(size=tangent.free.size)
+    found = tangent.gradient(tangent.moved(step, statistics))
+    np.testing.assert_allclose(found, step * tangent.free, rtol=0.0, atol=1e-11)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_small_steps_lead_where_they_point(covariance_type: CovarianceType) -> None:
+    tangent, _, _, statistics = with_rows(covariance_type, 5)
+    for seed in range(4):
+        step = some_step(tangent, seed)
+        errors = []
+        for h in (1e-2, 1e-3):
+            found = maximize(tangent.moved(h * step, statistics), tangent.parameters).parameters
+            errors.append(naive.distance(found, moved_along(tangent, h * step)))
+        # What differs is of second order.
+        assert errors[0] < 1e-2
+        assert errors[1] < 2e-2 * errors[0]
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_sizes_are_standard_deviations(covariance_type: CovarianceType) -> None:
+    tangent, *_ = with_rows(covariance_type, 6)
+    for component in (0, 2, 4):
+        step = np.zeros(tangent.free.size)
+        root = np.sqrt(tangent.parameters.weights[component])
+        tangent.split(step)[0][component, 1:3] = root * np.array([0.06, 0.08])
+        moved = moved_along(tangent, step)
+        shift = (moved.means - naive.of(tangent.parameters).means)[component]
+        own = moved.factors[component]
+        assert float(np.linalg.norm(naive.solve_lower(own, shift[:, np.newaxis]))) == pytest.approx(
+            0.1
+        )
+        assert tangent.size(step) == pytest.approx(0.1)
+        assert tangent.size(-2.0 * step) == pytest.approx(0.2)
+    assert tangent.size(np.zeros(tangent.free.size)) == 0.0
+
+
+# Information --------------------------------------------------------------------------------------
+
+
+def information(
+    tangent: Tangent, rows: Array, weights: Array, *, damped: bool = False
+) -> Information:
+    expectation = Expectation.prepare(tangent.parameters, tangent.frame)
+    shares = expectation.posterior(rows, with_responsibilities=True).responsibilities
+    found = Information.estimate(tangent, rows, weights, shares)
+    return found if damped else replace(found, damping=np.zeros_like(found.damping))
+
+
+def dense(found: Information) -> Array:
+    """Its matrix, from products with unit vectors."""
+    return np.stack([found.product(unit) for unit in np.eye(found.tangent.free.size)], axis=1)
+
+
+def from_scores(tangent: Tangent, rows: Array, weights: Array) -> Array:
+    """The mean of the squared gradients of single rows."""
+    units = np.eye(tangent.free.size)[tangent.free > 0.0]
+    scores = np.zeros((tangent.free.size, len(rows)))
+    scores[tangent.free > 0.0] = [scores_along(tangent, rows, unit).astype(float) for unit in units]
+    return (scores * (weights / weights.sum())) @ scores.T
+
+
+def crowded(covariance_type: CovarianceType, seed: int = 0) -> Parameters:
+    """Components so close that each has a share in every row that is likely."""
+    rng = np.random.default_rng(seed)
+    parameters = random_parameters(rng, covariance_type, 3, 2, spread=0.3)
+    covariances = (
+        parameters.covariances
+        + {
+            "full": np.eye(2),
+            "tied": np.eye(2),
+            "diag": 1.0,
+            "spherical": 1.0,
+        }[covariance_type]
+    )
+    return Parameters.create(covariance_type, [0.3, 0.3, 0.4], parameters.means, covariances)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("fixed", FIXED)
+def test_products_are_those_of_the_squared_gradients_of_rows(
+    covariance_type: CovarianceType, fixed: Collection[ParameterName]
+) -> None:
+    parameters = crowded(covariance_type)
+    tangent = Tangent(parameters, Frame.of(parameters), fixed)
+    rng = np.random.default_rng(1)
+    rows, weights = draw(rng, parameters, 200), rng.uniform(0.5, 2.0, 200)
+    # Of smaller shares nothing is said.
+    plain = naive.responsibilities(rows, naive.of(parameters)).min(axis=1) > 0.01
+    assert plain.mean() > 0.9
+    rows, weights = rows[plain], weights[plain]
+    found = dense(information(tangent, rows, weights))
+    expected = from_scores(tangent, rows, weights)
+    assert np.abs(expected).max() > 0.2
+    np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("place", [0.0, 1e7])
+def test_small_shares_add_next_to_nothing(covariance_type: CovarianceType, place: float) -> None:
+    tangent, rows, weights, _ = with_rows(covariance_type, 7, place, n=300)
+    found = dense(information(tangent, rows, weights))
+    expected = from_scores(tangent, rows, weights)
+    assert np.linalg.norm(found - expected, 2) < 0.01 * np.linalg.norm(expected, 2)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("fixed", [(), ("weights",), ("means",)])
+def test_information_is_symmetric_and_positive_semidefinite(
+    covariance_type: CovarianceType, fixed: Collection[ParameterName]
+) -> None:
+    tangent, rows, weights, _ = with_rows(covariance_type, 8)
+    matrix = dense(information(replace(tangent, fixed=fixed), rows, weights))
+    largest = np.linalg.norm(matrix, 2)
+    np.testing.assert_allclose(matrix, matrix.T, rtol=0.0, atol=1e-6 * largest)
+    assert np.linalg.eigvalsh(0.5 * (matrix + matrix.T)).min() > -1e-6 * largest
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_the_total_of_the_weights_is_not_informed_of(covariance_type: CovarianceType) -> None:
+    tangent, rows, weights, _ = with_rows(covariance_type, 9)
+    step = np.zeros(tangent.free.size)
+    tangent.split(step)[0][:, 0] = np.sqrt(tangent.parameters.weights)
+    found = information(tangent, rows, weights).product(step)
+    # A row's shares of less than 0.003 are left out.
+    assert np.linalg.norm(found) < 0.01
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_information_is_what_em_leaves_of_a_step(covariance_type: CovarianceType) -> None:
+    # Rows of the very mixture: the gradient is 0 there but for chance, and the mean of squared
+    # gradients is the curvature.
+    rng = np.random.default_rng(10)
+    parameters = random_parameters(rng, covariance_type, 3, 2, spread=1.5)
+    rows = draw(rng, parameters, 100_000)
+    frame = Frame.of(parameters)
+    tangent = Tangent(parameters, frame)
+    found = information(tangent, rows, np.ones(len(rows)))
+    statistics = Expectation.prepare(parameters, frame).statistics(rows)
+
+    def image(step: Array) -> Array:
+        """Where EM leads from a step away."""
+        start = maximize(tangent.moved(step, statistics), parameters).parameters
+        return tangent.gradient(Expectation.prepare(start, frame).statistics(rows))
+
+    h = 1e-4
+    for seed in range(6):
+        step = some_step(tangent, seed)
+        lost = (image(h * step) - image(-h * step)) / (2.0 * h)
+        np.testing.assert_allclose(found.product(step), step - lost, rtol=0.0, atol=0.03)
+        assert np.linalg.norm(lost) > 0.1
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_damping_holds_back_components_of_few_rows(covariance_type: CovarianceType) -> None:
+    tangent, rows, weights, _ = with_rows(covariance_type, 11)
+    plain = information(tangent, rows, weights)
+    damped = information(tangent, rows, weights, damped=True)
+    step = some_step(tangent, 0)
+    np.testing.assert_allclose(
+        damped.product(step) - plain.product(step), damped.damping * step, rtol=1e-9, atol=1e-9
+    )
+    # A component without rows has nothing but what is added.
+    own, shared = tangent.split(damped.damping)
+    assert np.all(own[1] >= 1.0)
+    assert np.all(own[[0, 2, 3, 4]] < 1.0)
+    many = np.tile(rows, (100, 1))
+    less = information(tangent, many, np.ones(len(many)), damped=True).damping
+    alive = tangent.parameters.weights > 0.0
+    np.testing.assert_allclose(tangent.split(less)[0][alive], 1e-4 * own[alive], rtol=1e-9)
+    np.testing.assert_allclose(tangent.split(less)[1], 1e-4 * shared, rtol=1e-9)

@@ -1,0 +1,128 @@
+"""Merged components: moments as those of both, costs as bounds on what is lost."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamgmm.core.covariance import Array, CovarianceType
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.reduction import merged_pairs, merging_bounds
+from tests import naive
+from tests.core.cases import TYPES, random_parameters
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_merged_pairs_have_the_moments_of_both(covariance_type: CovarianceType) -> None:
+    parameters = random_parameters(np.random.default_rng(0), covariance_type, 4, 3)
+    first, second = np.array([0, 1, 0]), np.array([1, 3, 2])
+    merged = merged_pairs(parameters, first, second)
+    own, model = naive.of(merged), naive.of(parameters)
+    pairs = model.weights[first] + model.weights[second]
+    np.testing.assert_allclose(
+        own.weights.astype(float), (pairs / pairs.sum()).astype(float), rtol=1e-14
+    )
+    for p, (i, j) in enumerate(zip(first, second, strict=True)):
+        a, b = model.weights[[i, j]] / pairs[p]
+        mean = a * model.means[i] + b * model.means[j]
+        # E xxᵀ - E x E xᵀ of the two.
+        raw = sum(
+            part * (model.matrices[k] + np.outer(model.means[k], model.means[k]))
+            for part, k in ((a, i), (b, j))
+        )
+        central = raw - np.outer(mean, mean)
+        expected = {
+            "full": central,
+            "tied": model.matrices[0],
+            "diag": np.diag(np.diag(central)),
+            "spherical": np.trace(central) / 3 * np.eye(3),
+        }[covariance_type]
+        np.testing.assert_allclose(own.means[p].astype(float), mean.astype(float), atol=1e-13)
+        np.testing.assert_allclose(
+            own.matrices[p].astype(float), expected.astype(float), rtol=1e-12, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_identical_components_merge_for_nothing(covariance_type: CovarianceType) -> None:
+    one = random_parameters(np.random.default_rng(1), covariance_type, 1, 3)
+    count = 1 if covariance_type == "tied" else 3
+    covariances = np.repeat(one.stacked(one.covariances), count, axis=0)
+    if covariance_type == "tied":
+        covariances = covariances[0]
+    elif covariance_type == "spherical":
+        covariances = covariances[:, 0]
+    weights, means = [0.2, 0.3, 0.5], np.repeat(one.means, 3, axis=0)
+    bounds = merging_bounds(Parameters.create(covariance_type, weights, means, covariances))
+    np.testing.assert_array_equal(np.diagonal(bounds), np.inf)
+    np.testing.assert_allclose(bounds[~np.eye(3, dtype=bool)], 0.0, atol=1e-13)
+
+
+def divergence(parameters: Parameters, merged: Parameters) -> float:
+    """∫ p ln (p / q) of two mixtures in one dimension."""
+    deviations = np.sqrt(parameters.stacked(parameters.covariances).ravel())
+    low = (parameters.means[:, 0] - 12.0 * deviations).min()
+    high = (parameters.means[:, 0] + 12.0 * deviations).max()
+    points = np.linspace(low, high, 20_001)
+    p, q = (naive.scores(points[:, np.newaxis], naive.of(m)) for m in (parameters, merged))
+    return float(np.trapezoid((np.exp(p) * (p - q)).astype(float), points))
+
+
+def with_merged(parameters: Parameters, i: int, j: int) -> Parameters:
+    """The mixture with one Gaussian in the place of two."""
+    both = merged_pairs(parameters, np.array([i]), np.array([j]))
+    others = [k for k in range(parameters.n_components) if k not in (i, j)]
+
+    def joined(own: Array, merged: Array) -> Array:
+        return np.concatenate([own[others], merged])
+
+    weight = parameters.weights[[i, j]].sum(keepdims=True)
+    return Parameters.create(
+        parameters.covariance_type,
+        joined(parameters.weights, weight),
+        joined(parameters.means, both.means),
+        joined(parameters.covariances, both.covariances),
+    )
+
+
+@given(st.sampled_from(["full", "diag", "spherical"]), st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_costs_bound_the_divergence(covariance_type: Any, seed: int) -> None:
+    parameters = random_parameters(np.random.default_rng(seed), covariance_type, 3, 1)
+    bounds = merging_bounds(parameters)
+    np.testing.assert_array_equal(bounds, bounds.T)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        lost = divergence(parameters, with_merged(parameters, i, j))
+        assert -1e-9 < lost <= bounds[i, j] + 1e-9
+
+
+def test_the_cost_of_tied_components_is_what_widening_all_would_lose_to_first_order() -> None:
+    def bound(apart: float) -> tuple[float, float]:
+        means = np.array([[0.0, 0.0], [apart, -apart], [9.0, 9.0]])
+        parameters = Parameters.create("tied", [0.1, 0.3, 0.6], means, [[2.0, 0.5], [0.5, 1.0]])
+        spread = 0.1 * 0.3 / 0.4 * np.outer(means[1], means[1])
+        wider = np.linalg.slogdet(parameters.covariances + spread)[1]
+        exact = 0.5 * (wider - np.linalg.slogdet(parameters.covariances)[1])
+        return float(merging_bounds(parameters)[0, 1]), float(exact)
+
+    for apart in (1e-1, 1e-2, 1e-3):
+        found, exact = bound(apart)
+        assert found == pytest.approx(exact, rel=apart)
+
+
+def test_components_without_weight_merge_for_nothing() -> None:
+    parameters = random_parameters(np.random.default_rng(2), "full", 3, 2)
+    weights = [0.0, 0.4, 0.6]
+    parameters = Parameters.create("full", weights, parameters.means, parameters.covariances)
+    bounds = merging_bounds(parameters)
+    np.testing.assert_allclose(bounds[0, 1:], 0.0, atol=1e-14)
+    merged = merged_pairs(parameters, np.array([0]), np.array([1]))
+    np.testing.assert_allclose(merged.means, parameters.means[1:2])
+    np.testing.assert_allclose(merged.covariances, parameters.covariances[1:2])
+
+
+def test_one_component_has_nothing_to_merge_with() -> None:
+    parameters = random_parameters(np.random.default_rng(3), "full", 1, 2)
+    np.testing.assert_array_equal(merging_bounds(parameters), [[np.inf]])
