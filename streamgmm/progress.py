@@ -18,6 +18,8 @@ from streamgmm.protocols import (
     Listener,
     ReadDone,
     ReadStarted,
+    SampleStage,
+    SampleTaken,
 )
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class LineReporter:
-    """Writes a line for each read of the data.
+    """Writes a line for each read of the data, and for each stage of the work in memory.
 
     Parameters
     ----------
@@ -49,6 +51,10 @@ class LineReporter:
         elif isinstance(event, ReadDone):
             if event.iteration == 0 or (event.iteration - 1) % self._every == 0:
                 self._write(describe_read(event, self._n_bytes))
+        elif isinstance(event, SampleTaken):
+            self._write(describe_sample(event))
+        elif isinstance(event, SampleStage):
+            self._write(describe_stage(event))
         elif isinstance(event, ComponentsDegenerate):
             self._write(describe_degenerate(event))
 
@@ -60,7 +66,8 @@ class ProgressBar:
     """Shows the read that is under way on a terminal; a context manager and a listener.
 
     Rows and bytes a second are those of this read so far; the log-likelihood and its gain are
-    those of the last iteration that has ended.
+    those of the last iteration that has ended. Between reads the stage of the work in memory that
+    has ended last is named.
 
     Parameters
     ----------
@@ -103,6 +110,11 @@ class ProgressBar:
             self._advance(event)
         elif isinstance(event, ReadDone) and not math.isnan(event.log_likelihood):
             self._show(likelihood=describe_likelihood(event.log_likelihood, event.gain))
+        elif isinstance(event, SampleTaken):
+            self._rest(f"sample of {event.n_rows:,} rows", "")
+        elif isinstance(event, SampleStage):
+            likelihood = describe_likelihood(event.log_likelihood, math.nan)
+            self._rest(f"sample, {event.name}", likelihood)
         elif isinstance(event, ComponentsDegenerate):
             self._progress.console.print(describe_degenerate(event), highlight=False)
 
@@ -112,6 +124,11 @@ class ProgressBar:
         # Iterations are told apart by their numbers; a narrow terminal has room for no more.
         description = f"read {read.number}" if read.purpose == "iteration" else _title(read)
         self._progress.reset(self._task, total=read.n_rows, visible=True, description=description)
+
+    def _rest(self, description: str, likelihood: str) -> None:
+        self._progress.reset(
+            self._task, total=None, description=description, rates="", likelihood=likelihood
+        )
 
     def _advance(self, chunk: ChunkDone) -> None:
         self._n_rows += chunk.n_rows
@@ -159,7 +176,26 @@ def describe_read(read: ReadDone, n_bytes: int) -> str:
         parts.append(describe_likelihood(read.log_likelihood, read.gain))
     parts.append(describe_rates(read.n_rows, n_bytes, read.seconds))
     parts.append(f"{read.seconds:.2f} s")
+    if not read.accepted:
+        parts.append("not accepted")
     return ", ".join(parts)
+
+
+def describe_sample(sample: SampleTaken) -> str:
+    """One line on a sample of the rows."""
+    text = f"sample of {sample.n_rows:,} rows"
+    if sample.n_unexplained:
+        text += f", {sample.n_unexplained:,} of rare kinds"
+    if sample.shortfall > 0.0:
+        text += f"; {sample.shortfall:.1e} nats a row short of all rows"
+    return text
+
+
+def describe_stage(stage: SampleStage) -> str:
+    """One line on a stage of the work in memory."""
+    likelihood = describe_likelihood(stage.log_likelihood, math.nan)
+    visits = f"{_with_prefix(stage.n_row_visits)}row visits"
+    return f"sample, {stage.name}: {likelihood}, {visits}, {stage.seconds:.2f} s"
 
 
 def _title(read: ReadStarted | ReadDone) -> str:

@@ -338,7 +338,7 @@ class ReadDone(Event):
         Rows counted in.
     seconds : float
     iteration : int
-        EM iteration within the start; 0 if the read is no iteration.
+        Of EM within the start; 0 if the read is no iteration.
     log_likelihood : float
         Mean log-likelihood of the parameters that were read with, nats a row; NaN if the read
         evaluates none.
@@ -405,7 +405,7 @@ class SampleStage(Event):
     Attributes
     ----------
     name : str
-        "starts", "moves" or "sample EM".
+        "starts", "moves" or "EM".
     n_rows : int
         Rows that it was done with.
     n_row_visits : int

@@ -100,11 +100,15 @@ def test_a_fit_writes_its_model_and_says_so(run, tmp_path):
     assert "converged after" in result.out
     size, *lines = result.err.splitlines()
     assert size.startswith("4,000 rows of 3 features, 2 components, 19 parameters; 96 kB and ")
-    assert lines[0].startswith("read 1, sample, ")
-    assert lines[1].startswith("read 2, iteration 1, log-likelihood -")
-    assert all("rows/s" in line and "B/s" in line for line in lines)
+    assert lines[0].startswith("read 1, survey, ")
+    assert lines[1] == "sample of 4,000 rows"
+    stages = [line.partition(":")[0] for line in lines[2:5]]
+    assert stages == ["sample, starts", "sample, moves", "sample, EM"]
+    assert lines[5].startswith("read 2, iteration 1, log-likelihood -")
+    reads = [line for line in lines if line.startswith("read ")]
+    assert all("rows/s" in line and "B/s" in line for line in reads)
     model = streamgmm.load(tmp_path / "m.gmm")
-    assert len(lines) == model.n_reads_
+    assert len(reads) == len(lines) - 4 == model.n_reads_
     assert sorted(model.weights_) == pytest.approx([0.25, 0.75], abs=0.02)
     assert _listing(tmp_path) == {"m.gmm"}
 
@@ -118,7 +122,8 @@ def test_settings_reach_the_estimator(run, files, tmp_path):
         "n_init": 2,
         "init_params": "random_from_data",
         "random_state": 3,
-        "algorithm": "em",
+        "algorithm": "auto",
+        "survey_part": 0.5,
         "n_jobs": 1,
         "memory_limit": "8GiB",
         "executor": "threads",
@@ -142,7 +147,16 @@ def test_settings_reach_the_estimator(run, files, tmp_path):
 def test_options_have_the_defaults_and_choices_of_the_estimator():
     parameters = {parameter.name: parameter for parameter in commands.fit.params}
     signature = inspect.signature(GaussianMixture).parameters
-    for name in ("tol", "reg_covar", "max_iter", "n_init", "init_params", "algorithm", "executor"):
+    for name in (
+        "tol",
+        "reg_covar",
+        "max_iter",
+        "n_init",
+        "init_params",
+        "algorithm",
+        "survey_part",
+        "executor",
+    ):
         assert parameters[name].default == signature[name].default
     assert set(parameters["covariance_type"].type.choices) == set(STRUCTURES)
     assert set(parameters["fixed"].type.choices) == set(PARAMETER_NAMES)
@@ -160,7 +174,8 @@ def test_a_fit_goes_on_from_a_model_with_parts_of_it_fixed(run, files, tmp_path)
 
 
 def test_a_fit_that_does_not_converge_is_kept_with_a_warning(run, tmp_path):
-    result = run("fit", "data.npy", "-k", 2, "-o", "m.gmm", "--max-iter", 1, "-q")
+    options = ["--algorithm", "em", "--max-iter", 1, "-q"]
+    result = run("fit", "data.npy", "-k", 2, "-o", "m.gmm", *options)
     assert result.code == 0
     assert result.err.startswith("warning: ")
     assert "did not converge in 1 iterations" in result.err
@@ -261,8 +276,13 @@ def test_parts_of_reads_are_rounded(files):
 def test_a_long_history_and_many_features_are_shortened(run, tmp_path):
     rows = np.random.default_rng(0).normal(size=(500, 9))
     with pytest.warns(UserWarning, match="converge"):
-        GaussianMixture(1, tol=0.0, max_iter=20, init_params="random").fit(rows).save("m.gmm")
+        model = GaussianMixture(1, tol=0.0, max_iter=20, init_params="random", algorithm="em")
+        model.fit(rows)
+    model.history_[-1]["accepted"] = False
+    model.save("m.gmm")
     text = run("info", "m.gmm").out
+    assert text.count("not accepted") == 1
+    assert "iteration 20, not accepted" in text
     assert "last 10 of 21 reads" in text
     assert "(3 more)" in text
 

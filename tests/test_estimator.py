@@ -40,6 +40,7 @@ from streamgmm.protocols import (
     ReadDone,
     ReadStarted,
     SampleTaken,
+    StepScored,
 )
 from tests.core.cases import TYPES, draw, random_parameters
 from tests.sources.chunked import ChunkedSource
@@ -596,8 +597,11 @@ def test_callbacks_hear_of_everything(algorithm: str) -> None:
         first = next(i for i, event in enumerate(events) if isinstance(event, SampleTaken))
         taken, *stages = (events.pop(first) for _ in range(4))
         assert taken == SampleTaken(N, 0, 0.0)
-        assert [stage.name for stage in stages] == ["starts", "moves", "sample EM"]
+        assert [stage.name for stage in stages] == ["starts", "moves", "EM"]
         assert all(stage.n_rows == N and stage.n_row_visits > N for stage in stages)
+        # How far to go is said between iterations.
+        assert any(isinstance(event, StepScored) for event in events)
+        events = [event for event in events if not isinstance(event, StepScored)]
     starts = [i for i, event in enumerate(events) if isinstance(event, ReadStarted)]
     ends = [*starts[1:], len(events)]
     assert starts[0] == 0
@@ -972,6 +976,8 @@ def test_unknown_dask_chunks_say_how_to_know_them() -> None:
         ("executor", "spark"),
         ("memory_limit", "much"),
         ("algorithm", "vb"),
+        ("survey_part", 0.0),
+        ("survey_part", 1.5),
     ],
 )
 def test_settings_are_checked(name: str, value: Any) -> None:

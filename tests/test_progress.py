@@ -2,6 +2,8 @@
 
 import io
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from streamgmm.protocols import (
     FitStarted,
     ReadDone,
     ReadStarted,
+    SampleStage,
+    SampleTaken,
 )
 from streamgmm.sinks import ArraySink
 from streamgmm.sources.array import ArraySource
@@ -40,10 +44,18 @@ FIT = [
 ]
 
 
-def _lines(every: int = 1) -> list[str]:
+# What a survey is followed by.
+SAMPLE = [
+    SampleTaken(125_000, 1956, 2.5e-3),
+    SampleStage("starts", 4096, 300_000, -13.51, 0.25),
+    SampleStage("EM", 125_000, 4_200_000, -13.125, 1.5),
+]
+
+
+def _lines(every: int = 1, events: Sequence[Event] = FIT) -> list[str]:
     stream = io.StringIO()
     reporter = LineReporter(every=every, stream=stream)
-    for event in FIT:
+    for event in events:
         reporter(event)
     return stream.getvalue().splitlines()
 
@@ -56,6 +68,23 @@ def test_a_read_is_a_line():
         "read 3, components without mass: 1; collapsed and widened: 4, 5",
         "read 4, iteration 3, log-likelihood -3.125000 (+1.2e-01), 4 krows/s 128 kB/s, 0.50 s",
     ]
+
+
+def test_work_in_memory_is_a_line_a_stage():
+    assert _lines(events=SAMPLE) == [
+        "sample of 125,000 rows, 1,956 of rare kinds; 2.5e-03 nats a row short of all rows",
+        "sample, starts: log-likelihood -13.510000, 300 krow visits, 0.25 s",
+        "sample, EM: log-likelihood -13.125000, 4.2 Mrow visits, 1.50 s",
+    ]
+    assert _lines(events=[SampleTaken(3000, 0, 0.0)]) == ["sample of 3,000 rows"]
+
+
+def test_a_read_that_was_not_accepted_says_so():
+    *_, read = _read(5, 4, -3.5, -0.375)
+    assert isinstance(read, ReadDone)
+    (line,) = _lines(events=[replace(read, accepted=False)])
+    assert line.startswith("read 5, iteration 4, log-likelihood -3.500000 (-3.8e-01), ")
+    assert line.endswith(", not accepted")
 
 
 SIZE = FitStarted(2_000_000_000_000, 32, 1000, 560_999, 256_000_000_000_000, 40_000_000, 4 * 10**15)
@@ -95,6 +124,24 @@ def test_a_bar_shows_the_read_its_rates_and_the_gain(width):
     assert "B/s" in last
     assert "log-likelihood -3.250000 (+2.5e-01)" in last
     assert "components without mass: 1" in shown
+
+
+def test_a_bar_names_the_work_in_memory():
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    shown = []
+    with ProgressBar(console) as bar:
+        for event in [*FIT[:4], *SAMPLE, *FIT[4:8]]:
+            bar(event)
+            bar._progress.refresh()
+            shown.append(console.file.getvalue().rstrip().split("\r")[-1])
+    taken, starts, converged, begun = shown[4:8]
+    assert "sample of 125,000 rows" in taken
+    assert "rows/s" not in taken
+    assert "sample, starts" in starts
+    assert "log-likelihood -13.510000" in starts
+    assert "sample, EM" in converged
+    assert "read 2" in begun
+    assert "  0%" in begun
 
 
 def test_a_terminal_gets_a_bar_a_file_lines_and_quiet_nothing(monkeypatch, capsys):

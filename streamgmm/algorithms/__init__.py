@@ -1,4 +1,4 @@
-"""What is done with the data: reads, starts, iterations.
+"""What is done with the data: surveys, starts, iterations.
 
 Functions over the protocols, with their state passed in and their result returned. May
 import ``streamgmm.core``, ``streamgmm.protocols`` and ``streamgmm.errors``; never a

@@ -143,7 +143,7 @@ class Search:
         found = self._stage("starts", sample, few, self._best_start)
         if not settings.fixed and settings.n_components > 1:
             found = self._stage("moves", sample, _MORE * few, self._moved, found)
-        return self._stage("sample EM", sample, len(sample), self._converged, found, tol)
+        return self._stage("EM", sample, len(sample), self._converged, found, tol)
 
     def _stage(
         self, name: str, sample: RowSample, size: int, work: Callable[..., Fit], *arguments: Any

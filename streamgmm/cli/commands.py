@@ -170,7 +170,7 @@ def main(context: click.Context) -> None:
     type=click.FloatRange(0),
     default=1e-3,
     show_default=True,
-    help="Stop when the mean log-likelihood changes by less, in nats a row.",
+    help="Stop when less remains to be gained, or with em is gained; in nats a row.",
 )
 @click.option(
     "--reg-covar",
@@ -184,14 +184,14 @@ def main(context: click.Context) -> None:
     type=click.IntRange(0),
     default=100,
     show_default=True,
-    help="Bound on the iterations of a start.",
+    help="Bound on reads after the survey, or with em on those of a start.",
 )
 @click.option(
     "--n-init",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Number of starts; the best is kept.",
+    help="Starts, of which the best is kept; with em each takes reads of its own.",
 )
 @click.option(
     "--init-params",
@@ -205,7 +205,14 @@ def main(context: click.Context) -> None:
     type=click.Choice(["auto", "em"]),
     default="auto",
     show_default=True,
-    help="em is plain EM.",
+    help="A survey, work on its sample and few full reads, or plain EM.",
+)
+@click.option(
+    "--survey-part",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Part of the data that the survey reads; not for em.",
 )
 @click.option(
     "--arithmetic",

@@ -75,7 +75,7 @@ def print_history(history: list[dict[str, Any]]) -> None:
     rows = [
         [
             str(read["number"]),
-            f"{read['purpose']} {read['iteration'] or ''}",
+            _purpose(read),
             _or_blank(read["log_likelihood"], ".6f"),
             _or_blank(read["gain"], "+.2e"),
             str(read["n_rows"]),
@@ -85,6 +85,11 @@ def print_history(history: list[dict[str, Any]]) -> None:
     ]
     columns = ["read", "purpose", "log-likelihood", "gain", "rows", "seconds"]
     _print_table(title, columns, rows)
+
+
+def _purpose(read: dict[str, Any]) -> str:
+    text = f"{read['purpose']} {read['iteration'] or ''}".rstrip()
+    return text if read.get("accepted", True) else f"{text}, not accepted"
 
 
 def _or_blank(value: float, form: str) -> str:

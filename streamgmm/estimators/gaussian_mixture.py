@@ -51,12 +51,12 @@ _STARTS = ("weights_init", "means_init", "precisions_init")
 
 
 class GaussianMixture(FittedMixture):
-    """Gaussian mixture fitted by exact EM to data of any size.
+    """Gaussian mixture fitted by maximum likelihood to data of any size.
 
     Arguments, attributes and their meanings are those of
     :class:`sklearn.mixture.GaussianMixture` wherever it has them. Data may be an array, or anything
     that :func:`streamgmm.open` reads chunk by chunk: a ``.npy`` file, a Zarr array, a Dask
-    array. Each EM iteration reads all of it once.
+    array. Each iteration reads all of it once; work on a sample in memory keeps these few.
 
     Parameters
     ----------
@@ -65,17 +65,22 @@ class GaussianMixture(FittedMixture):
     covariance_type : {"full", "tied", "diag", "spherical"}, default="full"
         Each component its own covariance matrix; one for all; diagonal; or a single variance.
     tol : float, default=1e-3
-        EM stops when the mean log-likelihood, in nats a row, changes by less in an iteration.
+        Of the mean log-likelihood, in nats a row. "auto" stops when less is foretold to remain to
+        be gained, or five reads have gained less together; "em" when an iteration changes it by
+        less.
     reg_covar : float, default=1e-6
         Added to the diagonal of covariances, in squared units of the data.
     max_iter : int, default=100
-        Bound on EM iterations of each start.
+        Bound on iterations: with "auto" on reads after the survey, with "em" on those of each
+        start.
     n_init : int, default=1
-        Number of starts; the one with the highest log-likelihood is kept.
+        Number of starts; the one with the highest log-likelihood is kept. With "em" each takes
+        its own reads; with "auto" each is some short runs on the sample.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
-        How a start is made, from a sample of at most 65536 rows.
+        How a start is made, from sampled rows; with "em" from at most 65536.
     weights_init : array-like of shape (n_components,), default=None
-        Starting weights.
+        Starting weights. If these, means and precisions are all given, no sample is taken: reads
+        begin with them.
     means_init : array-like of shape (n_components, n_features), default=None
         Starting means.
     precisions_init : array-like, default=None
@@ -83,14 +88,17 @@ class GaussianMixture(FittedMixture):
     random_state : int, RandomState instance or None, default=None
         Decides the sample, the starts, and what :meth:`sample` draws.
     warm_start : bool, default=False
-        Whether a second call of ``fit`` goes on from the result of the first.
+        Whether a second call of ``fit`` goes on from the result of the first, without a sample.
     verbose : int, default=0
         1 writes a line for each read of the data to standard error.
     verbose_interval : int, default=10
         With ``verbose=1``, iterations between two lines; with ``verbose=2`` every one is written.
     algorithm : {"auto", "em"}, default="auto"
-        "em" is plain EM: from the same start it gives scikit-learn's iterates. "auto" is the
-        same at present.
+        "auto" surveys the data in one read and takes a sample of rows; on these, in memory, it
+        searches for a start and converges; from there it reads all rows as long as this gains
+        anything, going further in a step than EM does. The parameters that it returns are those
+        whose log-likelihood it found last. "em" is plain EM: from the same start it gives
+        scikit-learn's iterates, and its conventions.
     arithmetic : {"auto", "float64", "float32"}, default="auto"
         With "auto" densities and sums are float64 wherever a component may have a share in a row,
         and float32 may find where it has none: the result is that of "float64", to the last bit,
@@ -105,8 +113,11 @@ class GaussianMixture(FittedMixture):
         Local threads; None for all cores.
     memory_limit : int or str, default=None
         Bytes that the process may hold ("4GiB"), on local threads; None for most of what is free.
+    survey_part : float, default=1.0
+        About this part of the chunks is surveyed by "auto", spread over the data, but no fewer
+        rows than are sampled. What is only in the others, the sample does not show.
     callbacks : sequence of callables, default=()
-        Called with each :class:`streamgmm.protocols.Event` of a read.
+        Called with each :class:`streamgmm.protocols.Event` of a fit.
 
     Attributes
     ----------
@@ -126,17 +137,21 @@ class GaussianMixture(FittedMixture):
     precisions_cholesky_ : ndarray, shape of ``covariances_``
         Upper factors U of the precisions, P = U Uᵀ.
     converged_ : bool
-        Whether the best start converged.
+        Whether ``tol`` ended the fit, of "em" the best start.
     n_iter_ : int
-        Its number of iterations.
+        Number of iterations: of "auto" after the survey, steps that were not accepted too; of
+        "em" those of the best start.
     lower_bound_ : float
-        Its last mean log-likelihood, nats a row, of the parameters its last iteration began with.
+        Mean log-likelihood, nats a row: of "auto" that of the parameters; of "em" that of the
+        parameters that the last iteration began with.
     lower_bounds_ : list of float
-        Mean log-likelihood of each of its iterations.
+        Mean log-likelihood of each iteration; of "auto" of those that were accepted.
     n_reads_ : float
         How often the data were read, over all starts; reads of a part of them are fractions.
     history_ : list of dict
-        One entry a read; the keys are the fields of :class:`streamgmm.protocols.ReadDone`.
+        One entry a read; the keys are the fields of :class:`streamgmm.protocols.ReadDone`. "auto"
+        begins with a "survey", and, if its sample is not all of the data, a "pilot" before it,
+        which is a fraction of a read.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Only if the data had column names that are all strings.
@@ -148,6 +163,7 @@ class GaussianMixture(FittedMixture):
     References
     ----------
     Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
+    Le Cam (1956), On the asymptotic theory of estimation and testing hypotheses.
 
     Examples
     --------
@@ -475,7 +491,7 @@ class GaussianMixture(FittedMixture):
             )
         if not fit.converged and self.max_iter > 0:
             warnings.warn(
-                f"the best start did not converge in {self.max_iter} iterations; increase "
+                f"the best start did not converge in {fit.n_iterations} iterations; increase "
                 "max_iter or tol, try other init_params, or check for degenerate data",
                 ConvergenceWarning,
                 stacklevel=3,
