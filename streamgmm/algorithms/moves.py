@@ -26,7 +26,7 @@ _ROUNDS = 8
 # Moves that are tried one by one, where all of them together do not pay.
 _ALONE = 3
 # New components may begin among so many of all rows, those explained worst: how many, of how many.
-_WORST, _MOST_WORST, _BIRTHS, _ROWS_OF_BIRTH = 1.0 / 32.0, 1024, 4, 8
+_WORST, _MOST_WORST, _BIRTHS, _ROWS_OF_BIRTH = 1.0 / 128.0, 1024, 4, 8
 # Rows for each of the values that rows of D values have to determine.
 _SUPPORT = 3.0
 

@@ -27,8 +27,6 @@ _JOINING_BYTES = 32
 
 _MOST_ROWS = 1 << 16
 _MOST_BYTES = 32 << 20
-# Of a part of a sample, how much of it may be of the second stratum.
-_PART_OF_RARE = 0.25
 # Fewer sampled rows save nothing worth while where a mixture is fitted to them.
 _FEWEST_ROWS = 1 << 14
 _ROWS_PER_PARAMETER = 2000
@@ -228,13 +226,13 @@ class RowSample:
     def part(self, size: int) -> "RowSample":
         """Fewer rows, from all over the sample, that stand for all of it.
 
-        Of the second stratum, whose rows count for little, as many as make up a part of it.
+        So many of the first stratum, and up to half as many of the second, whose rows count for
+        little and are of kinds that a few would not show.
         """
-        if size >= len(self):
+        strata = [np.flatnonzero(self.is_unexplained == which) for which in (False, True)]
+        sizes = [min(size, len(strata[0])), min(size // 2, len(strata[1]))]
+        if sum(sizes) == len(self):
             return self
-        strata = [np.flatnonzero(self.is_unexplained == which) for which in (True, False)]
-        n_rare = min(len(strata[0]), max(int(_PART_OF_RARE * size), size - len(strata[1])))
-        sizes = [n_rare, size - n_rare]
         chosen = [
             places[np.arange(n) * len(places) // max(n, 1)]
             for places, n in zip(strata, sizes, strict=True)
