@@ -28,6 +28,8 @@ _SHORT, _LONGER = 4, 8
 # Rows of short runs: at least, and for each value of all means; moves use so many times as many.
 _FEWEST_ROWS, _ROWS_PER_VALUE, _MORE = 4096, 4, 4
 _MOST_ITERATIONS = 100
+# A read of the sample takes about as long as a product of information with a vector.
+_MOST_PRODUCTS = 6
 # Rows for each parameter from which information is estimated.
 _ROWS_PER_PARAMETER, _FEWEST_INFORMING = 50, 4096
 
@@ -197,6 +199,7 @@ class Search:
             reg_covar=settings.reg_covar,
             fixed=settings.fixed,
             informed_by=self.informant,
+            most_products=_MOST_PRODUCTS,
         )
 
     def _em(self, rows: Rows, start: Parameters, steps: int) -> Fit:
