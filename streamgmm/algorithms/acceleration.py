@@ -34,6 +34,8 @@ _GOOD, _BAD = 0.75, 0.25
 _LEAST_COVARIANCE, _LEAST_MASS = 0.1, 0.1
 # What remains to be gained may be so many times what is foretold.
 _CAUTION = 2.0
+# Part of the tolerance that EM's own step gains at most where nothing is left to be gained.
+_NEGLIGIBLE = 1e-6
 # Reads that may gain less than the tolerance together before no more is expected.
 _PATIENCE = 5
 # Of an objective, what is taken for rounding.
@@ -162,7 +164,8 @@ def accelerated_em(
             proposal, converged = ascent.restart(point), gain < tol
         else:
             proposal, remaining = ascent.advance(point, gain)
-            converged = _CAUTION * remaining < tol
+            is_stationary = 0.5 * float(point.gradient @ point.gradient) < _NEGLIGIBLE * tol
+            converged = is_stationary or _CAUTION * remaining < tol
         gains.append(gain)
         converged = converged or _has_stalled(gains, tol)
     if best is None:

@@ -82,8 +82,11 @@ class Informant:
         return cls(rows[chosen], weights[chosen])
 
     def __call__(self, tangent: Tangent) -> Information | None:
-        """The information of the rows; None if they are too few to tell of all parameters."""
-        if len(self.rows) < tangent.free.sum():
+        """The information of the rows; None if they are too few to tell of all parameters.
+
+        A single component is found by one step of EM, without.
+        """
+        if len(self.rows) < tangent.free.sum() or tangent.parameters.n_components == 1:
             return None
         found = prepare(tangent.parameters, tangent.frame, "error").posterior(self.rows, True)
         return Information.estimate(tangent, self.rows, self.weights, found.responsibilities)
