@@ -292,7 +292,7 @@ def test_a_ridge_ends_where_em_with_it_does(
     # A fixed point of EM, of which the other is a neighbour.
     after = em_step(rows, plain, reg_covar=reg_covar).parameters
     assert naive.distance(after, naive.of(plain)) < 1e-12
-    assert naive.distance(found.fit.parameters, naive.of(plain)) < 1e-3
+    assert naive.distance(found.fit.parameters, naive.of(plain)) < 2e-4
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
