@@ -32,6 +32,9 @@ from streamgmm.core.whitening import Whitening
 
 # A row says nothing of components that have a smaller share in it.
 _LEAST_RESPONSIBILITY = 3e-3
+# Standard deviations that no row lies from a component which has a share in it, unless this has
+# collapsed.
+_FARTHEST = 1e6
 
 Single = NDArray[np.float32]
 
@@ -255,7 +258,8 @@ class Information:
             residuals = rows[places] - parameters.means[k]
             # Data may lie in any units; whitened they fit in float32.
             residuals = residuals @ own.T if own.ndim == 2 else residuals * own
-            features = _features(parameters.covariance_type, residuals.astype(np.float32))
+            residuals = np.clip(residuals, -_FARTHEST, _FARTHEST).astype(np.float32)
+            features = _features(parameters.covariance_type, residuals)
             members.append(_Members(places, shares.astype(np.float32), features))
         counts = responsibilities.sum(axis=0)
         n_own = parameters.structure.n_moments(parameters.n_features)
