@@ -14,7 +14,7 @@ import numpy as np
 from streamgmm.algorithms.anderson import Anderson
 from streamgmm.algorithms.em import Fit
 from streamgmm.algorithms.reading import Reader
-from streamgmm.algorithms.scoring import Scoring, score
+from streamgmm.algorithms.scoring import MOST_PRODUCTS, Scoring, score
 from streamgmm.core.covariance import Array
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Information, Tangent
@@ -34,6 +34,8 @@ _GOOD, _BAD = 0.75, 0.25
 _LEAST_COVARIANCE, _LEAST_MASS = 0.1, 0.1
 # What remains to be gained may be so many times what is foretold.
 _CAUTION = 2.0
+# Part of the tolerance that EM's own step gains at most where nothing is left to be gained.
+_NEGLIGIBLE = 1e-6
 # Reads that may gain less than the tolerance together before no more is expected.
 _PATIENCE = 5
 # Of an objective, what is taken for rounding.
@@ -48,8 +50,8 @@ class _Point:
     ----------
     parameters : Parameters
     statistics : Statistics
-    objective : float
-        Mean log-likelihood, nats a row, less what ``reg_covar`` holds against narrow covariances.
+    narrowness : ndarray of shape (K,) or (1,)
+        tr Σ⁻¹ of each component, or of tied; what ``reg_covar`` is held against.
     maximum : Maximum
         EM's own step.
     tangent : Tangent
@@ -59,7 +61,7 @@ class _Point:
 
     parameters: Parameters
     statistics: Statistics
-    objective: float
+    narrowness: Array
     maximum: Maximum
     tangent: Tangent
     gradient: Array
@@ -93,6 +95,7 @@ def accelerated_em(
     fixed: Collection[ParameterName] = (),
     informed_by: Callable[[Tangent], Information | None] = lambda tangent: None,
     order: int = _ORDER,
+    most_products: int = MOST_PRODUCTS,
 ) -> Fit:
     """EM from given parameters until what remains to be gained is foretold to be below ``tol``.
 
@@ -116,6 +119,8 @@ def accelerated_em(
         Anderson extrapolation has to do alone.
     order : int
         Reads before that are extrapolated from.
+    most_products : int
+        Work on these rows that a read is worth, in passes over them.
 
     Returns
     -------
@@ -127,9 +132,11 @@ def accelerated_em(
     1/√N, is as good as the maximum likelihood estimate. van der Vaart, Asymptotic Statistics
     (1998), section 5.7.
     """
-    ascent = _Ascent(reader, start, tol, reg_covar, frozenset(fixed), informed_by, order)
+    ascent = _Ascent(
+        reader, start, tol, reg_covar, frozenset(fixed), informed_by, order, most_products
+    )
     log_likelihoods: list[float] = []
-    objectives: list[float] = []
+    gains: list[float] = []
     degenerate: set[int] = set()
     proposal = _Proposal(start, "em")
     best: _Point | None = None
@@ -138,15 +145,15 @@ def accelerated_em(
     while n_iterations < max_iter and not converged:
         n_iterations += 1
         point = ascent.read(proposal.parameters, best, n_iterations)
-        gain = math.inf if best is None else point.objective - best.objective
+        gain = ascent.gain(best, point.parameters, point.statistics)
         if best is not None and not _is_ascent(gain, best):
             if proposal.kind == "em":
                 # EM itself goes no further: what it lowers is rounding, or the ridge's doing.
                 converged = -gain < tol
                 break
             proposal = ascent.retreat(best, proposal)
-            objectives.append(best.objective)
-            converged = _has_stalled(objectives, tol)
+            gains.append(0.0)
+            converged = _has_stalled(gains, tol)
             continue
         ascent.learn(proposal, gain)
         best = point
@@ -157,9 +164,10 @@ def accelerated_em(
             proposal, converged = ascent.restart(point), gain < tol
         else:
             proposal, remaining = ascent.advance(point, gain)
-            converged = _CAUTION * remaining < tol
-        objectives.append(best.objective)
-        converged = converged or _has_stalled(objectives, tol)
+            is_stationary = 0.5 * float(point.gradient @ point.gradient) < _NEGLIGIBLE * tol
+            converged = is_stationary or _CAUTION * remaining < tol
+        gains.append(gain)
+        converged = converged or _has_stalled(gains, tol)
     if best is None:
         return Fit(start)
     return Fit(
@@ -173,16 +181,23 @@ def accelerated_em(
 
 
 def _is_ascent(gain: float, best: _Point) -> bool:
-    """Whether an objective is not below that of a point by more than rounding."""
-    return gain >= -_ROUNDING * max(1.0, abs(best.objective))
+    """Whether a step from a point has not lost more than rounding."""
+    return gain >= -_ROUNDING * max(1.0, abs(best.statistics.mean_log_likelihood))
 
 
-def _has_stalled(objectives: list[float], tol: float) -> bool:
+def _has_stalled(gains: list[float], tol: float) -> bool:
     """Whether the last reads together have gained less than the tolerance.
 
     Along a curved valley what is foretold may stay large for ever.
     """
-    return len(objectives) > _PATIENCE and objectives[-1] - objectives[-1 - _PATIENCE] < tol
+    return len(gains) > _PATIENCE and sum(gains[-_PATIENCE:]) < tol
+
+
+def _narrowness(parameters: Parameters) -> Array:
+    """tr Σ⁻¹ of each component, (K,), or of tied, (1,)."""
+    inverse = parameters.stacked(parameters.inverse_factors)
+    traces: Array = np.square(inverse).reshape(len(inverse), -1).sum(axis=1)
+    return traces
 
 
 class _Ascent:
@@ -200,10 +215,11 @@ class _Ascent:
         fixed: frozenset[ParameterName],
         informed_by: Callable[[Tangent], Information | None],
         order: int,
+        most_products: int,
     ) -> None:
         self._reader, self._tol = reader, tol
         self._reg_covar, self._fixed = reg_covar, fixed
-        self._informed_by = informed_by
+        self._informed_by, self._most_products = informed_by, most_products
         self._anderson = Anderson(order)
         self._radius = _RADIUS
         self._origin: Tangent | None = None
@@ -222,12 +238,25 @@ class _Ascent:
         return _Point(
             parameters,
             statistics,
-            self._objective(parameters, statistics),
+            _narrowness(parameters),
             maximum,
             tangent,
             tangent.gradient(statistics, self._reg_covar),
             self._informed_by(tangent),
         )
+
+    def gain(self, best: _Point | None, parameters: Parameters, statistics: Statistics) -> float:
+        """What a step has gained of what EM with a ridge ascends, nats a row; inf for the first.
+
+        The log-likelihood, less ½ reg_covar Σ π_k tr Σ_k⁻¹ for the covariances alone: the E-step
+        knows nothing of the ridge, so a change of weights is neither charged nor credited for it.
+        """
+        if best is None:
+            return math.inf
+        weights = 0.5 * (best.parameters.weights + parameters.weights)
+        narrower = _narrowness(parameters) - best.narrowness
+        held = 0.5 * self._reg_covar * float(np.sum(weights * narrower))
+        return statistics.mean_log_likelihood - best.statistics.mean_log_likelihood - held
 
     def advance(self, point: _Point, gain: float) -> tuple[_Proposal, float]:
         """Where to read next, and what remains to be gained, nats a row.
@@ -269,7 +298,9 @@ class _Ascent:
     def _by_scoring(self, point: _Point) -> tuple[_Proposal, Scoring]:
         """The step of scoring, or that of EM where there is no information or it is of no use."""
         while point.information is not None and self._radius >= _SMALLEST_RADIUS:
-            step = score(point.information, point.gradient, self._radius, self._tol)
+            step = score(
+                point.information, point.gradient, self._radius, self._tol, self._most_products
+            )
             n_visits = step.n_products * len(point.information.weights)
             self._reader.tell(StepScored(n_visits, step.remaining))
             image = point.tangent.moved(step.step, point.statistics)
@@ -309,20 +340,12 @@ class _Ascent:
             iteration=iteration,
             previous=math.nan if best is None else best.statistics.mean_log_likelihood,
             accepts=lambda found: (
-                best is None
-                or _is_ascent(self._objective(parameters, found) - best.objective, best)
+                best is None or _is_ascent(self.gain(best, parameters, found), best)
             ),
         )
         return statistics, maximize(
             statistics, parameters, reg_covar=self._reg_covar, fixed=self._fixed
         )
-
-    def _objective(self, parameters: Parameters, statistics: Statistics) -> float:
-        """What EM with a ridge ascends: the log-likelihood less ½ reg_covar Σ π_k tr Σ_k⁻¹."""
-        inverse = parameters.stacked(parameters.inverse_factors)
-        traces = np.square(inverse).reshape(len(inverse), -1).sum(axis=1)
-        held = 0.5 * self._reg_covar * float(np.sum(parameters.weights * traces))
-        return statistics.mean_log_likelihood - held
 
     def _rebase(self, parameters: Parameters) -> None:
         self._frame = Frame.of(parameters, self._reader.source.dtype)

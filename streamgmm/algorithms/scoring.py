@@ -8,9 +8,12 @@ import numpy as np
 from streamgmm.core.covariance import Array
 from streamgmm.core.information import Information, Tangent
 
-_MOST_PRODUCTS = 60
-# Of the gradient, what a solution may leave.
-_REMAINDER = 0.1
+#: Products with information that a read of all rows is worth.
+MOST_PRODUCTS = 60
+# Of the gradient, what a solution may leave; of its gain, what the last product may have added.
+_REMAINDER, _LAST_PART = 0.1, 0.05
+# Of the square of that remainder, what is as good as nothing.
+_NOTHING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +42,11 @@ class Scoring:
 
 
 def score(
-    information: Information, gradient: Array, radius: float, enough: float = math.inf
+    information: Information,
+    gradient: Array,
+    radius: float,
+    enough: float = math.inf,
+    most_products: int = MOST_PRODUCTS,
 ) -> Scoring:
     """Solve (I - J) c = g by conjugate gradients within a trust region.
 
@@ -52,6 +59,8 @@ def score(
     enough : float
         Outside of the region the solution is of interest only for what remains to be gained, and
         only until that is known to be more than this.
+    most_products : int
+        Of information and vectors.
 
     Returns
     -------
@@ -62,14 +71,15 @@ def score(
     Steihaug (1983), The conjugate gradient method and trust regions in large scale optimization.
     """
     tangent = information.tangent
-    solution, gain = np.zeros_like(gradient), 0.0
+    solution, gain, added = np.zeros_like(gradient), 0.0, 0.0
     cut: tuple[Array, float] | None = None
     remainder, direction = gradient.copy(), gradient.copy()
     squared = float(remainder @ remainder)
     limit = _REMAINDER**2 * squared
     n_products = 0
-    while n_products < _MOST_PRODUCTS:
-        if squared <= limit or (cut is not None and gain > enough):
+    while n_products < most_products:
+        is_solved = squared <= limit and added <= _LAST_PART * gain
+        if is_solved or squared <= _NOTHING * limit or (cut is not None and gain > enough):
             break
         image = information.product(direction)
         n_products += 1
@@ -81,7 +91,8 @@ def score(
         if cut is None and tangent.size(solution + move) > radius:
             part = _part_inside(tangent, solution, move, radius)
             cut = solution + part * move, gain + length * squared * part * (1.0 - 0.5 * part)
-        solution, gain = solution + move, gain + 0.5 * length * squared
+        added = 0.5 * length * squared
+        solution, gain = solution + move, gain + added
         remainder = remainder - length * image
         previous, squared = squared, float(remainder @ remainder)
         direction = remainder + (squared / previous) * direction

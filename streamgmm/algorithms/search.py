@@ -28,6 +28,8 @@ _SHORT, _LONGER = 4, 8
 # Rows of short runs: at least, and for each value of all means; moves use so many times as many.
 _FEWEST_ROWS, _ROWS_PER_VALUE, _MORE = 4096, 4, 4
 _MOST_ITERATIONS = 100
+# A read of the sample takes about as long as a product of information with a vector.
+_MOST_PRODUCTS = 6
 # Rows for each parameter from which information is estimated.
 _ROWS_PER_PARAMETER, _FEWEST_INFORMING = 50, 4096
 
@@ -80,8 +82,11 @@ class Informant:
         return cls(rows[chosen], weights[chosen])
 
     def __call__(self, tangent: Tangent) -> Information | None:
-        """The information of the rows; None if they are too few to tell of all parameters."""
-        if len(self.rows) < tangent.free.sum():
+        """The information of the rows; None if they are too few to tell of all parameters.
+
+        A single component is found by one step of EM, without.
+        """
+        if len(self.rows) < tangent.free.sum() or tangent.parameters.n_components == 1:
             return None
         found = prepare(tangent.parameters, tangent.frame, "error").posterior(self.rows, True)
         # A row that no component explains says nothing of any.
@@ -200,6 +205,7 @@ class Search:
             reg_covar=settings.reg_covar,
             fixed=settings.fixed,
             informed_by=self.informant,
+            most_products=_MOST_PRODUCTS,
         )
 
     def _em(self, rows: Rows, start: Parameters, steps: int) -> Fit:

@@ -32,9 +32,8 @@ from streamgmm.core.whitening import Whitening
 
 # A row says nothing of components that have a smaller share in it.
 _LEAST_RESPONSIBILITY = 3e-3
-# Standard deviations that no row lies from a component which has a share in it, unless this has
-# collapsed.
-_FARTHEST = 1e6
+# Of the squared length of a residual, beyond its mean.
+_DEVIATIONS = 8.0
 
 Single = NDArray[np.float32]
 
@@ -258,8 +257,8 @@ class Information:
             residuals = rows[places] - parameters.means[k]
             # Data may lie in any units; whitened they fit in float32.
             residuals = residuals @ own.T if own.ndim == 2 else residuals * own
-            residuals = np.clip(residuals, -_FARTHEST, _FARTHEST).astype(np.float32)
-            features = _features(parameters.covariance_type, residuals)
+            _draw_in(residuals)
+            features = _features(parameters.covariance_type, residuals.astype(np.float32))
             members.append(_Members(places, shares.astype(np.float32), features))
         counts = responsibilities.sum(axis=0)
         n_own = parameters.structure.n_moments(parameters.n_features)
@@ -331,6 +330,19 @@ class Information:
             rows == columns, np.sqrt(0.5), 0.5
         )
         return matrix
+
+
+def _draw_in(residuals: Array) -> None:
+    """Move residuals (n, D) that are no Gaussian's to where the last of a Gaussian's are.
+
+    One row far away has so large a gradient that its square would pass for certainty.
+    """
+    d = residuals.shape[1]
+    lengths = np.linalg.norm(residuals, axis=1)
+    # Squared lengths have mean D and variance 2 D.
+    longest = np.sqrt(d + _DEVIATIONS * np.sqrt(2.0 * d))
+    far = lengths > longest
+    residuals[far] *= (longest / lengths[far])[:, np.newaxis]
 
 
 def _features(covariance_type: str, residuals: Single) -> Single:

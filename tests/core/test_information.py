@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from streamgmm.core.covariance import Array, CovarianceType, upper_triangle
 from streamgmm.core.expectation import Expectation
 from streamgmm.core.frame import Frame
+from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import ParameterName, Parameters
@@ -134,6 +135,25 @@ def test_the_gradient_of_components_far_away(covariance_type: CovarianceType) ->
         step = some_step(tangent, seed)
         expected = weights @ scores_along(tangent, rows, step) / weights.sum()
         assert abs(gradient @ step - float(expected)) < 1e-7
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_the_gradient_of_rows_with_gaps(covariance_type: CovarianceType) -> None:
+    tangent, rows, weights, _ = with_rows(covariance_type, 1, n=40)
+    rows[::3, 0] = rows[1::4, 1] = np.nan
+    rows = rows[~np.isnan(rows).all(axis=1)]
+    weights = weights[: len(rows)]
+    expectation = IncompleteExpectation.prepare(tangent.parameters, tangent.frame)
+    gradient = tangent.gradient(expectation.statistics(rows, weights))
+
+    def mean(model: naive.Mixture) -> Any:
+        joint = naive.incomplete_log_joint(rows, model)
+        return weights @ np.log(np.exp(joint).sum(axis=1)) / weights.sum()
+
+    for seed in range(3):
+        step, h = some_step(tangent, seed), 1e-4
+        one, other = (mean(moved_along(tangent, side * h * step)) for side in (1.0, -1.0))
+        assert gradient @ step == pytest.approx(float((one - other) / (2 * h)), abs=1e-6)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

@@ -487,7 +487,7 @@ def test_fits_do_not_depend_on_the_direction_of_chunks(chunks: Any, weight: Any)
     lazy = data if chunks is None else data.chunk(dict(zip(SIZES, chunks, strict=True)))
 
     def fitted(source: Any) -> GaussianMixture:
-        return GaussianMixture(2, random_state=0, tol=1e-4).fit(source)
+        return GaussianMixture(2, algorithm="em", random_state=0, tol=1e-4).fit(source)
 
     found = fitted(streamgmm.open(lazy, sample_weight=weights))
     expected = fitted(streamgmm.open(rows, sample_weight=None if weight is None else flat))

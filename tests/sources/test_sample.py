@@ -1,0 +1,31 @@
+"""Rows in memory keep the promises of a source, in chunks that keep threads busy."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamgmm.sources.sample import SampleSource
+from tests.sources.conformance import Case, SourceConformance, table
+
+
+class TestSample(SourceConformance):
+    @pytest.fixture(params=[("f8", 1), ("f8", 600), ("f4", 10_001)])
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+        dtype, n = request.param
+        rows, weights = table(n, 3, dtype), np.random.default_rng(1).uniform(size=n)
+        return Case(SampleSource(rows, weights), rows, weights)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_chunks"), [(1, 1), (512, 1), (513, 2), (8192, 16), (100_000, 16)]
+)
+def test_chunks_are_sixteen_unless_they_would_be_too_small(n_rows: int, n_chunks: int) -> None:
+    source = SampleSource(np.zeros((n_rows, 2)), np.ones(n_rows))
+    assert len(source.boundaries) - 1 == n_chunks
+
+
+def test_chunks_of_very_many_rows_are_no_larger_than_others() -> None:
+    rows = np.broadcast_to(np.zeros((1, 512)), (400_000, 512))
+    source = SampleSource(rows, np.broadcast_to(1.0, 400_000))
+    assert len(source.boundaries) - 1 > 16
