@@ -738,6 +738,46 @@ def test_degenerate_data_end_well(
     assert np.all(np.abs(model.predict_proba(X).sum(axis=1) - 1.0) < 1e-9)
 
 
+def hard_data(kind: str) -> NDArray[np.float64]:
+    rng = np.random.default_rng(0)
+    shape = (3000, 3)
+    return {
+        "mostly zeros": lambda: np.where(rng.random(shape) < 0.97, 0.0, rng.normal(size=shape)),
+        "zeros and ones": lambda: rng.integers(0, 2, shape).astype(float),
+        "tails without moments": lambda: rng.standard_t(1, size=shape) ** 5,
+        "units far apart": lambda: rng.normal(size=shape) * [1e-100, 1.0, 1e100],
+        "one direction": lambda: rng.normal(size=(3000, 1)) * [1e-9, 1.0, 1e9],
+    }[kind]()
+
+
+@both_algorithms
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag"])
+@pytest.mark.parametrize("init_params", ["kmeans", "random"])
+@pytest.mark.parametrize(
+    "kind",
+    ["mostly zeros", "zeros and ones", "tails without moments", "units far apart", "one direction"],
+)
+def test_hard_data_end_well(
+    algorithm: str, covariance_type: CovarianceType, init_params: str, kind: str
+) -> None:
+    model = GaussianMixture(
+        8,
+        covariance_type=covariance_type,
+        reg_covar=0.0,
+        init_params=init_params,
+        random_state=0,
+        max_iter=15,
+        algorithm=algorithm,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateComponentWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(hard_data(kind))
+    assert np.isfinite(model.lower_bound_)
+    for name in ("means_", "covariances_", "precisions_"):
+        assert np.all(np.isfinite(getattr(model, name))), name
+
+
 @both_algorithms
 def test_as_many_components_as_rows(algorithm: str) -> None:
     X = np.random.default_rng(0).normal(size=(5, 2)) * 10

@@ -18,6 +18,8 @@ _BLOCK_ROWS = 4096
 # Added to the variances of components, as a part of the sample's, where reg_covar does not keep
 # them from being singular.
 _SMALLEST_VARIANCE = 1e-6
+# Added too, as a part of their own, because rounding may have made correlations larger than 1.
+_ROUNDING = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +214,9 @@ def _regular(
             return regular, cholesky(structure, regular)
     floor = np.maximum(ridge, _SMALLEST_VARIANCE * _typical_variances(rows))
     regular = _add_to_diagonal(covariance_type, covariances, floor)
+    if structure.is_triangular:
+        diagonals = np.diagonal(regular, axis1=-2, axis2=-1)
+        regular += _ROUNDING * diagonals[..., np.newaxis] * np.eye(len(floor))
     return regular, cholesky(structure, regular)
 
 

@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from streamgmm.algorithms.em import Fit, expectation_maximization
 from streamgmm.algorithms.initialization import parameters_of_clusters
 from streamgmm.algorithms.reading import Reader, prepare
-from streamgmm.core.covariance import Array
+from streamgmm.core.covariance import Array, triangular
 from streamgmm.core.expectation import Posterior
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
@@ -29,6 +29,8 @@ _ALONE = 3
 _WORST, _MOST_WORST, _BIRTHS, _ROWS_OF_BIRTH = 1.0 / 128.0, 1024, 4, 8
 # Rows for each of the values that rows of D values have to determine.
 _SUPPORT = 3.0
+# Shares and densities below it are of no consequence to a logarithm that they weigh.
+_TINY = 1e-300
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +217,7 @@ def _splits(
     )
     parts = _em(rows, start, reg_covar, _STEPS_OF_PARTS).parameters
     found = rows.posterior(parts)
-    relative = np.exp(np.minimum(found.scores - posterior.scores, 50.0))[:, np.newaxis]
+    relative = _relative_densities(found, posterior)
     densities = found.responsibilities * relative
     halves, births = slice(2 * k), slice(2 * k, None)
     gains = np.concatenate(
@@ -237,7 +239,7 @@ def _dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]
     """Groups of rows (n, D) that lie as near to each other as those of one component do."""
     d = parameters.n_features
     centred = np.nan_to_num(rows - parameters.weights @ parameters.means)
-    whitened = np.linalg.solve(np.linalg.cholesky(_mean_covariance(parameters)), centred.T).T
+    whitened = np.linalg.solve(_mean_factor(parameters), centred.T).T
     # Squared distances of two rows of a Gaussian: mean 2 D, variance 8 D.
     is_near = cdist(whitened, whitened, "sqeuclidean") < 2.0 * d + np.sqrt(8.0 * d)
     groups: list[NDArray[np.intp]] = []
@@ -279,8 +281,8 @@ def _gains_of_halves(
     weights = parts.weights[: 2 * k].reshape(k, 2).sum(axis=1)
     factors = np.divide(parameters.weights, weights, out=np.ones(k), where=weights > 0.0)
     halves = factors * densities.reshape(-1, k, 2).sum(axis=2)
-    ratios = np.divide(halves, shares, out=np.ones_like(shares), where=shares > 0.0)
-    return rows.mean(shares * np.log(np.maximum(ratios, 1e-300)))
+    gains = np.log(np.maximum(halves, _TINY)) - np.log(np.maximum(shares, _TINY))
+    return rows.mean(shares * gains)
 
 
 def _merges(
@@ -296,7 +298,7 @@ def _merges(
     merged = merged_pairs(parameters, first, second)
     found = rows.posterior(merged)
     weight = (parameters.weights[first] + parameters.weights[second]).sum()
-    relative = weight * np.exp(np.minimum(found.scores - posterior.scores, 50.0))[:, np.newaxis]
+    relative = weight * _relative_densities(found, posterior)
     shares = posterior.responsibilities
     changes = found.responsibilities * relative - shares[:, first] - shares[:, second]
     costs = -rows.mean(np.log1p(np.maximum(changes, -1.0 + 1e-12)))
@@ -304,9 +306,16 @@ def _merges(
     return pairs, costs - np.minimum(prices[first], prices[second])
 
 
+def _relative_densities(one: Posterior, other: Posterior) -> Array:
+    """Densities of rows over those by another mixture, (m, 1); 1 where both are 0."""
+    differences = np.maximum(one.scores, -1e300) - np.maximum(other.scores, -1e300)
+    found: Array = np.exp(np.minimum(differences, 50.0))[:, np.newaxis]
+    return found
+
+
 def _far_side(rows: Array, parameters: Parameters, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Whether rows lie above their component's mean along the longest axis of its rows, (m,)."""
-    scales = np.sqrt(np.diagonal(_mean_covariance(parameters)))
+    scales = np.linalg.norm(_mean_factor(parameters), axis=1)
     residuals = np.nan_to_num((rows - parameters.means[labels]) / scales)
     sides = np.zeros(len(rows), dtype=np.int64)
     order = np.argsort(labels, kind="stable")
@@ -318,10 +327,15 @@ def _far_side(rows: Array, parameters: Parameters, labels: NDArray[np.int64]) ->
     return sides
 
 
-def _mean_covariance(parameters: Parameters) -> Array:
-    """The covariance (D, D) that components have on average."""
-    own = parameters.stacked(parameters.covariances)
+def _mean_factor(parameters: Parameters) -> Array:
+    """Factor (D, D) of the covariance that components have on average."""
+    own = parameters.stacked(parameters.factors)
+    roots = np.sqrt(parameters.weights)
     if own.ndim == 2:
-        return np.diag(parameters.weights @ own)
-    mean: Array = own[0] if len(own) == 1 else np.tensordot(parameters.weights, own, 1)
+        return np.diag(np.linalg.norm(roots[:, np.newaxis] * own, axis=0))
+    if len(own) == 1:
+        shared: Array = own[0]
+        return shared
+    upper = roots[:, np.newaxis, np.newaxis] * np.swapaxes(own, 1, 2)
+    mean: Array = triangular(upper.reshape(1, -1, parameters.n_features))[0]
     return mean

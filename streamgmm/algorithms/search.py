@@ -89,7 +89,10 @@ class Informant:
         if len(self.rows) < tangent.free.sum() or tangent.parameters.n_components == 1:
             return None
         found = prepare(tangent.parameters, tangent.frame, "error").posterior(self.rows, True)
-        return Information.estimate(tangent, self.rows, self.weights, found.responsibilities)
+        # A row that no component explains says nothing of any.
+        explained = np.isfinite(found.scores)[:, np.newaxis]
+        shares = np.where(explained, found.responsibilities, 0.0)
+        return Information.estimate(tangent, self.rows, self.weights, shares)
 
 
 class _Visits:

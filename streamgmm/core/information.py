@@ -32,7 +32,6 @@ from streamgmm.core.whitening import Whitening
 
 # A row says nothing of components that have a smaller share in it.
 _LEAST_RESPONSIBILITY = 3e-3
-
 # Of the squared length of a residual, beyond its mean.
 _DEVIATIONS = 8.0
 

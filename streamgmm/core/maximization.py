@@ -25,6 +25,8 @@ _FEWEST_ROWS = 10.0 * np.finfo(np.float64).eps
 _FLOORS = (1e-12, 1e-8, 1e-4, 1.0)
 # Roundings of the data that such a covariance spans at least.
 _VISIBLE = 16.0
+# No rounding is smaller, so that where data are 0 neither precisions nor whitened rows overflow.
+_LEAST_ROUNDING = 1e-130
 
 
 @dataclass(frozen=True)
@@ -244,7 +246,8 @@ _UPDATES: dict[str, Callable[..., list[_Update]]] = {
 
 def _resolution(frame: Frame, means: Array) -> Array:
     """Rounding of the data about the means: full and diag (K, D), tied (1, D), spherical (K,)."""
-    rounding: Array = np.finfo(np.float64).eps * (np.abs(means) + frame.scale)
+    eps = np.finfo(np.float64).eps
+    rounding: Array = np.maximum(eps * (np.abs(means) + frame.scale), _LEAST_ROUNDING)
     if frame.covariance_type == "tied":
         rounding = rounding.min(axis=0, keepdims=True)
     elif frame.covariance_type == "spherical":
