@@ -209,6 +209,61 @@ def test_any_grouping_keeps_the_same_rows(
     assert n_unexplained >= min(size // 8, int(strata.sum()))
 
 
+# Parts of a sample
+
+
+def of_two_strata(n: int, n_unexplained: int) -> RowSample:
+    """Rows that say where they are, with weights; those of the second stratum all over."""
+    rng = np.random.default_rng(0)
+    strata = np.zeros(n, dtype=np.bool_)
+    strata[rng.choice(n, n_unexplained, replace=False)] = True
+    weights = np.where(strata, 0.01, 1.0)
+    index = np.arange(n)
+    return RowSample(index, index.astype(np.uint64), positions(n), weights, strata)
+
+
+@pytest.mark.parametrize(
+    ("n_unexplained", "n_kept"), [(0, 0), (100, 100), (512, 512), (2000, 512), (7000, 512)]
+)
+def test_parts_take_their_rows_from_both_strata(n_unexplained: int, n_kept: int) -> None:
+    whole = of_two_strata(10_000, n_unexplained)
+    part = whole.part(1024)
+    assert int((~part.is_unexplained).sum()) == 1024
+    assert int(part.is_unexplained.sum()) == n_kept
+    # Each row once, in order, as it is in the sample.
+    assert np.all(np.diff(part.index) > 0)
+    np.testing.assert_array_equal(part.rows[:, 0], part.index)
+    np.testing.assert_array_equal(part.hashes, part.index.astype(np.uint64))
+    np.testing.assert_array_equal(part.is_unexplained, whole.is_unexplained[part.index])
+
+
+@pytest.mark.parametrize("n_unexplained", [0, 100, 2000, 9990, 10_000])
+def test_parts_weigh_as_much_as_the_whole(n_unexplained: int) -> None:
+    whole = of_two_strata(10_000, n_unexplained)
+    part = whole.part(1024)
+    for stratum in (False, True):
+        expected = whole.weights[whole.is_unexplained == stratum].sum()
+        assert part.weights[part.is_unexplained == stratum].sum() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("stratum", [False, True])
+def test_parts_are_from_all_over(stratum: bool) -> None:
+    whole = of_two_strata(10_000, 4000)
+    part = whole.part(1024)
+    own = np.flatnonzero(whole.is_unexplained == stratum)
+    places = np.searchsorted(own, part.index[part.is_unexplained == stratum])
+    gaps = np.diff(places)
+    assert places[0] == 0
+    assert gaps.max() - gaps.min() <= 1
+    assert len(own) - places[-1] <= gaps.max()
+
+
+def test_a_part_that_has_room_for_all_is_the_whole() -> None:
+    whole = of_two_strata(1000, 100)
+    assert whole.part(900) is whole
+    assert whole.part(10**6) is whole
+
+
 # How many rows
 
 

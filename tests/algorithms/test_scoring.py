@@ -38,6 +38,17 @@ def some_gradient(information: Information, seed: int, size: float) -> Array:
     return size * found / np.linalg.norm(found)
 
 
+def rough_gradient(information: Information, seed: int, size: float) -> Array:
+    """Much of it along directions of which little is known: it takes many products."""
+    free = information.tangent.free
+    found = np.random.default_rng(seed).normal(size=free.size) * free
+    own = information.tangent.split(found)[0]
+    roots = np.sqrt(information.tangent.parameters.weights)
+    own[:, 0] -= roots * (roots @ own[:, 0])
+    gradient: Array = size * found / np.linalg.norm(found)
+    return gradient
+
+
 def model_gain(matrix: Array, gradient: Array, step: Array) -> float:
     return float(gradient @ step - 0.5 * step @ matrix @ step)
 
@@ -59,6 +70,44 @@ def test_steps_solve_for_all_but_a_tenth_of_the_gradient(
     whole = model_gain(matrix, gradient, exact)
     # What conjugate gradients leave is the part that pays least.
     assert 0.8 * whole < found.remaining <= 1.0001 * whole
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("seed", range(3))
+def test_it_ends_with_the_first_product_that_leaves_and_adds_little(
+    covariance_type: CovarianceType, seed: int
+) -> None:
+    information = some_information(covariance_type, spread=0.7)
+    matrix = dense(information)
+    gradient = rough_gradient(information, seed, 1e-3)
+    found = score(information, gradient, radius=math.inf)
+    assert found.n_products > 3
+    steps = [
+        score(information, gradient, radius=math.inf, most_products=n)
+        for n in range(found.n_products + 1)
+    ]
+    assert [step.n_products for step in steps] == list(range(found.n_products + 1))
+    gains = np.array([step.remaining for step in steps])
+    np.testing.assert_array_less(0.0, np.diff(gains))
+    remainders = np.array([np.linalg.norm(gradient - matrix @ step.step) for step in steps])
+    leaves_little = remainders <= 0.1 * np.linalg.norm(gradient)
+    adds_little = np.diff(gains, prepend=-math.inf) <= 0.05 * gains
+    assert list(np.flatnonzero(leaves_little & adds_little)) == [found.n_products]
+    np.testing.assert_array_equal(steps[-1].step, found.step)
+
+
+@pytest.mark.parametrize("radius", [1e-3, math.inf])
+def test_work_is_bounded(radius: float) -> None:
+    information = some_information("full", spread=0.7)
+    gradient = rough_gradient(information, 0, 1.0)
+    whole = score(information, gradient, radius=radius)
+    found = score(information, gradient, radius=radius, most_products=3)
+    assert found.n_products == 3 < whole.n_products
+    assert found.is_cut == whole.is_cut == (radius < math.inf)
+    assert 0.0 < found.remaining < whole.remaining
+    none = score(information, gradient, radius=radius, most_products=0)
+    assert (none.foretold, none.remaining, none.n_products) == (0.0, 0.0, 0)
+    assert not none.step.any()
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

@@ -29,6 +29,10 @@ FIXED: tuple[tuple[ParameterName, ...], ...] = (
 )
 
 
+# Squared length from which residuals of two features are drawn in: D + 8 √(2 D).
+LONGEST = 18.0
+
+
 def moved_along(tangent: Tangent, step: Array) -> naive.Mixture:
     """The mixture a step away, to first order: its weights need not sum to 1.
 
@@ -286,6 +290,14 @@ def crowded(covariance_type: CovarianceType, seed: int = 0) -> Parameters:
     return Parameters.create(covariance_type, [0.3, 0.3, 0.4], parameters.means, covariances)
 
 
+def squared_lengths(rows: Array, parameters: Parameters) -> Array:
+    """Of the whitened residuals of rows from each component, (n, K)."""
+    model = naive.of(parameters)
+    residuals = (rows[:, np.newaxis] - parameters.means).astype(np.float64)
+    inverse = np.linalg.inv(model.matrices.astype(np.float64))
+    return np.einsum("nki,kij,nkj->nk", residuals, inverse, residuals)
+
+
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("fixed", FIXED)
 def test_products_are_those_of_the_squared_gradients_of_rows(
@@ -295,14 +307,54 @@ def test_products_are_those_of_the_squared_gradients_of_rows(
     tangent = Tangent(parameters, Frame.of(parameters), fixed)
     rng = np.random.default_rng(1)
     rows, weights = draw(rng, parameters, 200), rng.uniform(0.5, 2.0, 200)
-    # Of smaller shares nothing is said.
+    # Of smaller shares nothing is said, and rows further away are drawn in.
     plain = naive.responsibilities(rows, naive.of(parameters)).min(axis=1) > 0.01
+    plain &= squared_lengths(rows, parameters).max(axis=1) < LONGEST
     assert plain.mean() > 0.9
     rows, weights = rows[plain], weights[plain]
     found = dense(information(tangent, rows, weights))
     expected = from_scores(tangent, rows, weights)
     assert np.abs(expected).max() > 0.2
     np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("distance", [10.0, 1e3, 1e9])
+def test_a_row_far_away_hardly_changes_what_the_others_say(
+    covariance_type: CovarianceType, distance: float
+) -> None:
+    parameters = crowded(covariance_type)
+    tangent = Tangent(parameters, Frame.of(parameters))
+    n = 20_000
+    rows = draw(np.random.default_rng(1), parameters, n)
+    others = dense(information(tangent, rows, np.ones(n)))
+    with_far = np.concatenate([rows, [[distance, -distance]]])
+    found = dense(information(tangent, with_far, np.ones(n + 1)))
+    # The squared gradient of a row at the rim, which is 1, y and (yyᵀ - I) / √2 over √π.
+    most = (1.0 + LONGEST + 0.5 * ((LONGEST - 1.0) ** 2 + 1.0)) / parameters.weights.min()
+    changed = np.linalg.norm(found - n / (n + 1) * others, 2)
+    assert 1e-4 < changed < most / n
+    assert changed < 0.05 * np.linalg.norm(others, 2)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_rows_far_away_count_as_rows_at_the_rim(covariance_type: CovarianceType) -> None:
+    rng = np.random.default_rng(2)
+    parameters = random_parameters(rng, covariance_type, 1, 2)
+    tangent = Tangent(parameters, Frame.of(parameters))
+    rows = draw(rng, parameters, 50)
+    factor = naive.of(parameters).factors[0].astype(np.float64)
+
+    def with_row_at(squared_length: float) -> Array:
+        row = parameters.means[0] + factor @ (np.sqrt(squared_length) * np.array([0.6, -0.8]))
+        return dense(information(tangent, np.concatenate([rows, [row]]), np.ones(51)))
+
+    at_the_rim = with_row_at(LONGEST)
+    for further in (1.01, 100.0, 1e12):
+        np.testing.assert_allclose(with_row_at(further * LONGEST), at_the_rim, atol=1e-5)
+    # Rows within count as they are.
+    within = with_row_at(0.9 * LONGEST)
+    assert np.linalg.norm(at_the_rim - within, 2) > 0.02 * np.linalg.norm(within, 2)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
