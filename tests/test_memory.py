@@ -121,7 +121,12 @@ def test_a_start_with_many_components_takes_little_memory() -> None:
     from streamgmm import GaussianMixture
     rows = np.random.default_rng(0).normal(size=(80_000, 4))
     GaussianMixture(
-        512, covariance_type="diag", init_params="random_from_data", max_iter=1, random_state=0
+        512,
+        covariance_type="diag",
+        init_params="random_from_data",
+        max_iter=1,
+        random_state=0,
+        algorithm="em",
     ).fit(rows)
     """
     # Distances of all sampled rows to all centres alone would be 256 MiB.

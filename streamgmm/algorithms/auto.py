@@ -63,18 +63,19 @@ def fit_in_few_reads(
     n_parameters = count_parameters(
         structure, settings.n_components, source.n_features, settings.fixed
     )
+    most_bytes = reader.executor.sample_bytes
     size = sample_size(
         source.n_rows,
         source.n_features * sample_dtype(source).itemsize,
         n_parameters,
-        reader.executor.sample_bytes,
+        most_bytes,
     )
     seed = int(random.randint(2**31))
     found = survey(reader, size, seed, settings.n_components, survey_part)
     sample = found.sample
     shortfall = expected_shortfall(source.n_rows, max(len(sample), 1), n_parameters)
     reader.tell(SampleTaken(len(sample), int(sample.is_unexplained.sum()), shortfall))
-    informant = Informant.among(sample.rows, sample.weights, n_parameters)
+    informant = Informant.among(sample.rows, sample.weights, n_parameters, most_bytes)
     start = Search(open_rows, settings, known, informant, random, reader.listener).run(
         sample,
         max(_PART_OF_TOLERANCE * tol, _PART_OF_SHORTFALL * shortfall, _LEAST_TOLERANCE),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from streamgmm.algorithms.acceleration import accelerated_em
 from streamgmm.algorithms.em import Fit, expectation_maximization
@@ -18,7 +19,8 @@ from streamgmm.algorithms.moves import Rows, move_components
 from streamgmm.algorithms.reading import Reader, prepare
 from streamgmm.algorithms.row_sample import RowSample
 from streamgmm.core.covariance import Array, CovarianceType
-from streamgmm.core.information import Information, Tangent
+from streamgmm.core.expectation import Posterior
+from streamgmm.core.information import LEAST_RESPONSIBILITY, Information, Tangent
 from streamgmm.core.parameters import ParameterName, Parameters
 from streamgmm.protocols import Event, Listener, ReadDone, SampleStage, StepScored
 
@@ -32,6 +34,9 @@ _MOST_ITERATIONS = 100
 _MOST_PRODUCTS = 6
 # Rows for each parameter from which information is estimated.
 _ROWS_PER_PARAMETER, _FEWEST_INFORMING = 50, 4096
+# Responsibilities of such rows that are in memory at once; what is kept of a row and a component
+# that has a share in it, for each value of the row.
+_SHARES_AT_ONCE, _BYTES_PER_VALUE = 1 << 22, 8
 
 
 @dataclass(frozen=True)
@@ -68,18 +73,23 @@ class Informant:
     rows : ndarray of shape (n, D)
         Without NaN.
     weights : ndarray of shape (n,)
+    most_bytes : int
+        Of what is kept of the rows in information; where that is more, as many rows as fit.
     """
 
     rows: Array
     weights: Array
+    most_bytes: int = 1 << 30
 
     @classmethod
-    def among(cls, rows: Array, weights: Array, n_parameters: int) -> "Informant":
+    def among(
+        cls, rows: Array, weights: Array, n_parameters: int, most_bytes: int = 1 << 30
+    ) -> "Informant":
         """As many of some rows (m, D), with weights (m,), as that many parameters need."""
         complete = np.flatnonzero(~np.isnan(rows).any(axis=1))
         size = min(len(complete), max(_FEWEST_INFORMING, _ROWS_PER_PARAMETER * n_parameters))
         chosen = complete[np.arange(size) * len(complete) // max(size, 1)]
-        return cls(rows[chosen], weights[chosen])
+        return cls(rows[chosen], weights[chosen], most_bytes)
 
     def __call__(self, tangent: Tangent) -> Information | None:
         """The information of the rows; None if they are too few to tell of all parameters.
@@ -88,11 +98,31 @@ class Informant:
         """
         if len(self.rows) < tangent.free.sum() or tangent.parameters.n_components == 1:
             return None
-        found = prepare(tangent.parameters, tangent.frame, "error").posterior(self.rows, True)
-        # A row that no component explains says nothing of any.
-        explained = np.isfinite(found.scores)[:, np.newaxis]
-        shares = np.where(explained, found.responsibilities, 0.0)
-        return Information.estimate(tangent, self.rows, self.weights, shares)
+        prepared = prepare(tangent.parameters, tangent.frame, "error")
+        n_shares = len(self.rows) * tangent.parameters.n_components
+        n_blocks = -(-n_shares // _SHARES_AT_ONCE)
+        # Each block holds rows from all over.
+        blocks = [slice(first, None, n_blocks) for first in range(n_blocks)]
+        shares: list[scipy.sparse.csr_array] = []
+        n_bytes = 0
+        for block in blocks:
+            own = _shares(prepared.posterior(self.rows[block], with_responsibilities=True))
+            n_bytes += own.nnz * _BYTES_PER_VALUE * (tangent.parameters.n_features + 2)
+            if shares and n_bytes > self.most_bytes:
+                break
+            shares.append(own)
+        rows, weights = (
+            np.concatenate([values[block] for block in blocks[: len(shares)]])
+            for values in (self.rows, self.weights)
+        )
+        return Information.estimate(tangent, rows, weights, scipy.sparse.vstack(shares, "csc"))
+
+
+def _shares(found: Posterior) -> scipy.sparse.csr_array:
+    """Responsibilities (n, K) that are of consequence."""
+    # A row that no component explains says nothing of any.
+    counts = (found.responsibilities > LEAST_RESPONSIBILITY) & np.isfinite(found.scores)[:, None]
+    return scipy.sparse.csr_array(np.where(counts, found.responsibilities, 0.0))
 
 
 class _Visits:

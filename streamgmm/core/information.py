@@ -22,6 +22,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
 from streamgmm.core.covariance import Array, symmetric, upper_triangle
@@ -30,8 +31,8 @@ from streamgmm.core.parameters import ParameterName, Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.whitening import Whitening
 
-# A row says nothing of components that have a smaller share in it.
-_LEAST_RESPONSIBILITY = 3e-3
+#: A row says nothing of components that have a smaller share in it.
+LEAST_RESPONSIBILITY = 3e-3
 # Of the squared length of a residual, beyond its mean.
 _DEVIATIONS = 8.0
 
@@ -234,7 +235,11 @@ class Information:
 
     @classmethod
     def estimate(
-        cls, tangent: Tangent, rows: NDArray[np.floating], weights: Array, responsibilities: Array
+        cls,
+        tangent: Tangent,
+        rows: NDArray[np.floating],
+        weights: Array,
+        responsibilities: Array | scipy.sparse.csc_array,
     ) -> "Information":
         """The information that rows have.
 
@@ -244,23 +249,28 @@ class Information:
         rows : ndarray of shape (n, D)
             Without NaN.
         weights : ndarray of shape (n,)
-        responsibilities : ndarray of shape (n, K)
-            Under the tangent's parameters.
+        responsibilities : ndarray or csc_array of shape (n, K)
+            Under the tangent's parameters; those below :data:`LEAST_RESPONSIBILITY` may be left
+            out.
         """
         parameters = tangent.parameters
+        columns = scipy.sparse.csc_array(responsibilities)
         inverse = parameters.stacked(parameters.inverse_factors)
         members = []
         for k, weight in enumerate(parameters.weights):
-            places = np.flatnonzero(responsibilities[:, k] > _LEAST_RESPONSIBILITY)
-            shares = responsibilities[places, k] / np.sqrt(weight) if places.size else np.empty(0)
-            own = inverse[k % len(inverse)]
+            own = slice(columns.indptr[k], columns.indptr[k + 1])
+            shares = columns.data[own]
+            is_member = shares > LEAST_RESPONSIBILITY
+            places = columns.indices[own][is_member].astype(np.intp)
+            shares = shares[is_member] / np.sqrt(weight) if places.size else np.empty(0)
+            factor = inverse[k % len(inverse)]
             residuals = rows[places] - parameters.means[k]
             # Data may lie in any units; whitened they fit in float32.
-            residuals = residuals @ own.T if own.ndim == 2 else residuals * own
+            residuals = residuals @ factor.T if factor.ndim == 2 else residuals * factor
             _draw_in(residuals)
             features = _features(parameters.covariance_type, residuals.astype(np.float32))
             members.append(_Members(places, shares.astype(np.float32), features))
-        counts = responsibilities.sum(axis=0)
+        counts = columns.sum(axis=0)
         n_own = parameters.structure.n_moments(parameters.n_features)
         ratios = n_own / np.maximum(counts, 1.0)
         damping = np.concatenate(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array, symmetric, triangular
+from streamgmm.core.covariance import Array, symmetric, triangular, variances
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import ParameterName, Parameters
 from streamgmm.core.statistics import Statistics
@@ -20,8 +20,8 @@ from streamgmm.core.statistics import Statistics
 _ROUNDING = 1e-13
 # A component with less mass than this, in rows, has none.
 _FEWEST_ROWS = 10.0 * np.finfo(np.float64).eps
-# What a collapsed covariance is widened by, in squared scales of the frame: the first that
-# makes it positive definite.
+# What a collapsed covariance is widened by, in variances of all the data: the first that makes it
+# positive definite.
 _FLOORS = (1e-12, 1e-8, 1e-4, 1.0)
 # Roundings of the data that such a covariance spans at least.
 _VISIBLE = 16.0
@@ -96,12 +96,13 @@ def maximize(
     if "covariances" not in fixed and alive.size:
         covariances, factors = covariances.copy(), factors.copy()
         is_tied = frame.covariance_type == "tied"
+        spread = _overall_variances(previous)
         places = (
             (covariances[np.newaxis], factors[np.newaxis]) if is_tied else (covariances, factors)
         )
         for update in _UPDATES[frame.covariance_type](statistics, alive, offsets, shifts):
             own = update.components
-            places[0][own], places[1][own], widened = update.apply(frame, means, reg_covar)
+            places[0][own], places[1][own], widened = update.apply(frame, means, reg_covar, spread)
             collapsed += alive.tolist() if is_tied and widened else widened
     empty = np.flatnonzero((counts <= 0.0) & (previous.weights > 0.0))
     return Maximum(
@@ -137,15 +138,21 @@ class _Update:
     components: NDArray[np.intp]
     function: Callable[[slice, Array], tuple[Array, Array]]
 
-    def apply(self, frame: Frame, means: Array, reg_covar: float) -> tuple[Array, Array, list[int]]:
-        """Covariances, factors, and the components that had to be widened."""
+    def apply(
+        self, frame: Frame, means: Array, reg_covar: float, spread: Array
+    ) -> tuple[Array, Array, list[int]]:
+        """Covariances, factors, and the components that had to be widened.
+
+        Whose own width is no measure of what is narrow, nor are those of others if they collapse
+        one after the other: that is the spread of all the data, variances (D,).
+        """
         ridge = np.full(frame.n_features, reg_covar)
         resolution = _resolution(frame, means)[self.components]
         try:
             return *self._resolved(slice(None), ridge, resolution), []
         except np.linalg.LinAlgError:
             found = [
-                self._widen(slice(i, i + 1), frame, ridge, resolution)
+                self._widen(slice(i, i + 1), spread, ridge, resolution)
                 for i in range(self.components.size)
             ]
         covariances, factors, widened = zip(*found, strict=True)
@@ -161,11 +168,11 @@ class _Update:
         return covariances, factors
 
     def _widen(
-        self, k: slice, frame: Frame, ridge: Array, resolution: Array
+        self, k: slice, spread: Array, ridge: Array, resolution: Array
     ) -> tuple[Array, Array, bool]:
         """One component, with the smallest floor that makes it positive definite."""
         visible = np.square(_VISIBLE * resolution[k][0])
-        floors = [floor * np.square(frame.scale) + visible for floor in _FLOORS]
+        floors = [floor * spread + visible for floor in _FLOORS]
         for added in (np.zeros_like(ridge), *floors):
             try:
                 found = self._resolved(k, ridge + added, resolution)
@@ -242,6 +249,17 @@ _UPDATES: dict[str, Callable[..., list[_Update]]] = {
     "diag": _diagonal,
     "spherical": _spherical,
 }
+
+
+def _overall_variances(parameters: Parameters) -> Array:
+    """Variances (D,) of the whole mixture; of spherical ones their mean."""
+    structure, weights = parameters.structure, parameters.weights
+    own = variances(structure, parameters.stacked(parameters.covariances))
+    deviations = parameters.means - weights @ parameters.means
+    found: Array = weights @ (own + np.square(deviations))
+    if parameters.covariance_type == "spherical":
+        found[:] = found.mean()
+    return found
 
 
 def _resolution(frame: Frame, means: Array) -> Array:

@@ -226,3 +226,25 @@ def test_too_few_rows_inform_of_nothing() -> None:
     # Of fewer parameters they tell.
     held = replace(tangent, fixed=("covariances",))
     assert Informant(rows[:9], np.ones(9))(held) is not None
+
+
+def test_informing_rows_may_be_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    parameters = random_parameters(rng, "full", 3, 2)
+    rows, weights = draw(rng, parameters, 5000), rng.uniform(0.5, 2.0, 5000)
+    tangent = Tangent(parameters, Frame.of(parameters))
+    vector = rng.normal(size=len(tangent.free))
+    whole = Informant(rows, weights)(tangent)
+    # As many as are looked at at once: here, in blocks.
+    monkeypatch.setattr("streamgmm.algorithms.search._SHARES_AT_ONCE", 1000)
+    found = Informant(rows, weights)(tangent)
+    few = Informant(rows, weights, most_bytes=100_000)(tangent)
+    assert whole is not None
+    assert found is not None
+    assert few is not None
+    np.testing.assert_allclose(found.product(vector), whole.product(vector), rtol=0, atol=1e-5)
+    assert len(found.weights) == 5000
+    assert 1000 < len(few.weights) < 4000
+    error = np.linalg.norm(few.product(vector) - whole.product(vector))
+    # What fewer rows say differs, but not in size.
+    assert error < 0.3 * np.linalg.norm(whole.product(vector))
