@@ -18,7 +18,7 @@ class TestSample(SourceConformance):
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "n_chunks"), [(1, 1), (512, 1), (513, 2), (8192, 16), (100_000, 16)]
+    ("n_rows", "n_chunks"), [(1, 1), (2048, 1), (2049, 2), (32_768, 16), (100_000, 16)]
 )
 def test_chunks_are_sixteen_unless_they_would_be_too_small(n_rows: int, n_chunks: int) -> None:
     source = SampleSource(np.zeros((n_rows, 2)), np.ones(n_rows))
