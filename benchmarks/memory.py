@@ -34,7 +34,7 @@ import streamgmm
 warnings.simplefilter("ignore")
 source = streamgmm.open(sys.argv[1], **json.loads(sys.argv[3]))
 model = streamgmm.GaussianMixture(
-    {k}, random_state=0, memory_limit=sys.argv[2], max_iter=3, tol=0.0
+    {k}, algorithm="em", random_state=0, memory_limit=sys.argv[2], max_iter=3, tol=0.0
 ).fit(source)
 reads = [read["n_rows"] / read["seconds"] for read in model.history_ if read["iteration"]]
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, sum(reads) / len(reads))

@@ -93,6 +93,7 @@ def worth(covariance_type: Any, n_rows: int, n_samples: int) -> list[list[str]]:
             model = GaussianMixture(
                 2,
                 covariance_type=covariance_type,
+                algorithm="em",
                 tol=1e-9,
                 reg_covar=0.0,
                 max_iter=1000,

@@ -75,6 +75,7 @@ class Problem:
             weights_init=start.weights,
             means_init=start.means,
             precisions_init=start.precisions,
+            algorithm="em",
             tol=0.0,
             **settings,
         )
