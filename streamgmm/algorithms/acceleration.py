@@ -50,8 +50,6 @@ class _Point:
     ----------
     parameters : Parameters
     statistics : Statistics
-    narrowness : ndarray of shape (K,) or (1,)
-        tr Σ⁻¹ of each component, or of tied; what ``reg_covar`` is held against.
     maximum : Maximum
         EM's own step.
     tangent : Tangent
@@ -61,7 +59,6 @@ class _Point:
 
     parameters: Parameters
     statistics: Statistics
-    narrowness: Array
     maximum: Maximum
     tangent: Tangent
     gradient: Array
@@ -238,7 +235,6 @@ class _Ascent:
         return _Point(
             parameters,
             statistics,
-            _narrowness(parameters),
             maximum,
             tangent,
             tangent.gradient(statistics, self._reg_covar),
@@ -254,7 +250,7 @@ class _Ascent:
         if best is None:
             return math.inf
         weights = 0.5 * (best.parameters.weights + parameters.weights)
-        narrower = _narrowness(parameters) - best.narrowness
+        narrower = _narrowness(parameters) - _narrowness(best.parameters)
         held = 0.5 * self._reg_covar * float(np.sum(weights * narrower))
         return statistics.mean_log_likelihood - best.statistics.mean_log_likelihood - held
 
