@@ -3,6 +3,7 @@
 import os
 import signal
 
+import hypothesis
 import pytest
 
 # SciPy reads it when it is first imported; scikit-learn's array API checks run only with it.
@@ -13,3 +14,7 @@ pytest.register_assert_rewrite("tests.sources.conformance", "tests.executors.con
 # A job that a shell runs in the background ignores Ctrl-C, and so would the processes that
 # tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says nothing of its result.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")

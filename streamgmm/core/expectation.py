@@ -20,7 +20,7 @@ from streamgmm.core.covariance import (
 )
 from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
 from streamgmm.core.kernels.log_joint import Coefficients
-from streamgmm.core.kernels.mixture import row_posteriors, sufficient_statistics
+from streamgmm.core.kernels.mixture import e_step
 from streamgmm.core.kernels.products import ROWS_AT_ONCE
 from streamgmm.core.kernels.screening import (
     LARGEST_COEFFICIENT,
@@ -179,9 +179,17 @@ class Expectation:
         )
         self._require_features(rows)
         coefficients = self.writable_coefficients()
-        kernel = single_statistics if self.sums_single else sufficient_statistics
+        priors, order = writable(self.weights), writable(self.order)
+
+        def sums(part: NDArray[np.floating], own: Array) -> tuple[Array, Array, Array]:
+            if self.sums_single:
+                found: tuple[Array, Array, Array] = single_statistics(part, own, coefficients)
+            else:
+                *found, _ = e_step(part, own, priors, order, coefficients, True, False, False)
+            return found
+
         parts = (
-            self._as_statistics(*kernel(part, row_weights[start:stop], coefficients))
+            self._as_statistics(*sums(part, row_weights[start:stop]))
             for start, stop, part in _castable(rows)
         )
         return functools.reduce(Statistics.merge, parts)
@@ -223,19 +231,21 @@ class Expectation:
         """
         self._require_features(rows)
         coefficients = self.writable_coefficients()
-        weights, order = writable(self.weights), writable(self.order)
-        parts = [
-            row_posteriors(part, weights, order, coefficients, with_responsibilities)
-            for _, _, part in _castable(rows)
-        ]
+        priors, order = writable(self.weights), writable(self.order)
+        no_weights = np.empty(0)
+        parts = []
+        for _, _, part in _castable(rows):
+            _, _, totals, (scores, labels, responsibilities) = e_step(
+                part, no_weights, priors, order, coefficients, False, True, with_responsibilities
+            )
+            parts.append(Posterior(scores, labels, responsibilities, int(totals[4])))
         if len(parts) == 1:
-            return Posterior(*parts[0])
-        scores, labels, responsibilities, n_not_finite = zip(*parts, strict=True)
+            return parts[0]
         return Posterior(
-            np.concatenate(scores),
-            np.concatenate(labels),
-            np.concatenate(responsibilities),
-            sum(n_not_finite),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.responsibilities for part in parts]),
+            sum(part.n_not_finite for part in parts),
         )
 
     def _require_features(self, rows: NDArray[np.generic]) -> None:

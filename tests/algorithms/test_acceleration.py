@@ -161,7 +161,7 @@ def datasets(rng: np.random.Generator) -> dict[str, Array]:
     st.booleans(),
     st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_step_is_a_loss(
     covariance_type: Any,
     dataset: str,

@@ -254,7 +254,7 @@ def datasets(rng: np.random.Generator) -> dict[str, Array]:
     st.sampled_from(["clusters", "noise", "far", "heavy tails", "units", "groups apart"]),
     st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_likelihood_never_falls(
     covariance_type: CovarianceType, dataset: str, seed: int
 ) -> None:

@@ -102,7 +102,7 @@ def test_rows_of_more_weight_draw_components(covariance_type: CovarianceType) ->
 
 
 @given(st.sampled_from(TYPES), st.integers(2, 5), st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_moves_never_lower_the_log_likelihood(covariance_type: Any, k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = draw(rng, random_parameters(rng, "full", 4, 2, spread=3.0), 400)

@@ -21,7 +21,7 @@ def scores(rows: Array, parameters: Parameters) -> Array:
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @given(seed=st.integers(0, 2**32 - 1), d=st.integers(2, 5), k=st.integers(1, 4), data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_joint_density_is_marginal_times_conditional(
     covariance_type: CovarianceType, seed: int, d: int, k: int, data: st.DataObject
 ) -> None:

@@ -118,7 +118,7 @@ def test_strong_correlations(covariance_type: CovarianceType, ratio: float) -> N
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 @given(data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_any_gaps(covariance_type: CovarianceType, data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     k, d = data.draw(st.integers(1, 4)), data.draw(st.integers(2, 5))

@@ -207,7 +207,7 @@ def test_no_step_leaves_the_parameters(
 
 
 @given(st.sampled_from(TYPES), st.sampled_from(FIXED), st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_steps_are_read_back(covariance_type: Any, fixed: Any, seed: int) -> None:
     tangent, _, _, statistics = with_rows(covariance_type, 4)
     tangent = replace(tangent, fixed=fixed)

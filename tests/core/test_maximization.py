@@ -414,7 +414,7 @@ def degenerate_rows(rng: np.random.Generator) -> Iterator[Array]:
 @given(st.sampled_from(TYPES), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1e-6]))
 # Here rounding is larger than the first floor.
 @example("full", 462800625, 0.0)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_em_on_degenerate_rows_goes_on(
     covariance_type: CovarianceType, seed: int, reg_covar: float
 ) -> None:

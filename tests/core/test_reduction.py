@@ -101,7 +101,7 @@ def with_merged(parameters: Parameters, i: int, j: int) -> Parameters:
 
 
 @given(st.sampled_from(["full", "diag", "spherical"]), st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_costs_bound_the_divergence(covariance_type: Any, seed: int) -> None:
     parameters = random_parameters(np.random.default_rng(seed), covariance_type, 3, 1)
     bounds = merging_bounds(parameters)

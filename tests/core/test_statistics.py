@@ -60,14 +60,14 @@ def assert_identical(a: Statistics, b: Statistics) -> None:
 
 
 @given(types, seeds)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_merge_is_commutative(covariance_type: CovarianceType, seed: int) -> None:
     a, b = several(covariance_type, seed, 2)
     assert_identical(a.merge(b), b.merge(a))
 
 
 @given(types, seeds)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_merge_is_associative(covariance_type: CovarianceType, seed: int) -> None:
     a, b, c = several(covariance_type, seed, 3)
     left, right = a.merge(b).merge(c), a.merge(b.merge(c))
@@ -75,7 +75,7 @@ def test_merge_is_associative(covariance_type: CovarianceType, seed: int) -> Non
 
 
 @given(types, seeds)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_zero_is_neutral(covariance_type: CovarianceType, seed: int) -> None:
     (a,) = several(covariance_type, seed, 1)
     zero = Statistics.zero(a.frame, a.n_components)
@@ -85,7 +85,7 @@ def test_zero_is_neutral(covariance_type: CovarianceType, seed: int) -> None:
 
 
 @given(types, seeds)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_subtract_undoes_merge(covariance_type: CovarianceType, seed: int) -> None:
     a, b = several(covariance_type, seed, 2)
     together = a.merge(b)
@@ -94,7 +94,7 @@ def test_subtract_undoes_merge(covariance_type: CovarianceType, seed: int) -> No
 
 
 @given(types, seeds, st.floats(1e-6, 1e6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_scale_multiplies_all_weights(
     covariance_type: CovarianceType, seed: int, factor: float
 ) -> None:

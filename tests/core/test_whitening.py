@@ -22,7 +22,7 @@ from tests.core.cases import TYPES, draw, prepare, random_parameters
     st.sampled_from([0.0, 10.0, 1e5]),
     st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_there_and_back(covariance_type: Any, k: int, d: int, apart: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     parameters = random_parameters(rng, covariance_type, k, d, spread=1.0 + apart)

@@ -29,7 +29,13 @@ from streamgmm.core.kernels.log_joint import (
     transform,
     workspace,
 )
-from streamgmm.core.kernels.mixture import BLOCKS_IN_SUM, describe_block, move, weigh
+from streamgmm.core.kernels.mixture import (
+    BLOCKS_IN_SUM,
+    describe_block,
+    label_block,
+    move,
+    weigh,
+)
 from streamgmm.core.kernels.products import FIRST, add_moments_product, fill, lines, whole_panels
 from streamgmm.core.kernels.tiles import BLOCK, PANEL, SPARE_FEATURES
 
@@ -365,12 +371,12 @@ def _solve(m, first, last, gaps):
 def _add_conditional_means(coefficients, n, n_runs, work, gaps, imputed):
     """Imputed (n, D) += Σ γ E[x | observed] where values are missing.
 
-    Work.log_joint holds densities over the largest.
+    Work.log_joint holds densities over the largest, work.total the inverse of their sum.
     """
     shares = work.some[0]
     for k in range(work.log_joint.shape[0]):
         for r in range(n):
-            shares[r] = work.valid[r] * work.log_joint[k, r] / work.total[r]
+            shares[r] = work.valid[r] * work.log_joint[k, r] * work.total[r]
         _residuals(coefficients, k, n, work, gaps)
         for run in range(n_runs):
             first, last = gaps.starts[run], gaps.starts[run + 1]
@@ -397,7 +403,9 @@ def _describe_rows(rows, priors, order, coefficients, work, gaps, best, out, imp
     for start in range(0, rows.shape[0], n_together):
         n = min(n_together, rows.shape[0] - start)
         _, n_runs = _evaluate(rows[start : start + n], coefficients, work, gaps)
-        describe_block(start, n, priors, order, work, best, scores, labels, responsibilities)
+        label_block(start, n, order, work, best, labels)
+        normalise(work, n)
+        describe_block(start, n, priors, order, work, scores, labels, responsibilities)
         if imputed.shape[0]:
             part = imputed[start : start + n]
             _add_conditional_means(coefficients, n, n_runs, work, gaps, part)
@@ -414,13 +422,13 @@ def incomplete_posteriors(
     rows : (n, D) float64
         NaN where a value is missing; no infinity. Rows with the same gaps are best side by side.
     priors, order, coefficients, with_responsibilities
-        As for :func:`~streamgmm.core.kernels.mixture.row_posteriors`.
+        As for :func:`~streamgmm.core.kernels.mixture.e_step`.
     with_missing_values : bool
 
     Returns
     -------
     scores, labels, responsibilities
-        As of :func:`~streamgmm.core.kernels.mixture.row_posteriors`.
+        As of :func:`~streamgmm.core.kernels.mixture.e_step`.
     imputed : (n, D) float64, or (0, D)
         Expectation of the missing values given the others; 0 elsewhere and in rows that overflow.
     """

@@ -188,36 +188,103 @@ def count_in(totals, n, left_out, weight, log_likelihood, passed_over):
 
 
 @piece
-def _add_rows(rows, weights, coefficients, work, sums, recent, totals):
-    """Add rows, block by block, to sums and totals; recent, 0 before and after, is scratch.
+def label_block(start, n, order, work, best, labels):
+    """Label n rows by their largest density in work.log_joint.
 
-    Sums of many blocks, and of the few blocks since they were last added to: in two levels
-    rounding errors stay small however long the chunk is. Both hold moments and scatter.
+    The rows begin at start; best (BLOCK,) is scratch.
     """
+    fill(best, -np.inf)
+    for k in range(work.log_joint.shape[0]):
+        for r in range(n):
+            if work.log_joint[k, r] > best[r]:
+                best[r] = work.log_joint[k, r]
+                labels[start + r] = order[k]
+
+
+@piece
+def describe_block(start, n, priors, order, work, scores, labels, responsibilities):
+    """Fill scores and, if there is room for them, responsibilities of n rows that begin at start.
+
+    Work.log_joint holds densities over the largest, work.total becomes the inverse of their sum.
+    Rows that are left out are labelled anew.
+    """
+    for r in range(n):
+        scores[start + r] = work.largest[r] + logarithm(work.total[r]) + work.common[r]
+        work.total[r] = 1.0 / work.total[r]
+    if responsibilities.shape[0]:
+        for k in range(work.log_joint.shape[0]):
+            for r in range(n):
+                responsibilities[start + r, order[k]] = work.log_joint[k, r] * work.total[r]
+    for r in range(n):
+        if work.valid[r] == 0.0:
+            scores[start + r] = -np.inf
+            labels[start + r] = np.argmax(priors)
+            if responsibilities.shape[0]:
+                for k in range(priors.size):
+                    responsibilities[start + r, k] = priors[k]
+
+
+@piece
+def _visit_rows(
+    rows, weights, priors, order, coefficients, work, best, sums, recent, totals, posteriors
+):
+    """Fill what :func:`e_step` returns, block by block, as far as there is room for it.
+
+    Best (BLOCK,) and recent, 0 before and after, are scratch. There are sums of many blocks, and
+    of the few blocks since they were last added to: in two levels rounding errors stay small
+    however long the chunk is. Both hold moments and scatter.
+    """
+    scores, labels, responsibilities = posteriors
+    with_posteriors, with_sums = scores.shape[0] > 0, sums[0].shape[0] > 0
     for start in range(0, rows.shape[0], BLOCK):
         stop = min(start + BLOCK, rows.shape[0])
         part = rows[start:stop]
         left_out = load(part, coefficients, work)
         evaluate(part, coefficients, work)
+        if with_posteriors:
+            label_block(start, stop - start, order, work, best, labels)
         normalise(work, stop - start)
-        weight, log_likelihood = weigh(weights[start:stop], work, stop - start)
-        passed_over = add_moments(coefficients, stop - start, work, recent[0], recent[1])
+        if with_posteriors:
+            describe_block(
+                start, stop - start, priors, order, work, scores, labels, responsibilities
+            )
+        weight, log_likelihood, passed_over = 0.0, 0.0, 0
+        if with_sums:
+            weight, log_likelihood = weigh(weights[start:stop], work, stop - start)
+            passed_over = add_moments(coefficients, stop - start, work, recent[0], recent[1])
+            if (start // BLOCK + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
+                move(recent[0], sums[0])
+                move(recent[1], sums[1])
         count_in(totals, stop - start, left_out, weight, log_likelihood, passed_over)
-        if (start // BLOCK + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
-            move(recent[0], sums[0])
-            move(recent[1], sums[1])
     totals[6], totals[7] = work.n_screened[0], work.n_single[0]
 
 
 @kernel
-def sufficient_statistics(rows, weights, coefficients):
-    """E-step over a chunk, reduced to sufficient statistics.
+def e_step(
+    rows,
+    weights,
+    priors,
+    order,
+    coefficients,
+    with_sums,
+    with_posteriors,
+    with_responsibilities,
+):
+    """E-step over a chunk: its sufficient statistics, what it says of each row, or both.
+
+    One entry point, because its parts are compiled again for each.
 
     Parameters
     ----------
     rows : (n, D) float64 or float32
     weights : (n,) float64, or (0,) for weights of 1
+    priors : (K',) float64
+        Responsibilities given to rows that are left out.
+    order : (K,) int64
+        Place among the model's K' components of each component of the coefficients.
     coefficients : Coefficients
+    with_sums, with_posteriors, with_responsibilities : bool
+        What is asked for; responsibilities come with posteriors alone. What is not has no entries.
 
     Returns
     -------
@@ -229,99 +296,34 @@ def sufficient_statistics(rows, weights, coefficients):
         Log-likelihood Σ w log p(x), Σ w, rows counted in, rows overflowing, rows not finite. Then
         pairs of row and component: passed over in the sums, the component having no share in the
         row; ruled out by float32; of density from float32. Then rows with NaN but no infinity.
+    scores : (n,) float64
+        log p(x); -inf for rows that overflow.
+    labels : (n,) int64
+        Component with the largest responsibility.
+    responsibilities : (n, K') float64
     """
-    n_components = coefficients.means.shape[0]
+    n_rows = rows.shape[0] if with_posteriors else 0
+    # Components that are not among the coefficients have weight 0.
+    responsibilities = np.zeros((n_rows if with_responsibilities else 0, priors.size))
+    posteriors = np.empty(n_rows), np.empty(n_rows, np.int64), responsibilities
+    n_components = coefficients.means.shape[0] if with_sums else 0
     n_scatter = coefficients.scatter_features.shape[0]
     moments = np.zeros((n_components, coefficients.theta.shape[1]))
     scatter = np.zeros((1, n_scatter - SPARE_FEATURES))
     recent_moments = np.zeros((n_components, coefficients.features.shape[0]))
     recent_scatter = np.zeros((1, n_scatter))
     totals = np.zeros(9)
-    work = workspace(coefficients)
-    sums, recent = (moments, scatter), (recent_moments, recent_scatter)
-    _add_rows(rows, weights, coefficients, work, sums, recent, totals)
-    return moments, scatter[0], totals
-
-
-@piece
-def describe_block(start, n, priors, order, work, best, scores, labels, responsibilities):
-    """Fill what :func:`row_posteriors` returns for n rows whose densities are in work.log_joint.
-
-    It becomes densities over the largest. The rows begin at start; best (BLOCK,) is scratch.
-    """
-    fallback, n_components = np.argmax(priors), work.log_joint.shape[0]
-    fill(best, -np.inf)
-    for k in range(n_components):
-        for r in range(n):
-            if work.log_joint[k, r] > best[r]:
-                best[r] = work.log_joint[k, r]
-                labels[start + r] = order[k]
-    normalise(work, n)
-    for r in range(n):
-        scores[start + r] = work.largest[r] + math.log(work.total[r]) + work.common[r]
-        if work.valid[r] == 0.0:
-            scores[start + r] = -np.inf
-            labels[start + r] = fallback
-    if responsibilities.shape[0]:
-        for r in range(n):
-            keep = work.valid[r] == 1.0
-            for k in range(n_components):
-                value = work.log_joint[k, r] / work.total[r]
-                responsibilities[start + r, order[k]] = value if keep else priors[order[k]]
-
-
-@piece
-def _describe_rows(rows, priors, order, coefficients, work, best, scores, labels, responsibilities):
-    """Fill what :func:`row_posteriors` returns, block by block; best (BLOCK,) is scratch.
-
-    Returns how many rows are not finite.
-    """
-    bad = 0
-    for start in range(0, rows.shape[0], BLOCK):
-        n = min(BLOCK, rows.shape[0] - start)
-        _, n_not_finite, _ = load(rows[start : start + n], coefficients, work)
-        evaluate(rows[start : start + n], coefficients, work)
-        bad += n_not_finite
-        describe_block(start, n, priors, order, work, best, scores, labels, responsibilities)
-    return bad
-
-
-@kernel
-def row_posteriors(rows, priors, order, coefficients, with_responsibilities):
-    """Log-density, label and (if asked for) responsibilities of each row of a chunk.
-
-    Parameters
-    ----------
-    rows : (n, D) float64 or float32
-    priors : (K,) float64
-        Responsibilities given to rows that are left out.
-    order : (K,) int64
-        Place among the model's components of each component of the coefficients.
-    coefficients : Coefficients
-    with_responsibilities : bool
-
-    Returns
-    -------
-    scores : (n,) float64
-        log p(x); -inf for rows that overflow.
-    labels : (n,) int64
-        Component with the largest responsibility.
-    responsibilities : (n, K) float64, or (0, K)
-    n_not_finite : int
-    """
-    n_rows = rows.shape[0]
-    scores, labels = np.empty(n_rows), np.empty(n_rows, np.int64)
-    # Components that are not among the coefficients have weight 0.
-    responsibilities = np.zeros((n_rows if with_responsibilities else 0, priors.size))
-    bad = _describe_rows(
+    _visit_rows(
         rows,
+        weights,
         priors,
         order,
         coefficients,
         workspace(coefficients),
         np.empty(BLOCK),
-        scores,
-        labels,
-        responsibilities,
+        (moments, scatter),
+        (recent_moments, recent_scatter),
+        totals,
+        posteriors,
     )
-    return scores, labels, responsibilities, bad
+    return moments, scatter[0], totals, posteriors

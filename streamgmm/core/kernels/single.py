@@ -159,8 +159,7 @@ def _add_rows(rows, weights, coefficients, work, single, sums, recent, totals):
 def single_statistics(rows, weights, coefficients):
     """E-step over a chunk in float32, reduced to sufficient statistics.
 
-    Parameters and returns are those of
-    :func:`~streamgmm.core.kernels.mixture.sufficient_statistics`.
+    Parameters and returns are the first of those of :func:`~streamgmm.core.kernels.mixture.e_step`.
     """
     n_components = coefficients.means.shape[0]
     n_scatter = coefficients.scatter_features.shape[0]
