@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarks.reads.measure import Found, Timing
+from benchmarks.reads.measure import PATIENCE, Found, Timing
 
 
 @dataclass
@@ -41,10 +41,14 @@ class Record:
 
     @property
     def speedup(self) -> float:
-        """Seconds of scikit-learn's default fit over those of ours; NaN if not known."""
-        if self.timing is None or self.timing.scikit_learn is None:
+        """Seconds of scikit-learn's default fit over those of ours; NaN if not known.
+
+        At least so many if scikit-learn was given up.
+        """
+        if self.timing is None:
             return math.nan
-        return self.timing.scikit_learn / self.timing.ours
+        other = self.timing.scikit_learn
+        return (PATIENCE if other is None else other) / self.timing.ours
 
 
 def load(path: Path) -> dict[str, Record]:
