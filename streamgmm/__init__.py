@@ -5,7 +5,7 @@ statistics merge; an M-step turns them into parameters, and the next read begins
 layers never import higher ones::
 
     errors < core < protocols < sources, sinks, executors, persistence
-           < algorithms < estimators, plotting, progress < cli
+           < algorithms < checkpoint < estimators, plotting, progress < cli
 
 Importing this package loads nothing; names load what they need when they are first used.
 """

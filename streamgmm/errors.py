@@ -25,6 +25,10 @@ class ModelFileError(StreamGMMError, ValueError):
     """A file is not a model that this version can load."""
 
 
+class CheckpointError(StreamGMMError, ValueError):
+    """A checkpoint is not one that this fit can begin, or go on from."""
+
+
 class MemoryLimitError(StreamGMMError, MemoryError):
     """The work cannot be done within the memory limit."""
 

@@ -1,4 +1,4 @@
-"""Models on disk: a ``.gmm`` file is an npz archive of arrays and one JSON header, without pickle.
+"""Models and results on disk: npz archives of arrays and one JSON header, without pickle.
 
 The header says what wrote the file and in which version of the format; a file is written beside
 its final name and takes it when it is whole.
@@ -8,10 +8,10 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,11 @@ from streamgmm.errors import ModelFileError, OutputError
 
 FORMAT = "streamgmm"
 VERSION = 1
+#: Suffix of a file that is being written beside its final name.
+UNFINISHED = ".part"
 _HEADER = "header"
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,34 @@ def write_record(path: str | os.PathLike[str], record: Record) -> None:
     OutputError
         If the file cannot be written.
     """
-    target = Path(path)
+    write_whole(Path(path), lambda file: save_record(file, record))
+
+
+def save_record(file: IO[bytes], record: Record) -> None:
+    """Write a record into a file that is open."""
     header = {"format": FORMAT, "version": VERSION, **record.header}
     text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+    np.savez(file, allow_pickle=False, **{_HEADER: text}, **record.arrays)
+
+
+def write_whole(target: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file, atomically: it is the old one or the new one, never half of one.
+
+    Parameters
+    ----------
+    target : Path
+    write : callable
+        Writes the content into a file that is open.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{UNFINISHED}")
     try:
         with unfinished.open("xb") as file:
-            np.savez(file, allow_pickle=False, **{_HEADER: text}, **record.arrays)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(target)
@@ -86,25 +111,37 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     """
     target = Path(path)
     try:
-        with (
-            target.open("rb") as file,
-            np.lib.npyio.NpzFile(file, allow_pickle=False) as archive,
-        ):
-            arrays = {name: archive[name] for name in archive.files}
+        with target.open("rb") as file:
+            return load_record(file, str(target))
     except FileNotFoundError:
         raise ModelFileError(f"{target}: no such file") from None
     except IsADirectoryError:
         raise ModelFileError(f"{target} is a directory, not a model file") from None
+    except OSError as error:
+        raise ModelFileError(f"{target} cannot be read: {error}") from None
+
+
+def load_record(file: IO[bytes], name: str) -> Record:
+    """Read a record from a file that is open; messages name it as is said.
+
+    Raises
+    ------
+    ModelFileError
+        If it is damaged, of another kind, or written by a newer version.
+    """
+    try:
+        with np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
     except Exception as error:  # noqa: BLE001 - raised again, with what to do
         # A damaged archive can fail in any way that its reader can.
         raise ModelFileError(
-            f"{target} is damaged or no model file ({error}); restore it or fit again"
+            f"{name} is damaged or no model file ({error}); restore it or fit again"
         ) from None
-    header = _header(target, arrays.pop(_HEADER, None))
+    header = _header(name, arrays.pop(_HEADER, None))
     return Record(header, arrays)
 
 
-def _header(path: Path, text: NDArray[Any] | None) -> dict[str, Any]:
+def _header(path: str, text: NDArray[Any] | None) -> dict[str, Any]:
     try:
         header = json.loads(text.tobytes()) if isinstance(text, np.ndarray) else None
     except ValueError:
@@ -138,3 +175,45 @@ def unpack_statistics(header: Mapping[str, Any], arrays: Mapping[str, NDArray[An
     # Files of release 0.1 have fewer counts.
     scalars = {name: header.get(name, 0) for name in _SCALARS}
     return Statistics(frame, arrays["moments"], arrays["scatter"], **scalars)
+
+
+def pack(value: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """A dataclass of arrays, plain values and more of its kind as a part of a header and arrays.
+
+    Undone by :func:`unpack`.
+    """
+    header: dict[str, Any] = {}
+    arrays: dict[str, NDArray[Any]] = {}
+    for name in (field.name for field in fields(value)):
+        content = getattr(value, name)
+        if isinstance(content, np.ndarray):
+            arrays[name] = content
+        elif is_dataclass(content):
+            header[name], own = pack(content)
+            arrays |= {f"{name}.{inner}": array for inner, array in own.items()}
+        else:
+            header[name] = content
+    return header, arrays
+
+
+def unpack(kind: type[V], header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> V:
+    """The dataclass that :func:`pack` took apart.
+
+    Raises
+    ------
+    KeyError, TypeError
+        If something is missing or of the wrong kind.
+    """
+    values: dict[str, Any] = {}
+    for name, content in get_type_hints(kind).items():
+        if isinstance(content, type) and is_dataclass(content):
+            prefix = f"{name}."
+            own = {
+                inner.removeprefix(prefix): array
+                for inner, array in arrays.items()
+                if inner.startswith(prefix)
+            }
+            values[name] = unpack(content, header[name], own)
+        else:
+            values[name] = arrays[name] if name in arrays else header[name]
+    return kind(**values)

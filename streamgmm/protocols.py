@@ -454,7 +454,59 @@ class ComponentsDegenerate(Event):
     collapsed: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class CheckpointWritten(Event):
+    """A result of the fit is in its checkpoint.
+
+    Attributes
+    ----------
+    path : str
+        Folder or URL of the checkpoint.
+    number : int
+        The last read that it speaks of.
+    n_bytes : int
+        Size of what was written.
+    """
+
+    path: str
+    number: int
+    n_bytes: int
+
+
 Listener = Callable[[Event], None]
+
+V = TypeVar("V")
+
+
+class Journal(Protocol):
+    """What a fit has found, in order; kept as it comes, and recalled by the fit that goes on."""
+
+    def recall(
+        self, kind: type[V], is_asked: Callable[[V], bool]
+    ) -> tuple[V, Sequence[ReadDone]] | None:
+        """The next result and the reads that it took; None if there are no more.
+
+        Parameters
+        ----------
+        kind : type
+            A dataclass.
+        is_asked : callable
+            Whether a result answers what is asked now.
+
+        Raises
+        ------
+        CheckpointError
+            If the next result is of another kind, is not what is asked, or cannot be read.
+        """
+
+    def keep(self, value: Any, reads: Sequence[ReadDone]) -> None:
+        """Keep a result and the reads that it took.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
 
 
 class Executor(Protocol):

@@ -491,6 +491,45 @@ def test_a_stopped_fit_leaves_the_old_model(files, tmp_path, number, code):
     assert (tmp_path / "m.gmm").read_bytes() == before
 
 
+def test_an_interrupted_fit_goes_on(files, tmp_path):
+    endless = ("--tol", 0, "--max-iter", 1_000_000, "--algorithm", "em", "--checkpoint", "c")
+    words = ("fit", files / "data.npy", *FIT, *endless)
+
+    def interrupted(iteration: int, *more: str) -> list[str]:
+        with _start(*words, *more, folder=tmp_path) as process:
+            assert process.stderr is not None
+            lines = []
+            for line in process.stderr:
+                lines.append(line)
+                if f"iteration {iteration}," in line:
+                    break
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert err.splitlines()[-1] == (
+            "interrupted; What the fit has found is kept in c; the same fit with resume=True "
+            "(--resume) goes on from there."
+        )
+        return lines
+
+    first = interrupted(5)
+    assert any("iteration 1," in line for line in first)
+    assert streamgmm.load(tmp_path / "c" / "model.gmm").n_features_in_ == 3
+    n_done = len(list((tmp_path / "c").glob("*.npz"))) - 2
+    more = interrupted(n_done + 3, "--resume")
+    # What the last read before was of is read no more.
+    reads = [line for line in more if line.startswith("read")]
+    assert f"iteration {n_done + 1}," in reads[0]
+    for wrong, message in (
+        (words, "error: c holds the checkpoint of a fit"),
+        (("fit", files / "data.npy", *FIT, "--resume"), "error: --resume needs --checkpoint"),
+    ):
+        with _start(*wrong, folder=tmp_path) as process:
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert err.splitlines()[-1].startswith(message)
+
+
 def _interrupt_when(ready: Callable[[], bool], process: subprocess.Popen[str]) -> str:
     deadline = time.monotonic() + 60
     while not ready():

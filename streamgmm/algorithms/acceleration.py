@@ -220,6 +220,7 @@ class _Ascent:
         self._anderson = Anderson(order)
         self._radius = _RADIUS
         self._origin: Tangent | None = None
+        self._frame: Frame
         self._rebase(start)
 
     def read(self, parameters: Parameters, best: _Point | None, iteration: int) -> _Point:
@@ -339,6 +340,8 @@ class _Ascent:
                 best is None or _is_ascent(self.gain(best, parameters, found), best)
             ),
         )
+        # Of a read that is recalled from a journal it may differ by rounding.
+        self._frame = statistics.frame
         return statistics, maximize(
             statistics, parameters, reg_covar=self._reg_covar, fixed=self._fixed
         )

@@ -10,7 +10,7 @@ from streamgmm.algorithms.initialization import Start
 from streamgmm.algorithms.reading import Reader
 from streamgmm.algorithms.row_sample import expected_shortfall, sample_size
 from streamgmm.algorithms.search import Informant, Search, Settings
-from streamgmm.algorithms.survey import sample_dtype, survey
+from streamgmm.algorithms.survey import Survey, sample_dtype, survey
 from streamgmm.core.covariance import STRUCTURES, Array
 from streamgmm.core.parameters import count_parameters
 from streamgmm.protocols import Listener, SampleTaken
@@ -71,12 +71,14 @@ def fit_in_few_reads(
         most_bytes,
     )
     seed = int(random.randint(2**31))
-    found = survey(reader, size, seed, settings.n_components, survey_part)
+    found = reader.kept(
+        Survey, lambda: survey(reader, size, seed, settings.n_components, survey_part)
+    )
     sample = found.sample
     shortfall = expected_shortfall(source.n_rows, max(len(sample), 1), n_parameters)
     reader.tell(SampleTaken(len(sample), int(sample.is_unexplained.sum()), shortfall))
     informant = Informant.among(sample.rows, sample.weights, n_parameters, most_bytes)
-    start = Search(open_rows, settings, known, informant, random, reader.listener).run(
+    start = Search(open_rows, settings, known, informant, random, reader).run(
         sample,
         max(_PART_OF_TOLERANCE * tol, _PART_OF_SHORTFALL * shortfall, _LEAST_TOLERANCE),
     )

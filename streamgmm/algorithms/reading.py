@@ -23,6 +23,7 @@ from streamgmm.protocols import (
     ChunkDone,
     Event,
     Executor,
+    Journal,
     Listener,
     M,
     Missing,
@@ -31,6 +32,7 @@ from streamgmm.protocols import (
     S,
     Sink,
     Source,
+    V,
     Work,
     all_chunks,
     row_bytes,
@@ -40,6 +42,40 @@ from streamgmm.protocols import (
 
 # How many bad values an error names.
 _SHOWN = 5
+# Other processors round otherwise: by how much parameters may differ that are taken for the same,
+# in standard deviations, and as a part of weights.
+_SAME = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a read of all rows has said of parameters.
+
+    Attributes
+    ----------
+    parameters : Parameters
+    statistics : Statistics
+    """
+
+    parameters: Parameters
+    statistics: Statistics
+
+    def is_of(self, parameters: Parameters) -> bool:
+        """Whether it was made with these parameters, but for rounding."""
+        own = self.parameters
+        inverse = own.stacked(own.inverse_factors)
+        moved = parameters.means - own.means
+        widened = own.stacked(parameters.factors - own.factors)
+        if own.structure.is_triangular:
+            moved, widened = (inverse @ moved[:, :, np.newaxis])[:, :, 0], inverse @ widened
+        else:
+            moved, widened = inverse * moved, inverse * widened
+        weights = parameters.weights - own.weights
+        return bool(
+            np.all(np.abs(moved) <= _SAME)
+            and np.all(np.abs(widened) <= _SAME)
+            and np.all(np.abs(weights) <= _SAME * own.weights)
+        )
 
 
 @dataclass
@@ -56,6 +92,8 @@ class Reader:
         Of densities; see :meth:`streamgmm.core.expectation.Expectation.prepare`.
     history : list of ReadDone
         Every read of the data so far.
+    journal : Journal or None
+        Keeps what is found, and has what an interrupted fit found.
     """
 
     source: Source
@@ -63,6 +101,7 @@ class Reader:
     listener: Listener
     arithmetic: Arithmetic = "auto"
     history: list[ReadDone] = field(default_factory=list)
+    journal: Journal | None = None
 
     def tell(self, event: Event) -> None:
         """Pass an event on."""
@@ -73,6 +112,39 @@ class Reader:
         """How often the data were read, partial reads as fractions; an int if it is whole."""
         total = math.fsum(read.part for read in self.history)
         return int(total) if total.is_integer() else total
+
+    def kept(
+        self,
+        kind: type[V],
+        find: Callable[[], V],
+        is_asked: Callable[[V], bool] = lambda value: True,
+    ) -> V:
+        """A result from the journal; if that has no more, it is found, and kept.
+
+        Parameters
+        ----------
+        kind : type
+            A dataclass.
+        find : callable
+            Gives the result.
+        is_asked : callable
+            Whether a kept result is what is asked now.
+
+        Raises
+        ------
+        CheckpointError
+            If the journal has something else.
+        """
+        recalled = None if self.journal is None else self.journal.recall(kind, is_asked)
+        if recalled is not None:
+            value, reads = recalled
+            self.history.extend(reads)
+            return value
+        n_before = len(self.history)
+        value = find()
+        if self.journal is not None:
+            self.journal.keep(value, self.history[n_before:])
+        return value
 
     def reduce(
         self,
@@ -127,14 +199,37 @@ class Reader:
         accepts : callable
             Whether the parameters are accepted by what was found, for the history.
 
+        Returns
+        -------
+        Statistics
+            From the journal, in coordinates that may differ from ``frame`` by rounding.
+
         Raises
         ------
         NotFiniteError
             If rows hold NaN or infinity.
         DataError
             If no row has weight.
+        CheckpointError
+            If the journal goes on with other parameters.
         """
         frame = frame or Frame.of(parameters, self.source.dtype)
+
+        def read() -> Reading:
+            found = self._statistics(purpose, parameters, frame, iteration, previous, accepts)
+            return Reading(parameters, found)
+
+        return self.kept(Reading, read, lambda reading: reading.is_of(parameters)).statistics
+
+    def _statistics(
+        self,
+        purpose: str,
+        parameters: Parameters,
+        frame: Frame,
+        iteration: int,
+        previous: float,
+        accepts: Callable[[Statistics], bool],
+    ) -> Statistics:
         missing = self.source.missing
         expectation = prepare(parameters, frame, missing, self.arithmetic)
         work = statistics_work(self.source, parameters.covariance_type, parameters.n_components)

@@ -151,8 +151,8 @@ class Search:
         Parameters that are known beforehand.
     informant : Informant
     random : numpy.random.RandomState
-    listener : callable
-        Told of each stage.
+    reader : Reader
+        Of all rows; it is told of each stage, and keeps what that found.
     """
 
     open_rows: Callable[[Array, Array, Listener], Reader]
@@ -160,7 +160,7 @@ class Search:
     known: Start
     informant: Informant
     random: np.random.RandomState
-    listener: Listener
+    reader: Reader
 
     def run(self, sample: RowSample, tol: float) -> Parameters:
         """Parameters near the optimum.
@@ -186,7 +186,15 @@ class Search:
     def _stage(
         self, name: str, sample: RowSample, size: int, work: Callable[..., Fit], *arguments: Any
     ) -> Parameters:
-        """Do some work with rows from all over the sample, and tell of it."""
+        """Parameters from some work with rows from all over the sample."""
+        return self.reader.kept(
+            Parameters, lambda: self._worked(name, sample, size, work, *arguments)
+        )
+
+    def _worked(
+        self, name: str, sample: RowSample, size: int, work: Callable[..., Fit], *arguments: Any
+    ) -> Parameters:
+        """Do the work, and tell of it."""
         visits = _Visits()
         start = time.perf_counter()
         part = sample.part(size)
@@ -194,7 +202,7 @@ class Search:
         reader = self.open_rows(rows, part.weights, visits)
         fit = work(Rows(reader, rows, part.weights), *arguments)
         seconds = time.perf_counter() - start
-        self.listener(SampleStage(name, len(rows), visits.n_rows, fit.log_likelihood, seconds))
+        self.reader.tell(SampleStage(name, len(rows), visits.n_rows, fit.log_likelihood, seconds))
         return fit.parameters
 
     def _best_start(self, rows: Rows) -> Fit:

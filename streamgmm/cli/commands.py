@@ -228,6 +228,16 @@ def main(context: click.Context) -> None:
     multiple=True,
     help="Hold these as they are in --start; may be repeated.",
 )
+@click.option(
+    "--checkpoint",
+    metavar="FOLDER",
+    help="Folder or URL where what is found is kept, with the best model so far.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with what an interrupted command left in --checkpoint; if nothing, begin.",
+)
 @_description
 @_sample_weight
 @_seed
@@ -239,6 +249,7 @@ def fit(
     covariance_type: str | None,
     start: Path | None,
     sample_weight: str | None,
+    resume: bool,
     quiet: bool,
     **settings: Any,
 ) -> None:
@@ -247,6 +258,8 @@ def fit(
         raise click.UsageError("Give the number of components, -k, or a model to --start from.")
     if settings["fixed"] and start is None:
         raise click.UsageError("--fixed needs --start, the model whose values are held.")
+    if resume and settings["checkpoint"] is None:
+        raise click.UsageError("--resume needs --checkpoint, the folder of what was interrupted.")
     check_output(output, _MODELS, data, sample_weight)
     from streamgmm.estimators import GaussianMixture
 
@@ -254,7 +267,7 @@ def fit(
     settings |= _shape(n_components, covariance_type, start)
     with reporting(quiet) as listener:
         model = GaussianMixture(**settings, callbacks=[listener])
-        model.fit(source)
+        model.fit(source, resume=resume)
     model.save(output)
     if not quiet:
         click.echo(f"{output}: {summary(model)}")

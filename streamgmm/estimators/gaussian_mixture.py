@@ -1,8 +1,10 @@
 """The batch estimator: scikit-learn's GaussianMixture for data of any size."""
 
+import copy
 import os
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from numbers import Integral, Real
 from typing import Any, Self
@@ -21,6 +23,7 @@ from streamgmm.algorithms.initialization import Start, initialize
 from streamgmm.algorithms.reading import Reader, statistics_work
 from streamgmm.algorithms.row_sample import RowSample, sample_rows
 from streamgmm.algorithms.search import Settings
+from streamgmm.checkpoint import open_checkpoint
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
 from streamgmm.core.expectation import Arithmetic
 from streamgmm.core.parameters import (
@@ -36,16 +39,18 @@ from streamgmm.errors import (
     ModelFileError,
     ParameterError,
 )
+from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fitted import FittedMixture
-from streamgmm.estimators.outputs import refuse_unnamed_output
-from streamgmm.estimators.records import copy_fitted, from_record
+from streamgmm.estimators.outputs import refuse_overlap, refuse_unnamed_output
+from streamgmm.estimators.records import copy_fitted, from_record, to_record
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import parse_bytes
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.persistence import read_record
+from streamgmm.persistence import Record, read_record
 from streamgmm.protocols import Event, FitStarted, Listener, Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
+from streamgmm.sources.urls import is_url
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
 
@@ -116,6 +121,11 @@ class GaussianMixture(FittedMixture):
     survey_part : float, default=1.0
         About this part of the chunks is surveyed by "auto", spread over the data, but no fewer
         rows than are sampled. What is only in the others, the sample does not show.
+    checkpoint : path-like or URL, default=None
+        Folder in which :meth:`fit` keeps what it finds: the survey's sample, the stages of the
+        search, the statistics of each read, so that an interrupted fit can go on, and
+        ``model.gmm``, the best model so far. URLs are those that fsspec writes, with what it knows
+        of credentials; there it is up to the caller that no two fits write the same one.
     callbacks : sequence of callables, default=()
         Called with each :class:`streamgmm.protocols.Event` of a fit.
 
@@ -199,6 +209,7 @@ class GaussianMixture(FittedMixture):
         "n_jobs": [Integral, None],
         "memory_limit": [Real, str, None],
         "survey_part": [Interval(Real, 0.0, 1.0, closed="right")],
+        "checkpoint": [str, os.PathLike, None],
         "callbacks": ["array-like", callable],
     }
 
@@ -226,6 +237,7 @@ class GaussianMixture(FittedMixture):
         n_jobs: int | None = None,
         memory_limit: int | str | None = None,
         survey_part: float = 1.0,
+        checkpoint: str | os.PathLike[str] | None = None,
         callbacks: Sequence[Callable[[Event], None]] = (),
     ) -> None:
         self.n_components = n_components
@@ -249,9 +261,12 @@ class GaussianMixture(FittedMixture):
         self.n_jobs = n_jobs
         self.memory_limit = memory_limit
         self.survey_part = survey_part
+        self.checkpoint = checkpoint
         self.callbacks = callbacks
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, resume: bool = False
+    ) -> Self:
         """Estimate the parameters.
 
         Parameters
@@ -261,10 +276,15 @@ class GaussianMixture(FittedMixture):
         y : Ignored
         sample_weight : array-like of shape (n_samples,), default=None
             Row weights; a weight of 2 counts a row twice.
+        resume : bool, default=False
+            Whether to go on with what an interrupted call of the same settings and data left in
+            ``checkpoint``; if there is nothing, the fit begins. Reads that were made before are in
+            ``history_``, but no events tell of them again.
 
         Returns
         -------
         self : GaussianMixture
+            Of a fit that went on, to the last bit that of one that was not interrupted.
 
         Raises
         ------
@@ -274,8 +294,17 @@ class GaussianMixture(FittedMixture):
             If a setting is not valid.
         MemoryLimitError
             If not even one chunk fits in the memory limit.
+        CheckpointError
+            If the checkpoint is there and not to be resumed, or is that of another fit: of other
+            data, settings or versions.
+        OutputError
+            If the checkpoint cannot be written; what it holds stays.
         """
         self._validate_params()
+        if resume and self.checkpoint is None:
+            raise ParameterError(
+                "resume=True needs checkpoint=, the folder of what was interrupted"
+            )
         if self.memory_limit is not None:
             parse_bytes(self.memory_limit)
         source = self._open(X, sample_weight, reset=True)
@@ -293,9 +322,11 @@ class GaussianMixture(FittedMixture):
             reader = Reader(source, executor, self._listener(), self.arithmetic)
             work = statistics_work(source, self.covariance_type, self.n_components)
             executor.check_memory(source, work)
-            reader.tell(self._size(source, work))
-            best = self._best_fit(reader, known, local)
-        self._keep(best, reader)
+            start = self._given_start(reader, known)
+            with self._checkpointed(reader, start, resume) as random:
+                reader.tell(self._size(source, work))
+                best = self._best_fit(reader, known, start, local, random)
+                self._keep(best, reader)
         self._warn(best, reader)
         return self
 
@@ -344,16 +375,55 @@ class GaussianMixture(FittedMixture):
             4 * source.n_rows * k * structure.n_moments(d),
         )
 
-    def _best_fit(self, reader: Reader, known: Start, local: ThreadExecutor) -> Fit:
-        if self.warm_start and hasattr(self, "converged_"):
-            return self._run(reader, self._unchanged_parameters(reader), self.lower_bound_)
-        start = known.complete(self.covariance_type)
-        if start is not None:
-            return self._run(reader, start)
+    @contextmanager
+    def _checkpointed(
+        self, reader: Reader, start: Parameters | None, resume: bool
+    ) -> Iterator[np.random.RandomState]:
+        """Keep what a fit finds, if that is wanted; gives the random state that it begins with."""
         random = check_random_state(self.random_state)
+        if self.checkpoint is None:
+            yield random
+            return
+        source = reader.source
+        if not is_url(os.fspath(self.checkpoint)):
+            refuse_overlap(self.checkpoint, source)
+
+        def as_record(fit: Fit) -> Record:
+            model = copy.copy(self)
+            model._keep(fit, reader)
+            return to_record(model)
+
+        settings = fingerprint(self, source, start, reader.executor.sample_bytes)
+        with open_checkpoint(
+            self.checkpoint, settings, random, resume, as_record, reader.tell
+        ) as checkpoint:
+            reader.journal = checkpoint
+            yield checkpoint.random
+            checkpoint.finish(to_record(self))
+
+    def _given_start(self, reader: Reader, known: Start) -> Parameters | None:
+        """What reads begin with, if that need not be found."""
+        if self._goes_on():
+            return self._unchanged_parameters(reader)
+        return known.complete(self.covariance_type)
+
+    def _goes_on(self) -> bool:
+        return bool(self.warm_start) and hasattr(self, "converged_")
+
+    def _best_fit(
+        self,
+        reader: Reader,
+        known: Start,
+        start: Parameters | None,
+        local: ThreadExecutor,
+        random: np.random.RandomState,
+    ) -> Fit:
+        if start is not None:
+            return self._run(reader, start, self.lower_bound_ if self._goes_on() else -np.inf)
         if self.algorithm == "auto":
             return self._fit_in_few_reads(reader, known, local, random)
-        sample = sample_rows(reader, int(random.randint(2**31)))
+        seed = int(random.randint(2**31))
+        sample = reader.kept(RowSample, lambda: sample_rows(reader, seed))
         starts = (self._start(sample, known, random) for _ in range(self.n_init))
         return max(
             (self._run(reader, start) for start in starts), key=lambda fit: fit.log_likelihood
@@ -412,10 +482,11 @@ class GaussianMixture(FittedMixture):
 
     def _run(self, reader: Reader, start: Parameters, previous: float = -np.inf) -> Fit:
         """EM on all rows from given parameters."""
+        kept = reader.kept(Parameters, lambda: start)
         if self.algorithm == "auto":
             return accelerated_em(
                 reader,
-                start,
+                kept,
                 tol=self.tol,
                 max_iter=self.max_iter,
                 reg_covar=self.reg_covar,
@@ -423,7 +494,7 @@ class GaussianMixture(FittedMixture):
             )
         return expectation_maximization(
             reader,
-            start,
+            kept,
             tol=self.tol,
             max_iter=self.max_iter,
             reg_covar=self.reg_covar,

@@ -33,6 +33,7 @@ def to_record(model: Any) -> Record:
     }
     arrays |= {name: np.asarray(getattr(model, name)) for name in _PARAMETERS}
     del settings["callbacks"]
+    settings.pop("checkpoint", None)
     settings["fixed"] = list(settings["fixed"])
     if not isinstance(settings["executor"], str):
         del settings["executor"]

@@ -66,7 +66,7 @@ def search(
             known or Start(),
             Informant.among(sample.rows, sample.weights, 60),
             np.random.RandomState(seed),
-            told.append,
+            Reader(SampleSource(sample.rows, sample.weights, missing), executor, told.append),
         ).run(sample, tol)
 
 

@@ -1,0 +1,106 @@
+"""What decides the result of a fit: data, settings and versions, as plain values to compare."""
+
+import hashlib
+from collections.abc import Iterable
+from importlib.metadata import version
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from streamgmm.core.parameters import Parameters
+from streamgmm.estimators.outputs import description
+from streamgmm.protocols import LazySource, Source, all_chunks, regions_of
+
+# Settings that do not decide what is found, or of which what decides is said in another way.
+_INDIFFERENT = (
+    "callbacks",
+    "checkpoint",
+    "executor",
+    "fixed",
+    "memory_limit",
+    "n_jobs",
+    "random_state",
+    "verbose",
+    "verbose_interval",
+)
+_VERSIONS = ("streamgmm", "numpy", "scipy", "numba")
+# Chunks that are larger are not read only to look at them; of others so many rows are.
+_MOST_BYTES, _ROWS = 64 << 20, 64
+
+
+def fingerprint(
+    model: Any, source: Source, start: Parameters | None, sample_bytes: int
+) -> dict[str, Any]:
+    """What decides the result of fitting a model to data, as JSON can say it.
+
+    Parameters
+    ----------
+    model : estimator
+    source : Source
+        Some rows are read if it is in memory or on a disk, and its chunks are not large.
+    start : Parameters or None
+        What reads begin with; None if it is found on a sample.
+    sample_bytes : int
+        Memory that this sample may take.
+    """
+    settings = model.get_params(deep=False)
+    known: dict[str, Any] = {
+        name: _plain(value) for name, value in settings.items() if name not in _INDIFFERENT
+    }
+    known["fixed"] = sorted(model.fixed)
+    seed = model.random_state
+    known["random_state"] = int(seed) if isinstance(seed, Integral) else type(seed).__name__
+    if start is not None:
+        known["start"] = _digest([start.weights, start.means, start.covariances])
+    elif model.algorithm == "auto":
+        known["bytes of the sample, by memory_limit"] = sample_bytes
+    return {**known, **_data(source), **{f"version of {name}": version(name) for name in _VERSIONS}}
+
+
+def _digest(arrays: Iterable[Any]) -> str:
+    """A digest of the values of some arrays."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
+
+
+def _data(source: Source) -> dict[str, Any]:
+    """What is known of data before they are read."""
+    region_of = regions_of(source)
+    boxes = ([(along.start, along.stop) for along in region_of(i)] for i in all_chunks(source))
+    known = {
+        **description(source),
+        "data weights": source.has_weights,
+        "digest of the chunks": _digest(np.array(box) for box in boxes),
+        "digest of some rows": _digest(_some_rows(source)) if _is_at_hand(source) else None,
+    }
+    if isinstance(source, LazySource):
+        # Dask gives some arrays another name in each process.
+        del known["data"]
+    return known
+
+
+def _is_at_hand(source: Source) -> bool:
+    is_near = source.read_bytes == 0 or source.location is not None
+    return is_near and source.read_bytes <= _MOST_BYTES and not isinstance(source, LazySource)
+
+
+def _some_rows(source: Source) -> Iterable[Any]:
+    """Rows, and weights, of the first chunk, the middle one and the last."""
+    n_chunks = len(all_chunks(source))
+    for i in sorted({0, n_chunks // 2, n_chunks - 1}):
+        chunk = source.read(i)
+        step = max(1, len(chunk.rows) // _ROWS)
+        yield chunk.rows[::step]
+        if chunk.weights is not None:
+            yield chunk.weights[::step]
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON can say it; arrays as digests."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    array = np.asarray(value, dtype=np.float64)
+    return array.item() if array.ndim == 0 else _digest([array])
