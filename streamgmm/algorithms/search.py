@@ -32,8 +32,9 @@ _FEWEST_ROWS, _ROWS_PER_VALUE, _MORE = 4096, 4, 4
 _MOST_ITERATIONS = 100
 # A read of the sample takes about as long as a product of information with a vector.
 _MOST_PRODUCTS = 6
-# Rows for each parameter from which information is estimated.
-_ROWS_PER_PARAMETER, _FEWEST_INFORMING = 50, 4096
+#: Rows from which information is estimated, at least; and for each parameter.
+FEWEST_INFORMING = 4096
+_ROWS_PER_PARAMETER = 50
 # Responsibilities of such rows that are in memory at once; what is kept of a row and a component
 # that has a share in it, for each value of the row.
 _SHARES_AT_ONCE, _BYTES_PER_VALUE = 1 << 22, 8
@@ -87,7 +88,7 @@ class Informant:
     ) -> "Informant":
         """As many of some rows (m, D), with weights (m,), as that many parameters need."""
         complete = np.flatnonzero(~np.isnan(rows).any(axis=1))
-        size = min(len(complete), max(_FEWEST_INFORMING, _ROWS_PER_PARAMETER * n_parameters))
+        size = min(len(complete), max(FEWEST_INFORMING, _ROWS_PER_PARAMETER * n_parameters))
         chosen = complete[np.arange(size) * len(complete) // max(size, 1)]
         return cls(rows[chosen], weights[chosen], most_bytes)
 
@@ -226,17 +227,7 @@ class Search:
         return move_components(rows, fit, reg_covar=self.settings.reg_covar)
 
     def _converged(self, rows: Rows, parameters: Parameters, tol: float) -> Fit:
-        settings = self.settings
-        return accelerated_em(
-            rows.reader,
-            parameters,
-            tol=tol,
-            max_iter=_MOST_ITERATIONS,
-            reg_covar=settings.reg_covar,
-            fixed=settings.fixed,
-            informed_by=self.informant,
-            most_products=_MOST_PRODUCTS,
-        )
+        return improve(rows.reader, parameters, self.settings, self.informant, tol)
 
     def _em(self, rows: Rows, start: Parameters, steps: int) -> Fit:
         return expectation_maximization(
@@ -247,3 +238,19 @@ class Search:
             reg_covar=self.settings.reg_covar,
             fixed=self.settings.fixed,
         )
+
+
+def improve(
+    reader: Reader, start: Parameters, settings: Settings, informant: Informant, tol: float
+) -> Fit:
+    """EM with rows in memory, until ``tol`` nats a row remain to be gained on them."""
+    return accelerated_em(
+        reader,
+        start,
+        tol=tol,
+        max_iter=_MOST_ITERATIONS,
+        reg_covar=settings.reg_covar,
+        fixed=settings.fixed,
+        informed_by=informant,
+        most_products=_MOST_PRODUCTS,
+    )

@@ -18,6 +18,15 @@ from tests.executors.conformance import own_threads
 from tests.sources.chunked import ChunkedSource
 
 
+def as_start(parameters: Parameters) -> dict[str, Any]:
+    """The settings by which an estimator starts with full covariances."""
+    return {
+        "weights_init": parameters.weights,
+        "means_init": parameters.means,
+        "precisions_init": np.linalg.inv(parameters.covariances),
+    }
+
+
 def fit(data: Any, k: int, covariance_type: CovarianceType = "full", **settings: Any) -> Any:
     arguments: dict[str, Any] = {"random_state": 0, "tol": 1e-6, "algorithm": "auto", **settings}
     return GaussianMixture(k, covariance_type=covariance_type, **arguments).fit(data)
@@ -176,3 +185,76 @@ def test_an_error_in_a_callback_leaves_nothing_behind(during: str) -> None:
     again = model.set_params(callbacks=()).fit(source)
     fresh = GaussianMixture(3, random_state=0).fit(source)
     np.testing.assert_array_equal(again.means_, fresh.means_)
+
+
+# From a start that is given -----------------------------------------------------------------------
+
+
+def with_start() -> tuple[Array, Parameters]:
+    """Rows of components that overlap, and a start from which EM is long on its way."""
+    rng = np.random.default_rng(8)
+    truth = random_parameters(rng, "full", 4, 2, spread=2.5)
+    means = truth.means + rng.normal(size=truth.means.shape)
+    start = Parameters.create("full", np.full(4, 0.25), means, 2.0 * truth.covariances)
+    return draw(rng, truth, 200_000), start
+
+
+@pytest.mark.parametrize("order", ["shuffled", "sorted"])
+@pytest.mark.parametrize("chunk_rows", [50, 50_000])
+def test_a_given_start_is_soon_at_an_optimum(order: str, chunk_rows: int) -> None:
+    rows, start = with_start()
+    if order == "sorted":
+        rows = rows[np.argsort(rows[:, 0])]
+    source = ChunkedSource(rows, chunk_rows)
+    model = fit(source, 4, **as_start(start))
+    sample, *iterations = model.history_
+    assert sample["purpose"] == "sample"
+    # A glance at many small chunks; few large ones are all read, for a sample that is no worse.
+    if chunk_rows == 50:
+        assert 0.0 < sample["part"] < 0.125
+    else:
+        assert sample["part"] == 1.0
+    assert source.n_reads == pytest.approx(model.n_reads_ * source.n_chunks)
+    assert [read["purpose"] for read in iterations] == ["iteration"] * model.n_iter_
+    assert model.converged_
+    # Ranges of sorted rows say less of all rows.
+    assert model.n_iter_ <= (60 if order == "sorted" and chunk_rows == 50 else 25)
+    assert_optimal(model, rows, 1e-5)
+    # The start itself is evaluated first.
+    assert model.lower_bounds_[0] == pytest.approx(
+        prepare(start).statistics(rows).mean_log_likelihood
+    )
+    # Of EM's own iterations many more than the reads stop short of it.
+    em = fit(rows, 4, algorithm="em", tol=1e-6, **as_start(start))
+    assert em.n_reads_ > model.n_reads_
+    assert em.lower_bound_ < model.lower_bound_ - 5e-5
+
+
+def test_going_on_from_the_end_takes_one_read() -> None:
+    rows, start = with_start()
+    model = fit(rows, 4, warm_start=True, **as_start(start))
+    before = model.lower_bound_
+    model.fit(rows)
+    assert model.n_iter_ == 1
+    assert 1.0 < model.n_reads_ < 1.125
+    assert model.lower_bound_ == pytest.approx(before, abs=1e-12)
+
+
+def test_few_rows_are_read_from_the_start_on() -> None:
+    rows, start = with_start()
+    model = fit(rows[:20_000], 4, **as_start(start))
+    assert {read["purpose"] for read in model.history_} == {"iteration"}
+    assert model.converged_
+
+
+def test_rows_in_the_order_of_their_clusters_do_no_harm() -> None:
+    # Each range that is looked at shows one cluster.
+    rng = np.random.default_rng(9)
+    truth = random_parameters(rng, "full", 3, 2, spread=6.0)
+    rows = draw(rng, truth, 160_000)
+    labels = prepare(truth).posterior(rows).labels
+    start = Parameters.create("full", np.full(3, 1 / 3), truth.means + 0.5, 1.5 * truth.covariances)
+    order = np.argsort(labels, kind="stable")
+    model = fit(rows[order], 3, **as_start(start))
+    assert model.converged_
+    assert_optimal(model, rows, 1e-5)
