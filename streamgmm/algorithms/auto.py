@@ -22,10 +22,10 @@ from streamgmm.algorithms.search import (
     Settings,
     improve,
 )
-from streamgmm.algorithms.survey import sample_dtype, survey
+from streamgmm.algorithms.survey import Survey, sample_dtype, survey
 from streamgmm.core.covariance import STRUCTURES, Array
 from streamgmm.core.parameters import Parameters, count_parameters
-from streamgmm.protocols import Listener, SampleTaken, Source
+from streamgmm.protocols import Listener, Source, SurveyDone
 
 # What remains to be gained on the sample: of the tolerance, and of what the sample is short anyway.
 _PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.01
@@ -81,7 +81,7 @@ def fit_in_few_reads(
     found = survey(reader, size, seed, settings.n_components, survey_part)
     sample = found.sample
     shortfall = expected_shortfall(source.n_rows, max(len(sample), 1), n_parameters)
-    reader.tell(SampleTaken(len(sample), int(sample.is_unexplained.sum()), shortfall))
+    reader.tell(_report(found, source, shortfall))
     informant = Informant.among(
         sample.rows, sample.weights, n_parameters, reader.executor.sample_bytes
     )
@@ -138,6 +138,24 @@ def fit_from(
         fixed=settings.fixed,
         informed_by=informant,
         leap=leap,
+    )
+
+
+def _report(found: Survey, source: Source, shortfall: float) -> SurveyDone:
+    moments = found.moments
+    return SurveyDone(
+        found.n_rows,
+        found.n_overflowing,
+        found.n_missing,
+        found.n_weightless,
+        len(found.sample),
+        int(found.sample.is_unexplained.sum()),
+        shortfall,
+        source.feature_names or [str(place) for place in range(source.n_features)],
+        moments.smallest,
+        moments.largest,
+        moments.means,
+        np.sqrt(moments.variances),
     )
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from streamgmm import GaussianMixture
 from streamgmm.core.covariance import Array, CovarianceType
 from streamgmm.core.parameters import Parameters
-from streamgmm.protocols import Event, ReadStarted, SampleStage, SampleTaken
+from streamgmm.errors import LeftOutRowsWarning
+from streamgmm.protocols import Event, ReadStarted, SampleStage, SurveyDone
 from tests.core.cases import TYPES, covariances_for, draw, em_step, prepare, random_parameters
 from tests.executors.conformance import own_threads
 from tests.sources.chunked import ChunkedSource
@@ -132,15 +133,15 @@ def test_a_sample_that_says_too_little_costs_reads_not_the_answer() -> None:
     # 359 parameters from an eighth of 140,000 rows: short by a thousand tolerances.
     rng = np.random.default_rng(5)
     rows = draw(rng, random_parameters(rng, "full", 8, 8, spread=2.5), 140_000)
-    taken: list[SampleTaken] = []
+    taken: list[SurveyDone] = []
 
     def watch(event: Event) -> None:
-        if isinstance(event, SampleTaken):
+        if isinstance(event, SurveyDone):
             taken.append(event)
 
     model = fit(rows, 8, tol=1e-5, callbacks=[watch])
     (sample,) = taken
-    assert sample.n_rows < 20_000
+    assert sample.n_sampled < 20_000
     assert sample.shortfall > 500e-5
     # The first read of all rows finds what the sample lacked; what follows makes up for it.
     gained = model.lower_bound_ - model.lower_bounds_[0]
@@ -185,6 +186,34 @@ def test_an_error_in_a_callback_leaves_nothing_behind(during: str) -> None:
     again = model.set_params(callbacks=()).fit(source)
     fresh = GaussianMixture(3, random_state=0).fit(source)
     np.testing.assert_array_equal(again.means_, fresh.means_)
+
+
+def test_the_survey_reports_what_it_found() -> None:
+    rng = np.random.default_rng(10)
+    rows = rng.normal([1.0, 0.0, 5.0], [0.5, 0.0, 2.0], size=(50_000, 3))
+    rows[::1000, 2] = np.nan
+    rows[1::1000] = 1e200
+    weights = np.where(np.arange(50_000) % 100 == 2, 0.0, 2.0)
+    heard: list[SurveyDone] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, SurveyDone):
+            heard.append(event)
+
+    source = ChunkedSource(rows, 500, weights=weights)
+    source.missing, source.feature_names = "drop", ["a", "b", "c"]
+    with pytest.warns(LeftOutRowsWarning):
+        GaussianMixture(2, random_state=0, callbacks=[watch]).fit(source)
+    (found,) = heard
+    assert (found.n_rows, found.n_overflowing, found.n_missing) == (50_000, 50, 50)
+    assert found.n_weightless == 500
+    assert found.n_sampled == 16_384
+    assert found.constant_features == ["b"]
+    used = rows[(weights > 0.0) & (np.arange(50_000) % 1000 > 1)]
+    np.testing.assert_array_equal(found.smallest, used.min(axis=0))
+    np.testing.assert_array_equal(found.largest, used.max(axis=0))
+    np.testing.assert_allclose(found.means, used.mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(found.deviations, used.std(axis=0), rtol=1e-9)
 
 
 # From a start that is given -----------------------------------------------------------------------
