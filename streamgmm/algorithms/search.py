@@ -35,6 +35,9 @@ _MOST_PRODUCTS = 6
 #: Rows from which information is estimated, at least; and for each parameter.
 FEWEST_INFORMING = 4096
 _ROWS_PER_PARAMETER = 50
+# Rows with gaps tell less than those without; if only so many are without, these would pass for
+# more than all rows say.
+_LEAST_COMPLETE = 0.25
 # Responsibilities of such rows that are in memory at once; what is kept of a row and a component
 # that has a share in it, for each value of the row.
 _SHARES_AT_ONCE, _BYTES_PER_VALUE = 1 << 22, 8
@@ -86,8 +89,13 @@ class Informant:
     def among(
         cls, rows: Array, weights: Array, n_parameters: int, most_bytes: int = 1 << 30
     ) -> "Informant":
-        """As many of some rows (m, D), with weights (m,), as that many parameters need."""
+        """As many of some rows (m, D), with weights (m,), as that many parameters need.
+
+        None if most rows have gaps.
+        """
         complete = np.flatnonzero(~np.isnan(rows).any(axis=1))
+        if len(complete) < _LEAST_COMPLETE * len(rows):
+            complete = complete[:0]
         size = min(len(complete), max(FEWEST_INFORMING, _ROWS_PER_PARAMETER * n_parameters))
         chosen = complete[np.arange(size) * len(complete) // max(size, 1)]
         return cls(rows[chosen], weights[chosen], most_bytes)
@@ -190,7 +198,7 @@ class Search:
         """Do some work with rows from all over the sample, and tell of it."""
         visits = _Visits()
         start = time.perf_counter()
-        part = sample.part(size)
+        part = _part(sample, size)
         rows = part.rows.astype(np.float64, copy=False) if part is not sample else part.rows
         reader = self.open_rows(rows, part.weights, visits)
         fit = work(Rows(reader, rows, part.weights), *arguments)
@@ -238,6 +246,16 @@ class Search:
             reg_covar=self.settings.reg_covar,
             fixed=self.settings.fixed,
         )
+
+
+def _part(sample: RowSample, size: int) -> RowSample:
+    """Some of the rows, or more if these had no value of a feature that others have."""
+    part = sample.part(size)
+    has_values = ~np.isnan(sample.rows).all(axis=0)
+    while np.isnan(part.rows[:, has_values]).all(axis=0).any():
+        size *= 2
+        part = sample.part(size)
+    return part
 
 
 def improve(
