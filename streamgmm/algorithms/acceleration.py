@@ -269,8 +269,7 @@ class _Ascent:
         gain : float
             Of the last step.
         """
-        proposal, step = self._by_scoring(point)
-        image = point.tangent.moved(step.step, point.statistics)
+        proposal, step, image = self._by_scoring(point)
         if self._origin is None:
             self._origin = point.tangent
         still = point.tangent.moved(np.zeros_like(step.step), point.statistics)
@@ -302,9 +301,10 @@ class _Ascent:
             self._radius = 0.25 * min(self._radius, best.tangent.size(rejected.step.step))
         return self._by_scoring(best)[0]
 
-    def _by_scoring(self, point: _Point) -> tuple[_Proposal, Scoring]:
+    def _by_scoring(self, point: _Point) -> tuple[_Proposal, Scoring, Statistics]:
         """The step of scoring, or that of EM where there is no information or it is of no use.
 
+        Also what it was made from: the move, and the statistics that it leads to.
         Far from an optimum EM, which needs no trust region, goes further.
         """
         least = max(_SMALLEST_RADIUS, point.tangent.size(point.gradient))
@@ -317,10 +317,12 @@ class _Ascent:
             image = point.tangent.moved(step.step, point.statistics)
             parameters = _admissible(point, image)
             if parameters is not None:
-                return _Proposal(parameters, "scoring", step), step
+                return _Proposal(parameters, "scoring", step), step, image
             self._radius = 0.5 * min(self._radius, point.tangent.size(step.step))
         self._radius = _RADIUS
-        return _Proposal(point.maximum.parameters, "em"), Scoring(point.gradient)
+        step = Scoring(point.gradient)
+        image = point.tangent.moved(step.step, point.statistics)
+        return _Proposal(point.maximum.parameters, "em"), step, image
 
     def restart(self, point: _Point) -> _Proposal:
         """EM's own step, after components have lost their mass or collapsed."""

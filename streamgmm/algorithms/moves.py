@@ -6,6 +6,8 @@ Which move pays is estimated for all components at once, from rows in memory.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,18 +46,23 @@ class Rows:
     Attributes
     ----------
     reader : Reader
-    rows : ndarray of shape (m, D)
-        NaN where a value is missing.
+    stored : ndarray of shape (m, D)
+        In the type of the sample. NaN where a value is missing.
     weights : ndarray of shape (m,)
     """
 
     reader: Reader
-    rows: Array
+    stored: NDArray[Any]
     weights: Array
+
+    @cached_property
+    def rows(self) -> Array:
+        """The rows in float64."""
+        return self.stored.astype(np.float64, copy=False)
 
     def prepared(self, parameters: Parameters) -> Expectation | IncompleteExpectation:
         """A mixture, for these rows."""
-        frame = Frame.of(parameters, self.rows.dtype)
+        frame = Frame.of(parameters, self.stored.dtype)
         return prepare(parameters, frame, self.reader.source.missing)
 
     def means(
@@ -73,12 +80,15 @@ class Rows:
         prepared = [self.prepared(parameters) for parameters in mixtures]
         n_components = sum(parameters.n_components for parameters in mixtures)
         size = max(1, _BLOCK_BYTES // (8 * _ARRAYS * n_components))
-        blocks = [slice(start, start + size) for start in range(0, len(self.rows), size)]
+        blocks = [slice(start, start + size) for start in range(0, len(self.stored), size)]
         total = self.weights.sum()
         sums = [
             values(
                 self.weights[block],
-                *(one.posterior(self.rows[block], with_responsibilities=True) for one in prepared),
+                *(
+                    one.posterior(self.stored[block], with_responsibilities=True)
+                    for one in prepared
+                ),
             )
             for block in blocks
         ]
@@ -261,7 +271,7 @@ def _splits(rows: Rows, parameters: Parameters, reg_covar: float) -> tuple[Param
 def _parts(rows: Rows, parameters: Parameters, reg_covar: float) -> Parameters:
     """Both halves of all components, then some new ones, after some steps of EM."""
     k = parameters.n_components
-    posterior = rows.prepared(parameters).posterior(rows.rows)
+    posterior = rows.prepared(parameters).posterior(rows.stored)
     labels = 2 * posterior.labels + _far_side(rows.rows, parameters, posterior.labels)
     worst = np.argsort(posterior.scores)[: min(int(_WORST * len(labels)), _MOST_WORST)]
     dense = _dense_places(rows.rows[worst], parameters)

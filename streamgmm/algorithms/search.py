@@ -67,6 +67,21 @@ class Settings:
     fixed: Collection[ParameterName]
     n_init: int
 
+    def start(
+        self, rows: Array, weights: Array, known: Start, random: np.random.RandomState
+    ) -> Parameters:
+        """Starting parameters from a sample; see :func:`initialize`."""
+        return initialize(
+            rows,
+            weights,
+            self.n_components,
+            self.covariance_type,
+            self.init_params,
+            self.reg_covar,
+            known,
+            random,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Informant:
@@ -199,16 +214,18 @@ class Search:
         visits = _Visits()
         start = time.perf_counter()
         part = _part(sample, size)
-        rows = part.rows.astype(np.float64, copy=False) if part is not sample else part.rows
-        reader = self.open_rows(rows, part.weights, visits)
-        fit = work(Rows(reader, rows, part.weights), *arguments)
+        reader = self.open_rows(part.rows, part.weights, visits)
+        fit = work(Rows(reader, part.rows, part.weights), *arguments)
         seconds = time.perf_counter() - start
-        self.listener(SampleStage(name, len(rows), visits.n_rows, fit.log_likelihood, seconds))
+        self.listener(SampleStage(name, len(part), visits.n_rows, fit.log_likelihood, seconds))
         return fit.parameters
 
     def _best_start(self, rows: Rows) -> Fit:
         """The best of many short runs, of which the better ones are continued."""
-        starts = (self._start(rows) for _ in range(_RUNS * self.settings.n_init))
+        starts = (
+            self.settings.start(rows.rows, rows.weights, self.known, self.random)
+            for _ in range(_RUNS * self.settings.n_init)
+        )
         runs = sorted(
             (self._em(rows, start, _SHORT) for start in starts),
             key=lambda fit: fit.log_likelihood,
@@ -216,19 +233,6 @@ class Search:
         )
         kept = (self._em(rows, fit.parameters, _LONGER) for fit in runs[:_KEPT])
         return max(kept, key=lambda fit: fit.log_likelihood)
-
-    def _start(self, rows: Rows) -> Parameters:
-        settings = self.settings
-        return initialize(
-            rows.rows,
-            rows.weights,
-            settings.n_components,
-            settings.covariance_type,
-            settings.init_params,
-            settings.reg_covar,
-            self.known,
-            self.random,
-        )
 
     def _moved(self, rows: Rows, parameters: Parameters) -> Fit:
         fit = self._em(rows, parameters, _LONGER)

@@ -16,9 +16,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from streamgmm.algorithms.auto import fit_from, fit_in_few_reads
 from streamgmm.algorithms.em import Fit, expectation_maximization
-from streamgmm.algorithms.initialization import Start, initialize
+from streamgmm.algorithms.initialization import Start
 from streamgmm.algorithms.reading import Reader, statistics_work
-from streamgmm.algorithms.row_sample import RowSample, sample_rows
+from streamgmm.algorithms.row_sample import sample_rows
 from streamgmm.algorithms.search import Settings
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
 from streamgmm.core.expectation import Arithmetic
@@ -356,7 +356,10 @@ class GaussianMixture(FittedMixture):
         if start is not None:
             return self._run(reader, start, previous)
         sample = sample_rows(reader, int(random.randint(2**31)))
-        starts = (self._start(sample, known, random) for _ in range(self.n_init))
+        settings = self._settings()
+        starts = (
+            settings.start(sample.rows, sample.weights, known, random) for _ in range(self.n_init)
+        )
         return max(
             (self._run(reader, start) for start in starts), key=lambda fit: fit.log_likelihood
         )
@@ -374,14 +377,7 @@ class GaussianMixture(FittedMixture):
         def open_rows(rows: Array, weights: Array, listener: Listener) -> Reader:
             return Reader(SampleSource(rows, weights, missing), local, listener, self.arithmetic)
 
-        settings = Settings(
-            self.n_components,
-            self.covariance_type,
-            self.init_params,
-            self.reg_covar,
-            frozenset(self.fixed),
-            self.n_init,
-        )
+        settings = self._settings()
         if start is not None:
             return fit_from(
                 reader,
@@ -403,6 +399,17 @@ class GaussianMixture(FittedMixture):
             survey_part=self.survey_part,
         )
 
+    def _settings(self) -> Settings:
+        """What is to be fitted, and how."""
+        return Settings(
+            self.n_components,
+            self.covariance_type,
+            self.init_params,
+            self.reg_covar,
+            frozenset(self.fixed),
+            self.n_init,
+        )
+
     def _unchanged_parameters(self, reader: Reader) -> Parameters:
         """Those of the last fit, if the settings and the data still have their shape."""
         shape = self.n_components, reader.source.n_features
@@ -414,18 +421,6 @@ class GaussianMixture(FittedMixture):
                 f"{shape} and {expected} are asked for now; set warm_start=False to start anew"
             )
         return self._parameters()
-
-    def _start(self, sample: RowSample, known: Start, random: np.random.RandomState) -> Parameters:
-        return initialize(
-            sample.rows,
-            sample.weights,
-            self.n_components,
-            self.covariance_type,
-            self.init_params,
-            self.reg_covar,
-            known,
-            random,
-        )
 
     def _run(self, reader: Reader, start: Parameters, previous: float = -np.inf) -> Fit:
         """Plain EM on all rows from given parameters."""
