@@ -19,11 +19,15 @@ from streamgmm.protocols import (
     ReadDone,
     ReadStarted,
     SampleStage,
-    SampleTaken,
+    SurveyDone,
 )
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+# Of columns, how many a line names.
+_NAMED = 5
 
 
 class LineReporter:
@@ -51,8 +55,8 @@ class LineReporter:
         elif isinstance(event, ReadDone):
             if event.iteration == 0 or (event.iteration - 1) % self._every == 0:
                 self._write(describe_read(event, self._n_bytes))
-        elif isinstance(event, SampleTaken):
-            self._write(describe_sample(event))
+        elif isinstance(event, SurveyDone):
+            self._write(describe_survey(event))
         elif isinstance(event, SampleStage):
             self._write(describe_stage(event))
         elif isinstance(event, ComponentsDegenerate):
@@ -110,8 +114,9 @@ class ProgressBar:
             self._advance(event)
         elif isinstance(event, ReadDone) and not math.isnan(event.log_likelihood):
             self._show(likelihood=describe_likelihood(event.log_likelihood, event.gain))
-        elif isinstance(event, SampleTaken):
-            self._rest(f"sample of {event.n_rows:,} rows", "")
+        elif isinstance(event, SurveyDone):
+            self._progress.console.print(describe_survey(event), highlight=False)
+            self._rest(f"sample of {event.n_sampled:,} rows", "")
         elif isinstance(event, SampleStage):
             likelihood = describe_likelihood(event.log_likelihood, math.nan)
             self._rest(f"sample, {event.name}", likelihood)
@@ -181,13 +186,26 @@ def describe_read(read: ReadDone, n_bytes: int) -> str:
     return ", ".join(parts)
 
 
-def describe_sample(sample: SampleTaken) -> str:
-    """One line on a sample of the rows."""
-    text = f"sample of {sample.n_rows:,} rows"
-    if sample.n_unexplained:
-        text += f", {sample.n_unexplained:,} of rare kinds"
-    if sample.shortfall > 0.0:
-        text += f"; {sample.shortfall:.1e} nats a row short of all rows"
+def describe_survey(survey: SurveyDone) -> str:
+    """One line on the rows, their sample, and columns that are most often a mistake."""
+    reasons = (
+        (survey.n_overflowing, "whose squares overflow"),
+        (survey.n_missing, "for lack of values"),
+        (survey.n_weightless, "of weight 0"),
+    )
+    left_out = ", ".join(f"{count:,} {reason}" for count, reason in reasons if count)
+    text = f"{survey.n_rows:,} rows surveyed"
+    if left_out:
+        text += f", left out {left_out}"
+    text += f"; sample of {survey.n_sampled:,}"
+    if survey.n_unexplained:
+        text += f", {survey.n_unexplained:,} of rare kinds"
+    if survey.shortfall > 0.0:
+        text += f"; {survey.shortfall:.1e} nats a row short of all rows"
+    constant = survey.constant_features
+    if constant:
+        names = ", ".join(constant[:_NAMED]) + ", ..." * (len(constant) > _NAMED)
+        text += f"; the same value in all rows: column(s) {names}"
     return text
 
 

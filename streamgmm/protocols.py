@@ -380,22 +380,46 @@ class ReadDone(Event):
     accepted: bool = True
 
 
-@dataclass(frozen=True)
-class SampleTaken(Event):
-    """A sample of the rows is in memory.
+@dataclass(frozen=True, eq=False)
+class SurveyDone(Event):
+    """What the survey found; a sample of the rows is in memory.
 
     Attributes
     ----------
     n_rows : int
-    n_unexplained : int
-        Of these, rows of a kind that is rare.
+        Rows that were read.
+    n_overflowing, n_missing, n_weightless : int
+        Of these, rows left out because their squares overflow, because they hold NaN (with
+        ``missing="em"``, nothing else), or because their weight is 0.
+    n_sampled, n_unexplained : int
+        Rows in the sample; of these, rows of a kind that is rare.
     shortfall : float
         What the best parameters for the sample are expected to lack on all rows, nats a row.
+    feature_names : sequence of str
+        Names of the D columns, or their numbers.
+    smallest, largest, means, deviations : ndarray of shape (D,)
+        Extremes, weighted mean and standard deviation of each feature, over the rows that take
+        part.
     """
 
     n_rows: int
+    n_overflowing: int
+    n_missing: int
+    n_weightless: int
+    n_sampled: int
     n_unexplained: int
     shortfall: float
+    feature_names: Sequence[str]
+    smallest: NDArray[np.float64]
+    largest: NDArray[np.float64]
+    means: NDArray[np.float64]
+    deviations: NDArray[np.float64]
+
+    @property
+    def constant_features(self) -> list[str]:
+        """Names of the features that have the same value in all rows."""
+        places: list[int] = np.flatnonzero(self.smallest == self.largest).tolist()
+        return [self.feature_names[place] for place in places]
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def test_a_fit_writes_its_model_and_says_so(run, tmp_path):
     size, *lines = result.err.splitlines()
     assert size.startswith("4,000 rows of 3 features, 2 components, 19 parameters; 96 kB and ")
     assert lines[0].startswith("read 1, survey, ")
-    assert lines[1] == "sample of 4,000 rows"
+    assert lines[1] == "4,000 rows surveyed; sample of 4,000"
     stages = [line.partition(":")[0] for line in lines[2:5]]
     assert stages == ["sample, starts", "sample, moves", "sample, EM"]
     assert lines[5].startswith("read 2, iteration 1, log-likelihood -")

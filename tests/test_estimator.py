@@ -39,8 +39,8 @@ from streamgmm.protocols import (
     FitStarted,
     ReadDone,
     ReadStarted,
-    SampleTaken,
     StepScored,
+    SurveyDone,
 )
 from tests.core.cases import TYPES, draw, random_parameters
 from tests.sources.chunked import ChunkedSource
@@ -594,9 +594,10 @@ def test_callbacks_hear_of_everything(algorithm: str) -> None:
     assert 0 < size.work_bytes < 1 << 20
     if algorithm == "auto":
         # Between the survey and the first iteration.
-        first = next(i for i, event in enumerate(events) if isinstance(event, SampleTaken))
-        taken, *stages = (events.pop(first) for _ in range(4))
-        assert taken == SampleTaken(N, 0, 0.0)
+        first = next(i for i, event in enumerate(events) if isinstance(event, SurveyDone))
+        surveyed, *stages = (events.pop(first) for _ in range(4))
+        assert isinstance(surveyed, SurveyDone)
+        assert (surveyed.n_rows, surveyed.n_sampled, surveyed.shortfall) == (N, N, 0.0)
         assert [stage.name for stage in stages] == ["starts", "moves", "EM"]
         assert all(stage.n_rows == N and stage.n_row_visits > N for stage in stages)
         # How far to go is said between iterations.

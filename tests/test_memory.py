@@ -115,6 +115,31 @@ def test_responsibilities_of_many_components_are_written_within_the_limit(tmp_pa
     assert peak_of(code, path, tmp_path / "r.zarr", limit) < 1.25 * limit
 
 
+def test_moves_of_many_components_take_little_memory() -> None:
+    code = """
+    import sys
+    import numpy as np
+    from streamgmm.algorithms.em import expectation_maximization
+    from streamgmm.algorithms.moves import Rows, move_components
+    from streamgmm.algorithms.reading import Reader
+    from streamgmm.core.parameters import Parameters
+    from streamgmm.executors.threads import ThreadExecutor
+    from streamgmm.sources.sample import SampleSource
+
+    k, work = 256, sys.argv[1]
+    rows = np.random.default_rng(0).normal(size=(40_000, 2))
+    weights = np.ones(len(rows))
+    start = Parameters.create("diag", np.full(k, 1 / k), rows[:k], np.full((k, 2), 0.01))
+    with ThreadExecutor(2) as executor:
+        reader = Reader(SampleSource(rows, weights), executor, lambda event: None)
+        fit = expectation_maximization(reader, start, tol=0.0, max_iter=1, reg_covar=1e-6)
+        if work == "moves":
+            move_components(Rows(reader, rows, weights), fit, reg_covar=1e-6)
+    """
+    # Responsibilities of both halves of all components alone would be 160 MiB.
+    assert peak_of(code, "moves") - peak_of(code, "nothing") < 120 * MIB
+
+
 def test_a_start_with_many_components_takes_little_memory() -> None:
     code = """
     import numpy as np

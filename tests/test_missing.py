@@ -22,7 +22,7 @@ from streamgmm.core.expectation import Expectation
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError, NotFiniteError, ParameterError
-from tests.core.cases import TYPES, covariances_for, draw
+from tests.core.cases import TYPES, covariances_for, draw, random_parameters
 
 N, D = 5000, 3
 
@@ -249,7 +249,7 @@ def test_starts_are_made_of_incomplete_rows(
 def test_a_feature_without_values() -> None:
     rows = rows_with_gaps()
     rows[:, 1] = np.nan
-    with pytest.raises(DataError, match=r"column\(s\) 1 hold nothing but NaN"):
+    with pytest.raises(DataError, match=r"no value in \d+ rows of column\(s\) 1"):
         GaussianMixture(2).fit(streamgmm.open(rows, missing="em"))
 
 
@@ -354,3 +354,61 @@ def test_a_source_keeps_what_it_was_told() -> None:
     assert streamgmm.open(source, sample_weight=np.ones(N)).missing == "drop"
     assert streamgmm.open(source, missing="error").missing == "error"
     assert source.missing == "drop"
+
+
+# Columns and rows of which little is known --------------------------------------------------------
+
+
+def two_clusters(n: int) -> NDArray[np.float64]:
+    random = np.random.default_rng(6)
+    return random.normal(size=(n, D)) + 4.0 * random.integers(0, 2, (n, 1))
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("n_values", [3, 40])
+def test_a_column_of_few_values_is_fitted(covariance_type: CovarianceType, n_values: int) -> None:
+    rows = two_clusters(30_000)
+    seen = np.linspace(0, 29_999, n_values).astype(int)
+    column = rows[seen, 2]
+    rows[:, 2] = np.nan
+    rows[seen, 2] = column
+    # Short runs on a part of the sample see none of them, or one.
+    model = GaussianMixture(2, covariance_type=covariance_type, random_state=0)
+    model.fit(streamgmm.open(rows, missing="em"))
+    assert model.converged_
+    assert np.isfinite(model.lower_bound_)
+    for values in (model.weights_, model.means_, model.covariances_):
+        assert np.isfinite(values).all()
+    others = np.sort(model.means_[:, 0])
+    np.testing.assert_allclose(others, [0.0, 4.0], atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("n_values", "message"),
+    [
+        (0, r"no value in 300000 rows of column\(s\) b; leave"),
+        (2, r"values in so few rows that none of the \d+ sampled ones has any of column\(s\) b"),
+    ],
+)
+def test_a_column_of_which_the_sample_has_no_value_is_refused(n_values: int, message: str) -> None:
+    values = two_clusters(300_000)
+    values[n_values:, 1] = np.nan
+    frame = pandas.DataFrame(values, columns=["a", "b", "c"])
+    with pytest.raises(DataError, match=message):
+        GaussianMixture(2, random_state=0).fit(streamgmm.open(frame, missing="em"))
+
+
+def test_where_most_rows_have_gaps_the_fit_goes_on_to_the_end() -> None:
+    rng = np.random.default_rng(7)
+    rows = draw(rng, random_parameters(rng, "full", 4, 4, spread=2.5), 100_000)
+    rows[rng.random(rows.shape) < 0.6] = np.nan
+    source = streamgmm.open(rows, missing="em")
+    model = GaussianMixture(4, random_state=0, tol=1e-5).fit(source)
+    assert model.converged_
+    settings: Any = {
+        "weights_init": model.weights_,
+        "means_init": model.means_,
+        "precisions_init": model.precisions_,
+    }
+    em = GaussianMixture(4, algorithm="em", tol=1e-8, max_iter=300, **settings).fit(source)
+    assert em.lower_bound_ - model.lower_bound_ < 1e-5

@@ -19,7 +19,7 @@ from streamgmm.protocols import (
     ReadDone,
     ReadStarted,
     SampleStage,
-    SampleTaken,
+    SurveyDone,
 )
 from streamgmm.sinks import ArraySink
 from streamgmm.sources.array import ArraySource
@@ -44,9 +44,24 @@ FIT = [
 ]
 
 
+SURVEY = SurveyDone(
+    n_rows=1_000_000,
+    n_overflowing=0,
+    n_missing=0,
+    n_weightless=0,
+    n_sampled=125_000,
+    n_unexplained=1956,
+    shortfall=2.5e-3,
+    feature_names=["t", "q"],
+    smallest=np.array([0.0, -1.0]),
+    largest=np.array([1.0, 2.0]),
+    means=np.array([0.5, 0.0]),
+    deviations=np.array([0.1, 1.0]),
+)
+
 # What a survey is followed by.
 SAMPLE = [
-    SampleTaken(125_000, 1956, 2.5e-3),
+    SURVEY,
     SampleStage("starts", 4096, 300_000, -13.51, 0.25),
     SampleStage("EM", 125_000, 4_200_000, -13.125, 1.5),
 ]
@@ -72,11 +87,30 @@ def test_a_read_is_a_line():
 
 def test_work_in_memory_is_a_line_a_stage():
     assert _lines(events=SAMPLE) == [
-        "sample of 125,000 rows, 1,956 of rare kinds; 2.5e-03 nats a row short of all rows",
+        "1,000,000 rows surveyed; sample of 125,000, 1,956 of rare kinds; "
+        "2.5e-03 nats a row short of all rows",
         "sample, starts: log-likelihood -13.510000, 300 krow visits, 0.25 s",
         "sample, EM: log-likelihood -13.125000, 4.2 Mrow visits, 1.50 s",
     ]
-    assert _lines(events=[SampleTaken(3000, 0, 0.0)]) == ["sample of 3,000 rows"]
+
+
+def test_a_survey_is_a_line():
+    small = replace(SURVEY, n_rows=3000, n_sampled=3000, n_unexplained=0, shortfall=0.0)
+    assert _lines(events=[small]) == ["3,000 rows surveyed; sample of 3,000"]
+    lacking = replace(small, n_overflowing=2, n_missing=1200, n_weightless=3, n_sampled=1795)
+    assert _lines(events=[lacking]) == [
+        "3,000 rows surveyed, left out 2 whose squares overflow, 1,200 for lack of values, "
+        "3 of weight 0; sample of 1,795"
+    ]
+    constant = replace(small, largest=np.array([0.0, 2.0]))
+    line = "3,000 rows surveyed; sample of 3,000; the same value in all rows: column(s) t"
+    assert _lines(events=[constant]) == [line]
+    many = replace(small, feature_names=list("abcdefg"), smallest=np.zeros(7), largest=np.zeros(7))
+    assert _lines(events=[many])[0].endswith("column(s) a, b, c, d, e, ...")
+    console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None)
+    with ProgressBar(console) as bar:
+        bar(constant)
+    assert line in console.file.getvalue()
 
 
 def test_a_read_that_was_not_accepted_says_so():

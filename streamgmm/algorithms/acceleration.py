@@ -72,7 +72,7 @@ class _Proposal:
     Attributes
     ----------
     parameters : Parameters
-    kind : {"em", "scoring", "anderson"}
+    kind : {"em", "scoring", "anderson", "leap"}
     step : Scoring or None
         That it was made from.
     """
@@ -90,9 +90,10 @@ def accelerated_em(
     max_iter: int,
     reg_covar: float,
     fixed: Collection[ParameterName] = (),
-    informed_by: Callable[[Tangent], Information | None] = lambda tangent: None,
+    informed_by: Callable[[Tangent], Information | None] | None = None,
     order: int = _ORDER,
     most_products: int = MOST_PRODUCTS,
+    leap: Parameters | None = None,
 ) -> Fit:
     """EM from given parameters until what remains to be gained is foretold to be below ``tol``.
 
@@ -111,13 +112,16 @@ def accelerated_em(
         Added to the diagonal of each covariance, in squared data units.
     fixed : collection of {"weights", "means", "covariances"}
         Held at their starting values.
-    informed_by : callable
-        Gives the information of rows about parameters; None where there are no such rows, and
-        Anderson extrapolation has to do alone.
+    informed_by : callable, optional
+        Gives the information of some rows about parameters, or None if they are too few. Without
+        it Anderson extrapolation has to do alone.
     order : int
         Reads before that are extrapolated from.
     most_products : int
         Work on these rows that a read is worth, in passes over them.
+    leap : Parameters, optional
+        To be read with after the start, if there is anything to be gained; a step like any other,
+        that is not kept if it is a loss.
 
     Returns
     -------
@@ -163,6 +167,8 @@ def accelerated_em(
             proposal, remaining = ascent.advance(point, gain)
             is_stationary = 0.5 * float(point.gradient @ point.gradient) < _NEGLIGIBLE * tol
             converged = is_stationary or _CAUTION * remaining < tol
+            if leap is not None:
+                proposal, leap = ascent.leap(leap), None
         gains.append(gain)
         converged = converged or _has_stalled(gains, tol)
     if best is None:
@@ -210,7 +216,7 @@ class _Ascent:
         tol: float,
         reg_covar: float,
         fixed: frozenset[ParameterName],
-        informed_by: Callable[[Tangent], Information | None],
+        informed_by: Callable[[Tangent], Information | None] | None,
         order: int,
         most_products: int,
     ) -> None:
@@ -239,7 +245,7 @@ class _Ascent:
             maximum,
             tangent,
             tangent.gradient(statistics, self._reg_covar),
-            self._informed_by(tangent),
+            self._informed_by(tangent) if self._informed_by else None,
         )
 
     def gain(self, best: _Point | None, parameters: Parameters, statistics: Statistics) -> float:
@@ -264,8 +270,7 @@ class _Ascent:
         gain : float
             Of the last step.
         """
-        proposal, step = self._by_scoring(point)
-        image = point.tangent.moved(step.step, point.statistics)
+        proposal, step, image = self._by_scoring(point)
         if self._origin is None:
             self._origin = point.tangent
         still = point.tangent.moved(np.zeros_like(step.step), point.statistics)
@@ -285,6 +290,11 @@ class _Ascent:
             remaining = max(0.5 * ascent, gain)
         return _Proposal(parameters, "anderson", step), remaining
 
+    def leap(self, parameters: Parameters) -> _Proposal:
+        """To read next with parameters that are no step from where this is."""
+        self._anderson.clear()
+        return _Proposal(parameters, "leap")
+
     def retreat(self, best: _Point, rejected: _Proposal) -> _Proposal:
         """Where to read next after a step from the best point has been rejected."""
         self._anderson.clear()
@@ -292,9 +302,14 @@ class _Ascent:
             self._radius = 0.25 * min(self._radius, best.tangent.size(rejected.step.step))
         return self._by_scoring(best)[0]
 
-    def _by_scoring(self, point: _Point) -> tuple[_Proposal, Scoring]:
-        """The step of scoring, or that of EM where there is no information or it is of no use."""
-        while point.information is not None and self._radius >= _SMALLEST_RADIUS:
+    def _by_scoring(self, point: _Point) -> tuple[_Proposal, Scoring, Statistics]:
+        """The step of scoring, or that of EM where there is no information or it is of no use.
+
+        Also what it was made from: the move, and the statistics that it leads to.
+        Far from an optimum EM, which needs no trust region, goes further.
+        """
+        least = max(_SMALLEST_RADIUS, point.tangent.size(point.gradient))
+        while point.information is not None and self._radius >= least:
             step = score(
                 point.information, point.gradient, self._radius, self._tol, self._most_products
             )
@@ -303,10 +318,12 @@ class _Ascent:
             image = point.tangent.moved(step.step, point.statistics)
             parameters = _admissible(point, image)
             if parameters is not None:
-                return _Proposal(parameters, "scoring", step), step
+                return _Proposal(parameters, "scoring", step), step, image
             self._radius = 0.5 * min(self._radius, point.tangent.size(step.step))
         self._radius = _RADIUS
-        return _Proposal(point.maximum.parameters, "em"), Scoring(point.gradient)
+        step = Scoring(point.gradient)
+        image = point.tangent.moved(step.step, point.statistics)
+        return _Proposal(point.maximum.parameters, "em"), step, image
 
     def restart(self, point: _Point) -> _Proposal:
         """EM's own step, after components have lost their mass or collapsed."""

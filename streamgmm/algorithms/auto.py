@@ -1,24 +1,41 @@
-"""The default way to fit: a survey, work in memory on its sample, then few reads of all rows."""
+"""The default way to fit: a survey, work in memory on its sample, then few reads of all rows.
 
-from collections.abc import Callable
+Where the start is given a sample without a survey is enough, as a rule from a glance at the data.
+It says where EM leads from there, and how far each step should go.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from streamgmm.algorithms.acceleration import accelerated_em
 from streamgmm.algorithms.em import Fit
+from streamgmm.algorithms.glance import glance
 from streamgmm.algorithms.initialization import Start
 from streamgmm.algorithms.reading import Reader
-from streamgmm.algorithms.row_sample import expected_shortfall, sample_size
-from streamgmm.algorithms.search import Informant, Search, Settings
+from streamgmm.algorithms.row_sample import RowSample, expected_shortfall, sample_rows, sample_size
+from streamgmm.algorithms.search import (
+    FEWEST_INFORMING,
+    Informant,
+    Search,
+    Settings,
+    improve,
+)
 from streamgmm.algorithms.survey import Survey, sample_dtype, survey
 from streamgmm.core.covariance import STRUCTURES, Array
-from streamgmm.core.parameters import count_parameters
-from streamgmm.protocols import Listener, SampleTaken
+from streamgmm.core.parameters import Parameters, count_parameters
+from streamgmm.errors import DataError
+from streamgmm.protocols import Listener, Source, SurveyDone
 
 # What remains to be gained on the sample: of the tolerance, and of what the sample is short anyway.
 _PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.01
 # No log-likelihood is known better.
 _LEAST_TOLERANCE = 1e-11
+# At most so much of the data is read to go on from a given start: one part in so many.
+_PART_OF_DATA = 8
+# From fewer places all over the data rows may be of another mixture.
+_FEWEST_RANGES = 64
 
 
 def fit_in_few_reads(
@@ -59,29 +76,21 @@ def fit_in_few_reads(
         As :func:`streamgmm.algorithms.survey.survey` and the initialisation.
     """
     source = reader.source
-    structure = STRUCTURES[settings.covariance_type]
-    n_parameters = count_parameters(
-        structure, settings.n_components, source.n_features, settings.fixed
-    )
-    most_bytes = reader.executor.sample_bytes
-    size = sample_size(
-        source.n_rows,
-        source.n_features * sample_dtype(source).itemsize,
-        n_parameters,
-        most_bytes,
-    )
+    n_parameters = _count_parameters(settings, source)
+    size = _sample_size(reader, n_parameters, sample_dtype(source))
     seed = int(random.randint(2**31))
     found = reader.kept(
         Survey, lambda: survey(reader, size, seed, settings.n_components, survey_part)
     )
     sample = found.sample
     shortfall = expected_shortfall(source.n_rows, max(len(sample), 1), n_parameters)
-    reader.tell(SampleTaken(len(sample), int(sample.is_unexplained.sum()), shortfall))
-    informant = Informant.among(sample.rows, sample.weights, n_parameters, most_bytes)
-    start = Search(open_rows, settings, known, informant, random, reader).run(
-        sample,
-        max(_PART_OF_TOLERANCE * tol, _PART_OF_SHORTFALL * shortfall, _LEAST_TOLERANCE),
+    reader.tell(_report(found, source, shortfall))
+    _refuse_unseen_features(found, source)
+    informant = Informant.among(
+        sample.rows, sample.weights, n_parameters, reader.executor.sample_bytes
     )
+    search = Search(open_rows, settings, known, informant, random, reader)
+    start = search.run(sample, _tolerance(tol, shortfall))
     return accelerated_em(
         reader,
         start,
@@ -91,3 +100,117 @@ def fit_in_few_reads(
         fixed=settings.fixed,
         informed_by=informant,
     )
+
+
+def fit_from(
+    reader: Reader,
+    open_rows: Callable[[Array, Array, Listener], Reader],
+    settings: Settings,
+    start: Parameters,
+    *,
+    tol: float,
+    max_iter: int,
+    random: np.random.RandomState,
+) -> Fit:
+    """Fit a mixture to all rows, from given parameters.
+
+    Parameters are those of :func:`fit_in_few_reads`, and where to start.
+
+    Raises
+    ------
+    NotFiniteError
+        If the rows hold NaN that is not to be left out, or infinity.
+    """
+    start = reader.kept(Parameters, lambda: start)
+    informant, leap = None, None
+    n_parameters = _count_parameters(settings, reader.source)
+    sample = _glimpse(reader, n_parameters, int(random.randint(2**31))) if max_iter else None
+    if sample is not None:
+        most_bytes = reader.executor.sample_bytes
+        informant = Informant.among(sample.rows, sample.weights, n_parameters, most_bytes)
+        # By fitting these rows, and no others, each parameter gains a nat.
+        overfit = n_parameters / max(len(sample), 1)
+        in_memory = open_rows(sample.rows, sample.weights, lambda event: None)
+        fit = improve(in_memory, start, settings, informant, _tolerance(tol, 0.5 * overfit))
+        if fit.log_likelihood - fit.log_likelihoods[0] > overfit and not fit.degenerate:
+            leap = fit.parameters
+    return accelerated_em(
+        reader,
+        start,
+        tol=tol,
+        max_iter=max_iter,
+        reg_covar=settings.reg_covar,
+        fixed=settings.fixed,
+        informed_by=informant,
+        leap=leap,
+    )
+
+
+def _refuse_unseen_features(found: Survey, source: Source) -> None:
+    """Raise an error if no sampled row has a value of a feature."""
+    n_sampled = len(found.sample)
+    if not n_sampled:
+        return
+    is_unseen = np.isnan(found.sample.rows).all(axis=0)
+    for is_named, what in (
+        (is_unseen & (found.moments.weights == 0.0), f"no value in {found.n_rows} rows"),
+        (is_unseen, f"values in so few rows that none of the {n_sampled} sampled ones has any"),
+    ):
+        places: list[int] = np.flatnonzero(is_named).tolist()
+        if places:
+            names = ", ".join(_feature_names(source)[place] for place in places)
+            raise DataError(f"{source.name} has {what} of column(s) {names}; leave them out")
+
+
+def _feature_names(source: Source) -> Sequence[str]:
+    return source.feature_names or [str(place) for place in range(source.n_features)]
+
+
+def _report(found: Survey, source: Source, shortfall: float) -> SurveyDone:
+    moments = found.moments
+    return SurveyDone(
+        found.n_rows,
+        found.n_overflowing,
+        found.n_missing,
+        found.n_weightless,
+        len(found.sample),
+        int(found.sample.is_unexplained.sum()),
+        shortfall,
+        _feature_names(source),
+        moments.smallest,
+        moments.largest,
+        moments.means,
+        np.sqrt(moments.variances),
+    )
+
+
+def _glimpse(reader: Reader, n_parameters: int, seed: int) -> RowSample | None:
+    """Rows from all over the data that tell of parameters; None if these would be too few."""
+    source = reader.source
+    most_read = source.n_rows // _PART_OF_DATA
+    # Chunks hold more than the rows that are looked at.
+    size = min(_sample_size(reader, n_parameters, np.dtype(np.float64)), most_read // 2)
+    if size < max(n_parameters, FEWEST_INFORMING):
+        return None
+
+    def look() -> RowSample:
+        found = glance(reader, "sample", seed, size, most_read, _FEWEST_RANGES)
+        return sample_rows(reader, seed, size) if found is None else found.sample
+
+    return reader.kept(RowSample, look)
+
+
+def _sample_size(reader: Reader, n_parameters: int, dtype: np.dtype[Any]) -> int:
+    source = reader.source
+    row_bytes = source.n_features * dtype.itemsize
+    return sample_size(source.n_rows, row_bytes, n_parameters, reader.executor.sample_bytes)
+
+
+def _tolerance(tol: float, shortfall: float) -> float:
+    """What may remain to be gained on a sample that is short of all rows."""
+    return max(_PART_OF_TOLERANCE * tol, _PART_OF_SHORTFALL * shortfall, _LEAST_TOLERANCE)
+
+
+def _count_parameters(settings: Settings, source: Source) -> int:
+    structure = STRUCTURES[settings.covariance_type]
+    return count_parameters(structure, settings.n_components, source.n_features, settings.fixed)

@@ -4,8 +4,10 @@ EM never moves a component from a place where there are too many to one where th
 Which move pays is estimated for all components at once, from rows in memory.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +17,9 @@ from streamgmm.algorithms.em import Fit, expectation_maximization
 from streamgmm.algorithms.initialization import parameters_of_clusters
 from streamgmm.algorithms.reading import Reader, prepare
 from streamgmm.core.covariance import Array, triangular
-from streamgmm.core.expectation import Posterior
+from streamgmm.core.expectation import Expectation, Posterior
 from streamgmm.core.frame import Frame
+from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.reduction import merged_pairs, merging_bounds
 
@@ -31,6 +34,9 @@ _WORST, _MOST_WORST, _BIRTHS, _ROWS_OF_BIRTH = 1.0 / 128.0, 1024, 4, 8
 _SUPPORT = 3.0
 # Shares and densities below it are of no consequence to a logarithm that they weigh.
 _TINY = 1e-300
+# Responsibilities are held of so many rows at a time that, with what is made of them, they take as
+# much; arrays of their size that are in memory at once.
+_BLOCK_BYTES, _ARRAYS = 1 << 26, 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,25 +46,53 @@ class Rows:
     Attributes
     ----------
     reader : Reader
-    rows : ndarray of shape (m, D)
-        NaN where a value is missing.
+    stored : ndarray of shape (m, D)
+        In the type of the sample. NaN where a value is missing.
     weights : ndarray of shape (m,)
     """
 
     reader: Reader
-    rows: Array
+    stored: NDArray[Any]
     weights: Array
 
-    def posterior(self, parameters: Parameters) -> Posterior:
-        """What a mixture says of each row."""
-        frame = Frame.of(parameters, self.rows.dtype)
-        prepared = prepare(parameters, frame, self.reader.source.missing)
-        return prepared.posterior(self.rows, with_responsibilities=True)
+    @cached_property
+    def rows(self) -> Array:
+        """The rows in float64."""
+        return self.stored.astype(np.float64, copy=False)
 
-    def mean(self, values: Array) -> Array:
-        """Weighted means over rows of values (m, n): (n,)."""
-        found: Array = self.weights @ values / self.weights.sum()
-        return found
+    def prepared(self, parameters: Parameters) -> Expectation | IncompleteExpectation:
+        """A mixture, for these rows."""
+        frame = Frame.of(parameters, self.stored.dtype)
+        return prepare(parameters, frame, self.reader.source.missing)
+
+    def means(
+        self, mixtures: Sequence[Parameters], values: Callable[..., tuple[Array, ...]]
+    ) -> list[Array]:
+        """Weighted means over all rows, block by block.
+
+        Parameters
+        ----------
+        mixtures : sequence of Parameters
+        values : callable
+            Takes the weights of some rows, (n,), and what each of the mixtures says of them;
+            returns weighted sums over them.
+        """
+        prepared = [self.prepared(parameters) for parameters in mixtures]
+        n_components = sum(parameters.n_components for parameters in mixtures)
+        size = max(1, _BLOCK_BYTES // (8 * _ARRAYS * n_components))
+        blocks = [slice(start, start + size) for start in range(0, len(self.stored), size)]
+        total = self.weights.sum()
+        sums = [
+            values(
+                self.weights[block],
+                *(
+                    one.posterior(self.stored[block], with_responsibilities=True)
+                    for one in prepared
+                ),
+            )
+            for block in blocks
+        ]
+        return [sum(parts[1:], parts[0]) / total for parts in zip(*sums, strict=True)]
 
 
 def move_components(rows: Rows, fit: Fit, *, reg_covar: float) -> Fit:
@@ -104,18 +138,26 @@ def _em(rows: Rows, start: Parameters, reg_covar: float, steps: int = _STEPS) ->
 
 def _worth(rows: Rows, fit: Fit) -> float:
     """Log-likelihood that is to be expected on other rows, nats a row."""
-    shares = rows.posterior(fit.parameters).responsibilities
-    return fit.log_likelihood - float(_prices(rows, fit.parameters, shares).sum())
+    (masses,) = rows.means(
+        [fit.parameters], lambda weights, found: (_masses(weights, found.responsibilities),)
+    )
+    return fit.log_likelihood - float(_prices(rows, fit.parameters, masses).sum())
 
 
-def _prices(rows: Rows, parameters: Parameters, responsibilities: Array) -> Array:
+def _masses(weights: Array, responsibilities: Array) -> Array:
+    """Sums over rows (n,), of weights w, of the components' γw, γw² and γ²w², (3, K)."""
+    shares = weights[:, np.newaxis] * responsibilities
+    squares = np.einsum("nk,nk->k", shares, shares)
+    return np.stack([shares.sum(axis=0), weights @ shares, squares])
+
+
+def _prices(rows: Rows, parameters: Parameters, masses: Array) -> Array:
     """What components gain on these rows and not on others, having been fitted to them, (K,).
 
     One nat for each parameter and row; a row of little weight is fitted at little cost (Akaike
     1974, and Takeuchi's form of it where rows have weights).
     """
-    mass = rows.weights @ responsibilities
-    squares = np.square(rows.weights) @ responsibilities
+    mass, squares, _ = masses
     mean_weights = np.divide(squares, mass, out=np.zeros_like(mass), where=mass > 0.0)
     n_own = parameters.structure.n_moments(parameters.n_features)
     prices: Array = n_own * mean_weights / rows.weights.sum()
@@ -172,9 +214,8 @@ class _Swaps:
 
 def _promising_swaps(rows: Rows, parameters: Parameters, reg_covar: float) -> _Swaps:
     """Splits that gain more than the merges which make room for them cost."""
-    posterior = rows.posterior(parameters)
-    parts, gains = _splits(rows, parameters, posterior, reg_covar)
-    pairs, costs = _merges(rows, parameters, posterior)
+    parts, gains = _splits(rows, parameters, reg_covar)
+    pairs, costs = _merges(rows, parameters)
     taken: set[int] = set()
     splits: list[tuple[int, tuple[int, ...]]] = []
     merges: list[tuple[int, int]] = []
@@ -198,41 +239,48 @@ def _promising_swaps(rows: Rows, parameters: Parameters, reg_covar: float) -> _S
     return _Swaps(parts, splits, merges)
 
 
-def _splits(
-    rows: Rows,
-    parameters: Parameters,
-    posterior: Posterior,
-    reg_covar: float,
-) -> tuple[Parameters, Array]:
+def _splits(rows: Rows, parameters: Parameters, reg_covar: float) -> tuple[Parameters, Array]:
     """Both halves of all components, then some new ones; and what each split or birth gains."""
     k = parameters.n_components
+    parts = _parts(rows, parameters, reg_covar)
+    halves, births = slice(2 * k), slice(2 * k, None)
+    own_weights = parts.weights[halves].reshape(k, 2).sum(axis=1)
+    factors = np.divide(parameters.weights, own_weights, out=np.ones(k), where=own_weights > 0.0)
+
+    def values(weights: Array, one: Posterior, found: Posterior) -> tuple[Array, ...]:
+        densities = found.responsibilities * _relative_densities(found, one)
+        return (
+            weights @ _gains_of_halves(one.responsibilities, factors, densities[:, halves]),
+            # With room made for its weight.
+            weights @ np.log1p(densities[:, births] - parts.weights[births]),
+            _masses(weights, found.responsibilities),
+        )
+
+    gains_of_halves, gains_of_births, masses = rows.means([parameters, parts], values)
+    prices, is_supported = _prices(rows, parts, masses), _supported(rows, parts, masses)
+    gains = np.concatenate(
+        [
+            gains_of_halves - prices[halves].reshape(k, 2).max(axis=1),
+            gains_of_births - prices[births],
+        ]
+    )
+    can_be = np.concatenate([is_supported[halves].reshape(k, 2).all(axis=1), is_supported[births]])
+    return parts, np.where(can_be, gains, -np.inf)
+
+
+def _parts(rows: Rows, parameters: Parameters, reg_covar: float) -> Parameters:
+    """Both halves of all components, then some new ones, after some steps of EM."""
+    k = parameters.n_components
+    posterior = rows.prepared(parameters).posterior(rows.stored)
     labels = 2 * posterior.labels + _far_side(rows.rows, parameters, posterior.labels)
     worst = np.argsort(posterior.scores)[: min(int(_WORST * len(labels)), _MOST_WORST)]
     dense = _dense_places(rows.rows[worst], parameters)
-    n_births = len(dense)
     for birth, own in enumerate(dense):
         labels[worst[own]] = 2 * k + birth
     start = parameters_of_clusters(
-        rows.rows, rows.weights, labels, 2 * k + n_births, parameters.covariance_type, reg_covar
+        rows.rows, rows.weights, labels, 2 * k + len(dense), parameters.covariance_type, reg_covar
     )
-    parts = _em(rows, start, reg_covar, _STEPS_OF_PARTS).parameters
-    found = rows.posterior(parts)
-    relative = _relative_densities(found, posterior)
-    densities = found.responsibilities * relative
-    halves, births = slice(2 * k), slice(2 * k, None)
-    gains = np.concatenate(
-        [
-            _gains_of_halves(rows, parameters, posterior, parts, densities[:, halves]),
-            # With room made for its weight.
-            rows.mean(np.log1p(densities[:, births] - parts.weights[births])),
-        ]
-    )
-    prices = _prices(rows, parts, found.responsibilities)
-    gains[k:] -= prices[births]
-    gains[:k] -= prices[halves].reshape(k, 2).max(axis=1)
-    is_supported = _supported(rows, parts, found.responsibilities)
-    can_be = np.concatenate([is_supported[halves].reshape(k, 2).all(axis=1), is_supported[births]])
-    return parts, np.where(can_be, gains, -np.inf)
+    return _em(rows, start, reg_covar, _STEPS_OF_PARTS).parameters
 
 
 def _dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:
@@ -253,41 +301,40 @@ def _dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]
     return groups
 
 
-def _supported(rows: Rows, parameters: Parameters, responsibilities: Array) -> NDArray[np.bool_]:
+def _supported(rows: Rows, parameters: Parameters, masses: Array) -> NDArray[np.bool_]:
     """Whether components stand on more rows than they could be fitted to whatever these are, (K,).
 
     Rows count as many of equal weight would (Kish).
     """
-    shares = responsibilities * rows.weights[:, np.newaxis]
-    squares = np.square(shares).sum(axis=0)
-    n_rows = np.divide(
-        np.square(shares.sum(axis=0)), squares, out=np.zeros_like(squares), where=squares > 0.0
-    )
+    mass, _, squares = masses * rows.weights.sum()
+    n_rows = np.divide(np.square(mass), squares, out=np.zeros_like(mass), where=squares > 0.0)
     d = parameters.n_features
     supported: NDArray[np.bool_] = n_rows >= _SUPPORT * parameters.structure.n_moments(d) / d
     return supported
 
 
-def _gains_of_halves(
-    rows: Rows, parameters: Parameters, posterior: Posterior, parts: Parameters, densities: Array
-) -> Array:
-    """What replacing each component by its halves gains at least, (K,).
+def _gains_of_halves(shares: Array, factors: Array, densities: Array) -> Array:
+    """What replacing each component by its halves gains at least, of each row, (n, K).
 
     The expected gain with responsibilities as they are, a lower bound as in EM: halves are not
     credited with what they take from other components.
+
+    Parameters
+    ----------
+    shares : ndarray of shape (n, K)
+        Responsibilities.
+    factors : ndarray of shape (K,)
+        Weights of components over those of both halves.
+    densities : ndarray of shape (n, 2 K)
+        Of halves, over those of the mixture.
     """
-    k = parameters.n_components
-    shares = posterior.responsibilities
-    weights = parts.weights[: 2 * k].reshape(k, 2).sum(axis=1)
-    factors = np.divide(parameters.weights, weights, out=np.ones(k), where=weights > 0.0)
-    halves = factors * densities.reshape(-1, k, 2).sum(axis=2)
+    halves = factors * densities.reshape(*shares.shape, 2).sum(axis=2)
     gains = np.log(np.maximum(halves, _TINY)) - np.log(np.maximum(shares, _TINY))
-    return rows.mean(shares * gains)
+    weighted: Array = shares * gains
+    return weighted
 
 
-def _merges(
-    rows: Rows, parameters: Parameters, posterior: Posterior
-) -> tuple[list[tuple[int, int]], Array]:
+def _merges(rows: Rows, parameters: Parameters) -> tuple[list[tuple[int, int]], Array]:
     """Each component with the one that it is merged with at least cost, and the costs."""
     bounds = merging_bounds(parameters)
     partners = np.argmin(bounds, axis=1)
@@ -296,14 +343,18 @@ def _merges(
         return [], np.empty(0)
     first, second = (np.array(side) for side in zip(*pairs, strict=True))
     merged = merged_pairs(parameters, first, second)
-    found = rows.posterior(merged)
     weight = (parameters.weights[first] + parameters.weights[second]).sum()
-    relative = weight * _relative_densities(found, posterior)
-    shares = posterior.responsibilities
-    changes = found.responsibilities * relative - shares[:, first] - shares[:, second]
-    costs = -rows.mean(np.log1p(np.maximum(changes, -1.0 + 1e-12)))
-    prices = _prices(rows, parameters, shares)
-    return pairs, costs - np.minimum(prices[first], prices[second])
+
+    def values(weights: Array, one: Posterior, found: Posterior) -> tuple[Array, ...]:
+        relative = weight * _relative_densities(found, one)
+        shares = one.responsibilities
+        changes = found.responsibilities * relative - shares[:, first] - shares[:, second]
+        gains = np.log1p(np.maximum(changes, -1.0 + 1e-12))
+        return weights @ gains, _masses(weights, shares)
+
+    gains, masses = rows.means([parameters, merged], values)
+    prices = _prices(rows, parameters, masses)
+    return pairs, -gains - np.minimum(prices[first], prices[second])
 
 
 def _relative_densities(one: Posterior, other: Posterior) -> Array:

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from streamgmm.algorithms.glance import glance
 from streamgmm.algorithms.initialization import Start, initialize
 from streamgmm.algorithms.reading import Reader, prepare
-from streamgmm.algorithms.row_sample import Draw, RowSample, SampleDesign, checked, hash_positions
+from streamgmm.algorithms.row_sample import RowSample
 from streamgmm.core.covariance import Array
 from streamgmm.core.expectation import Expectation
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
-from streamgmm.protocols import Chunk, GridSource, Missing, Source, Work, all_chunks, row_count
+from streamgmm.protocols import Missing, Source
 
 _MOST_ROWS, _FEWEST_ROWS = 4096, 512
-_MOST_RANGES = 64
 # At most so much of the data is read for a pilot: one part in so many.
 _PART = 12
 # Part of the pilot that lies below the threshold: one row in so many.
@@ -84,9 +84,6 @@ class Pilot:
 def take_pilot(reader: Reader, seed: int, n_components: int) -> Pilot | None:
     """Look at ranges of rows from all over the data.
 
-    Where they begin follows from the number of rows and the seed alone. There are 64; fewer,
-    if the chunks that hold them were more than a twelfth of the data.
-
     Parameters
     ----------
     reader : Reader
@@ -106,84 +103,13 @@ def take_pilot(reader: Reader, seed: int, n_components: int) -> Pilot | None:
         If the rows hold NaN that is not to be left out, or infinity.
     """
     source = reader.source
-    places = _places(source, seed)
-    if places is None:
-        return None
-    positions, chunks = places
-    # Of what is in memory nothing but the rows themselves is looked at.
-    n_rows = len(positions) if source.read_bytes == 0 else None
-    design = SampleDesign(seed, len(positions), np.dtype(np.float64))
-    work = Work(2 * (design.work(source.n_features).value + positions.nbytes))
-    state = design, positions, source.missing
-    drawn = reader.reduce("pilot", _rows_at, state, work, chunks, n_rows)
-    sample = checked(drawn.sample(), reader)
-    return Pilot(len(sample) / len(positions), _explain(sample, n_components, seed, source))
-
-
-def _places(source: Source, seed: int) -> tuple[NDArray[np.int64], list[int]] | None:
-    """Positions of the rows, and the chunks that hold them; None if these are too many."""
     most = source.n_rows // _PART
     if most < _FEWEST_ROWS:
         return None
-    n_ranges = _MOST_RANGES
-    while n_ranges:
-        positions = _positions(source.n_rows, n_ranges, min(_MOST_ROWS, most), seed)
-        chunks = _chunks_of(source, positions)
-        if source.read_bytes == 0 or row_count(source, chunks) <= most:
-            return positions, chunks
-        n_ranges //= 2
-    return None
-
-
-def _positions(n_rows: int, n_ranges: int, size: int, seed: int) -> NDArray[np.int64]:
-    """Rows of ranges at even spacing, each at a random place of its own stretch."""
-    length = size // n_ranges
-    stretches = n_rows * np.arange(n_ranges + 1) // n_ranges
-    free = np.diff(stretches) - length + 1
-    jitter = hash_positions(np.arange(n_ranges), seed) % free.astype(np.uint64)
-    starts = stretches[:-1] + jitter.astype(np.int64)
-    found: NDArray[np.int64] = (starts[:, np.newaxis] + np.arange(length)).ravel()
-    return found
-
-
-def _chunks_of(source: Source, positions: NDArray[np.int64]) -> list[int]:
-    """The chunks that hold rows, in ascending order."""
-    if not isinstance(source, GridSource):
-        return _distinct(np.searchsorted(source.boundaries, positions, side="right") - 1)
-    # Boxes lie in rows and columns, so the first sample of each is that of one along each
-    # dimension.
-    regions = (source.region(i) for i in all_chunks(source))
-    corners = np.array([[along.start for along in region] for region in regions])
-    edges = [np.unique(starts) for starts in corners.T]
-    own_corners = tuple(
-        starts[np.searchsorted(starts, places, side="right") - 1]
-        for starts, places in zip(
-            edges, np.unravel_index(positions, source.sample_shape), strict=True
-        )
-    )
-    shape = source.sample_shape
-    firsts = np.ravel_multi_index(tuple(corners.T), shape)
-    wanted = np.ravel_multi_index(own_corners, shape)
-    return _distinct(np.flatnonzero(np.isin(firsts, wanted)))
-
-
-def _distinct(numbers: NDArray[np.intp]) -> list[int]:
-    found: list[int] = np.unique(numbers).tolist()
-    return found
-
-
-def _rows_at(state: tuple[SampleDesign, NDArray[np.int64], Missing], chunk: Chunk) -> Draw:
-    """The rows of a chunk that are at given positions, and can be used."""
-    design, positions, missing = state
-    if isinstance(chunk.index, range):
-        first, last = np.searchsorted(positions, (chunk.index.start, chunk.index.stop))
-        index = positions[first:last]
-        places = index - chunk.index.start
-    else:
-        places = np.flatnonzero(np.isin(chunk.index, positions))
-        index = chunk.index[places]
-    weights = None if chunk.weights is None else chunk.weights[places]
-    return design.draw(Chunk(chunk.rows[places], index, weights), missing)
+    found = glance(reader, "pilot", seed, min(_MOST_ROWS, most), most)
+    if found is None:
+        return None
+    return Pilot(found.usable, _explain(found.sample, n_components, seed, source))
 
 
 def _explain(sample: RowSample, n_components: int, seed: int, source: Source) -> Explanation | None:

@@ -334,7 +334,7 @@ def hash_positions(index: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
-def sample_rows(reader: Reader, seed: int) -> RowSample:
+def sample_rows(reader: Reader, seed: int, most_rows: int | None = None) -> RowSample:
     """Read everything once and keep a uniform sample of rows, as float64, in their order.
 
     Parameters
@@ -342,11 +342,13 @@ def sample_rows(reader: Reader, seed: int) -> RowSample:
     reader : Reader
     seed : int
         Below 2**32.
+    most_rows : int, optional
+        By default 65536, or what 32 MiB hold.
 
     Returns
     -------
     RowSample
-        Up to 65536 rows or 32 MiB; all rows if there are no more than that. Rows of weight 0,
+        All rows if there are no more than that. Rows of weight 0,
         rows whose squares overflow and, if the source says so, rows with NaN (or without any
         value) are left out.
 
@@ -356,7 +358,9 @@ def sample_rows(reader: Reader, seed: int) -> RowSample:
         If sampled rows hold NaN that is not to be left out, or infinity.
     """
     source = reader.source
-    size = min(source.n_rows, _MOST_ROWS, max(1024, _MOST_BYTES // (8 * source.n_features)))
+    if most_rows is None:
+        most_rows = min(_MOST_ROWS, max(1024, _MOST_BYTES // (8 * source.n_features)))
+    size = min(source.n_rows, most_rows)
     dtype = np.dtype(np.float64)
     # How many rows have weight, or no NaN, is not known beforehand: no hash is too large then.
     is_known = not source.has_weights and source.missing == "error"

@@ -32,8 +32,12 @@ _FEWEST_ROWS, _ROWS_PER_VALUE, _MORE = 4096, 4, 4
 _MOST_ITERATIONS = 100
 # A read of the sample takes about as long as a product of information with a vector.
 _MOST_PRODUCTS = 6
-# Rows for each parameter from which information is estimated.
-_ROWS_PER_PARAMETER, _FEWEST_INFORMING = 50, 4096
+#: Rows from which information is estimated, at least; and for each parameter.
+FEWEST_INFORMING = 4096
+_ROWS_PER_PARAMETER = 50
+# Rows with gaps tell less than those without; if only so many are without, these would pass for
+# more than all rows say.
+_LEAST_COMPLETE = 0.25
 # Responsibilities of such rows that are in memory at once; what is kept of a row and a component
 # that has a share in it, for each value of the row.
 _SHARES_AT_ONCE, _BYTES_PER_VALUE = 1 << 22, 8
@@ -63,6 +67,21 @@ class Settings:
     fixed: Collection[ParameterName]
     n_init: int
 
+    def start(
+        self, rows: Array, weights: Array, known: Start, random: np.random.RandomState
+    ) -> Parameters:
+        """Starting parameters from a sample; see :func:`initialize`."""
+        return initialize(
+            rows,
+            weights,
+            self.n_components,
+            self.covariance_type,
+            self.init_params,
+            self.reg_covar,
+            known,
+            random,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Informant:
@@ -85,9 +104,14 @@ class Informant:
     def among(
         cls, rows: Array, weights: Array, n_parameters: int, most_bytes: int = 1 << 30
     ) -> "Informant":
-        """As many of some rows (m, D), with weights (m,), as that many parameters need."""
+        """As many of some rows (m, D), with weights (m,), as that many parameters need.
+
+        None if most rows have gaps.
+        """
         complete = np.flatnonzero(~np.isnan(rows).any(axis=1))
-        size = min(len(complete), max(_FEWEST_INFORMING, _ROWS_PER_PARAMETER * n_parameters))
+        if len(complete) < _LEAST_COMPLETE * len(rows):
+            complete = complete[:0]
+        size = min(len(complete), max(FEWEST_INFORMING, _ROWS_PER_PARAMETER * n_parameters))
         chosen = complete[np.arange(size) * len(complete) // max(size, 1)]
         return cls(rows[chosen], weights[chosen], most_bytes)
 
@@ -197,17 +221,19 @@ class Search:
         """Do the work, and tell of it."""
         visits = _Visits()
         start = time.perf_counter()
-        part = sample.part(size)
-        rows = part.rows.astype(np.float64, copy=False) if part is not sample else part.rows
-        reader = self.open_rows(rows, part.weights, visits)
-        fit = work(Rows(reader, rows, part.weights), *arguments)
+        part = _part(sample, size)
+        reader = self.open_rows(part.rows, part.weights, visits)
+        fit = work(Rows(reader, part.rows, part.weights), *arguments)
         seconds = time.perf_counter() - start
-        self.reader.tell(SampleStage(name, len(rows), visits.n_rows, fit.log_likelihood, seconds))
+        self.reader.tell(SampleStage(name, len(part), visits.n_rows, fit.log_likelihood, seconds))
         return fit.parameters
 
     def _best_start(self, rows: Rows) -> Fit:
         """The best of many short runs, of which the better ones are continued."""
-        starts = (self._start(rows) for _ in range(_RUNS * self.settings.n_init))
+        starts = (
+            self.settings.start(rows.rows, rows.weights, self.known, self.random)
+            for _ in range(_RUNS * self.settings.n_init)
+        )
         runs = sorted(
             (self._em(rows, start, _SHORT) for start in starts),
             key=lambda fit: fit.log_likelihood,
@@ -216,35 +242,12 @@ class Search:
         kept = (self._em(rows, fit.parameters, _LONGER) for fit in runs[:_KEPT])
         return max(kept, key=lambda fit: fit.log_likelihood)
 
-    def _start(self, rows: Rows) -> Parameters:
-        settings = self.settings
-        return initialize(
-            rows.rows,
-            rows.weights,
-            settings.n_components,
-            settings.covariance_type,
-            settings.init_params,
-            settings.reg_covar,
-            self.known,
-            self.random,
-        )
-
     def _moved(self, rows: Rows, parameters: Parameters) -> Fit:
         fit = self._em(rows, parameters, _LONGER)
         return move_components(rows, fit, reg_covar=self.settings.reg_covar)
 
     def _converged(self, rows: Rows, parameters: Parameters, tol: float) -> Fit:
-        settings = self.settings
-        return accelerated_em(
-            rows.reader,
-            parameters,
-            tol=tol,
-            max_iter=_MOST_ITERATIONS,
-            reg_covar=settings.reg_covar,
-            fixed=settings.fixed,
-            informed_by=self.informant,
-            most_products=_MOST_PRODUCTS,
-        )
+        return improve(rows.reader, parameters, self.settings, self.informant, tol)
 
     def _em(self, rows: Rows, start: Parameters, steps: int) -> Fit:
         return expectation_maximization(
@@ -255,3 +258,29 @@ class Search:
             reg_covar=self.settings.reg_covar,
             fixed=self.settings.fixed,
         )
+
+
+def _part(sample: RowSample, size: int) -> RowSample:
+    """Some of the rows, or more if these had no value of a feature that others have."""
+    part = sample.part(size)
+    has_values = ~np.isnan(sample.rows).all(axis=0)
+    while np.isnan(part.rows[:, has_values]).all(axis=0).any():
+        size *= 2
+        part = sample.part(size)
+    return part
+
+
+def improve(
+    reader: Reader, start: Parameters, settings: Settings, informant: Informant, tol: float
+) -> Fit:
+    """EM with rows in memory, until ``tol`` nats a row remain to be gained on them."""
+    return accelerated_em(
+        reader,
+        start,
+        tol=tol,
+        max_iter=_MOST_ITERATIONS,
+        reg_covar=settings.reg_covar,
+        fixed=settings.fixed,
+        informed_by=informant,
+        most_products=_MOST_PRODUCTS,
+    )

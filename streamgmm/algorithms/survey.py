@@ -49,22 +49,23 @@ class Survey:
         Of these, rows left out because their squares overflow.
     n_missing : int
         Of these, rows left out because they hold NaN; with ``missing="em"``, nothing else.
+    n_weightless : int
+        Of the others, rows left out because their weight is 0.
     n_unexplained : int
-        Of the others that have weight, rows that the pilot's mixture explains badly.
-    weight : float
-        Summed weight of the rows that take part; of all data if a part was read.
+        Of the rows that take part, those that the pilot's mixture explains badly.
     moments : FeatureMoments
         Of the rows that take part.
     sample : RowSample
         In the order of the data. A row's weight is its own times the number of rows that it stands
-        for: those of its stratum over those sampled, so that all weights sum to about ``weight``.
+        for: those of its stratum over those sampled, so that all weights sum to about that of all
+        rows that take part, read or not.
     """
 
     n_rows: int
     n_overflowing: int
     n_missing: int
+    n_weightless: int
     n_unexplained: int
-    weight: float
     moments: FeatureMoments
     sample: RowSample
 
@@ -119,8 +120,8 @@ def survey(reader: Reader, size: int, seed: int, n_components: int, part: float 
         n_rows,
         totals.n_overflowing,
         totals.n_missing,
+        n_rows - int(totals.n_used.sum()) - totals.n_overflowing - totals.n_missing,
         int(totals.n_used[1]),
-        scale * totals.weight,
         totals.moments,
         _weighted(found.draw.sample(), scale * totals.n_used),
     )
@@ -146,8 +147,7 @@ def _chosen_chunks(source: Source, size: int, part: float, seed: int) -> list[in
 
 def _design(source: Source, size: int, seed: int, n_rows: int, pilot: Pilot | None) -> SampleDesign:
     """The sample that is to be taken of so many rows."""
-    is_small = source.dtype.kind == "f" and source.dtype.itemsize <= 4
-    dtype = np.dtype(np.float32 if is_small else np.float64)
+    dtype = sample_dtype(source)
     size = min(size, n_rows)
     if not source.has_weights and source.missing == "error":
         return SampleDesign.among(n_rows, size, seed, dtype)
@@ -194,7 +194,6 @@ class _Totals:
     Attributes
     ----------
     moments : FeatureMoments
-    weight : float
     n_used : ndarray of shape (2,), float
         Rows that take part, by stratum.
     n_overflowing, n_missing, n_refused : int
@@ -202,7 +201,6 @@ class _Totals:
     """
 
     moments: FeatureMoments
-    weight: float
     n_used: Array
     n_overflowing: int = 0
     n_missing: int = 0
@@ -211,7 +209,6 @@ class _Totals:
     def merge(self, other: "_Totals") -> "_Totals":
         return _Totals(
             self.moments.merge(other.moments),
-            self.weight + other.weight,
             self.n_used + other.n_used,
             self.n_overflowing + other.n_overflowing,
             self.n_missing + other.n_missing,
@@ -268,8 +265,7 @@ def _block_totals(
         columns, is_unexplained = columns[:, used], is_unexplained[used]
         counts = tuple(np.sum(unusable, axis=1).tolist())
     n_used = np.bincount(is_unexplained, minlength=2).astype(np.float64)
-    weight = float(len(is_unexplained) if weights is None else weights.sum())
-    return _Totals(FeatureMoments.of(columns, weights), weight, n_used, *counts)
+    return _Totals(FeatureMoments.of(columns, weights), n_used, *counts)
 
 
 def _unusable(rows: Array, missing: Missing) -> NDArray[np.bool_]:

@@ -225,7 +225,7 @@ class Information:
         By component.
     damping : ndarray of shape (p,)
         Part of the information of labelled rows that is added, where rows are too few to tell of
-        a component's parameters.
+        a component's parameters; all of it, and so EM's own step, where there are none.
     """
 
     tangent: Tangent
@@ -275,8 +275,8 @@ class Information:
         ratios = n_own / np.maximum(counts, 1.0)
         damping = np.concatenate(
             [
-                np.repeat(np.square(ratios), n_own),
-                np.full(tangent.n_shared, (parameters.n_features**2 / len(rows)) ** 2),
+                np.repeat(np.square(np.minimum(ratios, 1.0)), n_own),
+                np.full(tangent.n_shared, min(parameters.n_features**2 / len(rows), 1.0) ** 2),
             ]
         )
         return cls(tangent, (weights / weights.sum()).astype(np.float32), members, damping)

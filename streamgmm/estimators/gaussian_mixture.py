@@ -16,10 +16,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from streamgmm.algorithms.acceleration import accelerated_em
-from streamgmm.algorithms.auto import fit_in_few_reads
+from streamgmm.algorithms.auto import fit_from, fit_in_few_reads
 from streamgmm.algorithms.em import Fit, expectation_maximization
-from streamgmm.algorithms.initialization import Start, initialize
+from streamgmm.algorithms.initialization import Start
 from streamgmm.algorithms.reading import Reader, statistics_work
 from streamgmm.algorithms.row_sample import RowSample, sample_rows
 from streamgmm.algorithms.search import Settings
@@ -84,8 +83,9 @@ class GaussianMixture(FittedMixture):
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
         How a start is made, from sampled rows; with "em" from at most 65536.
     weights_init : array-like of shape (n_components,), default=None
-        Starting weights. If these, means and precisions are all given, no sample is taken: reads
-        begin with them.
+        Starting weights. If these, means and precisions are all given, nothing else is tried. With
+        "auto" some rows, as a rule a small part of a read, say where EM leads from there; "em"
+        begins with them.
     means_init : array-like of shape (n_components, n_features), default=None
         Starting means.
     precisions_init : array-like, default=None
@@ -93,7 +93,8 @@ class GaussianMixture(FittedMixture):
     random_state : int, RandomState instance or None, default=None
         Decides the sample, the starts, and what :meth:`sample` draws.
     warm_start : bool, default=False
-        Whether a second call of ``fit`` goes on from the result of the first, without a sample.
+        Whether a second call of ``fit`` goes on from the result of the first, as from a start
+        that is given.
     verbose : int, default=0
         1 writes a line for each read of the data to standard error.
     verbose_interval : int, default=10
@@ -161,7 +162,8 @@ class GaussianMixture(FittedMixture):
     history_ : list of dict
         One entry a read; the keys are the fields of :class:`streamgmm.protocols.ReadDone`. "auto"
         begins with a "survey", and, if its sample is not all of the data, a "pilot" before it,
-        which is a fraction of a read.
+        which is a fraction of a read; from a start that is given, with a "sample", which is
+        another, or a whole one of data in few chunks.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Only if the data had column names that are all strings.
@@ -418,33 +420,44 @@ class GaussianMixture(FittedMixture):
         local: ThreadExecutor,
         random: np.random.RandomState,
     ) -> Fit:
+        if self.algorithm == "auto":
+            return self._fit_in_few_reads(reader, known, start, local, random)
         if start is not None:
             return self._run(reader, start, self.lower_bound_ if self._goes_on() else -np.inf)
-        if self.algorithm == "auto":
-            return self._fit_in_few_reads(reader, known, local, random)
         seed = int(random.randint(2**31))
         sample = reader.kept(RowSample, lambda: sample_rows(reader, seed))
-        starts = (self._start(sample, known, random) for _ in range(self.n_init))
+        settings = self._settings()
+        starts = (
+            settings.start(sample.rows, sample.weights, known, random) for _ in range(self.n_init)
+        )
         return max(
             (self._run(reader, start) for start in starts), key=lambda fit: fit.log_likelihood
         )
 
     def _fit_in_few_reads(
-        self, reader: Reader, known: Start, local: ThreadExecutor, random: np.random.RandomState
+        self,
+        reader: Reader,
+        known: Start,
+        start: Parameters | None,
+        local: ThreadExecutor,
+        random: np.random.RandomState,
     ) -> Fit:
         missing = reader.source.missing
 
         def open_rows(rows: Array, weights: Array, listener: Listener) -> Reader:
             return Reader(SampleSource(rows, weights, missing), local, listener, self.arithmetic)
 
-        settings = Settings(
-            self.n_components,
-            self.covariance_type,
-            self.init_params,
-            self.reg_covar,
-            frozenset(self.fixed),
-            self.n_init,
-        )
+        settings = self._settings()
+        if start is not None:
+            return fit_from(
+                reader,
+                open_rows,
+                settings,
+                start,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                random=random,
+            )
         return fit_in_few_reads(
             reader,
             open_rows,
@@ -454,6 +467,17 @@ class GaussianMixture(FittedMixture):
             max_iter=self.max_iter,
             random=random,
             survey_part=self.survey_part,
+        )
+
+    def _settings(self) -> Settings:
+        """What is to be fitted, and how."""
+        return Settings(
+            self.n_components,
+            self.covariance_type,
+            self.init_params,
+            self.reg_covar,
+            frozenset(self.fixed),
+            self.n_init,
         )
 
     def _unchanged_parameters(self, reader: Reader) -> Parameters:
@@ -468,30 +492,9 @@ class GaussianMixture(FittedMixture):
             )
         return self._parameters()
 
-    def _start(self, sample: RowSample, known: Start, random: np.random.RandomState) -> Parameters:
-        return initialize(
-            sample.rows,
-            sample.weights,
-            self.n_components,
-            self.covariance_type,
-            self.init_params,
-            self.reg_covar,
-            known,
-            random,
-        )
-
     def _run(self, reader: Reader, start: Parameters, previous: float = -np.inf) -> Fit:
-        """EM on all rows from given parameters."""
+        """Plain EM on all rows from given parameters."""
         kept = reader.kept(Parameters, lambda: start)
-        if self.algorithm == "auto":
-            return accelerated_em(
-                reader,
-                kept,
-                tol=self.tol,
-                max_iter=self.max_iter,
-                reg_covar=self.reg_covar,
-                fixed=frozenset(self.fixed),
-            )
         return expectation_maximization(
             reader,
             kept,

@@ -304,7 +304,7 @@ def test_a_start_at_the_optimum_takes_few_reads(
     first = run(rows, start, tol=1e-10).fit
     found = run(rows, first.parameters, informed=informed, tol=1e-6).fit
     assert found.converged
-    assert found.n_iterations == (1 if informed else 2)
+    assert found.n_iterations <= (1 if informed else 2)
     if informed:
         assert found.parameters is first.parameters
 

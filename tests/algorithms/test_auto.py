@@ -12,10 +12,20 @@ from numpy.typing import NDArray
 from streamgmm import GaussianMixture
 from streamgmm.core.covariance import Array, CovarianceType
 from streamgmm.core.parameters import Parameters
-from streamgmm.protocols import Event, ReadStarted, SampleStage, SampleTaken
+from streamgmm.errors import LeftOutRowsWarning
+from streamgmm.protocols import Event, ReadStarted, SampleStage, SurveyDone
 from tests.core.cases import TYPES, covariances_for, draw, em_step, prepare, random_parameters
 from tests.executors.conformance import own_threads
 from tests.sources.chunked import ChunkedSource
+
+
+def as_start(parameters: Parameters) -> dict[str, Any]:
+    """The settings by which an estimator starts with full covariances."""
+    return {
+        "weights_init": parameters.weights,
+        "means_init": parameters.means,
+        "precisions_init": np.linalg.inv(parameters.covariances),
+    }
 
 
 def fit(data: Any, k: int, covariance_type: CovarianceType = "full", **settings: Any) -> Any:
@@ -123,15 +133,15 @@ def test_a_sample_that_says_too_little_costs_reads_not_the_answer() -> None:
     # 359 parameters from an eighth of 140,000 rows: short by a thousand tolerances.
     rng = np.random.default_rng(5)
     rows = draw(rng, random_parameters(rng, "full", 8, 8, spread=2.5), 140_000)
-    taken: list[SampleTaken] = []
+    taken: list[SurveyDone] = []
 
     def watch(event: Event) -> None:
-        if isinstance(event, SampleTaken):
+        if isinstance(event, SurveyDone):
             taken.append(event)
 
     model = fit(rows, 8, tol=1e-5, callbacks=[watch])
     (sample,) = taken
-    assert sample.n_rows < 20_000
+    assert sample.n_sampled < 20_000
     assert sample.shortfall > 500e-5
     # The first read of all rows finds what the sample lacked; what follows makes up for it.
     gained = model.lower_bound_ - model.lower_bounds_[0]
@@ -176,3 +186,104 @@ def test_an_error_in_a_callback_leaves_nothing_behind(during: str) -> None:
     again = model.set_params(callbacks=()).fit(source)
     fresh = GaussianMixture(3, random_state=0).fit(source)
     np.testing.assert_array_equal(again.means_, fresh.means_)
+
+
+def test_the_survey_reports_what_it_found() -> None:
+    rng = np.random.default_rng(10)
+    rows = rng.normal([1.0, 0.0, 5.0], [0.5, 0.0, 2.0], size=(50_000, 3))
+    rows[::1000, 2] = np.nan
+    rows[1::1000] = 1e200
+    weights = np.where(np.arange(50_000) % 100 == 2, 0.0, 2.0)
+    heard: list[SurveyDone] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, SurveyDone):
+            heard.append(event)
+
+    source = ChunkedSource(rows, 500, weights=weights)
+    source.missing, source.feature_names = "drop", ["a", "b", "c"]
+    with pytest.warns(LeftOutRowsWarning):
+        GaussianMixture(2, random_state=0, callbacks=[watch]).fit(source)
+    (found,) = heard
+    assert (found.n_rows, found.n_overflowing, found.n_missing) == (50_000, 50, 50)
+    assert found.n_weightless == 500
+    assert found.n_sampled == 16_384
+    assert found.constant_features == ["b"]
+    used = rows[(weights > 0.0) & (np.arange(50_000) % 1000 > 1)]
+    np.testing.assert_array_equal(found.smallest, used.min(axis=0))
+    np.testing.assert_array_equal(found.largest, used.max(axis=0))
+    np.testing.assert_allclose(found.means, used.mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(found.deviations, used.std(axis=0), rtol=1e-9)
+
+
+# From a start that is given -----------------------------------------------------------------------
+
+
+def with_start() -> tuple[Array, Parameters]:
+    """Rows of components that overlap, and a start from which EM is long on its way."""
+    rng = np.random.default_rng(8)
+    truth = random_parameters(rng, "full", 4, 2, spread=2.5)
+    means = truth.means + rng.normal(size=truth.means.shape)
+    start = Parameters.create("full", np.full(4, 0.25), means, 2.0 * truth.covariances)
+    return draw(rng, truth, 200_000), start
+
+
+@pytest.mark.parametrize("order", ["shuffled", "sorted"])
+@pytest.mark.parametrize("chunk_rows", [50, 50_000])
+def test_a_given_start_is_soon_at_an_optimum(order: str, chunk_rows: int) -> None:
+    rows, start = with_start()
+    if order == "sorted":
+        rows = rows[np.argsort(rows[:, 0])]
+    source = ChunkedSource(rows, chunk_rows)
+    model = fit(source, 4, **as_start(start))
+    sample, *iterations = model.history_
+    assert sample["purpose"] == "sample"
+    # A glance at many small chunks; few large ones are all read, for a sample that is no worse.
+    if chunk_rows == 50:
+        assert 0.0 < sample["part"] < 0.125
+    else:
+        assert sample["part"] == 1.0
+    assert source.n_reads == pytest.approx(model.n_reads_ * source.n_chunks)
+    assert [read["purpose"] for read in iterations] == ["iteration"] * model.n_iter_
+    assert model.converged_
+    # Ranges of sorted rows say less of all rows.
+    assert model.n_iter_ <= (60 if order == "sorted" and chunk_rows == 50 else 25)
+    assert_optimal(model, rows, 1e-5)
+    # The start itself is evaluated first.
+    assert model.lower_bounds_[0] == pytest.approx(
+        prepare(start).statistics(rows).mean_log_likelihood
+    )
+    # Of EM's own iterations many more than the reads stop short of it.
+    em = fit(rows, 4, algorithm="em", tol=1e-6, **as_start(start))
+    assert em.n_reads_ > model.n_reads_
+    assert em.lower_bound_ < model.lower_bound_ - 5e-5
+
+
+def test_going_on_from_the_end_takes_one_read() -> None:
+    rows, start = with_start()
+    model = fit(rows, 4, warm_start=True, **as_start(start))
+    before = model.lower_bound_
+    model.fit(rows)
+    assert model.n_iter_ == 1
+    assert 1.0 < model.n_reads_ < 1.125
+    assert model.lower_bound_ == pytest.approx(before, abs=1e-12)
+
+
+def test_few_rows_are_read_from_the_start_on() -> None:
+    rows, start = with_start()
+    model = fit(rows[:20_000], 4, **as_start(start))
+    assert {read["purpose"] for read in model.history_} == {"iteration"}
+    assert model.converged_
+
+
+def test_rows_in_the_order_of_their_clusters_do_no_harm() -> None:
+    # Each range that is looked at shows one cluster.
+    rng = np.random.default_rng(9)
+    truth = random_parameters(rng, "full", 3, 2, spread=6.0)
+    rows = draw(rng, truth, 160_000)
+    labels = prepare(truth).posterior(rows).labels
+    start = Parameters.create("full", np.full(3, 1 / 3), truth.means + 0.5, 1.5 * truth.covariances)
+    order = np.argsort(labels, kind="stable")
+    model = fit(rows[order], 3, **as_start(start))
+    assert model.converged_
+    assert_optimal(model, rows, 1e-5)

@@ -154,3 +154,27 @@ def test_few_distinct_rows_do_no_harm(covariance_type: CovarianceType, n_distinc
     assert np.isfinite(found.means).all()
     scores = Expectation.prepare(found, Frame.of(found)).posterior(rows).scores
     assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("gaps", [False, True])
+def test_rows_in_blocks_say_what_they_say_together(
+    covariance_type: CovarianceType, gaps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = clusters(covariance_type)
+    rng = np.random.default_rng(6)
+    rows, weights = draw(rng, truth, 2000), rng.uniform(0.5, 2.0, 2000)
+    if gaps:
+        rows[np.arange(0, 2000, 7), rng.integers(0, 2, 286)] = np.nan
+    with ThreadExecutor(1) as executor:
+        sample = in_memory(executor, rows, weights, missing="em" if gaps else "error")
+        stuck = em(sample, poor_start(truth), 20)
+        together = moved(sample, stuck).parameters
+        # Seven rows at a time, or so.
+        monkeypatch.setattr("streamgmm.algorithms.moves._BLOCK_BYTES", 8 * 6 * 64)
+        apart = moved(sample, stuck).parameters
+    assert np.linalg.norm(together.means - stuck.parameters.means) > 1.0
+    for name in ("weights", "means", "covariances"):
+        np.testing.assert_allclose(
+            getattr(apart, name), getattr(together, name), rtol=1e-7, atol=1e-9
+        )

@@ -217,6 +217,14 @@ def test_informing_rows_are_complete_and_from_all_over() -> None:
     assert len(everything.rows) == (~np.isnan(rows[::1000])).all(axis=1).sum()
 
 
+def test_few_complete_rows_do_not_speak_for_the_others() -> None:
+    rows = np.random.default_rng(4).normal(size=(20_000, 2))
+    rows[:15_000, 0] = np.nan
+    assert len(Informant.among(rows, np.ones(20_000), 10).rows) == 4096
+    rows[:15_100, 0] = np.nan
+    assert len(Informant.among(rows, np.ones(20_000), 10).rows) == 0
+
+
 def test_too_few_rows_inform_of_nothing() -> None:
     parameters = random_parameters(np.random.default_rng(5), "full", 3, 2)
     tangent = Tangent(parameters, Frame.of(parameters))

@@ -96,8 +96,9 @@ def test_weights_count_in_moments_and_rows_without_them_do_not() -> None:
     np.testing.assert_allclose(found.moments.means, means, rtol=1e-10)
     np.testing.assert_allclose(found.moments.variances, variances, rtol=1e-10)
     np.testing.assert_array_equal(found.moments.largest, rows[weights > 0].max(axis=0))
-    assert found.weight == pytest.approx(weights.sum(), rel=1e-12)
+    np.testing.assert_allclose(found.moments.weights, weights.sum(), rtol=1e-12)
     assert found.n_rows == N
+    assert found.n_weightless == np.sum(weights == 0.0)
     # Own weight, times what the row stands for.
     ratios = found.sample.weights / weights[found.sample.index]
     assert len(np.unique(np.round(ratios, 9))) <= 2
@@ -117,7 +118,7 @@ def test_gaps(missing: Any) -> None:
     left_out = lacking.all(axis=1) if missing == "em" else lacking.any(axis=1)
     used = rows[~left_out]
     assert found.n_missing == left_out.sum()
-    assert found.weight == len(used)
+    assert found.n_weightless == 0
     np.testing.assert_allclose(found.moments.means, np.nanmean(used, axis=0), rtol=1e-9)
     np.testing.assert_allclose(found.moments.variances, np.nanvar(used, axis=0), rtol=1e-9)
     np.testing.assert_array_equal(found.moments.smallest, np.nanmin(used, axis=0))
@@ -138,7 +139,8 @@ def test_rows_that_overflow_are_counted_and_left_out() -> None:
     found = surveyed(ChunkedSource(rows, 5000))
     used = np.abs(rows).max(axis=1) < 1e100
     assert found.n_overflowing == N // 1000 + 1
-    assert found.weight == used.sum()
+    np.testing.assert_array_equal(found.moments.weights, used.sum())
+    assert found.n_weightless == 0
     assert used[found.sample.index].all()
     np.testing.assert_allclose(found.moments.means, rows[used].mean(axis=0), rtol=1e-9)
     assert found.sample.weights.sum() == pytest.approx(used.sum(), rel=1e-12)
@@ -452,7 +454,7 @@ def test_a_part_stands_for_all(part: float) -> None:
     assert found.n_rows == n * part
     assert reader.n_reads == pytest.approx(part + reader.history[0].part)
     assert len(found.sample) == 5000
-    assert found.weight == pytest.approx(n, rel=1e-9)
+    np.testing.assert_allclose(found.moments.weights, n * part, rtol=1e-9)
     assert found.sample.weights.sum() == pytest.approx(n, rel=1e-9)
     # Chunks lie in even stretches.
     chunks = np.unique(found.sample.index // 1000)
@@ -527,14 +529,15 @@ def test_weights_that_are_mostly_0() -> None:
         found = surveyed(source, size=2000)
         assert len(found.sample) == 2000
         assert np.all(found.sample.index % 50 == 0)
-        assert found.weight == 2.0 * n / 50
-        assert found.sample.weights.sum() == pytest.approx(found.weight, rel=1e-9)
+        assert found.n_weightless == n - n / 50
+        np.testing.assert_array_equal(found.moments.weights, 2.0 * n / 50)
+        assert found.sample.weights.sum() == pytest.approx(2.0 * n / 50, rel=1e-9)
 
 
 def test_no_weight_at_all_is_no_sample() -> None:
     found = surveyed(ChunkedSource(drawn(), 1000, weights=np.zeros(N)))
     assert len(found.sample) == 0
-    assert found.weight == 0.0
+    assert found.n_weightless == N
 
 
 @pytest.mark.parametrize("dtype", ["f8", "f4", "f2", "i2", "i8"])

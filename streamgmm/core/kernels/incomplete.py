@@ -208,6 +208,23 @@ def _project(coefficients, k, run, work, gaps):
 
 
 @piece
+def _project_together(coefficients, n, n_runs, work, gaps):
+    """As _project of all components, which share one factor and so a basis, into gaps.kept."""
+    for k in range(work.log_joint.shape[0]):
+        _residuals(coefficients, k, n, work, gaps)
+        for d in range(coefficients.origin.size):
+            for r in range(n):
+                gaps.kept[k, d, r] = work.residual[1 + d, r]
+    for run in range(n_runs):
+        first, last = gaps.starts[run], gaps.starts[run + 1]
+        m = _find_columns(first, gaps)
+        log_volume = _span(coefficients.factors[0], m, gaps)
+        for k in range(work.log_joint.shape[0]):
+            _take_out(m, first, last, gaps.kept[k], gaps)
+        gaps.log_volumes[run] = log_volume - m * _HALF_LOG_TWO_PI
+
+
+@piece
 def _evaluate(rows, coefficients, work, gaps):
     """Log-joint densities of the observed values of a block of rows, into work.log_joint.
 
@@ -217,10 +234,17 @@ def _evaluate(rows, coefficients, work, gaps):
     n_overflowing = _load(rows, coefficients, work, gaps)
     n_runs = _find_runs(n, gaps)
     fill(work.common, 0.0)
+    if coefficients.kind == TIED:
+        _project_together(coefficients, n, n_runs, work, gaps)
     for k in range(work.log_joint.shape[0]):
-        _residuals(coefficients, k, n, work, gaps)
-        for run in range(n_runs):
-            _project(coefficients, k, run, work, gaps)
+        if coefficients.kind == TIED:
+            for d in range(coefficients.origin.size):
+                for r in range(n):
+                    work.residual[1 + d, r] = gaps.kept[k, d, r]
+        else:
+            _residuals(coefficients, k, n, work, gaps)
+            for run in range(n_runs):
+                _project(coefficients, k, run, work, gaps)
         out = work.log_joint[k]
         fill(out, 0.0)
         for d in range(coefficients.origin.size):
