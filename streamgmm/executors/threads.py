@@ -166,7 +166,7 @@ class ThreadExecutor:
         MemoryLimitError
             With the sizes.
         """
-        self._budget.require_a_chunk(source, work, _depth(source))
+        self._budget.require_chunks(source, work, _depth(source))
 
     def _for_each(
         self,

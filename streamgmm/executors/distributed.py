@@ -1,0 +1,432 @@
+"""A Dask cluster: its workers read, compute and merge chunks, a group of them in each task.
+
+Dask schedules; nothing here does. One task for each group keeps the scheduler's part small,
+however many chunks there are. What all groups need, the state and the source, are tasks too:
+they reach each worker once, and a worker that dies takes nothing along that cannot be computed
+again. Values merge on the workers, by the same tree as on local threads, and one comes back.
+"""
+
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from typing import Any, Self
+
+import dask
+import dask.base
+from dask._task_spec import Task, TaskRef
+from dask.optimization import cull
+from dask.utils import funcname
+from distributed import Client, KilledWorker, get_worker
+from distributed.protocol import pickle
+from numpy.typing import NDArray
+
+from streamgmm.errors import ClusterError, DataError
+from streamgmm.executors.blas import single_threaded_blas
+from streamgmm.executors.groups import MOST_GROUPS, group_size, groups_of, reduce_group
+from streamgmm.executors.memory import Budget, sample_bytes
+from streamgmm.executors.merging import MergeTree, tree_depth
+from streamgmm.protocols import (
+    NO_WORK,
+    Chunk,
+    ChunkDone,
+    LazySource,
+    Listener,
+    M,
+    S,
+    Sink,
+    Source,
+    Work,
+    all_chunks,
+    data_bytes,
+    regions_of,
+    row_bytes,
+    row_count,
+    unwritten_chunks,
+)
+
+# Values that one task merges: a power of two, so that they are a complete subtree.
+_MERGED_AT_ONCE = 8
+# Chunks whose values are brought here at once to be written.
+_BATCH = 32
+# How often a task is tried again that failed by an error.
+_RETRIES = 2
+# Of a worker's memory limit. Above it Dask writes to disk, and soon gives the worker no more work.
+_USABLE_PART = 0.7
+# Between two looks at a cluster that says nothing.
+_SECONDS_BETWEEN_LOOKS = 5.0
+
+Key = tuple[str, int]
+
+
+class DistributedExecutor:
+    """Computes groups of chunks as tasks of a cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    memory_limit : int or str, optional
+        Of this process, which holds samples; the workers have limits of their own.
+    patience : float
+        Seconds to wait for a worker when there is none.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        memory_limit: int | float | str | None = None,
+        patience: float = 300.0,
+    ) -> None:
+        self.sample_bytes = sample_bytes(memory_limit)
+        self._client = client
+        self._address = client.scheduler.address
+        self._patience = patience
+        # By identity, with what is held so that no other source can have it.
+        self._shipped: dict[int, tuple[Source, Any]] = {}
+        self._lazy: dict[int, tuple[Source, Sequence[Any]]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._shipped.clear()
+        self._lazy.clear()
+
+    def map_reduce(
+        self,
+        source: Source,
+        function: Callable[[S, Chunk], M],
+        state: S,
+        listener: Listener,
+        work: Work = NO_WORK,
+        chunks: Sequence[int] | None = None,
+    ) -> M:
+        """Merge function(state, chunk) over chunks; see :class:`streamgmm.protocols.Executor`.
+
+        Raises
+        ------
+        MemoryLimitError
+            If a worker's memory limit does not hold a chunk for each of its threads.
+        ClusterError
+            If the cluster is lost, or workers die again and again.
+        """
+        chosen = all_chunks(source) if chunks is None else chunks
+        graph = _Graph(function, state)
+        leaves, size = self._leaves(graph, source, chosen, work)
+        levels = graph.merged(leaves)
+        # Their number is bounded, and they tell of progress.
+        height = next(h for h, level in enumerate(levels) if len(level) <= MOST_GROUPS)
+        groups = groups_of(chosen, size * _MERGED_AT_ONCE**height)
+        n_rows = {
+            key: row_count(source, group) for key, group in zip(levels[height], groups, strict=True)
+        }
+        (root,) = levels[-1]
+        with self._computing(source, graph, [*n_rows, root]) as done:
+            for future in done:
+                if future.key in n_rows:
+                    listener(_progress(source, n_rows[future.key]))
+                if future.key == root:
+                    merged: M = future.result()
+        return merged
+
+    def map_write(
+        self,
+        source: Source,
+        function: Callable[[S, Chunk], NDArray[Any]],
+        state: S,
+        sink: Sink,
+        listener: Listener,
+        work: Work = NO_WORK,
+        piece_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        """Write function(state, chunk) of all chunks; see :class:`streamgmm.protocols.Executor`.
+
+        Raises
+        ------
+        MemoryLimitError
+            If a worker's memory limit does not hold a chunk for each of its threads.
+        ClusterError
+            If the cluster is lost, or workers die again and again.
+        """
+        region_of = regions_of(source)
+        chunks = unwritten_chunks(source, sink)
+        for batch in groups_of(chunks, _BATCH):
+            graph = _Graph(function, state)
+            leaves, _ = self._leaves(graph, source, batch, work, size=1)
+            chunk_of = dict(zip(leaves, batch, strict=True))
+            with self._computing(source, graph, leaves) as done:
+                for future in done:
+                    i = chunk_of[future.key]
+                    sink.write(region_of(i), future.result())
+                    sink.finish(i)
+                    listener(_progress(source, row_count(source, [i])))
+
+    def check_memory(self, source: Source, work: Work) -> None:
+        """Refuse a read for which a worker has not the memory.
+
+        Raises
+        ------
+        MemoryLimitError
+            With the sizes.
+        """
+        for budget in self._budgets():
+            n_values = _values_at_once(source, budget.n_threads)
+            budget.require_chunks(source, work, n_values, budget.n_threads)
+
+    def _budgets(self) -> list[Budget]:
+        """What each worker may hold, and what it holds beside data that Dask can write to disk."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        return [
+            Budget(
+                int(_USABLE_PART * worker["memory_limit"]) or sys.maxsize,
+                max(worker["metrics"]["memory"] - worker["metrics"]["managed_bytes"], 0),
+                worker["nthreads"],
+                f"{_USABLE_PART:.0%} of the memory limit of worker {address}",
+            )
+            for address, worker in workers.items()
+        ]
+
+    def _leaves(
+        self,
+        graph: "_Graph",
+        source: Source,
+        chosen: Sequence[int],
+        work: Work,
+        size: int | None = None,
+    ) -> tuple[list[Key], int]:
+        """Tasks that compute groups of chunks, and how many chunks they have."""
+        if isinstance(source, LazySource):
+            return self._lazy_leaves(graph, source, chosen), 1
+        budgets = self._budgets()
+        size = size or group_size(len(chosen), sum(budget.n_threads for budget in budgets))
+        ahead = source.read_bytes > 0 and all(
+            _holds_two_chunks(budget, source, work) for budget in budgets
+        )
+        shipped = TaskRef(self._future_of(source).key)
+        leaves = [
+            graph.add("group", n, _reduce, graph.job, shipped, group, ahead)
+            for n, group in enumerate(groups_of(chosen, size))
+        ]
+        return leaves, size
+
+    def _lazy_leaves(self, graph: "_Graph", source: LazySource, chosen: Sequence[int]) -> list[Key]:
+        """A task for each chunk, to be computed where the chunk is."""
+        if id(source) not in self._lazy:
+            self._lazy[id(source)] = source, source.lazy_chunks()
+        chunks = self._lazy[id(source)][1]
+        tasks = chunks[0].__dask_graph__()
+        graph.tasks.update(tasks)
+        leaves = []
+        for n, i in enumerate(chosen):
+            key = graph.add("chunk", n, _apply, graph.job, TaskRef(chunks[i].key))
+            # One task less for the scheduler.
+            graph.tasks[key] = Task.fuse(tasks[chunks[i].key], graph.tasks[key], key=key)
+            leaves.append(key)
+        graph.tasks, _ = cull(graph.tasks, leaves)  # type: ignore[no-untyped-call]
+        return leaves
+
+    def _future_of(self, source: Source) -> Any:
+        """The source as a task, which stays as long as the executor."""
+        if id(source) not in self._shipped:
+            key = f"streamgmm-source-{uuid.uuid4().hex}"
+            with _graphs_of_any_size():
+                self._shipped[id(source)] = source, self._client.submit(_given, source, key=key)
+        return self._shipped[id(source)][1]
+
+    @contextmanager
+    def _computing(
+        self, source: Source, graph: "_Graph", keys: Sequence[Key]
+    ) -> Iterator[Iterator[Any]]:
+        """Futures of some tasks as they are done; what is not done at the end is cancelled.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster is lost, or workers die again and again.
+        """
+        with _graphs_of_any_size():
+            futures = self._client.get(graph.tasks, list(keys), sync=False, retries=_RETRIES)
+        pending = {future.key: future for future in futures}
+        # What nobody holds gives way on the workers.
+        del futures
+        try:
+            yield self._done(source, pending)
+        except KilledWorker as error:
+            raise ClusterError(
+                f"{error.allowed_failures + 1} workers died one after the other while they "
+                f"computed the same part of {source.name}; they may have been out of memory: see "
+                "their logs, and give them more memory or fewer threads, or store the array in "
+                "smaller chunks"
+            ) from error
+        except CancelledError as error:
+            raise ClusterError(
+                f"the connection to the scheduler {self._address} was lost while {source.name} "
+                "was read; see its log, and begin again with another cluster"
+            ) from error
+        finally:
+            # The scheduler drops what nobody waits for; to ask it to cancel drops our connection.
+            for future in pending.values():
+                future.release()
+
+    def _done(self, source: Source, pending: dict[Key, Any]) -> Iterator[Any]:
+        """Take futures from those that are pending, as they are done."""
+        done: SimpleQueue[Any] = SimpleQueue()
+        for future in pending.values():
+            future.add_done_callback(done.put)
+        last_seen = time.monotonic()
+        while pending:
+            try:
+                future = done.get(timeout=min(_SECONDS_BETWEEN_LOOKS, self._patience))
+            except Empty:
+                if self._client.nthreads():
+                    last_seen = time.monotonic()
+                elif time.monotonic() - last_seen > self._patience:
+                    raise ClusterError(
+                        f"the cluster of {self._address} has had no worker for "
+                        f"{self._patience:g} s while {source.name} was read; start workers, and "
+                        "begin again"
+                    ) from None
+                continue
+            if not future.done():
+                # Lost with its worker in the meantime, it is computed again.
+                future.add_done_callback(done.put)
+                continue
+            del pending[future.key]
+            if future.status != "finished":
+                # Raises what went wrong.
+                future.result()
+            yield future
+
+
+class _Graph:
+    """Tasks that apply a function with a state, under names of their own.
+
+    Attributes
+    ----------
+    tasks : dict
+    job : TaskRef
+        The function and the state.
+    """
+
+    def __init__(self, function: Callable[..., Any], state: Any) -> None:
+        self._name = f"streamgmm-{funcname(function).strip('_').replace('_', '-')}"
+        self._token = uuid.uuid4().hex
+        self.tasks: dict[Any, Any] = {}
+        self.job = TaskRef(self.add("job", 0, _given, (function, state)))
+
+    def add(self, kind: str, number: int, function: Callable[..., Any], *arguments: Any) -> Key:
+        """Add a task, and give its key."""
+        key = (f"{self._name}-{kind}-{self._token}", number)
+        self.tasks[key] = Task(key, function, *arguments)
+        return key
+
+    def merged(self, leaves: list[Key]) -> list[list[Key]]:
+        """Levels of a tree of tasks that merge leaves, from these to the root."""
+        levels = [leaves]
+        while len(levels[-1]) > 1:
+            kind = f"merge-{len(levels)}"
+            parts = groups_of(levels[-1], _MERGED_AT_ONCE)
+            levels.append(
+                [self.add(kind, n, _merge, *map(TaskRef, part)) for n, part in enumerate(parts)]
+            )
+        return levels
+
+
+@contextmanager
+def _graphs_of_any_size() -> Iterator[None]:
+    """Dask advises against large graphs; states of many components are large."""
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": sys.maxsize}):
+        yield
+
+
+def _values_at_once(source: Source, n_threads: int) -> int:
+    """Values that may wait on a worker to be merged."""
+    return n_threads * (tree_depth(len(all_chunks(source))) + _MERGED_AT_ONCE)
+
+
+def _holds_two_chunks(budget: Budget, source: Source, work: Work) -> bool:
+    """Whether each thread of a worker may read a chunk while it computes another."""
+    most = 2 * budget.n_threads
+    n_values = _values_at_once(source, budget.n_threads)
+    return budget.chunks_in_flight(source, work, n_values, most) == most
+
+
+def _progress(source: Source, n_rows: int) -> ChunkDone:
+    return ChunkDone(n_rows, n_rows * row_bytes(source))
+
+
+# On the workers -------------------------------------------------------------------------
+
+
+def _given(value: S) -> S:
+    return value
+
+
+def _apply(job: tuple[Callable[[S, Chunk], Any], S], chunk: Chunk) -> Any:
+    function, state = job
+    with single_threaded_blas():
+        return function(state, chunk)
+
+
+def _reduce(
+    job: tuple[Callable[[S, Chunk], M], S], source: Source, chunks: Sequence[int], ahead: bool
+) -> M:
+    function, state = job
+    _require_data(source)
+    with single_threaded_blas():
+        return reduce_group(function, state, source, chunks, ahead)
+
+
+def _merge(*values: M) -> M:
+    tree: MergeTree[M] = MergeTree(len(values))
+    with single_threaded_blas():
+        for place, value in enumerate(values):
+            tree.add(place, value)
+    return tree.result
+
+
+def _require_data(source: Source) -> None:
+    """Refuse data that are at a path which this worker has not.
+
+    Some formats take what is not there for chunks without values.
+
+    Raises
+    ------
+    DataError
+        If there is no such path.
+    """
+    if source.location is not None and not source.location.exists():
+        raise DataError(
+            f"{source.location} is not there on worker {get_worker().address}; put {source.name} "
+            "where all workers find it under the same path or URL, or read it with "
+            "executor='threads'"
+        )
+
+
+# Which cluster, and for what data -------------------------------------------------------
+
+
+def active_client() -> Any:
+    """The client of the cluster that Dask computes on by default; None if it does not."""
+    scheduler = dask.base.get_scheduler()  # type: ignore[no-untyped-call]
+    owner = getattr(scheduler, "__self__", None)
+    return owner if isinstance(owner, Client) else None
+
+
+def can_be_read_elsewhere(source: Source) -> bool:
+    """Whether workers get the data of a source without their being sent.
+
+    Of what is sent arrays make no copy for the answer.
+    """
+    if isinstance(source, LazySource):
+        return True
+    buffers: list[Any] = []
+    try:
+        header = pickle.dumps(source, buffer_callback=buffers.append)  # type: ignore[no-untyped-call]
+    except Exception:  # noqa: BLE001 - whatever cannot be pickled cannot be sent
+        return False
+    n_bytes = len(header) + sum(buffer.raw().nbytes for buffer in buffers)
+    return bool(2 * n_bytes < data_bytes(source))
