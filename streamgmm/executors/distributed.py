@@ -12,8 +12,9 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 import dask
 import dask.base
@@ -29,6 +30,7 @@ from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.groups import MOST_GROUPS, group_size, groups_of, reduce_group
 from streamgmm.executors.memory import Budget, sample_bytes
 from streamgmm.executors.merging import MergeTree, tree_depth
+from streamgmm.executors.pieces import write_chunk
 from streamgmm.protocols import (
     NO_WORK,
     Chunk,
@@ -37,14 +39,18 @@ from streamgmm.protocols import (
     Listener,
     M,
     S,
+    SharedSink,
     Sink,
     Source,
     Work,
+    Writer,
     all_chunks,
     data_bytes,
+    region_at,
     regions_of,
     row_bytes,
     row_count,
+    sample_shape,
     unwritten_chunks,
 )
 
@@ -114,22 +120,12 @@ class DistributedExecutor:
             If the cluster is lost, or workers die again and again.
         """
         chosen = all_chunks(source) if chunks is None else chunks
-        graph = _Graph(function, state)
-        leaves, size = self._leaves(graph, source, chosen, work)
-        levels = graph.merged(leaves)
-        # Their number is bounded, and they tell of progress.
-        height = next(h for h, level in enumerate(levels) if len(level) <= MOST_GROUPS)
-        groups = groups_of(chosen, size * _MERGED_AT_ONCE**height)
-        n_rows = {
-            key: row_count(source, group) for key, group in zip(levels[height], groups, strict=True)
-        }
-        (root,) = levels[-1]
-        with self._computing(source, graph, [*n_rows, root]) as done:
-            for future in done:
-                if future.key in n_rows:
-                    listener(_progress(source, n_rows[future.key]))
-                if future.key == root:
-                    merged: M = future.result()
+        graph = _Graph(funcname(function), function, state)
+
+        def tell(group: Sequence[int]) -> None:
+            listener(_progress(source, group))
+
+        merged: M = self._merged(source, graph, work, chosen, tell)
         return merged
 
     def map_write(
@@ -144,6 +140,8 @@ class DistributedExecutor:
     ) -> None:
         """Write function(state, chunk) of all chunks; see :class:`streamgmm.protocols.Executor`.
 
+        Workers write by themselves if the sink allows it, else values come here to be written.
+
         Raises
         ------
         MemoryLimitError
@@ -151,18 +149,29 @@ class DistributedExecutor:
         ClusterError
             If the cluster is lost, or workers die again and again.
         """
-        region_of = regions_of(source)
         chunks = unwritten_chunks(source, sink)
+        name = funcname(function)
+
+        def tell(group: Sequence[int]) -> None:
+            for i in group:
+                sink.finish(i)
+            listener(_progress(source, group))
+
+        writer = sink.writer() if isinstance(sink, SharedSink) else None
+        if writer is not None and chunks:
+            job = _Writing(function, state, writer, piece_shape, sample_shape(source))
+            self._merged(source, _Graph(name, _write, job), work, chunks, tell)
+            return
+        region_of = regions_of(source)
         for batch in groups_of(chunks, _BATCH):
-            graph = _Graph(function, state)
-            leaves, _ = self._leaves(graph, source, batch, work, size=1)
+            graph = _Graph(name, function, state)
+            leaves = self._leaves(graph, source, work, batch, size=1)
             chunk_of = dict(zip(leaves, batch, strict=True))
             with self._computing(source, graph, leaves) as done:
                 for future in done:
                     i = chunk_of[future.key]
                     sink.write(region_of(i), future.result())
-                    sink.finish(i)
-                    listener(_progress(source, row_count(source, [i])))
+                    tell([i])
 
     def check_memory(self, source: Source, work: Work) -> None:
         """Refuse a read for which a worker has not the memory.
@@ -175,6 +184,10 @@ class DistributedExecutor:
         for budget in self._budgets():
             n_values = _values_at_once(source, budget.n_threads)
             budget.require_chunks(source, work, n_values, budget.n_threads)
+
+    def _n_threads(self) -> int:
+        """Threads of all workers."""
+        return sum(self._client.nthreads().values())
 
     def _budgets(self) -> list[Budget]:
         """What each worker may hold, and what it holds beside data that Dask can write to disk."""
@@ -189,28 +202,46 @@ class DistributedExecutor:
             for address, worker in workers.items()
         ]
 
-    def _leaves(
+    def _merged(
         self,
-        graph: "_Graph",
         source: Source,
-        chosen: Sequence[int],
+        graph: "_Graph",
         work: Work,
-        size: int | None = None,
-    ) -> tuple[list[Key], int]:
-        """Tasks that compute groups of chunks, and how many chunks they have."""
+        chosen: Sequence[int],
+        tell: Callable[[Sequence[int]], None],
+    ) -> Any:
+        """The merged value of chunks; groups of them are told of as they are done."""
+        self.check_memory(source, work)
+        size = 1 if isinstance(source, LazySource) else group_size(len(chosen), self._n_threads())
+        levels = graph.merged(self._leaves(graph, source, work, chosen, size))
+        # The number of those that are told of is bounded.
+        height = next(h for h, level in enumerate(levels) if len(level) <= MOST_GROUPS)
+        groups = groups_of(chosen, size * _MERGED_AT_ONCE**height)
+        group_of = dict(zip(levels[height], groups, strict=True))
+        (root,) = levels[-1]
+        merged = None
+        with self._computing(source, graph, list({**group_of, root: None})) as done:
+            for future in done:
+                if future.key in group_of:
+                    tell(group_of[future.key])
+                if future.key == root:
+                    merged = future.result()
+        return merged
+
+    def _leaves(
+        self, graph: "_Graph", source: Source, work: Work, chosen: Sequence[int], size: int
+    ) -> list[Key]:
+        """Tasks that compute groups of so many chunks."""
         if isinstance(source, LazySource):
-            return self._lazy_leaves(graph, source, chosen), 1
-        budgets = self._budgets()
-        size = size or group_size(len(chosen), sum(budget.n_threads for budget in budgets))
+            return self._lazy_leaves(graph, source, chosen)
         ahead = source.read_bytes > 0 and all(
-            _holds_two_chunks(budget, source, work) for budget in budgets
+            _holds_two_chunks(budget, source, work) for budget in self._budgets()
         )
         shipped = TaskRef(self._future_of(source).key)
-        leaves = [
+        return [
             graph.add("group", n, _reduce, graph.job, shipped, group, ahead)
             for n, group in enumerate(groups_of(chosen, size))
         ]
-        return leaves, size
 
     def _lazy_leaves(self, graph: "_Graph", source: LazySource, chosen: Sequence[int]) -> list[Key]:
         """A task for each chunk, to be computed where the chunk is."""
@@ -304,6 +335,13 @@ class DistributedExecutor:
 class _Graph:
     """Tasks that apply a function with a state, under names of their own.
 
+    Parameters
+    ----------
+    name : str
+        Of the work, for those who watch it.
+    function : callable
+    state : object
+
     Attributes
     ----------
     tasks : dict
@@ -311,8 +349,8 @@ class _Graph:
         The function and the state.
     """
 
-    def __init__(self, function: Callable[..., Any], state: Any) -> None:
-        self._name = f"streamgmm-{funcname(function).strip('_').replace('_', '-')}"
+    def __init__(self, name: str, function: Callable[..., Any], state: Any) -> None:
+        self._name = f"streamgmm-{name.strip('_').replace('_', '-')}"
         self._token = uuid.uuid4().hex
         self.tasks: dict[Any, Any] = {}
         self.job = TaskRef(self.add("job", 0, _given, (function, state)))
@@ -354,7 +392,8 @@ def _holds_two_chunks(budget: Budget, source: Source, work: Work) -> bool:
     return budget.chunks_in_flight(source, work, n_values, most) == most
 
 
-def _progress(source: Source, n_rows: int) -> ChunkDone:
+def _progress(source: Source, chunks: Sequence[int]) -> ChunkDone:
+    n_rows = row_count(source, chunks)
     return ChunkDone(n_rows, n_rows * row_bytes(source))
 
 
@@ -378,6 +417,32 @@ def _reduce(
     _require_data(source)
     with single_threaded_blas():
         return reduce_group(function, state, source, chunks, ahead)
+
+
+@dataclass(frozen=True)
+class _Writing(Generic[S]):
+    """What is to be written, and how; see :meth:`DistributedExecutor.map_write`."""
+
+    function: Callable[[S, Chunk], NDArray[Any]]
+    state: S
+    writer: Writer
+    piece_shape: tuple[int, ...] | None
+    sample_shape: tuple[int, ...]
+
+
+class _Written:
+    """All that is to be merged of chunks that have been written."""
+
+    def merge(self, other: Self) -> Self:
+        return self
+
+
+def _write(job: _Writing[Any], chunk: Chunk) -> _Written:
+    if len(chunk.rows):
+        region = region_at(chunk.index, job.sample_shape)
+        write_chunk(job.function, job.state, chunk, region, job.piece_shape, job.writer.write)
+        job.writer.sync([region])
+    return _Written()
 
 
 def _merge(*values: M) -> M:
