@@ -25,7 +25,7 @@ from distributed import Client, KilledWorker, get_worker
 from distributed.protocol import pickle
 from numpy.typing import NDArray
 
-from streamgmm.errors import ClusterError, DataError
+from streamgmm.errors import ClusterError, DataError, ParameterError
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.groups import MOST_GROUPS, group_size, groups_of, reduce_group
 from streamgmm.executors.memory import Budget, sample_bytes
@@ -88,6 +88,7 @@ class DistributedExecutor:
     ) -> None:
         self.sample_bytes = sample_bytes(memory_limit)
         self._client = client
+        self._has_read = False
         self._address = client.scheduler.address
         self._patience = patience
         # By identity, with what is held so that no other source can have it.
@@ -162,10 +163,10 @@ class DistributedExecutor:
             job = _Writing(function, state, writer, piece_shape, sample_shape(source))
             self._merged(source, _Graph(name, _write, job), work, chunks, tell)
             return
-        region_of = regions_of(source)
+        region_of, budgets = regions_of(source), self._budgets()
         for batch in groups_of(chunks, _BATCH):
             graph = _Graph(name, function, state)
-            leaves = self._leaves(graph, source, work, batch, size=1)
+            leaves = self._leaves(graph, source, work, batch, 1, budgets)
             chunk_of = dict(zip(leaves, batch, strict=True))
             with self._computing(source, graph, leaves) as done:
                 for future in done:
@@ -181,13 +182,9 @@ class DistributedExecutor:
         MemoryLimitError
             With the sizes.
         """
-        for budget in self._budgets():
-            n_values = _values_at_once(source, budget.n_threads)
-            budget.require_chunks(source, work, n_values, budget.n_threads)
-
-    def _n_threads(self) -> int:
-        """Threads of all workers."""
-        return sum(self._client.nthreads().values())
+        budgets = self._budgets()
+        size = _size_of_groups(source, len(all_chunks(source)), budgets)
+        _require_memory(budgets, source, work, size)
 
     def _budgets(self) -> list[Budget]:
         """What each worker may hold, and what it holds beside data that Dask can write to disk."""
@@ -211,9 +208,9 @@ class DistributedExecutor:
         tell: Callable[[Sequence[int]], None],
     ) -> Any:
         """The merged value of chunks; groups of them are told of as they are done."""
-        self.check_memory(source, work)
-        size = 1 if isinstance(source, LazySource) else group_size(len(chosen), self._n_threads())
-        levels = graph.merged(self._leaves(graph, source, work, chosen, size))
+        budgets = self._budgets()
+        size = _size_of_groups(source, len(chosen), budgets)
+        levels = graph.merged(self._leaves(graph, source, work, chosen, size, budgets))
         # The number of those that are told of is bounded.
         height = next(h for h, level in enumerate(levels) if len(level) <= MOST_GROUPS)
         groups = groups_of(chosen, size * _MERGED_AT_ONCE**height)
@@ -229,13 +226,29 @@ class DistributedExecutor:
         return merged
 
     def _leaves(
-        self, graph: "_Graph", source: Source, work: Work, chosen: Sequence[int], size: int
+        self,
+        graph: "_Graph",
+        source: Source,
+        work: Work,
+        chosen: Sequence[int],
+        size: int,
+        budgets: Sequence[Budget],
     ) -> list[Key]:
-        """Tasks that compute groups of so many chunks."""
+        """Tasks that compute groups of so many chunks.
+
+        Raises
+        ------
+        MemoryLimitError
+            Before the first of all reads, if a worker has not the memory.
+        """
+        # What has been read is not thrown away for a tight estimate of a later read.
+        if not self._has_read:
+            _require_memory(budgets, source, work, size)
+            self._has_read = True
         if isinstance(source, LazySource):
             return self._lazy_leaves(graph, source, chosen)
         ahead = source.read_bytes > 0 and all(
-            _holds_two_chunks(budget, source, work) for budget in self._budgets()
+            _holds_two_chunks(budget, source, work, size) for budget in budgets
         )
         shipped = TaskRef(self._future_of(source).key)
         return [
@@ -260,11 +273,24 @@ class DistributedExecutor:
         return leaves
 
     def _future_of(self, source: Source) -> Any:
-        """The source as a task, which stays as long as the executor."""
+        """The source as a task, which stays as long as the executor.
+
+        Raises
+        ------
+        ParameterError
+            If it cannot be pickled.
+        """
         if id(source) not in self._shipped:
             key = f"streamgmm-source-{uuid.uuid4().hex}"
-            with _graphs_of_any_size():
-                self._shipped[id(source)] = source, self._client.submit(_given, source, key=key)
+            try:
+                with _graphs_of_any_size():
+                    future = self._client.submit(_given, source, key=key)
+            except TypeError as error:
+                raise ParameterError(
+                    f"{source.name} cannot be sent to workers ({error}); give its path or URL, or "
+                    "read it with executor='threads'"
+                ) from error
+            self._shipped[id(source)] = source, future
         return self._shipped[id(source)][1]
 
     @contextmanager
@@ -380,16 +406,27 @@ def _graphs_of_any_size() -> Iterator[None]:
         yield
 
 
-def _values_at_once(source: Source, n_threads: int) -> int:
+def _size_of_groups(source: Source, n_chunks: int, budgets: Sequence[Budget]) -> int:
+    """Chunks in a group; each of a lazy source is by itself, to be computed where it is."""
+    if isinstance(source, LazySource):
+        return 1
+    return group_size(n_chunks, sum(budget.n_threads for budget in budgets))
+
+
+def _values_at_once(budget: Budget, size: int) -> int:
     """Values that may wait on a worker to be merged."""
-    return n_threads * (tree_depth(len(all_chunks(source))) + _MERGED_AT_ONCE)
+    return budget.n_threads * max(tree_depth(size), _MERGED_AT_ONCE)
 
 
-def _holds_two_chunks(budget: Budget, source: Source, work: Work) -> bool:
+def _require_memory(budgets: Sequence[Budget], source: Source, work: Work, size: int) -> None:
+    for budget in budgets:
+        budget.require_chunks(source, work, _values_at_once(budget, size), budget.n_threads)
+
+
+def _holds_two_chunks(budget: Budget, source: Source, work: Work, size: int) -> bool:
     """Whether each thread of a worker may read a chunk while it computes another."""
     most = 2 * budget.n_threads
-    n_values = _values_at_once(source, budget.n_threads)
-    return budget.chunks_in_flight(source, work, n_values, most) == most
+    return budget.chunks_in_flight(source, work, _values_at_once(budget, size), most) == most
 
 
 def _progress(source: Source, chunks: Sequence[int]) -> ChunkDone:
