@@ -307,7 +307,6 @@ class DistributedExecutor:
         with _graphs_of_any_size():
             futures = self._client.get(graph.tasks, list(keys), sync=False, retries=_RETRIES)
         pending = {future.key: future for future in futures}
-        # What nobody holds gives way on the workers.
         del futures
         try:
             yield self._done(source, pending)
@@ -351,11 +350,12 @@ class DistributedExecutor:
                 # Lost with its worker in the meantime, it is computed again.
                 future.add_done_callback(done.put)
                 continue
-            del pending[future.key]
             if future.status != "finished":
                 # Raises what went wrong.
                 future.result()
             yield future
+            # What nobody holds gives way on the workers, once it is merged.
+            pending.pop(future.key).release()
 
 
 class _Graph:

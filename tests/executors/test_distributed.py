@@ -1,6 +1,5 @@
 """A Dask cluster keeps the promises of an executor, and more: what it sends, bears and says."""
 
-import faulthandler
 import logging
 import os
 import signal
@@ -43,17 +42,29 @@ from tests.executors.conformance import (
     rows,
     total,
 )
+from tests.executors.failing import (
+    DeadlySource,
+    FatalSource,
+    LoggedSource,
+    PatientSource,
+    UnsteadySource,
+)
 from tests.sources.chunked import ChunkedSource
 
-# A test that hangs shows where, and ends.
+# What hangs is an error, which shows where.
 _LONGEST_SECONDS = 60
 
 
 @pytest.fixture(autouse=True)
 def ends() -> Iterator[None]:
-    faulthandler.dump_traceback_later(_LONGEST_SECONDS, exit=True)
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"not done after {_LONGEST_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(_LONGEST_SECONDS)
     yield
-    faulthandler.cancel_dump_traceback_later()
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager
@@ -314,41 +325,6 @@ def test_work_that_cannot_fit_is_told_before_any_read(client: Any, tmp_path: Pat
 # Failures -------------------------------------------------------------------------------
 
 
-class LoggedSource(ChunkedSource):
-    """Small chunks; each read leaves a line with its number and process in a folder."""
-
-    def __init__(self, folder: Path, n_chunks: int, **settings: Any) -> None:
-        super().__init__(table_of(50 * n_chunks), 50, **settings)
-        self.folder = folder
-        (folder / "reads").touch()
-
-    def read(self, i: int) -> Chunk:
-        with (self.folder / "reads").open("a") as log:
-            log.write(f"{i} {os.getpid()}\n")
-        return super().read(i)
-
-    def reads(self) -> list[tuple[int, int]]:
-        lines = (self.folder / "reads").read_text().splitlines()
-        return [(int(i), int(process)) for i, process in map(str.split, lines)]
-
-    def takes(self, name: str) -> bool:
-        """Whether there was a file of this name; the one process that is told so has removed it."""
-        try:
-            (self.folder / name).unlink()
-        except FileNotFoundError:
-            return False
-        return True
-
-
-class DeadlySource(LoggedSource):
-    """Kills the process that reads chunk 70 while there is a file ``kill``."""
-
-    def read(self, i: int) -> Chunk:
-        if i == 70 and self.takes("kill"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(i)
-
-
 def test_workers_killed_in_the_survey_and_in_an_iteration_change_no_bit(
     client: Any, tmp_path: Path
 ) -> None:
@@ -396,15 +372,6 @@ def test_statistics_lost_with_their_worker_are_computed_again(client: Any, tmp_p
     assert len(source.reads()) - n_before > 1000
 
 
-class PatientSource(LoggedSource):
-    """After 20 reads it waits until there is a file ``joined``."""
-
-    def read(self, i: int) -> Chunk:
-        while len(self.reads()) >= 20 and not (self.folder / "joined").exists():
-            time.sleep(0.01)
-        return super().read(i)
-
-
 def test_a_worker_that_joins_late_takes_its_part(tmp_path: Path) -> None:
     source = PatientSource(tmp_path, 400)
     joined = tmp_path / "joined"
@@ -425,15 +392,6 @@ def test_a_worker_that_joins_late_takes_its_part(tmp_path: Path) -> None:
         processes = {process for _, process in source.reads()}
         assert processes == set(client.run(os.getpid).values())
         assert len(processes) == 2
-
-
-class UnsteadySource(LoggedSource):
-    """Of some chunks the first read fails."""
-
-    def read(self, i: int) -> Chunk:
-        if i % 50 == 7 and self.takes(str(i)):
-            raise ConnectionResetError("now and then")
-        return super().read(i)
 
 
 def test_reads_that_fail_now_and_then_are_tried_again(client: Any, tmp_path: Path) -> None:
@@ -457,15 +415,6 @@ def test_a_chunk_that_cannot_be_decoded_is_named(client: Any, tmp_path: Path) ->
         pytest.raises(DataError, match=r"x\.zarr: rows 60000 to 100000 cannot be read or decoded"),
     ):
         executor.map_reduce(open_data(path), total, None, ignore)
-
-
-class FatalSource(LoggedSource):
-    """Kills every process that reads chunk 70."""
-
-    def read(self, i: int) -> Chunk:
-        if i == 70:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(i)
 
 
 def test_work_that_kills_workers_is_given_up(tmp_path: Path) -> None:
@@ -601,7 +550,7 @@ def test_interrupted_predictions_go_on_where_they_were(
             raise KeyboardInterrupt
 
     model = fit(stored, n_jobs=2)
-    expected = model.predict(stored)
+    expected = model.predict(table_of(100_000))
     out = tmp_path / "labels.zarr"
     model.set_params(executor=client, callbacks=[interrupt])
     with pytest.raises(KeyboardInterrupt):
