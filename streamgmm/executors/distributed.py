@@ -18,13 +18,16 @@ from typing import Any, Generic, Self
 
 import dask
 import dask.base
+import numpy as np
 from dask._task_spec import Task, TaskRef
 from dask.optimization import cull
+from dask.sizeof import sizeof
 from dask.utils import funcname
 from distributed import Client, KilledWorker, get_worker
 from distributed.protocol import pickle
 from numpy.typing import NDArray
 
+from streamgmm.core.statistics import Statistics
 from streamgmm.errors import ClusterError, DataError, ParameterError
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.groups import MOST_GROUPS, group_size, groups_of, reduce_group
@@ -435,6 +438,14 @@ def _progress(source: Source, chunks: Sequence[int]) -> ChunkDone:
 
 
 # On the workers -------------------------------------------------------------------------
+
+
+def _size_of_statistics(value: Statistics) -> int:
+    """Bytes that Dask counts for statistics; it does not look into objects by itself."""
+    return sum(part.nbytes for part in vars(value).values() if isinstance(part, np.ndarray))
+
+
+sizeof.register(Statistics, _size_of_statistics)  # type: ignore[no-untyped-call]
 
 
 def _given(value: S) -> S:
