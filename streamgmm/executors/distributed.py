@@ -28,7 +28,7 @@ from distributed.protocol import pickle
 from numpy.typing import NDArray
 
 from streamgmm.core.statistics import Statistics
-from streamgmm.errors import ClusterError, DataError, ParameterError
+from streamgmm.errors import ClusterError, DataError, ParameterError, StreamGMMError
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.groups import MOST_GROUPS, group_size, groups_of, reduce_group
 from streamgmm.executors.memory import Budget, sample_bytes
@@ -129,7 +129,8 @@ class DistributedExecutor:
         def tell(group: Sequence[int]) -> None:
             listener(_progress(source, group))
 
-        merged: M = self._merged(source, graph, work, chosen, tell)
+        with self._explained(source):
+            merged: M = self._merged(source, graph, work, chosen, tell)
         return merged
 
     def map_write(
@@ -162,20 +163,14 @@ class DistributedExecutor:
             listener(_progress(source, group))
 
         writer = sink.writer() if isinstance(sink, SharedSink) else None
-        if writer is not None and chunks:
-            job = _Writing(function, state, writer, piece_shape, sample_shape(source))
-            self._merged(source, _Graph(name, _write, job), work, chunks, tell)
-            return
-        region_of, budgets = regions_of(source), self._budgets()
-        for batch in groups_of(chunks, _BATCH):
-            graph = _Graph(name, function, state)
-            leaves = self._leaves(graph, source, work, batch, 1, budgets)
-            chunk_of = dict(zip(leaves, batch, strict=True))
-            with self._computing(source, graph, leaves) as done:
-                for future in done:
-                    i = chunk_of[future.key]
-                    sink.write(region_of(i), future.result())
-                    tell([i])
+        with self._explained(source):
+            if writer is None:
+                for batch in groups_of(chunks, _BATCH):
+                    graph = _Graph(name, function, state)
+                    self._write_here(source, graph, work, batch, sink, tell)
+            elif chunks:
+                job = _Writing(function, state, writer, piece_shape, sample_shape(source))
+                self._merged(source, _Graph(name, _write, job), work, chunks, tell)
 
     def check_memory(self, source: Source, work: Work) -> None:
         """Refuse a read for which a worker has not the memory.
@@ -185,9 +180,40 @@ class DistributedExecutor:
         MemoryLimitError
             With the sizes.
         """
-        budgets = self._budgets()
+        with self._explained(source):
+            budgets = self._budgets()
         size = _size_of_groups(source, len(all_chunks(source)), budgets)
         _require_memory(budgets, source, work, size)
+
+    @contextmanager
+    def _explained(self, source: Source) -> Iterator[None]:
+        """Say of a cluster that fails what happened, and what to do.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster is lost, or workers die again and again.
+        """
+        try:
+            yield
+        except KilledWorker as error:
+            raise ClusterError(
+                f"{error.allowed_failures + 1} workers died one after the other while they "
+                f"computed the same part of {source.name}; they may have been out of memory: see "
+                "their logs, and give them more memory or fewer threads, or store the array in "
+                "smaller chunks"
+            ) from error
+        except Exception as error:
+            is_ours = isinstance(error, StreamGMMError)
+            if is_ours or not (isinstance(error, CancelledError) or self._is_lost()):
+                raise
+            raise ClusterError(
+                f"the connection to the scheduler {self._address} was lost while {source.name} "
+                "was read; see its log, and begin again with another cluster"
+            ) from error
+
+    def _is_lost(self) -> bool:
+        return bool(self._client.status != "running")
 
     def _budgets(self) -> list[Budget]:
         """What each worker may hold, and what it holds beside data that Dask can write to disk."""
@@ -227,6 +253,25 @@ class DistributedExecutor:
                 if future.key == root:
                     merged = future.result()
         return merged
+
+    def _write_here(
+        self,
+        source: Source,
+        graph: "_Graph",
+        work: Work,
+        chunks: Sequence[int],
+        sink: Sink,
+        tell: Callable[[Sequence[int]], None],
+    ) -> None:
+        """Write the values of chunks, which come here; each chunk is told of as it is done."""
+        region_of = regions_of(source)
+        leaves = self._leaves(graph, source, work, chunks, 1, self._budgets())
+        chunk_of = dict(zip(leaves, chunks, strict=True))
+        with self._computing(source, graph, leaves) as done:
+            for future in done:
+                i = chunk_of[future.key]
+                sink.write(region_of(i), future.result())
+                tell([i])
 
     def _leaves(
         self,
@@ -300,31 +345,13 @@ class DistributedExecutor:
     def _computing(
         self, source: Source, graph: "_Graph", keys: Sequence[Key]
     ) -> Iterator[Iterator[Any]]:
-        """Futures of some tasks as they are done; what is not done at the end is cancelled.
-
-        Raises
-        ------
-        ClusterError
-            If the cluster is lost, or workers die again and again.
-        """
+        """Futures of some tasks as they are done; what is not done at the end is dropped."""
         with _graphs_of_any_size():
             futures = self._client.get(graph.tasks, list(keys), sync=False, retries=_RETRIES)
         pending = {future.key: future for future in futures}
         del futures
         try:
             yield self._done(source, pending)
-        except KilledWorker as error:
-            raise ClusterError(
-                f"{error.allowed_failures + 1} workers died one after the other while they "
-                f"computed the same part of {source.name}; they may have been out of memory: see "
-                "their logs, and give them more memory or fewer threads, or store the array in "
-                "smaller chunks"
-            ) from error
-        except CancelledError as error:
-            raise ClusterError(
-                f"the connection to the scheduler {self._address} was lost while {source.name} "
-                "was read; see its log, and begin again with another cluster"
-            ) from error
         finally:
             # The scheduler drops what nobody waits for; to ask it to cancel drops our connection.
             for future in pending.values():
@@ -342,13 +369,14 @@ class DistributedExecutor:
             except Empty:
                 if self._client.nthreads():
                     last_seen = time.monotonic()
-                elif time.monotonic() - last_seen > self._patience:
+                if time.monotonic() - last_seen > self._patience:
                     raise ClusterError(
                         f"the cluster of {self._address} has had no worker for "
                         f"{self._patience:g} s while {source.name} was read; start workers, and "
                         "begin again"
                     ) from None
                 continue
+            last_seen = time.monotonic()
             if not future.done():
                 # Lost with its worker in the meantime, it is computed again.
                 future.add_done_callback(done.put)

@@ -472,11 +472,13 @@ def test_a_lost_cluster_is_an_error_soon(tmp_path: Path, victim: str, message: s
         def kill(event: Event) -> None:
             process.kill()
 
-        with (
-            DistributedExecutor(client, patience=2.0) as executor,
-            pytest.raises(ClusterError, match=message),
-        ):
-            executor.map_reduce(LoggedSource(tmp_path, 2000), total, None, kill)
+        source = LoggedSource(tmp_path, 2000)
+        with DistributedExecutor(client, patience=2.0) as executor:
+            with pytest.raises(ClusterError, match=message):
+                executor.map_reduce(source, total, None, kill)
+            # It does not come back.
+            with pytest.raises(ClusterError, match=message):
+                executor.map_reduce(source, total, None, ignore)
 
 
 # What is seen ---------------------------------------------------------------------------
