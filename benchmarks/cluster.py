@@ -276,12 +276,13 @@ def main() -> None:
             [
                 "features",
                 "one statistic, MB",
-                "times a state was received",
-                "bytes from workers, MB",
+                "workers given the state",
+                "sent by workers, MB",
             ],
             sizes,
-            f"What crosses the network in a read, full covariances, {_WORKERS} workers: the state "
-            "once to each, statistics between workers, and one of them to the client.",
+            f"What crosses the network in a read of 200,000 rows, full covariances, {_WORKERS} "
+            "workers: the state, statistics of groups that are merged on another worker, and one "
+            "merged statistic.",
         ),
         Table(
             ["kind", "one, s", "two, s", "times as fast"],

@@ -17,7 +17,7 @@ T = TypeVar("T")
 # For each thread there are at least half as many groups, so that none waits long for the last
 # ones, and so that workers that join late find work.
 _GROUPS_PER_THREAD = 16
-_FEWEST_GROUPS = 128
+_FEWEST_GROUPS = 64
 #: Enough for the largest cluster, and no burden for a scheduler.
 MOST_GROUPS = 4096
 

@@ -149,7 +149,7 @@ def test_groups_are_complete_subtrees_enough_and_not_too_many(
     assert size & (size - 1) == 0
     assert n_groups <= 4096
     assert size == 1 or n_groups >= min(8 * n_threads, 2048)
-    assert size == 1 or n_groups >= 64
+    assert size == 1 or n_groups >= 32
 
 
 @pytest.mark.parametrize("n_chunks", [129, 300, 1025])
@@ -164,8 +164,8 @@ def test_chunks_are_told_of_as_groups_end(client: Any) -> None:
     events: list[Any] = []
     with DistributedExecutor(client) as executor:
         executor.map_reduce(ChunkedSource(rows(1000), 2), total, None, events.append)
-    assert {event.n_rows for event in events} == {8}
-    assert len(events) == 125
+    assert {event.n_rows for event in events} == {16, 8}
+    assert len(events) == 63
 
 
 # What is sent ---------------------------------------------------------------------------
@@ -362,13 +362,13 @@ def test_statistics_lost_with_their_worker_are_computed_again(client: Any, tmp_p
     def kill_near_the_end(event: Event) -> None:
         nonlocal n_done
         n_done += 1
-        if n_done == 100:
+        if n_done == 50:
             os.kill(victim, signal.SIGKILL)
 
     with DistributedExecutor(client) as executor:
         found = executor.map_reduce(source, total, None, kill_near_the_end)
     assert found == expected
-    assert n_done == 125
+    assert n_done == 63
     assert len(source.reads()) - n_before > 1000
 
 
