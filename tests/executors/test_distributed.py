@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,13 +25,30 @@ from numpy.typing import NDArray
 
 from streamgmm import GaussianMixture
 from streamgmm import open as open_data
-from streamgmm.errors import ClusterError, DataError, MemoryLimitError, ParameterError
+from streamgmm.errors import (
+    ClusterError,
+    DataError,
+    MemoryLimitError,
+    OutputError,
+    ParameterError,
+)
 from streamgmm.executors.dask import DaskExecutor
 from streamgmm.executors.distributed import DistributedExecutor
 from streamgmm.executors.groups import group_size
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.protocols import Chunk, ChunkDone, Event, Executor, ReadStarted, Work
+from streamgmm.protocols import (
+    Chunk,
+    ChunkDone,
+    Event,
+    Executor,
+    ReadStarted,
+    Region,
+    Work,
+    positions,
+    region_at,
+)
+from streamgmm.sinks.zarr import BoxWriter, create_array
 from streamgmm.sources.zarr import ZarrSource
 from tests.core.cases import draw, random_parameters
 from tests.executors.conformance import (
@@ -565,3 +583,31 @@ def test_interrupted_predictions_go_on_where_they_were(
     model.set_params(callbacks=[count]).predict(stored, out=out, resume=True)
     assert 0 < n_rows[0] < 100_000
     np.testing.assert_array_equal(zarr.open_array(out)[:], expected)
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        (slice(3, 7), slice(0, 5), slice(0, 6)),
+        (slice(3, 4), slice(1, 4), slice(0, 6)),
+        (slice(2, 7), slice(1, 4), slice(5, 6)),
+        (slice(0, 1), slice(0, 1), slice(0, 1)),
+    ],
+)
+def test_a_box_follows_from_the_places_of_its_samples(region: Region) -> None:
+    shape = (8, 5, 6)
+    assert region_at(positions(region, shape), shape) == region
+
+
+def test_workers_write_only_where_the_output_is(tmp_path: Path) -> None:
+    array = create_array(tmp_path / "x.zarr", (10,), np.dtype("f8"), (5,), None, False)
+    writer = BoxWriter(array, tmp_path / "x.zarr")
+    region = (slice(5, 10),)
+    writer.write(region, np.arange(5.0))
+    writer.sync([region])
+    np.testing.assert_array_equal(array[:], [0, 0, 0, 0, 0, 0, 1, 2, 3, 4])
+    # As on a machine that has not the file system.
+    shutil.rmtree(tmp_path / "x.zarr")
+    with pytest.raises(OutputError, match=r"x\.zarr is not there on .* that all workers share"):
+        writer.write(region, np.arange(5.0))
+    assert not (tmp_path / "x.zarr").exists()
