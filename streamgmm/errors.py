@@ -33,6 +33,10 @@ class MemoryLimitError(StreamGMMError, MemoryError):
     """The work cannot be done within the memory limit."""
 
 
+class ClusterError(StreamGMMError, RuntimeError):
+    """A Dask cluster was lost while it computed."""
+
+
 class OutputError(StreamGMMError, OSError):
     """A result cannot be written where it was asked for."""
 

@@ -198,6 +198,12 @@ def positions(region: Region, shape: tuple[int, ...]) -> range | NDArray[np.int6
     return np.ravel_multi_index(tuple(np.ogrid[region]), shape).ravel()
 
 
+def region_at(places: range | NDArray[np.int64], shape: tuple[int, ...]) -> Region:
+    """The box whose samples have these places among all, one or more, in C order."""
+    first, last = (np.unravel_index(int(places[end]), shape) for end in (0, -1))
+    return tuple(slice(int(i), int(j) + 1) for i, j in zip(first, last, strict=True))
+
+
 def _span(region: Region, shape: tuple[int, ...]) -> range:
     """From the first sample of a box to its last, in C order."""
     corners = ([along.start for along in region], [along.stop - 1 for along in region])
@@ -251,6 +257,24 @@ class Sink(Protocol):
 
     def finish(self, i: int) -> None:
         """Take note that all of chunk i has been written."""
+
+
+class Writer(Protocol):
+    """What writes into a sink from other processes; picklable."""
+
+    def write(self, region: Region, values: NDArray[Any]) -> None:
+        """Store the values of a box of samples, as the sink does."""
+
+    def sync(self, regions: Iterable[Region]) -> None:
+        """Have what was written of some boxes on the disk."""
+
+
+@runtime_checkable
+class SharedSink(Sink, Protocol):
+    """A sink into which other processes may write."""
+
+    def writer(self) -> Writer | None:
+        """What they write with; None if this output must be written here."""
 
 
 def unwritten_chunks(source: Source, sink: Sink) -> list[int]:

@@ -114,7 +114,8 @@ class GaussianMixture(FittedMixture):
     fixed : collection of {"weights", "means", "covariances"}, default=()
         Parameters held at their ``*_init`` values (``precisions_init`` for covariances).
     executor : "auto", "threads", "dask" or distributed.Client, default="auto"
-        Where chunks are computed. "auto" takes Dask for Dask arrays and local threads otherwise.
+        Where chunks are computed. "auto" takes the cluster of an active client for what its workers
+        can read by themselves, Dask for Dask arrays, and local threads otherwise.
     n_jobs : int, default=None
         Local threads; None for all cores.
     memory_limit : int or str, default=None

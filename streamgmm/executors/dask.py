@@ -1,8 +1,7 @@
-"""Dask: chunks become tasks of whichever scheduler is active, or of a given client.
+"""Dask without a cluster: each chunk is a task of whichever scheduler is active.
 
-Dask schedules; nothing here does. Parameters are a task that all others depend on, so
-that they reach each worker once, and statistics merge on the workers, by the same tree
-as on local threads.
+Dask schedules; nothing here does. Statistics merge in tasks too, by the same tree as on local
+threads. For clusters see ``distributed``.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,18 +38,16 @@ _BATCH = 32
 
 
 class DaskExecutor:
-    """Computes chunks as Dask tasks.
+    """Computes chunks as tasks of Dask's active scheduler.
 
     Parameters
     ----------
-    client : distributed.Client, optional
-        Where to compute; by default Dask's active scheduler.
+    memory_limit : int or str, optional
+        Of this process, which holds samples; what chunks take is not bounded.
     """
 
-    def __init__(self, client: Any = None) -> None:
-        self._scheduler = client
-        # Samples are held here, whatever the workers have.
-        self.sample_bytes = sample_bytes(None)
+    def __init__(self, memory_limit: int | float | str | None = None) -> None:
+        self.sample_bytes = sample_bytes(memory_limit)
 
     def __enter__(self) -> Self:
         return self
@@ -69,13 +66,13 @@ class DaskExecutor:
     ) -> M:
         """Merge function(state, chunk) over chunks; see :class:`streamgmm.protocols.Executor`.
 
-        The workers' memory limits rule; ``work`` is not used.
+        Dask decides what is in memory at once; ``work`` is not used.
         """
         chosen = all_chunks(source) if chunks is None else chunks
         tree: MergeTree[_Node] = MergeTree(len(chosen))
         for place, task in enumerate(_tasks(source, chosen, function, state)):
             tree.add(place, _Node(task))
-        merged: M = self._compute([tree.result.task])[0]
+        merged: M = _compute([tree.result.task])[0]
         listener(_all_done(source, row_count(source, chosen)))
         return merged
 
@@ -95,17 +92,13 @@ class DaskExecutor:
         region_of = regions_of(source)
         for first in range(0, len(chunks), _BATCH):
             batch = slice(first, first + _BATCH)
-            for i, values in zip(chunks[batch], self._compute(tasks[batch]), strict=True):
+            for i, values in zip(chunks[batch], _compute(tasks[batch]), strict=True):
                 sink.write(region_of(i), values)
                 sink.finish(i)
         listener(_all_done(source, row_count(source, chunks)))
 
     def check_memory(self, source: Source, work: Work) -> None:
-        """Nothing to check here: the workers' own limits rule."""
-
-    def _compute(self, tasks: list[Delayed]) -> tuple[Any, ...]:
-        chosen = {} if self._scheduler is None else {"scheduler": self._scheduler}
-        return tuple(dask.base.compute(*tasks, **chosen))  # type: ignore[no-untyped-call]
+        """Nothing to check here: Dask decides what is in memory at once."""
 
 
 class _Node:
@@ -116,6 +109,10 @@ class _Node:
 
     def merge(self, other: "_Node") -> "_Node":
         return _Node(delayed(_merge, pure=False)(self.task, other.task))
+
+
+def _compute(tasks: list[Delayed]) -> tuple[Any, ...]:
+    return tuple(dask.base.compute(*tasks))  # type: ignore[no-untyped-call]
 
 
 def _merge(left: M, right: M) -> M:
@@ -135,7 +132,6 @@ def _tasks(
         lazy = source.lazy_chunks()
         chunks = [lazy[i] for i in chosen]
     else:
-        # The source travels once, and opens what it reads from where it is read.
         shared_source = delayed(source, pure=False, traverse=False)
         read = delayed(_read, pure=False)
         chunks = [read(shared_source, i) for i in chosen]

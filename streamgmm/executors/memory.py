@@ -125,11 +125,14 @@ class Budget:
         the system, will be used again.
     n_threads : int
         Threads that compute.
+    name : str
+        What a message calls the limit.
     """
 
     limit: int
     held: int
     n_threads: int
+    name: str = "memory_limit"
 
     def chunks_in_flight(self, source: Source, work: Work, n_values: int, most: int) -> int:
         """How many chunks may be in memory at once.
@@ -153,23 +156,25 @@ class Budget:
             return most if free >= 0 else 0
         return min(max(free // source.read_bytes, 0), most)
 
-    def require_a_chunk(self, source: Source, work: Work, n_values: int) -> None:
-        """Refuse work for which not even one chunk fits.
+    def require_chunks(self, source: Source, work: Work, n_values: int, n_chunks: int = 1) -> None:
+        """Refuse work for which not so many chunks fit.
 
         Raises
         ------
         MemoryLimitError
             With the sizes.
         """
-        if self.chunks_in_flight(source, work, n_values, 1):
+        if self.chunks_in_flight(source, work, n_values, n_chunks) == n_chunks:
             return
         fixed = self._fixed(work, n_values)
-        needed = self.held + fixed + source.read_bytes
+        chunks = n_chunks * source.read_bytes
+        needed = self.held + fixed + chunks
         raise MemoryLimitError(
-            f"{source.name} cannot be read within memory_limit = {format_bytes(self.limit)}: it "
+            f"{source.name} cannot be read within {self.name} = {format_bytes(self.limit)}: it "
             f"takes {format_bytes(needed)}, of which {format_bytes(self.held)} are in use already, "
-            f"{format_bytes(source.read_bytes)} are for one chunk and {format_bytes(fixed)} for "
-            f"what is computed on {self.n_threads} thread(s); raise the limit, store the array in "
+            f"{format_bytes(chunks)} are for {'one' if n_chunks == 1 else n_chunks} chunk"
+            f"{'s' * (n_chunks > 1)} and {format_bytes(fixed)} for what is computed on "
+            f"{self.n_threads} thread(s); raise the limit, store the array in "
             "smaller chunks, use fewer threads or components, or covariance_type='diag'"
         )
 

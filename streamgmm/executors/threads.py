@@ -7,10 +7,8 @@ a disk, all cores have work; where nothing waits, hardly more threads run than t
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from itertools import product
-from math import prod
 from queue import SimpleQueue
 from typing import Any, Self
 
@@ -21,20 +19,19 @@ from streamgmm.errors import ParameterError
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import Budget, process_bytes, resolve_limit, sample_bytes
 from streamgmm.executors.merging import MergeTree, tree_depth
+from streamgmm.executors.pieces import write_chunk
 from streamgmm.protocols import (
     NO_WORK,
     Chunk,
     ChunkDone,
     Listener,
     M,
-    Region,
     S,
     Sink,
     Source,
     StoredSource,
     Work,
     all_chunks,
-    region_shape,
     regions_of,
     row_bytes,
     row_count,
@@ -57,20 +54,6 @@ def thread_count(n_jobs: int | None) -> int:
 
 def _depth(source: Source) -> int:
     return tree_depth(len(all_chunks(source)))
-
-
-def _pieces(region: Region, shape: tuple[int, ...] | None) -> Iterator[Region]:
-    """Boxes of some shape that make up a box, or the box itself, in C order."""
-    if shape is None:
-        return iter([region])
-    cuts = (
-        [
-            slice(first, min(first + size, along.stop))
-            for first in range(along.start, along.stop, size)
-        ]
-        for along, size in zip(region, shape, strict=True)
-    )
-    return product(*cuts)
 
 
 class ThreadExecutor:
@@ -149,11 +132,7 @@ class ThreadExecutor:
         region_of = regions_of(source)
 
         def write(i: int, chunk: Chunk) -> None:
-            start = 0
-            for piece in _pieces(region_of(i), piece_shape):
-                stop = start + prod(region_shape(piece))
-                sink.write(piece, function(state, chunk.part(start, stop)))
-                start = stop
+            write_chunk(function, state, chunk, region_of(i), piece_shape, sink.write)
             sink.finish(i)
 
         self._for_each(source, unwritten_chunks(source, sink), write, listener, work)
@@ -166,7 +145,7 @@ class ThreadExecutor:
         MemoryLimitError
             With the sizes.
         """
-        self._budget.require_a_chunk(source, work, _depth(source))
+        self._budget.require_chunks(source, work, _depth(source))
 
     def _for_each(
         self,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import OutputError
-from streamgmm.protocols import Region
+from streamgmm.protocols import Region, Writer
 from streamgmm.sinks.array import ArraySink
 from streamgmm.sinks.part import Part, open_part, sync
 
@@ -37,6 +37,7 @@ class FileSink(ArraySink):
     def __init__(self, array: Any, part: Part, is_shared: bool) -> None:
         super().__init__(array)
         self._part = part
+        self._is_shared = is_shared
         self._writing = threading.Lock() if is_shared else nullcontext()
         self._syncing, self._noting = threading.Lock(), threading.Lock()
         self._written: list[Region] = []
@@ -64,6 +65,14 @@ class FileSink(ArraySink):
         if is_due:
             self.sync()
             self._next_sync = time.monotonic() + _SYNC_SECONDS
+
+    def writer(self) -> Writer | None:
+        """What writes from other processes; none of a ``.npy`` file or of shared stored chunks."""
+        if self._is_shared or isinstance(self.array, np.memmap):
+            return None
+        from streamgmm.sinks.zarr import BoxWriter
+
+        return BoxWriter(self.array, self._part.unfinished)
 
     def sync(self) -> None:
         """Force to the disk what has been written, and journal the chunks that this finished."""

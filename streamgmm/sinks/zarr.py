@@ -1,6 +1,7 @@
 """Zarr arrays that are written box by box, and when they are on the disk."""
 
 import os
+import platform
 import uuid
 from collections.abc import Iterable, Sequence
 from itertools import product
@@ -9,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.abc.buffer import Buffer
 from zarr.storage import LocalStore
 
+from streamgmm.errors import OutputError
 from streamgmm.protocols import Region
+from streamgmm.sinks.array import ArraySink
 from streamgmm.sinks.part import sync
 
 
@@ -43,6 +47,42 @@ def create_array(
 def open_array(folder: Path, is_shared: bool) -> "zarr.Array[Any]":
     """An array of :func:`create_array`, to go on writing."""
     return zarr.open_array(_store(folder, is_shared), mode="r+")
+
+
+class BoxWriter:
+    """Writes boxes of samples that share no stored chunk, in any process that finds the array.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        Made by :func:`create_array`.
+    folder : Path
+        Where it is.
+    """
+
+    def __init__(self, array: "zarr.Array[Any]", folder: Path) -> None:
+        self._sink = ArraySink(array)
+        self._folder = folder
+
+    def write(self, region: Region, values: NDArray[Any]) -> None:
+        """Store the values of a box of samples.
+
+        Raises
+        ------
+        OutputError
+            If there is no such array in the file system of this machine.
+        """
+        # Zarr would make the folder, and nobody would see what is in it.
+        if not (self._folder / "zarr.json").exists():
+            raise OutputError(
+                f"{self._folder} is not there on {platform.node()}, which is to write into it; "
+                "give out= a path that all workers share, or compute with executor='threads'"
+            )
+        self._sink.write(region, values)
+
+    def sync(self, regions: Iterable[Region]) -> None:
+        """Have the stored chunks of boxes on the disk."""
+        sync_boxes(self._sink.array, self._folder, regions)
 
 
 def sync_boxes(array: "zarr.Array[Any]", folder: Path, regions: Iterable[Region]) -> None:

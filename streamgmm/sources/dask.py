@@ -1,13 +1,17 @@
 """Dask arrays: each block of rows is a chunk, and stays a task until a scheduler runs it."""
 
+import uuid
 from collections.abc import Sequence
 from copy import copy
 from itertools import accumulate
 from typing import Any
 
 import dask.array
+import dask.base
 import numpy as np
-from dask.delayed import Delayed, delayed
+from dask._task_spec import Task, TaskRef
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from streamgmm.errors import DataError
@@ -70,7 +74,15 @@ class DaskSource:
         if self._weights is not None:
             raise weighted_twice(self.name)
         source = copy(self)
-        source._weights = check_weights(weights, self)
+        weights = check_weights(weights, self)
+        rows = self.array.chunks[:1]
+        source._weights = (
+            weights.rechunk(rows)  # type: ignore[no-untyped-call]
+            if isinstance(weights, dask.array.Array)
+            else dask.array.from_array(  # type: ignore[no-untyped-call]
+                weights, rows, name=False, meta=np.empty(0, weights.dtype)
+            )
+        )
         return source
 
     @property
@@ -86,23 +98,21 @@ class DaskSource:
 
     def lazy_chunks(self) -> list[Delayed]:
         """A task for each chunk."""
-        make = delayed(_chunk, pure=False)
-        blocks = self.array.to_delayed().ravel()
-        return [
-            make(block, start, self._weights_of(i))
-            for i, (block, start) in enumerate(zip(blocks, self.boundaries, strict=False))
-        ]
+        # One graph for all of them: to join as many as there are chunks would take long.
+        arrays = dask.base.optimize(self.array, *([] if self._weights is None else [self._weights]))  # type: ignore[no-untyped-call]
+        name = f"chunk-{uuid.uuid4().hex}"
+        layer: dict[Any, Task] = {}
+        for i, start in enumerate(self.boundaries[:-1]):
+            blocks = (TaskRef((array.name, i, *[0] * (array.ndim - 1))) for array in arrays)
+            layer[name, i] = Task((name, i), _chunk, start, *blocks)
+        graph = HighLevelGraph.from_collections(name, layer, dependencies=arrays)
+        return [Delayed(key, graph, layer=name) for key in layer]  # type: ignore[no-untyped-call]
 
     def read(self, i: int) -> Chunk:
         """Chunk i."""
         block = self.array.blocks[i].compute()
-        weights = self._weights_of(i)
-        return _chunk(block, self.boundaries[i], None if weights is None else np.asarray(weights))
-
-    def _weights_of(self, i: int) -> Any:
-        if self._weights is None:
-            return None
-        return self._weights[self.boundaries[i] : self.boundaries[i + 1]]
+        weights = None if self._weights is None else self._weights.blocks[i].compute()
+        return _chunk(self.boundaries[i], block, weights)
 
 
 def check_array(data: Any, name: str) -> None:
@@ -120,6 +130,6 @@ def check_array(data: Any, name: str) -> None:
         )
 
 
-def _chunk(block: NDArray[Any], start: int, weights: NDArray[Any] | None) -> Chunk:
+def _chunk(start: int, block: NDArray[Any], weights: NDArray[Any] | None = None) -> Chunk:
     chunk = Chunk(np.asarray(block), range(start, start + len(block)))
     return chunk if weights is None else weighted(chunk, weights)

@@ -1,0 +1,298 @@
+"""What a Dask cluster costs, beside local threads: overhead, bytes, and what a second worker gives.
+
+``python -m benchmarks.cluster [--chunks 100000] [--gigabytes 4] [--small] [--save]``
+
+The cluster is made of processes of this machine, of one thread each; the scheduler is in this
+process. Reads of generated rows are made on local threads and on the cluster, in turn. Beside
+seconds stand those of all processors together, which other programs disturb less.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import distributed
+import numpy as np
+import psutil
+from distributed.protocol import serialize
+from distributed.protocol.utils import nbytes
+
+from benchmarks.planted import Problem, planted_mixture
+from benchmarks.reporting import Table, report
+from benchmarks.scale import ReplayedSource
+from streamgmm.algorithms.reading import Reader
+from streamgmm.core.parameters import Parameters
+from streamgmm.executors.distributed import DistributedExecutor
+from streamgmm.executors.groups import group_size
+from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.protocols import Chunk, Event, Executor, Source
+from streamgmm.sources.generated import GeneratedSource
+
+_WORKERS = 2
+_CHUNK_ROWS, _N_FEATURES, _N_COMPONENTS = 1000, 8, 4
+_STATE_BYTES = 64 << 20
+_ROUNDS, _SMALL_ROUNDS = 3, 1
+
+
+def ignore(event: Event) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds by the clock, and of all processors."""
+
+    clock: float
+    processors: float
+
+
+@contextmanager
+def cluster_of(n_workers: int) -> Iterator[Any]:
+    """A client of processes of one thread each."""
+    with (
+        distributed.LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs=50,
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def processor_seconds() -> float:
+    """Of this process and its children that run."""
+    own = psutil.Process()
+    times = [process.cpu_times() for process in [own, *own.children(recursive=True)]]
+    return sum(t.user + t.system for t in times)
+
+
+def cost_of(work: Callable[[], Any]) -> Cost:
+    """What some work costs."""
+    processors, clock = processor_seconds(), time.perf_counter()
+    work()
+    return Cost(time.perf_counter() - clock, processor_seconds() - processors)
+
+
+def read(source: Source, executor: Executor, parameters: Parameters) -> Any:
+    """Statistics of all rows."""
+    return Reader(source, executor, ignore).statistics("iteration", parameters)
+
+
+# Overhead -------------------------------------------------------------------------------
+
+
+def generated(n_chunks: int) -> GeneratedSource:
+    mixture = planted_mixture(_N_FEATURES, _N_COMPONENTS)
+    return GeneratedSource(mixture, n_chunks * _CHUNK_ROWS, chunk_rows=_CHUNK_ROWS)
+
+
+def overhead(client: Any, n_chunks: int, rounds: int) -> list[str]:
+    """A row of the table: one read on threads and on the cluster, in turn."""
+    source = generated(n_chunks)
+    with ThreadExecutor(_WORKERS) as threads, DistributedExecutor(client) as cluster:
+        for executor in (threads, cluster):
+            read(generated(_WORKERS), executor, source.parameters)
+        pairs = [
+            (
+                cost_of(lambda: read(source, threads, source.parameters)),
+                cost_of(lambda: read(source, cluster, source.parameters)),
+            )
+            for _ in range(rounds)
+        ]
+    local, remote = (list(side) for side in zip(*pairs, strict=True))
+    n_groups = -(-n_chunks // group_size(n_chunks, _WORKERS))
+    return [
+        f"{n_chunks:,}",
+        f"{n_groups:,}",
+        f"{statistics.median(cost.clock for cost in local):.2f}",
+        f"{statistics.median(cost.clock for cost in remote):.2f}",
+        _ratio([(a.clock, b.clock) for a, b in pairs]),
+        _ratio([(a.processors, b.processors) for a, b in pairs]),
+    ]
+
+
+def _ratio(pairs: Sequence[tuple[float, float]]) -> str:
+    """Median and range of second over first."""
+    ratios = sorted(second / first for first, second in pairs)
+    return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+
+
+# Single costs ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A value of which nothing is asked."""
+
+    def merge(self, other: Self) -> Self:
+        return self
+
+
+def look(state: Any, chunk: Chunk) -> Nothing:
+    """Do nothing with a chunk."""
+    return Nothing()
+
+
+def single_costs(client: Any, n_chunks: int, rounds: int) -> list[list[str]]:
+    """Rows of the table: what each part costs where nothing is computed."""
+    small = Problem("full", n_chunks, 1, 1)
+    few, many = _tiny(small, 128), _tiny(small, n_chunks)
+    state = np.zeros(_STATE_BYTES // 8)
+
+    def seconds(source: Source, state: Any) -> float:
+        with DistributedExecutor(client) as executor:
+            executor.map_reduce(source, look, state, ignore)
+            return statistics.median(
+                cost_of(lambda: executor.map_reduce(source, look, state, ignore)).clock
+                for _ in range(rounds + 1)
+            )
+
+    one, groups, chunks = (seconds(s, None) for s in (_tiny(small, 1), few, many))
+    sent = seconds(_tiny(small, 1), state) - one
+    n_groups = -(-n_chunks // group_size(n_chunks, _WORKERS))
+    per_group = (groups - one) / 127
+    per_chunk = max(chunks - one - n_groups * per_group, 0.0) / n_chunks
+    return [
+        ["a read of one chunk", f"{1e3 * one:.1f} ms"],
+        ["a group, its share of merges included", f"{1e3 * per_group:.2f} ms"],
+        ["a chunk in a group", f"{1e6 * per_chunk:.1f} µs"],
+        [f"a state of {_STATE_BYTES >> 20} MiB", f"{1e3 * sent:.0f} ms"],
+    ]
+
+
+def _tiny(problem: Problem, n_chunks: int) -> ReplayedSource:
+    """Chunks of one row."""
+    source = ReplayedSource(problem)
+    source.n_rows, source.boundaries = n_chunks, range(n_chunks + 1)
+    return source
+
+
+# Bytes ----------------------------------------------------------------------------------
+
+
+def sent_bytes(client: Any, n_components: int, n_features: int) -> list[str]:
+    """A row of the table: what crosses the network in a read."""
+    problem = Problem("full", 200_000, n_features, n_components)
+    source = ReplayedSource(problem)
+
+    def given(dask_worker: Any) -> int:
+        return int(dask_worker.transfer_outgoing_bytes_total)
+
+    def got(dask_worker: Any) -> list[tuple[str, int]]:
+        return [
+            (str(key), size)
+            for transfer in dask_worker.transfer_incoming_log
+            for key, size in transfer["keys"].items()
+        ]
+
+    with DistributedExecutor(client) as executor:
+        read(source, executor, problem.start)
+        out, logs = client.run(given), client.run(got)
+        found = read(source, executor, problem.start)
+        between = sum(client.run(given).values()) - sum(out.values())
+        after = client.run(got)
+    keys = [key for worker, log in after.items() for key, _ in log[len(logs[worker]) :]]
+    n_jobs = sum("-job-" in key for key in keys)
+    one = sum(map(nbytes, serialize(found)[1]))
+    return [
+        f"{n_features}, K = {n_components}",
+        f"{one / 1e6:.2f}",
+        str(n_jobs + 1),
+        f"{between / 1e6:.2f}",
+    ]
+
+
+# Efficiency -----------------------------------------------------------------------------
+
+
+def efficiency(gigabytes: float, rounds: int) -> list[list[str]]:
+    """Rows of the table: a read by one worker and by two, and by as many threads."""
+    base = Problem("full", 200_000, 32, 32)
+    n_rows = int(gigabytes * 1e9 / 8 / base.n_features)
+    source = ReplayedSource(Problem("full", n_rows, base.n_features, base.n_components))
+    seconds: dict[str, dict[int, list[float]]] = {"workers": {}, "threads": {}}
+    with cluster_of(1) as one, cluster_of(2) as two:
+        executors = {
+            ("workers", 1): DistributedExecutor(one),
+            ("workers", 2): DistributedExecutor(two),
+            ("threads", 1): ThreadExecutor(1),
+            ("threads", 2): ThreadExecutor(2),
+        }
+        # The first round compiles, or loads what is compiled.
+        for i in range(rounds + 1):
+            for (kind, n), executor in executors.items():
+                with_cost = cost_of(lambda executor=executor: read(source, executor, base.start))
+                if i:
+                    seconds[kind].setdefault(n, []).append(with_cost.clock)
+        for executor in executors.values():
+            executor.__exit__()
+    return [
+        [
+            kind,
+            f"{statistics.median(of[1]):.2f}",
+            f"{statistics.median(of[2]):.2f}",
+            _ratio(list(zip(of[2], of[1], strict=True))),
+        ]
+        for kind, of in seconds.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--chunks", type=int, default=100_000)
+    parser.add_argument("--gigabytes", type=float, default=4.0)
+    parser.add_argument("--small", action="store_true", help="few chunks, one round")
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    chunks, gigabytes = (1000, 0.1) if options.small else (options.chunks, options.gigabytes)
+    rounds = _SMALL_ROUNDS if options.small else _ROUNDS
+    with cluster_of(_WORKERS) as client:
+        overheads = [overhead(client, n, rounds) for n in (chunks // 100, chunks // 10, chunks)]
+        singles = single_costs(client, chunks, rounds)
+        sizes = [sent_bytes(client, k, d) for k, d in ((8, 8), (32, 32), (32, 128))]
+    tables = [
+        Table(
+            [
+                "chunks",
+                "groups",
+                "threads, s",
+                "cluster, s",
+                "cluster / threads",
+                "processor time, cluster / threads",
+            ],
+            overheads,
+            f"A read of chunks of {_CHUNK_ROWS} generated rows of {_N_FEATURES} features, "
+            f"K = {_N_COMPONENTS}: {_WORKERS} threads, and {_WORKERS} workers of one thread.",
+        ),
+        Table(["part", "takes"], singles, "Where nothing is computed."),
+        Table(
+            [
+                "features",
+                "one statistic, MB",
+                "workers given the state",
+                "sent by workers, MB",
+            ],
+            sizes,
+            f"What crosses the network in a read of 200,000 rows, full covariances, {_WORKERS} "
+            "workers: the state, statistics of groups that are merged on another worker, and one "
+            "merged statistic.",
+        ),
+        Table(
+            ["kind", "one, s", "two, s", "times as fast"],
+            efficiency(gigabytes, rounds),
+            f"A read of {gigabytes:g} GB, full, 32 features, K = 32.",
+        ),
+    ]
+    command = f"python -m benchmarks.cluster --chunks {chunks} --gigabytes {gigabytes:g}"
+    report("cluster", command, tables, options.save and not options.small)
+
+
+if __name__ == "__main__":
+    main()
