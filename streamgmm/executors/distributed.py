@@ -12,28 +12,32 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, Self
+from typing import Any, Self
 
 import dask
 import dask.base
-import numpy as np
 from dask._task_spec import Task, TaskRef
 from dask.optimization import cull
-from dask.sizeof import sizeof
 from dask.utils import funcname
-from distributed import Client, KilledWorker, get_worker
+from distributed import Client, KilledWorker
 from distributed.protocol import pickle
 from numpy.typing import NDArray
 
-from streamgmm.core.statistics import Statistics
-from streamgmm.errors import ClusterError, DataError, ParameterError, StreamGMMError
-from streamgmm.executors.blas import single_threaded_blas
-from streamgmm.executors.groups import MOST_GROUPS, group_size, groups_of, reduce_group
+from streamgmm.errors import ClusterError, ParameterError, StreamGMMError
+from streamgmm.executors.groups import MOST_GROUPS, group_size, groups_of
 from streamgmm.executors.memory import Budget, sample_bytes
-from streamgmm.executors.merging import MergeTree, tree_depth
-from streamgmm.executors.pieces import write_chunk
+from streamgmm.executors.merging import tree_depth
+from streamgmm.executors.tasks import (
+    MERGED_AT_ONCE,
+    Graph,
+    Key,
+    Writing,
+    apply,
+    given,
+    reduce,
+    write,
+)
 from streamgmm.protocols import (
     NO_WORK,
     Chunk,
@@ -46,10 +50,8 @@ from streamgmm.protocols import (
     Sink,
     Source,
     Work,
-    Writer,
     all_chunks,
     data_bytes,
-    region_at,
     regions_of,
     row_bytes,
     row_count,
@@ -57,8 +59,6 @@ from streamgmm.protocols import (
     unwritten_chunks,
 )
 
-# Values that one task merges: a power of two, so that they are a complete subtree.
-_MERGED_AT_ONCE = 8
 # Chunks whose values are brought here at once to be written.
 _BATCH = 32
 # How often a task is tried again that failed by an error.
@@ -67,8 +67,6 @@ _RETRIES = 2
 _USABLE_PART = 0.7
 # Between two looks at a cluster that says nothing.
 _SECONDS_BETWEEN_LOOKS = 5.0
-
-Key = tuple[str, int]
 
 
 class DistributedExecutor:
@@ -124,7 +122,7 @@ class DistributedExecutor:
             If the cluster is lost, or workers die again and again.
         """
         chosen = all_chunks(source) if chunks is None else chunks
-        graph = _Graph(funcname(function), function, state)
+        graph = Graph(funcname(function), function, state)
 
         def tell(group: Sequence[int]) -> None:
             listener(_progress(source, group))
@@ -166,11 +164,11 @@ class DistributedExecutor:
         with self._explained(source):
             if writer is None:
                 for batch in groups_of(chunks, _BATCH):
-                    graph = _Graph(name, function, state)
+                    graph = Graph(name, function, state)
                     self._write_here(source, graph, work, batch, sink, tell)
             elif chunks:
-                job = _Writing(function, state, writer, piece_shape, sample_shape(source))
-                self._merged(source, _Graph(name, _write, job), work, chunks, tell)
+                job = Writing(function, state, writer, piece_shape, sample_shape(source))
+                self._merged(source, Graph(name, write, job), work, chunks, tell)
 
     def check_memory(self, source: Source, work: Work) -> None:
         """Refuse a read for which a worker has not the memory.
@@ -231,7 +229,7 @@ class DistributedExecutor:
     def _merged(
         self,
         source: Source,
-        graph: "_Graph",
+        graph: Graph,
         work: Work,
         chosen: Sequence[int],
         tell: Callable[[Sequence[int]], None],
@@ -242,7 +240,7 @@ class DistributedExecutor:
         levels = graph.merged(self._leaves(graph, source, work, chosen, size, budgets))
         # The number of those that are told of is bounded.
         height = next(h for h, level in enumerate(levels) if len(level) <= MOST_GROUPS)
-        groups = groups_of(chosen, size * _MERGED_AT_ONCE**height)
+        groups = groups_of(chosen, size * MERGED_AT_ONCE**height)
         group_of = dict(zip(levels[height], groups, strict=True))
         (root,) = levels[-1]
         merged = None
@@ -257,7 +255,7 @@ class DistributedExecutor:
     def _write_here(
         self,
         source: Source,
-        graph: "_Graph",
+        graph: Graph,
         work: Work,
         chunks: Sequence[int],
         sink: Sink,
@@ -275,7 +273,7 @@ class DistributedExecutor:
 
     def _leaves(
         self,
-        graph: "_Graph",
+        graph: Graph,
         source: Source,
         work: Work,
         chosen: Sequence[int],
@@ -300,11 +298,11 @@ class DistributedExecutor:
         )
         shipped = TaskRef(self._future_of(source).key)
         return [
-            graph.add("group", n, _reduce, graph.job, shipped, group, ahead)
+            graph.add("group", n, reduce, graph.job, shipped, group, ahead)
             for n, group in enumerate(groups_of(chosen, size))
         ]
 
-    def _lazy_leaves(self, graph: "_Graph", source: LazySource, chosen: Sequence[int]) -> list[Key]:
+    def _lazy_leaves(self, graph: Graph, source: LazySource, chosen: Sequence[int]) -> list[Key]:
         """A task for each chunk, to be computed where the chunk is."""
         if id(source) not in self._lazy:
             self._lazy[id(source)] = source, source.lazy_chunks()
@@ -313,7 +311,7 @@ class DistributedExecutor:
         graph.tasks.update(tasks)
         leaves = []
         for n, i in enumerate(chosen):
-            key = graph.add("chunk", n, _apply, graph.job, TaskRef(chunks[i].key))
+            key = graph.add("chunk", n, apply, graph.job, TaskRef(chunks[i].key))
             # One task less for the scheduler.
             graph.tasks[key] = Task.fuse(tasks[chunks[i].key], graph.tasks[key], key=key)
             leaves.append(key)
@@ -332,7 +330,7 @@ class DistributedExecutor:
             key = f"streamgmm-source-{uuid.uuid4().hex}"
             try:
                 with _graphs_of_any_size():
-                    future = self._client.submit(_given, source, key=key)
+                    future = self._client.submit(given, source, key=key)
             except TypeError as error:
                 raise ParameterError(
                     f"{source.name} cannot be sent to workers ({error}); give its path or URL, or "
@@ -343,7 +341,7 @@ class DistributedExecutor:
 
     @contextmanager
     def _computing(
-        self, source: Source, graph: "_Graph", keys: Sequence[Key]
+        self, source: Source, graph: Graph, keys: Sequence[Key]
     ) -> Iterator[Iterator[Any]]:
         """Futures of some tasks as they are done; what is not done at the end is dropped."""
         with _graphs_of_any_size():
@@ -389,47 +387,6 @@ class DistributedExecutor:
             pending.pop(future.key).release()
 
 
-class _Graph:
-    """Tasks that apply a function with a state, under names of their own.
-
-    Parameters
-    ----------
-    name : str
-        Of the work, for those who watch it.
-    function : callable
-    state : object
-
-    Attributes
-    ----------
-    tasks : dict
-    job : TaskRef
-        The function and the state.
-    """
-
-    def __init__(self, name: str, function: Callable[..., Any], state: Any) -> None:
-        self._name = f"streamgmm-{name.strip('_').replace('_', '-')}"
-        self._token = uuid.uuid4().hex
-        self.tasks: dict[Any, Any] = {}
-        self.job = TaskRef(self.add("job", 0, _given, (function, state)))
-
-    def add(self, kind: str, number: int, function: Callable[..., Any], *arguments: Any) -> Key:
-        """Add a task, and give its key."""
-        key = (f"{self._name}-{kind}-{self._token}", number)
-        self.tasks[key] = Task(key, function, *arguments)
-        return key
-
-    def merged(self, leaves: list[Key]) -> list[list[Key]]:
-        """Levels of a tree of tasks that merge leaves, from these to the root."""
-        levels = [leaves]
-        while len(levels[-1]) > 1:
-            kind = f"merge-{len(levels)}"
-            parts = groups_of(levels[-1], _MERGED_AT_ONCE)
-            levels.append(
-                [self.add(kind, n, _merge, *map(TaskRef, part)) for n, part in enumerate(parts)]
-            )
-        return levels
-
-
 @contextmanager
 def _graphs_of_any_size() -> Iterator[None]:
     """Dask advises against large graphs; states of many components are large."""
@@ -446,7 +403,7 @@ def _size_of_groups(source: Source, n_chunks: int, budgets: Sequence[Budget]) ->
 
 def _values_at_once(budget: Budget, size: int) -> int:
     """Values that may wait on a worker to be merged."""
-    return budget.n_threads * max(tree_depth(size), _MERGED_AT_ONCE)
+    return budget.n_threads * max(tree_depth(size), MERGED_AT_ONCE)
 
 
 def _require_memory(budgets: Sequence[Budget], source: Source, work: Work, size: int) -> None:
@@ -463,88 +420,6 @@ def _holds_two_chunks(budget: Budget, source: Source, work: Work, size: int) -> 
 def _progress(source: Source, chunks: Sequence[int]) -> ChunkDone:
     n_rows = row_count(source, chunks)
     return ChunkDone(n_rows, n_rows * row_bytes(source))
-
-
-# On the workers -------------------------------------------------------------------------
-
-
-def _size_of_statistics(value: Statistics) -> int:
-    """Bytes that Dask counts for statistics; it does not look into objects by itself."""
-    return sum(part.nbytes for part in vars(value).values() if isinstance(part, np.ndarray))
-
-
-sizeof.register(Statistics, _size_of_statistics)  # type: ignore[no-untyped-call]
-
-
-def _given(value: S) -> S:
-    return value
-
-
-def _apply(job: tuple[Callable[[S, Chunk], Any], S], chunk: Chunk) -> Any:
-    function, state = job
-    with single_threaded_blas():
-        return function(state, chunk)
-
-
-def _reduce(
-    job: tuple[Callable[[S, Chunk], M], S], source: Source, chunks: Sequence[int], ahead: bool
-) -> M:
-    function, state = job
-    _require_data(source)
-    with single_threaded_blas():
-        return reduce_group(function, state, source, chunks, ahead)
-
-
-@dataclass(frozen=True)
-class _Writing(Generic[S]):
-    """What is to be written, and how; see :meth:`DistributedExecutor.map_write`."""
-
-    function: Callable[[S, Chunk], NDArray[Any]]
-    state: S
-    writer: Writer
-    piece_shape: tuple[int, ...] | None
-    sample_shape: tuple[int, ...]
-
-
-class _Written:
-    """All that is to be merged of chunks that have been written."""
-
-    def merge(self, other: Self) -> Self:
-        return self
-
-
-def _write(job: _Writing[Any], chunk: Chunk) -> _Written:
-    if len(chunk.rows):
-        region = region_at(chunk.index, job.sample_shape)
-        write_chunk(job.function, job.state, chunk, region, job.piece_shape, job.writer.write)
-        job.writer.sync([region])
-    return _Written()
-
-
-def _merge(*values: M) -> M:
-    tree: MergeTree[M] = MergeTree(len(values))
-    with single_threaded_blas():
-        for place, value in enumerate(values):
-            tree.add(place, value)
-    return tree.result
-
-
-def _require_data(source: Source) -> None:
-    """Refuse data that are at a path which this worker has not.
-
-    Some formats take what is not there for chunks without values.
-
-    Raises
-    ------
-    DataError
-        If there is no such path.
-    """
-    if source.location is not None and not source.location.exists():
-        raise DataError(
-            f"{source.location} is not there on worker {get_worker().address}; put {source.name} "
-            "where all workers find it under the same path or URL, or read it with "
-            "executor='threads'"
-        )
 
 
 # Which cluster, and for what data -------------------------------------------------------
