@@ -787,6 +787,83 @@ def test_as_many_components_as_rows(algorithm: str) -> None:
     np.testing.assert_allclose(model.weights_, 0.2)
 
 
+def two_groups(n: int, d: int = 3) -> NDArray[np.float64]:
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(n, d)) + 6.0 * rng.integers(0, 2, (n, 1))
+
+
+# More rows than a sample takes, so that pilot and survey see them too.
+MANY = 40_000
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize(
+    "X",
+    [
+        pytest.param(np.full((MANY, 3), 0.1), id="all rows equal"),
+        pytest.param(np.resize(two_groups(3), (MANY, 3)), id="fewer distinct rows than components"),
+        pytest.param(np.where([0, 1, 0], 1e9, two_groups(MANY)), id="a constant column"),
+        pytest.param(two_groups(MANY, 1), id="one column"),
+        pytest.param(two_groups(MANY) + 1e8, id="a large offset"),
+        pytest.param(
+            (two_groups(MANY) + 1e8).astype("f4"), id="an offset of which digits are lost"
+        ),
+        pytest.param(two_groups(MANY).astype("f4"), id="float32"),
+        pytest.param(two_groups(MANY).astype("i4"), id="integers"),
+        pytest.param(two_groups(MANY) > 0.0, id="flags"),
+    ],
+)
+def test_awkward_data_end_well_in_few_reads(
+    covariance_type: CovarianceType, X: NDArray[Any]
+) -> None:
+    model = GaussianMixture(5, covariance_type=covariance_type, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateComponentWarning)
+        model.fit(X)
+    assert model.converged_
+    assert model.n_reads_ < 25
+    assert np.isfinite(model.lower_bound_)
+    for name in ("weights_", "means_", "covariances_", "precisions_cholesky_"):
+        assert np.all(np.isfinite(getattr(model, name))), name
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("n", range(2, 11))
+def test_very_few_rows(covariance_type: CovarianceType, n: int) -> None:
+    X = two_groups(n)
+    for k in {1, 2, n}:
+        model = GaussianMixture(k, covariance_type=covariance_type, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DegenerateComponentWarning)
+            model.fit(X)
+        assert model.converged_
+        assert np.isfinite(model.score_samples(X)).all()
+
+
+@pytest.mark.parametrize("tol", [0.0, 1e-16])
+def test_a_tolerance_that_cannot_be_met_ends_with_the_iterations(tol: float) -> None:
+    model = GaussianMixture(3, random_state=0, tol=tol, max_iter=30)
+    with warnings.catch_warnings():
+        # It may end before, where nothing is gained any more.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(two_groups(MANY))
+    assert model.n_iter_ <= 30
+    best = GaussianMixture(3, random_state=0, tol=1e-9).fit(two_groups(MANY))
+    assert model.lower_bound_ > best.lower_bound_ - 1e-6
+
+
+def test_few_rows_with_weight() -> None:
+    X, weights = two_groups(MANY), np.zeros(MANY)
+    weights[::8000] = 2.0
+    model = GaussianMixture(2, random_state=0).fit(X, sample_weight=weights)
+    same = GaussianMixture(2, random_state=0).fit(X[::8000])
+    assert model.lower_bound_ == pytest.approx(same.lower_bound_, abs=1e-6)
+    with pytest.raises(
+        DataError, match=r"only 5 row.s. have a positive weight .* n_components = 6"
+    ):
+        GaussianMixture(6, random_state=0).fit(X, sample_weight=weights)
+
+
 @both_algorithms
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_far_from_the_origin(algorithm: str, covariance_type: CovarianceType) -> None:
