@@ -329,7 +329,12 @@ def test_the_report_is_of_what_there_is() -> None:
     assert by_way.keys() == {"plain EM", "scikit-learn", "auto"}
     assert by_way["plain EM"][1:7] == ["2", "4", "4", "never", "never", "4"]
     assert by_way["auto"][1:7] == ["1", "2", "2", "2", "2", "2"]
-    assert [row[1:] for row in targets.rows] == [["1", "100%"], ["1", "6.0"], ["1", "0"]]
+    assert [row[1:] for row in targets.rows] == [
+        ["1", "100%"],
+        ["1", "0%"],
+        ["1", "6.0"],
+        ["1", "0"],
+    ]
     assert [row[0] for row in details.rows] == ["a", "b", "d"]
     assert details.rows[0][-3:] == ["3", "0.5", "6.0"]
     assert [row[0] for row in lacking.rows] == ["a", "b", "c", "d"]

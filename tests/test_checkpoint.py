@@ -401,8 +401,8 @@ def test_where_nothing_was_found_a_fit_begins(store: Path, tmp_path: Path) -> No
         ({"means_init": np.zeros((K, D))}, "means_init was None and is '"),
         ({"algorithm": "em"}, "algorithm was 'auto' and is 'em'; .*sample, by memory_limit was"),
         (
-            {"memory_limit": "1GiB"},
-            "bytes of the sample, by memory_limit was [0-9]+ and is 134217728",
+            {"memory_limit": "6GiB"},
+            "bytes of the sample, by memory_limit was [0-9]+ and is 805306368",
         ),
     ],
 )

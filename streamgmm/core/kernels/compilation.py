@@ -26,6 +26,10 @@ import numba
 import numpy as np
 import platformdirs
 from numba import types
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
+from numba.core.compiler_machinery import AnalysisPass, register_pass
+from numba.core.typed_passes import AnnotateTypes
 
 # Sums may be reordered and multiplications fused, but NaN and infinity are never
 # assumed away: a kernel must be able to see them.
@@ -50,6 +54,46 @@ spliced_piece = _njit(**_PIECE, inline="always")
 ordered_piece = _njit(**{**_PIECE, "fastmath": {"contract"}})
 # For those that make arrays.
 allocating_piece = _njit(**{**_PIECE, "_nrt": True})
+
+
+class _OwnPieces(JITCodeLibrary):
+    """Machine code of an entry point in which pieces are its own.
+
+    By default they are weak symbols, of which a process takes the first that it comes across: of
+    the piece compiled by itself, or for another entry point. Each is optimised where it lies, so
+    sums are not ordered alike in all, and bits would hang on what was compiled or loaded before.
+    """
+
+    def _optimize_final_module(self) -> None:
+        weak = llvmlite.binding.Linkage.linkonce_odr
+        for function in self._final_module.functions:
+            if not function.is_declaration and function.linkage == weak:
+                function.linkage = "internal"
+        super()._optimize_final_module()
+
+
+@register_pass(mutates_CFG=False, analysis_only=True)
+class _OwnPiecesPass(AnalysisPass):
+    """Has the code of an entry point go into such a library."""
+
+    _name = "streamgmm_own_pieces"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def run_pass(self, state: Any) -> bool:
+        state.library = _OwnPieces(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.enable_object_caching()
+        return False
+
+
+class _EntryPointCompiler(Compiler):
+    def define_pipelines(self) -> list[Any]:
+        pipelines: list[Any] = super().define_pipelines()
+        for pipeline in pipelines:
+            pipeline.add_pass_after(_OwnPiecesPass, AnnotateTypes)
+            pipeline.finalize()
+        return pipelines
 
 
 @functools.cache
@@ -101,6 +145,7 @@ def cache_folder() -> Path | None:
     return next((folder for folder in candidates if _writable(folder)), None)
 
 
+_ENTRY_POINT = {**_OPTIONS, "pipeline_class": _EntryPointCompiler}
 _compiling = threading.Lock()
 
 
@@ -137,7 +182,7 @@ class Kernel:
                 own_folder = folder / f"{_content_key()}-{rows.dtype.name}"
                 compiled = _compile_cached(self._function, signature, own_folder)
             if compiled is None:
-                compiled = _njit(signature, **_OPTIONS)(self._function)
+                compiled = _njit(signature, **_ENTRY_POINT)(self._function)
             self._compiled[rows.dtype] = compiled
             return compiled
 
@@ -150,7 +195,7 @@ def _compile_cached(
     given = _settings.CACHE_DIR
     _settings.CACHE_DIR = str(folder)
     try:
-        compiled: Callable[..., Any] = _njit(signature, cache=True, **_OPTIONS)(function)
+        compiled: Callable[..., Any] = _njit(signature, cache=True, **_ENTRY_POINT)(function)
     except Exception:  # noqa: BLE001 - a damaged file can fail in any way; see below for true errors
         # Compiling without the cache raises whatever is not the cache's fault; the next
         # process finds an empty folder.
