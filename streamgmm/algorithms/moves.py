@@ -208,7 +208,7 @@ def _splits(
     k = parameters.n_components
     labels = 2 * posterior.labels + _far_side(rows.rows, parameters, posterior.labels)
     worst = np.argsort(posterior.scores)[: min(int(_WORST * len(labels)), _MOST_WORST)]
-    dense = _dense_places(rows.rows[worst], parameters)
+    dense = dense_places(rows.rows[worst], parameters)
     n_births = len(dense)
     for birth, own in enumerate(dense):
         labels[worst[own]] = 2 * k + birth
@@ -235,7 +235,7 @@ def _splits(
     return parts, np.where(can_be, gains, -np.inf)
 
 
-def _dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:
+def dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:
     """Groups of rows (n, D) that lie as near to each other as those of one component do."""
     d = parameters.n_features
     centred = np.nan_to_num(rows - parameters.weights @ parameters.means)
