@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamgmm.algorithms.reading import is_left_out
 from streamgmm.algorithms.row_sample import LARGEST_VALUE, all_within
@@ -33,8 +32,9 @@ class HeldRows:
         """With copies of the rows of a chunk that can be used."""
         rows = chunk.rows.astype(np.float64)
         weights = np.ones(len(rows)) if chunk.weights is None else chunk.weights.copy()
-        usable = _usable(rows, weights, missing)
-        if usable is not None:
+        if not all_within(rows) or chunk.weights is not None:
+            usable = (weights > 0.0) & ~is_left_out(rows, missing)
+            usable &= ~np.any(np.abs(rows) > LARGEST_VALUE, axis=1)
             rows, weights = rows[usable], weights[usable]
         held = HeldRows((*self.parts, (rows, weights)), self.n_rows + len(rows))
         return held if len(held.parts) <= _MOST_PARTS else held.joined()
@@ -62,12 +62,3 @@ class HeldRows:
     def weights(self) -> Array:
         """Of all rows, (n,)."""
         return np.concatenate([weights for _, weights in self.parts])
-
-
-def _usable(rows: Array, weights: Array, missing: Missing) -> NDArray[np.bool_] | None:
-    """Rows (n,) that take part in a fit; None if all of them do."""
-    if all_within(rows) and np.all(weights > 0.0):
-        return None
-    usable: NDArray[np.bool_] = (weights > 0.0) & ~is_left_out(rows, missing)
-    usable &= ~np.any(np.abs(rows) > LARGEST_VALUE, axis=1)
-    return usable

@@ -138,14 +138,14 @@ class Progress:
         _refuse(chunk, missing)
         after, start, n_rows = self, 0, len(chunk.rows)
         while start < n_rows:
-            stop = min(start + after._room(n_rows), n_rows)
+            stop = min(start + after.room(n_rows), n_rows)
             after = after._with_piece(chunk.part(start, stop), missing, search, tell)
             start = stop
         return after
 
-    def _room(self, n_rows: int) -> int:
-        """Rows that may be learned at once."""
-        room = n_rows if self.model is None else self.model.room()
+    def room(self, most: int) -> int:
+        """Rows of weight 1 before more is due than an E-step, at most so many."""
+        room = most if self.model is None else min(most, self.model.room())
         return room if self.held is None else min(room, self.plan.init_size - self.held.n_rows)
 
     def _with_piece(

@@ -5,7 +5,7 @@ rows held out (Dawid 1984), and falls when the rows are no longer of the kind th
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 # Entries of a record before neighbours are joined.
@@ -45,29 +45,37 @@ class ScoreRecord:
     Attributes
     ----------
     entries : tuple of Score
+    last : Score or None
+        The entry that is added to, as long as it is of less weight than the width.
     width : float
-        An entry of less weight is added to.
     """
 
     entries: tuple[Score, ...] = ()
+    last: Score | None = None
     width: float = 0.0
+
+    @property
+    def all_entries(self) -> tuple[Score, ...]:
+        """The last one too."""
+        return self.entries if self.last is None else (*self.entries, self.last)
 
     def add(self, score: Score) -> "ScoreRecord":
         """With the score of the rows that came next."""
-        entries = self.entries
-        if entries and entries[-1].weight < self.width:
-            return replace(self, entries=(*entries[:-1], entries[-1].join(score)))
-        entries = (*entries, score)
-        if len(entries) <= _MOST_ENTRIES:
-            return replace(self, entries=entries)
+        if self.last is None:
+            return ScoreRecord(self.entries, score, self.width)
+        if self.last.weight < self.width:
+            return ScoreRecord(self.entries, self.last.join(score), self.width)
+        entries = (*self.entries, self.last)
+        if len(entries) < _MOST_ENTRIES:
+            return ScoreRecord(entries, score, self.width)
         width = 2.0 * math.fsum(entry.weight for entry in entries) / _MOST_ENTRIES
-        joined: list[Score] = []
-        for entry in entries:
-            if joined and joined[-1].weight < width:
-                joined[-1] = joined[-1].join(entry)
+        joined = entries[:1]
+        for entry in entries[1:]:
+            if joined[-1].weight < width:
+                joined = (*joined[:-1], joined[-1].join(entry))
             else:
-                joined.append(entry)
-        return ScoreRecord(tuple(joined), width)
+                joined = (*joined, entry)
+        return ScoreRecord(joined, score, width)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ rows: how a stream is cut into batches does not matter.
 """
 
 import math
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,7 +27,7 @@ from streamgmm.protocols import Chunk, Missing
 # Rows of a step: of those that statistics stand for ...
 _PART, _MOST_PART = 1.0 / 16.0, 1.0 / 8.0
 # ... but not fewer than this without need: an M-step takes as long as an E-step of about so many.
-_STEP_ROWS = 4096.0
+_STEP_ROWS = 8192.0
 # A component is to stand on more rows, for each of the values that a row has to determine.
 _FEWEST_ROWS = 1.0
 
@@ -166,11 +167,11 @@ class Stepwise:
 
     def joined(self, found: Statistics) -> "Stepwise":
         """After an E-step of some rows more."""
-        following = replace(self, recent=self.recent.merge(found))
-        # What is prepared holds until the parameters change.
-        for name in ("_complete", "_incomplete"):
-            if name in self.__dict__:
-                following.__dict__[name] = self.__dict__[name]
+        following = copy(self)
+        # What is prepared holds until the parameters change; what follows from the rows does not.
+        following.__dict__.update(recent=self.recent.merge(found))
+        for name in ("estimate", "_latest"):
+            following.__dict__.pop(name, None)
         return following
 
     def stepped(self) -> "Stepwise":

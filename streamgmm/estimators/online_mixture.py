@@ -1,7 +1,8 @@
 """The estimator for data that keep coming: learned batch by batch, never read again."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -31,9 +32,9 @@ from streamgmm.protocols import Chunk, Event, Listener, Missing, Source, all_chu
 from streamgmm.sources.sample import SampleSource
 
 # Rows of the first search: for each parameter, at least, and at most in bytes.
-_ROWS_PER_PARAMETER, _FEWEST_ROWS, _MOST_BYTES = 20, 1024, 32 << 20
+_ROWS_PER_PARAMETER, _FEWEST_ROWS, _MOST_BYTES = 20, 1 << 14, 32 << 20
 # All rows count alike until there are so many, or so many times as many as are searched.
-_OFFSET, _OFFSET_SEARCHES = 32768.0, 2.0
+_OFFSET, _OFFSET_SEARCHES = 65536.0, 4.0
 # A batch fit's rows go on counting alike until as many have come again.
 _OFFSET_BATCHES = 2.0
 # Of what the rows searched leave uncertain, this may remain to be gained on them.
@@ -65,10 +66,10 @@ class OnlineGaussianMixture(FittedMixture):
         as if there were only ``learning_offset`` (n / ``learning_offset``)^``learning_decay``. The
         model is made from the average of the later steps, unless there is a half-life.
     learning_offset : float, default=None
-        Rows that count alike before old ones fade; None for 32768, or twice ``init_size`` if that
+        Rows that count alike before old ones fade; None for 65536, or 4 ``init_size`` if that
         is more.
     init_size : int, default=None
-        Rows that are held for the search; None for 20 a parameter, but at least 1024, and no more
+        Rows that are held for the search; None for 20 a parameter, but at least 16384, and no more
         than 32 MiB or the half-life.
     n_init : int, default=1
         Starts of a search; each is some short runs.
@@ -283,12 +284,12 @@ class OnlineGaussianMixture(FittedMixture):
         """
         has_begun = hasattr(self, "_progress")
         if has_begun and sample_weight is None and self._is_plain(X):
-            return self._learn(self._progress, [Chunk(X, range(len(X)))], "error")
+            return self._learn(self._progress, [Chunk(X, range(len(X)))], "error", len(X))
         if not has_begun:
             self._validate_params()
         source = self._open(X, sample_weight, reset=not has_begun)
         progress = self._progress if has_begun else self._start(source)
-        return self._learn(progress, _chunks(source), source.missing)
+        return self._learn(progress, _chunks(source), source.missing, source.n_rows)
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Forget what was learned, and learn a whole stream.
@@ -330,33 +331,33 @@ class OnlineGaussianMixture(FittedMixture):
                     "Expected n_samples >= n_components and a minimum of 2 is required, but got "
                     f"n_components = {self.n_components}, n_samples = {source.n_rows}"
                 )
-            self._learn(self._start(source), _chunks(source), source.missing)
+            self._learn(self._start(source), _chunks(source), source.missing, source.n_rows)
         if not self.__sklearn_is_fitted__():
             raise DataError(f"fewer rows that can be used than n_components = {self.n_components}")
         return self
 
-    @property  # type: ignore[override]
-    def weights_(self) -> NDArray[np.float64]:
+    @property
+    def weights_(self) -> Array:  # type: ignore[override]
         """Weights of the components, (n_components,)."""
         return self._parameters().weights
 
-    @property  # type: ignore[override]
-    def means_(self) -> NDArray[np.float64]:
+    @property
+    def means_(self) -> Array:  # type: ignore[override]
         """Means, (n_components, n_features)."""
         return self._parameters().means
 
-    @property  # type: ignore[override]
-    def covariances_(self) -> NDArray[np.float64]:
+    @property
+    def covariances_(self) -> Array:  # type: ignore[override]
         """Covariances, in the shape of their type."""
         return self._parameters().covariances
 
-    @property  # type: ignore[override]
-    def precisions_(self) -> NDArray[np.float64]:
+    @property
+    def precisions_(self) -> Array:  # type: ignore[override]
         """Inverse covariances, in the shape of these."""
         return self._parameters().precisions
 
-    @property  # type: ignore[override]
-    def precisions_cholesky_(self) -> NDArray[np.float64]:
+    @property
+    def precisions_cholesky_(self) -> Array:  # type: ignore[override]
         """Upper factors U of the precisions, P = U Uᵀ."""
         return self._parameters().precisions_cholesky
 
@@ -375,7 +376,7 @@ class OnlineGaussianMixture(FittedMixture):
         """What rows scored before they were learned."""
         return [
             {"n_samples": score.weight, "log_likelihood": score.mean}
-            for score in self._begun.record.entries
+            for score in self._begun.record.all_entries
         ]
 
     @property
@@ -443,10 +444,14 @@ class OnlineGaussianMixture(FittedMixture):
         seed = int(check_random_state(self.random_state).randint(2**31 - 2**16))
         return Plan(k, float(self.reg_covar), schedule, size, seed)
 
-    def _learn(self, progress: Progress, chunks: Any, missing: Missing) -> Self:
-        """Learn chunks, all or none of them."""
+    def _learn(
+        self, progress: Progress, chunks: Iterable[Chunk], missing: Missing, n_rows: int
+    ) -> Self:
+        """Learn chunks of so many rows in all; all of them or none."""
         events: list[Event] = []
-        with single_threaded_blas():
+        # A few rows more take an E-step, which is kernels alone; to hold BLAS takes as long.
+        is_short = progress.held is None and n_rows < progress.room(n_rows + 1)
+        with nullcontext() if is_short else single_threaded_blas():
             for chunk in chunks:
                 progress = progress.learned(chunk, missing, self._search, events.append)
         self._progress = progress

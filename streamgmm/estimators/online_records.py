@@ -36,7 +36,7 @@ def to_online_record(model: Any) -> Record:
         **{name: getattr(progress, name) for name in _COUNTS},
         "changes": list(progress.changes),
         "test": list(astuple(progress.test)),
-        "record": [progress.record.width, *progress.record.entries],
+        "record": [progress.record.width, progress.record.last, *progress.record.entries],
     }
     for name in _HELD:
         held: HeldRows | None = getattr(progress, name)
@@ -62,7 +62,7 @@ def from_online_record(estimator: type, record: Record) -> Any:
     model.n_features_in_ = header["fitted"]["n_features_in_"]
     plan = Plan(**{**header["plan"], "schedule": Schedule(*header["plan"]["schedule"])})
     kept = header["progress"]
-    width, *entries = kept["record"]
+    width, last, *entries = kept["record"]
     held, latest = (_held(without_prefix(f"{name}.", arrays)) for name in _HELD)
     stepwise = None
     if "model" in header:
@@ -74,7 +74,9 @@ def from_online_record(estimator: type, record: Record) -> Any:
         stepwise,
         held if kept["is_holding"] else None,
         latest=latest,
-        record=ScoreRecord(tuple(Score(*entry) for entry in entries), width),
+        record=ScoreRecord(
+            tuple(Score(*entry) for entry in entries), None if last is None else Score(*last), width
+        ),
         test=ChangeTest(*kept["test"]),
         changes=tuple(kept["changes"]),
         **{name: kept[name] for name in _COUNTS},
