@@ -32,8 +32,8 @@ from streamgmm.protocols import (
 
 # Rows that are looked through for badly explained ones.
 _LATEST_ROWS = 1024
-# They fall short of the median score by so many times what the best tenth exceed it by.
-_BADLY = 4.0
+# They fall short of the median score by so many times as much as a fifth of the rows do.
+_BADLY, _FIFTH = 6.0, 0.2
 # Changes that are remembered.
 _MOST_CHANGES = 64
 
@@ -154,13 +154,14 @@ class Progress:
         tail = piece.part(max(len(piece.rows) - _LATEST_ROWS, 0), len(piece.rows))
         latest = self.latest.add(tail, missing).latest(_LATEST_ROWS)
         after = replace(self, latest=latest)
-        if self.model is None:
-            weight = float(len(piece.rows) if piece.weights is None else piece.weights.sum())
-            after = replace(after, n_seen=after.n_seen + weight)
-        else:
+        if self.model is not None:
             after = after._with_rows(piece, missing, self.model, tell)
         if after.held is not None:
-            after = replace(after, held=after.held.add(piece, missing))._with_search(search, tell)
+            held = after.held.add(piece, missing)
+            after = replace(after, held=held)
+            if self.model is None:
+                after = replace(after, n_seen=float(held.weights.sum()))
+            after = after._with_search(search, tell)
         return after
 
     def _with_rows(
@@ -197,8 +198,8 @@ class Progress:
             return model
         rows = self.latest.rows
         scores = model.expectation("em").posterior(rows).scores
-        median, best = np.quantile(scores, (0.5, 0.9))
-        bad = np.flatnonzero(scores < median - _BADLY * (best - median))
+        lower, median = np.quantile(scores, (_FIFTH, 0.5))
+        bad = np.flatnonzero(scores < median - _BADLY * (median - lower))
         groups = dense_places(rows[bad], model.parameters)
         places = {
             int(k): (np.nanmean(rows[bad[group]], axis=0), len(group) / len(rows))

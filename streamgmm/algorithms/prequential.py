@@ -13,9 +13,9 @@ _MOST_ENTRIES = 1024
 # Blocks that say what scores are to be expected, and the most that count.
 _FEWEST_BLOCKS, _MOST_BLOCKS = 24, 1024
 # In standard deviations of a block: what is no change, what one block counts at most, and where
-# the sum of what goes beyond is an alarm. Of normal scores one block in 1e9 or so raises one; a
-# single block of outliers cannot.
-_ALLOWANCE, _MOST_OF_BLOCK, _THRESHOLD = 1.0, 6.0, 9.0
+# the sum of what goes beyond is an alarm. Normal scores raise less than one in 1e9 blocks, and
+# outliers do not before they are in three blocks that are close.
+_ALLOWANCE, _MOST_OF_BLOCK, _THRESHOLD = 1.0, 6.0, 12.0
 
 
 class Score(NamedTuple):

@@ -597,10 +597,10 @@ or the path ``out``
         OutputError
             If the file cannot be written.
         """
-        check_is_fitted(self)
         write_record(path, self._record())
 
     def _record(self) -> Record:
+        check_is_fitted(self)
         return to_record(self)
 
 

@@ -499,17 +499,9 @@ class OnlineGaussianMixture(FittedMixture):
             return search.run(sample, tol)
 
     def _record(self) -> Record:
-        return to_online_record(self)
+        return to_online_record(self, self._begun)
 
 
 def _chunks(source: Source) -> Iterator[Chunk]:
-    """The chunks of a source, one after the other.
-
-    Raises
-    ------
-    DataError
-        If it has no rows.
-    """
-    if source.n_rows == 0:
-        raise DataError(f"{source.name} has no rows; leave out batches that are empty")
+    """The chunks of a source, one after the other."""
     return (source.read(i) for i in all_chunks(source))

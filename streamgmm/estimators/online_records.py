@@ -23,10 +23,9 @@ _HELD = ("held", "latest")
 _COUNTS = ("next_search", "n_seen", "n_searches")
 
 
-def to_online_record(model: Any) -> Record:
-    """A model that has begun to learn as what a file holds."""
+def to_online_record(model: Any, progress: Progress) -> Record:
+    """A model that has begun to learn, and how far it is, as what a file holds."""
     header, arrays = pack_settings(model)
-    progress: Progress = model._progress
     header["plan"] = {
         **{name: getattr(progress.plan, name) for name in ("n_components", "init_size", "seed")},
         "reg_covar": float(progress.plan.reg_covar),
