@@ -34,6 +34,8 @@ from streamgmm.protocols import (
 _LATEST_ROWS = 1024
 # They fall short of the median score by so many times as much as a fifth of the rows do.
 _BADLY, _FIFTH = 6.0, 0.2
+# Of the rows of a search after a change, those of the first one.
+_FIRST_PART = 0.25
 # Changes that are remembered.
 _MOST_CHANGES = 64
 
@@ -67,6 +69,11 @@ class Plan:
     def fewest_rows(self) -> int:
         """Rows without which there is no search."""
         return max(2, self.n_components)
+
+    @property
+    def first_search_after_change(self) -> int:
+        """Rows of the first of the searches after a change."""
+        return max(int(_FIRST_PART * self.init_size), self.fewest_rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +196,7 @@ class Progress:
         after = replace(self, test=ChangeTest(), changes=changes)
         if self.plan.schedule.half_life is None:
             return after
-        return replace(after, held=HeldRows(), next_search=self.plan.init_size)
+        return replace(after, held=HeldRows(), next_search=self.plan.first_search_after_change)
 
     def _fed(self, model: Stepwise, tell: Listener) -> Stepwise:
         """The mixture with starved components among rows that are badly explained."""
