@@ -131,8 +131,8 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     """
     if not hasattr(model, "n_reads_"):
         raise ParameterError(
-            f"{type(model).__name__} learns a stream, and reads nothing again; its history_ says what "
-            "rows scored before they were learned"
+            f"{type(model).__name__} learns a stream, and reads nothing again; its history_ says "
+            "what rows scored before they were learned"
         )
     reads = _Reads.of(model.history_)
     if ax is None:
