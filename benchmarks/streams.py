@@ -36,8 +36,8 @@ Learn = Callable[[Rows], Any]
 
 _HELD_OUT = 100_000
 _SEPARATION, _N_COMPONENTS, _N_FEATURES = 2.0, 16, 8
-# A way of learning is timed for about so long, in so many stretches of which the best counts.
-_SECONDS, _STRETCHES = 1.5, 5
+# A way of learning is timed for about so long, in stretches of which the best counts.
+_SECONDS, _STRETCH = 1.5, 0.05
 # Batches of which all are learned before time is taken.
 _WARM_UP = 100_000
 
@@ -69,10 +69,10 @@ def mean_score(mixture: Parameters, rows: Rows) -> float:
 def seconds_a_batch(learn: Learn, rows: Rows, size: int) -> float:
     """Of the fastest of some stretches of a stream, learned batch by batch."""
     stream = iter(())  # type: Iterator[Rows]
-    best, budget = np.inf, _SECONDS / _STRETCHES
-    for _ in range(_STRETCHES):
+    best, begin = np.inf, time.perf_counter()
+    while np.isinf(best) or time.perf_counter() - begin < _SECONDS:
         start, n_batches = time.perf_counter(), 0
-        while n_batches == 0 or time.perf_counter() - start < budget:
+        while n_batches == 0 or time.perf_counter() - start < _STRETCH:
             batch = next(stream, None)
             if batch is None or len(batch) < size:
                 stream = batches(rows, size)

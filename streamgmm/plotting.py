@@ -129,7 +129,7 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     >>> ax.get_xlabel()
     'reads of the data'
     """
-    if not hasattr(model, "n_reads_"):
+    if hasattr(model, "n_samples_seen_"):
         raise ParameterError(
             f"{type(model).__name__} learns a stream, and reads nothing again; its history_ says "
             "what rows scored before they were learned"

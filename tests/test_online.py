@@ -298,6 +298,15 @@ def test_weights_count_rows() -> None:
     np.testing.assert_allclose(model.covariances_[0], covariance, rtol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int16", ">f8", "longdouble"])
+def test_rows_of_any_real_type(dtype: str) -> None:
+    rows = (10.0 * stream(2000)).astype(dtype)
+    model = learn(small(), rows)
+    same = learn(small(), rows.astype(np.float64))
+    np.testing.assert_allclose(model.means_, same.means_, rtol=1e-9)
+    assert model.n_samples_seen_ == 2000
+
+
 def test_rows_that_overflow_are_left_out() -> None:
     model = learn(small(), stream(3000))
     model.partial_fit(np.full((3, D), 1e200))

@@ -15,7 +15,6 @@ from streamgmm.algorithms.held_rows import HeldRows
 from streamgmm.algorithms.moves import dense_places
 from streamgmm.algorithms.prequential import ChangeTest, Score, ScoreRecord
 from streamgmm.algorithms.reading import is_refused, prepare
-from streamgmm.algorithms.row_sample import all_within
 from streamgmm.algorithms.stepwise import Schedule, Stepwise
 from streamgmm.core.covariance import Array
 from streamgmm.core.frame import Frame
@@ -248,7 +247,7 @@ def _mean_score(parameters: Parameters, chunk: Chunk) -> float:
 
 def _refuse(chunk: Chunk, missing: Missing) -> None:
     """Raise an error if rows hold values that cannot be used."""
-    if all_within(chunk.rows):
+    if np.isfinite(chunk.rows).all():
         return
     bad = is_refused(chunk.rows, missing)
     if bad.any():
