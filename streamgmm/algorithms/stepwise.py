@@ -6,7 +6,6 @@ rows: how a stream is cut into batches does not matter.
 """
 
 import math
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -167,11 +166,11 @@ class Stepwise:
 
     def joined(self, found: Statistics) -> "Stepwise":
         """After an E-step of some rows more."""
-        following = copy(self)
-        # What is prepared holds until the parameters change; what follows from the rows does not.
-        following.__dict__.update(recent=self.recent.merge(found))
-        for name in ("estimate", "_latest"):
-            following.__dict__.pop(name, None)
+        following = replace(self, recent=self.recent.merge(found))
+        # What is prepared holds until the parameters change.
+        for name in ("_complete", "_incomplete"):
+            if name in self.__dict__:
+                following.__dict__[name] = self.__dict__[name]
         return following
 
     def stepped(self) -> "Stepwise":
