@@ -11,6 +11,7 @@
 - ``python -m benchmarks.missing``: rows with missing values, what they cost and what they are worth
 - ``python -m benchmarks.rare``: of a component that holds few of all rows, how many are sampled
 - ``python -m benchmarks.cluster``: what a Dask cluster costs beside local threads
+- ``python -m benchmarks.streams``: rows learned as they come, and what a change of them does
 - ``python -m benchmarks.startup``: imports and first fits
 - ``python -m pytest benchmarks --benchmark-only``: kernels on one chunk, to follow over time
 

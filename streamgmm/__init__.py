@@ -15,14 +15,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamgmm.estimators import GaussianMixture, load
+    from streamgmm.estimators import GaussianMixture, OnlineGaussianMixture, load
     from streamgmm.sources.open import open_source as open  # noqa: A004 - a name of its own place
 
 __version__ = version("streamgmm")
-__all__ = ["GaussianMixture", "__version__", "load", "open"]
+__all__ = ["GaussianMixture", "OnlineGaussianMixture", "__version__", "load", "open"]
 
 _HOMES = {
     "GaussianMixture": ("streamgmm.estimators", "GaussianMixture"),
+    "OnlineGaussianMixture": ("streamgmm.estimators", "OnlineGaussianMixture"),
     "load": ("streamgmm.estimators", "load"),
     "open": ("streamgmm.sources.open", "open_source"),
 }

@@ -117,7 +117,7 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     Raises
     ------
     ParameterError
-        If no read of the model's history evaluated a log-likelihood.
+        If no read of the model's history evaluated a log-likelihood, or it learned a stream.
 
     Examples
     --------
@@ -129,6 +129,11 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     >>> ax.get_xlabel()
     'reads of the data'
     """
+    if hasattr(model, "n_samples_seen_"):
+        raise ParameterError(
+            f"{type(model).__name__} learns a stream, and reads nothing again; its history_ says "
+            "what rows scored before they were learned"
+        )
     reads = _Reads.of(model.history_)
     if ax is None:
         ax = Figure(figsize=(8.0, 5.0), layout="constrained").add_subplot()

@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from streamgmm.protocols import (
+    ChangeDetected,
     ChunkDone,
     ComponentsDegenerate,
+    ComponentsReseeded,
     Event,
     FitStarted,
     Listener,
+    MixtureFound,
     ReadDone,
     ReadStarted,
     SampleStage,
@@ -61,6 +64,8 @@ class LineReporter:
             self._write(describe_stage(event))
         elif isinstance(event, ComponentsDegenerate):
             self._write(describe_degenerate(event))
+        elif isinstance(event, MixtureFound | ComponentsReseeded | ChangeDetected):
+            self._write(describe_stream(event))
 
     def _write(self, line: str) -> None:
         print(line, file=self._stream or sys.stderr, flush=True)
@@ -240,6 +245,17 @@ def describe_degenerate(event: ComponentsDegenerate) -> str:
     if event.collapsed:
         parts.append(f"collapsed and widened: {', '.join(map(str, event.collapsed))}")
     return f"read {event.number}, components {'; '.join(parts)}"
+
+
+def describe_stream(event: MixtureFound | ComponentsReseeded | ChangeDetected) -> str:
+    """One line on what happened while a stream was learned."""
+    place = f"row {event.n_samples:.10g}"
+    if isinstance(event, MixtureFound):
+        return f"{place}, mixture found among {event.n_rows:,} rows"
+    if isinstance(event, ComponentsReseeded):
+        return f"{place}, components begin anew: {', '.join(map(str, event.components))}"
+    likelihood = f"{event.log_likelihood:.6f} where {event.expected:.6f} was expected"
+    return f"{place}, the stream has changed: log-likelihood {likelihood}"
 
 
 def _with_prefix(value: float) -> str:

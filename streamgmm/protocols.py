@@ -521,6 +521,56 @@ class CheckpointWritten(Event):
     n_bytes: int
 
 
+@dataclass(frozen=True)
+class ComponentsReseeded(Event):
+    """Components that had next to no rows left begin anew among rows that are badly explained.
+
+    Attributes
+    ----------
+    n_samples : float
+        Rows learned so far, in units of weight.
+    components : tuple of int
+    """
+
+    n_samples: float
+    components: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MixtureFound(Event):
+    """A search among rows in memory has ended, and the mixture that it found is learned on.
+
+    Attributes
+    ----------
+    n_samples : float
+        Rows seen so far, in units of weight.
+    n_rows : int
+        Rows in memory.
+    """
+
+    n_samples: float
+    n_rows: int
+
+
+@dataclass(frozen=True)
+class ChangeDetected(Event):
+    """Rows are explained worse than rows before them were, by more than chance explains.
+
+    Attributes
+    ----------
+    n_samples : float
+        Rows seen so far, in units of weight.
+    log_likelihood : float
+        Of the last rows before they were learned, nats a row.
+    expected : float
+        Of rows before the change.
+    """
+
+    n_samples: float
+    log_likelihood: float
+    expected: float
+
+
 Listener = Callable[[Event], None]
 
 V = TypeVar("V")

@@ -16,7 +16,7 @@ import pytest
 import zarr
 
 import streamgmm
-from streamgmm import GaussianMixture, cli
+from streamgmm import GaussianMixture, OnlineGaussianMixture, cli
 from streamgmm.cli import commands
 from streamgmm.cli.describe import summary
 from streamgmm.core.covariance import STRUCTURES
@@ -265,6 +265,24 @@ def test_info_is_for_people_and_machines(run, files):
     assert contents["covariances"] == model.covariances_.tolist()
     assert contents["history"][0]["log_likelihood"] is None
     assert contents["n_reads"] == model.n_reads_
+
+
+def test_info_of_a_stream(run, files, tmp_path):
+    rows = np.load(files / "data.npy")
+    model = OnlineGaussianMixture(2, half_life=500, random_state=0).fit(rows[:2000])
+    model.partial_fit(rows[2000:]).save(tmp_path / "stream.gmm")
+    text = run("info", "stream.gmm").out
+    assert "2 components (full) of 3 features, 4000 rows seen, no change" in text
+    assert f"{model.weights_[0]:.4f}" in text
+    contents = json.loads(run("info", "stream.gmm", "--json").out)
+    assert contents["means"] == model.means_.tolist()
+    assert contents["n_samples_seen"] == 4000
+    assert contents["history"] == model.history_
+    scored = run("score", "stream.gmm", "data.npy").out
+    assert f"{model.score(rows):.6f}"[:8] in scored
+    refused = run("plot", "stream.gmm", "--convergence", "-o", "fit.png")
+    assert refused.code != 0
+    assert "learns a stream, and reads nothing again" in refused.err
 
 
 def test_parts_of_reads_are_rounded(files):

@@ -1,14 +1,14 @@
-"""The estimator keeps scikit-learn's own contract for estimators."""
+"""The estimators keep scikit-learn's own contract for estimators."""
 
 from collections.abc import Callable
 from typing import Any
 
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from streamgmm import GaussianMixture
+from streamgmm import GaussianMixture, OnlineGaussianMixture
 
 
-def expected_failures(estimator: GaussianMixture) -> dict[str, str]:
+def expected_failures(estimator: GaussianMixture | OnlineGaussianMixture) -> dict[str, str]:
     if estimator.n_components == 1:
         return {}
     return {
@@ -20,8 +20,15 @@ def expected_failures(estimator: GaussianMixture) -> dict[str, str]:
 
 
 @parametrize_with_checks(
-    [GaussianMixture(), GaussianMixture(n_components=2, covariance_type="diag", random_state=0)],
+    [
+        GaussianMixture(),
+        GaussianMixture(n_components=2, covariance_type="diag", random_state=0),
+        OnlineGaussianMixture(),
+        OnlineGaussianMixture(n_components=2, covariance_type="diag", random_state=0),
+    ],
     expected_failed_checks=expected_failures,
 )
-def test_estimator_checks(estimator: GaussianMixture, check: Callable[[Any], None]) -> None:
+def test_estimator_checks(
+    estimator: GaussianMixture | OnlineGaussianMixture, check: Callable[[Any], None]
+) -> None:
     check(estimator)

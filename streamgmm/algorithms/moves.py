@@ -274,7 +274,7 @@ def _parts(rows: Rows, parameters: Parameters, reg_covar: float) -> Parameters:
     posterior = rows.prepared(parameters).posterior(rows.stored)
     labels = 2 * posterior.labels + _far_side(rows.rows, parameters, posterior.labels)
     worst = np.argsort(posterior.scores)[: min(int(_WORST * len(labels)), _MOST_WORST)]
-    dense = _dense_places(rows.rows[worst], parameters)
+    dense = dense_places(rows.rows[worst], parameters)
     for birth, own in enumerate(dense):
         labels[worst[own]] = 2 * k + birth
     start = parameters_of_clusters(
@@ -283,7 +283,7 @@ def _parts(rows: Rows, parameters: Parameters, reg_covar: float) -> Parameters:
     return _em(rows, start, reg_covar, _STEPS_OF_PARTS).parameters
 
 
-def _dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:
+def dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:
     """Groups of rows (n, D) that lie as near to each other as those of one component do."""
     d = parameters.n_features
     centred = np.nan_to_num(rows - parameters.weights @ parameters.means)

@@ -434,8 +434,7 @@ def info(model: Path, as_json: bool) -> None:
         return
     click.echo(f"{model}: {summary(fitted)}")
     print_components(fitted)
-    if fitted.history_:
-        print_history(fitted.history_)
+    print_history(fitted)
 
 
 @main.command()

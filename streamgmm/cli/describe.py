@@ -5,26 +5,38 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamgmm.estimators import GaussianMixture
+    from streamgmm.estimators import GaussianMixture, OnlineGaussianMixture
 
 _READS_SHOWN = 10
 _FEATURES_SHOWN = 6
 
 
-def summary(model: "GaussianMixture") -> str:
+def summary(model: "GaussianMixture | OnlineGaussianMixture") -> str:
     """One line: what was fitted and how it went."""
+    from streamgmm.estimators import OnlineGaussianMixture
+
+    size = (
+        f"{model.n_components} components ({model.covariance_type}) of "
+        f"{model.means_.shape[1]} features"
+    )
+    if isinstance(model, OnlineGaussianMixture):
+        changes = (
+            f"{len(model.changes_)} change(s) of the stream" if model.changes_ else "no change"
+        )
+        return f"{size}, {model.n_samples_seen_:.10g} rows seen, {changes}"
     outcome = "converged" if model.converged_ else "not converged"
     return (
-        f"{model.n_components} components ({model.covariance_type}) of "
-        f"{model.means_.shape[1]} features, log-likelihood {model.lower_bound_:.6f} nats/row, "
+        f"{size}, log-likelihood {model.lower_bound_:.6f} nats/row, "
         f"{outcome} after {model.n_iter_} iterations, {round(model.n_reads_, 2)} reads"
     )
 
 
-def contents(model: "GaussianMixture") -> dict[str, Any]:
+def contents(model: "GaussianMixture | OnlineGaussianMixture") -> dict[str, Any]:
     """Everything, as JSON can say it."""
+    from streamgmm.estimators import OnlineGaussianMixture
+
     names = getattr(model, "feature_names_in_", None)
-    return {
+    found = {
         "n_components": model.n_components,
         "covariance_type": model.covariance_type,
         "n_features": model.means_.shape[1],
@@ -32,12 +44,17 @@ def contents(model: "GaussianMixture") -> dict[str, Any]:
         "weights": model.weights_.tolist(),
         "means": model.means_.tolist(),
         "covariances": model.covariances_.tolist(),
-        "converged": model.converged_,
-        "n_iter": model.n_iter_,
-        "log_likelihood": model.lower_bound_,
-        "n_reads": model.n_reads_,
-        "history": model.history_,
     }
+    if isinstance(model, OnlineGaussianMixture):
+        found |= {"n_samples_seen": model.n_samples_seen_, "changes": model.changes_}
+    else:
+        found |= {
+            "converged": model.converged_,
+            "n_iter": model.n_iter_,
+            "log_likelihood": model.lower_bound_,
+            "n_reads": model.n_reads_,
+        }
+    return {**found, "history": model.history_}
 
 
 def finite(value: Any) -> Any:
@@ -68,8 +85,11 @@ def print_components(model: "GaussianMixture") -> None:
     )
 
 
-def print_history(history: list[dict[str, Any]]) -> None:
-    """A table of the last reads."""
+def print_history(model: "GaussianMixture | OnlineGaussianMixture") -> None:
+    """A table of the last reads, if there are any."""
+    history = model.history_
+    if not hasattr(model, "n_reads_") or not history:
+        return
     shown = history[-_READS_SHOWN:]
     title = "reads" if len(shown) == len(history) else f"last {len(shown)} of {len(history)} reads"
     rows = [

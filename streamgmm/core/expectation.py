@@ -178,7 +178,7 @@ class Expectation:
             np.empty(0) if weights is None else writable(np.asarray(weights, dtype=np.float64))
         )
         self._require_features(rows)
-        coefficients = self.writable_coefficients()
+        coefficients = self.writable_coefficients
         priors, order = writable(self.weights), writable(self.order)
 
         def sums(part: NDArray[np.floating], own: Array) -> tuple[Array, Array, Array]:
@@ -230,7 +230,7 @@ class Expectation:
         with_responsibilities : bool
         """
         self._require_features(rows)
-        coefficients = self.writable_coefficients()
+        coefficients = self.writable_coefficients
         priors, order = writable(self.weights), writable(self.order)
         no_weights = np.empty(0)
         parts = []
@@ -255,6 +255,7 @@ class Expectation:
                 f"rows have shape {rows.shape}, the mixture {self.frame.n_features} features"
             )
 
+    @functools.cached_property
     def writable_coefficients(self) -> Coefficients:
         """The coefficients as kernels are compiled for."""
         arrays: dict[str, Any] = {
@@ -283,6 +284,9 @@ def writable(array: NDArray[Any]) -> NDArray[Any]:
 
     Arrays that came from another process or a memory map may be read-only.
     """
+    if array.flags.c_contiguous and array.flags.writeable:
+        # What NumPy finds too, in ten times the time.
+        return array
     return np.require(array, requirements=["C", "W"])
 
 

@@ -66,7 +66,7 @@ class IncompleteExpectation:
         chosen = _by_gaps(rows)
         row_weights = np.empty(0) if weights is None else np.asarray(weights, np.float64)[chosen]
         moments, scatter, totals = incomplete_statistics(
-            rows[chosen].astype(np.float64), row_weights, self.complete.writable_coefficients()
+            rows[chosen].astype(np.float64), row_weights, self.complete.writable_coefficients
         )
         log_likelihood, weight, n_rows, n_overflowing = totals.tolist()
         incomplete = replace(
@@ -141,7 +141,7 @@ class IncompleteExpectation:
             rows.astype(np.float64),
             writable(self.complete.weights),
             writable(self.complete.order),
-            self.complete.writable_coefficients(),
+            self.complete.writable_coefficients,
             with_responsibilities,
             with_missing_values,
         )

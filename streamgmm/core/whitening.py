@@ -4,7 +4,7 @@ There a component that fits its rows has mean 0 and covariance I, whatever its o
 numbers of different components compare.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -105,6 +105,23 @@ class Whitening:
             second[:] = along + t[:, :1] ** 2 * own
         return found
 
+    def standard(self, counts: Array) -> Statistics:
+        """Statistics of so many rows (K,) of each component, distributed just as it says."""
+        d = self.frame.n_features
+        moments = np.zeros_like(Statistics.zero(self.frame, len(counts)).moments)
+        moments[:, 0] = counts
+        scatter = np.empty((0, 0))
+        if self.frame.covariance_type == "full":
+            rows, columns = upper_triangle(d)
+            moments[:, 1 + d :][:, rows == columns] = counts[:, np.newaxis]
+        elif self.frame.covariance_type == "tied":
+            scatter = counts.sum() * np.eye(d)
+        elif self.frame.covariance_type == "diag":
+            moments[:, 1 + d :] = counts[:, np.newaxis]
+        else:
+            moments[:, 1 + d] = d * counts
+        return self.in_frame(moments, scatter)
+
 
 def _about(counts: Array, a: Array, moved: Array) -> Array:
     """N a aᵀ + a bᵀ + b aᵀ (k, D, D) for the sums b of what is added to a."""
@@ -117,3 +134,20 @@ def _unscaled(t: Array, matrices: Array) -> Array:
     """T⁻¹ A T⁻ᵀ of symmetric matrices A (k, D, D)."""
     half = np.linalg.solve(t, matrices)
     return np.linalg.solve(t, np.swapaxes(half, 1, 2)).astype(np.float64, copy=False)
+
+
+def carried(statistics: Statistics, parameters: Parameters, frame: Frame) -> Statistics:
+    """The same statistics in the coordinates of another frame.
+
+    Parameters
+    ----------
+    statistics : Statistics
+    parameters : Parameters
+        Close to what the statistics say: moments go over by way of residuals from it, in which
+        those of every component are small numbers.
+    frame : Frame
+        Of the same covariance type.
+    """
+    moments, scatter = Whitening.of(parameters, statistics.frame).of_statistics(statistics)
+    found = Whitening.of(parameters, frame).in_frame(moments, scatter)
+    return replace(statistics, frame=frame, moments=found.moments, scatter=found.scatter)

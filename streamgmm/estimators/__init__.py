@@ -2,10 +2,13 @@
 
 Only this package may import scikit-learn, and of it only ``sklearn.base`` and its validation.
 Data that scikit-learn knows (arrays, lists, DataFrames) are validated by it; all else by its
-source. ``fitted`` holds what any fitted mixture can do, ``gaussian_mixture`` fits, and
-``records`` turns models into what files hold.
+source. ``fitted`` holds what any fitted mixture can do, ``gaussian_mixture`` fits data that are
+there, ``online_mixture`` data that keep coming; ``records`` and ``online_records`` turn models into
+what files hold, and ``loading`` gives them back.
 """
 
-from streamgmm.estimators.gaussian_mixture import GaussianMixture, load
+from streamgmm.estimators.gaussian_mixture import GaussianMixture
+from streamgmm.estimators.loading import load
+from streamgmm.estimators.online_mixture import OnlineGaussianMixture
 
-__all__ = ["GaussianMixture", "load"]
+__all__ = ["GaussianMixture", "OnlineGaussianMixture", "load"]

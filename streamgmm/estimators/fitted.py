@@ -42,7 +42,7 @@ from streamgmm.estimators.outputs import (
 from streamgmm.estimators.records import to_record
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
-from streamgmm.persistence import write_record
+from streamgmm.persistence import Record, write_record
 from streamgmm.progress import LineReporter
 from streamgmm.protocols import (
     Chunk,
@@ -505,7 +505,7 @@ or the path ``out``
             digest.update(np.ascontiguousarray(array, dtype=np.float64).tobytes())
         return digest.hexdigest()
 
-    def _open(self, X: Any, sample_weight: Any, *, reset: bool) -> Source:
+    def _open(self, X: Any, sample_weight: Any, *, reset: bool, min_samples: int = 1) -> Source:
         """Describe the data, and check their columns against those fitted."""
         if _has_own_source(X):
             source = open_source(X, sample_weight=sample_weight)
@@ -517,7 +517,7 @@ or the path ``out``
         # scikit-learn's validation would take masked values as they are.
         X, sample_weight = unmasked(X, "X"), unmasked(sample_weight, "sample_weight")
         checked = validate_data(
-            self, X, reset=reset, ensure_all_finite=False, ensure_min_samples=2 if reset else 1
+            self, X, reset=reset, ensure_all_finite=False, ensure_min_samples=min_samples
         )
         if sample_weight is not None and not is_path(sample_weight):
             sample_weight = _check_sample_weight(
@@ -597,8 +597,11 @@ or the path ``out``
         OutputError
             If the file cannot be written.
         """
+        write_record(path, self._record())
+
+    def _record(self) -> Record:
         check_is_fitted(self)
-        write_record(path, to_record(self))
+        return to_record(self)
 
 
 def mean_score(found: Statistics) -> float:

@@ -35,18 +35,17 @@ from streamgmm.errors import (
     DataError,
     DegenerateComponentWarning,
     LeftOutRowsWarning,
-    ModelFileError,
     ParameterError,
 )
 from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.outputs import refuse_overlap, refuse_unnamed_output
-from streamgmm.estimators.records import copy_fitted, from_record, to_record
+from streamgmm.estimators.records import copy_fitted, to_record
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import parse_bytes
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.persistence import Record, read_record
+from streamgmm.persistence import Record
 from streamgmm.protocols import Event, FitStarted, Listener, Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
 from streamgmm.sources.urls import is_url
@@ -310,7 +309,7 @@ class GaussianMixture(FittedMixture):
             )
         if self.memory_limit is not None:
             parse_bytes(self.memory_limit)
-        source = self._open(X, sample_weight, reset=True)
+        source = self._open(X, sample_weight, reset=True, min_samples=2)
         if source.n_rows < max(2, self.n_components):
             raise DataError(
                 "Expected n_samples >= n_components and a minimum of 2 is required, but got "
@@ -619,31 +618,3 @@ class GaussianMixture(FittedMixture):
         copy_fitted(model, converted)
         converted.history_, converted.n_reads_ = [], 0
         return converted
-
-
-def load(path: str | os.PathLike[str]) -> GaussianMixture:
-    """Load a model that :meth:`GaussianMixture.save` wrote.
-
-    Parameters
-    ----------
-    path : path-like
-
-    Returns
-    -------
-    GaussianMixture
-
-    Raises
-    ------
-    ModelFileError
-        If the file is missing, damaged, of another kind or written by a newer version.
-    """
-    record = read_record(path)
-    if record.header.get("estimator") != GaussianMixture.__name__:
-        raise ModelFileError(
-            f"{path} holds a {record.header.get('estimator')}, which this release does not know"
-        )
-    try:
-        model: GaussianMixture = from_record(GaussianMixture, record)
-        return model
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path} is damaged: {error}") from error

@@ -1,5 +1,6 @@
 """Fitted estimators as records of a file, and as each other."""
 
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
@@ -24,32 +25,15 @@ _STATISTICS = "statistics."
 
 def to_record(model: Any) -> Record:
     """A fitted estimator as what a file holds: settings, fitted values and arrays."""
-    settings = model.get_params(deep=False)
-    arrays = {
-        name: np.asarray(value)
-        for name in _INITIAL
-        for value in [settings.pop(name)]
-        if value is not None
-    }
+    header, arrays = pack_settings(model)
     arrays |= {name: np.asarray(getattr(model, name)) for name in _PARAMETERS}
-    del settings["callbacks"]
-    settings.pop("checkpoint", None)
-    settings["fixed"] = list(settings["fixed"])
-    if not isinstance(settings["executor"], str):
-        del settings["executor"]
-    if not isinstance(settings["random_state"], Integral):
-        del settings["random_state"]
-    header: dict[str, Any] = {
-        "estimator": type(model).__name__,
-        "settings": {name: _plain(value) for name, value in settings.items()},
-        "fitted": {name: _plain(getattr(model, name)) for name in _VALUES if hasattr(model, name)},
+    header["fitted"] |= {
+        name: _plain(getattr(model, name)) for name in _VALUES if hasattr(model, name)
     }
-    if hasattr(model, "feature_names_in_"):
-        header["feature_names"] = model.feature_names_in_.tolist()
     statistics: Statistics | None = getattr(model, "_statistics", None)
     if statistics is not None:
         header["statistics"], own = pack_statistics(statistics)
-        arrays |= {_STATISTICS + name: array for name, array in own.items()}
+        arrays |= prefixed(_STATISTICS, own)
     return Record(header, arrays)
 
 
@@ -62,25 +46,71 @@ def from_record(estimator: type, record: Record) -> Any:
         If something is missing or of the wrong kind.
     """
     header, arrays = record.header, record.arrays
-    initial = {name: arrays[name] for name in _INITIAL if name in arrays}
-    settings = {**header["settings"], "fixed": tuple(header["settings"]["fixed"])}
-    model = estimator(**settings, **initial)
+    model = unpack_settings(estimator, record)
     for name in _PARAMETERS:
         setattr(model, name, arrays[name])
     for name, value in header["fitted"].items():
         setattr(model, name, value)
-    if "feature_names" in header:
-        model.feature_names_in_ = np.array(list(header["feature_names"]), dtype=object)
     if "statistics" in header:
-        own = {
-            name.removeprefix(_STATISTICS): array
-            for name, array in arrays.items()
-            if name.startswith(_STATISTICS)
-        }
-        model._statistics = unpack_statistics(header["statistics"], own)
+        model._statistics = unpack_statistics(
+            header["statistics"], without_prefix(_STATISTICS, arrays)
+        )
     if model._parameters().means.shape != (model.n_components, model.n_features_in_):
         raise ValueError("the means do not have the shape that the settings say")
     return model
+
+
+def pack_settings(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an estimator was told, and of which features: a header, and arrays beside it."""
+    settings = model.get_params(deep=False)
+    arrays = {
+        name: np.asarray(value)
+        for name in _INITIAL
+        for value in [settings.pop(name, None)]
+        if value is not None
+    }
+    del settings["callbacks"]
+    settings.pop("checkpoint", None)
+    if "fixed" in settings:
+        settings["fixed"] = list(settings["fixed"])
+    if not isinstance(settings["executor"], str):
+        del settings["executor"]
+    if not isinstance(settings["random_state"], Integral):
+        del settings["random_state"]
+    header: dict[str, Any] = {
+        "estimator": type(model).__name__,
+        "settings": {name: _plain(value) for name, value in settings.items()},
+        "fitted": {"n_features_in_": model.n_features_in_},
+    }
+    if hasattr(model, "feature_names_in_"):
+        header["feature_names"] = model.feature_names_in_.tolist()
+    return header, arrays
+
+
+def unpack_settings(estimator: type, record: Record) -> Any:
+    """An estimator that was told as much as :func:`pack_settings` was given, not yet fitted."""
+    header, arrays = record.header, record.arrays
+    settings = dict(header["settings"])
+    if "fixed" in settings:
+        settings["fixed"] = tuple(settings["fixed"])
+    model = estimator(**settings, **{name: arrays[name] for name in _INITIAL if name in arrays})
+    if "feature_names" in header:
+        model.feature_names_in_ = np.array(list(header["feature_names"]), dtype=object)
+    return model
+
+
+def prefixed(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays of a part, under names of their own in the whole."""
+    return {prefix + name: array for name, array in arrays.items()}
+
+
+def without_prefix(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of a part of the whole."""
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
 
 
 def copy_fitted(origin: Any, target: Any) -> None:

@@ -1,0 +1,64 @@
+"""Rows of a stream that are held in memory for a while."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamgmm.algorithms.reading import is_left_out
+from streamgmm.algorithms.row_sample import LARGEST_VALUE, all_within
+from streamgmm.core.covariance import Array
+from streamgmm.protocols import Chunk, Missing
+
+# Parts are joined when there are more than this.
+_MOST_PARTS = 128
+
+
+@dataclass(frozen=True, eq=False)
+class HeldRows:
+    """Rows in the order in which they came, as float64.
+
+    Attributes
+    ----------
+    parts : tuple of (ndarray of shape (n, D), ndarray of shape (n,))
+        Rows and their weights.
+    n_rows : int
+        Rows in all parts.
+    """
+
+    parts: tuple[tuple[Array, Array], ...] = ()
+    n_rows: int = 0
+
+    def add(self, chunk: Chunk, missing: Missing) -> "HeldRows":
+        """With copies of the rows of a chunk that can be used."""
+        rows = chunk.rows.astype(np.float64)
+        weights = np.ones(len(rows)) if chunk.weights is None else chunk.weights.copy()
+        if not all_within(rows) or chunk.weights is not None:
+            usable = (weights > 0.0) & ~is_left_out(rows, missing)
+            usable &= ~np.any(np.abs(rows) > LARGEST_VALUE, axis=1)
+            rows, weights = rows[usable], weights[usable]
+        held = HeldRows((*self.parts, (rows, weights)), self.n_rows + len(rows))
+        return held if len(held.parts) <= _MOST_PARTS else held.joined()
+
+    def latest(self, most: int) -> "HeldRows":
+        """The last rows, at most so many."""
+        parts, surplus = self.parts, self.n_rows - most
+        while surplus > 0:
+            rows, weights = parts[0]
+            rest = () if len(rows) <= surplus else ((rows[surplus:], weights[surplus:]),)
+            parts = (*rest, *parts[1:])
+            surplus -= len(rows)
+        return HeldRows(parts, min(self.n_rows, most))
+
+    def joined(self) -> "HeldRows":
+        """In one part."""
+        return HeldRows(((self.rows, self.weights),), self.n_rows)
+
+    @property
+    def rows(self) -> Array:
+        """All rows, (n, D)."""
+        return np.concatenate([rows for rows, _ in self.parts])
+
+    @property
+    def weights(self) -> Array:
+        """Of all rows, (n,)."""
+        return np.concatenate([weights for _, weights in self.parts])

@@ -1,0 +1,129 @@
+"""What rows score before they are learned: a record of it, and a test for change.
+
+The score of a row under a mixture that has not seen it says how good the mixture is without
+rows held out (Dawid 1984), and falls when the rows are no longer of the kind that was learned.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+# Entries of a record before neighbours are joined.
+_MOST_ENTRIES = 1024
+# Blocks that say what scores are to be expected, and the most that count.
+_FEWEST_BLOCKS, _MOST_BLOCKS = 24, 1024
+# In standard deviations of a block: what is no change, what one block counts at most, and where
+# the sum of what goes beyond is an alarm. Normal scores raise less than one in 1e9 blocks, and
+# outliers do not before they are in three blocks that are close.
+_ALLOWANCE, _MOST_OF_BLOCK, _THRESHOLD = 1.0, 6.0, 12.0
+
+
+class Score(NamedTuple):
+    """Of some rows that followed each other."""
+
+    weight: float
+    """Σ w."""
+    log_likelihood: float
+    """Σ w ln p(x), nats."""
+
+    @property
+    def mean(self) -> float:
+        """Nats a row."""
+        return self.log_likelihood / self.weight
+
+    def join(self, other: "Score") -> "Score":
+        """Of the rows of both."""
+        return Score(self.weight + other.weight, self.log_likelihood + other.log_likelihood)
+
+
+@dataclass(frozen=True)
+class ScoreRecord:
+    """Scores in the order of the rows, in no more than a thousand entries.
+
+    When there are more, neighbours are joined, and from then on entries are of twice as many rows.
+
+    Attributes
+    ----------
+    entries : tuple of Score
+    last : Score or None
+        The entry that is added to, as long as it is of less weight than the width.
+    width : float
+    """
+
+    entries: tuple[Score, ...] = ()
+    last: Score | None = None
+    width: float = 0.0
+
+    @property
+    def all_entries(self) -> tuple[Score, ...]:
+        """The last one too."""
+        return self.entries if self.last is None else (*self.entries, self.last)
+
+    def add(self, score: Score) -> "ScoreRecord":
+        """With the score of the rows that came next."""
+        if self.last is None:
+            return ScoreRecord(self.entries, score, self.width)
+        if self.last.weight < self.width:
+            return ScoreRecord(self.entries, self.last.join(score), self.width)
+        entries = (*self.entries, self.last)
+        if len(entries) < _MOST_ENTRIES:
+            return ScoreRecord(entries, score, self.width)
+        width = 2.0 * math.fsum(entry.weight for entry in entries) / _MOST_ENTRIES
+        joined = entries[:1]
+        for entry in entries[1:]:
+            if joined[-1].weight < width:
+                joined = (*joined[:-1], joined[-1].join(entry))
+            else:
+                joined = (*joined, entry)
+        return ScoreRecord(joined, score, width)
+
+
+@dataclass(frozen=True)
+class ChangeTest:
+    """One-sided cumulative sum of how far the scores of blocks of rows fall below the mean.
+
+    Mean and deviation are those of the blocks so far, so they hold whatever the rows are, and
+    blocks are compared for what they are: rows that are alike because they follow each other
+    deviate together.
+
+    Attributes
+    ----------
+    n_blocks : int
+        That mean and variance are from.
+    mean : float
+        Nats a row.
+    variance : float
+        Of a row: that of a block times its weight.
+    excess : float
+        The sum, in standard deviations.
+
+    References
+    ----------
+    Page (1954), Continuous inspection schemes.
+    Siegmund (1985), Sequential Analysis: how rare false alarms are.
+    """
+
+    n_blocks: int = 0
+    mean: float = 0.0
+    variance: float = 0.0
+    excess: float = 0.0
+
+    def add(self, score: Score) -> "ChangeTest":
+        """After one block more."""
+        value, excess = score.mean, 0.0
+        if self.n_blocks >= _FEWEST_BLOCKS:
+            deviation = math.sqrt(max(self.variance / score.weight, 1e-300))
+            fall = min(max((self.mean - value) / deviation, -_MOST_OF_BLOCK), _MOST_OF_BLOCK)
+            excess = max(self.excess + fall - _ALLOWANCE, 0.0)
+            value = self.mean - fall * deviation
+        n_blocks = min(self.n_blocks + 1, _MOST_BLOCKS)
+        change = value - self.mean
+        mean = self.mean + change / n_blocks
+        square = score.weight * change * (value - mean)
+        variance = self.variance + (square - self.variance) / max(n_blocks - 1, 1)
+        return ChangeTest(n_blocks, mean, variance, excess)
+
+    @property
+    def is_change(self) -> bool:
+        """Whether the scores have fallen by more than chance explains."""
+        return self.excess > _THRESHOLD

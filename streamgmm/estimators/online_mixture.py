@@ -1,0 +1,507 @@
+"""The estimator for data that keep coming: learned batch by batch, never read again."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from streamgmm.algorithms.initialization import Start
+from streamgmm.algorithms.online import Plan, Progress
+from streamgmm.algorithms.reading import Reader
+from streamgmm.algorithms.row_sample import RowSample, expected_shortfall
+from streamgmm.algorithms.search import Informant, Search, Settings
+from streamgmm.algorithms.stepwise import Schedule, Stepwise
+from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
+from streamgmm.core.parameters import Parameters, count_parameters
+from streamgmm.errors import DataError, ParameterError
+from streamgmm.estimators.fitted import FittedMixture
+from streamgmm.estimators.gaussian_mixture import GaussianMixture
+from streamgmm.estimators.online_records import to_online_record
+from streamgmm.executors.blas import single_threaded_blas
+from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.persistence import Record
+from streamgmm.protocols import Chunk, Event, Listener, Missing, Source, all_chunks
+from streamgmm.sources.sample import SampleSource
+
+# Rows of the first search: for each parameter, at least, and at most in bytes.
+_ROWS_PER_PARAMETER, _FEWEST_ROWS, _MOST_BYTES = 20, 1 << 14, 32 << 20
+# All rows count alike until there are so many, or so many times as many as are searched.
+_OFFSET, _OFFSET_SEARCHES = 65536.0, 4.0
+# A batch fit's rows go on counting alike until as many have come again.
+_OFFSET_BATCHES = 2.0
+# Of what the rows searched leave uncertain, this may remain to be gained on them.
+_PART_OF_SHORTFALL = 0.01
+# A stream is as long as it may get.
+_ENDLESS = 2**62
+
+
+class OnlineGaussianMixture(FittedMixture):
+    """Gaussian mixture that learns rows as they come, in bounded time and memory.
+
+    The first rows are held until there are enough to search for a mixture among them as
+    :class:`GaussianMixture` does; from then on each row is looked at once (stepwise EM). What has
+    been learned does not depend on how the stream is cut into batches, but for rounding.
+
+    Parameters
+    ----------
+    n_components : int, default=1
+        Number of components K.
+    covariance_type : {"full", "tied", "diag", "spherical"}, default="full"
+        Each component its own covariance matrix; one for all; diagonal; or a single variance.
+    half_life : float, default=None
+        Rows after which a row counts half, for streams that change; None if all rows are of one
+        kind.
+    reg_covar : float, default=1e-6
+        Added to the diagonal of covariances, in squared units of the data.
+    learning_decay : float, default=0.6
+        How fast steps become smaller, between 0.5, exclusive, and 1: after n rows old rows fade
+        as if there were only ``learning_offset`` (n / ``learning_offset``)^``learning_decay``. The
+        model is made from the average of the later steps, unless there is a half-life.
+    learning_offset : float, default=None
+        Rows that count alike before old ones fade; None for 65536, or 4 ``init_size`` if that
+        is more.
+    init_size : int, default=None
+        Rows that are held for the search; None for 20 a parameter, but at least 16384, and no more
+        than 32 MiB or the half-life.
+    n_init : int, default=1
+        Starts of a search; each is some short runs.
+    init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
+        How a start is made.
+    random_state : int, RandomState instance or None, default=None
+        Decides the starts, and what :meth:`sample` draws.
+    verbose : int, default=0
+        1 writes a line on what happens to standard error.
+    verbose_interval : int, default=10
+        As for :class:`GaussianMixture`.
+    executor : "auto", "threads", "dask" or distributed.Client, default="auto"
+        Where predictions are computed. Learning is done by the calling thread.
+    n_jobs : int, default=None
+        Local threads of searches and predictions; None for all cores.
+    memory_limit : int or str, default=None
+        Bytes that the process may hold ("4GiB"), on local threads; None for most of what is free.
+    callbacks : sequence of callables, default=()
+        Called with each :class:`streamgmm.protocols.Event`, when what a call learned is kept.
+
+    Attributes
+    ----------
+    weights_, means_, covariances_, precisions_, precisions_cholesky_ : ndarray
+        As of :class:`GaussianMixture`, after all rows so far.
+    n_samples_seen_ : float
+        Rows so far, in units of weight.
+    n_steps_ : int
+        M-steps since the last search.
+    history_ : list of dict
+        What rows scored before they were learned (``n_samples``, mean ``log_likelihood`` in nats a
+        row), in the order of the stream. There are at most 1024 entries, each of more rows the
+        longer the stream is.
+    changes_ : list of float
+        ``n_samples_seen_`` when the stream was found to have changed: scores had fallen by more
+        than chance explains. The last 64. With a half-life the mixture is then searched for anew
+        among the next ``init_size`` rows, and replaced if that explains them better.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Only if the data had column names that are all strings.
+
+    See Also
+    --------
+    GaussianMixture : For data that are there, and can be read again.
+
+    References
+    ----------
+    Cappé & Moulines (2009), On-line expectation-maximization algorithm for latent data models.
+    Liang & Klein (2009), Online EM for unsupervised models.
+    Polyak & Juditsky (1992), Acceleration of stochastic approximation by averaging.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from streamgmm import OnlineGaussianMixture
+    >>> random = np.random.default_rng(0)
+    >>> og = OnlineGaussianMixture(n_components=2, random_state=0)
+    >>> for _ in range(20):
+    ...     rows = random.normal(size=(100, 1)) + random.choice([-5, 5], size=(100, 1))
+    ...     og = og.partial_fit(rows)
+    >>> np.sort(og.means_[:, 0]).round()
+    array([-5.,  5.])
+    >>> og.n_samples_seen_
+    2000.0
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [StrOptions(set(STRUCTURES))],
+        "half_life": [Interval(Real, 0.0, None, closed="neither"), None],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "learning_decay": [Interval(Real, 0.5, 1.0, closed="right")],
+        "learning_offset": [Interval(Real, 0.0, None, closed="neither"), None],
+        "init_size": [Interval(Integral, 1, None, closed="left"), None],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "init_params": [StrOptions({"kmeans", "k-means++", "random", "random_from_data"})],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "executor": [StrOptions({"auto", "threads", "dask"}), HasMethods("scheduler_info")],
+        "n_jobs": [Integral, None],
+        "memory_limit": [Real, str, None],
+        "callbacks": ["array-like", callable],
+    }
+
+    #: No parameter is held.
+    fixed: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: CovarianceType = "full",
+        half_life: float | None = None,
+        reg_covar: float = 1e-6,
+        learning_decay: float = 0.6,
+        learning_offset: float | None = None,
+        init_size: int | None = None,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        random_state: Any = None,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        executor: Any = "auto",
+        n_jobs: int | None = None,
+        memory_limit: int | str | None = None,
+        callbacks: Sequence[Callable[[Event], None]] = (),
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.half_life = half_life
+        self.reg_covar = reg_covar
+        self.learning_decay = learning_decay
+        self.learning_offset = learning_offset
+        self.init_size = init_size
+        self.n_init = n_init
+        self.init_params = init_params
+        self.random_state = random_state
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.executor = executor
+        self.n_jobs = n_jobs
+        self.memory_limit = memory_limit
+        self.callbacks = callbacks
+
+    @classmethod
+    def from_batch(cls, model: GaussianMixture, **settings: Any) -> Self:
+        """Go on from a batch fit: from its statistics, and the number of its rows.
+
+        After a fit to N rows the next N / 100 move the model by about a hundredth of what they
+        would say alone.
+
+        Parameters
+        ----------
+        model : GaussianMixture
+            Fitted.
+        **settings
+            Arguments of this class; what is not given is as in the model.
+
+        Returns
+        -------
+        OnlineGaussianMixture
+
+        Raises
+        ------
+        ParameterError
+            If the model has no statistics, having been converted or derived from another one.
+        """
+        check_is_fitted(model)
+        statistics = getattr(model, "_statistics", None)
+        if statistics is None:
+            raise ParameterError(
+                "the model has no statistics to go on from: it was converted, derived or fitted "
+                "with max_iter=0; fit it to data"
+            )
+        online = cls()
+        known = model.get_params(deep=False)
+        shared = {name: known[name] for name in online.get_params(deep=False) if name in known}
+        online.set_params(**{**shared, **settings})
+        online._validate_params()
+        online.n_features_in_ = model.n_features_in_
+        if hasattr(model, "feature_names_in_"):
+            online.feature_names_in_ = model.feature_names_in_
+        plan = online._plan(model.n_features_in_, _OFFSET_BATCHES * statistics.weight)
+        stepwise = Stepwise.after(statistics, model._parameters(), plan.schedule, plan.reg_covar)
+        online._progress = Progress.going_on(plan, stepwise)
+        return online
+
+    def to_batch(self) -> GaussianMixture:
+        """The mixture as it is now, as a fitted batch model.
+
+        Returns
+        -------
+        GaussianMixture
+            With the statistics that it would go on from; without reads in its history.
+        """
+        check_is_fitted(self)
+        known = self.get_params(deep=False)
+        model = GaussianMixture()
+        model.set_params(**{name: known[name] for name in model.get_params() if name in known})
+        model._set_parameters(self._parameters())
+        model._statistics = self._stepwise.basis
+        model.converged_, model.n_iter_ = False, self.n_steps_
+        model.lower_bound_, model.lower_bounds_ = np.nan, []
+        model.history_, model.n_reads_ = [], 0
+        model.n_features_in_ = self.n_features_in_
+        if hasattr(self, "feature_names_in_"):
+            model.feature_names_in_ = self.feature_names_in_
+        return model
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Learn some rows more.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+            Anything that :func:`streamgmm.open` takes; read once, chunk by chunk.
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights; a weight of 2 counts a row twice.
+
+        Returns
+        -------
+        self : OnlineGaussianMixture
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than the rows before. Then nothing of
+            them has been learned.
+        ParameterError
+            If a setting is not valid.
+        """
+        has_begun = hasattr(self, "_progress")
+        if has_begun and sample_weight is None and self._is_plain(X):
+            return self._learn(self._progress, [Chunk(X, range(len(X)))], "error", len(X))
+        if not has_begun:
+            self._validate_params()
+        source = self._open(X, sample_weight, reset=not has_begun)
+        progress = self._progress if has_begun else self._start(source)
+        return self._learn(progress, _chunks(source), source.missing, source.n_rows)
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Forget what was learned, and learn a whole stream.
+
+        Parameters
+        ----------
+        X : iterator of batches; or array-like, path or Source of shape (n_samples, n_features)
+            A batch is anything that :meth:`partial_fit` takes. What an iterator gave before it
+            failed or was interrupted stays learned.
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights; not for an iterator.
+
+        Returns
+        -------
+        self : OnlineGaussianMixture
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used, or there are fewer rows than components.
+        ParameterError
+            If a setting is not valid.
+        """
+        self._validate_params()
+        if isinstance(X, Iterator):
+            if sample_weight is not None:
+                raise ParameterError(
+                    "sample_weight is for one table; of an iterator of batches give each its own: "
+                    "streamgmm.open(batch, sample_weight=...)"
+                )
+            self.__dict__.pop("_progress", None)
+            for batch in X:
+                self.partial_fit(batch)
+        else:
+            source = self._open(X, sample_weight, reset=True, min_samples=2)
+            if source.n_rows < max(2, self.n_components):
+                raise DataError(
+                    "Expected n_samples >= n_components and a minimum of 2 is required, but got "
+                    f"n_components = {self.n_components}, n_samples = {source.n_rows}"
+                )
+            self._learn(self._start(source), _chunks(source), source.missing, source.n_rows)
+        if not self.__sklearn_is_fitted__():
+            raise DataError(f"fewer rows that can be used than n_components = {self.n_components}")
+        return self
+
+    @property
+    def weights_(self) -> Array:  # type: ignore[override]
+        """Weights of the components, (n_components,)."""
+        return self._parameters().weights
+
+    @property
+    def means_(self) -> Array:  # type: ignore[override]
+        """Means, (n_components, n_features)."""
+        return self._parameters().means
+
+    @property
+    def covariances_(self) -> Array:  # type: ignore[override]
+        """Covariances, in the shape of their type."""
+        return self._parameters().covariances
+
+    @property
+    def precisions_(self) -> Array:  # type: ignore[override]
+        """Inverse covariances, in the shape of these."""
+        return self._parameters().precisions
+
+    @property
+    def precisions_cholesky_(self) -> Array:  # type: ignore[override]
+        """Upper factors U of the precisions, P = U Uᵀ."""
+        return self._parameters().precisions_cholesky
+
+    @property
+    def n_samples_seen_(self) -> float:
+        """Rows so far, in units of weight."""
+        return self._begun.n_seen
+
+    @property
+    def n_steps_(self) -> int:
+        """M-steps since the last search."""
+        return self._stepwise.n_steps
+
+    @property
+    def history_(self) -> list[dict[str, float]]:
+        """What rows scored before they were learned."""
+        return [
+            {"n_samples": score.weight, "log_likelihood": score.mean}
+            for score in self._begun.record.all_entries
+        ]
+
+    @property
+    def changes_(self) -> list[float]:
+        """Rows seen when the stream was found to have changed."""
+        return list(self._begun.changes)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_progress") and self._progress.model is not None
+
+    @property
+    def _begun(self) -> Progress:
+        if not hasattr(self, "_progress"):
+            raise NotFittedError(f"this {type(self).__name__} has learned nothing yet")
+        return self._progress
+
+    @property
+    def _stepwise(self) -> Stepwise:
+        progress = self._begun
+        if progress.model is None:
+            raise NotFittedError(
+                f"this {type(self).__name__} has seen {progress.n_seen:g} row(s), too few for a "
+                f"mixture of {self.n_components} component(s): give it "
+                f"{progress.plan.fewest_rows} or more by partial_fit"
+            )
+        return progress.model
+
+    def _parameters(self) -> Parameters:
+        with single_threaded_blas():
+            return self._stepwise.estimate
+
+    def _derived(self, parameters: Parameters, features: NDArray[np.intp]) -> Any:
+        return self.to_batch()._derived(parameters, features)
+
+    def _is_plain(self, X: Any) -> bool:
+        """Whether X is known to be a batch, as rows before it were, without validation."""
+        return (
+            type(X) is np.ndarray
+            and X.dtype in (np.float64, np.float32)
+            and X.ndim == 2
+            and len(X) > 0
+            and X.shape[1] == self.n_features_in_
+            and not hasattr(self, "feature_names_in_")
+        )
+
+    def _start(self, source: Source) -> Progress:
+        return Progress.start(self._plan(source.n_features))
+
+    def _plan(self, n_features: int, offset: float = 0.0) -> Plan:
+        k = self.n_components
+        n_parameters = count_parameters(STRUCTURES[self.covariance_type], k, n_features)
+        size = self.init_size
+        if size is None:
+            size = max(_FEWEST_ROWS, _ROWS_PER_PARAMETER * n_parameters)
+            size = min(size, max(_FEWEST_ROWS, _MOST_BYTES // (8 * n_features)))
+            if self.half_life is not None:
+                size = min(size, math.ceil(self.half_life))
+        size = max(int(size), k, 2)
+        if self.learning_offset is not None:
+            offset = max(offset, float(self.learning_offset))
+        else:
+            offset = max(offset, _OFFSET, _OFFSET_SEARCHES * size)
+        half_life = None if self.half_life is None else float(self.half_life)
+        schedule = Schedule(offset, float(self.learning_decay), half_life)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 2**16))
+        return Plan(k, float(self.reg_covar), schedule, size, seed)
+
+    def _learn(
+        self, progress: Progress, chunks: Iterable[Chunk], missing: Missing, n_rows: int
+    ) -> Self:
+        """Learn chunks of so many rows in all; all of them or none."""
+        events: list[Event] = []
+        # A few rows more take an E-step, which is kernels alone; to hold BLAS takes as long.
+        is_short = progress.held is None and n_rows < progress.room(n_rows + 1)
+        with nullcontext() if is_short else single_threaded_blas():
+            for chunk in chunks:
+                progress = progress.learned(chunk, missing, self._search, events.append)
+        self._progress = progress
+        if events:
+            tell = self._listener()
+            for event in events:
+                tell(event)
+        return self
+
+    def _search(self, rows: Array, weights: Array, seed: int) -> Parameters:
+        """A mixture for rows in memory."""
+        missing: Missing = "em" if np.isnan(rows).any() else "error"
+        settings = Settings(
+            self.n_components,
+            self.covariance_type,
+            self.init_params,
+            self.reg_covar,
+            frozenset(),
+            self.n_init,
+        )
+        n_rows, n_features = rows.shape
+        structure = STRUCTURES[self.covariance_type]
+        n_parameters = count_parameters(structure, self.n_components, n_features)
+        sample = RowSample(
+            np.arange(n_rows),
+            np.zeros(n_rows, dtype=np.uint64),
+            rows,
+            weights,
+            np.zeros(n_rows, dtype=np.bool_),
+        )
+        with ThreadExecutor(self.n_jobs, self.memory_limit) as local:
+
+            def open_rows(rows: Array, weights: Array, listener: Listener) -> Reader:
+                return Reader(SampleSource(rows, weights, missing), local, listener)
+
+            search = Search(
+                open_rows,
+                settings,
+                Start(),
+                Informant.among(rows, weights, n_parameters, local.sample_bytes),
+                np.random.RandomState(seed),
+                open_rows(rows, weights, lambda event: None),
+            )
+            tol = _PART_OF_SHORTFALL * expected_shortfall(_ENDLESS, n_rows, n_parameters)
+            return search.run(sample, tol)
+
+    def _record(self) -> Record:
+        return to_online_record(self, self._begun)
+
+
+def _chunks(source: Source) -> Iterator[Chunk]:
+    """The chunks of a source, one after the other."""
+    return (source.read(i) for i in all_chunks(source))

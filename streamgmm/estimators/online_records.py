@@ -1,0 +1,127 @@
+"""Models that learn from a stream as records of a file: all of what they go on from."""
+
+from collections.abc import Mapping
+from dataclasses import astuple, replace
+from typing import Any
+
+from streamgmm.algorithms.held_rows import HeldRows
+from streamgmm.algorithms.online import Plan, Progress
+from streamgmm.algorithms.prequential import ChangeTest, Score, ScoreRecord
+from streamgmm.algorithms.stepwise import Schedule, Stepwise
+from streamgmm.core.parameters import Parameters
+from streamgmm.estimators.records import (
+    pack_settings,
+    prefixed,
+    unpack_settings,
+    without_prefix,
+)
+from streamgmm.persistence import Record, pack_statistics, unpack_statistics
+
+_PARAMETERS = ("weights", "means", "covariances", "factors")
+_STATISTICS = ("total", "recent", "average")
+_HELD = ("held", "latest")
+_COUNTS = ("next_search", "n_seen", "n_searches")
+
+
+def to_online_record(model: Any, progress: Progress) -> Record:
+    """A model that has begun to learn, and how far it is, as what a file holds."""
+    header, arrays = pack_settings(model)
+    header["plan"] = {
+        **{name: getattr(progress.plan, name) for name in ("n_components", "init_size", "seed")},
+        "reg_covar": float(progress.plan.reg_covar),
+        "schedule": list(astuple(progress.plan.schedule)),
+    }
+    header["progress"] = {
+        **{name: getattr(progress, name) for name in _COUNTS},
+        "changes": list(progress.changes),
+        "test": list(astuple(progress.test)),
+        "record": [progress.record.width, progress.record.last, *progress.record.entries],
+    }
+    for name in _HELD:
+        held: HeldRows | None = getattr(progress, name)
+        if held is not None and held.n_rows:
+            arrays |= prefixed(f"{name}.", {"rows": held.rows, "weights": held.weights})
+    header["progress"]["is_holding"] = progress.held is not None
+    if progress.model is not None:
+        header["model"], own = _pack_model(progress.model)
+        arrays |= prefixed("model.", own)
+    return Record(header, arrays)
+
+
+def from_online_record(estimator: type, record: Record) -> Any:
+    """The model that :func:`to_online_record` made a record of.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If something is missing or of the wrong kind.
+    """
+    header, arrays = record.header, record.arrays
+    model = unpack_settings(estimator, record)
+    model.n_features_in_ = header["fitted"]["n_features_in_"]
+    plan = Plan(**{**header["plan"], "schedule": Schedule(*header["plan"]["schedule"])})
+    kept = header["progress"]
+    width, last, *entries = kept["record"]
+    held, latest = (_held(without_prefix(f"{name}.", arrays)) for name in _HELD)
+    stepwise = None
+    if "model" in header:
+        stepwise = _unpack_model(
+            header["model"], without_prefix("model.", arrays), plan, model.covariance_type
+        )
+    model._progress = Progress(
+        plan,
+        stepwise,
+        held if kept["is_holding"] else None,
+        latest=latest,
+        record=ScoreRecord(
+            tuple(Score(*entry) for entry in entries), None if last is None else Score(*last), width
+        ),
+        test=ChangeTest(*kept["test"]),
+        changes=tuple(kept["changes"]),
+        **{name: kept[name] for name in _COUNTS},
+    )
+    if stepwise is not None and stepwise.parameters.means.shape != (
+        model.n_components,
+        model.n_features_in_,
+    ):
+        raise ValueError("the means do not have the shape that the settings say")
+    return model
+
+
+def _held(arrays: Mapping[str, Any]) -> HeldRows:
+    if not arrays:
+        return HeldRows()
+    return HeldRows(((arrays["rows"], arrays["weights"]),), len(arrays["rows"]))
+
+
+def _pack_model(model: Stepwise) -> tuple[dict[str, Any], dict[str, Any]]:
+    header: dict[str, Any] = {"n_rows": model.n_rows, "n_steps": model.n_steps}
+    arrays = {name: getattr(model.parameters, name) for name in _PARAMETERS}
+    for name in _STATISTICS:
+        statistics = getattr(model, name)
+        if statistics is not None:
+            header[name], own = pack_statistics(statistics)
+            arrays |= prefixed(f"{name}.", own)
+    return header, arrays
+
+
+def _unpack_model(
+    header: Mapping[str, Any], arrays: Mapping[str, Any], plan: Plan, covariance_type: Any
+) -> Stepwise:
+    found = {
+        name: unpack_statistics(header[name], without_prefix(f"{name}.", arrays))
+        for name in _STATISTICS
+        if name in header
+    }
+    frame = found["total"].frame
+    return Stepwise(
+        plan.schedule,
+        plan.reg_covar,
+        Parameters.create(covariance_type, *(arrays[name] for name in _PARAMETERS)),
+        found["total"],
+        # They are in one frame, which is soon seen if it is one object.
+        replace(found["recent"], frame=frame),
+        replace(found["average"], frame=frame) if "average" in found else None,
+        header["n_rows"],
+        header["n_steps"],
+    )
