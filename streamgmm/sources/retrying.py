@@ -92,13 +92,14 @@ def may_pass(error: BaseException) -> bool:
         return False
     if any(isinstance(e, socket.gaierror) and e.errno == socket.EAI_NONAME for e in causes):
         return False
-    # Before the status: an answer that is cut short has one, of which nothing is meant.
     broken = (TimeoutError, aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
-    if isinstance(causes[0], broken):
-        return True
-    status = status_of(causes)
-    if status is not None:
-        return status in _PASSING or (status >= 500 and status not in _NOT_IMPLEMENTED)
+    for cause in causes:
+        # Before the status: an answer that is cut short has one, of which nothing is meant.
+        if isinstance(cause, broken):
+            return True
+        status = status_of([cause])
+        if status is not None:
+            return status in _PASSING or (status >= 500 and status not in _NOT_IMPLEMENTED)
     if isinstance(causes[0], (*NO_FILE, PermissionError)):
         return False
     return any(isinstance(cause, (OSError, EOFError, *broken)) for cause in causes)

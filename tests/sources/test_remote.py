@@ -53,7 +53,8 @@ class Server(ThreadingHTTPServer):
     always : str
         What is done when none is left.
     period : int
-        If positive, the fault of ``always`` meets only every so many requests.
+        The fault of ``always`` meets only every so many requests, and none that it met when it was
+        last made: with many under way, chance would pick out one again and again.
     sent : list of int
         Bytes of the body of each answer.
     """
@@ -71,17 +72,23 @@ class Server(ThreadingHTTPServer):
         self.authorizations: list[str | None] = []
         self.stopped = threading.Event()
         self._lock = threading.Lock()
+        self._met: set[tuple[str, str]] = set()
 
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def fault(self, path: str) -> str:
+    def fault(self, path: str, asked: str) -> str:
+        """What is done to a request for a range of what is at a path."""
         with self._lock:
             self.paths.append(path)
             if self.faults:
                 return self.faults.pop(0)
-            return self.always if len(self.paths) % self.period == 0 else ""
+            is_due = len(self.paths) % self.period == 0
+            if is_due and self.period > 1 and (path, asked) in self._met:
+                is_due = False
+            (self._met.add if is_due else self._met.discard)((path, asked))
+            return self.always if is_due else ""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is none of a test's business."""
@@ -99,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.authorizations.append(self.headers.get("Authorization"))
-        fault = self.server.fault(self.path)
+        fault = self.server.fault(self.path, self.headers.get("Range", ""))
         if fault == "reset":
             # Closed without waiting, and without an answer.
             linger = struct.pack("ii", 1, 0)
