@@ -42,6 +42,7 @@ def fit(data: Any) -> GaussianMixture:
         precisions_init=np.tile(np.eye(D), (2, 1, 1)),
         tol=0.0,
         max_iter=5,
+        algorithm="em",
     )
     with pytest.warns(ConvergenceWarning):
         return settings.fit(data)

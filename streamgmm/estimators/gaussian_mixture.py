@@ -449,6 +449,8 @@ class GaussianMixture(FittedMixture):
 
         settings = self._settings()
         if start is not None:
+            # What is given leaves nothing to chance but the rows that steps are informed by.
+            random = np.random.RandomState(0) if self.random_state is None else random
             return fit_from(
                 reader,
                 open_rows,

@@ -65,10 +65,16 @@ class _OwnPieces(JITCodeLibrary):
     """
 
     def _optimize_final_module(self) -> None:
-        weak = llvmlite.binding.Linkage.linkonce_odr
-        for function in self._final_module.functions:
-            if not function.is_declaration and function.linkage == weak:
-                function.linkage = "internal"
+        linkage = llvmlite.binding.Linkage
+        defined = [f for f in self._final_module.functions if not f.is_declaration]
+        entry = "".join(f.name for f in defined if f.linkage == linkage.external)
+        prefix = hashlib.sha256(entry.encode()).hexdigest()[:16]
+        for function in defined:
+            if function.linkage == linkage.linkonce_odr:
+                # The loader knows internal functions by name too, and calls of others must not
+                # find them.
+                function.name = f"{prefix}.{function.name}"
+                function.linkage = linkage.internal
         super()._optimize_final_module()
 
 
