@@ -60,6 +60,28 @@ ALL_KERNELS = """
             print(posterior.scores.tobytes().hex(), posterior.responsibilities.tobytes().hex())
         print(prepared.impute(gaps).tobytes().hex())
 """
+A_PIECE_BESIDE_A_KERNEL = """
+    import numba
+    import numpy as np
+    from streamgmm import GaussianMixture
+    from streamgmm.core.kernels.compilation import FAST_SUMS
+    from streamgmm.core.kernels.products import add_features_product, lines
+    rng = np.random.default_rng(0)
+    GaussianMixture(2, random_state=0, algorithm="em").fit(rng.normal(size=(2000, 3)))
+    @numba.njit(fastmath=FAST_SUMS, error_model="numpy")
+    def product(theta, features, z, n, first, stop, reach, out):
+        add_features_product(theta, features, z, n, first, stop, reach, out)
+    @numba.njit
+    def make_lines(n):
+        return lines(n, np.float64)
+    z, out = make_lines(3), make_lines(2)
+    z[:], out[:] = rng.normal(size=z.shape), 0.0
+    features = np.array([[0, 0], [0, 1], [1, 1], [1, 2]])
+    theta = rng.normal(size=(2, 4))
+    product(theta, features, z, 64, 0, 2, 4, out)
+    expected = theta @ (z[features[:, 0]] * z[features[:, 1]])
+    assert np.abs(out - expected)[:, :64].max() < 1e-12
+"""
 PACKAGE = Path(streamgmm.__file__).parent
 
 
@@ -177,3 +199,8 @@ def test_what_is_compiled_gives_the_bits_of_what_is_kept(tmp_path: Path) -> None
     compiled, loaded = (run(ALL_KERNELS, NUMBA_CACHE_DIR=folder) for _ in range(2))
     assert compiled == loaded
     assert run(FIT, NUMBA_CACHE_DIR=folder) == alone
+
+
+def test_other_compiled_code_does_not_find_the_pieces_of_a_kernel(tmp_path: Path) -> None:
+    # They are made for their kernel, down to how they are called: a stray call would crash.
+    run(A_PIECE_BESIDE_A_KERNEL, NUMBA_CACHE_DIR=str(tmp_path))

@@ -4,7 +4,7 @@ Where the start is given a sample without a survey is enough, as a rule from a g
 It says where EM leads from there, and how far each step should go.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,16 @@ from streamgmm.algorithms.search import (
     Settings,
     improve,
 )
-from streamgmm.algorithms.survey import Survey, sample_dtype, survey
+from streamgmm.algorithms.survey import (
+    Survey,
+    refuse_unseen_features,
+    report,
+    sample_dtype,
+    survey,
+)
 from streamgmm.core.covariance import STRUCTURES, Array
 from streamgmm.core.parameters import Parameters, count_parameters
-from streamgmm.errors import DataError
-from streamgmm.protocols import Listener, Source, SurveyDone
+from streamgmm.protocols import Listener, Source
 
 # What remains to be gained on the sample: of the tolerance, and of what the sample is short anyway.
 _PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.01
@@ -84,8 +89,8 @@ def fit_in_few_reads(
     )
     sample = found.sample
     shortfall = expected_shortfall(source.n_rows, max(len(sample), 1), n_parameters)
-    reader.tell(_report(found, source, shortfall))
-    _refuse_unseen_features(found, source)
+    reader.tell(report(found, source, shortfall))
+    refuse_unseen_features(found, source)
     informant = Informant.among(
         sample.rows, sample.weights, n_parameters, reader.executor.sample_bytes
     )
@@ -143,44 +148,6 @@ def fit_from(
         fixed=settings.fixed,
         informed_by=informant,
         leap=leap,
-    )
-
-
-def _refuse_unseen_features(found: Survey, source: Source) -> None:
-    """Raise an error if no sampled row has a value of a feature."""
-    n_sampled = len(found.sample)
-    if not n_sampled:
-        return
-    is_unseen = np.isnan(found.sample.rows).all(axis=0)
-    for is_named, what in (
-        (is_unseen & (found.moments.weights == 0.0), f"no value in {found.n_rows} rows"),
-        (is_unseen, f"values in so few rows that none of the {n_sampled} sampled ones has any"),
-    ):
-        places: list[int] = np.flatnonzero(is_named).tolist()
-        if places:
-            names = ", ".join(_feature_names(source)[place] for place in places)
-            raise DataError(f"{source.name} has {what} of column(s) {names}; leave them out")
-
-
-def _feature_names(source: Source) -> Sequence[str]:
-    return source.feature_names or [str(place) for place in range(source.n_features)]
-
-
-def _report(found: Survey, source: Source, shortfall: float) -> SurveyDone:
-    moments = found.moments
-    return SurveyDone(
-        found.n_rows,
-        found.n_overflowing,
-        found.n_missing,
-        found.n_weightless,
-        len(found.sample),
-        int(found.sample.is_unexplained.sum()),
-        shortfall,
-        _feature_names(source),
-        moments.smallest,
-        moments.largest,
-        moments.means,
-        np.sqrt(moments.variances),
     )
 
 

@@ -6,6 +6,7 @@ badly; of the few rows of the second a larger part is taken, and each counts for
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +26,8 @@ from streamgmm.algorithms.row_sample import (
 from streamgmm.core.covariance import Array
 from streamgmm.core.expectation import scratch_bytes
 from streamgmm.core.feature_moments import FeatureMoments
-from streamgmm.protocols import Chunk, Missing, Source, Work, all_chunks, row_count
+from streamgmm.errors import DataError
+from streamgmm.protocols import Chunk, Missing, Source, SurveyDone, Work, all_chunks, row_count
 
 # Rows that are carried along, over those of the sample, if a pilot alone tells how many are usable.
 _SPARE = 2.0
@@ -124,6 +126,51 @@ def survey(reader: Reader, size: int, seed: int, n_components: int, part: float 
         int(totals.n_used[1]),
         totals.moments,
         _weighted(found.draw.sample(), scale * totals.n_used),
+    )
+
+
+def refuse_unseen_features(found: Survey, source: Source) -> None:
+    """See that each feature has a value in some sampled row.
+
+    Raises
+    ------
+    DataError
+        If one has none.
+    """
+    n_sampled = len(found.sample)
+    if not n_sampled:
+        return
+    is_unseen = np.isnan(found.sample.rows).all(axis=0)
+    for is_named, what in (
+        (is_unseen & (found.moments.weights == 0.0), f"no value in {found.n_rows} rows"),
+        (is_unseen, f"values in so few rows that none of the {n_sampled} sampled ones has any"),
+    ):
+        places: list[int] = np.flatnonzero(is_named).tolist()
+        if places:
+            names = ", ".join(_feature_names(source)[place] for place in places)
+            raise DataError(f"{source.name} has {what} of column(s) {names}; leave them out")
+
+
+def _feature_names(source: Source) -> Sequence[str]:
+    return source.feature_names or [str(place) for place in range(source.n_features)]
+
+
+def report(found: Survey, source: Source, shortfall: float) -> SurveyDone:
+    """What listeners are told of a survey, and of what its sample is short."""
+    moments = found.moments
+    return SurveyDone(
+        found.n_rows,
+        found.n_overflowing,
+        found.n_missing,
+        found.n_weightless,
+        len(found.sample),
+        int(found.sample.is_unexplained.sum()),
+        shortfall,
+        _feature_names(source),
+        moments.smallest,
+        moments.largest,
+        moments.means,
+        np.sqrt(moments.variances),
     )
 
 
