@@ -15,17 +15,18 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamgmm.estimators import GaussianMixture, OnlineGaussianMixture, load
+    from streamgmm.estimators import GaussianMixture, OnlineGaussianMixture, load, update
     from streamgmm.sources.open import open_source as open  # noqa: A004 - a name of its own place
 
 __version__ = version("streamgmm")
-__all__ = ["GaussianMixture", "OnlineGaussianMixture", "__version__", "load", "open"]
+__all__ = ["GaussianMixture", "OnlineGaussianMixture", "__version__", "load", "open", "update"]
 
 _HOMES = {
     "GaussianMixture": ("streamgmm.estimators", "GaussianMixture"),
     "OnlineGaussianMixture": ("streamgmm.estimators", "OnlineGaussianMixture"),
     "load": ("streamgmm.estimators", "load"),
     "open": ("streamgmm.sources.open", "open_source"),
+    "update": ("streamgmm.estimators", "update"),
 }
 
 

@@ -571,6 +571,45 @@ class ChangeDetected(Event):
     expected: float
 
 
+@dataclass(frozen=True)
+class RowsLearned(Event):
+    """Rows have been learned, and the file of the model says so.
+
+    Attributes
+    ----------
+    path : str
+        File of the model.
+    data : str
+        What the rows are called.
+    n_rows : int
+        So many of them.
+    n_samples : float
+        Rows learned in all, in units of weight.
+    batch_id : str or None
+    """
+
+    path: str
+    data: str
+    n_rows: int
+    n_samples: float
+    batch_id: str | None = None
+
+
+@dataclass(frozen=True)
+class BatchKnown(Event):
+    """A batch was learned before, and has not been learned again.
+
+    Attributes
+    ----------
+    path : str
+        File of the model.
+    batch_id : str
+    """
+
+    path: str
+    batch_id: str
+
+
 Listener = Callable[[Event], None]
 
 V = TypeVar("V")

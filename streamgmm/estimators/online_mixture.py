@@ -24,6 +24,7 @@ from streamgmm.core.parameters import Parameters, count_parameters
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
+from streamgmm.estimators.ledger import Ledger
 from streamgmm.estimators.online_records import to_online_record
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.threads import ThreadExecutor
@@ -156,6 +157,8 @@ class OnlineGaussianMixture(FittedMixture):
 
     #: No parameter is held.
     fixed: tuple[str, ...] = ()
+    #: What :func:`streamgmm.update` has learned; saved with the model.
+    _ledger = Ledger()
 
     def __init__(
         self,
@@ -282,14 +285,10 @@ class OnlineGaussianMixture(FittedMixture):
         ParameterError
             If a setting is not valid.
         """
-        has_begun = hasattr(self, "_progress")
-        if has_begun and sample_weight is None and self._is_plain(X):
+        if hasattr(self, "_progress") and sample_weight is None and self._is_plain(X):
             return self._learn(self._progress, [Chunk(X, range(len(X)))], "error", len(X))
-        if not has_begun:
-            self._validate_params()
-        source = self._open(X, sample_weight, reset=not has_begun)
-        progress = self._progress if has_begun else self._start(source)
-        return self._learn(progress, _chunks(source), source.missing, source.n_rows)
+        source = self._next_source(X, sample_weight)
+        return self._learn_chunks(source, _chunks(source), source.n_rows)
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Forget what was learned, and learn a whole stream.
@@ -321,7 +320,8 @@ class OnlineGaussianMixture(FittedMixture):
                     "sample_weight is for one table; of an iterator of batches give each its own: "
                     "streamgmm.open(batch, sample_weight=...)"
                 )
-            self.__dict__.pop("_progress", None)
+            for name in ("_progress", "_ledger"):
+                self.__dict__.pop(name, None)
             for batch in X:
                 self.partial_fit(batch)
         else:
@@ -332,6 +332,7 @@ class OnlineGaussianMixture(FittedMixture):
                     f"n_components = {self.n_components}, n_samples = {source.n_rows}"
                 )
             self._learn(self._start(source), _chunks(source), source.missing, source.n_rows)
+            self.__dict__.pop("_ledger", None)
         if not self.__sklearn_is_fitted__():
             raise DataError(f"fewer rows that can be used than n_components = {self.n_components}")
         return self
@@ -425,6 +426,18 @@ class OnlineGaussianMixture(FittedMixture):
     def _start(self, source: Source) -> Progress:
         return Progress.start(self._plan(source.n_features))
 
+    def _next_source(self, X: Any, sample_weight: Any = None) -> Source:
+        """Describe rows that are to be learned, and check their columns against those before."""
+        has_begun = hasattr(self, "_progress")
+        if not has_begun:
+            self._validate_params()
+        return self._open(X, sample_weight, reset=not has_begun)
+
+    def _learn_chunks(self, source: Source, chunks: Iterable[Chunk], n_rows: int) -> Self:
+        """Learn chunks of a source, of so many rows in all; all of them or none."""
+        progress = self._progress if hasattr(self, "_progress") else self._start(source)
+        return self._learn(progress, chunks, source.missing, n_rows)
+
     def _plan(self, n_features: int, offset: float = 0.0) -> Plan:
         k = self.n_components
         n_parameters = count_parameters(STRUCTURES[self.covariance_type], k, n_features)
@@ -499,7 +512,10 @@ class OnlineGaussianMixture(FittedMixture):
             return search.run(sample, tol)
 
     def _record(self) -> Record:
-        return to_online_record(self, self._begun)
+        progress = getattr(self, "_progress", None)
+        if progress is None:
+            self._validate_params()
+        return to_online_record(self, progress)
 
 
 def _chunks(source: Source) -> Iterator[Chunk]:

@@ -9,6 +9,7 @@ from streamgmm.algorithms.online import Plan, Progress
 from streamgmm.algorithms.prequential import ChangeTest, Score, ScoreRecord
 from streamgmm.algorithms.stepwise import Schedule, Stepwise
 from streamgmm.core.parameters import Parameters
+from streamgmm.estimators.ledger import Ledger
 from streamgmm.estimators.records import (
     pack_settings,
     prefixed,
@@ -23,9 +24,12 @@ _HELD = ("held", "latest")
 _COUNTS = ("next_search", "n_seen", "n_searches")
 
 
-def to_online_record(model: Any, progress: Progress) -> Record:
-    """A model that has begun to learn, and how far it is, as what a file holds."""
+def to_online_record(model: Any, progress: Progress | None) -> Record:
+    """A model and how far it has learned, if it has begun, as what a file holds."""
     header, arrays = pack_settings(model)
+    header["ledger"] = model._ledger.to_header()
+    if progress is None:
+        return Record(header, arrays)
     header["plan"] = {
         **{name: getattr(progress.plan, name) for name in ("n_components", "init_size", "seed")},
         "reg_covar": float(progress.plan.reg_covar),
@@ -58,6 +62,11 @@ def from_online_record(estimator: type, record: Record) -> Any:
     """
     header, arrays = record.header, record.arrays
     model = unpack_settings(estimator, record)
+    # Files of release 0.1 have no ledger.
+    if "ledger" in header:
+        model._ledger = Ledger.from_header(header["ledger"])
+    if "plan" not in header:
+        return model
     model.n_features_in_ = header["fitted"]["n_features_in_"]
     plan = Plan(**{**header["plan"], "schedule": Schedule(*header["plan"]["schedule"])})
     kept = header["progress"]

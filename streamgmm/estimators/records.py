@@ -61,7 +61,7 @@ def from_record(estimator: type, record: Record) -> Any:
 
 
 def pack_settings(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What an estimator was told, and of which features: a header, and arrays beside it."""
+    """What an estimator was told, and of which features if any: a header, and arrays beside it."""
     settings = model.get_params(deep=False)
     arrays = {
         name: np.asarray(value)
@@ -80,8 +80,10 @@ def pack_settings(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     header: dict[str, Any] = {
         "estimator": type(model).__name__,
         "settings": {name: _plain(value) for name, value in settings.items()},
-        "fitted": {"n_features_in_": model.n_features_in_},
+        "fitted": {},
     }
+    if hasattr(model, "n_features_in_"):
+        header["fitted"]["n_features_in_"] = model.n_features_in_
     if hasattr(model, "feature_names_in_"):
         header["feature_names"] = model.feature_names_in_.tolist()
     return header, arrays

@@ -32,6 +32,13 @@ def is_source(data: Any) -> TypeGuard[Source]:
     return hasattr(data, "boundaries") and hasattr(data, "read")
 
 
+def is_stored_table(path: Path) -> bool:
+    """Whether a path looks like one table: a Zarr store, or a file of a suffix that is known."""
+    if path.is_dir():
+        return any((path / name).exists() for name in _ZARR_METADATA)
+    return path.suffix.lower() in (".npy", *_HDF5_SUFFIXES, *PARQUET_SUFFIXES) and path.is_file()
+
+
 def is_from(data: Any, package: str) -> bool:
     """Whether an object's type is defined in a package, without importing the package."""
     return type(data).__module__.partition(".")[0] == package

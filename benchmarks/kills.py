@@ -1,0 +1,136 @@
+"""A model in a file that is updated by processes which are killed at random moments.
+
+``python -m benchmarks.kills [--kills 1000] [--seed 0] [--save]``
+
+The job is to learn batches with ids, an array in pieces and a folder of files, and to save after
+each. A process that does it is killed (SIGKILL) after a random time, and another one begins the job
+from its beginning; when one comes to the end, the file must hold the bytes that an
+uninterrupted job wrote, and the next job begins. Processes are forked from one that has loaded
+everything and computes nothing.
+"""
+
+import argparse
+import os
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+import streamgmm
+from benchmarks.planted import planted_mixture
+from benchmarks.reporting import Table, report
+from streamgmm.core.sampling import draw
+from streamgmm.estimators import updating
+
+_N_FEATURES, _N_COMPONENTS = 4, 3
+_BATCHES, _BATCH_ROWS = 30, 400
+_STORED_ROWS, _CHUNK_ROWS = 40_960, 1024
+_FILES, _FILE_ROWS = 10, 700
+_N_ROWS = _BATCHES * _BATCH_ROWS + _STORED_ROWS + _FILES * _FILE_ROWS
+
+
+def write_data(folder: Path) -> list[np.ndarray]:
+    """Write what lies on disk, and give the batches."""
+    mixture = planted_mixture(_N_FEATURES, _N_COMPONENTS)
+    random = np.random.default_rng(0)
+    rows, _ = draw(mixture, _N_ROWS, random)
+    rows = rows[random.permutation(_N_ROWS)]
+    chunks = (_CHUNK_ROWS, _N_FEATURES)
+    zarr.create_array(folder / "rows.zarr", data=rows[:_STORED_ROWS], chunks=chunks)
+    (folder / "files").mkdir()
+    stops = _STORED_ROWS + _FILE_ROWS * np.arange(1, _FILES + 1)
+    *files, rest = np.split(rows[_STORED_ROWS:], stops - _STORED_ROWS)
+    for number, part in enumerate(files):
+        np.save(folder / "files" / f"part-{number}.npy", part)
+    return np.split(rest, _BATCHES)
+
+
+def job(model: Path, data: Path, batches: list[np.ndarray]) -> None:
+    """Learn everything, from wherever the file of the model is."""
+    updating.begin(model, n_components=_N_COMPONENTS, init_size=2000, random_state=0, n_jobs=1)
+    half = len(batches) // 2
+    for number, batch in enumerate(batches[:half]):
+        streamgmm.update(model, batch, batch_id=number)
+    streamgmm.update(model, data / "rows.zarr")
+    for number, batch in enumerate(batches[half:], half):
+        streamgmm.update(model, batch, batch_id=number)
+    streamgmm.update(model, data / "files")
+
+
+def forked(work: Callable[[], object]) -> int:
+    """The number of a process that does some work."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:  # noqa: BLE001 - the process ends here
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return child
+
+
+def killed_jobs(folder: Path, n_kills: int, seed: int) -> tuple[int, int, float]:
+    """Jobs that came to their end, kills in them all, and seconds of an uninterrupted job.
+
+    Raises
+    ------
+    AssertionError
+        If a file differs from that of the uninterrupted job.
+    """
+    batches = write_data(folder)
+    # Small pieces, so that there are many saves.
+    updating._PIECE_BYTES = 8 * _CHUNK_ROWS * _N_FEATURES
+    job(folder / "compiled.gmm", folder, batches)
+    start = time.perf_counter()
+    os.waitpid(forked(lambda: job(folder / "whole.gmm", folder, batches)), 0)
+    seconds = time.perf_counter() - start
+    expected = (folder / "whole.gmm").read_bytes()
+    assert streamgmm.load(folder / "whole.gmm").n_samples_seen_ == _N_ROWS
+    random = np.random.default_rng(seed)
+    model = folder / "model.gmm"
+    done = kills = 0
+    while kills < n_kills or model.exists():
+        child = forked(lambda: job(model, folder, batches))
+        # The last job is left to come to its end.
+        if kills < n_kills:
+            time.sleep(random.uniform(0.0, 0.5 * seconds))
+            os.kill(child, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, -signal.SIGKILL), status
+        kills += status == -signal.SIGKILL
+        if status == 0:
+            assert model.read_bytes() == expected, f"another model after {kills} kills"
+            assert not list(folder.glob(".*.part"))
+            model.unlink()
+            done += 1
+    return done, kills, seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        done, kills, seconds = killed_jobs(Path(folder), options.kills, options.seed)
+    row = [f"{kills:,}", str(done), f"{_N_ROWS:,}", f"{seconds:.2f}", "all"]
+    header = [
+        "kills",
+        "jobs",
+        "rows of a job",
+        "s, an uninterrupted job",
+        "files with the same bytes",
+    ]
+    command = f"python -m benchmarks.kills --kills {options.kills} --seed {options.seed}"
+    report("kills", command, [Table(header, [row])], options.save)
+
+
+if __name__ == "__main__":
+    main()

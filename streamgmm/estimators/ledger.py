@@ -1,0 +1,163 @@
+"""What a model in a file has learned, so that nothing is learned twice.
+
+A ledger knows batches by their ids, and files and arrays by their names with how far they have been
+read. It is saved with the model, in the same write. It does not grow for ever: of many names the
+lowest are forgotten, and from then on what is not above them counts as learned.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass, field
+from typing import Any, Generic, Self, TypeVar
+
+from streamgmm.sources.files import natural_order
+
+# Names that are remembered, at most.
+_MOST_NAMES = 1024
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Register(Generic[V]):
+    """Values by name, of which those of the highest names are remembered.
+
+    Attributes
+    ----------
+    entries : dict of str to value
+    watermark : str or None
+        The highest name that was forgotten; None if none was.
+    """
+
+    entries: Mapping[str, V] = field(default_factory=dict)
+    watermark: str | None = None
+
+    def get(self, name: str) -> V | None:
+        """The value of a name; None if it is not remembered."""
+        return self.entries.get(name)
+
+    def is_below(self, name: str) -> bool:
+        """Whether a name that is not remembered may be one that was forgotten."""
+        if self.watermark is None or name in self.entries:
+            return False
+        return natural_order(name) <= natural_order(self.watermark)
+
+    def put(self, name: str, value: V) -> "Register[V]":
+        """With a value more, or another one."""
+        entries = {**self.entries, name: value}
+        if len(entries) <= _MOST_NAMES:
+            return Register(entries, self.watermark)
+        lowest = min(entries, key=natural_order)
+        del entries[lowest]
+        return Register(entries, lowest)
+
+    def to_header(self, plain: Callable[[V], Any]) -> dict[str, Any]:
+        """As JSON can say it, if it can say what is made of the values."""
+        entries = {name: plain(value) for name, value in self.entries.items()}
+        return {"entries": entries, "watermark": self.watermark}
+
+    @classmethod
+    def from_header(cls, header: Mapping[str, Any], value: Callable[[Any], V]) -> Self:
+        """What :meth:`to_header` made a part of a header of.
+
+        Raises
+        ------
+        AttributeError, KeyError, TypeError, ValueError
+            If something is missing or of the wrong kind.
+        """
+        entries = {name: value(content) for name, content in header["entries"].items()}
+        watermark = header["watermark"]
+        return cls(entries, None if watermark is None else _text(watermark))
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a file or array has been learned.
+
+    Attributes
+    ----------
+    n_rows : int
+    content : str
+        Digest of all these rows.
+    latest : str
+        Digest of the last few of them.
+    stamp : tuple of int, or None
+        Size and time of a file that has been learned as one of several; None of what may grow.
+    """
+
+    n_rows: int
+    content: str
+    latest: str
+    stamp: tuple[int, int] | None = None
+
+    @classmethod
+    def from_header(cls, values: Any) -> Self:
+        """What ``astuple`` made plain values of."""
+        n_rows, content, latest, stamp = values
+        if stamp is not None:
+            size, time = stamp
+            stamp = int(size), int(time)
+        return cls(int(n_rows), _text(content), _text(latest), stamp)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Batches by their ids, and positions in files and arrays by folder and name.
+
+    Attributes
+    ----------
+    batches : Register of str
+        Digests of what they held.
+    folders : Register of Register of Position
+    """
+
+    batches: Register[str] = field(default_factory=Register)
+    folders: Register[Register[Position]] = field(default_factory=Register)
+
+    def with_batch(self, batch_id: str, digest: str) -> "Ledger":
+        """After a batch more."""
+        return Ledger(self.batches.put(batch_id, digest), self.folders)
+
+    def files_in(self, folder: str) -> Register[Position]:
+        """The files and arrays of a folder."""
+        return self.folders.get(folder) or Register()
+
+    def with_position(self, folder: str, name: str, position: Position) -> "Ledger":
+        """After more rows of a file or array."""
+        files = self.files_in(folder).put(name, position)
+        return Ledger(self.batches, self.folders.put(folder, files))
+
+    def to_header(self) -> dict[str, Any]:
+        """As a part of a header."""
+        return {
+            "batches": self.batches.to_header(str),
+            "folders": self.folders.to_header(lambda files: files.to_header(astuple)),
+        }
+
+    @classmethod
+    def from_header(cls, header: Mapping[str, Any]) -> Self:
+        """What :meth:`to_header` made a part of a header of.
+
+        Raises
+        ------
+        ValueError
+            If it is not.
+        """
+        try:
+            return cls(
+                Register.from_header(header["batches"], _text),
+                Register.from_header(
+                    header["folders"], lambda files: Register.from_header(files, _position)
+                ),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"its ledger of what it learned is not one ({error!r})") from error
+
+
+def _position(values: Any) -> Position:
+    return Position.from_header(values)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value

@@ -1,0 +1,76 @@
+"""Several files, one after the other: those of a folder or of a pattern."""
+
+import re
+from collections.abc import Iterator
+from glob import has_magic
+from pathlib import Path
+
+from streamgmm.errors import DataError
+from streamgmm.sources.open import is_stored_table
+from streamgmm.sources.urls import is_url, split
+
+_NUMBER = re.compile(r"(\d+)")
+
+
+def natural_order(name: str) -> tuple[str | int, ...]:
+    """A key that sorts names by the numbers in them: ``part-9`` comes before ``part-10``."""
+    return tuple(int(part) if part.isdecimal() else part for part in _NUMBER.split(name))
+
+
+def files_of(data: str) -> list[Path] | None:
+    """Files and Zarr stores that a folder or pattern stands for, by the numbers in their names.
+
+    Parameters
+    ----------
+    data : str
+        A path or URL. What has a name that begins with ``_`` or ``.`` is passed over, and so is
+        what a folder holds that cannot be read by its name.
+
+    Returns
+    -------
+    list of Path, or None
+        None if the data are one table: a file, a store, or what is at a URL.
+
+    Raises
+    ------
+    DataError
+        If a folder or pattern holds nothing that can be read.
+    """
+    location, _ = split(data)
+    root = Path(location)
+    if is_url(location) or is_stored_table(root):
+        return None
+    if root.is_dir():
+        found = _files_in(root)
+    elif has_magic(location) and not root.exists():
+        found = [path for path in _matches(root) if path.is_file() or is_stored_table(path)]
+    else:
+        return None
+    if not found:
+        raise DataError(f"{location} holds no files that can be read")
+    return sorted(found, key=lambda path: natural_order(str(path)))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Files and Zarr stores in a folder and below it."""
+    found: list[Path] = []
+    for path in folder.iterdir():
+        if _is_hidden(path):
+            continue
+        if is_stored_table(path):
+            found.append(path)
+        elif path.is_dir():
+            found += _files_in(path)
+    return found
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    """What a pattern stands for."""
+    parts = pattern.parts
+    n_fixed = next(i for i, part in enumerate(parts) if has_magic(part))
+    found = Path(*parts[:n_fixed]).glob("/".join(parts[n_fixed:]))
+    return (path for path in found if not _is_hidden(path))
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(("_", "."))
