@@ -29,7 +29,8 @@ from streamgmm.estimators import updating
 
 _N_FEATURES, _N_COMPONENTS = 4, 3
 _BATCHES, _BATCH_ROWS = 30, 400
-_STORED_ROWS, _CHUNK_ROWS = 40_960, 1024
+# Eight pieces.
+_STORED_ROWS, _CHUNK_ROWS = 500_000, 65_536
 _FILES, _FILE_ROWS = 10, 700
 _N_ROWS = _BATCHES * _BATCH_ROWS + _STORED_ROWS + _FILES * _FILE_ROWS
 
@@ -52,14 +53,14 @@ def write_data(folder: Path) -> list[np.ndarray]:
 
 def job(model: Path, data: Path, batches: list[np.ndarray]) -> None:
     """Learn everything, from wherever the file of the model is."""
-    updating.begin(model, n_components=_N_COMPONENTS, init_size=2000, random_state=0, n_jobs=1)
+    settings = {"n_components": _N_COMPONENTS, "init_size": 2000, "random_state": 0, "n_jobs": 1}
     half = len(batches) // 2
     for number, batch in enumerate(batches[:half]):
-        streamgmm.update(model, batch, batch_id=number)
-    streamgmm.update(model, data / "rows.zarr")
+        streamgmm.update(model, batch, batch_id=number, **settings)
+    streamgmm.update(model, data / "rows.zarr", **settings)
     for number, batch in enumerate(batches[half:], half):
-        streamgmm.update(model, batch, batch_id=number)
-    streamgmm.update(model, data / "files")
+        streamgmm.update(model, batch, batch_id=number, **settings)
+    streamgmm.update(model, data / "files", **settings)
 
 
 def forked(work: Callable[[], object]) -> int:
@@ -84,8 +85,8 @@ def killed_jobs(folder: Path, n_kills: int, seed: int) -> tuple[int, int, float]
         If a file differs from that of the uninterrupted job.
     """
     batches = write_data(folder)
-    # Small pieces, so that there are many saves.
-    updating._PIECE_BYTES = 8 * _CHUNK_ROWS * _N_FEATURES
+    # A chunk each, so that there are many saves.
+    updating._PIECE_BYTES = 1
     job(folder / "compiled.gmm", folder, batches)
     start = time.perf_counter()
     os.waitpid(forked(lambda: job(folder / "whole.gmm", folder, batches)), 0)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from streamgmm.protocols import (
+    BatchKnown,
     ChangeDetected,
     ChunkDone,
     ComponentsDegenerate,
@@ -21,6 +22,7 @@ from streamgmm.protocols import (
     MixtureFound,
     ReadDone,
     ReadStarted,
+    RowsLearned,
     SampleStage,
     SurveyDone,
 )
@@ -66,6 +68,8 @@ class LineReporter:
             self._write(describe_degenerate(event))
         elif isinstance(event, MixtureFound | ComponentsReseeded | ChangeDetected):
             self._write(describe_stream(event))
+        elif isinstance(event, RowsLearned | BatchKnown):
+            self._write(describe_update(event))
 
     def _write(self, line: str) -> None:
         print(line, file=self._stream or sys.stderr, flush=True)
@@ -127,6 +131,8 @@ class ProgressBar:
             self._rest(f"sample, {event.name}", likelihood)
         elif isinstance(event, ComponentsDegenerate):
             self._progress.console.print(describe_degenerate(event), highlight=False)
+        elif isinstance(event, RowsLearned | BatchKnown):
+            self._progress.console.print(describe_update(event), highlight=False)
 
     def _begin(self, read: ReadStarted) -> None:
         self._started = time.perf_counter()
@@ -256,6 +262,14 @@ def describe_stream(event: MixtureFound | ComponentsReseeded | ChangeDetected) -
         return f"{place}, components begin anew: {', '.join(map(str, event.components))}"
     likelihood = f"{event.log_likelihood:.6f} where {event.expected:.6f} was expected"
     return f"{place}, the stream has changed: log-likelihood {likelihood}"
+
+
+def describe_update(event: RowsLearned | BatchKnown) -> str:
+    """One line on rows that were learned, or were known."""
+    if isinstance(event, BatchKnown):
+        return f"batch {event.batch_id} was learned before"
+    batch = "" if event.batch_id is None else f" (batch {event.batch_id})"
+    return f"{event.data}{batch}: {event.n_rows:,} rows learned, {event.n_samples:,.10g} in all"
 
 
 def _with_prefix(value: float) -> str:

@@ -24,7 +24,7 @@ import zarr
 from moto.server import ThreadedMotoServer
 
 import streamgmm
-from streamgmm import GaussianMixture
+from streamgmm import GaussianMixture, checkpoint
 from streamgmm.errors import CheckpointError, DataError, OutputError, ParameterError
 from streamgmm.persistence import Record, read_record, write_record
 from streamgmm.protocols import CheckpointWritten, Event, ReadStarted, Source
@@ -113,11 +113,9 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_at(place: str, count: int, pattern: str = "") -> None:
-    """Have this process killed as it writes a file: the one after so many that match a pattern."""
-    from streamgmm import checkpoint
-
-    write_whole, replace = checkpoint.write_whole, os.replace
+def kill_at(place: str, count: int, pattern: str = "", writer: Any = checkpoint) -> None:
+    """Have this process killed as a module writes a file: the one after so many that match."""
+    write_whole, replace = writer.write_whole, os.replace
     n_left = count
 
     def writing(target: Path, write: Callable[[Any], object]) -> None:
@@ -143,7 +141,7 @@ def kill_at(place: str, count: int, pattern: str = "") -> None:
         os.replace = replacing
         write_whole(target, half if place == "within" else write)
 
-    checkpoint.write_whole = writing
+    writer.write_whole = writing
 
 
 def kill_and_resume(case: str, store: Path, folder: Path, how: str) -> None:

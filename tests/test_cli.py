@@ -9,9 +9,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import zarr
 
@@ -181,6 +183,144 @@ def test_a_fit_that_does_not_converge_is_kept_with_a_warning(run, tmp_path):
     assert "did not converge in 1 iterations" in result.err
     assert len(result.err.splitlines()) == 1
     assert not streamgmm.load(tmp_path / "m.gmm").converged_
+
+
+def test_an_update_learns_what_is_new(run, files, tmp_path):
+    settings = ["-k", 2, "--half-life", 1e6, "--init-size", 2000, "--seed", 0]
+    result = run("update", "m.gmm", "data.zarr", *settings)
+    assert result.code == 0
+    assert result.out == (
+        "m.gmm: 4,000 new rows; 2 components (full) of 3 features, 4000 rows seen, no change\n"
+    )
+    *_, found, last = result.err.splitlines()
+    assert "mixture found among 2,000 rows" in found
+    assert last == f"file://{files / 'data.zarr'}: 4,000 rows learned, 4,000 in all"
+    assert run("update", "m.gmm", "data.zarr", *settings, "-q") == Result(0, "", "")
+    result = run("update", "m.gmm", "data.npy", "--batch-id", "2026-11-20")
+    assert (
+        result.err == f"{files / 'data.npy'} (batch 2026-11-20): 4,000 rows learned, 8,000 in all\n"
+    )
+    result = run("update", "m.gmm", "data.npy", "--batch-id", "2026-11-20")
+    assert result.err == "batch 2026-11-20 was learned before\n"
+    assert result.out.startswith("m.gmm: 0 new rows; ")
+    model = streamgmm.load(tmp_path / "m.gmm")
+    assert (model.half_life, model.init_size, model.random_state) == (1e6, 2000, 0)
+    shown = run("info", "m.gmm").out.splitlines()
+    assert shown[1:3] == [
+        "1 batches known by their ids, the last 2026-11-20",
+        f"{files / 'data.zarr'} up to row 4,000",
+    ]
+    found = json.loads(run("info", "m.gmm", "--json").out)
+    assert list(found["ledger"]["batches"]["entries"]) == ["2026-11-20"]
+    assert _listing(tmp_path) == {"m.gmm", ".m.gmm.lock"}
+
+
+def test_a_model_without_a_mixture_is_described(run, tmp_path):
+    OnlineGaussianMixture(5).save(tmp_path / "m.gmm")
+    assert run("info", "m.gmm").out == "m.gmm: 5 components (full) to be found, 0 rows seen\n"
+    result = run("update", "m.gmm", "few.npy", "-q")
+    assert result == Result(0, "", "")
+    assert "5 components (full) to be found, 3 rows seen" in run("info", "m.gmm").out
+    assert "means" not in json.loads(run("info", "m.gmm", "--json").out)
+
+
+def test_updates_that_cannot_be_made(run, tmp_path):
+    for words, message in (
+        (["data.npy"], "There is no m.gmm; give -k to begin it."),
+        (["absent.npy", "-k", 2], "absent.npy: no such file or directory"),
+        (["data.npy", "-k", 2, "--follow", "--batch-id", "a"], "--follow is for data that grow"),
+        (["-", "-k", 2, "--follow"], "--follow is for data that grow"),
+        (["nan.npy", "-k", 2, "-q"], "row 17 column 2"),
+        (["data.npy", "-k", 2, "--half-life", 0], "--half-life"),
+    ):
+        result = run("update", "m.gmm", *words)
+        assert (result.code, result.out) == (2, "")
+        assert message in result.err
+        assert len(result.err.splitlines()) == 1
+        assert not (tmp_path / "m.gmm").exists()
+    assert run("update", "m.gmm", "data.npy", "-k", 2, "-q").code == 0
+    result = run("update", "m.gmm", "two.npy", "-k", 3)
+    assert (result.code, result.out) == (2, "")
+    assert "its n_components is 2 and not 3" in result.err
+    result = run("update", "m.gmm", "two.npy")
+    assert "2 features, but OnlineGaussianMixture is expecting 3" in result.err
+
+
+def arrow_stream(table, rows_a_batch):
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=rows_a_batch)
+    return sink.getvalue().to_pybytes()
+
+
+def npy_files(*arrays):
+    file = BytesIO()
+    for array in arrays:
+        np.save(file, array)
+    return file.getvalue()
+
+
+def test_tables_are_learned_from_standard_input(files, tmp_path):
+    rows = np.load(files / "data.npy")
+    table = pyarrow.table({"a": rows[:, 0], "b": rows[:, 1].astype("f4"), "n": range(len(rows))})
+    gaps = table.set_column(0, "a", pyarrow.array([None, *rows[1:, 0]]))
+    cases = {
+        "npy": (npy_files(rows[:2500], rows[2500:]), [], 4000),
+        "arrow": (arrow_stream(table, 1500), [], 4000),
+        "columns": (arrow_stream(table, 1500), ["--columns", "b,a"], 4000),
+        "missing": (arrow_stream(gaps, 1500), ["--missing", "drop"], 3999),
+    }
+    for name, (content, options, n_rows) in cases.items():
+        path = tmp_path / f"{name}.gmm"
+        command = [*PROGRAM, "update", path, "-", "-k", "2", "--init-size", "1000", *options]
+        ended = subprocess.run(command, input=content, capture_output=True)
+        assert ended.returncode == 0, ended.stderr
+        model = streamgmm.load(path)
+        assert model.n_samples_seen_ == n_rows
+        assert ended.stderr.decode().count("standard input, table") == (2 if name == "npy" else 3)
+    names = streamgmm.load(tmp_path / "columns.gmm").feature_names_in_
+    assert names.tolist() == ["b", "a"]
+    for content, message in (
+        (npy_files(rows)[:-8], "table 1 cannot be read or decoded"),
+        (arrow_stream(table, 1500)[:-10_000], "table 3 cannot be read or decoded"),
+        (b"text", "an Arrow IPC stream, or .npy arrays"),
+        (b"", "standard input is empty"),
+        (arrow_stream(gaps, 1500), "standard input, table 1: Input contains NaN"),
+    ):
+        command = [*PROGRAM, "update", tmp_path / "bad.gmm", "-", "-k", "2", "-q"]
+        ended = subprocess.run(command, input=content, capture_output=True)
+        assert ended.returncode == 2
+        assert message in ended.stderr.decode()
+        assert len(ended.stderr.splitlines()) == 1
+
+
+def test_data_that_grow_are_followed_until_a_signal(tmp_path):
+    path, folder = tmp_path / "m.gmm", tmp_path / "nights"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    command = [*PROGRAM, "update", path, folder, "-k", "2", "--follow", "--poll", "0.05"]
+    n_files = 0
+
+    def learned(follower):
+        lines = iter(follower.stderr.readline, "")
+        return next(line.partition(": ")[2] for line in lines if " learned, " in line)
+
+    for number, code in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 130)):
+        np.save(folder / f"{n_files}.npy", random.normal(size=(100, 2)))
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as follower:
+            for _ in range(3):
+                n_files += 1
+                assert learned(follower) == f"100 rows learned, {100 * n_files} in all\n"
+                # Written elsewhere, it is there as a whole.
+                np.save(tmp_path / "next.npy", random.normal(size=(100, 2)))
+                (tmp_path / "next.npy").rename(folder / f"{n_files}.npy")
+            learned(follower)
+            n_files += 1
+            follower.send_signal(number)
+            rest = follower.stderr.read()
+        assert follower.returncode == code
+        assert "Traceback" not in rest
+    assert streamgmm.load(path).n_samples_seen_ == 100 * n_files == 800
 
 
 def test_predictions_and_scores_are_those_of_the_model(run, files, tmp_path):

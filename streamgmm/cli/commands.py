@@ -1,7 +1,9 @@
 """The commands: each a thin face over the estimator."""
 
 import json
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
@@ -10,10 +12,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import streamgmm
-from streamgmm.cli.describe import contents, finite, print_components, print_history, summary
+from streamgmm.cli.describe import (
+    contents,
+    finite,
+    has_mixture,
+    print_components,
+    print_history,
+    print_ledger,
+    summary,
+)
 from streamgmm.cli.program import Program, check_output
 from streamgmm.errors import ParameterError
 from streamgmm.progress import reporting
+from streamgmm.protocols import Event, RowsLearned
 
 if TYPE_CHECKING:
     from streamgmm.estimators import GaussianMixture
@@ -23,6 +34,7 @@ _MODELS = (".gmm",)
 _ARRAYS = (".npy", ".zarr")
 _PICTURES = (".png", ".pdf", ".svg")
 _SAMPLE_ROWS = 65536
+_STANDARD_INPUT = "-"
 
 
 def _path_option(*names: str, **settings: Any) -> Callable[[Any], Any]:
@@ -107,17 +119,21 @@ def _opened(data: str, settings: dict[str, Any], sample_weight: str | None = Non
     return streamgmm.open(data, sample_weight=sample_weight, **description)
 
 
+_jobs = click.option(
+    "-j", "--jobs", "n_jobs", type=int, help="Threads that compute.  [default: all cores]"
+)
+_memory_limit = click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    help="Memory for the whole process, such as 4GiB.  [default: most of what is free]",
+)
+
+
 def _resources(command: Any) -> Any:
     """Where and with what the data are read and computed."""
     options = (
-        click.option(
-            "-j", "--jobs", "n_jobs", type=int, help="Threads that compute.  [default: all cores]"
-        ),
-        click.option(
-            "--memory-limit",
-            metavar="SIZE",
-            help="Memory for the whole process, such as 4GiB.  [default: most of what is free]",
-        ),
+        _jobs,
+        _memory_limit,
         click.option(
             "--executor",
             type=click.Choice(["auto", "threads", "dask"]),
@@ -425,6 +441,109 @@ def sample(
 
 @main.command()
 @_model
+@_data
+@click.option("--batch-id", metavar="ID", help="DATA are one batch, which is learned once.")
+@click.option("--follow", is_flag=True, help="Look for new rows again and again, until Ctrl-C.")
+@click.option(
+    "--poll",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Between two looks with --follow.",
+)
+@click.option(
+    "-k",
+    "--components",
+    "--n-components",
+    "n_components",
+    type=click.IntRange(1),
+    help="Begin MODEL with so many components, if it is not there.",
+)
+@click.option(
+    "-t",
+    "--covariance-type",
+    type=click.Choice(["full", "tied", "diag", "spherical"]),
+    help="Structure of the covariances.  [default: full]",
+)
+@click.option(
+    "--half-life",
+    type=click.FloatRange(0, min_open=True),
+    metavar="ROWS",
+    help="Rows after which a row counts half.  [default: never]",
+)
+@click.option(
+    "--reg-covar",
+    type=click.FloatRange(0),
+    help="Added to variances, in squared units of the data.  [default: 1e-06]",
+)
+@click.option("--n-init", type=click.IntRange(1), help="Starts of a search.  [default: 1]")
+@click.option(
+    "--init-params",
+    type=click.Choice(["kmeans", "k-means++", "random", "random_from_data"]),
+    help="How a start is made.  [default: kmeans]",
+)
+@click.option(
+    "--init-size",
+    type=click.IntRange(1),
+    metavar="ROWS",
+    help="Rows that are held for the search.  [default: 20 a parameter, at least 16384]",
+)
+@_description
+@_sample_weight
+@_seed
+@_jobs
+@_memory_limit
+@_quiet
+def update(
+    model: Path,
+    data: str,
+    batch_id: str | None,
+    follow: bool,
+    poll: float,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Learn the rows of DATA that MODEL has not learned yet, and save it.
+
+    Of an array or file that has grown these are the rows at its end, of a folder or a quoted
+    pattern the files with new names. DATA may be -, for an Arrow stream or .npy arrays on standard
+    input. Interrupted at any time, the same command goes on where it was.
+    """
+    if follow and (batch_id is not None or data == _STANDARD_INPUT):
+        raise click.UsageError("--follow is for data that grow under their name.")
+    given = {name: value for name, value in options.items() if value is not None}
+    if not model.exists():
+        if "n_components" not in given:
+            raise click.UsageError(f"There is no {model}; give -k to begin it.")
+        check_output(model, _MODELS, data)
+    rows = _standard_input(given.pop("columns", None)) if data == _STANDARD_INPUT else data
+    n_learned = 0
+
+    def count(event: Event) -> None:
+        nonlocal n_learned
+        n_learned += event.n_rows if isinstance(event, RowsLearned) else 0
+
+    with reporting(quiet) as listener:
+        while True:
+            updated = streamgmm.update(model, rows, batch_id, callbacks=[count, listener], **given)
+            if not follow:
+                break
+            time.sleep(poll)
+    if not quiet:
+        click.echo(f"{model}: {n_learned:,} new rows; {summary(updated)}")
+
+
+def _standard_input(columns: list[str] | None) -> "Iterator[Source]":
+    """The tables on standard input."""
+    from streamgmm.sources.streamed import tables_from
+
+    with open(sys.stdin.fileno(), "rb", closefd=False) as stream:
+        yield from tables_from(stream, "standard input", columns)
+
+
+@main.command()
+@_model
 @click.option("--json", "as_json", is_flag=True, help="Everything, for machines.")
 def info(model: Path, as_json: bool) -> None:
     """Say what a model file holds."""
@@ -433,8 +552,10 @@ def info(model: Path, as_json: bool) -> None:
         click.echo(json.dumps(finite(contents(fitted)), indent=2))
         return
     click.echo(f"{model}: {summary(fitted)}")
-    print_components(fitted)
-    print_history(fitted)
+    print_ledger(fitted)
+    if has_mixture(fitted):
+        print_components(fitted)
+        print_history(fitted)
 
 
 @main.command()

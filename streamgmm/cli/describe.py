@@ -4,17 +4,26 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
+import click
+
 if TYPE_CHECKING:
     from streamgmm.estimators import GaussianMixture, OnlineGaussianMixture
 
 _READS_SHOWN = 10
 _FEATURES_SHOWN = 6
+_FOLDERS_SHOWN = 3
 
 
 def summary(model: "GaussianMixture | OnlineGaussianMixture") -> str:
     """One line: what was fitted and how it went."""
     from streamgmm.estimators import OnlineGaussianMixture
 
+    if not has_mixture(model):
+        seen = model._progress.n_seen if hasattr(model, "_progress") else 0
+        return (
+            f"{model.n_components} components ({model.covariance_type}) to be found, "
+            f"{seen:.10g} rows seen"
+        )
     size = (
         f"{model.n_components} components ({model.covariance_type}) of "
         f"{model.means_.shape[1]} features"
@@ -31,22 +40,50 @@ def summary(model: "GaussianMixture | OnlineGaussianMixture") -> str:
     )
 
 
+def has_mixture(model: "GaussianMixture | OnlineGaussianMixture") -> bool:
+    """Whether there is one; of a stream there may have been too few rows."""
+    from streamgmm.estimators import OnlineGaussianMixture
+
+    return not isinstance(model, OnlineGaussianMixture) or model.__sklearn_is_fitted__()
+
+
+def print_ledger(model: "GaussianMixture | OnlineGaussianMixture") -> None:
+    """A line on the batches that were learned, and one on each of the last folders."""
+    from streamgmm.estimators import OnlineGaussianMixture
+
+    if not isinstance(model, OnlineGaussianMixture):
+        return
+    batches = model._ledger.batches.entries
+    if batches:
+        click.echo(f"{len(batches):,} batches known by their ids, the last {[*batches][-1]}")
+    for folder, files in [*model._ledger.folders.entries.items()][-_FOLDERS_SHOWN:]:
+        name, position = [*files.entries.items()][-1]
+        place = f"{folder}/{name} up to row {position.n_rows:,}"
+        others = f"{len(files.entries):,} files and arrays known in {folder}, the last {place}"
+        click.echo(place if len(files.entries) == 1 else others)
+
+
 def contents(model: "GaussianMixture | OnlineGaussianMixture") -> dict[str, Any]:
     """Everything, as JSON can say it."""
     from streamgmm.estimators import OnlineGaussianMixture
 
     names = getattr(model, "feature_names_in_", None)
-    found = {
+    found: dict[str, Any] = {
         "n_components": model.n_components,
         "covariance_type": model.covariance_type,
-        "n_features": model.means_.shape[1],
         "feature_names": None if names is None else list(names),
+    }
+    if not has_mixture(model):
+        return {**found, "ledger": model._ledger.to_header()}
+    found |= {
+        "n_features": model.means_.shape[1],
         "weights": model.weights_.tolist(),
         "means": model.means_.tolist(),
         "covariances": model.covariances_.tolist(),
     }
     if isinstance(model, OnlineGaussianMixture):
         found |= {"n_samples_seen": model.n_samples_seen_, "changes": model.changes_}
+        found["ledger"] = model._ledger.to_header()
     else:
         found |= {
             "converged": model.converged_,

@@ -5,13 +5,13 @@ ledger that the same file holds, so a crash at any time leaves the file as it wa
 as it is after it, and what is given again is known.
 """
 
+import dataclasses
 import inspect
 import os
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
 from numbers import Integral
@@ -20,7 +20,13 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from streamgmm.errors import DataError, ModelFileError, OutputError, ParameterError
+from streamgmm.errors import (
+    DataError,
+    ModelFileError,
+    NotFiniteError,
+    OutputError,
+    ParameterError,
+)
 from streamgmm.estimators.digest import RowDigest
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.ledger import Ledger, Position
@@ -82,7 +88,8 @@ def update(
     model : path-like
         File of an :class:`OnlineGaussianMixture`, which may be saved before it has learned any
         row, or of a :class:`GaussianMixture`, which goes on as by
-        :meth:`OnlineGaussianMixture.from_batch`.
+        :meth:`OnlineGaussianMixture.from_batch`. If there is no such file and ``n_components`` is
+        given, it is begun.
     data : path-like, array-like, Source or iterator of batches
         Anything that :func:`streamgmm.open` takes, or a path to a folder or a pattern of such
         files. Of an iterator each batch is learned, and the model saved, as it comes.
@@ -94,9 +101,9 @@ def update(
         Called with each event, :class:`streamgmm.protocols.RowsLearned` among them.
     **options
         Arguments of :func:`streamgmm.open` that describe the data, such as ``missing="drop"``; and
-        settings of :class:`OnlineGaussianMixture`, such as ``half_life`` for a file of a
-        :class:`GaussianMixture`. Others than the model has are refused, but for those of the
-        machine, such as ``n_jobs``.
+        settings of :class:`OnlineGaussianMixture`, for a model that is begun here or goes on from
+        a batch fit. Of any other, settings that differ from its own are refused, but for those
+        of the machine, such as ``n_jobs``.
 
     Returns
     -------
@@ -132,49 +139,23 @@ def update(
     description = {name: options.pop(name) for name in _DESCRIPTION & options.keys()}
     if sample_weight is not None:
         description["sample_weight"] = sample_weight
-    path = Path(model).resolve()
-    if not path.exists():
-        raise ModelFileError(
-            f"{path}: no such file; begin one by OnlineGaussianMixture(n_components=...).save(path)"
-            ", or by the command streamgmm update with --n-components"
+    known_id = None if batch_id is None else _checked_id(batch_id)
+    if isinstance(data, Iterator) and (known_id is not None or sample_weight is not None):
+        raise ParameterError(
+            "batch_id and sample_weight are for one batch; update the model with each batch of "
+            "the iterator by itself"
         )
+    path = Path(model).resolve()
     with _held(path):
-        known_id = None if batch_id is None else _checked_id(batch_id)
         updated = _Updated(path, options, callbacks)
         if isinstance(data, Iterator):
-            if known_id is not None or description:
-                raise ParameterError(
-                    "batch_id, and what describes data, are for one batch; update the model with "
-                    "each batch of the iterator by itself"
-                )
             for batch in data:
-                updated.learn_batch(batch, None)
+                updated.learn_batch(batch, description)
         elif known_id is not None or not is_path(data):
-            described = open_source(data, **description) if description else data
-            updated.learn_batch(described, known_id)
+            updated.learn_batch(data, description, known_id)
         else:
             updated.learn_stored(os.fspath(data), description)
         return updated.model
-
-
-def begin(model: str | os.PathLike[str], **settings: Any) -> None:
-    """Make the file of a model that has learned nothing yet, if there is no such file.
-
-    Parameters
-    ----------
-    model : path-like
-    **settings
-        Of :class:`OnlineGaussianMixture`.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written, or another process is updating it.
-    """
-    path = Path(model).resolve()
-    with _held(path):
-        if not path.exists():
-            OnlineGaussianMixture(**settings).save(path)
 
 
 class _Updated:
@@ -193,7 +174,9 @@ class _Updated:
         self.model = _going_on(path, settings)
         self.model.callbacks = callbacks
 
-    def learn_batch(self, data: Any, batch_id: str | None) -> None:
+    def learn_batch(
+        self, data: Any, description: Mapping[str, Any], batch_id: str | None = None
+    ) -> None:
         """Learn a batch, unless one of the same id was learned before.
 
         Raises
@@ -201,9 +184,11 @@ class _Updated:
         DataError
             If that had other rows, or is so long ago that it is not known.
         """
+        if description:
+            data = open_source(data, **description)
         if batch_id is None:
             source = self.model._next_source(data)
-            self.model._learn_chunks(source, _chunks(source), source.n_rows)
+            self._learn(source, _chunks(source), source.n_rows, source.name)
             self._save(source, source.n_rows)
             return
         batches = self.model._ledger.batches
@@ -216,7 +201,7 @@ class _Updated:
         source, digest = self.model._next_source(data), RowDigest()
         chunks, known = digest.added(_chunks(source)), batches.get(batch_id)
         if known is None:
-            self.model._learn_chunks(source, chunks, source.n_rows)
+            self._learn(source, chunks, source.n_rows, f"batch {batch_id!r}")
             self.model._ledger = self.model._ledger.with_batch(batch_id, digest.text())
             self._save(source, source.n_rows, batch_id)
             return
@@ -280,6 +265,9 @@ class _Updated:
                     f"{file} was changed since {self._path} learned it; restore it or take it "
                     "away, and put new rows into new files"
                 )
+            self.model._ledger = place.noted(
+                self.model._ledger, dataclasses.replace(position, stamp=stamp)
+            )
 
     def _learn_appended(self, place: "_Place", stamp: tuple[int, int] | None = None) -> None:
         """Learn the rows of a table that come after those that were learned.
@@ -307,7 +295,7 @@ class _Updated:
             stop = ends[bisect_right(ends, start)]
             digest = RowDigest()
             chunks = latest.followed(digest.added(_rows_between(source, start, stop)))
-            self.model._learn_chunks(source, chunks, stop - start)
+            self._learn(source, chunks, stop - start, f"{source.name}, rows {start} to {stop}")
             is_whole = stop == source.n_rows
             content = digest.text(position.content)
             position = Position(stop, content, latest.digest(), stamp if is_whole else None)
@@ -331,6 +319,13 @@ class _Updated:
             )
         return latest
 
+    def _learn(self, source: Source, chunks: Iterator[Chunk], n_rows: int, what: str) -> None:
+        """Learn chunks of so many rows, all of them or none; messages call them what is said."""
+        try:
+            self.model._learn_chunks(source, chunks, n_rows)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{what}: {error}") from None
+
     def _save(self, source: Source, n_rows: int, batch_id: str | None = None) -> None:
         self.model.save(self._path)
         n_samples = self.model.n_samples_seen_
@@ -340,7 +335,7 @@ class _Updated:
         self.model._listener()(event)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Place:
     """Where a table is, and what it is known by.
 
@@ -440,7 +435,7 @@ def _rows_between(source: Source, start: int, stop: int) -> Iterator[Chunk]:
     while i < len(boundaries) - 1 and boundaries[i] < stop:
         first, last = boundaries[i], boundaries[i + 1]
         chunk = source.read(i)
-        if chunk.index != range(first, last):
+        if not isinstance(chunk.index, range) or chunk.index != range(first, last):
             raise DataError(
                 f"{source.name} is stored in boxes of rows that do not follow each other, so what "
                 "is new cannot be told from what was there; give it in batches with a batch_id"
@@ -478,12 +473,12 @@ def _checked_id(batch_id: Any) -> str:
 
 
 def _going_on(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixture:
-    """The model in a file, if its settings are as they are asked for.
+    """The model in a file, if its settings are as they are asked for, or a new one.
 
     Raises
     ------
     ModelFileError
-        If there is none.
+        If there is none, nor a number of components to begin one.
     ParameterError
         If a setting is another one, or there is no such setting.
     """
@@ -493,6 +488,13 @@ def _going_on(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixture:
             f"{', '.join(unknown)} is neither an argument of streamgmm.open nor a setting of "
             "OnlineGaussianMixture"
         )
+    if not path.exists():
+        if "n_components" not in settings:
+            raise ModelFileError(
+                f"{path}: no such file; give n_components (-k) to begin one, or save an "
+                "OnlineGaussianMixture there"
+            )
+        return OnlineGaussianMixture(**settings)
     model = load(path)
     is_batch = isinstance(model, GaussianMixture)
     decided = _OF_BATCH if is_batch else settings.keys() - _LOCAL
@@ -522,6 +524,8 @@ def _held(path: Path) -> Iterator[None]:
     OutputError
         If another process has it, or nothing can be written there.
     """
+    if not path.parent.is_dir():
+        raise OutputError(f"{path} cannot be updated: there is no directory {path.parent}")
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
     try:
         lock.acquire()

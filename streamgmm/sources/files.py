@@ -1,7 +1,6 @@
 """Several files, one after the other: those of a folder or of a pattern."""
 
 import re
-from collections.abc import Iterator
 from glob import has_magic
 from pathlib import Path
 
@@ -23,8 +22,8 @@ def files_of(data: str) -> list[Path] | None:
     Parameters
     ----------
     data : str
-        A path or URL. What has a name that begins with ``_`` or ``.`` is passed over, and so is
-        what a folder holds that cannot be read by its name.
+        A path or URL. What has a name that begins with ``_`` or ``.``, or a suffix that is not
+        known, is passed over.
 
     Returns
     -------
@@ -43,7 +42,7 @@ def files_of(data: str) -> list[Path] | None:
     if root.is_dir():
         found = _files_in(root)
     elif has_magic(location) and not root.exists():
-        found = [path for path in _matches(root) if path.is_file() or is_stored_table(path)]
+        found = _matches(root)
     else:
         return None
     if not found:
@@ -64,12 +63,12 @@ def _files_in(folder: Path) -> list[Path]:
     return found
 
 
-def _matches(pattern: Path) -> Iterator[Path]:
-    """What a pattern stands for."""
+def _matches(pattern: Path) -> list[Path]:
+    """Files and Zarr stores that a pattern stands for."""
     parts = pattern.parts
     n_fixed = next(i for i, part in enumerate(parts) if has_magic(part))
     found = Path(*parts[:n_fixed]).glob("/".join(parts[n_fixed:]))
-    return (path for path in found if not _is_hidden(path))
+    return [path for path in found if is_stored_table(path) and not _is_hidden(path)]
 
 
 def _is_hidden(path: Path) -> bool:
