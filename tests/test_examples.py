@@ -1,5 +1,6 @@
 """Every example runs as its first lines say."""
 
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -32,10 +33,21 @@ def run(example: Path, folder: Path, *options: str) -> subprocess.CompletedProce
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_it_runs_in_an_empty_folder(example: Path, tmp_path: Path) -> None:
+    if example.stem == "redis_stream" and shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed: apt-get install redis-server brings it")
     ended = run(example, tmp_path, *arguments(example))
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout
     assert any(tmp_path.iterdir())
+
+
+def test_a_second_night_learns_its_own_rows_alone(tmp_path: Path) -> None:
+    (example,) = (path for path in EXAMPLES if path.stem == "nightly_appends")
+    first, again = (run(example, tmp_path) for _ in range(2))
+    assert first.stdout.count("learned 100,000 rows") == 5
+    assert "500,000 in all" in first.stdout
+    assert "learned" not in again.stdout
+    assert first.stdout.splitlines()[-3:] == again.stdout.splitlines()[-3:]
 
 
 def test_a_volume_that_is_not_there_is_named_with_where_to_get_one(tmp_path: Path) -> None:
