@@ -24,6 +24,7 @@ class Register(Generic[V]):
     Attributes
     ----------
     entries : dict of str to value
+        By the order of their names.
     watermark : str or None
         The highest name that was forgotten; None if none was.
     """
@@ -44,9 +45,12 @@ class Register(Generic[V]):
     def put(self, name: str, value: V) -> "Register[V]":
         """With a value more, or another one."""
         entries = {**self.entries, name: value}
+        highest = next(reversed([*self.entries]), name)
+        if natural_order(name) < natural_order(highest):
+            entries = {known: entries[known] for known in sorted(entries, key=natural_order)}
         if len(entries) <= _MOST_NAMES:
             return Register(entries, self.watermark)
-        lowest = min(entries, key=natural_order)
+        lowest = next(iter(entries))
         del entries[lowest]
         return Register(entries, lowest)
 

@@ -287,14 +287,15 @@ class _Updated:
             If the rows before are not what they were.
         """
         source = self.model._next_source(place.open())
+        rows = _Rows(source)
         position = place.position(self.model._ledger) or _NOTHING
-        latest = self._checked_latest(source, position)
+        latest = self._checked_latest(rows, position)
         ends = _ends_of_pieces(source)
         while position.n_rows < source.n_rows:
             start = position.n_rows
             stop = ends[bisect_right(ends, start)]
             digest = RowDigest()
-            chunks = latest.followed(digest.added(_rows_between(source, start, stop)))
+            chunks = latest.followed(digest.added(rows.between(start, stop)))
             self._learn(source, chunks, stop - start, f"{source.name}, rows {start} to {stop}")
             is_whole = stop == source.n_rows
             content = digest.text(position.content)
@@ -302,16 +303,16 @@ class _Updated:
             self.model._ledger = place.noted(self.model._ledger, position)
             self._save(source, stop - start)
 
-    def _checked_latest(self, source: Source, position: Position) -> "_LatestRows":
+    def _checked_latest(self, rows: "_Rows", position: Position) -> "_LatestRows":
         """The last rows that were learned, which are to be there."""
-        n_rows = position.n_rows
+        source, n_rows = rows.source, position.n_rows
         if source.n_rows < n_rows:
             raise DataError(
                 f"{source.name} has {source.n_rows} rows, but {self._path} has learned {n_rows} of "
                 "it: it has become shorter, or is another table; give other data another name"
             )
         latest = _LatestRows()
-        deque(latest.followed(_rows_between(source, latest.first(n_rows), n_rows)), maxlen=0)
+        deque(latest.followed(rows.between(latest.first(n_rows), n_rows)), maxlen=0)
         if latest.digest() != position.latest:
             raise DataError(
                 f"{source.name} is not what {self._path} learned up to row {n_rows}: rows before "
@@ -422,26 +423,48 @@ def _chunks(source: Source) -> Iterator[Chunk]:
     return (source.read(i) for i in all_chunks(source))
 
 
-def _rows_between(source: Source, start: int, stop: int) -> Iterator[Chunk]:
-    """The rows of a table from start to stop, which lie one after the other.
+class _Rows:
+    """The rows of a table, which lie one after the other.
 
-    Raises
-    ------
-    DataError
-        If chunks are boxes of rows that do not follow each other.
+    The chunk that was read last is kept: new rows begin where it ended.
+
+    Parameters
+    ----------
+    source : Source
     """
-    boundaries = source.boundaries
-    i = bisect_right(boundaries, start) - 1
-    while i < len(boundaries) - 1 and boundaries[i] < stop:
-        first, last = boundaries[i], boundaries[i + 1]
-        chunk = source.read(i)
-        if not isinstance(chunk.index, range) or chunk.index != range(first, last):
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._kept: tuple[int, Chunk] | None = None
+
+    def between(self, start: int, stop: int) -> Iterator[Chunk]:
+        """The rows from start to stop.
+
+        Raises
+        ------
+        DataError
+            If chunks are boxes of rows that do not follow each other.
+        """
+        boundaries = self.source.boundaries
+        i = bisect_right(boundaries, start) - 1
+        while i < len(boundaries) - 1 and boundaries[i] < stop:
+            first, last = boundaries[i], boundaries[i + 1]
+            yield self._chunk(i).part(max(start - first, 0), min(stop, last) - first)
+            i += 1
+
+    def _chunk(self, i: int) -> Chunk:
+        if self._kept is not None and self._kept[0] == i:
+            return self._kept[1]
+        self._kept = None
+        chunk = self.source.read(i)
+        boundaries, index = self.source.boundaries, chunk.index
+        if not isinstance(index, range) or index != range(boundaries[i], boundaries[i + 1]):
             raise DataError(
-                f"{source.name} is stored in boxes of rows that do not follow each other, so what "
-                "is new cannot be told from what was there; give it in batches with a batch_id"
+                f"{self.source.name} is stored in boxes of rows that do not follow each other, so "
+                "what is new cannot be told from what was there; give it in batches with a batch_id"
             )
-        yield chunk.part(max(start - first, 0), min(stop, last) - first)
-        i += 1
+        self._kept = i, chunk
+        return chunk
 
 
 def _ends_of_pieces(source: Source) -> list[int]:
@@ -454,10 +477,10 @@ def _ends_of_pieces(source: Source) -> list[int]:
 
 def _content(source: Source) -> str:
     """The digest of all rows of a table, as if it had been learned from its beginning."""
-    text = ""
+    rows, text = _Rows(source), ""
     for start, stop in pairwise([0, *_ends_of_pieces(source)]):
         digest = RowDigest()
-        deque(digest.added(_rows_between(source, start, stop)), maxlen=0)
+        deque(digest.added(rows.between(start, stop)), maxlen=0)
         text = digest.text(text)
     return text
 
