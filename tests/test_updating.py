@@ -31,7 +31,7 @@ from streamgmm.errors import (
 )
 from streamgmm.estimators import ledger, updating
 from streamgmm.persistence import Record, read_record, write_record
-from streamgmm.protocols import BatchKnown, Event, RowsLearned
+from streamgmm.protocols import BatchKnown, Chunk, Event, RowsLearned
 from streamgmm.sources.files import natural_order
 from streamgmm.sources.streamed import tables_from
 from tests.test_checkpoint import in_a_fork, kill_at
@@ -492,6 +492,22 @@ def test_files_that_are_forgotten_count_as_learned(model: Path, tmp_path: Path) 
     assert learned(model, folder) == []
     message = "1.npy was learned already, or comes too late"
     assert_refused(model, DataError, message, folder / "1.npy")
+    # What may have grown is not passed over.
+    store(folder / "0.zarr", table(100))
+    assert_refused(model, DataError, "0.zarr was learned already, or comes too late", folder)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 200, [200], [63, 1, 136], [3, 64, 133], [150, 20, 30]])
+def test_the_last_rows_are_known_however_they_come(sizes: list[int]) -> None:
+    rows, latest, start = table(200), updating._LatestRows(), 0
+    chunks = []
+    for size in sizes:
+        chunks.append(Chunk(rows[start : start + size], range(start, start + size)))
+        start += size
+    assert list(latest.followed(iter(chunks))) == chunks
+    expected = updating._LatestRows()
+    list(expected.followed(iter([Chunk(rows[-64:].astype(np.longdouble), range(64))])))
+    assert latest.digest() == expected.digest()
 
 
 # Crashes

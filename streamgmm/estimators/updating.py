@@ -223,13 +223,7 @@ class _Updated:
         """
         files = files_of(data)
         if files is None:
-            place = _Place.of(data, description)
-            if place.is_below(self.model._ledger):
-                raise DataError(
-                    f"{data} was learned already, or comes too late for {self._path}, which does "
-                    "not remember names of so low an order any more; give new data names that rise"
-                )
-            self._learn_appended(place)
+            self._learn_appended(_Place.of(data, description))
             return
         if "sample_weight" in description:
             raise ParameterError(
@@ -238,11 +232,9 @@ class _Updated:
             )
         for file in files:
             place = _Place.of(str(file), description)
-            if place.is_below(self.model._ledger):
-                continue
             if file.is_dir():
                 self._learn_appended(place)
-            else:
+            elif not place.is_below(self.model._ledger):
                 self._learn_file(place, file)
 
     def _learn_file(self, place: "_Place", file: Path) -> None:
@@ -284,8 +276,13 @@ class _Updated:
         Raises
         ------
         DataError
-            If the rows before are not what they were.
+            If the rows before are not what they were, or it is not known which they are.
         """
+        if place.is_below(self.model._ledger):
+            raise DataError(
+                f"{place.data} was learned already, or comes too late for {self._path}, which does "
+                "not remember names of so low an order any more; give new data names that rise"
+            )
         source = self.model._next_source(place.open())
         rows = _Rows(source)
         position = place.position(self.model._ledger) or _NOTHING
@@ -388,7 +385,7 @@ class _LatestRows:
     """The last few of rows that pass."""
 
     def __init__(self) -> None:
-        self._chunks: tuple[Chunk, ...] = ()
+        self._chunks: list[Chunk] = []
 
     @staticmethod
     def first(n_rows: int) -> int:
@@ -396,23 +393,30 @@ class _LatestRows:
         return max(n_rows - _LATEST_ROWS, 0)
 
     def followed(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-        """The chunks, of which the last rows are kept."""
+        """The chunks, of which copies of the last rows are kept."""
         for chunk in chunks:
             yield chunk
-            n_rows = len(chunk.rows)
-            kept = chunk.part(self.first(n_rows), n_rows)
-            self._chunks = (*self._chunks, kept)[-_LATEST_ROWS:]
+            self._chunks.append(_copied(chunk, self.first(len(chunk.rows))))
+            surplus = sum(len(kept.rows) for kept in self._chunks) - _LATEST_ROWS
+            while surplus > 0:
+                oldest = self._chunks.pop(0)
+                if len(oldest.rows) > surplus:
+                    self._chunks.insert(0, _copied(oldest, surplus))
+                surplus -= len(oldest.rows)
 
     def digest(self) -> str:
         """Of these rows."""
-        found, n_left = deque[Chunk](), _LATEST_ROWS
-        for chunk in reversed(self._chunks):
-            n_rows = len(chunk.rows)
-            found.appendleft(chunk.part(max(n_rows - n_left, 0), n_rows))
-            n_left = max(n_left - n_rows, 0)
         digest = RowDigest()
-        deque(digest.added(iter(found)), maxlen=0)
+        for chunk in self._chunks:
+            digest.add(chunk)
         return digest.text()
+
+
+def _copied(chunk: Chunk, start: int) -> Chunk:
+    """The rows of a chunk from start, without the memory of the others."""
+    part = chunk.part(start, len(chunk.rows))
+    weights = None if part.weights is None else part.weights.copy()
+    return Chunk(part.rows.copy(), part.index, weights)
 
 
 _NOTHING = Position(0, "", _LatestRows().digest())
