@@ -313,18 +313,39 @@ class OnlineGaussianMixture(FittedMixture):
         plan = self._plan(self.n_features_in_, _OFFSET_BATCHES * fitted.statistics.weight)
         self._progress = Progress.going_on(plan, fitted, n_seen)
 
-    def to_batch(self) -> GaussianMixture:
+    def to_batch(self, **settings: Any) -> GaussianMixture:
         """The mixture as it is now, as a fitted batch model.
+
+        With ``warm_start=True`` its ``fit`` goes on from here: what was learned of a stream is
+        polished on all rows, where they have been stored.
+
+        Parameters
+        ----------
+        **settings
+            Arguments of :class:`GaussianMixture`; what is not given is as here.
 
         Returns
         -------
         GaussianMixture
             With the statistics that it would go on from; without reads in its history.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import OnlineGaussianMixture
+        >>> X = np.random.default_rng(0).normal(size=(2000, 1)) + [[-5], [5]] * 1000
+        >>> og = OnlineGaussianMixture(2, random_state=0)
+        >>> for start in range(0, 2000, 100):
+        ...     og = og.partial_fit(X[start : start + 100])
+        >>> gm = og.to_batch(warm_start=True).fit(X)
+        >>> bool(gm.score(X) >= og.score(X))
+        True
         """
         check_is_fitted(self)
         known = self.get_params(deep=False)
         model = GaussianMixture()
-        model.set_params(**{name: known[name] for name in model.get_params() if name in known})
+        shared = {name: known[name] for name in model.get_params() if name in known}
+        model.set_params(**{**shared, **settings})
         model._set_parameters(self._parameters())
         model._statistics = self._statistics
         model.converged_, model.n_iter_ = False, self.n_steps_
