@@ -23,7 +23,7 @@ from benchmarks.scale import Point, ReplayedSource, exponent
 from benchmarks.sources import STORAGES, STORED_ROWS, Comparison, Storage, compare, sample_rows
 from streamgmm.core.covariance import STRUCTURES, CovarianceType
 from streamgmm.core.parameters import Parameters
-from streamgmm.protocols import ReadDone
+from streamgmm.events import ReadDone
 from tests.sources.conformance import Case, SourceConformance
 
 

@@ -18,7 +18,7 @@ from streamgmm.core.expectation import Expectation
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError, NotFiniteError, ParameterError
-from streamgmm.protocols import ChangeDetected, ComponentsReseeded, Event, MixtureFound
+from streamgmm.events import ChangeDetected, ComponentsReseeded, Event, MixtureFound
 from tests.core.cases import TYPES, draw, random_parameters
 
 K, D = 3, 2

@@ -13,8 +13,8 @@ from matplotlib.patches import Ellipse
 from streamgmm import GaussianMixture, OnlineGaussianMixture
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError, OutputError, ParameterError
+from streamgmm.events import ReadDone
 from streamgmm.plotting import plot_convergence, plot_mixture, save_picture
-from streamgmm.protocols import ReadDone
 from streamgmm.sources.generated import GeneratedSource
 
 WEIGHTS = np.array([0.3, 0.7])

@@ -17,9 +17,9 @@ from streamgmm.algorithms.reading import Reader
 from streamgmm.algorithms.search import Informant
 from streamgmm.core.covariance import STRUCTURES
 from streamgmm.core.parameters import Parameters, count_parameters
+from streamgmm.events import Event, ReadDone, SampleStage, StepScored
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.protocols import Event, ReadDone, SampleStage, StepScored
 from streamgmm.sources.array import ArraySource
 
 # scikit-learn's default, and ours.

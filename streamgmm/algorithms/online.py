@@ -21,14 +21,8 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.merging import Fitted
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import NotFiniteError
-from streamgmm.protocols import (
-    ChangeDetected,
-    Chunk,
-    ComponentsReseeded,
-    Listener,
-    Missing,
-    MixtureFound,
-)
+from streamgmm.events import ChangeDetected, ComponentsReseeded, Listener, MixtureFound
+from streamgmm.protocols import Chunk, Missing
 
 # Rows that are looked through for badly explained ones.
 _LATEST_ROWS = 1024

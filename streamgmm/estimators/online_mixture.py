@@ -28,10 +28,11 @@ from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.merging import fitted_part, fitted_parts, refuse_size
 from streamgmm.estimators.online_records import to_online_record
+from streamgmm.events import Event, Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record
-from streamgmm.protocols import Chunk, Event, Listener, Missing, Source, all_chunks
+from streamgmm.protocols import Chunk, Missing, Source, all_chunks
 from streamgmm.sources.sample import SampleSource
 
 # Rows of the first search: for each parameter, at least, and at most in bytes.
@@ -91,7 +92,7 @@ class OnlineGaussianMixture(FittedMixture):
     memory_limit : int or str, default=None
         Bytes that the process may hold ("4GiB"), on local threads; None for most of what is free.
     callbacks : sequence of callables, default=()
-        Called with each :class:`streamgmm.protocols.Event`, when what a call learned is kept.
+        Called with each :class:`streamgmm.events.Event`, when what a call learned is kept.
 
     Attributes
     ----------
