@@ -14,7 +14,7 @@ import streamgmm
 from streamgmm import GaussianMixture, OnlineGaussianMixture
 from streamgmm.core.covariance import CovarianceType
 from streamgmm.core.parameters import Parameters
-from streamgmm.errors import ParameterError
+from streamgmm.errors import DegenerateComponentWarning, ParameterError
 from tests.core.cases import TYPES, draw, random_parameters
 
 K, D = 4, 2
@@ -159,6 +159,36 @@ def test_a_new_fit_forgets_the_merger() -> None:
     merged.fit(rows)
     assert not hasattr(merged, "merging_loss_")
     assert merged.n_samples_seen_ == 1000
+
+
+def test_a_model_alone_is_reduced() -> None:
+    model = batch(rows_of(2000, 1))
+    reduced = OnlineGaussianMixture.merged([model], n_components=2)
+    assert reduced.means_.shape == (2, D)
+    np.testing.assert_allclose(
+        reduced.weights_ @ reduced.means_, model.weights_ @ model.means_, atol=1e-4
+    )
+    with pytest.raises(ParameterError, match=r"n_components is 2, but the model has 4.*merged"):
+        OnlineGaussianMixture.from_batch(model, n_components=2)
+
+
+def test_components_without_rows_make_room() -> None:
+    parts = [rows_of(3000, seed, components=own) for seed, own in enumerate(([0, 1, 2], [3]))]
+    start = mixture()
+    means = np.vstack([start.means[:3], [[1e4, 1e4]]])
+    dead = GaussianMixture(
+        K,
+        algorithm="em",
+        weights_init=np.full(K, 0.25),
+        means_init=means,
+        precisions_init=np.tile(np.eye(D), (K, 1, 1)),
+    )
+    with pytest.warns(DegenerateComponentWarning):
+        dead.fit(parts[0])
+    assert np.count_nonzero(dead.weights_) == 3
+    merged = OnlineGaussianMixture.merged([dead, batch(parts[1], n_components=1)], n_components=K)
+    assert np.count_nonzero(merged.weights_) == K
+    assert distances(merged, start.means).max() < 0.5
 
 
 def refusals() -> dict[str, tuple[list[Any], dict[str, Any], type[Exception], str]]:

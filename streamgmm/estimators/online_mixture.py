@@ -225,6 +225,11 @@ class OnlineGaussianMixture(FittedMixture):
         """
         fitted = fitted_part(model, "the model")
         online = cls._with_settings_of(model, settings)
+        if online.n_components != model.n_components:
+            raise ParameterError(
+                f"n_components is {online.n_components}, but the model has {model.n_components}, "
+                "with which it goes on; merged([model], n_components=...) makes fewer of them"
+            )
         online._go_on_from(fitted, fitted.statistics.weight)
         return online
 
@@ -253,7 +258,7 @@ class OnlineGaussianMixture(FittedMixture):
             Of all rows that the models have seen. Its ``merging_loss_`` says what was lost: how
             much better, in nats a row, the components of all models together, as they were,
             explain rows drawn from them, by an estimate. Near 0 the models agree; else more
-            components are needed, or a model is poor.
+            components are needed, or a model is poor, or of few rows.
 
         Raises
         ------
