@@ -11,7 +11,7 @@ import numpy as np
 import zarr
 
 import streamgmm
-from streamgmm.protocols import Event, RowsLearned
+from streamgmm.events import Event, RowsLearned
 
 CENTRES = np.array([[-4.0, 0.0, 0.0, 1.0], [0.0, 4.0, 0.0, -1.0], [4.0, 0.0, 4.0, 0.0]])
 NIGHTS, ROWS_A_NIGHT = 5, 100_000

@@ -26,6 +26,7 @@ from streamgmm.algorithms.em import Fit
 from streamgmm.algorithms.reading import Reading
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import CheckpointError, ModelFileError, OutputError
+from streamgmm.events import CheckpointWritten, Listener, ReadDone
 from streamgmm.persistence import (
     UNFINISHED,
     Record,
@@ -35,7 +36,7 @@ from streamgmm.persistence import (
     unpack,
     write_whole,
 )
-from streamgmm.protocols import CheckpointWritten, Listener, ReadDone, V
+from streamgmm.protocols import V
 from streamgmm.sources.urls import is_url, without_credentials
 
 _SETTINGS, _MODEL, _LOCK = "settings.json", "model.gmm", "lock"

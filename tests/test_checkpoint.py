@@ -26,8 +26,9 @@ from moto.server import ThreadedMotoServer
 import streamgmm
 from streamgmm import GaussianMixture, checkpoint
 from streamgmm.errors import CheckpointError, DataError, OutputError, ParameterError
+from streamgmm.events import CheckpointWritten, Event, ReadStarted
 from streamgmm.persistence import Record, read_record, write_record
-from streamgmm.protocols import CheckpointWritten, Event, ReadStarted, Source
+from streamgmm.protocols import Source
 from tests.sources.chunked import ChunkedSource
 
 N, D, K = 20_000, 3, 4
@@ -601,7 +602,7 @@ def test_a_disk_that_becomes_full(store: Path, tmp_path: Path) -> None:
 HOLDING = """
 import os, signal, sys
 from pathlib import Path
-from streamgmm.protocols import CheckpointWritten
+from streamgmm.events import CheckpointWritten
 from tests.test_checkpoint import data_of, estimator
 
 def hold(event):

@@ -30,8 +30,9 @@ from streamgmm.errors import (
     ParameterError,
 )
 from streamgmm.estimators import ledger, updating
+from streamgmm.events import BatchKnown, Event, RowsLearned
 from streamgmm.persistence import Record, read_record, write_record
-from streamgmm.protocols import BatchKnown, Chunk, Event, RowsLearned
+from streamgmm.protocols import Chunk
 from streamgmm.sources.files import natural_order
 from streamgmm.sources.streamed import tables_from
 from tests.test_checkpoint import in_a_fork, kill_at

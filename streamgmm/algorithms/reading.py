@@ -18,17 +18,13 @@ from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError, NotFiniteError
+from streamgmm.events import ChunkDone, Event, Listener, ReadDone, ReadStarted
 from streamgmm.protocols import (
     Chunk,
-    ChunkDone,
-    Event,
     Executor,
     Journal,
-    Listener,
     M,
     Missing,
-    ReadDone,
-    ReadStarted,
     S,
     Sink,
     Source,

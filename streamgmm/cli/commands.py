@@ -23,8 +23,8 @@ from streamgmm.cli.describe import (
 )
 from streamgmm.cli.program import Program, check_output
 from streamgmm.errors import ParameterError
+from streamgmm.events import Event, RowsLearned
 from streamgmm.progress import reporting
-from streamgmm.protocols import Event, RowsLearned
 
 if TYPE_CHECKING:
     from streamgmm.estimators import GaussianMixture
@@ -564,7 +564,9 @@ def info(model: Path, as_json: bool) -> None:
 @_path_option("--data", help="Draw these data behind the ellipses; a few chunks are read.")
 @click.option("--features", metavar="I,J", help="Columns to show.  [default: 0,1]")
 @click.option(
-    "--convergence", is_flag=True, help="Draw the log-likelihood of each read of the fit instead."
+    "--convergence",
+    is_flag=True,
+    help="Draw the log-likelihood of each read of the fit, or along the stream, instead.",
 )
 def plot(
     model: Path, output: Path, data: Path | None, features: str | None, convergence: bool

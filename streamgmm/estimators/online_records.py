@@ -49,6 +49,8 @@ def to_online_record(model: Any, progress: Progress | None) -> Record:
     if progress.model is not None:
         header["model"], own = _pack_model(progress.model)
         arrays |= prefixed("model.", own)
+    if hasattr(model, "merging_loss_"):
+        header["fitted"]["merging_loss_"] = model.merging_loss_
     return Record(header, arrays)
 
 
@@ -65,9 +67,10 @@ def from_online_record(estimator: type, record: Record) -> Any:
     # Files of release 0.1 have no ledger.
     if "ledger" in header:
         model._ledger = Ledger.from_header(header["ledger"])
+    for name, value in header["fitted"].items():
+        setattr(model, name, value)
     if "plan" not in header:
         return model
-    model.n_features_in_ = header["fitted"]["n_features_in_"]
     plan = Plan(**{**header["plan"], "schedule": Schedule(*header["plan"]["schedule"])})
     kept = header["progress"]
     width, last, *entries = kept["record"]

@@ -32,16 +32,9 @@ from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.ledger import Ledger, Position
 from streamgmm.estimators.loading import load
 from streamgmm.estimators.online_mixture import OnlineGaussianMixture
+from streamgmm.events import BatchKnown, Event, Listener, RowsLearned
 from streamgmm.persistence import discard_unfinished
-from streamgmm.protocols import (
-    BatchKnown,
-    Chunk,
-    Event,
-    Listener,
-    RowsLearned,
-    Source,
-    all_chunks,
-)
+from streamgmm.protocols import Chunk, Source, all_chunks
 from streamgmm.sources.files import files_of
 from streamgmm.sources.open import is_path, open_source
 from streamgmm.sources.urls import is_url, split, without_credentials
@@ -71,7 +64,7 @@ def update(
     """Have the model in a file learn some rows more, once, and save it.
 
     With a ``batch_id`` the data are one batch. A batch that was learned before is not learned
-    again (:class:`streamgmm.protocols.BatchKnown` says so), and one of other content under the
+    again (:class:`streamgmm.events.BatchKnown` says so), and one of other content under the
     same id is refused. The ids of 1024 batches are remembered, of which the lowest is forgotten
     when there are more; from then on an id that is not above a forgotten one is refused, as it was
     learned already or comes too late. So ids have to rise in the long run, as dates, counters and
@@ -98,7 +91,7 @@ def update(
     sample_weight : array-like or path, default=None
         Row weights; of an array that grows a path of one that grows with it.
     callbacks : sequence of callables, default=()
-        Called with each event, :class:`streamgmm.protocols.RowsLearned` among them.
+        Called with each event, :class:`streamgmm.events.RowsLearned` among them.
     **options
         Arguments of :func:`streamgmm.open` that describe the data, such as ``missing="drop"``; and
         settings of :class:`OnlineGaussianMixture`, for a model that is begun here or goes on from

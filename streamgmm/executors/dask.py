@@ -12,15 +12,14 @@ import numpy as np
 from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
+from streamgmm.events import ChunkDone, Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import sample_bytes
 from streamgmm.executors.merging import MergeTree
 from streamgmm.protocols import (
     NO_WORK,
     Chunk,
-    ChunkDone,
     LazySource,
-    Listener,
     M,
     S,
     Sink,

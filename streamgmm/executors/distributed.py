@@ -25,6 +25,7 @@ from distributed.protocol import pickle
 from numpy.typing import NDArray
 
 from streamgmm.errors import ClusterError, ParameterError, StreamGMMError
+from streamgmm.events import ChunkDone, Listener
 from streamgmm.executors.groups import MOST_GROUPS, group_size, groups_of
 from streamgmm.executors.memory import Budget, sample_bytes
 from streamgmm.executors.merging import tree_depth
@@ -41,9 +42,7 @@ from streamgmm.executors.tasks import (
 from streamgmm.protocols import (
     NO_WORK,
     Chunk,
-    ChunkDone,
     LazySource,
-    Listener,
     M,
     S,
     SharedSink,

@@ -32,22 +32,13 @@ from streamgmm.errors import (
     OutputError,
     ParameterError,
 )
+from streamgmm.events import ChunkDone, Event, ReadStarted
 from streamgmm.executors.dask import DaskExecutor
 from streamgmm.executors.distributed import DistributedExecutor
 from streamgmm.executors.groups import group_size
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.protocols import (
-    Chunk,
-    ChunkDone,
-    Event,
-    Executor,
-    ReadStarted,
-    Region,
-    Work,
-    positions,
-    region_at,
-)
+from streamgmm.protocols import Chunk, Executor, Region, Work, positions, region_at
 from streamgmm.sinks.zarr import BoxWriter, create_array
 from streamgmm.sources.zarr import ZarrSource
 from tests.core.cases import draw, random_parameters
