@@ -25,7 +25,7 @@ import streamgmm
 from benchmarks.planted import planted_mixture
 from benchmarks.reporting import Table, report
 from streamgmm.core.sampling import draw
-from streamgmm.estimators import updating
+from streamgmm.estimators import growing
 
 _N_FEATURES, _N_COMPONENTS = 4, 3
 _BATCHES, _BATCH_ROWS = 30, 400
@@ -86,7 +86,7 @@ def killed_jobs(folder: Path, n_kills: int, seed: int) -> tuple[int, int, float]
     """
     batches = write_data(folder)
     # A chunk each, so that there are many saves.
-    updating._PIECE_BYTES = 1
+    growing._PIECE_BYTES = 1
     job(folder / "compiled.gmm", folder, batches)
     start = time.perf_counter()
     os.waitpid(forked(lambda: job(folder / "whole.gmm", folder, batches)), 0)

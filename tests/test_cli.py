@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -232,6 +233,7 @@ def test_updates_that_cannot_be_made(run, tmp_path):
         (["-", "-k", 2, "--follow"], "--follow is for data that grow"),
         (["nan.npy", "-k", 2, "-q"], "row 17 column 2"),
         (["data.npy", "-k", 2, "--half-life", 0], "--half-life"),
+        (["data.npy", "-k", 2, "--follow", "--poll", "inf"], "--poll"),
     ):
         result = run("update", "m.gmm", *words)
         assert (result.code, result.out) == (2, "")
@@ -292,6 +294,15 @@ def test_tables_are_learned_from_standard_input(files, tmp_path):
         assert ended.returncode == 2
         assert message in ended.stderr.decode()
         assert len(ended.stderr.splitlines()) == 1
+
+
+def test_standard_input_that_is_closed_is_named(tmp_path):
+    command = [*PROGRAM, "update", tmp_path / "m.gmm", "-", "-k", "2"]
+    command = f"{shlex.join(map(str, command))} <&-"
+    ended = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "Standard input is closed" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
 
 
 def test_data_that_grow_are_followed_until_a_signal(tmp_path):

@@ -29,7 +29,7 @@ from streamgmm.errors import (
     OutputError,
     ParameterError,
 )
-from streamgmm.estimators import ledger, updating
+from streamgmm.estimators import growing, ledger
 from streamgmm.events import BatchKnown, Event, RowsLearned
 from streamgmm.persistence import Record, read_record, write_record
 from streamgmm.protocols import Chunk
@@ -157,7 +157,7 @@ def test_numbers_in_names_count_as_numbers() -> None:
     assert sorted(sorted(names), key=natural_order) == names
 
 
-@pytest.mark.parametrize("batch_id", ["", "x" * 300, 1.5, b"1-0", ["a"]])
+@pytest.mark.parametrize("batch_id", ["", "x" * 300, 1.5, b"1-0", ["a"], True, pandas.NaT])
 def test_ids_are_texts_numbers_or_dates(batch_id: Any, model: Path) -> None:
     assert_refused(model, ParameterError, "batch_id is .*a text of 1 to 256", table(10), batch_id)
 
@@ -277,6 +277,24 @@ def test_damaged_files_are_named(model: Path) -> None:
         assert_refused(model, ModelFileError, message, table(10), "b")
 
 
+def test_a_link_stays_a_link_to_the_model(model: Path, tmp_path: Path) -> None:
+    link, loop = tmp_path / "link.gmm", tmp_path / "loop.gmm"
+    link.symlink_to(model.name)
+    assert streamgmm.update(link, table(300), 1).n_samples_seen_ == 300
+    assert link.is_symlink()
+    assert streamgmm.load(model).n_samples_seen_ == 300  # type: ignore[union-attr]
+    loop.symlink_to(loop.name)
+    with pytest.raises(ModelFileError, match=r"loop\.gmm: no such file"):
+        streamgmm.update(loop, table(300))
+
+
+def test_a_batch_model_that_cannot_go_on_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "m.gmm"
+    fitted = GaussianMixture(K, random_state=0).fit(table(300))
+    GaussianMixture.from_sklearn(fitted.to_sklearn()).save(path)
+    assert_refused(path, ParameterError, r"m\.gmm: the model has no statistics", table(10), 1)
+
+
 def npy(rows: Rows) -> bytes:
     """A ``.npy`` file."""
     file = BytesIO()
@@ -326,7 +344,7 @@ def test_of_an_array_that_grows_only_new_rows_are_learned(
 def test_an_array_is_learned_piece_by_piece(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(updating, "_PIECE_BYTES", 2 * 8 * CHUNK * D)
+    monkeypatch.setattr(growing, "_PIECE_BYTES", 2 * 8 * CHUNK * D)
     store(tmp_path / "rows.zarr", table(4 * CHUNK + 100))
     sizes = []
 
@@ -409,8 +427,8 @@ def test_arrays_of_one_file_are_known_apart(model: Path, tmp_path: Path) -> None
     with h5py.File(path, "w") as file:
         file["first"], file["second"] = table(300), table(400, 1)
     for name, n_rows in (("first", 300), ("second", 400)):
-        assert learned(model, path, path=f"/{name}")[0].n_rows == n_rows  # type: ignore[union-attr]
-        assert learned(model, f"{path}::/{name}") == []
+        assert learned(model, path, path=f"/{name}/")[0].n_rows == n_rows  # type: ignore[union-attr]
+        assert learned(model, f"{path}::/{name}") == learned(model, path, path=name) == []
 
 
 def test_an_array_at_a_url(model: Path) -> None:
@@ -472,8 +490,8 @@ def test_files_are_learned_in_the_order_of_their_numbers(model: Path, tmp_path: 
         np.save(folder / name, table(100))
     store(folder / "a" / "rows.zarr", table(100))
     events = learned(model, folder)
-    names = [Path(event.data).relative_to(folder) for event in events[:-1]]  # type: ignore[union-attr]
-    assert list(map(str, names)) == ["9.npy", "10.npy", "a/2.npy", "a/deep/1.npy"]
+    names = [event.data.rpartition("nights/")[2] for event in events]  # type: ignore[union-attr]
+    assert names == ["9.npy", "10.npy", "a/2.npy", "a/rows.zarr", "a/deep/1.npy"]
     # An array within a folder may grow.
     appended(folder / "a" / "rows.zarr", table(7))
     (event,) = learned(model, f"{folder}/**/*")
@@ -481,6 +499,83 @@ def test_files_are_learned_in_the_order_of_their_numbers(model: Path, tmp_path: 
     assert event.n_rows == 7
     with pytest.raises(ParameterError, match="several files"):
         streamgmm.update(model, folder, sample_weight=folder / "9.npy")
+
+
+def test_a_file_that_was_tracked_by_itself_may_grow_in_its_folder(
+    model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "nights"
+    folder.mkdir()
+    path = folder / "1.npy"
+    for n_rows, data, n_new in ((100, path, 100), (250, folder, 150), (300, path, 50)):
+        np.save(path, table(300)[:n_rows])
+        (event,) = learned(model, data)
+        assert isinstance(event, RowsLearned)
+        assert event.n_rows == n_new
+        os.utime(path)
+        assert learned(model, folder) == learned(model, path) == []
+
+
+def test_a_file_that_is_being_written_is_not_learned(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "nights"
+    folder.mkdir()
+    path = folder / "1.npy"
+    path.write_bytes(npy(table(200))[:-100])
+    assert_refused(model, DataError, r"1\.npy is truncated.*write or copy it again", folder)
+    # All of it seems to be there, but some rows are written between two pieces.
+    monkeypatch.setattr(growing, "_PIECE_BYTES", 1)
+    rows = table(CHUNK + 100)
+    np.save(path, np.vstack([rows[:CHUNK], np.zeros((100, D))]))
+
+    def finish(event: Event) -> None:
+        if isinstance(event, RowsLearned):
+            np.save(path, rows)
+
+    message = rf"1\.npy was changed while it was read, and rows {CHUNK} to {CHUNK + 100}"
+    with pytest.raises(DataError, match=message):
+        streamgmm.update(model, folder, callbacks=[finish])
+    assert streamgmm.load(model).n_samples_seen_ == CHUNK  # type: ignore[union-attr]
+    assert learned(model, folder)[0].n_rows == 100  # type: ignore[union-attr]
+    expected = OnlineGaussianMixture(K, init_size=500, random_state=0).partial_fit(rows)
+    found = streamgmm.load(model)
+    np.testing.assert_allclose(found.means_, expected.means_)
+
+
+def test_a_file_that_is_touched_is_read_again_once(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "nights"
+    folder.mkdir()
+    np.save(folder / "1.npy", table(200))
+    learned(model, folder)
+    os.utime(folder / "1.npy")
+    for is_saved in (True, False):
+        before = model.read_bytes()
+        assert learned(model, folder) == []
+        assert (model.read_bytes() != before) == is_saved
+
+
+def test_folders_that_link_to_each_other_are_listed_once(model: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "nights" / name).mkdir(parents=True)
+        np.save(tmp_path / "nights" / name / "1.npy", table(100))
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / "nights" / name / "up").symlink_to("..")
+        (tmp_path / "nights" / name / "other").symlink_to(f"../{other}")
+    assert len(learned(model, tmp_path / "nights")) == 2
+    assert_refused(model, DataError, "path of the data is empty", "")
+
+
+@pytest.mark.usefixtures("few")
+def test_of_more_folders_than_are_remembered_all_are_learned(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "nights"
+    for number in range(1, 6):
+        (folder / f"{number}").mkdir(parents=True)
+        np.save(folder / f"{number}" / "rows.npy", table(100, number))
+    # What lies above them is lower in order than they are, whatever it is called.
+    np.save(folder / "z.npy", table(100))
+    assert len(learned(model, folder)) == 6
+    assert learned(model, folder) == []
 
 
 @pytest.mark.usefixtures("few")
@@ -500,13 +595,13 @@ def test_files_that_are_forgotten_count_as_learned(model: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("sizes", [[1] * 200, [200], [63, 1, 136], [3, 64, 133], [150, 20, 30]])
 def test_the_last_rows_are_known_however_they_come(sizes: list[int]) -> None:
-    rows, latest, start = table(200), updating._LatestRows(), 0
+    rows, latest, start = table(200), growing.LatestRows(), 0
     chunks = []
     for size in sizes:
         chunks.append(Chunk(rows[start : start + size], range(start, start + size)))
         start += size
     assert list(latest.followed(iter(chunks))) == chunks
-    expected = updating._LatestRows()
+    expected = growing.LatestRows()
     list(expected.followed(iter([Chunk(rows[-64:].astype(np.longdouble), range(64))])))
     assert latest.digest() == expected.digest()
 
@@ -516,7 +611,7 @@ def test_the_last_rows_are_known_however_they_come(sizes: list[int]) -> None:
 
 def small_job(folder: Path, path: Path) -> None:
     """Learn batches, an array in pieces and files, from wherever the model's file is."""
-    updating._PIECE_BYTES = 1
+    growing._PIECE_BYTES = 1
     settings = {"n_components": K, "init_size": 300, "random_state": 0, "n_jobs": 1}
     for number in range(3):
         streamgmm.update(path, table(200, number), number, **settings)

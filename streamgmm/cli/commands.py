@@ -446,7 +446,7 @@ def sample(
 @click.option("--follow", is_flag=True, help="Look for new rows again and again, until Ctrl-C.")
 @click.option(
     "--poll",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0, 86_400, min_open=True),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
@@ -538,6 +538,8 @@ def _standard_input(columns: list[str] | None) -> "Iterator[Source]":
     """The tables on standard input."""
     from streamgmm.sources.streamed import tables_from
 
+    if sys.stdin is None:
+        raise click.UsageError("Standard input is closed; DATA of - is read from there.")
     with open(sys.stdin.fileno(), "rb", closefd=False) as stream:
         yield from tables_from(stream, "standard input", columns)
 

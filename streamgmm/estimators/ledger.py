@@ -80,27 +80,38 @@ class Position:
     Attributes
     ----------
     n_rows : int
-    content : str
-        Digest of all these rows.
     latest : str
-        Digest of the last few of them.
+        Digest of the last few of these rows.
+    content : str or None
+        Digest of all of them, of a file that is learned as one of several; None of what may grow.
     stamp : tuple of int, or None
-        Size and time of a file that has been learned as one of several; None of what may grow.
+        Size and time of such a file, when all of it has been learned.
     """
 
     n_rows: int
-    content: str
     latest: str
+    content: str | None = None
     stamp: tuple[int, int] | None = None
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether rows that are appended are new."""
+        return self.content is None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it is a file of which the first pieces have been learned."""
+        return self.content is not None and self.stamp is None
 
     @classmethod
     def from_header(cls, values: Any) -> Self:
         """What ``astuple`` made plain values of."""
-        n_rows, content, latest, stamp = values
+        n_rows, latest, content, stamp = values
         if stamp is not None:
             size, time = stamp
             stamp = int(size), int(time)
-        return cls(int(n_rows), _text(content), _text(latest), stamp)
+        content = None if content is None else _text(content)
+        return cls(int(n_rows), _text(latest), content, stamp)
 
 
 @dataclass(frozen=True)

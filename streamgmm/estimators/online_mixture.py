@@ -391,7 +391,7 @@ class OnlineGaussianMixture(FittedMixture):
         if hasattr(self, "_progress") and sample_weight is None and self._is_plain(X):
             return self._learn(self._progress, [Chunk(X, range(len(X)))], "error", len(X))
         source = self._next_source(X, sample_weight)
-        return self._learn_chunks(source, _chunks(source), source.n_rows)
+        return self._learn_chunks(source, chunks_of(source), source.n_rows)
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Forget what was learned, and learn a whole stream.
@@ -434,7 +434,7 @@ class OnlineGaussianMixture(FittedMixture):
                     "Expected n_samples >= n_components and a minimum of 2 is required, but got "
                     f"n_components = {self.n_components}, n_samples = {source.n_rows}"
                 )
-            self._learn(self._start(source), _chunks(source), source.missing, source.n_rows)
+            self._learn(self._start(source), chunks_of(source), source.missing, source.n_rows)
             self.__dict__.pop("_ledger", None)
         if not self.__sklearn_is_fitted__():
             raise DataError(f"fewer rows that can be used than n_components = {self.n_components}")
@@ -627,6 +627,6 @@ class OnlineGaussianMixture(FittedMixture):
         return to_online_record(self, progress)
 
 
-def _chunks(source: Source) -> Iterator[Chunk]:
+def chunks_of(source: Source) -> Iterator[Chunk]:
     """The chunks of a source, one after the other."""
     return (source.read(i) for i in all_chunks(source))

@@ -11,45 +11,32 @@ import os
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import date
-from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from filelock import FileLock, Timeout
-
-from streamgmm.errors import (
-    DataError,
-    ModelFileError,
-    NotFiniteError,
-    OutputError,
-    ParameterError,
-)
+from streamgmm.errors import DataError, NotFiniteError, ParameterError
 from streamgmm.estimators.digest import RowDigest
-from streamgmm.estimators.gaussian_mixture import GaussianMixture
-from streamgmm.estimators.ledger import Ledger, Position
-from streamgmm.estimators.loading import load
-from streamgmm.estimators.online_mixture import OnlineGaussianMixture
+from streamgmm.estimators.growing import (
+    LatestRows,
+    OrderedRows,
+    content_digest,
+    ends_of_pieces,
+)
+from streamgmm.estimators.ledger import Position
+from streamgmm.estimators.model_files import load_or_begin, locked
+from streamgmm.estimators.online_mixture import OnlineGaussianMixture, chunks_of
+from streamgmm.estimators.places import Place
 from streamgmm.events import BatchKnown, Event, Listener, RowsLearned
-from streamgmm.persistence import discard_unfinished
-from streamgmm.protocols import Chunk, Source, all_chunks
+from streamgmm.protocols import Chunk, Source
 from streamgmm.sources.files import files_of
 from streamgmm.sources.open import is_path, open_source
-from streamgmm.sources.urls import is_url, split, without_credentials
 
-# Of data that grow so much is learned between two saves.
-_PIECE_BYTES = 64 << 20
-# Rows before those that are new, which must be what they were.
-_LATEST_ROWS = 64
 _LONGEST_ID = 256
 # What streamgmm.open is told of data; weights are an argument of their own.
 _DESCRIPTION = inspect.signature(open_source).parameters.keys() - {"data", "sample_weight"}
-# Settings that a machine decides, and that may be others each time.
-_LOCAL = frozenset({"executor", "memory_limit", "n_jobs", "verbose", "verbose_interval"})
-# Settings that a batch fit has decided.
-_OF_BATCH = frozenset({"n_components", "covariance_type"})
+_NOTHING = Position(0, LatestRows().digest())
 
 
 def update(
@@ -84,10 +71,11 @@ def update(
         :meth:`OnlineGaussianMixture.from_batch`. If there is no such file and ``n_components`` is
         given, it is begun.
     data : path-like, array-like, Source or iterator of batches
-        Anything that :func:`streamgmm.open` takes, or a path to a folder or a pattern of such
-        files. Of an iterator each batch is learned, and the model saved, as it comes.
+        Anything that :func:`streamgmm.open` takes, or, without an id, a path to a folder or a
+        pattern of such files. Of an iterator each batch is learned, and the model saved, as it
+        comes.
     batch_id : str, int or date, default=None
-        What the batch is known by.
+        What the batch is known by: its text, so that 7 and ``"7"`` are one id.
     sample_weight : array-like or path, default=None
         Row weights; of an array that grows a path of one that grows with it.
     callbacks : sequence of callables, default=()
@@ -138,21 +126,21 @@ def update(
             "batch_id and sample_weight are for one batch; update the model with each batch of "
             "the iterator by itself"
         )
-    path = Path(model).resolve()
-    with _held(path):
-        updated = _Updated(path, options, callbacks)
+    path = Path(os.path.realpath(model))
+    with locked(path):
+        stored = _StoredModel(path, options, callbacks)
         if isinstance(data, Iterator):
             for batch in data:
-                updated.learn_batch(batch, description)
+                stored.learn_batch(batch, description)
         elif known_id is not None or not is_path(data):
-            updated.learn_batch(data, description, known_id)
+            stored.learn_batch(data, description, known_id)
         else:
-            updated.learn_stored(os.fspath(data), description)
-        return updated.model
+            stored.learn_stored(os.fspath(data), description)
+        return stored.model
 
 
-class _Updated:
-    """A model that is as its file says, whatever it learns.
+class _StoredModel:
+    """A model whose file is written anew after all that it learns.
 
     Parameters
     ----------
@@ -164,7 +152,7 @@ class _Updated:
 
     def __init__(self, path: Path, settings: dict[str, Any], callbacks: Sequence[Listener]) -> None:
         self._path = path
-        self.model = _going_on(path, settings)
+        self.model = load_or_begin(path, settings)
         self.model.callbacks = callbacks
 
     def learn_batch(
@@ -181,7 +169,7 @@ class _Updated:
             data = open_source(data, **description)
         if batch_id is None:
             source = self.model._next_source(data)
-            self._learn(source, _chunks(source), source.n_rows, source.name)
+            self._learn(source, chunks_of(source), source.n_rows, source.name)
             self._save(source, source.n_rows)
             return
         batches = self.model._ledger.batches
@@ -192,7 +180,7 @@ class _Updated:
                 "ids that rise"
             )
         source, digest = self.model._next_source(data), RowDigest()
-        chunks, known = digest.added(_chunks(source)), batches.get(batch_id)
+        chunks, known = digest.added(chunks_of(source)), batches.get(batch_id)
         if known is None:
             self._learn(source, chunks, source.n_rows, f"batch {batch_id!r}")
             self.model._ledger = self.model._ledger.with_batch(batch_id, digest.text())
@@ -216,7 +204,7 @@ class _Updated:
         """
         files = files_of(data)
         if files is None:
-            self._learn_appended(_Place.of(data, description))
+            self._learn_appended(Place.of(data, description))
             return
         if "sample_weight" in description:
             raise ParameterError(
@@ -224,13 +212,13 @@ class _Updated:
                 "the model with each file"
             )
         for file in files:
-            place = _Place.of(str(file), description)
+            place = Place.of(str(file), description)
             if file.is_dir():
                 self._learn_appended(place)
             elif not place.is_below(self.model._ledger):
                 self._learn_file(place, file)
 
-    def _learn_file(self, place: "_Place", file: Path) -> None:
+    def _learn_file(self, place: Place, file: Path) -> None:
         """Learn one of several files, unless it was learned before.
 
         Raises
@@ -238,62 +226,75 @@ class _Updated:
         DataError
             If it was, and has been changed since then.
         """
-        found = file.stat()
-        stamp = found.st_size, found.st_mtime_ns
         position = place.position(self.model._ledger)
-        if position is None or position.stamp is None:
-            self._learn_appended(place, stamp)
-        elif stamp != position.stamp:
+        if position is None or position.is_unfinished:
+            self._learn_appended(place, file)
+        elif position.may_grow:
+            self._learn_appended(place)
+        elif (stamp := _stamp(file)) != position.stamp:
             source = self.model._next_source(place.open())
-            if source.n_rows != position.n_rows or _content(source) != position.content:
+            if source.n_rows != position.n_rows or content_digest(source) != position.content:
                 raise DataError(
                     f"{file} was changed since {self._path} learned it; restore it or take it "
                     "away, and put new rows into new files"
                 )
+            # Next time its stamp will do.
             self.model._ledger = place.noted(
                 self.model._ledger, dataclasses.replace(position, stamp=stamp)
             )
+            self.model.save(self._path)
 
-    def _learn_appended(self, place: "_Place", stamp: tuple[int, int] | None = None) -> None:
+    def _learn_appended(self, place: Place, file: Path | None = None) -> None:
         """Learn the rows of a table that come after those that were learned.
 
-        Each piece of them is in the file before the next one is begun. Where pieces end depends on
-        the table alone.
+        Each piece of them is in the file of the model before the next one is begun. Where pieces
+        end depends on the table alone.
 
         Parameters
         ----------
-        place : _Place
-        stamp : tuple of int, optional
-            Of a file that does not grow.
+        place : Place
+        file : Path, optional
+            That the table is in, if it is one of several, which do not grow.
 
         Raises
         ------
         DataError
-            If the rows before are not what they were, or it is not known which they are.
+            If the rows before are not what they were, or it is not known which they are; or the
+            file is changed meanwhile.
         """
         if place.is_below(self.model._ledger):
             raise DataError(
                 f"{place.data} was learned already, or comes too late for {self._path}, which does "
                 "not remember names of so low an order any more; give new data names that rise"
             )
+        stamp = None if file is None else _stamp(file)
         source = self.model._next_source(place.open())
-        rows = _Rows(source)
+        rows = OrderedRows(source)
         position = place.position(self.model._ledger) or _NOTHING
         latest = self._checked_latest(rows, position)
-        ends = _ends_of_pieces(source)
+        ends = ends_of_pieces(source)
         while position.n_rows < source.n_rows:
             start = position.n_rows
             stop = ends[bisect_right(ends, start)]
             digest = RowDigest()
-            chunks = latest.followed(digest.added(rows.between(start, stop)))
+            chunks = rows.between(start, stop)
+            chunks = latest.followed(chunks if file is None else digest.added(chunks))
             self._learn(source, chunks, stop - start, f"{source.name}, rows {start} to {stop}")
-            is_whole = stop == source.n_rows
-            content = digest.text(position.content)
-            position = Position(stop, content, latest.digest(), stamp if is_whole else None)
+            if file is None:
+                position = Position(stop, latest.digest())
+            elif _stamp(file) != stamp:
+                raise DataError(
+                    f"{file} was changed while it was read, and rows {start} to {stop} of it were "
+                    "not learned; update again when it is whole"
+                )
+            else:
+                content = digest.text(position.content or "")
+                is_whole = stop == source.n_rows
+                position = Position(stop, latest.digest(), content, stamp if is_whole else None)
             self.model._ledger = place.noted(self.model._ledger, position)
             self._save(source, stop - start)
 
-    def _checked_latest(self, rows: "_Rows", position: Position) -> "_LatestRows":
+    def _checked_latest(self, rows: OrderedRows, position: Position) -> LatestRows:
         """The last rows that were learned, which are to be there."""
         source, n_rows = rows.source, position.n_rows
         if source.n_rows < n_rows:
@@ -301,7 +302,7 @@ class _Updated:
                 f"{source.name} has {source.n_rows} rows, but {self._path} has learned {n_rows} of "
                 "it: it has become shorter, or is another table; give other data another name"
             )
-        latest = _LatestRows()
+        latest = LatestRows()
         deque(latest.followed(rows.between(latest.first(n_rows), n_rows)), maxlen=0)
         if latest.digest() != position.latest:
             raise DataError(
@@ -326,238 +327,20 @@ class _Updated:
         self.model._listener()(event)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """Where a table is, and what it is known by.
-
-    Attributes
-    ----------
-    data : str
-        Path or URL.
-    description : mapping of str to object
-        What :func:`streamgmm.open` is told of it.
-    folder, name : str
-    """
-
-    data: str
-    description: Mapping[str, Any]
-    folder: str
-    name: str
-
-    @classmethod
-    def of(cls, data: str, description: Mapping[str, Any]) -> Self:
-        """The place that a path or URL names."""
-        location, inner = split(data)
-        inner = description.get("path") or inner
-        if is_url(location):
-            folder, _, name = without_credentials(location).rstrip("/").rpartition("/")
-        else:
-            folder, name = os.path.split(Path(location).resolve())
-        return cls(data, description, folder, name if inner is None else f"{name}::{inner}")
-
-    def open(self) -> Source:
-        """The table."""
-        return open_source(self.data, **self.description)
-
-    def is_below(self, ledger: Ledger) -> bool:
-        """Whether names of this order are not remembered any more."""
-        return ledger.folders.is_below(self.folder) or ledger.files_in(self.folder).is_below(
-            self.name
-        )
-
-    def position(self, ledger: Ledger) -> Position | None:
-        """How far it has been learned; None if it is new."""
-        return ledger.files_in(self.folder).get(self.name)
-
-    def noted(self, ledger: Ledger, position: Position) -> Ledger:
-        """A ledger that knows how far it has been learned."""
-        return ledger.with_position(self.folder, self.name, position)
-
-
-class _LatestRows:
-    """The last few of rows that pass."""
-
-    def __init__(self) -> None:
-        self._chunks: list[Chunk] = []
-
-    @staticmethod
-    def first(n_rows: int) -> int:
-        """The first of them, after so many rows."""
-        return max(n_rows - _LATEST_ROWS, 0)
-
-    def followed(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-        """The chunks, of which copies of the last rows are kept."""
-        for chunk in chunks:
-            yield chunk
-            self._chunks.append(_copied(chunk, self.first(len(chunk.rows))))
-            surplus = sum(len(kept.rows) for kept in self._chunks) - _LATEST_ROWS
-            while surplus > 0:
-                oldest = self._chunks.pop(0)
-                if len(oldest.rows) > surplus:
-                    self._chunks.insert(0, _copied(oldest, surplus))
-                surplus -= len(oldest.rows)
-
-    def digest(self) -> str:
-        """Of these rows."""
-        digest = RowDigest()
-        for chunk in self._chunks:
-            digest.add(chunk)
-        return digest.text()
-
-
-def _copied(chunk: Chunk, start: int) -> Chunk:
-    """The rows of a chunk from start, without the memory of the others."""
-    part = chunk.part(start, len(chunk.rows))
-    weights = None if part.weights is None else part.weights.copy()
-    return Chunk(part.rows.copy(), part.index, weights)
-
-
-_NOTHING = Position(0, "", _LatestRows().digest())
-
-
-def _chunks(source: Source) -> Iterator[Chunk]:
-    """The chunks of a source, one after the other."""
-    return (source.read(i) for i in all_chunks(source))
-
-
-class _Rows:
-    """The rows of a table, which lie one after the other.
-
-    The chunk that was read last is kept: new rows begin where it ended.
-
-    Parameters
-    ----------
-    source : Source
-    """
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self._kept: tuple[int, Chunk] | None = None
-
-    def between(self, start: int, stop: int) -> Iterator[Chunk]:
-        """The rows from start to stop.
-
-        Raises
-        ------
-        DataError
-            If chunks are boxes of rows that do not follow each other.
-        """
-        boundaries = self.source.boundaries
-        i = bisect_right(boundaries, start) - 1
-        while i < len(boundaries) - 1 and boundaries[i] < stop:
-            first, last = boundaries[i], boundaries[i + 1]
-            yield self._chunk(i).part(max(start - first, 0), min(stop, last) - first)
-            i += 1
-
-    def _chunk(self, i: int) -> Chunk:
-        if self._kept is not None and self._kept[0] == i:
-            return self._kept[1]
-        self._kept = None
-        chunk = self.source.read(i)
-        boundaries, index = self.source.boundaries, chunk.index
-        if not isinstance(index, range) or index != range(boundaries[i], boundaries[i + 1]):
-            raise DataError(
-                f"{self.source.name} is stored in boxes of rows that do not follow each other, so "
-                "what is new cannot be told from what was there; give it in batches with a batch_id"
-            )
-        self._kept = i, chunk
-        return chunk
-
-
-def _ends_of_pieces(source: Source) -> list[int]:
-    """Rows before the end of each piece, which is some whole chunks."""
-    boundaries = source.boundaries
-    largest = max(after - before for before, after in pairwise(boundaries))
-    n_chunks = max(1, _PIECE_BYTES // (8 * source.n_features * largest))
-    return [*boundaries[n_chunks:-1:n_chunks], source.n_rows]
-
-
-def _content(source: Source) -> str:
-    """The digest of all rows of a table, as if it had been learned from its beginning."""
-    rows, text = _Rows(source), ""
-    for start, stop in pairwise([0, *_ends_of_pieces(source)]):
-        digest = RowDigest()
-        deque(digest.added(rows.between(start, stop)), maxlen=0)
-        text = digest.text(text)
-    return text
+def _stamp(file: Path) -> tuple[int, int]:
+    """Size and time of a file."""
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _checked_id(batch_id: Any) -> str:
+    """The text of an id."""
     text = str(batch_id)
-    if not isinstance(batch_id, str | Integral | date) or not 0 < len(text) <= _LONGEST_ID:
+    is_id = isinstance(batch_id, str | Integral | date) and not isinstance(batch_id, bool)
+    # A date that is missing (pandas.NaT) is not equal to itself.
+    if not is_id or batch_id != batch_id or not 0 < len(text) <= _LONGEST_ID:
         raise ParameterError(
             f"batch_id is {batch_id!r}; it is to be a text of 1 to {_LONGEST_ID} characters, a "
             "whole number or a date"
         )
     return text
-
-
-def _going_on(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixture:
-    """The model in a file, if its settings are as they are asked for, or a new one.
-
-    Raises
-    ------
-    ModelFileError
-        If there is none, nor a number of components to begin one.
-    ParameterError
-        If a setting is another one, or there is no such setting.
-    """
-    unknown = sorted(settings.keys() - OnlineGaussianMixture().get_params(deep=False).keys())
-    if unknown:
-        raise ParameterError(
-            f"{', '.join(unknown)} is neither an argument of streamgmm.open nor a setting of "
-            "OnlineGaussianMixture"
-        )
-    if not path.exists():
-        if "n_components" not in settings:
-            raise ModelFileError(
-                f"{path}: no such file; give n_components (-k) to begin one, or save an "
-                "OnlineGaussianMixture there"
-            )
-        return OnlineGaussianMixture(**settings)
-    model = load(path)
-    is_batch = isinstance(model, GaussianMixture)
-    decided = _OF_BATCH if is_batch else settings.keys() - _LOCAL
-    known = model.get_params(deep=False)
-    other = [
-        f"{name} is {known[name]!r} and not {settings[name]!r}"
-        for name in sorted(decided & settings.keys())
-        if known[name] != settings[name]
-    ]
-    if other:
-        raise ParameterError(
-            f"{path} is of other settings: its {'; its '.join(other)}. Leave these out to go on "
-            "with it, or begin another model"
-        )
-    if isinstance(model, GaussianMixture):
-        return OnlineGaussianMixture.from_batch(model, **settings)
-    model.set_params(**{name: settings[name] for name in _LOCAL & settings.keys()})
-    return model
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """A model's file for this process alone; the lock ends with the process.
-
-    Raises
-    ------
-    OutputError
-        If another process has it, or nothing can be written there.
-    """
-    if not path.parent.is_dir():
-        raise OutputError(f"{path} cannot be updated: there is no directory {path.parent}")
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise OutputError(
-            f"{path} is being updated by another process, which has {lock.lock_file} locked; wait "
-            "for it"
-        ) from None
-    except OSError as error:
-        raise OutputError(f"{path} cannot be updated: {error}") from error
-    try:
-        discard_unfinished(path)
-        yield
-    finally:
-        lock.release()

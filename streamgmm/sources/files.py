@@ -17,7 +17,7 @@ def natural_order(name: str) -> tuple[str | int, ...]:
 
 
 def files_of(data: str) -> list[Path] | None:
-    """Files and Zarr stores that a folder or pattern stands for, by the numbers in their names.
+    """Files and Zarr stores that a folder or pattern stands for, by folders and then by names.
 
     Parameters
     ----------
@@ -33,33 +33,44 @@ def files_of(data: str) -> list[Path] | None:
     Raises
     ------
     DataError
-        If a folder or pattern holds nothing that can be read.
+        If a folder or pattern holds nothing that can be read, or cannot be listed.
     """
     location, _ = split(data)
+    if not location:
+        raise DataError("the path of the data is empty; name a file, a folder or a URL")
     root = Path(location)
     if is_url(location) or is_stored_table(root):
         return None
-    if root.is_dir():
-        found = _files_in(root)
-    elif has_magic(location) and not root.exists():
-        found = _matches(root)
-    else:
-        return None
+    try:
+        if root.is_dir():
+            found = _files_in(root)
+        elif has_magic(location) and not root.exists():
+            found = _matches(root)
+        else:
+            return None
+    except OSError as error:
+        raise DataError(f"{location} cannot be listed: {error}") from error
     if not found:
         raise DataError(f"{location} holds no files that can be read")
-    return sorted(found, key=lambda path: natural_order(str(path)))
+    return sorted(found, key=_folder_and_name)
 
 
-def _files_in(folder: Path) -> list[Path]:
-    """Files and Zarr stores in a folder and below it."""
+def _folder_and_name(path: Path) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
+    """A key for the order in which names are forgotten: by folders, and by names within them."""
+    return natural_order(str(path.parent)), natural_order(path.name)
+
+
+def _files_in(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
+    """Files and Zarr stores in a folder and below it, links to folders above it apart."""
+    above = (*above, folder.resolve())
     found: list[Path] = []
     for path in folder.iterdir():
         if _is_hidden(path):
             continue
         if is_stored_table(path):
             found.append(path)
-        elif path.is_dir():
-            found += _files_in(path)
+        elif path.is_dir() and path.resolve() not in above:
+            found += _files_in(path, above)
     return found
 
 
