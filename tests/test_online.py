@@ -1,6 +1,7 @@
 """A mixture that learns a stream: right, whole, and the same however the stream is cut."""
 
 import itertools
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -484,3 +485,19 @@ def test_settings_are_checked() -> None:
     for name, value in {"half_life": 0.0, "learning_decay": 0.5, "init_size": 0}.items():
         with pytest.raises(ValueError, match=name):
             OnlineGaussianMixture(**{name: value}).partial_fit(stream(10))
+
+
+def test_an_interrupt_at_any_time_is_one_and_nothing_is_learned() -> None:
+    rows = np.tile(stream(50_000), (100, 1))
+    model = small().partial_fit(rows[:10_000])
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for milliseconds in range(1, 31):
+            # Most of them come while a kernel computes.
+            signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)
+            with pytest.raises(KeyboardInterrupt):
+                model.partial_fit(rows)
+            assert model.n_samples_seen_ == 10_000
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)

@@ -172,7 +172,14 @@ class Kernel:
         compiled = self._compiled.get(rows.dtype)
         if compiled is None:
             compiled = self._compile(rows, arguments)
-        return compiled(rows, *arguments)
+        try:
+            return compiled(rows, *arguments)
+        except SystemError as error:
+            # Numba goes on for a while when the handler of a signal, such as Ctrl-C, raises.
+            first: BaseException = error
+            while isinstance(first, SystemError) and first.__cause__ is not None:
+                first = first.__cause__
+            raise first from None
 
     def _compile(self, rows: np.ndarray, arguments: tuple[Any, ...]) -> Callable[..., Any]:
         with _compiling:
