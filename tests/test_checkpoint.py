@@ -1,6 +1,7 @@
 """Interrupted fits go on where they were, and give the bits of uninterrupted ones."""
 
 import copy
+import itertools
 import json
 import math
 import os
@@ -25,9 +26,10 @@ from moto.server import ThreadedMotoServer
 
 import streamgmm
 from streamgmm import GaussianMixture
+from streamgmm.checkpoint import places
 from streamgmm.errors import CheckpointError, DataError, OutputError, ParameterError
 from streamgmm.persistence import Record, read_record, write_record
-from streamgmm.protocols import CheckpointWritten, Event, ReadStarted, Source
+from streamgmm.protocols import CheckpointWritten, Chunk, Event, ReadStarted, Source
 from tests.sources.chunked import ChunkedSource
 
 N, D, K = 20_000, 3, 4
@@ -90,9 +92,10 @@ def estimator(case: str, **settings: Any) -> GaussianMixture:
 PROGRAM = """
 import sys
 from pathlib import Path
-from tests.test_checkpoint import kill_and_resume
+from tests.test_checkpoint import kill_and_resume, kill_within_reads
 
-kill_and_resume(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
+kill = kill_within_reads if sys.argv[4] == "within reads" else kill_and_resume
+kill(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
 """
 
 
@@ -115,9 +118,7 @@ def die() -> None:
 
 def kill_at(place: str, count: int, pattern: str = "") -> None:
     """Have this process killed as it writes a file: the one after so many that match a pattern."""
-    from streamgmm import checkpoint
-
-    write_whole, replace = checkpoint.write_whole, os.replace
+    write_whole, replace = places.write_whole, os.replace
     n_left = count
 
     def writing(target: Path, write: Callable[[Any], object]) -> None:
@@ -143,7 +144,7 @@ def kill_at(place: str, count: int, pattern: str = "") -> None:
         os.replace = replacing
         write_whole(target, half if place == "within" else write)
 
-    checkpoint.write_whole = writing
+    places.write_whole = writing
 
 
 def kill_and_resume(case: str, store: Path, folder: Path, how: str) -> None:
@@ -199,6 +200,37 @@ def kill_and_resume(case: str, store: Path, folder: Path, how: str) -> None:
     assert count == len(list((folder / "checkpoint").glob("*.npz"))) > 3
 
 
+def kill_within_reads(case: str, store: Path, folder: Path, _: str) -> None:
+    """Write the models of an uninterrupted fit and of one killed whenever it kept a part of a read.
+
+    The chunks that each of them read are in ``whole.txt`` and ``resumed.txt``.
+    """
+
+    class Logged(ChunkedSource):
+        def read(self, i: int) -> Chunk:
+            with (folder / log).open("a") as file:
+                file.write(f"{i}\n")
+            return super().read(i)
+
+    def fit(name: str, **settings: Any) -> None:
+        np.random.seed(5)  # noqa: NPY002 - what random_state=None is about
+        source = Logged(table(), CHUNK // 2)
+        model = estimator(case, **settings).fit(source, resume="checkpoint" in settings)
+        model.save(folder / f"{name}.gmm")
+
+    log = "whole.txt"
+    fit("whole")
+    log = "resumed.txt"
+
+    def killed_after_one() -> None:
+        kill_at("renamed", 0, r"read-")
+        fit("resumed", checkpoint=folder / "checkpoint", checkpoint_interval=1e-9)
+
+    kills = list(itertools.takewhile(bool, (in_a_fork(killed_after_one) for _ in range(300))))
+    assert set(kills) == {-signal.SIGKILL}
+    assert 20 < len(kills) < 300
+
+
 def forked(case: str, store: Path, folder: Path, how: str) -> None:
     arguments = [case, str(store), str(folder), how]
     subprocess.run([sys.executable, "-c", PROGRAM, *arguments], cwd=Path.cwd(), check=True)
@@ -234,6 +266,21 @@ def test_a_fit_that_is_killed_again_and_again_ends_alike(
     # No read was made twice.
     reads = (tmp_path / "reads.txt").read_text().split()
     assert reads == [read["purpose"] for read in streamgmm.load(tmp_path / "whole.gmm").history_]
+
+
+@pytest.mark.parametrize("case", ["em, given start", "auto, few reads"])
+def test_a_fit_that_is_killed_within_its_reads_goes_on_there(
+    case: str, store: Path, tmp_path: Path
+) -> None:
+    forked(case, store, tmp_path, "within reads")
+    assert_same_content(tmp_path / "resumed.gmm", tmp_path / "whole.gmm")
+    assert_same_content(tmp_path / "checkpoint" / "model.gmm", tmp_path / "whole.gmm")
+    whole, resumed = (
+        (tmp_path / f"{name}.txt").read_text().split() for name in ("whole", "resumed")
+    )
+    # No chunk was read twice for the same read.
+    assert sorted(resumed) == sorted(whole)
+    assert not list((tmp_path / "checkpoint").glob("read-*"))
 
 
 def test_killed_at_any_step_of_any_write(store: Path, tmp_path: Path) -> None:
@@ -387,6 +434,8 @@ def test_where_nothing_was_found_a_fit_begins(store: Path, tmp_path: Path) -> No
     assert np.array_equal(other.fit(data_of("x", store), resume=True).means_, model.means_)
     with pytest.raises(ParameterError, match="resume=True needs checkpoint="):
         estimator("auto, full").fit(data_of("x", store), resume=True)
+    with pytest.raises(ParameterError, match="checkpoint_interval= needs checkpoint="):
+        estimator("auto, full", checkpoint_interval=60).fit(data_of("x", store))
 
 
 @pytest.mark.parametrize(
@@ -527,6 +576,28 @@ def test_damaged_results_are_named(how: str, store: Path, tmp_path: Path) -> Non
         (path / f"{number:06d}.npz").unlink(missing_ok=True)
     model.fit(data_of("x", store), resume=True).save(tmp_path / "resumed.gmm")
     estimator("auto, full").fit(data_of("x", store)).save(tmp_path / "whole.gmm")
+    assert_same_content(tmp_path / "resumed.gmm", tmp_path / "whole.gmm")
+
+
+@pytest.mark.parametrize("how", ["truncated", "foreign", "lacking"])
+def test_a_damaged_part_of_a_read_is_named(how: str, store: Path, tmp_path: Path) -> None:
+    path, source = tmp_path / "c", data_of("auto, full", store)
+    model = estimator("auto, full", checkpoint=path, checkpoint_interval=1e-9)
+    # In the survey, before there is any result.
+    with pytest.raises(Stop) as caught:
+        model.set_params(callbacks=stopping_after(3)).fit(source)
+    assert "resume=True" in caught.value.__notes__[0]
+    (partial,) = path.glob("read-*")
+    with pytest.raises(CheckpointError, match=r"/c holds the checkpoint .*resume=True"):
+        model.fit(source)
+    damage(partial, how)
+    model.set_params(callbacks=())
+    with pytest.raises(CheckpointError, match=rf"{partial.name}.* if it is removed, the read begi"):
+        model.fit(source, resume=True)
+    # As the message says:
+    partial.unlink()
+    model.fit(source, resume=True).save(tmp_path / "resumed.gmm")
+    estimator("auto, full").fit(source).save(tmp_path / "whole.gmm")
     assert_same_content(tmp_path / "resumed.gmm", tmp_path / "whole.gmm")
 
 

@@ -18,7 +18,6 @@ from streamgmm.executors.merging import MergeTree
 from streamgmm.protocols import (
     NO_WORK,
     Chunk,
-    ChunkDone,
     LazySource,
     Listener,
     M,
@@ -27,9 +26,8 @@ from streamgmm.protocols import (
     Source,
     Work,
     all_chunks,
+    chunks_done,
     regions_of,
-    row_bytes,
-    row_count,
     unwritten_chunks,
 )
 
@@ -73,7 +71,7 @@ class DaskExecutor:
         for place, task in enumerate(_tasks(source, chosen, function, state)):
             tree.add(place, _Node(task))
         merged: M = _compute([tree.result.task])[0]
-        listener(_all_done(source, row_count(source, chosen)))
+        listener(chunks_done(source, chosen))
         return merged
 
     def map_write(
@@ -95,7 +93,7 @@ class DaskExecutor:
             for i, values in zip(chunks[batch], _compute(tasks[batch]), strict=True):
                 sink.write(region_of(i), values)
                 sink.finish(i)
-        listener(_all_done(source, row_count(source, chunks)))
+        listener(chunks_done(source, chunks))
 
     def check_memory(self, source: Source, work: Work) -> None:
         """Nothing to check here: Dask decides what is in memory at once."""
@@ -117,10 +115,6 @@ def _compute(tasks: list[Delayed]) -> tuple[Any, ...]:
 
 def _merge(left: M, right: M) -> M:
     return left.merge(right)
-
-
-def _all_done(source: Source, n_rows: int) -> ChunkDone:
-    return ChunkDone(n_rows, n_rows * row_bytes(source))
 
 
 def _tasks(

@@ -41,7 +41,6 @@ from streamgmm.executors.tasks import (
 from streamgmm.protocols import (
     NO_WORK,
     Chunk,
-    ChunkDone,
     LazySource,
     Listener,
     M,
@@ -51,10 +50,9 @@ from streamgmm.protocols import (
     Source,
     Work,
     all_chunks,
+    chunks_done,
     data_bytes,
     regions_of,
-    row_bytes,
-    row_count,
     sample_shape,
     unwritten_chunks,
 )
@@ -125,7 +123,7 @@ class DistributedExecutor:
         graph = Graph(funcname(function), function, state)
 
         def tell(group: Sequence[int]) -> None:
-            listener(_progress(source, group))
+            listener(chunks_done(source, group))
 
         with self._explained(source):
             merged: M = self._merged(source, graph, work, chosen, tell)
@@ -158,7 +156,7 @@ class DistributedExecutor:
         def tell(group: Sequence[int]) -> None:
             for i in group:
                 sink.finish(i)
-            listener(_progress(source, group))
+            listener(chunks_done(source, group))
 
         writer = sink.writer() if isinstance(sink, SharedSink) else None
         with self._explained(source):
@@ -415,11 +413,6 @@ def _holds_two_chunks(budget: Budget, source: Source, work: Work, size: int) -> 
     """Whether each thread of a worker may read a chunk while it computes another."""
     most = 2 * budget.n_threads
     return budget.chunks_in_flight(source, work, _values_at_once(budget, size), most) == most
-
-
-def _progress(source: Source, chunks: Sequence[int]) -> ChunkDone:
-    n_rows = row_count(source, chunks)
-    return ChunkDone(n_rows, n_rows * row_bytes(source))
 
 
 # Which cluster, and for what data -------------------------------------------------------

@@ -23,7 +23,6 @@ from streamgmm.executors.pieces import write_chunk
 from streamgmm.protocols import (
     NO_WORK,
     Chunk,
-    ChunkDone,
     Listener,
     M,
     S,
@@ -32,9 +31,8 @@ from streamgmm.protocols import (
     StoredSource,
     Work,
     all_chunks,
+    chunks_done,
     regions_of,
-    row_bytes,
-    row_count,
     unwritten_chunks,
 )
 
@@ -208,8 +206,7 @@ class ThreadExecutor:
                 workers.extend(self._pool.submit(process_all) for _ in range(n_workers))
                 for _ in workers:
                     for i in iter(done.get, None):
-                        n_rows = row_count(source, [i])
-                        listener(ChunkDone(n_rows, n_rows * row_bytes(source)))
+                        listener(chunks_done(source, [i]))
             finally:
                 # After a failure or an interrupt nothing of ours goes on.
                 stop()

@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,9 @@ from streamgmm.executors.distributed import DistributedExecutor
 from streamgmm.executors.groups import group_size
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.persistence import Record, read_record
 from streamgmm.protocols import (
+    CheckpointWritten,
     Chunk,
     ChunkDone,
     Event,
@@ -499,6 +501,67 @@ def test_a_lost_cluster_is_an_error_soon(tmp_path: Path, victim: str, message: s
                 executor.map_reduce(source, total, None, ignore)
 
 
+DRIVER = """
+import sys
+import distributed
+from tests.executors.test_distributed import fit_until_killed
+
+with distributed.Client(sys.argv[1]) as client:
+    fit_until_killed(client, sys.argv[2])
+"""
+
+
+def fit_until_killed(client: Any, folder: str) -> None:
+    """A fit that ends with its process, when a third of its first iteration is kept."""
+    purpose = ""
+
+    def watch(event: Event) -> None:
+        nonlocal purpose
+        if isinstance(event, ReadStarted):
+            purpose = event.purpose
+        elif isinstance(event, CheckpointWritten) and purpose == "iteration":
+            partial = kept_read(Path(folder))
+            if partial is not None and partial.header["n_chunks"] > 66:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    source = LoggedSource(Path(folder), 200)
+    kept = Path(folder, "checkpoint")
+    fit(source, executor=client, callbacks=[watch], checkpoint=kept, checkpoint_interval=1e-9)
+
+
+def kept_read(folder: Path) -> Record | None:
+    """What the checkpoint in a folder has of a read that is not complete."""
+    return next(map(read_record, (folder / "checkpoint").glob("read-*")), None)
+
+
+def test_a_fit_whose_process_is_killed_within_a_read_goes_on_there(
+    client: Any, tmp_path: Path
+) -> None:
+    source = LoggedSource(tmp_path, 200)
+    expected = fit(source, n_jobs=2)
+    driver = subprocess.run(
+        [sys.executable, "-c", DRIVER, client.scheduler.address, str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert driver.returncode == -signal.SIGKILL
+    partial = kept_read(tmp_path)
+    assert partial is not None
+    n_kept = partial.header["n_chunks"]
+    assert 66 < n_kept < 200
+    # Workers end what they have begun.
+    wait_for_no_tasks(client)
+    n_before = len(source.reads())
+    model = GaussianMixture(3, random_state=0, tol=1e-5, executor=client)
+    found = model.set_params(checkpoint=tmp_path / "checkpoint").fit(source, resume=True)
+    assert bits(found) == bits(expected)
+    # The first reads are a survey, and the iteration that was interrupted.
+    n_whole = len(expected.history_) - 2
+    assert len(source.reads()) - n_before == 200 - n_kept + 200 * n_whole
+    assert [r["n_rows"] for r in found.history_] == [r["n_rows"] for r in expected.history_]
+    assert found.n_reads_ == expected.n_reads_
+
+
 # What is seen ---------------------------------------------------------------------------
 
 
@@ -512,6 +575,14 @@ def names_of(client: Any, state: str) -> set[str]:
     return client.run_on_scheduler(look)
 
 
+def wait_for_no_tasks(client: Any, but: Collection[str] = ()) -> None:
+    """Wait until the scheduler has no tasks but those of some names."""
+    deadline = time.monotonic() + 30
+    while names_of(client, "processing waiting queued memory") - set(but):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_an_interrupt_leaves_nothing_on_the_cluster(client: Any, tmp_path: Path) -> None:
     source = PatientSource(tmp_path, 400)
 
@@ -523,10 +594,7 @@ def test_an_interrupt_leaves_nothing_on_the_cluster(client: Any, tmp_path: Path)
             executor.map_reduce(source, total, None, interrupt)
         # What runs already goes on to the end of its group.
         (tmp_path / "joined").touch()
-        deadline = time.monotonic() + 30
-        while names_of(client, "processing waiting queued memory") > {"streamgmm-source"}:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for_no_tasks(client, {"streamgmm-source"})
         assert executor.map_reduce(source, total, None, ignore) is not None
     assert len({i for i, _ in source.reads()}) == 400
 
