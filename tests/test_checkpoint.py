@@ -10,7 +10,6 @@ import resource
 import signal
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,10 @@ from moto.server import ThreadedMotoServer
 
 import streamgmm
 from streamgmm import GaussianMixture
-from streamgmm.checkpoint import places
 from streamgmm.errors import CheckpointError, DataError, OutputError, ParameterError
 from streamgmm.persistence import Record, read_record, write_record
 from streamgmm.protocols import CheckpointWritten, Chunk, Event, ReadStarted, Source
+from tests.failures.checkpoint import STEPS, content, in_a_fork, kill_at
 from tests.sources.chunked import ChunkedSource
 
 N, D, K = 20_000, 3, 4
@@ -99,54 +98,6 @@ kill(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
 """
 
 
-def in_a_fork(work: Callable[[], object]) -> int:
-    """The exit status of a process that does some work; negative for a signal."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:  # noqa: BLE001 - the process ends here
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def kill_at(place: str, count: int, pattern: str = "") -> None:
-    """Have this process killed as it writes a file: the one after so many that match a pattern."""
-    write_whole, replace = places.write_whole, os.replace
-    n_left = count
-
-    def writing(target: Path, write: Callable[[Any], object]) -> None:
-        nonlocal n_left
-        n_left -= bool(re.search(pattern, target.name))
-        if n_left >= 0:
-            write_whole(target, write)
-            return
-        if place == "before":
-            die()
-
-        def half(file: Any) -> None:
-            write(file)
-            file.flush()
-            os.ftruncate(file.fileno(), file.tell() // 2)
-            die()
-
-        def replacing(origin: Any, final: Any) -> None:
-            if place == "renamed":
-                replace(origin, final)
-            die()
-
-        os.replace = replacing
-        write_whole(target, half if place == "within" else write)
-
-    places.write_whole = writing
-
-
 def kill_and_resume(case: str, store: Path, folder: Path, how: str) -> None:
     """Write the models of an uninterrupted fit and of others that were killed and went on."""
     np.random.seed(5)  # noqa: NPY002 - what random_state=None is about
@@ -167,7 +118,7 @@ def kill_and_resume(case: str, store: Path, folder: Path, how: str) -> None:
             model.save(out)
 
     if how == "every step":
-        for place in ("before", "within", "unnamed", "renamed"):
+        for place in STEPS:
             for count in range(100):
                 checkpoint = folder / f"{place} {count}"
 
@@ -234,17 +185,6 @@ def kill_within_reads(case: str, store: Path, folder: Path, _: str) -> None:
 def forked(case: str, store: Path, folder: Path, how: str) -> None:
     arguments = [case, str(store), str(folder), how]
     subprocess.run([sys.executable, "-c", PROGRAM, *arguments], cwd=Path.cwd(), check=True)
-
-
-def content(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """All that a model's file says, but for how long reads took."""
-    record = read_record(path)
-    fitted = dict(record.header["fitted"])
-    fitted["history_"] = [
-        {name: value for name, value in read.items() if name != "seconds"}
-        for read in fitted["history_"]
-    ]
-    return {"fitted": fitted, "statistics": record.header.get("statistics")}, dict(record.arrays)
 
 
 def assert_same_content(path: Path, other: Path) -> None:
@@ -640,8 +580,8 @@ def test_rounding_of_another_processor(
     assert resumed.lower_bound_ == pytest.approx(whole.lower_bound_, abs=1e-9)
     np.testing.assert_allclose(resumed.means_, whole.means_, rtol=0.0, atol=1e-6)
     np.testing.assert_allclose(resumed.covariances_, whole.covariances_, rtol=0.0, atol=1e-6)
-    for name, content in before.items():
-        (path / name).write_bytes(content)
+    for name, whole_file in before.items():
+        (path / name).write_bytes(whole_file)
     for new in set(files(path)) - set(before):
         (path / new).unlink()
     rewrite(start, moved(1e-4))

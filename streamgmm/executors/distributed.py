@@ -19,7 +19,7 @@ import dask
 import dask.base
 from dask._task_spec import Task, TaskRef
 from dask.optimization import cull
-from dask.utils import funcname
+from dask.utils import funcname, parse_timedelta
 from distributed import Client, KilledWorker
 from distributed.protocol import pickle
 from numpy.typing import NDArray
@@ -63,6 +63,8 @@ _BATCH = 32
 _RETRIES = 2
 # Of a worker's memory limit. Above it Dask writes to disk, and soon gives the worker no more work.
 _USABLE_PART = 0.7
+# How long to wait for a worker when there is none.
+_PATIENCE = "5 minutes"
 # Between two looks at a cluster that says nothing.
 _SECONDS_BETWEEN_LOOKS = 5.0
 
@@ -75,21 +77,20 @@ class DistributedExecutor:
     client : distributed.Client
     memory_limit : int or str, optional
         Of this process, which holds samples; the workers have limits of their own.
-    patience : float
-        Seconds to wait for a worker when there is none.
+
+    Notes
+    -----
+    When there is no worker it waits for one, as long as Dask's own setting
+    ``distributed.scheduler.no-workers-timeout`` says, or for five minutes.
     """
 
-    def __init__(
-        self,
-        client: Any,
-        memory_limit: int | float | str | None = None,
-        patience: float = 300.0,
-    ) -> None:
+    def __init__(self, client: Any, memory_limit: int | float | str | None = None) -> None:
         self.sample_bytes = sample_bytes(memory_limit)
         self._client = client
         self._has_read = False
         self._address = client.scheduler.address
-        self._patience = patience
+        setting = dask.config.get("distributed.scheduler.no-workers-timeout", None)
+        self._patience: float = parse_timedelta(setting or _PATIENCE)
         # By identity, with what is held so that no other source can have it.
         self._shipped: dict[int, tuple[Source, Any]] = {}
         self._lazy: dict[int, tuple[Source, Sequence[Any]]] = {}

@@ -8,16 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dask
 import dask.array
-import distributed
 import numpy as np
 import pytest
 import zarr
@@ -62,13 +59,8 @@ from tests.executors.conformance import (
     rows,
     total,
 )
-from tests.executors.failing import (
-    DeadlySource,
-    FatalSource,
-    LoggedSource,
-    PatientSource,
-    UnsteadySource,
-)
+from tests.failures.cluster import FAILURES, Outcome, bits, cluster_of, fit
+from tests.failures.sources import FatalSource, LoggedSource, PatientSource
 from tests.sources.chunked import ChunkedSource
 
 # What hangs is an error, which shows where.
@@ -85,26 +77,6 @@ def ends() -> Iterator[None]:
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
-
-
-@contextmanager
-def cluster_of(n_workers: int, **settings: Any) -> Iterator[Any]:
-    """A client of a cluster of processes of one thread each, without the dashboard's port."""
-    with warnings.catch_warnings():
-        # How distributed starts and ends its processes is its own affair.
-        warnings.simplefilter("ignore")
-        with (
-            distributed.LocalCluster(
-                n_workers=n_workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address=None,
-                silence_logs=50,
-                **settings,
-            ) as cluster,
-            distributed.Client(cluster, set_as_default=False) as client,
-        ):
-            yield client
 
 
 @pytest.fixture(scope="module")
@@ -203,15 +175,6 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     array = zarr.create_array(path, shape=(100_000, 2), chunks=(20_000, 2), dtype="f8")
     array[:] = table_of(100_000)
     return path
-
-
-def bits(model: GaussianMixture) -> tuple[Any, ...]:
-    arrays = (model.weights_, model.means_, model.covariances_)
-    return *(array.tobytes() for array in arrays), *model.lower_bounds_
-
-
-def fit(data: Any, **settings: Any) -> GaussianMixture:
-    return GaussianMixture(3, random_state=0, tol=1e-5, **settings).fit(data)
 
 
 def received(client: Any) -> Counter[str]:
@@ -345,85 +308,9 @@ def test_work_that_cannot_fit_is_told_before_any_read(client: Any, tmp_path: Pat
 # Failures -------------------------------------------------------------------------------
 
 
-def test_workers_killed_in_the_survey_and_in_an_iteration_change_no_bit(
-    client: Any, tmp_path: Path
-) -> None:
-    source = DeadlySource(tmp_path, 200)
-    expected = fit(source, n_jobs=2)
-    killed: list[str] = []
-    n_rows: dict[int, int] = {}
-
-    def watch(event: Event) -> None:
-        if isinstance(event, ReadStarted):
-            n_rows[event.number] = event.n_rows
-            if event.purpose in ("survey", "iteration") and event.purpose not in killed:
-                killed.append(event.purpose)
-                (tmp_path / "kill").touch()
-        elif isinstance(event, ChunkDone):
-            n_rows[max(n_rows)] -= event.n_rows
-
-    found = fit(source, executor=client, callbacks=[watch])
-    assert killed == ["survey", "iteration"]
-    assert not (tmp_path / "kill").exists()
-    assert bits(found) == bits(expected)
-    assert [r["n_rows"] for r in found.history_] == [r["n_rows"] for r in expected.history_]
-    # Each row was told of once.
-    assert set(n_rows.values()) == {0}
-
-
-def test_statistics_lost_with_their_worker_are_computed_again(client: Any, tmp_path: Path) -> None:
-    source = LoggedSource(tmp_path, 1000)
-    with ThreadExecutor(2) as executor:
-        expected = executor.map_reduce(source, total, None, ignore)
-    n_before = len(source.reads())
-    victim = next(iter(client.run(os.getpid).values()))
-    n_done = 0
-
-    def kill_near_the_end(event: Event) -> None:
-        nonlocal n_done
-        n_done += 1
-        if n_done == 50:
-            os.kill(victim, signal.SIGKILL)
-
-    with DistributedExecutor(client) as executor:
-        found = executor.map_reduce(source, total, None, kill_near_the_end)
-    assert found == expected
-    assert n_done == 63
-    assert len(source.reads()) - n_before > 1000
-
-
-def test_a_worker_that_joins_late_takes_its_part(tmp_path: Path) -> None:
-    source = PatientSource(tmp_path, 400)
-    joined = tmp_path / "joined"
-    joined.touch()
-    with ThreadExecutor(2) as executor:
-        expected = executor.map_reduce(source, total, None, ignore)
-    joined.unlink()
-    (tmp_path / "reads").write_text("")
-    with cluster_of(1) as client, DistributedExecutor(client) as executor:
-
-        def join(event: Event) -> None:
-            if not joined.exists():
-                client.cluster.scale(2)
-                client.wait_for_workers(2)
-                joined.touch()
-
-        assert executor.map_reduce(source, total, None, join) == expected
-        processes = {process for _, process in source.reads()}
-        assert processes == set(client.run(os.getpid).values())
-        assert len(processes) == 2
-
-
-def test_reads_that_fail_now_and_then_are_tried_again(client: Any, tmp_path: Path) -> None:
-    source = UnsteadySource(tmp_path, 300)
-    with ThreadExecutor(2) as executor:
-        expected = executor.map_reduce(source, total, None, ignore)
-    failing = [tmp_path / str(i) for i in range(7, 300, 50)]
-    for path in failing:
-        path.touch()
-    with DistributedExecutor(client) as executor:
-        assert executor.map_reduce(source, total, None, ignore) == expected
-    assert not any(path.exists() for path in failing)
+@pytest.mark.parametrize("failure", FAILURES)
+def test_failures_change_no_bit_or_are_named(failure: str, client: Any, tmp_path: Path) -> None:
+    assert FAILURES[failure](tmp_path, client) == Outcome(has_struck=True, is_borne=True)
 
 
 def test_a_chunk_that_cannot_be_decoded_is_named(client: Any, tmp_path: Path) -> None:
@@ -445,60 +332,6 @@ def test_work_that_kills_workers_is_given_up(tmp_path: Path) -> None:
         pytest.raises(ClusterError, match=r"2 workers died .* the same part of chunked data"),
     ):
         executor.map_reduce(FatalSource(tmp_path, 100), total, None, ignore)
-
-
-@contextmanager
-def processes_of_a_cluster(folder: Path) -> Iterator[tuple[Any, Any, Any]]:
-    """A client, and the processes of a scheduler and of a worker that nobody restarts."""
-    address = folder / "scheduler.json"
-    command = [sys.executable, "-m", "distributed.cli.dask_{}", "--scheduler-file", str(address)]
-    options = {"scheduler": ["--port", "0"], "worker": ["--nthreads", "1", "--no-nanny"]}
-    started = []
-    try:
-        for kind, own in options.items():
-            started.append(
-                subprocess.Popen(
-                    [*(part.format(kind) for part in command), "--no-dashboard", *own],
-                    cwd=Path(__file__).parents[2],
-                    stderr=subprocess.DEVNULL,
-                )
-            )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            while not address.exists():
-                time.sleep(0.05)
-            with distributed.Client(
-                scheduler_file=str(address), set_as_default=False, timeout=5
-            ) as client:
-                client.wait_for_workers(1)
-                yield client, *started
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-
-
-@pytest.mark.parametrize(
-    ("victim", "message"),
-    [
-        ("worker", "has had no worker for 2 s while chunked data was read; start workers"),
-        ("scheduler", "the connection to the scheduler tcp://.* was lost while chunked data"),
-    ],
-)
-def test_a_lost_cluster_is_an_error_soon(tmp_path: Path, victim: str, message: str) -> None:
-    with processes_of_a_cluster(tmp_path) as (client, scheduler, worker):
-        process = {"worker": worker, "scheduler": scheduler}[victim]
-
-        def kill(event: Event) -> None:
-            process.kill()
-
-        source = LoggedSource(tmp_path, 2000)
-        with DistributedExecutor(client, patience=2.0) as executor:
-            with pytest.raises(ClusterError, match=message):
-                executor.map_reduce(source, total, None, kill)
-            # It does not come back.
-            with pytest.raises(ClusterError, match=message):
-                executor.map_reduce(source, total, None, ignore)
 
 
 DRIVER = """
