@@ -142,8 +142,39 @@ def look(state: Any, chunk: Chunk) -> Nothing:
     return Nothing()
 
 
-def single_costs(client: Any, n_chunks: int, rounds: int) -> list[list[str]]:
-    """Rows of the table: what each part costs where nothing is computed."""
+@dataclass(frozen=True)
+class Parts:
+    """What the parts of a read cost where nothing is computed, in seconds by the clock.
+
+    Attributes
+    ----------
+    read : float
+        A read of one chunk.
+    group, chunk : float
+        One more group, its share of merges included; one more chunk in a group.
+    sent : float
+        A state of so many bytes as is said here.
+    """
+
+    read: float
+    group: float
+    chunk: float
+    sent: float
+    sent_bytes: int = _STATE_BYTES
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Of the table."""
+        return [
+            ["a read of one chunk", f"{1e3 * self.read:.1f} ms"],
+            ["a group, its share of merges included", f"{1e3 * self.group:.2f} ms"],
+            ["a chunk in a group", f"{1e6 * self.chunk:.1f} µs"],
+            [f"a state of {self.sent_bytes >> 20} MiB", f"{1e3 * self.sent:.0f} ms"],
+        ]
+
+
+def measure_parts(client: Any, n_chunks: int, rounds: int) -> Parts:
+    """Costs of reads in which nothing is computed, of so many chunks and fewer."""
     small = Problem("full", n_chunks, 1, 1)
     few, many = _tiny(small, 128), _tiny(small, n_chunks)
     state = np.zeros(_STATE_BYTES // 8)
@@ -161,12 +192,7 @@ def single_costs(client: Any, n_chunks: int, rounds: int) -> list[list[str]]:
     n_groups = -(-n_chunks // group_size(n_chunks, _WORKERS))
     per_group = (groups - one) / 127
     per_chunk = max(chunks - one - n_groups * per_group, 0.0) / n_chunks
-    return [
-        ["a read of one chunk", f"{1e3 * one:.1f} ms"],
-        ["a group, its share of merges included", f"{1e3 * per_group:.2f} ms"],
-        ["a chunk in a group", f"{1e6 * per_chunk:.1f} µs"],
-        [f"a state of {_STATE_BYTES >> 20} MiB", f"{1e3 * sent:.0f} ms"],
-    ]
+    return Parts(one, per_group, per_chunk, max(sent, 0.0))
 
 
 def _tiny(problem: Problem, n_chunks: int) -> ReplayedSource:
@@ -257,7 +283,7 @@ def main() -> None:
     rounds = _SMALL_ROUNDS if options.small else _ROUNDS
     with alike_cluster(_WORKERS) as client:
         overheads = [overhead(client, n, rounds) for n in (chunks // 100, chunks // 10, chunks)]
-        singles = single_costs(client, chunks, rounds)
+        parts = measure_parts(client, chunks, rounds)
         sizes = [sent_bytes(client, k, d) for k, d in ((8, 8), (32, 32), (32, 128))]
     tables = [
         Table(
@@ -273,7 +299,7 @@ def main() -> None:
             f"A read of chunks of {_CHUNK_ROWS} generated rows of {_N_FEATURES} features, "
             f"K = {_N_COMPONENTS}: {_WORKERS} threads, and {_WORKERS} workers of one thread.",
         ),
-        Table(["part", "takes"], singles, "Where nothing is computed."),
+        Table(["part", "takes"], parts.rows, "Where nothing is computed."),
         Table(
             [
                 "features",

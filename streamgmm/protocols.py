@@ -682,6 +682,8 @@ class Executor(Protocol):
         listener: Listener,
         work: Work = NO_WORK,
         chunks: Sequence[int] | None = None,
+        purpose: str = "read",
+        number: int = 0,
     ) -> M:
         """Merge function(state, chunk) over chunks, by a tree fixed by their number alone.
 
@@ -699,6 +701,10 @@ class Executor(Protocol):
             Memory that it takes.
         chunks : sequence of int, optional
             One or more, in the order in which their values merge; by default all.
+        purpose : str
+            What the read is for, as in :class:`ReadStarted`; those who watch a cluster see it.
+        number : int
+            Of the read.
         """
 
     def map_write(

@@ -297,7 +297,9 @@ class Reader:
             listener(chunks_done(source, chosen[: begun.n_chunks]))
 
         def read(stretch: Sequence[int]) -> M:
-            return self.executor.map_reduce(source, function, state, listener, work, stretch)
+            return self.executor.map_reduce(
+                source, function, state, listener, work, stretch, purpose, number
+            )
 
         value, seconds = complete(begun, chosen, read, keep, interval)
         if n_rows is not None:

@@ -61,6 +61,8 @@ class DaskExecutor:
         listener: Listener,
         work: Work = NO_WORK,
         chunks: Sequence[int] | None = None,
+        purpose: str = "read",
+        number: int = 0,
     ) -> M:
         """Merge function(state, chunk) over chunks; see :class:`streamgmm.protocols.Executor`.
 

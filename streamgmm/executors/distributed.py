@@ -110,6 +110,8 @@ class DistributedExecutor:
         listener: Listener,
         work: Work = NO_WORK,
         chunks: Sequence[int] | None = None,
+        purpose: str = "read",
+        number: int = 0,
     ) -> M:
         """Merge function(state, chunk) over chunks; see :class:`streamgmm.protocols.Executor`.
 
@@ -121,7 +123,7 @@ class DistributedExecutor:
             If the cluster is lost, or workers die again and again.
         """
         chosen = all_chunks(source) if chunks is None else chunks
-        graph = Graph(funcname(function), function, state)
+        graph = Graph(purpose, function, state, number)
 
         def tell(group: Sequence[int]) -> None:
             listener(chunks_done(source, group))

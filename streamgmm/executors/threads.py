@@ -90,6 +90,8 @@ class ThreadExecutor:
         listener: Listener,
         work: Work = NO_WORK,
         chunks: Sequence[int] | None = None,
+        purpose: str = "read",
+        number: int = 0,
     ) -> M:
         """Merge function(state, chunk) over chunks; see :class:`streamgmm.protocols.Executor`.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import dask
 import dask.array
+import distributed
 import numpy as np
 import pytest
 import zarr
@@ -47,6 +48,7 @@ from streamgmm.protocols import (
     positions,
     region_at,
 )
+from streamgmm.sinks import ArraySink
 from streamgmm.sinks.zarr import BoxWriter, create_array
 from streamgmm.sources.zarr import ZarrSource
 from tests.core.cases import draw, random_parameters
@@ -54,6 +56,7 @@ from tests.executors.conformance import (
     ExecutorConformance,
     Text,
     bracketed,
+    first_column,
     first_row,
     ignore,
     rows,
@@ -208,7 +211,7 @@ def test_the_state_reaches_each_worker_once_a_read(client: Any) -> None:
             executor.map_reduce(source, sized_total, state, ignore)
             found = received(client) - before
             # One worker was given it, and the other one asked for it.
-            assert [n for key, n in found.items() if "sized-total-job" in key] == [1]
+            assert [n for key, n in found.items() if "streamgmm-read-job" in key] == [1]
             assert sum(n for key, n in found.items() if "streamgmm-source" in key) <= 1
 
 
@@ -434,10 +437,22 @@ def test_an_interrupt_leaves_nothing_on_the_cluster(client: Any, tmp_path: Path)
 
 def test_tasks_have_names_for_people(client: Any) -> None:
     with DistributedExecutor(client) as executor:
-        executor.map_reduce(ChunkedSource(rows(100), 1), first_row, "", ignore)
+        source = ChunkedSource(rows(100), 1)
+        executor.map_reduce(source, first_row, "", ignore, purpose="iteration", number=3)
+        executor.map_write(source, first_column, None, ArraySink(np.empty(100)), ignore)
     prefixes = client.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.task_prefixes))
-    ours = {f"streamgmm-first-row-{kind}" for kind in ("job", "group", "merge")}
-    assert prefixes >= {"streamgmm-source", *ours}
+    ours = {f"streamgmm-iteration-{kind}" for kind in ("job", "group", "merge")}
+    assert prefixes >= {"streamgmm-source", "streamgmm-first-column-group", *ours}
+    keys = client.run_on_scheduler(lambda dask_scheduler: str(dask_scheduler.transition_log))
+    assert "streamgmm-iteration-group-3-" in keys
+
+
+def test_a_performance_report_shows_what_a_fit_did(client: Any, tmp_path: Path) -> None:
+    with client.as_current(), distributed.performance_report(tmp_path / "report.html"):
+        fit(LoggedSource(tmp_path, 200), executor=client)
+    report = (tmp_path / "report.html").read_text()
+    for purpose in ("survey", "iteration"):
+        assert f"streamgmm-{purpose}-group" in report
 
 
 # Predictions ----------------------------------------------------------------------------
