@@ -27,10 +27,11 @@ from benchmarks.reporting import Table, report
 from benchmarks.scale import ReplayedSource
 from streamgmm.algorithms.reading import Reader
 from streamgmm.core.parameters import Parameters
+from streamgmm.events import Event
 from streamgmm.executors.distributed import DistributedExecutor
 from streamgmm.executors.groups import group_size
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.protocols import Chunk, Event, Executor, Source
+from streamgmm.protocols import Chunk, Executor, Source
 from streamgmm.sources.generated import GeneratedSource
 from tests.failures.cluster import cluster_of
 

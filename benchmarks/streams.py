@@ -3,9 +3,10 @@
 ``python -m benchmarks.streams [--rows 1e6] [--stationary 1e7] [--seeds 10] [--small] [--save]``
 
 Speed is that of ``partial_fit``, batch by batch, beside the E-step alone on one thread, beside
-scikit-learn's MiniBatchKMeans, its GaussianMixture fitted anew to each batch from where it was,
-and river's KMeans if it is installed. What is learned is scored on rows held out, beside a batch
-fit to all rows; after a change, beside the mixture that the new rows are drawn from.
+scikit-learn's MiniBatchKMeans, its GaussianMixture fitted anew to each batch from where it was, and
+river's KMeans if it is installed (``pip install -e '.[benchmarks]'``). What is learned is scored on
+rows held out, beside a batch fit to all rows; after a change, beside the mixture that the new rows
+are drawn from.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import importlib.util
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -129,6 +131,10 @@ def speed(shapes: Sequence[tuple[int, int]], sizes: Sequence[int]) -> Table:
     header = ["features", "components", "rows a batch", "µs a batch", "of the E-step's rate"]
     header += [f"{name}, rows/s" for name in names]
     caption = "One thread; full covariances; after the searches at the beginning of a stream."
+    if importlib.util.find_spec("river"):
+        caption += f" river {version('river')}."
+    else:
+        caption += " river is not installed: `pip install -e '.[benchmarks]'`."
     return Table(header, cells, caption)
 
 

@@ -4,7 +4,7 @@ A source gives chunks of rows; compiled kernels turn each chunk into sufficient 
 statistics merge; an M-step turns them into parameters, and the next read begins. Lower
 layers never import higher ones::
 
-    errors < core < protocols < sources, sinks, executors, persistence
+    errors < core, events < protocols < sources, sinks, executors, persistence
            < algorithms < checkpoint < estimators, plotting, progress < cli
 
 Importing this package loads nothing; names load what they need when they are first used.

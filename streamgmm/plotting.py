@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps, patheffects
+from matplotlib import color_sequences, patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from streamgmm.core.covariance import STRUCTURES, Array
@@ -31,6 +31,9 @@ _SHOWN_QUANTILES = (0.0005, 0.9995)
 _MOST_IN_LEGEND = 20
 # Of so few reads each has its log-likelihood written beside it.
 _MOST_WITH_VALUES = 12
+# Of the rows of a stream, those that a mean is taken over.
+_WINDOW = 0.01
+_BRIEF = EngFormatter(places=0, sep="")
 
 
 def plot_mixture(
@@ -96,16 +99,20 @@ def plot_mixture(
 
 
 def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
-    """Draw how far the log-likelihood was below the best, read by read of the data.
+    """Draw how far the log-likelihood was below the best, read by read; or that of a stream.
 
     Each read is marked by its purpose, where it ended. Those that evaluate no log-likelihood of all
     the data are shaded bands as wide as the part that they read. Steps that were not accepted are
     crosses beside the line. The scale is logarithmic down to ``tol`` and linear from there to 0,
     where the best accepted read lies.
 
+    Of a model that learned a stream it is what rows scored before they were learned, entry by entry
+    of its history, with the mean over a hundredth of these rows; lines stand where the stream was
+    found to have changed.
+
     Parameters
     ----------
-    model : GaussianMixture
+    model : GaussianMixture or OnlineGaussianMixture
         Fitted.
     ax : matplotlib.axes.Axes, default=None
         Where to draw; by default a new figure, outside pyplot.
@@ -117,7 +124,7 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     Raises
     ------
     ParameterError
-        If no read of the model's history evaluated a log-likelihood, or it learned a stream.
+        If no read of the model's history evaluated a log-likelihood.
 
     Examples
     --------
@@ -129,14 +136,12 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     >>> ax.get_xlabel()
     'reads of the data'
     """
-    if hasattr(model, "n_samples_seen_"):
-        raise ParameterError(
-            f"{type(model).__name__} learns a stream, and reads nothing again; its history_ says "
-            "what rows scored before they were learned"
-        )
-    reads = _Reads.of(model.history_)
     if ax is None:
         ax = Figure(figsize=(8.0, 5.0), layout="constrained").add_subplot()
+    if hasattr(model, "n_samples_seen_"):
+        _draw_stream(ax, model)
+        return ax
+    reads = _Reads.of(model.history_)
     ax.set_yscale("symlog", linthresh=model.tol or reads.smallest_gap)
     ax.margins(0.08)
     _draw_reads(ax, reads)
@@ -237,7 +242,8 @@ def _shown_range(means: Array, covariances: Array, rows: Array | None) -> tuple[
 
 
 def _colours(n: int) -> list[Any]:
-    colours = colormaps["tab10" if n <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    # Those of petroff10 are told apart by people who do not see all colours.
+    colours = color_sequences["petroff10" if n <= 10 else "tab20"]
     return [colours[k % len(colours)] for k in range(n)]
 
 
@@ -256,6 +262,7 @@ def _draw_ellipses(
             bins="log",
             cmap="Greys",
             mincnt=1,
+            vmin=0.1,  # a single row is to be seen
             linewidths=0.1,
             extent=(x0, x1, y0, y1),
         )
@@ -391,6 +398,41 @@ def _write_values(ax: Axes, reads: _Reads) -> None:
             ha="center",
             path_effects=outline,
         )
+
+
+def _draw_stream(ax: Axes, model: Any) -> None:
+    """Scores of rows before they were learned, and changes."""
+    if not model.history_:
+        raise ParameterError(
+            "no rows in the model's history were scored before they were learned; give it more by "
+            "partial_fit"
+        )
+    n_rows, scores = (
+        np.array([entry[name] for entry in model.history_])
+        for name in ("n_samples", "log_likelihood")
+    )
+    # Rows before the first mixture was found have no score.
+    first = model.n_samples_seen_ - n_rows.sum()
+    edges = first + np.concatenate([[0.0], np.cumsum(n_rows)])
+    width = _WINDOW * n_rows.sum()
+    places = np.linspace(edges[0] + width, edges[-1], 1001)
+    sums = np.concatenate([[0.0], np.cumsum(n_rows * scores)])
+    means = (np.interp(places, edges, sums) - np.interp(places - width, edges, sums)) / width
+    ax.stairs(scores, edges, baseline=None, color="0.7", label="entry of the history")
+    colour, _, other = _colours(3)
+    ax.plot(places, means, color=colour, linewidth=2.0, label=f"mean of {_BRIEF(width)} rows")
+    for i, change in enumerate(model.changes_):
+        label = "change found" if i == 0 else None
+        ax.axvline(change, color=other, linestyle="--", linewidth=1.5, label=label)
+    ax.set_xlabel("rows learned")
+    ax.set_xlim(edges[0], edges[-1])
+    ax.xaxis.set_major_formatter(_BRIEF)
+    ax.set_ylabel("log-likelihood before learning, nats a row")
+    # What was found among the very first rows scores beyond all others.
+    settled = scores[edges[1:] > edges[0] + width]
+    margin = 0.05 * np.ptp(settled) or 1.0
+    ax.set_ylim(settled.min() - margin, scores.max() + margin)
+    _legend_beside(ax)
 
 
 def _draw_densities(

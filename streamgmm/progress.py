@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from streamgmm.protocols import (
+from streamgmm.events import (
     ChangeDetected,
     ChunkDone,
     ComponentsDegenerate,

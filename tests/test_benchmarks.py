@@ -25,7 +25,7 @@ from benchmarks.sizing import Size
 from benchmarks.sources import STORAGES, STORED_ROWS, Comparison, Storage, compare, sample_rows
 from streamgmm.core.covariance import STRUCTURES, CovarianceType
 from streamgmm.core.parameters import Parameters
-from streamgmm.protocols import ReadDone
+from streamgmm.events import ReadDone
 from streamgmm.sources.layout import rows_per_chunk
 from tests.sources.conformance import Case, SourceConformance
 

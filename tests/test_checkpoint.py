@@ -26,8 +26,9 @@ from moto.server import ThreadedMotoServer
 import streamgmm
 from streamgmm import GaussianMixture
 from streamgmm.errors import CheckpointError, DataError, OutputError, ParameterError
+from streamgmm.events import CheckpointWritten, Event, ReadStarted
 from streamgmm.persistence import Record, read_record, write_record
-from streamgmm.protocols import CheckpointWritten, Chunk, Event, ReadStarted, Source
+from streamgmm.protocols import Chunk, Source
 from tests.failures.checkpoint import STEPS, content, in_a_fork, kill_at
 from tests.sources.chunked import ChunkedSource
 
@@ -614,7 +615,7 @@ def test_a_disk_that_becomes_full(store: Path, tmp_path: Path) -> None:
 HOLDING = """
 import os, signal, sys
 from pathlib import Path
-from streamgmm.protocols import CheckpointWritten
+from streamgmm.events import CheckpointWritten
 from tests.test_checkpoint import data_of, estimator
 
 def hold(event):

@@ -280,9 +280,8 @@ def test_info_of_a_stream(run, files, tmp_path):
     assert contents["history"] == model.history_
     scored = run("score", "stream.gmm", "data.npy").out
     assert f"{model.score(rows):.6f}"[:8] in scored
-    refused = run("plot", "stream.gmm", "--convergence", "-o", "fit.png")
-    assert refused.code != 0
-    assert "learns a stream, and reads nothing again" in refused.err
+    run("plot", "stream.gmm", "--convergence", "-o", "fit.png")
+    assert (tmp_path / "fit.png").stat().st_size > 0
 
 
 def test_parts_of_reads_are_rounded(files):

@@ -31,8 +31,7 @@ from streamgmm.errors import (
     OutputError,
     ParameterError,
 )
-from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.protocols import (
+from streamgmm.events import (
     ChunkDone,
     ComponentsDegenerate,
     Event,
@@ -42,6 +41,7 @@ from streamgmm.protocols import (
     StepScored,
     SurveyDone,
 )
+from streamgmm.executors.threads import ThreadExecutor
 from tests.core.cases import TYPES, draw, random_parameters
 from tests.sources.chunked import ChunkedSource
 

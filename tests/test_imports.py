@@ -52,7 +52,9 @@ def test_loading_a_model_and_opening_data_are_light() -> None:
     assert not packages_after("import streamgmm.sources.open") & (HEAVY | SKLEARN)
 
 
-@pytest.mark.parametrize("module", ["core", "protocols", "algorithms", "executors", "persistence"])
+@pytest.mark.parametrize(
+    "module", ["core", "events", "protocols", "algorithms", "executors", "persistence"]
+)
 def test_lower_layers_do_not_load_scikit_learn(module: str) -> None:
     assert not packages_after(f"import streamgmm.{module}") & (HEAVY | SKLEARN)
 

@@ -11,10 +11,11 @@ import pytest
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import MemoryLimitError
 from streamgmm.estimators import GaussianMixture
+from streamgmm.events import ChunkDone
 from streamgmm.executors import memory
 from streamgmm.executors.memory import Budget
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.protocols import ChunkDone, Work
+from streamgmm.protocols import Work
 from streamgmm.sources.generated import GeneratedSource
 
 MIB = 1 << 20

@@ -18,7 +18,7 @@ from streamgmm.core.expectation import Expectation
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError, NotFiniteError, ParameterError
-from streamgmm.protocols import ChangeDetected, ComponentsReseeded, Event, MixtureFound
+from streamgmm.events import ChangeDetected, ComponentsReseeded, Event, MixtureFound
 from tests.core.cases import TYPES, draw, random_parameters
 
 K, D = 3, 2
@@ -112,6 +112,47 @@ def test_a_batch_model_goes_on_from_all_its_rows() -> None:
     expected = np.vstack([rows, moved]).mean(axis=0) - rows.mean(axis=0)
     np.testing.assert_allclose(shift, expected, atol=1e-4)
     assert 0.005 < np.linalg.norm(shift) < 0.02
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_hundredth_of_the_rows_moves_a_batch_model_by_a_hundredth(
+    covariance_type: CovarianceType,
+) -> None:
+    """Of what they say alone, where rows leave no doubt whose they are."""
+    rng = np.random.default_rng(0)
+    places = np.array([[0.0, 0.0], [100.0, 0.0], [0.0, 100.0]])
+    rows = np.repeat(places, [5000, 6000, 9000], axis=0) + rng.normal(size=(20_000, 2))
+    sizes = np.array([100, 70, 30])
+    new = np.repeat(places + 0.5, sizes, axis=0) + rng.normal(size=(200, 2))
+    settings: dict[str, Any] = {"covariance_type": covariance_type, "random_state": 0}
+    batch = GaussianMixture(K, algorithm="em", **settings).fit(rows)
+    model = OnlineGaussianMixture.from_batch(batch).partial_fit(new)
+    order = np.linalg.norm(batch.means_ - places[:, np.newaxis], axis=2).argmin(axis=1)
+    old_sizes = 20_000 * batch.weights_[order]
+    parts = sizes / (old_sizes + sizes)
+    alone = np.stack([own.mean(axis=0) for own in np.split(new, np.cumsum(sizes)[:-1])])
+    np.testing.assert_allclose(
+        model.weights_[order], (100 * batch.weights_[order] + sizes / 200) / 101, rtol=1e-9
+    )
+    moved = model.means_[order] - batch.means_[order]
+    expected = parts[:, np.newaxis] * (alone - batch.means_[order])
+    np.testing.assert_allclose(moved, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("algorithm", ["auto", "em"])
+def test_what_a_stream_taught_is_polished_on_stored_rows(
+    covariance_type: CovarianceType, algorithm: str
+) -> None:
+    rows, tol = stream(40_000, covariance_type), 1e-6
+    model = learn(small(covariance_type=covariance_type), rows)
+    polished = model.to_batch(warm_start=True, algorithm=algorithm, tol=tol).fit(rows)
+    best = GaussianMixture(K, covariance_type=covariance_type, random_state=0, tol=1e-9).fit(rows)
+    assert model.score(rows) < polished.score(rows)
+    assert polished.score(rows) == pytest.approx(best.score(rows), abs=tol)
+    # There is no survey and no search.
+    assert polished.n_reads_ <= 10
+    assert {read["purpose"] for read in polished.history_} == {"iteration"}
 
 
 def test_a_half_life_comes_with_a_batch_model_too() -> None:

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
-from streamgmm import GaussianMixture
+from streamgmm import GaussianMixture, OnlineGaussianMixture
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError, OutputError, ParameterError
+from streamgmm.events import ReadDone
 from streamgmm.plotting import plot_convergence, plot_mixture, save_picture
-from streamgmm.protocols import ReadDone
 from streamgmm.sources.generated import GeneratedSource
 
 WEIGHTS = np.array([0.3, 0.7])
@@ -219,6 +219,45 @@ def test_a_single_read_without_tolerance_is_drawn():
 def test_a_model_that_was_not_fitted_shows_no_convergence():
     with pytest.raises(ParameterError, match="max_iter of at least 1"):
         plot_convergence(_with_history(READS[:2]))
+
+
+def _of_a_stream() -> OnlineGaussianMixture:
+    """Learned from rows that are somewhere else in the end."""
+    rows = np.random.default_rng(0).normal(size=(30_000, 2))
+    rows[20_000:] += 4.0
+    model = OnlineGaussianMixture(2, half_life=1000, init_size=500, random_state=0)
+    for start in range(0, len(rows), 50):
+        model.partial_fit(rows[start : start + 50])
+    return model
+
+
+def test_scores_of_a_stream_are_drawn_where_its_rows_are():
+    model = _of_a_stream()
+    ax = plot_convergence(model)
+    (stairs,) = ax.patches
+    values, edges, _ = stairs.get_data()
+    assert values.tolist() == [entry["log_likelihood"] for entry in model.history_]
+    # The rows before the first search were not scored.
+    n_rows = [entry["n_samples"] for entry in model.history_]
+    assert edges[0] == 30_000 - sum(n_rows) == 50
+    np.testing.assert_allclose(np.diff(edges), n_rows)
+    mean, *changes = ax.lines
+    assert [line.get_xdata()[0] for line in changes] == model.changes_
+    assert 20_000 < model.changes_[0] < 21_000
+    places, means = mean.get_data()
+    (before,) = np.flatnonzero(edges == 10_050)
+    (first,) = np.flatnonzero(edges == 10_050 - 300)
+    expected = np.average(values[first:before], weights=n_rows[first:before])
+    assert np.interp(10_050, places, means) == pytest.approx(expected, abs=0.02)
+    assert ax.get_xlabel() == "rows learned"
+    ax.get_figure().canvas.draw()
+
+
+def test_a_stream_that_was_not_scored_shows_nothing():
+    rows = np.random.default_rng(0).normal(size=(50, 2))
+    model = OnlineGaussianMixture(random_state=0).partial_fit(rows)
+    with pytest.raises(ParameterError, match=r"scored before they were learned; .* partial_fit"):
+        plot_convergence(model)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])

@@ -10,8 +10,7 @@ import pytest
 from rich.console import Console
 
 from streamgmm.algorithms.reading import announced
-from streamgmm.progress import LineReporter, ProgressBar, describe_rates, reporting
-from streamgmm.protocols import (
+from streamgmm.events import (
     ChunkDone,
     ComponentsDegenerate,
     Event,
@@ -21,6 +20,7 @@ from streamgmm.protocols import (
     SampleStage,
     SurveyDone,
 )
+from streamgmm.progress import LineReporter, ProgressBar, describe_rates, reporting
 from streamgmm.sinks import ArraySink
 from streamgmm.sources.array import ArraySource
 

@@ -19,7 +19,7 @@ import zarr
 import streamgmm
 from streamgmm import GaussianMixture
 from streamgmm.errors import NotFiniteError, OutputError, ParameterError
-from streamgmm.protocols import ChunkDone, Event
+from streamgmm.events import ChunkDone, Event
 from streamgmm.sinks import file
 
 # Of so many features 4096 rows are a chunk.

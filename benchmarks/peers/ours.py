@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.peers.libraries import Fitted
 from benchmarks.planted import Problem
-from streamgmm.protocols import Event, ReadDone
+from streamgmm.events import Event, ReadDone
 
 
 def fit(problem: Problem, iterations: int, threads: int, **settings: Any) -> Fitted:

@@ -1,10 +1,11 @@
 """Reads of the data until the answer is right, beside scikit-learn and plain EM.
 
-``python -m benchmarks.reads [--cells PATTERN] [--threads 2] [--restarts 10] [--small] [--save]``
+``python -m benchmarks.reads [--cells PATTERN] [--ways PATTERN] [--again] [--threads 2]
+[--restarts 10] [--small] [--save]``
 
 :func:`benchmarks.reads.cells.suite` lists what is fitted, :data:`benchmarks.reads.ways.WAYS` how.
 An answer is right to within some nats a row of the best log-likelihood that is known: the highest
-of all fits to the same rows, each continued by plain EM until an iteration gains less than 1e-9.
+of all fits to the same rows, each continued by accelerated EM until less than 1e-7 is to be gained.
 Collapsed components do not count: they are left out, and the others scored without them.
 
 What counts are reads up to the one that evaluated such parameters, that one included, and before
@@ -16,6 +17,6 @@ fit with all defaults, and of ours, one after the other on the same rows in memo
 that takes more than a minute is given up.
 
 What has been found is kept in ``results/reads.json``, way by way, so that a run goes on where it
-was interrupted; ``--again`` names what is to be found anew. Targets are about cells with 2,000 rows
-or more for each free parameter.
+was interrupted; ``--again`` finds it anew. Targets are about cells with 2,000 rows or more for each
+free parameter.
 """

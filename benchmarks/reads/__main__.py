@@ -24,9 +24,9 @@ _TIMING = "timing"
 
 
 def measure(
-    cell: Cell, record: Record, restarts: int, threads: int, keep: Callable[[], None]
+    cell: Cell, record: Record, wanted: str, restarts: int, threads: int, keep: Callable[[], None]
 ) -> None:
-    """Find what is not known of a cell, and have each thing kept as soon as it is."""
+    """Find what is wanted and not known of a cell, and have each thing kept as soon as it is."""
 
     @cache
     def rows(held_out: bool) -> Rows:
@@ -34,23 +34,24 @@ def measure(
         return cell.population.rows(n_rows, held_out)
 
     for way in WAYS:
-        if way.name not in record.found:
+        if way.name not in record.found and re.search(wanted, way.name):
             start = time.perf_counter()
             record.found[way.name] = find(
                 way, rows(False), rows(True), cell.n_components, restarts, threads
             )
             keep()
             _tell(f"{cell.name}: {way.name}, {time.perf_counter() - start:.0f} s")
-    if record.timing is None:
+    if record.timing is None and re.search(wanted, _TIMING):
         record.timing = time_defaults(rows(False), cell.n_components, threads)
         keep()
 
 
-def forget(record: Record, names: list[str]) -> None:
-    """Drop what some ways have found, and the timing if it is named."""
-    for name in names:
-        record.found.pop(name, None)
-    if _TIMING in names:
+def forget(record: Record, pattern: str) -> None:
+    """Drop what the ways that match have found, and the timing if that matches."""
+    record.found = {
+        way: found for way, found in record.found.items() if not re.search(pattern, way)
+    }
+    if re.search(pattern, _TIMING):
         record.timing = None
 
 
@@ -64,8 +65,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--restarts", type=int, default=10, help="of scikit-learn")
     parser.add_argument(
-        "--again", default="", metavar="WAY,...", help=f'forget what these found; or "{_TIMING}"'
+        "--ways",
+        default="",
+        metavar="PATTERN",
+        help=f'those that match, and "{_TIMING}" if it does',
     )
+    parser.add_argument("--again", action="store_true", help="forget first what these found")
     parser.add_argument("--small", action="store_true", help="few cells, few rows")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
@@ -83,8 +88,9 @@ def main() -> None:
 
     for cell, record in results:
         if re.search(options.cells, cell.name):
-            forget(record, options.again.split(","))
-            measure(cell, record, options.restarts, options.threads, keep)
+            if options.again:
+                forget(record, options.ways)
+            measure(cell, record, options.ways, options.restarts, options.threads, keep)
     settings = f"--threads {options.threads} --restarts {options.restarts}"
     command = f"python -m benchmarks.reads {settings}"
     save_report = options.save and not options.small

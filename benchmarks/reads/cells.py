@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from scipy.stats import ortho_group
 from sklearn.decomposition import PCA
-from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -129,7 +128,8 @@ _DATASETS: dict[str, Callable[..., Any]] = {
 class Tiled:
     """A data set of scikit-learn's, standardised: rows again and again, each time with other noise.
 
-    A fifth of the original rows is held out.
+    Rows that are held out are of the same originals: with a few hundred of these, other originals
+    would tell how much K components are too many, not how well they are fitted.
 
     Attributes
     ----------
@@ -141,18 +141,17 @@ class Tiled:
     name: str
     n_features: int
 
-    def originals(self, held_out: bool) -> Rows:
+    @property
+    def originals(self) -> Rows:
         """Rows without noise."""
         data, _ = _DATASETS[self.name](return_X_y=True)
         components = [PCA(self.n_features)] if self.n_features < data.shape[1] else []
-        standardised = make_pipeline(*components, StandardScaler()).fit_transform(data)
-        fitted, other = train_test_split(standardised, test_size=0.2, random_state=0)
-        found: Rows = other if held_out else fitted
-        return found
+        standardised: Rows = make_pipeline(*components, StandardScaler()).fit_transform(data)
+        return standardised
 
     def rows(self, n_rows: int, held_out: bool = False) -> Rows:
         random = np.random.default_rng([1, held_out])
-        originals = self.originals(held_out)
+        originals = self.originals
         rows = random.normal(0.0, _NOISE, (n_rows, self.n_features))
         rows += originals[random.integers(len(originals), size=n_rows)]
         return rows

@@ -28,11 +28,12 @@ class Found:
 
     Attributes
     ----------
-    reads, log_likelihoods, n_reads, seconds
+    reads, log_likelihoods, n_reads
         As in :class:`benchmarks.reads.ways.Run`.
     visits_a_row : float
     n_collapsed : int
         Components of its best result that collapsed; the rest is without them.
+    n_starts : int
     held_out : float
         Log-likelihood of rows that were not fitted, nats a row, of its best result.
     limit : float
@@ -43,8 +44,8 @@ class Found:
     log_likelihoods: list[float]
     n_reads: float
     visits_a_row: float
-    seconds: float
     n_collapsed: int
+    n_starts: int
     held_out: float
     limit: float
 
@@ -91,8 +92,8 @@ def find(
         [round(value, _DIGITS) for value in first.log_likelihoods],
         first.n_reads,
         first.row_visits / len(rows),
-        first.seconds,
         n_components - best.n_components,
+        len(runs),
         score(best, held_out, threads),
         score(limit, rows, threads),
     )

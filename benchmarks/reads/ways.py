@@ -1,7 +1,6 @@
 """Ways to fit: each gives the log-likelihood after every read of the data."""
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,9 +16,9 @@ from streamgmm.algorithms.reading import Reader
 from streamgmm.algorithms.search import Informant
 from streamgmm.core.covariance import STRUCTURES
 from streamgmm.core.parameters import Parameters, count_parameters
+from streamgmm.events import Event, ReadDone, SampleStage, StepScored
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.protocols import Event, ReadDone, SampleStage, StepScored
 from streamgmm.sources.array import ArraySource
 
 # scikit-learn's default, and ours.
@@ -43,8 +42,6 @@ class Run:
         All of them.
     row_visits : int
         How often a row was read or, if it is in the sample, worked on.
-    seconds : float
-        Wall time; NaN if it says nothing.
     parameters : Parameters
         The result.
     """
@@ -53,7 +50,6 @@ class Run:
     log_likelihoods: Sequence[float]
     n_reads: float
     row_visits: int
-    seconds: float
     parameters: Parameters
 
 
@@ -112,11 +108,9 @@ def ours(rows: Rows, n_components: int, seed: int, threads: int, **settings: Any
         callbacks=[visits],
         **settings,
     )
-    start = time.perf_counter()
     model.fit(rows)
-    seconds = time.perf_counter() - start
     reads, log_likelihoods = evaluations(model.history_)
-    return Run(reads, log_likelihoods, model.n_reads_, visits.n_rows, seconds, result(model))
+    return Run(reads, log_likelihoods, model.n_reads_, visits.n_rows, result(model))
 
 
 def scikit_learn(rows: Rows, n_components: int, seed: int, threads: int) -> Run:
@@ -131,7 +125,6 @@ def scikit_learn(rows: Rows, n_components: int, seed: int, threads: int) -> Run:
         run.log_likelihoods,
         before + run.n_reads,
         before * len(rows) + run.row_visits,
-        math.nan,
         run.parameters,
     )
 
@@ -181,7 +174,6 @@ def accelerated(
     visits = VisitCount()
     sample = rows[::8]
     informant = Informant.among(sample, np.ones(len(sample)), count_of(model))
-    start = time.perf_counter()
     with ThreadExecutor(threads) as executor, single_threaded_blas():
         reader = Reader(ArraySource(rows), executor, visits)
         fit = accelerated_em(
@@ -193,14 +185,12 @@ def accelerated(
             informed_by=informant if is_informed else lambda tangent: None,
             order=order,
         )
-    seconds = time.perf_counter() - start
     reads, log_likelihoods = evaluations([asdict(read) for read in reader.history])
     return Run(
         [1 + n for n in reads],
         log_likelihoods,
         1 + reader.n_reads,
         len(rows) + visits.n_rows,
-        seconds,
         fit.parameters,
     )
 

@@ -1,6 +1,5 @@
 """What is done with the data: surveys, starts, iterations.
 
 Functions over the protocols, with their state passed in and their result returned. May
-import ``streamgmm.core``, ``streamgmm.protocols`` and ``streamgmm.errors``; never a
-backend, a source or an executor.
+import ``streamgmm.protocols`` and below; never a backend, a source or an executor.
 """

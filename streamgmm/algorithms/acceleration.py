@@ -21,7 +21,7 @@ from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import Maximum, maximize
 from streamgmm.core.parameters import ParameterName, Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.protocols import ComponentsDegenerate, StepScored
+from streamgmm.events import ComponentsDegenerate, StepScored
 
 _ORDER = 8
 # How far a component may move in a step, in its own standard deviations: at first, at most, and

@@ -31,7 +31,8 @@ from streamgmm.algorithms.survey import (
 )
 from streamgmm.core.covariance import STRUCTURES, Array
 from streamgmm.core.parameters import Parameters, count_parameters
-from streamgmm.protocols import Listener, Source
+from streamgmm.events import Listener
+from streamgmm.protocols import Source
 
 # What remains to be gained on the sample: of the tolerance, and of what the sample is short anyway.
 _PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.01

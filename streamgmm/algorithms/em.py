@@ -9,7 +9,7 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import ParameterName, Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.protocols import ComponentsDegenerate
+from streamgmm.events import ComponentsDegenerate
 
 
 @dataclass(frozen=True, eq=False)

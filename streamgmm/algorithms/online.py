@@ -18,16 +18,11 @@ from streamgmm.algorithms.reading import is_refused, prepare
 from streamgmm.algorithms.stepwise import Schedule, Stepwise
 from streamgmm.core.covariance import Array
 from streamgmm.core.frame import Frame
+from streamgmm.core.merging import Fitted
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import NotFiniteError
-from streamgmm.protocols import (
-    ChangeDetected,
-    Chunk,
-    ComponentsReseeded,
-    Listener,
-    Missing,
-    MixtureFound,
-)
+from streamgmm.events import ChangeDetected, ComponentsReseeded, Listener, MixtureFound
+from streamgmm.protocols import Chunk, Missing
 
 # Rows that are looked through for badly explained ones.
 _LATEST_ROWS = 1024
@@ -116,9 +111,10 @@ class Progress:
         return cls(plan, next_search=min(plan.fewest_rows, plan.init_size))
 
     @classmethod
-    def going_on(cls, plan: Plan, model: Stepwise) -> "Progress":
-        """From a mixture that was fitted elsewhere."""
-        return cls(plan, model, held=None, n_seen=model.n_seen)
+    def going_on(cls, plan: Plan, fitted: Fitted, n_seen: float) -> "Progress":
+        """From a mixture that was fitted elsewhere, to so many rows."""
+        model = Stepwise.after(fitted.statistics, fitted.parameters, plan.schedule, plan.reg_covar)
+        return cls(plan, model, held=None, n_seen=n_seen)
 
     def learned(
         self, chunk: Chunk, missing: Missing, search: SearchRows, tell: Listener

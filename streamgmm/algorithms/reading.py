@@ -19,18 +19,14 @@ from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError, NotFiniteError
+from streamgmm.events import ChunkDone, Event, Listener, ReadDone, ReadStarted
 from streamgmm.protocols import (
     Chunk,
-    ChunkDone,
-    Event,
     Executor,
     Journal,
-    Listener,
     M,
     Missing,
     PartialRead,
-    ReadDone,
-    ReadStarted,
     S,
     Sink,
     Source,

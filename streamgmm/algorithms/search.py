@@ -22,7 +22,7 @@ from streamgmm.core.covariance import Array, CovarianceType
 from streamgmm.core.expectation import Posterior
 from streamgmm.core.information import LEAST_RESPONSIBILITY, Information, Tangent
 from streamgmm.core.parameters import ParameterName, Parameters
-from streamgmm.protocols import Event, Listener, ReadDone, SampleStage, StepScored
+from streamgmm.events import Event, Listener, ReadDone, SampleStage, StepScored
 
 # Short runs for each start that is asked for; of these, those that go on, and the steps of both.
 _RUNS, _KEPT = 6, 2

@@ -126,7 +126,7 @@ class Stepwise:
         nothing = Statistics.zero(statistics.frame, parameters.n_components)
         return cls(
             schedule, reg_covar, parameters, statistics, nothing, None, float(statistics.weight)
-        )
+        )._resolved()
 
     @classmethod
     def fitted(
@@ -136,7 +136,7 @@ class Stepwise:
         frame = Frame.of(parameters)
         found = prepare(parameters, frame, "em").statistics(chunk.rows, chunk.weights)
         maximum = maximize(found, parameters, reg_covar=reg_covar).parameters
-        return cls.after(found, maximum, schedule, reg_covar)._resolved()
+        return cls.after(found, maximum, schedule, reg_covar)
 
     @cached_property
     def _complete(self) -> Expectation | IncompleteExpectation:
@@ -218,9 +218,11 @@ class Stepwise:
 
     @property
     def basis(self) -> Statistics:
-        """What the estimate is made from."""
+        """What the estimate is made from, as statistics of so many rows as it stands for."""
         latest = self._latest
-        return latest.total if latest.average is None else latest.average
+        if latest.average is None:
+            return latest.total
+        return latest.average.scale(latest.n_rows / latest.average.weight)
 
     @cached_property
     def estimate(self) -> Parameters:

@@ -26,6 +26,7 @@ from streamgmm.algorithms.reading import Reading
 from streamgmm.checkpoint.places import LOCK, Place, place_at
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import CheckpointError, ModelFileError, OutputError
+from streamgmm.events import CheckpointWritten, Listener, ReadDone
 from streamgmm.persistence import (
     UNFINISHED,
     Record,
@@ -36,14 +37,7 @@ from streamgmm.persistence import (
     unpack,
     unpack_all,
 )
-from streamgmm.protocols import (
-    CheckpointWritten,
-    Listener,
-    M,
-    PartialRead,
-    ReadDone,
-    V,
-)
+from streamgmm.protocols import M, PartialRead, V
 
 _SETTINGS, _MODEL = "settings.json", "model.gmm"
 _RESULT = re.compile(r"(\d{6,})\.npz")

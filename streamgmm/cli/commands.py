@@ -451,7 +451,9 @@ def info(model: Path, as_json: bool) -> None:
 @_path_option("--data", help="Draw these data behind the ellipses; a few chunks are read.")
 @click.option("--features", metavar="I,J", help="Columns to show.  [default: 0,1]")
 @click.option(
-    "--convergence", is_flag=True, help="Draw the log-likelihood of each read of the fit instead."
+    "--convergence",
+    is_flag=True,
+    help="Draw the log-likelihood of each read of the fit, or along the stream, instead.",
 )
 def plot(
     model: Path, output: Path, data: Path | None, features: str | None, convergence: bool

@@ -23,10 +23,11 @@ from streamgmm.core.covariance import variances
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import OutputError, ParameterError
 from streamgmm.estimators import GaussianMixture
+from streamgmm.events import Listener
 from streamgmm.executors.memory import format_bytes, parse_bytes
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.progress import describe_rates, reporting
-from streamgmm.protocols import Chunk, Listener, region_shape, regions_of
+from streamgmm.protocols import Chunk, region_shape, regions_of
 from streamgmm.sinks import open_sink
 from streamgmm.sources.generated import GeneratedSource
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from streamgmm.core.covariance import Array, CovarianceType, variances
 from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF
@@ -99,6 +99,18 @@ class Frame:
     def n_features(self) -> int:
         """D."""
         return len(self.origin)
+
+    def gathered(self, components: NDArray[np.intp]) -> "Frame":
+        """Coordinates of mixtures whose components j have those of components[j] here."""
+        is_centred = np.isin(components, self.centred)
+        places = np.searchsorted(self.centred, components[is_centred])
+        is_tied = self.covariance_type == "tied"
+        return replace(
+            self,
+            centred=np.flatnonzero(is_centred),
+            means=self.means[places],
+            factors=self.factors if is_tied else self.factors[places],
+        )
 
     def displacements(self, u: Array) -> Array:
         """B u in data units, for one point u a component: (K, D) to (K, D)."""

@@ -1,5 +1,7 @@
 """Components that are merged into one: mixture reduction."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,25 +21,36 @@ def merging_bounds(parameters: Parameters) -> Array:
     """
     k = parameters.n_components
     bounds = np.full((k, k), np.inf)
-    inverse = parameters.stacked(parameters.inverse_factors)
-    own = np.broadcast_to(-2.0 * log_determinants(parameters.structure, inverse), k)
-    weights = parameters.weights
     for i in range(k - 1):
         # One with all later ones at a time: covariances of all pairs may be too many for memory.
         others = np.arange(i + 1, k)
-        both = weights[i] + weights[others]
-        if parameters.covariance_type == "tied":
-            # The covariance that all share would be widened: ½ π_i π_j / (π_i + π_j) d² to first
-            # order.
-            moved = (parameters.means[i] - parameters.means[others]) @ inverse[0].T
-            costs = 0.5 * weights[i] * weights[others] * np.square(moved).sum(axis=1)
-            costs = np.divide(costs, both, out=np.zeros_like(costs), where=both > 0.0)
-        else:
-            merged = merged_pairs(parameters, np.full_like(others, i), others)
-            wide = 2.0 * log_determinants(merged.structure, merged.stacked(merged.factors))
-            costs = 0.5 * (both * wide - weights[i] * own[i] - weights[others] * own[others])
-        bounds[i, others] = bounds[others, i] = costs
+        bounds[i, others] = bounds[others, i] = _bounds_of(parameters, i, others)
     return bounds
+
+
+def _bounds_of(parameters: Parameters, i: int, others: NDArray[np.intp]) -> Array:
+    """What merging a component with each of some others costs at most, (n,)."""
+    weights = parameters.weights
+    both = weights[i] + weights[others]
+    bounds: Array
+    if parameters.covariance_type == "tied":
+        # The covariance that all share would be widened: ½ π_i π_j / (π_i + π_j) d² to first
+        # order.
+        whitening = parameters.stacked(parameters.inverse_factors)[0]
+        moved = (parameters.means[i] - parameters.means[others]) @ whitening.T
+        costs = 0.5 * weights[i] * weights[others] * np.square(moved).sum(axis=1)
+        bounds = np.divide(costs, both, out=np.zeros_like(costs), where=both > 0.0)
+    else:
+        merged = merged_pairs(parameters, np.full_like(others, i), others)
+        own, wide = _log_determinants(parameters), _log_determinants(merged)
+        bounds = 0.5 * (both * wide - weights[i] * own[i] - weights[others] * own[others])
+    return bounds
+
+
+def _log_determinants(parameters: Parameters) -> Array:
+    """ln|Σ_k|, (K,) or (1,)."""
+    stacked = parameters.stacked(parameters.factors)
+    return 2.0 * log_determinants(parameters.structure, stacked)
 
 
 def merged_pairs(
@@ -78,3 +91,60 @@ def merged_pairs(
     total = sums.sum()
     weights = sums / total if total > 0.0 else np.full_like(sums, 1.0 / len(sums))
     return Parameters.create(kind, weights, means, covariances, factors)
+
+
+def reduce_components(
+    parameters: Parameters, n_components: int
+) -> tuple[Parameters, NDArray[np.intp]]:
+    """Merge the two components whose merging costs least, until so many are left.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    n_components : int
+        At least 1.
+
+    Returns
+    -------
+    reduced : Parameters
+        Each component has the mean and covariance of a group of components; the covariance of tied
+        ones stays as it is.
+    groups : ndarray of shape (K,), int
+        By component the one that it has become part of.
+
+    References
+    ----------
+    Runnalls (2007), Kullback-Leibler approach to Gaussian mixture reduction.
+    """
+    groups = np.arange(parameters.n_components)
+    bounds = merging_bounds(parameters)
+    while len(bounds) > n_components:
+        i, j = sorted(int(k) for k in np.unravel_index(np.argmin(bounds), bounds.shape))
+        parameters = _with_merged(parameters, i, j)
+        groups[groups == j] = i
+        groups[groups > j] -= 1
+        bounds = np.delete(np.delete(bounds, j, axis=0), j, axis=1)
+        others = np.delete(np.arange(len(bounds)), i)
+        if others.size:
+            bounds[i, others] = bounds[others, i] = _bounds_of(parameters, i, others)
+    return parameters, groups
+
+
+def _with_merged(parameters: Parameters, i: int, j: int) -> Parameters:
+    """With a component i that is i and j, and without j."""
+    both = merged_pairs(parameters, np.array([i]), np.array([j]))
+
+    def replaced(own: Array, merged: Array) -> Array:
+        left = own.copy()
+        left[i] = merged[0]
+        return np.delete(left, j, axis=0)
+
+    weights = replaced(parameters.weights, parameters.weights[[i, j]].sum(keepdims=True))
+    means = replaced(parameters.means, both.means)
+    if parameters.covariance_type == "tied":
+        return replace(parameters, weights=weights, means=means)
+    covariances = replaced(parameters.covariances, both.covariances)
+    factors = replaced(parameters.factors, both.factors)
+    return replace(
+        parameters, weights=weights, means=means, covariances=covariances, factors=factors
+    )

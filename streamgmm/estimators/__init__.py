@@ -3,8 +3,9 @@
 Only this package may import scikit-learn, and of it only ``sklearn.base`` and its validation.
 Data that scikit-learn knows (arrays, lists, DataFrames) are validated by it; all else by its
 source. ``fitted`` holds what any fitted mixture can do, ``gaussian_mixture`` fits data that are
-there, ``online_mixture`` data that keep coming; ``records`` and ``online_records`` turn models into
-what files hold, and ``loading`` gives them back.
+there, ``online_mixture`` data that keep coming; ``merging`` says which models go together;
+``records`` and ``online_records`` turn models into what files hold, and ``loading`` gives them
+back.
 """
 
 from streamgmm.estimators.gaussian_mixture import GaussianMixture

@@ -40,15 +40,14 @@ from streamgmm.estimators.outputs import (
     refuse_unnamed_output,
 )
 from streamgmm.estimators.records import to_record
+from streamgmm.events import Event, Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
 from streamgmm.persistence import Record, write_record
 from streamgmm.progress import LineReporter
 from streamgmm.protocols import (
     Chunk,
-    Event,
     LazySource,
-    Listener,
     S,
     Source,
     Work,

@@ -42,12 +42,13 @@ from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.outputs import refuse_overlap, refuse_unnamed_output
 from streamgmm.estimators.records import copy_fitted, to_record
+from streamgmm.events import Event, FitStarted, Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import parse_bytes
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record
-from streamgmm.protocols import Event, FitStarted, Listener, Source, Work, data_bytes
+from streamgmm.protocols import Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
 from streamgmm.sources.urls import is_url
 
@@ -132,7 +133,7 @@ class GaussianMixture(FittedMixture):
         Within a read too, what it has come to is kept in the checkpoint about every so many
         seconds; None for what reads have found when they end.
     callbacks : sequence of callables, default=()
-        Called with each :class:`streamgmm.protocols.Event` of a fit.
+        Called with each :class:`streamgmm.events.Event` of a fit.
 
     Attributes
     ----------
@@ -164,7 +165,7 @@ class GaussianMixture(FittedMixture):
     n_reads_ : float
         How often the data were read, over all starts; reads of a part of them are fractions.
     history_ : list of dict
-        One entry a read; the keys are the fields of :class:`streamgmm.protocols.ReadDone`. "auto"
+        One entry a read; the keys are the fields of :class:`streamgmm.events.ReadDone`. "auto"
         begins with a "survey", and, if its sample is not all of the data, a "pilot" before it,
         which is a fraction of a read; from a start that is given, with a "sample", which is
         another, or a whole one of data in few chunks.

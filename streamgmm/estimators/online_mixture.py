@@ -1,7 +1,7 @@
 """The estimator for data that keep coming: learned batch by batch, never read again."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from numbers import Integral, Real
 from typing import Any, Self
@@ -20,15 +20,19 @@ from streamgmm.algorithms.row_sample import RowSample, expected_shortfall
 from streamgmm.algorithms.search import Informant, Search, Settings
 from streamgmm.algorithms.stepwise import Schedule, Stepwise
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
+from streamgmm.core.merging import Fitted, merge_mixtures, merging_loss
 from streamgmm.core.parameters import Parameters, count_parameters
+from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
+from streamgmm.estimators.merging import fitted_part, fitted_parts, refuse_size
 from streamgmm.estimators.online_records import to_online_record
+from streamgmm.events import Event, Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record
-from streamgmm.protocols import Chunk, Event, Listener, Missing, Source, all_chunks
+from streamgmm.protocols import Chunk, Missing, Source, all_chunks
 from streamgmm.sources.sample import SampleSource
 
 # Rows of the first search: for each parameter, at least, and at most in bytes.
@@ -88,7 +92,7 @@ class OnlineGaussianMixture(FittedMixture):
     memory_limit : int or str, default=None
         Bytes that the process may hold ("4GiB"), on local threads; None for most of what is free.
     callbacks : sequence of callables, default=()
-        Called with each :class:`streamgmm.protocols.Event`, when what a call learned is kept.
+        Called with each :class:`streamgmm.events.Event`, when what a call learned is kept.
 
     Attributes
     ----------
@@ -106,6 +110,8 @@ class OnlineGaussianMixture(FittedMixture):
         ``n_samples_seen_`` when the stream was found to have changed: scores had fallen by more
         than chance explains. The last 64. With a half-life the mixture is then searched for anew
         among the next ``init_size`` rows, and replaced if that explains them better.
+    merging_loss_ : float
+        Only of a merged model: what merging cost, nats a row; see :meth:`merged`.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Only if the data had column names that are all strings.
@@ -217,40 +223,137 @@ class OnlineGaussianMixture(FittedMixture):
         ParameterError
             If the model has no statistics, having been converted or derived from another one.
         """
-        check_is_fitted(model)
-        statistics = getattr(model, "_statistics", None)
-        if statistics is None:
+        fitted = fitted_part(model, "the model")
+        online = cls._with_settings_of(model, settings)
+        if online.n_components != model.n_components:
             raise ParameterError(
-                "the model has no statistics to go on from: it was converted, derived or fitted "
-                "with max_iter=0; fit it to data"
+                f"n_components is {online.n_components}, but the model has {model.n_components}, "
+                "with which it goes on; merged([model], n_components=...) makes fewer of them"
             )
+        online._go_on_from(fitted, fitted.statistics.weight)
+        return online
+
+    @classmethod
+    def merged(
+        cls, models: Iterable["GaussianMixture | OnlineGaussianMixture"], **settings: Any
+    ) -> Self:
+        """Go on from models that were trained apart, each on rows of its own.
+
+        Statistics are added, those of components that are the same together. Which these are is
+        found among the components of all models: the two that cost least to merge are merged, until
+        ``n_components`` are left. So a component that only one of the models has seen is kept while
+        there is room, and the order of the models does not matter.
+
+        Parameters
+        ----------
+        models : iterable of GaussianMixture or OnlineGaussianMixture
+            Fitted, from files too; of the same features and covariance type.
+        **settings
+            Arguments of this class; what is not given is as in the first model.
+            ``n_components`` may be anything up to the number that the models have in all.
+
+        Returns
+        -------
+        OnlineGaussianMixture
+            Of all rows that the models have seen. Its ``merging_loss_`` says what was lost: how
+            much better, in nats a row, the components of all models together, as they were,
+            explain rows drawn from them, by an estimate. Near 0 the models agree; else more
+            components are needed, or a model is poor, or of few rows.
+
+        Raises
+        ------
+        ParameterError
+            If the models do not go together, or one has no statistics, having been converted or
+            derived from another one.
+
+        References
+        ----------
+        Runnalls (2007), Kullback-Leibler approach to Gaussian mixture reduction.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture, OnlineGaussianMixture
+        >>> X = np.random.default_rng(0).normal(size=(2000, 1)) + [[-5], [5]] * 1000
+        >>> halves = [GaussianMixture(2, random_state=0).fit(half) for half in (X[:1000], X[1000:])]
+        >>> og = OnlineGaussianMixture.merged(halves)
+        >>> np.sort(og.means_[:, 0]).round()
+        array([-5.,  5.])
+        >>> og.n_samples_seen_
+        2000.0
+        """
+        chosen = list(models)
+        parts = fitted_parts(chosen)
+        online = cls._with_settings_of(chosen[0], settings)
+        refuse_size(parts, online.n_components, "n_components" in settings)
+        with single_threaded_blas():
+            fitted = merge_mixtures(parts, online.n_components, online.reg_covar)
+            online.merging_loss_ = merging_loss(parts, fitted.parameters)
+        n_rows = (
+            getattr(model, "n_samples_seen_", part.statistics.weight)
+            for model, part in zip(chosen, parts, strict=True)
+        )
+        online._go_on_from(fitted, math.fsum(n_rows))
+        return online
+
+    @classmethod
+    def _with_settings_of(cls, model: FittedMixture, settings: Mapping[str, Any]) -> Self:
+        """A model of the same columns, with settings of its own where they are given."""
         online = cls()
         known = model.get_params(deep=False)
         shared = {name: known[name] for name in online.get_params(deep=False) if name in known}
         online.set_params(**{**shared, **settings})
         online._validate_params()
+        if online.covariance_type != model.covariance_type:
+            raise ParameterError(
+                f"covariance_type is {online.covariance_type!r}, but the model is "
+                f"{model.covariance_type!r}; it cannot be chosen anew"
+            )
         online.n_features_in_ = model.n_features_in_
         if hasattr(model, "feature_names_in_"):
             online.feature_names_in_ = model.feature_names_in_
-        plan = online._plan(model.n_features_in_, _OFFSET_BATCHES * statistics.weight)
-        stepwise = Stepwise.after(statistics, model._parameters(), plan.schedule, plan.reg_covar)
-        online._progress = Progress.going_on(plan, stepwise)
         return online
 
-    def to_batch(self) -> GaussianMixture:
+    def _go_on_from(self, fitted: Fitted, n_seen: float) -> None:
+        """Begin with what was found elsewhere of so many rows."""
+        plan = self._plan(self.n_features_in_, _OFFSET_BATCHES * fitted.statistics.weight)
+        self._progress = Progress.going_on(plan, fitted, n_seen)
+
+    def to_batch(self, **settings: Any) -> GaussianMixture:
         """The mixture as it is now, as a fitted batch model.
+
+        With ``warm_start=True`` its ``fit`` goes on from here: what was learned of a stream is
+        polished on all rows, where they have been stored.
+
+        Parameters
+        ----------
+        **settings
+            Arguments of :class:`GaussianMixture`; what is not given is as here.
 
         Returns
         -------
         GaussianMixture
             With the statistics that it would go on from; without reads in its history.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import OnlineGaussianMixture
+        >>> X = np.random.default_rng(0).normal(size=(2000, 1)) + [[-5], [5]] * 1000
+        >>> og = OnlineGaussianMixture(2, random_state=0)
+        >>> for start in range(0, 2000, 100):
+        ...     og = og.partial_fit(X[start : start + 100])
+        >>> gm = og.to_batch(warm_start=True).fit(X)
+        >>> bool(gm.score(X) >= og.score(X))
+        True
         """
         check_is_fitted(self)
         known = self.get_params(deep=False)
         model = GaussianMixture()
-        model.set_params(**{name: known[name] for name in model.get_params() if name in known})
+        shared = {name: known[name] for name in model.get_params() if name in known}
+        model.set_params(**{**shared, **settings})
         model._set_parameters(self._parameters())
-        model._statistics = self._stepwise.basis
+        model._statistics = self._statistics
         model.converged_, model.n_iter_ = False, self.n_steps_
         model.lower_bound_, model.lower_bounds_ = np.nan, []
         model.history_, model.n_reads_ = [], 0
@@ -408,6 +511,11 @@ class OnlineGaussianMixture(FittedMixture):
         with single_threaded_blas():
             return self._stepwise.estimate
 
+    @property
+    def _statistics(self) -> Statistics:
+        with single_threaded_blas():
+            return self._stepwise.basis
+
     def _derived(self, parameters: Parameters, features: NDArray[np.intp]) -> Any:
         return self.to_batch()._derived(parameters, features)
 
@@ -423,6 +531,7 @@ class OnlineGaussianMixture(FittedMixture):
         )
 
     def _start(self, source: Source) -> Progress:
+        self.__dict__.pop("merging_loss_", None)
         return Progress.start(self._plan(source.n_features))
 
     def _plan(self, n_features: int, offset: float = 0.0) -> Plan:

@@ -46,6 +46,8 @@ def to_online_record(model: Any, progress: Progress) -> Record:
     if progress.model is not None:
         header["model"], own = _pack_model(progress.model)
         arrays |= prefixed("model.", own)
+    if hasattr(model, "merging_loss_"):
+        header["fitted"]["merging_loss_"] = model.merging_loss_
     return Record(header, arrays)
 
 
@@ -59,7 +61,8 @@ def from_online_record(estimator: type, record: Record) -> Any:
     """
     header, arrays = record.header, record.arrays
     model = unpack_settings(estimator, record)
-    model.n_features_in_ = header["fitted"]["n_features_in_"]
+    for name, value in header["fitted"].items():
+        setattr(model, name, value)
     plan = Plan(**{**header["plan"], "schedule": Schedule(*header["plan"]["schedule"])})
     kept = header["progress"]
     width, last, *entries = kept["record"]

@@ -11,13 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import OutputError, ParameterError
-from streamgmm.protocols import (
-    LabelledSource,
-    Source,
-    region_shape,
-    regions_of,
-    sample_shape,
-)
+from streamgmm.protocols import LabelledSource, Source, region_shape, regions_of, sample_shape
 from streamgmm.sources.open import is_from, is_path
 
 # Of predictions that a thread holds before they are written.

@@ -12,6 +12,7 @@ import numpy as np
 from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
+from streamgmm.events import Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import sample_bytes
 from streamgmm.executors.merging import MergeTree
@@ -19,7 +20,6 @@ from streamgmm.protocols import (
     NO_WORK,
     Chunk,
     LazySource,
-    Listener,
     M,
     S,
     Sink,

@@ -14,6 +14,7 @@ from dask.optimization import cull
 from dask.utils import funcname
 from numpy.typing import NDArray
 
+from streamgmm.events import Listener
 from streamgmm.executors.cluster import Cluster
 from streamgmm.executors.groups import MOST_GROUPS, groups_of
 from streamgmm.executors.memory import sample_bytes
@@ -31,7 +32,6 @@ from streamgmm.protocols import (
     NO_WORK,
     Chunk,
     LazySource,
-    Listener,
     M,
     S,
     SharedSink,

@@ -16,6 +16,7 @@ import joblib
 from numpy.typing import NDArray
 
 from streamgmm.errors import ParameterError
+from streamgmm.events import Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import Budget, process_bytes, resolve_limit, sample_bytes
 from streamgmm.executors.merging import MergeTree, tree_depth
@@ -23,7 +24,6 @@ from streamgmm.executors.pieces import write_chunk
 from streamgmm.protocols import (
     NO_WORK,
     Chunk,
-    Listener,
     M,
     S,
     Sink,

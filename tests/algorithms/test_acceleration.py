@@ -18,8 +18,8 @@ from streamgmm.core.covariance import Array, CovarianceType
 from streamgmm.core.expectation import Expectation
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.parameters import Parameters
+from streamgmm.events import ComponentsDegenerate, Event, ReadDone
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.protocols import ComponentsDegenerate, Event, ReadDone
 from tests import naive
 from tests.core.cases import TYPES, draw, em_step, prepare, random_parameters
 from tests.sources.chunked import ChunkedSource

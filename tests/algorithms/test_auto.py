@@ -13,7 +13,7 @@ from streamgmm import GaussianMixture
 from streamgmm.core.covariance import Array, CovarianceType
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import LeftOutRowsWarning
-from streamgmm.protocols import Event, ReadStarted, SampleStage, SurveyDone
+from streamgmm.events import Event, ReadStarted, SampleStage, SurveyDone
 from tests.core.cases import TYPES, covariances_for, draw, em_step, prepare, random_parameters
 from tests.executors.conformance import own_threads
 from tests.sources.chunked import ChunkedSource

@@ -12,8 +12,8 @@ from streamgmm.algorithms.em import Fit, expectation_maximization
 from streamgmm.algorithms.reading import Reader
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError
+from streamgmm.events import ComponentsDegenerate, Event
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.protocols import ComponentsDegenerate, Event
 from tests.core.cases import TYPES, draw, random_parameters
 from tests.sources.chunked import ChunkedSource
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from streamgmm.algorithms.reading import Reader
+from streamgmm.events import ChunkDone, Event, ReadDone, ReadStarted
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.protocols import Chunk, ChunkDone, Event, ReadDone, ReadStarted, Work
+from streamgmm.protocols import Chunk, Work
 from tests.sources.chunked import ChunkedSource
 
 

@@ -16,8 +16,9 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.information import Tangent
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError
+from streamgmm.events import Event, SampleStage
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.protocols import Event, Missing, SampleStage
+from streamgmm.protocols import Missing
 from streamgmm.sources.sample import SampleSource
 from tests import naive
 from tests.core.cases import TYPES, covariances_for, draw, em_step, prepare, random_parameters

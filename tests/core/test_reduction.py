@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from streamgmm.core.covariance import Array, CovarianceType
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.reduction import merged_pairs, merging_bounds
+from streamgmm.core.reduction import merged_pairs, merging_bounds, reduce_components
 from tests import naive
 from tests.core.cases import TYPES, random_parameters
 
@@ -139,3 +139,36 @@ def test_components_without_weight_merge_for_nothing() -> None:
 def test_one_component_has_nothing_to_merge_with() -> None:
     parameters = random_parameters(np.random.default_rng(3), "full", 1, 2)
     np.testing.assert_array_equal(merging_bounds(parameters), [[np.inf]])
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_reduced_mixture_has_the_moments_of_its_groups(covariance_type: CovarianceType) -> None:
+    parameters = random_parameters(np.random.default_rng(4), covariance_type, 7, 2)
+    reduced, groups = reduce_components(parameters, 3)
+    assert sorted(set(groups.tolist())) == [0, 1, 2]
+    for g in range(3):
+        own = groups == g
+        weight = parameters.weights[own].sum()
+        mean = parameters.weights[own] @ parameters.means[own] / weight
+        assert reduced.weights[g] == pytest.approx(weight)
+        np.testing.assert_allclose(reduced.means[g], mean, atol=1e-13)
+    if covariance_type == "tied":
+        np.testing.assert_array_equal(reduced.covariances, parameters.covariances)
+    same, own_groups = reduce_components(parameters, 7)
+    np.testing.assert_array_equal(same.means, parameters.means)
+    np.testing.assert_array_equal(own_groups, np.arange(7))
+
+
+def test_each_step_of_a_reduction_costs_least() -> None:
+    parameters = random_parameters(np.random.default_rng(5), "full", 6, 2)
+    for k in range(6, 1, -1):
+        own, _ = reduce_components(parameters, k)
+        following, _ = reduce_components(parameters, k - 1)
+        bounds = merging_bounds(own)
+        i, j = sorted(np.unravel_index(np.argmin(bounds), bounds.shape))
+        expected = with_merged(own, int(i), int(j))
+        order, its = np.lexsort(following.means.T), np.lexsort(expected.means.T)
+        np.testing.assert_allclose(following.means[order], expected.means[its], rtol=1e-12)
+        np.testing.assert_allclose(
+            following.covariances[order], expected.covariances[its], rtol=1e-12
+        )

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from streamgmm.events import ChunkDone, Event
 from streamgmm.executors.memory import process_bytes
-from streamgmm.protocols import Chunk, ChunkDone, Event, Executor
+from streamgmm.protocols import Chunk, Executor
 from streamgmm.sinks import ArraySink
 from tests.sources.chunked import ChunkedSource
 

@@ -24,7 +24,7 @@ from streamgmm import GaussianMixture
 from streamgmm import open as open_data
 from streamgmm.core.covariance import CovarianceType
 from streamgmm.errors import NotFiniteError
-from streamgmm.protocols import Event, ReadStarted
+from streamgmm.events import Event, ReadStarted
 from tests.core.cases import TYPES, draw, random_parameters
 from tests.executors.conformance import own_threads
 from tests.sources.chunked import ChunkedSource

@@ -30,24 +30,14 @@ from streamgmm.errors import (
     OutputError,
     ParameterError,
 )
+from streamgmm.events import CheckpointWritten, ChunkDone, Event, ReadStarted
 from streamgmm.executors.dask import DaskExecutor
 from streamgmm.executors.distributed import DistributedExecutor
 from streamgmm.executors.groups import group_size
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record, read_record
-from streamgmm.protocols import (
-    CheckpointWritten,
-    Chunk,
-    ChunkDone,
-    Event,
-    Executor,
-    ReadStarted,
-    Region,
-    Work,
-    positions,
-    region_at,
-)
+from streamgmm.protocols import Chunk, Executor, Region, Work, positions, region_at
 from streamgmm.sinks import ArraySink
 from streamgmm.sinks.zarr import BoxWriter, create_array
 from streamgmm.sources.zarr import ZarrSource
@@ -357,10 +347,10 @@ def fit_until_killed(client: Any, folder: str) -> None:
             purpose = event.purpose
         elif isinstance(event, CheckpointWritten) and purpose == "iteration":
             partial = kept_read(Path(folder))
-            if partial is not None and partial.header["n_chunks"] > 66:
+            if partial is not None and partial.header["n_chunks"] > 20:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    source = LoggedSource(Path(folder), 200)
+    source = LoggedSource(Path(folder), 60)
     kept = Path(folder, "checkpoint")
     fit(source, executor=client, callbacks=[watch], checkpoint=kept, checkpoint_interval=1e-9)
 
@@ -373,7 +363,7 @@ def kept_read(folder: Path) -> Record | None:
 def test_a_fit_whose_process_is_killed_within_a_read_goes_on_there(
     client: Any, tmp_path: Path
 ) -> None:
-    source = LoggedSource(tmp_path, 200)
+    source = LoggedSource(tmp_path, 60)
     expected = fit(source, n_jobs=2)
     driver = subprocess.run(
         [sys.executable, "-c", DRIVER, client.scheduler.address, str(tmp_path)],
@@ -384,7 +374,7 @@ def test_a_fit_whose_process_is_killed_within_a_read_goes_on_there(
     partial = kept_read(tmp_path)
     assert partial is not None
     n_kept = partial.header["n_chunks"]
-    assert 66 < n_kept < 200
+    assert 20 < n_kept < 60
     # Workers end what they have begun.
     wait_for_no_tasks(client)
     n_before = len(source.reads())
@@ -393,7 +383,7 @@ def test_a_fit_whose_process_is_killed_within_a_read_goes_on_there(
     assert bits(found) == bits(expected)
     # The first reads are a survey, and the iteration that was interrupted.
     n_whole = len(expected.history_) - 2
-    assert len(source.reads()) - n_before == 200 - n_kept + 200 * n_whole
+    assert len(source.reads()) - n_before == 60 - n_kept + 60 * n_whole
     assert [r["n_rows"] for r in found.history_] == [r["n_rows"] for r in expected.history_]
     assert found.n_reads_ == expected.n_reads_
 

@@ -17,7 +17,7 @@ import distributed
 
 from streamgmm import GaussianMixture
 from streamgmm.errors import ClusterError
-from streamgmm.protocols import ChunkDone, Event, ReadStarted
+from streamgmm.events import ChunkDone, Event, ReadStarted
 from tests.failures.sources import DeadlySource, LoggedSource, PatientSource, UnsteadySource
 
 _ROOT = Path(__file__).parents[2]

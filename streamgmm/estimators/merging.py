@@ -1,0 +1,90 @@
+"""Which models can be merged, and what each brings."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sklearn.utils.validation import check_is_fitted
+
+from streamgmm.core.merging import Fitted
+from streamgmm.errors import ParameterError
+from streamgmm.estimators.fitted import FittedMixture
+
+
+def fitted_part(model: Any, name: str) -> Fitted:
+    """The mixture of a fitted model, and the statistics of its rows.
+
+    Parameters
+    ----------
+    model : GaussianMixture or OnlineGaussianMixture
+    name : str
+        What a message calls it.
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        If it is not fitted.
+    ParameterError
+        If it is something else, or has no statistics.
+    """
+    if not isinstance(model, FittedMixture):
+        raise ParameterError(
+            f"{name} is a {type(model).__name__}; give a GaussianMixture or OnlineGaussianMixture"
+        )
+    check_is_fitted(model)
+    statistics = getattr(model, "_statistics", None)
+    if statistics is None:
+        raise ParameterError(
+            f"{name} has no statistics to go on from: it was converted, derived or fitted with "
+            "max_iter=0; fit it to data"
+        )
+    return Fitted(model._parameters(), statistics)
+
+
+def fitted_parts(models: Sequence[Any]) -> list[Fitted]:
+    """The mixtures of some models, of the same covariance type and columns.
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        If a model is not fitted.
+    ParameterError
+        If there is none, one has no statistics, or they do not go together.
+    """
+    if not models:
+        raise ParameterError("there is no model to merge; give one or more")
+    parts = [fitted_part(model, f"model {i}") for i, model in enumerate(models)]
+    for i, model in enumerate(models[1:], 1):
+        if _kind(model) != _kind(models[0]):
+            raise ParameterError(
+                f"model {i} is of {_kind(model)}, model 0 of {_kind(models[0])}; models that were "
+                "fitted to the same columns, with the same covariance_type, can be merged"
+            )
+    return parts
+
+
+def _kind(model: FittedMixture) -> str:
+    """Covariance type and columns, in words."""
+    names = getattr(model, "feature_names_in_", None)
+    columns = "" if names is None else f": {', '.join(names)}"
+    return f"{model.covariance_type} covariances and {model.n_features_in_} features{columns}"
+
+
+def refuse_size(parts: Sequence[Fitted], n_components: int, is_chosen: bool) -> None:
+    """Raise an error if mixtures cannot have so many components together.
+
+    Raises
+    ------
+    ParameterError
+        If they have not so many, or differ and nobody has chosen.
+    """
+    sizes = [part.parameters.n_components for part in parts]
+    if not is_chosen and len(set(sizes)) > 1:
+        raise ParameterError(
+            f"the models have {', '.join(map(str, sizes))} components; say how many they are to "
+            f"have together: n_components=, at most {sum(sizes)}"
+        )
+    if n_components > sum(sizes):
+        raise ParameterError(
+            f"n_components is {n_components}, but the models have {sum(sizes)} in all; choose no "
+            "more than these"
+        )
