@@ -70,7 +70,7 @@ class ReadStarted(Event):
 
 @dataclass(frozen=True)
 class ChunkDone(Event):
-    """A chunk has been read and computed."""
+    """A chunk has been read and computed, or some chunks have."""
 
     n_rows: int
     n_bytes: int

@@ -9,10 +9,10 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar, get_type_hints
+from typing import IO, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,6 +186,20 @@ def unpack_statistics(header: Mapping[str, Any], arrays: Mapping[str, NDArray[An
     return Statistics(frame, arrays["moments"], arrays["scatter"], **scalars)
 
 
+def prefixed(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays of a part, under names of their own in the whole."""
+    return {prefix + name: array for name, array in arrays.items()}
+
+
+def without_prefix(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of a part of the whole."""
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
 def pack(value: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """A dataclass of arrays, plain values and more of its kind as a part of a header and arrays.
 
@@ -199,10 +213,24 @@ def pack(value: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             arrays[name] = content
         elif is_dataclass(content):
             header[name], own = pack(content)
-            arrays |= {f"{name}.{inner}": array for inner, array in own.items()}
+            arrays |= prefixed(f"{name}.", own)
+        elif isinstance(content, tuple) and any(map(is_dataclass, content)):
+            header[name], own = pack_all(content)
+            arrays |= prefixed(f"{name}.", own)
+        elif isinstance(content, np.dtype):
+            header[name] = content.str
         else:
-            header[name] = content
+            header[name] = content.item() if isinstance(content, np.generic) else content
     return header, arrays
+
+
+def pack_all(values: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
+    """Dataclasses of one kind as a part of a header and arrays; undone by :func:`unpack_all`."""
+    packed = [pack(value) for value in values]
+    arrays: dict[str, NDArray[Any]] = {}
+    for place, (_, own) in enumerate(packed):
+        arrays |= prefixed(f"{place}.", own)
+    return [header for header, _ in packed], arrays
 
 
 def unpack(kind: type[V], header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> V:
@@ -215,14 +243,31 @@ def unpack(kind: type[V], header: Mapping[str, Any], arrays: Mapping[str, NDArra
     """
     values: dict[str, Any] = {}
     for name, content in get_type_hints(kind).items():
-        if isinstance(content, type) and is_dataclass(content):
-            prefix = f"{name}."
-            own = {
-                inner.removeprefix(prefix): array
-                for inner, array in arrays.items()
-                if inner.startswith(prefix)
-            }
+        own = without_prefix(f"{name}.", arrays)
+        if get_origin(content) is tuple and is_dataclass(get_args(content)[0]):
+            values[name] = unpack_all(get_args(content)[0], header[name], own)
+        elif get_origin(content) is np.dtype:
+            values[name] = np.dtype(header[name])
+        elif isinstance(content, type) and is_dataclass(content):
             values[name] = unpack(content, header[name], own)
+        elif isinstance(content, type) and issubclass(content, np.generic):
+            values[name] = content(header[name])
         else:
             values[name] = arrays[name] if name in arrays else header[name]
     return kind(**values)
+
+
+def unpack_all(
+    kind: type[V], headers: Sequence[Mapping[str, Any]], arrays: Mapping[str, NDArray[Any]]
+) -> tuple[V, ...]:
+    """The dataclasses of one kind that :func:`pack_all` took apart.
+
+    Raises
+    ------
+    KeyError, TypeError
+        If something is missing or of the wrong kind.
+    """
+    return tuple(
+        unpack(kind, header, without_prefix(f"{place}.", arrays))
+        for place, header in enumerate(headers)
+    )

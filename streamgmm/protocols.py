@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.events import Listener, ReadDone
+from streamgmm.events import ChunkDone, Listener, ReadDone
 
 #: What is done with rows that hold NaN: refuse them, leave them out, or use their other values.
 Missing = Literal["error", "drop", "em"]
@@ -285,11 +285,42 @@ def unwritten_chunks(source: Source, sink: Sink) -> list[int]:
 
 M = TypeVar("M", bound=Monoid)
 S = TypeVar("S")
+
+
+def chunks_done(source: Source, chunks: Iterable[int]) -> ChunkDone:
+    """What is told of chunks that have been read and computed."""
+    n_rows = row_count(source, chunks)
+    return ChunkDone(n_rows, n_rows * row_bytes(source))
+
+
 V = TypeVar("V")
+
+
+@dataclass(frozen=True, eq=False)
+class PartialRead(Generic[M]):
+    """What the first chunks of a read have come to.
+
+    Attributes
+    ----------
+    n_chunks : int
+    values : tuple of Monoid
+        Of complete subtrees of the tree by which values merge: as many chunks each as the binary
+        digits of ``n_chunks`` say, the most first.
+    seconds : float
+        That it took.
+    """
+
+    n_chunks: int = 0
+    values: tuple[M, ...] = ()
+    seconds: float = 0.0
 
 
 class Journal(Protocol):
     """What a fit has found, in order; kept as it comes, and recalled by the fit that goes on."""
+
+    @property
+    def interval(self) -> float:
+        """Seconds after which a read that goes on is kept; infinity if it is not."""
 
     def recall(
         self, kind: type[V], is_asked: Callable[[V], bool]
@@ -310,12 +341,40 @@ class Journal(Protocol):
         """
 
     def keep(self, value: Any, reads: Sequence[ReadDone]) -> None:
-        """Keep a result and the reads that it took.
+        """Keep a result and the reads that it took, which need no more be kept in parts.
 
         Raises
         ------
         OutputError
             If it cannot be written.
+        """
+
+    def partial_read(
+        self, number: int, kind: type[M], identity: Any
+    ) -> tuple[PartialRead[M], Callable[[PartialRead[M]], None]]:
+        """What was kept of a read that was not completed, and what keeps more of it.
+
+        Parameters
+        ----------
+        number : int
+            Of the read.
+        kind : type
+            A dataclass: what the read gives.
+        identity : object
+            All that decides what it gives.
+
+        Returns
+        -------
+        begun : PartialRead
+            Of no chunk, if nothing was kept.
+        keep : callable
+            Keeps what the read has come to, in place of what was kept of it before; raises
+            OutputError if it cannot be written.
+
+        Raises
+        ------
+        CheckpointError
+            If what was kept cannot be read.
         """
 
 
@@ -337,6 +396,8 @@ class Executor(Protocol):
         listener: Listener,
         work: Work = NO_WORK,
         chunks: Sequence[int] | None = None,
+        purpose: str = "read",
+        number: int = 0,
     ) -> M:
         """Merge function(state, chunk) over chunks, by a tree fixed by their number alone.
 
@@ -354,6 +415,10 @@ class Executor(Protocol):
             Memory that it takes.
         chunks : sequence of int, optional
             One or more, in the order in which their values merge; by default all.
+        purpose : str
+            What the read is for, as in :class:`ReadStarted`; those who watch a cluster see it.
+        number : int
+            Of the read.
         """
 
     def map_write(

@@ -9,6 +9,7 @@ import pytest
 import sklearn.mixture
 from sklearn.exceptions import ConvergenceWarning
 
+from benchmarks.cluster import Parts
 from benchmarks.peers.libraries import LIBRARIES, Fitted
 from benchmarks.peers.measure import MANY, Result, mean_log_likelihood
 from benchmarks.planted import Problem
@@ -20,10 +21,12 @@ from benchmarks.reads.records import Record, load, save
 from benchmarks.reads.tables import highest_after, missing, plot, tables
 from benchmarks.reads.ways import REG_COVAR, WAYS, Run, Way, evaluations, ours, scikit_learn
 from benchmarks.scale import Point, ReplayedSource, exponent
+from benchmarks.sizing import Size
 from benchmarks.sources import STORAGES, STORED_ROWS, Comparison, Storage, compare, sample_rows
 from streamgmm.core.covariance import STRUCTURES, CovarianceType
 from streamgmm.core.parameters import Parameters
 from streamgmm.events import ReadDone
+from streamgmm.sources.layout import rows_per_chunk
 from tests.sources.conformance import Case, SourceConformance
 
 
@@ -81,6 +84,21 @@ def test_exponents_are_those_of_powers() -> None:
     ]
     assert exponent(series, lambda point: point.seconds) == pytest.approx(1.0)
     assert exponent(series, lambda point: point.peak) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_read_takes_what_its_parts_take() -> None:
+    nothing = Parts(0.0, 0.0, 0.0, 0.0)
+    read = Size(10**9, 32, 32, 64, row_seconds=2e-6, parts=nothing)
+    group_rows = read.group_chunks * rows_per_chunk(32)
+    assert read.compute_seconds == pytest.approx(2000 / 64)
+    assert read.seconds == pytest.approx(read.compute_seconds + 2e-6 * group_rows)
+    assert read.n_groups >= 8 * 64
+    dear = replace(read, parts=Parts(3.0, 0.5, 0.0, 7.0))
+    sent = 7.0 * 6 * read.work_bytes[1] / (64 << 20)
+    assert dear.seconds - read.seconds == pytest.approx(3.0 + 0.5 * read.n_groups + sent)
+    # Rows of one group take no more cores.
+    few = replace(read, n_rows=1000)
+    assert few.seconds <= 2 * 1000 * 2e-6
 
 
 def test_rare_rows_are_counted() -> None:

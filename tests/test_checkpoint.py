@@ -1,6 +1,7 @@
 """Interrupted fits go on where they were, and give the bits of uninterrupted ones."""
 
 import copy
+import itertools
 import json
 import math
 import os
@@ -9,7 +10,6 @@ import resource
 import signal
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ import zarr
 from moto.server import ThreadedMotoServer
 
 import streamgmm
-from streamgmm import GaussianMixture, checkpoint
+from streamgmm import GaussianMixture
 from streamgmm.errors import CheckpointError, DataError, OutputError, ParameterError
 from streamgmm.events import CheckpointWritten, Event, ReadStarted
 from streamgmm.persistence import Record, read_record, write_record
-from streamgmm.protocols import Source
+from streamgmm.protocols import Chunk, Source
+from tests.failures.checkpoint import STEPS, content, in_a_fork, kill_at
 from tests.sources.chunked import ChunkedSource
 
 N, D, K = 20_000, 3, 4
@@ -91,58 +92,11 @@ def estimator(case: str, **settings: Any) -> GaussianMixture:
 PROGRAM = """
 import sys
 from pathlib import Path
-from tests.test_checkpoint import kill_and_resume
+from tests.test_checkpoint import kill_and_resume, kill_within_reads
 
-kill_and_resume(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
+kill = kill_within_reads if sys.argv[4] == "within reads" else kill_and_resume
+kill(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
 """
-
-
-def in_a_fork(work: Callable[[], object]) -> int:
-    """The exit status of a process that does some work; negative for a signal."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:  # noqa: BLE001 - the process ends here
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def kill_at(place: str, count: int, pattern: str = "", writer: Any = checkpoint) -> None:
-    """Have this process killed as a module writes a file: the one after so many that match."""
-    write_whole, replace = writer.write_whole, os.replace
-    n_left = count
-
-    def writing(target: Path, write: Callable[[Any], object]) -> None:
-        nonlocal n_left
-        n_left -= bool(re.search(pattern, target.name))
-        if n_left >= 0:
-            write_whole(target, write)
-            return
-        if place == "before":
-            die()
-
-        def half(file: Any) -> None:
-            write(file)
-            file.flush()
-            os.ftruncate(file.fileno(), file.tell() // 2)
-            die()
-
-        def replacing(origin: Any, final: Any) -> None:
-            if place == "renamed":
-                replace(origin, final)
-            die()
-
-        os.replace = replacing
-        write_whole(target, half if place == "within" else write)
-
-    writer.write_whole = writing
 
 
 def kill_and_resume(case: str, store: Path, folder: Path, how: str) -> None:
@@ -165,7 +119,7 @@ def kill_and_resume(case: str, store: Path, folder: Path, how: str) -> None:
             model.save(out)
 
     if how == "every step":
-        for place in ("before", "within", "unnamed", "renamed"):
+        for place in STEPS:
             for count in range(100):
                 checkpoint = folder / f"{place} {count}"
 
@@ -198,20 +152,40 @@ def kill_and_resume(case: str, store: Path, folder: Path, how: str) -> None:
     assert count == len(list((folder / "checkpoint").glob("*.npz"))) > 3
 
 
+def kill_within_reads(case: str, store: Path, folder: Path, _: str) -> None:
+    """Write the models of an uninterrupted fit and of one killed whenever it kept a part of a read.
+
+    The chunks that each of them read are in ``whole.txt`` and ``resumed.txt``.
+    """
+
+    class Logged(ChunkedSource):
+        def read(self, i: int) -> Chunk:
+            with (folder / log).open("a") as file:
+                file.write(f"{i}\n")
+            return super().read(i)
+
+    def fit(name: str, **settings: Any) -> None:
+        np.random.seed(5)  # noqa: NPY002 - what random_state=None is about
+        source = Logged(table(), CHUNK // 2)
+        model = estimator(case, **settings).fit(source, resume="checkpoint" in settings)
+        model.save(folder / f"{name}.gmm")
+
+    log = "whole.txt"
+    fit("whole")
+    log = "resumed.txt"
+
+    def killed_after_one() -> None:
+        kill_at("renamed", 0, r"read-")
+        fit("resumed", checkpoint=folder / "checkpoint", checkpoint_interval=1e-9)
+
+    kills = list(itertools.takewhile(bool, (in_a_fork(killed_after_one) for _ in range(300))))
+    assert set(kills) == {-signal.SIGKILL}
+    assert 20 < len(kills) < 300
+
+
 def forked(case: str, store: Path, folder: Path, how: str) -> None:
     arguments = [case, str(store), str(folder), how]
     subprocess.run([sys.executable, "-c", PROGRAM, *arguments], cwd=Path.cwd(), check=True)
-
-
-def content(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """All that a model's file says, but for how long reads took."""
-    record = read_record(path)
-    fitted = dict(record.header["fitted"])
-    fitted["history_"] = [
-        {name: value for name, value in read.items() if name != "seconds"}
-        for read in fitted["history_"]
-    ]
-    return {"fitted": fitted, "statistics": record.header.get("statistics")}, dict(record.arrays)
 
 
 def assert_same_content(path: Path, other: Path) -> None:
@@ -233,6 +207,21 @@ def test_a_fit_that_is_killed_again_and_again_ends_alike(
     # No read was made twice.
     reads = (tmp_path / "reads.txt").read_text().split()
     assert reads == [read["purpose"] for read in streamgmm.load(tmp_path / "whole.gmm").history_]
+
+
+@pytest.mark.parametrize("case", ["em, given start", "auto, few reads"])
+def test_a_fit_that_is_killed_within_its_reads_goes_on_there(
+    case: str, store: Path, tmp_path: Path
+) -> None:
+    forked(case, store, tmp_path, "within reads")
+    assert_same_content(tmp_path / "resumed.gmm", tmp_path / "whole.gmm")
+    assert_same_content(tmp_path / "checkpoint" / "model.gmm", tmp_path / "whole.gmm")
+    whole, resumed = (
+        (tmp_path / f"{name}.txt").read_text().split() for name in ("whole", "resumed")
+    )
+    # No chunk was read twice for the same read.
+    assert sorted(resumed) == sorted(whole)
+    assert not list((tmp_path / "checkpoint").glob("read-*"))
 
 
 def test_killed_at_any_step_of_any_write(store: Path, tmp_path: Path) -> None:
@@ -386,6 +375,8 @@ def test_where_nothing_was_found_a_fit_begins(store: Path, tmp_path: Path) -> No
     assert np.array_equal(other.fit(data_of("x", store), resume=True).means_, model.means_)
     with pytest.raises(ParameterError, match="resume=True needs checkpoint="):
         estimator("auto, full").fit(data_of("x", store), resume=True)
+    with pytest.raises(ParameterError, match="checkpoint_interval= needs checkpoint="):
+        estimator("auto, full", checkpoint_interval=60).fit(data_of("x", store))
 
 
 @pytest.mark.parametrize(
@@ -529,6 +520,28 @@ def test_damaged_results_are_named(how: str, store: Path, tmp_path: Path) -> Non
     assert_same_content(tmp_path / "resumed.gmm", tmp_path / "whole.gmm")
 
 
+@pytest.mark.parametrize("how", ["truncated", "foreign", "lacking"])
+def test_a_damaged_part_of_a_read_is_named(how: str, store: Path, tmp_path: Path) -> None:
+    path, source = tmp_path / "c", data_of("auto, full", store)
+    model = estimator("auto, full", checkpoint=path, checkpoint_interval=1e-9)
+    # In the survey, before there is any result.
+    with pytest.raises(Stop) as caught:
+        model.set_params(callbacks=stopping_after(3)).fit(source)
+    assert "resume=True" in caught.value.__notes__[0]
+    (partial,) = path.glob("read-*")
+    with pytest.raises(CheckpointError, match=r"/c holds the checkpoint .*resume=True"):
+        model.fit(source)
+    damage(partial, how)
+    model.set_params(callbacks=())
+    with pytest.raises(CheckpointError, match=rf"{partial.name}.* if it is removed, the read begi"):
+        model.fit(source, resume=True)
+    # As the message says:
+    partial.unlink()
+    model.fit(source, resume=True).save(tmp_path / "resumed.gmm")
+    estimator("auto, full").fit(source).save(tmp_path / "whole.gmm")
+    assert_same_content(tmp_path / "resumed.gmm", tmp_path / "whole.gmm")
+
+
 def test_damaged_settings_are_named(store: Path, tmp_path: Path) -> None:
     interrupted(tmp_path / "c", data_of("x", store), 3)
     for text in ("", "{}", '{"fit": 3, "random_state": {}}', "\xff"):
@@ -568,8 +581,8 @@ def test_rounding_of_another_processor(
     assert resumed.lower_bound_ == pytest.approx(whole.lower_bound_, abs=1e-9)
     np.testing.assert_allclose(resumed.means_, whole.means_, rtol=0.0, atol=1e-6)
     np.testing.assert_allclose(resumed.covariances_, whole.covariances_, rtol=0.0, atol=1e-6)
-    for name, content in before.items():
-        (path / name).write_bytes(content)
+    for name, whole_file in before.items():
+        (path / name).write_bytes(whole_file)
     for new in set(files(path)) - set(before):
         (path / new).unlink()
     rewrite(start, moved(1e-4))

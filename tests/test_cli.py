@@ -691,6 +691,10 @@ def test_an_interrupted_fit_goes_on(files, tmp_path):
     for wrong, message in (
         (words, "error: c holds the checkpoint of a fit"),
         (("fit", files / "data.npy", *FIT, "--resume"), "error: --resume needs --checkpoint"),
+        (
+            ("fit", files / "data.npy", *FIT, "--checkpoint-interval", "60"),
+            "error: --checkpoint-interval needs --checkpoint",
+        ),
     ):
         with _start(*wrong, folder=tmp_path) as process:
             _, err = process.communicate(timeout=60)

@@ -137,6 +137,13 @@ def test_suffixes_are_checked(name: str, tmp_path: Path) -> None:
         pytest.fail("opened")
 
 
+def test_urls_are_refused_with_what_to_do_instead() -> None:
+    url = "s3://user:secret@bucket/labels.zarr"
+    with pytest.raises(OutputError, match="to_zarr takes URLs") as error, sink_of(url):
+        pytest.fail("opened")
+    assert "secret" not in str(error.value)
+
+
 def test_zarr_groups_and_npy_folders_are_not_replaced(tmp_path: Path) -> None:
     group = zarr.create_group(tmp_path / "g.zarr")
     group.create_array("precious", data=np.arange(5))

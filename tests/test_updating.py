@@ -35,7 +35,7 @@ from streamgmm.persistence import Record, read_record, write_record
 from streamgmm.protocols import Chunk
 from streamgmm.sources.files import natural_order
 from streamgmm.sources.streamed import tables_from
-from tests.test_checkpoint import in_a_fork, kill_at
+from tests.failures.checkpoint import STEPS, in_a_fork, kill_at
 
 K, D = 2, 3
 # Rows that are read at once.
@@ -624,12 +624,12 @@ def kill_at_every_step(folder: Path) -> None:
     small_job(folder, folder / "whole.gmm")
     expected = (folder / "whole.gmm").read_bytes()
     n_done = 0
-    for place in ("before", "within", "unnamed", "renamed"):
+    for step in STEPS:
         for count in range(100):
-            path = folder / f"{place} {count}.gmm"
+            path = folder / f"{step} {count}.gmm"
 
-            def killed(place: str = place, count: int = count, path: Path = path) -> None:
-                kill_at(place, count, writer=persistence)
+            def killed(step: str = step, count: int = count, path: Path = path) -> None:
+                kill_at(step, count, writer=persistence)
                 small_job(folder, path)
 
             status = in_a_fork(killed)

@@ -72,7 +72,7 @@ def glance(
     # What chunks hold of the rows is together no more than all of them.
     work = Work(together=2 * (design.work(source.n_features).thread + positions.nbytes))
     state = design, positions, source.missing
-    drawn = reader.reduce(purpose, _rows_at, state, work, chunks, n_rows)
+    drawn = reader.reduce(purpose, Draw, _rows_at, state, work, chunks, n_rows)
     sample = checked(drawn.sample(), reader)
     return Glance(sample, len(sample) / len(positions))
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from streamgmm.algorithms.stretches import complete
 from streamgmm.core import incomplete
 from streamgmm.core.covariance import CovarianceType
 from streamgmm.core.expectation import Arithmetic, Expectation, scratch_bytes, statistics_bytes
@@ -25,12 +26,14 @@ from streamgmm.protocols import (
     Journal,
     M,
     Missing,
+    PartialRead,
     S,
     Sink,
     Source,
     V,
     Work,
     all_chunks,
+    chunks_done,
     row_bytes,
     row_count,
     unwritten_chunks,
@@ -145,6 +148,7 @@ class Reader:
     def reduce(
         self,
         purpose: str,
+        kind: type[M],
         function: Callable[[S, Chunk], M],
         state: S,
         work: Work,
@@ -157,6 +161,8 @@ class Reader:
         ----------
         purpose : str
             For the history.
+        kind : type
+            A dataclass: what the function gives.
         function, state, work
             As for :meth:`streamgmm.protocols.Executor.map_reduce`.
         chunks : sequence of int, optional
@@ -165,7 +171,7 @@ class Reader:
             Rows that the function looks at, if chunks are views of what is in memory; by default
             all rows of the chunks.
         """
-        value, n_rows, seconds = self._timed(purpose, function, state, work, chunks, n_rows)
+        value, n_rows, seconds = self._timed(purpose, kind, function, state, work, chunks, n_rows)
         self._record(purpose, n_rows, seconds, part=n_rows / self.source.n_rows)
         return value
 
@@ -229,7 +235,7 @@ class Reader:
         missing = self.source.missing
         expectation = prepare(parameters, frame, missing, self.arithmetic)
         work = statistics_work(self.source, parameters.covariance_type, parameters.n_components)
-        found, _, seconds = self._timed(purpose, _statistics, expectation, work)
+        found, _, seconds = self._timed(purpose, Statistics, _statistics, expectation, work)
         n_missing = 0 if missing == "error" else found.n_missing
         if found.n_not_finite > n_missing:
             refuse_not_finite(self.source, self.executor)
@@ -262,6 +268,7 @@ class Reader:
     def _timed(
         self,
         purpose: str,
+        kind: type[M],
         function: Callable[[S, Chunk], M],
         state: S,
         work: Work,
@@ -275,10 +282,22 @@ class Reader:
         n_bytes = n_read * row_bytes(source)
         number = len(self.history) + 1
         self.tell(ReadStarted(number, purpose, n_read, len(chosen), n_bytes))
-        start = time.perf_counter()
         listener = self.listener if n_rows is None else _ignore
-        value = self.executor.map_reduce(source, function, state, listener, work, chunks)
-        seconds = time.perf_counter() - start
+        begun: PartialRead[M] = PartialRead()
+        keep: Callable[[PartialRead[M]], None] = _ignore
+        interval = math.inf
+        if self.journal is not None:
+            begun, keep = self.journal.partial_read(number, kind, (purpose, state, chosen))
+            interval = self.journal.interval
+        if begun.n_chunks:
+            listener(chunks_done(source, chosen[: begun.n_chunks]))
+
+        def read(stretch: Sequence[int]) -> M:
+            return self.executor.map_reduce(
+                source, function, state, listener, work, stretch, purpose, number
+            )
+
+        value, seconds = complete(begun, chosen, read, keep, interval)
         if n_rows is not None:
             self.tell(ChunkDone(n_rows, n_bytes))
         return value, n_read, seconds
@@ -350,7 +369,7 @@ def announced(listener: Listener, purpose: str, source: Source, sink: Sink) -> I
     listener(ReadDone(0, purpose, n_rows, seconds))
 
 
-def _ignore(event: Event) -> None:
+def _ignore(_: object) -> None:
     pass
 
 

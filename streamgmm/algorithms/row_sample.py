@@ -367,7 +367,7 @@ def sample_rows(reader: Reader, seed: int, most_rows: int | None = None) -> RowS
     n_rows = source.n_rows if is_known else size
     design = SampleDesign.among(n_rows, size, seed, dtype)
     state = design, source.missing
-    drawn = reader.reduce("sample", _draw, state, design.work(source.n_features))
+    drawn = reader.reduce("sample", Draw, _draw, state, design.work(source.n_features))
     return checked(drawn.sample(), reader)
 
 

@@ -114,7 +114,7 @@ def survey(reader: Reader, size: int, seed: int, n_components: int, part: float 
     work = _work(design, source, n_components, explanation is not None)
     reader.executor.check_memory(source, work)
     state = _State(design, explanation, source.missing)
-    found = reader.reduce("survey", _survey_chunk, state, work, chunks)
+    found = reader.reduce("survey", _Found, _survey_chunk, state, work, chunks)
     totals = found.totals
     if totals.n_refused:
         refuse_not_finite(source, reader.executor)

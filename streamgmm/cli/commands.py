@@ -250,6 +250,12 @@ def main(context: click.Context) -> None:
     help="Folder or URL where what is found is kept, with the best model so far.",
 )
 @click.option(
+    "--checkpoint-interval",
+    type=click.FloatRange(0.0, min_open=True),
+    metavar="SECONDS",
+    help="Keep there, about so often, what a read has come to that goes on.",
+)
+@click.option(
     "--resume",
     is_flag=True,
     help="Go on with what an interrupted command left in --checkpoint; if nothing, begin.",
@@ -276,6 +282,8 @@ def fit(
         raise click.UsageError("--fixed needs --start, the model whose values are held.")
     if resume and settings["checkpoint"] is None:
         raise click.UsageError("--resume needs --checkpoint, the folder of what was interrupted.")
+    if settings["checkpoint_interval"] is not None and settings["checkpoint"] is None:
+        raise click.UsageError("--checkpoint-interval needs --checkpoint, where reads are kept.")
     check_output(output, _MODELS, data, sample_weight)
     from streamgmm.estimators import GaussianMixture
 

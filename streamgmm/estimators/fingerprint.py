@@ -16,6 +16,7 @@ from streamgmm.protocols import LazySource, Source, all_chunks, regions_of
 _INDIFFERENT = (
     "callbacks",
     "checkpoint",
+    "checkpoint_interval",
     "executor",
     "fixed",
     "memory_limit",

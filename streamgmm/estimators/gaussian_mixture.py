@@ -1,6 +1,7 @@
 """The batch estimator: scikit-learn's GaussianMixture for data of any size."""
 
 import copy
+import math
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -128,6 +129,9 @@ class GaussianMixture(FittedMixture):
         search, the statistics of each read, so that an interrupted fit can go on, and
         ``model.gmm``, the best model so far. URLs are those that fsspec writes, with what it knows
         of credentials; there it is up to the caller that no two fits write the same one.
+    checkpoint_interval : float, default=None
+        Within a read too, what it has come to is kept in the checkpoint about every so many
+        seconds; None for what reads have found when they end.
     callbacks : sequence of callables, default=()
         Called with each :class:`streamgmm.events.Event` of a fit.
 
@@ -213,6 +217,7 @@ class GaussianMixture(FittedMixture):
         "memory_limit": [Real, str, None],
         "survey_part": [Interval(Real, 0.0, 1.0, closed="right")],
         "checkpoint": [str, os.PathLike, None],
+        "checkpoint_interval": [Interval(Real, 0.0, None, closed="neither"), None],
         "callbacks": ["array-like", callable],
     }
 
@@ -241,6 +246,7 @@ class GaussianMixture(FittedMixture):
         memory_limit: int | str | None = None,
         survey_part: float = 1.0,
         checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_interval: float | None = None,
         callbacks: Sequence[Callable[[Event], None]] = (),
     ) -> None:
         self.n_components = n_components
@@ -265,6 +271,7 @@ class GaussianMixture(FittedMixture):
         self.memory_limit = memory_limit
         self.survey_part = survey_part
         self.checkpoint = checkpoint
+        self.checkpoint_interval = checkpoint_interval
         self.callbacks = callbacks
 
     def fit(
@@ -308,6 +315,8 @@ class GaussianMixture(FittedMixture):
             raise ParameterError(
                 "resume=True needs checkpoint=, the folder of what was interrupted"
             )
+        if self.checkpoint_interval is not None and self.checkpoint is None:
+            raise ParameterError("checkpoint_interval= needs checkpoint=, where reads are kept")
         if self.memory_limit is not None:
             parse_bytes(self.memory_limit)
         source = self._open(X, sample_weight, reset=True, min_samples=2)
@@ -397,8 +406,9 @@ class GaussianMixture(FittedMixture):
             return to_record(model)
 
         settings = fingerprint(self, source, start, reader.executor.sample_bytes)
+        interval = math.inf if self.checkpoint_interval is None else self.checkpoint_interval
         with open_checkpoint(
-            self.checkpoint, settings, random, resume, as_record, reader.tell
+            self.checkpoint, settings, random, resume, interval, as_record, reader.tell
         ) as checkpoint:
             reader.journal = checkpoint
             yield checkpoint.random

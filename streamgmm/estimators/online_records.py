@@ -10,13 +10,14 @@ from streamgmm.algorithms.prequential import ChangeTest, Score, ScoreRecord
 from streamgmm.algorithms.stepwise import Schedule, Stepwise
 from streamgmm.core.parameters import Parameters
 from streamgmm.estimators.ledger import Ledger
-from streamgmm.estimators.records import (
-    pack_settings,
+from streamgmm.estimators.records import pack_settings, unpack_settings
+from streamgmm.persistence import (
+    Record,
+    pack_statistics,
     prefixed,
-    unpack_settings,
+    unpack_statistics,
     without_prefix,
 )
-from streamgmm.persistence import Record, pack_statistics, unpack_statistics
 
 _PARAMETERS = ("weights", "means", "covariances", "factors")
 _STATISTICS = ("total", "recent", "average")

@@ -1,13 +1,18 @@
 """Fitted estimators as records of a file, and as each other."""
 
-from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from streamgmm.core.statistics import Statistics
-from streamgmm.persistence import Record, pack_statistics, unpack_statistics
+from streamgmm.persistence import (
+    Record,
+    pack_statistics,
+    prefixed,
+    unpack_statistics,
+    without_prefix,
+)
 
 _PARAMETERS = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_")
 _INITIAL = ("weights_init", "means_init", "precisions_init")
@@ -70,7 +75,8 @@ def pack_settings(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         if value is not None
     }
     del settings["callbacks"]
-    settings.pop("checkpoint", None)
+    for name in ("checkpoint", "checkpoint_interval"):
+        settings.pop(name, None)
     if "fixed" in settings:
         settings["fixed"] = list(settings["fixed"])
     if not isinstance(settings["executor"], str):
@@ -99,20 +105,6 @@ def unpack_settings(estimator: type, record: Record) -> Any:
     if "feature_names" in header:
         model.feature_names_in_ = np.array(list(header["feature_names"]), dtype=object)
     return model
-
-
-def prefixed(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays of a part, under names of their own in the whole."""
-    return {prefix + name: array for name, array in arrays.items()}
-
-
-def without_prefix(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays of a part of the whole."""
-    return {
-        name.removeprefix(prefix): array
-        for name, array in arrays.items()
-        if name.startswith(prefix)
-    }
 
 
 def copy_fitted(origin: Any, target: Any) -> None:

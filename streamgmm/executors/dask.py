@@ -12,7 +12,7 @@ import numpy as np
 from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
-from streamgmm.events import ChunkDone, Listener
+from streamgmm.events import Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import sample_bytes
 from streamgmm.executors.merging import MergeTree
@@ -26,9 +26,8 @@ from streamgmm.protocols import (
     Source,
     Work,
     all_chunks,
+    chunks_done,
     regions_of,
-    row_bytes,
-    row_count,
     unwritten_chunks,
 )
 
@@ -62,6 +61,8 @@ class DaskExecutor:
         listener: Listener,
         work: Work = NO_WORK,
         chunks: Sequence[int] | None = None,
+        purpose: str = "read",
+        number: int = 0,
     ) -> M:
         """Merge function(state, chunk) over chunks; see :class:`streamgmm.protocols.Executor`.
 
@@ -72,7 +73,7 @@ class DaskExecutor:
         for place, task in enumerate(_tasks(source, chosen, function, state)):
             tree.add(place, _Node(task))
         merged: M = _compute([tree.result.task])[0]
-        listener(_all_done(source, row_count(source, chosen)))
+        listener(chunks_done(source, chosen))
         return merged
 
     def map_write(
@@ -94,7 +95,7 @@ class DaskExecutor:
             for i, values in zip(chunks[batch], _compute(tasks[batch]), strict=True):
                 sink.write(region_of(i), values)
                 sink.finish(i)
-        listener(_all_done(source, row_count(source, chunks)))
+        listener(chunks_done(source, chunks))
 
     def check_memory(self, source: Source, work: Work) -> None:
         """Nothing to check here: Dask decides what is in memory at once."""
@@ -116,10 +117,6 @@ def _compute(tasks: list[Delayed]) -> tuple[Any, ...]:
 
 def _merge(left: M, right: M) -> M:
     return left.merge(right)
-
-
-def _all_done(source: Source, n_rows: int) -> ChunkDone:
-    return ChunkDone(n_rows, n_rows * row_bytes(source))
 
 
 def _tasks(

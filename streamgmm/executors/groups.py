@@ -4,6 +4,7 @@ A group is a complete subtree of the tree by which values merge, so that neither
 are nor where they are computed changes a bit of the result.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,6 +19,8 @@ T = TypeVar("T")
 # ones, and so that workers that join late find work.
 _GROUPS_PER_THREAD = 16
 _FEWEST_GROUPS = 64
+# Small chunks are read some at a time: to change threads for each takes longer than to compute it.
+_READ_AT_ONCE = 1 << 20
 #: Enough for the largest cluster, and no burden for a scheduler.
 MOST_GROUPS = 4096
 
@@ -65,7 +68,7 @@ def reduce_group(
 
 
 def chunks_of(source: Source, chunks: Sequence[int], ahead: bool) -> Iterator[Chunk]:
-    """Chunks one after the other, the next one being read meanwhile if ``ahead``."""
+    """Chunks one after the other, the next ones being read meanwhile if ``ahead``."""
     # Asked once: the answer takes a look at every attribute of the source.
     prefetch = source.prefetch if isinstance(source, StoredSource) else None
 
@@ -78,11 +81,16 @@ def chunks_of(source: Source, chunks: Sequence[int], ahead: bool) -> Iterator[Ch
     if not ahead:
         yield from map(read, range(len(chunks)))
         return
+    batches = groups_of(range(len(chunks)), max(_READ_AT_ONCE // source.read_bytes, 1))
+
+    def read_all(places: Sequence[int]) -> deque[Chunk]:
+        return deque(map(read, places))
+
     with ThreadPoolExecutor(1, "streamgmm") as reader:
-        following = reader.submit(read, 0)
-        for place in range(1, len(chunks)):
-            chunk = following.result()
-            following = reader.submit(read, place)
-            yield chunk
-            del chunk
-        yield following.result()
+        following = reader.submit(read_all, batches[0])
+        for batch in [*batches[1:], []]:
+            ready = following.result()
+            following = reader.submit(read_all, batch)
+            while ready:
+                # Nothing here holds a chunk on which the caller works.
+                yield ready.popleft()

@@ -80,12 +80,12 @@ def _active_client() -> Any:
     # Without the package nobody has made one.
     if "distributed" not in sys.modules:
         return None
-    from streamgmm.executors.distributed import active_client
+    from streamgmm.executors.placement import active_client
 
     return active_client()
 
 
 def _can_be_read_elsewhere(source: Source) -> bool:
-    from streamgmm.executors.distributed import can_be_read_elsewhere
+    from streamgmm.executors.placement import can_be_read_elsewhere
 
     return can_be_read_elsewhere(source)

@@ -30,10 +30,12 @@ class Graph:
 
     Parameters
     ----------
-    name : str
+    purpose : str
         Of the work, for those who watch it.
     function : callable
     state : object
+    number : int
+        Of the read.
 
     Attributes
     ----------
@@ -42,9 +44,12 @@ class Graph:
         The function and the state.
     """
 
-    def __init__(self, name: str, function: Callable[..., Any], state: Any) -> None:
-        self._name = f"streamgmm-{name.strip('_').replace('_', '-')}"
-        self._token = uuid.uuid4().hex
+    def __init__(
+        self, purpose: str, function: Callable[..., Any], state: Any, number: int = 0
+    ) -> None:
+        self._name = f"streamgmm-{purpose.strip('_').replace('_', '-')}"
+        # Dask shows names up to the first word that has digits.
+        self._token = f"{number}-{uuid.uuid4().hex}"
         self.tasks: dict[Any, Any] = {}
         self.job = TaskRef(self.add("job", 0, given, (function, state)))
 

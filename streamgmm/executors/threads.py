@@ -16,7 +16,7 @@ import joblib
 from numpy.typing import NDArray
 
 from streamgmm.errors import ParameterError
-from streamgmm.events import ChunkDone, Listener
+from streamgmm.events import Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import Budget, process_bytes, resolve_limit, sample_bytes
 from streamgmm.executors.merging import MergeTree, tree_depth
@@ -31,9 +31,8 @@ from streamgmm.protocols import (
     StoredSource,
     Work,
     all_chunks,
+    chunks_done,
     regions_of,
-    row_bytes,
-    row_count,
     unwritten_chunks,
 )
 
@@ -91,6 +90,8 @@ class ThreadExecutor:
         listener: Listener,
         work: Work = NO_WORK,
         chunks: Sequence[int] | None = None,
+        purpose: str = "read",
+        number: int = 0,
     ) -> M:
         """Merge function(state, chunk) over chunks; see :class:`streamgmm.protocols.Executor`.
 
@@ -207,8 +208,7 @@ class ThreadExecutor:
                 workers.extend(self._pool.submit(process_all) for _ in range(n_workers))
                 for _ in workers:
                     for i in iter(done.get, None):
-                        n_rows = row_count(source, [i])
-                        listener(ChunkDone(n_rows, n_rows * row_bytes(source)))
+                        listener(chunks_done(source, [i]))
             finally:
                 # After a failure or an interrupt nothing of ours goes on.
                 stop()

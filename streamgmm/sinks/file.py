@@ -155,6 +155,11 @@ def open_sink(
         If the suffix is another, the place cannot be written, another process writes it,
         something else is there, or what is to be resumed is something else.
     """
+    if "://" in os.fspath(path):
+        raise OutputError(
+            "predictions are written to a path, not to a URL; to store them elsewhere, give the "
+            "data as a Dask array: what is predicted is one too, and its to_zarr takes URLs"
+        )
     target = Path(path)
     if target.suffix not in (".npy", ".zarr"):
         raise OutputError(f"{target}: predictions are written to a path ending in .npy or .zarr")

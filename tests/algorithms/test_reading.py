@@ -30,13 +30,13 @@ def test_partial_reads_count_as_parts() -> None:
     with ThreadExecutor(1) as executor:
         reader = Reader(source, executor, events.append)
         assert reader.n_reads == 0
-        assert reader.reduce("all", count, 8, Work()).n_rows == 100
+        assert reader.reduce("all", Count, count, 8, Work()).n_rows == 100
         assert reader.n_reads == 1
         assert isinstance(reader.n_reads, int)
         # Of the chunks the last one is half as long as the others.
-        assert reader.reduce("some", count, 8, Work(), chunks=[0, 3, 12]).n_rows == 20
+        assert reader.reduce("some", Count, count, 8, Work(), chunks=[0, 3, 12]).n_rows == 20
         assert reader.n_reads == pytest.approx(1.2)
-        assert reader.reduce("few", count, 1, Work(), chunks=[2, 5], n_rows=2).n_rows == 2
+        assert reader.reduce("few", Count, count, 1, Work(), chunks=[2, 5], n_rows=2).n_rows == 2
     assert reader.n_reads == pytest.approx(1.22)
     assert [read.part for read in reader.history] == [1.0, 0.2, 0.02]
     assert source.n_reads == 13 + 3 + 2

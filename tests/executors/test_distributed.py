@@ -8,10 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +30,15 @@ from streamgmm.errors import (
     OutputError,
     ParameterError,
 )
-from streamgmm.events import ChunkDone, Event, ReadStarted
+from streamgmm.events import CheckpointWritten, ChunkDone, Event, ReadStarted
 from streamgmm.executors.dask import DaskExecutor
 from streamgmm.executors.distributed import DistributedExecutor
 from streamgmm.executors.groups import group_size
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.persistence import Record, read_record
 from streamgmm.protocols import Chunk, Executor, Region, Work, positions, region_at
+from streamgmm.sinks import ArraySink
 from streamgmm.sinks.zarr import BoxWriter, create_array
 from streamgmm.sources.zarr import ZarrSource
 from tests.core.cases import draw, random_parameters
@@ -46,18 +46,14 @@ from tests.executors.conformance import (
     ExecutorConformance,
     Text,
     bracketed,
+    first_column,
     first_row,
     ignore,
     rows,
     total,
 )
-from tests.executors.failing import (
-    DeadlySource,
-    FatalSource,
-    LoggedSource,
-    PatientSource,
-    UnsteadySource,
-)
+from tests.failures.cluster import FAILURES, Outcome, bits, cluster_of, fit
+from tests.failures.sources import FatalSource, LoggedSource, PatientSource
 from tests.sources.chunked import ChunkedSource
 
 # What hangs is an error, which shows where.
@@ -74,26 +70,6 @@ def ends() -> Iterator[None]:
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
-
-
-@contextmanager
-def cluster_of(n_workers: int, **settings: Any) -> Iterator[Any]:
-    """A client of a cluster of processes of one thread each, without the dashboard's port."""
-    with warnings.catch_warnings():
-        # How distributed starts and ends its processes is its own affair.
-        warnings.simplefilter("ignore")
-        with (
-            distributed.LocalCluster(
-                n_workers=n_workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address=None,
-                silence_logs=50,
-                **settings,
-            ) as cluster,
-            distributed.Client(cluster, set_as_default=False) as client,
-        ):
-            yield client
 
 
 @pytest.fixture(scope="module")
@@ -194,15 +170,6 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def bits(model: GaussianMixture) -> tuple[Any, ...]:
-    arrays = (model.weights_, model.means_, model.covariances_)
-    return *(array.tobytes() for array in arrays), *model.lower_bounds_
-
-
-def fit(data: Any, **settings: Any) -> GaussianMixture:
-    return GaussianMixture(3, random_state=0, tol=1e-5, **settings).fit(data)
-
-
 def received(client: Any) -> Counter[str]:
     """How often each key was got by a worker from another one."""
 
@@ -234,7 +201,7 @@ def test_the_state_reaches_each_worker_once_a_read(client: Any) -> None:
             executor.map_reduce(source, sized_total, state, ignore)
             found = received(client) - before
             # One worker was given it, and the other one asked for it.
-            assert [n for key, n in found.items() if "sized-total-job" in key] == [1]
+            assert [n for key, n in found.items() if "streamgmm-read-job" in key] == [1]
             assert sum(n for key, n in found.items() if "streamgmm-source" in key) <= 1
 
 
@@ -334,85 +301,9 @@ def test_work_that_cannot_fit_is_told_before_any_read(client: Any, tmp_path: Pat
 # Failures -------------------------------------------------------------------------------
 
 
-def test_workers_killed_in_the_survey_and_in_an_iteration_change_no_bit(
-    client: Any, tmp_path: Path
-) -> None:
-    source = DeadlySource(tmp_path, 200)
-    expected = fit(source, n_jobs=2)
-    killed: list[str] = []
-    n_rows: dict[int, int] = {}
-
-    def watch(event: Event) -> None:
-        if isinstance(event, ReadStarted):
-            n_rows[event.number] = event.n_rows
-            if event.purpose in ("survey", "iteration") and event.purpose not in killed:
-                killed.append(event.purpose)
-                (tmp_path / "kill").touch()
-        elif isinstance(event, ChunkDone):
-            n_rows[max(n_rows)] -= event.n_rows
-
-    found = fit(source, executor=client, callbacks=[watch])
-    assert killed == ["survey", "iteration"]
-    assert not (tmp_path / "kill").exists()
-    assert bits(found) == bits(expected)
-    assert [r["n_rows"] for r in found.history_] == [r["n_rows"] for r in expected.history_]
-    # Each row was told of once.
-    assert set(n_rows.values()) == {0}
-
-
-def test_statistics_lost_with_their_worker_are_computed_again(client: Any, tmp_path: Path) -> None:
-    source = LoggedSource(tmp_path, 1000)
-    with ThreadExecutor(2) as executor:
-        expected = executor.map_reduce(source, total, None, ignore)
-    n_before = len(source.reads())
-    victim = next(iter(client.run(os.getpid).values()))
-    n_done = 0
-
-    def kill_near_the_end(event: Event) -> None:
-        nonlocal n_done
-        n_done += 1
-        if n_done == 50:
-            os.kill(victim, signal.SIGKILL)
-
-    with DistributedExecutor(client) as executor:
-        found = executor.map_reduce(source, total, None, kill_near_the_end)
-    assert found == expected
-    assert n_done == 63
-    assert len(source.reads()) - n_before > 1000
-
-
-def test_a_worker_that_joins_late_takes_its_part(tmp_path: Path) -> None:
-    source = PatientSource(tmp_path, 400)
-    joined = tmp_path / "joined"
-    joined.touch()
-    with ThreadExecutor(2) as executor:
-        expected = executor.map_reduce(source, total, None, ignore)
-    joined.unlink()
-    (tmp_path / "reads").write_text("")
-    with cluster_of(1) as client, DistributedExecutor(client) as executor:
-
-        def join(event: Event) -> None:
-            if not joined.exists():
-                client.cluster.scale(2)
-                client.wait_for_workers(2)
-                joined.touch()
-
-        assert executor.map_reduce(source, total, None, join) == expected
-        processes = {process for _, process in source.reads()}
-        assert processes == set(client.run(os.getpid).values())
-        assert len(processes) == 2
-
-
-def test_reads_that_fail_now_and_then_are_tried_again(client: Any, tmp_path: Path) -> None:
-    source = UnsteadySource(tmp_path, 300)
-    with ThreadExecutor(2) as executor:
-        expected = executor.map_reduce(source, total, None, ignore)
-    failing = [tmp_path / str(i) for i in range(7, 300, 50)]
-    for path in failing:
-        path.touch()
-    with DistributedExecutor(client) as executor:
-        assert executor.map_reduce(source, total, None, ignore) == expected
-    assert not any(path.exists() for path in failing)
+@pytest.mark.parametrize("failure", FAILURES)
+def test_failures_change_no_bit_or_are_named(failure: str, client: Any, tmp_path: Path) -> None:
+    assert FAILURES[failure](tmp_path, client) == Outcome(has_struck=True, is_borne=True)
 
 
 def test_a_chunk_that_cannot_be_decoded_is_named(client: Any, tmp_path: Path) -> None:
@@ -436,58 +327,65 @@ def test_work_that_kills_workers_is_given_up(tmp_path: Path) -> None:
         executor.map_reduce(FatalSource(tmp_path, 100), total, None, ignore)
 
 
-@contextmanager
-def processes_of_a_cluster(folder: Path) -> Iterator[tuple[Any, Any, Any]]:
-    """A client, and the processes of a scheduler and of a worker that nobody restarts."""
-    address = folder / "scheduler.json"
-    command = [sys.executable, "-m", "distributed.cli.dask_{}", "--scheduler-file", str(address)]
-    options = {"scheduler": ["--port", "0"], "worker": ["--nthreads", "1", "--no-nanny"]}
-    started = []
-    try:
-        for kind, own in options.items():
-            started.append(
-                subprocess.Popen(
-                    [*(part.format(kind) for part in command), "--no-dashboard", *own],
-                    cwd=Path(__file__).parents[2],
-                    stderr=subprocess.DEVNULL,
-                )
-            )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            while not address.exists():
-                time.sleep(0.05)
-            with distributed.Client(
-                scheduler_file=str(address), set_as_default=False, timeout=5
-            ) as client:
-                client.wait_for_workers(1)
-                yield client, *started
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
+DRIVER = """
+import sys
+import distributed
+from tests.executors.test_distributed import fit_until_killed
+
+with distributed.Client(sys.argv[1]) as client:
+    fit_until_killed(client, sys.argv[2])
+"""
 
 
-@pytest.mark.parametrize(
-    ("victim", "message"),
-    [
-        ("worker", "has had no worker for 2 s while chunked data was read; start workers"),
-        ("scheduler", "the connection to the scheduler tcp://.* was lost while chunked data"),
-    ],
-)
-def test_a_lost_cluster_is_an_error_soon(tmp_path: Path, victim: str, message: str) -> None:
-    with processes_of_a_cluster(tmp_path) as (client, scheduler, worker):
-        process = {"worker": worker, "scheduler": scheduler}[victim]
+def fit_until_killed(client: Any, folder: str) -> None:
+    """A fit that ends with its process, when a third of its first iteration is kept."""
+    purpose = ""
 
-        def kill(event: Event) -> None:
-            process.kill()
+    def watch(event: Event) -> None:
+        nonlocal purpose
+        if isinstance(event, ReadStarted):
+            purpose = event.purpose
+        elif isinstance(event, CheckpointWritten) and purpose == "iteration":
+            partial = kept_read(Path(folder))
+            if partial is not None and partial.header["n_chunks"] > 20:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-        source = LoggedSource(tmp_path, 2000)
-        with DistributedExecutor(client, patience=2.0) as executor:
-            with pytest.raises(ClusterError, match=message):
-                executor.map_reduce(source, total, None, kill)
-            # It does not come back.
-            with pytest.raises(ClusterError, match=message):
-                executor.map_reduce(source, total, None, ignore)
+    source = LoggedSource(Path(folder), 60)
+    kept = Path(folder, "checkpoint")
+    fit(source, executor=client, callbacks=[watch], checkpoint=kept, checkpoint_interval=1e-9)
+
+
+def kept_read(folder: Path) -> Record | None:
+    """What the checkpoint in a folder has of a read that is not complete."""
+    return next(map(read_record, (folder / "checkpoint").glob("read-*")), None)
+
+
+def test_a_fit_whose_process_is_killed_within_a_read_goes_on_there(
+    client: Any, tmp_path: Path
+) -> None:
+    source = LoggedSource(tmp_path, 60)
+    expected = fit(source, n_jobs=2)
+    driver = subprocess.run(
+        [sys.executable, "-c", DRIVER, client.scheduler.address, str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert driver.returncode == -signal.SIGKILL
+    partial = kept_read(tmp_path)
+    assert partial is not None
+    n_kept = partial.header["n_chunks"]
+    assert 20 < n_kept < 60
+    # Workers end what they have begun.
+    wait_for_no_tasks(client)
+    n_before = len(source.reads())
+    model = GaussianMixture(3, random_state=0, tol=1e-5, executor=client)
+    found = model.set_params(checkpoint=tmp_path / "checkpoint").fit(source, resume=True)
+    assert bits(found) == bits(expected)
+    # The first reads are a survey, and the iteration that was interrupted.
+    n_whole = len(expected.history_) - 2
+    assert len(source.reads()) - n_before == 60 - n_kept + 60 * n_whole
+    assert [r["n_rows"] for r in found.history_] == [r["n_rows"] for r in expected.history_]
+    assert found.n_reads_ == expected.n_reads_
 
 
 # What is seen ---------------------------------------------------------------------------
@@ -503,6 +401,14 @@ def names_of(client: Any, state: str) -> set[str]:
     return client.run_on_scheduler(look)
 
 
+def wait_for_no_tasks(client: Any, but: Collection[str] = ()) -> None:
+    """Wait until the scheduler has no tasks but those of some names."""
+    deadline = time.monotonic() + 30
+    while names_of(client, "processing waiting queued memory") - set(but):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_an_interrupt_leaves_nothing_on_the_cluster(client: Any, tmp_path: Path) -> None:
     source = PatientSource(tmp_path, 400)
 
@@ -514,20 +420,29 @@ def test_an_interrupt_leaves_nothing_on_the_cluster(client: Any, tmp_path: Path)
             executor.map_reduce(source, total, None, interrupt)
         # What runs already goes on to the end of its group.
         (tmp_path / "joined").touch()
-        deadline = time.monotonic() + 30
-        while names_of(client, "processing waiting queued memory") > {"streamgmm-source"}:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for_no_tasks(client, {"streamgmm-source"})
         assert executor.map_reduce(source, total, None, ignore) is not None
     assert len({i for i, _ in source.reads()}) == 400
 
 
 def test_tasks_have_names_for_people(client: Any) -> None:
     with DistributedExecutor(client) as executor:
-        executor.map_reduce(ChunkedSource(rows(100), 1), first_row, "", ignore)
+        source = ChunkedSource(rows(100), 1)
+        executor.map_reduce(source, first_row, "", ignore, purpose="iteration", number=3)
+        executor.map_write(source, first_column, None, ArraySink(np.empty(100)), ignore)
     prefixes = client.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.task_prefixes))
-    ours = {f"streamgmm-first-row-{kind}" for kind in ("job", "group", "merge")}
-    assert prefixes >= {"streamgmm-source", *ours}
+    ours = {f"streamgmm-iteration-{kind}" for kind in ("job", "group", "merge")}
+    assert prefixes >= {"streamgmm-source", "streamgmm-first-column-group", *ours}
+    keys = client.run_on_scheduler(lambda dask_scheduler: str(dask_scheduler.transition_log))
+    assert "streamgmm-iteration-group-3-" in keys
+
+
+def test_a_performance_report_shows_what_a_fit_did(client: Any, tmp_path: Path) -> None:
+    with client.as_current(), distributed.performance_report(tmp_path / "report.html"):
+        fit(LoggedSource(tmp_path, 200), executor=client)
+    report = (tmp_path / "report.html").read_text()
+    for purpose in ("survey", "iteration"):
+        assert f"streamgmm-{purpose}-group" in report
 
 
 # Predictions ----------------------------------------------------------------------------

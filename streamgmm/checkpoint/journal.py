@@ -4,7 +4,8 @@ A fit follows from its settings and from what its reads find. So each result is 
 a file of its own: the survey, the parameters of each stage of the search, the statistics of
 each read. A fit that goes on is the same fit from its beginning, which takes from the journal
 what is there. Beside the results lie ``settings.json``, which says what fit they belong to, and
-``model.gmm``, the best model so far.
+``model.gmm``, the best model so far. If that is asked for, reads that are not complete have files
+too, named by what they are made with, which go when their result is there.
 """
 
 import copy
@@ -12,18 +13,17 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
+import joblib
 import numpy as np
-from filelock import FileLock, Timeout
 
 from streamgmm.algorithms.em import Fit
 from streamgmm.algorithms.reading import Reading
+from streamgmm.checkpoint.places import LOCK, Place, place_at
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import CheckpointError, ModelFileError, OutputError
 from streamgmm.events import CheckpointWritten, Listener, ReadDone
@@ -32,18 +32,19 @@ from streamgmm.persistence import (
     Record,
     load_record,
     pack,
+    pack_all,
     save_record,
     unpack,
-    write_whole,
+    unpack_all,
 )
-from streamgmm.protocols import V
-from streamgmm.sources.urls import is_url, without_credentials
+from streamgmm.protocols import M, PartialRead, V
 
-_SETTINGS, _MODEL, _LOCK = "settings.json", "model.gmm", "lock"
+_SETTINGS, _MODEL = "settings.json", "model.gmm"
 _RESULT = re.compile(r"(\d{6,})\.npz")
+_READ = re.compile(r"read-[0-9a-f]{32}\.npz")
 _UNFINISHED = re.compile(
-    rf"\.({re.escape(_SETTINGS)}|{re.escape(_MODEL)}|{_RESULT.pattern})\.[0-9a-f]{{8}}"
-    + re.escape(UNFINISHED)
+    rf"\.({re.escape(_SETTINGS)}|{re.escape(_MODEL)}|{_RESULT.pattern}|{_READ.pattern})"
+    rf"\.[0-9a-f]{{8}}{re.escape(UNFINISHED)}"
 )
 
 
@@ -54,11 +55,15 @@ class Checkpoint:
 
     Parameters
     ----------
-    place : _Place
+    place : Place
     n_results : int
         Results that are there.
+    partial : set of str
+        Files of reads that are not complete.
     random : numpy.random.RandomState
         As it was when the fit began.
+    interval : float
+        Seconds after which a read that goes on is kept.
     as_model : callable
         Makes a model's record of a fit.
     listener : callable
@@ -67,14 +72,16 @@ class Checkpoint:
 
     def __init__(
         self,
-        place: "_Place",
+        place: Place,
         n_results: int,
+        partial: set[str],
         random: np.random.RandomState,
+        interval: float,
         as_model: Callable[[Fit], Record],
         listener: Listener,
     ) -> None:
-        self.n_results, self.random = n_results, random
-        self._place = place
+        self.n_results, self.random, self.interval = n_results, random, interval
+        self._place, self._partial = place, partial
         self._as_model, self._listener = as_model, listener
         self._n_taken = self._n_reads = 0
         self._best: Fit | None = None
@@ -89,20 +96,13 @@ class Checkpoint:
             self._write_best()
             return None
         name = _result_name(self._n_taken + 1)
-        try:
-            with self._place.reading(name) as file:
-                record = load_record(file, f"{self._place}/{name}")
+        remedy = "if it and those of higher numbers are removed, what they hold is found again"
+        with self._opened(name, remedy) as record:
             found = record.header["kind"]
             value = None
             if found == kind.__name__:
                 value = unpack(kind, record.header["value"], record.arrays)
             reads = [ReadDone(**read) for read in record.header["reads"]]
-        except (ModelFileError, AttributeError, KeyError, TypeError) as error:
-            is_told = isinstance(error, ModelFileError)
-            raise CheckpointError(
-                f"{error if is_told else f'{self._place}/{name} is damaged ({error!r})'}; if it "
-                "and those of higher numbers are removed, what they hold is found again"
-            ) from error
         if value is None or not is_asked(value):
             raise CheckpointError(
                 f"{self._place}/{name} holds a {found} that this fit does not come to, as may be "
@@ -122,9 +122,38 @@ class Checkpoint:
         }
         n_bytes = self._write(_result_name(self.n_results + 1), Record(described, arrays))
         self._n_taken = self.n_results = self.n_results + 1
+        while self._partial:
+            self._place.remove(self._partial.pop())
         self._note(value, reads)
         self._write_best()
         self._listener(CheckpointWritten(str(self._place), self._n_reads, n_bytes))
+
+    def partial_read(
+        self, number: int, kind: type[M], identity: Any
+    ) -> tuple[PartialRead[M], Callable[[PartialRead[M]], None]]:
+        """What was kept of a read that was not completed, and what keeps more of it."""
+        # Once: what is computed with may keep more in it.
+        name = f"read-{joblib.hash(identity)}.npz"
+        begun: PartialRead[M] = PartialRead()
+        if name in self._partial:
+            with self._opened(name, "if it is removed, the read begins again") as record:
+                header = record.header
+                values = unpack_all(kind, header["values"], record.arrays)
+                begun = PartialRead(header["n_chunks"], values, header["seconds"])
+
+        def keep(read: PartialRead[M]) -> None:
+            values, arrays = pack_all(read.values)
+            header = {"n_chunks": read.n_chunks, "seconds": read.seconds, "values": values}
+            n_bytes = self._write(name, Record(header, arrays))
+            self._partial.add(name)
+            self._listener(CheckpointWritten(str(self._place), number, n_bytes))
+
+        return begun, keep
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has been found."""
+        return not (self.n_results or self._partial)
 
     def finish(self, model: Record) -> None:
         """Write the model that the fit has come to."""
@@ -152,12 +181,33 @@ class Checkpoint:
     def _write(self, name: str, record: Record) -> int:
         return self._place.write(name, lambda file: save_record(file, record))
 
+    @contextmanager
+    def _opened(self, name: str, remedy: str) -> Iterator[Record]:
+        """The record in a file; what is wrong with it is told, and what helps.
+
+        Raises
+        ------
+        CheckpointError
+            If it cannot be read, or is not what it should be.
+        """
+        try:
+            with self._place.reading(name) as file:
+                yield load_record(file, f"{self._place}/{name}")
+        except (ModelFileError, AttributeError, KeyError, TypeError) as error:
+            is_told = isinstance(error, ModelFileError)
+            what = error if is_told else f"{self._place}/{name} is damaged ({error!r})"
+            raise CheckpointError(f"{what}; {remedy}") from error
+
 
 def _result_name(number: int) -> str:
     return f"{number:06d}.npz"
 
 
-def _way_out(place: "_Place") -> str:
+def _partial_reads(names: set[str]) -> set[str]:
+    return {name for name in names if _READ.fullmatch(name)}
+
+
+def _way_out(place: Place) -> str:
     return (
         "name another checkpoint for a new fit; by warm_start=True, or with its parameters as "
         f"weights_init, means_init and precisions_init, it may go on from {place}/{_MODEL}"
@@ -170,6 +220,7 @@ def open_checkpoint(
     settings: Mapping[str, Any],
     random: np.random.RandomState,
     resume: bool,
+    interval: float,
     as_model: Callable[[Fit], Record],
     listener: Listener,
 ) -> Iterator[Checkpoint]:
@@ -186,6 +237,8 @@ def open_checkpoint(
         Its state is kept, and taken up again.
     resume : bool
         Whether to go on with what is there, if anything is.
+    interval : float
+        Seconds after which a read that goes on is kept.
     as_model : callable
         Makes a model's record of a fit.
     listener : callable
@@ -198,11 +251,10 @@ def open_checkpoint(
     OutputError
         If the place cannot be written, holds other things, or another process has it.
     """
-    path = os.fspath(location)
-    place = _Prefix(path) if is_url(path) else _Folder(Path(path.removeprefix("file://")))
+    place = place_at(location)
     names = place.names()
     # What a checkpoint leaves that was killed as it began.
-    foreign = sorted(name for name in names if name != _LOCK and not _UNFINISHED.fullmatch(name))
+    foreign = sorted(name for name in names if name != LOCK and not _UNFINISHED.fullmatch(name))
     if _SETTINGS not in names and foreign:
         raise OutputError(
             f"{place} is no checkpoint, but holds {', '.join(foreign[:3])}"
@@ -210,21 +262,23 @@ def open_checkpoint(
         )
     with place.held():
         names = place.names()
-        n_results = _count_results(place, names)
+        for name in filter(_UNFINISHED.fullmatch, names):
+            place.remove(name)
+        n_results, partial = _count_results(place, names), _partial_reads(names)
         if _SETTINGS in names and resume:
             random = _taken_up(place, settings, random)
-        elif n_results:
+        elif n_results or partial:
             raise CheckpointError(
                 f"{place} holds the checkpoint of a fit, which is not overwritten; pass "
                 "resume=True (--resume) to go on with it, or remove it, or name another"
             )
         else:
             _begin(place, settings, random)
-        checkpoint = Checkpoint(place, n_results, random, as_model, listener)
+        checkpoint = Checkpoint(place, n_results, partial, random, interval, as_model, listener)
         try:
             yield checkpoint
         except BaseException as error:
-            if checkpoint.n_results:
+            if not checkpoint.is_empty:
                 error.add_note(
                     f"What the fit has found is kept in {place}; the same fit with resume=True "
                     "(--resume) goes on from there."
@@ -232,14 +286,14 @@ def open_checkpoint(
             raise
 
 
-def _begin(place: "_Place", settings: Mapping[str, Any], random: np.random.RandomState) -> None:
+def _begin(place: Place, settings: Mapping[str, Any], random: np.random.RandomState) -> None:
     content = {"fit": settings, "random_state": random.get_state(legacy=False)}
     text = json.dumps(content, default=lambda array: array.tolist())
     place.write(_SETTINGS, lambda file: file.write(text.encode()))
 
 
 def _taken_up(
-    place: "_Place", settings: Mapping[str, Any], random: np.random.RandomState
+    place: Place, settings: Mapping[str, Any], random: np.random.RandomState
 ) -> np.random.RandomState:
     """The random state that a fit of the same settings began with."""
     with place.reading(_SETTINGS) as file:
@@ -268,7 +322,7 @@ def _taken_up(
     return taken
 
 
-def _count_results(place: "_Place", names: set[str]) -> int:
+def _count_results(place: Place, names: set[str]) -> int:
     numbers = sorted(int(match[1]) for name in names if (match := _RESULT.fullmatch(name)))
     missing = sorted(set(range(1, len(numbers) + 1)) - set(numbers))
     if missing:
@@ -277,125 +331,3 @@ def _count_results(place: "_Place", names: set[str]) -> int:
             "it, or remove these, and what they hold is found again"
         )
     return len(numbers)
-
-
-class _Place(Protocol):
-    """Where files are, by name."""
-
-    def names(self) -> set[str]:
-        """The files that are there."""
-
-    def held(self) -> AbstractContextManager[object]:
-        """The place for this process alone, ready to be written."""
-
-    def write(self, name: str, write: Callable[[IO[bytes]], object]) -> int:
-        """Write a file, and give its size."""
-
-    def reading(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        """A file, open for reading."""
-
-
-class _Folder:
-    """A folder on this machine."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __str__(self) -> str:
-        return str(self._path)
-
-    def names(self) -> set[str]:
-        try:
-            return {path.name for path in self._path.iterdir()}
-        except FileNotFoundError:
-            return set()
-        except OSError as error:
-            raise OutputError(f"{self} cannot be a checkpoint: {error}") from error
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        lock = FileLock(self._path / _LOCK, timeout=0)
-        try:
-            self._path.mkdir(exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise OutputError(
-                f"{self} is the checkpoint of another process that runs, which has "
-                f"{lock.lock_file} locked; wait for it, or name another"
-            ) from None
-        except OSError as error:
-            raise OutputError(f"{self} cannot be written: {error}") from error
-        try:
-            for name in self.names():
-                if _UNFINISHED.fullmatch(name):
-                    (self._path / name).unlink(missing_ok=True)
-            yield
-        finally:
-            lock.release()
-
-    def write(self, name: str, write: Callable[[IO[bytes]], object]) -> int:
-        write_whole(self._path / name, write)
-        return (self._path / name).stat().st_size
-
-    def reading(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        try:
-            return (self._path / name).open("rb")
-        except OSError as error:
-            raise OutputError(f"{self._path / name} cannot be read: {error}") from error
-
-
-class _Prefix:
-    """A prefix of URLs, by whatever fsspec writes them; files go there and come whole."""
-
-    def __init__(self, url: str) -> None:
-        self._url = without_credentials(url.rstrip("/"))
-        try:
-            from fsspec.core import url_to_fs
-
-            from streamgmm.sources.retrying import told, tries
-        except ModuleNotFoundError as error:
-            raise OutputError(
-                f"{self} needs {error.name}; install it with: pip install 'streamgmm[remote]'"
-            ) from error
-        self._told = told
-        self._tries = tries(self._url, told)
-        self._filesystem, self._path = self._tried(url_to_fs, url.rstrip("/"))
-
-    def __str__(self) -> str:
-        return self._url
-
-    def names(self) -> set[str]:
-        return {path.rpartition("/")[2] for path in self._tried(self._paths)}
-
-    def _paths(self) -> list[str]:
-        self._filesystem.invalidate_cache()
-        try:
-            paths: list[str] = self._filesystem.ls(self._path, detail=False)
-        except FileNotFoundError:
-            return []
-        return paths
-
-    def held(self) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    def write(self, name: str, write: Callable[[IO[bytes]], object]) -> int:
-        with tempfile.NamedTemporaryFile() as file:
-            write(file)
-            file.flush()
-            self._tried(self._filesystem.put_file, file.name, f"{self._path}/{name}")
-            return Path(file.name).stat().st_size
-
-    @contextmanager
-    def reading(self, name: str) -> Iterator[IO[bytes]]:
-        with tempfile.NamedTemporaryFile() as file:
-            self._tried(self._filesystem.get_file, f"{self._path}/{name}", file.name)
-            with Path(file.name).open("rb") as copied:
-                yield copied
-
-    def _tried(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        try:
-            return self._tries(function, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - whatever a backend raises is explained
-            reason = self._told(error)
-        # Outside: tracebacks of what was raised before would show what the message leaves out.
-        raise OutputError(f"{self} cannot be used as a checkpoint ({reason})")

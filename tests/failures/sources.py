@@ -59,7 +59,7 @@ class PatientSource(LoggedSource):
     """After 20 reads it waits until there is a file ``joined``."""
 
     def read(self, i: int) -> Chunk:
-        while len(self.reads()) >= 20 and not (self.folder / "joined").exists():
+        while not (self.folder / "joined").exists() and len(self.reads()) >= 20:
             time.sleep(0.01)
         return super().read(i)
 

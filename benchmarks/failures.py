@@ -1,0 +1,94 @@
+"""Whether fits bear what goes wrong: workers, schedulers and the fit's own process that are killed.
+
+``python -m benchmarks.failures [--repeat 10] [--writes 25] [--small] [--save]``
+
+Clusters are made of processes of this machine. A fit bears a failure if it ends with the bits of
+one without it; or, where nothing is left to compute on, with the error that names it, and goes on
+to these bits from its checkpoint. A write of a checkpoint is interrupted at each of its steps.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from benchmarks.reporting import Table, report
+from tests.failures.checkpoint import STEPS, fit, killed_in_a_write
+from tests.failures.cluster import FAILURES, cluster_of
+
+_SAID = {
+    "before": "before anything is written",
+    "within": "within the file",
+    "unnamed": "before the file takes its name",
+    "renamed": "after that",
+}
+
+
+def row(name: str, provoked: Iterable[Callable[[Path], tuple[bool, bool]]]) -> list[str]:
+    """A row of a table: how often a failure struck, and was borne, in empty folders."""
+    start, found = time.perf_counter(), []
+    for provoke in provoked:
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(provoke(Path(folder)))
+    seconds = (time.perf_counter() - start) / len(found)
+    n_struck = sum(has_struck for has_struck, _ in found)
+    n_borne = sum(has_struck and is_borne for has_struck, is_borne in found)
+    return [name, str(len(found)), str(n_struck), str(n_borne), f"{seconds:.1f}"]
+
+
+def writes(n_writes: int) -> list[list[str]]:
+    """Rows of the table: fits killed in their first writes, at each step of these."""
+    with tempfile.TemporaryDirectory() as name:
+        whole = Path(name) / "whole.gmm"
+        fit(None, whole)
+
+        def killed(step: str, count: int) -> Callable[[Path], tuple[bool, bool]]:
+            return lambda folder: killed_in_a_write(folder, whole, step, count)
+
+        return [
+            row(f"killed {_SAID[step]}", [killed(step, count) for count in range(n_writes)])
+            for step in STEPS
+        ]
+
+
+def clusters(repeat: int) -> list[list[str]]:
+    """Rows of the table: fits on clusters."""
+    rows = []
+    for name, provoke in FAILURES.items():
+        # Dead workers may leave others that start; none is to be taken for a failure to come.
+        with cluster_of(2, memory_limit="2GiB") as client:
+
+            def provoked(folder: Path, provoke=provoke, client=client) -> tuple[bool, bool]:
+                client.wait_for_workers(2)
+                outcome = provoke(folder, client)
+                return outcome.has_struck, outcome.is_borne
+
+            rows.append(row(name, [provoked] * repeat))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=10, help="times each failure of a cluster")
+    parser.add_argument("--writes", type=int, default=25, help="writes that are interrupted")
+    parser.add_argument("--small", action="store_true", help="each failure once")
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    repeat, n_writes = (1, 2) if options.small else (options.repeat, options.writes)
+    # First: processes are forked while there are no threads.
+    of_writes = writes(n_writes)
+    of_clusters = clusters(repeat)
+    header = ["failure", "times", "happened", "borne", "seconds each"]
+    tables = [
+        Table(header, of_clusters, "Failures of a cluster in the middle of a fit."),
+        Table(header, of_writes, "Fits killed as they write a file of their checkpoint."),
+    ]
+    command = f"python -m benchmarks.failures --repeat {repeat} --writes {n_writes}"
+    report("failures", command, tables, options.save and not options.small)
+    if any(row[1] != row[3] for row in of_clusters + of_writes):
+        raise SystemExit("not every failure was borne")
+
+
+if __name__ == "__main__":
+    main()

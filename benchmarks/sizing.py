@@ -1,0 +1,202 @@
+"""What fits of terabytes cost: hours, core-hours, bytes and memory, from what parts cost here.
+
+``python -m benchmarks.sizing [--terabytes 1 10 100] [--components 32] [--features 32]
+[--cores 64] [--reads 4] [--small] [--save]``
+
+The model: the E-steps of all rows, shared by the cores; then the wait for the last group, which is
+at most one group's E-steps; the scheduler's time for each group, as if nothing else went on
+meanwhile; and the start of a read, with the state on its way to one worker after the other, twice
+as many at a time. A fit is as many such reads as are said: a survey, and iterations, of which
+``benchmarks.reads`` says how many there are. Storage is taken to be as fast as the cores: the
+table says how fast that is.
+
+The seconds of a row are measured on one thread, with components that overlap, so that none is
+passed over; the others on a cluster of two workers of this machine. Beside them stands what the
+same model foretells of a read on that cluster, and what this took.
+"""
+
+import argparse
+import math
+import statistics
+from dataclasses import dataclass
+
+from benchmarks.cluster import Parts, alike_cluster, cost_of, measure_parts, read
+from benchmarks.planted import Problem
+from benchmarks.reporting import Table, report
+from benchmarks.scale import ReplayedSource
+from streamgmm.algorithms.reading import statistics_work
+from streamgmm.executors.distributed import DistributedExecutor
+from streamgmm.executors.groups import group_size
+from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.sources.layout import rows_per_chunk
+
+_WORKERS = 2
+_OVERLAPPING = 0.1
+_CHUNKS, _SMALL_CHUNKS = 10_000, 500
+_ROWS, _SMALL_ROWS = 4_000_000, 200_000
+_ROUNDS, _SMALL_ROUNDS = 3, 1
+# A worker's Python and what it imports.
+_WORKER_BYTES = 400e6
+
+
+@dataclass(frozen=True)
+class Size:
+    """A read of rows on cores.
+
+    Attributes
+    ----------
+    row_seconds : float
+        The E-step of a row, on one core.
+    parts : Parts
+        Of a read, beside that.
+    """
+
+    n_rows: int
+    n_features: int
+    n_components: int
+    n_cores: int
+    row_seconds: float
+    parts: Parts
+
+    @property
+    def n_bytes(self) -> int:
+        return 8 * self.n_rows * self.n_features
+
+    @property
+    def n_chunks(self) -> int:
+        return -(-self.n_rows // rows_per_chunk(self.n_features))
+
+    @property
+    def group_chunks(self) -> int:
+        return group_size(self.n_chunks, self.n_cores)
+
+    @property
+    def n_groups(self) -> int:
+        return -(-self.n_chunks // self.group_chunks)
+
+    @property
+    def work_bytes(self) -> tuple[int, int]:
+        """Of a thread, and of one statistic."""
+        few = Problem("full", 1000, self.n_features, self.n_components)
+        work = statistics_work(ReplayedSource(few), "full", self.n_components)
+        return work.thread, work.value
+
+    @property
+    def compute_seconds(self) -> float:
+        return self.n_rows * self.row_seconds / self.n_cores
+
+    @property
+    def seconds(self) -> float:
+        """Of a read, by the model."""
+        group_rows = min(self.group_chunks * rows_per_chunk(self.n_features), self.n_rows)
+        sent = self.parts.sent * self.work_bytes[1] / self.parts.sent_bytes
+        return (
+            self.compute_seconds
+            + group_rows * self.row_seconds
+            + self.n_groups * self.parts.group
+            + self.n_chunks * self.parts.chunk / self.n_cores
+            + self.parts.read
+            + sent * math.log2(self.n_cores)
+        )
+
+    def row(self, reads: int) -> list[str]:
+        """Of the table."""
+        thread, value = self.work_bytes
+        chunk = 8 * rows_per_chunk(self.n_features) * self.n_features
+        # Each statistic of a group goes to another worker at most once, and each state to each.
+        between = reads * (self.n_groups + self.n_cores) * value
+        memory = _WORKER_BYTES + thread + 2 * chunk + 8 * value
+        hours = reads * self.seconds / 3600
+        return [
+            f"{self.n_bytes / 1e12:g} TB",
+            f"{self.n_rows:.2g}",
+            f"{self.n_groups:,}",
+            f"{self.seconds / 60:.1f}",
+            f"{self.compute_seconds / self.seconds:.0%}",
+            f"{hours:.1f}",
+            f"{hours * self.n_cores:,.0f}",
+            f"{self.n_bytes / self.seconds / 1e9:.1f}",
+            f"{reads * self.n_bytes / 1e12:g}",
+            f"{between / 1e9:.1f}",
+            f"{memory / 1e9:.1f}",
+        ]
+
+
+def row_seconds(problem: Problem, rounds: int) -> float:
+    """Of the E-step of a row on one thread."""
+    source = ReplayedSource(problem)
+    with ThreadExecutor(1) as executor:
+        read(source, executor, problem.start)
+        costs = [cost_of(lambda: read(source, executor, problem.start)) for _ in range(rounds)]
+    return statistics.median(cost.processors for cost in costs) / problem.n_rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--terabytes", type=float, nargs="+", default=[1.0, 10.0, 100.0])
+    parser.add_argument("--components", type=int, default=32)
+    parser.add_argument("--features", type=int, default=32)
+    parser.add_argument("--cores", type=int, default=64)
+    parser.add_argument("--reads", type=int, default=4)
+    parser.add_argument("--small", action="store_true", help="few rows, one round")
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    is_small = options.small
+    rounds = _SMALL_ROUNDS if is_small else _ROUNDS
+    n_rows = _SMALL_ROWS if is_small else _ROWS
+    shape = options.features, options.components
+    problem = Problem("full", n_rows, *shape, spread=_OVERLAPPING)
+    with alike_cluster(_WORKERS) as client:
+        parts = measure_parts(client, _SMALL_CHUNKS if is_small else _CHUNKS, rounds)
+        with DistributedExecutor(client) as executor:
+            source = ReplayedSource(problem)
+            read(source, executor, problem.start)
+            seconds_of_a_row = row_seconds(problem, rounds)
+            measured = statistics.median(
+                cost_of(lambda: read(source, executor, problem.start)).clock for _ in range(rounds)
+            )
+    foretold = Size(n_rows, *shape, _WORKERS, seconds_of_a_row, parts)
+    sizes = [
+        Size(int(1e12 * n / 8 / options.features), *shape, options.cores, seconds_of_a_row, parts)
+        for n in options.terabytes
+    ]
+    tables = [
+        Table(
+            [
+                "data",
+                "rows",
+                "groups",
+                "a read, minutes",
+                "of it E-steps",
+                "fit, hours",
+                "core-hours",
+                "from storage, GB/s",
+                "from storage, TB",
+                "between workers, GB",
+                "memory a core, GB",
+            ],
+            [size.row(options.reads) for size in sizes],
+            f"Full covariances, {options.features} features, K = {options.components}, "
+            f"{options.cores} cores in workers of one thread, {options.reads} reads.",
+        ),
+        Table(
+            ["part", "takes"],
+            [["the E-step of a row, one thread", f"{1e9 * seconds_of_a_row:.0f} ns"], *parts.rows],
+            "What parts took here.",
+        ),
+        Table(
+            ["rows", "workers", "foretold, s", "measured, s"],
+            [[f"{n_rows:,}", str(_WORKERS), f"{foretold.seconds:.2f}", f"{measured:.2f}"]],
+            "A read on a cluster of this machine, by the same model.",
+        ),
+    ]
+    asked = " ".join(f"{n:g}" for n in options.terabytes)
+    command = (
+        f"python -m benchmarks.sizing --terabytes {asked} --components {options.components} "
+        f"--features {options.features} --cores {options.cores} --reads {options.reads}"
+    )
+    report("sizing", command, tables, options.save and not options.small)
+
+
+if __name__ == "__main__":
+    main()

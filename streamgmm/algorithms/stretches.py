@@ -1,0 +1,81 @@
+"""A long read is made stretch by stretch, and what it has come to can be kept on the way.
+
+A stretch is a complete subtree of the tree by which values of chunks merge. So neither where a read
+is cut nor where it was interrupted changes a bit of the result.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+
+from streamgmm.protocols import M, PartialRead
+
+# Of a read, the part that the first stretch is: so that it is known how long stretches take.
+_FIRST_PART = 256
+
+
+def complete(
+    begun: PartialRead[M],
+    chunks: Sequence[int],
+    read: Callable[[Sequence[int]], M],
+    keep: Callable[[PartialRead[M]], None],
+    interval: float,
+) -> tuple[M, float]:
+    """Complete a read.
+
+    Parameters
+    ----------
+    begun : PartialRead
+        What its first chunks have come to.
+    chunks : sequence of int
+        All that are to be read.
+    read : callable
+        Gives the merged value of some chunks.
+    keep : callable
+        Keeps what the read has come to.
+    interval : float
+        Seconds between two calls of that, more or less; infinity for a read in one piece.
+
+    Returns
+    -------
+    value : Monoid
+        Of all chunks.
+    seconds : float
+        That the read took in all.
+    """
+    n_chunks, start = len(chunks), time.perf_counter()
+    length = n_chunks if math.isinf(interval) else max(n_chunks // _FIRST_PART, 1)
+    length, last_kept, partial = _power_of_two(length), start, begun
+    while partial.n_chunks < n_chunks:
+        first, stretch_start = partial.n_chunks, time.perf_counter()
+        # Only so is it a subtree.
+        length = min(length, first & -first) if first else length
+        stretch = chunks[first : first + length]
+        values = _joined(partial, read(stretch), length)
+        now = time.perf_counter()
+        partial = PartialRead(first + len(stretch), values, begun.seconds + now - start)
+        if partial.n_chunks < n_chunks and now - last_kept >= interval / 2:
+            keep(partial)
+            last_kept = now
+        if now - stretch_start <= interval / 2:
+            length *= 2
+        elif now - stretch_start > interval:
+            length = max(length // 2, 1)
+    return functools.reduce(lambda value, before: before.merge(value), partial.values[::-1]), (
+        partial.seconds
+    )
+
+
+def _power_of_two(n: int) -> int:
+    """The smallest one that is not below a number."""
+    return 1 << (n - 1).bit_length()
+
+
+def _joined(partial: PartialRead[M], value: M, length: int) -> tuple[M, ...]:
+    """Values of complete subtrees, after one more of so many chunks."""
+    values = list(partial.values)
+    while partial.n_chunks & length:
+        value = values.pop().merge(value)
+        length *= 2
+    return *values, value

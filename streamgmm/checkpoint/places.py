@@ -1,0 +1,156 @@
+"""Where the files of a checkpoint are: a folder of this machine, or a prefix of URLs."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from streamgmm.errors import OutputError
+from streamgmm.persistence import write_whole
+from streamgmm.sources.urls import is_url, without_credentials
+
+#: The file that a process locks which has a folder.
+LOCK = "lock"
+
+
+def place_at(location: str | os.PathLike[str]) -> "Place":
+    """The place that a path or a URL names."""
+    path = os.fspath(location)
+    return _Prefix(path) if is_url(path) else _Folder(Path(path.removeprefix("file://")))
+
+
+class Place(Protocol):
+    """Where files are, by name."""
+
+    def names(self) -> set[str]:
+        """The files that are there."""
+
+    def held(self) -> AbstractContextManager[object]:
+        """The place for this process alone, ready to be written."""
+
+    def write(self, name: str, write: Callable[[IO[bytes]], object]) -> int:
+        """Write a file, and give its size."""
+
+    def reading(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        """A file, open for reading."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+
+
+class _Folder:
+    """A folder on this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def names(self) -> set[str]:
+        try:
+            return {path.name for path in self._path.iterdir()}
+        except FileNotFoundError:
+            return set()
+        except OSError as error:
+            raise OutputError(f"{self} cannot be a checkpoint: {error}") from error
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        lock = FileLock(self._path / LOCK, timeout=0)
+        try:
+            self._path.mkdir(exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise OutputError(
+                f"{self} is the checkpoint of another process that runs, which has "
+                f"{lock.lock_file} locked; wait for it, or name another"
+            ) from None
+        except OSError as error:
+            raise OutputError(f"{self} cannot be written: {error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write(self, name: str, write: Callable[[IO[bytes]], object]) -> int:
+        write_whole(self._path / name, write)
+        return (self._path / name).stat().st_size
+
+    def reading(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        try:
+            return (self._path / name).open("rb")
+        except OSError as error:
+            raise OutputError(f"{self._path / name} cannot be read: {error}") from error
+
+    def remove(self, name: str) -> None:
+        try:
+            (self._path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self._path / name} cannot be removed: {error}") from error
+
+
+class _Prefix:
+    """A prefix of URLs, by whatever fsspec writes them; files go there and come whole."""
+
+    def __init__(self, url: str) -> None:
+        self._url = without_credentials(url.rstrip("/"))
+        try:
+            from fsspec.core import url_to_fs
+
+            from streamgmm.sources.retrying import told, tries
+        except ModuleNotFoundError as error:
+            raise OutputError(
+                f"{self} needs {error.name}; install it with: pip install 'streamgmm[remote]'"
+            ) from error
+        self._told = told
+        self._tries = tries(self._url, told)
+        self._filesystem, self._path = self._tried(url_to_fs, url.rstrip("/"))
+
+    def __str__(self) -> str:
+        return self._url
+
+    def names(self) -> set[str]:
+        return {path.rpartition("/")[2] for path in self._tried(self._paths)}
+
+    def _paths(self) -> list[str]:
+        self._filesystem.invalidate_cache()
+        try:
+            paths: list[str] = self._filesystem.ls(self._path, detail=False)
+        except FileNotFoundError:
+            return []
+        return paths
+
+    def held(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def write(self, name: str, write: Callable[[IO[bytes]], object]) -> int:
+        with tempfile.NamedTemporaryFile() as file:
+            write(file)
+            file.flush()
+            self._tried(self._filesystem.put_file, file.name, f"{self._path}/{name}")
+            return Path(file.name).stat().st_size
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[IO[bytes]]:
+        with tempfile.NamedTemporaryFile() as file:
+            self._tried(self._filesystem.get_file, f"{self._path}/{name}", file.name)
+            with Path(file.name).open("rb") as copied:
+                yield copied
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._tries(self._filesystem.rm_file, f"{self._path}/{name}")
+
+    def _tried(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self._tries(function, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - whatever a backend raises is explained
+            reason = self._told(error)
+        # Outside: tracebacks of what was raised before would show what the message leaves out.
+        raise OutputError(f"{self} cannot be used as a checkpoint ({reason})")
