@@ -659,6 +659,34 @@ def test_a_stopped_fit_leaves_the_old_model(files, tmp_path, number, code):
     assert (tmp_path / "m.gmm").read_bytes() == before
 
 
+_STOPPED_IN_A_DESTRUCTOR = """
+import os, sys, time
+from streamgmm.cli.program import Program
+
+class Mortal:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(0)
+
+program = Program()
+
+@program.command()
+def wait():
+    Mortal()
+    time.sleep(60)
+
+program(["wait"])
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_comes_while_an_object_is_destroyed_stops_too(number, code):
+    command = [sys.executable, "-c", _STOPPED_IN_A_DESTRUCTOR, str(int(number))]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert result.returncode == code
+    assert "ignored" not in result.stderr
+
+
 def test_an_interrupted_fit_goes_on(files, tmp_path):
     endless = ("--tol", 0, "--max-iter", 1_000_000, "--algorithm", "em", "--checkpoint", "c")
     words = ("fit", files / "data.npy", *FIT, *endless)

@@ -1,20 +1,24 @@
 """What holds for every command: exit codes, one-line messages, a clean stop."""
 
+import os
 import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from streamgmm.errors import OutputError, StreamGMMError
 
 _BAD_INPUT = 2
+# Seconds until what a signal raised in vain is raised again.
+_SOON = 0.01
 
 
 class Program(click.Group):
@@ -74,13 +78,22 @@ def _one_line_warnings() -> Iterator[None]:
 @contextmanager
 def _stopping_once() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM unwind the program once; more of them do not disturb the tidying."""
+    raised: dict[BaseException, int] = {}
 
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        for name in handled:
-            signal.signal(name, signal.SIG_IGN)
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        sys.exit(128 + number)
+    def stop(number: int, frame: FrameType | None) -> None:
+        if raised.keys().isdisjoint(_handled_exceptions()):
+            error = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+            raised[error] = number
+            raise error
+
+    def try_again(lost: Any) -> None:
+        """What is raised while an object is destroyed ends there."""
+        if lost.exc_value not in raised:
+            unraisable(lost)
+            return
+        again = threading.Timer(_SOON, os.kill, (os.getpid(), raised[lost.exc_value]))
+        again.daemon = True
+        again.start()
 
     # A signal that is ignored on purpose, as under nohup, stays so.
     handled = {
@@ -90,12 +103,21 @@ def _stopping_once() -> Iterator[None]:
     }
     for name in handled:
         signal.signal(name, stop)
+    unraisable, sys.unraisablehook = sys.unraisablehook, try_again
     try:
         yield
     finally:
+        sys.unraisablehook = unraisable
         for name, previous in handled.items():
-            if signal.getsignal(name) == stop:
-                signal.signal(name, previous)
+            signal.signal(name, signal.SIG_IGN if raised else previous)
+
+
+def _handled_exceptions() -> Iterator[BaseException]:
+    """Exceptions that are being handled while this is called."""
+    error = sys.exception()
+    while error is not None:
+        yield error
+        error = error.__context__
 
 
 def check_output(path: Path, suffixes: tuple[str, ...], *inputs: str | Path | None) -> None:
