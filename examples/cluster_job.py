@@ -32,7 +32,7 @@ def open_cluster() -> LocalCluster:
     #     return cluster
     # One that runs already is not made here: Client("tcp://scheduler:8786") in main.
     return LocalCluster(
-        n_workers=2, threads_per_worker=1, memory_limit="2GiB", dashboard_address=None
+        n_workers=2, threads_per_worker=1, memory_limit="2GiB", dashboard_address=":0"
     )
 
 

@@ -670,7 +670,7 @@ def server() -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     address = f"http://{host}:{port}"
-    s3fs.S3FileSystem(**KEYS, endpoint_url=address, skip_instance_cache=True).mkdir("bucket")
+    s3fs.S3FileSystem(**KEYS, endpoint_url=address, skip_instance_cache=True).mkdir("checkpoints")
     yield address
     server.stop()
 
@@ -713,9 +713,9 @@ def test_a_url(store: Path, tmp_path: Path) -> None:
 def test_an_object_store(server: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {**KEYS, "endpoint_url": server}
     monkeypatch.setitem(fsspec.config.conf, "s3", options)
-    assert_goes_on("s3://bucket/fit", store, "s3://bucket/fit")
+    assert_goes_on("s3://checkpoints/fit", store, "s3://checkpoints/fit")
     s3 = s3fs.S3FileSystem(**options)
-    for path in s3.ls("bucket/fit"):
+    for path in s3.ls("checkpoints/fit"):
         assert not any(word.encode() in s3.cat(path) for word in KEYS.values())
     with pytest.raises(OutputError, match=r"s3://nowhere/fit cannot be used as a checkpoint"):
         estimator("auto, full", checkpoint="s3://nowhere/fit").fit(data_of("x", store))

@@ -223,7 +223,7 @@ def server() -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     address = f"http://{host}:{port}"
-    s3fs.S3FileSystem(**KEYS, endpoint_url=address, skip_instance_cache=True).mkdir("bucket")
+    s3fs.S3FileSystem(**KEYS, endpoint_url=address, skip_instance_cache=True).mkdir("kinds")
     yield address
     server.stop()
 
@@ -232,7 +232,7 @@ def server() -> Iterator[str]:
 class TestObjectStore:
     def test_zarr(self, server: str, fitted: GaussianMixture) -> None:
         options = {**KEYS, "endpoint_url": server}
-        url = "s3://bucket/x.zarr"
+        url = "s3://kinds/x.zarr"
         zarr.create_array(url, data=rows(), chunks=(CHUNK, D), storage_options=options)
         found = fit(streamgmm.open(url, storage_options=options))
         assert_same_model(found, fitted)
@@ -240,7 +240,7 @@ class TestObjectStore:
     def test_parquet(self, server: str, fitted: GaussianMixture, tmp_path: Path) -> None:
         options = {**KEYS, "endpoint_url": server}
         file = parquet(rows(), tmp_path)
-        s3fs.S3FileSystem(**options).put(str(file), "bucket/x.parquet")
-        source = streamgmm.open("s3://bucket/x.parquet", storage_options=options)
+        s3fs.S3FileSystem(**options).put(str(file), "kinds/x.parquet")
+        source = streamgmm.open("s3://kinds/x.parquet", storage_options=options)
         assert "test" not in source.name
         assert_same_model(fit(source), fitted)

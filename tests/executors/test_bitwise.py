@@ -103,7 +103,7 @@ def test_the_distributed_scheduler_gives_the_same_bits(stored: Path, algorithm: 
 
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None
+            n_workers=2, threads_per_worker=2, processes=True, dashboard_address=":0"
         ) as cluster,
         distributed.Client(cluster),
     ):

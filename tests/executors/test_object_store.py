@@ -27,7 +27,7 @@ def options() -> Iterator[dict[str, Any]]:
     server.start()
     host, port = server.get_host_and_port()
     options = {"key": "test-name", "secret": SECRET, "endpoint_url": f"http://{host}:{port}"}
-    s3fs.S3FileSystem(**options).mkdir("bucket")
+    s3fs.S3FileSystem(**options).mkdir("clusters")
     yield options
     server.stop()
 
@@ -47,9 +47,9 @@ def table() -> np.ndarray:
 @pytest.fixture(scope="module")
 def url(options: dict[str, Any]) -> str:
     zarr.create_array(
-        "s3://bucket/x.zarr", data=table(), chunks=(10_000, 2), storage_options=options
+        "s3://clusters/x.zarr", data=table(), chunks=(10_000, 2), storage_options=options
     )
-    return "s3://bucket/x.zarr"
+    return "s3://clusters/x.zarr"
 
 
 def all_that_is_shown(client: Any) -> str:
@@ -76,7 +76,7 @@ def test_workers_read_an_object_store_and_show_no_credentials(
     with client.as_current():
         # Nothing names the cluster: its workers can read the URL by themselves.
         found = fit(source, checkpoint=kept, checkpoint_interval=1e-9)
-    assert "s3://bucket/x.zarr is computed on a Dask cluster" in caplog.text
+    assert "s3://clusters/x.zarr is computed on a Dask cluster" in caplog.text
     assert bits(found) == bits(fit(source, n_jobs=2, executor="threads"))
     found.save(tmp_path / "model.gmm")
     shown = all_that_is_shown(client)
@@ -94,7 +94,7 @@ def test_workers_write_lazy_predictions_to_an_object_store(
     model.fit(table())
     lazy = dask.array.from_zarr(url, storage_options=options)
     with client.as_current():
-        model.predict(lazy).to_zarr("s3://bucket/labels.zarr", storage_options=options)
-    written = zarr.open_array("s3://bucket/labels.zarr", mode="r", storage_options=options)
+        model.predict(lazy).to_zarr("s3://clusters/labels.zarr", storage_options=options)
+    written = zarr.open_array("s3://clusters/labels.zarr", mode="r", storage_options=options)
     np.testing.assert_array_equal(written[:], model.predict(table()))
     assert SECRET not in all_that_is_shown(client)

@@ -25,7 +25,7 @@ _ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def cluster_of(n_workers: int, **settings: Any) -> Iterator[Any]:
-    """A client of a cluster of processes of one thread each, without the dashboard's port."""
+    """A client of a cluster of processes of one thread each, whose dashboard has any port."""
     with warnings.catch_warnings():
         # How distributed starts and ends its processes is its own affair.
         warnings.simplefilter("ignore")
@@ -34,7 +34,7 @@ def cluster_of(n_workers: int, **settings: Any) -> Iterator[Any]:
                 n_workers=n_workers,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address=":0",
                 silence_logs=50,
                 **settings,
             ) as cluster,
