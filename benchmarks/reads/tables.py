@@ -136,7 +136,7 @@ def plot(results: Results) -> Figure:
     axes.set_xlabel("reads of the data")
     axes.set_ylabel("nats a row below the best known: median, 90 %")
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=len(WAYS), frameon=False)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
