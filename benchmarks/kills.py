@@ -14,8 +14,6 @@ import os
 import signal
 import tempfile
 import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from benchmarks.planted import planted_mixture
 from benchmarks.reporting import Table, report
 from streamgmm.core.sampling import draw
 from streamgmm.estimators import growing
+from tests.failures.checkpoint import exit_code, forked, in_a_fork
 
 _N_FEATURES, _N_COMPONENTS = 4, 3
 _BATCHES, _BATCH_ROWS = 30, 400
@@ -63,19 +62,6 @@ def job(model: Path, data: Path, batches: list[np.ndarray]) -> None:
     streamgmm.update(model, data / "files", **settings)
 
 
-def forked(work: Callable[[], object]) -> int:
-    """The number of a process that does some work."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:  # noqa: BLE001 - the process ends here
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return child
-
-
 def killed_jobs(folder: Path, n_kills: int, seed: int) -> tuple[int, int, float]:
     """Jobs that came to their end, kills in them all, and seconds of an uninterrupted job.
 
@@ -89,7 +75,7 @@ def killed_jobs(folder: Path, n_kills: int, seed: int) -> tuple[int, int, float]
     growing._PIECE_BYTES = 1
     job(folder / "compiled.gmm", folder, batches)
     start = time.perf_counter()
-    os.waitpid(forked(lambda: job(folder / "whole.gmm", folder, batches)), 0)
+    in_a_fork(lambda: job(folder / "whole.gmm", folder, batches))
     seconds = time.perf_counter() - start
     expected = (folder / "whole.gmm").read_bytes()
     assert streamgmm.load(folder / "whole.gmm").n_samples_seen_ == _N_ROWS
@@ -102,7 +88,7 @@ def killed_jobs(folder: Path, n_kills: int, seed: int) -> tuple[int, int, float]
         if kills < n_kills:
             time.sleep(random.uniform(0.0, 0.5 * seconds))
             os.kill(child, signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        status = exit_code(child)
         assert status in (0, -signal.SIGKILL), status
         kills += status == -signal.SIGKILL
         if status == 0:

@@ -21,7 +21,6 @@ import numpy as np
 import pytest
 import s3fs
 import zarr
-from moto.server import ThreadedMotoServer
 
 import streamgmm
 from streamgmm import GaussianMixture
@@ -30,6 +29,7 @@ from streamgmm.events import CheckpointWritten, Event, ReadStarted
 from streamgmm.persistence import Record, read_record, write_record
 from streamgmm.protocols import Chunk, Source
 from tests.failures.checkpoint import STEPS, content, in_a_fork, kill_at
+from tests.object_store import object_store
 from tests.sources.chunked import ChunkedSource
 
 N, D, K = 20_000, 3, 4
@@ -666,13 +666,8 @@ KEYS = {"key": "test-name", "secret": "hidden-word"}
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The address of an S3-compatible server on this machine, with one bucket."""
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
-    s3fs.S3FileSystem(**KEYS, endpoint_url=address, skip_instance_cache=True).mkdir("checkpoints")
-    yield address
-    server.stop()
+    with object_store("checkpoints", KEYS) as address:
+        yield address
 
 
 def assert_goes_on(url: str, store: Path, shown: str) -> None:

@@ -14,12 +14,12 @@ import pytest
 import s3fs
 import xarray
 import zarr
-from moto.server import ThreadedMotoServer
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 import streamgmm
 from streamgmm import GaussianMixture
+from tests.object_store import object_store
 
 N, D, CHUNK = 200_000, 4, 50_000
 NAMES = [f"v{d}" for d in range(D)]
@@ -219,13 +219,8 @@ def test_columns_keep_their_names(kind: str, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The address of an S3-compatible server on this machine, with one bucket."""
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
-    s3fs.S3FileSystem(**KEYS, endpoint_url=address, skip_instance_cache=True).mkdir("kinds")
-    yield address
-    server.stop()
+    with object_store("kinds", KEYS) as address:
+        yield address
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

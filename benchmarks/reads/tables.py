@@ -72,8 +72,8 @@ def beside_scikit_learn(results: Results) -> Table:
     if speedups:
         label = "seconds of scikit-learn's default fit over those of auto, median"
         rows.append([label, str(len(speedups)), f"{np.median(speedups):.1f}"])
-    label = f"of these, given up after {PATIENCE:.0f} s of scikit-learn, which are what is counted"
-    rows.append([label, str(len(timings)), str(len(given_up))])
+        label = f"of these, given up after {PATIENCE:.0f} s of scikit-learn, which are counted"
+        rows.append([label, str(len(timings)), str(len(given_up))])
     return Table(["in the same cells", "cells", ""], rows)
 
 

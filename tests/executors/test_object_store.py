@@ -8,13 +8,12 @@ from typing import Any
 import dask.array
 import numpy as np
 import pytest
-import s3fs
 import zarr
-from moto.server import ThreadedMotoServer
 
 import streamgmm
 from streamgmm.estimators import GaussianMixture
 from tests.failures.cluster import bits, cluster_of, fit
+from tests.object_store import object_store
 
 SECRET = "hidden-word"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:botocore")
@@ -23,13 +22,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:botocore")
 @pytest.fixture(scope="module")
 def options() -> Iterator[dict[str, Any]]:
     """What opens an S3-compatible server on this machine, with one bucket."""
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"key": "test-name", "secret": SECRET, "endpoint_url": f"http://{host}:{port}"}
-    s3fs.S3FileSystem(**options).mkdir("clusters")
-    yield options
-    server.stop()
+    keys = {"key": "test-name", "secret": SECRET}
+    with object_store("clusters", keys) as address:
+        yield {**keys, "endpoint_url": address}
 
 
 @pytest.fixture(scope="module")

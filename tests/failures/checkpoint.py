@@ -23,8 +23,8 @@ from tests.sources.chunked import ChunkedSource
 STEPS = ("before", "within", "unnamed", "renamed")
 
 
-def in_a_fork(work: Callable[[], object]) -> int:
-    """The exit status of a process that does some work; negative for a signal."""
+def forked(work: Callable[[], object]) -> int:
+    """The number of a process that does some work."""
     child = os.fork()
     if child == 0:
         try:
@@ -33,7 +33,17 @@ def in_a_fork(work: Callable[[], object]) -> int:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
+    return child
+
+
+def exit_code(child: int) -> int:
+    """How a process has ended, when it has; negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def in_a_fork(work: Callable[[], object]) -> int:
+    """How a process ends that does some work."""
+    return exit_code(forked(work))
 
 
 def die() -> None:

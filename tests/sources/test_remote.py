@@ -26,7 +26,6 @@ import pytest
 import s3fs
 import xarray
 import zarr
-from moto.server import ThreadedMotoServer
 from numpy.typing import NDArray
 
 from streamgmm import GaussianMixture
@@ -35,6 +34,7 @@ from streamgmm.errors import DataError
 from streamgmm.protocols import Source
 from streamgmm.sources import remote, retrying
 from streamgmm.sources.urls import split, suffix, without_credentials
+from tests.object_store import object_store
 from tests.sources.conformance import Case, SourceConformance, table
 
 N, D = 70_000, 4
@@ -514,13 +514,8 @@ class TestFaults:
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[str]:
     """The address of an S3-compatible server, with one bucket."""
-    moto = ThreadedMotoServer(port=0)
-    moto.start()
-    _, port = moto.get_host_and_port()
-    address = f"http://127.0.0.1:{port}"
-    s3fs.S3FileSystem(**KEYS, endpoint_url=address, skip_instance_cache=True).mkdir("remote")
-    yield address
-    moto.stop()
+    with object_store("remote", KEYS) as address:
+        yield address
 
 
 @pytest.fixture
