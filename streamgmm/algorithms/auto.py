@@ -29,10 +29,9 @@ from streamgmm.algorithms.survey import (
     sample_dtype,
     survey,
 )
-from streamgmm.core.covariance import STRUCTURES, Array
-from streamgmm.core.parameters import Parameters, count_parameters
+from streamgmm.core.covariance import Array
+from streamgmm.core.parameters import Parameters
 from streamgmm.events import Listener
-from streamgmm.protocols import Source
 
 # What remains to be gained on the sample: of the tolerance, and of what the sample is short anyway.
 _PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.01
@@ -82,7 +81,7 @@ def fit_in_few_reads(
         As :func:`streamgmm.algorithms.survey.survey` and the initialisation.
     """
     source = reader.source
-    n_parameters = _count_parameters(settings, source)
+    n_parameters = settings.n_parameters(source.n_features)
     size = _sample_size(reader, n_parameters, sample_dtype(source))
     seed = int(random.randint(2**31))
     found = reader.kept(
@@ -129,7 +128,7 @@ def fit_from(
     """
     start = reader.kept(Parameters, lambda: start)
     informant, leap = None, None
-    n_parameters = _count_parameters(settings, reader.source)
+    n_parameters = settings.n_parameters(reader.source.n_features)
     sample = _glimpse(reader, n_parameters, int(random.randint(2**31))) if max_iter else None
     if sample is not None:
         most_bytes = reader.executor.sample_bytes
@@ -177,8 +176,3 @@ def _sample_size(reader: Reader, n_parameters: int, dtype: np.dtype[Any]) -> int
 def _tolerance(tol: float, shortfall: float) -> float:
     """What may remain to be gained on a sample that is short of all rows."""
     return max(_PART_OF_TOLERANCE * tol, _PART_OF_SHORTFALL * shortfall, _LEAST_TOLERANCE)
-
-
-def _count_parameters(settings: Settings, source: Source) -> int:
-    structure = STRUCTURES[settings.covariance_type]
-    return count_parameters(structure, settings.n_components, source.n_features, settings.fixed)

@@ -1,11 +1,11 @@
 """The work in memory: from a sample of rows to parameters near the optimum of all of them.
 
-Many short runs of EM on few rows, the best of them continued on more; moves out of poor optima; and
-then convergence on the whole sample, where iterations cost next to nothing beside a read.
+Short runs of EM on few rows; from the better ones, moves out of poor optima on more rows; and then
+convergence of the best on the whole sample, where iterations cost next to nothing beside a read.
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,23 +18,24 @@ from streamgmm.algorithms.initialization import Start, initialize
 from streamgmm.algorithms.moves import Rows, move_components
 from streamgmm.algorithms.reading import Reader, prepare
 from streamgmm.algorithms.row_sample import RowSample
-from streamgmm.core.covariance import Array, CovarianceType
+from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
 from streamgmm.core.expectation import Posterior
 from streamgmm.core.information import LEAST_RESPONSIBILITY, Information, Tangent
-from streamgmm.core.parameters import ParameterName, Parameters
+from streamgmm.core.parameters import ParameterName, Parameters, count_parameters
 from streamgmm.events import Event, Listener, ReadDone, SampleStage, StepScored
 
-# Short runs for each start that is asked for; of these, those that go on, and the steps of both.
-_RUNS, _KEPT = 6, 2
+# Starts that go on for each one that is asked for, and short runs that each is the best of: what a
+# run comes to is known after the moves, and hardly before. Steps of both.
+_STARTS, _RUNS = 3, 2
 _SHORT, _LONGER = 4, 8
-# Rows of short runs: at least, and for each value of all means; moves use so many times as many.
-_FEWEST_ROWS, _ROWS_PER_VALUE, _MORE = 4096, 4, 4
+# Rows of short runs: at least, and for each parameter; moves use so many times as many.
+_FEWEST_ROWS, _ROWS_PER_PARAMETER, _MORE = 4096, 20, 2
 _MOST_ITERATIONS = 100
 # A read of the sample takes about as long as a product of information with a vector.
 _MOST_PRODUCTS = 6
 #: Rows from which information is estimated, at least; and for each parameter.
 FEWEST_INFORMING = 4096
-_ROWS_PER_PARAMETER = 50
+_INFORMING_PER_PARAMETER = 50
 # Rows with gaps tell less than those without; if only so many are without, these would pass for
 # more than all rows say.
 _LEAST_COMPLETE = 0.25
@@ -57,7 +58,7 @@ class Settings:
     fixed : collection of {"weights", "means", "covariances"}
         Held at their starting values.
     n_init : int
-        Restarts; each is worth a number of short runs.
+        Restarts; each is worth some starts.
     """
 
     n_components: int
@@ -66,6 +67,11 @@ class Settings:
     reg_covar: float
     fixed: Collection[ParameterName]
     n_init: int
+
+    def n_parameters(self, n_features: int) -> int:
+        """Free ones of a mixture for that many features."""
+        structure = STRUCTURES[self.covariance_type]
+        return count_parameters(structure, self.n_components, n_features, self.fixed)
 
     def start(
         self, rows: Array, weights: Array, known: Start, random: np.random.RandomState
@@ -111,7 +117,7 @@ class Informant:
         complete = np.flatnonzero(~np.isnan(rows).any(axis=1))
         if len(complete) < _LEAST_COMPLETE * len(rows):
             complete = complete[:0]
-        size = min(len(complete), max(FEWEST_INFORMING, _ROWS_PER_PARAMETER * n_parameters))
+        size = min(len(complete), max(FEWEST_INFORMING, _INFORMING_PER_PARAMETER * n_parameters))
         chosen = complete[np.arange(size) * len(complete) // max(size, 1)]
         return cls(rows[chosen], weights[chosen], most_bytes)
 
@@ -147,6 +153,19 @@ def _shares(found: Posterior) -> scipy.sparse.csr_array:
     # A row that no component explains says nothing of any.
     counts = (found.responsibilities > LEAST_RESPONSIBILITY) & np.isfinite(found.scores)[:, None]
     return scipy.sparse.csr_array(np.where(counts, found.responsibilities, 0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Starts:
+    """Parameters that moves begin with.
+
+    Attributes
+    ----------
+    found : tuple of Parameters
+        The best first.
+    """
+
+    found: tuple[Parameters, ...]
 
 
 class _Visits:
@@ -201,53 +220,71 @@ class Search:
             If the sample has fewer rows than there are components, or no value of a feature.
         """
         settings = self.settings
-        few = max(_FEWEST_ROWS, _ROWS_PER_VALUE * settings.n_components * sample.rows.shape[1])
-        found = self._stage("starts", sample, few, self._best_start)
+        few = max(_FEWEST_ROWS, _ROWS_PER_PARAMETER * settings.n_parameters(sample.rows.shape[1]))
+        starts = self.reader.kept(Starts, lambda: self._good_starts(sample, few))
+        found = starts.found[0]
         if not settings.fixed and settings.n_components > 1:
-            found = self._stage("moves", sample, _MORE * few, self._moved, found)
+            found = self._stage("moves", sample, _MORE * few, self._moved, starts.found)
         return self._stage("EM", sample, len(sample), self._converged, found, tol)
 
+    def _good_starts(self, sample: RowSample, size: int) -> Starts:
+        fits = self._worked("starts", sample, size, self._started)
+        return Starts(tuple(fit.parameters for fit in fits))
+
     def _stage(
-        self, name: str, sample: RowSample, size: int, work: Callable[..., Fit], *arguments: Any
+        self,
+        name: str,
+        sample: RowSample,
+        size: int,
+        work: Callable[..., list[Fit]],
+        *arguments: Any,
     ) -> Parameters:
-        """Parameters from some work with rows from all over the sample."""
+        """The best parameters from some work with rows from all over the sample."""
         return self.reader.kept(
-            Parameters, lambda: self._worked(name, sample, size, work, *arguments)
+            Parameters, lambda: self._worked(name, sample, size, work, *arguments)[0].parameters
         )
 
     def _worked(
-        self, name: str, sample: RowSample, size: int, work: Callable[..., Fit], *arguments: Any
-    ) -> Parameters:
-        """Do the work, and tell of it."""
+        self,
+        name: str,
+        sample: RowSample,
+        size: int,
+        work: Callable[..., list[Fit]],
+        *arguments: Any,
+    ) -> list[Fit]:
+        """Do the work, which gives the best fit first, and tell of it."""
         visits = _Visits()
         start = time.perf_counter()
         part = _part(sample, size)
         reader = self.open_rows(part.rows, part.weights, visits)
-        fit = work(Rows(reader, part.rows, part.weights), *arguments)
+        fits = work(Rows(reader, part.rows, part.weights), *arguments)
         seconds = time.perf_counter() - start
-        self.reader.tell(SampleStage(name, len(part), visits.n_rows, fit.log_likelihood, seconds))
-        return fit.parameters
+        best = fits[0].log_likelihood
+        self.reader.tell(SampleStage(name, len(part), visits.n_rows, best, seconds))
+        return fits
 
-    def _best_start(self, rows: Rows) -> Fit:
-        """The best of many short runs, of which the better ones are continued."""
+    def _started(self, rows: Rows) -> list[Fit]:
+        """Fits that each go on from the best of some short runs."""
+        return _best_first(
+            self._em(rows, self._best_run(rows).parameters, _LONGER)
+            for _ in range(_STARTS * self.settings.n_init)
+        )
+
+    def _best_run(self, rows: Rows) -> Fit:
         starts = (
             self.settings.start(rows.rows, rows.weights, self.known, self.random)
-            for _ in range(_RUNS * self.settings.n_init)
+            for _ in range(_RUNS)
         )
-        runs = sorted(
-            (self._em(rows, start, _SHORT) for start in starts),
-            key=lambda fit: fit.log_likelihood,
-            reverse=True,
+        return _best_first(self._em(rows, start, _SHORT) for start in starts)[0]
+
+    def _moved(self, rows: Rows, starts: Sequence[Parameters]) -> list[Fit]:
+        fits = (self._em(rows, start, _LONGER) for start in starts)
+        return _best_first(
+            move_components(rows, fit, reg_covar=self.settings.reg_covar) for fit in fits
         )
-        kept = (self._em(rows, fit.parameters, _LONGER) for fit in runs[:_KEPT])
-        return max(kept, key=lambda fit: fit.log_likelihood)
 
-    def _moved(self, rows: Rows, parameters: Parameters) -> Fit:
-        fit = self._em(rows, parameters, _LONGER)
-        return move_components(rows, fit, reg_covar=self.settings.reg_covar)
-
-    def _converged(self, rows: Rows, parameters: Parameters, tol: float) -> Fit:
-        return improve(rows.reader, parameters, self.settings, self.informant, tol)
+    def _converged(self, rows: Rows, parameters: Parameters, tol: float) -> list[Fit]:
+        return [improve(rows.reader, parameters, self.settings, self.informant, tol)]
 
     def _em(self, rows: Rows, start: Parameters, steps: int) -> Fit:
         return expectation_maximization(
@@ -258,6 +295,10 @@ class Search:
             reg_covar=self.settings.reg_covar,
             fixed=self.settings.fixed,
         )
+
+
+def _best_first(fits: Iterable[Fit]) -> list[Fit]:
+    return sorted(fits, key=lambda fit: fit.log_likelihood, reverse=True)
 
 
 def _part(sample: RowSample, size: int) -> RowSample:

@@ -23,6 +23,7 @@ import numpy as np
 
 from streamgmm.algorithms.em import Fit
 from streamgmm.algorithms.reading import Reading
+from streamgmm.algorithms.search import Starts
 from streamgmm.checkpoint.places import LOCK, Place, place_at
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import CheckpointError, ModelFileError, OutputError
@@ -163,7 +164,9 @@ class Checkpoint:
         """See whether a result is a better model than those before."""
         self._n_reads += len(reads)
         found = None
-        if isinstance(value, Parameters):
+        if isinstance(value, Starts):
+            found = Fit(value.found[0])
+        elif isinstance(value, Parameters):
             found = Fit(value)
         elif isinstance(value, Reading) and reads[-1].accepted:
             likelihoods, iteration = [reads[-1].log_likelihood], reads[-1].iteration

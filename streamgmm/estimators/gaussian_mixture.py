@@ -80,7 +80,7 @@ class GaussianMixture(FittedMixture):
         start.
     n_init : int, default=1
         Number of starts; the one with the highest log-likelihood is kept. With "em" each takes
-        its own reads; with "auto" each is some short runs on the sample.
+        its own reads; with "auto" each is some starts on the sample.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
         How a start is made, from sampled rows; with "em" from at most 65536.
     weights_init : array-like of shape (n_components,), default=None

@@ -77,7 +77,7 @@ class OnlineGaussianMixture(FittedMixture):
         Rows that are held for the search; None for 20 a parameter, but at least 16384, and no more
         than 32 MiB or the half-life.
     n_init : int, default=1
-        Starts of a search; each is some short runs.
+        Restarts of a search; each is some starts.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
         How a start is made.
     random_state : int, RandomState instance or None, default=None
@@ -595,8 +595,7 @@ class OnlineGaussianMixture(FittedMixture):
             self.n_init,
         )
         n_rows, n_features = rows.shape
-        structure = STRUCTURES[self.covariance_type]
-        n_parameters = count_parameters(structure, self.n_components, n_features)
+        n_parameters = settings.n_parameters(n_features)
         sample = RowSample(
             np.arange(n_rows),
             np.zeros(n_rows, dtype=np.uint64),

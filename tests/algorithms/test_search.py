@@ -123,9 +123,9 @@ def test_stages_are_told_of() -> None:
     search(as_sample(rows), 8, "full", events=events)
     stages = [event for event in events if isinstance(event, SampleStage)]
     assert [stage.name for stage in stages] == ["starts", "moves", "EM"]
-    assert [stage.n_rows for stage in stages] == [4096, 4 * 4096, 40_000]
-    # Six runs of four steps and two of eight.
-    assert stages[0].n_row_visits == 4096 * (6 * 4 + 2 * 8)
+    assert [stage.n_rows for stage in stages] == [4096, 2 * 4096, 40_000]
+    # Six runs of four steps, three of which go on for eight.
+    assert stages[0].n_row_visits == 4096 * (6 * 4 + 3 * 8)
     assert all(stage.n_row_visits > stage.n_rows for stage in stages[1:])
 
 
@@ -142,7 +142,7 @@ def test_badly_explained_rows_are_shown_to_every_stage() -> None:
     events: list[Event] = []
     found = search(as_sample(rows, weights, is_rare), 5, "full", events=events)
     stages = [event for event in events if isinstance(event, SampleStage)]
-    assert [stage.n_rows for stage in stages] == [4096 + 2048, 4 * 4096 + 3000, 43_000]
+    assert [stage.n_rows for stage in stages] == [4096 + 2048, 2 * 4096 + 3000, 43_000]
     distances = np.linalg.norm(found.means - [-60.0, 60.0], axis=1)
     assert distances.min() < 0.1
     assert found.weights[distances.argmin()] == pytest.approx(20.0 / 40_020, rel=1e-3)
@@ -153,7 +153,7 @@ def test_more_starts_are_more_runs() -> None:
     events: list[Event] = []
     search(as_sample(rows), 8, "diag", n_init=3, events=events)
     assert isinstance(events[0], SampleStage)
-    assert events[0].n_row_visits == 4096 * (18 * 4 + 2 * 8)
+    assert events[0].n_row_visits == 4096 * (18 * 4 + 9 * 8)
 
 
 def test_what_is_known_is_kept() -> None:
