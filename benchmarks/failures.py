@@ -12,10 +12,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.reporting import Table, report
 from tests.failures.checkpoint import STEPS, fit, killed_in_a_write
-from tests.failures.cluster import FAILURES, cluster_of
+from tests.failures.cluster import FAILURES, Outcome, cluster_of
 
 _SAID = {
     "before": "before anything is written",
@@ -52,20 +53,20 @@ def writes(n_writes: int) -> list[list[str]]:
         ]
 
 
+def on_a_cluster(provoke: Callable[[Path, Any], Outcome]) -> Callable[[Path], tuple[bool, bool]]:
+    """What provokes a failure, with a cluster of its own: a worker may have stayed dead."""
+
+    def provoked(folder: Path) -> tuple[bool, bool]:
+        with cluster_of(2, memory_limit="2GiB") as client:
+            outcome = provoke(folder, client)
+        return outcome.has_struck, outcome.is_borne
+
+    return provoked
+
+
 def clusters(repeat: int) -> list[list[str]]:
     """Rows of the table: fits on clusters."""
-    rows = []
-    for name, provoke in FAILURES.items():
-        # Dead workers may leave others that start; none is to be taken for a failure to come.
-        with cluster_of(2, memory_limit="2GiB") as client:
-
-            def provoked(folder: Path, provoke=provoke, client=client) -> tuple[bool, bool]:
-                client.wait_for_workers(2)
-                outcome = provoke(folder, client)
-                return outcome.has_struck, outcome.is_borne
-
-            rows.append(row(name, [provoked] * repeat))
-    return rows
+    return [row(name, [on_a_cluster(provoke)] * repeat) for name, provoke in FAILURES.items()]
 
 
 def main() -> None:

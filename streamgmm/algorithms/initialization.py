@@ -60,32 +60,48 @@ class _Rows:
 
     Attributes
     ----------
-    values : ndarray of shape (n, D)
-        0 where a value is missing.
-    seen : ndarray of shape (n, D) or, if nothing is missing, (1, D)
-        1 where there is a value, else 0.
+    terms : ndarray of shape (n, D + 1), or (n, 2 D) if values are missing
+        The values, 0 where one is missing; then 1, or for each value whether it is there.
     weights : ndarray of shape (n,)
     centre : ndarray of shape (D,)
         What values are less than the data by.
     """
 
-    values: Array
-    seen: Array
+    terms: Array
     weights: Array
     centre: Array
 
     @classmethod
     def of(cls, rows: Array, weights: Array) -> "_Rows":
         """Rows about their mean; NaN stands for a missing value."""
+        n_rows, n_features = rows.shape
         centre = np.nanmean(rows, axis=0)
-        values = rows - centre
-        missing = np.isnan(values)
-        if not missing.any():
-            return cls(values, np.ones((1, len(centre))), weights, centre)
-        return cls(np.where(missing, 0.0, values), 1.0 - missing, weights, centre)
+        missing = np.isnan(rows)
+        is_complete = not missing.any()
+        terms = np.ones((n_rows, n_features + 1 if is_complete else 2 * n_features))
+        np.subtract(rows, centre, out=terms[:, :n_features])
+        if not is_complete:
+            terms[:, :n_features][missing] = 0.0
+            terms[:, n_features:][missing] = 0.0
+        return cls(terms, weights, centre)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.terms)
+
+    @property
+    def values(self) -> Array:
+        """Shape (n, D)."""
+        return self.terms[:, : len(self.centre)]
+
+    @property
+    def seen(self) -> Array:
+        """1 where there is a value, else 0, (n, D); of rows without gaps (n, 1)."""
+        return self.terms[:, len(self.centre) :]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no value is missing."""
+        return bool(self.terms.shape[1] == len(self.centre) + 1)
 
     def variances(self) -> Array:
         """Of each feature, (D,)."""
@@ -224,18 +240,10 @@ def _regular(
 def _cluster_means(rows: _Rows, labels: NDArray[np.intp], n_components: int) -> tuple[Array, Array]:
     """Weighted means (K, D) and counts (K,) of labelled rows; 0 for what has no values."""
     counts: Array = np.bincount(labels, rows.weights, n_components).astype(np.float64)
-    seen = _cluster_counts(rows, labels, counts)
-    means: Array = _members(rows, labels, n_components) @ rows.values
-    means /= np.where(seen > 0.0, seen, 1.0)
-    return means, counts
-
-
-def _cluster_counts(rows: _Rows, labels: NDArray[np.intp], counts: Array) -> Array:
-    """Weights of the values of each feature in each cluster, (K, D) or (K, 1)."""
-    if len(rows.seen) == 1:
-        return counts[:, np.newaxis]
-    found: Array = _members(rows, labels, len(counts)) @ rows.seen
-    return found
+    sums = _members(rows, labels, n_components) @ rows.terms
+    n_features = len(rows.centre)
+    means, seen = sums[:, :n_features], sums[:, n_features:]
+    return means / np.where(seen > 0.0, seen, 1.0), counts
 
 
 def _members(rows: _Rows, labels: NDArray[np.intp], n_components: int) -> scipy.sparse.csc_array:
@@ -262,7 +270,7 @@ def _cluster_covariances(
         count = weights.sum() or 1.0
         deviations = rows.values[own] - means[k]
         unseen = np.zeros(n_features)
-        if len(rows.seen) > 1:
+        if not rows.is_complete:
             # A congruence: matrices stay positive semidefinite.
             part = weights @ rows.seen[own] / count
             deviations *= rows.seen[own] / np.sqrt(np.where(part > 0.0, part, 1.0))
@@ -297,11 +305,21 @@ def _typical_variances(rows: _Rows) -> Array:
     return typical
 
 
+def _terms_of(centres: Array, rows: _Rows) -> Array:
+    """Terms whose products with those of rows are ‖x - c‖² - ‖x‖² over the values that there are.
+
+    Shape (K, D + 1) or (K, 2 D), as those of the rows.
+    """
+    squares = np.square(centres)
+    if rows.is_complete:
+        squares = squares.sum(axis=1, keepdims=True)
+    return np.hstack([-2.0 * centres, squares])
+
+
 def _squared_distances(rows: _Rows, squares: Array, centres: Array) -> Array:
     """‖x - c‖² (n, K) over the values that there are, of rows whose ‖x‖² are given."""
-    distances: Array = rows.values @ (-2.0 * centres).T
+    distances: Array = rows.terms @ _terms_of(centres, rows).T
     # In place: passes over so many values cost more than the product.
-    distances += rows.seen @ np.square(centres).T
     distances += squares[:, np.newaxis]
     return np.maximum(distances, 0.0, out=distances)
 
@@ -330,20 +348,23 @@ def _seed_centres(rows: _Rows, n_components: int, random: np.random.RandomState)
     return values[chosen]
 
 
-def _nearest(rows: _Rows, centres: Array) -> tuple[NDArray[np.intp], Array]:
-    """Label of, and squared distance to, each row's nearest centre."""
+def _nearest(rows: _Rows, centres: Array) -> NDArray[np.intp]:
+    """Label of each row's nearest centre."""
     labels = np.empty(len(rows), dtype=np.intp)
-    nearest = np.empty(len(rows))
+    terms = _terms_of(centres, rows).T
     size = max(1, _BLOCK_DISTANCES // len(centres))
     for start in range(0, len(rows), size):
         block = slice(start, start + size)
-        seen = rows.seen if len(rows.seen) == 1 else rows.seen[block]
-        part = _Rows(rows.values[block], seen, rows.weights[block], rows.centre)
-        squares = np.square(part.values).sum(axis=1)
-        distances = _squared_distances(part, squares, centres)
-        labels[block] = np.argmin(distances, axis=1)
-        nearest[block] = distances[np.arange(len(squares)), labels[block]]
-    return labels, nearest
+        np.argmin(rows.terms[block] @ terms, axis=1, out=labels[block])
+    return labels
+
+
+def _served_worst(
+    rows: _Rows, centres: Array, labels: NDArray[np.intp], size: int
+) -> NDArray[np.intp]:
+    """The rows that are farthest from their centres, (size,)."""
+    distances = np.square((rows.values - centres[labels]) * rows.seen).sum(axis=1)
+    return np.argsort(distances)[::-1][:size]
 
 
 def _kmeans(rows: _Rows, n_components: int, random: np.random.RandomState) -> NDArray[np.intp]:
@@ -354,29 +375,29 @@ def _kmeans(rows: _Rows, n_components: int, random: np.random.RandomState) -> ND
     centres = _seed_centres(rows, n_components, random)
     tolerance = _KMEANS_TOLERANCE * rows.variances().mean()
     for _ in range(_KMEANS_ITERATIONS):
-        labels, distances = _nearest(rows, centres)
+        labels = _nearest(rows, centres)
         moved, counts = _cluster_means(rows, labels, n_components)
-        # An empty cluster goes on from one of the rows that are served worst.
         empty = np.flatnonzero(counts == 0.0)
-        moved[empty] = rows.values[np.argsort(distances)[::-1][: empty.size]]
+        if empty.size:
+            moved[empty] = rows.values[_served_worst(rows, centres, labels, empty.size)]
         shift = float(np.square(moved - centres).sum())
         centres = moved
         if shift <= tolerance:
             break
-    return _nearest(rows, centres)[0]
+    return _nearest(rows, centres)
 
 
 def _kmeans_plusplus(
     rows: _Rows, n_components: int, random: np.random.RandomState
 ) -> NDArray[np.intp]:
-    return _nearest(rows, _seed_centres(rows, n_components, random))[0]
+    return _nearest(rows, _seed_centres(rows, n_components, random))
 
 
 def _random_from_data(
     rows: _Rows, n_components: int, random: np.random.RandomState
 ) -> NDArray[np.intp]:
     chosen = random.choice(len(rows), size=n_components, replace=False)
-    return _nearest(rows, rows.values[chosen])[0]
+    return _nearest(rows, rows.values[chosen])
 
 
 def _random(rows: _Rows, n_components: int, random: np.random.RandomState) -> NDArray[np.intp]:

@@ -28,6 +28,8 @@ from streamgmm.events import Event, Listener, ReadDone, SampleStage, StepScored
 # run comes to is known after the moves, and hardly before. Steps of both.
 _STARTS, _RUNS = 3, 2
 _SHORT, _LONGER = 4, 8
+# Nats a row by which fits differ at most that are at the same optimum.
+_ALIKE = 1e-4
 # Rows of short runs: at least, and for each parameter; moves use so many times as many.
 _FEWEST_ROWS, _ROWS_PER_PARAMETER, _MORE = 4096, 20, 2
 _MOST_ITERATIONS = 100
@@ -278,10 +280,13 @@ class Search:
         return _best_first(self._em(rows, start, _SHORT) for start in starts)[0]
 
     def _moved(self, rows: Rows, starts: Sequence[Parameters]) -> list[Fit]:
-        fits = (self._em(rows, start, _LONGER) for start in starts)
-        return _best_first(
-            move_components(rows, fit, reg_covar=self.settings.reg_covar) for fit in fits
-        )
+        """Where moves end; not again from a start that has come to such an end by itself."""
+        ends: list[Fit] = []
+        for start in starts:
+            fit = self._em(rows, start, _LONGER)
+            if all(abs(fit.log_likelihood - end.log_likelihood) > _ALIKE for end in ends):
+                ends.append(move_components(rows, fit, reg_covar=self.settings.reg_covar))
+        return _best_first(ends)
 
     def _converged(self, rows: Rows, parameters: Parameters, tol: float) -> list[Fit]:
         return [improve(rows.reader, parameters, self.settings, self.informant, tol)]
