@@ -14,7 +14,7 @@ from streamgmm import GaussianMixture
 from streamgmm.core.parameters import Parameters
 
 # scikit-learn's fits that take longer are given up.
-PATIENCE = 60.0
+PATIENCE = 180.0
 _LONG: dict[str, Any] = {"algorithm": "auto", "tol": 1e-7, "max_iter": 20}
 # Of reg_covar: a component that is narrower than this along some direction has collapsed.
 _NARROW = 10.0

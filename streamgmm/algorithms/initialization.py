@@ -65,11 +65,14 @@ class _Rows:
     weights : ndarray of shape (n,)
     centre : ndarray of shape (D,)
         What values are less than the data by.
+    is_complete : bool
+        Whether no value is missing.
     """
 
     terms: Array
     weights: Array
     centre: Array
+    is_complete: bool
 
     @classmethod
     def of(cls, rows: Array, weights: Array) -> "_Rows":
@@ -77,13 +80,13 @@ class _Rows:
         n_rows, n_features = rows.shape
         centre = np.nanmean(rows, axis=0)
         missing = np.isnan(rows)
-        is_complete = not missing.any()
+        is_complete = not bool(missing.any())
         terms = np.ones((n_rows, n_features + 1 if is_complete else 2 * n_features))
         np.subtract(rows, centre, out=terms[:, :n_features])
         if not is_complete:
             terms[:, :n_features][missing] = 0.0
             terms[:, n_features:][missing] = 0.0
-        return cls(terms, weights, centre)
+        return cls(terms, weights, centre, is_complete)
 
     def __len__(self) -> int:
         return len(self.terms)
@@ -97,11 +100,6 @@ class _Rows:
     def seen(self) -> Array:
         """1 where there is a value, else 0, (n, D); of rows without gaps (n, 1)."""
         return self.terms[:, len(self.centre) :]
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether no value is missing."""
-        return bool(self.terms.shape[1] == len(self.centre) + 1)
 
     def variances(self) -> Array:
         """Of each feature, (D,)."""
@@ -359,9 +357,7 @@ def _nearest(rows: _Rows, centres: Array) -> NDArray[np.intp]:
     return labels
 
 
-def _served_worst(
-    rows: _Rows, centres: Array, labels: NDArray[np.intp], size: int
-) -> NDArray[np.intp]:
+def _farthest(rows: _Rows, centres: Array, labels: NDArray[np.intp], size: int) -> NDArray[np.intp]:
     """The rows that are farthest from their centres, (size,)."""
     distances = np.square((rows.values - centres[labels]) * rows.seen).sum(axis=1)
     return np.argsort(distances)[::-1][:size]
@@ -379,7 +375,8 @@ def _kmeans(rows: _Rows, n_components: int, random: np.random.RandomState) -> ND
         moved, counts = _cluster_means(rows, labels, n_components)
         empty = np.flatnonzero(counts == 0.0)
         if empty.size:
-            moved[empty] = rows.values[_served_worst(rows, centres, labels, empty.size)]
+            # These go on from the rows that are served worst.
+            moved[empty] = rows.values[_farthest(rows, centres, labels, empty.size)]
         shift = float(np.square(moved - centres).sum())
         centres = moved
         if shift <= tolerance:

@@ -6,7 +6,7 @@ Which move pays is estimated for all components at once, from rows in memory.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.reduction import merged_pairs, merging_bounds
+from streamgmm.protocols import Chunk
 
 # EM steps before the worth of halves is estimated, and before a new mixture is compared.
 _STEPS_OF_PARTS, _STEPS = 8, 8
@@ -34,9 +35,9 @@ _WORST, _MOST_WORST, _BIRTHS, _ROWS_OF_BIRTH = 1.0 / 128.0, 1024, 4, 8
 _SUPPORT = 3.0
 # Shares and densities below it are of no consequence to a logarithm that they weigh.
 _TINY = 1e-300
-# Responsibilities are held of so many rows at a time that, with what is made of them, they take as
-# much; arrays of their size that are in memory at once.
-_BLOCK_BYTES, _ARRAYS = 1 << 26, 6
+# Each thread holds responsibilities of so many rows at a time that, with what is made of them, they
+# take as much; arrays of their size that are in memory at once.
+_BLOCK_BYTES, _ARRAYS = 1 << 23, 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,7 @@ class Rows:
     def means(
         self, mixtures: Sequence[Parameters], values: Callable[..., tuple[Array, ...]]
     ) -> list[Array]:
-        """Weighted means over all rows, block by block.
+        """Weighted means over all rows.
 
         Parameters
         ----------
@@ -80,19 +81,35 @@ class Rows:
         prepared = [self.prepared(parameters) for parameters in mixtures]
         n_components = sum(parameters.n_components for parameters in mixtures)
         size = max(1, _BLOCK_BYTES // (8 * _ARRAYS * n_components))
-        blocks = [slice(start, start + size) for start in range(0, len(self.stored), size)]
+
+        def of_chunk(_: None, chunk: Chunk) -> _Sums:
+            blocks = (chunk.part(start, start + size) for start in range(0, len(chunk.rows), size))
+            return reduce(_Sums.merge, map(of_block, blocks))
+
+        def of_block(block: Chunk) -> _Sums:
+            found = (one.posterior(block.rows, with_responsibilities=True) for one in prepared)
+            return _Sums(values(block.weights, *found))
+
+        reader = self.reader
+        sums = reader.executor.map_reduce(reader.source, of_chunk, None, lambda event: None)
         total = self.weights.sum()
-        sums = [
-            values(
-                self.weights[block],
-                *(
-                    one.posterior(self.stored[block], with_responsibilities=True)
-                    for one in prepared
-                ),
-            )
-            for block in blocks
-        ]
-        return [sum(parts[1:], parts[0]) / total for parts in zip(*sums, strict=True)]
+        return [one / total for one in sums.arrays]
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Sums over some rows.
+
+    Attributes
+    ----------
+    arrays : tuple of ndarray
+    """
+
+    arrays: tuple[Array, ...]
+
+    def merge(self, other: "_Sums") -> "_Sums":
+        """Sums over the rows of both."""
+        return _Sums(tuple(a + b for a, b in zip(self.arrays, other.arrays, strict=True)))
 
 
 def move_components(rows: Rows, fit: Fit, *, reg_covar: float) -> Fit:

@@ -175,6 +175,16 @@ def test_integer_weights_count(method: str) -> None:
     assert np.abs(floor).max() < 1e-5 * np.trace(expected)
 
 
+@pytest.mark.parametrize("n_features", [1, 2, 5])
+def test_gaps_take_no_part(n_features: int) -> None:
+    rng = np.random.default_rng(2)
+    rows = rng.normal(1e3, 2.0, (3000, n_features))
+    rows[rng.random(rows.shape) < 0.3] = np.nan
+    found = start(rows, 1, "diag")
+    np.testing.assert_allclose(found.means[0], np.nanmean(rows, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.covariances[0], np.nanvar(rows, axis=0), rtol=1e-6)
+
+
 def test_heavy_rows_draw_centres() -> None:
     rows = np.r_[np.zeros((500, 1)), np.ones((500, 1)), np.full((2, 1), 50.0)]
     weights = np.r_[np.ones(1000), np.full(2, 1e6)]
