@@ -158,8 +158,8 @@ def _shares(found: Posterior) -> scipy.sparse.csr_array:
 
 
 @dataclass(frozen=True, eq=False)
-class Starts:
-    """Parameters that moves begin with.
+class Stage:
+    """What a stage of the search has come to.
 
     Attributes
     ----------
@@ -223,15 +223,10 @@ class Search:
         """
         settings = self.settings
         few = max(_FEWEST_ROWS, _ROWS_PER_PARAMETER * settings.n_parameters(sample.rows.shape[1]))
-        starts = self.reader.kept(Starts, lambda: self._good_starts(sample, few))
-        found = starts.found[0]
+        found = self._stage("starts", sample, few, self._started)
         if not settings.fixed and settings.n_components > 1:
-            found = self._stage("moves", sample, _MORE * few, self._moved, starts.found)
-        return self._stage("EM", sample, len(sample), self._converged, found, tol)
-
-    def _good_starts(self, sample: RowSample, size: int) -> Starts:
-        fits = self._worked("starts", sample, size, self._started)
-        return Starts(tuple(fit.parameters for fit in fits))
+            found = self._stage("moves", sample, _MORE * few, self._moved, found)
+        return self._stage("EM", sample, len(sample), self._converged, found[0], tol)[0]
 
     def _stage(
         self,
@@ -240,30 +235,21 @@ class Search:
         size: int,
         work: Callable[..., list[Fit]],
         *arguments: Any,
-    ) -> Parameters:
-        """The best parameters from some work with rows from all over the sample."""
-        return self.reader.kept(
-            Parameters, lambda: self._worked(name, sample, size, work, *arguments)[0].parameters
-        )
+    ) -> tuple[Parameters, ...]:
+        """What some work comes to with rows from all over the sample, the best first."""
 
-    def _worked(
-        self,
-        name: str,
-        sample: RowSample,
-        size: int,
-        work: Callable[..., list[Fit]],
-        *arguments: Any,
-    ) -> list[Fit]:
-        """Do the work, which gives the best fit first, and tell of it."""
-        visits = _Visits()
-        start = time.perf_counter()
-        part = _part(sample, size)
-        reader = self.open_rows(part.rows, part.weights, visits)
-        fits = work(Rows(reader, part.rows, part.weights), *arguments)
-        seconds = time.perf_counter() - start
-        best = fits[0].log_likelihood
-        self.reader.tell(SampleStage(name, len(part), visits.n_rows, best, seconds))
-        return fits
+        def find() -> Stage:
+            visits = _Visits()
+            start = time.perf_counter()
+            part = _part(sample, size)
+            reader = self.open_rows(part.rows, part.weights, visits)
+            fits = work(Rows(reader, part.rows, part.weights), *arguments)
+            seconds = time.perf_counter() - start
+            best = fits[0].log_likelihood
+            self.reader.tell(SampleStage(name, len(part), visits.n_rows, best, seconds))
+            return Stage(tuple(fit.parameters for fit in fits))
+
+        return self.reader.kept(Stage, find).found
 
     def _started(self, rows: Rows) -> list[Fit]:
         """Fits that each go on from the best of some short runs."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from streamgmm.algorithms.em import Fit
 from streamgmm.algorithms.reading import Reading
-from streamgmm.algorithms.search import Starts
+from streamgmm.algorithms.search import Stage
 from streamgmm.checkpoint.places import LOCK, Place, place_at
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import CheckpointError, ModelFileError, OutputError
@@ -164,7 +164,7 @@ class Checkpoint:
         """See whether a result is a better model than those before."""
         self._n_reads += len(reads)
         found = None
-        if isinstance(value, Starts):
+        if isinstance(value, Stage):
             found = Fit(value.found[0])
         elif isinstance(value, Parameters):
             found = Fit(value)
