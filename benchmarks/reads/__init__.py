@@ -14,7 +14,7 @@ part. scikit-learn's k-means counts as one read for each centre that it seeds an
 Lloyd's iterations. Its restarts are its own ``KMeans``, then this package's plain EM from the
 clusters: the iterates are its own to nine digits, hours sooner. Wall time is that of its own whole
 fit with all defaults, and of ours, one after the other on the same rows in memory; a fit of its
-that takes more than a minute is given up.
+that takes more than 25 times as long as ours is given up.
 
 What has been found is kept in ``results/reads.json``, way by way, so that a run goes on where it
 was interrupted; ``--again`` finds it anew. Targets are about cells with 2,000 rows or more for each

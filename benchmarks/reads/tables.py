@@ -72,7 +72,7 @@ def beside_scikit_learn(results: Results) -> Table:
     if speedups:
         label = "seconds of scikit-learn's default fit over those of auto, median"
         rows.append([label, str(len(speedups)), f"{np.median(speedups):.1f}"])
-        label = f"of these, given up after {PATIENCE:.0f} s of scikit-learn, which are counted"
+        label = f"of these, scikit-learn given up at {PATIENCE:.0f} times, which are counted"
         rows.append([label, str(len(timings)), str(len(given_up))])
     return Table(["in the same cells", "cells", ""], rows)
 
@@ -173,8 +173,10 @@ def _seconds(record: Record) -> list[str]:
     if record.timing is None:
         return ["–", "–", "–"]
     other = record.timing.scikit_learn
-    text, least = (f"> {PATIENCE:.0f}", "> ") if other is None else (f"{other:.3g}", "")
-    return [text, f"{record.timing.ours:.3g}", f"{least}{record.speedup:.1f}"]
+    ours = record.timing.ours
+    if other is None:
+        return [f"> {PATIENCE * ours:.3g}", f"{ours:.3g}", f"> {PATIENCE:.1f}"]
+    return [f"{other:.3g}", f"{ours:.3g}", f"{record.speedup:.1f}"]
 
 
 def _quantile(values: Sequence[float], part: float) -> float:

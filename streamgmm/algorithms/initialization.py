@@ -315,10 +315,10 @@ def _terms_of(centres: Array, rows: _Rows) -> Array:
 
 
 def _squared_distances(rows: _Rows, squares: Array, centres: Array) -> Array:
-    """‖x - c‖² (n, K) over the values that there are, of rows whose ‖x‖² are given."""
-    distances: Array = rows.terms @ _terms_of(centres, rows).T
+    """‖x - c‖² (K, n) over the values that there are, of rows whose ‖x‖² are given."""
+    distances: Array = _terms_of(centres, rows) @ rows.terms.T
     # In place: passes over so many values cost more than the product.
-    distances += squares[:, np.newaxis]
+    distances += squares
     return np.maximum(distances, 0.0, out=distances)
 
 
@@ -332,17 +332,16 @@ def _seed_centres(rows: _Rows, n_components: int, random: np.random.RandomState)
     n_trials = 2 + int(np.log(n_components))
     first = random.choice(len(rows), p=weights / weights.sum())
     chosen = [int(first)]
-    closest = _squared_distances(rows, squares, values[chosen])[:, 0]
+    closest = _squared_distances(rows, squares, values[chosen])[0]
     for _ in range(1, n_components):
         potential = np.cumsum(closest * weights)
         draws = random.uniform(size=n_trials) * potential[-1]
         candidates = np.minimum(np.searchsorted(potential, draws), len(rows) - 1)
-        distances = np.minimum(
-            closest[:, np.newaxis], _squared_distances(rows, squares, values[candidates])
-        )
-        best = int(np.argmin(weights @ distances))
+        distances = _squared_distances(rows, squares, values[candidates])
+        np.minimum(distances, closest, out=distances)
+        best = int(np.argmin(distances @ weights))
         chosen.append(int(candidates[best]))
-        closest = distances[:, best]
+        closest = distances[best]
     return values[chosen]
 
 

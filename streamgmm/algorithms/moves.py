@@ -33,8 +33,8 @@ _ALONE = 3
 _WORST, _MOST_WORST, _BIRTHS, _ROWS_OF_BIRTH = 1.0 / 128.0, 1024, 4, 8
 # Rows for each of the values that rows of D values have to determine.
 _SUPPORT = 3.0
-# Shares and densities below it are of no consequence to a logarithm that they weigh.
-_TINY = 1e-300
+# A smaller share in a row is of no consequence, nor is a logarithm of less.
+_SMALL_SHARE, _TINY = 1e-8, 1e-300
 # Each thread holds responsibilities of so many rows at a time that, with what is made of them, they
 # take as much; arrays of their size that are in memory at once.
 _BLOCK_BYTES, _ARRAYS = 1 << 23, 6
@@ -163,9 +163,14 @@ def _worth(rows: Rows, fit: Fit) -> float:
 
 def _masses(weights: Array, responsibilities: Array) -> Array:
     """Sums over rows (n,), of weights w, of the components' γw, γw² and γ²w², (3, K)."""
-    shares = weights[:, np.newaxis] * responsibilities
-    squares = np.einsum("nk,nk->k", shares, shares)
-    return np.stack([shares.sum(axis=0), weights @ shares, squares])
+    squares = np.square(weights)
+    return np.stack(
+        [
+            weights @ responsibilities,
+            squares @ responsibilities,
+            np.einsum("n,nk,nk->k", squares, responsibilities, responsibilities),
+        ]
+    )
 
 
 def _prices(rows: Rows, parameters: Parameters, masses: Array) -> Array:
@@ -265,11 +270,13 @@ def _splits(rows: Rows, parameters: Parameters, reg_covar: float) -> tuple[Param
     factors = np.divide(parameters.weights, own_weights, out=np.ones(k), where=own_weights > 0.0)
 
     def values(weights: Array, one: Posterior, found: Posterior) -> tuple[Array, ...]:
-        densities = found.responsibilities * _relative_densities(found, one)
+        relative = _relative_densities(found, one)
+        halves_of = found.responsibilities[:, halves].reshape(-1, k, 2)
+        born = found.responsibilities[:, births] * relative
         return (
-            weights @ _gains_of_halves(one.responsibilities, factors, densities[:, halves]),
+            _gains_of_halves(weights, one.responsibilities, factors, halves_of, relative[:, 0]),
             # With room made for its weight.
-            weights @ np.log1p(densities[:, births] - parts.weights[births]),
+            weights @ np.log1p(born - parts.weights[births]),
             _masses(weights, found.responsibilities),
         )
 
@@ -330,25 +337,33 @@ def _supported(rows: Rows, parameters: Parameters, masses: Array) -> NDArray[np.
     return supported
 
 
-def _gains_of_halves(shares: Array, factors: Array, densities: Array) -> Array:
-    """What replacing each component by its halves gains at least, of each row, (n, K).
+def _gains_of_halves(
+    weights: Array, shares: Array, factors: Array, halves: Array, relative: Array
+) -> Array:
+    """What replacing each component by its halves gains at least, summed over rows, (K,).
 
     The expected gain with responsibilities as they are, a lower bound as in EM: halves are not
     credited with what they take from other components.
 
     Parameters
     ----------
+    weights : ndarray of shape (n,)
     shares : ndarray of shape (n, K)
-        Responsibilities.
+        Responsibilities of components.
     factors : ndarray of shape (K,)
         Weights of components over those of both halves.
-    densities : ndarray of shape (n, 2 K)
-        Of halves, over those of the mixture.
+    halves : ndarray of shape (n, K, 2)
+        Responsibilities in the mixture of halves.
+    relative : ndarray of shape (n,)
+        Densities by that mixture over those by the components'.
     """
-    halves = factors * densities.reshape(*shares.shape, 2).sum(axis=2)
-    gains = np.log(np.maximum(halves, _TINY)) - np.log(np.maximum(shares, _TINY))
-    weighted: Array = shares * gains
-    return weighted
+    # Of the few that are of consequence: logarithms of all would take most of the time.
+    rows, components = np.nonzero(shares > _SMALL_SHARE)
+    own = shares[rows, components]
+    replaced = halves[rows, components].sum(axis=1) * relative[rows] * factors[components]
+    gains = own * np.log(np.maximum(replaced, _TINY) / own)
+    summed: Array = np.bincount(components, weights[rows] * gains, len(factors)).astype(np.float64)
+    return summed
 
 
 def _merges(rows: Rows, parameters: Parameters) -> tuple[list[tuple[int, int]], Array]:
