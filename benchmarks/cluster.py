@@ -3,17 +3,19 @@
 ``python -m benchmarks.cluster [--chunks 100000] [--gigabytes 4] [--small] [--save]``
 
 The cluster is made of processes of this machine, of one thread each; the scheduler is in this
-process. Reads of generated rows are made on local threads and on the cluster, in turn. Beside
-seconds stand those of all processors together, which other programs disturb less. Workers are told
-to keep the memory that they free.
+process. Reads are made on local threads and on a cluster, in turn; no other cluster is there
+meanwhile. Beside seconds stand those of all processors together, which other programs disturb
+less. Workers are told to keep the memory that they free.
 """
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import dask
@@ -39,8 +41,8 @@ _WORKERS = 2
 _CHUNK_ROWS, _N_FEATURES, _N_COMPONENTS = 1000, 8, 4
 _STATE_BYTES = 64 << 20
 _ROUNDS, _SMALL_ROUNDS = 3, 1
-# Seconds that the clock of processors counts in.
-_TICK = 0.01
+# What glibc gives back once it is freed: what is beyond so much at the end, and pieces of so much.
+_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 1 << 27, "MALLOC_MMAP_THRESHOLD_": 1 << 25}
 
 
 def ignore(event: Event) -> None:
@@ -59,13 +61,12 @@ class Cost:
 def alike_cluster(n_workers: int) -> Iterator[Any]:
     """A client of processes that keep the memory they have freed, as this one does.
 
-    Dask has workers give it back at once. To get it again for each chunk of less than a megabyte
-    takes a fifth of the time that such a chunk takes.
+    Dask has workers give back what is at the end at once, and with that glibc no longer learns
+    which pieces are asked for again and again. To get memory anew for each chunk takes a tenth of
+    the time of a chunk of megabytes, and a fifth of that of a small one.
     """
-    with (
-        dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 27}),
-        cluster_of(n_workers) as client,
-    ):
+    environment = {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in _MEMORY.items()}
+    with dask.config.set(environment), cluster_of(n_workers) as client:
         yield client
 
 
@@ -88,6 +89,34 @@ def read(source: Source, executor: Executor, parameters: Parameters) -> Any:
     return Reader(source, executor, ignore).statistics("iteration", parameters)
 
 
+def cost_on_threads(n: int, source: Source, small: Source, parameters: Parameters) -> Cost:
+    """What a read by threads costs, after one of a small source, which loads what is compiled."""
+    with ThreadExecutor(n) as executor:
+        read(small, executor, parameters)
+        return cost_of(lambda: read(source, executor, parameters))
+
+
+def cost_on_workers(
+    n: int, source: Source, small: Source, parameters: Parameters, of_a_core: bool = False
+) -> Cost:
+    """The same on a cluster of its own: event loops of idle workers take some percent of a core.
+
+    With ``of_a_core`` each worker runs on one core only, as one of a cluster's many does.
+    """
+    with alike_cluster(n) as client, DistributedExecutor(client) as executor:
+        if of_a_core:
+            workers = client.scheduler_info()["workers"]
+            for address, core in zip(workers, sorted(os.sched_getaffinity(0)), strict=False):
+                client.run(_keep_to, core, workers=[address])
+        read(small, executor, parameters)
+        return cost_of(lambda: read(source, executor, parameters))
+
+
+def _keep_to(core: int) -> None:
+    for thread in psutil.Process().threads():
+        os.sched_setaffinity(thread.id, [core])
+
+
 # Overhead -------------------------------------------------------------------------------
 
 
@@ -96,26 +125,22 @@ def generated(n_chunks: int) -> GeneratedSource:
     return GeneratedSource(mixture, n_chunks * _CHUNK_ROWS, chunk_rows=_CHUNK_ROWS)
 
 
-def overhead(client: Any, n_chunks: int, rounds: int) -> list[str]:
-    """A row of the table: one read on threads and on the cluster, in turn."""
-    source = generated(n_chunks)
-    with ThreadExecutor(_WORKERS) as threads, DistributedExecutor(client) as cluster:
-        for executor in (threads, cluster):
-            read(generated(_WORKERS), executor, source.parameters)
-        pairs = [
-            (
-                cost_of(lambda: read(source, threads, source.parameters)),
-                cost_of(lambda: read(source, cluster, source.parameters)),
-            )
-            for _ in range(rounds)
-        ]
-    local, remote = (list(side) for side in zip(*pairs, strict=True))
+def overhead(n_chunks: int, rounds: int) -> list[str]:
+    """A row of the table: one read on threads and on a cluster, in turn."""
+    source, small = generated(n_chunks), generated(_WORKERS)
+    pairs = [
+        (
+            cost_on_threads(_WORKERS, source, small, source.parameters),
+            cost_on_workers(_WORKERS, source, small, source.parameters),
+        )
+        for _ in range(rounds)
+    ]
+    local, remote = zip(*pairs, strict=True)
     n_groups = -(-n_chunks // group_size(n_chunks, _WORKERS))
     return [
         f"{n_chunks:,}",
         f"{n_groups:,}",
-        f"{statistics.median(cost.clock for cost in local):.2f}",
-        f"{statistics.median(cost.clock for cost in remote):.2f}",
+        *(f"{statistics.median(cost.clock for cost in kind):.2f}" for kind in (local, remote)),
         _ratio([(a.clock, b.clock) for a, b in pairs]),
         _ratio([(a.processors, b.processors) for a, b in pairs]),
     ]
@@ -123,7 +148,7 @@ def overhead(client: Any, n_chunks: int, rounds: int) -> list[str]:
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> str:
     """Median and range of second over first."""
-    ratios = sorted(second / max(first, _TICK) for first, second in pairs)
+    ratios = sorted(second / first for first, second in pairs)
     return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
 
 
@@ -211,30 +236,32 @@ def sent_bytes(client: Any, n_components: int, n_features: int) -> list[str]:
     problem = Problem("full", 200_000, n_features, n_components)
     source = ReplayedSource(problem)
 
-    def given(dask_worker: Any) -> int:
-        return int(dask_worker.transfer_outgoing_bytes_total)
-
-    def got(dask_worker: Any) -> list[tuple[str, int]]:
+    def sent(dask_worker: Any) -> list[tuple[bool, str, int]]:
+        """Whether to a worker, what, and how many bytes."""
         return [
-            (str(key), size)
-            for transfer in dask_worker.transfer_incoming_log
+            (transfer["who"] is not None, str(key), size)
+            for transfer in dask_worker.transfer_outgoing_log
             for key, size in transfer["keys"].items()
         ]
 
     with DistributedExecutor(client) as executor:
         read(source, executor, problem.start)
-        out, logs = client.run(given), client.run(got)
+        before = client.run(sent)
         found = read(source, executor, problem.start)
-        between = sum(client.run(given).values()) - sum(out.values())
-        after = client.run(got)
-    keys = [key for worker, log in after.items() for key, _ in log[len(logs[worker]) :]]
-    n_jobs = sum("-job-" in key for key in keys)
+        after = client.run(sent)
+    transfers = [one for worker, log in after.items() for one in log[len(before[worker]) :]]
+    n_jobs = sum(to_worker and "-job-" in key for to_worker, key, _ in transfers)
+    between, collected = (
+        sum(size for to_worker, _, size in transfers if to_worker is wanted)
+        for wanted in (True, False)
+    )
     one = sum(map(nbytes, serialize(found)[1]))
     return [
         f"{n_features}, K = {n_components}",
-        f"{one / 1e6:.2f}",
+        f"{one / 1e6:.3f}",
         str(n_jobs + 1),
-        f"{between / 1e6:.2f}",
+        f"{between / 1e6:.3f}",
+        f"{collected / 1e6:.3f}",
     ]
 
 
@@ -246,31 +273,28 @@ def efficiency(gigabytes: float, rounds: int) -> list[list[str]]:
     base = Problem("full", 200_000, 32, 32)
     n_rows = int(gigabytes * 1e9 / 8 / base.n_features)
     source = ReplayedSource(Problem("full", n_rows, base.n_features, base.n_components))
-    seconds: dict[str, dict[int, list[float]]] = {"workers": {}, "threads": {}}
-    with alike_cluster(1) as one, alike_cluster(2) as two:
-        executors = {
-            ("workers", 1): DistributedExecutor(one),
-            ("workers", 2): DistributedExecutor(two),
-            ("threads", 1): ThreadExecutor(1),
-            ("threads", 2): ThreadExecutor(2),
-        }
-        # The first round compiles, or loads what is compiled.
-        for i in range(rounds + 1):
-            for (kind, n), executor in executors.items():
-                with_cost = cost_of(lambda executor=executor: read(source, executor, base.start))
-                if i:
-                    seconds[kind].setdefault(n, []).append(with_cost.clock)
-        for executor in executors.values():
-            executor.__exit__()
-    return [
-        [
-            kind,
-            f"{statistics.median(of[1]):.2f}",
-            f"{statistics.median(of[2]):.2f}",
-            _ratio(list(zip(of[2], of[1], strict=True))),
+
+    kinds = {
+        "threads": cost_on_threads,
+        "workers": cost_on_workers,
+        "workers of a core each": partial(cost_on_workers, of_a_core=True),
+    }
+    rows = []
+    for kind, cost in kinds.items():
+        rounds_of = [
+            tuple(cost(n, source, ReplayedSource(base), base.start).clock for n in (1, 2))
+            for _ in range(rounds)
         ]
-        for kind, of in seconds.items()
-    ]
+        one, two = zip(*rounds_of, strict=True)
+        rows.append(
+            [
+                kind,
+                f"{statistics.median(one):.2f}",
+                f"{statistics.median(two):.2f}",
+                _ratio(list(zip(two, one, strict=True))),
+            ]
+        )
+    return rows
 
 
 def main() -> None:
@@ -282,8 +306,8 @@ def main() -> None:
     options = parser.parse_args()
     chunks, gigabytes = (1000, 0.1) if options.small else (options.chunks, options.gigabytes)
     rounds = _SMALL_ROUNDS if options.small else _ROUNDS
+    overheads = [overhead(n, rounds) for n in (chunks // 100, chunks // 10, chunks)]
     with alike_cluster(_WORKERS) as client:
-        overheads = [overhead(client, n, rounds) for n in (chunks // 100, chunks // 10, chunks)]
         parts = measure_parts(client, chunks, rounds)
         sizes = [sent_bytes(client, k, d) for k, d in ((8, 8), (32, 32), (32, 128))]
     tables = [
@@ -306,17 +330,19 @@ def main() -> None:
                 "features",
                 "one statistic, MB",
                 "workers given the state",
-                "sent by workers, MB",
+                "between workers, MB",
+                "collected, MB",
             ],
             sizes,
             f"What crosses the network in a read of 200,000 rows, full covariances, {_WORKERS} "
-            "workers: the state, statistics of groups that are merged on another worker, and one "
-            "merged statistic.",
+            "workers: between these the state, and statistics of groups that are merged on another "
+            "one; and what is collected by the process that fits.",
         ),
         Table(
             ["kind", "one, s", "two, s", "times as fast"],
             efficiency(gigabytes, rounds),
-            f"A read of {gigabytes:g} GB, full, 32 features, K = 32.",
+            f"A read of {gigabytes:g} GB, full, 32 features, K = 32. Workers of a core each run on "
+            "no other; the scheduler shares the cores with them.",
         ),
     ]
     command = f"python -m benchmarks.cluster --chunks {chunks} --gigabytes {gigabytes:g}"
