@@ -24,6 +24,8 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.reduction import merged_pairs, merging_bounds
 from streamgmm.protocols import Chunk
 
+#: Nats a row; a short run of EM ends with a step that gains less.
+SETTLED = 1e-6
 # EM steps before the worth of halves is estimated, and before a new mixture is compared.
 _STEPS_OF_PARTS, _STEPS = 8, 8
 _ROUNDS = 8
@@ -149,7 +151,7 @@ def move_components(rows: Rows, fit: Fit, *, reg_covar: float) -> Fit:
 
 def _em(rows: Rows, start: Parameters, reg_covar: float, steps: int = _STEPS) -> Fit:
     return expectation_maximization(
-        rows.reader, start, tol=0.0, max_iter=steps, reg_covar=reg_covar
+        rows.reader, start, tol=SETTLED, max_iter=steps, reg_covar=reg_covar
     )
 
 

@@ -15,7 +15,7 @@ import scipy.sparse
 from streamgmm.algorithms.acceleration import accelerated_em
 from streamgmm.algorithms.em import Fit, expectation_maximization
 from streamgmm.algorithms.initialization import Start, initialize
-from streamgmm.algorithms.moves import Rows, move_components
+from streamgmm.algorithms.moves import SETTLED, Rows, move_components
 from streamgmm.algorithms.reading import Reader, prepare
 from streamgmm.algorithms.row_sample import RowSample
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
@@ -281,7 +281,7 @@ class Search:
         return expectation_maximization(
             rows.reader,
             start,
-            tol=0.0,
+            tol=SETTLED,
             max_iter=steps,
             reg_covar=self.settings.reg_covar,
             fixed=self.settings.fixed,

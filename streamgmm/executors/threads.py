@@ -163,6 +163,13 @@ class ThreadExecutor:
         # What has been read is not thrown away for a tight estimate of a later read.
         if not self._has_read:
             self.check_memory(source, work)
+        if len(chunks) == 1:
+            # To wake a thread takes longer than a small chunk.
+            with single_threaded_blas():
+                consume(chunks[0], source.read(chunks[0]))
+            listener(chunks_done(source, chunks))
+            self._has_read = True
+            return
         # What is in memory is not waited for.
         most = self.n_threads + (source.read_bytes > 0)
         n_workers = max(self._budget.chunks_in_flight(source, work, _depth(source), most), 1)

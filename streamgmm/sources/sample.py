@@ -11,7 +11,7 @@ from streamgmm.sources.layout import regular_boundaries, rows_per_chunk
 
 # So many chunks keep threads busy even where the rows are few, unless chunks would be too small.
 _CHUNKS = 16
-_FEWEST_ROWS = 2048
+_FEWEST_ROWS, _FEWEST_VALUES = 2048, 1 << 14
 
 
 class SampleSource:
@@ -38,8 +38,10 @@ class SampleSource:
         self.missing = missing
         self.n_rows, self.n_features = rows.shape
         self.dtype: np.dtype[Any] = rows.dtype
-        share = -(-self.n_rows // _CHUNKS)
-        chunk_rows = min(max(share, _FEWEST_ROWS), rows_per_chunk(self.n_features))
+        fewest = max(_FEWEST_ROWS, _FEWEST_VALUES // self.n_features)
+        n_chunks = min(max(self.n_rows // fewest, 1), _CHUNKS)
+        share = max(-(-self.n_rows // n_chunks), 1)
+        chunk_rows = min(share, rows_per_chunk(self.n_features))
         self.boundaries: Sequence[int] = regular_boundaries(self.n_rows, chunk_rows)
 
     def read(self, i: int) -> Chunk:

@@ -117,8 +117,13 @@ def test_weights_count() -> None:
     np.testing.assert_allclose(found.weights, 1 / 8, atol=0.02)
 
 
+def without_clusters(n: int) -> Array:
+    """Rows on which EM goes on for long."""
+    return np.random.default_rng(1).uniform(size=(n, 2))
+
+
 def test_stages_are_told_of() -> None:
-    rows, _ = planted("full", n=40_000)
+    rows = without_clusters(40_000)
     events: list[Event] = []
     search(as_sample(rows), 8, "full", events=events)
     stages = [event for event in events if isinstance(event, SampleStage)]
@@ -127,6 +132,15 @@ def test_stages_are_told_of() -> None:
     # Six runs of four steps, three of which go on for eight.
     assert stages[0].n_row_visits == 4096 * (6 * 4 + 3 * 8)
     assert all(stage.n_row_visits > stage.n_rows for stage in stages[1:])
+
+
+def test_runs_end_where_they_have_settled() -> None:
+    rows, _ = planted("full")
+    events: list[Event] = []
+    search(as_sample(rows), 8, "full", events=events)
+    assert isinstance(events[0], SampleStage)
+    # Two steps of each show that it gains nothing.
+    assert 4096 * (6 + 3) * 2 <= events[0].n_row_visits < 4096 * (6 * 4 + 3 * 8)
 
 
 def test_badly_explained_rows_are_shown_to_every_stage() -> None:
@@ -149,7 +163,7 @@ def test_badly_explained_rows_are_shown_to_every_stage() -> None:
 
 
 def test_more_starts_are_more_runs() -> None:
-    rows, _ = planted("diag")
+    rows = without_clusters(10_000)
     events: list[Event] = []
     search(as_sample(rows), 8, "diag", n_init=3, events=events)
     assert isinstance(events[0], SampleStage)

@@ -18,11 +18,25 @@ class TestSample(SourceConformance):
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "n_chunks"), [(1, 1), (2048, 1), (2049, 2), (32_768, 16), (100_000, 16)]
+    ("shape", "n_chunks"),
+    [
+        ((1, 8), 1),
+        ((4095, 8), 1),
+        ((4096, 8), 2),
+        ((32_768, 8), 16),
+        ((100_000, 8), 16),
+        ((16_383, 2), 1),
+        ((16_384, 2), 2),
+        ((4096, 512), 4),
+    ],
 )
-def test_chunks_are_sixteen_unless_they_would_be_too_small(n_rows: int, n_chunks: int) -> None:
-    source = SampleSource(np.zeros((n_rows, 2)), np.ones(n_rows))
+def test_chunks_are_sixteen_unless_they_would_be_too_small(
+    shape: tuple[int, int], n_chunks: int
+) -> None:
+    source = SampleSource(np.zeros(shape), np.ones(shape[0]))
     assert len(source.boundaries) - 1 == n_chunks
+    sizes = np.diff(source.boundaries)
+    assert sizes.max() - sizes.min() <= n_chunks
 
 
 def test_chunks_of_very_many_rows_are_no_larger_than_others() -> None:
