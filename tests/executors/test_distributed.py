@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -206,18 +207,38 @@ def test_the_state_reaches_each_worker_once_a_read(client: Any) -> None:
 
 
 def test_chunks_that_the_cluster_holds_are_computed_where_they_are(client: Any) -> None:
-    lazy = dask.array.from_array(rows(4000, 50), chunks=(100, 50))
-    held = client.persist(lazy)
-    held.sum().compute(scheduler=client)
+    # Each worker holds every other chunk, and takes none of those that wait for the other one.
+    workers = list(client.scheduler_info()["workers"])
+    lazy = dask.array.from_array(rows(4000, 50), chunks=(100, 50), inline_array=True)
+    with dask.annotate(workers=lambda key: workers[key[1] % 2]):
+        held = client.persist(lazy, optimize_graph=False)
+    with client.as_current():
+        distributed.wait(held)
     source = open_data(held)
     before = received(client)
-    with DistributedExecutor(client) as executor:
+    with without_stealing(client), DistributedExecutor(client) as executor:
         found = executor.map_reduce(source, first_row, "c", ignore)
         assert found.value == bracketed([f"c{100 * i}" for i in range(40)])
-        found = executor.map_reduce(source, first_row, "c", ignore, chunks=[7, 3])
-        assert found.value == "(c700c300)"
-    blocks = [key for key in received(client) - before if held.name in key]
-    assert len(blocks) < 10
+        found = executor.map_reduce(source, first_row, "c", ignore, chunks=[7, 4])
+        assert found.value == "(c700c400)"
+    assert not [key for key in received(client) - before if held.name in key]
+
+
+@contextmanager
+def without_stealing(client: Any) -> Iterator[None]:
+    """While this lasts, no worker that idles is given tasks of another one."""
+
+    async def stop(dask_scheduler: Any) -> None:
+        await dask_scheduler.extensions["stealing"].stop()
+
+    async def start(dask_scheduler: Any) -> None:
+        await dask_scheduler.extensions["stealing"].start()
+
+    client.run_on_scheduler(stop)
+    try:
+        yield
+    finally:
+        client.run_on_scheduler(start)
 
 
 # Which executor -------------------------------------------------------------------------
