@@ -169,3 +169,13 @@ def test_what_is_held_fixed_does_not_move(covariance_type: CovarianceType) -> No
     step = score(held, gradient, radius=math.inf).step
     assert step.any()
     np.testing.assert_array_equal(step[tangent.free == 0.0], 0.0)
+
+
+def test_a_product_that_is_no_number_ends_it_without_a_warning() -> None:
+    information = some_information("diag")
+    gradient = some_gradient(information, 0, 1e-3)
+    # The kind of NaN that arithmetic complains of.
+    information.members[0].features.view(np.uint32)[0, 1] = 0x7FA00000
+    found = score(information, gradient, radius=math.inf)
+    assert found.n_products == 1
+    assert not found.step.any()
