@@ -81,9 +81,7 @@ def score(
         is_solved = squared <= limit and added <= _LAST_PART * gain
         if is_solved or squared <= _NOTHING * limit or (cut is not None and gain > enough):
             break
-        # BLAS may raise the flag where no value is invalid: https://github.com/numpy/numpy/issues/24067
-        with np.errstate(invalid="ignore"):
-            image = information.product(direction)
+        image = information.product(direction)
         n_products += 1
         curvature = float(direction @ image)
         if not curvature > 0.0:

@@ -301,7 +301,10 @@ class Information:
     def _project(self, members: _Members, own: Single, shared: Single, root: np.float32) -> Single:
         """Products (n_k,) of what a component adds to rows' gradients with a vector."""
         width = members.features.shape[1]
-        found: Single = members.features @ own[:width]
+        # OpenBLAS 0.3.31 with AVX-512 multiplies what is left on the stack too if there are five
+        # columns: products are right, but what was left may be a signalling NaN.
+        with np.errstate(invalid="ignore"):
+            found: Single = members.features @ own[:width]
         if self._is_quadratic:
             residuals = members.features[:, 1:]
             upper = own[width:] if width < len(own) else shared * root
