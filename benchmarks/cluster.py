@@ -273,7 +273,6 @@ def efficiency(gigabytes: float, rounds: int) -> list[list[str]]:
     base = Problem("full", 200_000, 32, 32)
     n_rows = int(gigabytes * 1e9 / 8 / base.n_features)
     source = ReplayedSource(Problem("full", n_rows, base.n_features, base.n_components))
-
     kinds = {
         "threads": cost_on_threads,
         "workers": cost_on_workers,

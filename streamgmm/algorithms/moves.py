@@ -4,7 +4,7 @@ EM never moves a component from a place where there are too many to one where th
 Which move pays is estimated for all components at once, from rows in memory.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any
@@ -20,12 +20,12 @@ from streamgmm.core.covariance import Array, triangular
 from streamgmm.core.expectation import Expectation, Posterior
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
-from streamgmm.core.parameters import Parameters
+from streamgmm.core.parameters import ParameterName, Parameters
 from streamgmm.core.reduction import merged_pairs, merging_bounds
 from streamgmm.protocols import Chunk
 
-#: Nats a row; a short run of EM ends with a step that gains less.
-SETTLED = 1e-6
+# Nats a row; a short run of EM ends with a step that gains less.
+_SETTLED = 1e-6
 # EM steps before the worth of halves is estimated, and before a new mixture is compared.
 _STEPS_OF_PARTS, _STEPS = 8, 8
 _ROUNDS = 8
@@ -67,6 +67,24 @@ class Rows:
         """A mixture, for these rows."""
         frame = Frame.of(parameters, self.stored.dtype)
         return prepare(parameters, frame, self.reader.source.missing)
+
+    def short_run(
+        self,
+        start: Parameters,
+        n_steps: int,
+        *,
+        reg_covar: float,
+        fixed: Collection[ParameterName] = (),
+    ) -> Fit:
+        """EM with these rows for so many steps, or until it has settled."""
+        return expectation_maximization(
+            self.reader,
+            start,
+            tol=_SETTLED,
+            max_iter=n_steps,
+            reg_covar=reg_covar,
+            fixed=fixed,
+        )
 
     def means(
         self, mixtures: Sequence[Parameters], values: Callable[..., tuple[Array, ...]]
@@ -136,10 +154,10 @@ def move_components(rows: Rows, fit: Fit, *, reg_covar: float) -> Fit:
         swaps = _promising_swaps(rows, fit.parameters, reg_covar)
         if not swaps.splits:
             break
-        rival = _em(rows, fit.parameters, reg_covar)
+        rival = rows.short_run(fit.parameters, _STEPS, reg_covar=reg_covar)
         worth = _worth(rows, rival)
         candidates = (
-            _em(rows, swaps.applied(fit.parameters, chosen), reg_covar)
+            rows.short_run(swaps.applied(fit.parameters, chosen), _STEPS, reg_covar=reg_covar)
             for chosen in swaps.choices()
         )
         found = next((one for one in candidates if _worth(rows, one) > worth), None)
@@ -147,12 +165,6 @@ def move_components(rows: Rows, fit: Fit, *, reg_covar: float) -> Fit:
             return rival
         fit = found
     return fit
-
-
-def _em(rows: Rows, start: Parameters, reg_covar: float, steps: int = _STEPS) -> Fit:
-    return expectation_maximization(
-        rows.reader, start, tol=SETTLED, max_iter=steps, reg_covar=reg_covar
-    )
 
 
 def _worth(rows: Rows, fit: Fit) -> float:
@@ -306,7 +318,7 @@ def _parts(rows: Rows, parameters: Parameters, reg_covar: float) -> Parameters:
     start = parameters_of_clusters(
         rows.rows, rows.weights, labels, 2 * k + len(dense), parameters.covariance_type, reg_covar
     )
-    return _em(rows, start, reg_covar, _STEPS_OF_PARTS).parameters
+    return rows.short_run(start, _STEPS_OF_PARTS, reg_covar=reg_covar).parameters
 
 
 def dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:

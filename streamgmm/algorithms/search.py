@@ -13,9 +13,9 @@ import numpy as np
 import scipy.sparse
 
 from streamgmm.algorithms.acceleration import accelerated_em
-from streamgmm.algorithms.em import Fit, expectation_maximization
+from streamgmm.algorithms.em import Fit
 from streamgmm.algorithms.initialization import Start, initialize
-from streamgmm.algorithms.moves import SETTLED, Rows, move_components
+from streamgmm.algorithms.moves import Rows, move_components
 from streamgmm.algorithms.reading import Reader, prepare
 from streamgmm.algorithms.row_sample import RowSample
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
@@ -278,13 +278,8 @@ class Search:
         return [improve(rows.reader, parameters, self.settings, self.informant, tol)]
 
     def _em(self, rows: Rows, start: Parameters, steps: int) -> Fit:
-        return expectation_maximization(
-            rows.reader,
-            start,
-            tol=SETTLED,
-            max_iter=steps,
-            reg_covar=self.settings.reg_covar,
-            fixed=self.settings.fixed,
+        return rows.short_run(
+            start, steps, reg_covar=self.settings.reg_covar, fixed=self.settings.fixed
         )
 
 
