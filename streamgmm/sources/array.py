@@ -18,6 +18,7 @@ from streamgmm.sources.layout import (
     rows_per_chunk,
 )
 from streamgmm.sources.urls import FetchError
+from streamgmm.sources.values import ValueRules, usable
 
 if TYPE_CHECKING:
     from streamgmm.sources.remote import RemoteFile
@@ -31,7 +32,7 @@ class ArraySource:
     """Rows of a NumPy array; chunks are views.
 
     Chunks of an array that is a part of a memory map are copied as they are read, so that
-    reading is done ahead of computing.
+    reading is done ahead of computing. Masked values of a masked array are missing.
 
     Parameters
     ----------
@@ -57,23 +58,29 @@ class ArraySource:
         self._array = array
         self.n_rows: int = array.shape[0]
         self.n_features: int = array.shape[1]
-        self.dtype: np.dtype[Any] = array.dtype
+        self._rules = ValueRules(may_be_masked=isinstance(array, np.ma.MaskedArray))
         self._chunk_rows = rows_per_chunk(self.n_features)
         self.boundaries: Sequence[int] = regular_boundaries(self.n_rows, self._chunk_rows)
         self._is_mapped = isinstance(array, np.memmap)
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values, as chunks hold them."""
+        return self._rules.dtype(self._array.dtype, self.missing)
+
+    @property
     def read_bytes(self) -> int:
         """Bytes of a chunk if it is copied, else 0."""
-        if not self._is_mapped:
-            return 0
-        return self._chunk_rows * self.n_features * self.dtype.itemsize
+        n_values = self._chunk_rows * self.n_features
+        copied_bytes = n_values * self.dtype.itemsize if self._is_mapped else 0
+        return copied_bytes + self._rules.work_bytes(n_values, self.dtype)
 
     def read(self, i: int) -> Chunk:
         """Chunk i."""
-        start, stop = self.boundaries[i], self.boundaries[i + 1]
-        rows = self._array[start:stop]
-        return Chunk(np.array(rows) if self._is_mapped else rows, range(start, stop))
+        index = range(self.boundaries[i], self.boundaries[i + 1])
+        rows = self._array[index.start : index.stop]
+        stored = np.array(rows) if self._is_mapped else rows
+        return Chunk(usable(stored, self._rules, self.missing, self.name, index), index)
 
 
 class FileArray:

@@ -1,8 +1,10 @@
 """Dask arrays: each block of rows is a chunk, and stays a task until a scheduler runs it."""
 
+import sys
 import uuid
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -11,12 +13,20 @@ import dask.base
 import numpy as np
 from dask._task_spec import Task, TaskRef
 from dask.delayed import Delayed
-from dask.highlevelgraph import HighLevelGraph
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from numpy.typing import NDArray
 
 from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk, Missing
 from streamgmm.sources.layout import check_table
+from streamgmm.sources.values import (
+    NO_RULES,
+    ROW_REMEDY,
+    WEIGHT_REMEDY,
+    ValueRules,
+    check_block,
+    usable,
+)
 from streamgmm.sources.weighted import check_weights, weighted, weighted_twice
 
 
@@ -31,12 +41,8 @@ class DaskSource:
     ------
     DataError
         If it is another collection of Dask's, no table of real numbers, or its chunk sizes are not
-        known.
-
-    Attributes
-    ----------
-    array : dask.array.Array of shape (N, D)
-        In one block along the columns.
+        known. When blocks are computed, if one has another shape or kind of type than announced,
+        is no NumPy array, or holds masked values that may not be missing.
     """
 
     location = None
@@ -52,19 +58,32 @@ class DaskSource:
                 "(for a DataFrame, X.to_dask_array(lengths=True))"
             )
         check_table(self.name, array.shape, array.dtype)
-        self.array: Any = array.rechunk({1: -1})  # type: ignore[no-untyped-call]
+        self._array: Any = guarded_graph(array)
+        self._rules = rules_of(array)
         self.n_rows, self.n_features = (int(size) for size in array.shape)
-        self.dtype: np.dtype[Any] = array.dtype
-        self.boundaries: Sequence[int] = [0, *accumulate(self.array.chunks[0])]
+        self.boundaries: Sequence[int] = [0, *accumulate(array.chunks[0])]
         self._weights: Any = None
+        self._weight_rules = NO_RULES
 
-    def with_weights(self, weights: Any) -> "DaskSource":
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values, as chunks hold them."""
+        return self._rules.dtype(self._array.dtype, self.missing)
+
+    @property
+    def array(self) -> Any:
+        """Array of the usable values (N, D), in one block along the columns."""
+        return self._usable(self._array, 0)
+
+    def with_weights(self, weights: Any, rules: ValueRules = NO_RULES) -> "DaskSource":
         """The same rows with weights.
 
         Parameters
         ----------
         weights : array of shape (N,)
-            A Dask array, or anything that slices to numbers.
+            A Dask array of :func:`usable_weights`, or anything that slices to numbers.
+        rules : ValueRules
+            Rules by which weights are missing.
 
         Raises
         ------
@@ -75,7 +94,8 @@ class DaskSource:
             raise weighted_twice(self.name)
         source = copy(self)
         weights = check_weights(weights, self)
-        rows = self.array.chunks[:1]
+        rows = self._array.chunks[:1]
+        source._weight_rules = rules
         source._weights = (
             weights.rechunk(rows)  # type: ignore[no-untyped-call]
             if isinstance(weights, dask.array.Array)
@@ -93,8 +113,9 @@ class DaskSource:
     @property
     def read_bytes(self) -> int:
         """Bytes of the largest block, and as much again to compute it."""
-        largest = int(max(self.array.chunks[0]))
-        return 2 * largest * self.n_features * self.dtype.itemsize
+        n_values = int(max(self._array.chunks[0])) * self.n_features
+        stored_bytes: int = 2 * n_values * self._array.dtype.itemsize
+        return stored_bytes + self._rules.work_bytes(n_values, self.dtype)
 
     def lazy_chunks(self) -> list[Delayed]:
         """A task for each chunk."""
@@ -104,15 +125,20 @@ class DaskSource:
         layer: dict[Any, Task] = {}
         for i, start in enumerate(self.boundaries[:-1]):
             blocks = (TaskRef((array.name, i, *[0] * (array.ndim - 1))) for array in arrays)
-            layer[name, i] = Task((name, i), _chunk, start, *blocks)
+            layer[name, i] = Task((name, i), _chunk, start, self._weight_rules, *blocks)
         graph = HighLevelGraph.from_collections(name, layer, dependencies=arrays)
         return [Delayed(key, graph, layer=name) for key in layer]  # type: ignore[no-untyped-call]
 
     def read(self, i: int) -> Chunk:
         """Chunk i."""
-        block = self.array.blocks[i].compute()
-        weights = None if self._weights is None else self._weights.blocks[i].compute()
-        return _chunk(self.boundaries[i], block, weights)
+        block = self._usable(self._array.blocks[i], self.boundaries[i]).compute()
+        weights = () if self._weights is None else (self._weights.blocks[i].compute(),)
+        return _chunk(self.boundaries[i], self._weight_rules, block, *weights)
+
+    def _usable(self, array: Any, first_row: int) -> Any:
+        """Return the usable values of some blocks of rows, in one block along the columns."""
+        blocks = _Blocks(self.name, array.dtype, self._rules, self.missing, first_row)
+        return _checked(array, blocks).rechunk({1: -1})
 
 
 def check_array(data: Any, name: str) -> None:
@@ -130,6 +156,89 @@ def check_array(data: Any, name: str) -> None:
         )
 
 
-def _chunk(start: int, block: NDArray[Any], weights: NDArray[Any] | None = None) -> Chunk:
-    chunk = Chunk(np.asarray(block), range(start, start + len(block)))
-    return chunk if weights is None else weighted(chunk, weights)
+def rules_of(array: dask.array.Array) -> ValueRules:
+    """Return the rules by which values of an array are missing: its blocks may be masked."""
+    return ValueRules(may_be_masked=isinstance(array._meta, np.ma.MaskedArray))
+
+
+def usable_weights(weights: Any) -> Any:
+    """Return a Dask array of weights whose blocks are checked where they are computed.
+
+    Raises
+    ------
+    DataError
+        If it is another collection of Dask's; when a block is computed, if it cannot be used.
+    """
+    check_array(weights, "sample_weight")
+    blocks = _Blocks("sample_weight", weights.dtype, remedy=WEIGHT_REMEDY)
+    return _checked(guarded_graph(weights), blocks)
+
+
+def guarded_graph(array: Any) -> Any:
+    """Return the same Dask array, reading from guarded Zarr arrays where it reads from Zarr."""
+    if "zarr" not in sys.modules:
+        return array
+    from streamgmm.sources.guarded import guarded
+
+    graph, replaced = array.dask, {}
+    for name, layer in graph.layers.items():
+        # Data that tasks share are a layer of their own.
+        if isinstance(layer, MaterializedLayer) and len(layer) == 1:
+            ((key, value),) = layer.items()
+            found = guarded(value)
+            if found is not value:
+                replaced[name] = MaterializedLayer({key: found})
+    if not replaced:
+        return array
+    graph = HighLevelGraph({**graph.layers, **replaced}, graph.dependencies)
+    return type(array)(graph, array.name, array.chunks, meta=array._meta)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Properties of the blocks of an array, which each task knows.
+
+    Attributes
+    ----------
+    name : str
+        Name of the array, for messages.
+    dtype : dtype
+        Announced type.
+    rules : ValueRules
+    missing : {"error", "drop", "em"}
+    first_row : int
+        Number of the first row of the array.
+    remedy : str, optional
+        Advice for those who have missing values.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    rules: ValueRules = NO_RULES
+    missing: Missing = "error"
+    first_row: int = 0
+    remedy: str = ROW_REMEDY
+
+
+def _checked(array: Any, blocks: _Blocks) -> Any:
+    """Return the usable values of an array, each block checked where it is computed."""
+    dtype = blocks.rules.dtype(array.dtype, blocks.missing)
+    meta = np.empty((0,) * array.ndim, dtype)
+    return array.map_blocks(_usable_block, blocks, dtype=dtype, meta=meta)
+
+
+def _usable_block(block: Any, blocks: _Blocks, block_info: Any = None) -> NDArray[Any]:
+    # Dask fills in block_info, by its name; 0 stands for the first argument.
+    location = block_info[0]["array-location"]
+    start, stop = (blocks.first_row + row for row in location[0])
+    rows = range(start, stop)
+    shape = tuple(last - first for first, last in location)
+    check_block(block, shape, blocks.dtype, blocks.name, rows)
+    return usable(block, blocks.rules, blocks.missing, blocks.name, rows, blocks.remedy)
+
+
+def _chunk(
+    start: int, rules: ValueRules, block: NDArray[Any], weights: NDArray[Any] | None = None
+) -> Chunk:
+    chunk = Chunk(block, range(start, start + len(block)))
+    return chunk if weights is None else weighted(chunk, weights, rules)

@@ -16,11 +16,11 @@ from streamgmm.protocols import Chunk, Missing
 from streamgmm.sources.layout import (
     check_table,
     naming_rows,
-    refuse_packed,
     regular_boundaries,
     rows_per_chunk,
 )
 from streamgmm.sources.urls import FetchError
+from streamgmm.sources.values import ValueRules, marking_fill_value, usable, value_rules
 
 if TYPE_CHECKING:
     from streamgmm.sources.remote import RemoteFile
@@ -42,17 +42,14 @@ class Hdf5Source:
     Raises
     ------
     DataError
-        If the dataset is closed, is no table of real numbers, holds packed values, or marks
-        missing values by a number. Of a group, the message says which datasets it holds. On
-        pickling, if its file is in memory or open for writing.
+        If the dataset is closed, is no table of real numbers or holds packed values. Of a group,
+        the message says which datasets it holds. On reading, if values are missing and may not
+        be. On pickling, if its file is in memory or open for writing.
 
     Attributes
     ----------
     location : Path or None
         The file; None if it is in memory or at a URL.
-    read_bytes : int
-        Bytes of a chunk as assembled, and of a stored chunk before and after it is decoded; from
-        a URL also of what was fetched.
     """
 
     has_weights = False
@@ -69,21 +66,35 @@ class Hdf5Source:
             if isinstance(dataset, h5py.Group):
                 raise _not_one_dataset(f"{self.name} is a group, not a dataset", dataset)
             check_table(self.name, dataset.shape or (), dataset.dtype)
-            refuse_packed(self.name, dataset.attrs)
+            self._rules = rules_of(dataset)
             _refuse_unknown_filters(dataset)
             self._handle = _Handle(dataset, remote)
         self.location = self._handle.location
         self.n_rows: int = dataset.shape[0]
         self.n_features: int = dataset.shape[1]
-        self.dtype: np.dtype[Any] = dataset.dtype
+        self._stored_dtype: np.dtype[Any] = dataset.dtype
         stored_shape = dataset.chunks or (1, 0)
         chunk_rows = rows_per_chunk(self.n_features, min(stored_shape[0], self.n_rows))
         self.boundaries: Sequence[int] = regular_boundaries(self.n_rows, chunk_rows)
-        n_values = chunk_rows * self.n_features + 2 * math.prod(stored_shape)
+        self._chunk_values = chunk_rows * self.n_features
+        self._n_read = self._chunk_values + 2 * math.prod(stored_shape)
         if remote is not None:
             # What a request gives, and what it gave to the one before.
-            n_values += 2 * (math.prod(dataset.chunks or (chunk_rows, self.n_features)))
-        self.read_bytes: int = n_values * self.dtype.itemsize
+            self._n_read += 2 * (math.prod(dataset.chunks or (chunk_rows, self.n_features)))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values, as chunks hold them."""
+        return self._rules.dtype(self._stored_dtype, self.missing)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of a chunk as assembled, and of a stored chunk before and after it is decoded.
+
+        From a URL also of what was fetched; where values may be missing also of finding them.
+        """
+        stored_bytes: int = self._n_read * self._stored_dtype.itemsize
+        return stored_bytes + self._rules.work_bytes(self._chunk_values, self.dtype)
 
     @classmethod
     def from_path(cls, file: "str | Path | RemoteFile", name: str | None) -> "Hdf5Source":
@@ -107,9 +118,29 @@ class Hdf5Source:
         """Chunk i."""
         start, stop = self.boundaries[i], self.boundaries[i + 1]
         with naming_rows(self.name, start, stop, "; the file may be damaged"):
-            rows = self._handle.dataset()[start:stop]
+            stored = self._handle.dataset()[start:stop]
             self._handle.check_length()
-        return Chunk(rows, range(start, stop))
+        index = range(start, stop)
+        return Chunk(usable(stored, self._rules, self.missing, self.name, index), index)
+
+
+def rules_of(dataset: "h5py.Dataset") -> ValueRules:
+    """Return the rules by which values of a dataset are missing.
+
+    A fill value that its writer chose is a mark unless it is 0, 1, NaN or infinity.
+
+    Raises
+    ------
+    DataError
+        If the dataset holds packed values.
+    """
+    settings = dataset.id.get_create_plist()
+    is_chosen = settings.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
+    fill_value = marking_fill_value(dataset.fillvalue) if is_chosen else None
+    # The netCDF library chooses these for bytes, of which it takes all values for data.
+    if (dataset.dtype.str, fill_value) in (("|i1", -127), ("|u1", 255)):
+        fill_value = None
+    return value_rules(_name(dataset), dataset.dtype, dataset.attrs, fill_value)
 
 
 class _Handle:

@@ -1,7 +1,6 @@
 """What all sources share: which values are data, and where chunks of rows begin."""
 
-import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -14,10 +13,6 @@ from streamgmm.sources.urls import FetchError
 # enough that many of them are in the air: so many bytes as float64, within bounds on its rows.
 _CHUNK_BYTES = 2 << 20
 _FEWEST_ROWS, _MOST_ROWS = 1024, 65536
-# Attributes by which files say that the stored numbers are not the values.
-_PACKING = ("scale_factor", "add_offset")
-# Attributes that name a number which stands for a missing value.
-_MISSING = ("_FillValue", "missing_value")
 
 
 def rows_per_chunk(n_features: int, stored_rows: int = 1) -> int:
@@ -60,35 +55,6 @@ def check_table(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None
             f"{kinds.get(dtype.kind, 'These are not real numbers')}: {name} has dtype {dtype}; "
             "convert it to a real type first"
         )
-
-
-def refuse_packed(name: str, attributes: Mapping[str, Any]) -> None:
-    """Refuse an array whose attributes say that its numbers are not its values.
-
-    Raises
-    ------
-    DataError
-        If values are scaled or shifted, or some number stands for missing ones.
-    """
-    packed = [key for key in _PACKING if key in attributes]
-    if packed:
-        raise DataError(
-            f"{name} holds packed values (attributes {', '.join(packed)}); "
-            "decode them first, for example with xarray"
-        )
-    marks = [key for key in _MISSING if key in attributes and _is_number(attributes[key])]
-    if marks:
-        raise DataError(
-            f"{name} marks missing values by a number (attributes {', '.join(marks)}); "
-            "decode them first, for example with xarray"
-        )
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a value is a number; NaN is found by itself where it stands for a missing value."""
-    if isinstance(value, np.ndarray) and value.size == 1:
-        value = value.item()
-    return isinstance(value, numbers.Real) and value == value
 
 
 def naming_rows(name: str, start: int, stop: int, advice: str = "") -> AbstractContextManager[None]:

@@ -13,6 +13,7 @@ from streamgmm.errors import DataError, ParameterError
 from streamgmm.protocols import LazySource, Missing, Source
 from streamgmm.sources.array import ArraySource, FileArray, FileSource
 from streamgmm.sources.urls import PARQUET_SUFFIXES, is_url, split, suffix, without_credentials
+from streamgmm.sources.values import NO_RULES, ValueRules
 from streamgmm.sources.weighted import WeightedSource
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def open_source(
     columns : sequence of str, optional
         Columns of a DataFrame or of Parquet files.
     missing : {"error", "drop", "em"}, optional
-        What is done with rows that hold NaN. "error" refuses them. "drop" leaves them out of a fit
+        What is done with rows that hold NaN, or values that the data mask or mark as missing
+        (``_FillValue`` and its kin). "error" refuses them. "drop" leaves them out of a fit
         and says how many there were; predictions keep their places, with the label -1 and NaN.
         "em" uses the values that they have: maximum likelihood with incomplete rows, exact if
         values are missing at random; rows without any value are left out. By default what the
@@ -118,10 +120,10 @@ def open_source(
     given = {name: value for name, value in options.items() if value is not None}
     if is_path(sample_weight) and "storage_options" not in _kind_of(data).options:
         given.pop("storage_options", None)
-    source = _open(data, given)
+    source = _open(data if missing in ("drop", "em") else unmasked(data, "X"), given)
     if missing is not None:
         source = _with_missing(source, missing)
-    return source if weights is None else _with_weights(source, weights)
+    return source if weights is None else _with_weights(source, *weights)
 
 
 def unmasked(data: Any, name: str) -> Any:
@@ -219,7 +221,8 @@ def _kind_of_path(text: str) -> _Kind:
 def _file(location: str, storage_options: Mapping[str, Any] | None = None) -> "Path | RemoteFile":
     """The file at a path or URL."""
     if not is_url(location):
-        return Path(location)
+        # Another process, or this one later, may be in another folder.
+        return Path(location).absolute()
     from streamgmm.sources.remote import RemoteFile
 
     return RemoteFile.at(location, storage_options)
@@ -239,7 +242,8 @@ def _open_npy(
 
 
 def _open_array(data: Any) -> Source:
-    data = unmasked(data, "X")
+    if not np.ma.is_masked(data):
+        data = unmasked(data, "X")
     file = FileSource.from_memmap(data) if isinstance(data, np.memmap) else None
     return file or ArraySource(np.asanyarray(data))
 
@@ -349,31 +353,51 @@ def _with_missing(source: Source, missing: Missing) -> Source:
     return described
 
 
-def _with_weights(source: Source, weights: Any) -> Source:
+def _with_weights(source: Source, weights: Any, rules: ValueRules) -> Source:
     if isinstance(source, LazySource):
         from streamgmm.sources.dask import DaskSource
 
         if isinstance(source, DaskSource):
-            return source.with_weights(weights)
+            return source.with_weights(weights, rules)
     if is_from(weights, "xarray"):
         from streamgmm.sources.xarray import XarraySource, weights_of
 
         weights = (
             weights_of(source, weights) if isinstance(source, XarraySource) else weights.values
         )
-    return WeightedSource(source, weights)
+    return WeightedSource(source, weights, rules)
 
 
-def _open_weights(weights: Any, storage_options: Mapping[str, Any] | None) -> Any:
+def _open_weights(
+    weights: Any, storage_options: Mapping[str, Any] | None
+) -> tuple[Any, ValueRules]:
+    """Return weights that can be read in parts, and the rules by which some may be missing."""
     if is_path(weights):
-        return _open_weights_path(os.fspath(weights), storage_options)
+        weights = _open_weights_path(os.fspath(weights), storage_options)
     if is_from(weights, "dask"):
-        from streamgmm.sources.dask import check_array
+        from streamgmm.sources.dask import usable_weights
 
-        check_array(weights, "sample_weight")
+        return usable_weights(weights), NO_RULES
+    if is_from(weights, "zarr"):
+        from streamgmm.sources import zarr
+        from streamgmm.sources.guarded import guarded_array
+
+        array = zarr.open_array(weights)
+        return guarded_array(array), zarr.rules_of(array)
+    if is_from(weights, "h5py"):
+        from streamgmm.sources import hdf5
+
+        return weights, hdf5.rules_of(weights)
+    if is_from(weights, "xarray"):
+        from streamgmm.sources import xarray
+
+        return weights, xarray.rules_of("sample_weight", weights.variable)
     weights = unmasked(weights, "sample_weight")
-    sliceable = hasattr(weights, "shape") and hasattr(weights, "dtype")
-    return weights if sliceable else np.asarray(weights)
+    is_sliceable = hasattr(weights, "shape") and isinstance(
+        getattr(weights, "dtype", None), np.dtype
+    )
+    is_held = not is_sliceable or is_from(weights, "pandas")
+    return np.asarray(weights) if is_held else weights, NO_RULES
 
 
 def _open_weights_path(path: str, storage_options: Mapping[str, Any] | None) -> Any:

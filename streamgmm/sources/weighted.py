@@ -1,6 +1,7 @@
 """Row weights beside any source."""
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from streamgmm.protocols import (
     Chunk,
     GridSource,
     LabelledSource,
+    Missing,
     Region,
     Source,
     StoredSource,
@@ -20,6 +22,7 @@ from streamgmm.protocols import (
     sample_shape,
 )
 from streamgmm.sources.layout import naming_rows
+from streamgmm.sources.values import NO_RULES, WEIGHT_REMEDY, ValueRules, usable
 
 # Squares of weights, and sums of them, must not overflow.
 _LARGEST = 1e100
@@ -35,27 +38,28 @@ class WeightedSource:
         Anything that slices to numbers: NumPy, memory map, Zarr, Dask. It is read chunk by
         chunk, beside the rows; if it has the shape (N,) and chunks are no ranges of rows, it is
         read at once and held.
+    rules : ValueRules
+        Rules by which weights are missing.
 
     Raises
     ------
     DataError
         If the shape is another or the source has weights already; on reading, if a weight is
-        negative, NaN or above 1e100.
+        missing, negative, NaN or above 1e100.
     """
 
     has_weights = True
 
-    def __init__(self, source: Source, weights: Any) -> None:
+    def __init__(self, source: Source, weights: Any, rules: ValueRules = NO_RULES) -> None:
         if isinstance(source, WeightedSource):
             raise weighted_twice(source.name)
         self._source = source
         self._stored = source if isinstance(source, StoredSource) else None
         self._grid = source if isinstance(source, GridSource) else None
-        self._weights = check_weights(weights, source)
+        self._weights, self._rules = check_weights(weights, source), rules
         self.name: str = source.name
         self.n_rows, self.n_features = source.n_rows, source.n_features
-        self.dtype, self.boundaries = source.dtype, source.boundaries
-        self.missing, self.feature_names = source.missing, source.feature_names
+        self.boundaries, self.feature_names = source.boundaries, source.feature_names
         self.sample_dims, self.sample_shape = sample_dims(source), sample_shape(source)
         # Boxes at the far ends are ranges where the first one is.
         self._has_ranges = self._grid is None or is_contiguous(
@@ -63,7 +67,23 @@ class WeightedSource:
         )
         is_flat = len(weights.shape) == 1
         if not self._has_ranges and is_flat and not isinstance(weights, np.ndarray):
-            self._weights = np.asarray(weights[:])
+            self._weights = _loaded(weights[:])
+
+    @property
+    def missing(self) -> Missing:
+        """What is done with rows that hold NaN, as the source of the rows says."""
+        return self._source.missing
+
+    @missing.setter
+    def missing(self, missing: Missing) -> None:
+        # Others may use the same source.
+        self._source = copy(self._source)
+        self._source.missing = missing
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the rows."""
+        return self._source.dtype
 
     @property
     def location(self) -> Path | None:
@@ -102,11 +122,16 @@ class WeightedSource:
         index = chunk.index
         with naming_rows("sample_weight", int(index[0]), int(index[-1]) + 1):
             if self._weights.shape == self.sample_shape:
-                weights = np.asarray(self._weights[self.region(i)]).reshape(-1)
+                weights = _loaded(self._weights[self.region(i)]).reshape(-1)
             else:
                 rows = slice(index.start, index.stop) if isinstance(index, range) else index
-                weights = np.asarray(self._weights[rows])
-        return weighted(chunk, weights)
+                weights = _loaded(self._weights[rows])
+        return weighted(chunk, weights, self._rules)
+
+
+def _loaded(weights: Any) -> Any:
+    """Return weights in memory, as Dask computes them if they are lazy; masks stay."""
+    return weights.compute() if hasattr(weights, "dask") else weights
 
 
 def check_weights(weights: Any, source: Source) -> Any:
@@ -132,15 +157,16 @@ def weighted_twice(name: str) -> DataError:
     return DataError(f"{name} has weights already; give sample_weight once")
 
 
-def weighted(chunk: Chunk, weights: NDArray[Any]) -> Chunk:
-    """The chunk with the weights of its rows.
+def weighted(chunk: Chunk, weights: Any, rules: ValueRules = NO_RULES) -> Chunk:
+    """Return the chunk with the weights of its rows.
 
     Raises
     ------
     DataError
-        If a weight is negative, NaN or above 1e100.
+        If a weight is missing, negative, NaN or above 1e100.
     """
-    values = np.asarray(weights, dtype=np.float64)
+    stored = usable(weights, rules, "error", "sample_weight", chunk.index, WEIGHT_REMEDY)
+    values = np.asarray(stored, dtype=np.float64)
     bad = ~((values >= 0.0) & (values <= _LARGEST))
     if bad.any():
         first = int(np.argmax(bad))

@@ -1,34 +1,43 @@
 """Labelled arrays of any number of dimensions, as xarray has them."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from functools import reduce
-from itertools import accumulate
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial, reduce
+from itertools import accumulate, starmap
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dask.base
 import numpy as np
 import xarray
 import zarr
 from numpy.typing import NDArray
-from xarray.backends.zarr import FillValueCoder, ZarrArrayWrapper
+from xarray.backends.zarr import ZarrArrayWrapper
 from xarray.core.indexing import LazilyIndexedArray
 from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore
 
 from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk, Missing, Region, is_contiguous, positions, region_shape
-from streamgmm.sources.layout import (
-    check_table,
-    naming_place,
-    refuse_packed,
-    rows_per_chunk,
-)
+from streamgmm.sources.dask import guarded_graph
+from streamgmm.sources.guarded import guarded
+from streamgmm.sources.layout import check_table, naming_place, rows_per_chunk
 from streamgmm.sources.urls import FetchError, without_credentials
-from streamgmm.sources.zarr import open_node
+from streamgmm.sources.values import (
+    ValueRules,
+    check_block,
+    marking_fill_value,
+    usable,
+    value_rules,
+)
+from streamgmm.sources.zarr import decoded_attributes, open_node
 
 if TYPE_CHECKING:
     from streamgmm.sources.remote import RemoteFile
+
+# Value of numbers that were never written, where a netCDF file does not choose another.
+_NETCDF_FILL_VALUE = 9.969209968386869e36
 
 
 class XarraySource:
@@ -54,7 +63,7 @@ class XarraySource:
     ------
     DataError
         If there are no such variables or dimensions, variables have different ones, or one holds
-        no real numbers, holds packed values, or marks missing values by a number.
+        no real numbers or packed values; on reading also if values are missing and may not be.
 
     Attributes
     ----------
@@ -98,13 +107,12 @@ class XarraySource:
                     "convert it by astype first"
                 )
             check_table(f"{name} of {self.name}", (self.n_rows, width), array.dtype)
-            refuse_packed(f"{name} of {self.name}", array.attrs)
         self.n_features = sum(self._widths)
         self.feature_names: Sequence[str] | None = _feature_names(data, arrays, self._feature_dim)
-        self.dtype: np.dtype[Any] = np.result_type(*(array.dtype for array in arrays))
-
+        self._names = [f"{name} of {self.name}" for name in names]
         # Without their coordinates, which would be sliced and computed too.
-        self._variables = [array.variable for array in arrays]
+        self._variables = [_guarded(array.variable) for array in arrays]
+        self._rules = [*map(rules_of, self._names, self._variables)]
         self._is_dask = any(variable.chunks is not None for variable in self._variables)
         self.location = _location(data, self._variables)
         # Those that describe samples; predictions keep them.
@@ -125,14 +133,29 @@ class XarraySource:
         self.boundaries: Sequence[int] = _boundaries(self.sample_shape, self.box_shape)
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of all values together, as chunks hold them."""
+        return np.result_type(
+            *(
+                rules.dtype(variable.dtype, self.missing)
+                for rules, variable in zip(self._rules, self._variables, strict=True)
+            )
+        )
+
+    @property
     def read_bytes(self) -> int:
         """Bytes of a chunk, and of what it is put together from unless that is in memory."""
         n_rows = int(max(np.diff(self.boundaries)))
         chunk_bytes = n_rows * self.n_features * self.dtype.itemsize
+        work_bytes = max(
+            rules.work_bytes(n_rows * width, self.dtype)
+            for rules, width in zip(self._rules, self._widths, strict=True)
+        )
         if all(variable._in_memory for variable in self._variables):
             first = self._variables[0]
             is_view = self._is_table and first.values.flags.c_contiguous
-            return 0 if is_view and first.dtype == self.dtype else chunk_bytes
+            is_view = is_view and first.dtype == self.dtype
+            return (0 if is_view else chunk_bytes) + work_bytes
         parts = [
             n_rows * width * variable.dtype.itemsize
             for variable, width in zip(self._variables, self._widths, strict=True)
@@ -141,7 +164,7 @@ class XarraySource:
         # one after the other.
         working: int = 3 * (sum(parts) if self._is_dask else max(parts))
         index_bytes = 0 if is_contiguous(self.region(0), self.sample_shape) else 8 * n_rows
-        return chunk_bytes + working + index_bytes
+        return chunk_bytes + working + work_bytes + index_bytes
 
     def region(self, i: int) -> Region:
         """The box of chunk i along the sample dimensions."""
@@ -185,12 +208,8 @@ class XarraySource:
         return len(self._variables) == 1 and self._variables[0].dims[-1] == self._feature_dim
 
     def _read_rows(self, slab: Mapping[str, slice]) -> NDArray[Any]:
-        slabs: Iterable[xarray.Variable] = (variable.isel(slab) for variable in self._variables)
-        if self._is_dask:
-            together = xarray.Dataset(dict(enumerate(slabs)))
-            slabs = together.compute(scheduler="synchronous").variables.values()
         # One is gone before the next is read.
-        parts = map(self._in_order, slabs)
+        parts = starmap(partial(self._in_order, _place(slab)), enumerate(self._loaded(slab)))
         if len(self._variables) == 1:
             columns = np.asarray(next(parts), self.dtype)
         else:
@@ -202,13 +221,59 @@ class XarraySource:
             return np.moveaxis(columns, 0, -1).reshape(-1, self.n_features)
         return columns.reshape(self.n_features, -1).T
 
-    def _in_order(self, slab: xarray.Variable) -> NDArray[Any]:
-        """Values of a variable, along its features first and then along the sample dimensions."""
-        # Loaded first: transposed while lazy, values would be fetched one by one.
-        loaded = slab.load()
+    def _loaded(self, slab: Mapping[str, slice]) -> Iterator[tuple[xarray.Variable, Any]]:
+        """Yield a box of each variable, and its values as they are stored."""
+        if self._is_dask:
+            boxes = [variable.isel(slab) for variable in self._variables]
+            # By Dask itself: xarray would make another type of masked integers.
+            arrays = dask.base.compute(*(box.data for box in boxes), scheduler="synchronous")  # type: ignore[no-untyped-call]
+            yield from zip(boxes, arrays, strict=True)
+            return
+        for variable in self._variables:
+            box = variable.isel(slab)
+            # Loaded first: transposed while lazy, values would be fetched one by one.
+            yield box, box.load().values
+
+    def _in_order(
+        self, place: str, number: int, loaded: tuple[xarray.Variable, Any]
+    ) -> NDArray[Any]:
+        """Return usable values, along the features first and then along the sample dimensions."""
+        box, stored = loaded
+        name, dtype = self._names[number], self._variables[number].dtype
+        check_block(stored, box.shape, dtype, name, place)
+        values = usable(stored, self._rules[number], self.missing, name, place)
         order = (self._feature_dim, *self.sample_dims)
-        values: NDArray[Any] = loaded.transpose(*order, missing_dims="ignore").values
-        return values
+        return values.transpose([box.get_axis_num(dim) for dim in order if dim in box.dims])
+
+
+def rules_of(name: str, variable: xarray.Variable) -> ValueRules:
+    """Return the rules by which values of a variable are missing.
+
+    Marks that xarray has decoded are in ``encoding``, not among the attributes. Values that a
+    computation gave have no encoding; a valid range that they inherited is not theirs.
+
+    Raises
+    ------
+    DataError
+        If the variable holds packed values.
+    """
+    encoding = variable.encoding
+    is_decoded = not encoding or "scale_factor" in encoding or "add_offset" in encoding
+    fill_value = None if is_decoded else marking_fill_value(encoding.get("fill_value"))
+    # Only files of netCDF leave their shape in encoding.
+    is_netcdf = "original_shape" in encoding and variable.dtype.kind == "f" and not is_decoded
+    if is_netcdf and "_FillValue" not in {**encoding, **variable.attrs}:
+        fill_value = _NETCDF_FILL_VALUE
+    rules = value_rules(name, variable.dtype, variable.attrs, fill_value, is_decoded=is_decoded)
+    meta = getattr(variable._data, "_meta", None)
+    return replace(rules, may_be_masked=isinstance(meta, np.ma.MaskedArray))
+
+
+def _guarded(variable: xarray.Variable) -> xarray.Variable:
+    """Return the same variable, reading from guarded Zarr arrays where it reads from Zarr."""
+    is_dask = variable.chunks is not None
+    data = guarded_graph(variable.data) if is_dask else guarded(variable._data)
+    return variable._replace(data=data)
 
 
 class BroadcastWeights:
@@ -268,10 +333,8 @@ def weights_of(source: XarraySource, weights: xarray.DataArray) -> BroadcastWeig
     Raises
     ------
     DataError
-        If they have other dimensions, sizes or labels than the samples, hold packed values, or
-        cannot be read.
+        If they have other dimensions, sizes or labels than the samples, or cannot be read.
     """
-    refuse_packed("sample_weight", weights.attrs)
     sizes = dict(zip(source.sample_dims, source.sample_shape, strict=True))
     if not weights.sizes.items() <= sizes.items():
         raise DataError(
@@ -284,7 +347,7 @@ def weights_of(source: XarraySource, weights: xarray.DataArray) -> BroadcastWeig
                 f"sample_weight and {source.name} have different labels along {dim}; select "
                 f"weights by the labels of the data, or drop theirs by drop_vars({dim!r})"
             )
-    variable = weights.variable
+    variable = _guarded(weights.variable)
     lengths = zip(source.sample_dims, source.sample_shape, source.box_shape, strict=True)
     if any(length < size and dim not in weights.dims for dim, size, length in lengths):
         with naming_place("sample_weight", "values"):
@@ -350,19 +413,16 @@ def _labelled(array: "zarr.Array[Any]") -> xarray.DataArray:
             "feature_dim; write it with dimension_names (Zarr format 3), or open it as an xarray "
             "DataArray"
         )
-    attributes: dict[str, Any] = dict(array.attrs)
-    # xarray writes real numbers as text.
-    if isinstance(attributes.get("_FillValue"), str):
-        attributes["_FillValue"] = FillValueCoder.decode(attributes["_FillValue"], array.dtype)
     encoding: dict[str, Any] = {
         "chunks": array.chunks,
         "preferred_chunks": dict(zip(names, array.chunks, strict=True)),
         "shards": array.shards,
+        "fill_value": array.fill_value,
     }
     if isinstance(array.store, LocalStore):
         encoding["source"] = str(array.store.root / array.path)
     values = LazilyIndexedArray(ZarrArrayWrapper(array))  # type: ignore[no-untyped-call]
-    stored = xarray.Dataset({named: (names, values, attributes, encoding)})
+    stored = xarray.Dataset({named: (names, values, decoded_attributes(array), encoding)})
     return xarray.decode_cf(stored, decode_timedelta=False)[named]
 
 

@@ -1,8 +1,11 @@
 """Zarr arrays, formats 2 and 3, open or by path or URL."""
 
 import asyncio
+import base64
 import os
+import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,19 +13,21 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.buffer.cpu import NDBuffer
+from zarr.core.metadata import ArrayV2Metadata
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk, Missing
+from streamgmm.sources.guarded import guarded_array
 from streamgmm.sources.layout import (
     check_table,
     naming_rows,
-    refuse_packed,
     regular_boundaries,
     rows_per_chunk,
 )
 from streamgmm.sources.loops import OneThreadLoop, in_event_loop
 from streamgmm.sources.urls import FetchError, is_url, without_credentials
+from streamgmm.sources.values import ValueRules, marking_fill_value, usable, value_rules
 
 # Stores that answer at once. Of others many requests should be under way.
 _NEAR = (LocalStore, MemoryStore, ZipStore)
@@ -39,8 +44,8 @@ class ZarrSource:
     Raises
     ------
     DataError
-        If the array is no table of real numbers, holds packed values, or marks missing values by
-        a number.
+        If the array is no table of real numbers or holds packed values; on reading also if values
+        are missing and may not be, or the array is no longer in its store.
 
     Attributes
     ----------
@@ -55,28 +60,38 @@ class ZarrSource:
     def __init__(self, array: "zarr.Array[Any]") -> None:
         self.name = without_credentials(str(array.store_path))
         check_table(self.name, array.shape, np.dtype(array.dtype))
-        refuse_packed(self.name, array.attrs)
-        self._array = array
+        self._rules = rules_of(array)
+        self._array = guarded_array(array)
+        self._is_near = isinstance(array.store, _NEAR)
         self.location = (
-            array.store.root / array.path if isinstance(array.store, LocalStore) else None
+            array.store.root.absolute() / array.path
+            if isinstance(array.store, LocalStore)
+            else None
         )
         self.n_rows, self.n_features = array.shape
-        self.dtype = np.dtype(array.dtype)
-        chunk_rows = rows_per_chunk(self.n_features, min(array.chunks[0], self.n_rows))
-        self._chunk_bytes = chunk_rows * self.n_features * self.dtype.itemsize
-        self.boundaries: Sequence[int] = regular_boundaries(self.n_rows, chunk_rows)
+        self._stored_dtype = np.dtype(array.dtype)
+        self._chunk_rows = rows_per_chunk(self.n_features, min(array.chunks[0], self.n_rows))
+        self.boundaries: Sequence[int] = regular_boundaries(self.n_rows, self._chunk_rows)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values, as chunks hold them."""
+        return self._rules.dtype(self._stored_dtype, self.missing)
 
     @property
     def read_bytes(self) -> int:
-        """Bytes of a chunk: assembled, decoded and compressed."""
-        return 3 * self._chunk_bytes
+        """Bytes of a chunk: assembled, decoded and compressed, and of finding missing values."""
+        n_values = self._chunk_rows * self.n_features
+        stored_bytes = 3 * n_values * self._stored_dtype.itemsize
+        return stored_bytes + self._rules.work_bytes(n_values, self.dtype)
 
     def read(self, i: int) -> Chunk:
         """Chunk i."""
         start, stop = self.boundaries[i], self.boundaries[i + 1]
         with naming_rows(self.name, start, stop, "; the store may be damaged"):
-            rows = self._read_rows(start, stop)
-        return Chunk(rows, range(start, stop))
+            stored = self._read_rows(start, stop)
+        index = range(start, stop)
+        return Chunk(usable(stored, self._rules, self.missing, self.name, index), index)
 
     def prefetch(self, i: int) -> None:
         """Have the files of chunk i fetched from disk, without waiting for them.
@@ -97,15 +112,43 @@ class ZarrSource:
         """Rows from start to stop; see :class:`_Rows` and :class:`OneThreadLoop`."""
         # Chunks of few columns are put together quickest column by column.
         order: Literal["C", "F"] = "C" if self._array.chunks[1] >= self.n_features else "F"
-        rows = _Rows((stop - start, self.n_features), self.dtype, order)
+        rows = _Rows((stop - start, self.n_features), self._stored_dtype, order)
         selection = (slice(start, stop), slice(None))
-        if isinstance(self._array.store, _NEAR) and not in_event_loop():
+        if self._is_near and not in_event_loop():
             reading = self._array.async_array.get_orthogonal_selection(selection, out=rows)
             with asyncio.Runner(loop_factory=OneThreadLoop) as runner:
                 runner.run(reading)
         else:
             self._array.get_orthogonal_selection(selection, out=rows)
         return rows.as_numpy_array()
+
+
+def rules_of(array: "zarr.Array[Any]") -> ValueRules:
+    """Return the rules by which values of an array are missing.
+
+    The fill value is a mark where xarray takes it for one: in format 2, if xarray wrote the array.
+    Elsewhere it is one unless it is 0, 1, NaN or infinity.
+
+    Raises
+    ------
+    DataError
+        If the array holds packed values.
+    """
+    attributes = decoded_attributes(array)
+    is_of_xarray = isinstance(array.metadata, ArrayV2Metadata) and "_ARRAY_DIMENSIONS" in attributes
+    fill_value = array.fill_value if is_of_xarray else marking_fill_value(array.fill_value)
+    name = without_credentials(str(array.store_path))
+    return value_rules(name, np.dtype(array.dtype), attributes, fill_value)
+
+
+def decoded_attributes(array: "zarr.Array[Any]") -> dict[str, Any]:
+    """Return the attributes of an array; xarray writes the mark of real numbers as text."""
+    attributes: dict[str, Any] = dict(array.attrs)
+    mark = attributes.get("_FillValue")
+    if isinstance(mark, str) and np.dtype(array.dtype).kind == "f":
+        with suppress(ValueError, struct.error):
+            attributes["_FillValue"] = struct.unpack("<d", base64.b64decode(mark, validate=True))[0]
+    return attributes
 
 
 def _prefetch_file(path: Path) -> None:
