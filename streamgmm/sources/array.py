@@ -58,6 +58,7 @@ class ArraySource:
         self._array = array
         self.n_rows: int = array.shape[0]
         self.n_features: int = array.shape[1]
+        self._stored_dtype: np.dtype[Any] = array.dtype
         self._rules = ValueRules(may_be_masked=isinstance(array, np.ma.MaskedArray))
         self._chunk_rows = rows_per_chunk(self.n_features)
         self.boundaries: Sequence[int] = regular_boundaries(self.n_rows, self._chunk_rows)
@@ -66,7 +67,7 @@ class ArraySource:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the values, as chunks hold them."""
-        return self._rules.dtype(self._array.dtype, self.missing)
+        return self._rules.dtype(self._stored_dtype, self.missing)
 
     @property
     def read_bytes(self) -> int:

@@ -123,7 +123,7 @@ def open_source(
     source = _open(data if missing in ("drop", "em") else unmasked(data, "X"), given)
     if missing is not None:
         source = _with_missing(source, missing)
-    return source if weights is None else _with_weights(source, *weights)
+    return source if weights is None else _with_weights(source, weights)
 
 
 def unmasked(data: Any, name: str) -> Any:
@@ -242,8 +242,9 @@ def _open_npy(
 
 
 def _open_array(data: Any) -> Source:
-    if not np.ma.is_masked(data):
-        data = unmasked(data, "X")
+    if np.ma.is_masked(data):
+        return ArraySource(data)
+    data = unmasked(data, "X")
     file = FileSource.from_memmap(data) if isinstance(data, np.memmap) else None
     return file or ArraySource(np.asanyarray(data))
 
@@ -353,7 +354,8 @@ def _with_missing(source: Source, missing: Missing) -> Source:
     return described
 
 
-def _with_weights(source: Source, weights: Any, rules: ValueRules) -> Source:
+def _with_weights(source: Source, weights: Any) -> Source:
+    rules = _weight_rules(weights)
     if isinstance(source, LazySource):
         from streamgmm.sources.dask import DaskSource
 
@@ -368,36 +370,38 @@ def _with_weights(source: Source, weights: Any, rules: ValueRules) -> Source:
     return WeightedSource(source, weights, rules)
 
 
-def _open_weights(
-    weights: Any, storage_options: Mapping[str, Any] | None
-) -> tuple[Any, ValueRules]:
-    """Return weights that can be read in parts, and the rules by which some may be missing."""
+def _open_weights(weights: Any, storage_options: Mapping[str, Any] | None) -> Any:
     if is_path(weights):
         weights = _open_weights_path(os.fspath(weights), storage_options)
+    if is_from(weights, "zarr"):
+        from streamgmm.sources.guarded import guarded_array
+        from streamgmm.sources.zarr import open_array
+
+        return guarded_array(open_array(weights))
     if is_from(weights, "dask"):
         from streamgmm.sources.dask import usable_weights
 
-        return usable_weights(weights), NO_RULES
+        return usable_weights(weights)
+    weights = unmasked(weights, "sample_weight")
+    sliceable = hasattr(weights, "shape") and hasattr(weights, "dtype")
+    return weights if sliceable and not is_from(weights, "pandas") else np.asarray(weights)
+
+
+def _weight_rules(weights: Any) -> ValueRules:
+    """Return the rules by which weights that were opened are missing."""
     if is_from(weights, "zarr"):
         from streamgmm.sources import zarr
-        from streamgmm.sources.guarded import guarded_array
 
-        array = zarr.open_array(weights)
-        return guarded_array(array), zarr.rules_of(array)
+        return zarr.rules_of(weights)
     if is_from(weights, "h5py"):
         from streamgmm.sources import hdf5
 
-        return weights, hdf5.rules_of(weights)
+        return hdf5.rules_of(weights)
     if is_from(weights, "xarray"):
         from streamgmm.sources import xarray
 
-        return weights, xarray.rules_of("sample_weight", weights.variable)
-    weights = unmasked(weights, "sample_weight")
-    is_sliceable = hasattr(weights, "shape") and isinstance(
-        getattr(weights, "dtype", None), np.dtype
-    )
-    is_held = not is_sliceable or is_from(weights, "pandas")
-    return np.asarray(weights) if is_held else weights, NO_RULES
+        return xarray.rules_of("sample_weight", weights.variable)
+    return NO_RULES
 
 
 def _open_weights_path(path: str, storage_options: Mapping[str, Any] | None) -> Any:

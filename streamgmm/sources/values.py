@@ -6,6 +6,7 @@ block through :func:`usable`.
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +110,7 @@ def value_rules(
     Raises
     ------
     DataError
-        If values are packed, or an attribute is no number.
+        If values are packed.
     """
     _refuse_packed(name, dtype, attributes)
     if dtype.kind not in "iuf":
@@ -119,11 +120,11 @@ def value_rules(
         given.append(("fill_value", fill_value))
     marks: dict[Any, str] = {}
     for key, value in given:
-        for number in _numbers(name, key, value):
+        for number in _numbers(value):
             mark = _as_type(number, dtype)
             if mark is not None:
                 marks.setdefault(mark, key)
-    low, high = (None, None) if is_decoded else _valid_range(name, dtype, attributes)
+    low, high = (None, None) if is_decoded else _valid_range(dtype, attributes)
     return ValueRules(tuple((key, mark) for mark, key in marks.items()), low, high)
 
 
@@ -237,11 +238,11 @@ def _refuse_packed(name: str, dtype: np.dtype[Any], attributes: Mapping[str, Any
     packed = [
         key
         for key, identity in _PACKING.items()
-        if key in attributes
-        and any(number != identity for number in _numbers(name, key, attributes[key]))
+        if attributes.get(key) is not None and {*_numbers(attributes[key])} != {identity}
     ]
-    unsigned = _text(attributes.get("_Unsigned", "")).lower()
-    if (unsigned == "true" and dtype.kind == "i") or (unsigned == "false" and dtype.kind == "u"):
+    unsigned = attributes.get("_Unsigned", "")
+    unsigned = unsigned.decode() if isinstance(unsigned, bytes) else str(unsigned)
+    if (unsigned.lower(), dtype.kind) in (("true", "i"), ("false", "u")):
         packed.append("_Unsigned")
     if packed:
         raise DataError(
@@ -250,21 +251,16 @@ def _refuse_packed(name: str, dtype: np.dtype[Any], attributes: Mapping[str, Any
         )
 
 
-def _valid_range(name: str, dtype: np.dtype[Any], attributes: Mapping[str, Any]) -> tuple[Any, Any]:
+def _valid_range(dtype: np.dtype[Any], attributes: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return the least and the largest valid value, None for each that is not given."""
-    numbers = {
-        key: [*_numbers(name, key, attributes[key])]
-        for key in ("valid_min", "valid_max", "valid_range")
-        # Text is not of the type of the data.
-        if key in attributes and not isinstance(attributes[key], (str, bytes))
-    }
-    pair = numbers.get("valid_range", [])
-    bounds: list[Any] = [None, None]
-    for i, key in enumerate(("valid_min", "valid_max")):
-        given = numbers.get(key, pair[i : i + 1] if len(pair) == 2 else [])
-        is_of_kind = [isinstance(bound, float) == (dtype.kind == "f") for bound in given]
-        if is_of_kind == [True] and not math.isnan(given[0]):
-            bounds[i] = _clipped(given[0], dtype)
+    pair = [*_numbers(attributes.get("valid_range"))]
+    pairs = [[bound] for bound in pair] if len(pair) == 2 else [[], []]
+    bounds: list[Any] = []
+    for key, given in zip(("valid_min", "valid_max"), pairs, strict=True):
+        numbers = [*_numbers(attributes[key])] if key in attributes else given
+        is_of_kind = [isinstance(bound, float) == (dtype.kind == "f") for bound in numbers]
+        is_bound = is_of_kind == [True] and not math.isnan(numbers[0])
+        bounds.append(_clipped(numbers[0], dtype) if is_bound else None)
     return bounds[0], bounds[1]
 
 
@@ -289,30 +285,12 @@ def _as_type(number: int | float, dtype: np.dtype[Any]) -> Any:
     return dtype.type(int(number)) if is_held else None
 
 
-def _numbers(name: str, key: str, value: Any) -> Iterator[int | float]:
-    """Yield the numbers of an attribute; text such as "NaN" is a number too.
-
-    Raises
-    ------
-    DataError
-        If one is no number.
-    """
-    if value is None or type(value).__name__ == "Empty":
-        return
+def _numbers(value: Any) -> Iterator[int | float]:
+    """Yield the numbers of an attribute, those written as text too; nothing else is a number."""
     for item in np.ravel(np.asarray(value, dtype=object)).tolist():
-        item = item.item() if isinstance(item, np.generic) else item
-        if isinstance(item, bool) or item is None:
-            continue
-        if not isinstance(item, (int, float)):
-            try:
-                item = float(_text(item))
-            except ValueError:
-                raise DataError(
-                    f"{name} has the attribute {key} {item!r}, which is no number; correct or "
-                    "remove the attribute, or decode the values first, for example with xarray"
-                ) from None
-        yield item
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        number = item.item() if isinstance(item, np.generic) else item
+        if isinstance(number, (str, bytes)):
+            with suppress(ValueError):
+                yield float(number)
+        elif isinstance(number, (int, float)) and not isinstance(number, bool):
+            yield number

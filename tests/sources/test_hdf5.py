@@ -144,7 +144,7 @@ class TestRowsThatWereNeverWritten(SourceConformance):
     def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
         rows = np.full((N, D), -1.5)
         with h5py.File(tmp_path / "x.h5", "w") as file:
-            settings = {"dtype": "f8", "fillvalue": -1.5, **LAYOUTS[request.param]}
+            settings = {"dtype": "f8", "fillvalue": 1.0, **LAYOUTS[request.param]}
             data = file.create_dataset("data", (N, D), **settings)
             rows[3000:5000] = data[3000:5000] = table(2000, D)
         return Case(Hdf5Source.from_path(tmp_path / "x.h5", "data"), rows)

@@ -97,10 +97,10 @@ class TestZarrWithMissingChunks(SourceConformance):
             shape=(N, D),
             chunks=(1000, D),
             dtype="f8",
-            fill_value=-1.5,
+            fill_value=1.0,
             zarr_format=request.param,
         )
-        rows = np.full((N, D), -1.5)
+        rows = np.full((N, D), 1.0)
         rows[3000:5000] = array[3000:5000] = table(2000, D)
         return Case(open_data(array), rows)
 
