@@ -297,7 +297,15 @@ def test_a_frame_gives_the_model_of_its_array_in_every_entrance(kind: str, tmp_p
         COLUMNS["b"].tolist(),
         COLUMNS["b"].astype(object),
     ],
-    ids=["index of floats", "nullable", "polars", "chunked array", "Arrow array", "list", "objects"],
+    ids=[
+        "index of floats",
+        "nullable",
+        "polars",
+        "chunked array",
+        "Arrow array",
+        "list",
+        "objects",
+    ],
 )
 def test_vectors_of_all_kinds_are_weights(weights: Any) -> None:
     chunk = streamgmm.open(FLOATS, sample_weight=weights).read(0)
