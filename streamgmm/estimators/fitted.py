@@ -513,7 +513,7 @@ or the path ``out``
         if reset:
             self._remember_features(source)
         else:
-            self._check_features(source, is_given=source is X)
+            self._check_features(source, is_source=source is X)
         return source if sample_weight is None else open_source(source, sample_weight=sample_weight)
 
     def _remember_features(self, source: Source) -> None:
@@ -523,17 +523,17 @@ or the path ``out``
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
 
-    def _check_features(self, source: Source, *, is_given: bool) -> None:
-        """Refuse data of other columns than those fitted.
+    def _check_features(self, source: Source, *, is_source: bool) -> None:
+        """Refuse data whose columns are not those that were fitted.
 
-        Of arrays and data frames in memory, that were not given as a source, a warning says that
-        names cannot be compared, as in scikit-learn.
+        As in scikit-learn, warn if names cannot be compared because only the model or only the
+        data have them. The warning is for arrays and data frames in memory, and not for sources.
         """
         fitted, model = getattr(self, "feature_names_in_", None), type(self).__name__
         names = None if fitted is None else fitted.tolist()
         check_features(source, self.n_features_in_, names, model)
         has_names = source.feature_names is not None
-        if is_given or not isinstance(source, ArraySource) or has_names == (names is not None):
+        if is_source or not isinstance(source, ArraySource) or has_names == (names is not None):
             return
         warnings.warn(
             f"X has feature names, but {model} was fitted without feature names"

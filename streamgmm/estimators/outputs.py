@@ -55,6 +55,7 @@ def description(source: Source) -> dict[str, Any]:
         "data shape": [*sample_shape(source), source.n_features],
         "data dtype": source.dtype.str,
         "missing": source.missing,
+        "column names": None if source.feature_names is None else [*source.feature_names],
     }
 
 

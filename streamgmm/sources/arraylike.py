@@ -1,6 +1,6 @@
 """Array-likes in memory: NumPy arrays, lists, vectors of data frames, and what converts itself."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from io import IOBase
 from os import PathLike
 from typing import Any
@@ -13,14 +13,14 @@ from streamgmm.sources.objects import as_floats, index_of_other
 
 # Methods of tables whose rows are not in memory, by the package that defines them: one that
 # gives the rows, and one that writes them to a Parquet file.
-_LAZY_METHODS = {
-    "duckdb": [("df()", "write_parquet")],
-    "_duckdb": [("df()", "write_parquet")],
-    "ibis": [("to_pyarrow()", "to_parquet")],
-    "narwhals": [("collect()", "sink_parquet")],
-    "polars": [("collect()", "sink_parquet")],
-    "pyarrow": [("read_all()", None), ("to_table()", None), ("read()", None)],
-    "pyspark": [("toPandas()", "write.parquet")],
+_LAZY_METHODS: dict[str, list[tuple[str, str | None]]] = {
+    "duckdb": [("df", "write_parquet")],
+    "_duckdb": [("df", "write_parquet")],
+    "ibis": [("to_pyarrow", "to_parquet")],
+    "narwhals": [("collect", "sink_parquet")],
+    "polars": [("collect", "sink_parquet")],
+    "pyarrow": [("read_all", None), ("to_table", None), ("read", None)],
+    "pyspark": [("toPandas", "write.parquet")],
 }
 _TAKEN = (
     "give a table of numbers with the shape (n_samples, n_features): a NumPy array, a pandas, "
@@ -65,7 +65,7 @@ def _converted(data: Any, name: str) -> NDArray[Any]:
         if hasattr(data, "detach") and hasattr(data, "numpy"):
             way_out = f"give {name}.detach().cpu().numpy()"
         raise DataTypeError(
-            f"{name} is a {_type_name(data)} that NumPy cannot convert to an array "
+            f"{name} is of type {_type_name(data)}; NumPy cannot convert it to an array "
             f"({type(error).__name__}: {error}); {way_out}"
         ) from error
 
@@ -79,7 +79,7 @@ def _numbers(objects: NDArray[np.object_], data: Any, name: str) -> NDArray[np.f
         If an object is no number.
     """
     if objects.ndim == 0:
-        raise DataTypeError(f"{name} is a {_type_name(data)}, which cannot be read; {_TAKEN}")
+        raise DataTypeError(f"{name} is of type {_type_name(data)}, which cannot be read; {_TAKEN}")
     index = index_of_other(objects)
     if index is not None:
         value = objects[index]
@@ -104,7 +104,7 @@ def _numbers(objects: NDArray[np.object_], data: Any, name: str) -> NDArray[np.f
 
 
 def _refuse_other_kinds(data: Any, name: str) -> None:
-    """Refuse objects that NumPy would not take as a table, with the way to give their rows.
+    """Refuse objects that are no array-likes, and say how to give their rows.
 
     Raises
     ------
@@ -112,48 +112,54 @@ def _refuse_other_kinds(data: Any, name: str) -> None:
     """
     if data is None:
         raise DataTypeError(f"{name} is None; {_TAKEN}")
-    kind = _type_name(data)
+    reason = _reason_by_package(data, name) or _reason_by_interface(data, name)
+    if reason is not None:
+        raise DataTypeError(f"{name} is of type {_type_name(data)}{reason}")
+
+
+def _reason_by_package(data: Any, name: str) -> str | None:
+    """Say why a table of some library is refused, and what to do."""
     package = type(data).__module__.partition(".")[0]
     for rows, writer in _LAZY_METHODS.get(package, ()):
-        if hasattr(data, rows.removesuffix("()")):
-            write = (
-                ""
-                if writer is None
-                else f"; if the rows do not fit in memory, write them with {name}.{writer}"
-                "('rows.parquet') and give that path"
-            )
-            raise DataTypeError(
-                f"{name} is a {kind}, whose rows are not in memory; give {name}.{rows}{write}"
-            )
-    if hasattr(data, "tocsr") or (package == "sparse" and hasattr(data, "todense")):
-        dense = "toarray" if hasattr(data, "toarray") else "todense"
-        raise DataTypeError(
-            f"Sparse data was passed for {name}, but dense data is required; give {name}.{dense}()"
-        )
+        if hasattr(data, rows):
+            reason = f", whose rows are not in memory; give {name}.{rows}()"
+            if writer is not None:
+                reason += (
+                    f"; if the rows do not fit in memory, write them with {name}.{writer}"
+                    "('rows.parquet') and give that path"
+                )
+            return reason
+    is_of_sparse = package == "sparse" and hasattr(data, "todense")
+    if hasattr(data, "tocsr") or is_of_sparse:
+        dense = "todense" if is_of_sparse else "toarray"
+        return f". Sparse data was passed, but dense data is required; give {name}.{dense}()"
+    return None
+
+
+def _reason_by_interface(data: Any, name: str) -> str | None:
+    """Say why an object is refused whose methods show what it is, and what to do."""
     if hasattr(data, "to_frame"):
-        raise DataTypeError(
-            f"Expected 2D array, but {name} is a {kind}, which is one-dimensional; "
-            f"{name}.to_frame() makes a table of one feature"
-        )
+        return f", not a table: Expected 2D array; {name}.to_frame() makes a table of one feature"
     if isinstance(data, Mapping):
-        raise DataTypeError(
-            f"{name} is a {kind} with the keys {_listed(list(data))}; give one of its arrays, or make a "
-            f"table of its columns with pandas.DataFrame(dict({name}))"
+        return (
+            f" with the keys {_listed(data)}; give one of its arrays, or make a table of its "
+            f"columns with pandas.DataFrame(dict({name}))"
         )
     if isinstance(data, IOBase):
-        raise DataTypeError(f"{name} is an open file; give its path")
+        return ", an open file; give its path"
     if isinstance(data, Iterator):
-        raise DataTypeError(
-            f"{name} is a {kind}, which can be read only once; give all rows as one table, for "
-            f"example numpy.concatenate(list({name})) of batches; OnlineGaussianMixture.fit and "
+        return (
+            ", which can be read only once; give all rows as one table, for example "
+            f"numpy.concatenate(list({name})) of batches; OnlineGaussianMixture.fit and "
             "streamgmm.update take an iterator of batches"
         )
     if isinstance(data, list | tuple) and data and isinstance(data[0], str | PathLike):
-        raise DataTypeError(
-            f"{name} is a {kind} of paths or text, not a table of numbers; name several Parquet "
-            "files by their folder or by a pattern, such as 'folder/*.parquet'; streamgmm.update "
-            "takes a folder or a pattern of other files"
+        return (
+            " and holds paths or text, not numbers; name several Parquet files by their folder "
+            "or by a pattern, such as 'folder/*.parquet'; streamgmm.update takes a folder or a "
+            "pattern of other files"
         )
+    return None
 
 
 def _type_name(data: Any) -> str:
@@ -162,5 +168,6 @@ def _type_name(data: Any) -> str:
     return kind.__qualname__ if is_built_in else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _listed(names: Sequence[object], most: int = 10) -> str:
-    return ", ".join(map(repr, names[:most])) + (", ..." if len(names) > most else "")
+def _listed(keys: Iterable[object], most: int = 10) -> str:
+    shown = [repr(key) for key in keys]
+    return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")

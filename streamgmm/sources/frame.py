@@ -198,10 +198,11 @@ def _values(
     """Return the values of columns, (N, D), in their common NumPy type."""
     if is_all and table.implementation.is_pandas():
         native = table.to_native()
-        # One type of NumPy's is stored in one block, which need not be copied.
-        if isinstance(kind := _only(set(native.dtypes)), np.dtype) and kind != object:
-            values: NDArray[Any] = native.to_numpy()
-            return values
+        types = set(native.dtypes)
+        # Columns of one NumPy type may lie in one block, which need not be copied.
+        if len(types) == 1 and all(isinstance(t, np.dtype) and t.kind != "O" for t in types):
+            block: NDArray[Any] = native.to_numpy()
+            return block
     arrays = [_column_values(column) for column in columns]
     if len(arrays) == 1:
         return arrays[0].reshape(-1, 1)
@@ -210,8 +211,3 @@ def _values(
     for j, array in enumerate(arrays):
         values[:, j] = array
     return values
-
-
-def _only(kinds: set[Any]) -> Any:
-    """Return the element of a set of one, else None."""
-    return next(iter(kinds)) if len(kinds) == 1 else None
