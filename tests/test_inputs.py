@@ -187,7 +187,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "complex": (ROWS + 1j, "Complex data not supported"),
     "complex objects": ((ROWS + 1j).astype(object), r"Complex data not supported: X\[0, 0\]"),
     "text": (ROWS.astype(str), "not real numbers"),
-    "text as objects": (ROWS.astype(str).astype(object), r"X\[0, 0\] is text, '0.0'.*astype"),
+    "text as objects": (ROWS.astype(str).astype(object), r"X\[0, 0\] is text, '0.0'.*dtype=float"),
     "time": (ROWS.astype("M8[s]"), "not real numbers"),
     "duration": (ROWS.astype("m8[s]").astype(object), r"X\[0, 0\] is an object of type"),
     "objects": ([[1.0, {}], [2.0, 3.0]], r"X\[0, 1\] is an object of type dict"),
@@ -487,8 +487,8 @@ REMEDIES: dict[str, tuple[Callable[[], Any], str, Callable[[Any, Path], Any], An
     ),
     "text": (
         lambda: ROWS.astype(str).astype(object),
-        r"X\.astype\(float\)",
-        lambda X, folder: X.astype(float),
+        r"numpy\.asarray\(X, dtype=float\)",
+        lambda X, folder: np.asarray(X, dtype=float),
         ROWS,
     ),
     "tensor": (

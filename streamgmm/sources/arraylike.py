@@ -60,6 +60,8 @@ def as_array(data: Any, name: str) -> NDArray[Any]:
 def _converted(data: Any, name: str) -> NDArray[Any]:
     try:
         return np.asarray(data)
+    except MemoryError:
+        raise
     except Exception as error:
         way_out = "convert it to a NumPy array first"
         if hasattr(data, "detach") and hasattr(data, "numpy"):
@@ -87,7 +89,7 @@ def _numbers(objects: NDArray[np.object_], data: Any, name: str) -> NDArray[np.f
         if isinstance(value, str | bytes):
             raise DataTypeError(
                 f"{place} is text, {value!r}; convert text to numbers first, for example with "
-                f"{name}.astype(float)"
+                f"numpy.asarray({name}, dtype=float)"
             )
         if isinstance(value, complex | np.complexfloating):
             raise DataTypeError(
