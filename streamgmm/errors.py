@@ -13,6 +13,10 @@ class DataError(StreamGMMError, ValueError):
     """The data cannot be used as they are: shape, type, missing or infinite values."""
 
 
+class DataTypeError(DataError, TypeError):
+    """The data are of a type that cannot be used: no table, or no real numbers."""
+
+
 class NotFiniteError(DataError):
     """Rows that hold NaN or infinity were met while reading."""
 

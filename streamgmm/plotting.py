@@ -19,8 +19,9 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from streamgmm.core.covariance import STRUCTURES, Array
-from streamgmm.errors import DataError, OutputError, ParameterError
+from streamgmm.errors import OutputError, ParameterError
 from streamgmm.protocols import Source
+from streamgmm.sources.columns import check_features
 from streamgmm.sources.open import open_source
 
 # A picture needs no more than this, from anywhere in the data.
@@ -81,7 +82,7 @@ def plot_mixture(
     """
     columns = _checked_features(features, model.means_.shape[1])
     means, covariances = _marginals(model, columns)
-    rows = None if data is None else _some_rows(open_source(data), columns, model.means_.shape[1])
+    rows = None if data is None else _some_rows(_checked_data(model, data), columns)
     lower, upper = _shown_range(means, covariances, rows)
     if ax is None:
         ax = Figure(figsize=(8.0, 6.0), layout="constrained").add_subplot()
@@ -213,12 +214,23 @@ def _marginals(model: Any, columns: list[int]) -> tuple[Array, Array]:
     return means, np.broadcast_to(covariances, (len(means), *covariances.shape[1:]))
 
 
-def _some_rows(source: Source, columns: list[int], n_features: int) -> Array:
+def _checked_data(model: Any, data: Any) -> Source:
+    """Describe data that have the columns that the model was fitted to.
+
+    Raises
+    ------
+    DataError
+        If they have others.
+    """
+    source = open_source(data)
+    names = getattr(model, "feature_names_in_", None)
+    n_features = model.means_.shape[1]
+    check_features(source, n_features, None if names is None else list(names), type(model).__name__)
+    return source
+
+
+def _some_rows(source: Source, columns: list[int]) -> Array:
     """The chosen columns of some rows, from a few chunks spread over the data."""
-    if source.n_features != n_features:
-        raise DataError(
-            f"{source.name} has {source.n_features} features, but the model has {n_features}"
-        )
     n_chunks = len(source.boundaries) - 1
     chosen = np.unique(np.linspace(0, n_chunks - 1, _MOST_CHUNKS).astype(int))
     most = _MOST_ROWS // len(chosen)

@@ -10,9 +10,9 @@ import pytest
 
 import streamgmm
 
-HEAVY = {"dask", "distributed", "zarr", "matplotlib", "h5py", "xarray", "rich", "click"}
-# scikit-learn loads pandas where there is one, and pandas pyarrow.
-SKLEARN = {"sklearn", "pandas", "pyarrow"}
+HEAVY = {"dask", "distributed", "zarr", "matplotlib", "h5py", "xarray", "rich", "click", "polars"}
+# scikit-learn loads pandas where there is one, and pandas pyarrow; some versions load Narwhals.
+SKLEARN = {"sklearn", "pandas", "pyarrow", "narwhals"}
 
 
 def packages_after(statement: str) -> set[str]:

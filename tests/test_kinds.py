@@ -1,6 +1,8 @@
 """The same mixture, whatever the rows are stored in."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +10,22 @@ import dask.array
 import h5py
 import numpy as np
 import pandas
+import polars
 import pyarrow
 import pyarrow.parquet
 import pytest
 import s3fs
 import xarray
 import zarr
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 import streamgmm
-from streamgmm import GaussianMixture
+from streamgmm import GaussianMixture, OnlineGaussianMixture
+from streamgmm.cli import commands
+from streamgmm.errors import DataError, NotFiniteError
+from streamgmm.plotting import plot_mixture
 from tests.object_store import object_store
 
 N, D, CHUNK = 200_000, 4, 50_000
@@ -214,6 +221,246 @@ def test_the_same_chunks_give_the_same_bits(kinds: tuple[str, str], tmp_path: Pa
 def test_columns_keep_their_names(kind: str, tmp_path: Path) -> None:
     found = fit(KINDS[kind](rows(), tmp_path))
     assert found.feature_names_in_.tolist() == NAMES
+
+
+# Whole numbers, halves and truth values, which all types below hold exactly.
+COLUMNS = {
+    "a": np.random.default_rng(1).integers(0, 40, 300),
+    "b": np.random.default_rng(2).integers(0, 40, 300) / 2.0,
+    "c": np.random.default_rng(3).integers(0, 2, 300).astype(bool),
+}
+FLOATS = np.column_stack([column.astype(np.float64) for column in COLUMNS.values()])
+
+
+def nullable() -> pandas.DataFrame:
+    return pandas.DataFrame({name: pandas.array(values) for name, values in COLUMNS.items()})
+
+
+def table() -> pyarrow.Table:
+    return pyarrow.table(COLUMNS)
+
+
+FRAMES: dict[str, Callable[[], Any]] = {
+    "pandas floats": lambda: pandas.DataFrame(FLOATS, columns=list(COLUMNS)),
+    "pandas": lambda: pandas.DataFrame(COLUMNS),
+    "pandas nullable": nullable,
+    "pandas with Arrow": lambda: table().to_pandas(types_mapper=pandas.ArrowDtype),
+    "pandas objects": lambda: pandas.DataFrame(COLUMNS).astype(object),
+    "pandas decimals": lambda: pandas.DataFrame(FLOATS, columns=list(COLUMNS)).map(Decimal),
+    "polars": lambda: polars.DataFrame(COLUMNS),
+    "pyarrow": table,
+    "record batch": lambda: table().to_batches()[0],
+}
+SMALL = {"n_components": 2, "random_state": 0, "reg_covar": 1e-6}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("kind", FRAMES)
+def test_a_frame_gives_the_model_of_its_array_in_every_entrance(kind: str, tmp_path: Path) -> None:
+    frame = FRAMES[kind]()
+    weights = pandas.DataFrame(frame if kind.startswith("pandas") else COLUMNS)["b"] + 1
+
+    def learned(data: Any, sample_weight: Any, name: str) -> list[Any]:
+        settings = {**SMALL, "max_iter": 5}
+        path = tmp_path / name
+        OnlineGaussianMixture(**SMALL).save(path)
+        return [
+            GaussianMixture(**settings).fit(data),
+            GaussianMixture(**settings).fit(streamgmm.open(data)),
+            GaussianMixture(**settings).fit(data, sample_weight=sample_weight),
+            OnlineGaussianMixture(**SMALL).fit(data),
+            OnlineGaussianMixture(**SMALL).partial_fit(data, sample_weight=sample_weight),
+            streamgmm.update(path, data),
+        ]
+
+    expected = learned(FLOATS, COLUMNS["b"] + 1, "array.gmm")
+    for found, other in zip(learned(frame, weights, "frame.gmm"), expected, strict=True):
+        assert found.feature_names_in_.tolist() == ["a", "b", "c"]
+        for name in ("weights_", "means_", "covariances_"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(other, name))
+    model, other = found.to_batch(), other.to_batch()
+    for method in ("predict", "predict_proba", "score_samples", "score", "bic", "aic", "impute"):
+        values = getattr(model, method)(frame)
+        np.testing.assert_array_equal(values, getattr(other, method)(FLOATS))
+        is_labelled = kind.startswith("pandas") and np.ndim(values) > 0
+        assert isinstance(values, pandas.Series | pandas.DataFrame) == is_labelled
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        pandas.Series(COLUMNS["b"], index=np.arange(300) / 2.0),
+        pandas.Series(COLUMNS["b"]).astype("Float64"),
+        polars.Series(COLUMNS["b"]),
+        pyarrow.chunked_array([COLUMNS["b"][:100], COLUMNS["b"][100:]]),
+        pyarrow.array(COLUMNS["b"]),
+        COLUMNS["b"].tolist(),
+        COLUMNS["b"].astype(object),
+    ],
+    ids=[
+        "index of floats",
+        "nullable",
+        "polars",
+        "chunked array",
+        "Arrow array",
+        "list",
+        "objects",
+    ],
+)
+def test_vectors_of_all_kinds_are_weights(weights: Any) -> None:
+    chunk = streamgmm.open(FLOATS, sample_weight=weights).read(0)
+    np.testing.assert_array_equal(chunk.weights, COLUMNS["b"])
+
+
+@pytest.mark.parametrize("kind", ["pandas nullable", "pandas with Arrow", "polars", "pyarrow"])
+def test_null_is_refused_or_used_as_nan_is(kind: str) -> None:
+    rows = FLOATS.copy()
+    rows[7, 1] = np.nan
+    columns = {**COLUMNS, "b": [None if i == 7 else b for i, b in enumerate(COLUMNS["b"])]}
+    whole = pyarrow.table(columns)
+    frame = {
+        "pandas nullable": lambda: nullable().assign(b=pandas.array(columns["b"], "Float64")),
+        "pandas with Arrow": lambda: whole.to_pandas(types_mapper=pandas.ArrowDtype),
+        "polars": lambda: polars.DataFrame(columns),
+        "pyarrow": lambda: whole,
+    }[kind]()
+    with pytest.raises(NotFiniteError, match="missing='drop'"):
+        GaussianMixture().fit(frame)
+    for missing in ("drop", "em"):
+        found = GaussianMixture().fit(streamgmm.open(frame, missing=missing))
+        other = GaussianMixture().fit(streamgmm.open(rows, missing=missing))
+        np.testing.assert_array_equal(found.means_, other.means_)
+        np.testing.assert_array_equal(found.covariances_, other.covariances_)
+
+
+def in_parquet(frame: Any, folder: Path) -> Any:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pandas(frame), folder / "x.parquet")
+    return folder / "x.parquet"
+
+
+NAMED: dict[str, Callable[[pandas.DataFrame, Path], Any]] = {
+    "pandas": lambda frame, folder: frame,
+    "polars": lambda frame, folder: polars.DataFrame(frame.to_dict("list")),
+    "pyarrow": lambda frame, folder: pyarrow.Table.from_pandas(frame),
+    "source": lambda frame, folder: streamgmm.open(frame),
+    "weighted": lambda frame, folder: streamgmm.open(frame, sample_weight=np.ones(len(frame))),
+    "parquet": in_parquet,
+    "xarray": lambda frame, folder: frame.to_xarray().drop_vars("index"),
+}
+
+
+@dataclass
+class Fitted:
+    """Models of named columns, one of each kind."""
+
+    batch: GaussianMixture
+    online: OnlineGaussianMixture
+    path: Path
+
+
+def labels_in_a_file(fitted: Fitted, data: Any) -> Any:
+    return fitted.batch.predict(data, out=fitted.path.with_suffix(".npy"))
+
+
+ENTRANCES: dict[str, Callable[[Fitted, Any], Any]] = {
+    "predict": labels_in_a_file,
+    **{
+        name: lambda fitted, data, name=name: getattr(fitted.batch, name)(
+            data, out=fitted.path.with_name(f"{name}.npy")
+        )
+        for name in ("predict_proba", "score_samples", "impute")
+    },
+    **{
+        name: lambda fitted, data, name=name: getattr(fitted.batch, name)(data)
+        for name in ("score", "bic", "aic")
+    },
+    "partial_fit": lambda fitted, data: fitted.online.partial_fit(data),
+    "update": lambda fitted, data: streamgmm.update(fitted.path, data),
+    "warm start": lambda fitted, data: fitted.batch.set_params(warm_start=True).fit(data),
+    "plot": lambda fitted, data: plot_mixture(fitted.batch, data),
+    "marginal": lambda fitted, data: fitted.batch.marginal([0, 1, 2]).score(data),
+    "conditional": lambda fitted, data: fitted.batch.conditional({"d": 0.0}).score(data),
+}
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+@pytest.mark.parametrize("kind", NAMED)
+def test_columns_of_another_name_or_order_are_refused_in_every_entrance(
+    kind: str, entrance: str, tmp_path: Path
+) -> None:
+    names = ["a", "b", "c"]
+    if entrance == "conditional":
+        names = ["a", "b", "c", "d"]
+    random = np.random.default_rng(0)
+    frame = pandas.DataFrame(random.normal(size=(60, len(names))), columns=names)
+    path = tmp_path / "model.gmm"
+    online = OnlineGaussianMixture().fit(frame)
+    online.save(path)
+    fitted = Fitted(GaussianMixture().fit(frame), online, path)
+    seen = frame[["a", "b", "c"]]
+    contents = path.read_bytes()
+    for data, message in (
+        (seen[["c", "b", "a"]], "in the same order as they were in fit"),
+        (seen.rename(columns={"c": "x"}), "unseen at fit time:\n- x\n.*now missing:\n- c"),
+        (seen[["a", "b"]], "yet now missing:\n- c"),
+    ):
+        with pytest.raises(DataError, match=f"(?s)feature names should match.*{message}"):
+            ENTRANCES[entrance](fitted, NAMED[kind](data, tmp_path))
+        assert path.read_bytes() == contents
+        assert fitted.online.n_samples_seen_ == 60.0
+    # The message advises to select the fitted columns in their order.
+    fitted_names = seen.columns if entrance == "conditional" else fitted.batch.feature_names_in_
+    ENTRANCES[entrance](fitted, NAMED[kind](seen[["c", "b", "a"]][fitted_names], tmp_path))
+
+
+def test_the_fitted_columns_are_selected_by_their_names(tmp_path: Path) -> None:
+    frame = pandas.DataFrame(FLOATS, columns=list(COLUMNS))
+    model = GaussianMixture().fit(frame)
+    names, other = model.feature_names_in_, frame[["c", "b", "a"]]
+    expected = model.score(frame)
+    polars_frame = polars.DataFrame(other.to_dict("list"))
+    for data in (
+        streamgmm.open(other, columns=names),
+        streamgmm.open(polars_frame, columns=names),
+        streamgmm.open(in_parquet(other, tmp_path), columns=names),
+        streamgmm.open(other.to_xarray(), variables=names),
+        polars_frame.select(names),
+    ):
+        assert model.score(data) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_command_line_refuses_to_plot_other_columns(tmp_path: Path) -> None:
+    frame = pandas.DataFrame(FLOATS, columns=list(COLUMNS))
+    GaussianMixture().fit(frame).save(tmp_path / "model.gmm")
+    data = in_parquet(frame[["c", "b", "a"]], tmp_path)
+    picture = tmp_path / "x.png"
+    arguments = ["plot", str(tmp_path / "model.gmm"), "-o", str(picture), "--data", str(data)]
+    result = CliRunner().invoke(commands.main, arguments)
+    assert result.exit_code != 0
+    assert "same order" in result.output + str(result.exception)
+    assert not picture.exists()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda frame: frame,
+        lambda frame: polars.DataFrame(frame.to_dict("list")),
+        pyarrow.Table.from_pandas,
+    ],
+    ids=["pandas", "polars", "pyarrow"],
+)
+def test_names_on_one_side_alone_cannot_be_compared(make: Callable[[Any], Any]) -> None:
+    frame = pandas.DataFrame(FLOATS, columns=list(COLUMNS))
+    named = GaussianMixture().fit(make(frame))
+    with pytest.warns(UserWarning, match="X does not have valid feature names, but GaussianM"):
+        scores = named.score_samples(FLOATS)
+    np.testing.assert_array_equal(scores, named.score_samples(frame))
+    unnamed = GaussianMixture().fit(FLOATS)
+    with pytest.warns(UserWarning, match="X has feature names, but GaussianMixture was fitted"):
+        unnamed.score(make(frame))
+    with pytest.raises(DataError, match="X has 2 features, but GaussianMixture is expecting 3"):
+        unnamed.score(make(frame[["a", "b"]]))
 
 
 @pytest.fixture(scope="module")

@@ -129,7 +129,7 @@ def test_features_that_are_none(features):
 
 
 def test_data_of_other_columns():
-    with pytest.raises(DataError, match="2 features, but the model has 3"):
+    with pytest.raises(DataError, match=r"X has 2 features, but .* is expecting 3 features"):
         plot_mixture(_model(), np.zeros((5, 2)))
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Self
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, DensityMixin, clone
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from streamgmm import __version__
 from streamgmm.algorithms import prediction
@@ -30,7 +31,7 @@ from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.sampling import draw
 from streamgmm.core.statistics import Statistics
-from streamgmm.errors import DataError, NotFiniteError, ParameterError
+from streamgmm.errors import NotFiniteError, ParameterError
 from streamgmm.estimators.outputs import (
     Output,
     as_given,
@@ -56,7 +57,9 @@ from streamgmm.protocols import (
     sample_shape,
 )
 from streamgmm.sinks import ArraySink, open_sink
-from streamgmm.sources.open import is_from, is_path, is_source, open_source, unmasked
+from streamgmm.sources.array import ArraySource
+from streamgmm.sources.columns import check_features
+from streamgmm.sources.open import open_source
 
 
 class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
@@ -447,7 +450,7 @@ or the path ``out``
         else:
             refuse_unnamed_output(X)
         found = self._computed_rows(source, function, question, output, out, resume)
-        return found if out is not None else as_given(X, source, found, output)
+        return found if out is not None else as_given(source, found, output)
 
     def _computed_rows(
         self,
@@ -504,25 +507,14 @@ or the path ``out``
             digest.update(np.ascontiguousarray(array, dtype=np.float64).tobytes())
         return digest.hexdigest()
 
-    def _open(self, X: Any, sample_weight: Any, *, reset: bool, min_samples: int = 1) -> Source:
-        """Describe the data, and check their columns against those fitted."""
-        if _has_own_source(X):
-            source = open_source(X, sample_weight=sample_weight)
-            if reset:
-                self._remember_features(source)
-            else:
-                self._check_features(source)
-            return source
-        # scikit-learn's validation would take masked values as they are.
-        X, sample_weight = unmasked(X, "X"), unmasked(sample_weight, "sample_weight")
-        checked = validate_data(
-            self, X, reset=reset, ensure_all_finite=False, ensure_min_samples=min_samples
-        )
-        if sample_weight is not None and not is_path(sample_weight):
-            sample_weight = _check_sample_weight(
-                sample_weight, checked, dtype=np.float64, ensure_non_negative=True
-            )
-        return open_source(checked, sample_weight=sample_weight)
+    def _open(self, X: Any, sample_weight: Any, *, reset: bool) -> Source:
+        """Describe data, and remember their columns or check them against those fitted."""
+        source = open_source(X)
+        if reset:
+            self._remember_features(source)
+        else:
+            self._check_features(source, is_source=source is X)
+        return source if sample_weight is None else open_source(source, sample_weight=sample_weight)
 
     def _remember_features(self, source: Source) -> None:
         self.n_features_in_ = source.n_features
@@ -531,20 +523,25 @@ or the path ``out``
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
 
-    def _check_features(self, source: Source) -> None:
-        """Refuse data of other columns than those fitted."""
-        if source.n_features != self.n_features_in_:
-            raise DataError(
-                f"{source.name} has {source.n_features} features, but {type(self).__name__} is "
-                f"expecting {self.n_features_in_} features as input"
-            )
-        fitted = getattr(self, "feature_names_in_", None)
-        given = source.feature_names
-        if fitted is not None and given is not None and list(given) != fitted.tolist():
-            raise DataError(
-                f"{source.name} has the features {', '.join(given)}, but the model was fitted to "
-                f"{', '.join(fitted)}; name the same ones in the same order"
-            )
+    def _check_features(self, source: Source, *, is_source: bool) -> None:
+        """Refuse data whose columns are not those that were fitted.
+
+        As in scikit-learn, warn if names cannot be compared because only the model or only the
+        data have them. The warning is for arrays and data frames in memory, and not for sources.
+        """
+        fitted, model = getattr(self, "feature_names_in_", None), type(self).__name__
+        names = None if fitted is None else fitted.tolist()
+        check_features(source, self.n_features_in_, names, model)
+        has_names = source.feature_names is not None
+        if is_source or not isinstance(source, ArraySource) or has_names == (names is not None):
+            return
+        warnings.warn(
+            f"X has feature names, but {model} was fitted without feature names"
+            if has_names
+            else f"X does not have valid feature names, but {model} was fitted with feature names",
+            UserWarning,
+            stacklevel=4,
+        )
 
     def _parameters(self) -> Parameters:
         """The fitted attributes as parameters; they may have been assigned by hand."""
@@ -606,10 +603,3 @@ or the path ``out``
 def mean_score(found: Statistics) -> float:
     """Mean log-density of all rows, nats a unit of weight."""
     return -np.inf if found.n_overflowing else found.mean_log_likelihood
-
-
-def _has_own_source(X: Any) -> bool:
-    """Whether data are described by a source without scikit-learn's validation."""
-    if is_path(X) or is_source(X) or isinstance(X, np.memmap):
-        return True
-    return any(is_from(X, package) for package in ("dask", "h5py", "xarray", "zarr"))

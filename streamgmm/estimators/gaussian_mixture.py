@@ -319,7 +319,7 @@ class GaussianMixture(FittedMixture):
             raise ParameterError("checkpoint_interval= needs checkpoint=, where reads are kept")
         if self.memory_limit is not None:
             parse_bytes(self.memory_limit)
-        source = self._open(X, sample_weight, reset=True, min_samples=2)
+        source = self._open(X, sample_weight, reset=not self._goes_on())
         if source.n_rows < max(2, self.n_components):
             raise DataError(
                 "Expected n_samples >= n_components and a minimum of 2 is required, but got "

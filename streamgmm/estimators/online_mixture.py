@@ -428,7 +428,7 @@ class OnlineGaussianMixture(FittedMixture):
             for batch in X:
                 self.partial_fit(batch)
         else:
-            source = self._open(X, sample_weight, reset=True, min_samples=2)
+            source = self._open(X, sample_weight, reset=True)
             if source.n_rows < max(2, self.n_components):
                 raise DataError(
                     "Expected n_samples >= n_components and a minimum of 2 is required, but got "

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from streamgmm.errors import OutputError, ParameterError
 from streamgmm.protocols import LabelledSource, Source, region_shape, regions_of, sample_shape
-from streamgmm.sources.open import is_from, is_path
+from streamgmm.sources.open import is_path
 
 # Of predictions that a thread holds before they are written.
 _PIECE_BYTES = 8 << 20
@@ -41,12 +41,8 @@ class Output:
         return None if self.dim is None else len(self.names)
 
 
-def as_given(X: Any, source: Source, values: NDArray[Any], output: Output) -> Any:
-    """Values of all rows, in the kind of container that the rows came in."""
-    if is_from(X, "pandas"):
-        from streamgmm.sources.frame import with_index
-
-        return with_index(X.index, values, output.names)
+def as_given(source: Source, values: NDArray[Any], output: Output) -> Any:
+    """Return values of all rows in the kind of container that the rows came in."""
     if isinstance(source, LabelledSource):
         return source.labelled(values, output.dim, output.names)
     return values
@@ -59,6 +55,7 @@ def description(source: Source) -> dict[str, Any]:
         "data shape": [*sample_shape(source), source.n_features],
         "data dtype": source.dtype.str,
         "missing": source.missing,
+        "column names": None if source.feature_names is None else [*source.feature_names],
     }
 
 

@@ -152,7 +152,8 @@ def check_array(data: Any, name: str) -> None:
     if not isinstance(data, dask.array.Array):
         raise DataError(
             f"{name} is a Dask {type(data).__name__}, not a Dask array; make it one first, a "
-            f"DataFrame by {name}.to_dask_array(lengths=True), a Delayed by dask.array.from_delayed"
+            f"DataFrame by {name}.to_dask_array(lengths=True), a Delayed by "
+            f"dask.array.from_delayed, a Bag that fits in memory by numpy.array({name}.compute())"
         )
 
 

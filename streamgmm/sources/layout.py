@@ -41,7 +41,12 @@ def check_table(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None
         integer or floating.
     """
     if len(shape) != 2:
-        hint = "; reshape(-1, 1) makes one feature of a vector" if len(shape) == 1 else ""
+        hint = (
+            "; reshape(-1, 1) makes one feature of a vector, reshape(1, -1) one row. Reshape your "
+            "data in one of these ways"
+            if len(shape) == 1
+            else ""
+        )
         raise DataError(
             f"Expected 2D array (n_samples, n_features), but {name} has shape {shape}{hint}"
         )

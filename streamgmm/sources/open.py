@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.protocols import LazySource, Missing, Source
 from streamgmm.sources.array import ArraySource, FileArray, FileSource
+from streamgmm.sources.arraylike import as_array
+from streamgmm.sources.columns import refuse_duplicates
 from streamgmm.sources.urls import PARQUET_SUFFIXES, is_url, split, suffix, without_credentials
 from streamgmm.sources.values import NO_RULES, ValueRules
 from streamgmm.sources.weighted import WeightedSource
@@ -30,7 +33,8 @@ def is_path(data: Any) -> TypeGuard[str | os.PathLike[str]]:
 
 def is_source(data: Any) -> TypeGuard[Source]:
     """Whether data are described already."""
-    return hasattr(data, "boundaries") and hasattr(data, "read")
+    # The class is asked, because a DataFrame may have columns with these names.
+    return callable(getattr(type(data), "read", None)) and hasattr(data, "boundaries")
 
 
 def is_stored_table(path: Path) -> bool:
@@ -61,10 +65,11 @@ def open_source(
     Parameters
     ----------
     data : str, path-like, array-like or Source
-        A table of shape (N, D): an array-like, memory map or DataFrame; an open Zarr array or
-        group, HDF5 dataset, Dask array, xarray Dataset or DataArray; or the path or URL of a
-        ``.npy`` file, a Zarr store, an HDF5 file, a Parquet file, a folder or glob pattern of
-        Parquet files. Reading from a URL is tried again if it fails now and then.
+        A table of shape (N, D): an array-like, memory map or data frame (pandas, polars or
+        pyarrow, whose null values are NaN); an open Zarr array or group, HDF5 dataset, Dask array,
+        xarray Dataset or DataArray; or the path or URL of a ``.npy`` file, a Zarr store, an HDF5
+        file, a Parquet file, a folder or glob pattern of Parquet files. Reading from a URL is
+        tried again if it fails now and then.
     variables : sequence of str, optional
         Arrays of an xarray Dataset, Zarr group or netCDF file that are the features; they share
         their dimensions, which are the samples.
@@ -73,7 +78,7 @@ def open_source(
     path : str, optional
         The array within a Zarr store or HDF5 file; ``"file.h5::/group/data"`` says the same.
     columns : sequence of str, optional
-        Columns of a DataFrame or of Parquet files.
+        Columns of a data frame or of Parquet files, each once.
     missing : {"error", "drop", "em"}, optional
         What is done with rows that hold NaN, or values that the data mask or mark as missing
         (``_FillValue`` and its kin). "error" refuses them. "drop" leaves them out of a fit
@@ -96,8 +101,8 @@ def open_source(
     Raises
     ------
     DataError
-        If there are no such data, they are no table of real numbers or have masked values, or
-        weights are given to a source that has them.
+        If there are no such data, they are no table of real numbers or have masked values, two
+        columns have the same name, or weights are given to a source that has them.
     ParameterError
         If an option has no meaning for these data.
 
@@ -118,6 +123,8 @@ def open_source(
         "storage_options": storage_options,
     }
     given = {name: value for name, value in options.items() if value is not None}
+    for name in ("columns", "variables"):
+        refuse_duplicates(name, given.get(name, ()))
     if is_path(sample_weight) and "storage_options" not in _kind_of(data).options:
         given.pop("storage_options", None)
     source = _open(data if missing in ("drop", "em") else unmasked(data, "X"), given)
@@ -166,7 +173,7 @@ def _open(data: Any, options: dict[str, Any]) -> Source:
         taken = f"; {kind.name} takes {', '.join(sorted(kind.options))}" if kind.options else ""
         raise ParameterError(f"{', '.join(unused)} has no meaning for {kind.name}{taken}")
     try:
-        return kind.open(data, **options)
+        source = kind.open(data, **options)
     except ModuleNotFoundError as error:
         if error.name not in _EXTRAS:
             raise
@@ -174,6 +181,8 @@ def _open(data: Any, options: dict[str, Any]) -> Source:
             f"{kind.name} needs {error.name}; install it with: "
             f"pip install 'streamgmm[{_EXTRAS[error.name]}]'"
         ) from error
+    refuse_duplicates(source.name, source.feature_names or ())
+    return source
 
 
 def _kind_of(data: Any) -> _Kind:
@@ -184,12 +193,14 @@ def _kind_of(data: Any) -> _Kind:
         return _SOURCE
     if is_path(data):
         return _kind_of_path(os.fspath(data))
-    if is_from(data, "pandas") and not hasattr(data, "columns"):
+    if isinstance(data, np.ndarray | list | tuple):
         return _ARRAY
     for package, kind in _KINDS.items():
         if is_from(data, package):
             return kind
-    return _ARRAY
+    from streamgmm.sources.frame import is_frame
+
+    return _FRAME if is_frame(data) else _ARRAY
 
 
 def _kind_of_path(text: str) -> _Kind:
@@ -246,7 +257,7 @@ def _open_array(data: Any) -> Source:
         return ArraySource(data)
     data = unmasked(data, "X")
     file = FileSource.from_memmap(data) if isinstance(data, np.memmap) else None
-    return file or ArraySource(np.asanyarray(data))
+    return file or ArraySource(as_array(data, "X"))
 
 
 def _open_frame(frame: Any, columns: Sequence[str] | None = None) -> Source:
@@ -341,7 +352,7 @@ _EXTRAS: dict[str | None, str] = {
     "xarray": "xarray",
 }
 # By the package that defines the type of what is given.
-_KINDS = {"zarr": _ZARR, "h5py": _HDF5, "xarray": _XARRAY, "pandas": _FRAME}
+_KINDS = {"zarr": _ZARR, "h5py": _HDF5, "xarray": _XARRAY}
 
 
 def _with_missing(source: Source, missing: Missing) -> Source:
@@ -356,6 +367,13 @@ def _with_missing(source: Source, missing: Missing) -> Source:
 
 def _with_weights(source: Source, weights: Any) -> Source:
     rules = _weight_rules(weights)
+    if isinstance(weights, np.ndarray) and weights.ndim == 0:
+        # As in scikit-learn, a single number is the weight of each row.
+        weights = np.broadcast_to(weights, source.n_rows)
+    if type(weights) is np.ndarray and not weights.any():
+        raise DataError(
+            "sample_weight is zero for all rows; give one row or more a positive weight"
+        )
     if isinstance(source, LazySource):
         from streamgmm.sources.dask import DaskSource
 
@@ -383,8 +401,22 @@ def _open_weights(weights: Any, storage_options: Mapping[str, Any] | None) -> An
 
         return usable_weights(weights)
     weights = unmasked(weights, "sample_weight")
-    sliceable = hasattr(weights, "shape") and hasattr(weights, "dtype")
-    return weights if sliceable and not is_from(weights, "pandas") else np.asarray(weights)
+    return weights if _slices_to_numbers(weights) else _weights_in_memory(weights)
+
+
+def _slices_to_numbers(data: Any) -> bool:
+    """Return whether an array need not be converted, and may be read in parts."""
+    dtype = getattr(data, "dtype", None)
+    is_array = hasattr(data, "shape") and isinstance(dtype, np.dtype) and dtype.kind != "O"
+    return is_array and not is_from(data, "pandas")
+
+
+def _weights_in_memory(weights: Any) -> NDArray[Any]:
+    from streamgmm.sources.frame import is_series, series_values
+
+    if is_series(weights):
+        return series_values(weights, "sample_weight")
+    return as_array(weights, "sample_weight")
 
 
 def _weight_rules(weights: Any) -> ValueRules:

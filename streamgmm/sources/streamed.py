@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from io import BufferedReader
+from itertools import count
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
@@ -41,36 +41,31 @@ def tables_from(
     if first == _NPY_BEGINS:
         if columns is not None:
             raise DataError(f"{name}: .npy arrays have no columns by name; leave out columns")
-        tables = _arrays(stream)
+        tables = _arrays(stream, name)
     else:
         tables = _record_batches(stream, name, columns)
-    number = 1
-    while True:
+    for number in count(1):
         with naming_place(name, f"table {number}", _ADVICE):
             table = next(tables, None)
         if table is None:
             return
-        rows, names = table
-        source = ArraySource(rows, f"{name}, table {number}")
-        source.feature_names = names
-        yield source
-        number += 1
+        yield table
 
 
-_Table = tuple[np.ndarray[Any, Any], Sequence[str] | None]
-
-
-def _arrays(stream: BufferedReader) -> Iterator[_Table]:
+def _arrays(stream: BufferedReader, name: str) -> Iterator[ArraySource]:
     # NumPy asks a file where it stands, which a pipe cannot say.
     readable = SimpleNamespace(read=stream.read)
-    while stream.peek(1):
-        yield np.lib.format.read_array(readable, allow_pickle=False), None
+    for number in count(1):
+        if not stream.peek(1):
+            return
+        rows = np.lib.format.read_array(readable, allow_pickle=False)
+        yield ArraySource(rows, f"{name}, table {number}")
 
 
 def _record_batches(
     stream: BufferedReader, name: str, columns: Sequence[str] | None
-) -> Iterator[_Table]:
-    """Record batches that are not empty."""
+) -> Iterator[ArraySource]:
+    """Yield a source for each record batch that is not empty."""
     try:
         import pyarrow
     except ModuleNotFoundError as error:
@@ -78,10 +73,9 @@ def _record_batches(
             f"{name} holds no .npy arrays, and an Arrow stream needs pyarrow; install it with: "
             "pip install 'streamgmm[parquet]'"
         ) from error
+    from streamgmm.sources.frame import FrameSource
+
     with pyarrow.ipc.open_stream(stream) as reader:
-        for batch in reader:
-            chosen = batch if columns is None else batch.select(list(columns))
-            if len(chosen):
-                # Null is NaN.
-                rows = chosen.to_tensor(null_to_nan=True).to_numpy()
-                yield rows, chosen.schema.names
+        batches = (batch for batch in reader if len(batch))
+        for number, batch in enumerate(batches, 1):
+            yield FrameSource(batch, columns, f"{name}, table {number}")
