@@ -13,6 +13,7 @@ import numpy as np
 
 from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk, Missing
+from streamgmm.sources.choosing import StoredArray, how_to_choose
 from streamgmm.sources.layout import (
     check_table,
     naming_rows,
@@ -67,7 +68,7 @@ class Hdf5Source:
         self.name = _name(dataset)
         with _explained(self.name):
             if isinstance(dataset, h5py.Group):
-                raise _not_one_dataset(f"{self.name} is a group, not a dataset", dataset)
+                raise _not_one_dataset(f"{self.name} is a group, not a dataset", dataset, True)
             check_table(self.name, dataset.shape or (), dataset.dtype)
             refuse_packed(self.name, dataset.attrs)
             _refuse_unknown_filters(dataset)
@@ -215,18 +216,51 @@ def _open_dataset(path: "str | Path | RemoteFile", name: str | None) -> Any:
             trouble = f"{path} holds {len(tables)} two-dimensional datasets of numbers"
         else:
             node = file.get(name)
-            if isinstance(node, h5py.Dataset):
+            if isinstance(node, h5py.Dataset) and (node.ndim == 2 or not _is_number(node)):
                 return node
-            trouble = f"{path}::{name} is not a dataset"
+            if isinstance(node, h5py.Dataset):
+                trouble = (
+                    "Expected 2D array (n_samples, n_features), but "
+                    f"{_name(node)} has shape {node.shape}"
+                )
+                file = node.parent
+            else:
+                trouble = f"{path}::{name} is not a dataset"
+                file = node if isinstance(node, h5py.Group) else file
         raise _not_one_dataset(trouble, file)
 
 
-def _not_one_dataset(trouble: str, group: "h5py.Group") -> DataError:
+def _not_one_dataset(trouble: str, group: "h5py.Group", is_open: bool = False) -> DataError:
+    """Return the error for a group of which no dataset was chosen.
+
+    Parameters
+    ----------
+    trouble : str
+        What was found instead of a dataset.
+    group : h5py.Group
+    is_open : bool
+        Whether the caller gave the open group rather than the path of its file.
+    """
     datasets = _datasets(group)
     if not datasets:
         return DataError(f"{trouble}; there are no datasets in it")
     held = ", ".join(f"{dataset.name} {dataset.shape}" for dataset in datasets)
-    return DataError(f"{trouble}; there are {held}; name one of them, as in {_name(datasets[0])}")
+    advice = how_to_choose(
+        [_described(dataset) for dataset in datasets], f"{group.file.filename}::{{}}".format
+    )
+    if is_open and "variables=" in advice:
+        advice += f"; close the file and open its path, {group.file.filename}, with these"
+    return DataError(f"{trouble}; there are {held}; {advice}")
+
+
+def _described(dataset: "h5py.Dataset") -> StoredArray:
+    """Return what the metadata of a dataset say of it."""
+    scales = tuple(dim[0].name if len(dim) else None for dim in dataset.dims)
+    # Dimensions without a name are those of datasets of the same sizes.
+    dims = tuple(zip(scales, dataset.shape or (), strict=True))
+    return StoredArray(
+        dataset.name, dataset.shape or (), dataset.dtype, dims, h5py.h5ds.is_scale(dataset.id)
+    )
 
 
 def _datasets(group: "h5py.Group") -> list[Any]:
@@ -237,7 +271,11 @@ def _datasets(group: "h5py.Group") -> list[Any]:
 
 
 def _is_table(dataset: "h5py.Dataset") -> bool:
-    return dataset.ndim == 2 and dataset.dtype.kind in "buif"
+    return dataset.ndim == 2 and _is_number(dataset)
+
+
+def _is_number(dataset: "h5py.Dataset") -> bool:
+    return dataset.dtype.kind in "buif"
 
 
 def _name(node: "h5py.Dataset | h5py.Group") -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from streamgmm.errors import DataError
+from streamgmm.packages import needed_by
 from streamgmm.sources.array import ArraySource
 from streamgmm.sources.layout import naming_place
 
@@ -40,7 +41,7 @@ def tables_from(
         raise DataError(f"{name} is empty")
     if first == _NPY_BEGINS:
         if columns is not None:
-            raise DataError(f"{name}: .npy arrays have no columns by name; leave out columns")
+            raise DataError(f"{name}: .npy arrays have no columns by name; leave out columns=")
         tables = _arrays(stream)
     else:
         tables = _record_batches(stream, name, columns)
@@ -71,13 +72,8 @@ def _record_batches(
     stream: BufferedReader, name: str, columns: Sequence[str] | None
 ) -> Iterator[_Table]:
     """Record batches that are not empty."""
-    try:
+    with needed_by(f"{name} holds no .npy arrays, and an Arrow stream"):
         import pyarrow
-    except ModuleNotFoundError as error:
-        raise DataError(
-            f"{name} holds no .npy arrays, and an Arrow stream needs pyarrow; install it with: "
-            "pip install 'streamgmm[parquet]'"
-        ) from error
     with pyarrow.ipc.open_stream(stream) as reader:
         for batch in reader:
             chosen = batch if columns is None else batch.select(list(columns))
