@@ -19,7 +19,7 @@ _EXTRAS = {
     "xarray": "xarray",
 }
 # Packages whose name on PyPI is not the name that is imported.
-_DISTRIBUTIONS = {"libarchive": "libarchive-c"}
+_DISTRIBUTIONS = {"libarchive": "libarchive-c", "smbclient": "smbprotocol"}
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def write_record(path: str | os.PathLike[str], record: Record) -> None:
     """
     target = local_path(path, OutputError, "model files")
     if target.is_dir():
-        raise OutputError(f"{target} is a directory; name a file in it")
+        raise OutputError(f"{target} cannot be written: it is a directory; name a file in it")
     write_whole(target, lambda file: save_record(file, record))
 
 

@@ -20,7 +20,7 @@ from streamgmm.paths import local_path, why_absent
 from streamgmm.protocols import Source
 from streamgmm.sources.open import open_source
 
-with needed_by("plotting"):
+with needed_by("a picture"):
     from matplotlib import color_sequences, patheffects
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -178,7 +178,7 @@ def save_picture(ax: Axes, path: str | os.PathLike[str]) -> None:
     """
     target = local_path(path, OutputError, "pictures")
     if target.is_dir():
-        raise OutputError(f"{target} is a directory; name a file in it")
+        raise OutputError(f"{target} cannot be written: it is a directory; name a file in it")
     unfinished = target.with_name(f".{uuid.uuid4().hex[:8]}.{target.name}")
     try:
         ax.get_figure(root=True).savefig(unfinished, dpi=150)  # type: ignore[union-attr]

@@ -212,8 +212,8 @@ def _partial_reads(names: set[str]) -> set[str]:
 
 def _way_out(place: Place) -> str:
     return (
-        "name another checkpoint for a new fit; by warm_start=True, or with its parameters as "
-        f"weights_init, means_init and precisions_init, it may go on from {place}/{_MODEL}"
+        "name another checkpoint for a new fit, which may begin at the parameters of the model in "
+        f"{place}/{_MODEL}: weights_init=, means_init= and precisions_init="
     )
 
 

@@ -102,7 +102,10 @@ class Hdf5Source:
             If there is no such dataset, the file cannot be read, or as in the class.
         """
         remote = None if isinstance(file, (str, Path)) else file
-        return cls(_open_dataset(file, name), remote)
+        dataset = _open_dataset(file, name)
+        if dataset.ndim not in (0, 2) and _is_number(dataset):
+            raise _no_table(dataset)
+        return cls(dataset, remote)
 
     def read(self, i: int) -> Chunk:
         """Chunk i."""
@@ -216,17 +219,9 @@ def _open_dataset(path: "str | Path | RemoteFile", name: str | None) -> Any:
             trouble = f"{path} holds {len(tables)} two-dimensional datasets of numbers"
         else:
             node = file.get(name)
-            if isinstance(node, h5py.Dataset) and (node.ndim == 2 or not _is_number(node)):
-                return node
             if isinstance(node, h5py.Dataset):
-                trouble = (
-                    "Expected 2D array (n_samples, n_features), but "
-                    f"{_name(node)} has shape {node.shape}"
-                )
-                file = node.parent
-            else:
-                trouble = f"{path}::{name} is not a dataset"
-                file = node if isinstance(node, h5py.Group) else file
+                return node
+            trouble = f"{path}::{name} is not a dataset"
         raise _not_one_dataset(trouble, file)
 
 
@@ -251,6 +246,18 @@ def _not_one_dataset(trouble: str, group: "h5py.Group", is_open: bool = False) -
     if is_open and "variables=" in advice:
         advice += f"; close the file and open its path, {group.file.filename}, with these"
     return DataError(f"{trouble}; there are {held}; {advice}")
+
+
+def _no_table(dataset: "h5py.Dataset") -> DataError:
+    """Return the error for a dataset of numbers that is not two-dimensional."""
+    reshaped = "reshape(-1, 1) makes one feature of a vector; " if dataset.ndim == 1 else ""
+    folder, _, name = dataset.name.rpartition("/")
+    path = f"path={folder!r} and " if folder else ""
+    return DataError(
+        f"Expected 2D array (n_samples, n_features), but {_name(dataset)} has shape "
+        f"{dataset.shape}; {reshaped}for one feature, or several of this shape, name them as in "
+        f"{path}variables={[name]}"
+    )
 
 
 def _described(dataset: "h5py.Dataset") -> StoredArray:

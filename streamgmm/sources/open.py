@@ -15,7 +15,12 @@ from streamgmm.packages import needed_by
 from streamgmm.paths import why_absent
 from streamgmm.protocols import LazySource, Missing, Source
 from streamgmm.sources.array import ArraySource, FileArray, FileSource
-from streamgmm.sources.table_formats import LOGS, names_in_local, refuse_table_with_log
+from streamgmm.sources.table_formats import (
+    LOGS,
+    folders_above,
+    names_in_local,
+    refuse_table_with_log,
+)
 from streamgmm.sources.urls import PARQUET_SUFFIXES, is_url, split, suffix, without_credentials
 from streamgmm.sources.weighted import WeightedSource
 
@@ -168,7 +173,10 @@ def _open(data: Any, options: dict[str, Any]) -> Source:
     unused = sorted(options.keys() - kind.options)
     if unused:
         taken = f"; {kind.name} takes {_arguments(kind.options)}" if kind.options else ""
-        raise ParameterError(f"{_arguments(unused)} has no meaning for {kind.name}{taken}")
+        raise ParameterError(
+            f"{', '.join(unused)} has no meaning for {kind.name}; leave out {_arguments(unused)}"
+            f"{taken}"
+        )
     if is_path(data) and "path" not in kind.options:
         location, inner = split(os.fspath(data))
         if inner is not None:
@@ -240,6 +248,8 @@ def _kind_of_local(location: str, kind: _Kind | None) -> _Kind | None:
     reason = why_absent(path)
     if reason is not None and has_magic(location):
         if kind is not _PARQUET:
+            for folder in folders_above(str(path.absolute())):
+                refuse_table_with_log(folder, LOGS, names_in_local)
             raise DataError(_not_a_pattern(path))
         return kind
     if reason is not None:

@@ -428,7 +428,7 @@ def _matches(filesystem: Any, pattern: str) -> list[Any]:
         )
     fixed = re.split(r"[*?[]", pattern)[0].rpartition("/")[0]
     found = {path: entry for path, entry in matches.items() if not _is_hidden(path[len(fixed) :])}
-    _refuse_tables_above(filesystem, f"{fixed}/")
+    _refuse_tables_above(filesystem, f"{fixed}/*")
     between = {
         folder
         for path in found
