@@ -21,8 +21,22 @@ class NotFiniteError(DataError):
     """Rows that hold NaN or infinity were met while reading."""
 
 
-class ParameterError(StreamGMMError, ValueError):
-    """A setting or a parameter of a mixture is not valid."""
+class MissingPackageError(ImportError, DataError):
+    """A package that the data or the request need is not installed."""
+
+
+class ParameterError(StreamGMMError, ValueError, TypeError):
+    """An argument, a setting or a parameter of a mixture has a value or a type that is not valid.
+
+    It is a TypeError as well, as scikit-learn's error for the same purpose is.
+    """
+
+
+class NotFittedError(StreamGMMError, ValueError, AttributeError):
+    """A model is asked for results before it is fitted.
+
+    The estimators raise it as scikit-learn's error of the same name, too.
+    """
 
 
 class ModelFileError(StreamGMMError, ValueError):

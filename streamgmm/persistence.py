@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from streamgmm.core.frame import Frame
 from streamgmm.core.statistics import COUNTS, Statistics
 from streamgmm.errors import ModelFileError, OutputError
+from streamgmm.paths import local_path, why_absent
 
 FORMAT = "streamgmm"
 VERSION = 1
@@ -53,7 +54,10 @@ def write_record(path: str | os.PathLike[str], record: Record) -> None:
     OutputError
         If the file cannot be written.
     """
-    write_whole(Path(path), lambda file: save_record(file, record))
+    target = local_path(path, OutputError, "model files")
+    if target.is_dir():
+        raise OutputError(f"{target} cannot be written: it is a directory; name a file in it")
+    write_whole(target, lambda file: save_record(file, record))
 
 
 def save_record(file: IO[bytes], record: Record) -> None:
@@ -86,7 +90,8 @@ def write_whole(target: Path, write: Callable[[IO[bytes]], object]) -> None:
         unfinished.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error}") from error
+        reason = why_absent(target.parent) or error
+        raise OutputError(f"{target} cannot be written: {reason}") from error
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
@@ -118,14 +123,17 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     ModelFileError
         If there is no such file, it is damaged, of another kind, or written by a newer version.
     """
-    target = Path(path)
+    target = local_path(path, ModelFileError, "model files")
+    reason = why_absent(target)
+    if reason is not None:
+        raise ModelFileError(reason)
     try:
         with target.open("rb") as file:
             return load_record(file, str(target))
-    except FileNotFoundError:
-        raise ModelFileError(f"{target}: no such file") from None
     except IsADirectoryError:
-        raise ModelFileError(f"{target} is a directory, not a model file") from None
+        raise ModelFileError(
+            f"{target} is a directory, not a model file; name the .gmm file in it"
+        ) from None
     except OSError as error:
         raise ModelFileError(f"{target} cannot be read: {error}") from None
 
@@ -156,7 +164,7 @@ def _header(path: str, text: NDArray[Any] | None) -> dict[str, Any]:
     except ValueError:
         header = None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ModelFileError(f"{path} is not a streamgmm model file")
+        raise ModelFileError(f"{path} is not a streamgmm model file; name a file that save() wrote")
     version = header.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise ModelFileError(

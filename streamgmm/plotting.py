@@ -5,24 +5,28 @@ Nothing here touches pyplot, so that neither its state nor a display matters.
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from numbers import Integral
 from typing import Any
 
 import numpy as np
-from matplotlib import color_sequences, patheffects
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Ellipse
-from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from streamgmm.core.covariance import STRUCTURES, Array
-from streamgmm.errors import OutputError, ParameterError
+from streamgmm.errors import NotFittedError, OutputError, ParameterError
+from streamgmm.packages import needed_by
+from streamgmm.paths import local_path, why_absent
 from streamgmm.protocols import Source
 from streamgmm.sources.columns import check_features
 from streamgmm.sources.open import open_source
+
+with needed_by("a picture"):
+    from matplotlib import color_sequences, patheffects
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Ellipse
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
 # A picture needs no more than this, from anywhere in the data.
 _MOST_CHUNKS = 8
@@ -80,6 +84,7 @@ def plot_mixture(
     >>> ax.get_ylabel()
     'feature 2'
     """
+    _check_fitted(model)
     columns = _checked_features(features, model.means_.shape[1])
     means, covariances = _marginals(model, columns)
     rows = None if data is None else _some_rows(_checked_data(model, data), columns)
@@ -139,6 +144,7 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     """
     if ax is None:
         ax = Figure(figsize=(8.0, 5.0), layout="constrained").add_subplot()
+    _check_fitted(model)
     if hasattr(model, "n_samples_seen_"):
         _draw_stream(ax, model)
         return ax
@@ -171,27 +177,51 @@ def save_picture(ax: Axes, path: str | os.PathLike[str]) -> None:
     OutputError
         If the file cannot be written.
     """
-    target = Path(path)
+    target = local_path(path, OutputError, "pictures")
+    if target.is_dir():
+        raise OutputError(f"{target} cannot be written: it is a directory; name a file in it")
     unfinished = target.with_name(f".{uuid.uuid4().hex[:8]}.{target.name}")
     try:
         ax.get_figure(root=True).savefig(unfinished, dpi=150)  # type: ignore[union-attr]
         unfinished.replace(target)
     except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error}") from error
+        reason = why_absent(target.parent) or error
+        raise OutputError(f"{target} cannot be written: {reason}") from error
+    except ValueError as error:
+        raise OutputError(
+            f"{target}: {error}; name a file that ends in .png, .pdf or .svg"
+        ) from None
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _check_fitted(model: Any) -> None:
+    """Refuse to draw what is no mixture, or is not fitted.
+
+    Raises
+    ------
+    NotFittedError
+    ParameterError
+    """
+    name = type(model).__name__
+    if not hasattr(model, "covariance_type"):
+        raise ParameterError(
+            f"model is a {name}; give a fitted GaussianMixture or OnlineGaussianMixture"
+        )
+    if not hasattr(model, "means_"):
+        raise NotFittedError(f"this {name} is not fitted yet; fit it to data before it is drawn")
 
 
 def _checked_features(features: Sequence[int], n_features: int) -> list[int]:
     if n_features == 1:
         return [0]
-    columns = list(features)
+    columns = list(features) if isinstance(features, Iterable) else [features]
     if len(columns) not in (1, 2) or len(set(columns)) < len(columns):
         raise ParameterError(f"features are {tuple(columns)}; give one or two different columns")
     for column in columns:
-        if not 0 <= column < n_features:
+        if not isinstance(column, Integral) or not 0 <= column < n_features:
             raise ParameterError(
-                f"features name column {column}, but the model has columns 0 to {n_features - 1}"
+                f"features name column {column!r}, but the model has columns 0 to {n_features - 1}"
             )
     return columns
 

@@ -470,7 +470,7 @@ def test_without_matplotlib_a_plot_says_what_to_install(run, monkeypatch):
     result = run("plot", "model.gmm", "-o", "a.png")
     assert result.code == 2
     assert result.err == (
-        "error: Pictures need matplotlib; install it with: pip install 'streamgmm[plot]'\n"
+        "error: a picture needs matplotlib; install it with: pip install 'streamgmm[plot]'\n"
     )
     result = run("demo", "--size", "1MB", "--memory-limit", "8GiB", "-q")
     assert result.code == 0
@@ -509,7 +509,7 @@ BAD = [
     (("fit", "data.npy", *FIT, "--tol", -1), "'--tol': -1.0 is not in the range"),
     (("fit", "data.npy", *FIT, "--tol", "nan"), "'tol' parameter"),
     (("fit", "data.npy", *FIT, "-t", "round"), "'round' is not one of 'full', 'tied'"),
-    (("fit", "data.npy", *FIT, "-j", 0), "n_jobs is 0"),
+    (("fit", "data.npy", *FIT, "-j", 0), "--jobs is 0"),
     (("fit", "data.npy", *FIT, "--memory-limit", "much"), "memory_limit is 'much'"),
     (("fit", "data.npy", *FIT, "--memory-limit", "1e999"), "memory_limit is '1e999'"),
     (("fit", "data.npy", *FIT, "--memory-limit", "1MiB"), "cannot be read within memory_limit"),
@@ -703,8 +703,8 @@ def test_an_interrupted_fit_goes_on(files, tmp_path):
             _, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert err.splitlines()[-1] == (
-            "interrupted; What the fit has found is kept in c; the same fit with resume=True "
-            "(--resume) goes on from there."
+            "interrupted; What the fit has found is kept in c; the same fit with --resume goes on "
+            "from there."
         )
         return lines
 

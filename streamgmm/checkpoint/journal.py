@@ -212,8 +212,8 @@ def _partial_reads(names: set[str]) -> set[str]:
 
 def _way_out(place: Place) -> str:
     return (
-        "name another checkpoint for a new fit; by warm_start=True, or with its parameters as "
-        f"weights_init, means_init and precisions_init, it may go on from {place}/{_MODEL}"
+        "name another checkpoint for a new fit, which may begin at the parameters of the model in "
+        f"{place}/{_MODEL}: weights_init=, means_init= and precisions_init="
     )
 
 
@@ -272,8 +272,8 @@ def open_checkpoint(
             random = _taken_up(place, settings, random)
         elif n_results or partial:
             raise CheckpointError(
-                f"{place} holds the checkpoint of a fit, which is not overwritten; pass "
-                "resume=True (--resume) to go on with it, or remove it, or name another"
+                f"{place} holds the checkpoint of a fit, which is not overwritten; resume=True "
+                "continues that fit; otherwise remove the checkpoint, or name another"
             )
         else:
             _begin(place, settings, random)
@@ -284,7 +284,7 @@ def open_checkpoint(
             if not checkpoint.is_empty:
                 error.add_note(
                     f"What the fit has found is kept in {place}; the same fit with resume=True "
-                    "(--resume) goes on from there."
+                    "goes on from there."
                 )
             raise
 

@@ -11,6 +11,8 @@ from typing import IO, Any, Protocol
 from filelock import FileLock, Timeout
 
 from streamgmm.errors import OutputError
+from streamgmm.packages import missing_module, missing_package, needed_by
+from streamgmm.paths import local_path
 from streamgmm.persistence import write_whole
 from streamgmm.sources.urls import is_url, without_credentials
 
@@ -21,7 +23,9 @@ LOCK = "lock"
 def place_at(location: str | os.PathLike[str]) -> "Place":
     """The place that a path or a URL names."""
     path = os.fspath(location)
-    return _Prefix(path) if is_url(path) else _Folder(Path(path.removeprefix("file://")))
+    if is_url(path):
+        return _Prefix(path)
+    return _Folder(local_path(path.removeprefix("file://"), OutputError, "checkpoints"))
 
 
 class Place(Protocol):
@@ -100,14 +104,10 @@ class _Prefix:
 
     def __init__(self, url: str) -> None:
         self._url = without_credentials(url.rstrip("/"))
-        try:
+        with needed_by(self._url):
             from fsspec.core import url_to_fs
 
             from streamgmm.sources.retrying import told, tries
-        except ModuleNotFoundError as error:
-            raise OutputError(
-                f"{self} needs {error.name}; install it with: pip install 'streamgmm[remote]'"
-            ) from error
         self._told = told
         self._tries = tries(self._url, told)
         self._filesystem, self._path = self._tried(url_to_fs, url.rstrip("/"))
@@ -151,6 +151,11 @@ class _Prefix:
         try:
             return self._tries(function, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - whatever a backend raises is explained
-            reason = self._told(error)
+            module = missing_module(error)
+            failure = (
+                OutputError(f"{self} cannot be used as a checkpoint ({self._told(error)})")
+                if module is None
+                else missing_package(self._url, module)
+            )
         # Outside: tracebacks of what was raised before would show what the message leaves out.
-        raise OutputError(f"{self} cannot be used as a checkpoint ({reason})")
+        raise failure

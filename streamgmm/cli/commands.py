@@ -21,7 +21,7 @@ from streamgmm.cli.describe import (
     print_ledger,
     summary,
 )
-from streamgmm.cli.program import Program, check_output
+from streamgmm.cli.program import LocalPath, Program, check_output
 from streamgmm.errors import ParameterError
 from streamgmm.events import Event, RowsLearned
 from streamgmm.progress import reporting
@@ -38,11 +38,11 @@ _STANDARD_INPUT = "-"
 
 
 def _path_option(*names: str, **settings: Any) -> Callable[[Any], Any]:
-    return click.option(*names, type=click.Path(path_type=Path), **settings)
+    return click.option(*names, type=LocalPath(), **settings)
 
 
 def _path_argument(name: str) -> Callable[[Any], Any]:
-    return click.argument(name, type=click.Path(path_type=Path))
+    return click.argument(name, type=LocalPath())
 
 
 # A path, a URL, or a path and another within it.
@@ -571,29 +571,38 @@ def info(model: Path, as_json: bool) -> None:
 @main.command()
 @_model
 @_path_option("-o", "--output", required=True, help="Picture: ends in .png, .pdf or .svg.")
-@_path_option("--data", help="Draw these data behind the ellipses; a few chunks are read.")
+@click.option(
+    "--data",
+    metavar="DATA",
+    help="Draw these data behind the ellipses: path or URL; a few chunks are read.",
+)
 @click.option("--features", metavar="I,J", help="Columns to show.  [default: 0,1]")
 @click.option(
     "--convergence",
     is_flag=True,
     help="Draw the log-likelihood of each read of the fit, or along the stream, instead.",
 )
+@_description
 def plot(
-    model: Path, output: Path, data: Path | None, features: str | None, convergence: bool
+    model: Path,
+    output: Path,
+    data: str | None,
+    features: str | None,
+    convergence: bool,
+    **settings: Any,
 ) -> None:
     """Draw the components of a model as ellipses, over data, or how its fit converged."""
     if convergence and (data is not None or features is not None):
         raise click.UsageError("--convergence shows no data; leave out --data and --features.")
+    if data is None and any(value is not None for value in settings.values()):
+        raise click.UsageError("Options that describe data need --data, the data that are drawn.")
     columns = _columns(features or "0,1")
     check_output(output, _PICTURES, data, model)
-    try:
-        from streamgmm.plotting import plot_convergence, plot_mixture, save_picture
-    except ModuleNotFoundError as error:
-        raise click.ClickException(
-            f"Pictures need {error.name}; install it with: pip install 'streamgmm[plot]'"
-        ) from None
+    from streamgmm.plotting import plot_convergence, plot_mixture, save_picture
+
     fitted = _load(model)
-    drawn = plot_convergence(fitted) if convergence else plot_mixture(fitted, data, columns)
+    source = None if data is None else _opened(data, settings)
+    drawn = plot_convergence(fitted) if convergence else plot_mixture(fitted, source, columns)
     save_picture(drawn, output)
 
 

@@ -21,7 +21,7 @@ import streamgmm
 from streamgmm.algorithms.reading import announced
 from streamgmm.core.covariance import variances
 from streamgmm.core.parameters import Parameters
-from streamgmm.errors import OutputError, ParameterError
+from streamgmm.errors import MissingPackageError, OutputError, ParameterError
 from streamgmm.estimators import GaussianMixture
 from streamgmm.events import Listener
 from streamgmm.executors.memory import format_bytes, parse_bytes
@@ -228,10 +228,8 @@ def _peak_bytes() -> int:
 def _draw(model: GaussianMixture, store: Path, picture: Path) -> None:
     try:
         from streamgmm.plotting import plot_mixture, save_picture
-    except ModuleNotFoundError as error:
-        click.echo(
-            f"no picture without {error.name}; install it with: pip install 'streamgmm[plot]'"
-        )
+    except MissingPackageError as error:
+        click.echo(f"no picture without {error.name}; {str(error).partition('; ')[2]}")
         return
     save_picture(plot_mixture(model, streamgmm.open(store)), picture)
     click.echo(f"picture of data and ellipses: {picture}")

@@ -14,34 +14,57 @@ from typing import Any
 
 import click
 
+from streamgmm.cli.vocabulary import in_options
 from streamgmm.errors import OutputError, StreamGMMError
+from streamgmm.paths import local_path
 
 _BAD_INPUT = 2
 # Seconds until what a signal raised in vain is raised again.
 _SOON = 0.01
 
 
-class Program(click.Group):
-    """A group of commands that ends with an exit code and at most one line about what is wrong."""
-
-    def main(self, *args: Any, **extra: Any) -> Any:
-        """Run a command and exit."""
-        with _one_line_warnings(), _stopping_once():
-            sys.exit(self._exit_code(*args, **{**extra, "standalone_mode": False}))
+class Command(click.Command):
+    """A command whose messages name its own options."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command within its context."""
+        """Run the command; errors that are bad input become one line.
+
+        Raises
+        ------
+        click.ClickException
+            In the place of an error of the library.
+        """
         try:
-            return super().invoke(ctx)
+            with _one_line_warnings(ctx):
+                return super().invoke(ctx)
         except EOFError as error:
             # Click would take it for Ctrl-D in a dialogue; here a file is too short.
             raise click.ClickException(f"a file ends too early: {error}") from error
+        except BrokenPipeError:
+            raise
+        except (StreamGMMError, ValueError, OSError, MemoryError) as error:
+            message = _with_notes(str(error) or "out of memory", error)
+            raise click.ClickException(in_options(message, ctx)) from error
+        except KeyboardInterrupt as error:
+            error.__notes__ = [in_options(note, ctx) for note in getattr(error, "__notes__", ())]
+            raise
+
+
+class Program(click.Group):
+    """A group of commands that ends with an exit code and at most one line about what is wrong."""
+
+    command_class = Command
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command and exit."""
+        with _stopping_once():
+            sys.exit(self._exit_code(*args, **{**extra, "standalone_mode": False}))
 
     def _exit_code(self, *args: Any, **extra: Any) -> int:
         try:
             result = super().main(*args, **extra)
         except click.Abort as error:
-            _complain("interrupted", error.__cause__)
+            _complain(_with_notes("interrupted", error.__cause__))
             return 128 + signal.SIGINT
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "streamgmm"
@@ -50,25 +73,25 @@ class Program(click.Group):
         except click.ClickException as error:
             _complain(f"error: {error.format_message()}")
             return _BAD_INPUT
-        except MemoryError as error:
-            _complain(f"error: {str(error) or 'out of memory'}", error)
-            return _BAD_INPUT
-        except (StreamGMMError, ValueError, OSError) as error:
-            _complain(f"error: {error}", error)
-            return _BAD_INPUT
         return result if isinstance(result, int) else 0
 
 
-def _complain(message: str, error: BaseException | None = None) -> None:
-    """One line: the message, and what was noted of the error on its way."""
-    text = "; ".join([message, *getattr(error, "__notes__", ())])
-    click.echo(" ".join(text.split()), err=True)
+def _complain(message: str) -> None:
+    """Write a message to standard error, in one line."""
+    click.echo(" ".join(message.split()), err=True)
+
+
+def _with_notes(message: str, error: BaseException | None) -> str:
+    """Return a message and the notes that an error was given on its way."""
+    return "; ".join([message, *getattr(error, "__notes__", ())])
 
 
 @contextmanager
-def _one_line_warnings() -> Iterator[None]:
+def _one_line_warnings(context: click.Context) -> Iterator[None]:
+    """Write each warning as one line, in the words of a command."""
+
     def show(message: Warning | str, *details: Any, **more: Any) -> None:
-        _complain(f"warning: {message}")
+        _complain(in_options(f"warning: {message}", context))
 
     with warnings.catch_warnings():
         warnings.showwarning = show
@@ -131,13 +154,15 @@ def check_output(path: Path, suffixes: tuple[str, ...], *inputs: str | Path | No
         raise OutputError(f"{path}: the output must end in {' or '.join(suffixes)}")
     folder = path.resolve().parent
     if not folder.is_dir():
-        raise OutputError(f"{path} cannot be written: there is no directory {folder}")
+        raise OutputError(
+            f"{path} cannot be written: there is no directory {folder}; make it first"
+        )
     if path.is_dir() and path.suffix != ".zarr":
         raise OutputError(f"{path} is a directory; name a file to write to")
     from streamgmm.sinks import check_target
 
     check_target(path)
-    local = [str(source) for source in inputs if source is not None and "://" not in str(source)]
+    local = [str(source) for source in inputs if source and "://" not in str(source)]
     for source in local:
         file, _, _ = source.partition("::/")
         if _overlap(path.resolve(), Path(file).resolve()):
@@ -150,6 +175,19 @@ def check_output(path: Path, suffixes: tuple[str, ...], *inputs: str | Path | No
         raise OutputError(
             f"{path} cannot be written: no file can be created in {folder} ({error.strerror})"
         ) from error
+
+
+class LocalPath(click.ParamType[Path]):
+    """A path on a local disk."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path, or refuse text that cannot be one."""
+        try:
+            return local_path(value, OutputError, "models, outputs and pictures")
+        except OutputError as error:
+            self.fail(str(error), param, ctx)
 
 
 def _overlap(a: Path, b: Path) -> bool:

@@ -4,15 +4,14 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, DensityMixin, clone
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
+from sklearn.base import DensityMixin, clone
 
 from streamgmm import __version__
 from streamgmm.algorithms import prediction
@@ -41,6 +40,12 @@ from streamgmm.estimators.outputs import (
     refuse_unnamed_output,
 )
 from streamgmm.estimators.records import to_record
+from streamgmm.estimators.validation import (
+    CheckedEstimator,
+    check_callbacks,
+    check_is_fitted,
+    check_random_state,
+)
 from streamgmm.events import Event, Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
@@ -62,7 +67,7 @@ from streamgmm.sources.columns import check_features
 from streamgmm.sources.open import open_source
 
 
-class FittedMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
+class FittedMixture(DensityMixin, CheckedEstimator):  # type: ignore[misc]
     """Predictions, scores, samples and files, from the attributes that a fit leaves.
 
     A subclass fits; its settings include ``n_components``, ``covariance_type``, ``fixed``,
@@ -283,8 +288,15 @@ or the path ``out``
         array([[4.]])
         """
         check_is_fitted(self)
+        if not isinstance(given, Mapping):
+            raise ParameterError(f"given is {given!r}; give a dict of columns and their values")
         chosen = self._columns(list(given))
-        values = np.asarray(list(given.values()), dtype=np.float64)
+        try:
+            values = np.array([float(value) for value in given.values()])
+        except (TypeError, ValueError):
+            raise ParameterError(
+                f"given holds values that are not numbers: {dict(given)}"
+            ) from None
         if not np.isfinite(values).all():
             raise ParameterError(f"given holds values that are not finite: {dict(given)}")
         rest = np.setdiff1d(np.arange(self.n_features_in_), chosen)
@@ -379,14 +391,17 @@ or the path ``out``
             If ``n_samples`` is less than 1.
         """
         check_is_fitted(self)
-        if n_samples < 1:
+        is_number = isinstance(n_samples, Integral) and not isinstance(n_samples, bool)
+        if not is_number or n_samples < 1:
             raise ParameterError(
-                f"Invalid value for 'n_samples': {n_samples}. It must be at least 1."
+                f"Invalid value for 'n_samples': {n_samples!r}. It must be an int of at least 1."
             )
         return draw(self._parameters(), n_samples, check_random_state(self.random_state))
 
     def _columns(self, features: Sequence[int | str]) -> NDArray[np.intp]:
         """Numbers of columns that are given by number or name."""
+        if not isinstance(features, Iterable) or isinstance(features, str):
+            raise ParameterError(f"features is {features!r}; give a list of columns of the model")
         names = getattr(self, "feature_names_in_", np.empty(0, dtype=object)).tolist()
         numbers = [names.index(f) if f in names else f for f in features]
         unknown = [f for f in numbers if f not in range(self.n_features_in_)]
@@ -440,7 +455,7 @@ or the path ``out``
         resume: bool,
     ) -> Any:
         if resume and out is None:
-            raise ParameterError("resume=True needs out=, the path of what was interrupted")
+            raise ParameterError("resume=True needs out=, the path of the interrupted output")
         if out is not None:
             refuse_overlap(out, source)
         elif isinstance(source, LazySource):
@@ -565,9 +580,7 @@ or the path ``out``
         self.precisions_ = parameters.precisions
 
     def _listener(self) -> Listener:
-        callbacks: list[Listener] = (
-            [self.callbacks] if callable(self.callbacks) else list(self.callbacks)
-        )
+        callbacks: list[Listener] = check_callbacks(self.callbacks)
         if self.verbose:
             every = self.verbose_interval if self.verbose == 1 else 1
             callbacks.append(LineReporter(every=every))

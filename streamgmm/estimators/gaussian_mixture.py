@@ -13,9 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
 
 from streamgmm.algorithms.auto import fit_from, fit_in_few_reads
 from streamgmm.algorithms.em import Fit, expectation_maximization
@@ -42,9 +40,9 @@ from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.outputs import refuse_overlap, refuse_unnamed_output
 from streamgmm.estimators.records import copy_fitted, to_record
+from streamgmm.estimators.validation import check_is_fitted, check_random_state
 from streamgmm.events import Event, FitStarted, Listener
 from streamgmm.executors.blas import single_threaded_blas
-from streamgmm.executors.memory import parse_bytes
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record
@@ -317,8 +315,6 @@ class GaussianMixture(FittedMixture):
             )
         if self.checkpoint_interval is not None and self.checkpoint is None:
             raise ParameterError("checkpoint_interval= needs checkpoint=, where reads are kept")
-        if self.memory_limit is not None:
-            parse_bytes(self.memory_limit)
         source = self._open(X, sample_weight, reset=not self._goes_on())
         if source.n_rows < max(2, self.n_components):
             raise DataError(
@@ -519,12 +515,8 @@ class GaussianMixture(FittedMixture):
         )
 
     def _known_start(self, n_features: int) -> Start:
-        initial = {
-            name: None if value is None else np.asarray(value, dtype=np.float64)
-            for name in _STARTS
-            for value in [getattr(self, name)]
-        }
-        unknown = set(self.fixed) - set(PARAMETER_NAMES)
+        initial = {name: _as_numbers(name, getattr(self, name)) for name in _STARTS}
+        unknown = [name for name in self.fixed if name not in PARAMETER_NAMES]
         if unknown:
             raise ParameterError(
                 f"fixed names {', '.join(sorted(map(str, unknown)))}; "
@@ -631,3 +623,13 @@ class GaussianMixture(FittedMixture):
         copy_fitted(model, converted)
         converted.history_, converted.n_reads_ = [], 0
         return converted
+
+
+def _as_numbers(name: str, value: Any) -> Array | None:
+    """Return a start as an array of numbers; None if it is not given."""
+    if value is None:
+        return None
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"{name} is not an array of real numbers: {error}") from None

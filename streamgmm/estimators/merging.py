@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sklearn.utils.validation import check_is_fitted
-
 from streamgmm.core.merging import Fitted
 from streamgmm.errors import ParameterError
 from streamgmm.estimators.fitted import FittedMixture
+from streamgmm.estimators.validation import check_is_fitted
 
 
 def fitted_part(model: Any, name: str) -> Fitted:
@@ -21,7 +20,7 @@ def fitted_part(model: Any, name: str) -> Fitted:
 
     Raises
     ------
-    sklearn.exceptions.NotFittedError
+    NotFittedError
         If it is not fitted.
     ParameterError
         If it is something else, or has no statistics.
@@ -45,7 +44,7 @@ def fitted_parts(models: Sequence[Any]) -> list[Fitted]:
 
     Raises
     ------
-    sklearn.exceptions.NotFittedError
+    NotFittedError
         If a model is not fitted.
     ParameterError
         If there is none, one has no statistics, or they do not go together.

@@ -63,13 +63,15 @@ def load_or_begin(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixt
             f"{', '.join(unknown)} is neither an argument of streamgmm.open nor a setting of "
             "OnlineGaussianMixture"
         )
+    asked = OnlineGaussianMixture(**settings)
+    asked._validate_params()
     if not path.exists():
         if "n_components" not in settings:
             raise ModelFileError(
-                f"{path}: no such file; give n_components (-k) to begin one, or save an "
+                f"{path}: no such file; give n_components= to begin one, or save an "
                 "OnlineGaussianMixture there"
             )
-        return OnlineGaussianMixture(**settings)
+        return asked
     model = load(path)
     is_batch = isinstance(model, GaussianMixture)
     decided = _OF_BATCH if is_batch else settings.keys() - _LOCAL

@@ -8,10 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import NotFittedError
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
 
 from streamgmm.algorithms.initialization import Start
 from streamgmm.algorithms.online import Plan, Progress
@@ -29,6 +26,7 @@ from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.ledger import Ledger
 from streamgmm.estimators.merging import fitted_part, fitted_parts, refuse_size
 from streamgmm.estimators.online_records import to_online_record
+from streamgmm.estimators.validation import NotFittedError, check_is_fitted, check_random_state
 from streamgmm.events import Event, Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.threads import ThreadExecutor
@@ -285,7 +283,7 @@ class OnlineGaussianMixture(FittedMixture):
         >>> og.n_samples_seen_
         2000.0
         """
-        chosen = list(models)
+        chosen = _listed(models)
         parts = fitted_parts(chosen)
         online = cls._with_settings_of(chosen[0], settings)
         refuse_size(parts, online.n_components, "n_components" in settings)
@@ -338,6 +336,12 @@ class OnlineGaussianMixture(FittedMixture):
         GaussianMixture
             With the statistics that it would go on from; without reads in its history.
 
+        Raises
+        ------
+        ParameterError
+            If a setting is not valid, or is a number of components or a covariance type other
+            than that of this model.
+
         Examples
         --------
         >>> import numpy as np
@@ -355,6 +359,13 @@ class OnlineGaussianMixture(FittedMixture):
         model = GaussianMixture()
         shared = {name: known[name] for name in model.get_params() if name in known}
         model.set_params(**{**shared, **settings})
+        model._validate_params()
+        for name in ("n_components", "covariance_type"):
+            if getattr(model, name) != known[name]:
+                raise ParameterError(
+                    f"{name} is {getattr(model, name)!r}, but this model has {known[name]!r}, "
+                    "which cannot be chosen anew"
+                )
         model._set_parameters(self._parameters())
         model._statistics = self._statistics
         model.converged_, model.n_iter_ = False, self.n_steps_
@@ -624,6 +635,13 @@ class OnlineGaussianMixture(FittedMixture):
         if progress is None:
             self._validate_params()
         return to_online_record(self, progress)
+
+
+def _listed(models: Any) -> list[Any]:
+    """Return models as a list, or refuse what is not several."""
+    if not isinstance(models, Iterable):
+        raise ParameterError(f"models is {models!r}; give a list of fitted models")
+    return list(models)
 
 
 def chunks_of(source: Source) -> Iterator[Chunk]:

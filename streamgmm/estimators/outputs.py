@@ -4,15 +4,16 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import OutputError, ParameterError
+from streamgmm.paths import local_path
 from streamgmm.protocols import LabelledSource, Source, region_shape, regions_of, sample_shape
 from streamgmm.sources.open import is_path
+from streamgmm.sources.urls import is_url
 
 # Of predictions that a thread holds before they are written.
 _PIECE_BYTES = 8 << 20
@@ -94,9 +95,17 @@ def piece_shape_of(source: Source, row_bytes: int) -> tuple[int, ...]:
 
 
 def refuse_overlap(out: str | os.PathLike[str], source: Source) -> None:
-    """Refuse to write over the data that are read, or into or around them."""
+    """Refuse to write over the data that are read, or into or around them.
+
+    Raises
+    ------
+    OutputError
+    """
+    if is_path(out) and is_url(os.fspath(out)):
+        return
+    path = local_path(out, OutputError, "outputs")
     if source.location is None:
         return
-    written, read = Path(out).resolve(), source.location.resolve()
+    written, read = path.resolve(), source.location.resolve()
     if written == read or written in read.parents or read in written.parents:
         raise OutputError(f"{out} overlaps the data that are read; write somewhere else")

@@ -16,7 +16,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from streamgmm.errors import DataError, NotFiniteError, ParameterError
+from streamgmm.errors import DataError, ModelFileError, NotFiniteError, ParameterError
 from streamgmm.estimators.digest import RowDigest
 from streamgmm.estimators.growing import (
     LatestRows,
@@ -28,7 +28,9 @@ from streamgmm.estimators.ledger import Position
 from streamgmm.estimators.model_files import load_or_begin, locked
 from streamgmm.estimators.online_mixture import OnlineGaussianMixture, chunks_of
 from streamgmm.estimators.places import Place
+from streamgmm.estimators.validation import check_callbacks
 from streamgmm.events import BatchKnown, Event, Listener, RowsLearned
+from streamgmm.paths import local_path
 from streamgmm.protocols import Chunk, Source
 from streamgmm.sources.files import files_of
 from streamgmm.sources.open import is_path, open_source
@@ -126,7 +128,8 @@ def update(
             "batch_id and sample_weight are for one batch; update the model with each batch of "
             "the iterator by itself"
         )
-    path = Path(os.path.realpath(model))
+    check_callbacks(callbacks)
+    path = Path(os.path.realpath(local_path(model, ModelFileError, "model files")))
     with locked(path):
         stored = _StoredModel(path, options, callbacks)
         if isinstance(data, Iterator):

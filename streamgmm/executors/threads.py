@@ -46,7 +46,7 @@ def thread_count(n_jobs: int | None) -> int:
         If n_jobs is 0.
     """
     if n_jobs == 0:
-        raise ParameterError("n_jobs is 0; give 1 or more, or None for all cores")
+        raise ParameterError("n_jobs is 0; give 1 or more, or leave it out for all cores")
     return int(joblib.effective_n_jobs(-1 if n_jobs is None else n_jobs))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import OutputError
+from streamgmm.paths import local_path, why_absent
 from streamgmm.protocols import Region, Writer
 from streamgmm.sinks.array import ArraySink
 from streamgmm.sinks.part import Part, open_part, sync
@@ -160,7 +161,7 @@ def open_sink(
             "predictions are written to a path, not to a URL; to store them elsewhere, give the "
             "data as a Dask array: what is predicted is one too, and its to_zarr takes URLs"
         )
-    target = Path(path)
+    target = local_path(path, OutputError, "predictions")
     if target.suffix not in (".npy", ".zarr"):
         raise OutputError(f"{target}: predictions are written to a path ending in .npy or .zarr")
     check_target(target)
@@ -196,7 +197,7 @@ def open_sink(
             else:
                 error.add_note(
                     f"What has been written is kept in {part.folder}; the same call with "
-                    "resume=True (--resume) goes on from there."
+                    "resume=True goes on from there."
                 )
             raise
 
@@ -208,7 +209,8 @@ def _explained(target: Path) -> Iterator[None]:
     except OutputError:
         raise
     except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error}") from error
+        reason = why_absent(target.parent) or error
+        raise OutputError(f"{target} cannot be written: {reason}") from error
 
 
 def _digest(regions: Iterable[Region], piece_shape: tuple[int, ...]) -> tuple[str, bool]:

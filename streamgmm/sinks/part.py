@@ -74,8 +74,8 @@ class Part:
             if begun.get(key) != fingerprint.get(key):
                 raise OutputError(
                     f"{self.folder} is the beginning of something else: {key} was "
-                    f"{begun.get(key)!r} and is {fingerprint.get(key)!r}; without resume it is "
-                    "discarded, another out leaves it alone"
+                    f"{begun.get(key)!r} and is {fingerprint.get(key)!r}; without "
+                    "resume=True it is discarded, and another out= leaves it as it is"
                 )
         os.truncate(journal, sum(map(len, lines)))
         for line in lines[1:]:

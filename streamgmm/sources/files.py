@@ -5,8 +5,15 @@ from glob import has_magic
 from pathlib import Path
 
 from streamgmm.errors import DataError
-from streamgmm.sources.open import is_stored_table
-from streamgmm.sources.urls import is_url, split
+from streamgmm.paths import why_absent
+from streamgmm.sources.open import TABLE_SUFFIXES, is_stored_table
+from streamgmm.sources.table_formats import (
+    LOGS,
+    folders_above,
+    names_in_local,
+    refuse_table_with_log,
+)
+from streamgmm.sources.urls import PARQUET_SUFFIXES, is_url, split
 
 _NUMBER = re.compile(r"(\d+)")
 
@@ -36,23 +43,44 @@ def files_of(data: str) -> list[Path] | None:
         If a folder or pattern holds nothing that can be read, or cannot be listed.
     """
     location, _ = split(data)
-    if not location:
-        raise DataError("the path of the data is empty; name a file, a folder or a URL")
+    if is_url(location):
+        return None
     root = Path(location)
-    if is_url(location) or is_stored_table(root):
+    reason = (
+        why_absent(root) if location else "the path of the data is empty; name a file or folder"
+    )
+    is_pattern = reason is not None and has_magic(location) and "\0" not in location
+    if reason is not None and not is_pattern:
+        raise DataError(reason)
+    if not is_pattern and (is_stored_table(root) or not root.is_dir()):
         return None
     try:
-        if root.is_dir():
-            found = _files_in(root)
-        elif has_magic(location) and not root.exists():
-            found = _matches(root)
-        else:
-            return None
+        found = _matches(root) if is_pattern else _files_below(root)
     except OSError as error:
         raise DataError(f"{location} cannot be listed: {error}") from error
     if not found:
-        raise DataError(f"{location} holds no files that can be read")
+        raise DataError(_nothing_found(location, is_pattern))
     return sorted(found, key=_folder_and_name)
+
+
+def _nothing_found(location: str, is_pattern: bool) -> str:
+    """Return the message for a folder or a pattern without a file that can be read."""
+    suffixes = ", ".join(TABLE_SUFFIXES)
+    if is_pattern:
+        return f"no file that can be read ({suffixes}) matches the pattern {location}; check it"
+    return f"{location} holds no files that can be read; put files there that end in {suffixes}"
+
+
+def _files_below(root: Path) -> list[Path]:
+    """Return the files and Zarr stores in a folder and below it."""
+    _refuse_tables_above(root)
+    return _files_in(root)
+
+
+def _refuse_tables_above(path: Path) -> None:
+    """Refuse what lies in a table with a log of its own."""
+    for folder in folders_above(str(path.absolute())):
+        refuse_table_with_log(folder, LOGS, names_in_local)
 
 
 def _folder_and_name(path: Path) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
@@ -64,7 +92,10 @@ def _files_in(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
     """Files and Zarr stores in a folder and below it, links to folders above it apart."""
     above = (*above, folder.resolve())
     found: list[Path] = []
-    for path in folder.iterdir():
+    paths = [*folder.iterdir()]
+    logs = LOGS.intersection(path.name for path in paths)
+    refuse_table_with_log(str(folder), logs, names_in_local)
+    for path in paths:
         if _is_hidden(path):
             continue
         if is_stored_table(path):
@@ -75,11 +106,21 @@ def _files_in(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
 
 
 def _matches(pattern: Path) -> list[Path]:
-    """Files and Zarr stores that a pattern stands for."""
+    """Return the files and Zarr stores that a pattern stands for.
+
+    Raises
+    ------
+    DataError
+        If Parquet files are those of a table with a log of its own.
+    """
     parts = pattern.parts
     n_fixed = next(i for i, part in enumerate(parts) if has_magic(part))
-    found = Path(*parts[:n_fixed]).glob("/".join(parts[n_fixed:]))
-    return [path for path in found if is_stored_table(path) and not _is_hidden(path)]
+    matches = Path(*parts[:n_fixed]).glob("/".join(parts[n_fixed:]))
+    found = [path for path in matches if is_stored_table(path) and not _is_hidden(path)]
+    # One file stands for all files of its folder.
+    for path in {path.parent: path for path in found if path.suffix in PARQUET_SUFFIXES}.values():
+        _refuse_tables_above(path)
+    return found
 
 
 def _is_hidden(path: Path) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 
 from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk, Missing
+from streamgmm.sources.choosing import StoredArray, how_to_choose
 from streamgmm.sources.layout import (
     check_table,
     naming_rows,
@@ -64,7 +65,7 @@ class Hdf5Source:
         self.name = _name(dataset)
         with _explained(self.name):
             if isinstance(dataset, h5py.Group):
-                raise _not_one_dataset(f"{self.name} is a group, not a dataset", dataset)
+                raise _not_one_dataset(f"{self.name} is a group, not a dataset", dataset, True)
             check_table(self.name, dataset.shape or (), dataset.dtype)
             self._rules = rules_of(dataset)
             _refuse_unknown_filters(dataset)
@@ -112,7 +113,10 @@ class Hdf5Source:
             If there is no such dataset, the file cannot be read, or as in the class.
         """
         remote = None if isinstance(file, (str, Path)) else file
-        return cls(_open_dataset(file, name), remote)
+        dataset = _open_dataset(file, name)
+        if dataset.ndim not in (0, 2) and _is_number(dataset):
+            raise _no_table(dataset)
+        return cls(dataset, remote)
 
     def read(self, i: int) -> Chunk:
         """Chunk i."""
@@ -252,12 +256,49 @@ def _open_dataset(path: "str | Path | RemoteFile", name: str | None) -> Any:
         raise _not_one_dataset(trouble, file)
 
 
-def _not_one_dataset(trouble: str, group: "h5py.Group") -> DataError:
+def _not_one_dataset(trouble: str, group: "h5py.Group", is_open: bool = False) -> DataError:
+    """Return the error for a group of which no dataset was chosen.
+
+    Parameters
+    ----------
+    trouble : str
+        What was found instead of a dataset.
+    group : h5py.Group
+    is_open : bool
+        Whether the caller gave the open group rather than the path of its file.
+    """
     datasets = _datasets(group)
     if not datasets:
         return DataError(f"{trouble}; there are no datasets in it")
     held = ", ".join(f"{dataset.name} {dataset.shape}" for dataset in datasets)
-    return DataError(f"{trouble}; there are {held}; name one of them, as in {_name(datasets[0])}")
+    advice = how_to_choose(
+        [_described(dataset) for dataset in datasets], f"{group.file.filename}::{{}}".format
+    )
+    if is_open and "variables=" in advice:
+        advice += f"; close the file and open its path, {group.file.filename}, with these"
+    return DataError(f"{trouble}; there are {held}; {advice}")
+
+
+def _no_table(dataset: "h5py.Dataset") -> DataError:
+    """Return the error for a dataset of numbers that is not two-dimensional."""
+    reshaped = "reshape(-1, 1) makes one feature of a vector; " if dataset.ndim == 1 else ""
+    folder, _, name = dataset.name.rpartition("/")
+    path = f"path={folder!r} and " if folder else ""
+    return DataError(
+        f"Expected 2D array (n_samples, n_features), but {_name(dataset)} has shape "
+        f"{dataset.shape}; {reshaped}for one feature, or several of this shape, name them as in "
+        f"{path}variables={[name]}"
+    )
+
+
+def _described(dataset: "h5py.Dataset") -> StoredArray:
+    """Return what the metadata of a dataset say of it."""
+    scales = tuple(dim[0].name if len(dim) else None for dim in dataset.dims)
+    # Dimensions without a name are those of datasets of the same sizes.
+    dims = tuple(zip(scales, dataset.shape or (), strict=True))
+    return StoredArray(
+        dataset.name, dataset.shape or (), dataset.dtype, dims, h5py.h5ds.is_scale(dataset.id)
+    )
 
 
 def _datasets(group: "h5py.Group") -> list[Any]:
@@ -268,7 +309,11 @@ def _datasets(group: "h5py.Group") -> list[Any]:
 
 
 def _is_table(dataset: "h5py.Dataset") -> bool:
-    return dataset.ndim == 2 and dataset.dtype.kind in "buif"
+    return dataset.ndim == 2 and _is_number(dataset)
+
+
+def _is_number(dataset: "h5py.Dataset") -> bool:
+    return dataset.dtype.kind in "buif"
 
 
 def _name(node: "h5py.Dataset | h5py.Group") -> str:

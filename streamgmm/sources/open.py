@@ -1,9 +1,10 @@
 """Which source reads which data, decided without importing what is not used."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, get_args
 
@@ -11,10 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import DataError, ParameterError
+from streamgmm.packages import needed_by
+from streamgmm.paths import why_absent
 from streamgmm.protocols import LazySource, Missing, Source
 from streamgmm.sources.array import ArraySource, FileArray, FileSource
 from streamgmm.sources.arraylike import as_array
 from streamgmm.sources.columns import refuse_duplicates
+from streamgmm.sources.table_formats import (
+    LOGS,
+    folders_above,
+    names_in_local,
+    refuse_table_with_log,
+)
 from streamgmm.sources.urls import PARQUET_SUFFIXES, is_url, split, suffix, without_credentials
 from streamgmm.sources.values import NO_RULES, ValueRules
 from streamgmm.sources.weighted import WeightedSource
@@ -24,6 +33,8 @@ if TYPE_CHECKING:
 
 _ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".he5", ".nc", ".nc4")
+#: Suffixes of the files and stores that can be read.
+TABLE_SUFFIXES = (".npy", ".zarr", *_HDF5_SUFFIXES, *PARQUET_SUFFIXES)
 
 
 def is_path(data: Any) -> TypeGuard[str | os.PathLike[str]]:
@@ -170,19 +181,27 @@ def _open(data: Any, options: dict[str, Any]) -> Source:
     kind = _kind_of(data)
     unused = sorted(options.keys() - kind.options)
     if unused:
-        taken = f"; {kind.name} takes {', '.join(sorted(kind.options))}" if kind.options else ""
-        raise ParameterError(f"{', '.join(unused)} has no meaning for {kind.name}{taken}")
-    try:
+        taken = f"; {kind.name} takes {_arguments(kind.options)}" if kind.options else ""
+        raise ParameterError(
+            f"{', '.join(unused)} has no meaning for {kind.name}; leave out {_arguments(unused)}"
+            f"{taken}"
+        )
+    if is_path(data) and "path" not in kind.options:
+        location, inner = split(os.fspath(data))
+        if inner is not None:
+            raise ParameterError(
+                f"{without_credentials(location)} is {kind.name}, which holds one table; leave out "
+                f"::{inner}"
+            )
+    with needed_by(kind.name):
         source = kind.open(data, **options)
-    except ModuleNotFoundError as error:
-        if error.name not in _EXTRAS:
-            raise
-        raise DataError(
-            f"{kind.name} needs {error.name}; install it with: "
-            f"pip install 'streamgmm[{_EXTRAS[error.name]}]'"
-        ) from error
     refuse_duplicates(source.name, source.feature_names or ())
     return source
+
+
+def _arguments(names: Iterable[str]) -> str:
+    """Return names of arguments for a message, as they are written in a call."""
+    return ", ".join(f"{name}=" for name in sorted(names))
 
 
 def _kind_of(data: Any) -> _Kind:
@@ -204,28 +223,65 @@ def _kind_of(data: Any) -> _Kind:
 
 
 def _kind_of_path(text: str) -> _Kind:
+    """Return the kind of the data at a path or URL.
+
+    Raises
+    ------
+    DataError
+        If there is nothing, or nothing that can be read.
+    """
     location, _ = split(text)
-    if not is_url(location) and not any(sign in location for sign in "*?["):
-        path = Path(location)
-        if not path.exists():
-            raise DataError(f"{path}: no such file or directory")
-        if any((path / name).exists() for name in _ZARR_METADATA):
-            return _ZARR
-        if path.is_dir() and any(next(path.rglob(f"*{s}"), None) for s in PARQUET_SUFFIXES):
-            return _PARQUET
+    if not location:
+        raise DataError("the path of the data is empty; name a file, a folder or a URL")
+    kind = _kind_of_suffix(location)
+    if not is_url(location):
+        kind = _kind_of_local(location, kind)
+    if kind is None:
+        raise DataError(
+            f"{without_credentials(location)} is neither a .npy file nor a Zarr array (a directory "
+            "with zarr.json or .zarray), nor an HDF5 file (.h5), nor a Parquet file (.parquet) or "
+            "a folder of them; convert it to one of these; a URL has to end in .npy, .zarr, .h5 or "
+            ".parquet"
+        )
+    return kind
+
+
+def _kind_of_suffix(location: str) -> _Kind | None:
     ending = suffix(location)
-    if ending == ".npy":
-        return _NPY
-    if ending == ".zarr":
-        return _ZARR
     if ending in _HDF5_SUFFIXES:
         return _HDF5
     if ending in PARQUET_SUFFIXES:
         return _PARQUET
-    raise DataError(
-        f"{without_credentials(location)} is neither a .npy file nor a Zarr array (a directory "
-        "with zarr.json or .zarray), nor an HDF5 file (.h5), nor a Parquet file (.parquet) or a "
-        "folder of them; these can be read, and from URLs that end in .npy, .zarr, .h5 or .parquet"
+    return {".npy": _NPY, ".zarr": _ZARR}.get(ending)
+
+
+def _kind_of_local(location: str, kind: _Kind | None) -> _Kind | None:
+    """Return the kind of the data at a local path, whose suffix says the given kind."""
+    path = Path(location)
+    reason = why_absent(path)
+    if reason is not None and has_magic(location):
+        if kind is not _PARQUET:
+            for folder in folders_above(str(path.absolute())):
+                refuse_table_with_log(folder, LOGS, names_in_local)
+            raise DataError(_not_a_pattern(path))
+        return kind
+    if reason is not None:
+        raise DataError(reason)
+    if not path.is_dir():
+        return kind
+    if any((path / name).exists() for name in _ZARR_METADATA):
+        return _ZARR
+    if any(next(path.rglob(f"*{s}"), None) for s in PARQUET_SUFFIXES):
+        return _PARQUET
+    refuse_table_with_log(location, LOGS, names_in_local)
+    return kind
+
+
+def _not_a_pattern(pattern: Path) -> str:
+    """Return the message for a pattern that is not one of Parquet files."""
+    return (
+        f"{pattern} is a pattern, and patterns stand for Parquet files alone: let it end in "
+        ".parquet, or name one file; streamgmm.update learns files of other kinds one by one"
     )
 
 
@@ -234,7 +290,8 @@ def _file(location: str, storage_options: Mapping[str, Any] | None = None) -> "P
     if not is_url(location):
         # Another process, or this one later, may be in another folder.
         return Path(location).absolute()
-    from streamgmm.sources.remote import RemoteFile
+    with needed_by(without_credentials(location)):
+        from streamgmm.sources.remote import RemoteFile
 
     return RemoteFile.at(location, storage_options)
 
@@ -298,7 +355,8 @@ def _open_hdf5(
     if not is_path(data):
         if is_labelled:
             raise ParameterError(
-                "variables and feature_dim need the path of an HDF5 file; X is open already"
+                "variables= and feature_dim= need the path of an HDF5 file, but X is open already; "
+                "close it and give its path"
             )
         if path is not None and path not in data:
             raise DataError(f"{data.file.filename}::{data.name} holds no {path!r}")
@@ -342,15 +400,6 @@ _HDF5 = _Kind("an HDF5 file", _open_hdf5, _LABELLED | {"path", "storage_options"
 _PARQUET = _Kind("Parquet", _open_parquet, frozenset({"columns", "storage_options"}))
 _XARRAY = _Kind("xarray data", _open_xarray, _LABELLED)
 _FRAME = _Kind("a DataFrame", _open_frame, frozenset({"columns"}))
-# What brings a package that is not there.
-_EXTRAS: dict[str | None, str] = {
-    "aiohttp": "remote",
-    "fsspec": "remote",
-    "h5py": "hdf5",
-    "pyarrow": "parquet",
-    "tenacity": "remote",
-    "xarray": "xarray",
-}
 # By the package that defines the type of what is given.
 _KINDS = {"zarr": _ZARR, "h5py": _HDF5, "xarray": _XARRAY}
 
@@ -358,7 +407,7 @@ _KINDS = {"zarr": _ZARR, "h5py": _HDF5, "xarray": _XARRAY}
 def _with_missing(source: Source, missing: Missing) -> Source:
     if missing not in get_args(Missing):
         raise ParameterError(
-            f"missing is {missing!r}; choose one of {', '.join(get_args(Missing))}"
+            f"missing= is {missing!r}; choose one of {', '.join(get_args(Missing))}"
         )
     described = copy(source)
     described.missing = missing

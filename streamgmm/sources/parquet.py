@@ -3,7 +3,7 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +21,10 @@ from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from streamgmm.errors import DataError
+from streamgmm.packages import needed_by
 from streamgmm.protocols import Chunk, Missing
 from streamgmm.sources.layout import check_table, rows_per_chunk
+from streamgmm.sources.table_formats import LOGS, folders_above, refuse_table_with_log
 from streamgmm.sources.urls import (
     PARQUET_SUFFIXES,
     FetchError,
@@ -290,7 +292,7 @@ class _File:
             if not _is_number(_element(kind)):
                 raise DataError(
                     f"{self.name}: column {name!r} has type {kind}, not numbers or lists of "
-                    "numbers; leave it out by naming the others in columns"
+                    "numbers; leave it out by naming the others: columns=[...]"
                 )
 
     def dtype(self, name: str) -> np.dtype[Any]:
@@ -349,8 +351,9 @@ def _filesystem(
     """The file system that holds a path or URL, and the path within it."""
     if not is_url(location):
         return LocalFileSystem(), LocalFileSystem._strip_protocol(location)
-    # Only what is at a URL needs what reads it.
-    from streamgmm.sources.remote import open_filesystem
+    # Only URLs need the packages that read them.
+    with needed_by(without_credentials(location)):
+        from streamgmm.sources.remote import open_filesystem
 
     return open_filesystem(location, storage_options)
 
@@ -358,7 +361,7 @@ def _filesystem(
 def _described(filesystem: "LocalFileSystem | RetryingFileSystem", path: str) -> "_File":
     """A file and what its footer says."""
     is_local = isinstance(filesystem, LocalFileSystem)
-    name = path if is_local else filesystem.url(path)
+    name = _shown(filesystem, path)
     with _explained(f"{name} cannot be opened as a Parquet file"):
         place = path if is_local else filesystem.file(path)
         with _opened(_File(place, name)) as opened:
@@ -391,15 +394,23 @@ def _explained(what: str) -> Iterator[None]:
 
 
 def _find_files(filesystem: Any, root: str) -> list[str]:
-    """Paths of the files that a path, a folder or a pattern stands for."""
+    """Return the paths of the files that a path, a folder or a pattern stands for.
+
+    Raises
+    ------
+    DataError
+        If a pattern matches nothing, or files are those of a table with a log of its own.
+    """
     try:
         found = [filesystem.info(root)]
     except FileNotFoundError:
-        matches = filesystem.glob(root, detail=True) if has_magic(root) else {}
-        if not matches:
+        if not has_magic(root):
             raise
-        fixed = re.split(r"[*?[]", root)[0].rpartition("/")[0]
-        found = [entry for path, entry in matches.items() if not _is_hidden(path[len(fixed) :])]
+        found = _matches(filesystem, root)
+    else:
+        if found[0]["type"] != "directory":
+            return [found[0]["name"]]
+        _refuse_tables_above(filesystem, root)
     paths: set[str] = set()
     for entry in found:
         is_folder = entry["type"] == "directory"
@@ -407,12 +418,76 @@ def _find_files(filesystem: Any, root: str) -> list[str]:
     return sorted(paths)
 
 
+def _matches(filesystem: Any, pattern: str) -> list[Any]:
+    """Return the entries of files and folders that match a pattern."""
+    matches = filesystem.glob(pattern, detail=True)
+    if not matches:
+        raise DataError(
+            f"no file matches the pattern {_shown(filesystem, pattern)}; check it, and quote it in "
+            "a shell"
+        )
+    fixed = re.split(r"[*?[]", pattern)[0].rpartition("/")[0]
+    found = {path: entry for path, entry in matches.items() if not _is_hidden(path[len(fixed) :])}
+    _refuse_tables_above(filesystem, f"{fixed}/*")
+    between = {
+        folder
+        for path in found
+        for folder in folders_above(path)
+        if len(folder.strip("/")) > len(fixed.strip("/"))
+    }
+    for folder in sorted(between):
+        _refuse_table(filesystem, folder, _names_in(filesystem, folder))
+    return [*found.values()]
+
+
+def _refuse_table(filesystem: Any, folder: str, names: Collection[str]) -> None:
+    """Refuse a folder of these names if it is a table with a log of its own."""
+    refuse_table_with_log(
+        folder,
+        LOGS.intersection(names),
+        partial(_names_in, filesystem),
+        partial(_shown, filesystem),
+    )
+
+
+def _refuse_tables_above(filesystem: Any, path: str) -> None:
+    """Refuse what lies in a table with a log of its own."""
+
+    def names_in(folder: str) -> list[str]:
+        try:
+            return _names_in(filesystem, folder)
+        except (FetchError, PermissionError):
+            # Who may read a folder need not have the right to list those above it.
+            return []
+
+    for folder in folders_above(path):
+        refuse_table_with_log(folder, LOGS, names_in, partial(_shown, filesystem))
+
+
+def _names_in(filesystem: Any, folder: str) -> list[str]:
+    """Return the names in a folder; none if there is no such folder."""
+    try:
+        paths = filesystem.ls(folder, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [path.rstrip("/").rpartition("/")[2] for path in paths]
+
+
+def _shown(filesystem: "LocalFileSystem | RetryingFileSystem", path: str) -> str:
+    """Return what messages call a path of a file system."""
+    return path if isinstance(filesystem, LocalFileSystem) else filesystem.url(path)
+
+
 def _files_in(filesystem: Any, folder: str) -> Iterator[str]:
     """Paths of the Parquet files in a folder and below it.
 
     The file system's own search would pass over folders that it may not list.
     """
-    for entry in filesystem.ls(folder, detail=True):
+    entries = filesystem.ls(folder, detail=True)
+    _refuse_table(
+        filesystem, folder, [entry["name"].rstrip("/").rpartition("/")[2] for entry in entries]
+    )
+    for entry in entries:
         path = entry["name"].rstrip("/")
         if path == folder.rstrip("/") or _is_hidden(path[len(folder) :]):
             continue

@@ -19,9 +19,11 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from fsspec.implementations.cached import CachingFileSystem
 from fsspec.implementations.http import HTTPFile, HTTPFileSystem
+from fsspec.registry import known_implementations, registry
 from fsspec.spec import AbstractBufferedFile
 
 from streamgmm.errors import DataError
+from streamgmm.packages import missing_module, missing_package
 from streamgmm.sources.loops import OneThreadLoop, in_event_loop
 from streamgmm.sources.retrying import (
     NO_FILE,
@@ -178,9 +180,10 @@ class RetryingFileSystem(AsyncFileSystem):  # type: ignore[misc]
         status = status_of(causes)
         if status in (404, 410) or (status is None and isinstance(causes[0], NO_FILE)):
             return MissingFileError(f"there is no file {url}")
-        if status in _DENIED or isinstance(causes[0], PermissionError):
+        lacks_credentials = "Credential" in type(causes[0]).__name__
+        if status in _DENIED or isinstance(causes[0], PermissionError) or lacks_credentials:
             return FetchError(
-                f"{url} is not open to you ({reason}); give by storage_options what it needs"
+                f"{url} is not open to you ({reason}); give what it needs by storage_options="
             )
         if may_pass(error):
             return FetchError(given_up(url, reason))
@@ -301,7 +304,7 @@ def open_filesystem(
         # An archive within a chain is opened now.
         fs, path = tries(shown, told)(url_to_fs, url, **options)
     except Exception as error:  # noqa: BLE001 - whatever a backend raises is explained
-        failure = DataError(f"{shown} cannot be opened ({told(error)})")
+        failure = _no_filesystem(url, error)
     if failure is not None:
         raise failure
     query = ""
@@ -314,6 +317,23 @@ def open_filesystem(
         fs = AsyncFileSystemWrapper(fs, asynchronous=asynchronous)
     users = tuple(re.findall(r"://([^/\s]*@)", url))
     return RetryingFileSystem(fs=fs, query=query, users=users, asynchronous=asynchronous), path
+
+
+def _no_filesystem(url: str, error: Exception) -> DataError:
+    """Return the error for a URL whose file system cannot be made."""
+    shown = without_credentials(url)
+    module = missing_module(error)
+    if module is not None:
+        return missing_package(shown, module)
+    known = {*known_implementations, *registry}
+    protocols = [link.partition("://")[0] for link in url.split("::") if "://" in link]
+    unknown = [protocol for protocol in protocols if protocol not in known]
+    if unknown:
+        return DataError(
+            f"{shown} cannot be opened: no file system is known for {unknown[0]}://; check the "
+            "URL, or install the package that reads such URLs through fsspec"
+        )
+    return DataError(f"{shown} cannot be opened ({told(error)})")
 
 
 def _with_timeouts(url: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:

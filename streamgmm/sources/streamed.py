@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from streamgmm.errors import DataError
+from streamgmm.packages import needed_by
 from streamgmm.sources.array import ArraySource
 from streamgmm.sources.layout import naming_place
 
@@ -40,7 +41,7 @@ def tables_from(
         raise DataError(f"{name} is empty")
     if first == _NPY_BEGINS:
         if columns is not None:
-            raise DataError(f"{name}: .npy arrays have no columns by name; leave out columns")
+            raise DataError(f"{name}: .npy arrays have no columns by name; leave out columns=")
         tables = _arrays(stream, name)
     else:
         tables = _record_batches(stream, name, columns)
@@ -66,13 +67,8 @@ def _record_batches(
     stream: BufferedReader, name: str, columns: Sequence[str] | None
 ) -> Iterator[ArraySource]:
     """Yield a source for each record batch that is not empty."""
-    try:
+    with needed_by(f"{name} holds no .npy arrays, and an Arrow stream"):
         import pyarrow
-    except ModuleNotFoundError as error:
-        raise DataError(
-            f"{name} holds no .npy arrays, and an Arrow stream needs pyarrow; install it with: "
-            "pip install 'streamgmm[parquet]'"
-        ) from error
     from streamgmm.sources.frame import FrameSource
 
     with pyarrow.ipc.open_stream(stream) as reader:

@@ -19,6 +19,7 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore
 
 from streamgmm.errors import DataError
+from streamgmm.packages import needed_by
 from streamgmm.protocols import Chunk, Missing, Region, is_contiguous, positions, region_shape
 from streamgmm.sources.dask import guarded_graph
 from streamgmm.sources.guarded import guarded
@@ -410,7 +411,7 @@ def _labelled(array: "zarr.Array[Any]") -> xarray.DataArray:
     if names is None or None in names:
         raise DataError(
             f"{named} does not name its dimensions {array.shape}, so features cannot be found by "
-            "feature_dim; write it with dimension_names (Zarr format 3), or open it as an xarray "
+            "feature_dim=; write it with dimension_names (Zarr format 3), or open it as an xarray "
             "DataArray"
         )
     encoding: dict[str, Any] = {
@@ -440,10 +441,12 @@ def open_netcdf(file: "str | RemoteFile", path: str | None = None) -> xarray.Dat
     DataError
         If there is no such file or group.
     """
-    # Only those who read HDF5 need what reads it.
-    from streamgmm.sources.hdf5 import file_object
-
     named = str(file) if path is None else f"{path} in {file}"
+    # xarray's own error does not say which package is missing.
+    with needed_by(named):
+        import h5netcdf  # noqa: F401
+
+        from streamgmm.sources.hdf5 import file_object
     try:
         # Datasets that name no dimensions share those that have the same size.
         return xarray.open_dataset(
@@ -466,7 +469,9 @@ def _arrays(
     """The arrays that hold the features."""
     if isinstance(data, xarray.DataArray):
         if variables is not None:
-            raise DataError("variables are chosen from an xarray Dataset; this is a DataArray")
+            raise DataError(
+                "variables= chooses from an xarray Dataset; this is a DataArray; leave it out"
+            )
         return [data]
     chosen: list[Hashable] = [*data.data_vars] if variables is None else [*variables]
     absent = [repr(name) for name in chosen if name not in data.variables]

@@ -17,7 +17,9 @@ from zarr.core.metadata import ArrayV2Metadata
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from streamgmm.errors import DataError
+from streamgmm.packages import needed_by
 from streamgmm.protocols import Chunk, Missing
+from streamgmm.sources.choosing import StoredArray, how_to_choose
 from streamgmm.sources.guarded import guarded_array
 from streamgmm.sources.layout import (
     check_table,
@@ -237,7 +239,8 @@ def store_at(
     """
     if not is_url(location):
         return location
-    from streamgmm.sources.remote import open_filesystem
+    with needed_by(without_credentials(location)):
+        from streamgmm.sources.remote import open_filesystem
 
     filesystem, path = open_filesystem(location, storage_options, asynchronous=True)
     return RemoteStore(filesystem, read_only=True, path=path.rstrip("/"))
@@ -310,13 +313,18 @@ def open_node(
 
 
 def _not_one_array(group: zarr.Group) -> DataError:
-    arrays = sorted(
-        f"{key} {member.shape}"
-        for key, member in group.members(max_depth=None)
-        if isinstance(member, zarr.Array)
-    )
-    held = ", ".join(arrays) or "no arrays"
-    return DataError(
-        f"{group.store_path} is a Zarr group, not an array; it holds {held}; name one of them "
-        "by path=, or several that share their dimensions by variables="
-    )
+    members = sorted(group.members(max_depth=None))
+    arrays = [_described(key, member) for key, member in members if isinstance(member, zarr.Array)]
+    held = ", ".join(f"{array.path} {array.shape}" for array in arrays) or "no arrays"
+    advice = f"; {how_to_choose(arrays, 'path={!r}'.format)}" if arrays else ""
+    named = without_credentials(str(group.store_path))
+    return DataError(f"{named} is a Zarr group, not an array; it holds {held}{advice}")
+
+
+def _described(path: str, array: "zarr.Array[Any]") -> StoredArray:
+    """Return what the metadata of an array say of it."""
+    # Format 3 has a place for them, and xarray keeps them in an attribute of format 2.
+    names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    dims = tuple(names) if isinstance(names, Sequence) and None not in names else None
+    name = path.rpartition("/")[2]
+    return StoredArray(path, array.shape, array.dtype, dims, dims == (name,))

@@ -1,0 +1,114 @@
+"""scikit-learn's checks of settings and fitted models, with errors that are streamgmm's, too."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import sklearn.exceptions
+import sklearn.utils
+import sklearn.utils.validation
+from sklearn.base import BaseEstimator
+from sklearn.utils import _param_validation
+
+from streamgmm import errors
+from streamgmm.executors.memory import parse_bytes
+from streamgmm.executors.threads import thread_count
+
+
+class InvalidParameterError(errors.ParameterError, _param_validation.InvalidParameterError):  # type: ignore[misc]
+    """A setting of an estimator has a value or a type that is not valid."""
+
+
+class NotFittedError(errors.NotFittedError, sklearn.exceptions.NotFittedError):  # type: ignore[misc]
+    """A model is asked for results before it is fitted."""
+
+
+def check_is_fitted(model: BaseEstimator) -> None:
+    """Refuse a model that is not fitted.
+
+    Raises
+    ------
+    NotFittedError
+    """
+    try:
+        sklearn.utils.validation.check_is_fitted(model)
+    except sklearn.exceptions.NotFittedError as error:
+        raise NotFittedError(str(error)) from None
+
+
+def check_random_state(seed: Any) -> np.random.RandomState:
+    """Return the generator that a seed stands for.
+
+    Raises
+    ------
+    InvalidParameterError
+        If it is neither a seed nor a generator.
+    """
+    try:
+        random: np.random.RandomState = sklearn.utils.check_random_state(seed)
+    except ValueError:
+        raise InvalidParameterError(
+            f"random_state is {seed!r}; give an int from 0 to 4294967295, a "
+            "numpy.random.RandomState or None"
+        ) from None
+    return random
+
+
+def check_callbacks(callbacks: Any) -> list[Callable[..., Any]]:
+    """Return callbacks as a list, or refuse what cannot be called.
+
+    Raises
+    ------
+    InvalidParameterError
+    """
+    given = [callbacks] if callable(callbacks) else callbacks
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        functions = list(given)
+        if all(map(callable, functions)):
+            return functions
+    raise InvalidParameterError(
+        f"callbacks is {callbacks!r}; give a function, or a list of functions, that take an event"
+    )
+
+
+class CheckedEstimator(BaseEstimator):  # type: ignore[misc]
+    """An estimator whose settings are refused by errors of streamgmm."""
+
+    def set_params(self, **params: Any) -> Any:
+        """Change settings.
+
+        Parameters
+        ----------
+        **params
+            Settings by their names.
+
+        Returns
+        -------
+        self : estimator
+
+        Raises
+        ------
+        ParameterError
+            If there is no such setting.
+        """
+        try:
+            return super().set_params(**params)
+        except ValueError as error:
+            raise InvalidParameterError(str(error)) from None
+
+    def _validate_params(self) -> None:
+        """Refuse settings that are not valid.
+
+        Raises
+        ------
+        InvalidParameterError
+        """
+        try:
+            super()._validate_params()
+        except _param_validation.InvalidParameterError as error:
+            raise InvalidParameterError(str(error)) from None
+        settings = self.get_params(deep=False)
+        check_callbacks(settings["callbacks"])
+        thread_count(settings["n_jobs"])
+        if settings["memory_limit"] is not None:
+            parse_bytes(settings["memory_limit"])

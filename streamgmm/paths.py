@@ -1,0 +1,70 @@
+"""Local paths: what cannot be one, and why there is nothing at a path."""
+
+import os
+from pathlib import Path
+
+from streamgmm.errors import ParameterError, StreamGMMError
+
+
+def local_path(path: object, error: type[StreamGMMError], purpose: str) -> Path:
+    """Return the path of a local file or folder, or refuse what cannot be one.
+
+    Parameters
+    ----------
+    path : object
+        What a caller gave as a path.
+    error : type
+        What is raised for text that is no local path.
+    purpose : str
+        What the file is for, in the plural, such as "model files".
+
+    Raises
+    ------
+    ParameterError
+        If it is neither text nor path-like.
+    """
+    if not isinstance(path, str | os.PathLike) or isinstance(text := os.fspath(path), bytes):
+        raise ParameterError(f"{path!r} is not a path; give the path of a file as text")
+    if not text:
+        raise error("the path is empty; name a file")
+    if "\0" in text:
+        raise error(f"{text!r} cannot be a path: it holds a NUL character; remove it")
+    if "://" in text:
+        raise error(
+            f"{text} is a URL, but {purpose} are on local disks; give a path without ://, and "
+            "copy the file from or to the URL"
+        )
+    return Path(text)
+
+
+def why_absent(path: Path) -> str | None:
+    """Return why nothing can be opened at a local path, and the way out; None if it is there."""
+    text = str(path)
+    if "\0" in text:
+        return f"{text!r} cannot be a path: it holds a NUL character; remove it"
+    try:
+        path.stat()
+    except PermissionError:
+        return f"{path}: permission denied; ask its owner for the right to read it"
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{path}: no such file or directory; {_hint(path)}"
+    except OSError as error:
+        return f"{path} cannot be opened ({error.strerror}); check the path"
+    return None
+
+
+def _hint(path: Path) -> str:
+    if path.is_symlink():
+        return f"it is a link to {path.readlink()}, which does not exist; restore that file"
+    if path.parts and path.parts[0].startswith("~"):
+        return f"~ is not replaced by a home directory here; write {_expanded(path)}"
+    if not path.is_absolute():
+        return f"check the path, which begins in the working directory {Path.cwd()}"
+    return "check the path"
+
+
+def _expanded(path: Path) -> str:
+    try:
+        return str(path.expanduser())
+    except RuntimeError:
+        return "the whole path"
