@@ -20,6 +20,7 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import Maximum, maximize
 from streamgmm.core.parameters import ParameterName, Parameters
+from streamgmm.core.ridge import relative_ridge
 from streamgmm.core.statistics import Statistics
 from streamgmm.events import ComponentsDegenerate, StepScored
 
@@ -88,7 +89,7 @@ def accelerated_em(
     *,
     tol: float,
     max_iter: int,
-    reg_covar: float,
+    reg_covar: float | Array,
     fixed: Collection[ParameterName] = (),
     informed_by: Callable[[Tangent], Information | None] | None = None,
     order: int = _ORDER,
@@ -108,8 +109,8 @@ def accelerated_em(
         Nats a row.
     max_iter : int
         Bound on reads.
-    reg_covar : float
-        Added to the diagonal of each covariance, in squared data units.
+    reg_covar : float or ndarray of shape (D,)
+        Added to the diagonal of each covariance, in squared units of the columns.
     fixed : collection of {"weights", "means", "covariances"}
         Held at their starting values.
     informed_by : callable, optional
@@ -196,10 +197,10 @@ def _has_stalled(gains: list[float], tol: float) -> bool:
     return len(gains) > _PATIENCE and sum(gains[-_PATIENCE:]) < tol
 
 
-def _narrowness(parameters: Parameters) -> Array:
-    """tr Σ⁻¹ of each component, (K,), or of tied, (1,)."""
+def _narrowness(parameters: Parameters, ridge: float | Array) -> Array:
+    """Return tr(diag(ridge) Σ⁻¹) of each component, (K,), or of tied, (1,)."""
     inverse = parameters.stacked(parameters.inverse_factors)
-    traces: Array = np.square(inverse).reshape(len(inverse), -1).sum(axis=1)
+    traces: Array = (np.square(inverse) * ridge).reshape(len(inverse), -1).sum(axis=1)
     return traces
 
 
@@ -214,7 +215,7 @@ class _Ascent:
         reader: Reader,
         start: Parameters,
         tol: float,
-        reg_covar: float,
+        reg_covar: float | Array,
         fixed: frozenset[ParameterName],
         informed_by: Callable[[Tangent], Information | None] | None,
         order: int,
@@ -249,16 +250,18 @@ class _Ascent:
         )
 
     def gain(self, best: _Point | None, parameters: Parameters, statistics: Statistics) -> float:
-        """What a step has gained of what EM with a ridge ascends, nats a row; inf for the first.
+        """Return what a step has gained of what EM with a ridge ascends; inf for the first.
 
-        The log-likelihood, less ½ reg_covar Σ π_k tr Σ_k⁻¹ for the covariances alone: the E-step
-        knows nothing of the ridge, so a change of weights is neither charged nor credited for it.
+        In nats per row. EM with a ridge ascends the log-likelihood less ½ Σ π_k tr(R Σ_k⁻¹) with
+        R = diag(reg_covar), where π_k does not move: the E-step does not depend on the ridge, so a
+        change of weights is neither charged nor credited for it.
         """
         if best is None:
             return math.inf
         weights = 0.5 * (best.parameters.weights + parameters.weights)
-        narrower = _narrowness(parameters) - _narrowness(best.parameters)
-        held = 0.5 * self._reg_covar * float(np.sum(weights * narrower))
+        largest, relative = relative_ridge(self._reg_covar)
+        narrower = _narrowness(parameters, relative) - _narrowness(best.parameters, relative)
+        held = 0.5 * largest * float(np.sum(weights * narrower))
         return statistics.mean_log_likelihood - best.statistics.mean_log_likelihood - held
 
     def advance(self, point: _Point, gain: float) -> tuple[_Proposal, float]:

@@ -32,6 +32,7 @@ from streamgmm.algorithms.survey import (
 from streamgmm.core.covariance import Array
 from streamgmm.core.parameters import Parameters
 from streamgmm.events import Listener
+from streamgmm.protocols import Source
 
 # What remains to be gained on the sample: of the tolerance, and of what the sample is short anyway.
 _PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.01
@@ -43,16 +44,49 @@ _PART_OF_DATA = 8
 _FEWEST_RANGES = 64
 
 
+def surveyed_sample(
+    reader: Reader,
+    n_components: int,
+    n_parameters: int,
+    random: np.random.RandomState,
+    survey_part: float = 1.0,
+) -> RowSample:
+    """Survey the data and return the sample.
+
+    Parameters
+    ----------
+    reader : Reader
+    n_components : int
+    n_parameters : int
+        Free parameters of the mixture that is to be fitted.
+    random : numpy.random.RandomState
+    survey_part : float
+        Part of the data that the survey reads.
+
+    Raises
+    ------
+    StreamGMMError
+        As :func:`streamgmm.algorithms.survey.survey`.
+    """
+    source = reader.source
+    size = _sample_size(reader, n_parameters, sample_dtype(source))
+    seed = int(random.randint(2**31))
+    found = reader.kept(Survey, lambda: survey(reader, size, seed, n_components, survey_part))
+    reader.tell(report(found, source, _shortfall(source, found.sample, n_parameters)))
+    refuse_unseen_features(found, source)
+    return found.sample
+
+
 def fit_in_few_reads(
     reader: Reader,
     open_rows: Callable[[Array, Array, Listener], Reader],
     settings: Settings,
     known: Start,
+    sample: RowSample,
     *,
     tol: float,
     max_iter: int,
     random: np.random.RandomState,
-    survey_part: float = 1.0,
 ) -> Fit:
     """Fit a mixture to all rows, from nothing or from what is known beforehand.
 
@@ -63,13 +97,13 @@ def fit_in_few_reads(
         Gives a reader of rows in memory (m, D) and their weights (m,), with a listener.
     settings : Settings
     known : Start
+    sample : RowSample
+        Of the survey.
     tol : float
         What may remain to be gained, nats a row.
     max_iter : int
         Bound on reads after the survey.
     random : numpy.random.RandomState
-    survey_part : float
-        Part of the data that the survey reads.
 
     Returns
     -------
@@ -78,19 +112,10 @@ def fit_in_few_reads(
     Raises
     ------
     StreamGMMError
-        As :func:`streamgmm.algorithms.survey.survey` and the initialisation.
+        As the initialisation.
     """
-    source = reader.source
-    n_parameters = settings.n_parameters(source.n_features)
-    size = _sample_size(reader, n_parameters, sample_dtype(source))
-    seed = int(random.randint(2**31))
-    found = reader.kept(
-        Survey, lambda: survey(reader, size, seed, settings.n_components, survey_part)
-    )
-    sample = found.sample
-    shortfall = expected_shortfall(source.n_rows, max(len(sample), 1), n_parameters)
-    reader.tell(report(found, source, shortfall))
-    refuse_unseen_features(found, source)
+    n_parameters = settings.n_parameters(reader.source.n_features)
+    shortfall = _shortfall(reader.source, sample, n_parameters)
     informant = Informant.among(
         sample.rows, sample.weights, n_parameters, reader.executor.sample_bytes
     )
@@ -112,25 +137,24 @@ def fit_from(
     open_rows: Callable[[Array, Array, Listener], Reader],
     settings: Settings,
     start: Parameters,
+    sample: RowSample | None,
     *,
     tol: float,
     max_iter: int,
-    random: np.random.RandomState,
 ) -> Fit:
     """Fit a mixture to all rows, from given parameters.
 
-    Parameters are those of :func:`fit_in_few_reads`, and where to start.
+    Parameters are those of :func:`fit_in_few_reads`, and where to start. The sample is that of
+    :func:`sample_for_start`.
 
     Raises
     ------
     NotFiniteError
         If the rows hold NaN that is not to be left out, or infinity.
     """
-    start = reader.kept(Parameters, lambda: start)
     informant, leap = None, None
     n_parameters = settings.n_parameters(reader.source.n_features)
-    sample = _glimpse(reader, n_parameters, int(random.randint(2**31))) if max_iter else None
-    if sample is not None:
+    if sample is not None and _informs(_size_for_start(reader, n_parameters), n_parameters):
         most_bytes = reader.executor.sample_bytes
         informant = Informant.among(sample.rows, sample.weights, n_parameters, most_bytes)
         # By fitting these rows, and no others, each parameter gains a nat.
@@ -151,20 +175,64 @@ def fit_from(
     )
 
 
-def _glimpse(reader: Reader, n_parameters: int, seed: int) -> RowSample | None:
-    """Rows from all over the data that tell of parameters; None if these would be too few."""
-    source = reader.source
-    most_read = source.n_rows // _PART_OF_DATA
-    # Chunks hold more than the rows that are looked at.
-    size = min(_sample_size(reader, n_parameters, np.dtype(np.float64)), most_read // 2)
-    if size < max(n_parameters, FEWEST_INFORMING):
+def sample_for_start(
+    reader: Reader, n_parameters: int, random: np.random.RandomState, is_needed: bool
+) -> RowSample | None:
+    """Return rows from all over the data, for a fit from given parameters.
+
+    Parameters
+    ----------
+    reader : Reader
+    n_parameters : int
+        Free parameters of the mixture.
+    random : numpy.random.RandomState
+    is_needed : bool
+        Whether something has to be known of the rows before the first iteration; else there is no
+        sample if it would be too small to say how far each step should go.
+
+    Raises
+    ------
+    NotFiniteError
+        If the rows hold NaN that is not to be left out, or infinity.
+    """
+    seed = int(random.randint(2**31))
+    size = _size_for_start(reader, n_parameters)
+    if not (is_needed or _informs(size, n_parameters)):
         return None
 
     def look() -> RowSample:
+        if size < FEWEST_INFORMING:
+            return _few_rows(reader, seed)
+        most_read = reader.source.n_rows // _PART_OF_DATA
         found = glance(reader, "sample", seed, size, most_read, _FEWEST_RANGES)
         return sample_rows(reader, seed, size) if found is None else found.sample
 
     return reader.kept(RowSample, look)
+
+
+def _size_for_start(reader: Reader, n_parameters: int) -> int:
+    # Chunks hold more than the rows that are looked at.
+    most = reader.source.n_rows // _PART_OF_DATA // 2
+    return min(_sample_size(reader, n_parameters, np.dtype(np.float64)), most)
+
+
+def _few_rows(reader: Reader, seed: int) -> RowSample:
+    """Return a sample of data that have few rows.
+
+    Rows that are in memory are a sample without a pass over the data.
+    """
+    if reader.source.read_bytes == 0:
+        reader = Reader(reader.source, reader.executor, lambda event: None)
+    return sample_rows(reader, seed)
+
+
+def _informs(size: int, n_parameters: int) -> bool:
+    """Return whether so many rows say how far a step should go."""
+    return size >= max(n_parameters, FEWEST_INFORMING)
+
+
+def _shortfall(source: Source, sample: RowSample, n_parameters: int) -> float:
+    return expected_shortfall(source.n_rows, max(len(sample), 1), n_parameters)
 
 
 def _sample_size(reader: Reader, n_parameters: int, dtype: np.dtype[Any]) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from streamgmm.algorithms.reading import Reader
+from streamgmm.core.covariance import Array
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import ParameterName, Parameters
@@ -52,7 +53,7 @@ def expectation_maximization(
     *,
     tol: float,
     max_iter: int,
-    reg_covar: float,
+    reg_covar: float | Array,
     fixed: Collection[ParameterName] = (),
     previous: float = -math.inf,
 ) -> Fit:
@@ -68,8 +69,8 @@ def expectation_maximization(
     tol : float
         Nats a row.
     max_iter : int
-    reg_covar : float
-        Added to the diagonal of each covariance, in squared data units.
+    reg_covar : float or ndarray of shape (D,)
+        Added to the diagonal of each covariance, in squared units of the columns.
     fixed : collection of {"weights", "means", "covariances"}
         Held at their starting values.
     previous : float

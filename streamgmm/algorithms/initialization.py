@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from streamgmm.algorithms.row_sample import LARGEST_VALUE
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType, cholesky
 from streamgmm.core.parameters import Parameters, covariances_from_precisions
 from streamgmm.errors import DataError
@@ -117,9 +118,10 @@ def initialize(
     n_components: int,
     covariance_type: CovarianceType,
     method: str,
-    reg_covar: float,
+    reg_covar: float | Array,
     known: Start,
     random: np.random.RandomState,
+    scales: Array | None = None,
 ) -> Parameters:
     """Starting parameters from a sample of rows.
 
@@ -133,11 +135,13 @@ def initialize(
     method : {"kmeans", "k-means++", "random_from_data", "random"}
         Clusters of k-means; rows nearest to centres that k-means++ seeds, or to random rows; or
         rows dealt out at random.
-    reg_covar : float
+    reg_covar : float or ndarray of shape (D,)
         Added to the diagonal of each covariance.
     known : Start
         Replaces what was found.
     random : numpy.random.RandomState
+    scales : ndarray of shape (D,), optional
+        Units of the columns in which distances are measured; those of the data by default.
 
     Returns
     -------
@@ -162,7 +166,10 @@ def initialize(
             "sampled rows; leave them out"
         )
     centred = _Rows.of(rows, weights)
-    labels = _METHODS[method](centred, n_components, random)
+    measured = centred
+    if scales is not None:
+        measured = _Rows.of(np.clip(rows / scales, -LARGEST_VALUE, LARGEST_VALUE), weights)
+    labels = _METHODS[method](measured, n_components, random)
     found = _parameters(centred, labels, n_components, covariance_type, reg_covar)
     covariances, factors = found.covariances, found.factors
     if known.precisions is not None:
@@ -184,7 +191,7 @@ def parameters_of_clusters(
     labels: NDArray[np.intp],
     n_components: int,
     covariance_type: CovarianceType,
-    reg_covar: float,
+    reg_covar: float | Array,
 ) -> Parameters:
     """Weights, means and covariances of labelled rows.
 
@@ -196,7 +203,7 @@ def parameters_of_clusters(
     labels : ndarray of shape (n,), int
     n_components : int
     covariance_type : {"full", "tied", "diag", "spherical"}
-    reg_covar : float
+    reg_covar : float or ndarray of shape (D,)
         Added to the diagonal of each covariance.
     """
     return _parameters(_Rows.of(rows, weights), labels, n_components, covariance_type, reg_covar)
@@ -207,7 +214,7 @@ def _parameters(
     labels: NDArray[np.intp],
     n_components: int,
     covariance_type: CovarianceType,
-    reg_covar: float,
+    reg_covar: float | Array,
 ) -> Parameters:
     means, counts = _cluster_means(rows, labels, n_components)
     covariances = _cluster_covariances(covariance_type, rows, labels, means)
@@ -218,12 +225,12 @@ def _parameters(
 
 
 def _regular(
-    covariance_type: CovarianceType, covariances: Array, reg_covar: float, rows: _Rows
+    covariance_type: CovarianceType, covariances: Array, reg_covar: float | Array, rows: _Rows
 ) -> tuple[Array, Array]:
     """Covariances with reg_covar on the diagonal, or with more if that is not enough; factors."""
     structure = STRUCTURES[covariance_type]
     ridge = np.full(rows.values.shape[1], reg_covar)
-    if reg_covar > 0.0:
+    if np.all(ridge > 0.0):
         regular = _add_to_diagonal(covariance_type, covariances, ridge)
         with contextlib.suppress(np.linalg.LinAlgError):
             return regular, cholesky(structure, regular)

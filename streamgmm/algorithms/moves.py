@@ -73,7 +73,7 @@ class Rows:
         start: Parameters,
         n_steps: int,
         *,
-        reg_covar: float,
+        reg_covar: float | Array,
         fixed: Collection[ParameterName] = (),
     ) -> Fit:
         """EM with these rows for so many steps, or until it has settled."""
@@ -132,7 +132,7 @@ class _Sums:
         return _Sums(tuple(a + b for a, b in zip(self.arrays, other.arrays, strict=True)))
 
 
-def move_components(rows: Rows, fit: Fit, *, reg_covar: float) -> Fit:
+def move_components(rows: Rows, fit: Fit, *, reg_covar: float | Array) -> Fit:
     """Split and merge components as long as this raises the log-likelihood of the rows.
 
     Parameters
@@ -140,7 +140,7 @@ def move_components(rows: Rows, fit: Fit, *, reg_covar: float) -> Fit:
     rows : Rows
     fit : Fit
         Where to begin, after some steps of EM with these rows.
-    reg_covar : float
+    reg_covar : float or ndarray of shape (D,)
 
     Returns
     -------
@@ -248,7 +248,7 @@ class _Swaps:
         )
 
 
-def _promising_swaps(rows: Rows, parameters: Parameters, reg_covar: float) -> _Swaps:
+def _promising_swaps(rows: Rows, parameters: Parameters, reg_covar: float | Array) -> _Swaps:
     """Splits that gain more than the merges which make room for them cost."""
     parts, gains = _splits(rows, parameters, reg_covar)
     pairs, costs = _merges(rows, parameters)
@@ -275,7 +275,9 @@ def _promising_swaps(rows: Rows, parameters: Parameters, reg_covar: float) -> _S
     return _Swaps(parts, splits, merges)
 
 
-def _splits(rows: Rows, parameters: Parameters, reg_covar: float) -> tuple[Parameters, Array]:
+def _splits(
+    rows: Rows, parameters: Parameters, reg_covar: float | Array
+) -> tuple[Parameters, Array]:
     """Both halves of all components, then some new ones; and what each split or birth gains."""
     k = parameters.n_components
     parts = _parts(rows, parameters, reg_covar)
@@ -306,7 +308,7 @@ def _splits(rows: Rows, parameters: Parameters, reg_covar: float) -> tuple[Param
     return parts, np.where(can_be, gains, -np.inf)
 
 
-def _parts(rows: Rows, parameters: Parameters, reg_covar: float) -> Parameters:
+def _parts(rows: Rows, parameters: Parameters, reg_covar: float | Array) -> Parameters:
     """Both halves of all components, then some new ones, after some steps of EM."""
     k = parameters.n_components
     posterior = rows.prepared(parameters).posterior(rows.stored)

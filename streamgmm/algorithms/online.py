@@ -34,7 +34,8 @@ _FIRST_PART = 0.25
 _MOST_CHANGES = 64
 
 #: Finds a mixture for rows (n, D) of which values may be missing, with weights (n,), from a seed.
-SearchRows = Callable[[Array, Array, int], Parameters]
+#: The second value is the ridge (D,) of the mixture.
+SearchRows = Callable[[Array, Array, int], tuple[Parameters, Array]]
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,6 @@ class Plan:
     Attributes
     ----------
     n_components : int
-    reg_covar : float
-        Added to the diagonal of each covariance, in squared data units.
     schedule : Schedule
     init_size : int
         Rows of the first search, and of one after a change.
@@ -54,7 +53,6 @@ class Plan:
     """
 
     n_components: int
-    reg_covar: float
     schedule: Schedule
     init_size: int
     seed: int
@@ -111,9 +109,9 @@ class Progress:
         return cls(plan, next_search=min(plan.fewest_rows, plan.init_size))
 
     @classmethod
-    def going_on(cls, plan: Plan, fitted: Fitted, n_seen: float) -> "Progress":
-        """From a mixture that was fitted elsewhere, to so many rows."""
-        model = Stepwise.after(fitted.statistics, fitted.parameters, plan.schedule, plan.reg_covar)
+    def going_on(cls, plan: Plan, fitted: Fitted, reg_covar: Array, n_seen: float) -> "Progress":
+        """Continue from a mixture that was fitted elsewhere, to so many rows, with this ridge."""
+        model = Stepwise.after(fitted.statistics, fitted.parameters, plan.schedule, reg_covar)
         return cls(plan, model, held=None, n_seen=n_seen)
 
     def learned(
@@ -218,7 +216,7 @@ class Progress:
         if held is None or held.n_rows < self.next_search:
             return self
         rows, weights = held.rows, held.weights
-        parameters = search(rows, weights, plan.seed + self.n_searches)
+        parameters, reg_covar = search(rows, weights, plan.seed + self.n_searches)
         chunk = Chunk(rows, range(len(rows)), weights)
         after = replace(
             self,
@@ -232,7 +230,7 @@ class Progress:
             if gain <= price:
                 return after
         tell(MixtureFound(self.n_seen, held.n_rows))
-        model = Stepwise.fitted(parameters, chunk, plan.schedule, plan.reg_covar)
+        model = Stepwise.fitted(parameters, chunk, plan.schedule, reg_covar)
         return replace(after, model=model, test=ChangeTest())
 
 

@@ -55,20 +55,23 @@ class Settings:
     n_components : int
     covariance_type : {"full", "tied", "diag", "spherical"}
     init_params : {"kmeans", "k-means++", "random_from_data", "random"}
-    reg_covar : float
-        Added to the diagonal of each covariance, in squared data units.
+    reg_covar : float or ndarray of shape (D,)
+        Added to the diagonal of each covariance, in squared units of the columns.
     fixed : collection of {"weights", "means", "covariances"}
         Held at their starting values.
     n_init : int
         Restarts; each is worth some starts.
+    scales : ndarray of shape (D,), or None
+        Units of the columns in which starts measure distances; None for those of the data.
     """
 
     n_components: int
     covariance_type: CovarianceType
     init_params: str
-    reg_covar: float
+    reg_covar: float | Array
     fixed: Collection[ParameterName]
     n_init: int
+    scales: Array | None = None
 
     def n_parameters(self, n_features: int) -> int:
         """Free ones of a mixture for that many features."""
@@ -78,7 +81,7 @@ class Settings:
     def start(
         self, rows: Array, weights: Array, known: Start, random: np.random.RandomState
     ) -> Parameters:
-        """Starting parameters from a sample; see :func:`initialize`."""
+        """Return starting parameters from a sample; see :func:`initialize`."""
         return initialize(
             rows,
             weights,
@@ -88,6 +91,7 @@ class Settings:
             self.reg_covar,
             known,
             random,
+            self.scales,
         )
 
 

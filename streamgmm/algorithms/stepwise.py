@@ -93,8 +93,8 @@ class Stepwise:
     Attributes
     ----------
     schedule : Schedule
-    reg_covar : float
-        Added to the diagonal of each covariance, in squared data units.
+    reg_covar : float or ndarray of shape (D,)
+        Added to the diagonal of each covariance, in squared units of the columns.
     parameters : Parameters
         With which rows are met.
     total : Statistics
@@ -110,7 +110,7 @@ class Stepwise:
     """
 
     schedule: Schedule
-    reg_covar: float
+    reg_covar: float | Array
     parameters: Parameters
     total: Statistics
     recent: Statistics
@@ -120,7 +120,11 @@ class Stepwise:
 
     @classmethod
     def after(
-        cls, statistics: Statistics, parameters: Parameters, schedule: Schedule, reg_covar: float
+        cls,
+        statistics: Statistics,
+        parameters: Parameters,
+        schedule: Schedule,
+        reg_covar: float | Array,
     ) -> "Stepwise":
         """What goes on from a mixture and the statistics of the rows that it was fitted to."""
         nothing = Statistics.zero(statistics.frame, parameters.n_components)
@@ -130,7 +134,7 @@ class Stepwise:
 
     @classmethod
     def fitted(
-        cls, parameters: Parameters, chunk: Chunk, schedule: Schedule, reg_covar: float
+        cls, parameters: Parameters, chunk: Chunk, schedule: Schedule, reg_covar: float | Array
     ) -> "Stepwise":
         """What goes on from a mixture that was fitted to some rows; NaN is a missing value."""
         frame = Frame.of(parameters)

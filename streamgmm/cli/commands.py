@@ -1,6 +1,7 @@
 """The commands: each a thin face over the estimator."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from streamgmm.cli.describe import (
     print_components,
     print_history,
     print_ledger,
+    print_ridge,
     summary,
 )
 from streamgmm.cli.program import LocalPath, Program, check_output
@@ -71,6 +73,18 @@ _DESCRIPTION = ("variables", "feature_dim", "path", "columns", "missing", "stora
 
 def _names(context: click.Context, option: click.Parameter, value: str | None) -> Any:
     return None if value is None else value.split(",")
+
+
+def _ridge(context: click.Context, option: click.Parameter, value: str | None) -> Any:
+    if value is None or value == "auto":
+        return value
+    try:
+        entries = [float(entry) for entry in value.split(",")]
+    except ValueError:
+        raise click.BadParameter("give a number, numbers as in 1e-6,1e-12, or auto") from None
+    if not all(0.0 <= entry < math.inf for entry in entries):
+        raise click.BadParameter("give numbers that are finite, and 0 or larger")
+    return entries if len(entries) > 1 else entries[0]
 
 
 def _pairs(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> Any:
@@ -190,10 +204,12 @@ def main(context: click.Context) -> None:
 )
 @click.option(
     "--reg-covar",
-    type=click.FloatRange(0),
-    default=1e-6,
+    callback=_ridge,
+    default="auto",
     show_default=True,
-    help="Added to variances, in squared units of the data.",
+    metavar="NUMBERS",
+    help="Added to variances, in squared units of the data: a number, one per column (A,B,...) "
+    "or auto, a millionth of each variance but at most 1e-06.",
 )
 @click.option(
     "--max-iter",
@@ -482,8 +498,10 @@ def sample(
 )
 @click.option(
     "--reg-covar",
-    type=click.FloatRange(0),
-    help="Added to variances, in squared units of the data.  [default: 1e-06]",
+    callback=_ridge,
+    metavar="NUMBERS",
+    help="Added to variances, in squared units of the data: a number, one per column (A,B,...) "
+    "or auto, a millionth of each variance but at most 1e-06.  [default: auto]",
 )
 @click.option("--n-init", type=click.IntRange(1), help="Starts of a search.  [default: 1]")
 @click.option(
@@ -564,6 +582,7 @@ def info(model: Path, as_json: bool) -> None:
     click.echo(f"{model}: {summary(fitted)}")
     print_ledger(fitted)
     if has_mixture(fitted):
+        print_ridge(fitted)
         print_components(fitted)
         print_history(fitted)
 

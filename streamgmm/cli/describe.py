@@ -81,6 +81,8 @@ def contents(model: "GaussianMixture | OnlineGaussianMixture") -> dict[str, Any]
         "means": model.means_.tolist(),
         "covariances": model.covariances_.tolist(),
     }
+    if hasattr(model, "reg_covar_"):
+        found["reg_covar"] = model.reg_covar_.tolist()
     if isinstance(model, OnlineGaussianMixture):
         found |= {"n_samples_seen": model.n_samples_seen_, "changes": model.changes_}
         found["ledger"] = model._ledger.to_header()
@@ -101,6 +103,21 @@ def finite(value: Any) -> Any:
     if isinstance(value, list):
         return [finite(member) for member in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_ridge(model: "GaussianMixture | OnlineGaussianMixture") -> None:
+    """Print what is added to variances, if that is known."""
+    ridge = getattr(model, "reg_covar_", None)
+    if ridge is None:
+        return
+    if (ridge == ridge[0]).all():
+        text = f"{ridge[0]:.4g}"
+    else:
+        names = getattr(model, "feature_names_in_", range(len(ridge)))[:_FEATURES_SHOWN]
+        shown = [f"{name} {r:.4g}" for name, r in zip(names, ridge, strict=False)]
+        more = [f"({len(ridge) - len(names)} more)"] if len(ridge) > len(names) else []
+        text = ", ".join([*shown, *more])
+    click.echo(f"added to variances (reg_covar): {text}")
 
 
 def print_components(model: "GaussianMixture") -> None:

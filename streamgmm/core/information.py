@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from streamgmm.core.covariance import Array, symmetric, upper_triangle
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import ParameterName, Parameters
+from streamgmm.core.ridge import relative_ridge
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.whitening import Whitening
 
@@ -57,15 +58,15 @@ class Tangent:
     frame: Frame
     fixed: Collection[ParameterName] = ()
 
-    def gradient(self, statistics: Statistics, reg_covar: float = 0.0) -> Array:
+    def gradient(self, statistics: Statistics, reg_covar: float | Array = 0.0) -> Array:
         """What one EM step moves: the gradient of the mean log-likelihood, (p,).
 
         Parameters
         ----------
         statistics : Statistics
             Under the parameters, in the frame.
-        reg_covar : float
-            As the M-step adds it to the diagonal of covariances, in squared data units.
+        reg_covar : float or ndarray of shape (D,)
+            As the M-step adds it to the diagonal of covariances, in squared units of the columns.
         """
         moments, scatter = self._whitening.of_statistics(statistics)
         ridge, tied_ridge = self._ridge(reg_covar)
@@ -134,8 +135,11 @@ class Tangent:
         scatter = np.eye(d) if kind == "tied" else np.empty((0, 0))
         return np.concatenate([[1.0], np.zeros(d), second]), scatter
 
-    def _ridge(self, reg_covar: float) -> tuple[Array, Array]:
-        """L⁻¹ reg_covar L⁻ᵀ as second moments (K, M - 1 - D) of a row, and of tied (D, D)."""
+    def _ridge(self, reg_covar: float | Array) -> tuple[Array, Array]:
+        """Return L⁻¹ diag(reg_covar) L⁻ᵀ as second moments of a row.
+
+        They have shape (K, M - 1 - D), or of tied covariances (D, D).
+        """
         inverse = self.parameters.stacked(self.parameters.inverse_factors)
         k, d = self.parameters.means.shape
         kind = self.frame.covariance_type
@@ -144,7 +148,9 @@ class Tangent:
             if kind == "spherical":
                 variances = variances.sum(axis=1, keepdims=True)
             return variances, np.empty((0, 0))
-        matrices = reg_covar * (inverse @ np.swapaxes(inverse, 1, 2))
+        largest, relative = relative_ridge(reg_covar)
+        roots = inverse * np.sqrt(relative)
+        matrices = largest * (roots @ np.swapaxes(roots, 1, 2))
         if kind == "tied":
             return np.empty((k, 0)), matrices[0]
         rows, columns = upper_triangle(d)

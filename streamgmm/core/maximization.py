@@ -51,7 +51,7 @@ def maximize(
     statistics: Statistics,
     previous: Parameters,
     *,
-    reg_covar: float = 0.0,
+    reg_covar: float | Array = 0.0,
     fixed: Collection[ParameterName] = (),
 ) -> Maximum:
     """Parameters that maximise the expected log-likelihood of the statistics.
@@ -61,8 +61,8 @@ def maximize(
     statistics : Statistics
     previous : Parameters
         Where held-fixed parameters, and those of components without mass, are taken from.
-    reg_covar : float
-        Added to the diagonal of each covariance, in squared data units.
+    reg_covar : float or ndarray of shape (D,)
+        Added to the diagonal of each covariance, in squared units of the columns.
     fixed : collection of {"weights", "means", "covariances"}
         What keeps its previous value.
 
@@ -139,7 +139,7 @@ class _Update:
     function: Callable[[slice, Array], tuple[Array, Array]]
 
     def apply(
-        self, frame: Frame, means: Array, reg_covar: float, spread: Array
+        self, frame: Frame, means: Array, reg_covar: float | Array, spread: Array
     ) -> tuple[Array, Array, list[int]]:
         """Covariances, factors, and the components that had to be widened.
 
@@ -322,7 +322,8 @@ def _whitened(raw: Array, central: Array, bases: Array, ridge: Array) -> tuple[A
 
     The factor is that of (B root(T), diag(√ridge)).
     """
-    _require_spread(_diagonals(raw), _diagonals(central), ridge)
+    # Each coordinate may be of several columns.
+    _require_spread(_diagonals(raw), _diagonals(central), ridge.min())
     try:
         roots = np.linalg.cholesky(central)
     except np.linalg.LinAlgError:

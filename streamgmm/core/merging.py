@@ -41,7 +41,7 @@ class Fitted:
     statistics: Statistics
 
 
-def merge_mixtures(parts: Sequence[Fitted], n_components: int, reg_covar: float) -> Fitted:
+def merge_mixtures(parts: Sequence[Fitted], n_components: int, reg_covar: float | Array) -> Fitted:
     """One mixture of some mixtures of the same features and covariance type.
 
     In whatever order these are, but for rounding.
@@ -51,8 +51,8 @@ def merge_mixtures(parts: Sequence[Fitted], n_components: int, reg_covar: float)
     parts : sequence of Fitted
     n_components : int
         At least 1, and no more than the mixtures have in all.
-    reg_covar : float
-        Added to the diagonal of each covariance, in squared data units.
+    reg_covar : float or ndarray of shape (D,)
+        Added to the diagonal of each covariance, in squared units of the columns.
 
     Returns
     -------

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from streamgmm.core.covariance import Array
 from streamgmm.core.parameters import Parameters
 from streamgmm.estimators.outputs import description
 from streamgmm.protocols import LazySource, Source, all_chunks, regions_of
@@ -31,7 +32,11 @@ _MOST_BYTES, _ROWS = 64 << 20, 64
 
 
 def fingerprint(
-    model: Any, source: Source, start: Parameters | None, sample_bytes: int
+    model: Any,
+    source: Source,
+    start: Parameters | None,
+    ridge: Array | None,
+    sample_bytes: int,
 ) -> dict[str, Any]:
     """What decides the result of fitting a model to data, as JSON can say it.
 
@@ -42,6 +47,8 @@ def fingerprint(
         Some rows are read if it is in memory or on a disk, and its chunks are not large.
     start : Parameters or None
         What reads begin with; None if it is found on a sample.
+    ridge : ndarray of shape (n_features,), or None
+        What is added to variances; None if it is found on a sample.
     sample_bytes : int
         Memory that this sample may take.
     """
@@ -54,6 +61,8 @@ def fingerprint(
     known["random_state"] = int(seed) if isinstance(seed, Integral) else type(seed).__name__
     if start is not None:
         known["start"] = _digest([start.weights, start.means, start.covariances])
+        if isinstance(model.reg_covar, str) and ridge is not None:
+            known["reg_covar of the start"] = _digest([ridge])
     elif model.algorithm == "auto":
         known["bytes of the sample, by memory_limit"] = sample_bytes
     return {**known, **_data(source), **{f"version of {name}": version(name) for name in _VERSIONS}}

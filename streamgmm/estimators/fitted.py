@@ -70,8 +70,8 @@ from streamgmm.sources.open import open_source
 class FittedMixture(DensityMixin, CheckedEstimator):  # type: ignore[misc]
     """Predictions, scores, samples and files, from the attributes that a fit leaves.
 
-    A subclass fits; its settings include ``n_components``, ``covariance_type``, ``fixed``,
-    ``random_state``, ``executor``, ``n_jobs``, ``memory_limit``, ``verbose``,
+    A subclass fits; its settings include ``n_components``, ``covariance_type``, ``reg_covar``,
+    ``fixed``, ``random_state``, ``executor``, ``n_jobs``, ``memory_limit``, ``verbose``,
     ``verbose_interval`` and ``callbacks``.
     """
 
@@ -417,6 +417,10 @@ or the path ``out``
         """A model of the same settings with other parameters, of some of the features."""
         model: Self = clone(self)
         model.set_params(weights_init=None, means_init=None, precisions_init=None)
+        if np.ndim(self.reg_covar):
+            model.set_params(reg_covar=np.asarray(self.reg_covar)[features])
+        if hasattr(self, "reg_covar_"):
+            model.reg_covar_ = self.reg_covar_[features]
         model._set_parameters(parameters)
         model.converged_, model.n_iter_ = self.converged_, self.n_iter_
         model.lower_bound_, model.lower_bounds_ = np.nan, []

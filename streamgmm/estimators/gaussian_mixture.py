@@ -15,7 +15,12 @@ from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-from streamgmm.algorithms.auto import fit_from, fit_in_few_reads
+from streamgmm.algorithms.auto import (
+    fit_from,
+    fit_in_few_reads,
+    sample_for_start,
+    surveyed_sample,
+)
 from streamgmm.algorithms.em import Fit, expectation_maximization
 from streamgmm.algorithms.initialization import Start
 from streamgmm.algorithms.reading import Reader, statistics_work
@@ -30,6 +35,7 @@ from streamgmm.core.parameters import (
     Parameters,
     count_parameters,
 )
+from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
 from streamgmm.errors import (
     DataError,
     DegenerateComponentWarning,
@@ -71,8 +77,12 @@ class GaussianMixture(FittedMixture):
         Of the mean log-likelihood, in nats a row. "auto" stops when less is foretold to remain to
         be gained, or five reads have gained less together; "em" when an iteration changes it by
         less.
-    reg_covar : float, default=1e-6
-        Added to the diagonal of covariances, in squared units of the data.
+    reg_covar : float, array-like of shape (n_features,) or "auto", default="auto"
+        Added to the diagonal of covariances, in squared units of the data: one number for all
+        columns, or one for each. With "auto" each column gets a millionth of its variance, but
+        never more than 1e-6; the variance is that of a Gaussian with the interquartile range of
+        the sampled rows. Plain EM (``algorithm="em"``) adds 1e-6 with "auto". A warm start keeps
+        ``reg_covar_`` with "auto". Components with one variance ("spherical") get the smallest.
     max_iter : int, default=100
         Bound on iterations: with "auto" on reads after the survey, with "em" on those of each
         start.
@@ -167,6 +177,9 @@ class GaussianMixture(FittedMixture):
         begins with a "survey", and, if its sample is not all of the data, a "pilot" before it,
         which is a fraction of a read; from a start that is given, with a "sample", which is
         another, or a whole one of data in few chunks.
+    reg_covar_ : ndarray of shape (n_features,)
+        The number that was added to the diagonal entry of each column; with "spherical" all are
+        equal. Not set by "auto" where a given start was kept without iterations.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Only if the data had column names that are all strings.
@@ -196,7 +209,7 @@ class GaussianMixture(FittedMixture):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(set(STRUCTURES))],
         "tol": [Interval(Real, 0.0, None, closed="left")],
-        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left"), "array-like", StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "init_params": [StrOptions({"kmeans", "k-means++", "random", "random_from_data"})],
@@ -225,7 +238,7 @@ class GaussianMixture(FittedMixture):
         *,
         covariance_type: CovarianceType = "full",
         tol: float = 1e-3,
-        reg_covar: float = 1e-6,
+        reg_covar: RegCovar = "auto",
         max_iter: int = 100,
         n_init: int = 1,
         init_params: str = "kmeans",
@@ -322,6 +335,7 @@ class GaussianMixture(FittedMixture):
                 f"n_components = {self.n_components}, n_samples = {source.n_rows}"
             )
         known = self._known_start(source.n_features)
+        ridge = self._ridge(source)
         with (
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             ThreadExecutor(self.n_jobs, self.memory_limit) as local,
@@ -331,10 +345,10 @@ class GaussianMixture(FittedMixture):
             work = statistics_work(source, self.covariance_type, self.n_components)
             executor.check_memory(source, work)
             start = self._given_start(reader, known)
-            with self._checkpointed(reader, start, resume) as random:
+            with self._checkpointed(reader, start, ridge, resume) as random:
                 reader.tell(self._size(source, work))
-                best = self._best_fit(reader, known, start, local, random)
-                self._keep(best, reader)
+                best = self._best_fit(reader, known, start, ridge, local, random)
+                self._keep(best, reader, ridge)
         self._warn(best, reader)
         return self
 
@@ -385,7 +399,7 @@ class GaussianMixture(FittedMixture):
 
     @contextmanager
     def _checkpointed(
-        self, reader: Reader, start: Parameters | None, resume: bool
+        self, reader: Reader, start: Parameters | None, ridge: FitRidge, resume: bool
     ) -> Iterator[np.random.RandomState]:
         """Keep what a fit finds, if that is wanted; gives the random state that it begins with."""
         random = check_random_state(self.random_state)
@@ -398,10 +412,10 @@ class GaussianMixture(FittedMixture):
 
         def as_record(fit: Fit) -> Record:
             model = copy.copy(self)
-            model._keep(fit, reader)
+            model._keep(fit, reader, ridge)
             return to_record(model)
 
-        settings = fingerprint(self, source, start, reader.executor.sample_bytes)
+        settings = fingerprint(self, source, start, ridge.entries, reader.executor.sample_bytes)
         interval = math.inf if self.checkpoint_interval is None else self.checkpoint_interval
         with open_checkpoint(
             self.checkpoint, settings, random, resume, interval, as_record, reader.tell
@@ -424,21 +438,24 @@ class GaussianMixture(FittedMixture):
         reader: Reader,
         known: Start,
         start: Parameters | None,
+        ridge: FitRidge,
         local: ThreadExecutor,
         random: np.random.RandomState,
     ) -> Fit:
         if self.algorithm == "auto":
-            return self._fit_in_few_reads(reader, known, start, local, random)
+            return self._fit_in_few_reads(reader, known, start, ridge, local, random)
         if start is not None:
-            return self._run(reader, start, self.lower_bound_ if self._goes_on() else -np.inf)
+            previous = self.lower_bound_ if self._goes_on() else -np.inf
+            return self._run(reader, start, ridge, previous)
         seed = int(random.randint(2**31))
         sample = reader.kept(RowSample, lambda: sample_rows(reader, seed))
-        settings = self._settings()
+        settings = self._settings(ridge.settle(sample.rows, sample.weights))
         starts = (
             settings.start(sample.rows, sample.weights, known, random) for _ in range(self.n_init)
         )
         return max(
-            (self._run(reader, start) for start in starts), key=lambda fit: fit.log_likelihood
+            (self._run(reader, start, ridge) for start in starts),
+            key=lambda fit: fit.log_likelihood,
         )
 
     def _fit_in_few_reads(
@@ -446,6 +463,7 @@ class GaussianMixture(FittedMixture):
         reader: Reader,
         known: Start,
         start: Parameters | None,
+        ridge: FitRidge,
         local: ThreadExecutor,
         random: np.random.RandomState,
     ) -> Fit:
@@ -454,39 +472,71 @@ class GaussianMixture(FittedMixture):
         def open_rows(rows: Array, weights: Array, listener: Listener) -> Reader:
             return Reader(SampleSource(rows, weights, missing), local, listener, self.arithmetic)
 
-        settings = self._settings()
+        k, n_features = self.n_components, reader.source.n_features
+        n_parameters = count_parameters(STRUCTURES[self.covariance_type], k, n_features, self.fixed)
         if start is not None:
             # What is given leaves nothing to chance but the rows that steps are informed by.
             random = np.random.RandomState(0) if self.random_state is None else random
-            return fit_from(
-                reader,
-                open_rows,
-                settings,
-                start,
-                tol=self.tol,
-                max_iter=self.max_iter,
-                random=random,
-            )
+            return self._fit_from(reader, open_rows, start, ridge, n_parameters, random)
+        sample = surveyed_sample(reader, k, n_parameters, random, self.survey_part)
+        entries = ridge.settle(sample.rows, sample.weights)
         return fit_in_few_reads(
             reader,
             open_rows,
-            settings,
+            self._settings(entries, ridge.scales),
             known,
+            sample,
             tol=self.tol,
             max_iter=self.max_iter,
             random=random,
-            survey_part=self.survey_part,
         )
 
-    def _settings(self) -> Settings:
-        """What is to be fitted, and how."""
+    def _fit_from(
+        self,
+        reader: Reader,
+        open_rows: Callable[[Array, Array, Listener], Reader],
+        start: Parameters,
+        ridge: FitRidge,
+        n_parameters: int,
+        random: np.random.RandomState,
+    ) -> Fit:
+        """Fit from parameters that are known, with a sample if there are iterations."""
+        kept = reader.kept(Parameters, lambda: start)
+        if not self.max_iter:
+            return Fit(kept)
+        sample = sample_for_start(reader, n_parameters, random, ridge.entries is None)
+        if sample is not None:
+            ridge.settle(sample.rows, sample.weights)
+        return fit_from(
+            reader,
+            open_rows,
+            self._settings(ridge.known),
+            kept,
+            sample,
+            tol=self.tol,
+            max_iter=self.max_iter,
+        )
+
+    def _ridge(self, source: Source) -> FitRidge:
+        """Return the ridge of a fit, as far as it is known before rows are read."""
+        d, kind = source.n_features, self.covariance_type
+        entries = given_ridge(self.reg_covar, kind, d, source.feature_names)
+        if entries is None and self._goes_on():
+            entries = getattr(self, "reg_covar_", None)
+        if entries is None and self.algorithm == "em":
+            entries = np.full(d, DEFAULT_RIDGE)
+        return FitRidge(kind, entries)
+
+    def _settings(self, entries: Array, scales: Array | None = None) -> Settings:
+        """Return what is to be fitted, and how."""
         return Settings(
             self.n_components,
             self.covariance_type,
             self.init_params,
-            self.reg_covar,
+            entries,
             frozenset(self.fixed),
             self.n_init,
+            scales,
         )
 
     def _unchanged_parameters(self, reader: Reader) -> Parameters:
@@ -501,7 +551,9 @@ class GaussianMixture(FittedMixture):
             )
         return self._parameters()
 
-    def _run(self, reader: Reader, start: Parameters, previous: float = -np.inf) -> Fit:
+    def _run(
+        self, reader: Reader, start: Parameters, ridge: FitRidge, previous: float = -np.inf
+    ) -> Fit:
         """Plain EM on all rows from given parameters."""
         kept = reader.kept(Parameters, lambda: start)
         return expectation_maximization(
@@ -509,7 +561,7 @@ class GaussianMixture(FittedMixture):
             kept,
             tol=self.tol,
             max_iter=self.max_iter,
-            reg_covar=self.reg_covar,
+            reg_covar=ridge.known,
             fixed=frozenset(self.fixed),
             previous=previous,
         )
@@ -541,8 +593,11 @@ class GaussianMixture(FittedMixture):
                 )
         return Start(*initial.values())
 
-    def _keep(self, fit: Fit, reader: Reader) -> None:
+    def _keep(self, fit: Fit, reader: Reader, ridge: FitRidge) -> None:
         self._set_parameters(fit.parameters)
+        self.__dict__.pop("reg_covar_", None)
+        if ridge.entries is not None:
+            self.reg_covar_ = ridge.entries
         self._statistics = fit.statistics
         self.converged_ = fit.converged
         self.n_iter_ = fit.n_iterations
@@ -582,12 +637,16 @@ class GaussianMixture(FittedMixture):
         Returns
         -------
         sklearn.mixture.GaussianMixture
+            Its ``reg_covar`` is one number, the smallest entry of ``reg_covar_``.
         """
         check_is_fitted(self)
         from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
 
         shared = SklearnGaussianMixture().get_params()
         settings = {name: value for name, value in self.get_params().items() if name in shared}
+        del settings["reg_covar"]
+        if hasattr(self, "reg_covar_"):
+            settings["reg_covar"] = float(self.reg_covar_.min())
         converted = SklearnGaussianMixture(**settings)
         copy_fitted(self, converted)
         return converted
@@ -621,6 +680,7 @@ class GaussianMixture(FittedMixture):
         check_is_fitted(model)
         converted = cls(**model.get_params())
         copy_fitted(model, converted)
+        converted.reg_covar_ = np.full(converted.means_.shape[1], float(model.reg_covar))
         converted.history_, converted.n_reads_ = [], 0
         return converted
 

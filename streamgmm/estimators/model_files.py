@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from streamgmm.errors import ModelFileError, OutputError, ParameterError
@@ -79,7 +80,7 @@ def load_or_begin(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixt
     other = [
         f"{name} is {known[name]!r} and not {settings[name]!r}"
         for name in sorted(decided & settings.keys())
-        if known[name] != settings[name]
+        if not np.array_equal(known[name], settings[name])
     ]
     if other:
         raise ParameterError(

@@ -19,6 +19,7 @@ from streamgmm.algorithms.stepwise import Schedule, Stepwise
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
 from streamgmm.core.merging import Fitted, merge_mixtures, merging_loss
 from streamgmm.core.parameters import Parameters, count_parameters
+from streamgmm.core.ridge import FitRidge, RegCovar, given_ridge
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.fitted import FittedMixture
@@ -62,8 +63,13 @@ class OnlineGaussianMixture(FittedMixture):
     half_life : float, default=None
         Rows after which a row counts half, for streams that change; None if all rows are of one
         kind.
-    reg_covar : float, default=1e-6
-        Added to the diagonal of covariances, in squared units of the data.
+    reg_covar : float, array-like of shape (n_features,) or "auto", default="auto"
+        Added to the diagonal of covariances, in squared units of the data: one number for all
+        columns, or one for each. With "auto" each column gets a millionth of its variance, but
+        never more than 1e-6; the variance is that of a Gaussian with the interquartile range of
+        the rows that are searched. What a search finds is kept until another search replaces the
+        mixture: while the first ``init_size`` rows come, or after a change of the stream.
+        Components with one variance ("spherical") get the smallest.
     learning_decay : float, default=0.6
         How fast steps become smaller, between 0.5, exclusive, and 1: after n rows old rows fade
         as if there were only ``learning_offset`` (n / ``learning_offset``)^``learning_decay``. The
@@ -97,6 +103,9 @@ class OnlineGaussianMixture(FittedMixture):
     ----------
     weights_, means_, covariances_, precisions_, precisions_cholesky_ : ndarray
         As of :class:`GaussianMixture`, after all rows so far.
+    reg_covar_ : ndarray of shape (n_features,)
+        The number that is added to the diagonal entry of each column; with "spherical" all are
+        equal.
     n_samples_seen_ : float
         Rows so far, in units of weight.
     n_steps_ : int
@@ -144,7 +153,7 @@ class OnlineGaussianMixture(FittedMixture):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(set(STRUCTURES))],
         "half_life": [Interval(Real, 0.0, None, closed="neither"), None],
-        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left"), "array-like", StrOptions({"auto"})],
         "learning_decay": [Interval(Real, 0.5, 1.0, closed="right")],
         "learning_offset": [Interval(Real, 0.0, None, closed="neither"), None],
         "init_size": [Interval(Integral, 1, None, closed="left"), None],
@@ -170,7 +179,7 @@ class OnlineGaussianMixture(FittedMixture):
         *,
         covariance_type: CovarianceType = "full",
         half_life: float | None = None,
-        reg_covar: float = 1e-6,
+        reg_covar: RegCovar = "auto",
         learning_decay: float = 0.6,
         learning_offset: float | None = None,
         init_size: int | None = None,
@@ -213,7 +222,8 @@ class OnlineGaussianMixture(FittedMixture):
         model : GaussianMixture
             Fitted.
         **settings
-            Arguments of this class; what is not given is as in the model.
+            Arguments of this class; what is not given is as in the model. With ``reg_covar="auto"``
+            the model's ``reg_covar_`` stays in use.
 
         Returns
         -------
@@ -231,7 +241,7 @@ class OnlineGaussianMixture(FittedMixture):
                 f"n_components is {online.n_components}, but the model has {model.n_components}, "
                 "with which it goes on; merged([model], n_components=...) makes fewer of them"
             )
-        online._go_on_from(fitted, fitted.statistics.weight)
+        online._go_on_from(fitted, online._ridge_of([model]), fitted.statistics.weight)
         return online
 
     @classmethod
@@ -251,7 +261,8 @@ class OnlineGaussianMixture(FittedMixture):
             Fitted, from files too; of the same features and covariance type.
         **settings
             Arguments of this class; what is not given is as in the first model.
-            ``n_components`` may be anything up to the number that the models have in all.
+            ``n_components`` may be anything up to the number that the models have in all. With
+            ``reg_covar="auto"`` each column gets the smallest of the models' ``reg_covar_``.
 
         Returns
         -------
@@ -287,14 +298,15 @@ class OnlineGaussianMixture(FittedMixture):
         parts = fitted_parts(chosen)
         online = cls._with_settings_of(chosen[0], settings)
         refuse_size(parts, online.n_components, "n_components" in settings)
+        ridge = online._ridge_of(chosen)
         with single_threaded_blas():
-            fitted = merge_mixtures(parts, online.n_components, online.reg_covar)
+            fitted = merge_mixtures(parts, online.n_components, ridge)
             online.merging_loss_ = merging_loss(parts, fitted.parameters)
         n_rows = (
             getattr(model, "n_samples_seen_", part.statistics.weight)
             for model, part in zip(chosen, parts, strict=True)
         )
-        online._go_on_from(fitted, math.fsum(n_rows))
+        online._go_on_from(fitted, ridge, math.fsum(n_rows))
         return online
 
     @classmethod
@@ -315,10 +327,24 @@ class OnlineGaussianMixture(FittedMixture):
             online.feature_names_in_ = model.feature_names_in_
         return online
 
-    def _go_on_from(self, fitted: Fitted, n_seen: float) -> None:
+    def _ridge_of(self, models: Sequence[FittedMixture]) -> Array:
+        """Return the ridge that the setting gives, or for each column the models' smallest."""
+        given = self._given_ridge()
+        if given is not None:
+            return given
+        found = [model.reg_covar_ for model in models]
+        smallest: Array = np.min(found, axis=0)
+        return smallest
+
+    def _given_ridge(self) -> Array | None:
+        """Return the ridge that the setting gives; None for "auto"."""
+        names = getattr(self, "feature_names_in_", None)
+        return given_ridge(self.reg_covar, self.covariance_type, self.n_features_in_, names)
+
+    def _go_on_from(self, fitted: Fitted, ridge: Array, n_seen: float) -> None:
         """Begin with what was found elsewhere of so many rows."""
         plan = self._plan(self.n_features_in_, _OFFSET_BATCHES * fitted.statistics.weight)
-        self._progress = Progress.going_on(plan, fitted, n_seen)
+        self._progress = Progress.going_on(plan, fitted, ridge, n_seen)
 
     def to_batch(self, **settings: Any) -> GaussianMixture:
         """The mixture as it is now, as a fitted batch model.
@@ -368,6 +394,7 @@ class OnlineGaussianMixture(FittedMixture):
                 )
         model._set_parameters(self._parameters())
         model._statistics = self._statistics
+        model.reg_covar_ = self.reg_covar_
         model.converged_, model.n_iter_ = False, self.n_steps_
         model.lower_bound_, model.lower_bounds_ = np.nan, []
         model.history_, model.n_reads_ = [], 0
@@ -477,6 +504,11 @@ class OnlineGaussianMixture(FittedMixture):
         return self._parameters().precisions_cholesky
 
     @property
+    def reg_covar_(self) -> Array:
+        """What is added to the diagonal entry of each column, (n_features,)."""
+        return np.full(self.n_features_in_, self._stepwise.reg_covar)
+
+    @property
     def n_samples_seen_(self) -> float:
         """Rows so far, in units of weight."""
         return self._begun.n_seen
@@ -544,6 +576,8 @@ class OnlineGaussianMixture(FittedMixture):
 
     def _start(self, source: Source) -> Progress:
         self.__dict__.pop("merging_loss_", None)
+        # An error comes before any row is held.
+        self._given_ridge()
         return Progress.start(self._plan(source.n_features))
 
     def _next_source(self, X: Any, sample_weight: Any = None) -> Source:
@@ -575,7 +609,7 @@ class OnlineGaussianMixture(FittedMixture):
         half_life = None if self.half_life is None else float(self.half_life)
         schedule = Schedule(offset, float(self.learning_decay), half_life)
         seed = int(check_random_state(self.random_state).randint(2**31 - 2**16))
-        return Plan(k, float(self.reg_covar), schedule, size, seed)
+        return Plan(k, schedule, size, seed)
 
     def _learn(
         self, progress: Progress, chunks: Iterable[Chunk], missing: Missing, n_rows: int
@@ -594,16 +628,19 @@ class OnlineGaussianMixture(FittedMixture):
                 tell(event)
         return self
 
-    def _search(self, rows: Array, weights: Array, seed: int) -> Parameters:
-        """A mixture for rows in memory."""
+    def _search(self, rows: Array, weights: Array, seed: int) -> tuple[Parameters, Array]:
+        """Return a mixture for rows in memory, and its ridge."""
         missing: Missing = "em" if np.isnan(rows).any() else "error"
+        ridge = FitRidge(self.covariance_type, self._given_ridge())
+        entries = ridge.settle(rows, weights)
         settings = Settings(
             self.n_components,
             self.covariance_type,
             self.init_params,
-            self.reg_covar,
+            entries,
             frozenset(),
             self.n_init,
+            ridge.scales,
         )
         n_rows, n_features = rows.shape
         n_parameters = settings.n_parameters(n_features)
@@ -628,7 +665,7 @@ class OnlineGaussianMixture(FittedMixture):
                 open_rows(rows, weights, lambda event: None),
             )
             tol = _PART_OF_SHORTFALL * expected_shortfall(_ENDLESS, n_rows, n_parameters)
-            return search.run(sample, tol)
+            return search.run(sample, tol), entries
 
     def _record(self) -> Record:
         progress = getattr(self, "_progress", None)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import astuple, replace
 from typing import Any
 
+import numpy as np
+
 from streamgmm.algorithms.held_rows import HeldRows
 from streamgmm.algorithms.online import Plan, Progress
 from streamgmm.algorithms.prequential import ChangeTest, Score, ScoreRecord
@@ -33,7 +35,6 @@ def to_online_record(model: Any, progress: Progress | None) -> Record:
         return Record(header, arrays)
     header["plan"] = {
         **{name: getattr(progress.plan, name) for name in ("n_components", "init_size", "seed")},
-        "reg_covar": float(progress.plan.reg_covar),
         "schedule": list(astuple(progress.plan.schedule)),
     }
     header["progress"] = {
@@ -72,15 +73,22 @@ def from_online_record(estimator: type, record: Record) -> Any:
         setattr(model, name, value)
     if "plan" not in header:
         return model
-    plan = Plan(**{**header["plan"], "schedule": Schedule(*header["plan"]["schedule"])})
+    planned = header["plan"]
+    plan = Plan(
+        planned["n_components"],
+        Schedule(*planned["schedule"]),
+        planned["init_size"],
+        planned["seed"],
+    )
     kept = header["progress"]
     width, last, *entries = kept["record"]
     held, latest = (_held(without_prefix(f"{name}.", arrays)) for name in _HELD)
     stepwise = None
     if "model" in header:
-        stepwise = _unpack_model(
-            header["model"], without_prefix("model.", arrays), plan, model.covariance_type
-        )
+        own = without_prefix("model.", arrays)
+        # Older files hold one number in the plan.
+        ridge = own["reg_covar"] if "reg_covar" in own else planned["reg_covar"]
+        stepwise = _unpack_model(header["model"], own, plan, model.covariance_type, ridge)
     model._progress = Progress(
         plan,
         stepwise,
@@ -110,6 +118,7 @@ def _held(arrays: Mapping[str, Any]) -> HeldRows:
 def _pack_model(model: Stepwise) -> tuple[dict[str, Any], dict[str, Any]]:
     header: dict[str, Any] = {"n_rows": model.n_rows, "n_steps": model.n_steps}
     arrays = {name: getattr(model.parameters, name) for name in _PARAMETERS}
+    arrays["reg_covar"] = np.asarray(model.reg_covar)
     for name in _STATISTICS:
         statistics = getattr(model, name)
         if statistics is not None:
@@ -119,7 +128,11 @@ def _pack_model(model: Stepwise) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _unpack_model(
-    header: Mapping[str, Any], arrays: Mapping[str, Any], plan: Plan, covariance_type: Any
+    header: Mapping[str, Any],
+    arrays: Mapping[str, Any],
+    plan: Plan,
+    covariance_type: Any,
+    reg_covar: Any,
 ) -> Stepwise:
     found = {
         name: unpack_statistics(header[name], without_prefix(f"{name}.", arrays))
@@ -129,7 +142,7 @@ def _unpack_model(
     frame = found["total"].frame
     return Stepwise(
         plan.schedule,
-        plan.reg_covar,
+        np.full(frame.n_features, reg_covar, dtype=np.float64),
         Parameters.create(covariance_type, *(arrays[name] for name in _PARAMETERS)),
         found["total"],
         # They are in one frame, which is soon seen if it is one object.

@@ -16,6 +16,7 @@ from streamgmm.persistence import (
 
 _PARAMETERS = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_")
 _INITIAL = ("weights_init", "means_init", "precisions_init")
+_RIDGE = "reg_covar_"
 _VALUES = (
     "converged_",
     "n_iter_",
@@ -32,6 +33,8 @@ def to_record(model: Any) -> Record:
     """A fitted estimator as what a file holds: settings, fitted values and arrays."""
     header, arrays = pack_settings(model)
     arrays |= {name: np.asarray(getattr(model, name)) for name in _PARAMETERS}
+    if hasattr(model, _RIDGE):
+        arrays[_RIDGE] = model.reg_covar_
     header["fitted"] |= {
         name: _plain(getattr(model, name)) for name in _VALUES if hasattr(model, name)
     }
@@ -56,6 +59,11 @@ def from_record(estimator: type, record: Record) -> Any:
         setattr(model, name, arrays[name])
     for name, value in header["fitted"].items():
         setattr(model, name, value)
+    if _RIDGE in arrays:
+        model.reg_covar_ = arrays[_RIDGE]
+    elif not isinstance(model.reg_covar, str):
+        # In older files the setting is one number, which is what was used.
+        model.reg_covar_ = np.full(model.n_features_in_, float(model.reg_covar))
     if "statistics" in header:
         model._statistics = unpack_statistics(
             header["statistics"], without_prefix(_STATISTICS, arrays)
@@ -74,6 +82,8 @@ def pack_settings(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         for value in [settings.pop(name, None)]
         if value is not None
     }
+    if np.ndim(settings["reg_covar"]):
+        arrays["reg_covar"] = np.asarray(settings.pop("reg_covar"), dtype=np.float64)
     del settings["callbacks"]
     for name in ("checkpoint", "checkpoint_interval"):
         settings.pop(name, None)
@@ -101,7 +111,8 @@ def unpack_settings(estimator: type, record: Record) -> Any:
     settings = dict(header["settings"])
     if "fixed" in settings:
         settings["fixed"] = tuple(settings["fixed"])
-    model = estimator(**settings, **{name: arrays[name] for name in _INITIAL if name in arrays})
+    stored = (*_INITIAL, "reg_covar")
+    model = estimator(**settings, **{name: arrays[name] for name in stored if name in arrays})
     if "feature_names" in header:
         model.feature_names_in_ = np.array(list(header["feature_names"]), dtype=object)
     return model

@@ -1,0 +1,227 @@
+"""The ridge: the variance that is added to each column's diagonal entry of all covariances.
+
+It is in squared units of the column. A ridge that is small beside a variance of 1 swamps a column
+of much smaller values, so without a setting each column gets a ridge that is small beside its own
+variance.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from streamgmm.core.covariance import Array, CovarianceType
+from streamgmm.errors import ParameterError
+
+#: The setting of estimators: one number, one for each column, or "auto".
+RegCovar = float | ArrayLike | Literal["auto"]
+
+#: The largest ridge that "auto" chooses, and the ridge of plain EM.
+DEFAULT_RIDGE = 1e-6
+# The interquartile range of a Gaussian, in standard deviations.
+_QUARTILES, _IQR = (0.25, 0.75), 1.349
+# Quartiles of so many rows are known to about one percent.
+_MOST_ROWS = 1 << 16
+# A column whose values differ by fewer roundings is constant.
+_FEWEST_ROUNDINGS = 16.0
+# Squares of smaller numbers may underflow.
+_LEAST_DEVIATION = 1e-130
+# Weights of lighter rows, as a part of all, do not resolve positions among the rows.
+_LEAST_WEIGHT = 1e-12
+# k-means hardly sees a column whose standard deviation is smaller than another's by this factor.
+# Columns of like units may differ by so much, but seldom if one of the deviations is below 1.
+_MIXED, _MIXED_IF_SMALL = 100.0, 10.0
+
+
+def given_ridge(
+    setting: RegCovar,
+    covariance_type: CovarianceType,
+    n_features: int,
+    feature_names: Sequence[str] | None = None,
+) -> Array | None:
+    """Return the ridge that a setting gives.
+
+    Parameters
+    ----------
+    setting : float, array-like of shape (D,) or "auto"
+    covariance_type : {"full", "tied", "diag", "spherical"}
+    n_features : int
+        D.
+    feature_names : sequence of str, optional
+        Names of the columns, for messages.
+
+    Returns
+    -------
+    ndarray of shape (D,), or None
+        None for "auto". Spherical covariances have one variance, so all entries are the smallest.
+
+    Raises
+    ------
+    ParameterError
+        If the setting has another shape, or an entry is negative or not finite.
+    """
+    if isinstance(setting, str):
+        if setting == "auto":
+            return None
+        raise ParameterError(f'reg_covar is {setting!r}; give a number, an array or "auto"')
+    try:
+        entries = np.asarray(setting, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ParameterError(
+            f'reg_covar is {setting!r}; give a number, an array of numbers or "auto"'
+        ) from None
+    if entries.shape not in ((), (n_features,)):
+        raise ParameterError(
+            f"reg_covar has shape {entries.shape}, but the data have {n_features} features; give "
+            f'a number, an array of shape ({n_features},) or "auto"'
+        )
+    ridge: Array = np.full(n_features, entries)
+    wrong = np.flatnonzero(~(np.isfinite(ridge) & (ridge >= 0.0)))
+    if wrong.size:
+        names: Sequence[Any] = range(n_features) if feature_names is None else feature_names
+        named = ", ".join(f"{names[j]} ({ridge[j]:g})" for j in wrong.tolist())
+        raise ParameterError(
+            f"reg_covar is negative or not finite for column(s) {named}; give numbers that are 0 "
+            'or larger, or "auto"'
+        )
+    return _shared(covariance_type, ridge)
+
+
+@dataclass(eq=False)
+class FitRidge:
+    """The ridge of one fit: given, or found once among sampled rows.
+
+    Attributes
+    ----------
+    covariance_type : {"full", "tied", "diag", "spherical"}
+    entries : ndarray of shape (D,), or None
+        None until rows are sampled.
+    scales : ndarray of shape (D,), or None
+        Standard deviations of the columns, where these differ so much that k-means in units of the
+        data does not see all columns; None where they do not, or the ridge was given.
+    """
+
+    covariance_type: CovarianceType
+    entries: Array | None
+    scales: Array | None = None
+
+    @property
+    def known(self) -> Array:
+        """The entries, which have been given or found."""
+        if self.entries is None:
+            raise RuntimeError("the ridge is used before rows were sampled")
+        return self.entries
+
+    def settle(self, rows: NDArray[Any], weights: Array) -> Array:
+        """Return the entries, which are found among sampled rows unless they are known.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (m, D)
+            NaN where a value is missing.
+        weights : ndarray of shape (m,)
+            Positive.
+        """
+        if self.entries is None:
+            variances = robust_variances(rows, weights)
+            self.entries = ridge_of(variances, self.covariance_type)
+            self.scales = _mixed_scales(variances)
+        return self.entries
+
+
+def ridge_of(variances: Array, covariance_type: CovarianceType) -> Array:
+    """Return the ridge (D,) for columns with these variances (D,), 0 for constant columns.
+
+    It is a millionth of the variance, and never more than a millionth.
+    """
+    typical = np.where(variances > 0.0, variances, 1.0)
+    return _shared(covariance_type, DEFAULT_RIDGE * np.minimum(typical, 1.0))
+
+
+def robust_variances(rows: NDArray[Any], weights: Array) -> Array:
+    """Return variances (D,) of columns that few outliers do not change.
+
+    The variance of a Gaussian with the column's interquartile range; the column's own variance if
+    that range is 0.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (m, D)
+        NaN where a value is missing. Of many rows some are used, from all over.
+    weights : ndarray of shape (m,)
+        Positive.
+
+    Returns
+    -------
+    ndarray of shape (D,)
+        0 for a column that is constant, but for rounding, or has no values.
+    """
+    size = min(len(rows), _MOST_ROWS)
+    chosen = np.arange(size) * len(rows) // max(size, 1)
+    found: Array = np.array(
+        [_robust_variance(rows[chosen, j], weights[chosen]) for j in range(rows.shape[1])]
+    )
+    return found
+
+
+def relative_ridge(reg_covar: float | Array) -> tuple[float, float | Array]:
+    """Return the largest entry of a ridge, and the entries relative to it.
+
+    Where all entries are equal the second is exactly 1.
+    """
+    largest = float(np.max(reg_covar))
+    return largest, reg_covar / largest if largest > 0.0 else 1.0
+
+
+def _robust_variance(column: NDArray[Any], weights: Array) -> float:
+    values = column.astype(np.float64)
+    has_value = ~np.isnan(values)
+    values, weights = values[has_value], weights[has_value]
+    if not values.size:
+        return 0.0
+    lower, upper = _quantiles(values, weights, _QUARTILES)
+    rounding = np.finfo(np.float64).eps * max(abs(lower), abs(upper))
+    deviation = (upper - lower) / _IQR
+    if deviation == 0.0:
+        # About a value that many rows have, so that these deviate by exactly 0.
+        offsets = values - lower
+        mean = np.average(offsets, weights=weights)
+        deviation = np.sqrt(np.average(np.square(offsets - mean), weights=weights))
+    if deviation <= _FEWEST_ROUNDINGS * rounding:
+        return 0.0
+    return float(max(deviation, _LEAST_DEVIATION) ** 2)
+
+
+def _quantiles(values: Array, weights: Array, parts: Sequence[float]) -> Array:
+    """Return quantiles of weighted values.
+
+    Those of values that are each repeated as often as their weight says, in units of the smallest
+    weight; for equal weights those of :func:`numpy.quantile`.
+    """
+    order = np.argsort(values, kind="stable")
+    values = values[order]
+    unit = max(weights.min(), _LEAST_WEIGHT * weights.sum())
+    ends = np.cumsum(weights[order]) / unit
+    positions = np.asarray(parts) * max(ends[-1] - 1.0, 0.0)
+    before = np.floor(positions)
+    # The middle of a repetition lies within the value's own range.
+    places = np.searchsorted(ends, np.stack([before, before + 1.0]) + 0.5, side="right")
+    below, above = values[np.minimum(places, len(values) - 1)]
+    found: Array = below + (positions - before) * (above - below)
+    return found
+
+
+def _mixed_scales(variances: Array) -> Array | None:
+    """Return the columns' standard deviations if k-means does not see all columns, else None."""
+    scales = np.sqrt(np.where(variances > 0.0, variances, 1.0))
+    varying = scales[variances > 0.0]
+    smallest = varying.min(initial=np.inf)
+    factor = _MIXED_IF_SMALL if smallest < 1.0 else _MIXED
+    return scales if varying.max(initial=0.0) > factor * smallest else None
+
+
+def _shared(covariance_type: CovarianceType, ridge: Array) -> Array:
+    """Return the ridge, or where components have one variance its smallest entry for all."""
+    return np.full_like(ridge, ridge.min()) if covariance_type == "spherical" else ridge
