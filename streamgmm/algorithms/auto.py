@@ -5,6 +5,7 @@ It says where EM leads from there, and how far each step should go.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def fit_in_few_reads(
     )
     search = Search(open_rows, settings, known, informant, random, reader)
     start = search.run(sample, _tolerance(tol, shortfall))
-    return accelerated_em(
+    fit = accelerated_em(
         reader,
         start,
         tol=tol,
@@ -105,6 +106,7 @@ def fit_in_few_reads(
         fixed=settings.fixed,
         informed_by=informant,
     )
+    return replace(fit, columns=found.moments)
 
 
 def fit_from(

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from streamgmm.algorithms.reading import Reader
+from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import ParameterName, Parameters
@@ -31,6 +32,8 @@ class Fit:
         Components that lost their mass or collapsed on the way.
     n_iterations : int
         Iterations, those that were not accepted too.
+    columns : FeatureMoments or None
+        Moments of the columns, if rows were surveyed for them.
     """
 
     parameters: Parameters
@@ -39,6 +42,7 @@ class Fit:
     converged: bool = False
     degenerate: frozenset[int] = frozenset()
     n_iterations: int = 0
+    columns: FeatureMoments | None = None
 
     @property
     def log_likelihood(self) -> float:
