@@ -113,7 +113,7 @@ class Progress:
     changes: tuple[float, ...] = ()
     n_seen: float = 0.0
     n_searches: int = 0
-    skipped: SkippedRows = SkippedRows()
+    skipped: SkippedRows = field(default_factory=SkippedRows)
 
     @classmethod
     def start(cls, plan: Plan) -> "Progress":

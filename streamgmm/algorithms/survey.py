@@ -314,12 +314,12 @@ def _block_totals(
     counts = 0, 0, 0
     is_plain = all_within(columns) and (weights is None or bool(np.all(weights > 0.0)))
     if not is_plain:
-        unusable = unusable(columns.T, missing)
-        used = ~np.any(unusable, axis=0)
+        skipped = unusable(columns.T, missing)
+        used = ~np.any(skipped, axis=0)
         if weights is not None:
             used &= weights > 0.0
             weights = weights[used]
         columns, is_unexplained = columns[:, used], is_unexplained[used]
-        counts = tuple(np.sum(unusable, axis=1).tolist())
+        counts = tuple(np.sum(skipped, axis=1).tolist())
     n_used = np.bincount(is_unexplained, minlength=2).astype(np.float64)
     return _Totals(FeatureMoments.of(columns, weights), n_used, *counts)

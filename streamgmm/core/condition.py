@@ -166,7 +166,7 @@ def examine(
 
 
 def _implied_spread(parameters: Parameters, ridge: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the columns' variances (D,) without the ridge, and whether they are 0 but for rounding."""
+    """Return variances (D,) of columns without the ridge, and whether they are only rounding."""
     own = variances(parameters.structure, parameters.stacked(parameters.covariances)) - ridge
     mean = parameters.weights @ parameters.means
     own = np.broadcast_to(own, parameters.means.shape)
@@ -178,7 +178,7 @@ def _implied_spread(parameters: Parameters, ridge: Array) -> tuple[Array, NDArra
 def _ridge_shares(
     parameters: Parameters, ridge: Array, is_constant: NDArray[np.bool_]
 ) -> dict[int, RidgeShare]:
-    """Return the variances that are mostly ridge, by component; none of components without weight."""
+    """Return, by component of some weight, the variances that are mostly ridge."""
     own = variances(parameters.structure, parameters.stacked(parameters.covariances))
     is_ridge = ~is_constant & (ridge > MOSTLY * own)
     alive = np.flatnonzero(parameters.weights > 0.0)

@@ -118,7 +118,8 @@ def warn_of_few_rows(model: Any, n_features: int, weight: float, is_weighted: bo
     n_parameters = size(model.covariance_type, k)
     if not weight < n_parameters:
         return False
-    rows = "the weights of the rows sum to {}" if is_weighted else "there are {} row(s)"
+    total = f"{weight:,.10g}"
+    rows = f"the weights of the rows sum to {total}" if is_weighted else f"there are {total} row(s)"
     remedies = [
         f"covariance_type={simpler!r} ({size(simpler, k):,} parameters)"
         for simpler in _SIMPLER
@@ -130,10 +131,10 @@ def warn_of_few_rows(model: Any, n_features: int, weight: float, is_weighted: bo
     remedies.append("more rows")
     if is_weighted:
         remedies.append("weights that sum to the number of rows, if they are relative")
+    mixture = f"{k:,} {model.covariance_type} component(s) in {n_features:,} column(s)"
     warn(
-        f"{rows.format(f'{weight:,.10g}')}, but the mixture has {n_parameters:,} free parameters ({k:,} "
-        f"{model.covariance_type} component(s) in {n_features:,} column(s)): it will fit these "
-        f"rows better than others. Use {_alternatives(remedies)}",
+        f"{rows}, but the mixture has {n_parameters:,} free parameters ({mixture}): it will fit "
+        f"these rows better than others. Use {_alternatives(remedies)}",
         FewRowsWarning,
     )
     return True

@@ -312,9 +312,7 @@ class _StoredModel:
             )
         return latest
 
-    def _learn(
-        self, source: Source, chunks: Iterator[Chunk], n_rows: int, what: str
-    ) -> "_Learned":
+    def _learn(self, source: Source, chunks: Iterator[Chunk], n_rows: int, what: str) -> "_Learned":
         """Learn chunks of so many rows, all of them or none; messages call them what is said."""
         before = self.model._skipped
         try:
