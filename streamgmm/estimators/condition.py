@@ -116,7 +116,7 @@ def warn_of_few_rows(model: Any, n_features: int, weight: float, is_weighted: bo
 
     k = model.n_components
     n_parameters = size(model.covariance_type, k)
-    if not weight < n_parameters:
+    if not 0.0 < weight < n_parameters:
         return False
     total = f"{weight:,.10g}"
     rows = f"the weights of the rows sum to {total}" if is_weighted else f"there are {total} row(s)"
