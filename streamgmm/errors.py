@@ -60,8 +60,16 @@ class OutputError(StreamGMMError, OSError):
 
 
 class DegenerateComponentWarning(UserWarning):
-    """A component lost its mass, or its covariance collapsed and was widened."""
+    """A component says little of the data: no weight, few rows, mostly ridge, or collapsed."""
+
+
+class RidgeWarning(UserWarning):
+    """The variance of a column is so small that the ridge decides what is found in it."""
+
+
+class FewRowsWarning(UserWarning):
+    """The data have fewer rows than the mixture has free parameters."""
 
 
 class LeftOutRowsWarning(UserWarning):
-    """Rows took no part because their squares overflow."""
+    """Rows took no part because their squares overflow, or none of some rows did."""

@@ -17,6 +17,53 @@ class Event:
 
 
 @dataclass(frozen=True)
+class SkippedRows:
+    """Rows that take no part, by reason; a row is counted under the first reason that holds.
+
+    Attributes
+    ----------
+    n_overflowing : int
+        Rows whose squares overflow.
+    n_missing : int
+        Rows that hold NaN; with ``missing="em"``, rows that hold nothing else.
+    n_weightless : int
+        Rows of weight 0.
+    """
+
+    n_overflowing: int = 0
+    n_missing: int = 0
+    n_weightless: int = 0
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows, for all reasons together."""
+        return self.n_overflowing + self.n_missing + self.n_weightless
+
+    def __add__(self, other: "SkippedRows") -> "SkippedRows":
+        return SkippedRows(
+            self.n_overflowing + other.n_overflowing,
+            self.n_missing + other.n_missing,
+            self.n_weightless + other.n_weightless,
+        )
+
+    def __sub__(self, other: "SkippedRows") -> "SkippedRows":
+        return SkippedRows(
+            self.n_overflowing - other.n_overflowing,
+            self.n_missing - other.n_missing,
+            self.n_weightless - other.n_weightless,
+        )
+
+    def __str__(self) -> str:
+        reasons = (
+            (self.n_overflowing, "whose squares overflow"),
+            (self.n_missing, "for lack of values"),
+            (self.n_weightless, "of weight 0"),
+        )
+        counts = ", ".join(f"{count:,} {reason}" for count, reason in reasons if count)
+        return f"{self.n_rows:,} row(s) skipped" + f": {counts}" * bool(counts)
+
+
+@dataclass(frozen=True)
 class FitStarted(Event):
     """What a fit will take, before its first read.
 
@@ -94,7 +141,7 @@ class ReadDone(Event):
     gain : float
         Its difference to the iteration before; NaN if there is none.
     n_overflowing : int
-        Rows left out because their squares overflow.
+        Rows skipped because their squares overflow.
     n_centred : int
         Components whose moments were summed about their own mean.
     arithmetic : {"float64", "float32", ""}
@@ -105,11 +152,13 @@ class ReadDone(Event):
     passed_over : float
         Part of all pairs that were not summed, the responsibility being negligible.
     n_missing : int
-        Rows left out because they hold NaN; with ``missing="em"``, because they hold nothing else.
+        Rows skipped because they hold NaN; with ``missing="em"``, because they hold nothing else.
     part : float
         Part of the data's rows that were read.
     accepted : bool
         Whether the fit went on from the parameters that were read with.
+    n_weightless : int
+        Of the rows counted in, those of weight 0, which take no part.
     """
 
     number: int
@@ -127,6 +176,12 @@ class ReadDone(Event):
     n_missing: int = 0
     part: float = 1.0
     accepted: bool = True
+    n_weightless: int = 0
+
+    @property
+    def skipped(self) -> SkippedRows:
+        """The rows that took no part."""
+        return SkippedRows(self.n_overflowing, self.n_missing, self.n_weightless)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +193,7 @@ class SurveyDone(Event):
     n_rows : int
         Rows that were read.
     n_overflowing, n_missing, n_weightless : int
-        Of these, rows left out because their squares overflow, because they hold NaN (with
+        Of these, rows skipped because their squares overflow, because they hold NaN (with
         ``missing="em"``, nothing else), or because their weight is 0.
     n_sampled, n_unexplained : int
         Rows in the sample; of these, rows of a kind that is rare.
@@ -149,6 +204,9 @@ class SurveyDone(Event):
     smallest, largest, means, deviations : ndarray of shape (D,)
         Extremes, weighted mean and standard deviation of each feature, over the rows that take
         part.
+    weight : float
+        Sum of the weights of all rows that take part, by the surveyed ones. Where weighted rows
+        lack values, that of the column with fewest gaps.
     """
 
     n_rows: int
@@ -163,6 +221,12 @@ class SurveyDone(Event):
     largest: NDArray[np.float64]
     means: NDArray[np.float64]
     deviations: NDArray[np.float64]
+    weight: float = math.nan
+
+    @property
+    def skipped(self) -> SkippedRows:
+        """The rows that take no part."""
+        return SkippedRows(self.n_overflowing, self.n_missing, self.n_weightless)
 
     @property
     def constant_features(self) -> list[str]:
@@ -307,10 +371,12 @@ class RowsLearned(Event):
     data : str
         What the rows are called.
     n_rows : int
-        So many of them.
+        Rows that were learned; skipped rows are not among them.
     n_samples : float
         Rows learned in all, in units of weight.
     batch_id : str or None
+    skipped : SkippedRows
+        Rows of the data that were not learned.
     """
 
     path: str
@@ -318,6 +384,7 @@ class RowsLearned(Event):
     n_rows: int
     n_samples: float
     batch_id: str | None = None
+    skipped: SkippedRows = SkippedRows()
 
 
 @dataclass(frozen=True)

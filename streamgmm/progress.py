@@ -192,6 +192,8 @@ def describe_read(read: ReadDone, n_bytes: int) -> str:
         parts.append(describe_likelihood(read.log_likelihood, read.gain))
     parts.append(describe_rates(read.n_rows, n_bytes, read.seconds))
     parts.append(f"{read.seconds:.2f} s")
+    if read.skipped.n_rows:
+        parts.append(str(read.skipped))
     if not read.accepted:
         parts.append("not accepted")
     return ", ".join(parts)
@@ -199,15 +201,9 @@ def describe_read(read: ReadDone, n_bytes: int) -> str:
 
 def describe_survey(survey: SurveyDone) -> str:
     """One line on the rows, their sample, and columns that are most often a mistake."""
-    reasons = (
-        (survey.n_overflowing, "whose squares overflow"),
-        (survey.n_missing, "for lack of values"),
-        (survey.n_weightless, "of weight 0"),
-    )
-    left_out = ", ".join(f"{count:,} {reason}" for count, reason in reasons if count)
     text = f"{survey.n_rows:,} rows surveyed"
-    if left_out:
-        text += f", left out {left_out}"
+    if survey.skipped.n_rows:
+        text += f", {survey.skipped}"
     text += f"; sample of {survey.n_sampled:,}"
     if survey.n_unexplained:
         text += f", {survey.n_unexplained:,} of rare kinds"
@@ -269,7 +265,8 @@ def describe_update(event: RowsLearned | BatchKnown) -> str:
     if isinstance(event, BatchKnown):
         return f"batch {event.batch_id} was learned before"
     batch = "" if event.batch_id is None else f" (batch {event.batch_id})"
-    return f"{event.data}{batch}: {event.n_rows:,} rows learned, {event.n_samples:,.10g} in all"
+    text = f"{event.data}{batch}: {event.n_rows:,} rows learned, {event.n_samples:,.10g} in all"
+    return f"{text}; {event.skipped}" if event.skipped.n_rows else text
 
 
 def _with_prefix(value: float) -> str:

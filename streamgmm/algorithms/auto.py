@@ -5,6 +5,7 @@ It says where EM leads from there, and how far each step should go.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,14 +45,14 @@ _PART_OF_DATA = 8
 _FEWEST_RANGES = 64
 
 
-def surveyed_sample(
+def survey_for_fit(
     reader: Reader,
     n_components: int,
     n_parameters: int,
     random: np.random.RandomState,
     survey_part: float = 1.0,
-) -> RowSample:
-    """Survey the data and return the sample.
+) -> Survey:
+    """Survey the data for a fit.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ def surveyed_sample(
     found = reader.kept(Survey, lambda: survey(reader, size, seed, n_components, survey_part))
     reader.tell(report(found, source, _shortfall(source, found.sample, n_parameters)))
     refuse_unseen_features(found, source)
-    return found.sample
+    return found
 
 
 def fit_in_few_reads(
@@ -82,7 +83,7 @@ def fit_in_few_reads(
     open_rows: Callable[[Array, Array, Listener], Reader],
     settings: Settings,
     known: Start,
-    sample: RowSample,
+    found: Survey,
     *,
     tol: float,
     max_iter: int,
@@ -97,8 +98,7 @@ def fit_in_few_reads(
         Gives a reader of rows in memory (m, D) and their weights (m,), with a listener.
     settings : Settings
     known : Start
-    sample : RowSample
-        Of the survey.
+    found : Survey
     tol : float
         What may remain to be gained, nats a row.
     max_iter : int
@@ -114,6 +114,7 @@ def fit_in_few_reads(
     StreamGMMError
         As the initialisation.
     """
+    sample = found.sample
     n_parameters = settings.n_parameters(reader.source.n_features)
     shortfall = _shortfall(reader.source, sample, n_parameters)
     informant = Informant.among(
@@ -121,7 +122,7 @@ def fit_in_few_reads(
     )
     search = Search(open_rows, settings, known, informant, random, reader)
     start = search.run(sample, _tolerance(tol, shortfall))
-    return accelerated_em(
+    fit = accelerated_em(
         reader,
         start,
         tol=tol,
@@ -130,6 +131,7 @@ def fit_in_few_reads(
         fixed=settings.fixed,
         informed_by=informant,
     )
+    return replace(fit, columns=found.moments)
 
 
 def fit_from(

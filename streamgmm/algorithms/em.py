@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from streamgmm.algorithms.reading import Reader
 from streamgmm.core.covariance import Array
+from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import ParameterName, Parameters
@@ -32,6 +33,8 @@ class Fit:
         Components that lost their mass or collapsed on the way.
     n_iterations : int
         Iterations, those that were not accepted too.
+    columns : FeatureMoments or None
+        Moments of the columns, if rows were surveyed for them.
     """
 
     parameters: Parameters
@@ -40,6 +43,7 @@ class Fit:
     converged: bool = False
     degenerate: frozenset[int] = frozenset()
     n_iterations: int = 0
+    columns: FeatureMoments | None = None
 
     @property
     def log_likelihood(self) -> float:

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamgmm.algorithms.reading import is_left_out
-from streamgmm.algorithms.row_sample import LARGEST_VALUE, all_within
+from streamgmm.algorithms.usable_rows import all_within, unusable
 from streamgmm.core.covariance import Array
 from streamgmm.protocols import Chunk, Missing
 
@@ -33,8 +32,7 @@ class HeldRows:
         rows = chunk.rows.astype(np.float64)
         weights = np.ones(len(rows)) if chunk.weights is None else chunk.weights.copy()
         if not all_within(rows) or chunk.weights is not None:
-            usable = (weights > 0.0) & ~is_left_out(rows, missing)
-            usable &= ~np.any(np.abs(rows) > LARGEST_VALUE, axis=1)
+            usable = (weights > 0.0) & ~unusable(rows, missing).any(axis=0)
             rows, weights = rows[usable], weights[usable]
         held = HeldRows((*self.parts, (rows, weights)), self.n_rows + len(rows))
         return held if len(held.parts) <= _MOST_PARTS else held.joined()

@@ -14,14 +14,21 @@ import numpy as np
 from streamgmm.algorithms.held_rows import HeldRows
 from streamgmm.algorithms.moves import dense_places
 from streamgmm.algorithms.prequential import ChangeTest, Score, ScoreRecord
-from streamgmm.algorithms.reading import is_refused, prepare
+from streamgmm.algorithms.reading import chunk_statistics, prepare
 from streamgmm.algorithms.stepwise import Schedule, Stepwise
+from streamgmm.algorithms.usable_rows import is_refused, skipped_rows
 from streamgmm.core.covariance import Array
 from streamgmm.core.frame import Frame
 from streamgmm.core.merging import Fitted
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import NotFiniteError
-from streamgmm.events import ChangeDetected, ComponentsReseeded, Listener, MixtureFound
+from streamgmm.events import (
+    ChangeDetected,
+    ComponentsReseeded,
+    Listener,
+    MixtureFound,
+    SkippedRows,
+)
 from streamgmm.protocols import Chunk, Missing
 
 # Rows that are looked through for badly explained ones.
@@ -90,6 +97,8 @@ class Progress:
     n_seen : float
         In units of weight.
     n_searches : int
+    skipped : SkippedRows
+        Rows so far that were not learned.
     """
 
     plan: Plan
@@ -102,6 +111,7 @@ class Progress:
     changes: tuple[float, ...] = ()
     n_seen: float = 0.0
     n_searches: int = 0
+    skipped: SkippedRows = field(default_factory=SkippedRows)
 
     @classmethod
     def start(cls, plan: Plan) -> "Progress":
@@ -156,6 +166,8 @@ class Progress:
         after = replace(self, latest=latest)
         if self.model is not None:
             after = after._with_rows(piece, missing, self.model, tell)
+        else:
+            after = replace(after, skipped=self.skipped + skipped_rows(piece, missing))
         if after.held is not None:
             held = after.held.add(piece, missing)
             after = replace(after, held=held)
@@ -168,12 +180,17 @@ class Progress:
         self, piece: Chunk, missing: Missing, model: Stepwise, tell: Listener
     ) -> "Progress":
         """The E-step of some rows and, if it is due, an M-step."""
-        found = model.expectation(missing).statistics(piece.rows, piece.weights)
+        found = chunk_statistics(model.expectation(missing), piece)
+        skipped = self.skipped
+        if found.n_overflowing or found.n_missing or found.n_weightless:
+            skipped += SkippedRows(found.n_overflowing, found.n_missing, found.n_weightless)
         if not found.weight > 0.0:
-            return self
+            return replace(self, skipped=skipped)
         model = model.joined(found)
         record = self.record.add(Score(found.weight, found.log_likelihood))
-        after = replace(self, model=model, record=record, n_seen=self.n_seen + found.weight)
+        after = replace(
+            self, model=model, record=record, n_seen=self.n_seen + found.weight, skipped=skipped
+        )
         if not model.is_due:
             return after
         after = after._with_block(Score(model.recent.weight, model.recent.log_likelihood), tell)

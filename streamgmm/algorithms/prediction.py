@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.reading import is_left_out, is_refused
+from streamgmm.algorithms.usable_rows import is_left_out, is_refused
 from streamgmm.core.expectation import Expectation, Posterior
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.errors import NotFiniteError

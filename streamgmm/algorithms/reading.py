@@ -4,13 +4,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.stretches import complete
+from streamgmm.algorithms.usable_rows import count_weightless, is_refused
 from streamgmm.core import incomplete
 from streamgmm.core.covariance import CovarianceType
 from streamgmm.core.expectation import Arithmetic, Expectation, scratch_bytes, statistics_bytes
@@ -235,7 +236,7 @@ class Reader:
         missing = self.source.missing
         expectation = prepare(parameters, frame, missing, self.arithmetic)
         work = statistics_work(self.source, parameters.covariance_type, parameters.n_components)
-        found, _, seconds = self._timed(purpose, Statistics, _statistics, expectation, work)
+        found, _, seconds = self._timed(purpose, Statistics, chunk_statistics, expectation, work)
         n_missing = 0 if missing == "error" else found.n_missing
         if found.n_not_finite > n_missing:
             refuse_not_finite(self.source, self.executor)
@@ -262,6 +263,7 @@ class Reader:
             found.n_passed_over / n_pairs,
             n_missing,
             accepted=accepts(found),
+            n_weightless=found.n_weightless,
         )
         return found
 
@@ -373,22 +375,12 @@ def _ignore(_: object) -> None:
     pass
 
 
-def _statistics(expectation: Expectation | IncompleteExpectation, chunk: Chunk) -> Statistics:
-    return expectation.statistics(chunk.rows, chunk.weights)
-
-
-def is_refused(rows: NDArray[Any], missing: Missing) -> NDArray[np.bool_]:
-    """Values of rows that cannot be used: infinity, and NaN unless that is provided for."""
-    # As kernels see them: a wider type may hold what float64 cannot.
-    values = rows.astype(np.float64, copy=False)
-    return ~np.isfinite(values) if missing == "error" else np.isinf(values)
-
-
-def is_left_out(rows: NDArray[Any], missing: Missing) -> NDArray[np.bool_]:
-    """Rows (n,) that take no part for lack of values."""
-    lacking = np.isnan(rows)
-    found: NDArray[np.bool_] = lacking.all(axis=1) if missing == "em" else lacking.any(axis=1)
-    return found
+def chunk_statistics(expectation: Expectation | IncompleteExpectation, chunk: Chunk) -> Statistics:
+    """Return the sufficient statistics of a chunk, with the count of its rows of weight 0."""
+    found = expectation.statistics(chunk.rows, chunk.weights)
+    missing: Missing = "em" if isinstance(expectation, IncompleteExpectation) else "drop"
+    n_weightless = count_weightless(chunk, missing)
+    return replace(found, n_weightless=n_weightless) if n_weightless else found
 
 
 @dataclass(frozen=True)

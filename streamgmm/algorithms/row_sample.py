@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.reading import Reader, is_left_out, is_refused, refuse_not_finite
+from streamgmm.algorithms.reading import Reader, refuse_not_finite
+from streamgmm.algorithms.usable_rows import LARGEST_VALUE, all_within, is_left_out, is_refused
 from streamgmm.core.covariance import Array
 from streamgmm.protocols import Chunk, Missing, Work
 
-#: Squares of larger values may overflow; the rows that hold them take no part in a fit either.
-LARGEST_VALUE = 1e140
 _ALL_HASHES = np.uint64(2**64 - 1)
 # Of the places of a sample, one in so many is kept for rows that are badly explained.
 _RESERVED = 8
@@ -308,13 +307,6 @@ class Draw:
 
     def _all(self, name: str) -> NDArray[Any]:
         return np.concatenate([getattr(part, name) for part in self.parts])
-
-
-def all_within(values: Array) -> bool:
-    """Whether the squares of all values surely do not overflow; False if one is NaN."""
-    with np.errstate(invalid="ignore"):
-        lowest, highest = values.min(initial=0.0), values.max(initial=0.0)
-    return bool(lowest >= -LARGEST_VALUE and highest <= LARGEST_VALUE)
 
 
 def _smallest(hashes: NDArray[np.uint64], size: int) -> NDArray[np.intp]:

@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.pilot import Explanation, Pilot, take_pilot
-from streamgmm.algorithms.reading import Reader, is_left_out, is_refused, refuse_not_finite
+from streamgmm.algorithms.reading import Reader, refuse_not_finite
 from streamgmm.algorithms.row_sample import (
-    LARGEST_VALUE,
     Draw,
     RowSample,
     SampleDesign,
-    all_within,
     hash_positions,
 )
+from streamgmm.algorithms.usable_rows import all_within, unusable
 from streamgmm.core.covariance import Array
 from streamgmm.core.expectation import scratch_bytes
 from streamgmm.core.feature_moments import FeatureMoments
@@ -172,7 +171,17 @@ def report(found: Survey, source: Source, shortfall: float) -> SurveyDone:
         moments.largest,
         moments.means,
         np.sqrt(moments.variances),
+        _total_weight(found, source),
     )
+
+
+def _total_weight(found: Survey, source: Source) -> float:
+    """Return the weight of all rows that take part, by the surveyed ones."""
+    n_skipped = found.n_overflowing + found.n_missing + found.n_weightless
+    surveyed = float(found.n_rows - n_skipped)
+    if source.has_weights:
+        surveyed = float(found.moments.weights.max(initial=0.0))
+    return surveyed * source.n_rows / max(found.n_rows, 1)
 
 
 def sample_dtype(source: Source) -> np.dtype[Any]:
@@ -305,20 +314,12 @@ def _block_totals(
     counts = 0, 0, 0
     is_plain = all_within(columns) and (weights is None or bool(np.all(weights > 0.0)))
     if not is_plain:
-        unusable = _unusable(columns.T, missing)
-        used = ~np.any(unusable, axis=0)
+        skipped = unusable(columns.T, missing)
+        used = ~np.any(skipped, axis=0)
         if weights is not None:
             used &= weights > 0.0
             weights = weights[used]
         columns, is_unexplained = columns[:, used], is_unexplained[used]
-        counts = tuple(np.sum(unusable, axis=1).tolist())
+        counts = tuple(np.sum(skipped, axis=1).tolist())
     n_used = np.bincount(is_unexplained, minlength=2).astype(np.float64)
     return _Totals(FeatureMoments.of(columns, weights), n_used, *counts)
-
-
-def _unusable(rows: Array, missing: Missing) -> NDArray[np.bool_]:
-    """Which rows (n, D) overflow, which lack values and which are refused, (3, n)."""
-    refused = is_refused(rows, missing).any(axis=1)
-    lacking = ~refused & (False if missing == "error" else is_left_out(rows, missing))
-    overflowing = ~refused & ~lacking & (np.abs(rows) > LARGEST_VALUE).any(axis=1)
-    return np.stack([overflowing, lacking, refused])

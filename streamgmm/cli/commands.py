@@ -22,10 +22,11 @@ from streamgmm.cli.describe import (
     print_ledger,
     print_ridge,
     summary,
+    with_skipped,
 )
 from streamgmm.cli.program import LocalPath, Program, check_output
 from streamgmm.errors import ParameterError
-from streamgmm.events import Event, RowsLearned
+from streamgmm.events import Event, RowsLearned, SkippedRows
 from streamgmm.progress import reporting
 
 if TYPE_CHECKING:
@@ -379,7 +380,7 @@ def score(
 ) -> None:
     """Print log-likelihood (nats a row), AIC and BIC of DATA.
 
-    With row weights, the log-likelihood alone: nats a unit of weight.
+    A row counts as much as its weight: a row of weight 2 is two rows.
     """
     if samples != (output is not None):
         raise click.UsageError("--samples and -o belong together.")
@@ -399,8 +400,6 @@ def score(
     with reporting(quiet) as listener:
         found = fitted.set_params(callbacks=[listener])._scored(source)
     click.echo(f"log-likelihood {mean_score(found):.10g}")
-    if sample_weight is not None:
-        return
     # From one read; aic() and bic() would each take their own.
     aic, bic = fitted._criteria(found)
     click.echo(f"aic {aic:.10g}")
@@ -544,11 +543,13 @@ def update(
             raise click.UsageError(f"There is no {model}; give -k to begin it.")
         check_output(model, _MODELS, data)
     rows = _standard_input(given.pop("columns", None)) if data == _STANDARD_INPUT else data
-    n_learned = 0
+    n_learned, skipped = 0, SkippedRows()
 
     def count(event: Event) -> None:
-        nonlocal n_learned
-        n_learned += event.n_rows if isinstance(event, RowsLearned) else 0
+        nonlocal n_learned, skipped
+        if isinstance(event, RowsLearned):
+            n_learned += event.n_rows
+            skipped += event.skipped
 
     with reporting(quiet) as listener:
         while True:
@@ -557,7 +558,8 @@ def update(
                 break
             time.sleep(poll)
     if not quiet:
-        click.echo(f"{model}: {n_learned:,} new rows; {summary(updated)}")
+        new = with_skipped(f"{n_learned:,} new rows", skipped)
+        click.echo(f"{model}: {new}; {summary(updated)}")
 
 
 def _standard_input(columns: list[str] | None) -> "Iterator[Source]":
@@ -582,6 +584,9 @@ def info(model: Path, as_json: bool) -> None:
     click.echo(f"{model}: {summary(fitted)}")
     print_ledger(fitted)
     if has_mixture(fitted):
+        from streamgmm.estimators.condition import warn_of_model
+
+        warn_of_model(fitted)
         print_ridge(fitted)
         print_components(fitted)
         print_history(fitted)

@@ -2,9 +2,12 @@
 
 import math
 import sys
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from streamgmm.events import SkippedRows
 
 if TYPE_CHECKING:
     from streamgmm.estimators import GaussianMixture, OnlineGaussianMixture
@@ -32,12 +35,28 @@ def summary(model: "GaussianMixture | OnlineGaussianMixture") -> str:
         changes = (
             f"{len(model.changes_)} change(s) of the stream" if model.changes_ else "no change"
         )
-        return f"{size}, {model.n_samples_seen_:.10g} rows seen, {changes}"
+        seen = f"{size}, {model.n_samples_seen_:.10g} rows seen, {changes}"
+        return with_skipped(seen, model._skipped)
     outcome = "converged" if model.converged_ else "not converged"
-    return (
+    went = (
         f"{size}, log-likelihood {model.lower_bound_:.6f} nats/row, "
         f"{outcome} after {model.n_iter_} iterations, {round(model.n_reads_, 2)} reads"
     )
+    return with_skipped(went, _skipped_at_last(model.history_))
+
+
+def _skipped_at_last(history: list[dict[str, Any]]) -> SkippedRows:
+    """Return the rows that the last pass over the data skipped."""
+    if not history:
+        return SkippedRows()
+    # Files of release 0.1 have fewer counts.
+    names = (field.name for field in fields(SkippedRows))
+    return SkippedRows(*(history[-1].get(name, 0) for name in names))
+
+
+def with_skipped(text: str, skipped: SkippedRows) -> str:
+    """Return the text, with the rows that were skipped if any were."""
+    return f"{text}, {skipped}" if skipped.n_rows else text
 
 
 def has_mixture(model: "GaussianMixture | OnlineGaussianMixture") -> bool:
@@ -85,6 +104,7 @@ def contents(model: "GaussianMixture | OnlineGaussianMixture") -> dict[str, Any]
         found["reg_covar"] = model.reg_covar_.tolist()
     if isinstance(model, OnlineGaussianMixture):
         found |= {"n_samples_seen": model.n_samples_seen_, "changes": model.changes_}
+        found["skipped_rows"] = model.skipped_rows_
         found["ledger"] = model._ledger.to_header()
     else:
         found |= {

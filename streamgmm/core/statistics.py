@@ -23,6 +23,7 @@ COUNTS = (
     "n_screened",
     "n_single",
     "n_missing",
+    "n_weightless",
 )
 
 
@@ -56,6 +57,8 @@ class Statistics:
         Pairs whose density is that from float32.
     n_missing : int
         Of the rows that hold NaN or infinity, those without infinity.
+    n_weightless : int
+        Of the rows counted in, those of weight 0.
     """
 
     frame: Frame
@@ -70,6 +73,7 @@ class Statistics:
     n_screened: int = 0
     n_single: int = 0
     n_missing: int = 0
+    n_weightless: int = 0
 
     @classmethod
     def zero(cls, frame: Frame, n_components: int) -> "Statistics":

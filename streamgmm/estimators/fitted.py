@@ -31,6 +31,7 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.sampling import draw
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import NotFiniteError, ParameterError
+from streamgmm.estimators.condition import warn_of_skipped_rows
 from streamgmm.estimators.outputs import (
     Output,
     as_given,
@@ -316,7 +317,7 @@ or the path ``out``
         Returns
         -------
         log_likelihood : float
-            Nats a row (a unit of weight); -inf if a row's squares overflow.
+            Nats a row (a unit of weight); -inf, with a warning, if a row's squares overflow.
 
         Raises
         ------
@@ -325,33 +326,38 @@ or the path ``out``
         """
         return mean_score(self._scored(X, sample_weight))
 
-    def bic(self, X: Any) -> float:
+    def bic(self, X: Any, sample_weight: Any = None) -> float:
         """Bayesian information criterion on X; lower is better.
 
         Parameters
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights; a weight of 2 counts a row twice.
 
         Returns
         -------
         bic : float
-            -2 ln L + p ln n, for p free parameters and n rows.
+            -2 ln L + p ln n, for p free parameters and n rows; of rows with weights n is the sum
+            of the weights, and ln L the sum of the weighted log-densities.
         """
-        return self._criteria(self._scored(X))[1]
+        return self._criteria(self._scored(X, sample_weight))[1]
 
-    def aic(self, X: Any) -> float:
+    def aic(self, X: Any, sample_weight: Any = None) -> float:
         """Akaike information criterion on X; lower is better.
 
         Parameters
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights; a weight of 2 counts a row twice.
 
         Returns
         -------
         aic : float
-            -2 ln L + 2 p, for p free parameters.
+            -2 ln L + 2 p, for p free parameters; ln L as for :meth:`bic`.
         """
-        return self._criteria(self._scored(X))[0]
+        return self._criteria(self._scored(X, sample_weight))[0]
 
     def _scored(self, X: Any, sample_weight: Any = None) -> Statistics:
         """Statistics of all rows, from one read."""
@@ -362,11 +368,13 @@ or the path ``out``
             single_threaded_blas(),
         ):
             reader = Reader(source, executor, self._listener())
-            return reader.statistics("score", self._parameters())
+            found = reader.statistics("score", self._parameters())
+        warn_of_skipped_rows(reader.history[-1].skipped, source.n_rows, ", and the score is -inf")
+        return found
 
     def _criteria(self, found: Statistics) -> tuple[float, float]:
-        """AIC and BIC of rows of weight 1."""
-        n_rows = found.n_rows + found.n_overflowing
+        """AIC and BIC; a row counts as often as its weight says."""
+        n_rows = found.weight + found.n_overflowing
         deviance = -2.0 * mean_score(found) * n_rows
         n_parameters = self._parameters().n_parameters(self.fixed)
         return deviance + 2.0 * n_parameters, deviance + n_parameters * math.log(n_rows)

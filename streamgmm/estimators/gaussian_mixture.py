@@ -3,7 +3,6 @@
 import copy
 import math
 import os
-import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from streamgmm.algorithms.auto import (
     fit_from,
     fit_in_few_reads,
     sample_for_start,
-    surveyed_sample,
+    survey_for_fit,
 )
 from streamgmm.algorithms.em import Fit, expectation_maximization
 from streamgmm.algorithms.initialization import Start
@@ -36,18 +35,20 @@ from streamgmm.core.parameters import (
     count_parameters,
 )
 from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
-from streamgmm.errors import (
-    DataError,
-    DegenerateComponentWarning,
-    LeftOutRowsWarning,
-    ParameterError,
+from streamgmm.errors import DataError, ParameterError
+from streamgmm.estimators.condition import (
+    condition_of,
+    warn,
+    warn_of_condition,
+    warn_of_few_rows,
+    warn_of_skipped_rows,
 )
 from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.outputs import refuse_overlap, refuse_unnamed_output
 from streamgmm.estimators.records import copy_fitted, to_record
 from streamgmm.estimators.validation import check_is_fitted, check_random_state
-from streamgmm.events import Event, FitStarted, Listener
+from streamgmm.events import Event, FitStarted, Listener, SkippedRows, SurveyDone
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
@@ -55,6 +56,7 @@ from streamgmm.persistence import Record
 from streamgmm.protocols import Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
 from streamgmm.sources.urls import is_url
+from streamgmm.sources.weighted import WeightedSource
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
 
@@ -336,12 +338,13 @@ class GaussianMixture(FittedMixture):
             )
         known = self._known_start(source.n_features)
         ridge = self._ridge(source)
+        rows = _RowCheck(self, source)
         with (
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             ThreadExecutor(self.n_jobs, self.memory_limit) as local,
             single_threaded_blas(),
         ):
-            reader = Reader(source, executor, self._listener(), self.arithmetic)
+            reader = Reader(source, executor, rows.before(self._listener()), self.arithmetic)
             work = statistics_work(source, self.covariance_type, self.n_components)
             executor.check_memory(source, work)
             start = self._given_start(reader, known)
@@ -349,7 +352,7 @@ class GaussianMixture(FittedMixture):
                 reader.tell(self._size(source, work))
                 best = self._best_fit(reader, known, start, ridge, local, random)
                 self._keep(best, reader, ridge)
-        self._warn(best, reader)
+        self._warn(best, reader, rows)
         return self
 
     def fit_predict(
@@ -478,14 +481,14 @@ class GaussianMixture(FittedMixture):
             # What is given leaves nothing to chance but the rows that steps are informed by.
             random = np.random.RandomState(0) if self.random_state is None else random
             return self._fit_from(reader, open_rows, start, ridge, n_parameters, random)
-        sample = surveyed_sample(reader, k, n_parameters, random, self.survey_part)
-        entries = ridge.settle(sample.rows, sample.weights)
+        found = survey_for_fit(reader, k, n_parameters, random, self.survey_part)
+        entries = ridge.settle(found.sample.rows, found.sample.weights)
         return fit_in_few_reads(
             reader,
             open_rows,
             self._settings(entries, ridge.scales),
             known,
-            sample,
+            found,
             tol=self.tol,
             max_iter=self.max_iter,
             random=random,
@@ -606,29 +609,25 @@ class GaussianMixture(FittedMixture):
         self.history_ = [asdict(read) for read in reader.history]
         self.n_reads_ = reader.n_reads
 
-    def _warn(self, fit: Fit, reader: Reader) -> None:
-        if fit.degenerate:
-            names = ", ".join(map(str, sorted(fit.degenerate)))
-            warnings.warn(
-                f"component(s) {names} lost all their rows or collapsed onto few; "
-                "reduce n_components, increase reg_covar, or try another random_state",
-                DegenerateComponentWarning,
-                stacklevel=3,
-            )
-        left_out = max((read.n_overflowing for read in reader.history), default=0)
-        if left_out:
-            warnings.warn(
-                f"{left_out} row(s) took no part because their squares overflow; "
-                "look for fill values such as 1e300",
-                LeftOutRowsWarning,
-                stacklevel=3,
-            )
+    def _warn(self, fit: Fit, reader: Reader, rows: "_RowCheck") -> None:
+        """Report what the fit is worth."""
+        counts = None
+        if fit.statistics is not None:
+            counts = fit.statistics.counts
+            rows.examine(fit.statistics.weight)
+        elif rows.weight is not None:
+            counts = rows.weight * fit.parameters.weights
+        warn_of_condition(
+            condition_of(self, fit.parameters, counts, columns=fit.columns, lost=fit.degenerate),
+            self,
+        )
+        n_overflowing = max((read.n_overflowing for read in reader.history), default=0)
+        warn_of_skipped_rows(SkippedRows(n_overflowing), reader.source.n_rows)
         if not fit.converged and self.max_iter > 0:
-            warnings.warn(
+            warn(
                 f"the best start did not converge in {fit.n_iterations} iterations; increase "
                 "max_iter or tol, try other init_params, or check for degenerate data",
                 ConvergenceWarning,
-                stacklevel=3,
             )
 
     def to_sklearn(self) -> Any:
@@ -693,3 +692,46 @@ def _as_numbers(name: str, value: Any) -> Array | None:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ParameterError(f"{name} is not an array of real numbers: {error}") from None
+
+
+class _RowCheck:
+    """Compare the rows of a fit with its free parameters, as soon as their number is known.
+
+    Parameters
+    ----------
+    model : GaussianMixture
+    source : Source
+        Rows are counted before anything is read, if none has a weight, or all weights are in
+        memory.
+    """
+
+    def __init__(self, model: GaussianMixture, source: Source) -> None:
+        self._model, self._source = model, source
+        self._is_reported = False
+        #: Rows, in units of weight; None as long as it is not known.
+        self.weight: float | None = None
+        weight: float | None = source.n_rows
+        if isinstance(source, WeightedSource):
+            weight = source.total_weight
+        elif source.has_weights:
+            weight = None
+        if weight is not None:
+            self.examine(weight)
+
+    def examine(self, weight: float) -> None:
+        """Warn, once, if there are fewer rows than free parameters."""
+        self.weight = weight
+        if not self._is_reported:
+            self._is_reported = warn_of_few_rows(
+                self._model, self._source.n_features, weight, self._source.has_weights
+            )
+
+    def before(self, listener: Listener) -> Listener:
+        """Return a listener that looks at the survey first."""
+
+        def listen(event: Event) -> None:
+            if isinstance(event, SurveyDone):
+                self.examine(event.weight)
+            listener(event)
+
+        return listen

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -22,13 +23,19 @@ from streamgmm.core.parameters import Parameters, count_parameters
 from streamgmm.core.ridge import FitRidge, RegCovar, given_ridge
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError, ParameterError
+from streamgmm.estimators.condition import (
+    condition_of,
+    warn_of_condition,
+    warn_of_few_rows,
+    warn_of_skipped_rows,
+)
 from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.ledger import Ledger
 from streamgmm.estimators.merging import fitted_part, fitted_parts, refuse_size
 from streamgmm.estimators.online_records import to_online_record
 from streamgmm.estimators.validation import NotFittedError, check_is_fitted, check_random_state
-from streamgmm.events import Event, Listener
+from streamgmm.events import Event, Listener, SkippedRows
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record
@@ -120,6 +127,9 @@ class OnlineGaussianMixture(FittedMixture):
         among the next ``init_size`` rows, and replaced if that explains them better.
     merging_loss_ : float
         Only of a merged model: what merging cost, nats a row; see :meth:`merged`.
+    skipped_rows_ : dict of str to int
+        Rows so far that were not learned: "n_overflowing" because their squares overflow,
+        "n_missing" for lack of values, "n_weightless" because their weight is 0.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Only if the data had column names that are all strings.
@@ -172,6 +182,11 @@ class OnlineGaussianMixture(FittedMixture):
     fixed: tuple[str, ...] = ()
     #: What :func:`streamgmm.update` has learned; saved with the model.
     _ledger = Ledger()
+    #: The parameters whose condition was examined last, and what was reported of them.
+    _examined: Parameters | None = None
+    _reported: frozenset[tuple[str, int]] = frozenset()
+    #: Whether it was reported that a search had fewer rows than free parameters.
+    _has_reported_few_rows = False
 
     def __init__(
         self,
@@ -345,6 +360,7 @@ class OnlineGaussianMixture(FittedMixture):
         """Begin with what was found elsewhere of so many rows."""
         plan = self._plan(self.n_features_in_, _OFFSET_BATCHES * fitted.statistics.weight)
         self._progress = Progress.going_on(plan, fitted, ridge, n_seen)
+        self._report_condition()
 
     def to_batch(self, **settings: Any) -> GaussianMixture:
         """The mixture as it is now, as a fitted batch model.
@@ -461,8 +477,7 @@ class OnlineGaussianMixture(FittedMixture):
                     "sample_weight is for one table; of an iterator of batches give each its own: "
                     "streamgmm.open(batch, sample_weight=...)"
                 )
-            for name in ("_progress", "_ledger"):
-                self.__dict__.pop(name, None)
+            self._forget("_progress", "_ledger")
             for batch in X:
                 self.partial_fit(batch)
         else:
@@ -472,8 +487,9 @@ class OnlineGaussianMixture(FittedMixture):
                     "Expected n_samples >= n_components and a minimum of 2 is required, but got "
                     f"n_components = {self.n_components}, n_samples = {source.n_rows}"
                 )
+            self._forget()
             self._learn(self._start(source), chunks_of(source), source.missing, source.n_rows)
-            self.__dict__.pop("_ledger", None)
+            self._forget("_ledger")
         if not self.__sklearn_is_fitted__():
             raise DataError(f"fewer rows that can be used than n_components = {self.n_components}")
         return self
@@ -530,6 +546,15 @@ class OnlineGaussianMixture(FittedMixture):
     def changes_(self) -> list[float]:
         """Rows seen when the stream was found to have changed."""
         return list(self._begun.changes)
+
+    @property
+    def skipped_rows_(self) -> dict[str, int]:
+        """Rows that were not learned, by reason."""
+        return asdict(self._begun.skipped)
+
+    @property
+    def _skipped(self) -> SkippedRows:
+        return self._progress.skipped if hasattr(self, "_progress") else SkippedRows()
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_progress") and self._progress.model is not None
@@ -616,6 +641,7 @@ class OnlineGaussianMixture(FittedMixture):
     ) -> Self:
         """Learn chunks of so many rows in all; all of them or none."""
         events: list[Event] = []
+        before = progress.skipped
         # A few rows more take an E-step, which is kernels alone; to hold BLAS takes as long.
         is_short = progress.held is None and n_rows < progress.room(n_rows + 1)
         with nullcontext() if is_short else single_threaded_blas():
@@ -626,7 +652,31 @@ class OnlineGaussianMixture(FittedMixture):
             tell = self._listener()
             for event in events:
                 tell(event)
+        if progress.skipped != before:
+            warn_of_skipped_rows(progress.skipped - before, n_rows)
+        if progress.model is not None and progress.model.parameters is not self._examined:
+            self._report_condition()
         return self
+
+    def _report_condition(self) -> None:
+        """Warn if a search or a step has left components or columns of which little is known.
+
+        What was reported is not repeated until something is added to it.
+        """
+        model = self._stepwise
+        if self._examined is None or model.n_steps == 0:
+            # Components of a new search have other numbers.
+            self._reported = frozenset()
+        self._examined = model.parameters
+        condition = condition_of(self, model.parameters, model.total.counts)
+        if not condition.findings <= self._reported:
+            self._reported |= condition.findings
+            warn_of_condition(condition, self)
+
+    def _forget(self, *names: str) -> None:
+        """Delete what was kept of rows before, and what was reported of them."""
+        for name in ("_examined", "_reported", "_has_reported_few_rows", *names):
+            self.__dict__.pop(name, None)
 
     def _search(self, rows: Array, weights: Array, seed: int) -> tuple[Parameters, Array]:
         """Return a mixture for rows in memory, and its ridge."""
@@ -644,6 +694,10 @@ class OnlineGaussianMixture(FittedMixture):
         )
         n_rows, n_features = rows.shape
         n_parameters = settings.n_parameters(n_features)
+        if not self._has_reported_few_rows:
+            weight = float(weights.sum())
+            is_weighted = bool(np.any(weights != 1.0))
+            self._has_reported_few_rows = warn_of_few_rows(self, n_features, weight, is_weighted)
         sample = RowSample(
             np.arange(n_rows),
             np.zeros(n_rows, dtype=np.uint64),

@@ -13,6 +13,7 @@ from streamgmm.algorithms.stepwise import Schedule, Stepwise
 from streamgmm.core.parameters import Parameters
 from streamgmm.estimators.ledger import Ledger
 from streamgmm.estimators.records import pack_settings, unpack_settings
+from streamgmm.events import SkippedRows
 from streamgmm.persistence import (
     Record,
     pack_statistics,
@@ -41,6 +42,7 @@ def to_online_record(model: Any, progress: Progress | None) -> Record:
         **{name: getattr(progress, name) for name in _COUNTS},
         "changes": list(progress.changes),
         "test": list(astuple(progress.test)),
+        "skipped": list(astuple(progress.skipped)),
         "record": [progress.record.width, progress.record.last, *progress.record.entries],
     }
     for name in _HELD:
@@ -99,6 +101,8 @@ def from_online_record(estimator: type, record: Record) -> Any:
         ),
         test=ChangeTest(*kept["test"]),
         changes=tuple(kept["changes"]),
+        # Files of release 0.1 do not count skipped rows.
+        skipped=SkippedRows(*kept.get("skipped", ())),
         **{name: kept[name] for name in _COUNTS},
     )
     if stepwise is not None and stepwise.parameters.means.shape != (

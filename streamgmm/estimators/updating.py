@@ -29,7 +29,7 @@ from streamgmm.estimators.model_files import load_or_begin, locked
 from streamgmm.estimators.online_mixture import OnlineGaussianMixture, chunks_of
 from streamgmm.estimators.places import Place
 from streamgmm.estimators.validation import check_callbacks
-from streamgmm.events import BatchKnown, Event, Listener, RowsLearned
+from streamgmm.events import BatchKnown, Event, Listener, RowsLearned, SkippedRows
 from streamgmm.paths import local_path
 from streamgmm.protocols import Chunk, Source
 from streamgmm.sources.files import files_of
@@ -172,8 +172,8 @@ class _StoredModel:
             data = open_source(data, **description)
         if batch_id is None:
             source = self.model._next_source(data)
-            self._learn(source, chunks_of(source), source.n_rows, source.name)
-            self._save(source, source.n_rows)
+            learned = self._learn(source, chunks_of(source), source.n_rows, source.name)
+            self._save(source, learned)
             return
         batches = self.model._ledger.batches
         if batches.is_below(batch_id):
@@ -185,9 +185,9 @@ class _StoredModel:
         source, digest = self.model._next_source(data), RowDigest()
         chunks, known = digest.added(chunks_of(source)), batches.get(batch_id)
         if known is None:
-            self._learn(source, chunks, source.n_rows, f"batch {batch_id!r}")
+            learned = self._learn(source, chunks, source.n_rows, f"batch {batch_id!r}")
             self.model._ledger = self.model._ledger.with_batch(batch_id, digest.text())
-            self._save(source, source.n_rows, batch_id)
+            self._save(source, learned, batch_id)
             return
         deque(chunks, maxlen=0)
         if digest.text() != known:
@@ -282,7 +282,8 @@ class _StoredModel:
             digest = RowDigest()
             chunks = rows.between(start, stop)
             chunks = latest.followed(chunks if file is None else digest.added(chunks))
-            self._learn(source, chunks, stop - start, f"{source.name}, rows {start} to {stop}")
+            what = f"{source.name}, rows {start} to {stop}"
+            learned = self._learn(source, chunks, stop - start, what)
             if file is None:
                 position = Position(stop, latest.digest())
             elif _stamp(file) != stamp:
@@ -295,7 +296,7 @@ class _StoredModel:
                 is_whole = stop == source.n_rows
                 position = Position(stop, latest.digest(), content, stamp if is_whole else None)
             self.model._ledger = place.noted(self.model._ledger, position)
-            self._save(source, stop - start)
+            self._save(source, learned)
 
     def _checked_latest(self, rows: OrderedRows, position: Position) -> LatestRows:
         """The last rows that were learned, which are to be there."""
@@ -314,20 +315,39 @@ class _StoredModel:
             )
         return latest
 
-    def _learn(self, source: Source, chunks: Iterator[Chunk], n_rows: int, what: str) -> None:
+    def _learn(self, source: Source, chunks: Iterator[Chunk], n_rows: int, what: str) -> "_Learned":
         """Learn chunks of so many rows, all of them or none; messages call them what is said."""
+        before = self.model._skipped
         try:
             self.model._learn_chunks(source, chunks, n_rows)
         except NotFiniteError as error:
             raise NotFiniteError(f"{what}: {error}") from None
+        skipped = self.model._skipped - before
+        return _Learned(n_rows - skipped.n_rows, skipped)
 
-    def _save(self, source: Source, n_rows: int, batch_id: str | None = None) -> None:
+    def _save(self, source: Source, learned: "_Learned", batch_id: str | None = None) -> None:
         self.model.save(self._path)
-        n_samples = self.model.n_samples_seen_
-        self._tell(RowsLearned(str(self._path), source.name, n_rows, n_samples, batch_id))
+        self._tell(
+            RowsLearned(
+                str(self._path),
+                source.name,
+                learned.n_rows,
+                self.model.n_samples_seen_,
+                batch_id,
+                learned.skipped,
+            )
+        )
 
     def _tell(self, event: Event) -> None:
         self.model._listener()(event)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Learned:
+    """Rows that were learned, and rows beside them that were skipped."""
+
+    n_rows: int
+    skipped: SkippedRows
 
 
 def _stamp(file: Path) -> tuple[int, int]:

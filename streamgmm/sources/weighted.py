@@ -91,6 +91,12 @@ class WeightedSource:
         return self._source.location
 
     @property
+    def total_weight(self) -> float | None:
+        """Sum of the weights, if these are in memory."""
+        is_array = type(self._weights) is np.ndarray
+        return float(self._weights.sum(dtype=np.float64)) if is_array else None
+
+    @property
     def read_bytes(self) -> int:
         """Bytes of a chunk and its weights."""
         largest = max(np.diff(self.boundaries))

@@ -1,0 +1,231 @@
+"""Find the components and columns of a fitted mixture of which the data say too little.
+
+A component is degenerate if it has no weight, if no more rows belong to it than there are
+columns, or if the ridge is more than half of one of its variances. A column is narrow if its
+variance is so small that the ridge blurs what could distinguish components in it.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.core.covariance import Array, variances
+from streamgmm.core.feature_moments import FeatureMoments
+from streamgmm.core.parameters import Parameters
+
+#: A ridge that is more than this part of a variance is most of it.
+MOSTLY = 0.5
+#: A column whose variance is below so many ridges is narrow.
+NARROW = 100.0
+# Without the extremes of its values, a column is taken for constant whose variance is below this
+# part of its ridge, or below that of values which differ by so many roundings of their mean.
+_CONSTANT, _ROUNDINGS = 1e-13, 8.0
+# A direction is along the columns whose coefficients are at least this part of the largest one.
+_SHARE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class RidgeShare:
+    """Variances of which the ridge is too large a part.
+
+    Attributes
+    ----------
+    columns : ndarray of shape (n,), int
+    variances, ridges : ndarray of shape (n,)
+        In squared data units, one for each column; of a direction (1,), one for all its columns.
+    """
+
+    columns: NDArray[np.intp]
+    variances: Array
+    ridges: Array
+
+    @property
+    def is_direction(self) -> bool:
+        """Whether the variance is that of a linear combination of the columns."""
+        return self.variances.size < self.columns.size
+
+
+@dataclass(frozen=True, eq=False)
+class DegenerateComponent:
+    """A component of which the data say too little.
+
+    Attributes
+    ----------
+    number : int
+    has_weight : bool
+    n_rows : float or None
+        Rows that belong to it, if these are no more than the columns.
+    ridge : RidgeShare or None
+        Variances that are mostly ridge.
+    was_lost : bool
+        Whether the component lost all its rows, or collapsed, during the fit.
+    """
+
+    number: int
+    has_weight: bool = True
+    n_rows: float | None = None
+    ridge: RidgeShare | None = None
+    was_lost: bool = False
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Name the reasons."""
+        named = {
+            "weight": not self.has_weight,
+            "rows": self.n_rows is not None,
+            "ridge": self.ridge is not None,
+            "lost": self.was_lost,
+        }
+        return tuple(name for name, holds in named.items() if holds)
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What is wrong with a fitted mixture.
+
+    Attributes
+    ----------
+    components : tuple of DegenerateComponent
+    columns : RidgeShare
+        Narrow columns: variances without the ridge, and ridges.
+    """
+
+    components: tuple[DegenerateComponent, ...]
+    columns: RidgeShare
+
+    @property
+    def findings(self) -> frozenset[tuple[str, int]]:
+        """Return the reasons, each with the number of its component or column."""
+        of_components = (
+            (reason, component.number)
+            for component in self.components
+            for reason in component.reasons
+        )
+        return frozenset(of_components) | {("column", int(j)) for j in self.columns.columns}
+
+
+def examine(
+    parameters: Parameters,
+    counts: Array | None,
+    ridge: Array,
+    *,
+    columns: FeatureMoments | None = None,
+    lost: Collection[int] = (),
+) -> Condition:
+    """Return the condition of a fitted mixture.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    counts : ndarray of shape (K,), optional
+        Rows that belong to each component, N_k. A row counts as much as its weight, so that a
+        row of weight 2 is two rows. None if they are not known.
+    ridge : ndarray of shape (D,)
+        What was added to each variance; 0 where covariances were held fixed.
+    columns : FeatureMoments, optional
+        Moments of the rows; by default those that the mixture implies.
+    lost : collection of int
+        Components that lost all their rows, or collapsed, during the fit.
+
+    Returns
+    -------
+    Condition
+    """
+    if columns is None:
+        spread, is_constant = _implied_spread(parameters, ridge)
+    else:
+        spread, is_constant = columns.variances, columns.smallest == columns.largest
+    is_narrow = ~is_constant & (spread < NARROW * ridge)
+    has_weight = parameters.weights > 0.0
+    has_few_rows = np.zeros_like(has_weight)
+    if counts is not None:
+        has_few_rows = has_weight & (counts <= parameters.n_features)
+    shares = _ridge_shares(parameters, ridge, is_constant)
+    # That few rows leave directions without a width goes without saying.
+    wanted = np.flatnonzero(has_weight & ~has_few_rows)
+    varying = np.flatnonzero(~is_constant & (ridge > 0.0))
+    if parameters.structure.is_triangular and varying.size:
+        shares = _narrow_directions(parameters, ridge, varying, wanted) | shares
+    is_degenerate = ~has_weight | has_few_rows
+    is_degenerate[list(lost)] = True
+    is_degenerate[list(shares)] = True
+    components = tuple(
+        DegenerateComponent(
+            k,
+            bool(has_weight[k]),
+            float(counts[k]) if counts is not None and has_few_rows[k] else None,
+            shares.get(k),
+            k in lost,
+        )
+        for k in np.flatnonzero(is_degenerate).tolist()
+    )
+    narrow = np.flatnonzero(is_narrow)
+    return Condition(components, RidgeShare(narrow, spread[narrow], ridge[narrow]))
+
+
+def _implied_spread(parameters: Parameters, ridge: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Return variances (D,) of columns without the ridge, and whether they are only rounding."""
+    own = variances(parameters.structure, parameters.stacked(parameters.covariances)) - ridge
+    mean = parameters.weights @ parameters.means
+    own = np.broadcast_to(own, parameters.means.shape)
+    spread = parameters.weights @ (own + np.square(parameters.means - mean))
+    rounding = _ROUNDINGS * np.finfo(np.float64).eps * np.abs(mean)
+    return np.maximum(spread, 0.0), spread <= _CONSTANT * ridge + np.square(rounding)
+
+
+def _ridge_shares(
+    parameters: Parameters, ridge: Array, is_constant: NDArray[np.bool_]
+) -> dict[int, RidgeShare]:
+    """Return, by component of some weight, the variances that are mostly ridge."""
+    own = variances(parameters.structure, parameters.stacked(parameters.covariances))
+    is_ridge = ~is_constant & (ridge > MOSTLY * own)
+    alive = np.flatnonzero(parameters.weights > 0.0)
+    found: dict[int, RidgeShare] = {}
+    for k in alive.tolist():
+        place = min(k, len(own) - 1)
+        columns = np.flatnonzero(is_ridge[place])
+        if columns.size:
+            found[k] = RidgeShare(columns, own[place, columns], ridge[columns])
+    return found
+
+
+def _narrow_directions(
+    parameters: Parameters, ridge: Array, columns: NDArray[np.intp], components: NDArray[np.intp]
+) -> dict[int, RidgeShare]:
+    """Return, by component, a direction along some columns in which the variance is mostly ridge.
+
+    Directions in which the data as a whole are narrow are no fault of a component.
+    """
+    roots = np.sqrt(ridge[columns])
+    covariances = parameters.stacked(parameters.covariances)
+    places = np.minimum(components, len(covariances) - 1)
+    # The trace of an inverse bounds its largest eigenvalue; few components are examined further.
+    inverses = parameters.stacked(parameters.inverse_factors)
+    precisions = np.einsum("kij,kij->kj", inverses, inverses)
+    bounds = precisions[:, columns] @ ridge[columns]
+    found: dict[int, RidgeShare] = {}
+    for place in np.unique(places[bounds[places] > MOSTLY]).tolist():
+        scaled = covariances[place][np.ix_(columns, columns)] / np.outer(roots, roots)
+        eigenvalues, vectors = np.linalg.eigh(scaled)
+        if MOSTLY * eigenvalues[0] >= 1.0:
+            continue
+        direction = np.zeros(parameters.n_features)
+        direction[columns] = vectors[:, 0] / roots
+        if _spread_along(parameters, direction) < 1.0 + NARROW:
+            continue
+        size = np.abs(vectors[:, 0])
+        along = columns[size >= _SHARE * size.max()]
+        unit = 1.0 / float(direction @ direction)
+        share = RidgeShare(along, np.array([eigenvalues[0] * unit]), np.array([unit]))
+        found |= dict.fromkeys(components[places == place].tolist(), share)
+    return found
+
+
+def _spread_along(parameters: Parameters, direction: Array) -> float:
+    """Return the variance of the whole mixture, with the ridge, along a direction (D,)."""
+    own = parameters.stacked(parameters.covariances) @ direction @ direction
+    centres = parameters.means @ direction
+    deviations = centres - parameters.weights @ centres
+    return float(parameters.weights @ (own + np.square(deviations)))

@@ -1,0 +1,267 @@
+"""Warn about what a fitted mixture is worth: its components, its columns and its rows.
+
+Everything that is fitted is reported here: batch fits, streams, updates, merged models and the
+command line.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import streamgmm
+from streamgmm.core.condition import (
+    NARROW,
+    Condition,
+    DegenerateComponent,
+    RidgeShare,
+    examine,
+)
+from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
+from streamgmm.core.feature_moments import FeatureMoments
+from streamgmm.core.parameters import Parameters, count_parameters
+from streamgmm.errors import (
+    DegenerateComponentWarning,
+    FewRowsWarning,
+    LeftOutRowsWarning,
+    RidgeWarning,
+)
+from streamgmm.events import SkippedRows
+
+# Components that a warning describes, and columns that it names.
+_DESCRIBED, _NAMED = 3, 5
+# Structures with fewer parameters than full covariances, the most flexible first.
+_SIMPLER: tuple[CovarianceType, ...] = ("diag", "tied", "spherical")
+_PACKAGE = str(Path(streamgmm.__file__).parent)
+
+
+def condition_of(
+    model: Any,
+    parameters: Parameters,
+    counts: Array | None,
+    *,
+    columns: FeatureMoments | None = None,
+    lost: Collection[int] = (),
+) -> Condition:
+    """Return the condition of the mixture of a model.
+
+    Parameters
+    ----------
+    model : GaussianMixture or OnlineGaussianMixture
+        Its settings decide the ridge.
+    parameters : Parameters
+    counts, columns, lost
+        As for :func:`streamgmm.core.condition.examine`.
+    """
+    ridge = np.zeros(parameters.n_features)
+    if "covariances" not in model.fixed:
+        ridge[:] = getattr(model, "reg_covar_", model.reg_covar)
+    if parameters.covariance_type == "spherical":
+        ridge[:] = ridge.min()
+    return examine(parameters, counts, ridge, columns=columns, lost=lost)
+
+
+def warn_of_condition(condition: Condition, model: Any) -> None:
+    """Warn of degenerate components and of narrow columns, once each.
+
+    Parameters
+    ----------
+    condition : Condition
+    model : GaussianMixture or OnlineGaussianMixture
+        That it is the condition of.
+    """
+    names = _column_names(model)
+    if condition.components:
+        warn(_describe_components(condition.components, names), DegenerateComponentWarning)
+    if condition.columns.columns.size:
+        warn(_describe_columns(condition.columns, names, model), RidgeWarning)
+
+
+def warn_of_model(model: Any) -> None:
+    """Warn of the condition of a fitted model, such as one from a file.
+
+    Parameters
+    ----------
+    model : GaussianMixture or OnlineGaussianMixture
+    """
+    statistics = getattr(model, "_statistics", None)
+    counts = None if statistics is None else statistics.counts
+    warn_of_condition(condition_of(model, model._parameters(), counts), model)
+
+
+def warn_of_few_rows(model: Any, n_features: int, weight: float, is_weighted: bool) -> bool:
+    """Warn if a mixture has more free parameters than there are rows.
+
+    Parameters
+    ----------
+    model : GaussianMixture or OnlineGaussianMixture
+    n_features : int
+    weight : float
+        Rows, in units of weight: a row of weight 2 is two rows.
+    is_weighted : bool
+        Whether rows have weights of their own.
+
+    Returns
+    -------
+    bool
+        Whether a warning was given.
+    """
+
+    def size(covariance_type: CovarianceType, n_components: int) -> int:
+        structure = STRUCTURES[covariance_type]
+        return count_parameters(structure, n_components, n_features, model.fixed)
+
+    k = model.n_components
+    n_parameters = size(model.covariance_type, k)
+    if not 0.0 < weight < n_parameters:
+        return False
+    total = f"{weight:,.10g}"
+    rows = f"the weights of the rows sum to {total}" if is_weighted else f"there are {total} row(s)"
+    remedies = [
+        f"covariance_type={simpler!r} ({size(simpler, k):,} parameters)"
+        for simpler in _SIMPLER
+        if size(simpler, k) < n_parameters and size(simpler, k) <= weight
+    ]
+    most = _most(lambda fewer: size(model.covariance_type, fewer) <= weight, k)
+    if most:
+        remedies.append(f"at most {most:,} component(s)")
+    remedies.append("more rows")
+    if is_weighted:
+        remedies.append("weights that sum to the number of rows, if they are relative")
+    mixture = f"{k:,} {model.covariance_type} component(s) in {n_features:,} column(s)"
+    warn(
+        f"{rows}, but the mixture has {n_parameters:,} free parameters ({mixture}): it will fit "
+        f"these rows better than others. Use {_alternatives(remedies)}",
+        FewRowsWarning,
+    )
+    return True
+
+
+def warn_of_skipped_rows(skipped: SkippedRows, n_rows: int, consequence: str = "") -> None:
+    """Warn of rows whose squares overflow, and if no row of some rows could be used.
+
+    Rows without values and rows of weight 0 are skipped as the caller wished; that all of them
+    are is hardly a wish.
+
+    Parameters
+    ----------
+    skipped : SkippedRows
+    n_rows : int
+        Rows that were given.
+    consequence : str
+        What follows for the result.
+    """
+    is_whole = 0 < n_rows <= skipped.n_rows
+    if not (skipped.n_overflowing or is_whole):
+        return
+    remedies = []
+    if skipped.n_overflowing:
+        remedies.append(
+            "Look for fill values such as 1e300, and remove these rows or set the values to NaN "
+            "with missing='drop' or 'em'"
+        )
+    if is_whole and skipped.n_missing:
+        remedies.append("Fill the missing values, or see that the right columns are read")
+    if is_whole and skipped.n_weightless:
+        remedies.append("Give positive weights to the rows that are to count")
+    which = "no row could be used; " if is_whole else ""
+    warn(". ".join([f"{which}{skipped}{consequence}", *remedies]), LeftOutRowsWarning)
+
+
+def _describe_components(components: Sequence[DegenerateComponent], names: Sequence[str]) -> str:
+    """Return one message on all degenerate components: numbers, reasons and remedies."""
+    numbers = _listed([str(component.number) for component in components], 4 * _NAMED)
+    details = "; ".join(
+        _describe_component(component, names) for component in components[:_DESCRIBED]
+    )
+    rest = len(components) - _DESCRIBED
+    if rest > 0:
+        details += f"; and {rest:,} more"
+    reasons = {reason for component in components for reason in component.reasons}
+    remedies = ["Reduce n_components, or fit more rows" if reasons != {"ridge"} else ""]
+    if "ridge" in reasons:
+        remedies.append(
+            "Where the ridge hides a real width, use a smaller reg_covar or scale the column; "
+            "where rows are repeated, reduce n_components"
+        )
+    advice = ". ".join(filter(None, remedies))
+    return f"component(s) {numbers} of the mixture say little of the data: {details}. {advice}"
+
+
+def _describe_component(component: DegenerateComponent, names: Sequence[str]) -> str:
+    parts = []
+    if component.was_lost:
+        parts.append("lost all its rows or collapsed onto few during the fit")
+    if not component.has_weight:
+        parts.append("has weight 0")
+    if component.n_rows is not None:
+        parts.append(
+            f"has {component.n_rows:.4g} row(s), no more than the {len(names):,} column(s)"
+        )
+    share = component.ridge
+    if share is not None:
+        columns = _listed([names[j] for j in share.columns], _NAMED)
+        place = "along a combination of columns" if share.is_direction else "in column(s)"
+        worst = int(np.argmin(share.variances / share.ridges))
+        parts.append(
+            f"is mostly ridge {place} {columns}: its variance is {share.variances[worst]:.3g}, of "
+            f"which {share.ridges[worst]:.3g} is reg_covar"
+        )
+    return f"component {component.number} {', and '.join(parts)}"
+
+
+def _describe_columns(share: RidgeShare, names: Sequence[str], model: Any) -> str:
+    details = [
+        f"{names[j]} (variance {variance:.3g}, ridge {ridge:.3g})"
+        for j, variance, ridge in zip(
+            share.columns[: _NAMED + 1], share.variances, share.ridges, strict=False
+        )
+    ]
+    more = len(share.columns) - _NAMED
+    listed = ", ".join(details[:_NAMED]) + (f", and {more:,} more" if more > 0 else "")
+    remedies = ["a smaller reg_covar"]
+    # With "em" it stands for the same ridge in all columns.
+    if getattr(model, "algorithm", "") != "em" and model.reg_covar != "auto":
+        remedies.append("reg_covar='auto'")
+    return (
+        f"column(s) whose variance is below {NARROW:g} times the ridge: {listed}. The ridge "
+        f"(reg_covar, in squared units of the data) hides differences in them; use "
+        f"{_alternatives(remedies)}, or scale the column(s)"
+    )
+
+
+def _column_names(model: Any) -> list[str]:
+    names: Iterable[Any] = getattr(model, "feature_names_in_", range(model.n_features_in_))
+    return [str(name) for name in names]
+
+
+def _listed(names: Sequence[str], most: int) -> str:
+    """Return the first names, and how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def _alternatives(choices: Sequence[str]) -> str:
+    *first, last = choices
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _most(holds: Callable[[int], bool], below: int) -> int:
+    """Return the largest number below some number for which a condition holds, or 0."""
+    low, high = 0, below
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn where code outside of the package called it."""
+    level = 1
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
