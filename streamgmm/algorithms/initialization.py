@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.row_sample import LARGEST_VALUE
+from streamgmm.algorithms.usable_rows import LARGEST_VALUE
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType, cholesky
 from streamgmm.core.parameters import Parameters, covariances_from_precisions
 from streamgmm.errors import DataError
