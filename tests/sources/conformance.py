@@ -247,5 +247,5 @@ class MissingValuesConformance(ABC):
         mean = np.average(case.rows[kept], axis=0, weights=weights[kept])
         fitted = GaussianMixture(1).fit(case.open(missing="drop", sample_weight=weights))
         np.testing.assert_allclose(fitted.means_[0], mean, rtol=1e-6)
-        described = open_data(case.open(sample_weight=weights), missing="drop")
+        described = open_data(case.open(sample_weight=weights, missing="em"), missing="drop")
         np.testing.assert_allclose(GaussianMixture(1).fit(described).means_[0], mean, rtol=1e-6)
