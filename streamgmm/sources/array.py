@@ -98,6 +98,8 @@ class FileArray:
         Where in the file the first value is, in bytes.
     is_fortran : bool
         Whether values run down the columns.
+    header : bytes
+        Bytes that a file on disk begins with, for as long as it is this file.
 
     Raises
     ------
@@ -112,8 +114,10 @@ class FileArray:
         shape: tuple[int, ...],
         offset: int,
         is_fortran: bool,
+        header: bytes = b"",
     ) -> None:
         self.file, self.dtype, self.shape = file, dtype, shape
+        self._header = header
         self._offset, self._is_fortran = offset, is_fortran
         self._row_values = math.prod(shape[1:])
         n_bytes = file.stat().st_size if isinstance(file, Path) else file.size
@@ -139,11 +143,13 @@ class FileArray:
             with header:
                 shape, is_fortran, dtype = _read_header(header)
                 offset = header.tell()
+                header.seek(0)
+                first_bytes = header.read(offset) if isinstance(file, Path) else b""
         except FetchError as error:
             raise DataError(f"{file} cannot be opened: {error}") from None
         except (ValueError, OSError) as error:
             raise DataError(f"{file} is not a .npy file that can be read: {error}") from None
-        return cls(file, dtype, shape, offset, is_fortran)
+        return cls(file, dtype, shape, offset, is_fortran, first_bytes)
 
     def __getitem__(self, place: slice | tuple[slice, ...]) -> NDArray[Any]:
         """Rows from start to stop, without a step, or a box within them; whole rows are read.
@@ -159,6 +165,10 @@ class FileArray:
         shape = (stop - start, *self.shape[1:])
         values = np.empty(shape, self.dtype, order="F" if self._is_fortran else "C")
         with naming_rows(str(self.file), start, stop), self.file.open("rb") as file:
+            if self._header and file.read(len(self._header)) != self._header:
+                raise DataError(
+                    f"{self.file} was replaced by another file after it was opened; open it again"
+                )
             if self._is_fortran:
                 for d, column in enumerate(values.reshape(len(values), -1, order="F").T):
                     self._fill(column, file, d * self.shape[0] + start)

@@ -195,6 +195,12 @@ def guarded_graph(array: Any) -> Any:
     return type(array)(graph, array.name, array.chunks, meta=array._meta)
 
 
+def computed(arrays: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the values of arrays, of which some are lazy, computed in the calling thread."""
+    found: tuple[Any, ...] = dask.base.compute(*arrays, scheduler="synchronous")  # type: ignore[no-untyped-call]
+    return found
+
+
 @dataclass(frozen=True)
 class _Blocks:
     """Properties of the blocks of an array, which each task knows.

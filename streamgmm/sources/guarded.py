@@ -47,10 +47,8 @@ def guarded(lazy: Any) -> Any:
         return guarded_array(lazy)
     if type(lazy).__module__.partition(".")[0] != "xarray":
         return lazy
-    from xarray.backends.zarr import ZarrArrayWrapper
-
-    if isinstance(lazy, ZarrArrayWrapper):
-        return ZarrArrayWrapper(guarded(lazy.get_array()))  # type: ignore[no-untyped-call]
+    if type(lazy).__name__ == "ZarrArrayWrapper":
+        return type(lazy)(guarded_array(lazy.get_array()))
     # Adapters of xarray hold each other: lazy indexing, decoding, caching.
     inner = getattr(lazy, "array", None)
     found = guarded(inner)

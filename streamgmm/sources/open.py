@@ -423,17 +423,20 @@ def _with_weights(source: Source, weights: Any) -> Source:
         raise DataError(
             "sample_weight is zero for all rows; give one row or more a positive weight"
         )
+    if is_from(weights, "xarray"):
+        from streamgmm.sources.xarray import XarraySource, weights_of
+
+        if isinstance(source, XarraySource):
+            weights = weights_of(source, weights)
+        elif weights.chunks is None:
+            weights = weights.values
+        else:
+            weights = _open_weights(weights.data, None)
     if isinstance(source, LazySource):
         from streamgmm.sources.dask import DaskSource
 
         if isinstance(source, DaskSource):
             return source.with_weights(weights, rules)
-    if is_from(weights, "xarray"):
-        from streamgmm.sources.xarray import XarraySource, weights_of
-
-        weights = (
-            weights_of(source, weights) if isinstance(source, XarraySource) else weights.values
-        )
     return WeightedSource(source, weights, rules)
 
 

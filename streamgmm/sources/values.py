@@ -253,11 +253,13 @@ def _refuse_packed(name: str, dtype: np.dtype[Any], attributes: Mapping[str, Any
 
 def _valid_range(dtype: np.dtype[Any], attributes: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return the least and the largest valid value, None for each that is not given."""
-    pair = [*_numbers(attributes.get("valid_range"))]
+    # Text is not of the type of the data.
+    given = {key: value for key, value in attributes.items() if not isinstance(value, (str, bytes))}
+    pair = [*_numbers(given.get("valid_range"))]
     pairs = [[bound] for bound in pair] if len(pair) == 2 else [[], []]
     bounds: list[Any] = []
-    for key, given in zip(("valid_min", "valid_max"), pairs, strict=True):
-        numbers = [*_numbers(attributes[key])] if key in attributes else given
+    for key, own in zip(("valid_min", "valid_max"), pairs, strict=True):
+        numbers = [*_numbers(given[key])] if key in given else own
         is_of_kind = [isinstance(bound, float) == (dtype.kind == "f") for bound in numbers]
         is_bound = is_of_kind == [True] and not math.isnan(numbers[0])
         bounds.append(_clipped(numbers[0], dtype) if is_bound else None)

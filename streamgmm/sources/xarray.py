@@ -8,7 +8,6 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dask.base
 import numpy as np
 import xarray
 import zarr
@@ -21,7 +20,7 @@ from zarr.storage import LocalStore
 from streamgmm.errors import DataError
 from streamgmm.packages import needed_by
 from streamgmm.protocols import Chunk, Missing, Region, is_contiguous, positions, region_shape
-from streamgmm.sources.dask import guarded_graph
+from streamgmm.sources.dask import computed, guarded_graph
 from streamgmm.sources.guarded import guarded
 from streamgmm.sources.layout import check_table, naming_place, rows_per_chunk
 from streamgmm.sources.urls import FetchError, without_credentials
@@ -227,8 +226,7 @@ class XarraySource:
         if self._is_dask:
             boxes = [variable.isel(slab) for variable in self._variables]
             # By Dask itself: xarray would make another type of masked integers.
-            arrays = dask.base.compute(*(box.data for box in boxes), scheduler="synchronous")  # type: ignore[no-untyped-call]
-            yield from zip(boxes, arrays, strict=True)
+            yield from zip(boxes, computed([box.data for box in boxes]), strict=True)
             return
         for variable in self._variables:
             box = variable.isel(slab)
