@@ -429,6 +429,10 @@ def test_other_data_are_refused(store: Path, tmp_path: Path) -> None:
         zarr.create_array(target, data=rows, chunks=(CHUNK, D), overwrite=True)
         return streamgmm.open(target)
 
+    def named(source: Source) -> Source:
+        source.feature_names = ["a", "b", "c"]
+        return source
+
     interrupted(path, stored(rows), 2)
     weights = np.ones(N)
     others: list[tuple[Callable[[], Source], str]] = [
@@ -438,6 +442,7 @@ def test_other_data_are_refused(store: Path, tmp_path: Path) -> None:
         (lambda: stored(rows + 1.0), "digest of some rows was"),
         (lambda: streamgmm.open(stored(rows), missing="em"), "missing was 'error' and is 'em'"),
         (lambda: streamgmm.open(stored(rows), sample_weight=weights), "data weights was False"),
+        (lambda: named(stored(rows)), r"column names was None and is \['a', 'b', 'c'\]"),
     ]
     for other, message in others:
         with pytest.raises(CheckpointError, match=f"of another fit: {message}"):

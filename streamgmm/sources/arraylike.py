@@ -88,7 +88,7 @@ def _numbers(objects: NDArray[np.object_], data: Any, name: str) -> NDArray[np.f
         place = f"{name}[{', '.join(map(str, index))}]"
         if isinstance(value, str | bytes):
             raise DataTypeError(
-                f"{place} is text, {value!r}; convert text to numbers first, for example with "
+                f"{place} is the string {value!r}, not a real number; convert strings first, for example with "
                 f"numpy.asarray({name}, dtype=float)"
             )
         if isinstance(value, complex | np.complexfloating):
