@@ -147,7 +147,7 @@ def mean_log_likelihood(
 def em_step(
     x: ArrayLike,
     model: Mixture,
-    reg_covar: float = 0.0,
+    reg_covar: ArrayLike = 0.0,
     row_weights: ArrayLike | None = None,
     fixed: Collection[str] = (),
 ) -> Mixture:
@@ -172,7 +172,7 @@ def em_step(
         np.sqrt(g / n)[:, np.newaxis] * (x - m)
         for g, m, n in zip(gamma.T, means, counts, strict=True)
     ]
-    ridge = np.sqrt(np.longdouble(reg_covar)) * np.eye(d)
+    ridge = np.sqrt(extended(reg_covar)) * np.eye(d)
     if model.covariance_type == "full":
         factors = np.stack([factor_of_gram(np.vstack([s, ridge])) for s in spreads])
     elif model.covariance_type == "tied":
@@ -180,7 +180,7 @@ def em_step(
         stacked = [share * s for share, s in zip(shares, spreads, strict=True)]
         factors = np.tile(factor_of_gram(np.vstack([*stacked, ridge])), (len(counts), 1, 1))
     else:
-        variances = np.stack([(s**2).sum(axis=0) for s in spreads]) + reg_covar
+        variances = np.stack([(s**2).sum(axis=0) for s in spreads]) + extended(reg_covar)
         if model.covariance_type == "spherical":
             variances = np.tile(variances.mean(axis=1, keepdims=True), (1, d))
         factors = np.sqrt(variances)[:, :, np.newaxis] * np.eye(d)

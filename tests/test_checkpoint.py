@@ -387,7 +387,7 @@ def test_where_nothing_was_found_a_fit_begins(store: Path, tmp_path: Path) -> No
         ({"covariance_type": "tied"}, "covariance_type was 'full' and is 'tied'"),
         ({"random_state": 1}, "random_state was 0 and is 1"),
         ({"random_state": None}, "random_state was 0 and is 'NoneType'"),
-        ({"reg_covar": 0}, "reg_covar was 1e-06 and is 0"),
+        ({"reg_covar": 0}, "reg_covar was 'auto' and is 0"),
         ({"means_init": np.zeros((K, D))}, "means_init was None and is '"),
         ({"algorithm": "em"}, "algorithm was 'auto' and is 'em'; .*sample, by memory_limit was"),
         (

@@ -71,7 +71,7 @@ def em_step(
     rows: NDArray[np.generic],
     parameters: Parameters,
     *,
-    reg_covar: float = 0.0,
+    reg_covar: float | NDArray[np.float64] = 0.0,
     row_weights: Array | None = None,
     fixed: tuple[str, ...] = (),
 ) -> Maximum:

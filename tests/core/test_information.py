@@ -190,6 +190,35 @@ def test_the_gradient_is_the_step_of_em(
     assert naive.distance(found.parameters, naive.of(tangent.parameters)) > 1e-3
 
 
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag"])
+@pytest.mark.parametrize("ridge", [(0.3, 1e-4), (0.0, 0.5)])
+def test_the_gradient_is_the_step_of_em_with_a_ridge_for_each_column(
+    covariance_type: CovarianceType, ridge: tuple[float, ...]
+) -> None:
+    tangent, _, _, statistics = with_rows(covariance_type, 2)
+    reg_covar = np.array(ridge)
+    step = tangent.gradient(statistics, reg_covar)
+    found = maximize(tangent.moved(step, statistics), tangent.parameters)
+    expected = maximize(statistics, tangent.parameters, reg_covar=reg_covar)
+    other = maximize(statistics, tangent.parameters, reg_covar=reg_covar[::-1])
+    assert naive.distance(found.parameters, naive.of(expected.parameters)) < 1e-9
+    assert naive.distance(found.parameters, naive.of(other.parameters)) > 1e-3
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_a_ridge_of_equal_entries_is_one_number(covariance_type: CovarianceType) -> None:
+    tangent, _, _, statistics = with_rows(covariance_type, 2)
+    for value in (0.0, 1e-6, 0.3):
+        ridge = np.full(2, value)
+        np.testing.assert_array_equal(
+            tangent.gradient(statistics, ridge), tangent.gradient(statistics, value)
+        )
+        found = maximize(statistics, tangent.parameters, reg_covar=ridge).parameters
+        expected = maximize(statistics, tangent.parameters, reg_covar=value).parameters
+        np.testing.assert_array_equal(found.factors, expected.factors)
+        np.testing.assert_array_equal(found.covariances, expected.covariances)
+
+
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("place", [0.0, 1e7])
 @pytest.mark.parametrize("fixed", [(), ("weights",), ("means",), ("covariances",)])

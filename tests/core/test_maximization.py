@@ -77,6 +77,28 @@ def test_one_step_is_the_oracles(
     assert (found.empty, found.collapsed) == ((), ())
 
 
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag"])
+@pytest.mark.parametrize("spread", [1.0, 1e5], ids=["packed", "centred"])
+@pytest.mark.parametrize("ridge", [(1e-6, 0.5, 1e-12), (0.0, 0.5, 0.0)])
+def test_a_ridge_for_each_column_is_the_oracles(
+    covariance_type: CovarianceType, spread: float, ridge: tuple[float, ...]
+) -> None:
+    start, rows = a_start(covariance_type, 4, 3, spread)
+    found = em_step(rows, start, reg_covar=np.array(ridge))
+    expected = naive.em_step(rows, naive.of(start), ridge)
+    assert naive.distance(found.parameters, expected) < 1e-11 + rounding(start)
+    assert (found.empty, found.collapsed) == ((), ())
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag"])
+def test_a_column_without_a_ridge_may_not_be_constant(covariance_type: CovarianceType) -> None:
+    start, rows = a_start(covariance_type, 1, 3, 1.0)
+    rows[:, 1] = 2.0
+    found = em_step(rows, start, reg_covar=np.array([1e-6, 0.0, 1e-6]))
+    assert found.collapsed == (0,)
+    assert np.all(np.isfinite(found.parameters.inverse_factors))
+
+
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("fixed", SUBSETS, ids=lambda names: "+".join(names) or "nothing")
 @pytest.mark.parametrize("spread", [1.0, 1e5], ids=["packed", "centred"])
