@@ -31,8 +31,8 @@ from streamgmm.errors import (
 )
 from streamgmm.events import SkippedRows
 
-# Components that a warning describes, and columns that it names.
-_DESCRIBED, _NAMED = 3, 5
+# Components that a warning describes for each reason, and that it numbers; columns that it names.
+_DESCRIBED, _NUMBERED, _NAMED = 3, 20, 5
 # Structures with fewer parameters than full covariances, the most flexible first.
 _SIMPLER: tuple[CovarianceType, ...] = ("diag", "tied", "spherical")
 _PACKAGE = str(Path(streamgmm.__file__).parent)
@@ -172,45 +172,45 @@ def warn_of_skipped_rows(skipped: SkippedRows, n_rows: int, consequence: str = "
 
 
 def _describe_components(components: Sequence[DegenerateComponent], names: Sequence[str]) -> str:
-    """Return one message on all degenerate components: numbers, reasons and remedies."""
-    numbers = _listed([str(component.number) for component in components], 4 * _NAMED)
-    details = "; ".join(
-        _describe_component(component, names) for component in components[:_DESCRIBED]
-    )
-    rest = len(components) - _DESCRIBED
-    if rest > 0:
-        details += f"; and {rest:,} more"
-    reasons = {reason for component in components for reason in component.reasons}
-    remedies = ["Reduce n_components, or fit more rows" if reasons != {"ridge"} else ""]
+    """Return one message on all degenerate components: their numbers, reasons and remedies."""
+    columns = f"{len(names):,} column(s)"
+    details: dict[str, Callable[[DegenerateComponent], str]] = {
+        "weight 0": lambda own: "" if own.has_weight else f"{own.number}",
+        f"no more rows than the {columns}": lambda own: (
+            "" if own.n_rows is None else f"{own.number} ({own.n_rows:.4g} row(s))"
+        ),
+        "mostly ridge": lambda own: (
+            "" if own.ridge is None else f"{own.number} ({_describe_share(own.ridge, names)})"
+        ),
+        "lost all rows or collapsed onto few during the fit": lambda own: (
+            f"{own.number}" if own.was_lost else ""
+        ),
+    }
+    numbers = _listed([str(own.number) for own in components], _NUMBERED)
+    message = f"component(s) {numbers} of the mixture say little of the data"
+    for reason, describe in details.items():
+        named = [text for text in map(describe, components) if text]
+        if named:
+            message += f"; {reason}: component(s) {_listed(named, _DESCRIBED)}"
+    reasons = {reason for own in components for reason in own.reasons}
+    if reasons != {"ridge"}:
+        message += ". Reduce n_components, or fit more rows"
     if "ridge" in reasons:
-        remedies.append(
-            "Where the ridge hides a real width, use a smaller reg_covar or scale the column; "
+        message += (
+            ". Where the ridge hides a real width, use a smaller reg_covar or scale the column; "
             "where rows are repeated, reduce n_components"
         )
-    advice = ". ".join(filter(None, remedies))
-    return f"component(s) {numbers} of the mixture say little of the data: {details}. {advice}"
+    return message
 
 
-def _describe_component(component: DegenerateComponent, names: Sequence[str]) -> str:
-    parts = []
-    if component.was_lost:
-        parts.append("lost all its rows or collapsed onto few during the fit")
-    if not component.has_weight:
-        parts.append("has weight 0")
-    if component.n_rows is not None:
-        parts.append(
-            f"has {component.n_rows:.4g} row(s), no more than the {len(names):,} column(s)"
-        )
-    share = component.ridge
-    if share is not None:
-        columns = _listed([names[j] for j in share.columns], _NAMED)
-        place = "along a combination of columns" if share.is_direction else "in column(s)"
-        worst = int(np.argmin(share.variances / share.ridges))
-        parts.append(
-            f"is mostly ridge {place} {columns}: its variance is {share.variances[worst]:.3g}, of "
-            f"which {share.ridges[worst]:.3g} is reg_covar"
-        )
-    return f"component {component.number} {', and '.join(parts)}"
+def _describe_share(share: RidgeShare, names: Sequence[str]) -> str:
+    columns = _listed([names[j] for j in share.columns], _NAMED)
+    place = "along a combination of columns" if share.is_direction else "in column(s)"
+    worst = int(np.argmin(share.variances / share.ridges))
+    return (
+        f"variance {share.variances[worst]:.3g} {place} {columns}, of which "
+        f"{share.ridges[worst]:.3g} is reg_covar"
+    )
 
 
 def _describe_columns(share: RidgeShare, names: Sequence[str], model: Any) -> str:
