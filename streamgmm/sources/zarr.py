@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numcodecs.errors
 import numpy as np
 import zarr
+import zarr.errors
 from numpy.typing import NDArray
 from zarr.buffer.cpu import NDBuffer
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
@@ -26,6 +28,8 @@ from streamgmm.sources.layout import (
 from streamgmm.sources.loops import OneThreadLoop, in_event_loop
 from streamgmm.sources.urls import FetchError, is_url, without_credentials
 
+# What the two formats of Zarr raise for a codec that is not installed.
+_UNKNOWN_CODEC = (numcodecs.errors.UnknownCodecError, zarr.errors.UnknownCodecError)
 # Stores that answer at once. Of others many requests should be under way.
 _NEAR = (LocalStore, MemoryStore, ZipStore)
 
@@ -264,7 +268,9 @@ def open_node(
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{named} cannot be opened as {expected}: {error}") from error
+        is_codec = isinstance(error, _UNKNOWN_CODEC)
+        advice = "; install the package that provides this codec" if is_codec else ""
+        raise DataError(f"{named} cannot be opened as {expected}: {error}{advice}") from error
     opened: zarr.Array[Any] | zarr.Group = node
     return opened
 
