@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from streamgmm.errors import DataError
+from streamgmm.packages import needed_by
 from streamgmm.protocols import Chunk, Missing
 from streamgmm.sources.choosing import StoredArray, how_to_choose
 from streamgmm.sources.layout import (
@@ -325,10 +326,16 @@ def _refuse_unknown_filters(dataset: "h5py.Dataset") -> None:
     settings = dataset.id.get_create_plist()
     for i in range(settings.get_nfilters()):
         number = settings.get_filter(i)[0]
+        if h5py.h5z.filter_avail(number):
+            continue
+        stored = f"{_name(dataset)} is stored by the HDF5 filter {number}, which"
+        with needed_by(stored):
+            # The import makes its filters known to HDF5.
+            import hdf5plugin  # noqa: F401
         if not h5py.h5z.filter_avail(number):
             raise DataError(
-                f"{_name(dataset)} is stored by the HDF5 filter {number}, which is not there; "
-                "import a package that brings it first, such as hdf5plugin"
+                f"{stored} neither HDF5 nor hdf5plugin has; copy the file by: h5repack -f NONE, "
+                "where the filter is installed"
             )
 
 

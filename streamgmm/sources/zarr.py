@@ -9,8 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+import numcodecs.errors
 import numpy as np
 import zarr
+import zarr.errors
 from numpy.typing import NDArray
 from zarr.buffer.cpu import NDBuffer
 from zarr.core.metadata import ArrayV2Metadata
@@ -31,6 +33,8 @@ from streamgmm.sources.loops import OneThreadLoop, in_event_loop
 from streamgmm.sources.urls import FetchError, is_url, without_credentials
 from streamgmm.sources.values import ValueRules, marking_fill_value, usable, value_rules
 
+# What the two formats of Zarr raise for a codec that is not installed.
+_UNKNOWN_CODEC = (numcodecs.errors.UnknownCodecError, zarr.errors.UnknownCodecError)
 # Stores that answer at once. Of others many requests should be under way.
 _NEAR = (LocalStore, MemoryStore, ZipStore)
 
@@ -307,7 +311,9 @@ def open_node(
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{named} cannot be opened as {expected}: {error}") from error
+        is_codec = isinstance(error, _UNKNOWN_CODEC)
+        advice = "; install the package that provides this codec" if is_codec else ""
+        raise DataError(f"{named} cannot be opened as {expected}: {error}{advice}") from error
     opened: zarr.Array[Any] | zarr.Group = node
     return opened
 

@@ -1,0 +1,129 @@
+"""A package that is not installed is named with the line that installs it, at every entrance."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow.parquet
+import pytest
+import xarray
+
+from streamgmm import GaussianMixture, OnlineGaussianMixture
+
+REMOTE = "pip install 'streamgmm[remote]'"
+# Packages that are blocked, Python that needs them, the package that is named, and the line.
+CASES: list[tuple[list[str], str, str, str]] = [
+    (["h5py"], "open('x.h5')", "h5py", "pip install 'streamgmm[hdf5]'"),
+    (["pyarrow"], "open('x.parquet')", "pyarrow", "pip install 'streamgmm[parquet]'"),
+    (["xarray"], "open('x.nc', variables=['a'])", "xarray", "pip install 'streamgmm[xarray]'"),
+    (["h5netcdf"], "open('x.nc', variables=['a'])", "h5netcdf", "pip install 'streamgmm[xarray]'"),
+    (["xarray"], "open('x.zarr', feature_dim='x')", "xarray", "pip install 'streamgmm[xarray]'"),
+    (["matplotlib"], "import streamgmm.plotting", "matplotlib", "pip install 'streamgmm[plot]'"),
+    (["gcsfs"], "open('gs://b/x.npy')", "gcsfs", "pip install gcsfs"),
+    (["adlfs"], "open('abfs://b/x.npy')", "adlfs", "pip install adlfs"),
+    (["s3fs"], "open('s3://b/x.npy')", "s3fs", "pip install s3fs"),
+    (["s3fs"], "open('s3://b/x.zarr')", "s3fs", "pip install s3fs"),
+    (["s3fs"], "open('s3://b/x.parquet')", "s3fs", "pip install s3fs"),
+    (["s3fs"], "open('s3://b/x.h5')", "s3fs", "pip install s3fs"),
+    (["s3fs"], "open('x.npy', sample_weight='s3://b/w.npy')", "s3fs", "pip install s3fs"),
+    (["s3fs"], "update('o.gmm', 's3://b/x.npy')", "s3fs", "pip install s3fs"),
+    (
+        ["s3fs"],
+        "GaussianMixture(checkpoint='s3://b/c').fit('x.npy')",
+        "s3fs",
+        "pip install s3fs",
+    ),
+    (["aiohttp"], "GaussianMixture(checkpoint='s3://b/c').fit('x.npy')", "aiohttp", REMOTE),
+    *(
+        ([package], f"open('{protocol}://b/x.{suffix}')", package, REMOTE)
+        for package in ("aiohttp", "tenacity")
+        for protocol in ("s3", "https")
+        for suffix in ("npy", "zarr", "h5", "parquet")
+    ),
+    (["aiohttp"], "open('x.npy', sample_weight='s3://b/w.npy')", "aiohttp", REMOTE),
+    (["aiohttp"], "open('x.npy', sample_weight='s3://b/w.zarr')", "aiohttp", REMOTE),
+    (["aiohttp"], "update('o.gmm', 's3://b/x.npy')", "aiohttp", REMOTE),
+    (["aiohttp"], "load('m.gmm').predict('s3://b/x.zarr', out='l.npy')", "aiohttp", REMOTE),
+    (["hdf5plugin"], "open('filtered.h5')", "hdf5plugin", "pip install hdf5plugin"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data of each kind, and models."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = np.random.default_rng(0).normal(size=(60, 2))
+    np.save(folder / "x.npy", rows)
+    with h5py.File(folder / "x.h5", "w") as file:
+        file["x"] = rows
+    with h5py.File(folder / "filtered.h5", "w") as file:
+        settings = {"compression": 32004, "allow_unknown_filter": True}
+        file.create_dataset("x", shape=(60, 2), dtype="f8", chunks=(60, 2), **settings)
+    pyarrow.parquet.write_table(pyarrow.table({"a": rows[:, 0]}), folder / "x.parquet")
+    xarray.Dataset({"a": ("t", rows[:, 0])}).to_netcdf(folder / "x.nc", engine="h5netcdf")
+    xarray.Dataset({"a": (("t", "x"), rows)}).to_zarr(folder / "x.zarr")
+    GaussianMixture(2, random_state=0).fit(rows).save(folder / "m.gmm")
+    OnlineGaussianMixture(2).partial_fit(rows).save(folder / "o.gmm")
+    return folder
+
+
+SCRIPT = """
+import sys
+sys.modules.update(dict.fromkeys({blocked}))
+import streamgmm
+from streamgmm import GaussianMixture, errors, load, open, update
+for request in {requests}:
+    try:
+        exec(request)
+    except errors.StreamGMMError as error:
+        print(type(error).__name__, isinstance(error, ImportError), error)
+    except BaseException as error:
+        print("not ours:", repr(error))
+    else:
+        print("no error:", request)
+"""
+
+
+@pytest.mark.parametrize("package", sorted({blocked[0] for blocked, *_ in CASES}))
+def test_a_missing_package_is_named_with_what_installs_it(package: str, folder: Path) -> None:
+    cases = [case for case in CASES if case[0][0] == package]
+    script = SCRIPT.format(blocked=[package], requests=[request for _, request, *_ in cases])
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True
+    )
+    lines = ended.stdout.splitlines()
+    assert len(lines) == len(cases)
+    for line, (_, request, named, command) in zip(lines, cases, strict=True):
+        assert line.startswith("MissingPackageError True "), (request, line)
+        assert f" needs {named}; install it with: {command}" in line, (request, line)
+
+
+def test_the_command_line_says_the_same(folder: Path) -> None:
+    for package, words, named in (
+        ("aiohttp", ["fit", "s3://b/x.npy", "-k", "2", "-o", "n.gmm"], REMOTE),
+        (
+            "aiohttp",
+            ["fit", "x.npy", "-k", "2", "-o", "n.gmm", "--sample-weight", "s3://b/w.npy"],
+            REMOTE,
+        ),
+        (
+            "s3fs",
+            ["plot", "m.gmm", "-o", "p.png", "--data", "s3://b/x.parquet"],
+            "pip install s3fs",
+        ),
+        ("matplotlib", ["plot", "m.gmm", "-o", "p.png"], "pip install 'streamgmm[plot]'"),
+        ("pyarrow", ["score", "m.gmm", "x.parquet"], "pip install 'streamgmm[parquet]'"),
+    ):
+        script = (
+            f"import sys; sys.modules[{package!r}] = None\n"
+            f"from streamgmm.cli import main; main({words!r})"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 2, ended.stderr
+        (line,) = ended.stderr.splitlines()
+        assert line.startswith("error: ")
+        assert f"needs {package}; install it with: {named}" in line
