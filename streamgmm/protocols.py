@@ -148,8 +148,9 @@ def row_count(source: Source, chunks: Iterable[int]) -> int:
 class GridSource(Source, Protocol):
     """A source whose samples lie on a grid, of which each chunk is a box.
 
-    Rows are in C order over the sample dimensions, within a chunk and in the whole. Of several
-    dimensions boxes have the shape of the first one, but for those at the far ends.
+    Rows are in C order over the sample dimensions, within a chunk and in the whole. Boxes lie in
+    rows and columns: each dimension is cut at edges of its own, at any distance from each other,
+    and there is a box for each combination of intervals, numbered in C order.
     """
 
     @property
@@ -190,6 +191,16 @@ def region_shape(region: Region) -> tuple[int, ...]:
 def is_contiguous(region: Region, shape: tuple[int, ...]) -> bool:
     """Whether the samples of a box follow each other among all, in C order."""
     return len(_span(region, shape)) == math.prod(region_shape(region))
+
+
+def has_contiguous_chunks(source: GridSource) -> bool:
+    """Return whether the samples of each chunk follow each other among all, in C order.
+
+    If those of the largest box do, those of all boxes do: before the first dimension along which
+    it has more than one sample all boxes have one, and after that dimension they are whole.
+    """
+    largest = int(np.argmax(np.diff(source.boundaries)))
+    return is_contiguous(source.region(largest), source.sample_shape)
 
 
 def positions(region: Region, shape: tuple[int, ...]) -> range | NDArray[np.int64]:

@@ -35,7 +35,8 @@ def glance(
     """Look at ranges of rows from all over the data.
 
     Where they begin follows from the number of rows and the seed alone. There are fewer and longer
-    ones if the chunks that hold them were more than may be read.
+    ones if the chunks that hold them were more than may be read. Chunks count as read as a whole,
+    those of an array in memory too: the layout decides which rows are found, not the container.
 
     Parameters
     ----------
@@ -66,13 +67,11 @@ def glance(
     if places is None:
         return None
     positions, chunks = places
-    # Of what is in memory nothing but the rows themselves is looked at.
-    n_rows = len(positions) if source.read_bytes == 0 else None
     design = SampleDesign(seed, len(positions), np.dtype(np.float64))
     # What chunks hold of the rows is together no more than all of them.
     work = Work(together=2 * (design.work(source.n_features).thread + positions.nbytes))
     state = design, positions, source.missing
-    drawn = reader.reduce(purpose, Draw, _rows_at, state, work, chunks, n_rows)
+    drawn = reader.reduce(purpose, Draw, _rows_at, state, work, chunks)
     sample = checked(drawn.sample(), reader)
     return Glance(sample, len(sample) / len(positions))
 
@@ -85,7 +84,7 @@ def _places(
     while n_ranges >= fewest_ranges:
         positions = _positions(source.n_rows, n_ranges, size, seed)
         chunks = _chunks_of(source, positions)
-        if source.read_bytes == 0 or row_count(source, chunks) <= most_read:
+        if row_count(source, chunks) <= most_read:
             return positions, chunks
         n_ranges //= 2
     return None

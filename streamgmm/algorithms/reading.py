@@ -20,7 +20,7 @@ from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError, NotFiniteError
-from streamgmm.events import ChunkDone, Event, Listener, ReadDone, ReadStarted
+from streamgmm.events import Event, Listener, ReadDone, ReadStarted
 from streamgmm.protocols import (
     Chunk,
     Executor,
@@ -154,7 +154,6 @@ class Reader:
         state: S,
         work: Work,
         chunks: Sequence[int] | None = None,
-        n_rows: int | None = None,
     ) -> M:
         """Read chunks once for something other than statistics.
 
@@ -168,11 +167,8 @@ class Reader:
             As for :meth:`streamgmm.protocols.Executor.map_reduce`.
         chunks : sequence of int, optional
             By default all.
-        n_rows : int, optional
-            Rows that the function looks at, if chunks are views of what is in memory; by default
-            all rows of the chunks.
         """
-        value, n_rows, seconds = self._timed(purpose, kind, function, state, work, chunks, n_rows)
+        value, n_rows, seconds = self._timed(purpose, kind, function, state, work, chunks)
         self._record(purpose, n_rows, seconds, part=n_rows / self.source.n_rows)
         return value
 
@@ -275,16 +271,14 @@ class Reader:
         state: S,
         work: Work,
         chunks: Sequence[int] | None = None,
-        n_rows: int | None = None,
     ) -> tuple[M, int, float]:
         """The merged value, the rows that were read, and the seconds that it took."""
         source = self.source
         chosen = all_chunks(source) if chunks is None else chunks
-        n_read = row_count(source, chosen) if n_rows is None else n_rows
-        n_bytes = n_read * row_bytes(source)
+        n_read = row_count(source, chosen)
         number = len(self.history) + 1
+        n_bytes = n_read * row_bytes(source)
         self.tell(ReadStarted(number, purpose, n_read, len(chosen), n_bytes))
-        listener = self.listener if n_rows is None else _ignore
         begun: PartialRead[M] = PartialRead()
         keep: Callable[[PartialRead[M]], None] = _ignore
         interval = math.inf
@@ -292,16 +286,14 @@ class Reader:
             begun, keep = self.journal.partial_read(number, kind, (purpose, state, chosen))
             interval = self.journal.interval
         if begun.n_chunks:
-            listener(chunks_done(source, chosen[: begun.n_chunks]))
+            self.listener(chunks_done(source, chosen[: begun.n_chunks]))
 
         def read(stretch: Sequence[int]) -> M:
             return self.executor.map_reduce(
-                source, function, state, listener, work, stretch, purpose, number
+                source, function, state, self.listener, work, stretch, purpose, number
             )
 
         value, seconds = complete(begun, chosen, read, keep, interval)
-        if n_rows is not None:
-            self.tell(ChunkDone(n_rows, n_bytes))
         return value, n_read, seconds
 
     def _record(self, purpose: str, *values: Any, **others: Any) -> None:
@@ -324,8 +316,19 @@ def statistics_work(source: Source, covariance_type: CovarianceType, n_component
     value = statistics_bytes(covariance_type, *shape)
     # A thread sums in two levels, and a chunk's statistics lie beside those they merge with.
     return Work(
-        scratch_bytes(covariance_type, *shape) + gap_bytes(source, n_components) + 4 * value, value
+        scratch_bytes(covariance_type, *shape)
+        + gap_bytes(source, n_components)
+        + swapped_bytes(source)
+        + 4 * value,
+        value,
     )
+
+
+def swapped_bytes(source: Source) -> int:
+    """Return the memory that the values of a chunk take in this machine's byte order."""
+    if source.dtype.isnative or source.dtype.kind != "f":
+        return 0
+    return int(max(np.diff(source.boundaries))) * row_bytes(source)
 
 
 def gap_bytes(source: Source, n_components: int) -> int:

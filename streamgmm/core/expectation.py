@@ -178,6 +178,10 @@ class Expectation:
             np.empty(0) if weights is None else writable(np.asarray(weights, dtype=np.float64))
         )
         self._require_features(rows)
+        # Pieces would group sums in another way than the whole does, and change the last digits:
+        # the byte order of a float is a matter of storage alone.
+        if rows.dtype.kind == "f":
+            rows = rows.astype(rows.dtype.newbyteorder("="), copy=False)
         coefficients = self.writable_coefficients
         priors, order = writable(self.weights), writable(self.order)
 

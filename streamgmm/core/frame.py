@@ -73,7 +73,7 @@ class Frame:
             origin = stacked[0] @ _weighted_median(whitened, parameters.weights)
         else:
             origin = _weighted_median(parameters.means, parameters.weights)
-        if np.dtype(dtype) == np.float32:
+        if np.dtype(dtype).newbyteorder("=") == np.float32:
             largest = np.finfo(np.float32).max
             origin = np.clip(origin, -largest, largest).astype(np.float32).astype(np.float64)
         spread = np.hypot(np.sqrt(component_variances), parameters.means - origin)

@@ -17,7 +17,7 @@ from streamgmm.protocols import (
     Region,
     Source,
     StoredSource,
-    is_contiguous,
+    has_contiguous_chunks,
     sample_dims,
     sample_shape,
 )
@@ -61,10 +61,7 @@ class WeightedSource:
         self.n_rows, self.n_features = source.n_rows, source.n_features
         self.boundaries, self.feature_names = source.boundaries, source.feature_names
         self.sample_dims, self.sample_shape = sample_dims(source), sample_shape(source)
-        # Boxes at the far ends are ranges where the first one is.
-        self._has_ranges = self._grid is None or is_contiguous(
-            self._grid.region(0), self.sample_shape
-        )
+        self._has_ranges = self._grid is None or has_contiguous_chunks(self._grid)
         is_flat = len(weights.shape) == 1
         if not self._has_ranges and is_flat and not isinstance(weights, np.ndarray):
             self._weights = _loaded(weights[:])

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial, reduce
 from itertools import accumulate, starmap
 from math import prod
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,14 @@ from zarr.storage import LocalStore
 
 from streamgmm.errors import DataError
 from streamgmm.packages import needed_by
-from streamgmm.protocols import Chunk, Missing, Region, is_contiguous, positions, region_shape
+from streamgmm.protocols import (
+    Chunk,
+    Missing,
+    Region,
+    has_contiguous_chunks,
+    positions,
+    region_shape,
+)
 from streamgmm.sources.dask import computed, guarded_graph
 from streamgmm.sources.guarded import guarded
 from streamgmm.sources.layout import check_table, naming_place, rows_per_chunk
@@ -38,6 +46,8 @@ if TYPE_CHECKING:
 
 # Value of numbers that were never written, where a netCDF file does not choose another.
 _NETCDF_FILL_VALUE = 9.969209968386869e36
+# A box may be so many times as long as the longest chunk, so that no chunk is read twice.
+_MOST_JOINED = 4
 
 
 class XarraySource:
@@ -47,6 +57,11 @@ class XarraySource:
     longest ones where variables are stored in different ones: as many of them along the last
     dimension as make a chunk, if that are all of it then along the dimension before, and so on.
     Values in memory, and stored chunks that hold all of the last dimensions, so make slabs.
+
+    Where the chunks along a dimension have different lengths, as those of files that Dask joins
+    have, boxes end where chunks end, so that each chunk is read once in a pass. If the chunks of
+    variables end at different places, boxes end where most of them do, and are made up to four
+    times as long as the longest chunk to end where all of them do.
 
     Parameters
     ----------
@@ -72,7 +87,7 @@ class XarraySource:
     sample_shape : tuple of int
         Their sizes, of which N is the product.
     box_shape : tuple of int
-        Sizes of chunks along them; those at the far ends are smaller.
+        The largest sizes of chunks along them.
     feature_names : list of str, or None
         Names of the variables, those with ``feature_dim`` followed by its labels: ``t[850]``. Of
         a DataArray the labels alone; None if it has none.
@@ -124,13 +139,15 @@ class XarraySource:
         self._indexes = {
             dim: index for dim, index in data.xindexes.items() if dim in self.sample_dims
         }
-        stored = [_stored_lengths(variable) for variable in self._variables]
-        longest = [
-            min(size, max(lengths.get(dim, 1) for lengths in stored))
-            for dim, size in zip(self.sample_dims, self.sample_shape, strict=True)
+        chunk_ends = [
+            [ends for variable in self._variables if (ends := _chunk_ends(variable, dim))]
+            for dim in self.sample_dims
         ]
-        self.box_shape = _box_shape(self.sample_shape, longest, self.n_features)
-        self.boundaries: Sequence[int] = _boundaries(self.sample_shape, self.box_shape)
+        self._edges = _box_edges(self.sample_shape, chunk_ends, self.n_features)
+        lengths = [np.diff(edges) for edges in self._edges]
+        self.box_shape = tuple(int(max(along)) for along in lengths)
+        n_rows_of_boxes = reduce(np.multiply.outer, lengths)
+        self.boundaries: Sequence[int] = [0, *np.cumsum(n_rows_of_boxes).tolist()]
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -163,20 +180,14 @@ class XarraySource:
         # Values, and two forms that they have before: of all variables at once by Dask, else of
         # one after the other.
         working: int = 3 * (sum(parts) if self._is_dask else max(parts))
-        index_bytes = 0 if is_contiguous(self.region(0), self.sample_shape) else 8 * n_rows
+        index_bytes = 0 if has_contiguous_chunks(self) else 8 * n_rows
         return chunk_bytes + working + work_bytes + index_bytes
 
     def region(self, i: int) -> Region:
         """The box of chunk i along the sample dimensions."""
-        starts = [
-            range(0, n, size) for n, size in zip(self.sample_shape, self.box_shape, strict=True)
-        ]
-        place = np.unravel_index(i, [len(along) for along in starts])
+        place = np.unravel_index(i, [len(edges) - 1 for edges in self._edges])
         return tuple(
-            slice(along[k], min(along[k] + size, n))
-            for along, k, size, n in zip(
-                starts, place, self.box_shape, self.sample_shape, strict=True
-            )
+            slice(edges[k], edges[k + 1]) for edges, k in zip(self._edges, place, strict=True)
         )
 
     def read(self, i: int) -> Chunk:
@@ -547,12 +558,74 @@ def _location(
     return Path(path) if path is not None and Path(path).exists() else None
 
 
-def _stored_lengths(variable: xarray.Variable) -> dict[Hashable, int]:
-    """Lengths of stored chunks, or of Dask's, along the dimensions of which they are known."""
-    if variable._in_memory:
-        return {}
+def _chunk_ends(variable: xarray.Variable, dim: Hashable) -> list[int]:
+    """Return where stored chunks, or those of Dask, end along a dimension; none if not known."""
+    if variable._in_memory or dim not in variable.dims:
+        return []
     lengths = variable.chunksizes or variable.encoding.get("preferred_chunks", {})
-    return {dim: int(np.max(length)) for dim, length in lengths.items()}
+    length, size = lengths.get(dim, ()), variable.sizes[dim]
+    if isinstance(length, Integral):
+        return [*range(int(length), size, int(length)), size]
+    return [int(end) for end in accumulate(length)]
+
+
+def _box_edges(
+    sizes: Sequence[int], chunk_ends: Sequence[Sequence[Sequence[int]]], n_features: int
+) -> tuple[list[int], ...]:
+    """Return where boxes of whole stored chunks begin and end along each dimension.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Of the sample dimensions.
+    chunk_ends : sequence of sequence of sequence of int
+        Where the chunks of each variable end, along each of the dimensions.
+    n_features : int
+    """
+    longest = [
+        max((length for ends in along for length in np.diff([0, *ends]).tolist()), default=1)
+        for along in chunk_ends
+    ]
+    shape = _box_shape(sizes, longest, n_features)
+    return tuple(
+        [*range(0, size, length), size]
+        if all(map(_is_regular, along))
+        else _edges_at(along, length, _MOST_JOINED * own)
+        for size, along, length, own in zip(sizes, chunk_ends, shape, longest, strict=True)
+    )
+
+
+def _is_regular(ends: Sequence[int]) -> bool:
+    """Return whether all chunks but the last one have one length, and the last is no longer."""
+    lengths = np.diff([0, *ends])
+    return bool(np.all(lengths[:-1] == lengths[0]) and lengths[-1] <= lengths[0])
+
+
+def _edges_at(chunk_ends: Sequence[Sequence[int]], length: int, longest: int) -> list[int]:
+    """Return edges that are ends of chunks of as many variables as possible.
+
+    Parameters
+    ----------
+    chunk_ends : sequence of sequence of int
+        Of each variable, along one dimension.
+    length : int
+        Length that a box should have at most; no chunk is longer.
+    longest : int
+        Length that a box may have to end where chunks of all variables end.
+    """
+    ends, n_variables = np.unique(np.concatenate(chunk_ends), return_counts=True)
+    common = ends[n_variables == len(chunk_ends)]
+    edges = [0]
+    while edges[-1] < ends[-1]:
+        start = edges[-1]
+        within = slice(*np.searchsorted(ends, [start, start + length], side="right"))
+        most = n_variables[within].max()
+        following = int(common[np.searchsorted(common, start, side="right")])
+        if most < len(chunk_ends) and following - start <= longest:
+            edges.append(following)
+        else:
+            edges.append(int(ends[within][n_variables[within] == most][-1]))
+    return edges
 
 
 def _box_shape(sizes: Sequence[int], stored: Sequence[int], n_features: int) -> tuple[int, ...]:
@@ -576,15 +649,6 @@ def _box_shape(sizes: Sequence[int], stored: Sequence[int], n_features: int) -> 
         if shape[d] < sizes[d]:
             break
     return tuple(shape)
-
-
-def _boundaries(sizes: Sequence[int], box_shape: Sequence[int]) -> Sequence[int]:
-    """Rows in all boxes before each one, then N."""
-    lengths = (
-        np.minimum(length, size - np.arange(0, size, length))
-        for size, length in zip(sizes, box_shape, strict=True)
-    )
-    return [0, *np.cumsum(reduce(np.multiply.outer, lengths)).tolist()]
 
 
 def _place(slab: Mapping[str, slice]) -> str:

@@ -159,7 +159,7 @@ def test_what_is_not_finite_is_refused_wherever_it_is(bad: float) -> None:
 
 def test_weights_make_up_for_the_strata() -> None:
     rows = drawn()
-    found = surveyed(ArraySource(rows))
+    found = surveyed(ChunkedSource(rows, 200))
     sample = found.sample
     assert len(sample) == SIZE
     np.testing.assert_array_equal(sample.rows, rows[sample.index])
@@ -176,7 +176,7 @@ def test_weights_make_up_for_the_strata() -> None:
 
 def test_badly_explained_rows_have_an_eighth_of_the_places() -> None:
     rows = drawn(1_000_000)
-    found = surveyed(ArraySource(rows), size=1000)
+    found = surveyed(ChunkedSource(rows, 200), size=1000)
     assert found.n_unexplained > 500
     assert len(found.sample) == 1000
     assert found.sample.is_unexplained.sum() == 125
@@ -189,8 +189,8 @@ def test_badly_explained_rows_have_an_eighth_of_the_places() -> None:
 def test_both_strata_are_sampled_alike_all_over_the_data(seed: int) -> None:
     n, size, n_cells = 1_000_000, 4000, 50
     rows = drawn(n)
-    found = surveyed(ArraySource(rows), size=size, seed=seed)
-    pilot, _ = piloted(ArraySource(rows), seed=seed)
+    found = surveyed(ChunkedSource(rows, 200), size=size, seed=seed)
+    pilot, _ = piloted(ChunkedSource(rows, 200), seed=seed)
     assert pilot is not None
     assert pilot.explanation is not None
     strata = pilot.explanation.is_unexplained(rows)
@@ -212,7 +212,7 @@ def test_weighted_means_of_samples_are_unbiased() -> None:
     """Of what depends most on the stratum, too: squares of values far from all means."""
     rows = drawn(400_000)
     scores = np.square(rows).sum(axis=1)
-    source = ArraySource(rows)
+    source = ChunkedSource(rows, 200)
     estimates = []
     for seed in range(24):
         sample = surveyed(source, size=2000, seed=seed).sample
@@ -234,7 +234,7 @@ def test_a_rare_component_has_rows_in_the_sample(d: int, is_sorted: bool) -> Non
     rows[places] = far + rng.normal(size=(n_rare, d))
     if is_sorted:
         rows = rows[np.argsort(rows[:, 0])]
-    found = surveyed(ArraySource(rows), size=size, n_components=k)
+    found = surveyed(ChunkedSource(rows, 200), size=size, n_components=k)
     is_rare = np.square(found.sample.rows - far).sum(axis=1) < 9.0 * d
     # A uniform sample has one or two of them.
     assert is_rare.sum() >= 30
@@ -278,7 +278,7 @@ def test_chunks_and_threads_do_not_matter(missing: Any) -> None:
     rows = drawn(n)
     if missing == "em":
         rows[::7, 1] = np.nan
-    whole = ArraySource(rows)
+    whole = ChunkedSource(rows, 200)
     whole.missing = missing
     expected = surveyed(whole, size=5000)
     assert expected.sample.is_unexplained.sum() >= 5000 // 8
@@ -294,7 +294,7 @@ def test_chunks_and_threads_do_not_matter(missing: Any) -> None:
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
 def test_dask_gives_the_same(scheduler: str) -> None:
     rows = drawn(400_000)
-    expected = surveyed(ArraySource(rows), size=5000)
+    expected = surveyed(ChunkedSource(rows, 200), size=5000)
     lazy = streamgmm.open(dask.array.from_array(rows, chunks=(400, D)))
     with dask.config.set(scheduler=scheduler), DaskExecutor() as executor:
         reader = Reader(lazy, executor, lambda event: None)
@@ -334,7 +334,7 @@ class BoxedSource(ChunkedSource):
 def test_boxes_of_a_grid_give_the_same(box: tuple[int, int]) -> None:
     shape = 800, 500
     rows = drawn(400_000)
-    expected = surveyed(ArraySource(rows), size=5000)
+    expected = surveyed(ChunkedSource(rows, 200), size=5000)
     source = BoxedSource(rows, shape, box)
     assert isinstance(source, GridSource)
     found = surveyed(source, size=5000)
@@ -362,7 +362,7 @@ def test_the_pilot_reads_the_boxes_that_hold_its_rows(box: tuple[int, int]) -> N
 
 
 def test_seeds_matter() -> None:
-    source = ArraySource(drawn())
+    source = ChunkedSource(drawn(), 200)
     first, second, again = (surveyed(source, seed=seed).sample.index for seed in (0, 1, 0))
     np.testing.assert_array_equal(first, again)
     assert len(np.intersect1d(first, second)) < 0.2 * SIZE
@@ -393,11 +393,14 @@ def test_company_does_not_decide_near_the_threshold() -> None:
 
 
 @pytest.mark.parametrize("n", [100_000, 1_000_000])
-def test_of_what_is_in_memory_a_pilot_takes_its_rows_alone(n: int) -> None:
-    pilot, reader = piloted(ArraySource(np.zeros((n, 1)) + np.arange(n)[:, np.newaxis]))
-    assert pilot is not None
-    (read,) = reader.history
-    assert (read.purpose, read.n_rows, read.part) == ("pilot", 4096, 4096 / n)
+def test_rows_in_memory_have_the_pilot_that_their_chunks_allow(n: int) -> None:
+    rows = drawn(n)
+    in_memory = ArraySource(rows)
+    stored = ChunkedSource(rows, boundaries=in_memory.boundaries)
+    (found, reader), (expected, _) = piloted(in_memory), piloted(stored)
+    # A chunk of 65,536 rows is more than a twelfth of the shorter array.
+    assert (found is None) == (expected is None) == (n == 100_000)
+    assert [read.part for read in reader.history] == ([] if n == 100_000 else [65_536 / n])
 
 
 @pytest.mark.parametrize(
@@ -506,7 +509,7 @@ def awkward(n: int) -> dict[str, NDArray[np.float64]]:
 def test_awkward_data(name: str, dtype: str) -> None:
     n, size = 200_000, 16_384
     rows = awkward(n)[name].astype(dtype)
-    found = surveyed(ArraySource(rows), size=size, n_components=8)
+    found = surveyed(ChunkedSource(rows, 200), size=size, n_components=8)
     assert len(found.sample) == size
     assert found.sample.rows.dtype == dtype
     np.testing.assert_array_equal(found.sample.rows, rows[found.sample.index])

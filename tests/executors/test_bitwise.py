@@ -1,5 +1,6 @@
 """One chunk layout gives one model, to the last bit, wherever it is computed."""
 
+import functools
 import gc
 import itertools
 import multiprocessing
@@ -273,3 +274,188 @@ def test_an_interrupt_in_the_middle_of_a_read_leaves_nothing_running() -> None:
     # The traceback may hold chunks in a cycle.
     gc.collect()
     assert source.n_live == 0
+
+
+# Containers
+
+
+#: Rows in each chunk of an array of so many features, wherever it is kept.
+CHUNK_ROWS = {3: 65_536, 64: 4_096}
+#: Few chunks, of which a pilot would read a large part; and chunks enough for a pilot.
+FEW_CHUNKS, MANY_CHUNKS = (70_000, 3), (50_000, 64)
+
+
+def fortran(X: NDArray[np.float64], folder: Path) -> Any:
+    return np.asfortranarray(X)
+
+
+def every_other(X: NDArray[np.float64], folder: Path) -> Any:
+    doubled = np.repeat(np.repeat(X, 2, axis=0), 2, axis=1)
+    return doubled[::2, ::2]
+
+
+def reversed_twice(X: NDArray[np.float64], folder: Path) -> Any:
+    return X[::-1].copy()[::-1]
+
+
+def big_endian(X: NDArray[np.float64], folder: Path) -> Any:
+    return X.astype(">f8")
+
+
+def npy(X: NDArray[np.float64], folder: Path) -> Any:
+    np.save(folder / "x.npy", X)
+    return folder / "x.npy"
+
+
+def big_endian_npy(X: NDArray[np.float64], folder: Path) -> Any:
+    np.save(folder / "x.npy", np.asfortranarray(X.astype(">f8")))
+    return folder / "x.npy"
+
+
+def memory_map(X: NDArray[np.float64], folder: Path) -> Any:
+    return np.load(npy(X, folder), mmap_mode="r")
+
+
+def part_of_a_memory_map(X: NDArray[np.float64], folder: Path) -> Any:
+    np.save(folder / "x.npy", np.concatenate([X, X]))
+    return np.load(folder / "x.npy", mmap_mode="r")[len(X) :]
+
+
+def zarr_store(X: NDArray[np.float64], folder: Path, dtype: str = "<f8") -> Any:
+    chunks = CHUNK_ROWS[X.shape[1]], X.shape[1]
+    array = zarr.create_array(folder / "x.zarr", shape=X.shape, chunks=chunks, dtype=dtype)
+    array[:] = X
+    return folder / "x.zarr"
+
+
+def zarr_tiles(X: NDArray[np.float64], folder: Path) -> Any:
+    chunks = CHUNK_ROWS[X.shape[1]] // 4, 1
+    array = zarr.create_array(folder / "x.zarr", shape=X.shape, chunks=chunks, dtype="f8")
+    array[:] = X
+    return folder / "x.zarr"
+
+
+def big_endian_zarr(X: NDArray[np.float64], folder: Path) -> Any:
+    return zarr_store(X, folder, ">f8")
+
+
+def hdf5(X: NDArray[np.float64], folder: Path, dtype: str = "<f8") -> Any:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(folder / "x.h5", "w") as file:
+        chunks = CHUNK_ROWS[X.shape[1]], X.shape[1]
+        file.create_dataset("x", data=X, dtype=dtype, chunks=chunks)
+    return f"{folder / 'x.h5'}::/x"
+
+
+def big_endian_hdf5(X: NDArray[np.float64], folder: Path) -> Any:
+    return hdf5(X, folder, ">f8")
+
+
+def parquet(X: NDArray[np.float64], folder: Path) -> Any:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet_module = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({f"x{d}": column for d, column in enumerate(X.T)})
+    parquet_module.write_table(table, folder / "x.parquet", row_group_size=CHUNK_ROWS[X.shape[1]])
+    return folder / "x.parquet"
+
+
+def data_frame(X: NDArray[np.float64], folder: Path) -> Any:
+    return pytest.importorskip("pandas").DataFrame(X)
+
+
+def labelled(X: NDArray[np.float64], folder: Path) -> Any:
+    return pytest.importorskip("xarray").DataArray(X, dims=("row", "feature"))
+
+
+def dask_array(X: NDArray[np.float64], folder: Path) -> Any:
+    return dask.array.from_array(X, chunks=(CHUNK_ROWS[X.shape[1]], 1))
+
+
+CONTAINERS = [
+    fortran,
+    every_other,
+    reversed_twice,
+    big_endian,
+    npy,
+    big_endian_npy,
+    memory_map,
+    part_of_a_memory_map,
+    zarr_store,
+    zarr_tiles,
+    big_endian_zarr,
+    hdf5,
+    big_endian_hdf5,
+    parquet,
+    data_frame,
+    labelled,
+    dask_array,
+]
+
+
+def fit_kept_in(container: Any, how: str, shape: tuple[int, int], folder: Path) -> tuple[Any, ...]:
+    """The bits of a fit of the same rows, whatever they are kept in."""
+    n, d = shape
+    rng = np.random.default_rng(2)
+    X = draw(rng, random_parameters(rng, "diag", 3, d, spread=1.0), n)
+    settings: dict[str, Any] = {"algorithm": "em" if how == "em" else "auto", "max_iter": 2}
+    options: dict[str, Any] = {}
+    if how == "start":
+        start = random_parameters(np.random.default_rng(3), "diag", 3, d)
+        settings |= {
+            "weights_init": start.weights,
+            "means_init": start.means,
+            "precisions_init": 1.0 / start.covariances,
+        }
+    if how == "weights":
+        options["sample_weight"] = rng.integers(0, 3, n).astype(np.float64)
+    if how in ("drop", "gaps"):
+        X[rng.random(n) < 0.1, 0] = np.nan
+        options["missing"] = "drop" if how == "drop" else "em"
+    data = open_data(X if container is None else container(X, folder), **options)
+    sizes = [CHUNK_ROWS[d]] * (n // CHUNK_ROWS[d]) + [n % CHUNK_ROWS[d]]
+    assert np.diff(data.boundaries).tolist() == sizes
+    model = fit(data, "diag", **settings)
+    return *bits(model), model.converged_, model.n_iter_, model.n_reads_
+
+
+@pytest.fixture(scope="module")
+def of_arrays() -> Any:
+    """What fits of an array in C order give, each found once."""
+    return functools.cache(lambda how, shape: fit_kept_in(None, how, shape, Path()))
+
+
+@pytest.mark.parametrize(
+    ("how", "shape"),
+    [(how, FEW_CHUNKS) for how in ("auto", "em", "start", "weights", "drop", "gaps")]
+    + [("auto", MANY_CHUNKS)],
+    ids=str,
+)
+@pytest.mark.parametrize("container", CONTAINERS, ids=lambda container: container.__name__)
+def test_the_container_of_rows_does_not_matter(
+    container: Any, how: str, shape: tuple[int, int], of_arrays: Any, tmp_path: Path
+) -> None:
+    assert fit_kept_in(container, how, shape, tmp_path) == of_arrays(how, shape)
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+def test_the_scheduler_of_a_dask_array_does_not_matter(
+    scheduler: str, of_arrays: Any, tmp_path: Path
+) -> None:
+    with dask.config.set(scheduler=scheduler):
+        found = fit_kept_in(dask_array, "auto", FEW_CHUNKS, tmp_path)
+    assert found == of_arrays("auto", FEW_CHUNKS)
+
+
+@pytest.mark.parametrize("container", [lambda X, folder: X, npy], ids=["array", "file"])
+@pytest.mark.parametrize(
+    ("shape", "purposes"),
+    [(FEW_CHUNKS, ["survey"]), (MANY_CHUNKS, ["pilot", "survey"])],
+    ids=str,
+)
+def test_the_layout_decides_whether_there_is_a_pilot(
+    shape: tuple[int, int], purposes: list[str], container: Any, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(4)
+    X = draw(rng, random_parameters(rng, "diag", 3, shape[1]), shape[0])
+    model = fit(container(X, tmp_path), "diag", max_iter=1)
+    assert [read["purpose"] for read in model.history_][: len(purposes)] == purposes

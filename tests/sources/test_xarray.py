@@ -1,6 +1,7 @@
 """Labelled arrays keep the promises of a source, in memory and from stores, lazily and by Dask."""
 
 import pickle
+import threading
 import tracemalloc
 from collections.abc import Callable
 from itertools import combinations, product
@@ -17,11 +18,13 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from zarr.storage import MemoryStore
 
 import streamgmm
 from streamgmm import GaussianMixture
 from streamgmm import open as open_data
+from streamgmm.algorithms.glance import _chunks_of
 from streamgmm.errors import DataError
 from streamgmm.sources.weighted import WeightedSource
 from streamgmm.sources.xarray import XarraySource, open_netcdf, open_zarr, weights_of
@@ -409,6 +412,163 @@ def test_chunks_are_boxes_of_whole_stored_chunks(
     assert XarraySource(data).box_shape == expected
 
 
+# Chunks of different lengths
+
+
+def compute_counts(data: xarray.Dataset, source: XarraySource) -> dict[str, list[int]]:
+    """How often each chunk of each variable is computed in a pass over the source."""
+    counts = {
+        str(name): np.zeros(array.data.numblocks, dtype=int)
+        for name, array in data.data_vars.items()
+    }
+    lock = threading.Lock()
+
+    def counted(block: NDArray[Any], name: str, block_info: Any = None) -> NDArray[Any]:
+        with lock:
+            counts[name][tuple(block_info[0]["chunk-location"])] += 1
+        return block
+
+    watched = data.copy()
+    for name, array in data.data_vars.items():
+        lazy = array.data.map_blocks(
+            counted, str(name), dtype=array.dtype, meta=np.empty((0,) * array.ndim, array.dtype)
+        )
+        watched[name] = array.dims, lazy
+    other = XarraySource(watched)
+    assert list(other.boundaries) == list(source.boundaries)
+    SourceConformance.chunks(other)
+    return {name: found.ravel().tolist() for name, found in counts.items()}
+
+
+def chunked(chunks: dict[str, Any], sizes: dict[str, int] = LARGE) -> xarray.Dataset:
+    """Variables of different chunks, each given along all dimensions."""
+    return xarray.Dataset(
+        {
+            name: (
+                tuple(sizes),
+                dask.array.zeros(tuple(sizes.values()), chunks=own),
+            )
+            for name, own in chunks.items()
+        }
+    )
+
+
+YEARS = {"time": 365, "lat": 20, "lon": 30}
+MONTHS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        {"t": (MONTHS, 20, 30)},
+        {"t": (MONTHS, (5, 15), (3, 20, 7))},
+        {"t": (MONTHS, (15, 5), 30), "q": (MONTHS, (15, 5), 30)},
+        # The ends of months are ends of quarters.
+        {"t": (MONTHS, 20, 30), "q": ((90, 91, 92, 92), 20, 30)},
+        # No box of the longest chunk ends where both variables have an end.
+        {"t": ((100, 200, 65), 20, 30), "q": ((200, 100, 65), 20, 30)},
+        {"t": ((1, 364), 20, 30)},
+        {"t": ((364, 1), 20, 30), "q": (365, 20, (10, 5, 15))},
+        {"t": (365, 20, (10, 5, 15)), "q": (365, (3, 17), 30)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("chunk_rows", [1, 5_000, 65_536])
+def test_each_chunk_is_computed_once_in_a_pass(
+    chunks: dict[str, Any], chunk_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamgmm.sources.layout, "_FEWEST_ROWS", 1)
+    monkeypatch.setattr(streamgmm.sources.layout, "_MOST_ROWS", chunk_rows)
+    data = chunked(chunks, YEARS)
+    found = compute_counts(data, XarraySource(data))
+    assert found == {name: [1] * len(counts) for name, counts in found.items()}
+
+
+def test_boxes_stay_small_where_ends_of_chunks_never_meet() -> None:
+    sizes = {"time": 1000, "lat": 210, "lon": 700}
+    data = chunked(
+        {"t": ((3, *[7] * 142, 3), 210, 700), "q": ((5, *[7] * 142, 1), 210, 700)}, sizes
+    )
+    source = XarraySource(data)
+    # Only where both end may a box be longer than a chunk.
+    assert source.box_shape[0] <= 4 * 7
+    assert np.median(np.diff(source.boundaries)) == 7 * 210 * 700
+    # Each box reads parts of two chunks of one of them, at most.
+    found = compute_counts(data, source)
+    assert max(map(max, found.values())) <= 2
+
+
+@pytest.mark.parametrize("engine", ["h5netcdf", "zarr"])
+def test_files_of_different_lengths_are_read_once_in_a_pass(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths, shape = [100, 150, 50, 120], (30, 40)
+    paths = [tmp_path / f"{i}.{engine}" for i in range(len(lengths))]
+    start = 0
+    for path, length in zip(paths, lengths, strict=True):
+        part = xarray.Dataset(
+            {"t": (("time", "lat", "lon"), values((length, *shape), seed=start))},
+            coords={"time": np.arange(start, start + length)},
+        )
+        part.to_zarr(path, consolidated=False) if engine == "zarr" else part.to_netcdf(
+            path, engine="h5netcdf"
+        )
+        start += length
+    wrapper = {
+        "h5netcdf": xarray.backends.h5netcdf_.H5NetCDFArrayWrapper,
+        "zarr": xarray.backends.zarr.ZarrArrayWrapper,
+    }[engine]
+    n_read = 0
+    lock, read = threading.Lock(), wrapper.__getitem__
+
+    def counted(self: Any, key: Any) -> Any:
+        nonlocal n_read
+        found = read(self, key)
+        with lock:
+            n_read += np.size(found) if self.variable_name == "t" else 0
+        return found
+
+    if engine == "zarr":
+        monkeypatch.setattr(
+            wrapper, "variable_name", property(lambda self: self._array.basename), raising=False
+        )
+    options = {"consolidated": False} if engine == "zarr" else {}
+    with xarray.open_mfdataset(paths, engine=engine, chunks={"time": -1}, **options) as data:
+        source = XarraySource(data)
+        monkeypatch.setattr(wrapper, "__getitem__", counted)
+        model = GaussianMixture(2, covariance_type="diag", algorithm="em", max_iter=3, tol=0.0)
+        with pytest.warns(ConvergenceWarning):
+            model.fit(source)
+    n_values = sum(lengths) * shape[0] * shape[1]
+    assert n_read / n_values == model.n_reads_
+
+
+@st.composite
+def chunk_lengths(draw: st.DrawFn, size: int) -> int | tuple[int, ...]:
+    """Chunks of one length, or of any lengths."""
+    if draw(st.booleans()):
+        return draw(st.integers(1, size))
+    cuts = draw(st.sets(st.integers(1, max(size - 1, 1))))
+    return tuple(np.diff(sorted({0, *cuts, size})).tolist())
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_the_boxes_that_hold_samples_are_found(data: st.DataObject) -> None:
+    sizes = {f"d{d}": data.draw(st.integers(1, 13)) for d in range(data.draw(st.integers(1, 3)))}
+    chunks = tuple(data.draw(chunk_lengths(size)) for size in sizes.values())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streamgmm.sources.layout, "_FEWEST_ROWS", 1)
+        patch.setattr(streamgmm.sources.layout, "_MOST_ROWS", data.draw(st.integers(1, 50)))
+        source = XarraySource(chunked({"t": chunks}, sizes))
+    rows = st.lists(st.integers(0, source.n_rows - 1), min_size=1, unique=True)
+    positions = np.array(sorted(data.draw(rows)))
+    regions = map(source.region, range(len(source.boundaries) - 1))
+    grid = np.arange(source.n_rows).reshape(source.sample_shape)
+    expected = [i for i, box in enumerate(regions) if np.isin(grid[box], positions).any()]
+    assert _chunks_of(source, positions) == expected
+
+
 @st.composite
 def layouts(draw: st.DrawFn) -> tuple[xarray.Dataset, xarray.DataArray | None]:
     """Variables along one to four dimensions, each chunked and ordered in its own way; weights."""
@@ -417,7 +577,7 @@ def layouts(draw: st.DrawFn) -> tuple[xarray.Dataset, xarray.DataArray | None]:
     data = {}
     for seed, name in enumerate(NAMES[: draw(st.integers(1, 3))]):
         dims = draw(st.permutations(list(sizes)))
-        chunks = tuple(draw(st.integers(1, sizes[dim])) for dim in dims)
+        chunks = tuple(draw(chunk_lengths(sizes[dim])) for dim in dims)
         array = values(tuple(sizes[dim] for dim in dims), "f8", seed)
         data[name] = dims, dask.array.from_array(array, chunks=chunks)
     along = draw(st.none() | st.lists(st.sampled_from(list(sizes)), unique=True))
