@@ -18,9 +18,10 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from streamgmm.algorithms.auto import fit_from, fit_in_few_reads
+from streamgmm.algorithms.driver_memory import Effort
 from streamgmm.algorithms.em import Fit, expectation_maximization
 from streamgmm.algorithms.initialization import Start
-from streamgmm.algorithms.reading import Reader, statistics_work
+from streamgmm.algorithms.reading import Reader
 from streamgmm.algorithms.row_sample import RowSample, sample_rows
 from streamgmm.algorithms.search import Settings
 from streamgmm.checkpoint import open_checkpoint
@@ -39,6 +40,7 @@ from streamgmm.errors import (
     ParameterError,
 )
 from streamgmm.estimators.fingerprint import fingerprint
+from streamgmm.estimators.fit_needs import FitNeeds, load_kernels
 from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.outputs import refuse_overlap, refuse_unnamed_output
 from streamgmm.estimators.records import copy_fitted, to_record
@@ -326,18 +328,24 @@ class GaussianMixture(FittedMixture):
                 f"n_components = {self.n_components}, n_samples = {source.n_rows}"
             )
         known = self._known_start(source.n_features)
+        if self.memory_limit is not None:
+            load_kernels(source)
         with (
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             ThreadExecutor(self.n_jobs, self.memory_limit) as local,
             single_threaded_blas(),
         ):
-            reader = Reader(source, executor, self._listener(), self.arithmetic)
-            work = statistics_work(source, self.covariance_type, self.n_components)
-            executor.check_memory(source, work)
+            needs = FitNeeds(source, self._settings(), self.algorithm == "em")
+            works = needs.works(executor.memory_limit)
+            for work in works:
+                executor.check_memory(source, work, needs.works)
+            work, effort = works[0], needs.effort(executor.memory_limit)
+            listener = self._listener()
+            reader = Reader(source, executor, listener, self.arithmetic, driver_bytes=work.driver)
             start = self._given_start(reader, known)
             with self._checkpointed(reader, start, resume) as random:
                 reader.tell(self._size(source, work))
-                best = self._best_fit(reader, known, start, local, random)
+                best = self._best_fit(reader, known, start, local, random, effort)
                 self._keep(best, reader)
         self._warn(best, reader)
         return self
@@ -430,9 +438,10 @@ class GaussianMixture(FittedMixture):
         start: Parameters | None,
         local: ThreadExecutor,
         random: np.random.RandomState,
+        effort: Effort,
     ) -> Fit:
         if self.algorithm == "auto":
-            return self._fit_in_few_reads(reader, known, start, local, random)
+            return self._fit_in_few_reads(reader, known, start, local, random, effort)
         if start is not None:
             return self._run(reader, start, self.lower_bound_ if self._goes_on() else -np.inf)
         seed = int(random.randint(2**31))
@@ -452,11 +461,14 @@ class GaussianMixture(FittedMixture):
         start: Parameters | None,
         local: ThreadExecutor,
         random: np.random.RandomState,
+        effort: Effort,
     ) -> Fit:
         missing = reader.source.missing
 
         def open_rows(rows: Array, weights: Array, listener: Listener) -> Reader:
-            return Reader(SampleSource(rows, weights, missing), local, listener, self.arithmetic)
+            sample = SampleSource(rows, weights, missing)
+            held = reader.driver_bytes
+            return Reader(sample, local, listener, self.arithmetic, driver_bytes=held)
 
         settings = self._settings()
         if start is not None:
@@ -470,6 +482,7 @@ class GaussianMixture(FittedMixture):
                 tol=self.tol,
                 max_iter=self.max_iter,
                 random=random,
+                effort=effort,
             )
         return fit_in_few_reads(
             reader,
@@ -480,6 +493,7 @@ class GaussianMixture(FittedMixture):
             max_iter=self.max_iter,
             random=random,
             survey_part=self.survey_part,
+            effort=effort,
         )
 
     def _settings(self) -> Settings:
