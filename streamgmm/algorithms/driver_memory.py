@@ -24,8 +24,10 @@ _FIXED_BYTES = 24 << 20
 _MEANS_BYTES = 12 << 20
 # Rows and columns of distances between rows that are explained worst, with flags.
 _WORST_BYTES = 10 << 20
-# Responsibilities of informing rows: a dense block with copies, see ``search``.
-_SHARES_BYTES = 3 << 25
+# Responsibilities of informing rows: a dense block with flags, see ``search``.
+_SHARES_BYTES = 3 << 24
+# Rows that are drawn from a pool of mixtures; see ``core.merging``.
+_DRAWN_ROWS = 1 << 13
 # Vectors of one entry for each parameter, while a step is found.
 _VECTORS = 12
 # What the interpreter, libraries and compiled kernels take, as far as a choice depends on it.
@@ -133,6 +135,22 @@ class MixtureBytes:
     def mean_factor(self) -> int:
         """The factor that components have on average: a QR of all of theirs."""
         return 5 * self.matrices if self.covariance_type == "full" else 4 * self.matrices
+
+    @property
+    def scoring(self) -> int:
+        """Prepare for a pass that only scores rows, and keep what it finds."""
+        return self.matrices + self.frame + self.expectation + self.temporaries
+
+    @property
+    def merging(self) -> int:
+        """Merge components of a pool like this, and measure by rows of it what was lost."""
+        bounds = 4 * _VALUE * self.n_components**2
+        # The pool and the mixture that is left of it, and their copies without a component.
+        reduced = 4 * self.bare + self.matrices + self.temporaries + bounds
+        carried = 3 * self.frame + 3 * self.statistics
+        rows = 4 * _VALUE * _DRAWN_ROWS * self.n_features
+        measured = 2 * self.parameters + 2 * self.expectation + self.temporaries + rows
+        return self.bare + self.mean_factor + max(reduced + carried, measured) + _FIXED_BYTES
 
     def em(self, read: int) -> int:
         """Plain EM: the start, old and new parameters, two frames, statistics, and a pass."""
@@ -272,13 +290,17 @@ class FitMemory:
         point = one.parameters + one.statistics + vector + information
         iterates = (effort.order + 1) * (one.statistics + vector)
         # The next point, beside the best one and the step that leads there.
-        reading = one.parameters + vector + max(
-            one.expectation + read,
-            one.statistics + one.parameters + 2 * vector + one.temporaries,
-            one.statistics + one.parameters + vector + building,
+        reading = (
+            one.parameters
+            + vector
+            + max(
+                one.expectation + read,
+                one.statistics + one.parameters + 2 * vector + one.temporaries,
+                one.statistics + one.parameters + vector + building,
+            )
         )
-        # EM's own step; then the solver's vectors, or proposals of scoring and of extrapolation with
-        # the statistics that they are made from.
+        # EM's own step; then the solver's vectors, or proposals of scoring and of extrapolation
+        # with the statistics that they are made from.
         advancing = one.parameters + max(
             _VECTORS * vector,
             2 * one.bare + 4 * one.statistics + 4 * vector + one.matrices + one.temporaries,
@@ -293,11 +315,13 @@ class FitMemory:
         n_shares = self.n_informing * one.n_components
         most = n_shares * _VALUE * (one.n_features + 2)
         kept = min(most, self.informing_bytes // effort.informing_part)
-        responsibilities = min(_SHARES_BYTES, 5 * _VALUE * n_shares)
-        rows = self.n_informing * self._row
-        # Residuals of one component, in float64, with copies.
-        residuals = 3 * self.n_informing * _VALUE * one.n_features
-        return kept, kept + responsibilities + rows + residuals
+        # A dense block with flags; those of consequence, joined and ordered by component.
+        responsibilities = min(_SHARES_BYTES, 2 * _VALUE * n_shares)
+        responsibilities += _VALUE * kept // (one.n_features + 2)
+        # The rows, and the residuals of one component, in float64, with copies. Each row is that of
+        # a component at least.
+        rows = min(self.n_informing * _VALUE * one.n_features, kept)
+        return kept, kept + responsibilities + 4 * rows
 
 
 def affordable(limit: int | None, needs: Callable[[Effort], int]) -> Effort:

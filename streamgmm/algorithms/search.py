@@ -215,8 +215,9 @@ def _few_rows(n_parameters: int) -> int:
 def _shares(found: Posterior) -> scipy.sparse.csr_array:
     """Responsibilities (n, K) that are of consequence."""
     # A row that no component explains says nothing of any.
-    counts = (found.responsibilities > LEAST_RESPONSIBILITY) & np.isfinite(found.scores)[:, None]
-    return scipy.sparse.csr_array(np.where(counts, found.responsibilities, 0.0))
+    shares = found.responsibilities
+    shares[~((shares > LEAST_RESPONSIBILITY) & np.isfinite(found.scores)[:, None])] = 0.0
+    return scipy.sparse.csr_array(shares)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,17 +1,33 @@
-"""What a fit needs in memory, and how much work a memory limit allows."""
+"""What fits, streams and merging need in memory, and how much work a memory limit allows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from streamgmm.algorithms.auto import fit_memory, plain_memory, survey_memory
-from streamgmm.algorithms.driver_memory import EFFORTS, Effort, affordable
+from streamgmm.algorithms.driver_memory import (
+    EFFORTS,
+    Effort,
+    FitMemory,
+    MixtureBytes,
+    affordable,
+)
 from streamgmm.algorithms.reading import prepare, statistics_work
 from streamgmm.algorithms.search import Settings
+from streamgmm.core.covariance import Array
 from streamgmm.core.frame import Frame
+from streamgmm.core.merging import Fitted
 from streamgmm.core.parameters import Parameters
-from streamgmm.executors.memory import sample_bytes
-from streamgmm.protocols import Source, Work
+from streamgmm.executors.memory import Budget, sample_bytes
+from streamgmm.protocols import Source, Work, data_bytes
+from streamgmm.sources.sample import SampleSource
+
+# Statistics that wait to be merged, as far as they decide what a fit does.
+_VALUES = 4
+_VALUE = 8
+# Rows of a stream that are looked through for badly explained ones.
+_LATEST_ROWS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +51,11 @@ class FitNeeds:
         if limit is None or self.is_plain:
             return EFFORTS[0]
         memory = fit_memory(self.source, self.settings, sample_bytes(limit))
-        read = self._read.thread + self._read.value + self.source.read_bytes
-        return affordable(limit, lambda one: max(memory.passes(one) + read, memory.search(one)))
+        source, read = self.source, self._read
+        # Data in memory are part of what the process holds.
+        rows = source.read_bytes or data_bytes(source)
+        others = read.thread + _VALUES * read.value + rows
+        return affordable(limit, lambda one: max(memory.passes(one), memory.search(one)) + others)
 
     def works(self, limit: int | None) -> tuple[Work, ...]:
         """Return what each part of a fit takes, that of its passes first.
@@ -60,6 +79,76 @@ class FitNeeds:
     def _read(self) -> Work:
         settings = self.settings
         return statistics_work(self.source, settings.covariance_type, settings.n_components)
+
+
+@dataclass(frozen=True, eq=False)
+class StreamNeeds:
+    """The memory of a stream: of the searches among its first rows, and of learning from then on.
+
+    Attributes
+    ----------
+    source : Source
+        The first batch.
+    settings : Settings
+    init_size : int
+        Rows of the largest search.
+    """
+
+    source: Source
+    settings: Settings
+    init_size: int
+
+    def works(self, limit: int) -> tuple[Work, ...]:
+        """Return what the largest search takes."""
+        shape = self.init_size, self.source.n_features
+        memory = _search_memory(self.settings, shape, True, limit)
+        effort = _search_effort(memory, shape, limit)
+        mixture = memory.mixture
+        # The mixture that learns meanwhile: totals and averages in old and new frames.
+        learning = 3 * mixture.parameters + 6 * mixture.statistics + 2 * mixture.expectation
+        # Rows are held in pieces, and joined for a search.
+        rows = 2 * _VALUE * (shape[0] + _LATEST_ROWS) * (shape[1] + 2)
+        return (Work(driver=rows + learning + memory.search(effort)),)
+
+
+def search_effort(settings: Settings, rows: Array, limit: int | None) -> Effort:
+    """Choose how much a search among rows (n, D) in memory may use."""
+    if limit is None:
+        return EFFORTS[0]
+    shape = rows.shape[0], rows.shape[1]
+    return _search_effort(_search_memory(settings, shape, True, limit), shape, limit)
+
+
+def _search_memory(
+    settings: Settings, shape: tuple[int, int], missing: bool, limit: int
+) -> FitMemory:
+    return settings.memory(shape[1], shape[0], _VALUE, missing, sample_bytes(limit))
+
+
+def _search_effort(memory: FitMemory, shape: tuple[int, int], limit: int) -> Effort:
+    rows = 2 * _VALUE * shape[0] * shape[1]
+    return affordable(limit, lambda one: memory.search(one) + rows)
+
+
+def refuse_merging(parts: Sequence[Fitted], memory_limit: int | float | str) -> None:
+    """Refuse to merge mixtures if that takes more memory than there may be.
+
+    Raises
+    ------
+    MemoryLimitError
+        With the sizes.
+    """
+    first = parts[0].parameters
+    is_tied = first.covariance_type == "tied"
+    pool = MixtureBytes(
+        "full" if is_tied else first.covariance_type,
+        sum(part.parameters.n_components for part in parts),
+        first.n_features,
+    )
+    source = SampleSource(np.empty((0, first.n_features)), np.empty(0))
+    source.name = f"{len(parts)} models"
+    work = Work(driver=pool.merging)
+    Budget.of(memory_limit, 1).require_driver(source, work, None, 0)
 
 
 def load_kernels(source: Source) -> None:

@@ -15,6 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from streamgmm import __version__
 from streamgmm.algorithms import prediction
+from streamgmm.algorithms.driver_memory import MixtureBytes
 from streamgmm.algorithms.reading import (
     Reader,
     announced,
@@ -346,7 +347,8 @@ or the path ``out``
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             single_threaded_blas(),
         ):
-            reader = Reader(source, executor, self._listener())
+            sizes = MixtureBytes(self.covariance_type, *self.means_.shape, source.missing == "em")
+            reader = Reader(source, executor, self._listener(), driver_bytes=sizes.scoring)
             return reader.statistics("score", self._parameters())
 
     def _criteria(self, found: Statistics) -> tuple[float, float]:

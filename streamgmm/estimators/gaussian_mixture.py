@@ -122,7 +122,12 @@ class GaussianMixture(FittedMixture):
     n_jobs : int, default=None
         Local threads; None for all cores.
     memory_limit : int or str, default=None
-        Bytes that the process may hold ("4GiB"), on local threads; None for most of what is free.
+        Bytes that the process may hold ("4GiB"), its interpreter, libraries and all parameters
+        included; on a cluster those of the process that drives it. A fit that needs more is refused
+        before its first pass. Where little room is left, "auto" extrapolates from fewer passes,
+        uses fewer rows in memory, and last does without split and merge. With a limit the C library
+        gives freed memory back to the system, for the rest of the process. None for most of what is
+        free, where parameters and the sample are not counted.
     survey_part : float, default=1.0
         About this part of the chunks is surveyed by "auto", spread over the data, but no fewer
         rows than are sampled. What is only in the others, the sample does not show.
@@ -305,7 +310,7 @@ class GaussianMixture(FittedMixture):
         ParameterError
             If a setting is not valid.
         MemoryLimitError
-            If not even one chunk fits in the memory limit.
+            If the fit does not fit in the memory limit, with one chunk and on one thread.
         CheckpointError
             If the checkpoint is there and not to be resumed, or is that of another fit: of other
             data, settings or versions.

@@ -24,6 +24,12 @@ from streamgmm.core.merging import Fitted, merge_mixtures, merging_loss
 from streamgmm.core.parameters import Parameters, count_parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError, ParameterError
+from streamgmm.estimators.fit_needs import (
+    StreamNeeds,
+    load_kernels,
+    refuse_merging,
+    search_effort,
+)
 from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.ledger import Ledger
@@ -91,7 +97,8 @@ class OnlineGaussianMixture(FittedMixture):
     n_jobs : int, default=None
         Local threads of searches and predictions; None for all cores.
     memory_limit : int or str, default=None
-        Bytes that the process may hold ("4GiB"), on local threads; None for most of what is free.
+        Bytes that the process may hold ("4GiB"), as for :class:`GaussianMixture`. A stream whose
+        largest search needs more is refused before its first row. None for most of what is free.
     callbacks : sequence of callables, default=()
         Called with each :class:`streamgmm.events.Event`, when what a call learned is kept.
 
@@ -268,6 +275,8 @@ class OnlineGaussianMixture(FittedMixture):
         ParameterError
             If the models do not go together, or one has no statistics, having been converted or
             derived from another one.
+        MemoryLimitError
+            If merging takes more than ``memory_limit``.
 
         References
         ----------
@@ -289,6 +298,8 @@ class OnlineGaussianMixture(FittedMixture):
         parts = fitted_parts(chosen)
         online = cls._with_settings_of(chosen[0], settings)
         refuse_size(parts, online.n_components, "n_components" in settings)
+        if online.memory_limit is not None:
+            refuse_merging(parts, online.memory_limit)
         with single_threaded_blas():
             fitted = merge_mixtures(parts, online.n_components, online.reg_covar)
             online.merging_loss_ = merging_loss(parts, fitted.parameters)
@@ -533,7 +544,14 @@ class OnlineGaussianMixture(FittedMixture):
 
     def _start(self, source: Source) -> Progress:
         self.__dict__.pop("merging_loss_", None)
-        return Progress.start(self._plan(source.n_features))
+        plan = self._plan(source.n_features)
+        if self.memory_limit is not None:
+            load_kernels(source)
+            with ThreadExecutor(self.n_jobs, self.memory_limit) as local:
+                needs = StreamNeeds(source, self._settings(), plan.init_size)
+                for work in needs.works(local.memory_limit):
+                    local.check_memory(source, work, needs.works)
+        return Progress.start(plan)
 
     def _next_source(self, X: Any, sample_weight: Any = None) -> Source:
         """Describe rows that are to be learned, and check their columns against those before."""
@@ -583,10 +601,9 @@ class OnlineGaussianMixture(FittedMixture):
                 tell(event)
         return self
 
-    def _search(self, rows: Array, weights: Array, seed: int) -> Parameters:
-        """A mixture for rows in memory."""
-        missing: Missing = "em" if np.isnan(rows).any() else "error"
-        settings = Settings(
+    def _settings(self) -> Settings:
+        """Return what is searched for, and how."""
+        return Settings(
             self.n_components,
             self.covariance_type,
             self.init_params,
@@ -594,6 +611,11 @@ class OnlineGaussianMixture(FittedMixture):
             frozenset(),
             self.n_init,
         )
+
+    def _search(self, rows: Array, weights: Array, seed: int) -> Parameters:
+        """A mixture for rows in memory."""
+        missing: Missing = "em" if np.isnan(rows).any() else "error"
+        settings = self._settings()
         n_rows, n_features = rows.shape
         n_parameters = settings.n_parameters(n_features)
         sample = RowSample(
@@ -604,6 +626,8 @@ class OnlineGaussianMixture(FittedMixture):
             np.zeros(n_rows, dtype=np.bool_),
         )
         with ThreadExecutor(self.n_jobs, self.memory_limit) as local:
+            effort = search_effort(settings, rows, local.memory_limit)
+            most_bytes = local.sample_bytes // effort.informing_part
 
             def open_rows(rows: Array, weights: Array, listener: Listener) -> Reader:
                 return Reader(SampleSource(rows, weights, missing), local, listener)
@@ -612,9 +636,10 @@ class OnlineGaussianMixture(FittedMixture):
                 open_rows,
                 settings,
                 Start(),
-                Informant.among(rows, weights, n_parameters, local.sample_bytes),
+                Informant.among(rows, weights, n_parameters, most_bytes),
                 np.random.RandomState(seed),
                 open_rows(rows, weights, lambda event: None),
+                effort,
             )
             tol = _PART_OF_SHORTFALL * expected_shortfall(_ENDLESS, n_rows, n_parameters)
             return search.run(sample, tol)

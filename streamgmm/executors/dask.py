@@ -43,8 +43,8 @@ class DaskExecutor:
     Parameters
     ----------
     memory_limit : int or str, optional
-        Of this process, which holds samples. Dask's threads are as many as it leaves room for, if
-        they are those of Dask's own pool; what Dask keeps of the tasks before is not bounded.
+        Of this process, which holds parameters and samples. Dask uses as many threads as it leaves
+        room for, unless it was given a pool of its own.
     """
 
     def __init__(self, memory_limit: int | float | str | None = None) -> None:
