@@ -129,11 +129,7 @@ def test_moves_of_many_components_take_little_memory() -> None:
     from streamgmm.algorithms.em import expectation_maximization
     from streamgmm.algorithms.moves import Rows, move_components
     from streamgmm.algorithms.reading import Reader
-    from streamgmm.algorithms.driver_memory import EFFORTS, MixtureBytes, affordable
-from streamgmm.algorithms.em import expectation_maximization
-from streamgmm.algorithms.reading import Reader
-from streamgmm.core.covariance import STRUCTURES, CovarianceType
-from streamgmm.core.parameters import Parameters
+    from streamgmm.core.parameters import Parameters
     from streamgmm.executors.threads import ThreadExecutor
     from streamgmm.sources.sample import SampleSource
 
@@ -195,7 +191,7 @@ def rows_of(n, d, k):
 CASE
 
 try:
-    fit("280MiB")
+    fit("64MiB")
     raise SystemExit("nothing was refused")
 except MemoryLimitError as error:
     limit = re.search(r"smallest limit that works is '([0-9]+)MiB'", str(error))[1]

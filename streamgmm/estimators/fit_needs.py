@@ -101,7 +101,7 @@ class StreamNeeds:
     def works(self, limit: int) -> tuple[Work, ...]:
         """Return what the largest search takes."""
         shape = self.init_size, self.source.n_features
-        memory = _search_memory(self.settings, shape, True, limit)
+        memory = _search_memory(self.settings, shape, limit)
         effort = _search_effort(memory, shape, limit)
         mixture = memory.mixture
         # The mixture that learns meanwhile: totals and averages in old and new frames.
@@ -111,18 +111,19 @@ class StreamNeeds:
         return (Work(driver=rows + learning + memory.search(effort)),)
 
 
-def search_effort(settings: Settings, rows: Array, limit: int | None) -> Effort:
-    """Choose how much a search among rows (n, D) in memory may use."""
+def search_effort(settings: Settings, rows: Array, limit: int | None) -> tuple[Effort, int]:
+    """Choose how much a search among rows (n, D) in memory may use; say how many bytes it takes."""
     if limit is None:
-        return EFFORTS[0]
+        return EFFORTS[0], 0
     shape = rows.shape[0], rows.shape[1]
-    return _search_effort(_search_memory(settings, shape, True, limit), shape, limit)
+    memory = _search_memory(settings, shape, limit)
+    effort = _search_effort(memory, shape, limit)
+    return effort, memory.search(effort)
 
 
-def _search_memory(
-    settings: Settings, shape: tuple[int, int], missing: bool, limit: int
-) -> FitMemory:
-    return settings.memory(shape[1], shape[0], _VALUE, missing, sample_bytes(limit))
+def _search_memory(settings: Settings, shape: tuple[int, int], limit: int) -> FitMemory:
+    # Rows of a stream may lack values in one batch and not in another.
+    return settings.memory(shape[1], shape[0], _VALUE, True, sample_bytes(limit))
 
 
 def _search_effort(memory: FitMemory, shape: tuple[int, int], limit: int) -> Effort:

@@ -337,7 +337,7 @@ class GaussianMixture(FittedMixture):
             load_kernels(source)
         with (
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
-            ThreadExecutor(self.n_jobs, self.memory_limit) as local,
+            ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
             single_threaded_blas(),
         ):
             needs = FitNeeds(source, self._settings(), self.algorithm == "em")

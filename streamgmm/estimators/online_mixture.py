@@ -625,12 +625,13 @@ class OnlineGaussianMixture(FittedMixture):
             weights,
             np.zeros(n_rows, dtype=np.bool_),
         )
-        with ThreadExecutor(self.n_jobs, self.memory_limit) as local:
-            effort = search_effort(settings, rows, local.memory_limit)
+        with ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local:
+            effort, held = search_effort(settings, rows, local.memory_limit)
             most_bytes = local.sample_bytes // effort.informing_part
 
             def open_rows(rows: Array, weights: Array, listener: Listener) -> Reader:
-                return Reader(SampleSource(rows, weights, missing), local, listener)
+                sample = SampleSource(rows, weights, missing)
+                return Reader(sample, local, listener, driver_bytes=held)
 
             search = Search(
                 open_rows,

@@ -63,16 +63,22 @@ class ThreadExecutor:
         Threads that compute; one more reads ahead. By default as many as there are cores.
     memory_limit : int or str, optional
         Bytes that the process may hold. By default most of what is free.
+    is_checked : bool
+        Whether the caller has seen to it that reads fit; then none is refused, but fewer threads
+        compute where memory is short.
     """
 
     def __init__(
-        self, n_jobs: int | None = None, memory_limit: int | float | str | None = None
+        self,
+        n_jobs: int | None = None,
+        memory_limit: int | float | str | None = None,
+        is_checked: bool = False,
     ) -> None:
         self.n_threads = thread_count(n_jobs)
         self._budget = Budget.of(memory_limit, self.n_threads)
         self.memory_limit = None if memory_limit is None else self._budget.limit
         self.sample_bytes = sample_bytes(memory_limit)
-        self._has_read = False
+        self._has_read = is_checked
         self._pool = ThreadPoolExecutor(self.n_threads + 1, "streamgmm")
         self._taking = threading.Lock()
 
