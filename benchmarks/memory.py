@@ -1,19 +1,25 @@
-"""Peak memory of fits to arrays larger than the memory limit, in processes of their own.
+"""Peak memory of fits with a memory limit, in processes of their own.
 
-``python -m benchmarks.memory [--gigabytes 8] [--limit 1GiB] [--directory DIR] [--save]``
+``python -m benchmarks.memory [--gigabytes 8] [--limit 1GiB] [--directory DIR] [--small] [--save]``
 
 The peak is the kernel's own figure for the process (ru_maxrss), interpreter and imports included.
 The same rows are stored three times: as a Zarr array, as a ``.npy`` file, and as labelled variables
 over (time, lat, lon) in a Zarr group, where 30 % of all positions hold NaN, as land does in ocean
 data.
+
+The second table is of mixtures whose parameters, and the algebra with them, take more than the
+data. Where a limit is refused, the fit is made with the smallest limit that the refusal names. With
+``--small`` all shapes are small, and the command fails if a limit is not kept.
 """
 
 import argparse
 import json
 import math
+import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +45,113 @@ model = streamgmm.GaussianMixture(
 reads = [read["n_rows"] / read["seconds"] for read in model.history_ if read["iteration"]]
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, sum(reads) / len(reads))
 """
+
+ALGEBRA = """
+import json, resource, sys, warnings
+import numpy as np
+import streamgmm
+from streamgmm.errors import MemoryLimitError
+warnings.simplefilter("ignore")
+case, limit = json.loads(sys.argv[1]), sys.argv[2]
+random = np.random.default_rng(0)
+n, d, k = case["n_rows"], case["n_features"], case["n_components"]
+X = (3 * random.normal(size=(k, d)))[random.integers(0, k, n)]
+X += random.normal(size=(n, d))
+if case["kind"] == "gaps":
+    X[random.random(X.shape) < 0.01] = np.nan
+    X = streamgmm.open(X, missing="em")
+if case["kind"] == "Dask":
+    import dask.array
+    X = dask.array.from_array(X, chunks=(-(-n // 8), d))
+settings = dict(covariance_type=case["covariance_type"], random_state=0, memory_limit=limit)
+try:
+    if case["kind"] == "stream":
+        streamgmm.OnlineGaussianMixture(k, init_size=n, **settings).fit(X)
+    elif case["kind"] == "merged":
+        parts = [
+            streamgmm.GaussianMixture(k, algorithm="em", max_iter=1, random_state=seed).fit(X)
+            for seed in range(3)
+        ]
+        streamgmm.OnlineGaussianMixture.merged(parts, memory_limit=limit)
+    else:
+        algorithm = "em" if case["kind"] == "plain EM" else "auto"
+        streamgmm.GaussianMixture(k, algorithm=algorithm, max_iter=20, **settings).fit(X)
+except MemoryLimitError as error:
+    print("refused:", error)
+else:
+    print("peak:", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fit whose algebra counts."""
+
+    kind: str
+    covariance_type: str
+    n_rows: int
+    n_features: int
+    n_components: int
+    limit: str
+
+
+CASES = [
+    Case("fit", "full", 1500, 192, 24, "340MiB"),
+    Case("fit", "full", 6000, 768, 8, "1.5GiB"),
+    Case("fit", "diag", 20_000, 64, 512, "512MiB"),
+    Case("fit", "tied", 6000, 768, 8, "1GiB"),
+    Case("fit", "spherical", 4000, 4096, 8, "1.5GiB"),
+    Case("gaps", "full", 6000, 96, 8, "512MiB"),
+    Case("plain EM", "full", 6000, 384, 8, "1GiB"),
+    Case("Dask", "full", 6000, 192, 8, "1GiB"),
+    Case("stream", "full", 6000, 192, 8, "1GiB"),
+    Case("merged", "full", 3000, 256, 8, "1GiB"),
+]
+SMALL_CASES = [
+    Case("fit", "full", 900, 192, 4, "280MiB"),
+    Case("fit", "diag", 4000, 32, 64, "512MiB"),
+    Case("fit", "tied", 900, 192, 4, "512MiB"),
+    Case("plain EM", "full", 900, 192, 4, "512MiB"),
+]
+
+
+def run_case(case: Case) -> tuple[str, float]:
+    """Return the limit under which a case ran, and its peak in bytes."""
+    limit = case.limit
+    for _ in range(2):
+        command = [sys.executable, "-c", ALGEBRA, json.dumps(case.__dict__), limit]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        kind, _, text = output.strip().splitlines()[-1].partition(": ")
+        if kind == "peak":
+            return limit, float(text)
+        named = re.search(r"smallest limit that works is '(\w+)'", text)
+        if named is None:
+            raise RuntimeError(text)
+        limit = named[1]
+    raise RuntimeError(f"{case} is refused under the limit that its refusal names, {limit}")
+
+
+def algebra_table(cases: list[Case]) -> tuple[Table, bool]:
+    """Return the table of cases, and whether all of them kept their limit."""
+    rows, kept = [], True
+    for case in cases:
+        limit, peak = run_case(case)
+        n_bytes = parse_bytes(limit)
+        kept = kept and peak <= n_bytes
+        rows.append(
+            [
+                case.kind,
+                case.covariance_type,
+                f"{case.n_rows} x {case.n_features}",
+                str(case.n_components),
+                case.limit,
+                "accepted" if limit == case.limit else f"refused; {limit} works",
+                f"{peak / 2**20:.0f}",
+                f"{peak / n_bytes:.2f}",
+            ]
+        )
+    header = ["what", "covariances", "rows", "components", "limit", "answer"]
+    return Table([*header, "peak RSS, MiB", "peak / limit"], rows), kept
 
 
 def write_data(directory: Path, n_rows: int) -> dict[str, tuple[Path, dict[str, object]]]:
@@ -95,8 +208,11 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=8.0, help="size of the array, 10⁹ bytes")
     parser.add_argument("--limit", default="1GiB")
     parser.add_argument("--directory", default=None, help="where the data are put for a while")
+    parser.add_argument("--small", action="store_true", help="small shapes, for a check")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
+    if options.small:
+        options.gigabytes = min(options.gigabytes, 0.1)
     n_rows = max(1, int(options.gigabytes * 1e9) // (8 * N_FEATURES * CHUNK_ROWS)) * CHUNK_ROWS
     limit = parse_bytes(options.limit)
     table = []
@@ -122,7 +238,10 @@ def main() -> None:
     command = (
         f"python -m benchmarks.memory --gigabytes {options.gigabytes:g} --limit {options.limit}"
     )
-    report("memory", command, [Table(header, table)], options.save)
+    algebra, kept = algebra_table(SMALL_CASES if options.small else CASES)
+    report("memory", command, [Table(header, table), algebra], options.save)
+    if not kept:
+        sys.exit("a memory limit was not kept")
 
 
 if __name__ == "__main__":

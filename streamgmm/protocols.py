@@ -59,11 +59,15 @@ class Work:
         Each value that waits to be merged.
     together : int
         All of these, beside what is counted for each.
+    driver : int
+        The process that drives the work, beside all of these: parameters, samples and the algebra
+        between passes. It counts where that process has a memory limit.
     """
 
     thread: int = 0
     value: int = 0
     together: int = 0
+    driver: int = 0
 
 
 NO_WORK = Work()
@@ -396,8 +400,23 @@ class Executor(Protocol):
     def sample_bytes(self) -> int:
         """Most memory of this process that a sample of rows may take."""
 
-    def check_memory(self, source: Source, work: Work) -> None:
-        """Raise :class:`streamgmm.errors.MemoryLimitError` if a read would not fit in memory."""
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes that this process may hold; None if it has no limit of its own."""
+
+    def check_memory(
+        self, source: Source, work: Work, at_limit: Callable[[int], Sequence[Work]] | None = None
+    ) -> None:
+        """Raise :class:`streamgmm.errors.MemoryLimitError` if a read would not fit in memory.
+
+        Parameters
+        ----------
+        source : Source
+        work : Work
+        at_limit : callable, optional
+            Returns all works that have to fit under another memory limit, so that the message can
+            name the smallest limit that holds them; by default the same work under any limit.
+        """
 
     def map_reduce(
         self,

@@ -7,7 +7,7 @@ leaves is extrapolated from the reads before (Anderson).
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from streamgmm.algorithms.anderson import Anderson
 from streamgmm.algorithms.em import Fit
 from streamgmm.algorithms.reading import Reader
 from streamgmm.algorithms.scoring import MOST_PRODUCTS, Scoring, score
-from streamgmm.core.covariance import Array
+from streamgmm.core.covariance import Array, blocks
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import Maximum, maximize
@@ -51,8 +51,8 @@ class _Point:
     ----------
     parameters : Parameters
     statistics : Statistics
-    maximum : Maximum
-        EM's own step.
+    maximum : Maximum or None
+        EM's own step; None where it is no longer kept, and made again if it is wanted.
     tangent : Tangent
     gradient : ndarray of shape (p,)
     information : Information or None
@@ -60,7 +60,7 @@ class _Point:
 
     parameters: Parameters
     statistics: Statistics
-    maximum: Maximum
+    maximum: Maximum | None
     tangent: Tangent
     gradient: Array
     information: Information | None
@@ -156,20 +156,24 @@ def accelerated_em(
             proposal = ascent.retreat(best, proposal)
             gains.append(0.0)
             converged = _has_stalled(gains, tol)
+            del point
             continue
         ascent.learn(proposal, gain)
-        best = point
+        best = None
         log_likelihoods.append(point.statistics.mean_log_likelihood)
-        lost = {*point.maximum.empty, *point.maximum.collapsed}
+        maximum = ascent.maximum(point)
+        lost = {*maximum.empty, *maximum.collapsed}
         if lost:
             degenerate |= lost
-            proposal, converged = ascent.restart(point), gain < tol
+            proposal, converged = ascent.restart(maximum), gain < tol
         else:
             proposal, remaining = ascent.advance(point, gain)
             is_stationary = 0.5 * float(point.gradient @ point.gradient) < _NEGLIGIBLE * tol
             converged = is_stationary or _CAUTION * remaining < tol
             if leap is not None:
                 proposal, leap = ascent.leap(leap), None
+        best = replace(point, maximum=None)
+        del point, maximum
         gains.append(gain)
         converged = converged or _has_stalled(gains, tol)
     if best is None:
@@ -200,8 +204,10 @@ def _has_stalled(gains: list[float], tol: float) -> bool:
 def _narrowness(parameters: Parameters, ridge: float | Array) -> Array:
     """Return tr(diag(ridge) Σ⁻¹) of each component, (K,), or of tied, (1,)."""
     inverse = parameters.stacked(parameters.inverse_factors)
-    traces: Array = (np.square(inverse) * ridge).reshape(len(inverse), -1).sum(axis=1)
-    return traces
+    if inverse.ndim == 2:
+        traces: Array = (np.square(inverse) * ridge).sum(axis=1)
+        return traces
+    return np.array([(np.square(one) * ridge).ravel().sum() for one in inverse])
 
 
 class _Ascent:
@@ -326,11 +332,14 @@ class _Ascent:
         self._radius = _RADIUS
         step = Scoring(point.gradient)
         image = point.tangent.moved(step.step, point.statistics)
-        return _Proposal(point.maximum.parameters, "em"), step, image
+        return _Proposal(self.maximum(point).parameters, "em"), step, image
 
-    def restart(self, point: _Point) -> _Proposal:
+    def maximum(self, point: _Point) -> Maximum:
+        """Return EM's own step from a point."""
+        return point.maximum or self._maximized(point.statistics, point.parameters)
+
+    def restart(self, lost: Maximum) -> _Proposal:
         """EM's own step, after components have lost their mass or collapsed."""
-        lost = point.maximum
         self._reader.tell(
             ComponentsDegenerate(len(self._reader.history), lost.empty, lost.collapsed)
         )
@@ -362,9 +371,10 @@ class _Ascent:
         )
         # Of a read that is recalled from a journal it may differ by rounding.
         self._frame = statistics.frame
-        return statistics, maximize(
-            statistics, parameters, reg_covar=self._reg_covar, fixed=self._fixed
-        )
+        return statistics, self._maximized(statistics, parameters)
+
+    def _maximized(self, statistics: Statistics, parameters: Parameters) -> Maximum:
+        return maximize(statistics, parameters, reg_covar=self._reg_covar, fixed=self._fixed)
 
     def _rebase(self, parameters: Parameters) -> None:
         self._frame = Frame.of(parameters, self._reader.source.dtype)
@@ -388,7 +398,12 @@ def _admissible(point: _Point, statistics: Statistics) -> Parameters | None:
     new = maximum.parameters
     relative = old.stacked(old.inverse_factors), new.stacked(new.factors)
     if old.structure.is_triangular:
-        widths = np.linalg.svd(relative[0] @ relative[1], compute_uv=False)
+        widths = np.concatenate(
+            [
+                np.linalg.svd(relative[0][block] @ relative[1][block], compute_uv=False)
+                for block in blocks(len(relative[0]), old.n_features)
+            ]
+        )
     else:
         widths = relative[0] * relative[1]
     return new if np.all(np.square(widths) >= _LEAST_COVARIANCE) else None

@@ -11,11 +11,19 @@ from typing import Any
 import numpy as np
 
 from streamgmm.algorithms.acceleration import accelerated_em
+from streamgmm.algorithms.driver_memory import EFFORTS, Effort, FitMemory
 from streamgmm.algorithms.em import Fit
 from streamgmm.algorithms.glance import glance
 from streamgmm.algorithms.initialization import Start
+from streamgmm.algorithms.pilot import pilot_size
 from streamgmm.algorithms.reading import Reader
-from streamgmm.algorithms.row_sample import RowSample, expected_shortfall, sample_rows, sample_size
+from streamgmm.algorithms.row_sample import (
+    RowSample,
+    default_sample_size,
+    expected_shortfall,
+    sample_rows,
+    sample_size,
+)
 from streamgmm.algorithms.search import (
     FEWEST_INFORMING,
     Informant,
@@ -29,11 +37,12 @@ from streamgmm.algorithms.survey import (
     report,
     sample_dtype,
     survey,
+    survey_work,
 )
 from streamgmm.core.covariance import Array
 from streamgmm.core.parameters import Parameters
 from streamgmm.events import Listener
-from streamgmm.protocols import Source
+from streamgmm.protocols import Source, Work
 
 # What remains to be gained on the sample: of the tolerance, and of what the sample is short anyway.
 _PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.01
@@ -88,6 +97,7 @@ def fit_in_few_reads(
     tol: float,
     max_iter: int,
     random: np.random.RandomState,
+    effort: Effort = EFFORTS[0],
 ) -> Fit:
     """Fit a mixture to all rows, from nothing or from what is known beforehand.
 
@@ -104,6 +114,8 @@ def fit_in_few_reads(
     max_iter : int
         Bound on reads after the survey.
     random : numpy.random.RandomState
+    effort : Effort
+        How much memory the work may use.
 
     Returns
     -------
@@ -118,9 +130,9 @@ def fit_in_few_reads(
     n_parameters = settings.n_parameters(reader.source.n_features)
     shortfall = _shortfall(reader.source, sample, n_parameters)
     informant = Informant.among(
-        sample.rows, sample.weights, n_parameters, reader.executor.sample_bytes
+        sample.rows, sample.weights, n_parameters, _informing_bytes(reader, effort)
     )
-    search = Search(open_rows, settings, known, informant, random, reader)
+    search = Search(open_rows, settings, known, informant, random, reader, effort)
     start = search.run(sample, _tolerance(tol, shortfall))
     fit = accelerated_em(
         reader,
@@ -130,6 +142,7 @@ def fit_in_few_reads(
         reg_covar=settings.reg_covar,
         fixed=settings.fixed,
         informed_by=informant,
+        order=effort.order,
     )
     return replace(fit, columns=found.moments)
 
@@ -143,6 +156,7 @@ def fit_from(
     *,
     tol: float,
     max_iter: int,
+    effort: Effort = EFFORTS[0],
 ) -> Fit:
     """Fit a mixture to all rows, from given parameters.
 
@@ -157,12 +171,13 @@ def fit_from(
     informant, leap = None, None
     n_parameters = settings.n_parameters(reader.source.n_features)
     if sample is not None and _informs(_size_for_start(reader, n_parameters), n_parameters):
-        most_bytes = reader.executor.sample_bytes
+        most_bytes = _informing_bytes(reader, effort)
         informant = Informant.among(sample.rows, sample.weights, n_parameters, most_bytes)
         # By fitting these rows, and no others, each parameter gains a nat.
         overfit = n_parameters / max(len(sample), 1)
         in_memory = open_rows(sample.rows, sample.weights, lambda event: None)
-        fit = improve(in_memory, start, settings, informant, _tolerance(tol, 0.5 * overfit))
+        enough = _tolerance(tol, 0.5 * overfit)
+        fit = improve(in_memory, start, settings, informant, enough, effort)
         if fit.log_likelihood - fit.log_likelihoods[0] > overfit and not fit.degenerate:
             leap = fit.parameters
     return accelerated_em(
@@ -173,8 +188,46 @@ def fit_from(
         reg_covar=settings.reg_covar,
         fixed=settings.fixed,
         informed_by=informant,
+        order=effort.order,
         leap=leap,
     )
+
+
+def fit_memory(source: Source, settings: Settings, most_bytes: int) -> FitMemory:
+    """Return what a fit takes in the process that drives it, if samples may have that many bytes.
+
+    Parameters
+    ----------
+    source : Source
+    settings : Settings
+    most_bytes : int
+    """
+    d, n_rows = source.n_features, source.n_rows
+    dtype = sample_dtype(source)
+    n_parameters = settings.n_parameters(d)
+    size = sample_size(n_rows, d * dtype.itemsize, n_parameters, most_bytes)
+    n_pilot = pilot_size(n_rows) if size < n_rows else 0
+    missing = source.missing == "em"
+    return settings.memory(d, size, dtype.itemsize, missing, most_bytes, n_pilot)
+
+
+def plain_memory(source: Source, settings: Settings) -> FitMemory:
+    """Return what plain EM takes in the process that drives it."""
+    d = source.n_features
+    size = default_sample_size(source.n_rows, d)
+    return settings.memory(d, size, 8, source.missing == "em", 0)
+
+
+def survey_memory(source: Source, settings: Settings, most_bytes: int) -> Work:
+    """Return what a survey takes at most, whatever its pilot finds."""
+    n_parameters = settings.n_parameters(source.n_features)
+    row_bytes = source.n_features * sample_dtype(source).itemsize
+    size = sample_size(source.n_rows, row_bytes, n_parameters, most_bytes)
+    return survey_work(source, size, settings.n_components)
+
+
+def _informing_bytes(reader: Reader, effort: Effort) -> int:
+    return reader.executor.sample_bytes // effort.informing_part
 
 
 def sample_for_start(

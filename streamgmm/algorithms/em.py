@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from streamgmm.algorithms.reading import Reader
 from streamgmm.core.covariance import Array
@@ -50,6 +50,10 @@ class Fit:
         """The last of them; -inf if there is none."""
         return self.log_likelihoods[-1] if self.log_likelihoods else -math.inf
 
+    def without_statistics(self) -> "Fit":
+        """Return the fit without its statistics and the inverse factors of its parameters."""
+        return replace(self, parameters=replace(self.parameters), statistics=None)
+
 
 def expectation_maximization(
     reader: Reader,
@@ -88,7 +92,8 @@ def expectation_maximization(
     ----------
     Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
     """
-    parameters, statistics = start, None
+    # Of the start, which the caller may keep, no inverse factors are kept.
+    parameters, statistics = replace(start), None
     log_likelihoods: list[float] = []
     degenerate: set[int] = set()
     converged = False
@@ -96,6 +101,7 @@ def expectation_maximization(
         statistics = reader.statistics(
             "iteration", parameters, iteration=iteration, previous=previous
         )
+        parameters = replace(parameters)
         maximum = maximize(statistics, parameters, reg_covar=reg_covar, fixed=fixed)
         if not statistics.frame.resolves(maximum.parameters):
             # Covariances far narrower than the parameters foretold: the same step, from

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse
@@ -17,6 +18,8 @@ _KMEANS_ITERATIONS = 100
 _KMEANS_TOLERANCE = 1e-4
 # Distances that are held at once, so few that they stay in a core's own cache.
 _BLOCK_DISTANCES = 1 << 17
+# Values of a block of columns.
+_BLOCK_COLUMN_VALUES = 1 << 20
 # Added to the variances of components, as a part of the sample's, where reg_covar does not keep
 # them from being singular.
 _SMALLEST_VARIANCE = 1e-6
@@ -104,12 +107,22 @@ class _Rows:
 
     def variances(self) -> Array:
         """Of each feature, (D,)."""
-        found: Array = np.nanvar(self.with_gaps(), axis=0)
-        return found
+        return self.by_columns(lambda values: np.nanvar(values, axis=0))
 
-    def with_gaps(self) -> Array:
-        """NaN where a value is missing."""
-        return np.where(self.seen > 0.0, self.values, np.nan)
+    def by_columns(self, function: Callable[[Array], Array]) -> Array:
+        """Join what a function of columns (n, d), NaN where a value is missing, returns, (..., d).
+
+        It is called with some columns at a time, so that copies of all rows are not needed.
+        """
+        n_features = len(self.centre)
+        # A column alone would be summed in another order.
+        size = max(2, _BLOCK_COLUMN_VALUES // max(len(self), 1))
+        edges = [*range(0, max(n_features - 1, 1), size), n_features]
+        parts = []
+        for start, stop in pairwise(edges):
+            seen = self.seen if self.is_complete else self.seen[:, start:stop]
+            parts.append(function(np.where(seen > 0.0, self.values[:, start:stop], np.nan)))
+        return np.concatenate(parts, axis=-1)
 
 
 def initialize(
@@ -273,7 +286,8 @@ def _cluster_covariances(
     for k, own in enumerate(np.split(order, stops[:-1])):
         weights = rows.weights[own]
         count = weights.sum() or 1.0
-        deviations = rows.values[own] - means[k]
+        deviations = rows.values[own]
+        deviations -= means[k]
         unseen = np.zeros(n_features)
         if not rows.is_complete:
             # A congruence: matrices stay positive semidefinite.
@@ -302,7 +316,7 @@ def _add_to_diagonal(covariance_type: CovarianceType, covariances: Array, values
 
 def _typical_variances(rows: _Rows) -> Array:
     """Squared interquartile ranges (D,), which outliers do not move; never 0."""
-    lower, upper = np.nanquantile(rows.with_gaps(), (0.25, 0.75), axis=0)
+    lower, upper = rows.by_columns(lambda own: np.nanquantile(own, (0.25, 0.75), axis=0))
     squared = np.square(upper - lower)
     squared = np.where(squared > 0.0, squared, rows.variances())
     positive = squared[squared > 0.0]

@@ -22,7 +22,7 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import ParameterName, Parameters
 from streamgmm.core.reduction import merged_pairs, merging_bounds
-from streamgmm.protocols import Chunk
+from streamgmm.protocols import Chunk, Work
 
 # Nats a row; a short run of EM ends with a step that gains less.
 _SETTLED = 1e-6
@@ -77,7 +77,7 @@ class Rows:
         fixed: Collection[ParameterName] = (),
     ) -> Fit:
         """EM with these rows for so many steps, or until it has settled."""
-        return expectation_maximization(
+        fit = expectation_maximization(
             self.reader,
             start,
             tol=_SETTLED,
@@ -85,6 +85,7 @@ class Rows:
             reg_covar=reg_covar,
             fixed=fixed,
         )
+        return fit.without_statistics()
 
     def means(
         self, mixtures: Sequence[Parameters], values: Callable[..., tuple[Array, ...]]
@@ -111,7 +112,8 @@ class Rows:
             return _Sums(values(block.weights, *found))
 
         reader = self.reader
-        sums = reader.executor.map_reduce(reader.source, of_chunk, None, lambda event: None)
+        work = Work(thread=_BLOCK_BYTES * 3 // 2, driver=reader.driver_bytes)
+        sums = reader.executor.map_reduce(reader.source, of_chunk, None, lambda event: None, work)
         total = self.weights.sum()
         return [one / total for one in sums.arrays]
 

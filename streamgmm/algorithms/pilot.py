@@ -81,6 +81,12 @@ class Pilot:
     explanation: Explanation | None
 
 
+def pilot_size(n_rows: int) -> int:
+    """Return how many rows are looked at of so many; 0 if these are too few for a pilot."""
+    most = n_rows // _PART
+    return min(_MOST_ROWS, most) if most >= _FEWEST_ROWS else 0
+
+
 def take_pilot(reader: Reader, seed: int, n_components: int) -> Pilot | None:
     """Look at ranges of rows from all over the data.
 
@@ -103,10 +109,10 @@ def take_pilot(reader: Reader, seed: int, n_components: int) -> Pilot | None:
         If the rows hold NaN that is not to be left out, or infinity.
     """
     source = reader.source
-    most = source.n_rows // _PART
-    if most < _FEWEST_ROWS:
+    size = pilot_size(source.n_rows)
+    if not size:
         return None
-    found = glance(reader, "pilot", seed, min(_MOST_ROWS, most), most)
+    found = glance(reader, "pilot", seed, size, source.n_rows // _PART)
     if found is None:
         return None
     return Pilot(found.usable, _explain(found.sample, n_components, seed, source))

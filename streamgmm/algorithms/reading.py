@@ -94,6 +94,8 @@ class Reader:
         Every read of the data so far.
     journal : Journal or None
         Keeps what is found, and has what an interrupted fit found.
+    driver_bytes : int
+        Memory that this process needs beside reads.
     """
 
     source: Source
@@ -102,6 +104,7 @@ class Reader:
     arithmetic: Arithmetic = "auto"
     history: list[ReadDone] = field(default_factory=list)
     journal: Journal | None = None
+    driver_bytes: int = 0
 
     def tell(self, event: Event) -> None:
         """Pass an event on."""
@@ -274,6 +277,7 @@ class Reader:
     ) -> tuple[M, int, float]:
         """The merged value, the rows that were read, and the seconds that it took."""
         source = self.source
+        work = replace(work, driver=self.driver_bytes)
         chosen = all_chunks(source) if chunks is None else chunks
         n_read = row_count(source, chosen)
         number = len(self.history) + 1

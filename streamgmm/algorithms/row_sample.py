@@ -326,6 +326,11 @@ def hash_positions(index: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
+def default_sample_size(n_rows: int, n_features: int) -> int:
+    """Return how many of so many rows plain EM starts from: 65536, or what 32 MiB hold."""
+    return min(n_rows, _MOST_ROWS, max(1024, _MOST_BYTES // (8 * n_features)))
+
+
 def sample_rows(reader: Reader, seed: int, most_rows: int | None = None) -> RowSample:
     """Read everything once and keep a uniform sample of rows, as float64, in their order.
 
@@ -350,9 +355,9 @@ def sample_rows(reader: Reader, seed: int, most_rows: int | None = None) -> RowS
         If sampled rows hold NaN that is not to be left out, or infinity.
     """
     source = reader.source
-    if most_rows is None:
-        most_rows = min(_MOST_ROWS, max(1024, _MOST_BYTES // (8 * source.n_features)))
-    size = min(source.n_rows, most_rows)
+    size = default_sample_size(source.n_rows, source.n_features)
+    if most_rows is not None:
+        size = min(source.n_rows, most_rows)
     dtype = np.dtype(np.float64)
     # How many rows have weight, or no NaN, is not known beforehand: no hash is too large then.
     is_known = not source.has_weights and source.missing == "error"

@@ -13,13 +13,15 @@ import numpy as np
 import scipy.sparse
 
 from streamgmm.algorithms.acceleration import accelerated_em
+from streamgmm.algorithms.driver_memory import EFFORTS, Effort, FitMemory, MixtureBytes
 from streamgmm.algorithms.em import Fit
 from streamgmm.algorithms.initialization import Start, initialize
 from streamgmm.algorithms.moves import Rows, move_components
 from streamgmm.algorithms.reading import Reader, prepare
 from streamgmm.algorithms.row_sample import RowSample
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
-from streamgmm.core.expectation import Posterior
+from streamgmm.core.expectation import Posterior, scratch_bytes, statistics_bytes
+from streamgmm.core.incomplete import gap_bytes
 from streamgmm.core.information import LEAST_RESPONSIBILITY, Information, Tangent
 from streamgmm.core.parameters import ParameterName, Parameters, count_parameters
 from streamgmm.events import Event, Listener, ReadDone, SampleStage, StepScored
@@ -27,6 +29,9 @@ from streamgmm.events import Event, Listener, ReadDone, SampleStage, StepScored
 # Starts that go on for each one that is asked for, and short runs that each is the best of: what a
 # run comes to is known after the moves, and hardly before. Steps of both.
 _STARTS, _RUNS = 3, 2
+# Threads that work on a sample, as far as memory for them decides what a fit does: always as many,
+# so that a fit does not depend on the machine.
+_THREADS = 2
 _SHORT, _LONGER = 4, 8
 # Nats a row by which fits differ at most that are at the same optimum.
 _ALIKE = 1e-4
@@ -78,6 +83,47 @@ class Settings:
         structure = STRUCTURES[self.covariance_type]
         return count_parameters(structure, self.n_components, n_features, self.fixed)
 
+    def memory(
+        self,
+        n_features: int,
+        n_sample: int,
+        itemsize: int,
+        missing: bool,
+        most_bytes: int,
+        n_pilot: int = 0,
+    ) -> FitMemory:
+        """Return what a fit takes in memory.
+
+        Parameters
+        ----------
+        n_features : int
+        n_sample : int
+            Rows of the sample.
+        itemsize : int
+            Of a sampled value.
+        missing : bool
+            Whether rows may lack values.
+        most_bytes : int
+            Of what is kept of rows in information.
+        n_pilot : int
+            Rows of the pilot sample.
+        """
+        shape = self.covariance_type, self.n_components, n_features
+        n_parameters = self.n_parameters(n_features)
+        gaps = gap_bytes(*shape[1:], n_sample // 8) if missing else 0
+        return FitMemory(
+            MixtureBytes(*shape, missing),
+            n_sample,
+            itemsize,
+            _THREADS,
+            self.n_init,
+            _few_rows(n_parameters),
+            min(n_sample, informing_rows(n_parameters)),
+            most_bytes,
+            scratch_bytes(*shape) + gaps + 4 * statistics_bytes(*shape),
+            n_pilot,
+        )
+
     def start(
         self, rows: Array, weights: Array, known: Start, random: np.random.RandomState
     ) -> Parameters:
@@ -123,7 +169,9 @@ class Informant:
         complete = np.flatnonzero(~np.isnan(rows).any(axis=1))
         if len(complete) < _LEAST_COMPLETE * len(rows):
             complete = complete[:0]
-        size = min(len(complete), max(FEWEST_INFORMING, _INFORMING_PER_PARAMETER * n_parameters))
+        size = min(len(complete), informing_rows(n_parameters))
+        if size == len(rows):
+            return cls(rows, weights, most_bytes)
         chosen = complete[np.arange(size) * len(complete) // max(size, 1)]
         return cls(rows[chosen], weights[chosen], most_bytes)
 
@@ -143,8 +191,12 @@ class Informant:
         n_bytes = 0
         for block in blocks:
             own = _shares(prepared.posterior(self.rows[block], with_responsibilities=True))
-            n_bytes += own.nnz * _BYTES_PER_VALUE * (tangent.parameters.n_features + 2)
-            if shares and n_bytes > self.most_bytes:
+            own_bytes = own.nnz * _BYTES_PER_VALUE * (tangent.parameters.n_features + 2)
+            n_bytes += own_bytes
+            if n_bytes > self.most_bytes:
+                if not shares:
+                    step = -(-own_bytes // self.most_bytes)
+                    shares, blocks = [own[::step]], [slice(block.start, None, n_blocks * step)]
                 break
             shares.append(own)
         rows, weights = (
@@ -154,11 +206,22 @@ class Informant:
         return Information.estimate(tangent, rows, weights, scipy.sparse.vstack(shares, "csc"))
 
 
+def informing_rows(n_parameters: int) -> int:
+    """Return how many rows so many parameters need to be informed of."""
+    return max(FEWEST_INFORMING, _INFORMING_PER_PARAMETER * n_parameters)
+
+
+def _few_rows(n_parameters: int) -> int:
+    """Return how many rows starts use."""
+    return max(_FEWEST_ROWS, _ROWS_PER_PARAMETER * n_parameters)
+
+
 def _shares(found: Posterior) -> scipy.sparse.csr_array:
     """Responsibilities (n, K) that are of consequence."""
     # A row that no component explains says nothing of any.
-    counts = (found.responsibilities > LEAST_RESPONSIBILITY) & np.isfinite(found.scores)[:, None]
-    return scipy.sparse.csr_array(np.where(counts, found.responsibilities, 0.0))
+    shares = found.responsibilities
+    shares[~((shares > LEAST_RESPONSIBILITY) & np.isfinite(found.scores)[:, None])] = 0.0
+    return scipy.sparse.csr_array(shares)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +265,8 @@ class Search:
     random : numpy.random.RandomState
     reader : Reader
         Of all rows; it is told of each stage, and keeps what that found.
+    effort : Effort
+        How much memory the search may use.
     """
 
     open_rows: Callable[[Array, Array, Listener], Reader]
@@ -210,6 +275,7 @@ class Search:
     informant: Informant
     random: np.random.RandomState
     reader: Reader
+    effort: Effort = EFFORTS[0]
 
     def run(self, sample: RowSample, tol: float) -> Parameters:
         """Parameters near the optimum.
@@ -226,11 +292,21 @@ class Search:
             If the sample has fewer rows than there are components, or no value of a feature.
         """
         settings = self.settings
-        few = max(_FEWEST_ROWS, _ROWS_PER_PARAMETER * settings.n_parameters(sample.rows.shape[1]))
-        found = self._stage("starts", sample, few, self._started)
-        if not settings.fixed and settings.n_components > 1:
-            found = self._stage("moves", sample, _MORE * few, self._moved, found)
+        few = _few_rows(settings.n_parameters(sample.rows.shape[1]))
+        found = self._stage("starts", sample, self._size(sample, few), self._started)
+        if self.effort.moves and not settings.fixed and settings.n_components > 1:
+            size = self._size(sample, _MORE * few)
+            found = self._stage("moves", sample, size, self._moved, found)
+        found = found[:1]
         return self._stage("EM", sample, len(sample), self._converged, found[0], tol)[0]
+
+    def _size(self, sample: RowSample, wanted: int) -> int:
+        """Return how many rows a stage uses."""
+        part = self.effort.starting_part
+        if part == 1:
+            return wanted
+        fewest = min(wanted, 2 * self.settings.n_components)
+        return max(min(wanted, len(sample)) // part, fewest)
 
     def _stage(
         self,
@@ -270,16 +346,21 @@ class Search:
         return _best_first(self._em(rows, start, _SHORT) for start in starts)[0]
 
     def _moved(self, rows: Rows, starts: Sequence[Parameters]) -> list[Fit]:
-        """Where moves end; not again from a start that has come to such an end by itself."""
-        ends: list[Fit] = []
+        """The best end of moves; not again from a start that has come to such an end by itself."""
+        best: Fit | None = None
+        ends: list[float] = []
         for start in starts:
             fit = self._em(rows, start, _LONGER)
-            if all(abs(fit.log_likelihood - end.log_likelihood) > _ALIKE for end in ends):
-                ends.append(move_components(rows, fit, reg_covar=self.settings.reg_covar))
-        return _best_first(ends)
+            if not all(abs(fit.log_likelihood - end) > _ALIKE for end in ends):
+                continue
+            fit = move_components(rows, fit, reg_covar=self.settings.reg_covar)
+            ends.append(fit.log_likelihood)
+            if best is None or fit.log_likelihood > best.log_likelihood:
+                best = fit
+        return [] if best is None else [best]
 
     def _converged(self, rows: Rows, parameters: Parameters, tol: float) -> list[Fit]:
-        return [improve(rows.reader, parameters, self.settings, self.informant, tol)]
+        return [improve(rows.reader, parameters, self.settings, self.informant, tol, self.effort)]
 
     def _em(self, rows: Rows, start: Parameters, steps: int) -> Fit:
         return rows.short_run(
@@ -302,7 +383,12 @@ def _part(sample: RowSample, size: int) -> RowSample:
 
 
 def improve(
-    reader: Reader, start: Parameters, settings: Settings, informant: Informant, tol: float
+    reader: Reader,
+    start: Parameters,
+    settings: Settings,
+    informant: Informant,
+    tol: float,
+    effort: Effort = EFFORTS[0],
 ) -> Fit:
     """EM with rows in memory, until ``tol`` nats a row remain to be gained on them."""
     return accelerated_em(
@@ -313,5 +399,6 @@ def improve(
         reg_covar=settings.reg_covar,
         fixed=settings.fixed,
         informed_by=informant,
+        order=effort.order,
         most_products=_MOST_PRODUCTS,
     )

@@ -111,7 +111,7 @@ def survey(reader: Reader, size: int, seed: int, n_components: int, part: float 
     explanation = None if pilot is None else pilot.explanation
     design = _design(source, size, seed, n_rows, pilot)
     work = _work(design, source, n_components, explanation is not None)
-    reader.executor.check_memory(source, work)
+    reader.executor.check_memory(source, replace(work, driver=reader.driver_bytes))
     state = _State(design, explanation, source.missing)
     found = reader.reduce("survey", _Found, _survey_chunk, state, work, chunks)
     totals = found.totals
@@ -221,6 +221,13 @@ def _work(design: SampleDesign, source: Source, n_components: int, stratified: b
     block = _BLOCKS * max(_BLOCK_BYTES, 8 * d)
     scores = scratch_bytes("diag", n_components, d) if stratified else 0
     return replace(sample, thread=sample.thread + block + _ROW_BYTES * largest + scores)
+
+
+def survey_work(source: Source, size: int, n_components: int) -> Work:
+    """Return the memory that a survey takes at most, whatever its pilot finds."""
+    is_stratified = size < source.n_rows
+    design = _design(source, size, 0, source.n_rows, Pilot(1.0, None) if is_stratified else None)
+    return _work(design, source, n_components, is_stratified)
 
 
 def _weighted(sample: RowSample, n_rows: Array) -> RowSample:

@@ -9,7 +9,7 @@ covariances: full (K, D, D), tied (D, D), diag (K, D), spherical (K,).
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,10 @@ from streamgmm.core.kernels.log_joint import DIAG, FULL, SPHERICAL, TIED
 
 CovarianceType = Literal["full", "tied", "diag", "spherical"]
 Array = NDArray[np.float64]
+
+#: Size of the blocks in which operations on all matrices of a mixture are done, so that their
+#: temporary arrays do not grow with the number of components.
+BLOCK_BYTES = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,18 @@ STRUCTURES: dict[str, CovarianceStructure] = {
 }
 
 
+def blocks(n_matrices: int, n_features: int) -> Iterator[slice]:
+    """Split matrices (n, D, D) into blocks of bounded size.
+
+    Yields
+    ------
+    slice
+        At least one matrix each.
+    """
+    size = max(1, BLOCK_BYTES // (8 * n_features**2))
+    return (slice(start, start + size) for start in range(0, n_matrices, size))
+
+
 def cholesky(structure: CovarianceStructure, covariances: Array) -> Array:
     """Factors L with Σ = L Lᵀ, stored like the covariances.
 
@@ -158,8 +174,8 @@ def invert(structure: CovarianceStructure, factors: Array) -> Array:
         transposed, info = lapack.dtrtri(factors[index].T, lower=0)
         if info != 0:
             raise np.linalg.LinAlgError("a covariance factor is singular")
-        inverse[index] = transposed.T
-    return np.tril(inverse)
+        inverse[index] = np.tril(transposed.T)
+    return inverse
 
 
 def log_determinants(structure: CovarianceStructure, stacked_factors: Array) -> Array:

@@ -13,6 +13,7 @@ from streamgmm.core.covariance import (
     STRUCTURES,
     Array,
     CovarianceType,
+    blocks,
     invert,
     log_determinants,
     symmetric,
@@ -117,20 +118,21 @@ class Expectation:
         with np.errstate(divide="ignore"):
             log_weights = np.log(parameters.weights)
         constants = log_weights + log_factors - 0.5 * d * math.log(2.0 * math.pi)
-        scaled = stacked * frame.scale
         centres = (parameters.means - frame.origin) / frame.scale
         is_tied = parameters.covariance_type == "tied"
         whitener = np.empty((0, 0))
         if is_tied:
             # In whitened rows every component has covariance I.
-            whitener = scaled[0]
+            whitener = stacked[0] * frame.scale
             theta = _linear(constants[packed], centres[packed] @ whitener.T)
         elif parameters.structure.is_triangular:
-            theta = _quadratic(constants[packed], scaled[packed], centres[packed])
+            theta = _quadratic(constants[packed], stacked, packed, frame.scale, centres[packed])
         else:
-            theta = _separable(constants[packed], scaled[packed], centres[packed])
+            theta = _separable(constants[packed], stacked[packed] * frame.scale, centres[packed])
             if parameters.covariance_type == "spherical":
                 theta = theta[:, : d + 2]
+        is_in_place = np.array_equal(order, np.arange(parameters.n_components))
+        limit = _overflow_limit(stacked, frame.scale)
         bases = invert(parameters.structure, frame.factors)
         if not parameters.structure.is_triangular:
             stacked, bases = stacked[:, np.newaxis, :], bases[:, np.newaxis, :]
@@ -147,12 +149,12 @@ class Expectation:
             theta_single=_single(theta, arithmetic),
             single_tolerance=_SINGLE_TOLERANCE if arithmetic == "float32" else 0.0,
             means=parameters.means[order],
-            factors=stacked if is_tied else stacked[order],
+            factors=stacked if is_tied or is_in_place else stacked[order],
             constants=constants[order],
             origins=frame.means[places],
-            bases=bases if is_tied else bases[places],
+            bases=bases if is_tied or len(places) == len(bases) else bases[places],
             has_own_basis=not is_tied or np.array_equal(frame.factors[0], parameters.factors),
-            limit=_overflow_limit(scaled),
+            limit=limit,
             tolerance=_DENSITY_TOLERANCE,
         )
         sums_single = arithmetic == "float32" and _bears_single_sums(frame, parameters)
@@ -324,17 +326,30 @@ def _linear(constants: Array, centres: Array) -> Array:
     return np.hstack([offsets[:, np.newaxis], centres])
 
 
-def _quadratic(constants: Array, factors: Array, centres: Array) -> Array:
-    """Coefficients (K, F) of c - ½‖W (z - m)‖² in 1, z and the upper triangle of z zᵀ."""
-    residuals = np.einsum("kij,kj->ki", factors, centres)
-    offsets = constants - 0.5 * np.square(residuals).sum(axis=1)
-    transposed = np.swapaxes(factors, 1, 2)
-    slopes = np.einsum("kij,kj->ki", transposed, residuals)
-    upper = upper_triangle(centres.shape[1])
+def _quadratic(
+    constants: Array,
+    inverse: Array,
+    components: NDArray[np.intp],
+    scale: Array,
+    centres: Array,
+) -> Array:
+    """Coefficients (K, F) of c - ½‖W (z - m)‖² in 1, z and the upper triangle of z zᵀ.
+
+    W is the inverse factor of one of the components, in coordinates of that scale.
+    """
+    n, d = centres.shape
+    upper = upper_triangle(d)
     # Off the diagonal z_i z_j stands once for P_ij and P_ji.
     halves = np.where(upper[0] == upper[1], -0.5, -1.0)
-    curvatures = halves * (transposed @ factors)[:, upper[0], upper[1]]
-    return np.hstack([offsets[:, np.newaxis], slopes, curvatures])
+    found = np.empty((n, 1 + d + len(halves)))
+    for block in blocks(n, d):
+        factors = inverse[components[block]] * scale
+        residuals = np.einsum("kij,kj->ki", factors, centres[block])
+        found[block, 0] = constants[block] - 0.5 * np.square(residuals).sum(axis=1)
+        transposed = np.swapaxes(factors, 1, 2)
+        found[block, 1 : 1 + d] = np.einsum("kij,kj->ki", transposed, residuals)
+        found[block, 1 + d :] = halves * (transposed @ factors)[:, upper[0], upper[1]]
+    return found
 
 
 def _separable(constants: Array, scales: Array, centres: Array) -> Array:
@@ -351,11 +366,14 @@ def _bears_single_sums(frame: Frame, parameters: Parameters) -> bool:
     return bool(np.all(errors <= _SINGLE_COVARIANCE_TOLERANCE))
 
 
-def _overflow_limit(scaled_inverse_factors: Array) -> float:
+def _overflow_limit(inverse: Array, scale: Array) -> float:
     """Largest |z| whose residuals can be squared and summed in float64."""
-    d = scaled_inverse_factors.shape[-1]
-    steepest = float(np.abs(scaled_inverse_factors).max(initial=1.0))
-    return 1e140 / (float(d) * steepest)
+    if inverse.ndim == 2:
+        steepest = float(np.abs(inverse * scale).max(initial=1.0))
+    else:
+        parts = (inverse[block] * scale for block in blocks(len(inverse), len(scale)))
+        steepest = max(float(np.abs(part).max(initial=1.0)) for part in parts)
+    return 1e140 / (float(len(scale)) * steepest)
 
 
 def _castable(

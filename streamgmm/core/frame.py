@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from streamgmm.core.covariance import Array, CovarianceType, variances
+from streamgmm.core.covariance import Array, CovarianceType, blocks, variances
 from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF
 from streamgmm.core.parameters import Parameters
 
@@ -181,11 +181,15 @@ class Frame:
             own_variances = variances(parameters.structure, stacked)
             spread = np.sqrt(own_variances + np.square(displacements))
             if parameters.structure.is_triangular:
-                magnified = np.einsum("kij,kj->ki", np.abs(inverse), spread)
-                k = self.centred
-                if k.size:
+                magnified = np.empty_like(spread)
+                for block in blocks(*spread.shape):
+                    magnified[block] = np.einsum(
+                        "kij,kj->ki", np.abs(inverse[block]), spread[block]
+                    )
+                for block in blocks(self.centred.size, self.n_features):
+                    k = self.centred[block]
                     magnified[k] = _magnified(
-                        inverse[k], self.factors, parameters.factors[k], displacements[k]
+                        inverse[k], self.factors[block], parameters.factors[k], displacements[k]
                     )
             else:
                 magnified = inverse * spread

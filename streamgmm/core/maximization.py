@@ -5,13 +5,14 @@ Covariances are formed in the frame's coordinates u = B⁻¹ (x - o) and carried
 that even a standard deviation 1e8 times smaller than another keeps its digits.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array, symmetric, triangular, variances
+from streamgmm.core.covariance import BLOCK_BYTES, Array, symmetric, triangular, variances
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import ParameterName, Parameters
 from streamgmm.core.statistics import Statistics
@@ -101,8 +102,7 @@ def maximize(
             (covariances[np.newaxis], factors[np.newaxis]) if is_tied else (covariances, factors)
         )
         for update in _UPDATES[frame.covariance_type](statistics, alive, offsets, shifts):
-            own = update.components
-            places[0][own], places[1][own], widened = update.apply(frame, means, reg_covar, spread)
+            widened = update.apply(frame, means, reg_covar, spread, *places)
             collapsed += alive.tolist() if is_tied and widened else widened
     empty = np.flatnonzero((counts <= 0.0) & (previous.weights > 0.0))
     return Maximum(
@@ -130,86 +130,127 @@ class _Update:
     Attributes
     ----------
     components : ndarray of shape (k,), int
-    function : callable
-        Of (places among the components, ridge (D,)): covariances and factors, the ridge added
-        to the diagonals. Raises LinAlgError if one is not positive definite.
+    routes : sequence of callables
+        Functions of (places among the components, ridge (D,)) that return covariances and factors,
+        the ridge added to the diagonals. A function raises LinAlgError if one is not positive
+        definite; then all components take the next route, if the ridge is positive.
     """
 
     components: NDArray[np.intp]
-    function: Callable[[slice, Array], tuple[Array, Array]]
+    routes: Sequence[Callable[[slice, Array], tuple[Array, Array]]]
 
     def apply(
-        self, frame: Frame, means: Array, reg_covar: float | Array, spread: Array
-    ) -> tuple[Array, Array, list[int]]:
-        """Covariances, factors, and the components that had to be widened.
+        self,
+        frame: Frame,
+        means: Array,
+        reg_covar: float | Array,
+        spread: Array,
+        covariances: Array,
+        factors: Array,
+    ) -> list[int]:
+        """Write stacked covariances and factors; return the components that had to be widened.
 
         Whose own width is no measure of what is narrow, nor are those of others if they collapse
         one after the other: that is the spread of all the data, variances (D,).
         """
         ridge = np.full(frame.n_features, reg_covar)
         resolution = _resolution(frame, means)[self.components]
+        n, size = self.components.size, _rows_of_block(covariances)
         try:
-            return *self._resolved(slice(None), ridge, resolution), []
+            self._write(range(0, n, size), size, ridge, resolution, covariances, factors)
         except np.linalg.LinAlgError:
-            found = [
-                self._widen(slice(i, i + 1), spread, ridge, resolution)
-                for i in range(self.components.size)
+            return [
+                int(k)
+                for i, k in enumerate(self.components)
+                if self._widen(i, spread, ridge, resolution, covariances, factors)
             ]
-        covariances, factors, widened = zip(*found, strict=True)
-        collapsed = self.components[np.array(widened)].tolist()
-        return np.concatenate(covariances), np.concatenate(factors), collapsed
+        return []
 
-    def _resolved(self, k: slice, ridge: Array, resolution: Array) -> tuple[Array, Array]:
-        """Covariances and factors, unless they are narrower than the data can be."""
-        covariances, factors = self.function(k, ridge)
+    def _write(
+        self,
+        starts: range,
+        size: int,
+        ridge: Array,
+        resolution: Array,
+        covariances: Array,
+        factors: Array,
+    ) -> None:
+        """Write the components of some blocks, unless they are narrower than the data can be."""
+        for route in self.routes:
+            try:
+                for start in starts:
+                    block = slice(start, start + size)
+                    own = self.components[block]
+                    covariances[own], factors[own] = route(block, ridge)
+                break
+            except np.linalg.LinAlgError:
+                if route is self.routes[-1] or not np.all(ridge > 0.0):
+                    raise
+        chosen = slice(starts.start, starts.stop)
         widths = _diagonals(factors) if factors.ndim == 3 else factors
-        if np.any(widths <= resolution[k]):
+        if np.any(widths[self.components[chosen]] <= resolution[chosen]):
             raise np.linalg.LinAlgError("a standard deviation is below the data's rounding")
-        return covariances, factors
 
     def _widen(
-        self, k: slice, spread: Array, ridge: Array, resolution: Array
-    ) -> tuple[Array, Array, bool]:
-        """One component, with the smallest floor that makes it positive definite."""
-        visible = np.square(_VISIBLE * resolution[k][0])
+        self,
+        i: int,
+        spread: Array,
+        ridge: Array,
+        resolution: Array,
+        covariances: Array,
+        factors: Array,
+    ) -> bool:
+        """Write one component, with the smallest floor that makes it positive definite."""
+        visible = np.square(_VISIBLE * resolution[i])
         floors = [floor * spread + visible for floor in _FLOORS]
         for added in (np.zeros_like(ridge), *floors):
             try:
-                found = self._resolved(k, ridge + added, resolution)
+                self._write(range(i, i + 1), 1, ridge + added, resolution, covariances, factors)
             except np.linalg.LinAlgError:
                 continue
-            return *found, bool(np.any(added > 0.0))
+            return bool(np.any(added > 0.0))
         raise np.linalg.LinAlgError("a covariance is not finite")
+
+
+def _rows_of_block(covariances: Array) -> int:
+    """Return how many components are updated at once."""
+    return max(1, BLOCK_BYTES // covariances[:1].nbytes)
 
 
 def _full(
     statistics: Statistics, alive: NDArray[np.intp], offsets: Array, shifts: Array
 ) -> list[_Update]:
     frame, d = statistics.frame, statistics.frame.n_features
-    raw = symmetric(statistics.moments[alive, 1 + d :], d)
-    raw /= statistics.counts[alive, np.newaxis, np.newaxis]
-    central = raw - _outer(offsets[alive]) + _outer(shifts[alive])
     is_centred = np.isin(alive, frame.centred)
+    packed, centred = alive[~is_centred], alive[is_centred]
 
-    updates = []
-    if not is_centred.all():
-        own_raw, own_central = raw[~is_centred], central[~is_centred]
-        updates.append(
-            _Update(
-                alive[~is_centred],
-                lambda k, ridge: _scaled(own_raw[k], own_central[k], frame.scale, ridge),
-            )
-        )
-    if is_centred.any():
-        centred_raw, centred = raw[is_centred], central[is_centred]
-        bases = frame.factors[np.searchsorted(frame.centred, alive[is_centred])]
-        updates.append(
-            _Update(
-                alive[is_centred],
-                lambda k, ridge: _whitened(centred_raw[k], centred[k], bases[k], ridge),
-            )
-        )
-    return updates
+    def moments(components: NDArray[np.intp]) -> tuple[Array, Array]:
+        """Second moments of a row of each component, about the origin and about the mean."""
+        raw = symmetric(statistics.moments[components, 1 + d :], d)
+        raw /= statistics.counts[components, np.newaxis, np.newaxis]
+        return raw, raw - _outer(offsets[components]) + _outer(shifts[components])
+
+    def scaled(k: slice, ridge: Array) -> tuple[Array, Array]:
+        return _scaled(*moments(packed[k]), frame.scale, ridge)
+
+    def whitened(
+        k: slice, ridge: Array, root: Callable[[Array], Array], is_packed: bool
+    ) -> tuple[Array, Array]:
+        components = (packed if is_packed else centred)[k]
+        raw, central = moments(components)
+        if is_packed:
+            bases = np.broadcast_to(np.diag(frame.scale), central.shape)
+        else:
+            bases = frame.factors[np.searchsorted(frame.centred, components)]
+        return _whitened(raw, central, bases, ridge, root)
+
+    # Where rounding has made T indefinite by more than the ridge, roots of T do without that part.
+    of_packed, of_centred = (
+        [partial(whitened, root=root, is_packed=is_packed) for root in (_cholesky, _spectral_roots)]
+        for is_packed in (True, False)
+    )
+    updates = [_Update(packed, [scaled, *of_packed]), _Update(centred, of_centred)]
+    return [update for update in updates if update.components.size]
 
 
 def _tied(
@@ -219,7 +260,9 @@ def _tied(
     raw = statistics.scatter
     central = raw - (offsets.T * counts) @ offsets + (shifts.T * counts) @ shifts
     raw, central = (a[np.newaxis] / counts.sum() for a in (raw, central))
-    return [_Update(np.array([0]), lambda _, ridge: _whitened(raw, central, bases, ridge))]
+    roots = _cholesky, _spectral_roots
+    routes = [lambda _, ridge, r=root: _whitened(raw, central, bases, ridge, r) for root in roots]
+    return [_Update(np.array([0]), routes)]
 
 
 def _diagonal(
@@ -229,7 +272,7 @@ def _diagonal(
     raw = statistics.moments[alive, 1 + d :] / statistics.counts[alive, np.newaxis]
     central = raw - np.square(offsets[alive]) + np.square(shifts[alive])
     scales = _own_scales(frame, statistics.n_components)[alive]
-    return [_Update(alive, lambda k, ridge: _separate(raw[k], central[k], scales[k], ridge))]
+    return [_Update(alive, [lambda k, ridge: _separate(raw[k], central[k], scales[k], ridge)])]
 
 
 def _spherical(
@@ -240,7 +283,7 @@ def _spherical(
     moved = np.square(shifts[alive]) - np.square(offsets[alive])
     central = raw + moved.mean(axis=1)
     scales = _own_scales(frame, statistics.n_components)[alive, 0]
-    return [_Update(alive, lambda k, ridge: _separate(raw[k], central[k], scales[k], ridge[0]))]
+    return [_Update(alive, [lambda k, ridge: _separate(raw[k], central[k], scales[k], ridge[0])])]
 
 
 _UPDATES: dict[str, Callable[..., list[_Update]]] = {
@@ -307,31 +350,30 @@ def _scaled(raw: Array, central: Array, scale: Array, ridge: Array) -> tuple[Arr
     """Σ = diag(s) T diag(s) + diag(ridge) and its factor; T (k, D, D), s (D,)."""
     _require_spread(_diagonals(raw), _diagonals(central), ridge)
     covariances: Array = central * np.outer(scale, scale) + np.diag(ridge)
-    try:
-        factors: Array = np.linalg.cholesky(covariances).astype(np.float64, copy=False)
-    except np.linalg.LinAlgError:
-        if not np.all(ridge > 0.0):
-            raise
-        # Rounding has made T indefinite by more than the ridge; roots of T do without that part.
-        return _whitened(raw, central, np.broadcast_to(np.diag(scale), central.shape), ridge)
-    return covariances, factors
+    return covariances, _cholesky(covariances)
 
 
-def _whitened(raw: Array, central: Array, bases: Array, ridge: Array) -> tuple[Array, Array]:
+def _cholesky(matrices: Array) -> Array:
+    return np.linalg.cholesky(matrices).astype(np.float64, copy=False)
+
+
+def _spectral_roots(matrices: Array) -> Array:
+    """Roots R (k, D, D), R Rᵀ = T, of symmetric matrices T without their negative part."""
+    eigenvalues, vectors = np.linalg.eigh(matrices)
+    roots: Array = vectors * np.sqrt(np.maximum(eigenvalues, 0.0))[:, np.newaxis, :]
+    return roots
+
+
+def _whitened(
+    raw: Array, central: Array, bases: Array, ridge: Array, root: Callable[[Array], Array]
+) -> tuple[Array, Array]:
     """Σ = B T Bᵀ + diag(ridge) and its factor, which keeps the digits of B; T, B (k, D, D).
 
     The factor is that of (B root(T), diag(√ridge)).
     """
     # Each coordinate may be of several columns.
     _require_spread(_diagonals(raw), _diagonals(central), ridge.min())
-    try:
-        roots = np.linalg.cholesky(central)
-    except np.linalg.LinAlgError:
-        if not np.all(ridge > 0.0):
-            raise
-        eigenvalues, vectors = np.linalg.eigh(central)
-        roots = vectors * np.sqrt(np.maximum(eigenvalues, 0.0))[:, np.newaxis, :]
-    spread = bases @ roots
+    spread = bases @ root(central)
     ridges = np.broadcast_to(np.diag(np.sqrt(ridge)), spread.shape)
     stacked = np.concatenate([np.swapaxes(spread, 1, 2), ridges], axis=1)
     factors = triangular(stacked)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array, log_determinants, triangular
+from streamgmm.core.covariance import Array, blocks, log_determinants, triangular
 from streamgmm.core.parameters import Parameters
 
 
@@ -41,10 +41,21 @@ def _bounds_of(parameters: Parameters, i: int, others: NDArray[np.intp]) -> Arra
         costs = 0.5 * weights[i] * weights[others] * np.square(moved).sum(axis=1)
         bounds = np.divide(costs, both, out=np.zeros_like(costs), where=both > 0.0)
     else:
-        merged = merged_pairs(parameters, np.full_like(others, i), others)
-        own, wide = _log_determinants(parameters), _log_determinants(merged)
+        own, wide = _log_determinants(parameters), _merged_determinants(parameters, i, others)
         bounds = 0.5 * (both * wide - weights[i] * own[i] - weights[others] * own[others])
     return bounds
+
+
+def _merged_determinants(parameters: Parameters, i: int, others: NDArray[np.intp]) -> Array:
+    """ln|Σ_ij| (n,) of a component merged with each of some others."""
+    is_full = parameters.covariance_type == "full"
+    parts = blocks(len(others), parameters.n_features) if is_full else [slice(None)]
+    return np.concatenate(
+        [
+            _log_determinants(merged_pairs(parameters, np.full_like(own, i), own))
+            for own in (others[part] for part in parts)
+        ]
+    )
 
 
 def _log_determinants(parameters: Parameters) -> Array:
@@ -75,14 +86,7 @@ def merged_pairs(
     apart = np.sqrt(share * (1.0 - share)) * (parameters.means[first] - parameters.means[second])
     covariances, factors = parameters.covariances, parameters.factors
     if kind == "full":
-        parts = share[:, :, np.newaxis]
-        roots = [
-            np.sqrt(parts) * np.swapaxes(factors[first], 1, 2),
-            np.sqrt(1.0 - parts) * np.swapaxes(factors[second], 1, 2),
-            apart[:, np.newaxis, :],
-        ]
-        factors = triangular(np.concatenate(roots, axis=1))
-        covariances = factors @ np.swapaxes(factors, 1, 2)
+        covariances, factors = _merged_matrices(factors, share[:, 0], apart, first, second)
     elif kind != "tied":
         moved = np.square(apart) if kind == "diag" else np.square(apart).mean(axis=1)
         parts = share if kind == "diag" else share[:, 0]
@@ -91,6 +95,28 @@ def merged_pairs(
     total = sums.sum()
     weights = sums / total if total > 0.0 else np.full_like(sums, 1.0 / len(sums))
     return Parameters.create(kind, weights, means, covariances, factors)
+
+
+def _merged_matrices(
+    factors: Array,
+    share: Array,
+    apart: Array,
+    first: NDArray[np.intp],
+    second: NDArray[np.intp],
+) -> tuple[Array, Array]:
+    """Return covariances and factors (n, D, D) of pairs of components."""
+    shape = len(first), *factors.shape[1:]
+    covariances, merged = np.empty(shape), np.empty(shape)
+    for block in blocks(*shape[:2]):
+        parts = share[block, np.newaxis, np.newaxis]
+        roots = [
+            np.sqrt(parts) * np.swapaxes(factors[first[block]], 1, 2),
+            np.sqrt(1.0 - parts) * np.swapaxes(factors[second[block]], 1, 2),
+            apart[block, np.newaxis, :],
+        ]
+        own = triangular(np.concatenate(roots, axis=1))
+        covariances[block], merged[block] = own @ np.swapaxes(own, 1, 2), own
+    return covariances, merged
 
 
 def reduce_components(

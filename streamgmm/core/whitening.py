@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from streamgmm.core.covariance import Array, symmetric, upper_triangle
+from streamgmm.core.covariance import Array, blocks, symmetric, upper_triangle
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
@@ -58,11 +58,13 @@ class Whitening:
         scatter = np.empty((0, 0))
         if self.frame.covariance_type == "full":
             rows, columns = upper_triangle(d)
-            matrices = symmetric(raw, d) - _about(counts, a, shifted)
-            second[:] = _unscaled(t, matrices)[:, rows, columns]
+            for block in blocks(len(raw), d):
+                about = _about(counts[block], a[block], shifted[block])
+                matrices = symmetric(raw[block], d) - about
+                second[block] = _unscaled(t[block], matrices)[:, rows, columns]
         elif self.frame.covariance_type == "tied":
-            about = statistics.scatter - _about(counts, a, shifted).sum(axis=0)
-            scatter = _unscaled(t, about[np.newaxis])[0]
+            matrices = statistics.scatter - _about_together(counts, a, shifted)
+            scatter = _unscaled(t, matrices[np.newaxis])[0]
         elif self.frame.covariance_type == "diag":
             second[:] = (raw - counts * a**2 - 2.0 * a * shifted) / t**2
         else:
@@ -94,10 +96,12 @@ class Whitening:
         second = found.moments[:, 1 + d :]
         if self.frame.covariance_type == "full":
             rows, columns = upper_triangle(d)
-            matrices = t @ symmetric(own, d) @ np.swapaxes(t, 1, 2) + _about(counts, a, moved)
-            second[:] = matrices[:, rows, columns]
+            for block in blocks(len(own), d):
+                widened = t[block] @ symmetric(own[block], d) @ np.swapaxes(t[block], 1, 2)
+                matrices = widened + _about(counts[block], a[block], moved[block])
+                second[block] = matrices[:, rows, columns]
         elif self.frame.covariance_type == "tied":
-            found.scatter[:] = t[0] @ scatter @ t[0].T + _about(counts, a, moved).sum(axis=0)
+            found.scatter[:] = t[0] @ scatter @ t[0].T + _about_together(counts, a, moved)
         elif self.frame.covariance_type == "diag":
             second[:] = counts * a**2 + 2.0 * a * moved + t**2 * own
         else:
@@ -128,6 +132,16 @@ def _about(counts: Array, a: Array, moved: Array) -> Array:
     half = 0.5 * counts * a + moved
     product = a[:, :, np.newaxis] * half[:, np.newaxis, :]
     return product + np.swapaxes(product, 1, 2)
+
+
+def _about_together(counts: Array, a: Array, moved: Array) -> Array:
+    """Sum these matrices over the components, (D, D), in their order."""
+    first, *others = blocks(*a.shape)
+    found: Array = _about(counts[first], a[first], moved[first]).sum(axis=0)
+    for block in others:
+        more = _about(counts[block], a[block], moved[block])
+        found = np.concatenate([found[np.newaxis], more]).sum(axis=0)
+    return found
 
 
 def _unscaled(t: Array, matrices: Array) -> Array:

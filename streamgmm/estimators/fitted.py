@@ -15,6 +15,7 @@ from sklearn.base import DensityMixin, clone
 
 from streamgmm import __version__
 from streamgmm.algorithms import prediction
+from streamgmm.algorithms.driver_memory import MixtureBytes
 from streamgmm.algorithms.reading import (
     Reader,
     announced,
@@ -367,7 +368,8 @@ or the path ``out``
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             single_threaded_blas(),
         ):
-            reader = Reader(source, executor, self._listener())
+            sizes = MixtureBytes(self.covariance_type, *self.means_.shape, source.missing == "em")
+            reader = Reader(source, executor, self._listener(), driver_bytes=sizes.scoring)
             found = reader.statistics("score", self._parameters())
         warn_of_skipped_rows(reader.history[-1].skipped, source.n_rows, ", and the score is -inf")
         return found

@@ -20,9 +20,10 @@ from streamgmm.algorithms.auto import (
     sample_for_start,
     survey_for_fit,
 )
+from streamgmm.algorithms.driver_memory import Effort
 from streamgmm.algorithms.em import Fit, expectation_maximization
 from streamgmm.algorithms.initialization import Start
-from streamgmm.algorithms.reading import Reader, statistics_work
+from streamgmm.algorithms.reading import Reader
 from streamgmm.algorithms.row_sample import RowSample, sample_rows
 from streamgmm.algorithms.search import Settings
 from streamgmm.checkpoint import open_checkpoint
@@ -44,6 +45,7 @@ from streamgmm.estimators.condition import (
     warn_of_skipped_rows,
 )
 from streamgmm.estimators.fingerprint import fingerprint
+from streamgmm.estimators.fit_needs import FitNeeds, load_kernels
 from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.outputs import refuse_overlap, refuse_unnamed_output
 from streamgmm.estimators.records import copy_fitted, to_record
@@ -130,7 +132,12 @@ class GaussianMixture(FittedMixture):
     n_jobs : int, default=None
         Local threads; None for all cores.
     memory_limit : int or str, default=None
-        Bytes that the process may hold ("4GiB"), on local threads; None for most of what is free.
+        Bytes that the process may hold ("4GiB"), its interpreter, libraries and all parameters
+        included; on a cluster those of the process that drives it. A fit that needs more is refused
+        before its first pass. Where little room is left, "auto" extrapolates from fewer passes,
+        uses fewer rows in memory, and last does without split and merge. With a limit the C library
+        gives freed memory back to the system, for the rest of the process. None for most of what is
+        free, where parameters and the sample are not counted.
     survey_part : float, default=1.0
         About this part of the chunks is surveyed by "auto", spread over the data, but no fewer
         rows than are sampled. What is only in the others, the sample does not show.
@@ -316,7 +323,7 @@ class GaussianMixture(FittedMixture):
         ParameterError
             If a setting is not valid.
         MemoryLimitError
-            If not even one chunk fits in the memory limit.
+            If the fit does not fit in the memory limit, with one chunk and on one thread.
         CheckpointError
             If the checkpoint is there and not to be resumed, or is that of another fit: of other
             data, settings or versions.
@@ -339,18 +346,25 @@ class GaussianMixture(FittedMixture):
         known = self._known_start(source.n_features)
         ridge = self._ridge(source)
         rows = _RowCheck(self, source)
+        if self.memory_limit is not None:
+            load_kernels(source)
         with (
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
-            ThreadExecutor(self.n_jobs, self.memory_limit) as local,
+            ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
             single_threaded_blas(),
         ):
-            reader = Reader(source, executor, rows.before(self._listener()), self.arithmetic)
-            work = statistics_work(source, self.covariance_type, self.n_components)
-            executor.check_memory(source, work)
+            # What a fit needs does not depend on the ridge.
+            needs = FitNeeds(source, self._settings(0.0), self.algorithm == "em")
+            works = needs.works(executor.memory_limit)
+            for work in works:
+                executor.check_memory(source, work, needs.works)
+            work, effort = works[0], needs.effort(executor.memory_limit)
+            listener = rows.before(self._listener())
+            reader = Reader(source, executor, listener, self.arithmetic, driver_bytes=work.driver)
             start = self._given_start(reader, known)
             with self._checkpointed(reader, start, ridge, resume) as random:
                 reader.tell(self._size(source, work))
-                best = self._best_fit(reader, known, start, ridge, local, random)
+                best = self._best_fit(reader, known, start, ridge, local, random, effort)
                 self._keep(best, reader, ridge)
         self._warn(best, reader, rows)
         return self
@@ -444,9 +458,10 @@ class GaussianMixture(FittedMixture):
         ridge: FitRidge,
         local: ThreadExecutor,
         random: np.random.RandomState,
+        effort: Effort,
     ) -> Fit:
         if self.algorithm == "auto":
-            return self._fit_in_few_reads(reader, known, start, ridge, local, random)
+            return self._fit_in_few_reads(reader, known, start, ridge, local, random, effort)
         if start is not None:
             previous = self.lower_bound_ if self._goes_on() else -np.inf
             return self._run(reader, start, ridge, previous)
@@ -469,18 +484,21 @@ class GaussianMixture(FittedMixture):
         ridge: FitRidge,
         local: ThreadExecutor,
         random: np.random.RandomState,
+        effort: Effort,
     ) -> Fit:
         missing = reader.source.missing
 
         def open_rows(rows: Array, weights: Array, listener: Listener) -> Reader:
-            return Reader(SampleSource(rows, weights, missing), local, listener, self.arithmetic)
+            sample = SampleSource(rows, weights, missing)
+            held = reader.driver_bytes
+            return Reader(sample, local, listener, self.arithmetic, driver_bytes=held)
 
         k, n_features = self.n_components, reader.source.n_features
         n_parameters = count_parameters(STRUCTURES[self.covariance_type], k, n_features, self.fixed)
         if start is not None:
             # What is given leaves nothing to chance but the rows that steps are informed by.
             random = np.random.RandomState(0) if self.random_state is None else random
-            return self._fit_from(reader, open_rows, start, ridge, n_parameters, random)
+            return self._fit_from(reader, open_rows, start, ridge, n_parameters, random, effort)
         found = survey_for_fit(reader, k, n_parameters, random, self.survey_part)
         entries = ridge.settle(found.sample.rows, found.sample.weights)
         return fit_in_few_reads(
@@ -492,6 +510,7 @@ class GaussianMixture(FittedMixture):
             tol=self.tol,
             max_iter=self.max_iter,
             random=random,
+            effort=effort,
         )
 
     def _fit_from(
@@ -502,6 +521,7 @@ class GaussianMixture(FittedMixture):
         ridge: FitRidge,
         n_parameters: int,
         random: np.random.RandomState,
+        effort: Effort,
     ) -> Fit:
         """Fit from parameters that are known, with a sample if there are iterations."""
         kept = reader.kept(Parameters, lambda: start)
@@ -518,6 +538,7 @@ class GaussianMixture(FittedMixture):
             sample,
             tol=self.tol,
             max_iter=self.max_iter,
+            effort=effort,
         )
 
     def _ridge(self, source: Source) -> FitRidge:
@@ -530,7 +551,7 @@ class GaussianMixture(FittedMixture):
             entries = np.full(d, DEFAULT_RIDGE)
         return FitRidge(kind, entries)
 
-    def _settings(self, entries: Array, scales: Array | None = None) -> Settings:
+    def _settings(self, entries: float | Array, scales: Array | None = None) -> Settings:
         """Return what is to be fitted, and how."""
         return Settings(
             self.n_components,

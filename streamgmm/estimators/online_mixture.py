@@ -29,6 +29,12 @@ from streamgmm.estimators.condition import (
     warn_of_few_rows,
     warn_of_skipped_rows,
 )
+from streamgmm.estimators.fit_needs import (
+    StreamNeeds,
+    load_kernels,
+    refuse_merging,
+    search_effort,
+)
 from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.ledger import Ledger
@@ -102,7 +108,8 @@ class OnlineGaussianMixture(FittedMixture):
     n_jobs : int, default=None
         Local threads of searches and predictions; None for all cores.
     memory_limit : int or str, default=None
-        Bytes that the process may hold ("4GiB"), on local threads; None for most of what is free.
+        Bytes that the process may hold ("4GiB"), as for :class:`GaussianMixture`. A stream whose
+        largest search needs more is refused before its first row. None for most of what is free.
     callbacks : sequence of callables, default=()
         Called with each :class:`streamgmm.events.Event`, when what a call learned is kept.
 
@@ -292,6 +299,8 @@ class OnlineGaussianMixture(FittedMixture):
         ParameterError
             If the models do not go together, or one has no statistics, having been converted or
             derived from another one.
+        MemoryLimitError
+            If merging takes more than ``memory_limit``.
 
         References
         ----------
@@ -314,6 +323,8 @@ class OnlineGaussianMixture(FittedMixture):
         online = cls._with_settings_of(chosen[0], settings)
         refuse_size(parts, online.n_components, "n_components" in settings)
         ridge = online._ridge_of(chosen)
+        if online.memory_limit is not None:
+            refuse_merging(parts, online.memory_limit)
         with single_threaded_blas():
             fitted = merge_mixtures(parts, online.n_components, ridge)
             online.merging_loss_ = merging_loss(parts, fitted.parameters)
@@ -603,7 +614,15 @@ class OnlineGaussianMixture(FittedMixture):
         self.__dict__.pop("merging_loss_", None)
         # An error comes before any row is held.
         self._given_ridge()
-        return Progress.start(self._plan(source.n_features))
+        plan = self._plan(source.n_features)
+        if self.memory_limit is not None:
+            load_kernels(source)
+            with ThreadExecutor(self.n_jobs, self.memory_limit) as local:
+                # What a search needs does not depend on the ridge.
+                needs = StreamNeeds(source, self._settings(0.0), plan.init_size)
+                for work in needs.works(local.memory_limit):
+                    local.check_memory(source, work, needs.works)
+        return Progress.start(plan)
 
     def _next_source(self, X: Any, sample_weight: Any = None) -> Source:
         """Describe rows that are to be learned, and check their columns against those before."""
@@ -678,20 +697,24 @@ class OnlineGaussianMixture(FittedMixture):
         for name in ("_examined", "_reported", "_has_reported_few_rows", *names):
             self.__dict__.pop(name, None)
 
-    def _search(self, rows: Array, weights: Array, seed: int) -> tuple[Parameters, Array]:
-        """Return a mixture for rows in memory, and its ridge."""
-        missing: Missing = "em" if np.isnan(rows).any() else "error"
-        ridge = FitRidge(self.covariance_type, self._given_ridge())
-        entries = ridge.settle(rows, weights)
-        settings = Settings(
+    def _settings(self, entries: float | Array, scales: Array | None = None) -> Settings:
+        """Return what is searched for, and how."""
+        return Settings(
             self.n_components,
             self.covariance_type,
             self.init_params,
             entries,
             frozenset(),
             self.n_init,
-            ridge.scales,
+            scales,
         )
+
+    def _search(self, rows: Array, weights: Array, seed: int) -> tuple[Parameters, Array]:
+        """Return a mixture for rows in memory, and its ridge."""
+        missing: Missing = "em" if np.isnan(rows).any() else "error"
+        ridge = FitRidge(self.covariance_type, self._given_ridge())
+        entries = ridge.settle(rows, weights)
+        settings = self._settings(entries, ridge.scales)
         n_rows, n_features = rows.shape
         n_parameters = settings.n_parameters(n_features)
         if not self._has_reported_few_rows:
@@ -705,18 +728,22 @@ class OnlineGaussianMixture(FittedMixture):
             weights,
             np.zeros(n_rows, dtype=np.bool_),
         )
-        with ThreadExecutor(self.n_jobs, self.memory_limit) as local:
+        with ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local:
+            effort, held = search_effort(settings, rows, local.memory_limit)
+            most_bytes = local.sample_bytes // effort.informing_part
 
             def open_rows(rows: Array, weights: Array, listener: Listener) -> Reader:
-                return Reader(SampleSource(rows, weights, missing), local, listener)
+                sample = SampleSource(rows, weights, missing)
+                return Reader(sample, local, listener, driver_bytes=held)
 
             search = Search(
                 open_rows,
                 settings,
                 Start(),
-                Informant.among(rows, weights, n_parameters, local.sample_bytes),
+                Informant.among(rows, weights, n_parameters, most_bytes),
                 np.random.RandomState(seed),
                 open_rows(rows, weights, lambda event: None),
+                effort,
             )
             tol = _PART_OF_SHORTFALL * expected_shortfall(_ENDLESS, n_rows, n_parameters)
             return search.run(sample, tol), entries

@@ -5,17 +5,19 @@ threads. For clusters see ``distributed``.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import dask.base
+import dask.system
 import numpy as np
 from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from streamgmm.events import Listener
 from streamgmm.executors.blas import single_threaded_blas
-from streamgmm.executors.memory import sample_bytes
-from streamgmm.executors.merging import MergeTree
+from streamgmm.executors.memory import Budget, sample_bytes
+from streamgmm.executors.merging import MergeTree, tree_depth
 from streamgmm.protocols import (
     NO_WORK,
     Chunk,
@@ -41,10 +43,13 @@ class DaskExecutor:
     Parameters
     ----------
     memory_limit : int or str, optional
-        Of this process, which holds samples; what chunks take is not bounded.
+        Of this process, which holds parameters and samples. Dask uses as many threads as it leaves
+        room for, unless it was given a pool of its own.
     """
 
     def __init__(self, memory_limit: int | float | str | None = None) -> None:
+        self._budget = Budget.of(memory_limit, dask.system.CPU_COUNT)
+        self.memory_limit = None if memory_limit is None else self._budget.limit
         self.sample_bytes = sample_bytes(memory_limit)
 
     def __enter__(self) -> Self:
@@ -66,13 +71,13 @@ class DaskExecutor:
     ) -> M:
         """Merge function(state, chunk) over chunks; see :class:`streamgmm.protocols.Executor`.
 
-        Dask decides what is in memory at once; ``work`` is not used.
+        Dask decides what is in memory at once; ``work`` says how many threads it may use.
         """
         chosen = all_chunks(source) if chunks is None else chunks
         tree: MergeTree[_Node] = MergeTree(len(chosen))
         for place, task in enumerate(_tasks(source, chosen, function, state)):
             tree.add(place, _Node(task))
-        merged: M = _compute([tree.result.task])[0]
+        merged: M = _compute([tree.result.task], self._threads(source, work))[0]
         listener(chunks_done(source, chosen))
         return merged
 
@@ -90,15 +95,43 @@ class DaskExecutor:
         chunks = unwritten_chunks(source, sink)
         tasks = _tasks(source, chunks, function, state)
         region_of = regions_of(source)
+        threads = self._threads(source, work)
         for first in range(0, len(chunks), _BATCH):
             batch = slice(first, first + _BATCH)
-            for i, values in zip(chunks[batch], _compute(tasks[batch]), strict=True):
+            for i, values in zip(chunks[batch], _compute(tasks[batch], threads), strict=True):
                 sink.write(region_of(i), values)
                 sink.finish(i)
         listener(chunks_done(source, chunks))
 
-    def check_memory(self, source: Source, work: Work) -> None:
-        """Nothing to check here: Dask decides what is in memory at once."""
+    def check_memory(
+        self, source: Source, work: Work, at_limit: Callable[[int], Sequence[Work]] | None = None
+    ) -> None:
+        """Refuse a read for which the memory limit, if there is one, does not hold one chunk.
+
+        Raises
+        ------
+        MemoryLimitError
+            With the sizes.
+        """
+        if self._budget.drives:
+            budget = self._affordable(source, work)
+            budget.require_chunks(source, work, _values(source), at_limit=at_limit)
+
+    def _affordable(self, source: Source, work: Work) -> Budget:
+        """Return the budget of so many threads that each has memory for a chunk."""
+        each = replace(work, thread=work.thread + source.read_bytes)
+        return self._budget.with_threads_that_fit(source, each, _values(source))
+
+    def _threads(self, source: Source, work: Work) -> dict[str, int]:
+        """Return how many threads Dask is asked for, if that is limited."""
+        if not self._budget.drives:
+            return {}
+        return {"num_workers": self._affordable(source, work).n_threads}
+
+
+def _values(source: Source) -> int:
+    """Return how many values wait to be merged, two a level: Dask's order is not strict."""
+    return 2 * tree_depth(len(all_chunks(source)))
 
 
 class _Node:
@@ -111,8 +144,8 @@ class _Node:
         return _Node(delayed(_merge, pure=False)(self.task, other.task))
 
 
-def _compute(tasks: list[Delayed]) -> tuple[Any, ...]:
-    return tuple(dask.base.compute(*tasks))  # type: ignore[no-untyped-call]
+def _compute(tasks: list[Delayed], threads: dict[str, int]) -> tuple[Any, ...]:
+    return tuple(dask.base.compute(*tasks, **threads))  # type: ignore[no-untyped-call]
 
 
 def _merge(left: M, right: M) -> M:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from streamgmm.events import Listener
 from streamgmm.executors.cluster import Cluster
 from streamgmm.executors.groups import MOST_GROUPS, groups_of
-from streamgmm.executors.memory import sample_bytes
+from streamgmm.executors.memory import Budget, sample_bytes
 from streamgmm.executors.tasks import (
     MERGED_AT_ONCE,
     Graph,
@@ -47,6 +47,8 @@ from streamgmm.protocols import (
 
 # Chunks whose values are brought here at once to be written.
 _BATCH = 32
+# What is sent for a pass and comes back, with copies made to send it, in sizes of a value.
+_SHIPPED_VALUES = 12
 
 
 class DistributedExecutor:
@@ -60,6 +62,8 @@ class DistributedExecutor:
     """
 
     def __init__(self, client: Any, memory_limit: int | float | str | None = None) -> None:
+        self._budget = Budget.of(memory_limit, 1)
+        self.memory_limit = None if memory_limit is None else self._budget.limit
         self.sample_bytes = sample_bytes(memory_limit)
         self._cluster = Cluster(client)
         self._has_read = False
@@ -143,14 +147,17 @@ class DistributedExecutor:
                 job = Writing(function, state, writer, piece_shape, sample_shape(source))
                 self._merged(source, Graph(name, write, job), work, chunks, tell)
 
-    def check_memory(self, source: Source, work: Work) -> None:
-        """Refuse a read for which a worker has not the memory.
+    def check_memory(
+        self, source: Source, work: Work, at_limit: Callable[[int], Sequence[Work]] | None = None
+    ) -> None:
+        """Refuse a read for which a worker, or this process, has not the memory.
 
         Raises
         ------
         MemoryLimitError
             With the sizes.
         """
+        self._budget.require_driver(source, work, at_limit, _SHIPPED_VALUES)
         with self._cluster.explained(source):
             memory = self._cluster.memory
         memory.require(source, work)

@@ -1,7 +1,9 @@
 """How much memory there is, and how many chunks fit in it."""
 
+import ctypes
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -17,6 +19,14 @@ _LARGEST_SAMPLE = 1 << 30
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _CGROUP = Path("/sys/fs/cgroup")
+# Parameters of mallopt, of the GNU C library: arrays of this size or more are mapped one by one, so
+# that their memory goes back to the system with them, and so does so much that is free at the end.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGE_ARRAY, _FREE_AT_END = 1 << 20, 1 << 23
+# Limits that a message names are multiples of this, and larger by it than what was found: what a
+# process holds differs from run to run.
+_GRAIN = 1 << 24
+_MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ (\S{4}) \S+ \S+ \d+ +(/.*)$")
 
 
 def parse_bytes(size: int | float | str, name: str = "memory_limit") -> int:
@@ -51,9 +61,50 @@ def format_bytes(n_bytes: float) -> str:
 
 
 def process_bytes() -> int:
-    """Anonymous memory that the process holds now; mapped files are not counted."""
-    memory = psutil.Process().memory_info()
-    return int(memory.rss - getattr(memory, "shared", 0))
+    """Resident memory of the process, its libraries included.
+
+    Pages of data files that are mapped are not counted: the system takes them back where memory is
+    short.
+    """
+    return int(psutil.Process().memory_info().rss) - _mapped_data_bytes()
+
+
+def _mapped_data_bytes() -> int:
+    """Resident bytes of mapped files of which no part can be executed."""
+    try:
+        lines = Path("/proc/self/smaps").read_text(errors="replace").splitlines()
+    except OSError:
+        return 0
+    sizes: dict[str, int] = {}
+    executable: set[str] = set()
+    path = ""
+    for line in lines:
+        mapping = _MAPPING.match(line)
+        if mapping:
+            path = mapping[2]
+            if "x" in mapping[1]:
+                executable.add(path)
+        elif line.startswith("Rss:") and path:
+            sizes[path] = sizes.get(path, 0) + 1024 * int(line.split()[1])
+            path = ""
+        elif line[:1] in "0123456789abcdef":
+            # A mapping of no file.
+            path = ""
+    return sum(size for path, size in sizes.items() if path not in executable)
+
+
+def return_freed_memory() -> None:
+    """Give the memory of arrays back to the system once they are freed, from now on.
+
+    Otherwise the C library keeps much of it, which counts as resident. Where another C library is
+    in use nothing changes.
+    """
+    libc = ctypes.CDLL(None)
+    if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):
+        return
+    libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_ARRAY)
+    libc.mallopt(_M_TRIM_THRESHOLD, _FREE_AT_END)
+    libc.malloc_trim(ctypes.c_size_t(0))
 
 
 def sample_bytes(memory_limit: int | float | str | None) -> int:
@@ -105,13 +156,6 @@ def _control_groups() -> list[Path]:
     return [_CGROUP / own[1], _CGROUP] if own else [_CGROUP]
 
 
-def resolve_limit(memory_limit: int | float | str | None) -> int:
-    """Bytes that the process may hold: as given, or its present size and most of what is free."""
-    if memory_limit is not None:
-        return parse_bytes(memory_limit)
-    return process_bytes() + int(_DEFAULT_PART * free_bytes())
-
-
 @dataclass(frozen=True)
 class Budget:
     """What a process may hold, and what it held before the work began.
@@ -127,12 +171,32 @@ class Budget:
         Threads that compute.
     name : str
         What a message calls the limit.
+    drives : bool
+        Whether the process also drives the work, under a limit that somebody has given.
     """
 
     limit: int
     held: int
     n_threads: int
     name: str = "memory_limit"
+    drives: bool = False
+
+    @classmethod
+    def of(cls, memory_limit: int | float | str | None, n_threads: int) -> "Budget":
+        """Return that of this process: the limit as given, or its size and most of what is free."""
+        if memory_limit is None:
+            held = int(psutil.Process().memory_info().rss)
+            return cls(held + int(_DEFAULT_PART * free_bytes()), held, n_threads)
+        limit = parse_bytes(memory_limit)
+        return_freed_memory()
+        return cls(limit, process_bytes(), n_threads, drives=True)
+
+    def with_threads_that_fit(self, source: Source, work: Work, n_values: int) -> "Budget":
+        """Return the same with so many threads that each has its memory; at least one."""
+        budget = self
+        while budget.n_threads > 1 and not budget.holds(source, work, n_values, 1):
+            budget = replace(budget, n_threads=budget.n_threads - 1)
+        return budget
 
     def chunks_in_flight(self, source: Source, work: Work, n_values: int, most: int) -> int:
         """How many chunks may be in memory at once.
@@ -156,27 +220,93 @@ class Budget:
             return most if free >= 0 else 0
         return min(max(free // source.read_bytes, 0), most)
 
-    def require_chunks(self, source: Source, work: Work, n_values: int, n_chunks: int = 1) -> None:
+    def holds(self, source: Source, work: Work, n_values: int, n_chunks: int) -> bool:
+        """Return whether so many chunks fit, beside work and values that wait."""
+        needed = self.held + self._fixed(work, n_values) + n_chunks * source.read_bytes
+        return needed <= self.limit
+
+    def require_chunks(
+        self,
+        source: Source,
+        work: Work,
+        n_values: int,
+        n_chunks: int = 1,
+        at_limit: Callable[[int], Sequence[Work]] | None = None,
+    ) -> None:
         """Refuse work for which not so many chunks fit.
+
+        Parameters
+        ----------
+        source, work, n_values
+            As for :meth:`chunks_in_flight`.
+        n_chunks : int
+        at_limit : callable, optional
+            Returns all works that have to fit under another limit; by default the same work.
 
         Raises
         ------
         MemoryLimitError
             With the sizes.
         """
-        if self.chunks_in_flight(source, work, n_values, n_chunks) == n_chunks:
+        if self.holds(source, work, n_values, n_chunks):
             return
-        fixed = self._fixed(work, n_values)
+        driver = work.driver if self.drives else 0
+        computed = self._fixed(work, n_values) - driver
         chunks = n_chunks * source.read_bytes
-        needed = self.held + fixed + chunks
+        needed = self.held + computed + driver + chunks
+        smallest = self._smallest_limit(source, at_limit or (lambda _: [work]), n_values, n_chunks)
         raise MemoryLimitError(
             f"{source.name} cannot be read within {self.name} = {format_bytes(self.limit)}: it "
             f"takes {format_bytes(needed)}, of which {format_bytes(self.held)} are in use already, "
             f"{format_bytes(chunks)} are for {'one' if n_chunks == 1 else n_chunks} chunk"
-            f"{'s' * (n_chunks > 1)} and {format_bytes(fixed)} for what is computed on "
-            f"{self.n_threads} thread(s); raise the limit, store the array in "
+            f"{'s' * (n_chunks > 1)}, {format_bytes(computed)} for what is computed on "
+            f"{self.n_threads} thread(s) and {format_bytes(driver)} for parameters, the sample and "
+            f"the work between passes; the smallest limit that works is '{smallest >> 20}MiB'. "
+            "Raise the limit, store the array in "
             "smaller chunks, use fewer threads or components, or covariance_type='diag'"
         )
 
+    def require_driver(
+        self,
+        source: Source,
+        work: Work,
+        at_limit: Callable[[int], Sequence[Work]] | None,
+        n_values: int,
+    ) -> None:
+        """Refuse work that the process which drives it has no memory for, chunks apart.
+
+        Raises
+        ------
+        MemoryLimitError
+            With the sizes.
+        """
+        if not self.drives:
+            return
+
+        def own(work: Work) -> Work:
+            return Work(value=work.value, driver=work.driver)
+
+        def own_at(limit: int) -> Sequence[Work]:
+            return [own(work)] if at_limit is None else list(map(own, at_limit(limit)))
+
+        self.require_chunks(source, own(work), n_values, 0, own_at)
+
+    def _smallest_limit(
+        self,
+        source: Source,
+        at_limit: Callable[[int], Sequence[Work]],
+        n_values: int,
+        n_chunks: int,
+    ) -> int:
+        """Return the smallest limit, in whole grains, under which so many chunks fit."""
+        limit = self.held // _GRAIN * _GRAIN
+        fits = False
+        while not fits:
+            limit += max(_GRAIN, limit // 64 // _GRAIN * _GRAIN)
+            budget = replace(self, limit=limit - _GRAIN)
+            fits = all(budget.holds(source, one, n_values, n_chunks) for one in at_limit(limit))
+        return limit
+
     def _fixed(self, work: Work, n_values: int) -> int:
-        return work.together + self.n_threads * work.thread + n_values * work.value
+        driver = work.driver if self.drives else 0
+        return work.together + self.n_threads * work.thread + n_values * work.value + driver

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from streamgmm.errors import ParameterError
 from streamgmm.events import Listener
 from streamgmm.executors.blas import single_threaded_blas
-from streamgmm.executors.memory import Budget, process_bytes, resolve_limit, sample_bytes
+from streamgmm.executors.memory import Budget, sample_bytes
 from streamgmm.executors.merging import MergeTree, tree_depth
 from streamgmm.executors.pieces import write_chunk
 from streamgmm.protocols import (
@@ -63,18 +63,24 @@ class ThreadExecutor:
         Threads that compute; one more reads ahead. By default as many as there are cores.
     memory_limit : int or str, optional
         Bytes that the process may hold. By default most of what is free.
+    is_checked : bool
+        Whether the caller has seen to it that reads fit; then none is refused, but fewer threads
+        compute where memory is short.
     """
 
     def __init__(
-        self, n_jobs: int | None = None, memory_limit: int | float | str | None = None
+        self,
+        n_jobs: int | None = None,
+        memory_limit: int | float | str | None = None,
+        is_checked: bool = False,
     ) -> None:
         self.n_threads = thread_count(n_jobs)
-        self._budget = Budget(resolve_limit(memory_limit), process_bytes(), self.n_threads)
+        self._budget = Budget.of(memory_limit, self.n_threads)
+        self.memory_limit = None if memory_limit is None else self._budget.limit
         self.sample_bytes = sample_bytes(memory_limit)
-        self._has_read = False
+        self._has_read = is_checked
         self._pool = ThreadPoolExecutor(self.n_threads + 1, "streamgmm")
         self._taking = threading.Lock()
-        self._computing = threading.Semaphore(self.n_threads)
 
     def __enter__(self) -> Self:
         return self
@@ -137,15 +143,19 @@ class ThreadExecutor:
 
         self._for_each(source, unwritten_chunks(source, sink), write, listener, work)
 
-    def check_memory(self, source: Source, work: Work) -> None:
-        """Refuse a read for which the memory limit does not hold even one chunk.
+    def check_memory(
+        self, source: Source, work: Work, at_limit: Callable[[int], Sequence[Work]] | None = None
+    ) -> None:
+        """Refuse a read for which the memory limit does not hold even one chunk, on one thread.
 
         Raises
         ------
         MemoryLimitError
             With the sizes.
         """
-        self._budget.require_chunks(source, work, _depth(source))
+        n_values = _depth(source)
+        budget = self._budget.with_threads_that_fit(source, work, n_values)
+        budget.require_chunks(source, work, n_values, at_limit=at_limit)
 
     def _for_each(
         self,
@@ -171,8 +181,10 @@ class ThreadExecutor:
             self._has_read = True
             return
         # What is in memory is not waited for.
-        most = self.n_threads + (source.read_bytes > 0)
-        n_workers = max(self._budget.chunks_in_flight(source, work, _depth(source), most), 1)
+        budget = self._budget.with_threads_that_fit(source, work, _depth(source))
+        most = budget.n_threads + (source.read_bytes > 0)
+        n_workers = max(budget.chunks_in_flight(source, work, _depth(source), most), 1)
+        computing = threading.Semaphore(budget.n_threads)
         # Asked once: the answer takes a look at every attribute of the source.
         prefetch = source.prefetch if isinstance(source, StoredSource) else None
         waiting = deque(chunks)
@@ -196,7 +208,7 @@ class ThreadExecutor:
             if prefetch is not None and ahead is not None:
                 prefetch(ahead)
             chunk = source.read(i)
-            with self._computing:
+            with computing:
                 consume(i, chunk)
 
         def process_all() -> None:
