@@ -347,7 +347,8 @@ or the path ``out``
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             single_threaded_blas(),
         ):
-            sizes = MixtureBytes(self.covariance_type, *self.means_.shape, source.missing == "em")
+            k, d = self.means_.shape
+            sizes = MixtureBytes(self.covariance_type, k, d, source.missing == "em")
             reader = Reader(source, executor, self._listener(), driver_bytes=sizes.scoring)
             return reader.statistics("score", self._parameters())
 

@@ -37,6 +37,7 @@ from streamgmm.estimators.merging import fitted_part, fitted_parts, refuse_size
 from streamgmm.estimators.online_records import to_online_record
 from streamgmm.events import Event, Listener
 from streamgmm.executors.blas import single_threaded_blas
+from streamgmm.executors.memory import parse_bytes
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record
 from streamgmm.protocols import Chunk, Missing, Source, all_chunks
@@ -549,7 +550,7 @@ class OnlineGaussianMixture(FittedMixture):
             load_kernels(source)
             with ThreadExecutor(self.n_jobs, self.memory_limit) as local:
                 needs = StreamNeeds(source, self._settings(), plan.init_size)
-                for work in needs.works(local.memory_limit):
+                for work in needs.works(parse_bytes(self.memory_limit)):
                     local.check_memory(source, work, needs.works)
         return Progress.start(plan)
 
