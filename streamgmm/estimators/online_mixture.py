@@ -43,6 +43,7 @@ from streamgmm.estimators.online_records import to_online_record
 from streamgmm.estimators.validation import NotFittedError, check_is_fitted, check_random_state
 from streamgmm.events import Event, Listener, SkippedRows
 from streamgmm.executors.blas import single_threaded_blas
+from streamgmm.executors.memory import parse_bytes
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record
 from streamgmm.protocols import Chunk, Missing, Source, all_chunks
@@ -620,7 +621,7 @@ class OnlineGaussianMixture(FittedMixture):
             with ThreadExecutor(self.n_jobs, self.memory_limit) as local:
                 # What a search needs does not depend on the ridge.
                 needs = StreamNeeds(source, self._settings(0.0), plan.init_size)
-                for work in needs.works(local.memory_limit):
+                for work in needs.works(parse_bytes(self.memory_limit)):
                     local.check_memory(source, work, needs.works)
         return Progress.start(plan)
 

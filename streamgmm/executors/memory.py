@@ -66,7 +66,11 @@ def process_bytes() -> int:
     Pages of data files that are mapped are not counted: the system takes them back where memory is
     short.
     """
-    return int(psutil.Process().memory_info().rss) - _mapped_data_bytes()
+    return _resident_bytes() - _mapped_data_bytes()
+
+
+def _resident_bytes() -> int:
+    return int(psutil.Process().memory_info().rss)
 
 
 def _mapped_data_bytes() -> int:
@@ -156,6 +160,13 @@ def _control_groups() -> list[Path]:
     return [_CGROUP / own[1], _CGROUP] if own else [_CGROUP]
 
 
+def resolve_limit(memory_limit: int | float | str | None) -> int:
+    """Bytes that the process may hold: as given, or its present size and most of what is free."""
+    if memory_limit is not None:
+        return parse_bytes(memory_limit)
+    return _resident_bytes() + int(_DEFAULT_PART * free_bytes())
+
+
 @dataclass(frozen=True)
 class Budget:
     """What a process may hold, and what it held before the work began.
@@ -184,10 +195,9 @@ class Budget:
     @classmethod
     def of(cls, memory_limit: int | float | str | None, n_threads: int) -> "Budget":
         """Return that of this process: the limit as given, or its size and most of what is free."""
+        limit = resolve_limit(memory_limit)
         if memory_limit is None:
-            held = int(psutil.Process().memory_info().rss)
-            return cls(held + int(_DEFAULT_PART * free_bytes()), held, n_threads)
-        limit = parse_bytes(memory_limit)
+            return cls(limit, _resident_bytes(), n_threads)
         return_freed_memory()
         return cls(limit, process_bytes(), n_threads, drives=True)
 
