@@ -287,7 +287,9 @@ def test_weights_in_memory_that_cannot_be_used_are_refused(kind: str, model_file
 
 
 def test_a_single_number_is_the_weight_of_each_row() -> None:
-    np.testing.assert_array_equal(open_data(ROWS, sample_weight=2).read(0).weights, np.full(6, 2.0))
+    found = GaussianMixture().fit(ROWS, sample_weight=2)
+    expected = GaussianMixture().fit(ROWS, sample_weight=np.full(6, 2.0))
+    np.testing.assert_array_equal(found.covariances_, expected.covariances_)
 
 
 class NotAnArray:

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
@@ -544,7 +544,12 @@ or the path ``out``
             self._remember_features(source)
         else:
             self._check_features(source, is_source=source is X)
-        return source if sample_weight is None else open_source(source, sample_weight=sample_weight)
+        if sample_weight is None:
+            return source
+        if isinstance(sample_weight, Real):
+            # As in scikit-learn, a single number is the weight of each row.
+            sample_weight = np.full(source.n_rows, sample_weight, dtype=np.float64)
+        return open_source(source, sample_weight=sample_weight)
 
     def _remember_features(self, source: Source) -> None:
         self.n_features_in_ = source.n_features

@@ -88,8 +88,8 @@ def _numbers(objects: NDArray[np.object_], data: Any, name: str) -> NDArray[np.f
         place = f"{name}[{', '.join(map(str, index))}]"
         if isinstance(value, str | bytes):
             raise DataTypeError(
-                f"{place} is the string {value!r}, not a real number; convert strings first, for example with "
-                f"numpy.asarray({name}, dtype=float)"
+                f"{place} is the string {value!r}, not a real number; convert strings first, for "
+                f"example with numpy.asarray({name}, dtype=float)"
             )
         if isinstance(value, complex | np.complexfloating):
             raise DataTypeError(

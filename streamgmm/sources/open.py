@@ -416,9 +416,6 @@ def _with_missing(source: Source, missing: Missing) -> Source:
 
 def _with_weights(source: Source, weights: Any) -> Source:
     rules = _weight_rules(weights)
-    if isinstance(weights, np.ndarray) and weights.ndim == 0:
-        # As in scikit-learn, a single number is the weight of each row.
-        weights = np.broadcast_to(weights, source.n_rows)
     if type(weights) is np.ndarray and not weights.any():
         raise DataError(
             "sample_weight is zero for all rows; give one row or more a positive weight"
