@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import xarray
+import zarr
 
 from streamgmm import GaussianMixture, OnlineGaussianMixture
 
@@ -63,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.create_dataset("x", shape=(60, 2), dtype="f8", chunks=(60, 2), **settings)
     pyarrow.parquet.write_table(pyarrow.table({"a": rows[:, 0]}), folder / "x.parquet")
     xarray.Dataset({"a": ("t", rows[:, 0])}).to_netcdf(folder / "x.nc", engine="h5netcdf")
-    xarray.Dataset({"a": (("t", "x"), rows)}).to_zarr(folder / "x.zarr")
+    zarr.create_array(folder / "x.zarr", data=rows, dimension_names=["t", "x"])
     GaussianMixture(2, random_state=0).fit(rows).save(folder / "m.gmm")
     OnlineGaussianMixture(2).partial_fit(rows).save(folder / "o.gmm")
     return folder

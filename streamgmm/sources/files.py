@@ -1,7 +1,6 @@
 """Several files, one after the other: those of a folder or of a pattern."""
 
 import re
-from glob import has_magic
 from pathlib import Path
 
 from streamgmm.errors import DataError
@@ -13,7 +12,7 @@ from streamgmm.sources.table_formats import (
     names_in_local,
     refuse_table_with_log,
 )
-from streamgmm.sources.urls import PARQUET_SUFFIXES, is_url, split
+from streamgmm.sources.urls import PARQUET_SUFFIXES, is_pattern, is_url, split
 
 _NUMBER = re.compile(r"(\d+)")
 
@@ -49,24 +48,24 @@ def files_of(data: str) -> list[Path] | None:
     reason = (
         why_absent(root) if location else "the path of the data is empty; name a file or folder"
     )
-    is_pattern = reason is not None and has_magic(location) and "\0" not in location
-    if reason is not None and not is_pattern:
+    has_matches = reason is not None and is_pattern(location)
+    if reason is not None and not has_matches:
         raise DataError(reason)
-    if not is_pattern and (is_stored_table(root) or not root.is_dir()):
+    if not has_matches and (is_stored_table(root) or not root.is_dir()):
         return None
     try:
-        found = _matches(root) if is_pattern else _files_below(root)
+        found = _matches(root) if has_matches else _files_below(root)
     except OSError as error:
         raise DataError(f"{location} cannot be listed: {error}") from error
     if not found:
-        raise DataError(_nothing_found(location, is_pattern))
+        raise DataError(_nothing_found(location, has_matches))
     return sorted(found, key=_folder_and_name)
 
 
-def _nothing_found(location: str, is_pattern: bool) -> str:
+def _nothing_found(location: str, has_matches: bool) -> str:
     """Return the message for a folder or a pattern without a file that can be read."""
     suffixes = ", ".join(TABLE_SUFFIXES)
-    if is_pattern:
+    if has_matches:
         return f"no file that can be read ({suffixes}) matches the pattern {location}; check it"
     return f"{location} holds no files that can be read; put files there that end in {suffixes}"
 
@@ -114,7 +113,7 @@ def _matches(pattern: Path) -> list[Path]:
         If Parquet files are those of a table with a log of its own.
     """
     parts = pattern.parts
-    n_fixed = next(i for i, part in enumerate(parts) if has_magic(part))
+    n_fixed = next(i for i, part in enumerate(parts) if is_pattern(part))
     matches = Path(*parts[:n_fixed]).glob("/".join(parts[n_fixed:]))
     found = [path for path in matches if is_stored_table(path) and not _is_hidden(path)]
     # One file stands for all files of its folder.

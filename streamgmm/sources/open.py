@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, get_args
 
@@ -24,7 +23,14 @@ from streamgmm.sources.table_formats import (
     names_in_local,
     refuse_table_with_log,
 )
-from streamgmm.sources.urls import PARQUET_SUFFIXES, is_url, split, suffix, without_credentials
+from streamgmm.sources.urls import (
+    PARQUET_SUFFIXES,
+    is_pattern,
+    is_url,
+    split,
+    suffix,
+    without_credentials,
+)
 from streamgmm.sources.values import NO_RULES, ValueRules
 from streamgmm.sources.weighted import WeightedSource
 
@@ -259,7 +265,7 @@ def _kind_of_local(location: str, kind: _Kind | None) -> _Kind | None:
     """Return the kind of the data at a local path, whose suffix says the given kind."""
     path = Path(location)
     reason = why_absent(path)
-    if reason is not None and has_magic(location):
+    if reason is not None and is_pattern(location):
         if kind is not _PARQUET:
             for folder in folders_above(str(path.absolute())):
                 refuse_table_with_log(folder, LOGS, names_in_local)

@@ -1,6 +1,7 @@
 """What the text of a path or URL says by itself: what kind of file it names, what may be shown."""
 
 import re
+from glob import has_magic
 from pathlib import PurePosixPath
 
 #: Suffixes of Parquet files.
@@ -22,6 +23,11 @@ class MissingFileError(FetchError, FileNotFoundError):
 def is_url(text: str) -> bool:
     """Whether a text is a URL and not a path, ``file://`` apart."""
     return "://" in text and not text.startswith("file://")
+
+
+def is_pattern(text: str) -> bool:
+    """Return whether a text may be a pattern of paths."""
+    return has_magic(text) and "\0" not in text
 
 
 def split(text: str) -> tuple[str, str | None]:
