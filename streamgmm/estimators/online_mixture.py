@@ -679,18 +679,18 @@ class OnlineGaussianMixture(FittedMixture):
         return self
 
     def _report_condition(self) -> None:
-        """Warn if a search or a step has left components or columns of which little is known.
+        """Warn of components and columns of which little is known, after a search or a step.
 
         What was reported is not repeated until something is added to it.
         """
         model = self._stepwise
-        if self._examined is None or model.n_steps == 0:
-            # Components of a new search have other numbers.
-            self._reported = frozenset()
         self._examined = model.parameters
         condition = condition_of(self, model.parameters, model.total.counts)
-        if not condition.findings <= self._reported:
-            self._reported |= condition.findings
+        is_new = not condition.findings <= self._reported
+        # Components of a new search have other numbers.
+        known = frozenset() if model.n_steps == 0 else self._reported
+        self._reported = known | condition.findings
+        if is_new:
             warn_of_condition(condition, self)
 
     def _forget(self, *names: str) -> None:
