@@ -19,6 +19,8 @@ from streamgmm.errors import OutputError, StreamGMMError
 _BAD_INPUT = 2
 # Seconds until what a signal raised in vain is raised again.
 _SOON = 0.01
+# Bytes that the name of a folder for an unfinished output has more.
+_FOR_UNFINISHED = len(".part")
 
 
 class Program(click.Group):
@@ -62,7 +64,14 @@ class Program(click.Group):
 def _complain(message: str, error: BaseException | None = None) -> None:
     """One line: the message, and what was noted of the error on its way."""
     text = "; ".join([message, *getattr(error, "__notes__", ())])
-    click.echo(" ".join(text.split()), err=True)
+    click.echo(printable(" ".join(text.split())), err=True)
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters escaped, so that it cannot steer a terminal."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 @contextmanager
@@ -132,6 +141,12 @@ def check_output(path: Path, suffixes: tuple[str, ...], *inputs: str | Path | No
     folder = path.resolve().parent
     if not folder.is_dir():
         raise OutputError(f"{path} cannot be written: there is no directory {folder}")
+    longest = os.pathconf(folder, "PC_NAME_MAX") - _FOR_UNFINISHED
+    if len(os.fsencode(path.name)) > longest:
+        raise OutputError(
+            f"{path} cannot be written: its name is longer than the {longest} bytes that an output "
+            "may have there; choose a shorter one"
+        )
     if path.is_dir() and path.suffix != ".zarr":
         raise OutputError(f"{path} is a directory; name a file to write to")
     from streamgmm.sinks import check_target
