@@ -5,9 +5,11 @@ its final name and takes it when it is whole.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
+import stat
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -27,6 +29,8 @@ VERSION = 1
 #: Suffix of a file that is being written beside its final name.
 UNFINISHED = ".part"
 _HEADER = "header"
+# Bytes of a name to which more is added for a file beside it; most file systems take 255.
+_LONGEST_STEM = 200
 
 V = TypeVar("V")
 
@@ -67,23 +71,31 @@ def save_record(file: IO[bytes], record: Record) -> None:
     np.savez(file, allow_pickle=False, **{_HEADER: text}, **record.arrays)
 
 
-def write_whole(target: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file, atomically: it is the old one or the new one, never half of one.
+def write_whole(
+    target: Path, write: Callable[[IO[bytes]], object], *, private: bool = False
+) -> None:
+    """Write a file atomically: the file is the old one or the new one, never half of one.
+
+    A symbolic link is followed. A file that is replaced keeps its mode and, where the system
+    permits it, its owner. A new file has the mode that the umask leaves.
 
     Parameters
     ----------
     target : Path
     write : callable
-        Writes the content into a file that is open.
+        Write the content into a file that is open.
+    private : bool
+        Whether only its owner may read a new file.
 
     Raises
     ------
     OutputError
         If the file cannot be written.
     """
-    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{UNFINISHED}")
+    target = Path(os.path.realpath(target))
+    unfinished = target.with_name(f".{stem(target)}.{uuid.uuid4().hex[:8]}{UNFINISHED}")
     try:
-        with unfinished.open("xb") as file:
+        with _create(unfinished, target, private) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -97,9 +109,28 @@ def write_whole(target: Path, write: Callable[[IO[bytes]], object]) -> None:
             unfinished.unlink(missing_ok=True)
 
 
+def _create(path: Path, target: Path, private: bool) -> IO[bytes]:
+    """Create a file that is to replace the target, with the mode and the owner of the target."""
+    former = target.stat() if target.is_file() else None
+    mode = 0o600 if private or former is not None else 0o666
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    if former is not None:
+        # Only a privileged process may give a file to another owner.
+        with contextlib.suppress(PermissionError):
+            os.fchown(descriptor, former.st_uid, former.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(former.st_mode))
+    return os.fdopen(descriptor, "wb")
+
+
+def stem(target: Path) -> str:
+    """Return the name of a file, or a digest of it where a longer name would not fit."""
+    name = os.fsencode(target.name)
+    return target.name if len(name) <= _LONGEST_STEM else hashlib.sha256(name).hexdigest()
+
+
 def discard_unfinished(target: Path) -> None:
     """Remove what killed processes left beside a file that no process is writing."""
-    unfinished = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}{re.escape(UNFINISHED)}")
+    unfinished = re.compile(rf"\.{re.escape(stem(target))}\.[0-9a-f]{{8}}{re.escape(UNFINISHED)}")
     for path in target.parent.iterdir():
         if unfinished.fullmatch(path.name):
             path.unlink(missing_ok=True)

@@ -68,7 +68,7 @@ class _Folder:
     def held(self) -> Iterator[None]:
         lock = FileLock(self._path / LOCK, timeout=0)
         try:
-            self._path.mkdir(exist_ok=True)
+            self._path.mkdir(mode=0o700, exist_ok=True)
             lock.acquire()
         except Timeout:
             raise OutputError(
@@ -83,7 +83,8 @@ class _Folder:
             lock.release()
 
     def write(self, name: str, write: Callable[[IO[bytes]], object]) -> int:
-        write_whole(self._path / name, write)
+        # Samples of the rows are among the results.
+        write_whole(self._path / name, write, private=True)
         return (self._path / name).stat().st_size
 
     def reading(self, name: str) -> AbstractContextManager[IO[bytes]]:

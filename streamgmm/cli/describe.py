@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamgmm.cli.program import printable
 from streamgmm.events import SkippedRows
 
 if TYPE_CHECKING:
@@ -74,9 +75,11 @@ def print_ledger(model: "GaussianMixture | OnlineGaussianMixture") -> None:
         return
     batches = model._ledger.batches.entries
     if batches:
-        click.echo(f"{len(batches):,} batches known by their ids, the last {[*batches][-1]}")
+        last = printable([*batches][-1])
+        click.echo(f"{len(batches):,} batches known by their ids, the last {last}")
     for folder, files in [*model._ledger.folders.entries.items()][-_FOLDERS_SHOWN:]:
         name, position = [*files.entries.items()][-1]
+        folder, name = printable(folder), printable(name)
         place = f"{folder}/{name} up to row {position.n_rows:,}"
         others = f"{len(files.entries):,} files and arrays known in {folder}, the last {place}"
         click.echo(place if len(files.entries) == 1 else others)
@@ -155,7 +158,9 @@ def print_components(model: "GaussianMixture") -> None:
         values = [f"{m:.4g} ({s:.3g})" for m, s in zip(mean, deviations, strict=True)]
         rows.append([str(k), f"{weight:.4f}", *values[: len(names)]])
     _print_table(
-        "mean (standard deviation)", ["component", "weight", *map(str, names), *more], rows
+        "mean (standard deviation)",
+        ["component", "weight", *map(printable, map(str, names)), *more],
+        rows,
     )
 
 
@@ -193,9 +198,10 @@ def _or_blank(value: float, form: str) -> str:
 def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(*map(escape, columns), title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in table.columns:
         column.justify = "right"
     for row in rows:

@@ -21,6 +21,8 @@ from streamgmm.paths import local_path
 _BAD_INPUT = 2
 # Seconds until what a signal raised in vain is raised again.
 _SOON = 0.01
+# Bytes that the name of a folder for an unfinished output has more.
+_FOR_UNFINISHED = len(".part")
 
 
 class Command(click.Command):
@@ -78,7 +80,14 @@ class Program(click.Group):
 
 def _complain(message: str) -> None:
     """Write a message to standard error, in one line."""
-    click.echo(" ".join(message.split()), err=True)
+    click.echo(printable(" ".join(message.split())), err=True)
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters escaped, so that it cannot steer a terminal."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def _with_notes(message: str, error: BaseException | None) -> str:
@@ -156,6 +165,12 @@ def check_output(path: Path, suffixes: tuple[str, ...], *inputs: str | Path | No
     if not folder.is_dir():
         raise OutputError(
             f"{path} cannot be written: there is no directory {folder}; make it first"
+        )
+    longest = os.pathconf(folder, "PC_NAME_MAX") - _FOR_UNFINISHED
+    if len(os.fsencode(path.name)) > longest:
+        raise OutputError(
+            f"{path} cannot be written: its name is longer than the {longest} bytes that an output "
+            "may have there; choose a shorter one"
         )
     if path.is_dir() and path.suffix != ".zarr":
         raise OutputError(f"{path} is a directory; name a file to write to")

@@ -12,7 +12,7 @@ from streamgmm.errors import ModelFileError, OutputError, ParameterError
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.loading import load
 from streamgmm.estimators.online_mixture import OnlineGaussianMixture
-from streamgmm.persistence import discard_unfinished
+from streamgmm.persistence import discard_unfinished, stem
 
 # Settings that a machine decides, and that may be others each time.
 _LOCAL = frozenset({"executor", "memory_limit", "n_jobs", "verbose", "verbose_interval"})
@@ -31,7 +31,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     if not path.parent.is_dir():
         raise OutputError(f"{path} cannot be updated: there is no directory {path.parent}")
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    lock = FileLock(path.with_name(f".{stem(path)}.lock"), timeout=0)
     try:
         lock.acquire()
     except Timeout:

@@ -115,6 +115,12 @@ def check_target(target: Path) -> None:
         raise OutputError(f"{target} is a file, not a Zarr array; it will not be replaced")
 
 
+def _followed(target: Path) -> Path:
+    """Return the file that a symbolic link names, if it is of the same kind; the link stays."""
+    real = Path(os.path.realpath(target)) if target.is_symlink() else target
+    return real if real.suffix == target.suffix else target
+
+
 @contextmanager
 def open_sink(
     path: str | os.PathLike[str],
@@ -165,6 +171,7 @@ def open_sink(
     if target.suffix not in (".npy", ".zarr"):
         raise OutputError(f"{target}: predictions are written to a path ending in .npy or .zarr")
     check_target(target)
+    target = _followed(target)
     chunks, is_shared = _digest(regions, piece_shape)
     whole = {
         **(fingerprint or {}),

@@ -9,8 +9,9 @@ that the journal can be believed after a power cut too.
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,16 @@ class Part:
             self.done.update(chunks)
 
     def publish(self) -> None:
-        """Give the output, which is on the disk, its name; what had it before goes last."""
+        """Give the output, which is on the disk, its name; what had it before goes last.
+
+        The output takes over the mode of what it replaces and, where the system permits it, the
+        owner.
+        """
+        if self.target.exists():
+            former = self.target.stat()
+            with suppress(PermissionError):
+                os.chown(self.unfinished, former.st_uid, former.st_gid)
+            self.unfinished.chmod(stat.S_IMODE(former.st_mode))
         if self.target.is_dir():
             self.target.rename(self._former)
         try:
@@ -133,7 +143,7 @@ def open_part(target: Path) -> Iterator[Part]:
     """
     part = Part(target)
     ours = {_LOCK, _JOURNAL, _FORMER, target.name}
-    part.folder.mkdir(exist_ok=True)
+    part.folder.mkdir(_folder_mode(target), exist_ok=True)
     foreign = sorted(path.name for path in part.folder.iterdir() if path.name not in ours)
     if foreign:
         raise OutputError(
@@ -155,6 +165,14 @@ def open_part(target: Path) -> Iterator[Part]:
         if not (part.folder / _JOURNAL).exists():
             shutil.rmtree(part.folder, ignore_errors=True)
         lock.release()
+
+
+def _folder_mode(target: Path) -> int:
+    """Return the mode of the folder: those who may not read what is replaced may not look in."""
+    if not target.exists():
+        return 0o777
+    readable = target.stat().st_mode & 0o444
+    return 0o700 | readable | readable >> 2
 
 
 def _whole_lines(content: bytes) -> Iterator[bytes]:
