@@ -81,7 +81,8 @@ class Source(Protocol):
     Attributes
     ----------
     missing : {"error", "drop", "em"}
-        What is done with rows that hold NaN. Chunks hold them as they are.
+        What is done with rows that hold NaN. Chunks hold them as they are, and NaN for values
+        that the data mask or mark as missing; "error" refuses to read these.
     feature_names : sequence of str, or None
         Names of the columns, if they have any.
     """
@@ -107,7 +108,7 @@ class Source(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the values as stored."""
+        """Type of the values, as chunks hold them."""
 
     @property
     def has_weights(self) -> bool:

@@ -1,5 +1,6 @@
 """Outputs appear whole under their name, or what was there stays."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import pairwise, product
@@ -229,3 +230,29 @@ def test_a_box_is_a_chunk_of_its_own(tmp_path: Path) -> None:
     array = zarr.open_array(path, mode="r")
     assert array.chunks == (2, 3, 4)
     assert array.metadata.dimension_names == dims
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
+def test_an_output_that_is_deleted_while_it_is_written_is_an_error(
+    suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"out{suffix}"
+    with pytest.raises(OutputError, match=f"out{suffix}"), sink_of(path) as sink:
+        sink.write((slice(0, 4),), np.ones(4))
+        shutil.rmtree(tmp_path / f"out{suffix}.part")
+        sink.write((slice(4, 8),), np.ones(4))
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
+def test_an_output_stays_in_one_folder_if_the_process_goes_to_another(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with sink_of(f"out{suffix}") as sink:
+        sink.write((slice(0, 4),), np.ones(4))
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        sink.write((slice(4, 10),), np.ones(6))
+    np.testing.assert_array_equal(contents(tmp_path / f"out{suffix}"), np.ones(10))
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -167,7 +167,8 @@ def open_sink(
             "predictions are written to a path, not to a URL; to store them elsewhere, give the "
             "data as a Dask array: what is predicted is one too, and its to_zarr takes URLs"
         )
-    target = local_path(path, OutputError, "predictions")
+    # Absolute, so that all of it is in one folder wherever this process goes.
+    target = local_path(path, OutputError, "predictions").absolute()
     if target.suffix not in (".npy", ".zarr"):
         raise OutputError(f"{target}: predictions are written to a path ending in .npy or .zarr")
     check_target(target)

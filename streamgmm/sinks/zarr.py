@@ -86,7 +86,15 @@ class BoxWriter:
 
 
 def sync_boxes(array: "zarr.Array[Any]", folder: Path, regions: Iterable[Region]) -> None:
-    """Have the stored chunks of boxes of samples on the disk, and their names."""
+    """Have the stored chunks of boxes of samples on the disk, and their names.
+
+    Raises
+    ------
+    OutputError
+        If the array is no longer in its folder.
+    """
+    if not (folder / "zarr.json").exists():
+        raise OutputError(f"{folder} was moved or deleted while it was written; write it again")
     files = {folder / key for region in regions for key in _keys(array, region)}
     # There is no file of a chunk that holds nothing but zeros.
     found = [file for file in files if file.exists()]

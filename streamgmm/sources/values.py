@@ -253,8 +253,12 @@ def _refuse_packed(name: str, dtype: np.dtype[Any], attributes: Mapping[str, Any
 
 def _valid_range(dtype: np.dtype[Any], attributes: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return the least and the largest valid value, None for each that is not given."""
-    # Text is not of the type of the data.
-    given = {key: value for key, value in attributes.items() if not isinstance(value, (str, bytes))}
+    given = {
+        key: attributes[key]
+        for key in ("valid_min", "valid_max", "valid_range")
+        # Text is not of the type of the data.
+        if not isinstance(attributes.get(key, ""), (str, bytes))
+    }
     pair = [*_numbers(given.get("valid_range"))]
     pairs = [[bound] for bound in pair] if len(pair) == 2 else [[], []]
     bounds: list[Any] = []
