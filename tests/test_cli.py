@@ -784,3 +784,41 @@ def test_the_demo_finds_what_it_planted(tmp_path):
     found = [[float(x) for x in line[1:]] for line in lines if line[:1] == ["found"]]
     assert len(planted) == 6
     np.testing.assert_allclose(found, planted, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("auto", "auto"), ("1e-12", 1e-12), ("0", 0.0), ("1e-6,1e-12,0.5", [1e-6, 1e-12, 0.5])],
+)
+def test_what_is_added_to_variances(run, files, tmp_path, text, value):
+    for command in (
+        ("fit", "data.npy", "-k", 2, "-o", "m.gmm", "-q", "--seed", 0),
+        ("update", "n.gmm", "data.npy", "-k", 2, "-q", "--seed", 0),
+    ):
+        assert run(*command, "--reg-covar", text) == Result(0, "", "")
+    for name, estimator in (("m.gmm", GaussianMixture), ("n.gmm", OnlineGaussianMixture)):
+        model = streamgmm.load(tmp_path / name)
+        np.testing.assert_array_equal(model.reg_covar, value)
+        expected = estimator(2, reg_covar=value, random_state=0).fit(np.load(files / "data.npy"))
+        np.testing.assert_array_equal(model.reg_covar_, expected.reg_covar_)
+        line = next(
+            line for line in run("info", name).out.splitlines() if line.startswith("added to")
+        )
+        shown = (
+            "0 1e-06, 1 1e-12, 2 0.5"
+            if isinstance(value, list)
+            else f"{expected.reg_covar_[0]:.4g}"
+        )
+        assert line == f"added to variances (reg_covar): {shown}"
+        found = json.loads(run("info", name, "--json").out)
+        assert found["reg_covar"] == model.reg_covar_.tolist()
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "1e-6,-1", "many", "1e-6,", ""])
+@pytest.mark.parametrize("command", ["fit", "update"])
+def test_wrong_numbers_to_be_added_are_refused(run, files, tmp_path, text, command):
+    names = ["data.npy", "-o", "m.gmm"] if command == "fit" else ["m.gmm", "data.npy"]
+    result = run(command, *names, "-k", 2, "--reg-covar", text)
+    assert result.code == 2
+    assert "--reg-covar" in result.err
+    assert not (tmp_path / "m.gmm").exists()

@@ -254,7 +254,11 @@ def main(context: click.Context) -> None:
     show_default=True,
     help="Of densities; float32 where their error is below 0.001 nats.",
 )
-@_path_option("--start", metavar="MODEL", help="Model whose parameters the fit starts from.")
+@_path_option(
+    "--start",
+    metavar="MODEL",
+    help="Model whose parameters the fit starts from; auto keeps what it adds to variances.",
+)
 @click.option(
     "--fixed",
     type=click.Choice(["weights", "means", "covariances"]),
@@ -305,7 +309,7 @@ def fit(
     from streamgmm.estimators import GaussianMixture
 
     source = _opened(data, settings, sample_weight)
-    settings |= _shape(n_components, covariance_type, start)
+    settings |= _shape(n_components, covariance_type, start, settings["reg_covar"])
     with reporting(quiet) as listener:
         model = GaussianMixture(**settings, callbacks=[listener])
         model.fit(source, resume=resume)
@@ -315,9 +319,9 @@ def fit(
 
 
 def _shape(
-    n_components: int | None, covariance_type: str | None, start: Path | None
+    n_components: int | None, covariance_type: str | None, start: Path | None, reg_covar: Any
 ) -> dict[str, Any]:
-    """Settings that say what is fitted; a model to start from decides them."""
+    """Return settings that say what is fitted; a model to start from decides them."""
     if start is None:
         return {"n_components": n_components, "covariance_type": covariance_type or "full"}
     model = _load(start)
@@ -331,6 +335,7 @@ def _shape(
         "weights_init": model.weights_,
         "means_init": model.means_,
         "precisions_init": model.precisions_,
+        "reg_covar": getattr(model, "reg_covar_", reg_covar) if reg_covar == "auto" else reg_covar,
     }
 
 
