@@ -243,7 +243,7 @@ def test_updates_that_cannot_be_made(run, tmp_path):
     assert run("update", "m.gmm", "data.npy", "-k", 2, "-q").code == 0
     result = run("update", "m.gmm", "two.npy", "-k", 3)
     assert (result.code, result.out) == (2, "")
-    assert "its n_components is 2 and not 3" in result.err
+    assert "its --components is 2 and not 3" in result.err
     result = run("update", "m.gmm", "two.npy")
     assert "2 features, but OnlineGaussianMixture is expecting 3" in result.err
 
@@ -498,7 +498,7 @@ BAD = [
     (("fit", "complex.npy", *FIT), "complex.npy has dtype complex128"),
     (("fit", "vector.npy", *FIT), "vector.npy has shape (4000,)"),
     (("fit", "none.npy", *FIT), "none.npy has 0 sample(s)"),
-    (("fit", "few.npy", "-k", 4, "-o", "m.gmm"), "n_components = 4, n_samples = 3"),
+    (("fit", "few.npy", "-k", 4, "-o", "m.gmm"), "--components = 4, rows = 3"),
     (("fit", "nan.npy", *FIT, "-q"), "2 value(s) in 2 of 4000 rows; the first: row 17 column 2"),
     (("fit", "data.npy", "-k", 2, "-o", "m.npz"), "m.npz: the output must end in .gmm"),
     (("fit", "data.npy", "-k", 2, "-o", "nowhere/m.gmm"), "nowhere/m.gmm cannot be written"),
@@ -507,14 +507,14 @@ BAD = [
     (("fit", "data.npy", "-o", "m.gmm"), "Give the number of components, -k"),
     (("fit", "data.npy", "-k", 0, "-o", "m.gmm"), "0 is not in the range x>=1"),
     (("fit", "data.npy", *FIT, "--tol", -1), "'--tol': -1.0 is not in the range"),
-    (("fit", "data.npy", *FIT, "--tol", "nan"), "'tol' parameter"),
+    (("fit", "data.npy", *FIT, "--tol", "nan"), "--tol must be a float"),
     (("fit", "data.npy", *FIT, "-t", "round"), "'round' is not one of 'full', 'tied'"),
     (("fit", "data.npy", *FIT, "-j", 0), "--jobs is 0"),
-    (("fit", "data.npy", *FIT, "--memory-limit", "much"), "memory_limit is 'much'"),
-    (("fit", "data.npy", *FIT, "--memory-limit", "1e999"), "memory_limit is '1e999'"),
-    (("fit", "data.npy", *FIT, "--memory-limit", "1MiB"), "cannot be read within memory_limit"),
+    (("fit", "data.npy", *FIT, "--memory-limit", "much"), "--memory-limit is 'much'"),
+    (("fit", "data.npy", *FIT, "--memory-limit", "1e999"), "--memory-limit is '1e999'"),
+    (("fit", "data.npy", *FIT, "--memory-limit", "1MiB"), "cannot be read within --memory-limit"),
     (("fit", "data.npy", *FIT, "--fixed", "means"), "--fixed needs --start"),
-    (("fit", "data.npy", *FIT, "--sample-weight", "few.npy"), "sample_weight has shape (3, 3)"),
+    (("fit", "data.npy", *FIT, "--sample-weight", "few.npy"), "--sample-weight has shape (3, 3)"),
     (("fit", "data.npy", *FIT, "--sample-weight", "group.zarr"), "is a Zarr group, not an array"),
     (("fit", "data.npy", *FIT, "--sample-weight", "empty.npy"), "empty.npy is not a .npy file"),
     (("fit", "data.npy", *FIT, "--sample-weight", "table.csv"), "neither a .npy file nor a Zarr"),
@@ -536,7 +536,7 @@ BAD = [
         ("score", "model.gmm", "data.npy", "--samples", "-o", "l.npy", "--sample-weight", "w.npy"),
         "--samples does not depend on --sample-weight",
     ),
-    (("score", "model.gmm", "data.npy", "--sample-weight", "few.npy"), "sample_weight has shape"),
+    (("score", "model.gmm", "data.npy", "--sample-weight", "few.npy"), "--sample-weight has shape"),
     (("score", "model.gmm", "two.npy"), "two.npy has 2 features"),
     (("sample", "model.gmm", "-n", 0, "-o", "r.npy"), "0 is not in the range"),
     (("sample", "model.gmm", "-n", 9, "-o", "r.npy", "--labels", "r.npy"), "overlap"),
