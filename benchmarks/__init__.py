@@ -7,7 +7,8 @@
 - ``python -m benchmarks.sources``: chunks of every kind of storage, beside its own library
 - ``python -m benchmarks.arithmetic``: float32 beside float64
 - ``python -m benchmarks.scale``: time and memory against rows, components, features and threads
-- ``python -m benchmarks.memory``: peak memory of fits to arrays larger than the memory limit
+- ``python -m benchmarks.memory``: peak memory of fits to arrays larger than the memory limit, and
+  of fits whose parameters take more than their data
 - ``python -m benchmarks.missing``: rows with missing values, what they cost and what they are worth
 - ``python -m benchmarks.rare``: of a component that holds few of all rows, how many are sampled
 - ``python -m benchmarks.cluster``: what a Dask cluster costs beside local threads

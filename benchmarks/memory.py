@@ -9,7 +9,7 @@ data.
 
 The second table is of mixtures whose parameters, and the algebra with them, take more than the
 data. Where a limit is refused, the fit is made with the smallest limit that the refusal names. With
-``--small`` all shapes are small, and the command fails if a limit is not kept.
+``--small`` its shapes are small. The command fails if one of these limits is not kept.
 """
 
 import argparse
@@ -208,11 +208,9 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=8.0, help="size of the array, 10⁹ bytes")
     parser.add_argument("--limit", default="1GiB")
     parser.add_argument("--directory", default=None, help="where the data are put for a while")
-    parser.add_argument("--small", action="store_true", help="small shapes, for a check")
+    parser.add_argument("--small", action="store_true", help="small shapes in the second table")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
-    if options.small:
-        options.gigabytes = min(options.gigabytes, 0.1)
     n_rows = max(1, int(options.gigabytes * 1e9) // (8 * N_FEATURES * CHUNK_ROWS)) * CHUNK_ROWS
     limit = parse_bytes(options.limit)
     table = []
