@@ -16,6 +16,7 @@ from streamgmm.events import Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import sample_bytes
 from streamgmm.executors.merging import MergeTree
+from streamgmm.executors.nesting import in_local_task
 from streamgmm.protocols import (
     NO_WORK,
     Chunk,
@@ -112,7 +113,10 @@ class _Node:
 
 
 def _compute(tasks: list[Delayed]) -> tuple[Any, ...]:
-    return tuple(dask.base.compute(*tasks))  # type: ignore[no-untyped-call]
+    """Compute tasks by Dask's active scheduler; within one of its tasks, right here."""
+    # That task may have the only place in the pool where these could run.
+    how = {"scheduler": "synchronous"} if in_local_task() else {}
+    return tuple(dask.base.compute(*tasks, **how))  # type: ignore[no-untyped-call]
 
 
 def _merge(left: M, right: M) -> M:

@@ -1,8 +1,10 @@
 """Dask arrays: each block of rows is a chunk, and stays a task until a scheduler runs it."""
 
+import sys
 import uuid
 from collections.abc import Sequence
 from copy import copy
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -74,6 +76,7 @@ class DaskSource:
         if self._weights is not None:
             raise weighted_twice(self.name)
         source = copy(self)
+        vars(source).pop("_scheduler", None)
         weights = check_weights(weights, self)
         rows = self.array.chunks[:1]
         source._weights = (
@@ -96,10 +99,16 @@ class DaskSource:
         largest = int(max(self.array.chunks[0]))
         return 2 * largest * self.n_features * self.dtype.itemsize
 
+    def holds_futures(self) -> bool:
+        """Return whether a cluster holds some of the values, which only its client can get."""
+        # Without the package there is no cluster.
+        distributed = sys.modules.get("distributed")
+        return distributed is not None and bool(distributed.futures_of(self._arrays))
+
     def lazy_chunks(self) -> list[Delayed]:
         """A task for each chunk."""
         # One graph for all of them: to join as many as there are chunks would take long.
-        arrays = dask.base.optimize(self.array, *([] if self._weights is None else [self._weights]))  # type: ignore[no-untyped-call]
+        arrays = dask.base.optimize(*self._arrays)  # type: ignore[no-untyped-call]
         name = f"chunk-{uuid.uuid4().hex}"
         layer: dict[Any, Task] = {}
         for i, start in enumerate(self.boundaries[:-1]):
@@ -109,10 +118,20 @@ class DaskSource:
         return [Delayed(key, graph, layer=name) for key in layer]  # type: ignore[no-untyped-call]
 
     def read(self, i: int) -> Chunk:
-        """Chunk i."""
-        block = self.array.blocks[i].compute()
-        weights = None if self._weights is None else self._weights.blocks[i].compute()
-        return _chunk(self.boundaries[i], block, weights)
+        """Chunk i, computed in the thread that reads unless a cluster holds values of it."""
+        blocks = [array.blocks[i] for array in self._arrays]
+        computed = dask.base.compute(*blocks, **self._scheduler)  # type: ignore[no-untyped-call]
+        return _chunk(self.boundaries[i], *computed)
+
+    @property
+    def _arrays(self) -> list[Any]:
+        """The rows and, if there are any, their weights."""
+        return [self.array] if self._weights is None else [self.array, self._weights]
+
+    @cached_property
+    def _scheduler(self) -> dict[str, str]:
+        """What computes a chunk, as Dask takes it."""
+        return {} if self.holds_futures() else {"scheduler": "synchronous"}
 
 
 def check_array(data: Any, name: str) -> None:
