@@ -236,6 +236,9 @@ class LazySource(Source, Protocol):
     def array(self) -> Any:
         """The lazy array, (N, D), in one block along the columns."""
 
+    def holds_futures(self) -> bool:
+        """Return whether a cluster holds some of the values, which only its client can get."""
+
     def lazy_chunks(self) -> Sequence[Any]:
         """A task for each chunk."""
 

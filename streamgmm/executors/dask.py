@@ -18,6 +18,7 @@ from streamgmm.events import Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import Budget, sample_bytes
 from streamgmm.executors.merging import MergeTree, tree_depth
+from streamgmm.executors.nesting import in_local_task
 from streamgmm.protocols import (
     NO_WORK,
     Chunk,
@@ -145,7 +146,10 @@ class _Node:
 
 
 def _compute(tasks: list[Delayed], threads: dict[str, int]) -> tuple[Any, ...]:
-    return tuple(dask.base.compute(*tasks, **threads))  # type: ignore[no-untyped-call]
+    """Compute tasks by Dask's active scheduler; within one of its tasks, right here."""
+    # That task may have the only place in the pool where these could run.
+    how: dict[str, Any] = {"scheduler": "synchronous"} if in_local_task() else threads
+    return tuple(dask.base.compute(*tasks, **how))  # type: ignore[no-untyped-call]
 
 
 def _merge(left: M, right: M) -> M:

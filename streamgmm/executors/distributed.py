@@ -7,17 +7,20 @@ again. Values merge on the workers, by the same tree as on local threads, and on
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, Self
 
 from dask._task_spec import Task, TaskRef
 from dask.optimization import cull
 from dask.utils import funcname
+from distributed import worker_client
 from numpy.typing import NDArray
 
 from streamgmm.events import Listener
 from streamgmm.executors.cluster import Cluster
 from streamgmm.executors.groups import MOST_GROUPS, groups_of
 from streamgmm.executors.memory import Budget, sample_bytes
+from streamgmm.executors.nesting import in_worker_task
 from streamgmm.executors.tasks import (
     MERGED_AT_ONCE,
     Graph,
@@ -54,6 +57,9 @@ _SHIPPED_VALUES = 12
 class DistributedExecutor:
     """Computes groups of chunks as tasks of a cluster.
 
+    Within a task of a worker it gives up the place of that task, so that its own tasks can run
+    there, and waits for a place when it is closed.
+
     Parameters
     ----------
     client : distributed.Client
@@ -70,13 +76,17 @@ class DistributedExecutor:
         # By identity, with what is held so that no other source can have it.
         self._shipped: dict[int, tuple[Source, Any]] = {}
         self._lazy: dict[int, tuple[Source, Sequence[Any]]] = {}
+        self._place = ExitStack()
 
     def __enter__(self) -> Self:
+        if in_worker_task():
+            self._place.enter_context(worker_client())
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._shipped.clear()
         self._lazy.clear()
+        self._place.close()
 
     def map_reduce(
         self,

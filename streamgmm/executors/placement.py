@@ -4,13 +4,19 @@ from typing import Any
 
 import cloudpickle
 import dask.base
-from distributed import Client
+from distributed import Client, get_client
 
 from streamgmm.protocols import LazySource, Source, data_bytes
 
 
 def active_client() -> Any:
     """The client of the cluster that Dask computes on by default; None if it does not."""
+    if dask.config.get("scheduler", None) in (None, "distributed", "dask.distributed"):
+        # Dask refuses asynchronous clients without a word of what else could be done.
+        try:
+            return get_client()
+        except ValueError:
+            return None
     scheduler = dask.base.get_scheduler()  # type: ignore[no-untyped-call]
     owner = getattr(scheduler, "__self__", None)
     return owner if isinstance(owner, Client) else None

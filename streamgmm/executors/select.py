@@ -5,6 +5,7 @@ import sys
 from typing import Any, Literal
 
 from streamgmm.errors import ParameterError
+from streamgmm.executors.nesting import in_dask_task
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.protocols import LazySource, Source
 
@@ -24,10 +25,13 @@ def open_executor(
     executor : "auto", "threads", "dask" or distributed.Client
         "dask" is the cluster of the active client or, without one, Dask's active scheduler. "auto"
         computes Dask arrays there too, and on a cluster whatever its workers can read without
-        its being sent to them; all else on local threads.
+        its being sent to them; all else on local threads. Within a task of Dask "auto" takes local
+        threads, because tasks that wait for other tasks may hold all places in which these could
+        run; a cluster is used there only for arrays that it holds already. Where a cluster is used
+        within a task of its own, the task gives up its place until the work is done.
     source : Source
     n_jobs : int, optional
-        Local threads.
+        Local threads; see :func:`streamgmm.executors.threads.thread_count`.
     memory_limit : int or str, optional
         Of this process.
 
@@ -38,7 +42,7 @@ def open_executor(
     Raises
     ------
     ParameterError
-        If it is none of these.
+        If it is none of these, or a client that is closed or cannot be waited for.
     """
     place, client, reason = _chosen(executor, source)
     _logger.info("%s is computed on %s: %s", source.name, place, reason)
@@ -58,21 +62,43 @@ def _chosen(
 ) -> tuple[Literal["local threads", "Dask's scheduler", "a Dask cluster"], Any, str]:
     """Where to compute, the client of a cluster, and why."""
     if hasattr(executor, "scheduler_info") and hasattr(executor, "get"):
-        return "a Dask cluster", executor, f"{executor} was given"
+        return "a Dask cluster", _usable(executor), f"{executor} was given"
     if executor == "threads":
         return "local threads", None, "they were asked for"
     if executor not in ("auto", "dask"):
         raise ParameterError(
             f"executor is {executor!r}; choose 'auto', 'threads', 'dask' or a distributed.Client"
         )
+    if executor == "auto" and in_dask_task() and not _is_on_a_cluster(source):
+        return "local threads", None, "a task of Dask does not wait for other tasks"
     client = _active_client()
     if client is None:
         if executor == "dask" or isinstance(source, LazySource):
             return "Dask's scheduler", None, "no client of a cluster is active"
         return "local threads", None, "no client of a cluster is active"
+    if executor == "auto" and client.asynchronous and not _is_on_a_cluster(source):
+        return "local threads", None, f"{client} is asynchronous, and cannot be waited for here"
     if executor == "auto" and not _can_be_read_elsewhere(source):
         return "local threads", None, f"workers of {client} cannot read it by themselves"
-    return "a Dask cluster", client, f"{client} is active"
+    return "a Dask cluster", _usable(client), f"{client} is active"
+
+
+def _usable(client: Any) -> Any:
+    """Return a client if it is connected and the calling thread can wait for its results.
+
+    Raises
+    ------
+    ParameterError
+        If it is not.
+    """
+    if client.status in ("closing", "closed"):
+        raise ParameterError(f"{client} is closed; give a client that is connected")
+    if client.asynchronous:
+        raise ParameterError(
+            f"{client} is asynchronous, so results cannot be waited for in the thread of its event "
+            "loop; call the method in another thread: await asyncio.to_thread(model.fit, X)"
+        )
+    return client
 
 
 def _active_client() -> Any:
@@ -83,6 +109,10 @@ def _active_client() -> Any:
     from streamgmm.executors.placement import active_client
 
     return active_client()
+
+
+def _is_on_a_cluster(source: Source) -> bool:
+    return isinstance(source, LazySource) and source.holds_futures()
 
 
 def _can_be_read_elsewhere(source: Source) -> bool:

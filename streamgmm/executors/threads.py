@@ -20,6 +20,7 @@ from streamgmm.events import Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import Budget, sample_bytes
 from streamgmm.executors.merging import MergeTree, tree_depth
+from streamgmm.executors.nesting import in_dask_task
 from streamgmm.executors.pieces import write_chunk
 from streamgmm.protocols import (
     NO_WORK,
@@ -40,6 +41,9 @@ from streamgmm.protocols import (
 def thread_count(n_jobs: int | None) -> int:
     """Threads to compute with: n_jobs, or as many as the process may run on.
 
+    Within a task of Dask it is one by default, because Dask computes as many tasks at once as
+    there are processors.
+
     Raises
     ------
     ParameterError
@@ -47,6 +51,8 @@ def thread_count(n_jobs: int | None) -> int:
     """
     if n_jobs == 0:
         raise ParameterError("n_jobs is 0; give 1 or more, or leave it out for all cores")
+    if n_jobs is None and in_dask_task():
+        return 1
     return int(joblib.effective_n_jobs(-1 if n_jobs is None else n_jobs))
 
 

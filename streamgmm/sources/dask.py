@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -93,6 +94,7 @@ class DaskSource:
         if self._weights is not None:
             raise weighted_twice(self.name)
         source = copy(self)
+        vars(source).pop("_scheduler", None)
         weights = check_weights(weights, self)
         rows = self._array.chunks[:1]
         source._weight_rules = rules
@@ -117,10 +119,16 @@ class DaskSource:
         stored_bytes: int = 2 * n_values * self._array.dtype.itemsize
         return stored_bytes + self._rules.work_bytes(n_values, self.dtype)
 
+    def holds_futures(self) -> bool:
+        """Return whether a cluster holds some of the values, which only its client can get."""
+        # Without the package there is no cluster.
+        distributed = sys.modules.get("distributed")
+        return distributed is not None and bool(distributed.futures_of(self._arrays))
+
     def lazy_chunks(self) -> list[Delayed]:
         """A task for each chunk."""
         # One graph for all of them: to join as many as there are chunks would take long.
-        arrays = dask.base.optimize(self.array, *([] if self._weights is None else [self._weights]))  # type: ignore[no-untyped-call]
+        arrays = dask.base.optimize(*self._arrays)  # type: ignore[no-untyped-call]
         name = f"chunk-{uuid.uuid4().hex}"
         layer: dict[Any, Task] = {}
         for i, start in enumerate(self.boundaries[:-1]):
@@ -130,15 +138,27 @@ class DaskSource:
         return [Delayed(key, graph, layer=name) for key in layer]  # type: ignore[no-untyped-call]
 
     def read(self, i: int) -> Chunk:
-        """Chunk i."""
-        block = self._usable(self._array.blocks[i], self.boundaries[i]).compute()
-        weights = () if self._weights is None else (self._weights.blocks[i].compute(),)
-        return _chunk(self.boundaries[i], self._weight_rules, block, *weights)
+        """Return chunk i, computed in the thread that reads unless a cluster holds values of it."""
+        blocks = [self._usable(self._array.blocks[i], self.boundaries[i])]
+        if self._weights is not None:
+            blocks.append(self._weights.blocks[i])
+        computed = dask.base.compute(*blocks, **self._scheduler)  # type: ignore[no-untyped-call]
+        return _chunk(self.boundaries[i], self._weight_rules, *computed)
 
     def _usable(self, array: Any, first_row: int) -> Any:
         """Return the usable values of some blocks of rows, in one block along the columns."""
         blocks = _Blocks(self.name, array.dtype, self._rules, self.missing, first_row)
         return _checked(array, blocks).rechunk({1: -1})
+
+    @property
+    def _arrays(self) -> list[Any]:
+        """The rows and, if there are any, their weights."""
+        return [self.array] if self._weights is None else [self.array, self._weights]
+
+    @cached_property
+    def _scheduler(self) -> dict[str, str]:
+        """What computes a chunk, as Dask takes it."""
+        return {} if self.holds_futures() else {"scheduler": "synchronous"}
 
 
 def check_array(data: Any, name: str) -> None:
