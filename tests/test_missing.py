@@ -334,6 +334,8 @@ def test_what_is_left_out_is_told_apart() -> None:
     assert (found.n_not_finite, found.n_missing) == (3, 1)
 
 
+# Ten rows are fewer than the parameters, whatever they hold.
+@pytest.mark.filterwarnings("ignore::streamgmm.errors.FewRowsWarning")
 def test_nothing_is_left() -> None:
     source = streamgmm.open(np.full((10, D), np.nan), missing="drop")
     with pytest.raises(DataError, match="10 because they hold NaN"):

@@ -18,7 +18,13 @@ from streamgmm.core.covariance import CovarianceType
 from streamgmm.core.expectation import Expectation
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
-from streamgmm.errors import DataError, NotFiniteError, ParameterError
+from streamgmm.errors import (
+    DataError,
+    DegenerateComponentWarning,
+    LeftOutRowsWarning,
+    NotFiniteError,
+    ParameterError,
+)
 from streamgmm.events import ChangeDetected, ComponentsReseeded, Event, MixtureFound
 from tests.core.cases import TYPES, draw, random_parameters
 
@@ -89,6 +95,9 @@ def test_averaged_steps_come_closer_than_the_last_one() -> None:
     assert 0.0 < 20.0 * distances[0] < distances[1]
 
 
+# The first searches of a stream in small batches have few rows.
+@pytest.mark.filterwarnings("ignore::streamgmm.errors.FewRowsWarning")
+@pytest.mark.filterwarnings("ignore::streamgmm.errors.DegenerateComponentWarning")
 def test_the_cut_of_the_stream_does_not_matter() -> None:
     rows = stream(6000)
     models = [learn(small(), rows, size) for size in (1, 37, 6000)]
@@ -351,9 +360,12 @@ def test_rows_of_any_real_type(dtype: str) -> None:
 
 def test_rows_that_overflow_are_left_out() -> None:
     model = learn(small(), stream(3000))
-    model.partial_fit(np.full((3, D), 1e200))
+    overflow = r"3 row\(s\) skipped: 3 whose squares overflow"
+    with pytest.warns(LeftOutRowsWarning, match=overflow):
+        model.partial_fit(np.full((3, D), 1e200))
     assert model.n_samples_seen_ == 3000
-    other = small().partial_fit(np.vstack([stream(300), np.full((3, D), 1e200)]))
+    with pytest.warns(LeftOutRowsWarning, match=overflow):
+        other = small().partial_fit(np.vstack([stream(300), np.full((3, D), 1e200)]))
     assert other.means_.max() < 1e3
 
 
@@ -403,6 +415,9 @@ def test_the_history_says_what_rows_scored_before_they_were_learned() -> None:
     assert history[-1]["log_likelihood"] == pytest.approx(optimum(foretold, following))
 
 
+# The first search of a stream in batches of ten rows has few rows.
+@pytest.mark.filterwarnings("ignore::streamgmm.errors.FewRowsWarning")
+@pytest.mark.filterwarnings("ignore::streamgmm.errors.DegenerateComponentWarning")
 def test_what_is_kept_does_not_grow(tmp_path: Path) -> None:
     sizes = []
     model = small(half_life=500)
@@ -461,8 +476,9 @@ def test_starved_components_begin_anew_among_badly_explained_rows() -> None:
         return places[rng.choice(4, n, p=weights)] + rng.normal(size=(n, 2))
 
     learn(model, rows([0.5, 0.3, 0.2, 0.0], 5000))
-    for _ in range(80):
-        model.partial_fit(rows([0.6, 0.4, 0.0, 0.0]))
+    with pytest.warns(DegenerateComponentWarning, match=r"no more rows than the 2 column\(s\)"):
+        for _ in range(80):
+            model.partial_fit(rows([0.6, 0.4, 0.0, 0.0]))
     # It has not left its place: none of the rows that come is unlike the others.
     assert np.linalg.norm(model.means_ - places[2], axis=1).min() < 1.0
     for _ in range(100):

@@ -99,8 +99,8 @@ def test_a_survey_is_a_line():
     assert _lines(events=[small]) == ["3,000 rows surveyed; sample of 3,000"]
     lacking = replace(small, n_overflowing=2, n_missing=1200, n_weightless=3, n_sampled=1795)
     assert _lines(events=[lacking]) == [
-        "3,000 rows surveyed, left out 2 whose squares overflow, 1,200 for lack of values, "
-        "3 of weight 0; sample of 1,795"
+        "3,000 rows surveyed, 1,205 row(s) skipped: 2 whose squares overflow, "
+        "1,200 for lack of values, 3 of weight 0; sample of 1,795"
     ]
     constant = replace(small, largest=np.array([0.0, 2.0]))
     line = "3,000 rows surveyed; sample of 3,000; the same value in all rows: column(s) t"

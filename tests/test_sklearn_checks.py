@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from streamgmm import GaussianMixture, OnlineGaussianMixture
@@ -28,6 +29,9 @@ def expected_failures(estimator: GaussianMixture | OnlineGaussianMixture) -> dic
     ],
     expected_failed_checks=expected_failures,
 )
+# The checks fit few rows and repeated ones, and what these warnings say of such fits is true.
+@pytest.mark.filterwarnings("ignore::streamgmm.errors.DegenerateComponentWarning")
+@pytest.mark.filterwarnings("ignore::streamgmm.errors.FewRowsWarning")
 def test_estimator_checks(
     estimator: GaussianMixture | OnlineGaussianMixture, check: Callable[[Any], None]
 ) -> None:

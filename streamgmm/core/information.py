@@ -125,9 +125,8 @@ class Tangent:
         """Moments (M,) of one row of a component, 1, E y and E yyᵀ; of tied, E yyᵀ (D, D)."""
         d = self.frame.n_features
         kind = self.frame.covariance_type
-        rows, columns = upper_triangle(d)
         second = {
-            "full": (rows == columns).astype(np.float64),
+            "full": np.eye(d)[upper_triangle(d)] if kind == "full" else np.empty(0),
             "tied": np.empty(0),
             "diag": np.ones(d),
             "spherical": np.full(1, float(d)),
@@ -161,8 +160,8 @@ class Tangent:
         """What turns moments (K, M) and scatter, a unit of weight, into coordinates; 0 if fixed."""
         d = self.frame.n_features
         weights = self.parameters.weights[:, np.newaxis]
-        triangle = _triangle_scales(d)
         kind = self.frame.covariance_type
+        triangle = _triangle_scales(d) if kind in ("full", "tied") else np.empty(0)
         second = {
             "full": triangle,
             "tied": np.empty(0),

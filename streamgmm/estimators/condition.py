@@ -86,10 +86,12 @@ def warn_of_model(model: Any) -> None:
     Parameters
     ----------
     model : GaussianMixture or OnlineGaussianMixture
+        If it was converted or derived from another one, nothing is known of its rows, and nothing
+        is reported.
     """
     statistics = getattr(model, "_statistics", None)
-    counts = None if statistics is None else statistics.counts
-    warn_of_condition(condition_of(model, model._parameters(), counts), model)
+    if statistics is not None:
+        warn_of_condition(condition_of(model, model._parameters(), statistics.counts), model)
 
 
 def warn_of_few_rows(model: Any, n_features: int, weight: float, is_weighted: bool) -> bool:
@@ -224,7 +226,7 @@ def _describe_columns(share: RidgeShare, names: Sequence[str], model: Any) -> st
     listed = ", ".join(details[:_NAMED]) + (f", and {more:,} more" if more > 0 else "")
     remedies = ["a smaller reg_covar"]
     # With "em" it stands for the same ridge in all columns.
-    if getattr(model, "algorithm", "") != "em" and model.reg_covar != "auto":
+    if getattr(model, "algorithm", "") != "em" and not isinstance(model.reg_covar, str):
         remedies.append("reg_covar='auto'")
     return (
         f"column(s) whose variance is below {NARROW:g} times the ridge: {listed}. The ridge "

@@ -115,8 +115,9 @@ class DaskExecutor:
             With the sizes.
         """
         if self._budget.drives:
-            budget = self._affordable(source, work)
-            budget.require_chunks(source, work, _values(source), at_limit=at_limit)
+            n_values = _values(source)
+            if not self._affordable(source, work).holds(source, work, n_values, 1):
+                self._budget.require_chunks(source, work, n_values, at_limit=at_limit)
 
     def _affordable(self, source: Source, work: Work) -> Budget:
         """Return the budget of so many threads that each has memory for a chunk."""

@@ -264,16 +264,19 @@ class Budget:
         computed = self._fixed(work, n_values) - driver
         chunks = n_chunks * source.read_bytes
         needed = self.held + computed + driver + chunks
-        smallest = self._smallest_limit(source, at_limit or (lambda _: [work]), n_values, n_chunks)
+        remedy = "raise the limit"
+        if self.drives:
+            works_at = at_limit or (lambda _: [work])
+            smallest = self._smallest_limit(source, works_at, n_values, n_chunks)
+            remedy += f" (the smallest limit that works is '{smallest >> 20}MiB')"
         raise MemoryLimitError(
             f"{source.name} cannot be read within {self.name} = {format_bytes(self.limit)}: it "
             f"takes {format_bytes(needed)}, of which {format_bytes(self.held)} are in use already, "
             f"{format_bytes(chunks)} are for {'one' if n_chunks == 1 else n_chunks} chunk"
-            f"{'s' * (n_chunks > 1)}, {format_bytes(computed)} for what is computed on "
-            f"{self.n_threads} thread(s) and {format_bytes(driver)} for parameters, the sample and "
-            f"the work between passes; the smallest limit that works is '{smallest >> 20}MiB'. "
-            "Raise the limit, store the array in "
-            "smaller chunks, use fewer threads or components, or covariance_type='diag'"
+            f"{'s' * (n_chunks > 1)}, {format_bytes(driver)} for parameters, the sample and the "
+            f"work between passes and {format_bytes(computed)} for what is computed on "
+            f"{self.n_threads} thread(s); {remedy}, store the array in smaller chunks, use fewer "
+            "threads or components, or covariance_type='diag'"
         )
 
     def require_driver(
@@ -308,12 +311,12 @@ class Budget:
         n_values: int,
         n_chunks: int,
     ) -> int:
-        """Return the smallest limit, in whole grains, under which so many chunks fit."""
+        """Return the smallest limit, in whole grains, under which they fit on one thread."""
         limit = self.held // _GRAIN * _GRAIN
         fits = False
         while not fits:
             limit += max(_GRAIN, limit // 64 // _GRAIN * _GRAIN)
-            budget = replace(self, limit=limit - _GRAIN)
+            budget = replace(self, limit=limit - _GRAIN, n_threads=1)
             fits = all(budget.holds(source, one, n_values, n_chunks) for one in at_limit(limit))
         return limit
 

@@ -161,7 +161,8 @@ class ThreadExecutor:
         """
         n_values = _depth(source)
         budget = self._budget.with_threads_that_fit(source, work, n_values)
-        budget.require_chunks(source, work, n_values, at_limit=at_limit)
+        if not budget.holds(source, work, n_values, 1):
+            self._budget.require_chunks(source, work, n_values, at_limit=at_limit)
 
     def _for_each(
         self,
