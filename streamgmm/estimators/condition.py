@@ -57,8 +57,10 @@ def condition_of(
         As for :func:`streamgmm.core.condition.examine`.
     """
     ridge = np.zeros(parameters.n_features)
-    if "covariances" not in model.fixed:
-        ridge[:] = getattr(model, "reg_covar_", model.reg_covar)
+    added = getattr(model, "reg_covar_", model.reg_covar)
+    # Where nothing has been estimated there may be a rule for the ridge, and no ridge yet.
+    if "covariances" not in model.fixed and not isinstance(added, str):
+        ridge[:] = added
     if parameters.covariance_type == "spherical":
         ridge[:] = ridge.min()
     return examine(parameters, counts, ridge, columns=columns, lost=lost)
