@@ -200,6 +200,9 @@ def _kind_of_path(text: str) -> _Kind:
             return _ZARR
         if path.is_dir() and any(next(path.rglob(f"*{s}"), None) for s in PARQUET_SUFFIXES):
             return _PARQUET
+    # A file that says where the chunks of a Zarr store are, in files of any kind.
+    if location.startswith(("reference://", "reference::")):
+        return _ZARR
     ending = suffix(location)
     if ending == ".npy":
         return _NPY

@@ -260,6 +260,11 @@ def open_node(
         raise DataError(f"{named} cannot be opened: {error}") from error
     except DataError:
         raise
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{named} cannot be opened as {expected}: there is no file zarr.json, .zarray or "
+            ".zgroup in it"
+        ) from error
     except Exception as error:
         raise DataError(f"{named} cannot be opened as {expected}: {error}") from error
     opened: zarr.Array[Any] | zarr.Group = node

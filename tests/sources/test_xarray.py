@@ -510,7 +510,9 @@ def test_files_of_different_lengths_are_read_once_in_a_pass(
             {"t": (("time", "lat", "lon"), values((length, *shape), seed=start))},
             coords={"time": np.arange(start, start + length)},
         )
-        part.to_zarr(path, consolidated=False) if engine == "zarr" else part.to_netcdf(path, engine="h5netcdf")
+        part.to_zarr(path, consolidated=False) if engine == "zarr" else part.to_netcdf(
+            path, engine="h5netcdf"
+        )
         start += length
     wrapper = {
         "h5netcdf": xarray.backends.h5netcdf_.H5NetCDFArrayWrapper,
