@@ -253,6 +253,9 @@ def _kind_of_path(text: str) -> _Kind:
 
 
 def _kind_of_suffix(location: str) -> _Kind | None:
+    # A file that says where the chunks of a Zarr store are, in files of any kind.
+    if location.startswith(("reference://", "reference::")):
+        return _ZARR
     ending = suffix(location)
     if ending in _HDF5_SUFFIXES:
         return _HDF5

@@ -12,12 +12,13 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import aiohttp
 from fsspec.asyn import AsyncFileSystem
 from fsspec.core import url_to_fs
-from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-from fsspec.implementations.cached import CachingFileSystem
+from fsspec.implementations.cached import CachingFileSystem, SimpleCacheFileSystem
+from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.http import HTTPFile, HTTPFileSystem
 from fsspec.registry import known_implementations, registry
 from fsspec.spec import AbstractBufferedFile
@@ -193,6 +194,57 @@ class RetryingFileSystem(AsyncFileSystem):  # type: ignore[misc]
         return self._shown(told(error))
 
 
+# For each file system a lock, or one for each file of those that keep each file by itself.
+_locks: "WeakKeyDictionary[Any, dict[str | None, threading.Lock]]" = WeakKeyDictionary()
+
+
+class _ThreadedFileSystem(AsyncFileSystem):  # type: ignore[misc]
+    """Reads from a file system without coroutines, in threads, by one call at a time.
+
+    Threads that read from a tar archive at once move each other's position in it, and those that
+    ask a cache for one file at once see what another has written of it so far.
+
+    Parameters
+    ----------
+    fs : fsspec.AbstractFileSystem
+    **settings
+        Those of any asynchronous file system.
+    """
+
+    cachable = False
+
+    def __init__(self, fs: Any, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._fs = fs
+        self.protocol = fs.protocol
+        self._strip_protocol = fs._strip_protocol
+
+    async def _cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any
+    ) -> Any:
+        return await self._call(self._fs.cat_file, path, start=start, end=end, **kwargs)
+
+    async def _info(self, path: str, **kwargs: Any) -> Any:
+        return await self._call(self._fs.info, path, **kwargs)
+
+    async def _ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
+        return await self._call(self._fs.ls, path, detail=detail, **kwargs)
+
+    async def _glob(self, path: str, maxdepth: int | None = None, **kwargs: Any) -> Any:
+        return await self._call(self._fs.glob, path, maxdepth=maxdepth, **kwargs)
+
+    async def _call(self, function: Callable[..., Any], path: str, **kwargs: Any) -> Any:
+        """Call a function of the file system in a thread, when no other call is under way."""
+        file = path if isinstance(self._fs, SimpleCacheFileSystem) else None
+        lock = _locks.setdefault(self._fs, {}).setdefault(file, threading.Lock())
+
+        def call() -> Any:
+            with lock:
+                return function(path, **kwargs)
+
+        return await asyncio.to_thread(call)
+
+
 class _RemoteBuffer(AbstractBufferedFile):  # type: ignore[misc]
     """A file that is open; it fetches bytes by :meth:`RetryingFileSystem._cat_file`."""
 
@@ -297,7 +349,8 @@ def open_filesystem(
         If there is no such file system or it does not take the options.
     """
     options = _with_timeouts(url, storage_options or {})
-    if asynchronous:
+    # A folder of a file system may be one of a file system that is not asynchronous.
+    if asynchronous and not url.startswith("dir://"):
         options["asynchronous"] = True
     shown, failure = without_credentials(url), None
     try:
@@ -312,9 +365,9 @@ def open_filesystem(
         path = path.partition("#")[0]
         path, mark, query = path.partition("?")
         query = mark + query
-    # One that keeps copies says of itself what holds of the one below.
-    if not fs.async_impl or isinstance(fs, CachingFileSystem):
-        fs = AsyncFileSystemWrapper(fs, asynchronous=asynchronous)
+    # Those that pass calls on say of themselves what holds of the one below.
+    if not fs.async_impl or isinstance(fs, (CachingFileSystem, DirFileSystem)):
+        fs = _ThreadedFileSystem(fs=fs, asynchronous=asynchronous)
     users = tuple(re.findall(r"://([^/\s]*@)", url))
     return RetryingFileSystem(fs=fs, query=query, users=users, asynchronous=asynchronous), path
 

@@ -106,14 +106,24 @@ def may_pass(error: BaseException) -> bool:
 
 
 def causes_of(error: BaseException | None) -> list[BaseException]:
-    """An error and what led to it, the last one first."""
+    """An error and what led to it, the last one first.
+
+    By HTTP all that goes wrong with a header is told as a file that is not there. Such an error is
+    left out if its cause says that the request failed; an archive or a memory that has no such
+    file raises it because of a key.
+    """
     causes = []
     while error is not None:
-        # By HTTP all that goes wrong with a header is told as a file that is not there.
-        if not (isinstance(error, FileNotFoundError) and error.__cause__):
+        if not (isinstance(error, FileNotFoundError) and _is_of_request(error.__cause__)):
             causes.append(error)
         error = error.__cause__ or error.__context__
     return causes
+
+
+def _is_of_request(error: BaseException | None) -> bool:
+    """Return whether an error says that a request failed, not that there is no file."""
+    of_requests = isinstance(error, (OSError, EOFError, aiohttp.ClientError))
+    return of_requests and not isinstance(error, NO_FILE)
 
 
 def status_of(causes: list[BaseException]) -> int | None:

@@ -7,6 +7,8 @@ from pathlib import PurePosixPath
 #: Suffixes of Parquet files.
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 
+# What is in an archive, or below a folder, which the next link of a chain names.
+_WITHIN = ("zip://", "tar://", "libarchive://", "dir://")
 _USER = re.compile(r"(?<=://)[^/\s'\"]*@")
 # What signs a URL, and what a browser adds to it.
 _QUERY = re.compile(r"(https?://[^\s?#'\"]*)[?#][^\s'\"]*")
@@ -31,9 +33,14 @@ def is_pattern(text: str) -> bool:
 
 
 def split(text: str) -> tuple[str, str | None]:
-    """A path or URL, and the path within it that may follow as in ``file.h5::/group/data``."""
-    location, separator, inner = text.removeprefix("file://").partition("::/")
-    return location, f"/{inner}" if separator else None
+    """A path or URL, and the path within it that may follow as in ``file.h5::/group/data``.
+
+    Of ``zip://x.h5::/folder/a.zip`` the second part is the archive that the URL needs.
+    """
+    text = text.removeprefix("file://")
+    start = text.find("::") + 2 if text.startswith(_WITHIN) else 0
+    separator = text.find("::/", start)
+    return (text, None) if separator < 0 else (text[:separator], text[separator + 2 :])
 
 
 def suffix(location: str) -> str:

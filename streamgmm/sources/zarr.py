@@ -310,6 +310,11 @@ def open_node(
         raise DataError(f"{named} cannot be opened: {error}") from error
     except DataError:
         raise
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{named} cannot be opened as {expected}: there is no file zarr.json, .zarray or "
+            ".zgroup in it"
+        ) from error
     except Exception as error:
         is_codec = isinstance(error, _UNKNOWN_CODEC)
         advice = "; install the package that provides this codec" if is_codec else ""

@@ -1,6 +1,7 @@
 """Data at URLs, from real servers, some of which fail on purpose."""
 
 import gc
+import json
 import logging
 import pickle
 import re
@@ -8,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
+import fsspec
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -26,6 +30,7 @@ import pytest
 import s3fs
 import xarray
 import zarr
+from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from streamgmm import GaussianMixture
@@ -33,6 +38,7 @@ from streamgmm import open as open_data
 from streamgmm.errors import DataError
 from streamgmm.protocols import Source
 from streamgmm.sources import remote, retrying
+from streamgmm.sources.retrying import causes_of, may_pass
 from streamgmm.sources.urls import split, suffix, without_credentials
 from tests.object_store import object_store
 from tests.sources.conformance import Case, SourceConformance, table
@@ -632,6 +638,151 @@ class TestUrls:
             assert not server.faults
             assert "hidden" not in source.name
             np.testing.assert_array_equal(read_all(source), rows)
+
+
+# File systems that read other ones
+
+#: Tables of the same rows, and what is appended to the URL of each.
+TABLES = {
+    "v2.zarr": "",
+    "v3.zarr": "",
+    "group.zarr": "::/a/x",
+    "x.npy": "",
+    "x.h5": "::/a/x",
+    "x.parquet": "",
+}
+#: What comes before and after the name of a table in a folder, or in an archive of the folder.
+CHAINS = {
+    "zip": ("zip://", "::file://{folder}/a.zip"),
+    "zip at a path": ("zip://", "::{folder}/a.zip"),
+    "tar": ("tar://", "::file://{folder}/a.tar"),
+    "memory": ("memory://{folder}/", ""),
+    "zip in memory": ("zip://", "::memory://{folder}/a.zip"),
+    "folder": ("dir://", "::file://{folder}"),
+    "simplecache": ("simplecache::memory://{folder}/", ""),
+    "filecache": ("filecache::memory://{folder}/", ""),
+    "zip in a cache": ("zip://", "::simplecache::memory://{folder}/a.zip"),
+    "keyed": ("keyed://{folder}/", ""),
+}
+
+
+class KeyedFileSystem(LocalFileSystem):  # type: ignore[misc]
+    """Finds files by keys, as stores of objects do, and says so when there is none."""
+
+    protocol = "keyed"
+
+    def _open(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super()._open(path, *args, **kwargs)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(path) from LookupError(str(error))
+
+    def info(self, path: str, **kwargs: Any) -> Any:
+        try:
+            return super().info(path, **kwargs)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(path) from LookupError(str(error))
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, NDArray[Any]]]:
+    """A folder with the tables, which is in memory and in archives too."""
+    folder, rows = tmp_path_factory.mktemp("tables"), table(20_000, D)
+    for name, zarr_format in (("v2.zarr", 2), ("v3.zarr", 3)):
+        store_zarr(folder / name, rows, zarr_format)
+    store_zarr(folder / "group.zarr" / "a" / "x", rows, 3)
+    zarr.open_group(folder / "group.zarr", mode="a")
+    zarr.open_group(folder / "group.zarr" / "a", mode="a")
+    np.save(folder / "x.npy", rows)
+    with h5py.File(folder / "x.h5", "w") as file:
+        file.create_dataset("a/x", data=rows, chunks=(1000, D))
+    columns = pa.table({f"x{d}": column for d, column in enumerate(rows.T)})
+    pq.write_table(columns, folder / "x.parquet", row_group_size=1000)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in files:
+            archive.write(path, path.relative_to(folder))
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for path in files:
+            tar.add(path, path.relative_to(folder))
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), str(folder), recursive=True)
+    fsspec.register_implementation("keyed", KeyedFileSystem, clobber=True)
+    yield folder, rows
+    memory.rm(str(folder), recursive=True)
+
+
+def store_zarr(folder: Path, rows: NDArray[Any], zarr_format: Any) -> None:
+    array = zarr.create_array(
+        folder, shape=rows.shape, chunks=(1000, D), dtype=rows.dtype, zarr_format=zarr_format
+    )
+    array[:] = rows
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+class TestChains:
+    @pytest.mark.parametrize("name", TABLES)
+    def test_threads_read_the_rows(
+        self, chain: str, name: str, tables: tuple[Path, NDArray[Any]]
+    ) -> None:
+        folder, rows = tables
+        before, after = (part.format(folder=folder) for part in CHAINS[chain])
+        source = open_data(before + name + after + TABLES[name])
+        # Each chunk by several threads at once, which must not disturb each other.
+        chunks = [*range(len(source.boundaries) - 1)] * 4
+        with ThreadPoolExecutor(8) as threads:
+            for i, chunk in zip(chunks, threads.map(source.read, chunks), strict=True):
+                start, stop = source.boundaries[i], source.boundaries[i + 1]
+                np.testing.assert_array_equal(chunk.rows, rows[start:stop])
+
+    @pytest.mark.parametrize("name", ["no.zarr", "no.npy", "no.h5", "no.parquet"])
+    def test_an_absent_file_is_named(
+        self, chain: str, name: str, tables: tuple[Path, NDArray[Any]]
+    ) -> None:
+        before, after = (part.format(folder=tables[0]) for part in CHAINS[chain])
+        with pytest.raises(DataError, match=rf"{name}.*there is no file"):
+            open_data(before + name + after)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("url", ["reference://", "reference://::file://{references}"])
+def test_references_are_a_zarr_store(url: str, zarr_format: int, tmp_path: Path) -> None:
+    rows, store = table(3000, D), tmp_path / "x"
+    store_zarr(store, rows, zarr_format)
+    references: dict[str, Any] = {}
+    for path in store.rglob("*"):
+        key = path.relative_to(store).as_posix()
+        if path.name.startswith((".z", "zarr.json")):
+            references[key] = path.read_text()
+        elif path.is_file():
+            references[key] = [f"file://{path}", 0, path.stat().st_size]
+    file = tmp_path / "references.json"
+    file.write_text(json.dumps({"version": 1, "refs": references}))
+    options = {"fo": str(file)} if url == "reference://" else None
+    source = open_data(url.format(references=file), storage_options=options)
+    np.testing.assert_array_equal(read_all(source), rows)
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_told"),
+    [
+        (KeyError("x"), True),
+        (LookupError("x"), True),
+        (FileNotFoundError("x"), True),
+        (None, True),
+        (TimeoutError("slow"), False),
+        (ConnectionResetError("reset"), False),
+        (aiohttp.ClientPayloadError("cut short"), False),
+        (EOFError("cut short"), False),
+    ],
+)
+def test_a_missing_file_is_told_from_a_failed_request(
+    cause: BaseException | None, is_told: bool
+) -> None:
+    error = FileNotFoundError("x")
+    error.__cause__ = cause
+    assert (causes_of(error)[0] is error) == is_told
+    assert may_pass(error) != is_told
 
 
 def test_an_open_file_does_not_crash_an_interpreter_that_ends(
