@@ -75,7 +75,7 @@ LINES: list[tuple[tuple[str, ...], str]] = [
     (("fit", "two.npy", "--start", "m.gmm", "-o", "n.gmm"), "--start should have the shape"),
     (("fit", "x.npy", "-k", "3", "--start", "m.gmm", "-o", "n.gmm"), "m.gmm has 2 components"),
     (("fit", "s3://b/x", *FIT), "a URL has to end in"),
-    (("fit", "unheard://b/x.npy", *FIT), "no file system is known for unheard://"),
+    (("fit", "unheard://b/x.npy", *FIT), "Protocol not known: unheard"),
     (("fit", "gone*.npy", *FIT), "streamgmm update learns files of other kinds"),
     (("plot", "m.gmm", "-o", "p.png", "--data", "two.npy"), "two.npy has 2 features"),
     (("plot", "m.gmm", "-o", "p.png", "--path", "a"), "need --data"),

@@ -274,11 +274,11 @@ PATHS = {
     "folder": r"folder (is neither|holds no files that can be read)",
     "table.csv": r"table\.csv is neither a \.npy file .*convert it to one of these",
     "none*.npy": r"none\*\.npy( is a pattern|; check it)",
-    "none*.parquet": r"no file .*matches the pattern \S*none\*\.parquet",
-    "unheard://b/x.npy": r"unheard://b/x\.npy .*: no file system is known for unheard",
+    "none*.parquet": r"none\*\.parquet holds no Parquet files|the pattern none\*",
+    "unheard://b/x.npy": r"unheard://b/x\.npy .*not known: unheard\); check it, or",
     "memory://absent.npy": r"there is no file memory:///absent\.npy",
     "memory://absent.parquet": r"there is no file memory:///absent\.parquet",
-    "memory://*.parquet": r"no file matches the pattern memory:///\*\.parquet",
+    "memory://*.parquet": r"memory://\*\.parquet holds no Parquet files .*; check",
     "s3://bucket/folder": "a URL has to end in .npy, .zarr, .h5 or .parquet",
 }
 

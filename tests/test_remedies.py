@@ -376,7 +376,7 @@ REMEDIES = [
     Remedy(
         "a pattern without matches",
         lambda: streamgmm.open("x*.parquet"),
-        r"no file matches the pattern \S*x\*\.parquet; check it",
+        r"x\*\.parquet holds no Parquet files .*; check the path",
         lambda message: (_parquet(a=ROWS[:, 0]), _n_rows(60, "x*.parquet")),
     ),
     Remedy(

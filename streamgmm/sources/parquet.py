@@ -97,7 +97,10 @@ class ParquetSource:
             filesystem, root = _filesystem(str(path), storage_options)
             paths = _find_files(filesystem, root)
         if not paths:
-            raise DataError(f"{self.name} holds no Parquet files ({', '.join(PARQUET_SUFFIXES)})")
+            raise DataError(
+                f"{self.name} holds no Parquet files ({', '.join(PARQUET_SUFFIXES)}); check the "
+                "path, and quote a pattern in a shell"
+            )
         is_local = isinstance(filesystem, LocalFileSystem)
         self.location = Path(root) if is_local and Path(root).exists() else None
         with ThreadPoolExecutor() as threads:
@@ -399,7 +402,7 @@ def _find_files(filesystem: Any, root: str) -> list[str]:
     Raises
     ------
     DataError
-        If a pattern matches nothing, or files are those of a table with a log of its own.
+        If files are those of a table with a log of its own.
     """
     try:
         found = [filesystem.info(root)]
@@ -421,11 +424,6 @@ def _find_files(filesystem: Any, root: str) -> list[str]:
 def _matches(filesystem: Any, pattern: str) -> list[Any]:
     """Return the entries of files and folders that match a pattern."""
     matches = filesystem.glob(pattern, detail=True)
-    if not matches:
-        raise DataError(
-            f"no file matches the pattern {_shown(filesystem, pattern)}; check it, and quote it in "
-            "a shell"
-        )
     fixed = re.split(r"[*?[]", pattern)[0].rpartition("/")[0]
     found = {path: entry for path, entry in matches.items() if not _is_hidden(path[len(fixed) :])}
     _refuse_tables_above(filesystem, f"{fixed}/*")

@@ -20,7 +20,6 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.cached import CachingFileSystem, SimpleCacheFileSystem
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.http import HTTPFile, HTTPFileSystem
-from fsspec.registry import known_implementations, registry
 from fsspec.spec import AbstractBufferedFile
 
 from streamgmm.errors import DataError
@@ -378,15 +377,9 @@ def _no_filesystem(url: str, error: Exception) -> DataError:
     module = missing_module(error)
     if module is not None:
         return missing_package(shown, module)
-    known = {*known_implementations, *registry}
-    protocols = [link.partition("://")[0] for link in url.split("::") if "://" in link]
-    unknown = [protocol for protocol in protocols if protocol not in known]
-    if unknown:
-        return DataError(
-            f"{shown} cannot be opened: no file system is known for {unknown[0]}://; check the "
-            "URL, or install the package that reads such URLs through fsspec"
-        )
-    return DataError(f"{shown} cannot be opened ({told(error)})")
+    is_unknown = "Protocol not known" in str(error)
+    advice = "; check it, or install the package that reads such URLs through fsspec"
+    return DataError(f"{shown} cannot be opened ({told(error)}){advice if is_unknown else ''}")
 
 
 def _with_timeouts(url: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ _FORMATS = (
     _TableFormat(
         "a Delta table",
         "_delta_log",
-        re.compile(r".+\.(json|parquet)"),
+        re.compile(r"\d{20}\..*(json|parquet)|_last_checkpoint"),
         "deltalake pyarrow",
         "from deltalake import DeltaTable",
         "DeltaTable({table!r}).scan()",
