@@ -544,7 +544,8 @@ class GaussianMixture(FittedMixture):
     def _ridge(self, source: Source) -> FitRidge:
         """Return the ridge of a fit, as far as it is known before rows are read."""
         d, kind = source.n_features, self.covariance_type
-        entries = given_ridge(self.reg_covar, kind, d, source.feature_names)
+        names = getattr(self, "feature_names_in_", None)
+        entries = given_ridge(self.reg_covar, kind, d, names)
         if entries is None and self._goes_on():
             entries = getattr(self, "reg_covar_", None)
         if entries is None and self.algorithm == "em":
