@@ -345,7 +345,8 @@ def _open_zarr(
     if variables is not None or feature_dim is not None:
         from streamgmm.sources.xarray import XarraySource, open_zarr
 
-        return XarraySource(open_zarr(data, path, storage_options), variables, feature_dim)
+        dataset = open_zarr(data, path, storage_options, variables)
+        return XarraySource(dataset, variables, feature_dim)
     from streamgmm.sources.zarr import ZarrSource, open_array
 
     return ZarrSource(open_array(data, path, storage_options))
@@ -376,7 +377,7 @@ def _open_hdf5(
     if is_labelled:
         from streamgmm.sources.xarray import XarraySource, open_netcdf
 
-        dataset = open_netcdf(location if isinstance(file, Path) else file, path)
+        dataset = open_netcdf(location if isinstance(file, Path) else file, path, variables)
         return XarraySource(dataset, variables, feature_dim)
     return Hdf5Source.from_path(file, path)
 

@@ -1,5 +1,6 @@
 """Labelled arrays of any number of dimensions, as xarray has them."""
 
+import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, reduce
@@ -44,6 +45,7 @@ from streamgmm.sources.zarr import decoded_attributes, open_node
 if TYPE_CHECKING:
     from streamgmm.sources.remote import RemoteFile
 
+_logger = logging.getLogger("streamgmm")
 # Value of numbers that were never written, where a netCDF file does not choose another.
 _NETCDF_FILL_VALUE = 9.969209968386869e36
 # A box may be so many times as long as the longest chunk, so that no chunk is read twice.
@@ -369,6 +371,7 @@ def open_zarr(
     data: "str | zarr.Array[Any] | zarr.Group",
     path: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    variables: Sequence[str] | None = None,
 ) -> xarray.Dataset | xarray.DataArray:
     """Open the arrays of a Zarr group, or one array; values are decoded as they are read.
 
@@ -380,6 +383,8 @@ def open_zarr(
         The group or array within it.
     storage_options : mapping, optional
         For a URL.
+    variables : sequence of str, optional
+        The features; by default all data variables.
 
     Returns
     -------
@@ -388,7 +393,7 @@ def open_zarr(
     Raises
     ------
     DataError
-        If there is neither, or arrays do not name their dimensions.
+        If there is neither, arrays do not name their dimensions, or a feature cannot be decoded.
     """
     expected = "a group of Zarr arrays"
     node = (
@@ -397,17 +402,18 @@ def open_zarr(
     if isinstance(node, zarr.Array):
         return _labelled(node)
     try:
-        dataset: xarray.Dataset = xarray.open_zarr(
+        stored: xarray.Dataset = xarray.open_zarr(
             node.store,
             group=node.path,
             chunks=None,
             # Of a store, xarray looks for consolidated metadata at the root alone.
             consolidated=not node.path and node.metadata.consolidated_metadata is not None,
-            decode_timedelta=False,
+            decode_cf=False,
         )
     except Exception as error:
         named = without_credentials(str(node.store_path))
         raise DataError(f"{named} cannot be opened as {expected}: {error}") from error
+    dataset = _decoded(stored, without_credentials(str(node.store_path)), variables)
     if isinstance(node.store, LocalStore):
         dataset.encoding["source"] = str(node.store.root / node.path)
     return dataset
@@ -436,7 +442,9 @@ def _labelled(array: "zarr.Array[Any]") -> xarray.DataArray:
     return xarray.decode_cf(stored, decode_timedelta=False)[named]
 
 
-def open_netcdf(file: "str | RemoteFile", path: str | None = None) -> xarray.Dataset:
+def open_netcdf(
+    file: "str | RemoteFile", path: str | None = None, variables: Sequence[str] | None = None
+) -> xarray.Dataset:
     """Open the variables of a netCDF or HDF5 file; values are decoded as they are read.
 
     Parameters
@@ -444,11 +452,13 @@ def open_netcdf(file: "str | RemoteFile", path: str | None = None) -> xarray.Dat
     file : str or RemoteFile
     path : str, optional
         The group within it.
+    variables : sequence of str, optional
+        The features; by default all data variables.
 
     Raises
     ------
     DataError
-        If there is no such file or group.
+        If there is no such file or group, or a feature cannot be decoded.
     """
     named = str(file) if path is None else f"{path} in {file}"
     # xarray's own error does not say which package is missing.
@@ -458,18 +468,66 @@ def open_netcdf(file: "str | RemoteFile", path: str | None = None) -> xarray.Dat
         from streamgmm.sources.hdf5 import file_object
     try:
         # Datasets that name no dimensions share those that have the same size.
-        return xarray.open_dataset(
+        stored = xarray.open_dataset(
             file if isinstance(file, str) else file_object(file),
             engine="h5netcdf",
             group=path,
             chunks=None,
-            decode_timedelta=False,
+            decode_cf=False,
             phony_dims="sort",
         )
     except FetchError as error:
         raise DataError(f"{named} cannot be opened: {error}") from error
     except Exception as error:
         raise DataError(f"{named} cannot be opened as variables of a file: {error}") from error
+    return _decoded(stored, named, variables)
+
+
+def _decoded(stored: xarray.Dataset, name: str, variables: Sequence[str] | None) -> xarray.Dataset:
+    """Decode the features of a stored dataset, and its coordinates as far as they can be decoded.
+
+    Nothing is asked of other variables. Coordinates are the labels of predictions and no more; so
+    those that cannot be decoded, for want of their calendar for instance, stay as they are stored.
+
+    Raises
+    ------
+    DataError
+        If a feature cannot be decoded.
+    """
+    # Attributes say which variables are coordinates; a dimension says which characters make a text.
+    described = xarray.decode_cf(
+        stored, mask_and_scale=False, decode_times=False, decode_timedelta=False
+    )
+    features = {}
+    for feature in described.data_vars if variables is None else variables:
+        if feature in described.data_vars:
+            try:
+                features[feature] = _decoded_variable(described, feature)
+            except Exception as error:
+                raise DataError(
+                    f"{feature} of {name} cannot be decoded ({type(error).__name__}: {error}); "
+                    "choose other variables by variables=, or open the data by xarray and give them"
+                ) from error
+    labels = {label: _decoded_labels(described, label, name) for label in described.coords}
+    return described.assign(features).assign_coords(labels)
+
+
+def _decoded_variable(described: xarray.Dataset, name: Hashable, **how: Any) -> xarray.Variable:
+    """Decode one variable by the conventions for climate data."""
+    alone = xarray.Dataset({name: described.variables[name]})
+    return xarray.decode_cf(alone, decode_timedelta=False, **how).variables[name]
+
+
+def _decoded_labels(described: xarray.Dataset, label: Hashable, name: str) -> xarray.Variable:
+    """Decode a coordinate; if that fails, all but its times; if that fails, nothing of it."""
+    for how in ({}, {"decode_times": False}):
+        try:
+            decoded = _decoded_variable(described, label, **how)
+            # Times are decoded as they are read.
+            return decoded.load() if decoded.ndim == 1 else decoded
+        except Exception as error:  # noqa: BLE001 - whatever it is, there are labels without it
+            _logger.info("labels %s of %s are not decoded (%s)", label, name, error)
+    return described.variables[label]
 
 
 def _arrays(

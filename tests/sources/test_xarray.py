@@ -1,6 +1,7 @@
 """Labelled arrays keep the promises of a source, in memory and from stores, lazily and by Dask."""
 
 import pickle
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -410,6 +411,131 @@ def test_chunks_are_boxes_of_whole_stored_chunks(
     lazy = dask.array.zeros(tuple(sizes.values()), chunks=chunks)
     data = xarray.Dataset({name: (tuple(sizes), lazy) for name in NAMES})
     assert XarraySource(data).box_shape == expected
+
+
+# Coordinates and other variables that cannot be decoded
+
+
+N_TIMES = 40
+#: Attributes and values of a coordinate of time, and what decodes it: nothing, NumPy or cftime.
+TIMES: dict[str, tuple[dict[str, Any], Any, str]] = {
+    "standard": ({"units": "days since 2000-01-01"}, np.arange(40.0), "numpy"),
+    "not in order": ({"units": "days since 2000-01-01"}, np.arange(40.0)[::-1], "numpy"),
+    "missing": (
+        {"units": "days since 2000-01-01"},
+        np.where(np.arange(40) == 7, np.nan, np.arange(40)),
+        "numpy",
+    ),
+    "noleap": ({"units": "days since 2000-01-01", "calendar": "noleap"}, np.arange(40), "cftime"),
+    "360 days": (
+        {"units": "days since 2000-01-01", "calendar": "360_day"},
+        np.arange(40),
+        "cftime",
+    ),
+    "months": ({"units": "months since 2000-01-01"}, np.arange(40.0), ""),
+    "no unit": ({"units": "fortnights since whenever"}, np.arange(40.0), ""),
+    "unit is a number": ({"units": 7}, np.arange(40.0), ""),
+    "no calendar": ({"units": "days since 2000-01-01", "calendar": "martian"}, np.arange(40.0), ""),
+    "too late": ({"units": "days since 2000-01-01"}, np.arange(40.0) ** 200, ""),
+    "durations": ({"units": "days"}, np.arange(40.0), ""),
+    "texts": ({}, np.array([f"s{i:02}" for i in range(40)]), "numpy"),
+}
+WRITERS: dict[str, Callable[[xarray.Dataset, Path], None]] = {
+    "x.nc": lambda data, path: data.to_netcdf(path, engine="h5netcdf"),
+    "v2.zarr": lambda data, path: data.to_zarr(path, zarr_format=2, consolidated=False) and None,
+    "v3.zarr": lambda data, path: data.to_zarr(path, zarr_format=3, consolidated=False) and None,
+}
+
+
+def with_times(attributes: dict[str, Any], times: Any) -> xarray.Dataset:
+    shape = N_TIMES, 100
+    return xarray.Dataset(
+        {name: (("time", "x"), values(shape, seed=seed)) for seed, name in enumerate("tq")},
+        coords={"time": ("time", times, attributes)},
+    )
+
+
+@pytest.mark.parametrize("has_cftime", [True, False])
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("kind", TIMES)
+@pytest.mark.filterwarnings("ignore:The codec `vlen-utf8`", "ignore:The data type")
+def test_times_are_labels_and_no_more(
+    kind: str, name: str, has_cftime: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attributes, times, decoder = TIMES[kind]
+    data = with_times(attributes, times)
+    WRITERS[name](data, tmp_path / name)
+    if not has_cftime:
+        monkeypatch.setitem(sys.modules, "cftime", None)
+        monkeypatch.setattr(xarray.coding.times, "cftime", None)
+    source = open_data(tmp_path / name, variables=["t", "q"])
+    labels = fitted(source).predict(source)
+    assert labels.shape == (N_TIMES, 100)
+    if decoder == "numpy" or (decoder == "cftime" and has_cftime):
+        engine = "h5netcdf" if name == "x.nc" else "zarr"
+        options = {} if name == "x.nc" else {"consolidated": False}
+        with xarray.open_dataset(
+            tmp_path / name, engine=engine, decode_timedelta=False, **options
+        ) as opened:
+            xarray.testing.assert_identical(labels["time"], opened["time"].load())
+    else:
+        np.testing.assert_array_equal(labels["time"].values, times)
+        assert labels["time"].attrs == attributes
+
+
+def fitted(source: Any) -> GaussianMixture:
+    model = GaussianMixture(2, random_state=0, algorithm="em", max_iter=2, tol=9e9)
+    return model.fit(source)
+
+
+#: Variables that xarray cannot decode, or not without a warning.
+UNDECODABLE: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "scale factor": ("time", np.arange(40), {"scale_factor": "many"}),
+    "two fill values": ("time", np.arange(40.0), {"_FillValue": 1.0, "missing_value": 2.0}),
+    "time": ("time", np.arange(40.0), {"units": "months since never"}),
+    "characters": (("time", "n"), np.full((40, 3), b"a"), {"_Encoding": "no encoding"}),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("kind", UNDECODABLE)
+def test_other_variables_are_not_decoded(kind: str, name: str, tmp_path: Path) -> None:
+    data = with_times({}, np.arange(40.0))
+    rows = table_of(data)
+    data["z"] = UNDECODABLE[kind]
+    WRITERS[name](data, tmp_path / name)
+    source = open_data(tmp_path / name, variables=["t", "q"])
+    np.testing.assert_array_equal(source.read(0).rows, rows)
+    fitted(source).predict(source)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_feature_that_cannot_be_decoded_is_refused(name: str, tmp_path: Path) -> None:
+    data = with_times({}, np.arange(40.0))
+    data["z"] = ("time", "x"), np.ones((40, 100)), {"scale_factor": "many"}
+    WRITERS[name](data, tmp_path / name)
+    for variables in (["t", "z"], None):
+        with pytest.raises(DataError, match=r"^z of .* cannot be decoded .*variables="):
+            open_data(tmp_path / name, variables=variables, feature_dim=None if variables else "x")
+    # What the message advises.
+    open_data(tmp_path / name, variables=["t", "q"])
+    opener = xarray.open_zarr if name != "x.nc" else xarray.open_dataset
+    options: dict[str, Any] = {"consolidated": False} if name != "x.nc" else {"engine": "h5netcdf"}
+    with opener(tmp_path / name, mask_and_scale=False, **options) as opened:
+        with pytest.raises(DataError, match="packed"):
+            open_data(opened, variables=["t", "z"])
+        del opened["z"].attrs["scale_factor"]
+        assert open_data(opened, variables=["t", "z"]).n_features == 2
+
+
+def test_times_of_data_that_are_open_stay_as_they_are(tmp_path: Path) -> None:
+    data = with_times({"units": "days since 2000-01-01"}, np.arange(40.0))
+    data.to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
+    with xarray.open_dataset(
+        tmp_path / "x.nc", engine="h5netcdf", decode_times=False, chunks=None
+    ) as opened:
+        labels = fitted(opened).predict(opened)
+        xarray.testing.assert_identical(labels["time"], opened["time"])
 
 
 # Chunks of different lengths
