@@ -415,3 +415,14 @@ def test_where_most_rows_have_gaps_the_fit_goes_on_to_the_end() -> None:
     em = GaussianMixture(4, algorithm="em", tol=1e-8, max_iter=1000, **settings).fit(source)
     # So few rows are whole that what remains is told from past gains alone, a few times too low.
     assert em.lower_bound_ - model.lower_bound_ < 3e-5
+
+
+def test_masked_values_are_imputed() -> None:
+    """The mask of an array says which values are missing, as NaN does."""
+    rows = np.random.default_rng(0).normal(size=(200, 2)) @ [[1.0, 0.8], [0.0, 0.6]]
+    masked = np.ma.masked_greater(rows, 1.5)
+    model = GaussianMixture().fit(rows)
+    found = model.impute(masked)
+    np.testing.assert_array_equal(found, model.impute(masked.filled(np.nan)))
+    np.testing.assert_array_equal(found[~masked.mask], rows[~masked.mask])
+    assert np.isfinite(found).all()

@@ -56,6 +56,7 @@ from streamgmm.progress import LineReporter
 from streamgmm.protocols import (
     Chunk,
     LazySource,
+    Missing,
     S,
     Source,
     Work,
@@ -66,7 +67,7 @@ from streamgmm.protocols import (
 from streamgmm.sinks import ArraySink, open_sink
 from streamgmm.sources.array import ArraySource
 from streamgmm.sources.columns import check_features
-from streamgmm.sources.open import open_source
+from streamgmm.sources.open import is_source, open_source
 
 
 class FittedMixture(DensityMixin, CheckedEstimator):  # type: ignore[misc]
@@ -212,7 +213,7 @@ or the path ``out``
         array([[2., 3.]])
         """
         check_is_fitted(self)
-        source = open_source(self._open(X, None, reset=False), missing="em")
+        source = self._open(X, None, reset=False, missing="em")
         with single_threaded_blas():
             parameters = self._parameters()
             frame = Frame.of(parameters, source.dtype)
@@ -537,13 +538,15 @@ or the path ``out``
             digest.update(np.ascontiguousarray(array, dtype=np.float64).tobytes())
         return digest.hexdigest()
 
-    def _open(self, X: Any, sample_weight: Any, *, reset: bool) -> Source:
+    def _open(
+        self, X: Any, sample_weight: Any, *, reset: bool, missing: Missing | None = None
+    ) -> Source:
         """Describe data, and remember their columns or check them against those fitted."""
-        source = open_source(X)
+        source = open_source(X, missing=missing)
         if reset:
             self._remember_features(source)
         else:
-            self._check_features(source, is_source=source is X)
+            self._check_features(source, was_source=is_source(X))
         if sample_weight is None:
             return source
         if isinstance(sample_weight, Real):
@@ -558,7 +561,7 @@ or the path ``out``
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
 
-    def _check_features(self, source: Source, *, is_source: bool) -> None:
+    def _check_features(self, source: Source, *, was_source: bool) -> None:
         """Refuse data whose columns are not those that were fitted.
 
         As in scikit-learn, warn if names cannot be compared because only the model or only the
@@ -568,7 +571,7 @@ or the path ``out``
         names = None if fitted is None else fitted.tolist()
         check_features(source, self.n_features_in_, names, model)
         has_names = source.feature_names is not None
-        if is_source or not isinstance(source, ArraySource) or has_names == (names is not None):
+        if was_source or not isinstance(source, ArraySource) or has_names == (names is not None):
             return
         warnings.warn(
             f"X has feature names, but {model} was fitted without feature names"
