@@ -1,5 +1,6 @@
 """What fits, streams and merging need in memory, and how much work a memory limit allows."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,8 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.executors.memory import Budget, sample_bytes
 from streamgmm.protocols import Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
+
+_logger = logging.getLogger("streamgmm")
 
 # Statistics that wait to be merged, as far as they decide what a fit does.
 _VALUES = 4
@@ -109,6 +112,18 @@ class StreamNeeds:
         # Rows are held in pieces, and joined for a search.
         rows = 2 * _VALUE * (shape[0] + _LATEST_ROWS) * (shape[1] + 2)
         return (Work(driver=rows + learning + memory.search(effort)),)
+
+
+def log_effort(effort: Effort) -> None:
+    """Log what a memory limit takes from a search, if that may decide which optimum is found."""
+    if effort.moves and effort.starting_part == 1:
+        return
+    what = "searches among fewer rows" if effort.moves else "does not split and merge components"
+    _logger.warning(
+        "memory_limit leaves little room, so the fit %s and may end in a poorer optimum; raise the "
+        "limit for the whole search",
+        what,
+    )
 
 
 def search_effort(settings: Settings, rows: Array, limit: int | None) -> tuple[Effort, int]:

@@ -45,7 +45,7 @@ from streamgmm.estimators.condition import (
     warn_of_skipped_rows,
 )
 from streamgmm.estimators.fingerprint import fingerprint
-from streamgmm.estimators.fit_needs import FitNeeds, load_kernels
+from streamgmm.estimators.fit_needs import FitNeeds, load_kernels, log_effort
 from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.outputs import refuse_overlap, refuse_unnamed_output
 from streamgmm.estimators.records import copy_fitted, to_record
@@ -359,6 +359,7 @@ class GaussianMixture(FittedMixture):
             for work in works:
                 executor.check_memory(source, work, needs.works)
             work, effort = works[0], needs.effort(executor.memory_limit)
+            log_effort(effort)
             listener = rows.before(self._listener())
             reader = Reader(source, executor, listener, self.arithmetic, driver_bytes=work.driver)
             start = self._given_start(reader, known)

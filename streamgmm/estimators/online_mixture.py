@@ -32,6 +32,7 @@ from streamgmm.estimators.condition import (
 from streamgmm.estimators.fit_needs import (
     StreamNeeds,
     load_kernels,
+    log_effort,
     refuse_merging,
     search_effort,
 )
@@ -731,6 +732,7 @@ class OnlineGaussianMixture(FittedMixture):
         )
         with ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local:
             effort, held = search_effort(settings, rows, local.memory_limit)
+            log_effort(effort)
             most_bytes = local.sample_bytes // effort.informing_part
 
             def open_rows(rows: Array, weights: Array, listener: Listener) -> Reader:

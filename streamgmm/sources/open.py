@@ -426,7 +426,7 @@ def _with_missing(source: Source, missing: Missing) -> Source:
 
 def _with_weights(source: Source, weights: Any) -> Source:
     rules = _weight_rules(weights)
-    if type(weights) is np.ndarray and not weights.any():
+    if type(weights) is np.ndarray and weights.dtype.kind in "buif" and not weights.any():
         raise DataError(
             "sample_weight is zero for all rows; give one row or more a positive weight"
         )

@@ -28,6 +28,11 @@ def as_start(parameters: Parameters) -> dict[str, Any]:
     }
 
 
+def in_many_chunks(rows: Array) -> ChunkedSource:
+    """Return rows in chunks so small that ranges from all over the data are a small part."""
+    return ChunkedSource(rows, len(rows) // 1000)
+
+
 def fit(data: Any, k: int, covariance_type: CovarianceType = "full", **settings: Any) -> Any:
     arguments: dict[str, Any] = {"random_state": 0, "tol": 1e-6, "algorithm": "auto", **settings}
     return GaussianMixture(k, covariance_type=covariance_type, **arguments).fit(data)
@@ -73,7 +78,7 @@ def test_a_component_of_one_row_in_ten_thousand_is_found(order: str) -> None:
     if order == "shuffled":
         rows = np.random.default_rng(1).permutation(rows)
     for seed in range(2):
-        model = fit(rows, 4, random_state=seed)
+        model = fit(in_many_chunks(rows), 4, random_state=seed)
         distances = np.linalg.norm(model.means_[:, np.newaxis] - truth.means, axis=2)
         nearest = distances.argmin(axis=0)
         assert sorted(nearest) == [0, 1, 2, 3]
@@ -87,7 +92,7 @@ def test_a_component_of_one_row_in_ten_thousand_is_found(order: str) -> None:
 def test_few_reads_lead_to_the_optimum(covariance_type: CovarianceType) -> None:
     rng = np.random.default_rng(2)
     rows = draw(rng, random_parameters(rng, covariance_type, 4, 3, spread=2.5), 150_000)
-    model = fit(rows, 4, covariance_type, tol=1e-7)
+    model = fit(in_many_chunks(rows), 4, covariance_type, tol=1e-7)
     assert model.converged_
     assert model.n_reads_ <= 15
     assert_optimal(model, rows, 1e-6)
@@ -150,6 +155,8 @@ def test_a_sample_that_says_too_little_costs_reads_not_the_answer() -> None:
     assert_optimal(model, rows, 5e-5)
 
 
+# Components share rows, or have none.
+@pytest.mark.filterwarnings("ignore::streamgmm.errors.DegenerateComponentWarning")
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_more_components_than_distinct_rows(covariance_type: CovarianceType) -> None:
     points = 5.0 * np.random.default_rng(6).normal(size=(3, 2))
@@ -261,9 +268,10 @@ def test_a_given_start_is_soon_at_an_optimum(order: str, chunk_rows: int) -> Non
 
 def test_going_on_from_the_end_takes_one_read() -> None:
     rows, start = with_start()
-    model = fit(rows, 4, warm_start=True, **as_start(start))
+    source = in_many_chunks(rows)
+    model = fit(source, 4, warm_start=True, **as_start(start))
     before = model.lower_bound_
-    model.fit(rows)
+    model.fit(source)
     assert model.n_iter_ == 1
     assert 1.0 < model.n_reads_ < 1.125
     assert model.lower_bound_ == pytest.approx(before, abs=1e-12)

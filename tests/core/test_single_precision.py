@@ -188,6 +188,8 @@ def test_sums_are_float32_block_by_block(kind: CovarianceType) -> None:
     np.testing.assert_allclose(found.scatter, expected.scatter, rtol=1e-5, atol=1e-6 * scale)
 
 
+# Some cells are so narrow that the ridge is most of their variances.
+@pytest.mark.filterwarnings("ignore::streamgmm.errors.DegenerateComponentWarning")
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.d == 2], ids=str)
 def test_the_history_says_which_it_was(cell: Cell) -> None:
     start = cell.parameters

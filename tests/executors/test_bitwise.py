@@ -449,7 +449,7 @@ def test_the_scheduler_of_a_dask_array_does_not_matter(
 @pytest.mark.parametrize("container", [lambda X, folder: X, npy], ids=["array", "file"])
 @pytest.mark.parametrize(
     ("shape", "purposes"),
-    [(FEW_CHUNKS, ["survey"]), (MANY_CHUNKS, ["pilot", "survey"])],
+    [(FEW_CHUNKS, ["survey"]), ((900_000, 1), ["pilot", "survey"])],
     ids=str,
 )
 def test_the_layout_decides_whether_there_is_a_pilot(

@@ -56,11 +56,11 @@ def kill_at(step: str, count: int, pattern: str = "", writer: Any = places) -> N
     write_whole, replace = writer.write_whole, os.replace
     n_left = count
 
-    def writing(target: Path, write: Callable[[Any], object]) -> None:
+    def writing(target: Path, write: Callable[[Any], object], **settings: Any) -> None:
         nonlocal n_left
         n_left -= bool(re.search(pattern, target.name))
         if n_left >= 0:
-            write_whole(target, write)
+            write_whole(target, write, **settings)
             return
         if step == "before":
             die()
@@ -77,7 +77,7 @@ def kill_at(step: str, count: int, pattern: str = "", writer: Any = places) -> N
             die()
 
         os.replace = replacing
-        write_whole(target, half if step == "within" else write)
+        write_whole(target, half if step == "within" else write, **settings)
 
     writer.write_whole = writing
 

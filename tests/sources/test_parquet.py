@@ -584,7 +584,7 @@ class TestWhatCannotBeRead:
         fsspec.filesystem("memory").mkdirs("/tables", exist_ok=True)
         for path, why in (
             (f"{tmp_path}/x.parquet", "FileNotFoundError: "),
-            (f"{memory}/x.parquet", "memory:///tables/x.parquet cannot be read"),
+            (f"{memory}/x.parquet", "there is no file memory:///tables/x.parquet"),
         ):
             with fsspec.open(path, "wb") as file:
                 pq.write_table(pa.table({"a": [1.0, 2.0]}), file)
