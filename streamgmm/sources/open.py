@@ -417,7 +417,7 @@ _KINDS = {"zarr": _ZARR, "h5py": _HDF5, "xarray": _XARRAY}
 def _with_missing(source: Source, missing: Missing) -> Source:
     if missing not in get_args(Missing):
         raise ParameterError(
-            f"missing= is {missing!r}; choose one of {', '.join(get_args(Missing))}"
+            f"missing is {missing!r}; choose one of {', '.join(get_args(Missing))}"
         )
     described = copy(source)
     described.missing = missing
