@@ -34,7 +34,7 @@ LINES: list[tuple[tuple[str, ...], str]] = [
     (("fit", "vectors.h5", *FIT), "as in --variables a,b$"),
     (("fit", "vectors.h5::/a", *FIT), "as in --variables a$"),
     (("fit", "group.nc", *FIT), "as in --path /g and --variables a,b$"),
-    (("fit", "tables.h5", *FIT), "as in tables.h5::/a$"),
+    (("fit", "tables.h5", *FIT), r"as in .*tables\.h5::/a$"),
     (("plot", "m.gmm", "-o", "p.png", "--data", "vectors.h5"), "as in --variables a,b$"),
     (("plot", "m.gmm", "-o", "p.png", "--data", "tables.zarr"), "as in --path a$"),
     (("update", "o.gmm", "vectors.h5"), "as in --variables a,b$"),

@@ -137,7 +137,7 @@ def print_ridge(model: "GaussianMixture | OnlineGaussianMixture") -> None:
         text = f"{ridge[0]:.4g}"
     else:
         names = getattr(model, "feature_names_in_", range(len(ridge)))[:_FEATURES_SHOWN]
-        shown = [f"{name} {r:.4g}" for name, r in zip(names, ridge, strict=False)]
+        shown = [f"{printable(str(name))} {r:.4g}" for name, r in zip(names, ridge, strict=False)]
         more = [f"({len(ridge) - len(names)} more)"] if len(ridge) > len(names) else []
         text = ", ".join([*shown, *more])
     click.echo(f"added to variances (reg_covar): {text}")
