@@ -809,7 +809,7 @@ def test_what_is_added_to_variances(run, files, tmp_path, text, value):
             line for line in run("info", name).out.splitlines() if line.startswith("added to")
         )
         shown = (
-            "0 1e-06, 1 1e-12, 2 0.5"
+            "0 1e-06, 1 1e-12, 2 0.001"
             if isinstance(value, list)
             else f"{expected.reg_covar_[0]:.4g}"
         )

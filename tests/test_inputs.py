@@ -268,6 +268,8 @@ WEIGHTS: dict[str, tuple[Any, str]] = {
 }
 
 
+# A few rows are enough for what is tested.
+@pytest.mark.filterwarnings("ignore::streamgmm.errors.FewRowsWarning")
 @pytest.mark.parametrize("kind", WEIGHTS)
 def test_weights_in_memory_that_cannot_be_used_are_refused(kind: str, model_file: Path) -> None:
     weights, message = WEIGHTS[kind]
@@ -557,6 +559,8 @@ def test_several_files_are_named_by_their_folder_or_a_pattern(names: Any, tmp_pa
     assert learned.n_samples_seen_ == 6.0
 
 
+# A few rows are enough for what is tested.
+@pytest.mark.filterwarnings("ignore::streamgmm.errors.FewRowsWarning")
 def test_an_iterator_of_batches_is_learned_online(tmp_path: Path) -> None:
     with pytest.raises(DataTypeError, match=r"generator.*OnlineGaussianMixture\.fit"):
         GaussianMixture().fit(batches())

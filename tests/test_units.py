@@ -22,15 +22,15 @@ from streamgmm.core.covariance import CovarianceType
 from streamgmm.errors import CheckpointError, DegenerateComponentWarning, ParameterError
 from streamgmm.events import Event, SampleStage
 from streamgmm.persistence import Record, read_record, write_record
+from tests.core.cases import TYPES
+from tests.sources.chunked import ChunkedSource
+from tests.test_online import batches, moved, stream
 
 # Some rows are few, and some ridges large: what is said of them is tested elsewhere.
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore::streamgmm.errors.{name}")
     for name in ("FewRowsWarning", "RidgeWarning", "DegenerateComponentWarning")
 ]
-from tests.core.cases import TYPES
-from tests.sources.chunked import ChunkedSource
-from tests.test_online import batches, moved, stream
 
 Rows = NDArray[np.float64]
 
