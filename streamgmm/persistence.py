@@ -92,7 +92,7 @@ def write_whole(
     OutputError
         If the file cannot be written.
     """
-    target = Path(os.path.realpath(target))
+    target = Path(os.path.realpath(target)) if target.is_symlink() else target
     unfinished = target.with_name(f".{stem(target)}.{uuid.uuid4().hex[:8]}{UNFINISHED}")
     try:
         with _create(unfinished, target, private) as file:

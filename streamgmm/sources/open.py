@@ -426,10 +426,6 @@ def _with_missing(source: Source, missing: Missing) -> Source:
 
 def _with_weights(source: Source, weights: Any) -> Source:
     rules = _weight_rules(weights)
-    if type(weights) is np.ndarray and weights.dtype.kind in "buif" and not weights.any():
-        raise DataError(
-            "sample_weight is zero for all rows; give one row or more a positive weight"
-        )
     if is_from(weights, "xarray"):
         from streamgmm.sources.xarray import XarraySource, weights_of
 
