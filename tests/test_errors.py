@@ -328,7 +328,7 @@ LOCAL = {
     "a\0b": "NUL character",
     "s3://bucket/x": "a URL",
     "no/x": r"no: no such file or directory",
-    "~/none/x": "~ is not replaced by a home directory here",
+    "~/none/x": "no such file or directory",
 }
 
 
