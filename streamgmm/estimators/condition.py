@@ -229,7 +229,7 @@ def _describe_columns(share: RidgeShare, names: Sequence[str], model: Any) -> st
     remedies = ["a smaller reg_covar"]
     # With "em" it stands for the same ridge in all columns.
     if getattr(model, "algorithm", "") != "em" and not isinstance(model.reg_covar, str):
-        remedies.append("reg_covar='auto'")
+        remedies.insert(0, "reg_covar='auto'")
     return (
         f"column(s) whose variance is below {NARROW:g} times the ridge: {listed}. The ridge "
         f"(reg_covar, in squared units of the data) hides differences in them; use "
