@@ -280,9 +280,9 @@ def test_a_finished_fit_comes_back_without_a_read(store: Path, tmp_path: Path) -
         (tmp_path / "c" / f"{i + 1:06d}.npz").stat().st_size for i in range(len(written))
     ]
     assert {event.path for event in written} == {str(tmp_path / "c")}
-    # The survey with its pilot, three stages of the search, then reads.
+    # The survey, three stages of the search, then reads.
     n_reads = len(first.history_)
-    assert [event.number for event in written] == [2, 2, 2, 2, *range(3, n_reads + 1)]
+    assert [event.number for event in written] == [1, 1, 1, 1, *range(2, n_reads + 1)]
     events.clear()
     second = estimator("auto, full", checkpoint=tmp_path / "c", callbacks=events.append)
     second.fit(data, resume=True).save(tmp_path / "second.gmm")

@@ -871,7 +871,7 @@ def test_few_rows_with_weight() -> None:
     same = GaussianMixture(2, random_state=0).fit(X[::8000])
     assert model.lower_bound_ == pytest.approx(same.lower_bound_, abs=1e-6)
     with pytest.raises(
-        DataError, match=r"only 5 row.s. have a positive weight .* n_components = 6"
+        DataError, match=r"only 5 row.s. have a weight above zero .* n_components = 6"
     ):
         GaussianMixture(6, random_state=0).fit(X, sample_weight=weights)
 

@@ -263,7 +263,6 @@ WEIGHTS: dict[str, tuple[Any, str]] = {
     "text as objects": (np.full(6, "x", object), r"sample_weight\[0\] is the string"),
     "text of polars": (polars.Series(["x"] * 6), "sample_weight has type String"),
     "category": (pandas.Series([1] * 6, dtype="category"), "sample_weight has type category"),
-    "zero": (np.zeros(6), "sample_weight is zero for all rows"),
     "nothing but a path": ("no/such/path", "no such file or directory"),
 }
 
@@ -286,6 +285,23 @@ def test_weights_in_memory_that_cannot_be_used_are_refused(kind: str, model_file
         with pytest.raises(StreamGMMError, match=message) as raised:
             use()
         assert isinstance(raised.value, ValueError)
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "em"])
+@pytest.mark.parametrize(
+    "container", [np.asarray, list, polars.Series, zarr.array, dask.array.from_array]
+)
+def test_a_fit_to_rows_of_no_weight_is_refused(container: Any, algorithm: str) -> None:
+    weights = container(np.zeros(6))
+    with pytest.raises(DataError, match="a weight above zero"):
+        GaussianMixture(algorithm=algorithm).fit(ROWS, sample_weight=weights)
+
+
+@pytest.mark.filterwarnings("ignore::streamgmm.errors.FewRowsWarning")
+@pytest.mark.parametrize("measure", ["score", "bic", "aic"])
+def test_no_measure_of_rows_of_no_weight(measure: str) -> None:
+    with pytest.raises(DataError, match="a weight above zero"):
+        getattr(GaussianMixture().fit(ROWS), measure)(ROWS, sample_weight=np.zeros(6))
 
 
 def test_a_single_number_is_the_weight_of_each_row() -> None:

@@ -169,7 +169,7 @@ def initialize(
     """
     if len(rows) < n_components:
         raise DataError(
-            f"only {len(rows)} row(s) have a positive weight and squares that do not "
+            f"only {len(rows)} row(s) have a weight above zero and squares that do not "
             f"overflow, fewer than n_components = {n_components}"
         )
     empty = np.flatnonzero(np.isnan(rows).all(axis=0))

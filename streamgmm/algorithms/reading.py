@@ -241,10 +241,10 @@ class Reader:
             refuse_not_finite(self.source, self.executor)
         if not found.weight > 0.0:
             raise DataError(
-                f"no row of {self.source.name} has a positive weight that can be used: "
-                f"{found.n_rows} rows were counted in with weights that sum to 0, "
-                f"{found.n_overflowing} were left out because their squares overflow, "
-                f"{n_missing} because they hold {'nothing but ' * (missing == 'em')}NaN"
+                f"no row of {self.source.name} that can be used has a weight above zero: "
+                f"{found.n_rows} row(s) have weight 0, {found.n_overflowing} were skipped because "
+                f"their squares overflow, {n_missing} because they hold "
+                f"{'nothing but ' * (missing == 'em')}NaN; give one row or more a positive weight"
             )
         mean = found.mean_log_likelihood
         n_pairs = self.source.n_rows * parameters.n_components

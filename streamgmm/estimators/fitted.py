@@ -31,7 +31,7 @@ from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.sampling import draw
 from streamgmm.core.statistics import Statistics
-from streamgmm.errors import DataError, NotFiniteError, ParameterError
+from streamgmm.errors import NotFiniteError, ParameterError
 from streamgmm.estimators.condition import warn_of_skipped_rows
 from streamgmm.estimators.outputs import (
     Output,
@@ -552,10 +552,6 @@ or the path ``out``
         if isinstance(sample_weight, Real):
             # As in scikit-learn, a single number is the weight of each row.
             sample_weight = np.full(source.n_rows, sample_weight, dtype=np.float64)
-        if reset and isinstance(sample_weight, np.ndarray | list) and not np.any(sample_weight):
-            raise DataError(
-                "sample_weight is zero for all rows; give one row or more a positive weight"
-            )
         return open_source(source, sample_weight=sample_weight)
 
     def _remember_features(self, source: Source) -> None:

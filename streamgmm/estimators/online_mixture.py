@@ -493,6 +493,7 @@ class OnlineGaussianMixture(FittedMixture):
             self._forget("_progress", "_ledger")
             for batch in X:
                 self.partial_fit(batch)
+            self._require_fitted()
         else:
             source = self._open(X, sample_weight, reset=True)
             if source.n_rows < max(2, self.n_components):
@@ -501,11 +502,19 @@ class OnlineGaussianMixture(FittedMixture):
                     f"n_components = {self.n_components}, n_samples = {source.n_rows}"
                 )
             self._forget()
-            self._learn(self._start(source), chunks_of(source), source.missing, source.n_rows)
+            start = self._start(source)
+            self._advance(start, chunks_of(source), source.missing, source.n_rows)
             self._forget("_ledger")
-        if not self.__sklearn_is_fitted__():
-            raise DataError(f"fewer rows that can be used than n_components = {self.n_components}")
+            self._require_fitted()
+            self._warn(start.skipped, source.n_rows)
         return self
+
+    def _require_fitted(self) -> None:
+        if not self.__sklearn_is_fitted__():
+            raise DataError(
+                "fewer rows that can be used, with a weight above zero, than "
+                f"n_components = {self.n_components}"
+            )
 
     @property
     def weights_(self) -> Array:  # type: ignore[override]
@@ -661,8 +670,15 @@ class OnlineGaussianMixture(FittedMixture):
         self, progress: Progress, chunks: Iterable[Chunk], missing: Missing, n_rows: int
     ) -> Self:
         """Learn chunks of so many rows in all; all of them or none."""
-        events: list[Event] = []
         before = progress.skipped
+        self._advance(progress, chunks, missing, n_rows)
+        self._warn(before, n_rows)
+        return self
+
+    def _advance(
+        self, progress: Progress, chunks: Iterable[Chunk], missing: Missing, n_rows: int
+    ) -> None:
+        events: list[Event] = []
         # A few rows more take an E-step, which is kernels alone; to hold BLAS takes as long.
         is_short = progress.held is None and n_rows < progress.room(n_rows + 1)
         with nullcontext() if is_short else single_threaded_blas():
@@ -673,11 +689,14 @@ class OnlineGaussianMixture(FittedMixture):
             tell = self._listener()
             for event in events:
                 tell(event)
+
+    def _warn(self, before: SkippedRows, n_rows: int) -> None:
+        """Warn of rows that were skipped and of the condition of the mixture, if it is another."""
+        progress = self._progress
         if progress.skipped != before:
             warn_of_skipped_rows(progress.skipped - before, n_rows)
         if progress.model is not None and progress.model.parameters is not self._examined:
             self._report_condition()
-        return self
 
     def _report_condition(self) -> None:
         """Warn of components and columns of which little is known, after a search or a step.

@@ -3,8 +3,8 @@
 import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial, reduce
-from itertools import accumulate, starmap
+from functools import reduce
+from itertools import accumulate
 from math import prod
 from numbers import Integral
 from pathlib import Path
@@ -221,8 +221,7 @@ class XarraySource:
         return len(self._variables) == 1 and self._variables[0].dims[-1] == self._feature_dim
 
     def _read_rows(self, slab: Mapping[str, slice]) -> NDArray[Any]:
-        # One is gone before the next is read.
-        parts = starmap(partial(self._in_order, _place(slab)), enumerate(self._loaded(slab)))
+        parts = self._parts(slab)
         if len(self._variables) == 1:
             columns = np.asarray(next(parts), self.dtype)
         else:
@@ -234,23 +233,23 @@ class XarraySource:
             return np.moveaxis(columns, 0, -1).reshape(-1, self.n_features)
         return columns.reshape(self.n_features, -1).T
 
-    def _loaded(self, slab: Mapping[str, slice]) -> Iterator[tuple[xarray.Variable, Any]]:
-        """Yield a box of each variable, and its values as they are stored."""
+    def _parts(self, slab: Mapping[str, slice]) -> Iterator[NDArray[Any]]:
+        """Yield the usable values of a box of each variable, features first."""
         if self._is_dask:
             boxes = [variable.isel(slab) for variable in self._variables]
             # By Dask itself: xarray would make another type of masked integers.
-            yield from zip(boxes, computed([box.data for box in boxes]), strict=True)
+            loaded = computed([box.data for box in boxes])
+            for number, (box, stored) in enumerate(zip(boxes, loaded, strict=True)):
+                yield self._in_order(_place(slab), number, box, stored)
             return
-        for variable in self._variables:
+        for number, variable in enumerate(self._variables):
             box = variable.isel(slab)
-            # Loaded first: transposed while lazy, values would be fetched one by one.
-            yield box, box.load().values
+            # Loaded first: transposed while lazy, values would be fetched one by one. No tuple
+            # holds these values while those of the next variable are read.
+            yield self._in_order(_place(slab), number, box, box.load().values)
 
-    def _in_order(
-        self, place: str, number: int, loaded: tuple[xarray.Variable, Any]
-    ) -> NDArray[Any]:
+    def _in_order(self, place: str, number: int, box: xarray.Variable, stored: Any) -> NDArray[Any]:
         """Return usable values, along the features first and then along the sample dimensions."""
-        box, stored = loaded
         name, dtype = self._names[number], self._variables[number].dtype
         check_block(stored, box.shape, dtype, name, place)
         values = usable(stored, self._rules[number], self.missing, name, place)
@@ -502,7 +501,9 @@ def _decoded(stored: xarray.Dataset, name: str, variables: Sequence[str] | None)
     for feature in described.data_vars if variables is None else variables:
         if feature in described.data_vars:
             try:
-                features[feature] = _decoded_variable(described, feature)
+                features[feature] = decoded = _decoded_variable(described, feature)
+                # Values are decoded as they are read: those of an empty box show whether they can.
+                decoded.isel(dict.fromkeys(decoded.dims, slice(0))).load()
             except Exception as error:
                 raise DataError(
                     f"{feature} of {name} cannot be decoded ({type(error).__name__}: {error}); "

@@ -268,7 +268,7 @@ def test_a_given_start_is_soon_at_an_optimum(order: str, chunk_rows: int) -> Non
 
 def test_going_on_from_the_end_takes_one_read() -> None:
     rows, start = with_start()
-    source = in_many_chunks(rows)
+    source = ChunkedSource(rows, 50)
     model = fit(source, 4, warm_start=True, **as_start(start))
     before = model.lower_bound_
     model.fit(source)

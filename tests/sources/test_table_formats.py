@@ -153,9 +153,9 @@ def test_an_empty_folder_is_no_log(name: str, tmp_path: Path) -> None:
 
 def test_other_kinds_of_files_in_a_table_are_learned_by_a_pattern(tmp_path: Path) -> None:
     tables.write_delta(tmp_path / "t")
-    np.save(tmp_path / "t" / "x.npy", np.ones((10, 2)))
+    np.save(tmp_path / "t" / "x.npy", np.random.default_rng(0).normal(size=(40, 2)))
     found = streamgmm.update(tmp_path / "m.gmm", f"{tmp_path}/t/*.npy", n_components=2)
-    assert found.n_samples_seen_ == 10
+    assert found.n_samples_seen_ == 40
 
 
 def test_weights_from_a_table_are_refused(tmp_path: Path) -> None:
