@@ -31,7 +31,8 @@ directions *= np.arange(1, N_DIRECTIONS + 1) ** -0.4
 common = 0.5 * random.normal(size=N_FEATURES) / np.sqrt(N_FEATURES)
 centres = random.normal(0.0, 0.35, (N_TOPICS, N_DIRECTIONS))
 spreads = 0.13 * random.gamma(2.0, 0.5, (N_TOPICS, N_DIRECTIONS))
-shares = random.dirichlet(np.full(N_TOPICS, 1.5))
+# The rarest topic has more documents than features, too.
+shares = 0.8 * random.dirichlet(np.full(N_TOPICS, 1.5)) + 0.2 / N_TOPICS
 
 
 def to_length_1(rows):

@@ -58,14 +58,13 @@ def test_peak_memory_is_within_the_limit(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"x{suffix}"
     (store_zarr if suffix == ".zarr" else store_npy)(path)
     assert N * D * 8 > 1.25 * LIMIT
+    command = [sys.executable, "-c", textwrap.dedent(FIT), str(path)]
+    # The first process may compile the kernels, which takes memory; the second one loads them.
+    subprocess.run([*command, str(4 * LIMIT), str(N)], capture_output=True, check=True)
     # A process of its own: the peak of this one has been higher.
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(FIT), str(path), str(LIMIT), str(N)],
-        capture_output=True,
-        text=True,
-    )
+    ended = subprocess.run([*command, str(LIMIT), str(N)], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     peak, means = ended.stdout.splitlines()
-    assert int(peak) <= 1.25 * LIMIT
+    assert int(peak) <= LIMIT
     found = [float(mean) for mean in means.split()]
     np.testing.assert_allclose(found, [-20.0, 0.0, 20.0], atol=0.1)

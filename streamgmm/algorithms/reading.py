@@ -95,7 +95,8 @@ class Reader:
     journal : Journal or None
         Keeps what is found, and has what an interrupted fit found.
     driver_bytes : int
-        Memory that this process needs beside reads.
+        Memory that this process needs beside passes for statistics. Samples are drawn before
+        there is anything to hold.
     """
 
     source: Source
@@ -235,6 +236,7 @@ class Reader:
         missing = self.source.missing
         expectation = prepare(parameters, frame, missing, self.arithmetic)
         work = statistics_work(self.source, parameters.covariance_type, parameters.n_components)
+        work = replace(work, driver=self.driver_bytes)
         found, _, seconds = self._timed(purpose, Statistics, chunk_statistics, expectation, work)
         n_missing = 0 if missing == "error" else found.n_missing
         if found.n_not_finite > n_missing:
@@ -277,7 +279,6 @@ class Reader:
     ) -> tuple[M, int, float]:
         """The merged value, the rows that were read, and the seconds that it took."""
         source = self.source
-        work = replace(work, driver=self.driver_bytes)
         chosen = all_chunks(source) if chunks is None else chunks
         n_read = row_count(source, chosen)
         number = len(self.history) + 1

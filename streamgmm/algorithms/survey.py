@@ -111,7 +111,7 @@ def survey(reader: Reader, size: int, seed: int, n_components: int, part: float 
     explanation = None if pilot is None else pilot.explanation
     design = _design(source, size, seed, n_rows, pilot)
     work = _work(design, source, n_components, explanation is not None)
-    reader.executor.check_memory(source, replace(work, driver=reader.driver_bytes))
+    reader.executor.check_memory(source, work)
     state = _State(design, explanation, source.missing)
     found = reader.reduce("survey", _Found, _survey_chunk, state, work, chunks)
     totals = found.totals
