@@ -158,7 +158,7 @@ class Checkpoint:
 
     def finish(self, model: Record) -> None:
         """Write the model that the fit has come to."""
-        self._write(_MODEL, model)
+        self._write_model(model)
 
     def _note(self, value: Any, reads: Sequence[ReadDone]) -> None:
         """See whether a result is a better model than those before."""
@@ -178,8 +178,11 @@ class Checkpoint:
 
     def _write_best(self) -> None:
         if self._best is not None and not self._is_best_written:
-            self._write(_MODEL, self._as_model(self._best))
+            self._write_model(self._as_model(self._best))
             self._is_best_written = True
+
+    def _write_model(self, model: Record) -> None:
+        self._place.write_model(_MODEL, lambda file: save_record(file, model))
 
     def _write(self, name: str, record: Record) -> int:
         return self._place.write(name, lambda file: save_record(file, record))

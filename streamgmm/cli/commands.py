@@ -307,6 +307,9 @@ def fit(
         raise click.UsageError("--checkpoint-interval needs --checkpoint, where reads are kept.")
     check_output(output, _MODELS, data, sample_weight)
     from streamgmm.estimators import GaussianMixture
+    from streamgmm.model_files import refuse_loss
+
+    refuse_loss(output.resolve(), None)
 
     source = _opened(data, settings, sample_weight)
     settings |= _shape(n_components, covariance_type, start, settings["reg_covar"])

@@ -6,7 +6,7 @@ lowest are forgotten, and from then on what is not above them counts as learned.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Generic, Self, TypeVar
 
 from streamgmm.sources.files import natural_order
@@ -123,14 +123,17 @@ class Ledger:
     batches : Register of str
         Digests of what they held.
     folders : Register of Register of Position
+    has_updates : bool
+        Whether updates have learned anything, which need not have a name.
     """
 
     batches: Register[str] = field(default_factory=Register)
     folders: Register[Register[Position]] = field(default_factory=Register)
+    has_updates: bool = False
 
     def with_batch(self, batch_id: str, digest: str) -> "Ledger":
         """After a batch more."""
-        return Ledger(self.batches.put(batch_id, digest), self.folders)
+        return replace(self, batches=self.batches.put(batch_id, digest))
 
     def files_in(self, folder: str) -> Register[Position]:
         """The files and arrays of a folder."""
@@ -139,13 +142,14 @@ class Ledger:
     def with_position(self, folder: str, name: str, position: Position) -> "Ledger":
         """After more rows of a file or array."""
         files = self.files_in(folder).put(name, position)
-        return Ledger(self.batches, self.folders.put(folder, files))
+        return replace(self, folders=self.folders.put(folder, files))
 
     def to_header(self) -> dict[str, Any]:
         """As a part of a header."""
         return {
             "batches": self.batches.to_header(str),
             "folders": self.folders.to_header(lambda files: files.to_header(astuple)),
+            "has_updates": self.has_updates,
         }
 
     @classmethod
@@ -158,12 +162,13 @@ class Ledger:
             If it is not.
         """
         try:
-            return cls(
-                Register.from_header(header["batches"], _text),
-                Register.from_header(
-                    header["folders"], lambda files: Register.from_header(files, _position)
-                ),
+            batches = Register.from_header(header["batches"], _text)
+            folders = Register.from_header(
+                header["folders"], lambda files: Register.from_header(files, _position)
             )
+            # Older files do not say it, but remember the names of what was learned.
+            has_names = bool(batches.entries or folders.entries)
+            return cls(batches, folders, bool(header.get("has_updates", has_names)))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"its ledger of what it learned is not one ({error!r})") from error
 

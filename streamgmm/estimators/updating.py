@@ -16,7 +16,13 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from streamgmm.errors import DataError, ModelFileError, NotFiniteError, ParameterError
+from streamgmm.errors import (
+    DataError,
+    ModelFileError,
+    NotFiniteError,
+    OutputError,
+    ParameterError,
+)
 from streamgmm.estimators.digest import RowDigest
 from streamgmm.estimators.growing import (
     LatestRows,
@@ -25,11 +31,12 @@ from streamgmm.estimators.growing import (
     ends_of_pieces,
 )
 from streamgmm.estimators.ledger import Position
-from streamgmm.estimators.model_files import load_or_begin, locked
+from streamgmm.estimators.loading import load_or_begin
 from streamgmm.estimators.online_mixture import OnlineGaussianMixture, chunks_of
 from streamgmm.estimators.places import Place
 from streamgmm.estimators.validation import check_callbacks
 from streamgmm.events import BatchKnown, Event, Listener, RowsLearned, SkippedRows
+from streamgmm.model_files import held
 from streamgmm.paths import local_path
 from streamgmm.protocols import Chunk, Source
 from streamgmm.sources.files import files_of
@@ -130,7 +137,9 @@ def update(
         )
     check_callbacks(callbacks)
     path = Path(os.path.realpath(local_path(model, ModelFileError, "model files")))
-    with locked(path):
+    if not path.parent.is_dir():
+        raise OutputError(f"{path} cannot be updated: there is no directory {path.parent}")
+    with held(path):
         stored = _StoredModel(path, options, callbacks)
         if isinstance(data, Iterator):
             for batch in data:
@@ -245,7 +254,7 @@ class _StoredModel:
             self.model._ledger = place.noted(
                 self.model._ledger, dataclasses.replace(position, stamp=stamp)
             )
-            self.model.save(self._path)
+            self._write()
 
     def _learn_appended(self, place: Place, file: Path | None = None) -> None:
         """Learn the rows of a table that come after those that were learned.
@@ -326,7 +335,7 @@ class _StoredModel:
         return _Learned(n_rows - skipped.n_rows, skipped)
 
     def _save(self, source: Source, learned: "_Learned", batch_id: str | None = None) -> None:
-        self.model.save(self._path)
+        self._write()
         self._tell(
             RowsLearned(
                 str(self._path),
@@ -337,6 +346,10 @@ class _StoredModel:
                 learned.skipped,
             )
         )
+
+    def _write(self) -> None:
+        self.model._ledger = dataclasses.replace(self.model._ledger, has_updates=True)
+        self.model._replace(self._path)
 
     def _tell(self, event: Event) -> None:
         self.model._listener()(event)

@@ -11,13 +11,12 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from streamgmm.errors import OutputError
+from streamgmm.locks import locked
 
 _LOCK, _JOURNAL, _FORMER = "lock", "journal.jsonl", "former"
 
@@ -150,21 +149,21 @@ def open_part(target: Path) -> Iterator[Part]:
             f"{part.folder} is where {target.name} would grow, but holds {', '.join(foreign)}; "
             "move it, or write somewhere else"
         )
-    lock = FileLock(part.folder / _LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise OutputError(
-            f"{target} is being written by another process, which has {lock.lock_file} locked; "
-            "wait for it, or write somewhere else"
-        ) from None
-    try:
-        part.restore()
-        yield part
-    finally:
-        if not (part.folder / _JOURNAL).exists():
-            shutil.rmtree(part.folder, ignore_errors=True)
-        lock.release()
+    lock = part.folder / _LOCK
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock))
+        except TimeoutError:
+            raise OutputError(
+                f"{target} is being written by another process, which has {lock} locked; "
+                "wait for it, or write somewhere else"
+            ) from None
+        try:
+            part.restore()
+            yield part
+        finally:
+            if not (part.folder / _JOURNAL).exists():
+                shutil.rmtree(part.folder, ignore_errors=True)
 
 
 def _folder_mode(target: Path) -> int:
