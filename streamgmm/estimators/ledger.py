@@ -13,6 +13,8 @@ from streamgmm.sources.files import natural_order
 
 # Names that are remembered, at most.
 _MOST_NAMES = 1024
+# Of older ledgers and of those that are written now.
+_STAMP_LENGTHS = (2, 4)
 
 V = TypeVar("V")
 
@@ -85,13 +87,15 @@ class Position:
     content : str or None
         Digest of all of them, of a file that is learned as one of several; None of what may grow.
     stamp : tuple of int, or None
-        Size and time of such a file, when all of it has been learned.
+        Of such a file, when all of it has been learned: its size, the time of its content, the
+        time of the last change of anything, its number in the file system. Older ledgers have
+        the first two.
     """
 
     n_rows: int
     latest: str
     content: str | None = None
-    stamp: tuple[int, int] | None = None
+    stamp: tuple[int, ...] | None = None
 
     @property
     def may_grow(self) -> bool:
@@ -103,13 +107,18 @@ class Position:
         """Whether it is a file of which the first pieces have been learned."""
         return self.content is not None and self.stamp is None
 
+    def has_stamp(self, stamp: tuple[int, ...]) -> bool:
+        """Return whether a file is as it was, by as much as is known of it."""
+        return self.stamp is not None and stamp[: len(self.stamp)] == self.stamp
+
     @classmethod
     def from_header(cls, values: Any) -> Self:
         """What ``astuple`` made plain values of."""
         n_rows, latest, content, stamp = values
         if stamp is not None:
-            size, time = stamp
-            stamp = int(size), int(time)
+            if len(stamp) not in _STAMP_LENGTHS:
+                raise ValueError(f"{stamp!r} is no stamp of a file")
+            stamp = tuple(map(int, stamp))
         content = None if content is None else _text(content)
         return cls(int(n_rows), _text(latest), content, stamp)
 

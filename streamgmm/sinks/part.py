@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from streamgmm.errors import OutputError
 from streamgmm.locks import locked
 
 _LOCK, _JOURNAL, _FORMER = "lock", "journal.jsonl", "former"
+_LAYOUT = "layout"
 
 
 class Part:
@@ -36,20 +37,23 @@ class Part:
     folder : Path
     unfinished : Path
         Where the output grows.
-    done : set of int
-        Chunks that are journalled.
+    layout : str or None
+        Digest of what the output says of its values, when it was created.
+    digests : dict of int to bytes
+        Digests of the chunks that are journalled.
     """
 
     def __init__(self, target: Path) -> None:
         self.target = target
         self.folder = target.with_name(f"{target.name}.part")
         self.unfinished = self.folder / target.name
-        self.done: set[int] = set()
+        self.layout: str | None = None
+        self.digests: dict[int, bytes] = {}
         self._former = self.folder / _FORMER
 
-    def begin(self, fingerprint: Mapping[str, Any]) -> None:
+    def begin(self, fingerprint: Mapping[str, Any], layout: str) -> None:
         """Begin the journal of an output that has been created."""
-        self._append(fingerprint)
+        self._append({**fingerprint, _LAYOUT: layout})
         sync(self.folder)
         sync(self.folder.parent)
 
@@ -70,6 +74,7 @@ class Part:
         if not lines:
             return False
         begun = json.loads(lines[0])
+        self.layout = begun.pop(_LAYOUT, None)
         for key in {**begun, **fingerprint}:
             if begun.get(key) != fingerprint.get(key):
                 raise OutputError(
@@ -79,14 +84,15 @@ class Part:
                 )
         os.truncate(journal, sum(map(len, lines)))
         for line in lines[1:]:
-            self.done.update(json.loads(line)["chunks"])
+            self.digests |= _chunks_of(json.loads(line))
         return True
 
-    def add(self, chunks: Sequence[int]) -> None:
-        """Journal chunks, which are on the disk."""
-        if chunks:
-            self._append({"chunks": chunks})
-            self.done.update(chunks)
+    def add(self, digests: Mapping[int, bytes]) -> None:
+        """Journal chunks, which are on the disk, with their digests."""
+        if digests:
+            texts = [digest.hex() for digest in digests.values()]
+            self._append({"chunks": [*digests], "digests": texts})
+            self.digests.update(digests)
 
     def publish(self) -> None:
         """Give the output, which is on the disk, its name; what had it before goes last.
@@ -175,15 +181,27 @@ def _folder_mode(target: Path) -> int:
 
 
 def _whole_lines(content: bytes) -> Iterator[bytes]:
-    """Lines up to the first one that was not written to its end."""
+    """Return the lines up to the first one that is damaged or was not written to its end."""
     for line in content.splitlines(keepends=True):
         try:
-            json.loads(line)
-        except ValueError:
-            return
-        if not line.endswith(b"\n"):
+            is_whole = isinstance(json.loads(line), dict) and line.endswith(b"\n")
+        except (ValueError, RecursionError):
+            is_whole = False
+        if not is_whole:
             return
         yield line
+
+
+def _chunks_of(line: Mapping[str, Any]) -> dict[int, bytes]:
+    """Return the chunks of a line with their digests; none of a damaged line.
+
+    Journals of older releases have no digests, so none of their chunks counts.
+    """
+    try:
+        digests = map(bytes.fromhex, line["digests"])
+        return dict(zip(line["chunks"], digests, strict=True))
+    except (KeyError, TypeError, ValueError):
+        return {}
 
 
 def sync(path: Path) -> None:
