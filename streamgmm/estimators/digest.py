@@ -72,5 +72,7 @@ def _as_canonical_bytes(values: NDArray[Any]) -> memoryview:
     # Signalling NaN count as invalid; to add 0.0 makes 0.0 of -0.0.
     with np.errstate(invalid="ignore"):
         numbers = np.add(values, 0.0, dtype="<f8", casting="unsafe")
-    numbers[np.isnan(numbers)] = np.nan
+        has_nan = np.isnan(numbers.min())
+    if has_nan:
+        numbers[np.isnan(numbers)] = np.nan
     return _as_bytes(numbers)
