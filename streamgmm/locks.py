@@ -1,5 +1,6 @@
 """Locks on files: one holder among all threads and processes of a machine."""
 
+import errno
 import fcntl
 import os
 import time
@@ -7,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# What a file system without locks answers.
+_WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 # Seconds between two attempts to take a lock that another process holds.
 _PAUSE = 0.002
 
@@ -56,8 +59,15 @@ def _attempt(path: Path) -> int | None:
         is_held = _has_name(descriptor, path)
     except BlockingIOError:
         is_held = False
-    except BaseException:
+    except BaseException as error:
         os.close(descriptor)
+        if isinstance(error, OSError) and error.errno in _WITHOUT_LOCKS:
+            path.unlink(missing_ok=True)
+            raise OSError(
+                error.errno,
+                f"the file system of {path.parent} cannot lock files; write to a local disk, and "
+                "copy the file from there",
+            ) from None
         raise
     if is_held:
         return descriptor

@@ -1,14 +1,21 @@
 """Locks: one holder among threads and processes, and no file that stays."""
 
+import errno
+import fcntl
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import streamgmm
+from streamgmm import GaussianMixture
+from streamgmm.errors import OutputError
 from streamgmm.locks import locked
 from tests.failures.checkpoint import exit_code, forked
 
@@ -110,3 +117,33 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"), locked(tmp_path / "lock"):
         pytest.fail("locked")
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_named(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a parallel file system that was mounted without them."""
+    path, rows = tmp_path / "parallel" / "m.gmm", np.random.default_rng(0).normal(size=(50, 2))
+    path.parent.mkdir()
+    flock = fcntl.flock
+
+    def refuse(descriptor: int, operation: int) -> None:
+        if "parallel" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError(number, os.strerror(number))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    model = GaussianMixture(1).fit(rows)
+    message = r"cannot be written: .*parallel.* cannot lock files; write to a local disk, and copy"
+    with pytest.raises(OutputError, match=message):
+        model.save(path)
+    with pytest.raises(OutputError, match=message):
+        model.predict(rows, out=path.with_name("labels.npy"))
+    with pytest.raises(OutputError, match=message):
+        GaussianMixture(1, checkpoint=path.with_name("c")).fit(rows)
+    assert not list(path.parent.glob("**/*lock"))
+    # As the message says:
+    model.save(tmp_path / "m.gmm")
+    shutil.copy(tmp_path / "m.gmm", path)
+    assert streamgmm.load(path).n_components == 1
