@@ -402,5 +402,25 @@ class BatchKnown(Event):
     batch_id: str
 
 
+@dataclass(frozen=True)
+class FilesSkipped(Event):
+    """Files of a folder were not read, as the model does not remember names of so low an order.
+
+    They count as learned. A new file among them is not learned, unless it gets a name that rises.
+
+    Attributes
+    ----------
+    path : str
+        File of the model.
+    folder : str
+    names : tuple of str
+        In their order.
+    """
+
+    path: str
+    folder: str
+    names: tuple[str, ...]
+
+
 #: A listener is told of every event.
 Listener = Callable[[Event], None]

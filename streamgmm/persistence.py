@@ -169,6 +169,23 @@ def read_record(path: str | os.PathLike[str]) -> Record:
         raise ModelFileError(f"{target} cannot be read: {error}") from None
 
 
+def read_header(path: Path) -> Mapping[str, Any]:
+    """Read the header of a record without its arrays.
+
+    Raises
+    ------
+    ModelFileError
+        If the file cannot be read, or is no record.
+    """
+    try:
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+            text = archive[_HEADER]
+    except Exception as error:  # noqa: BLE001 - raised again
+        # A damaged archive can fail in any way that its reader can.
+        raise ModelFileError(f"{path} is damaged or no model file ({error})") from None
+    return _header(str(path), text)
+
+
 def load_record(file: IO[bytes], name: str) -> Record:
     """Read a record from a file that is open; messages name it as is said.
 

@@ -17,6 +17,7 @@ from streamgmm.events import (
     ComponentsDegenerate,
     ComponentsReseeded,
     Event,
+    FilesSkipped,
     FitStarted,
     Listener,
     MixtureFound,
@@ -68,7 +69,7 @@ class LineReporter:
             self._write(describe_degenerate(event))
         elif isinstance(event, MixtureFound | ComponentsReseeded | ChangeDetected):
             self._write(describe_stream(event))
-        elif isinstance(event, RowsLearned | BatchKnown):
+        elif isinstance(event, RowsLearned | BatchKnown | FilesSkipped):
             self._write(describe_update(event))
 
     def _write(self, line: str) -> None:
@@ -131,7 +132,7 @@ class ProgressBar:
             self._rest(f"sample, {event.name}", likelihood)
         elif isinstance(event, ComponentsDegenerate):
             self._progress.console.print(describe_degenerate(event), highlight=False)
-        elif isinstance(event, RowsLearned | BatchKnown):
+        elif isinstance(event, RowsLearned | BatchKnown | FilesSkipped):
             self._progress.console.print(describe_update(event), highlight=False)
 
     def _begin(self, read: ReadStarted) -> None:
@@ -260,8 +261,14 @@ def describe_stream(event: MixtureFound | ComponentsReseeded | ChangeDetected) -
     return f"{place}, the stream has changed: log-likelihood {likelihood}"
 
 
-def describe_update(event: RowsLearned | BatchKnown) -> str:
-    """One line on rows that were learned, or were known."""
+def describe_update(event: RowsLearned | BatchKnown | FilesSkipped) -> str:
+    """Return one line on rows that were learned, or were known."""
+    if isinstance(event, FilesSkipped):
+        return (
+            f"{event.folder}: {len(event.names):,} files up to {event.names[-1]} skipped; names of "
+            "so low an order are not remembered and count as learned, so give new files names "
+            "that rise"
+        )
     if isinstance(event, BatchKnown):
         return f"batch {event.batch_id} was learned before"
     batch = "" if event.batch_id is None else f" (batch {event.batch_id})"

@@ -285,8 +285,8 @@ class Writer(Protocol):
     def write(self, region: Region, values: NDArray[Any]) -> None:
         """Store the values of a box of samples, as the sink does."""
 
-    def sync(self, regions: Iterable[Region]) -> None:
-        """Have what was written of some boxes on the disk."""
+    def sync(self, regions: Sequence[Region]) -> Sequence[bytes]:
+        """Have what was written of some boxes on the disk, and return digests of them."""
 
 
 @runtime_checkable
@@ -295,6 +295,9 @@ class SharedSink(Sink, Protocol):
 
     def writer(self) -> Writer | None:
         """What they write with; None if this output must be written here."""
+
+    def finish_elsewhere(self, i: int, digest: bytes) -> None:
+        """Take note that another process has written chunk i, with the digest of its box."""
 
 
 def unwritten_chunks(source: Source, sink: Sink) -> list[int]:

@@ -24,6 +24,7 @@ import zarr
 
 import streamgmm
 from streamgmm import GaussianMixture
+from streamgmm.checkpoint import journal
 from streamgmm.errors import CheckpointError, DataError, OutputError, ParameterError
 from streamgmm.events import CheckpointWritten, Event, ReadStarted
 from streamgmm.persistence import Record, read_record, write_record
@@ -262,11 +263,17 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lock"}
 
 
-def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
-    """Change the header or arrays of a record."""
+def rewrite(
+    path: Path,
+    change: Callable[[dict[str, Any], dict[str, Any]], None],
+    is_sealed: bool = False,
+) -> None:
+    """Change the header or arrays of a record, and its digest if it is to be sealed again."""
     record = read_record(path)
     header, arrays = dict(record.header), dict(record.arrays)
     change(header, arrays)
+    if is_sealed:
+        header["seal"] = journal._digest(header, arrays)
     write_record(path, Record(header, arrays))
 
 
@@ -525,6 +532,117 @@ def test_damaged_results_are_named(how: str, store: Path, tmp_path: Path) -> Non
     assert_same_content(tmp_path / "resumed.gmm", tmp_path / "whole.gmm")
 
 
+def stopped_within_a_read(path: Path, store: Path) -> None:
+    """Interrupt a fit that keeps parts of its reads, between two chunks of the second read."""
+
+    def stop(event: Event) -> None:
+        names = files(path).keys() if isinstance(event, CheckpointWritten) else ()
+        if "000004.npz" in names and any(name.startswith("read-") for name in names):
+            raise Stop
+
+    model = estimator("auto, full", checkpoint=path, checkpoint_interval=1e-9, callbacks=stop)
+    with pytest.raises(Stop):
+        model.fit(data_of("auto, full", store))
+
+
+def restore(path: Path, content: dict[str, bytes]) -> None:
+    """Have in a folder what was there before."""
+    for file in path.iterdir():
+        file.unlink()
+    for name, whole in content.items():
+        (path / name).write_bytes(whole)
+
+
+def test_any_damaged_byte_of_any_file_is_found(store: Path, tmp_path: Path) -> None:
+    path, source = tmp_path / "c", data_of("auto, full", store)
+    estimator("auto, full").fit(source).save(tmp_path / "whole.gmm")
+    stopped_within_a_read(path, store)
+    before, random = files(path), np.random.default_rng(0)
+    assert {"settings.json", "model.gmm", "000001.npz", "000004.npz"} <= before.keys()
+    outcomes = dict.fromkeys(before, 0)
+    for name, whole in before.items():
+        for place in random.choice(len(whole), 12, replace=False).tolist():
+            damaged = bytearray(whole)
+            damaged[place] ^= int(random.integers(1, 256))
+            restore(path, {**before, name: bytes(damaged)})
+            model = estimator("auto, full", checkpoint=path, checkpoint_interval=1e9)
+            try:
+                model.fit(source, resume=True).save(tmp_path / "resumed.gmm")
+            except CheckpointError as error:
+                message = str(error)
+                outcomes[name] += 1
+            else:
+                assert_same_content(tmp_path / "resumed.gmm", tmp_path / "whole.gmm")
+                message = name
+            assert name in message
+    # The model is written again; in the other files few bytes carry nothing.
+    assert outcomes.pop("model.gmm") == 0
+    assert min(outcomes.values()) >= 6
+
+
+def test_results_belong_to_their_number_and_their_fit(store: Path, tmp_path: Path) -> None:
+    path, other, whole = tmp_path / "c", tmp_path / "d", tmp_path / "whole.gmm"
+    estimator("auto, full").fit(data_of("x", store)).save(whole)
+    for folder in (path, other):
+        interrupted(folder, data_of("x", store), 6)
+    before = files(path)
+
+    def edited(header: dict[str, Any], arrays: dict[str, Any]) -> None:
+        name = next(name for name in arrays if name.endswith("means"))
+        arrays[name] = np.nextafter(arrays[name], np.inf)
+
+    def swap() -> None:
+        (path / "000005.npz").write_bytes(before["000006.npz"])
+        (path / "000006.npz").write_bytes(before["000005.npz"])
+
+    for damaging, message in (
+        (swap, r"000005\.npz holds what belongs into 000006\.npz"),
+        (
+            lambda: (path / "000005.npz").write_bytes((other / "000005.npz").read_bytes()),
+            r"000005\.npz was written by another fit",
+        ),
+        (lambda: rewrite(path / "000005.npz", edited), r"000005\.npz is damaged, or was edited"),
+    ):
+        damaging()
+        model = estimator("auto, full", checkpoint=path)
+        with pytest.raises(CheckpointError, match=rf"{message}; .* removed.* found again"):
+            model.fit(data_of("x", store), resume=True)
+        # As the message says:
+        for name in ("000005.npz", "000006.npz"):
+            (path / name).unlink()
+        model.fit(data_of("x", store), resume=True).save(tmp_path / "resumed.gmm")
+        assert_same_content(tmp_path / "resumed.gmm", whole)
+        restore(path, before)
+
+
+def test_a_checkpoint_without_digests_is_refused(store: Path, tmp_path: Path) -> None:
+    interrupted(tmp_path / "c", data_of("x", store), 3)
+    settings = tmp_path / "c" / "settings.json"
+    content = json.loads(settings.read_bytes())
+    del content["seal"], content["identity"]
+    settings.write_text(json.dumps(content))
+    model = estimator("auto, full", checkpoint=tmp_path / "c")
+    with pytest.raises(CheckpointError, match=r"as in older releases.*name another checkpoint"):
+        model.fit(data_of("x", store), resume=True)
+
+
+def test_the_model_of_a_checkpoint_that_others_teach_is_kept(store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "c" / "model.gmm"
+    interrupted(tmp_path / "c", data_of("x", store), 5)
+    streamgmm.update(path, table()[:100], "a")
+    before = path.read_bytes()
+    unfinished = path.with_name(".model.gmm.01234567.part")
+    unfinished.write_text("of another process that is writing")
+    model = estimator("auto, full", checkpoint=tmp_path / "c")
+    with pytest.raises(OutputError, match=r"model\.gmm would lose what streamgmm\.update has"):
+        model.fit(data_of("x", store), resume=True)
+    assert path.read_bytes() == before
+    # As the message says:
+    path.unlink()
+    model.fit(data_of("x", store), resume=True)
+    assert streamgmm.load(path).converged_
+
+
 @pytest.mark.parametrize("how", ["truncated", "foreign", "lacking"])
 def test_a_damaged_part_of_a_read_is_named(how: str, store: Path, tmp_path: Path) -> None:
     path, source = tmp_path / "c", data_of("auto, full", store)
@@ -581,7 +699,7 @@ def test_rounding_of_another_processor(
 
         return change
 
-    rewrite(start, moved(1e-11))
+    rewrite(start, moved(1e-11), is_sealed=True)
     before = files(path)
     resumed = estimator("auto, full", checkpoint=path, **settings).fit(source, resume=True)
     assert resumed.n_reads_ == whole.n_reads_
@@ -592,7 +710,7 @@ def test_rounding_of_another_processor(
         (path / name).write_bytes(whole_file)
     for new in set(files(path)) - set(before):
         (path / new).unlink()
-    rewrite(start, moved(1e-4))
+    rewrite(start, moved(1e-4), is_sealed=True)
     with pytest.raises(CheckpointError, match=rf"{n_results - 1:06d}\.npz holds a Reading .*model"):
         estimator("auto, full", checkpoint=path, **settings).fit(source, resume=True)
 

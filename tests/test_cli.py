@@ -213,7 +213,7 @@ def test_an_update_learns_what_is_new(run, files, tmp_path):
     ]
     found = json.loads(run("info", "m.gmm", "--json").out)
     assert list(found["ledger"]["batches"]["entries"]) == ["2026-11-20"]
-    assert _listing(tmp_path) == {"m.gmm", ".m.gmm.lock"}
+    assert _listing(tmp_path) == {"m.gmm"}
 
 
 def test_a_model_without_a_mixture_is_described(run, tmp_path):

@@ -177,7 +177,7 @@ def fail(
         assert len(lines) == 1
         assert captured.out == "" or words[0] == "demo"
         made = {path.name for path in folder.iterdir()} - before
-        assert {name for name in made if not name.endswith(".lock")} == set()
+        assert made == set()
         return lines[0]
 
     return run

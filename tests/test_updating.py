@@ -1,5 +1,6 @@
 """Models in files that go on learning: each batch and each row once, whatever happens."""
 
+import json
 import os
 import signal
 import subprocess
@@ -30,8 +31,10 @@ from streamgmm.errors import (
     ParameterError,
 )
 from streamgmm.estimators import growing, ledger
-from streamgmm.events import BatchKnown, Event, RowsLearned
+from streamgmm.estimators.digest import RowDigest
+from streamgmm.events import BatchKnown, Event, FilesSkipped, RowsLearned
 from streamgmm.persistence import Record, read_record, write_record
+from streamgmm.progress import describe_update
 from streamgmm.protocols import Chunk
 from streamgmm.sources.files import natural_order
 from streamgmm.sources.streamed import tables_from
@@ -570,6 +573,90 @@ def test_folders_that_link_to_each_other_are_listed_once(model: Path, tmp_path: 
     assert_refused(model, DataError, "path of the data is empty", "")
 
 
+def test_a_file_that_is_rewritten_with_the_same_size_and_time_is_read_again(
+    model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "nights"
+    folder.mkdir()
+    path = folder / "1.npy"
+    rows = table(200)
+    np.save(path, rows)
+    learned(model, folder)
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    for is_replaced in (False, True):
+        changed = rows.copy()
+        changed[0, 0] += 1.0
+        for content in (changed, rows):
+            if is_replaced:
+                path.unlink()
+            np.save(path, content)
+            os.utime(path, ns=times)
+            if content is changed:
+                assert_refused(model, DataError, "1.npy was changed since", folder)
+            else:
+                # What it was, whatever its number in the file system is.
+                assert learned(model, folder) == []
+
+
+def test_ledgers_of_older_releases_keep_their_rules(model: Path, tmp_path: Path) -> None:
+    """Stamps of two numbers, and digests in which the bits of numbers count."""
+    folder, single = tmp_path / "nights", tmp_path / "single.npy"
+    folder.mkdir()
+    rows = table(200)
+    rows[:100, 0] = -0.0
+    np.save(folder / "1.npy", rows)
+    np.save(single, rows)
+    for data, batch_id in ((rows, "a"), (folder, None), (single, None)):
+        learned(model, data, batch_id)
+    chunk = Chunk(rows, range(200))
+    old, latest = RowDigest(version=1), RowDigest(version=1)
+    old.add(chunk)
+    latest.add(chunk.part(136, 200))
+    assert ":" not in old.text()
+    record = read_record(model)
+    stored = json.loads(json.dumps(record.header["ledger"]))
+    stored["batches"]["entries"]["a"] = old.text()
+    for where in stored["folders"]["entries"].values():
+        for position in where["entries"].values():
+            position[1] = latest.text()
+            if position[2] is not None:
+                position[2], position[3] = old.text(), position[3][:2]
+    write_record(model, Record({**record.header, "ledger": stored}, record.arrays))
+    before = model.read_bytes()
+    assert isinstance(learned(model, rows, "a")[0], BatchKnown)
+    assert learned(model, folder) == learned(model, single) == []
+    assert model.read_bytes() == before
+    # By the old rule the bits count.
+    assert_refused(model, DataError, "the rows are others", rows + 0.0, "a")
+    os.utime(folder / "1.npy")
+    assert learned(model, folder) == []
+    np.save(single, np.vstack([rows, rows]))
+    assert learned(model, single)[0].n_rows == 200  # type: ignore[union-attr]
+
+
+def test_equal_numbers_are_the_same_rows(model: Path, tmp_path: Path) -> None:
+    rows = table(300)
+    rows[::3, 1], rows[::5, 2] = 0.0, np.nan
+    other = rows.copy()
+    other[::6, 1] = -0.0
+    # Another sign and another payload; the third is a signalling NaN.
+    for start, bits in ((0, 0xFFF8000000000000), (5, 0x7FF8000000000123), (10, 0x7FF0000000000001)):
+        other.view(np.uint64)[start::30, 2] = bits
+    assert other.tobytes() != rows.tobytes()
+    path = tmp_path / "rows.npy"
+    np.save(path, rows)
+    for data, batch_id in ((rows, "a"), (path, None)):
+        assert isinstance(learned(model, data, batch_id, missing="em")[0], RowsLearned)
+    np.save(path, other)
+    assert isinstance(learned(model, other, "a", missing="em")[0], BatchKnown)
+    with np.errstate(invalid="ignore"):
+        wide = other.astype(np.longdouble)
+    assert isinstance(learned(model, wide, "a", missing="em")[0], BatchKnown)
+    assert learned(model, path, missing="em") == []
+    other[7, 1] = 5e-324
+    assert_refused(model, DataError, "the rows are others", other, "a", missing="em")
+
+
 @pytest.mark.usefixtures("few")
 def test_of_more_folders_than_are_remembered_all_are_learned(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "nights"
@@ -590,6 +677,16 @@ def test_files_that_are_forgotten_count_as_learned(model: Path, tmp_path: Path) 
         np.save(folder / f"{number}.npy", table(100, number))
         assert len(learned(model, folder)) == 1
     assert learned(model, folder) == []
+    np.save(folder / "0.npy", table(100, 0))
+    events: list[Event] = []
+    before = model.read_bytes()
+    streamgmm.update(model, folder, callbacks=[events.append])
+    assert events == [FilesSkipped(str(model), str(folder), ("0.npy", "1.npy", "2.npy"))]
+    assert "3 files up to 2.npy skipped; names of so low an order" in describe_update(events[0])
+    assert model.read_bytes() == before
+    # As the message says:
+    (folder / "0.npy").rename(folder / "6.npy")
+    assert learned(model, folder)[0].n_rows == 100  # type: ignore[union-attr]
     message = "1.npy was learned already, or comes too late"
     assert_refused(model, DataError, message, folder / "1.npy")
     # What may have grown is not passed over.

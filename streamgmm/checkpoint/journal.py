@@ -6,6 +6,9 @@ each read. A fit that goes on is the same fit from its beginning, which takes fr
 what is there. Beside the results lie ``settings.json``, which says what fit they belong to, and
 ``model.gmm``, the best model so far. If that is asked for, reads that are not complete have files
 too, named by what they are made with, which go when their result is there.
+
+Each of these files says which file of which fit it is, and carries a digest of all that it says. A
+file that is damaged, edited, or taken from elsewhere is refused.
 """
 
 import copy
@@ -13,6 +16,7 @@ import json
 import math
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,6 +24,8 @@ from typing import Any
 
 import joblib
 import numpy as np
+import xxhash
+from numpy.typing import NDArray
 
 from streamgmm.algorithms.em import Fit
 from streamgmm.algorithms.reading import Reading
@@ -41,6 +47,9 @@ from streamgmm.persistence import (
 from streamgmm.protocols import M, PartialRead, V
 
 _SETTINGS, _MODEL = "settings.json", "model.gmm"
+_SEAL = "seal"
+# What a seal covers: which file it is, of which fit, a result, and a part of a read.
+_SEALED = ("file", "fit", "kind", "value", "reads", "n_chunks", "seconds", "values")
 _RESULT = re.compile(r"(\d{6,})\.npz")
 _READ = re.compile(r"read-[0-9a-f]{32}\.npz")
 _UNFINISHED = re.compile(
@@ -57,6 +66,8 @@ class Checkpoint:
     Parameters
     ----------
     place : Place
+    identity : str
+        Of the fit.
     n_results : int
         Results that are there.
     partial : set of str
@@ -74,6 +85,7 @@ class Checkpoint:
     def __init__(
         self,
         place: Place,
+        identity: str,
         n_results: int,
         partial: set[str],
         random: np.random.RandomState,
@@ -82,7 +94,7 @@ class Checkpoint:
         listener: Listener,
     ) -> None:
         self.n_results, self.random, self.interval = n_results, random, interval
-        self._place, self._partial = place, partial
+        self._place, self._identity, self._partial = place, identity, partial
         self._as_model, self._listener = as_model, listener
         self._n_taken = self._n_reads = 0
         self._best: Fit | None = None
@@ -158,7 +170,7 @@ class Checkpoint:
 
     def finish(self, model: Record) -> None:
         """Write the model that the fit has come to."""
-        self._write(_MODEL, model)
+        self._write_model(model)
 
     def _note(self, value: Any, reads: Sequence[ReadDone]) -> None:
         """See whether a result is a better model than those before."""
@@ -178,11 +190,16 @@ class Checkpoint:
 
     def _write_best(self) -> None:
         if self._best is not None and not self._is_best_written:
-            self._write(_MODEL, self._as_model(self._best))
+            self._write_model(self._as_model(self._best))
             self._is_best_written = True
 
+    def _write_model(self, model: Record) -> None:
+        self._place.write_model(_MODEL, lambda file: save_record(file, model))
+
     def _write(self, name: str, record: Record) -> int:
-        return self._place.write(name, lambda file: save_record(file, record))
+        header = {**record.header, "file": name, "fit": self._identity}
+        sealed = Record({**header, _SEAL: _digest(header, record.arrays)}, record.arrays)
+        return self._place.write(name, lambda file: save_record(file, sealed))
 
     @contextmanager
     def _opened(self, name: str, remedy: str) -> Iterator[Record]:
@@ -195,11 +212,36 @@ class Checkpoint:
         """
         try:
             with self._place.reading(name) as file:
-                yield load_record(file, f"{self._place}/{name}")
+                record = load_record(file, f"{self._place}/{name}")
+            reason = self._why_foreign(name, record)
+            if reason is not None:
+                raise ModelFileError(f"{self._place}/{name} {reason}")
+            yield record
         except (ModelFileError, AttributeError, KeyError, TypeError) as error:
             is_told = isinstance(error, ModelFileError)
             what = error if is_told else f"{self._place}/{name} is damaged ({error!r})"
             raise CheckpointError(f"{what}; {remedy}") from error
+
+    def _why_foreign(self, name: str, record: Record) -> str | None:
+        """Return why a record is not what this fit wrote into a file; None if it is."""
+        header = record.header
+        if header.get(_SEAL) != _digest(header, record.arrays):
+            return "is damaged, or was edited"
+        if header["fit"] != self._identity:
+            return "was written by another fit"
+        if header["file"] != name:
+            return f"holds what belongs into {header['file']}"
+        return None
+
+
+def _digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return a digest of what a record says."""
+    said = json.dumps({name: header.get(name) for name in _SEALED})
+    digest = xxhash.xxh3_128(said.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _result_name(number: int) -> str:
@@ -266,18 +308,22 @@ def open_checkpoint(
     with place.held():
         names = place.names()
         for name in filter(_UNFINISHED.fullmatch, names):
-            place.remove(name)
+            # Other writers of the model's file may be at work.
+            if not name.startswith(f".{_MODEL}."):
+                place.remove(name)
         n_results, partial = _count_results(place, names), _partial_reads(names)
         if _SETTINGS in names and resume:
-            random = _taken_up(place, settings, random)
+            random, identity = _taken_up(place, settings, random)
         elif n_results or partial:
             raise CheckpointError(
                 f"{place} holds the checkpoint of a fit, which is not overwritten; resume=True "
                 "continues that fit; otherwise remove the checkpoint, or name another"
             )
         else:
-            _begin(place, settings, random)
-        checkpoint = Checkpoint(place, n_results, partial, random, interval, as_model, listener)
+            identity = _begin(place, settings, random)
+        checkpoint = Checkpoint(
+            place, identity, n_results, partial, random, interval, as_model, listener
+        )
         try:
             yield checkpoint
         except BaseException as error:
@@ -289,25 +335,36 @@ def open_checkpoint(
             raise
 
 
-def _begin(place: Place, settings: Mapping[str, Any], random: np.random.RandomState) -> None:
-    content = {"fit": settings, "random_state": random.get_state(legacy=False)}
+def _begin(place: Place, settings: Mapping[str, Any], random: np.random.RandomState) -> str:
+    """Write the settings of a new fit, and return its identity."""
+    identity = uuid.uuid4().hex
+    state = random.get_state(legacy=False)
+    content = {"fit": settings, "identity": identity, "random_state": state}
     text = json.dumps(content, default=lambda array: array.tolist())
-    place.write(_SETTINGS, lambda file: file.write(text.encode()))
+    sealed = json.dumps({**json.loads(text), _SEAL: _text_digest(text)})
+    place.write(_SETTINGS, lambda file: file.write(sealed.encode()))
+    return identity
+
+
+def _text_digest(text: str) -> str:
+    return xxhash.xxh3_128_hexdigest(text.encode())
 
 
 def _taken_up(
     place: Place, settings: Mapping[str, Any], random: np.random.RandomState
-) -> np.random.RandomState:
-    """The random state that a fit of the same settings began with."""
+) -> tuple[np.random.RandomState, str]:
+    """Return the random state and the identity of the fit of the same settings."""
     with place.reading(_SETTINGS) as file:
         text = file.read()
     # The generator that is given may be NumPy's own, which is others' too.
     taken = copy.deepcopy(random)
     try:
         content = json.loads(text)
-        begun = dict(content["fit"])
+        if content.pop(_SEAL, None) != _text_digest(json.dumps(content)):
+            raise ValueError("its digest is missing, as in older releases, or is another")
+        begun, identity = dict(content["fit"]), str(content["identity"])
         taken.set_state(content["random_state"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{place}/{_SETTINGS} is damaged ({error}); restore it, or {_way_out(place)}"
         ) from error
@@ -322,7 +379,7 @@ def _taken_up(
             f"{place} is the checkpoint of another fit: {'; '.join(differences)}. Ask for the same "
             f"fit to go on, or {_way_out(place)}"
         )
-    return taken
+    return taken, identity
 
 
 def _count_results(place: Place, names: set[str]) -> int:

@@ -4,13 +4,13 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from filelock import FileLock, Timeout
-
 from streamgmm.errors import OutputError
+from streamgmm.locks import locked
+from streamgmm.model_files import content_of, held, refuse_loss
 from streamgmm.packages import missing_module, missing_package, needed_by
 from streamgmm.paths import local_path
 from streamgmm.persistence import write_whole
@@ -40,6 +40,9 @@ class Place(Protocol):
     def write(self, name: str, write: Callable[[IO[bytes]], object]) -> int:
         """Write a file, and give its size."""
 
+    def write_model(self, name: str, write: Callable[[IO[bytes]], object]) -> None:
+        """Write the file of a model, which others may write too."""
+
     def reading(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """A file, open for reading."""
 
@@ -52,6 +55,7 @@ class _Folder:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._model_content: str | None = None
 
     def __str__(self) -> str:
         return str(self._path)
@@ -66,26 +70,31 @@ class _Folder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        lock = FileLock(self._path / LOCK, timeout=0)
-        try:
-            self._path.mkdir(mode=0o700, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise OutputError(
-                f"{self} is the checkpoint of another process that runs, which has "
-                f"{lock.lock_file} locked; wait for it, or name another"
-            ) from None
-        except OSError as error:
-            raise OutputError(f"{self} cannot be written: {error}") from error
-        try:
+        lock = self._path / LOCK
+        with ExitStack() as stack:
+            try:
+                self._path.mkdir(mode=0o700, exist_ok=True)
+                stack.enter_context(locked(lock))
+            except TimeoutError:
+                raise OutputError(
+                    f"{self} is the checkpoint of another process that runs, which has {lock} "
+                    "locked; wait for it, or name another"
+                ) from None
+            except OSError as error:
+                raise OutputError(f"{self} cannot be written: {error}") from error
             yield
-        finally:
-            lock.release()
 
     def write(self, name: str, write: Callable[[IO[bytes]], object]) -> int:
         # Samples of the rows are among the results.
         write_whole(self._path / name, write, private=True)
         return (self._path / name).stat().st_size
+
+    def write_model(self, name: str, write: Callable[[IO[bytes]], object]) -> None:
+        path = self._path / name
+        with held(path):
+            refuse_loss(path, self._model_content)
+            self.write(name, write)
+            self._model_content = content_of(path)
 
     def reading(self, name: str) -> AbstractContextManager[IO[bytes]]:
         try:
@@ -136,6 +145,9 @@ class _Prefix:
             file.flush()
             self._tried(self._filesystem.put_file, file.name, f"{self._path}/{name}")
             return Path(file.name).stat().st_size
+
+    def write_model(self, name: str, write: Callable[[IO[bytes]], object]) -> None:
+        self.write(name, write)
 
     @contextmanager
     def reading(self, name: str) -> Iterator[IO[bytes]]:

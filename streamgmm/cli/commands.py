@@ -26,7 +26,7 @@ from streamgmm.cli.describe import (
 )
 from streamgmm.cli.program import LocalPath, Program, check_output
 from streamgmm.errors import ParameterError
-from streamgmm.events import Event, RowsLearned, SkippedRows
+from streamgmm.events import Event, FilesSkipped, RowsLearned, SkippedRows
 from streamgmm.progress import reporting
 
 if TYPE_CHECKING:
@@ -307,6 +307,9 @@ def fit(
         raise click.UsageError("--checkpoint-interval needs --checkpoint, where reads are kept.")
     check_output(output, _MODELS, data, sample_weight)
     from streamgmm.estimators import GaussianMixture
+    from streamgmm.model_files import refuse_loss
+
+    refuse_loss(output.resolve(), None)
 
     source = _opened(data, settings, sample_weight)
     settings |= _shape(n_components, covariance_type, start, settings["reg_covar"])
@@ -557,8 +560,18 @@ def update(
             skipped += event.skipped
 
     with reporting(quiet) as listener:
+        known: set[FilesSkipped] = set()
+
+        def report(event: Event) -> None:
+            # With --follow the same files are skipped again and again.
+            if isinstance(event, FilesSkipped):
+                if event in known:
+                    return
+                known.add(event)
+            listener(event)
+
         while True:
-            updated = streamgmm.update(model, rows, batch_id, callbacks=[count, listener], **given)
+            updated = streamgmm.update(model, rows, batch_id, callbacks=[count, report], **given)
             if not follow:
                 break
             time.sleep(poll)

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from numbers import Integral, Real
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -31,7 +33,7 @@ from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.sampling import draw
 from streamgmm.core.statistics import Statistics
-from streamgmm.errors import NotFiniteError, ParameterError
+from streamgmm.errors import NotFiniteError, OutputError, ParameterError
 from streamgmm.estimators.condition import warn_of_skipped_rows
 from streamgmm.estimators.outputs import (
     Output,
@@ -51,7 +53,9 @@ from streamgmm.estimators.validation import (
 from streamgmm.events import Event, Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
-from streamgmm.persistence import Record, write_record
+from streamgmm.model_files import held, replace_model
+from streamgmm.paths import local_path
+from streamgmm.persistence import Record
 from streamgmm.progress import LineReporter
 from streamgmm.protocols import (
     Chunk,
@@ -77,6 +81,9 @@ class FittedMixture(DensityMixin, CheckedEstimator):  # type: ignore[misc]
     ``fixed``, ``random_state``, ``executor``, ``n_jobs``, ``memory_limit``, ``verbose``,
     ``verbose_interval`` and ``callbacks``.
     """
+
+    #: Files that the model was loaded from or saved to, and their contents at that time.
+    _known_files: Mapping[str, str | None] = MappingProxyType({})
 
     def predict(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
@@ -618,18 +625,28 @@ or the path ``out``
         """Write the fitted model to a ``.gmm`` file, atomically.
 
         Settings that a file cannot hold (callbacks, a client, a RandomState) are left at their
-        defaults.
+        defaults. Writers of one file wait for each other.
 
         Parameters
         ----------
         path : path-like
+            A file that is there is replaced, except in two cases: it was changed after this model
+            was loaded from it or saved to it, or :func:`streamgmm.update` has learned there what
+            this model does not know.
 
         Raises
         ------
         OutputError
-            If the file cannot be written.
+            If the file cannot be written, or is not to be replaced.
         """
-        write_record(path, self._record())
+        target = Path(os.path.realpath(local_path(path, OutputError, "model files")))
+        with held(target):
+            self._replace(target)
+
+    def _replace(self, target: Path) -> None:
+        """Save the model to a file that the caller holds."""
+        content = replace_model(target, self._record(), self._known_files.get(str(target)))
+        self._known_files = {**self._known_files, str(target): content}
 
     def _record(self) -> Record:
         check_is_fitted(self)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from streamgmm.errors import DataError
-from streamgmm.estimators.digest import RowDigest
+from streamgmm.estimators.digest import VERSION, RowDigest
 from streamgmm.protocols import Chunk, Source
 
 # Of data that grow so much is learned between two saves.
@@ -82,9 +82,9 @@ class LatestRows:
                     self._chunks.insert(0, _copied(oldest, surplus))
                 surplus -= len(oldest.rows)
 
-    def digest(self) -> str:
-        """Of these rows."""
-        digest = RowDigest()
+    def digest(self, version: int = VERSION) -> str:
+        """Return the digest of these rows, by a version of the rule."""
+        digest = RowDigest(version)
         for chunk in self._chunks:
             digest.add(chunk)
         return digest.text()
@@ -105,11 +105,11 @@ def ends_of_pieces(source: Source) -> list[int]:
     return [*boundaries[n_chunks:-1:n_chunks], source.n_rows]
 
 
-def content_digest(source: Source) -> str:
-    """The digest of all rows of a table, as if it had been learned from its beginning."""
+def content_digest(source: Source, version: int) -> str:
+    """Return the digest of all rows of a table, as if it had been learned from its beginning."""
     rows, text = OrderedRows(source), ""
     for start, stop in pairwise([0, *ends_of_pieces(source)]):
-        digest = RowDigest()
+        digest = RowDigest(version)
         deque(digest.added(rows.between(start, stop)), maxlen=0)
         text = digest.text(text)
     return text

@@ -6,13 +6,15 @@ lowest are forgotten, and from then on what is not above them counts as learned.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Generic, Self, TypeVar
 
 from streamgmm.sources.files import natural_order
 
 # Names that are remembered, at most.
 _MOST_NAMES = 1024
+# Of older ledgers and of those that are written now.
+_STAMP_LENGTHS = (2, 4)
 
 V = TypeVar("V")
 
@@ -85,13 +87,15 @@ class Position:
     content : str or None
         Digest of all of them, of a file that is learned as one of several; None of what may grow.
     stamp : tuple of int, or None
-        Size and time of such a file, when all of it has been learned.
+        Of such a file, when all of it has been learned: its size, the time of its content, the
+        time of the last change of anything, its number in the file system. Older ledgers have
+        the first two.
     """
 
     n_rows: int
     latest: str
     content: str | None = None
-    stamp: tuple[int, int] | None = None
+    stamp: tuple[int, ...] | None = None
 
     @property
     def may_grow(self) -> bool:
@@ -103,13 +107,18 @@ class Position:
         """Whether it is a file of which the first pieces have been learned."""
         return self.content is not None and self.stamp is None
 
+    def has_stamp(self, stamp: tuple[int, ...]) -> bool:
+        """Return whether a file is as it was, by as much as is known of it."""
+        return self.stamp is not None and stamp[: len(self.stamp)] == self.stamp
+
     @classmethod
     def from_header(cls, values: Any) -> Self:
         """What ``astuple`` made plain values of."""
         n_rows, latest, content, stamp = values
         if stamp is not None:
-            size, time = stamp
-            stamp = int(size), int(time)
+            if len(stamp) not in _STAMP_LENGTHS:
+                raise ValueError(f"{stamp!r} is no stamp of a file")
+            stamp = tuple(map(int, stamp))
         content = None if content is None else _text(content)
         return cls(int(n_rows), _text(latest), content, stamp)
 
@@ -123,14 +132,17 @@ class Ledger:
     batches : Register of str
         Digests of what they held.
     folders : Register of Register of Position
+    has_updates : bool
+        Whether updates have learned anything, which need not have a name.
     """
 
     batches: Register[str] = field(default_factory=Register)
     folders: Register[Register[Position]] = field(default_factory=Register)
+    has_updates: bool = False
 
     def with_batch(self, batch_id: str, digest: str) -> "Ledger":
         """After a batch more."""
-        return Ledger(self.batches.put(batch_id, digest), self.folders)
+        return replace(self, batches=self.batches.put(batch_id, digest))
 
     def files_in(self, folder: str) -> Register[Position]:
         """The files and arrays of a folder."""
@@ -139,13 +151,14 @@ class Ledger:
     def with_position(self, folder: str, name: str, position: Position) -> "Ledger":
         """After more rows of a file or array."""
         files = self.files_in(folder).put(name, position)
-        return Ledger(self.batches, self.folders.put(folder, files))
+        return replace(self, folders=self.folders.put(folder, files))
 
     def to_header(self) -> dict[str, Any]:
         """As a part of a header."""
         return {
             "batches": self.batches.to_header(str),
             "folders": self.folders.to_header(lambda files: files.to_header(astuple)),
+            "has_updates": self.has_updates,
         }
 
     @classmethod
@@ -158,12 +171,13 @@ class Ledger:
             If it is not.
         """
         try:
-            return cls(
-                Register.from_header(header["batches"], _text),
-                Register.from_header(
-                    header["folders"], lambda files: Register.from_header(files, _position)
-                ),
+            batches = Register.from_header(header["batches"], _text)
+            folders = Register.from_header(
+                header["folders"], lambda files: Register.from_header(files, _position)
             )
+            # Older files do not say it, but remember the names of what was learned.
+            has_names = bool(batches.entries or folders.entries)
+            return cls(batches, folders, bool(header.get("has_updates", has_names)))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"its ledger of what it learned is not one ({error!r})") from error
 

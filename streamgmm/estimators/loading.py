@@ -2,14 +2,24 @@
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-from streamgmm.errors import ModelFileError
+import numpy as np
+
+from streamgmm.errors import ModelFileError, ParameterError
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.online_mixture import OnlineGaussianMixture
 from streamgmm.estimators.online_records import from_online_record
 from streamgmm.estimators.records import from_record
+from streamgmm.model_files import content_of
+from streamgmm.paths import local_path
 from streamgmm.persistence import Record, read_record
 
+# Settings that a machine decides, and that may be others each time.
+_LOCAL = frozenset({"executor", "memory_limit", "n_jobs", "verbose", "verbose_interval"})
+# Settings that a batch fit has decided.
+_OF_BATCH = frozenset({"n_components", "covariance_type"})
 _CLASSES: Mapping[str, Callable[[Record], GaussianMixture | OnlineGaussianMixture]] = {
     "GaussianMixture": lambda record: from_record(GaussianMixture, record),
     "OnlineGaussianMixture": lambda record: from_online_record(OnlineGaussianMixture, record),
@@ -33,11 +43,66 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture | OnlineGaussianMixtur
     ModelFileError
         If the file is missing, damaged, of another kind or written by a newer version.
     """
+    target = Path(os.path.realpath(local_path(path, ModelFileError, "model files")))
+    # Before the file is read: a file that is replaced meanwhile counts as changed.
+    content = content_of(target)
     record = read_record(path)
     name = str(record.header.get("estimator"))
     if name not in _CLASSES:
         raise ModelFileError(f"{path} holds a {name}, which this release does not know")
     try:
-        return _CLASSES[name](record)
+        model = _CLASSES[name](record)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{path} is damaged: {error}") from error
+    model._known_files = {str(target): content}
+    return model
+
+
+def load_or_begin(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixture:
+    """The model in a file, if its settings are as they are asked for, or a new one.
+
+    Raises
+    ------
+    ModelFileError
+        If there is none, nor a number of components to begin one.
+    ParameterError
+        If a setting is another one, there is no such setting, or a batch model cannot go on.
+    """
+    unknown = sorted(settings.keys() - OnlineGaussianMixture().get_params(deep=False).keys())
+    if unknown:
+        raise ParameterError(
+            f"{', '.join(unknown)} is neither an argument of streamgmm.open nor a setting of "
+            "OnlineGaussianMixture"
+        )
+    asked = OnlineGaussianMixture(**settings)
+    asked._validate_params()
+    if not path.exists():
+        if "n_components" not in settings:
+            raise ModelFileError(
+                f"{path}: no such file; give n_components= to begin one, or save an "
+                "OnlineGaussianMixture there"
+            )
+        return asked
+    model = load(path)
+    is_batch = isinstance(model, GaussianMixture)
+    decided = _OF_BATCH if is_batch else settings.keys() - _LOCAL
+    known = model.get_params(deep=False)
+    other = [
+        f"{name} is {known[name]!r} and not {settings[name]!r}"
+        for name in sorted(decided & settings.keys())
+        if not np.array_equal(known[name], settings[name])
+    ]
+    if other:
+        raise ParameterError(
+            f"{path} is of other settings: its {'; its '.join(other)}. Leave these out to go on "
+            "with it, or begin another model"
+        )
+    if isinstance(model, GaussianMixture):
+        try:
+            online = OnlineGaussianMixture.from_batch(model, **settings)
+        except ParameterError as error:
+            raise ParameterError(f"{path}: {error}") from None
+        online._known_files = model._known_files
+        return online
+    model.set_params(**{name: settings[name] for name in _LOCAL & settings.keys()})
+    return model

@@ -16,8 +16,14 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from streamgmm.errors import DataError, ModelFileError, NotFiniteError, ParameterError
-from streamgmm.estimators.digest import RowDigest
+from streamgmm.errors import (
+    DataError,
+    ModelFileError,
+    NotFiniteError,
+    OutputError,
+    ParameterError,
+)
+from streamgmm.estimators.digest import RowDigest, version_of
 from streamgmm.estimators.growing import (
     LatestRows,
     OrderedRows,
@@ -25,11 +31,19 @@ from streamgmm.estimators.growing import (
     ends_of_pieces,
 )
 from streamgmm.estimators.ledger import Position
-from streamgmm.estimators.model_files import load_or_begin, locked
+from streamgmm.estimators.loading import load_or_begin
 from streamgmm.estimators.online_mixture import OnlineGaussianMixture, chunks_of
 from streamgmm.estimators.places import Place
 from streamgmm.estimators.validation import check_callbacks
-from streamgmm.events import BatchKnown, Event, Listener, RowsLearned, SkippedRows
+from streamgmm.events import (
+    BatchKnown,
+    Event,
+    FilesSkipped,
+    Listener,
+    RowsLearned,
+    SkippedRows,
+)
+from streamgmm.model_files import held
 from streamgmm.paths import local_path
 from streamgmm.protocols import Chunk, Source
 from streamgmm.sources.files import files_of
@@ -81,7 +95,9 @@ def update(
     sample_weight : array-like or path, default=None
         Row weights; of an array that grows a path of one that grows with it.
     callbacks : sequence of callables, default=()
-        Called with each event, :class:`streamgmm.events.RowsLearned` among them.
+        Called with each event, :class:`streamgmm.events.RowsLearned` among them, and
+        :class:`streamgmm.events.FilesSkipped` if files are not read because their names are too
+        low to be remembered.
     **options
         Arguments of :func:`streamgmm.open` that describe the data, such as ``missing="drop"``; and
         settings of :class:`OnlineGaussianMixture`, for a model that is begun here or goes on from
@@ -130,7 +146,9 @@ def update(
         )
     check_callbacks(callbacks)
     path = Path(os.path.realpath(local_path(model, ModelFileError, "model files")))
-    with locked(path):
+    if not path.parent.is_dir():
+        raise OutputError(f"{path} cannot be updated: there is no directory {path.parent}")
+    with held(path):
         stored = _StoredModel(path, options, callbacks)
         if isinstance(data, Iterator):
             for batch in data:
@@ -182,8 +200,9 @@ class _StoredModel:
                 f"up to {batches.watermark!r} are not remembered singly any more; give batches "
                 "ids that rise"
             )
-        source, digest = self.model._next_source(data), RowDigest()
-        chunks, known = digest.added(chunks_of(source)), batches.get(batch_id)
+        known = batches.get(batch_id)
+        source, digest = self.model._next_source(data), RowDigest(version_of(known))
+        chunks = digest.added(chunks_of(source))
         if known is None:
             learned = self._learn(source, chunks, source.n_rows, f"batch {batch_id!r}")
             self.model._ledger = self.model._ledger.with_batch(batch_id, digest.text())
@@ -214,12 +233,17 @@ class _StoredModel:
                 f"{data} stands for several files, and sample_weight for the rows of one; update "
                 "the model with each file"
             )
+        skipped: dict[str, list[str]] = {}
         for file in files:
             place = Place.of(str(file), description)
             if file.is_dir():
                 self._learn_appended(place)
-            elif not place.is_below(self.model._ledger):
+            elif place.is_below(self.model._ledger):
+                skipped.setdefault(place.folder, []).append(place.name)
+            else:
                 self._learn_file(place, file)
+        for folder, names in skipped.items():
+            self._tell(FilesSkipped(str(self._path), folder, tuple(names)))
 
     def _learn_file(self, place: Place, file: Path) -> None:
         """Learn one of several files, unless it was learned before.
@@ -234,9 +258,11 @@ class _StoredModel:
             self._learn_appended(place, file)
         elif position.may_grow:
             self._learn_appended(place)
-        elif (stamp := _stamp(file)) != position.stamp:
+        elif not position.has_stamp(stamp := _stamp(file)):
             source = self.model._next_source(place.open())
-            if source.n_rows != position.n_rows or content_digest(source) != position.content:
+            version = version_of(position.content)
+            is_same_size = source.n_rows == position.n_rows
+            if not is_same_size or content_digest(source, version) != position.content:
                 raise DataError(
                     f"{file} was changed since {self._path} learned it; restore it or take it "
                     "away, and put new rows into new files"
@@ -245,7 +271,7 @@ class _StoredModel:
             self.model._ledger = place.noted(
                 self.model._ledger, dataclasses.replace(position, stamp=stamp)
             )
-            self.model.save(self._path)
+            self._write()
 
     def _learn_appended(self, place: Place, file: Path | None = None) -> None:
         """Learn the rows of a table that come after those that were learned.
@@ -279,7 +305,7 @@ class _StoredModel:
         while position.n_rows < source.n_rows:
             start = position.n_rows
             stop = ends[bisect_right(ends, start)]
-            digest = RowDigest()
+            digest = RowDigest(version_of(position.content))
             chunks = rows.between(start, stop)
             chunks = latest.followed(chunks if file is None else digest.added(chunks))
             what = f"{source.name}, rows {start} to {stop}"
@@ -308,7 +334,7 @@ class _StoredModel:
             )
         latest = LatestRows()
         deque(latest.followed(rows.between(latest.first(n_rows), n_rows)), maxlen=0)
-        if latest.digest() != position.latest:
+        if latest.digest(version_of(position.latest)) != position.latest:
             raise DataError(
                 f"{source.name} is not what {self._path} learned up to row {n_rows}: rows before "
                 "it have changed; restore them, or give other data another name"
@@ -326,7 +352,7 @@ class _StoredModel:
         return _Learned(n_rows - skipped.n_rows, skipped)
 
     def _save(self, source: Source, learned: "_Learned", batch_id: str | None = None) -> None:
-        self.model.save(self._path)
+        self._write()
         self._tell(
             RowsLearned(
                 str(self._path),
@@ -337,6 +363,10 @@ class _StoredModel:
                 learned.skipped,
             )
         )
+
+    def _write(self) -> None:
+        self.model._ledger = dataclasses.replace(self.model._ledger, has_updates=True)
+        self.model._replace(self._path)
 
     def _tell(self, event: Event) -> None:
         self.model._listener()(event)
@@ -350,10 +380,13 @@ class _Learned:
     skipped: SkippedRows
 
 
-def _stamp(file: Path) -> tuple[int, int]:
-    """Size and time of a file."""
+def _stamp(file: Path) -> tuple[int, ...]:
+    """Return what changes with a file: its size, its times and its number in the file system.
+
+    The second time is that of the last change of anything, which no program can set.
+    """
     found = file.stat()
-    return found.st_size, found.st_mtime_ns
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def _checked_id(batch_id: Any) -> str:

@@ -111,7 +111,7 @@ class DistributedExecutor:
         chosen = all_chunks(source) if chunks is None else chunks
         graph = Graph(purpose, function, state, number)
 
-        def tell(group: Sequence[int]) -> None:
+        def tell(group: Sequence[int], future: Any) -> None:
             listener(chunks_done(source, group))
 
         with self._cluster.explained(source):
@@ -142,20 +142,21 @@ class DistributedExecutor:
         chunks = unwritten_chunks(source, sink)
         name = funcname(function)
 
-        def tell(group: Sequence[int]) -> None:
-            for i in group:
-                sink.finish(i)
-            listener(chunks_done(source, group))
-
-        writer = sink.writer() if isinstance(sink, SharedSink) else None
         with self._cluster.explained(source):
-            if writer is None:
-                for batch in groups_of(chunks, _BATCH):
-                    graph = Graph(name, function, state)
-                    self._write_here(source, graph, work, batch, sink, tell)
-            elif chunks:
+            if isinstance(sink, SharedSink) and (writer := sink.writer()) is not None:
                 job = Writing(function, state, writer, piece_shape, sample_shape(source))
-                self._merged(source, Graph(name, write, job), work, chunks, tell)
+
+                def tell(group: Sequence[int], future: Any) -> None:
+                    for i, digest in zip(group, future.result().digests, strict=True):
+                        sink.finish_elsewhere(i, digest)
+                    listener(chunks_done(source, group))
+
+                if chunks:
+                    self._merged(source, Graph(name, write, job), work, chunks, tell)
+                return
+            for batch in groups_of(chunks, _BATCH):
+                graph = Graph(name, function, state)
+                self._write_here(source, graph, work, batch, sink, listener)
 
     def check_memory(
         self, source: Source, work: Work, at_limit: Callable[[int], Sequence[Work]] | None = None
@@ -178,9 +179,9 @@ class DistributedExecutor:
         graph: Graph,
         work: Work,
         chosen: Sequence[int],
-        tell: Callable[[Sequence[int]], None],
+        tell: Callable[[Sequence[int], Any], None],
     ) -> Any:
-        """The merged value of chunks; groups of them are told of as they are done."""
+        """Return the merged value of chunks; report groups of them, with futures, when done."""
         memory = self._cluster.memory
         size = memory.group_size(source, len(chosen))
         levels = graph.merged(self._leaves(graph, source, work, chosen, size, memory))
@@ -193,7 +194,7 @@ class DistributedExecutor:
         with self._cluster.computing(source, graph, list({**group_of, root: None})) as done:
             for future in done:
                 if future.key in group_of:
-                    tell(group_of[future.key])
+                    tell(group_of[future.key], future)
                 if future.key == root:
                     merged = future.result()
         return merged
@@ -205,9 +206,9 @@ class DistributedExecutor:
         work: Work,
         chunks: Sequence[int],
         sink: Sink,
-        tell: Callable[[Sequence[int]], None],
+        listener: Listener,
     ) -> None:
-        """Write the values of chunks, which come here; each chunk is told of as it is done."""
+        """Write the values of chunks, which come here; report each chunk when it is done."""
         region_of = regions_of(source)
         leaves = self._leaves(graph, source, work, chunks, 1, self._cluster.memory)
         chunk_of = dict(zip(leaves, chunks, strict=True))
@@ -215,7 +216,8 @@ class DistributedExecutor:
             for future in done:
                 i = chunk_of[future.key]
                 sink.write(region_of(i), future.result())
-                tell([i])
+                sink.finish(i)
+                listener(chunks_done(source, [i]))
 
     def _leaves(
         self,

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Self
 
 import numpy as np
@@ -121,20 +121,30 @@ class Writing(Generic[S]):
     sample_shape: tuple[int, ...]
 
 
-class _Written:
-    """All that is to be merged of chunks that have been written."""
+@dataclass(frozen=True)
+class Written:
+    """Chunks that have been written.
+
+    Attributes
+    ----------
+    digests : tuple of bytes
+        Digests of the boxes of the chunks, in their order.
+    """
+
+    digests: tuple[bytes, ...]
 
     def merge(self, other: Self) -> Self:
-        return self
+        """The chunks of both sides."""
+        return replace(self, digests=self.digests + other.digests)
 
 
-def write(job: Writing[Any], chunk: Chunk) -> _Written:
+def write(job: Writing[Any], chunk: Chunk) -> Written:
     """Write the values of a chunk, and have them on the disk."""
-    if len(chunk.rows):
-        region = region_at(chunk.index, job.sample_shape)
-        write_chunk(job.function, job.state, chunk, region, job.piece_shape, job.writer.write)
-        job.writer.sync([region])
-    return _Written()
+    if not len(chunk.rows):
+        return Written((b"",))
+    region = region_at(chunk.index, job.sample_shape)
+    write_chunk(job.function, job.state, chunk, region, job.piece_shape, job.writer.write)
+    return Written(tuple(job.writer.sync([region])))
 
 
 def _merge(*values: M) -> M:

@@ -18,6 +18,7 @@ from streamgmm.errors import OutputError
 from streamgmm.paths import local_path, why_absent
 from streamgmm.protocols import Region, Writer
 from streamgmm.sinks.array import ArraySink
+from streamgmm.sinks.digest import layout_digest, values_digest
 from streamgmm.sinks.part import Part, open_part, sync
 
 # Between two times that data are forced to the disk, of which little more may be lost.
@@ -31,23 +32,36 @@ class FileSink(ArraySink):
     ----------
     array : numpy.memmap or zarr.Array
     part : Part
+    regions : sequence of tuple of slice
+        The box of samples of each chunk.
     is_shared : bool
         Whether two boxes may share a stored chunk, and so must be written one at a time.
+    done : set of int
+        Chunks that are there from a call before.
     """
 
-    def __init__(self, array: Any, part: Part, is_shared: bool) -> None:
+    def __init__(
+        self,
+        array: Any,
+        part: Part,
+        regions: Sequence[Region],
+        is_shared: bool,
+        done: set[int],
+    ) -> None:
         super().__init__(array)
         self._part = part
+        self._regions = regions
         self._is_shared = is_shared
+        self._done = done
         self._writing = threading.Lock() if is_shared else nullcontext()
         self._syncing, self._noting = threading.Lock(), threading.Lock()
         self._written: list[Region] = []
-        self._finished: list[int] = []
+        self._finished: dict[int, bytes | None] = {}
         self._next_sync = time.monotonic() + _SYNC_SECONDS
 
     def has(self, i: int) -> bool:
         """Whether chunk i is there from a call before."""
-        return i in self._part.done
+        return i in self._done
 
     def write(self, region: Region, values: NDArray[Any]) -> None:
         """Store the values of a box of samples."""
@@ -58,8 +72,15 @@ class FileSink(ArraySink):
 
     def finish(self, i: int) -> None:
         """Take note that all of chunk i has been written; now and then force it to the disk."""
+        self._note(i, None)
+
+    def finish_elsewhere(self, i: int, digest: bytes) -> None:
+        """Take note that another process has written chunk i and has it on the disk."""
+        self._note(i, digest)
+
+    def _note(self, i: int, digest: bytes | None) -> None:
         with self._noting:
-            self._finished.append(i)
+            self._finished[i] = digest
             is_due = time.monotonic() >= self._next_sync
             if is_due:
                 self._next_sync = math.inf
@@ -80,14 +101,17 @@ class FileSink(ArraySink):
         with self._syncing:
             with self._noting:
                 regions, self._written = self._written, []
-                finished, self._finished = self._finished, []
+                finished, self._finished = self._finished, {}
             if isinstance(self.array, np.memmap):
                 self.array.flush()
             else:
                 from streamgmm.sinks.zarr import sync_boxes
 
                 sync_boxes(self.array, self._part.unfinished, regions)
-            self._part.add(finished)
+            self._part.add({i: digest or self._digest(i) for i, digest in finished.items()})
+
+    def _digest(self, i: int) -> bytes:
+        return _stored_digest(self.array, self._part.unfinished, self._regions[i], self._is_shared)
 
 
 def _is_zarr_array(folder: Path) -> bool:
@@ -154,7 +178,7 @@ def open_sink(
         What decides the values; without it an unfinished output is not kept.
     resume : bool
         Whether to go on with an unfinished output of the same fingerprint, if there is one;
-        otherwise it is discarded.
+        otherwise it is discarded. Chunks that are not as they were written are written again.
 
     Raises
     ------
@@ -173,7 +197,8 @@ def open_sink(
         raise OutputError(f"{target}: predictions are written to a path ending in .npy or .zarr")
     check_target(target)
     target = _followed(target)
-    chunks, is_shared = _digest(regions, piece_shape)
+    boxes = list(regions)
+    chunks, is_shared = _chunking(boxes, piece_shape)
     whole = {
         **(fingerprint or {}),
         "chunks": chunks,
@@ -183,15 +208,19 @@ def open_sink(
     with ExitStack() as stack:
         with _explained(target):
             part = stack.enter_context(open_part(target))
-            if resume and part.resume(whole):
-                array = _open(part.unfinished, is_shared)
-            else:
+            n_bytes = math.prod(shape) * dtype.itemsize
+            is_begun = resume and part.resume(whole)
+            found = _taken_up(part, boxes, is_shared, n_bytes) if is_begun else None
+            if found is None:
                 part.clear()
-                array = _create(
-                    part.unfinished, shape, dtype, piece_shape, dimension_names, is_shared
+                array, done = (
+                    _create(part.unfinished, shape, dtype, piece_shape, dimension_names, is_shared),
+                    set[int](),
                 )
-                part.begin(whole)
-        sink = FileSink(array, part, is_shared)
+                part.begin(whole, layout_digest(part.unfinished, n_bytes))
+            else:
+                array, done = found
+        sink = FileSink(array, part, boxes, is_shared, done)
         try:
             yield sink
             with _explained(target):
@@ -200,7 +229,7 @@ def open_sink(
         except BaseException as error:
             with suppress(OSError):
                 sink.sync()
-            if fingerprint is None or not part.done:
+            if fingerprint is None or not part.digests:
                 part.clear()
             else:
                 error.add_note(
@@ -221,7 +250,7 @@ def _explained(target: Path) -> Iterator[None]:
         raise OutputError(f"{target} cannot be written: {reason}") from error
 
 
-def _digest(regions: Iterable[Region], piece_shape: tuple[int, ...]) -> tuple[str, bool]:
+def _chunking(regions: Iterable[Region], piece_shape: tuple[int, ...]) -> tuple[str, bool]:
     """A digest of the boxes of chunks, and whether two of them may share a stored chunk."""
     digest, is_shared = hashlib.sha256(), False
     for region in regions:
@@ -252,6 +281,46 @@ def _create(
     array.flush()
     sync(path)
     return array
+
+
+def _taken_up(
+    part: Part, regions: Sequence[Region], is_shared: bool, n_bytes: int
+) -> tuple[Any, set[int]] | None:
+    """Open an unfinished output, and find the chunks that are as they were journalled.
+
+    Returns
+    -------
+    array, done : array and set of int, or None
+        None if all has to be written again.
+    """
+    if layout_digest(part.unfinished, n_bytes) != part.layout:
+        return None
+    array = _open(part.unfinished, is_shared)
+    done = set()
+    for i, region in enumerate(regions):
+        try:
+            digest = _stored_digest(array, part.unfinished, region, is_shared)
+        except Exception:  # noqa: BLE001 - a damaged stored chunk can fail in any way
+            return None
+        if digest == part.digests.get(i):
+            done.add(i)
+        elif not is_shared and not isinstance(array, np.memmap):
+            from streamgmm.sinks.zarr import remove_box
+
+            # A stored chunk of which a part is written would be read first.
+            remove_box(array, part.unfinished, region)
+    part.digests = {i: part.digests[i] for i in done}
+    return array, done
+
+
+def _stored_digest(array: Any, path: Path, region: Region, is_shared: bool) -> bytes:
+    """Return the digest of a box of samples, as it is stored."""
+    # What holds other boxes too changes when these are written.
+    if isinstance(array, np.memmap) or is_shared:
+        return values_digest(region, array[region])
+    from streamgmm.sinks.zarr import box_digest
+
+    return box_digest(array, path, region)
 
 
 def _open(path: Path, is_shared: bool) -> Any:

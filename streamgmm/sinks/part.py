@@ -10,16 +10,16 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from streamgmm.errors import OutputError
+from streamgmm.locks import locked
 
 _LOCK, _JOURNAL, _FORMER = "lock", "journal.jsonl", "former"
+_LAYOUT = "layout"
 
 
 class Part:
@@ -37,20 +37,23 @@ class Part:
     folder : Path
     unfinished : Path
         Where the output grows.
-    done : set of int
-        Chunks that are journalled.
+    layout : str or None
+        Digest of what the output says of its values, when it was created.
+    digests : dict of int to bytes
+        Digests of the chunks that are journalled.
     """
 
     def __init__(self, target: Path) -> None:
         self.target = target
         self.folder = target.with_name(f"{target.name}.part")
         self.unfinished = self.folder / target.name
-        self.done: set[int] = set()
+        self.layout: str | None = None
+        self.digests: dict[int, bytes] = {}
         self._former = self.folder / _FORMER
 
-    def begin(self, fingerprint: Mapping[str, Any]) -> None:
+    def begin(self, fingerprint: Mapping[str, Any], layout: str) -> None:
         """Begin the journal of an output that has been created."""
-        self._append(fingerprint)
+        self._append({**fingerprint, _LAYOUT: layout})
         sync(self.folder)
         sync(self.folder.parent)
 
@@ -71,6 +74,7 @@ class Part:
         if not lines:
             return False
         begun = json.loads(lines[0])
+        self.layout = begun.pop(_LAYOUT, None)
         for key in {**begun, **fingerprint}:
             if begun.get(key) != fingerprint.get(key):
                 raise OutputError(
@@ -80,14 +84,15 @@ class Part:
                 )
         os.truncate(journal, sum(map(len, lines)))
         for line in lines[1:]:
-            self.done.update(json.loads(line)["chunks"])
+            self.digests |= _chunks_of(json.loads(line))
         return True
 
-    def add(self, chunks: Sequence[int]) -> None:
-        """Journal chunks, which are on the disk."""
-        if chunks:
-            self._append({"chunks": chunks})
-            self.done.update(chunks)
+    def add(self, digests: Mapping[int, bytes]) -> None:
+        """Journal chunks, which are on the disk, with their digests."""
+        if digests:
+            texts = [digest.hex() for digest in digests.values()]
+            self._append({"chunks": [*digests], "digests": texts})
+            self.digests.update(digests)
 
     def publish(self) -> None:
         """Give the output, which is on the disk, its name; what had it before goes last.
@@ -150,21 +155,21 @@ def open_part(target: Path) -> Iterator[Part]:
             f"{part.folder} is where {target.name} would grow, but holds {', '.join(foreign)}; "
             "move it, or write somewhere else"
         )
-    lock = FileLock(part.folder / _LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise OutputError(
-            f"{target} is being written by another process, which has {lock.lock_file} locked; "
-            "wait for it, or write somewhere else"
-        ) from None
-    try:
-        part.restore()
-        yield part
-    finally:
-        if not (part.folder / _JOURNAL).exists():
-            shutil.rmtree(part.folder, ignore_errors=True)
-        lock.release()
+    lock = part.folder / _LOCK
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock))
+        except TimeoutError:
+            raise OutputError(
+                f"{target} is being written by another process, which has {lock} locked; "
+                "wait for it, or write somewhere else"
+            ) from None
+        try:
+            part.restore()
+            yield part
+        finally:
+            if not (part.folder / _JOURNAL).exists():
+                shutil.rmtree(part.folder, ignore_errors=True)
 
 
 def _folder_mode(target: Path) -> int:
@@ -176,15 +181,27 @@ def _folder_mode(target: Path) -> int:
 
 
 def _whole_lines(content: bytes) -> Iterator[bytes]:
-    """Lines up to the first one that was not written to its end."""
+    """Return the lines up to the first one that is damaged or was not written to its end."""
     for line in content.splitlines(keepends=True):
         try:
-            json.loads(line)
-        except ValueError:
-            return
-        if not line.endswith(b"\n"):
+            is_whole = isinstance(json.loads(line), dict) and line.endswith(b"\n")
+        except (ValueError, RecursionError):
+            is_whole = False
+        if not is_whole:
             return
         yield line
+
+
+def _chunks_of(line: Mapping[str, Any]) -> dict[int, bytes]:
+    """Return the chunks of a line with their digests; none of a damaged line.
+
+    Journals of older releases have no digests, so none of their chunks counts.
+    """
+    try:
+        digests = map(bytes.fromhex, line["digests"])
+        return dict(zip(line["chunks"], digests, strict=True))
+    except (KeyError, TypeError, ValueError):
+        return {}
 
 
 def sync(path: Path) -> None:

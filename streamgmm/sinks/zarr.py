@@ -17,6 +17,7 @@ from zarr.storage import LocalStore
 from streamgmm.errors import OutputError
 from streamgmm.protocols import Region
 from streamgmm.sinks.array import ArraySink
+from streamgmm.sinks.digest import files_digest
 from streamgmm.sinks.part import sync
 
 
@@ -80,9 +81,10 @@ class BoxWriter:
             )
         self._sink.write(region, values)
 
-    def sync(self, regions: Iterable[Region]) -> None:
-        """Have the stored chunks of boxes on the disk."""
+    def sync(self, regions: Sequence[Region]) -> list[bytes]:
+        """Have the stored chunks of boxes on the disk, and return digests of the boxes."""
         sync_boxes(self._sink.array, self._folder, regions)
+        return [box_digest(self._sink.array, self._folder, region) for region in regions]
 
 
 def sync_boxes(array: "zarr.Array[Any]", folder: Path, regions: Iterable[Region]) -> None:
@@ -105,8 +107,21 @@ def sync_boxes(array: "zarr.Array[Any]", folder: Path, regions: Iterable[Region]
         sync(parent)
 
 
+def box_digest(array: "zarr.Array[Any]", folder: Path, region: Region) -> bytes:
+    """Return the digest of the stored chunks of a box of samples, which hold no other box."""
+    return files_digest(region, (folder / key for key in _keys(array, region)))
+
+
+def remove_box(array: "zarr.Array[Any]", folder: Path, region: Region) -> None:
+    """Remove the stored chunks of a box of samples."""
+    for key in _keys(array, region):
+        (folder / key).unlink(missing_ok=True)
+
+
 def _keys(array: "zarr.Array[Any]", region: Region) -> Iterable[str]:
-    """Keys of the stored chunks that hold a box of samples."""
+    """Return the keys of the stored chunks that hold a box of samples; none of an empty box."""
+    if any(part.start == part.stop for part in region):
+        return ()
     along = [
         range(part.start // size, -(-part.stop // size))
         for part, size in zip(region, array.chunks, strict=False)

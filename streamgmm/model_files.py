@@ -1,0 +1,121 @@
+"""The file of a model: one writer at a time, and none that undoes what others have written.
+
+Every writer of a model's file holds the lock of the file: ``save``, ``update``, the command line
+and a checkpoint. A writer knows the content of the file that its model was loaded from or saved
+to. A file is not replaced if it holds anything else by now, nor if it holds what
+:func:`streamgmm.update` has learned and the writer does not know it.
+"""
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import xxhash
+
+from streamgmm.errors import ModelFileError, OutputError
+from streamgmm.locks import locked
+from streamgmm.paths import why_absent
+from streamgmm.persistence import Record, discard_unfinished, read_header, stem, write_record
+
+# Seconds that a writer waits for another one.
+_PATIENCE = 5.0
+_WAY_OUT = (
+    "load the file again and go on with that model, save under another name, or remove the file "
+    "first"
+)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the file of a model for one writer, and remove what killed writers left beside it.
+
+    Raises
+    ------
+    OutputError
+        If another writer keeps the file, or nothing can be written there.
+    """
+    lock = path.with_name(f".{stem(path)}.lock")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock, _PATIENCE))
+            discard_unfinished(path)
+        except TimeoutError:
+            raise OutputError(
+                f"{path} is being updated by another process, which has {lock} locked; wait for it"
+            ) from None
+        except OSError as error:
+            reason = why_absent(path.parent) or error
+            raise OutputError(f"{path} cannot be written: {reason}") from error
+        yield
+
+
+def replace_model(path: Path, record: Record, known: str | None) -> str | None:
+    """Write the record of a model to a file that the caller holds, and return its content.
+
+    Parameters
+    ----------
+    path : Path
+    record : Record
+    known : str or None
+        The content that the writer knows, as :func:`content_of` returns it.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written, or something that the writer does not know would be lost.
+    """
+    refuse_loss(path, known)
+    write_record(path, record)
+    return content_of(path)
+
+
+def refuse_loss(path: Path, known: str | None) -> None:
+    """Refuse to replace a file if something that the writer does not know would be lost.
+
+    Raises
+    ------
+    OutputError
+    """
+    found = content_of(path)
+    if found is None or found == known:
+        return
+    if known is not None:
+        raise OutputError(
+            f"{path} was changed after this model was loaded from it or saved to it, and would "
+            f"lose what it holds now; {_WAY_OUT}"
+        )
+    if _has_updates(path):
+        raise OutputError(
+            f"{path} would lose what streamgmm.update has learned there, which this model does "
+            f"not know; {_WAY_OUT}"
+        )
+
+
+def content_of(path: Path) -> str | None:
+    """Return a digest that tells the content of a model's file; None if there is no file.
+
+    It is made of the checksums that the archive keeps, and so takes no time for large models. All
+    files that are no archives have the same one.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [(member.filename, member.CRC) for member in archive.infolist()]
+    except Exception:  # noqa: BLE001 - a damaged archive can fail in any way that its reader can
+        members = []
+    return xxhash.xxh3_128_hexdigest(repr(members).encode())
+
+
+def _has_updates(path: Path) -> bool:
+    """Return whether a file holds a model that has learned by updates."""
+    try:
+        ledger = read_header(path).get("ledger")
+    except ModelFileError:
+        return False
+    if not isinstance(ledger, dict):
+        return False
+    # Older files do not say it, but remember the names of what was learned.
+    names = [part.get("entries") for part in ledger.values() if isinstance(part, dict)]
+    return bool(ledger.get("has_updates", any(names)))

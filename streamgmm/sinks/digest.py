@@ -1,0 +1,67 @@
+"""Digests of what an unfinished output holds on the disk, so that damage is found."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from streamgmm.protocols import Region
+
+#: Bytes of the digest of a box.
+DIGEST_BYTES = 16
+# A file says less than this about its values.
+_MOST_HEADER_BYTES = 1 << 16
+
+
+def values_digest(region: Region, values: NDArray[Any]) -> bytes:
+    """Return the digest of a box of samples, by the values in it."""
+    digest = _begun(region)
+    if values.flags.c_contiguous:
+        digest.update(values.data)
+    else:
+        # A copy of all of them could be as large as a chunk of data.
+        for part in values:
+            digest.update(np.ascontiguousarray(part).data)
+    return digest.digest()
+
+
+def files_digest(region: Region, files: Iterable[Path]) -> bytes:
+    """Return the digest of a box of samples, by the files that hold it.
+
+    A file may be absent: there is none for a stored chunk that holds nothing but zeros.
+    """
+    digest = _begun(region)
+    for file in files:
+        content = file.read_bytes() if file.exists() else None
+        size = -1 if content is None else len(content)
+        digest.update(f"{file.name} {size} ".encode())
+        digest.update(content or b"")
+    return digest.digest()
+
+
+def layout_digest(path: Path, n_value_bytes: int) -> str:
+    """Return the digest of what an output says of its values: their type, shape and size.
+
+    Parameters
+    ----------
+    path : Path
+        A ``.npy`` file or a Zarr array.
+    n_value_bytes : int
+        Bytes of the values of a ``.npy`` file, which come last in it.
+    """
+    if path.suffix == ".zarr":
+        metadata = path / "zarr.json"
+        return xxhash.xxh3_128_hexdigest(metadata.read_bytes()) if metadata.exists() else ""
+    n_header_bytes = path.stat().st_size - n_value_bytes
+    if not 0 < n_header_bytes < _MOST_HEADER_BYTES:
+        return ""
+    with path.open("rb") as file:
+        return xxhash.xxh3_128_hexdigest(file.read(n_header_bytes))
+
+
+def _begun(region: Region) -> "xxhash.xxh3_128":
+    """Return a digest that begins with a box, as two boxes may hold the same values."""
+    return xxhash.xxh3_128(repr([(along.start, along.stop) for along in region]).encode())
