@@ -111,6 +111,8 @@ class Position:
             size, time = stamp
             stamp = int(size), int(time)
         content = None if content is None else _text(content)
+        if not 0 <= n_rows < 2**63:
+            raise ValueError(f"{n_rows} is no number of rows")
         return cls(int(n_rows), _text(latest), content, stamp)
 
 
@@ -164,7 +166,7 @@ class Ledger:
                     header["folders"], lambda files: Register.from_header(files, _position)
                 ),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ValueError(f"its ledger of what it learned is not one ({error!r})") from error
 
 

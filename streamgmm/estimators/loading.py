@@ -1,14 +1,17 @@
 """Models from files, of whichever class they were."""
 
 import os
+import reprlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from streamgmm.errors import ModelFileError
+from streamgmm.archive import Declared
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
+from streamgmm.estimators.model_layout import check_arrays
 from streamgmm.estimators.online_mixture import OnlineGaussianMixture
 from streamgmm.estimators.online_records import from_online_record
 from streamgmm.estimators.records import from_record
-from streamgmm.persistence import Record, read_record
+from streamgmm.persistence import Record, read_record, refusing
 
 _CLASSES: Mapping[str, Callable[[Record], GaussianMixture | OnlineGaussianMixture]] = {
     "GaussianMixture": lambda record: from_record(GaussianMixture, record),
@@ -33,11 +36,14 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture | OnlineGaussianMixtur
     ModelFileError
         If the file is missing, damaged, of another kind or written by a newer version.
     """
-    record = read_record(path)
-    name = str(record.header.get("estimator"))
-    if name not in _CLASSES:
-        raise ModelFileError(f"{path} holds a {name}, which this release does not know")
-    try:
-        return _CLASSES[name](record)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path} is damaged: {error}") from error
+    record = read_record(path, _check)
+    with refusing(str(path)):
+        return _CLASSES[record.header["estimator"]](record)
+
+
+def _check(header: Mapping[str, Any], declared: Mapping[str, Declared]) -> None:
+    """Refuse a model of an unknown class, and arrays that its class does not have."""
+    name = header.get("estimator")
+    if not isinstance(name, str) or name not in _CLASSES:
+        raise ValueError(f"it holds a {reprlib.repr(name)}, which this release does not know")
+    check_arrays(header, declared)
