@@ -453,8 +453,8 @@ def _unpacked(
 
 def _of_dtype(name: str, array: NDArray[Any], arguments: tuple[Any, ...]) -> NDArray[Any]:
     """The array, if its values are of the annotated type; of any real type if none is."""
-    wanted = get_args(arguments[1])[0] if arguments else Any
-    if isinstance(wanted, type) and array.dtype != wanted:
+    wanted = get_args(arguments[1])[0] if arguments else np.number
+    if issubclass(wanted, np.generic) and not np.issubdtype(array.dtype, wanted):
         raise TypeError(f"{name} holds {array.dtype} and not {np.dtype(wanted)}")
     return array
 

@@ -66,7 +66,18 @@ def originals(folder: Path) -> list[Original]:
                 with contextlib.suppress(_Stopped):
                     model.fit(_data())
                 found.append(Original(place, settings, result))
+                assert _result(_continued(found[-1], _copy(place))) == result
     return found
+
+
+def _copy(place: Path) -> Path:
+    """A copy of a checkpoint beside it."""
+    return Path(shutil.copytree(place, place.with_name(f"copy of {place.name}")))
+
+
+def _continued(original: Original, place: Path) -> GaussianMixture:
+    model = GaussianMixture(**original.settings, checkpoint=place, checkpoint_interval=1e-9)
+    return model.fit(_data(), resume=True)
 
 
 def trial(known: list[Original], folder: Path, random: np.random.Generator) -> tuple[str, str]:
@@ -75,9 +86,8 @@ def trial(known: list[Original], folder: Path, random: np.random.Generator) -> t
     place = folder / "checkpoint"
     shutil.copytree(original.folder, place)
     change = _changed(place, known, random)
-    model = GaussianMixture(**original.settings, checkpoint=place, checkpoint_interval=1e-9)
     try:
-        found = attempted(lambda: model.fit(_data(), resume=True))
+        found = attempted(lambda: _continued(original, place))
         others = files_in(folder) - {"checkpoint"}
         if any(not name.startswith("checkpoint/") for name in others):
             raise Fault(f"files were written: {sorted(others)}")

@@ -134,7 +134,7 @@ def change_array(content: Content, random: np.random.Generator) -> tuple[Content
     array = arrays.pop(name)
     how = str(random.choice(list(_ARRAY_CHANGES)))
     changed = _ARRAY_CHANGES[how](array, random)
-    if how == "swap":
+    if how == "swap" and arrays:
         other = str(random.choice(sorted(arrays)))
         arrays[name], arrays[other] = arrays[other], array
         return Content(content.header, arrays), f"swap {name} and {other}"

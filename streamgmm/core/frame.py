@@ -121,7 +121,7 @@ class Frame:
         """D."""
         return len(self.origin)
 
-    def check(self, n_components: int) -> None:
+    def check_for(self, n_components: int) -> None:
         """Refuse arrays that are no frame of so many components, as those of a file may be.
 
         Raises

@@ -111,7 +111,7 @@ class Statistics:
             If a shape or a type is wrong, a sum is not finite, or a count is negative.
         """
         frame = self.frame
-        frame.check(self.n_components)
+        frame.check_for(self.n_components)
         shapes = sum_shapes(frame.covariance_type, self.n_components, frame.n_features)
         for name, shape in shapes.items():
             require_values(name, getattr(self, name), shape)
