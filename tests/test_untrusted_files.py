@@ -1,6 +1,7 @@
 """Files of anyone: settings that they name, arrays of any shape, and archives of any kind."""
 
 import copy
+import functools
 import json
 import logging
 import os
@@ -47,16 +48,26 @@ def batch(kind: Any = "full", **settings: Any) -> GaussianMixture:
     )
 
 
+@functools.cache
+def model_of(what: str, kind: str) -> Any:
+    """A batch model, one that learned a stream, or one that still holds rows."""
+    if what == "batch":
+        return batch(kind)
+    settings: dict[str, Any] = {"init_size": 200, "learning_offset": 250.0}
+    model = OnlineGaussianMixture(K, covariance_type=kind, random_state=0, n_jobs=1, **settings)
+    return model.fit(rows(600 if what == "stream" else 150))
+
+
+def saved(folder: Path, what: str = "batch", kind: str = "full") -> Path:
+    """The file of such a model."""
+    model_of(what, kind).save(folder / "m.gmm")
+    return folder / "m.gmm"
+
+
 @pytest.fixture(params=["batch", "stream", "holding"])
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A file of each class, and of a model that still holds rows."""
-    model: Any = batch()
-    if request.param != "batch":
-        n_rows = 600 if request.param == "stream" else 150
-        settings: dict[str, Any] = {"init_size": 200, "learning_offset": 250.0}
-        model = OnlineGaussianMixture(K, random_state=0, n_jobs=1, **settings).fit(rows(n_rows))
-    model.save(tmp_path / "m.gmm")
-    return tmp_path / "m.gmm"
+    """A file of each kind."""
+    return saved(tmp_path, request.param)
 
 
 def changed(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> None:
@@ -114,7 +125,7 @@ def test_a_file_names_no_place_no_executor_and_no_function(
     defaults = type(model)().get_params()
     assert model.get_params().get(name) == defaults.get(name)
     model.fit(rows())
-    assert os.listdir(path.parent) == ["m.gmm"]
+    assert [file.name for file in path.parent.iterdir()] == ["m.gmm"]
 
 
 def test_such_settings_are_not_saved(tmp_path: Path) -> None:
@@ -183,10 +194,10 @@ def test_settings_have_types_and_ranges(name: str, value: Any, path: Path) -> No
     ],
 )
 def test_settings_of_a_batch_model(name: str, value: Any, tmp_path: Path) -> None:
-    batch().save(tmp_path / "m.gmm")
-    changed(tmp_path / "m.gmm", lambda header, arrays: header["settings"].update({name: value}))
+    path = saved(tmp_path)
+    changed(path, lambda header, arrays: header["settings"].update({name: value}))
     with pytest.raises(ModelFileError, match=r"m\.gmm is damaged"):
-        streamgmm.load(tmp_path / "m.gmm")
+        streamgmm.load(path)
 
 
 @pytest.mark.parametrize(
@@ -209,8 +220,8 @@ def test_settings_of_a_batch_model(name: str, value: Any, tmp_path: Path) -> Non
     ],
 )
 def test_attributes_have_types_and_ranges(name: str, value: Any, tmp_path: Path) -> None:
-    batch().save(tmp_path / "m.gmm")
-    changed(tmp_path / "m.gmm", lambda header, arrays: header["fitted"].update({name: value}))
+    path = saved(tmp_path)
+    changed(path, lambda header, arrays: header["fitted"].update({name: value}))
     with pytest.raises(ModelFileError, match=r"m\.gmm is damaged"):
         streamgmm.load(tmp_path / "m.gmm")
 
@@ -226,7 +237,7 @@ def test_names_of_features_are_texts_one_for_each(names: Any, path: Path) -> Non
 
 
 STREAM_CHANGES: list[tuple[str, list[Any]]] = [
-    ("plan.init_size", [0, 1, -1, 2.5, None, "x", 10**400]),
+    ("plan.init_size", [0, 1, -1, 2.5, None, "x"]),
     ("plan.seed", [-1, 2**32, 1.5, None]),
     ("plan.n_components", [2, 0, None]),
     ("plan.schedule", [None, [], [1.0], [0.0, 0.6, None], [1.0, 0.4, None], [1.0, 2.0, None]]),
@@ -251,13 +262,11 @@ STREAM_CHANGES: list[tuple[str, list[Any]]] = [
 
 
 @pytest.mark.parametrize(("place", "values"), STREAM_CHANGES)
-@pytest.mark.parametrize("n_rows", [600, 150])
+@pytest.mark.parametrize("what", ["stream", "holding"])
 def test_progress_has_types_and_ranges(
-    place: str, values: list[Any], n_rows: int, tmp_path: Path
+    place: str, values: list[Any], what: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / "m.gmm"
-    model = OnlineGaussianMixture(K, random_state=0, n_jobs=1, init_size=200)
-    model.fit(rows(n_rows)).save(path)
+    path = saved(tmp_path, what)
     whole = path.read_bytes()
     for value in values:
         path.write_bytes(whole)
@@ -275,8 +284,7 @@ def test_progress_has_types_and_ranges(
 
 def test_a_search_that_is_never_due_is_refused(tmp_path: Path) -> None:
     """Rows would be held for it without an end."""
-    path = tmp_path / "m.gmm"
-    OnlineGaussianMixture(K, random_state=0, init_size=200).fit(rows(150)).save(path)
+    path = saved(tmp_path, "holding")
     for name, value in (("next_search", 201), ("next_search", 2)):
         record = read_record(path)
         progress = {**record.header["progress"], name: value}
@@ -318,13 +326,9 @@ ARRAY_CHANGES: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 @pytest.mark.parametrize("how", ARRAY_CHANGES)
 @pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("estimator", [GaussianMixture, OnlineGaussianMixture])
-def test_every_array_has_its_type_and_shape(
-    how: str, kind: Any, estimator: Any, tmp_path: Path
-) -> None:
-    path = tmp_path / "m.gmm"
-    settings = {} if estimator is GaussianMixture else {"init_size": 200, "learning_offset": 250.0}
-    estimator(K, covariance_type=kind, random_state=0, **settings).fit(rows()).save(path)
+@pytest.mark.parametrize("what", ["batch", "stream", "holding"])
+def test_every_array_has_its_type_and_shape(how: str, kind: str, what: str, tmp_path: Path) -> None:
+    path = saved(tmp_path, what, kind)
     whole, names = path.read_bytes(), sorted(read_record(path).arrays)
     for name in names:
         path.write_bytes(whole)
@@ -360,8 +364,7 @@ def test_centred_components_of_a_frame_are_components(tmp_path: Path) -> None:
 
 
 def test_covariances_are_symmetric_and_positive(tmp_path: Path) -> None:
-    path = tmp_path / "m.gmm"
-    batch().save(path)
+    path = saved(tmp_path)
     whole = path.read_bytes()
     for name in ("covariances_", "precisions_"):
         for change in (lambda a: a.__setitem__((0, 0, 1), 9.0), lambda a: a.fill(-1.0)):
@@ -439,7 +442,7 @@ def test_kernels_get_coefficients_that_agree(kind: Any) -> None:
             continue
         longer = np.concatenate([value, np.zeros_like(value, shape=(1, *value.shape[1:]))])
         wrong = replace(whole, coefficients=whole.coefficients._replace(**{name: longer}))
-        with pytest.raises(ParameterError, match=name):
+        with pytest.raises(ParameterError, match="other shapes"):
             wrong.statistics(rows())
     for order in (np.arange(K - 1), np.arange(K) + 1, np.arange(K) - 1):
         with pytest.raises(ParameterError, match="other shapes"):
@@ -460,8 +463,7 @@ def test_what_was_changed_without_its_digest_is_refused(path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["progress.n_seen", "model.n_rows", "plan.seed"])
 def test_numbers_of_the_header_belong_to_the_digest(place: str, tmp_path: Path) -> None:
-    path = tmp_path / "m.gmm"
-    OnlineGaussianMixture(K, random_state=0, init_size=200).fit(rows()).save(path)
+    path = saved(tmp_path, "stream")
     content = Content.of(path)
     part, name = place.split(".")
     content.header[part][name] += 1
@@ -495,8 +497,7 @@ def members_of(path: Path) -> dict[str, bytes]:
 
 
 def test_compressed_members_take_what_the_header_declares(tmp_path: Path) -> None:
-    path = tmp_path / "m.gmm"
-    batch().save(path)
+    path = saved(tmp_path)
     whole = members_of(path)
     large = npy(np.zeros((250, 1000, 1000), np.uint8))
     for name, values, method in (
@@ -562,16 +563,14 @@ def test_loading_takes_twice_the_arrays_at_most(tmp_path: Path) -> None:
     ],
 )
 def test_members_are_arrays_of_numbers(values: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "m.gmm"
-    batch().save(path)
+    path = saved(tmp_path)
     archive(path, {**members_of(path), "means_": values})
     with bounded_memory(), pytest.raises(ModelFileError, match=r"m\.gmm is damaged"):
         streamgmm.load(path)
 
 
 def test_headers_of_any_depth_and_length(tmp_path: Path) -> None:
-    path = tmp_path / "m.gmm"
-    batch().save(path)
+    path = saved(tmp_path)
     whole = members_of(path)
     for text in (
         b"[" * 100_000 + b"]" * 100_000,
@@ -592,8 +591,7 @@ def test_headers_of_any_depth_and_length(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("header", [np.float64(3.0), np.zeros(4), np.zeros(4, np.int8)])
 def test_headers_are_bytes(header: Any, tmp_path: Path) -> None:
-    path = tmp_path / "m.gmm"
-    batch().save(path)
+    path = saved(tmp_path)
     archive(path, {**members_of(path), "header": npy(np.asarray(header))})
     with pytest.raises(ModelFileError, match=r"m\.gmm is not a streamgmm model file"):
         streamgmm.load(path)
@@ -601,8 +599,7 @@ def test_headers_are_bytes(header: Any, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
 def test_members_that_are_there_twice(tmp_path: Path) -> None:
-    path = tmp_path / "m.gmm"
-    batch().save(path)
+    path = saved(tmp_path)
     whole = path.read_bytes()
     for name in ("means_.npy", "header.npy", "means_"):
         path.write_bytes(whole)
@@ -614,8 +611,7 @@ def test_members_that_are_there_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 97), (10, 12), (6, 99)])
 def test_encrypted_members_and_unknown_compression(offset: int, value: int, tmp_path: Path) -> None:
-    path = tmp_path / "m.gmm"
-    batch().save(path)
+    path = saved(tmp_path)
     whole = bytearray(path.read_bytes())
     place = whole.rindex(b"PK\x01\x02") + offset
     whole[place : place + 2] = struct.pack("<H", value)
@@ -690,7 +686,7 @@ def test_each_part_of_a_result_is_checked(tmp_path: Path) -> None:
         lambda header, arrays: header.update(reads=3),
         lambda header, arrays: header["reads"].append({"number": "x"}),
         lambda header, arrays: arrays.clear(),
-        lambda header, arrays: arrays.update({n: a[:-1] for n, a in arrays.items()}),
+        lambda header, arrays: arrays.update({n: a[:-1] for n, a in [*arrays.items()][:1]}),
         lambda header, arrays: arrays.update({n: a.astype("f4") for n, a in arrays.items()}),
         lambda header, arrays: arrays.update({n: a + np.inf for n, a in arrays.items()}),
     ]
@@ -723,6 +719,7 @@ def test_results_of_another_size_are_not_those_of_this_fit() -> None:
 # At random
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_model_files_at_random(tmp_path: Path) -> None:
     known = models.originals(tmp_path)
     found = run(lambda *arguments: models.trial(known, *arguments), range(60), 1)
@@ -731,6 +728,7 @@ def test_model_files_at_random(tmp_path: Path) -> None:
     assert found.counts["the same answer"] > 3
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_checkpoints_are_continued_before_they_are_changed(tmp_path: Path) -> None:
     """The checkpoints that are changed at random are valid ones, of each structure."""
     assert len(checkpoints.originals(tmp_path)) == 24

@@ -32,6 +32,17 @@ def number(name: str, value: Any, least: float = -math.inf) -> float:
     return float(value)
 
 
+def amount(name: str, value: Any) -> float:
+    """Return a finite number that is not below 0.
+
+    Raises
+    ------
+    ValueError
+        If the value is none.
+    """
+    return number(name, value, 0.0)
+
+
 def positive(name: str, value: Any) -> float:
     """Return a finite number above 0.
 

@@ -13,6 +13,7 @@ from streamgmm.algorithms.stepwise import Schedule, Stepwise
 from streamgmm.algorithms.usable_rows import LARGEST_VALUE
 from streamgmm.core.parameters import Parameters
 from streamgmm.estimators.header_values import (
+    amount,
     any_number,
     known,
     listed,
@@ -115,7 +116,7 @@ def _progress(model: Any, header: Mapping[str, Any], arrays: Mapping[str, Any]) 
         # Files of release 0.1 do not count skipped rows.
         skipped=SkippedRows(*(whole("skipped", n) for n in kept.get("skipped", ()))),
         next_search=whole("next_search", kept["next_search"]),
-        n_seen=number("n_seen", kept["n_seen"], 0.0),
+        n_seen=amount("n_seen", kept["n_seen"]),
         n_searches=whole("n_searches", kept["n_searches"]),
     )
     if stepwise is None and not is_holding:
@@ -158,7 +159,7 @@ def _score_record(content: Any) -> ScoreRecord:
     return ScoreRecord(
         tuple(map(_score, others)),
         None if last is None else _score(last),
-        number("width", width, 0.0),
+        amount("width", width),
     )
 
 
@@ -172,8 +173,8 @@ def _change_test(content: Any) -> ChangeTest:
     return ChangeTest(
         whole("n_blocks", n_blocks),
         number("mean", mean),
-        number("variance", variance, 0.0),
-        number("excess", excess, 0.0),
+        amount("variance", variance),
+        amount("excess", excess),
     )
 
 
@@ -230,6 +231,6 @@ def _unpack_model(
         # They are in one frame, which is soon seen if it is one object.
         replace(found["recent"], frame=frame),
         replace(found["average"], frame=frame) if "average" in found else None,
-        number("n_rows", header["n_rows"], 0.0),
+        amount("n_rows", header["n_rows"]),
         whole("n_steps", header["n_steps"]),
     )

@@ -12,11 +12,11 @@ from streamgmm.core.parameters import PARAMETER_NAMES, require_covariances, requ
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import ParameterError
 from streamgmm.estimators.header_values import (
+    amount,
     any_number,
     entries,
     known,
     listed,
-    number,
     text,
     truth,
     whole,
@@ -62,7 +62,7 @@ _VALUES: Mapping[str, Callable[[str, Any], Any]] = {
     "lower_bounds_": _numbers,
     "n_features_in_": whole,
     "history_": _passes,
-    "n_reads_": number,
+    "n_reads_": amount,
 }
 #: Settings that are not stored: a file cannot name a place to write to, an executor or a function.
 _NOT_STORED = ("callbacks", "checkpoint", "checkpoint_interval", "executor")
