@@ -1,7 +1,9 @@
 """Local paths: what cannot be one, and why there is nothing at a path."""
 
 import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from streamgmm.errors import ParameterError, StreamGMMError
 
@@ -35,6 +37,24 @@ def local_path(path: object, error: type[StreamGMMError], purpose: str) -> Path:
             "copy the file from or to the URL"
         )
     return Path(text)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; refuse a device, a pipe or a socket, and never wait for it.
+
+    Raises
+    ------
+    OSError
+        If it is not a regular file, or cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError("it is a directory")
+    raise OSError("it is no regular file, but a device or a pipe")
 
 
 def why_absent(path: Path) -> str | None:

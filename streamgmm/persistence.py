@@ -9,30 +9,63 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import stat
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import (
+    IO,
+    Any,
+    Literal,
+    Protocol,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
+from streamgmm.archive import Archive, Declared
 from streamgmm.core.frame import Frame
 from streamgmm.core.statistics import COUNTS, Statistics
 from streamgmm.errors import ModelFileError, OutputError
-from streamgmm.paths import local_path, why_absent
+from streamgmm.paths import local_path, open_regular, why_absent
 
 FORMAT = "streamgmm"
 VERSION = 1
 #: Suffix of a file that is being written beside its final name.
 UNFINISHED = ".part"
-_HEADER = "header"
+_HEADER, _DIGEST = "header", "digest"
+# Entries of a header that the digest does not cover.
+_NOT_COVERED = ("format", "version", "settings", _DIGEST)
+# Bounds on a header: its bytes, how deeply it is nested, and the memory of its objects, which is
+# estimated from the number of entries.
+_LONGEST_HEADER, _DEEPEST = 64 << 20, 32
+_BYTES_PER_ENTRY, _MOST_BYTES, _MOST_TIMES = 128, 32 << 20, 2
+#: Content of the wrong kind raises these where it is decoded.
+WRONG_CONTENT = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 # Bytes of a name to which more is added for a file beside it; most file systems take 255.
 _LONGEST_STEM = 200
 
 V = TypeVar("V")
+
+#: Refuses a header and the arrays that a file declares, before any array is read.
+Check = Callable[[Mapping[str, Any], Mapping[str, Declared]], None]
 
 
 @dataclass(frozen=True)
@@ -67,6 +100,7 @@ def write_record(path: str | os.PathLike[str], record: Record) -> None:
 def save_record(file: IO[bytes], record: Record) -> None:
     """Write a record into a file that is open."""
     header = {"format": FORMAT, "version": VERSION, **record.header}
+    header[_DIGEST] = _digest(header, record.arrays)
     text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
     np.savez(file, allow_pickle=False, **{_HEADER: text}, **record.arrays)
 
@@ -146,8 +180,14 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def read_record(path: str | os.PathLike[str]) -> Record:
+def read_record(path: str | os.PathLike[str], check: Check | None = None) -> Record:
     """Read a record.
+
+    Parameters
+    ----------
+    path : path-like
+    check : callable, optional
+        As for :func:`load_record`.
 
     Raises
     ------
@@ -159,8 +199,8 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     if reason is not None:
         raise ModelFileError(reason)
     try:
-        with target.open("rb") as file:
-            return load_record(file, str(target))
+        with open_regular(target) as file:
+            return load_record(file, str(target), check)
     except IsADirectoryError:
         raise ModelFileError(
             f"{target} is a directory, not a model file; name the .gmm file in it"
@@ -178,48 +218,130 @@ def read_header(path: Path) -> Mapping[str, Any]:
         If the file cannot be read, or is no record.
     """
     try:
-        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            text = archive[_HEADER]
-    except Exception as error:  # noqa: BLE001 - raised again
-        # A damaged archive can fail in any way that its reader can.
-        raise ModelFileError(f"{path} is damaged or no model file ({error})") from None
-    return _header(str(path), text)
+        with open_regular(path) as file, Archive(file, str(path)) as archive:
+            return _header(str(path), archive)
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error}") from None
 
 
-def load_record(file: IO[bytes], name: str) -> Record:
-    """Read a record from a file that is open; messages name it as is said.
+def load_record(file: IO[bytes], name: str, check: Check | None = None) -> Record:
+    """Read a record from a file that is open.
+
+    Parameters
+    ----------
+    file : binary file
+    name : str
+        The name of the file in messages.
+    check : callable, optional
+        Refuses a header and the arrays that the file declares, by a ValueError, a TypeError or a
+        KeyError, before any array is read.
 
     Raises
     ------
     ModelFileError
         If it is damaged, of another kind, or written by a newer version.
     """
-    try:
-        with np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # noqa: BLE001 - raised again, with what to do
-        # A damaged archive can fail in any way that its reader can.
+    with Archive(file, name) as archive:
+        header = _header(name, archive)
+        digest = header.pop(_DIGEST, None)
+        declared = {part: what for part, what in archive.declared.items() if part != _HEADER}
+        if check is not None:
+            with refusing(name):
+                check(header, declared)
+        arrays = {part: archive.read(part) for part in declared}
+    # Files of release 0.1 have no digest.
+    if digest is not None and digest != _digest(header, arrays):
         raise ModelFileError(
-            f"{name} is damaged or no model file ({error}); restore it or fit again"
-        ) from None
-    header = _header(name, arrays.pop(_HEADER, None))
-    return Record(header, arrays)
+            f"{name} is damaged or was changed: its content does not match its digest; restore it "
+            "or fit again"
+        )
+    native = {
+        part: array.astype(array.dtype.newbyteorder("="), copy=False)
+        for part, array in arrays.items()
+    }
+    return Record(header, native)
 
 
-def _header(path: str, text: NDArray[Any] | None) -> dict[str, Any]:
+@contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """Raise what is wrong with the content of a file as an error that names the file.
+
+    Raises
+    ------
+    ModelFileError
+    """
     try:
-        header = json.loads(text.tobytes()) if isinstance(text, np.ndarray) else None
-    except ValueError:
-        header = None
+        yield
+    except ModelFileError:
+        raise
+    except WRONG_CONTENT as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise ModelFileError(f"{name} is damaged: {what}") from error
+
+
+def _header(path: str, archive: Archive) -> dict[str, Any]:
+    header = None
+    declared = archive.declared.get(_HEADER)
+    if declared is not None and declared.dtype == np.uint8:
+        if declared.n_bytes > _LONGEST_HEADER:
+            raise ModelFileError(f"{path} is damaged: its header has {declared.n_bytes} bytes")
+        with contextlib.suppress(ValueError):
+            header = _parsed(archive.read(_HEADER).tobytes(), path)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ModelFileError(f"{path} is not a streamgmm model file; name a file that save() wrote")
     version = header.get("version")
-    if not isinstance(version, int) or version > VERSION:
+    if type(version) is not int or not 1 <= version <= VERSION:
+        shown = reprlib.repr(version).strip("'")
         raise ModelFileError(
-            f"{path} is in format version {version}; this release reads up to {VERSION}: "
+            f"{path} is in format version {shown}; this release reads up to {VERSION}: "
             "upgrade streamgmm"
         )
     return header
+
+
+def _parsed(text: bytes, path: str) -> Any:
+    """Parse JSON whose objects take no more memory than a header needs.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON.
+    ModelFileError
+        If it is nested too deeply, or has too many entries.
+    """
+    n_entries = text.count(b",") + text.count(b"[") + text.count(b"{")
+    too_large = ModelFileError(f"{path} is damaged: its header is nested too deeply or too large")
+    if n_entries * _BYTES_PER_ENTRY > _MOST_BYTES + _MOST_TIMES * len(text):
+        raise too_large
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise too_large from None
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, dict | list)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+        if not level:
+            return value
+    raise too_large
+
+
+def _digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return a digest of the arrays and of the header but for the settings.
+
+    It detects damage and changes by mistake. It does not prove who wrote a file.
+    """
+    covered = {name: value for name, value in header.items() if name not in _NOT_COVERED}
+    digest = xxhash.xxh3_128(json.dumps(covered).encode())
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 _SCALARS = ("log_likelihood", "weight", *COUNTS)
@@ -235,11 +357,19 @@ def pack_statistics(statistics: Statistics) -> tuple[dict[str, Any], dict[str, N
 
 
 def unpack_statistics(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Statistics:
-    """Statistics from what :func:`pack_statistics` made of them."""
+    """Statistics from what :func:`pack_statistics` made of them.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If something is missing, or no statistics can have it.
+    """
     frame = Frame(header["covariance_type"], *(arrays[f"frame.{name}"] for name in _FRAME_ARRAYS))
     # Files of release 0.1 have fewer counts.
     scalars = {name: header.get(name, 0) for name in _SCALARS}
-    return Statistics(frame, arrays["moments"], arrays["scatter"], **scalars)
+    statistics = Statistics(frame, arrays["moments"], arrays["scatter"], **scalars)
+    statistics.check()
+    return statistics
 
 
 def prefixed(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,25 +422,77 @@ def pack_all(values: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, NDA
 def unpack(kind: type[V], header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> V:
     """The dataclass that :func:`pack` took apart.
 
+    A dataclass with a method ``check`` checks itself.
+
     Raises
     ------
-    KeyError, TypeError
+    KeyError, TypeError, ValueError
         If something is missing or of the wrong kind.
     """
-    values: dict[str, Any] = {}
-    for name, content in get_type_hints(kind).items():
-        own = without_prefix(f"{name}.", arrays)
-        if get_origin(content) is tuple and is_dataclass(get_args(content)[0]):
-            values[name] = unpack_all(get_args(content)[0], header[name], own)
-        elif get_origin(content) is np.dtype:
-            values[name] = np.dtype(header[name])
-        elif isinstance(content, type) and is_dataclass(content):
-            values[name] = unpack(content, header[name], own)
-        elif isinstance(content, type) and issubclass(content, np.generic):
-            values[name] = content(header[name])
-        else:
-            values[name] = arrays[name] if name in arrays else header[name]
-    return kind(**values)
+    values = {
+        name: _unpacked(name, content, header, arrays)
+        for name, content in get_type_hints(kind).items()
+    }
+    value = kind(**values)
+    if isinstance(value, Checked):
+        value.check()
+    return value
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A value that refuses content which it cannot have, by a ValueError or a TypeError."""
+
+    def check(self) -> None:
+        """Refuse wrong content."""
+
+
+def _unpacked(
+    name: str, content: Any, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> Any:
+    """One field of a dataclass, of the type that its annotation says."""
+    own = without_prefix(f"{name}.", arrays)
+    origin = get_origin(content)
+    if content is np.ndarray or origin is np.ndarray:
+        return _of_dtype(name, arrays[name], get_args(content))
+    if origin is tuple and is_dataclass(get_args(content)[0]):
+        return unpack_all(get_args(content)[0], header[name], own)
+    if origin is np.dtype:
+        return _real_dtype(header[name])
+    if isinstance(content, type) and is_dataclass(content):
+        return unpack(content, header[name], own)
+    if isinstance(content, type) and issubclass(content, np.generic):
+        return content(header[name])
+    return _plain(name, content, header[name])
+
+
+def _of_dtype(name: str, array: NDArray[Any], arguments: tuple[Any, ...]) -> NDArray[Any]:
+    """The array, if its values are of the annotated type; of any real type if none is."""
+    wanted = get_args(arguments[1])[0] if arguments else np.number
+    if issubclass(wanted, np.generic) and not np.issubdtype(array.dtype, wanted):
+        raise TypeError(f"{name} holds {array.dtype} and not {np.dtype(wanted)}")
+    return array
+
+
+def _real_dtype(text: str) -> np.dtype[Any]:
+    dtype = np.dtype(text)
+    if dtype.kind not in "biuf" or dtype.subdtype is not None:
+        raise TypeError(f"{dtype} is no type of real numbers")
+    return dtype
+
+
+def _plain(name: str, content: Any, value: Any) -> Any:
+    """The value, if JSON can hold one of the annotated type so."""
+    kinds = get_args(content) if get_origin(content) is UnionType else (content,)
+    if get_origin(content) is Literal:
+        is_right = value in get_args(content)
+    elif float in kinds:
+        is_right = type(value) in (*kinds, int)
+    else:
+        is_right = type(value) in kinds
+    if not is_right:
+        raise TypeError(f"{name} is {reprlib.repr(value)}")
+    return value
 
 
 def unpack_all(

@@ -8,8 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# Entries of a record before neighbours are joined.
-_MOST_ENTRIES = 1024
+#: Entries of a record before neighbours are joined.
+MOST_ENTRIES = 1024
 # Blocks that say what scores are to be expected, and the most that count.
 _FEWEST_BLOCKS, _MOST_BLOCKS = 24, 1024
 # In standard deviations of a block: what is no change, what one block counts at most, and where
@@ -66,9 +66,9 @@ class ScoreRecord:
         if self.last.weight < self.width:
             return ScoreRecord(self.entries, self.last.join(score), self.width)
         entries = (*self.entries, self.last)
-        if len(entries) < _MOST_ENTRIES:
+        if len(entries) < MOST_ENTRIES:
             return ScoreRecord(entries, score, self.width)
-        width = 2.0 * math.fsum(entry.weight for entry in entries) / _MOST_ENTRIES
+        width = 2.0 * math.fsum(entry.weight for entry in entries) / MOST_ENTRIES
         joined = entries[:1]
         for entry in entries[1:]:
             if joined[-1].weight < width:

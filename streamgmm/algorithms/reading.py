@@ -63,6 +63,10 @@ class Reading:
     def is_of(self, parameters: Parameters) -> bool:
         """Whether it was made with these parameters, but for rounding."""
         own = self.parameters
+        if own.covariance_type != parameters.covariance_type or (
+            own.means.shape != parameters.means.shape
+        ):
+            return False
         inverse = own.stacked(own.inverse_factors)
         moved = parameters.means - own.means
         widened = own.stacked(parameters.factors - own.factors)

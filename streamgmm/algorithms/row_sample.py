@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from streamgmm.algorithms.reading import Reader, refuse_not_finite
 from streamgmm.algorithms.usable_rows import LARGEST_VALUE, all_within, is_left_out, is_refused
 from streamgmm.core.covariance import Array
+from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk, Missing, Work
 
 _ALL_HASHES = np.uint64(2**64 - 1)
@@ -221,6 +222,26 @@ class RowSample:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def check(self) -> None:
+        """Refuse arrays that are no sample, as those of a file may be.
+
+        Raises
+        ------
+        DataError
+            If shapes do not agree, or a weight or a row cannot be one of a sample.
+        """
+        shapes = {np.shape(a) for a in (self.index, self.hashes, self.weights, self.is_unexplained)}
+        is_sound = (
+            shapes == {(len(self),)}
+            and np.ndim(self.rows) == 2
+            and len(self.rows) == len(self)
+            and np.all(self.index >= 0)
+            and np.all((self.weights >= 0.0) & (self.weights < np.inf))
+            and not np.isinf(self.rows).any()
+        )
+        if not is_sound:
+            raise DataError("these arrays are no sample of rows")
 
     def part(self, size: int) -> "RowSample":
         """Fewer rows, from all over the sample, that stand for all of it.

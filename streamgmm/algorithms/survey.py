@@ -71,6 +71,16 @@ class Survey:
     moments: FeatureMoments
     sample: RowSample
 
+    def check(self) -> None:
+        """Refuse moments and a sample of different numbers of columns, as a file may hold them.
+
+        Raises
+        ------
+        DataError
+        """
+        if self.sample.rows.shape[1:] != self.moments.means.shape:
+            raise DataError("the moments and the sample have different numbers of columns")
+
 
 def survey(reader: Reader, size: int, seed: int, n_components: int, part: float = 1.0) -> Survey:
     """Read the data once, after a glance at a small part of them.

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+import reprlib
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,10 +37,12 @@ from streamgmm.errors import CheckpointError, ModelFileError, OutputError
 from streamgmm.events import CheckpointWritten, Listener, ReadDone
 from streamgmm.persistence import (
     UNFINISHED,
+    WRONG_CONTENT,
     Record,
     load_record,
     pack,
     pack_all,
+    refusing,
     save_record,
     unpack,
     unpack_all,
@@ -115,7 +118,7 @@ class Checkpoint:
             value = None
             if found == kind.__name__:
                 value = unpack(kind, record.header["value"], record.arrays)
-            reads = [ReadDone(**read) for read in record.header["reads"]]
+            reads = [unpack(ReadDone, read, {}) for read in record.header["reads"]]
         if value is None or not is_asked(value):
             raise CheckpointError(
                 f"{self._place}/{name} holds a {found} that this fit does not come to, as may be "
@@ -152,7 +155,7 @@ class Checkpoint:
             with self._opened(name, "if it is removed, the read begins again") as record:
                 header = record.header
                 values = unpack_all(kind, header["values"], record.arrays)
-                begun = PartialRead(header["n_chunks"], values, header["seconds"])
+                begun = _begun(header["n_chunks"], values, header["seconds"])
 
         def keep(read: PartialRead[M]) -> None:
             values, arrays = pack_all(read.values)
@@ -180,7 +183,7 @@ class Checkpoint:
             found = Fit(value.found[0])
         elif isinstance(value, Parameters):
             found = Fit(value)
-        elif isinstance(value, Reading) and reads[-1].accepted:
+        elif isinstance(value, Reading) and reads and reads[-1].accepted:
             likelihoods, iteration = [reads[-1].log_likelihood], reads[-1].iteration
             found = Fit(value.parameters, value.statistics, likelihoods, n_iterations=iteration)
         best = -math.inf if self._best is None else self._best.log_likelihood
@@ -210,17 +213,17 @@ class Checkpoint:
         CheckpointError
             If it cannot be read, or is not what it should be.
         """
+        path = f"{self._place}/{name}"
         try:
             with self._place.reading(name) as file:
-                record = load_record(file, f"{self._place}/{name}")
-            reason = self._why_foreign(name, record)
-            if reason is not None:
-                raise ModelFileError(f"{self._place}/{name} {reason}")
-            yield record
-        except (ModelFileError, AttributeError, KeyError, TypeError) as error:
-            is_told = isinstance(error, ModelFileError)
-            what = error if is_told else f"{self._place}/{name} is damaged ({error!r})"
-            raise CheckpointError(f"{what}; {remedy}") from error
+                record = load_record(file, path)
+            with refusing(path):
+                reason = self._why_foreign(name, record)
+                if reason is not None:
+                    raise ModelFileError(f"{path} {reason}")
+                yield record
+        except ModelFileError as error:
+            raise CheckpointError(f"{error}; {remedy}") from error
 
     def _why_foreign(self, name: str, record: Record) -> str | None:
         """Return why a record is not what this fit wrote into a file; None if it is."""
@@ -232,6 +235,20 @@ class Checkpoint:
         if header["file"] != name:
             return f"holds what belongs into {header['file']}"
         return None
+
+
+def _begun(n_chunks: Any, values: tuple[M, ...], seconds: Any) -> PartialRead[M]:
+    """The part of a pass that was kept.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many values as so many chunks have.
+    """
+    is_counted = type(n_chunks) is int and n_chunks >= 0 and n_chunks.bit_count() == len(values)
+    if not is_counted or type(seconds) not in (int, float):
+        raise ValueError(f"{len(values)} values are not those of {reprlib.repr(n_chunks)} chunks")
+    return PartialRead(n_chunks, values, seconds)
 
 
 def _digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -363,8 +380,12 @@ def _taken_up(
         if content.pop(_SEAL, None) != _text_digest(json.dumps(content)):
             raise ValueError("its digest is missing, as in older releases, or is another")
         begun, identity = dict(content["fit"]), str(content["identity"])
-        taken.set_state(content["random_state"])
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        state = content["random_state"]
+        # NumPy reads the key at any position.
+        if state["state"]["pos"] not in range(len(state["state"]["key"]) + 1):
+            raise ValueError("the position in the random state is not valid")
+        taken.set_state(state)
+    except WRONG_CONTENT as error:
         raise CheckpointError(
             f"{place}/{_SETTINGS} is damaged ({error}); restore it, or {_way_out(place)}"
         ) from error

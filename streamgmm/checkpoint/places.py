@@ -12,7 +12,7 @@ from streamgmm.errors import OutputError
 from streamgmm.locks import locked
 from streamgmm.model_files import content_of, held, refuse_loss
 from streamgmm.packages import missing_module, missing_package, needed_by
-from streamgmm.paths import local_path
+from streamgmm.paths import local_path, open_regular
 from streamgmm.persistence import write_whole
 from streamgmm.sources.urls import is_url, without_credentials
 
@@ -98,7 +98,7 @@ class _Folder:
 
     def reading(self, name: str) -> AbstractContextManager[IO[bytes]]:
         try:
-            return (self._path / name).open("rb")
+            return open_regular(self._path / name)
         except OSError as error:
             raise OutputError(f"{self._path / name} cannot be read: {error}") from error
 

@@ -20,7 +20,7 @@ from streamgmm.core.covariance import (
     upper_triangle,
 )
 from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
-from streamgmm.core.kernels.log_joint import Coefficients
+from streamgmm.core.kernels.log_joint import TIED, Coefficients
 from streamgmm.core.kernels.mixture import e_step
 from streamgmm.core.kernels.products import ROWS_AT_ONCE
 from streamgmm.core.kernels.screening import (
@@ -32,7 +32,7 @@ from streamgmm.core.kernels.single import single_statistics
 from streamgmm.core.kernels.tiles import BLOCK, FORMS, SINGLE_LANES, SPARE_FEATURES, STRIDE
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.errors import DataError
+from streamgmm.errors import DataError, ParameterError
 
 # Bound on the error of a log-density, in nats, above which the centred route is taken.
 _DENSITY_TOLERANCE = 1e-8
@@ -44,6 +44,9 @@ _SINGLE_COVARIANCE_TOLERANCE = 1e-4
 _SINGLE_LENGTH = ROWS_AT_ONCE / SINGLE_LANES + math.log2(SINGLE_LANES)
 # Rows of a type that kernels do not read are cast so many bytes at a time.
 _CAST_BYTES = 1 << 20
+
+# Rows without weights count as rows of weight 1.
+_NO_WEIGHTS = np.empty(0)
 
 Arithmetic = Literal["auto", "float64", "float32"]
 
@@ -177,9 +180,9 @@ class Expectation:
             but take no part.
         """
         row_weights = (
-            np.empty(0) if weights is None else writable(np.asarray(weights, dtype=np.float64))
+            _NO_WEIGHTS if weights is None else writable(np.asarray(weights, dtype=np.float64))
         )
-        self._require_features(rows)
+        self.require_shapes(rows, row_weights)
         # Pieces would group sums in another way than the whole does, and change the last digits:
         # the byte order of a float is a matter of storage alone.
         if rows.dtype.kind == "f":
@@ -235,14 +238,13 @@ class Expectation:
             Any real type and memory layout.
         with_responsibilities : bool
         """
-        self._require_features(rows)
+        self.require_shapes(rows)
         coefficients = self.writable_coefficients
         priors, order = writable(self.weights), writable(self.order)
-        no_weights = np.empty(0)
         parts = []
         for _, _, part in _castable(rows):
             _, _, totals, (scores, labels, responsibilities) = e_step(
-                part, no_weights, priors, order, coefficients, False, True, with_responsibilities
+                part, _NO_WEIGHTS, priors, order, coefficients, False, True, with_responsibilities
             )
             parts.append(Posterior(scores, labels, responsibilities, int(totals[4])))
         if len(parts) == 1:
@@ -254,22 +256,66 @@ class Expectation:
             sum(part.n_not_finite for part in parts),
         )
 
-    def _require_features(self, rows: NDArray[np.generic]) -> None:
-        # Kernels index without looking: a wrong shape would be wrong memory.
-        if rows.ndim != 2 or rows.shape[1] != self.frame.n_features:
-            raise DataError(
-                f"rows have shape {rows.shape}, the mixture {self.frame.n_features} features"
-            )
+    def require_shapes(self, rows: NDArray[np.generic], weights: Array = _NO_WEIGHTS) -> None:
+        """Refuse rows and weights of other shapes than kernels read: these look at no bounds.
+
+        Raises
+        ------
+        DataError
+        """
+        n_features = len(self.frame.origin)
+        if rows.ndim != 2 or rows.shape[1] != n_features:
+            raise DataError(f"rows have shape {rows.shape}, the mixture {n_features} features")
+        if weights.size and weights.shape != rows.shape[:1]:
+            raise DataError(f"weights have shape {weights.shape}, rows {rows.shape}")
 
     @functools.cached_property
     def writable_coefficients(self) -> Coefficients:
-        """The coefficients as kernels are compiled for."""
+        """The coefficients as kernels are compiled for.
+
+        Raises
+        ------
+        ParameterError
+            If their shapes do not agree.
+        """
+        _require_agreement(self.coefficients, self.order, len(self.weights))
         arrays: dict[str, Any] = {
             name: writable(value)
             for name, value in self.coefficients._asdict().items()
             if isinstance(value, np.ndarray)
         }
         return self.coefficients._replace(**arrays)
+
+
+def _require_agreement(
+    coefficients: Coefficients, order: NDArray[np.int64], n_components: int
+) -> None:
+    """Refuse coefficients of which the shapes do not agree: kernels look at no bounds.
+
+    Raises
+    ------
+    ParameterError
+    """
+    c, d = coefficients, coefficients.origin.size
+    k, (n_packed, n_moments) = len(c.means), c.theta.shape
+    n_matrices, n_lines = (1 if c.kind == TIED else k), (d if c.kind <= TIED else 1)
+    n_bases = 1 if c.kind == TIED else k - n_packed
+    expected = {
+        "features": (n_moments + SPARE_FEATURES, 2),
+        "origin": (d,),
+        "inverse_scale": (d,),
+        "whitener": (d, d) if c.kind == TIED else (0, 0),
+        "theta_single": (min(len(c.theta_single), 1) * n_packed, n_moments),
+        "means": (k, d),
+        "factors": (n_matrices, n_lines, d),
+        "constants": (k,),
+        "origins": (k - n_packed, d),
+        "bases": (n_bases, n_lines, d),
+    }
+    wrong = [name for name, shape in expected.items() if getattr(c, name).shape != shape]
+    is_placed = order.shape == (k,) and bool(np.all((order >= 0) & (order < n_components)))
+    if wrong or not is_placed:
+        raise ParameterError(f"a mixture has arrays of other shapes than its frame: {wrong}")
 
 
 def scratch_bytes(covariance_type: CovarianceType, n_components: int, n_features: int) -> int:

@@ -1,10 +1,11 @@
 """Mean, variance and extremes of each feature, of rows that come in pieces."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from streamgmm.core.covariance import Array
+from streamgmm.errors import ParameterError
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,19 @@ class FeatureMoments:
     scatters: Array
     smallest: Array
     largest: Array
+
+    def check(self) -> None:
+        """Refuse arrays that are no moments, as those of a file may be.
+
+        Raises
+        ------
+        ParameterError
+            If a shape is wrong, or a weight or a moment cannot be one.
+        """
+        shapes = {getattr(self, field.name).shape for field in fields(self)}
+        is_sound = shapes == {(self.weights.size,)} and np.isfinite(self.means).all()
+        if not (is_sound and np.all(self.weights >= 0.0) and np.all(self.scatters >= 0.0)):
+            raise ParameterError("these arrays are no moments of features")
 
     @classmethod
     def of(cls, columns: Array, weights: Array | None = None) -> "FeatureMoments":

@@ -12,15 +12,36 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from streamgmm.core.covariance import Array, CovarianceType, blocks, variances
+from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType, blocks, variances
 from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF
-from streamgmm.core.parameters import Parameters
+from streamgmm.core.parameters import Parameters, require_structure, require_values
+from streamgmm.errors import ParameterError
 
 # Rounding in a covariance, relative to the covariance itself in every direction, above which
 # a component's moments are summed about its own mean.
 _COVARIANCE_TOLERANCE = 1e-9
 #: Terms that follow one another in a sum: rows of a block, blocks that are summed together.
 ACCUMULATION_LENGTH = 512
+
+
+def frame_shapes(
+    covariance_type: CovarianceType, n_centred: int, n_features: int
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the arrays of a frame by name, for C centred components."""
+    matrices = (n_features, n_features)
+    if covariance_type == "tied":
+        factors: tuple[int, ...] = (1, *matrices)
+    elif STRUCTURES[covariance_type].is_triangular:
+        factors = (n_centred, *matrices)
+    else:
+        factors = (n_centred, n_features)
+    return {
+        "origin": (n_features,),
+        "scale": (n_features,),
+        "centred": (n_centred,),
+        "means": (n_centred, n_features),
+        "factors": factors,
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +120,29 @@ class Frame:
     def n_features(self) -> int:
         """D."""
         return len(self.origin)
+
+    def check_for(self, n_components: int) -> None:
+        """Refuse arrays that are no frame of so many components, as those of a file may be.
+
+        Raises
+        ------
+        ParameterError
+            If a shape or a type is wrong, or a value cannot be one of a frame.
+        """
+        require_structure(self.covariance_type)
+        shapes = frame_shapes(self.covariance_type, len(self.centred), len(self.origin))
+        for name, shape in shapes.items():
+            require_values(f"{name} of the frame", getattr(self, name), shape)
+        is_listed = np.isin(np.arange(n_components), self.centred)
+        if not np.array_equal(self.centred, np.flatnonzero(is_listed)):
+            raise ParameterError(
+                f"the centred components of the frame are not numbers below {n_components} in order"
+            )
+        widths = self.factors
+        if STRUCTURES[self.covariance_type].is_triangular:
+            widths = np.diagonal(self.factors, axis1=-2, axis2=-1)
+        if not (np.all(self.scale > 0.0) and np.all(widths > 0.0)):
+            raise ParameterError("the scale or a factor of the frame is not positive")
 
     def gathered(self, components: NDArray[np.intp]) -> "Frame":
         """Coordinates of mixtures whose components j have those of components[j] here."""

@@ -120,6 +120,7 @@ class IncompleteExpectation:
         ndarray of shape (n, D), float64
             In rows without any value, and in those that overflow, the mean of the mixture.
         """
+        self.complete.require_shapes(rows)
         filled = rows.astype(np.float64)
         chosen = _by_gaps(rows)
         scores, _, _, expected = self._incomplete(rows[chosen], with_missing_values=True)

@@ -13,6 +13,7 @@ from streamgmm.core.covariance import (
     Array,
     CovarianceStructure,
     CovarianceType,
+    blocks,
     cholesky,
     invert,
 )
@@ -68,7 +69,7 @@ class Parameters:
             If a shape is wrong, a value is not finite, the weights are negative or do not sum
             to 1, or a covariance is not symmetric and positive definite.
         """
-        structure = _structure(covariance_type)
+        structure = require_structure(covariance_type)
         weights, means = _weights(weights), _finite("means", means)
         if means.ndim != 2 or len(means) != len(weights):
             raise ParameterError(
@@ -109,6 +110,19 @@ class Parameters:
         means = _finite("means", means)
         covariances, factors = covariances_from_precisions(covariance_type, precisions, means.shape)
         return cls.create(covariance_type, weights, means, covariances, factors)
+
+    def check(self) -> None:
+        """Refuse arrays that are no mixture, as those of a file may be.
+
+        Raises
+        ------
+        ParameterError
+            As :meth:`create`.
+        """
+        Parameters.create(
+            self.covariance_type, self.weights, self.means, self.covariances, self.factors
+        )
+        require_covariances(self.structure, "covariances", self.covariances)
 
     @property
     def structure(self) -> CovarianceStructure:
@@ -193,7 +207,7 @@ def covariances_from_precisions(
     ParameterError
         If the precisions have the wrong shape or are not symmetric and positive definite.
     """
-    structure = _structure(covariance_type)
+    structure = require_structure(covariance_type)
     precisions = _matching(structure, "precisions", precisions, shape)
     precisions = _symmetric(structure, "precisions", precisions)
     try:
@@ -207,12 +221,34 @@ def covariances_from_precisions(
         raise ParameterError(f"a {covariance_type} precision is not positive definite") from None
 
 
-def _structure(covariance_type: str) -> CovarianceStructure:
-    if covariance_type not in STRUCTURES:
+def require_structure(covariance_type: str) -> CovarianceStructure:
+    """Return the structure of a name.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such structure.
+    """
+    if not isinstance(covariance_type, str) or covariance_type not in STRUCTURES:
         raise ParameterError(
             f"covariance_type is {covariance_type!r}; choose one of {', '.join(STRUCTURES)}"
         )
     return STRUCTURES[covariance_type]
+
+
+def require_values(name: str, values: object, shape: tuple[int, ...]) -> None:
+    """Refuse what is no array of finite numbers of a shape.
+
+    Raises
+    ------
+    ParameterError
+    """
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
+        raise ParameterError(f"{name} is no array of numbers")
+    if values.shape != shape:
+        raise ParameterError(f"{name} has shape {values.shape}; expected {shape}")
+    if not np.isfinite(values).all():
+        raise ParameterError(f"{name} holds NaN or infinity")
 
 
 def _finite(name: str, values: ArrayLike) -> Array:
@@ -242,6 +278,30 @@ def _matching(
     if array.shape != expected:
         raise ParameterError(f"{name} have shape {array.shape}; expected {expected}")
     return array
+
+
+def require_covariances(structure: CovarianceStructure, name: str, values: Array) -> None:
+    """Refuse matrices that are not symmetric, or variances that are not positive.
+
+    Parameters
+    ----------
+    structure : CovarianceStructure
+    name : str
+        The name of the values in messages.
+    values : ndarray, in the shape of covariances
+
+    Raises
+    ------
+    ParameterError
+    """
+    variances = values
+    if structure.is_triangular:
+        variances = np.diagonal(values, axis1=-2, axis2=-1)
+        matrices = values if values.ndim == 3 else values[np.newaxis]
+        for block in blocks(*matrices.shape[:2]):
+            _symmetric(structure, name, matrices[block])
+    if not np.all(variances > 0.0):
+        raise ParameterError(f"the diagonals of {name} are not positive")
 
 
 def _symmetric(structure: CovarianceStructure, name: str, values: Array) -> Array:

@@ -4,6 +4,7 @@ They form a commutative monoid: statistics of disjoint rows in one frame add. Th
 unit that is cached, shipped, saved and summed.
 """
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from streamgmm.core.covariance import STRUCTURES, Array
+from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
 from streamgmm.core.frame import Frame
+from streamgmm.core.parameters import require_values
+from streamgmm.errors import ParameterError
 
 #: Fields of statistics that count rows, or pairs of row and component.
 COUNTS = (
@@ -25,6 +28,19 @@ COUNTS = (
     "n_missing",
     "n_weightless",
 )
+
+
+# Part of all rows by which the count of a component may be below 0.
+_ROUNDING = 1e-6
+
+
+def sum_shapes(
+    covariance_type: CovarianceType, n_components: int, n_features: int
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the arrays of sums of statistics, by name."""
+    n_moments = STRUCTURES[covariance_type].n_moments(n_features)
+    n_lines = n_features if covariance_type == "tied" else 0
+    return {"moments": (n_components, n_moments), "scatter": (n_lines, n_lines)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +94,34 @@ class Statistics:
     @classmethod
     def zero(cls, frame: Frame, n_components: int) -> "Statistics":
         """Statistics of no rows: the neutral element of :meth:`merge`."""
-        d = frame.n_features
-        n_moments = STRUCTURES[frame.covariance_type].n_moments(d)
-        scatter = np.zeros((d, d) if frame.covariance_type == "tied" else (0, 0))
-        return cls(frame, np.zeros((n_components, n_moments)), scatter)
+        shapes = sum_shapes(frame.covariance_type, n_components, frame.n_features)
+        return cls(frame, np.zeros(shapes["moments"]), np.zeros(shapes["scatter"]))
 
     @property
     def n_components(self) -> int:
         """K."""
         return len(self.moments)
+
+    def check(self) -> None:
+        """Refuse values that are no statistics, as those of a file may be.
+
+        Raises
+        ------
+        ParameterError
+            If a shape or a type is wrong, a sum is not finite, or a count is negative.
+        """
+        frame = self.frame
+        frame.check_for(self.n_components)
+        shapes = sum_shapes(frame.covariance_type, self.n_components, frame.n_features)
+        for name, shape in shapes.items():
+            require_values(name, getattr(self, name), shape)
+        numbers = [self.log_likelihood, self.weight, *(getattr(self, name) for name in COUNTS)]
+        if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+            raise ParameterError(f"not all counts and sums are finite numbers: {numbers}")
+        # Differences of statistics leave rounding errors.
+        fewest = -_ROUNDING * self.weight
+        if self.weight < 0.0 or min(numbers[2:]) < 0 or np.any(self.counts < fewest):
+            raise ParameterError("statistics have a negative count or weight")
 
     @property
     def counts(self) -> Array:

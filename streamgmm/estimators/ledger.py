@@ -120,6 +120,8 @@ class Position:
                 raise ValueError(f"{stamp!r} is no stamp of a file")
             stamp = tuple(map(int, stamp))
         content = None if content is None else _text(content)
+        if not 0 <= n_rows < 2**63:
+            raise ValueError(f"{n_rows} is no number of rows")
         return cls(int(n_rows), _text(latest), content, stamp)
 
 
@@ -178,7 +180,7 @@ class Ledger:
             # Older files do not say it, but remember the names of what was learned.
             has_names = bool(batches.entries or folders.entries)
             return cls(batches, folders, bool(header.get("has_updates", has_names)))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ValueError(f"its ledger of what it learned is not one ({error!r})") from error
 
 

@@ -1,20 +1,23 @@
 """Models from files, of whichever class they were."""
 
 import os
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from streamgmm.archive import Declared
 from streamgmm.errors import ModelFileError, ParameterError
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
+from streamgmm.estimators.model_layout import check_arrays
 from streamgmm.estimators.online_mixture import OnlineGaussianMixture
 from streamgmm.estimators.online_records import from_online_record
 from streamgmm.estimators.records import from_record
 from streamgmm.model_files import content_of
 from streamgmm.paths import local_path
-from streamgmm.persistence import Record, read_record
+from streamgmm.persistence import Record, read_record, refusing
 
 # Settings that a machine decides, and that may be others each time.
 _LOCAL = frozenset({"executor", "memory_limit", "n_jobs", "verbose", "verbose_interval"})
@@ -46,14 +49,9 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture | OnlineGaussianMixtur
     target = Path(os.path.realpath(local_path(path, ModelFileError, "model files")))
     # Before the file is read: a file that is replaced meanwhile counts as changed.
     content = content_of(target)
-    record = read_record(path)
-    name = str(record.header.get("estimator"))
-    if name not in _CLASSES:
-        raise ModelFileError(f"{path} holds a {name}, which this release does not know")
-    try:
-        model = _CLASSES[name](record)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path} is damaged: {error}") from error
+    record = read_record(path, _check)
+    with refusing(str(path)):
+        model = _CLASSES[record.header["estimator"]](record)
     model._known_files = {str(target): content}
     return model
 
@@ -106,3 +104,11 @@ def load_or_begin(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixt
         return online
     model.set_params(**{name: settings[name] for name in _LOCAL & settings.keys()})
     return model
+
+
+def _check(header: Mapping[str, Any], declared: Mapping[str, Declared]) -> None:
+    """Refuse a model of an unknown class, and arrays that its class does not have."""
+    name = header.get("estimator")
+    if not isinstance(name, str) or name not in _CLASSES:
+        raise ValueError(f"it holds a {reprlib.repr(name)}, which this release does not know")
+    check_arrays(header, declared)

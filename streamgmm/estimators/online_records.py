@@ -8,11 +8,22 @@ import numpy as np
 
 from streamgmm.algorithms.held_rows import HeldRows
 from streamgmm.algorithms.online import Plan, Progress
-from streamgmm.algorithms.prequential import ChangeTest, Score, ScoreRecord
+from streamgmm.algorithms.prequential import MOST_ENTRIES, ChangeTest, Score, ScoreRecord
 from streamgmm.algorithms.stepwise import Schedule, Stepwise
+from streamgmm.algorithms.usable_rows import LARGEST_VALUE
 from streamgmm.core.parameters import Parameters
+from streamgmm.estimators.header_values import (
+    amount,
+    any_number,
+    known,
+    listed,
+    number,
+    positive,
+    truth,
+    whole,
+)
 from streamgmm.estimators.ledger import Ledger
-from streamgmm.estimators.records import pack_settings, unpack_settings
+from streamgmm.estimators.records import pack_settings, require_ridge, unpack_settings
 from streamgmm.events import SkippedRows
 from streamgmm.persistence import (
     Record,
@@ -26,6 +37,10 @@ _PARAMETERS = ("weights", "means", "covariances", "factors")
 _STATISTICS = ("total", "recent", "average")
 _HELD = ("held", "latest")
 _COUNTS = ("next_search", "n_seen", "n_searches")
+#: Fitted attributes in the header, each with a check of what a file says.
+_FITTED = {"n_features_in_": whole, "merging_loss_": any_number}
+# Seeds of NumPy's generators are below 2^32.
+_LARGEST_SEED = 2**32 - 1
 
 
 def to_online_record(model: Any, progress: Progress | None) -> Record:
@@ -64,59 +79,113 @@ def from_online_record(estimator: type, record: Record) -> Any:
     Raises
     ------
     KeyError, TypeError, ValueError
-        If something is missing or of the wrong kind.
+        If something is missing, unknown, or of the wrong kind.
     """
     header, arrays = record.header, record.arrays
     model = unpack_settings(estimator, record)
     # Files of release 0.1 have no ledger.
     if "ledger" in header:
         model._ledger = Ledger.from_header(header["ledger"])
-    for name, value in header["fitted"].items():
+    for name, value in known("fitted values", header["fitted"], _FITTED).items():
         setattr(model, name, value)
-    if "plan" not in header:
-        return model
-    planned = header["plan"]
-    plan = Plan(
-        planned["n_components"],
-        Schedule(*planned["schedule"]),
-        planned["init_size"],
-        planned["seed"],
-    )
-    kept = header["progress"]
-    width, last, *entries = kept["record"]
-    held, latest = (_held(without_prefix(f"{name}.", arrays)) for name in _HELD)
+    if "plan" in header:
+        model._progress = _progress(model, header, arrays)
+    return model
+
+
+def _progress(model: Any, header: Mapping[str, Any], arrays: Mapping[str, Any]) -> Progress:
+    """How far a model has learned, by the header and the arrays of its file."""
+    plan = _plan(model, header["plan"])
     stepwise = None
     if "model" in header:
         own = without_prefix("model.", arrays)
         # Older files hold one number in the plan.
-        ridge = own["reg_covar"] if "reg_covar" in own else planned["reg_covar"]
-        stepwise = _unpack_model(header["model"], own, plan, model.covariance_type, ridge)
-    model._progress = Progress(
+        ridge = own["reg_covar"] if "reg_covar" in own else header["plan"]["reg_covar"]
+        stepwise = _unpack_model(header["model"], own, plan, model, ridge)
+    kept = header["progress"]
+    is_holding = truth("is_holding", kept["is_holding"])
+    held, latest = (_held(name, without_prefix(f"{name}.", arrays)) for name in _HELD)
+    progress = Progress(
         plan,
         stepwise,
-        held if kept["is_holding"] else None,
+        held if is_holding else None,
         latest=latest,
-        record=ScoreRecord(
-            tuple(Score(*entry) for entry in entries), None if last is None else Score(*last), width
-        ),
-        test=ChangeTest(*kept["test"]),
-        changes=tuple(kept["changes"]),
+        record=_score_record(kept["record"]),
+        test=_change_test(kept["test"]),
+        changes=tuple(number("changes", entry) for entry in listed("changes", kept["changes"])),
         # Files of release 0.1 do not count skipped rows.
-        skipped=SkippedRows(*kept.get("skipped", ())),
-        **{name: kept[name] for name in _COUNTS},
+        skipped=SkippedRows(*(whole("skipped", n) for n in kept.get("skipped", ()))),
+        next_search=whole("next_search", kept["next_search"]),
+        n_seen=amount("n_seen", kept["n_seen"]),
+        n_searches=whole("n_searches", kept["n_searches"]),
     )
-    if stepwise is not None and stepwise.parameters.means.shape != (
-        model.n_components,
-        model.n_features_in_,
+    if stepwise is None and not is_holding:
+        raise ValueError("it has neither a mixture nor rows to search for one")
+    # A search that is never due would be waited for without an end.
+    if is_holding and not (
+        plan.fewest_rows <= progress.next_search <= plan.init_size and held.n_rows < plan.init_size
     ):
-        raise ValueError("the means do not have the shape that the settings say")
-    return model
+        raise ValueError(f"its next search is due after {progress.next_search} rows")
+    if plan.seed + progress.n_searches > _LARGEST_SEED:
+        raise ValueError("its seed is too large")
+    # The number of rows until more is due has to be finite.
+    progress.room(1)
+    return progress
 
 
-def _held(arrays: Mapping[str, Any]) -> HeldRows:
+def _plan(model: Any, header: Mapping[str, Any]) -> Plan:
+    offset, decay, half_life = header["schedule"]
+    schedule = Schedule(
+        positive("learning_offset", offset),
+        number("learning_decay", decay, 0.5),
+        None if half_life is None else positive("half_life", half_life),
+    )
+    n_components = whole("n_components", header["n_components"], 1)
+    if n_components != model.n_components or schedule.decay > 1.0:
+        raise ValueError("its plan does not agree with its settings")
+    plan = Plan(
+        n_components,
+        schedule,
+        whole("init_size", header["init_size"], 1),
+        whole("seed", header["seed"]),
+    )
+    if plan.init_size < plan.fewest_rows:
+        raise ValueError(f"its first search is among {plan.init_size} rows")
+    return plan
+
+
+def _score_record(content: Any) -> ScoreRecord:
+    width, last, *others = listed("record", content, 2 + MOST_ENTRIES)
+    return ScoreRecord(
+        tuple(map(_score, others)),
+        None if last is None else _score(last),
+        amount("width", width),
+    )
+
+
+def _score(content: Any) -> Score:
+    weight, log_likelihood = content
+    return Score(positive("weight", weight), number("log_likelihood", log_likelihood))
+
+
+def _change_test(content: Any) -> ChangeTest:
+    n_blocks, mean, variance, excess = content
+    return ChangeTest(
+        whole("n_blocks", n_blocks),
+        number("mean", mean),
+        amount("variance", variance),
+        amount("excess", excess),
+    )
+
+
+def _held(name: str, arrays: Mapping[str, Any]) -> HeldRows:
     if not arrays:
         return HeldRows()
-    return HeldRows(((arrays["rows"], arrays["weights"]),), len(arrays["rows"]))
+    rows, weights = arrays["rows"], arrays["weights"]
+    # NaN stands for a missing value.
+    if np.any(np.abs(rows) > LARGEST_VALUE) or not np.all((weights > 0.0) & (weights < np.inf)):
+        raise ValueError(f"its {name} rows hold values or weights that cannot be used")
+    return HeldRows(((rows, weights),), len(rows))
 
 
 def _pack_model(model: Stepwise) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -135,7 +204,7 @@ def _unpack_model(
     header: Mapping[str, Any],
     arrays: Mapping[str, Any],
     plan: Plan,
-    covariance_type: Any,
+    model: Any,
     reg_covar: Any,
 ) -> Stepwise:
     found = {
@@ -144,14 +213,24 @@ def _unpack_model(
         if name in header
     }
     frame = found["total"].frame
+    for name, statistics in found.items():
+        if frame.covariance_type != model.covariance_type or not frame.is_same_as(statistics.frame):
+            raise ValueError(f"its {name} statistics are in another frame")
+        # Old rows are weighed by what is known of them.
+        if name != "recent":
+            positive("weight", statistics.weight)
+    parameters = Parameters(model.covariance_type, *(arrays[name] for name in _PARAMETERS))
+    parameters.check()
+    ridge = np.full(frame.n_features, reg_covar, dtype=np.float64)
+    require_ridge(ridge, model.n_features_in_)
     return Stepwise(
         plan.schedule,
-        np.full(frame.n_features, reg_covar, dtype=np.float64),
-        Parameters.create(covariance_type, *(arrays[name] for name in _PARAMETERS)),
+        ridge,
+        parameters,
         found["total"],
         # They are in one frame, which is soon seen if it is one object.
         replace(found["recent"], frame=frame),
         replace(found["average"], frame=frame) if "average" in found else None,
-        header["n_rows"],
-        header["n_steps"],
+        amount("n_rows", header["n_rows"]),
+        whole("n_steps", header["n_steps"]),
     )

@@ -1,11 +1,27 @@
 """Fitted estimators as records of a file, and as each other."""
 
+import logging
+from collections.abc import Callable, Mapping
 from numbers import Integral
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
+from streamgmm.core.covariance import STRUCTURES
+from streamgmm.core.parameters import PARAMETER_NAMES, require_covariances, require_values
 from streamgmm.core.statistics import Statistics
+from streamgmm.errors import ParameterError
+from streamgmm.estimators.header_values import (
+    amount,
+    any_number,
+    entries,
+    known,
+    listed,
+    text,
+    truth,
+    whole,
+)
+from streamgmm.events import ReadDone
 from streamgmm.persistence import (
     Record,
     pack_statistics,
@@ -14,18 +30,42 @@ from streamgmm.persistence import (
     without_prefix,
 )
 
+_logger = logging.getLogger("streamgmm")
+
 _PARAMETERS = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_")
 _INITIAL = ("weights_init", "means_init", "precisions_init")
 _RIDGE = "reg_covar_"
-_VALUES = (
-    "converged_",
-    "n_iter_",
-    "lower_bound_",
-    "lower_bounds_",
-    "n_features_in_",
-    "history_",
-    "n_reads_",
-)
+
+
+def _numbers(name: str, value: Any) -> None:
+    for entry in listed(name, value):
+        any_number(name, entry)
+
+
+def _passes(name: str, value: Any) -> None:
+    """Refuse what is no list of passes over the data."""
+    for entry in listed(name, value):
+        known(name, entry, _PASS)
+
+
+def _check_of(kind: Any) -> Callable[[str, Any], Any]:
+    """Return the check of a field of a pass over the data."""
+    return {int: whole, float: any_number, bool: truth, str: text}[kind]
+
+
+_PASS = {name: _check_of(kind) for name, kind in get_type_hints(ReadDone).items()}
+#: Fitted attributes that are plain values, each with a check of what a file says.
+_VALUES: Mapping[str, Callable[[str, Any], Any]] = {
+    "converged_": truth,
+    "n_iter_": whole,
+    "lower_bound_": any_number,
+    "lower_bounds_": _numbers,
+    "n_features_in_": whole,
+    "history_": _passes,
+    "n_reads_": amount,
+}
+#: Settings that are not stored: a file cannot name a place to write to, an executor or a function.
+_NOT_STORED = ("callbacks", "checkpoint", "checkpoint_interval", "executor")
 _STATISTICS = "statistics."
 
 
@@ -51,26 +91,56 @@ def from_record(estimator: type, record: Record) -> Any:
     Raises
     ------
     KeyError, TypeError, ValueError
-        If something is missing or of the wrong kind.
+        If something is missing, unknown, or of the wrong kind.
     """
     header, arrays = record.header, record.arrays
     model = unpack_settings(estimator, record)
     for name in _PARAMETERS:
         setattr(model, name, arrays[name])
-    for name, value in header["fitted"].items():
+    for name, value in known("fitted values", header["fitted"], _VALUES).items():
         setattr(model, name, value)
     if _RIDGE in arrays:
         model.reg_covar_ = arrays[_RIDGE]
     elif not isinstance(model.reg_covar, str):
         # In older files the setting is one number, which is what was used.
         model.reg_covar_ = np.full(model.n_features_in_, float(model.reg_covar))
+    _check_parameters(model)
     if "statistics" in header:
         model._statistics = unpack_statistics(
             header["statistics"], without_prefix(_STATISTICS, arrays)
         )
-    if model._parameters().means.shape != (model.n_components, model.n_features_in_):
-        raise ValueError("the means do not have the shape that the settings say")
+        if model._statistics.frame.covariance_type != model.covariance_type:
+            raise ValueError("its statistics are of another covariance type")
     return model
+
+
+def _check_parameters(model: Any) -> None:
+    """Refuse fitted attributes that are no mixture of the size that the settings name."""
+    shape = model.n_components, model.n_features_in_
+    structure = STRUCTURES[model.covariance_type]
+    for name in ("covariances_", "precisions_", "precisions_cholesky_"):
+        require_values(name, getattr(model, name), structure.shape(*shape))
+    for name in ("covariances_", "precisions_"):
+        require_covariances(structure, name, getattr(model, name))
+    # Parameters refuse a factor whose inverse overflows.
+    with np.errstate(all="ignore"):
+        parameters = model._parameters()
+    if parameters.means.shape != shape:
+        raise ValueError("the means do not have the shape that the settings say")
+    if hasattr(model, _RIDGE):
+        require_ridge(model.reg_covar_, model.n_features_in_)
+
+
+def require_ridge(entries: Any, n_features: int) -> None:
+    """Refuse what cannot be added to the diagonals of covariances.
+
+    Raises
+    ------
+    ParameterError
+    """
+    require_values("reg_covar_", entries, (n_features,))
+    if np.any(entries < 0.0):
+        raise ParameterError("reg_covar_ is negative")
 
 
 def pack_settings(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -84,13 +154,10 @@ def pack_settings(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     if np.ndim(settings["reg_covar"]):
         arrays["reg_covar"] = np.asarray(settings.pop("reg_covar"), dtype=np.float64)
-    del settings["callbacks"]
-    for name in ("checkpoint", "checkpoint_interval"):
+    for name in _NOT_STORED:
         settings.pop(name, None)
     if "fixed" in settings:
         settings["fixed"] = list(settings["fixed"])
-    if not isinstance(settings["executor"], str):
-        del settings["executor"]
     if not isinstance(settings["random_state"], Integral):
         del settings["random_state"]
     header: dict[str, Any] = {
@@ -106,15 +173,35 @@ def pack_settings(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def unpack_settings(estimator: type, record: Record) -> Any:
-    """An estimator that was told as much as :func:`pack_settings` was given, not yet fitted."""
+    """An estimator that was told as much as :func:`pack_settings` was given, not yet fitted.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If a setting is unknown or not valid.
+    """
     header, arrays = record.header, record.arrays
-    settings = dict(header["settings"])
+    settings = dict(entries("settings", header["settings"]))
+    for name in _NOT_STORED:
+        # Old files name the executor.
+        if settings.pop(name, None) not in (None, "auto"):
+            _logger.warning(
+                "the setting %s of a model file is ignored: a file cannot choose it", name
+            )
     if "fixed" in settings:
-        settings["fixed"] = tuple(settings["fixed"])
-    stored = (*_INITIAL, "reg_covar")
-    model = estimator(**settings, **{name: arrays[name] for name in stored if name in arrays})
-    if "feature_names" in header:
-        model.feature_names_in_ = np.array(list(header["feature_names"]), dtype=object)
+        settings["fixed"] = tuple(listed("fixed", settings["fixed"]))
+        if not set(settings["fixed"]) <= set(PARAMETER_NAMES):
+            raise ValueError("its fixed parameters are unknown")
+    stored = {name: arrays[name] for name in (*_INITIAL, "reg_covar") if name in arrays}
+    model = estimator(**settings, **stored)
+    model._validate_params()
+    names = header.get("feature_names")
+    if names is not None:
+        for name in listed("feature_names", names):
+            text("feature_names", name)
+        if len(names) != header["fitted"]["n_features_in_"]:
+            raise ValueError(f"it names {len(names)} features")
+        model.feature_names_in_ = np.array(names, dtype=object)
     return model
 
 

@@ -1,0 +1,201 @@
+"""Read archives of arrays that anyone may have made: each read is bounded by what is declared.
+
+An archive is a zip file of ``.npy`` members, as :func:`numpy.savez` writes it. Names, types, shapes
+and sizes of all members are known, and can be refused, before the values of any array are read.
+Pickled objects are never read.
+"""
+
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.errors import ModelFileError
+
+_SUFFIX = ".npy"
+# The type descriptions of members are shorter than this; NumPy's own limit.
+_LONGEST_DESCRIPTION = 10_000
+# Booleans, integers and floats.
+_KINDS = "biuf"
+# Bytes that are read at once. The list of all members has to be shorter, too.
+_READ_BYTES = 1 << 19
+# Others can expand a few bytes without a bound.
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# Arrays may take so many times as many bytes as the archive, and so many more: parameters and
+# statistics do not compress well.
+_MOST_TIMES, _MOST_BYTES = 100, 64 << 20
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The type and the shape that an archive declares for an array.
+
+    Attributes
+    ----------
+    dtype : dtype
+    shape : tuple of int
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An array whose type description has been read, and whose values come next."""
+
+    declared: Declared
+    is_fortran: bool
+    values: IO[bytes]
+
+
+class Archive:
+    """The members of an archive, open for reading.
+
+    Parameters
+    ----------
+    file : binary file
+        Open for reading, and able to seek; it stays open.
+    name : str
+        The name of the file in messages.
+
+    Raises
+    ------
+    ModelFileError
+        If it is no archive of arrays, is damaged, or declares more than such an archive can hold.
+    """
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._name = name
+        with _explained(name):
+            self._archive = zipfile.ZipFile(_BoundedFile(file))
+        self._members: dict[str, _Member] = {}
+        with _explained(name):
+            for info in self._archive.infolist():
+                member = info.filename.removesuffix(_SUFFIX)
+                if member == info.filename or member in self._members:
+                    raise ValueError(f"{info.filename[:80]!r} is no array, or is there twice")
+                self._members[member] = _open(self._archive, info)
+            n_bytes = sum(member.declared.n_bytes for member in self._members.values())
+            size = file.seek(0, 2)
+            if n_bytes > _MOST_TIMES * size + _MOST_BYTES:
+                raise ValueError(f"its {size} bytes declare arrays of {n_bytes} bytes")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for member in self._members.values():
+            member.values.close()
+        self._archive.close()
+
+    @property
+    def declared(self) -> Mapping[str, Declared]:
+        """The declared type and shape of each array, by name."""
+        return {name: member.declared for name, member in self._members.items()}
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read the values of an array, once.
+
+        Raises
+        ------
+        ModelFileError
+            If the values are damaged.
+        """
+        member = self._members[name]
+        shape = member.declared.shape
+        with _explained(self._name):
+            flat = np.empty(math.prod(shape), member.declared.dtype)
+            view = flat.view(np.uint8).data
+            for start in range(0, len(view), _READ_BYTES):
+                part = view[start : start + _READ_BYTES]
+                if _fill(part, member.values) < len(part):
+                    raise EOFError(f"{name} is shorter than its header says")
+            # The checksum is compared at the end.
+            if member.values.read(1):
+                raise ValueError(f"{name} is longer than its header says")
+        if member.is_fortran:
+            return flat.reshape(shape[::-1]).transpose()
+        return flat.reshape(shape)
+
+
+class _BoundedFile:
+    """A file of which no more than a bounded number of bytes is read at once."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _READ_BYTES:
+            raise ValueError("its list of members is too long")
+        return self._file.read(size if size >= 0 else _READ_BYTES)
+
+    def seekable(self) -> bool:
+        return True
+
+
+def _open(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
+    """Open a member and read its type description.
+
+    Raises
+    ------
+    ValueError
+        If it holds anything but real numbers, or has another size than it declares.
+    """
+    if info.compress_type not in _COMPRESSIONS:
+        raise ValueError(f"{info.filename[:80]!r} is compressed in an unknown way")
+    values = archive.open(info)
+    version = np.lib.format.read_magic(values)
+    if version != (1, 0):
+        raise ValueError(f"{info.filename[:80]!r} is in version {version} of the .npy format")
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(
+        values, max_header_size=_LONGEST_DESCRIPTION
+    )
+    declared = Declared(dtype, shape)
+    is_shape = all(type(length) is int and 0 <= length < 2**63 for length in shape)
+    if dtype.kind not in _KINDS or dtype.subdtype is not None or not is_shape:
+        raise ValueError(f"{info.filename[:80]!r} is no array of real numbers")
+    if declared.n_bytes != info.file_size - values.tell():
+        raise ValueError(f"{info.filename[:80]!r} has another size than it declares")
+    return _Member(declared, is_fortran, values)
+
+
+def _fill(part: memoryview, file: IO[bytes]) -> int:
+    """Fill memory from a file, as far as there are bytes, and return their number."""
+    n_filled = 0
+    while n_filled < len(part):
+        content = file.read(len(part) - n_filled)
+        if not content:
+            break
+        part[n_filled : n_filled + len(content)] = content
+        n_filled += len(content)
+    return n_filled
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Raise what goes wrong in an archive as an error that says what to do."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - raised again, with what to do
+        # A damaged archive can fail in any way that its reader can.
+        raise ModelFileError(
+            f"{name} is damaged or no model file ({error}); restore it or fit again"
+        ) from None
