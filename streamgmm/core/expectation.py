@@ -194,11 +194,11 @@ class Expectation:
                 *found, _ = e_step(part, own, priors, order, coefficients, True, False, False)
             return found
 
-        parts = (
+        first, *others = (
             self._as_statistics(*sums(part, row_weights[start:stop]))
             for start, stop, part in _castable(rows)
         )
-        return functools.reduce(Statistics.merge, parts)
+        return functools.reduce(Statistics.merge, others, first)
 
     def _as_statistics(self, moments: Array, scatter: Array, totals: Array) -> Statistics:
         """What the kernel found, with the components in their own places."""
@@ -207,7 +207,7 @@ class Expectation:
         else:
             scatter = np.empty((0, 0))
         placed = moments
-        if not np.array_equal(self.order, np.arange(len(self.weights))):
+        if not self._is_in_place:
             placed = np.zeros((len(self.weights), moments.shape[1]))
             placed[self.order] = moments
         log_likelihood, weight, *counts = totals.tolist()
@@ -215,6 +215,11 @@ class Expectation:
         if found.n_single == 0 or found.n_single < found.n_rows * len(self.coefficients.theta):
             return found
         return replace(found, log_likelihood=log_likelihood + self._lost_to_coefficients(moments))
+
+    @functools.cached_property
+    def _is_in_place(self) -> bool:
+        """Whether the coefficients have the components in their own order."""
+        return np.array_equal(self.order, np.arange(len(self.weights)))
 
     def _lost_to_coefficients(self, moments: Array) -> float:
         """What the log-likelihood lacks because coefficients were rounded to float32.

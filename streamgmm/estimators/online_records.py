@@ -26,6 +26,8 @@ _PARAMETERS = ("weights", "means", "covariances", "factors")
 _STATISTICS = ("total", "recent", "average")
 _HELD = ("held", "latest")
 _COUNTS = ("next_search", "n_seen", "n_searches")
+# Older files do not have these.
+_BLOCK = ("n_pending", "step_weight")
 
 
 def to_online_record(model: Any, progress: Progress | None) -> Record:
@@ -39,7 +41,7 @@ def to_online_record(model: Any, progress: Progress | None) -> Record:
         "schedule": list(astuple(progress.plan.schedule)),
     }
     header["progress"] = {
-        **{name: getattr(progress, name) for name in _COUNTS},
+        **{name: getattr(progress, name) for name in (*_COUNTS, *_BLOCK)},
         "changes": list(progress.changes),
         "test": list(astuple(progress.test)),
         "skipped": list(astuple(progress.skipped)),
@@ -50,6 +52,9 @@ def to_online_record(model: Any, progress: Progress | None) -> Record:
         if held is not None and held.n_rows:
             arrays |= prefixed(f"{name}.", {"rows": held.rows, "weights": held.weights})
     header["progress"]["is_holding"] = progress.held is not None
+    if progress.reference is not None:
+        own = {name: getattr(progress.reference, name) for name in _PARAMETERS}
+        arrays |= prefixed("reference.", own)
     if progress.model is not None:
         header["model"], own = _pack_model(progress.model)
         arrays |= prefixed("model.", own)
@@ -91,11 +96,18 @@ def from_online_record(estimator: type, record: Record) -> Any:
         # Older files hold one number in the plan.
         ridge = own["reg_covar"] if "reg_covar" in own else planned["reg_covar"]
         stepwise = _unpack_model(header["model"], own, plan, model.covariance_type, ridge)
+    reference = without_prefix("reference.", arrays)
+    # Older files have no rows of a block that has not ended: their model has learned all rows.
+    n_pending = kept.get("n_pending", 0)
+    step_weight = kept.get("step_weight", 0.0 if stepwise is None else stepwise.recent.weight)
     model._progress = Progress(
         plan,
         stepwise,
         held if kept["is_holding"] else None,
         latest=latest,
+        n_pending=n_pending,
+        step_weight=step_weight,
+        reference=_parameters(model.covariance_type, reference) if reference else None,
         record=ScoreRecord(
             tuple(Score(*entry) for entry in entries), None if last is None else Score(*last), width
         ),
@@ -111,6 +123,10 @@ def from_online_record(estimator: type, record: Record) -> Any:
     ):
         raise ValueError("the means do not have the shape that the settings say")
     return model
+
+
+def _parameters(covariance_type: Any, arrays: Mapping[str, Any]) -> Parameters:
+    return Parameters.create(covariance_type, *(arrays[name] for name in _PARAMETERS))
 
 
 def _held(arrays: Mapping[str, Any]) -> HeldRows:
@@ -147,7 +163,7 @@ def _unpack_model(
     return Stepwise(
         plan.schedule,
         np.full(frame.n_features, reg_covar, dtype=np.float64),
-        Parameters.create(covariance_type, *(arrays[name] for name in _PARAMETERS)),
+        _parameters(covariance_type, arrays),
         found["total"],
         # They are in one frame, which is soon seen if it is one object.
         replace(found["recent"], frame=frame),
