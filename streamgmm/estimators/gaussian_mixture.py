@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import estimator_html_repr
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from streamgmm.algorithms.auto import (
@@ -57,7 +58,7 @@ from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record
 from streamgmm.protocols import Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
-from streamgmm.sources.urls import is_url
+from streamgmm.sources.urls import is_url, without_credentials
 from streamgmm.sources.weighted import WeightedSource
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
@@ -293,6 +294,21 @@ class GaussianMixture(FittedMixture):
         self.checkpoint = checkpoint
         self.checkpoint_interval = checkpoint_interval
         self.callbacks = callbacks
+
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:  # noqa: N803 - scikit-learn's own name
+        return super(GaussianMixture, self._without_credentials()).__repr__(N_CHAR_MAX)
+
+    def _html_repr(self) -> str:
+        html: str = estimator_html_repr(self._without_credentials())
+        return html
+
+    def _without_credentials(self) -> Self:
+        """Return a copy for display: the URL of a checkpoint may hold a password or signature."""
+        if not isinstance(self.checkpoint, str):
+            return self
+        shown = copy.copy(self)
+        shown.checkpoint = without_credentials(self.checkpoint)
+        return shown
 
     def fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, resume: bool = False
