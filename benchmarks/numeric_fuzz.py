@@ -81,9 +81,9 @@ def drawn(seed: int) -> Case:
         "n_jobs": 1,
     }
     if kind == "online":
-        settings["init_size"] = int(rng.choice([20, 100, 1000]))
+        settings["init_size"] = int(rng.choice([20, 60]))
     else:
-        settings |= {"algorithm": kind, "max_iter": 20}
+        settings |= {"algorithm": kind, "max_iter": 10}
     return Case(rows, _weights(rng, n), missing, kind, settings)
 
 
@@ -140,21 +140,25 @@ def outcome(case: Case) -> str:
         for own in _OWN_WARNINGS:
             warnings.simplefilter("ignore", own)
         try:
-            model = _fitted(case)
+            _check(_fitted(case), case)
         except StreamGMMError as error:
             return type(error).__name__
-        for name in _PARAMETERS:
-            assert np.isfinite(getattr(model, name)).all(), f"{name} is not finite"
-        weights = model.weights_
-        assert np.all(weights >= 0.0), "a weight is negative"
-        assert abs(weights.sum() - 1.0) < 1e-6, "weights do not sum to 1"
-        source = streamgmm.open(case.rows, missing=case.missing)
-        scores = model.score_samples(source)
-        # Rows that overflow, and those without a value, have no density.
-        assert not np.isnan(scores).any(), "a score is NaN"
-        assert not np.isnan(model.predict_proba(source)).any(), "a responsibility is NaN"
-        model.predict(source)
     return "fitted"
+
+
+def _check(model: GaussianMixture | OnlineGaussianMixture, case: Case) -> None:
+    """Refuse a model that holds, or gives for its own rows, what is not finite."""
+    for name in _PARAMETERS:
+        assert np.isfinite(getattr(model, name)).all(), f"{name} is not finite"
+    weights = model.weights_
+    assert np.all(weights >= 0.0), "a weight is negative"
+    assert abs(weights.sum() - 1.0) < 1e-6, "weights do not sum to 1"
+    source = streamgmm.open(case.rows, missing=case.missing)
+    # Rows without any value have no density.
+    has_value = ~np.isnan(case.rows.astype(np.float64)).all(axis=1)
+    assert not np.isnan(model.score_samples(source)[has_value]).any(), "a score is NaN"
+    assert not np.isnan(model.predict_proba(source)[has_value]).any(), "a responsibility is NaN"
+    model.predict(source)
 
 
 def _fitted(case: Case) -> GaussianMixture | OnlineGaussianMixture:

@@ -260,10 +260,9 @@ class Progress:
         start, n_rows = 0, len(part.rows)
         if self.n_pending:
             start = min(BLOCK_ROWS - self.n_pending, n_rows)
-            yield tuple(
-                np.concatenate(pair)
-                for pair in zip(self._pending, _copied(part.part(0, start)), strict=True)
-            )
+            rows, weights = self._pending
+            new_rows, new_weights = _copied(part.part(0, start))
+            yield np.concatenate([rows, new_rows]), np.concatenate([weights, new_weights])
         for first in range(start, n_rows, BLOCK_ROWS):
             block = part.part(first, min(first + BLOCK_ROWS, n_rows))
             yield np.ascontiguousarray(block.rows, np.float64), block.weights
@@ -288,9 +287,7 @@ class Progress:
         skipped = self.skipped
         if n_overflowing:
             skipped += SkippedRows(n_overflowing)
-        return replace(
-            self, model=model, held=held, record=record, n_seen=n_seen, skipped=skipped
-        )
+        return replace(self, model=model, held=held, record=record, n_seen=n_seen, skipped=skipped)
 
     def _with_step(self, notify: Listener) -> "Progress":
         """Return the progress after an M-step."""

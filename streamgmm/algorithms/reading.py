@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.stretches import complete
-from streamgmm.algorithms.usable_rows import count_weightless, is_refused
+from streamgmm.algorithms.usable_rows import check_weight, count_weightless, is_refused
 from streamgmm.core import incomplete
 from streamgmm.core.covariance import CovarianceType
 from streamgmm.core.expectation import Arithmetic, Expectation, scratch_bytes, statistics_bytes
@@ -246,6 +246,7 @@ class Reader:
                 f"{found.n_overflowing} were left out because their squares overflow, "
                 f"{n_missing} because they hold {'nothing but ' * (missing == 'em')}NaN"
             )
+        check_weight(found.weight)
         mean = found.mean_log_likelihood
         n_pairs = self.source.n_rows * parameters.n_components
         self._record(

@@ -6,11 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.covariance import Array
+from streamgmm.core.expectation import LARGEST_VALUE
+from streamgmm.errors import DataError
 from streamgmm.events import SkippedRows
 from streamgmm.protocols import Chunk, Missing
 
-#: Squares of larger values may overflow; the rows that hold them take no part in a fit either.
-LARGEST_VALUE = 1e140
+# Of rows whose weights sum to less, the moments underflow.
+_LEAST_WEIGHT = 1e-100
 # Rows of weight 0 are examined so many at a time.
 _BLOCK_ROWS = 1 << 12
 
@@ -21,6 +23,21 @@ def all_within(values: NDArray[Any]) -> bool:
         lowest, highest = values.min(initial=0.0), values.max(initial=0.0)
     # The limit is no number of the narrower types.
     return float(lowest) >= -LARGEST_VALUE and float(highest) <= LARGEST_VALUE
+
+
+def check_weight(weight: float) -> None:
+    """Raise an error if the weights of all rows sum to so little that sums with them underflow.
+
+    Raises
+    ------
+    DataError
+        If they do, and are not all 0.
+    """
+    if 0.0 < weight < _LEAST_WEIGHT:
+        raise DataError(
+            f"sample_weight sums to {weight:g}, so little that sums of weighted values underflow; "
+            "divide all weights by their mean"
+        )
 
 
 def is_refused(rows: NDArray[Any], missing: Missing) -> NDArray[np.bool_]:

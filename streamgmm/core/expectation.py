@@ -34,6 +34,8 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError
 
+#: Rows that hold a larger value take no part: sums of their squares may overflow.
+LARGEST_VALUE = 1e130
 # Bound on the error of a log-density, in nats, above which the centred route is taken.
 _DENSITY_TOLERANCE = 1e-8
 # The same, in float32 if that is asked for.
@@ -378,7 +380,9 @@ def _overflow_limit(inverse: Array, scale: Array) -> float:
     else:
         parts = (inverse[block] * scale for block in blocks(len(inverse), len(scale)))
         steepest = max(float(np.abs(part).max(initial=1.0)) for part in parts)
-    return 1e140 / (float(len(scale)) * steepest)
+    # What a weight times the square of a larger value comes to may overflow in data units.
+    largest = LARGEST_VALUE / max(float(scale.max()), 1.0)
+    return min(1e140 / (float(len(scale)) * steepest), largest)
 
 
 def _castable(

@@ -48,6 +48,7 @@ from streamgmm.estimators.condition import (
 from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, load_kernels, log_effort
 from streamgmm.estimators.fitted import FittedMixture
+from streamgmm.estimators.numeric_limits import within_float64
 from streamgmm.estimators.outputs import refuse_overlap, refuse_unnamed_output
 from streamgmm.estimators.records import copy_fitted, to_record
 from streamgmm.estimators.validation import check_is_fitted, check_random_state
@@ -295,8 +296,10 @@ class GaussianMixture(FittedMixture):
         self.checkpoint_interval = checkpoint_interval
         self.callbacks = callbacks
 
-    def __repr__(self, N_CHAR_MAX: int = 700) -> str:  # noqa: N803 - scikit-learn's own name
-        return super(GaussianMixture, self._without_credentials()).__repr__(N_CHAR_MAX)
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        shown = self._without_credentials()
+        text: str = super(GaussianMixture, shown).__repr__(N_CHAR_MAX)
+        return text
 
     def _html_repr(self) -> str:
         html: str = estimator_html_repr(self._without_credentials())
@@ -368,6 +371,7 @@ class GaussianMixture(FittedMixture):
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
             single_threaded_blas(),
+            within_float64(),
         ):
             # What a fit needs does not depend on the ridge.
             needs = FitNeeds(source, self._settings(0.0), self.algorithm == "em")

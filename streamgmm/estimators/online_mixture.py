@@ -40,6 +40,7 @@ from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.ledger import Ledger
 from streamgmm.estimators.merging import fitted_part, fitted_parts, refuse_size
+from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.online_records import to_online_record
 from streamgmm.estimators.validation import NotFittedError, check_is_fitted, check_random_state
 from streamgmm.events import Event, Listener, SkippedRows
@@ -587,7 +588,7 @@ class OnlineGaussianMixture(FittedMixture):
     @property
     def _current(self) -> Progress:
         """What has been learned of all rows so far, those of a block that has not ended too."""
-        with single_threaded_blas():
+        with single_threaded_blas(), within_float64():
             return self._begun.provisional
 
     @property
@@ -602,12 +603,12 @@ class OnlineGaussianMixture(FittedMixture):
         return progress.model
 
     def _parameters(self) -> Parameters:
-        with single_threaded_blas():
+        with single_threaded_blas(), within_float64():
             return self._stepwise.estimate
 
     @property
     def _statistics(self) -> Statistics:
-        with single_threaded_blas():
+        with single_threaded_blas(), within_float64():
             return self._stepwise.basis
 
     def _derived(self, parameters: Parameters, features: NDArray[np.intp]) -> Any:
@@ -676,8 +677,13 @@ class OnlineGaussianMixture(FittedMixture):
         """Learn chunks of so many rows in all; all of them or none."""
         events: list[Event] = []
         before = progress.skipped
-        for chunk in chunks:
-            progress = progress.learned(chunk, missing, self._search, events.append)
+        with within_float64():
+            for chunk in chunks:
+                progress = progress.learned(chunk, missing, self._search, events.append)
+        model = progress.model
+        has_changed = model is not None and model.parameters is not self._examined
+        if has_changed and model is not None:
+            check_finite(model.parameters)
         self._progress = progress
         if events:
             tell = self._listener()
@@ -685,7 +691,7 @@ class OnlineGaussianMixture(FittedMixture):
                 tell(event)
         if progress.skipped != before:
             warn_of_skipped_rows(progress.skipped - before, n_rows)
-        if progress.model is not None and progress.model.parameters is not self._examined:
+        if has_changed:
             self._report_few_rows()
             self._report_condition()
         return self
