@@ -1,12 +1,10 @@
-"""Rows of a stream that are held in memory for a while."""
+"""Rows of a stream that are kept in memory for a while."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from streamgmm.algorithms.usable_rows import all_within, unusable
 from streamgmm.core.covariance import Array
-from streamgmm.protocols import Chunk, Missing
 
 # Parts are joined when there are more than this.
 _MOST_PARTS = 128
@@ -27,18 +25,13 @@ class HeldRows:
     parts: tuple[tuple[Array, Array], ...] = ()
     n_rows: int = 0
 
-    def add(self, chunk: Chunk, missing: Missing) -> "HeldRows":
-        """With copies of the rows of a chunk that can be used."""
-        rows = chunk.rows.astype(np.float64)
-        weights = np.ones(len(rows)) if chunk.weights is None else chunk.weights.copy()
-        if not all_within(rows) or chunk.weights is not None:
-            usable = (weights > 0.0) & ~unusable(rows, missing).any(axis=0)
-            rows, weights = rows[usable], weights[usable]
+    def add(self, rows: Array, weights: Array) -> "HeldRows":
+        """Return these rows and some more, which nobody changes from now on."""
         held = HeldRows((*self.parts, (rows, weights)), self.n_rows + len(rows))
         return held if len(held.parts) <= _MOST_PARTS else held.joined()
 
     def latest(self, most: int) -> "HeldRows":
-        """The last rows, at most so many."""
+        """Return the last rows, at most so many."""
         parts, surplus = self.parts, self.n_rows - most
         while surplus > 0:
             rows, weights = parts[0]
@@ -48,7 +41,7 @@ class HeldRows:
         return HeldRows(parts, min(self.n_rows, most))
 
     def joined(self) -> "HeldRows":
-        """In one part."""
+        """Return the same rows in one part."""
         return HeldRows(((self.rows, self.weights),), self.n_rows)
 
     @property
@@ -58,5 +51,5 @@ class HeldRows:
 
     @property
     def weights(self) -> Array:
-        """Of all rows, (n,)."""
+        """Weights of all rows, (n,)."""
         return np.concatenate([weights for _, weights in self.parts])

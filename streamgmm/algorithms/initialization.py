@@ -9,8 +9,9 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.usable_rows import LARGEST_VALUE
+from streamgmm.algorithms.usable_rows import check_weight
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType, cholesky
+from streamgmm.core.expectation import LARGEST_VALUE
 from streamgmm.core.parameters import Parameters, covariances_from_precisions
 from streamgmm.errors import DataError
 
@@ -167,6 +168,7 @@ def initialize(
     ParameterError
         If what is known does not fit the data.
     """
+    check_weight(float(weights.sum()))
     if len(rows) < n_components:
         raise DataError(
             f"only {len(rows)} row(s) have a weight above zero and squares that do not "

@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 from streamgmm.algorithms.em import Fit, expectation_maximization
 from streamgmm.algorithms.initialization import parameters_of_clusters
 from streamgmm.algorithms.reading import Reader, prepare
-from streamgmm.core.covariance import Array, triangular
+from streamgmm.core.covariance import Array, solve, triangular
 from streamgmm.core.expectation import Expectation, Posterior
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
@@ -329,7 +329,7 @@ def dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:
     """Groups of rows (n, D) that lie as near to each other as those of one component do."""
     d = parameters.n_features
     centred = np.nan_to_num(rows - parameters.weights @ parameters.means)
-    whitened = np.linalg.solve(_mean_factor(parameters), centred.T).T
+    whitened = solve(_mean_factor(parameters), centred.T).T
     # Squared distances of two rows of a Gaussian: mean 2 D, variance 8 D.
     is_near = cdist(whitened, whitened, "sqeuclidean") < 2.0 * d + np.sqrt(8.0 * d)
     groups: list[NDArray[np.intp]] = []

@@ -1,22 +1,30 @@
-"""Learning from a stream: a first search, then stepwise EM, with an eye on what it was made for.
+"""Learn a stream: searches among its first rows, then stepwise EM, and a test for change.
 
-The first rows are held in memory, and mixtures are searched for among them as they grow to twice
-as many, until there are enough. Meanwhile, and from then on, every row is learned as it comes.
-Components that starve begin anew among rows that are badly explained; and where rows are to be
-forgotten, a change of the stream begins a new search among the rows that follow it.
+The first rows are kept in memory, and mixtures are searched for among them each time that there are
+several times as many, until there are enough. Meanwhile, and from then on, every row is learned in
+a block of rows. Components that starve begin anew among rows that are badly explained; and where
+rows are to be forgotten, a change of the stream begins new searches among the rows that follow it.
+
+Blocks, steps and searches end at numbers of rows that follow from the plan and the rows, so the
+batches in which rows come do not matter. Rows of a block that has not ended are kept; whoever asks
+for the mixture before its end gets one that they are part of, and that does not enter the state.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgmm.algorithms.held_rows import HeldRows
 from streamgmm.algorithms.moves import dense_places
 from streamgmm.algorithms.prequential import ChangeTest, Score, ScoreRecord
-from streamgmm.algorithms.reading import chunk_statistics, prepare
+from streamgmm.algorithms.reading import prepare
 from streamgmm.algorithms.stepwise import Schedule, Stepwise
-from streamgmm.algorithms.usable_rows import is_refused, skipped_rows
+from streamgmm.algorithms.usable_rows import all_within, is_refused, usable_part
+from streamgmm.core.alignment import aligned, by_first_rows
 from streamgmm.core.covariance import Array
 from streamgmm.core.frame import Frame
 from streamgmm.core.merging import Fitted
@@ -31,9 +39,16 @@ from streamgmm.events import (
 )
 from streamgmm.protocols import Chunk, Missing
 
-# Rows that are looked through for badly explained ones.
-_LATEST_ROWS = 1024
-# They fall short of the median score by so many times as much as a fifth of the rows do.
+#: Rows of a block, at most; the last rows, which are kept, are as many. It is the block of the
+#: kernels too.
+BLOCK_ROWS = 1024
+# Most rows that are looked through at once for the next step.
+_SEGMENT_ROWS = 16 * BLOCK_ROWS
+# Up to here counts of rows are exact in float64.
+_EXACT = 2.0**52
+# Searches with fewer rows for each component are early.
+_EARLY = 8
+# Rows fall short of the median score by so many times as much as a fifth of the rows do.
 _BADLY, _FIFTH = 6.0, 0.2
 # Of the rows of a search after a change, those of the first one.
 _FIRST_PART = 0.25
@@ -74,6 +89,27 @@ class Plan:
         """Rows of the first of the searches after a change."""
         return max(int(_FIRST_PART * self.init_size), self.fewest_rows)
 
+    @property
+    def n_early(self) -> int:
+        """Rows among which a mixture of fewer rows may have missed a component."""
+        return _EARLY * self.n_components
+
+    def next_search(self, n_rows: int) -> int:
+        """Return the rows of the search that follows one among so many of the first rows.
+
+        They are twice as many at first, and then four times, so that they come to ``init_size``.
+        """
+        size = self.init_size
+        if n_rows < self.n_early:
+            return min(2 * n_rows, size)
+        while size >= 8 * n_rows:
+            size //= 4
+        return size
+
+    def next_search_after_change(self, n_rows: int) -> int:
+        """Return the rows of the search that follows one among so many after a change."""
+        return min(2 * n_rows, self.init_size)
+
 
 @dataclass(frozen=True, eq=False)
 class Progress:
@@ -83,19 +119,27 @@ class Progress:
     ----------
     plan : Plan
     model : Stepwise or None
-        None before the first search.
+        None before the first search. It has learned the rows up to the end of the last block.
     held : HeldRows or None
-        Rows among which mixtures are searched for; None if none is.
+        Rows, up to the end of the last block, among which mixtures are searched for; None if none
+        is.
     next_search : int
-        Rows held when the next search is due.
+        Number of these rows when the next search is due.
     latest : HeldRows
-        The last rows.
+        The last rows, at most BLOCK_ROWS.
+    n_pending : int
+        Number of the latest rows that came after the end of the last block.
+    step_weight : float
+        Weight of the rows since the last step or search; it decides when a step is due.
     record : ScoreRecord
     test : ChangeTest
+    reference : Parameters or None
+        The mixture before the scores began to fall, which gives the mixture of a search after a
+        change its labels; None if the model does.
     changes : tuple of float
         Rows seen when a change was detected; the last few.
     n_seen : float
-        In units of weight.
+        Rows up to the end of the last block, in units of weight.
     n_searches : int
     skipped : SkippedRows
         Rows so far that were not learned.
@@ -106,8 +150,11 @@ class Progress:
     held: HeldRows | None = field(default_factory=HeldRows)
     next_search: int = 0
     latest: HeldRows = field(default_factory=HeldRows)
+    n_pending: int = 0
+    step_weight: float = 0.0
     record: ScoreRecord = field(default_factory=ScoreRecord)
     test: ChangeTest = field(default_factory=ChangeTest)
+    reference: Parameters | None = None
     changes: tuple[float, ...] = ()
     n_seen: float = 0.0
     n_searches: int = 0
@@ -125,18 +172,18 @@ class Progress:
         return cls(plan, model, held=None, n_seen=n_seen)
 
     def learned(
-        self, chunk: Chunk, missing: Missing, search: SearchRows, tell: Listener
+        self, chunk: Chunk, missing: Missing, search: SearchRows, notify: Listener
     ) -> "Progress":
-        """After some rows more.
+        """Return the progress after some rows more.
 
         Parameters
         ----------
         chunk : Chunk
         missing : {"error", "drop", "em"}
-            What is done with rows that hold NaN.
+            Treatment of rows that hold NaN.
         search : callable
-        tell : callable
-            Told of every event.
+        notify : callable
+            Called with every event.
 
         Raises
         ------
@@ -146,72 +193,138 @@ class Progress:
             As the search.
         """
         _refuse(chunk, missing)
-        after, start, n_rows = self, 0, len(chunk.rows)
+        part, skipped = usable_part(chunk, missing)
+        after = self if not skipped.n_rows else replace(self, skipped=self.skipped + skipped)
+        start, n_rows = 0, len(part.rows)
         while start < n_rows:
-            stop = min(start + after.room(n_rows), n_rows)
-            after = after._with_piece(chunk.part(start, stop), missing, search, tell)
-            start = stop
+            segment = after._segment(part.weights, start, n_rows)
+            after = after._with_segment(part, segment, notify)
+            if segment.is_search_due:
+                after = after._with_search(search, notify)
+            start = segment.stop
         return after
 
-    def room(self, most: int) -> int:
-        """Rows of weight 1 before more is due than an E-step, at most so many."""
-        room = most if self.model is None else min(most, self.model.room())
-        return room if self.held is None else min(room, self.plan.init_size - self.held.n_rows)
-
-    def _with_piece(
-        self, piece: Chunk, missing: Missing, search: SearchRows, tell: Listener
-    ) -> "Progress":
-        tail = piece.part(max(len(piece.rows) - _LATEST_ROWS, 0), len(piece.rows))
-        latest = self.latest.add(tail, missing).latest(_LATEST_ROWS)
-        after = replace(self, latest=latest)
-        if self.model is not None:
-            after = after._with_rows(piece, missing, self.model, tell)
-        else:
-            after = replace(after, skipped=self.skipped + skipped_rows(piece, missing))
-        if after.held is not None:
-            held = after.held.add(piece, missing)
-            after = replace(after, held=held)
-            if self.model is None:
-                after = replace(after, n_seen=float(held.weights.sum()))
-            after = after._with_search(search, tell)
-        return after
-
-    def _with_rows(
-        self, piece: Chunk, missing: Missing, model: Stepwise, tell: Listener
-    ) -> "Progress":
-        """The E-step of some rows and, if it is due, an M-step."""
-        found = chunk_statistics(model.expectation(missing), piece)
-        skipped = self.skipped
-        if found.n_overflowing or found.n_missing or found.n_weightless:
-            skipped += SkippedRows(found.n_overflowing, found.n_missing, found.n_weightless)
-        if not found.weight > 0.0:
-            return replace(self, skipped=skipped)
-        model = model.joined(found)
-        record = self.record.add(Score(found.weight, found.log_likelihood))
-        after = replace(
-            self, model=model, record=record, n_seen=self.n_seen + found.weight, skipped=skipped
+    def has_room(self, n_rows: int) -> bool:
+        """Whether neither a step nor a search is due after so many rows more of weight 1."""
+        return (
+            self.held is None
+            and self.model is not None
+            and self.step_weight + n_rows < self.model.step_rows
         )
-        if not model.is_due:
-            return after
-        after = after._with_block(Score(model.recent.weight, model.recent.log_likelihood), tell)
-        return replace(after, model=after._fed(model.stepped(), tell))
 
-    def _with_block(self, block: Score, tell: Listener) -> "Progress":
-        """After the score of the rows of a step has been looked at."""
-        test = self.test.add(block)
+    @cached_property
+    def provisional(self) -> "Progress":
+        """The progress as if a block had ended with the last row, without a step or a search."""
+        if not self.n_pending:
+            return self
+        return replace(self, n_pending=0)._with_blocks([self._pending])
+
+    @property
+    def _pending(self) -> tuple[Array, Array]:
+        """Rows that came after the end of the last block, and their weights."""
+        pending = self.latest.latest(self.n_pending)
+        return pending.rows, pending.weights
+
+    def _segment(self, weights: Array | None, start: int, n_rows: int) -> "_Segment":
+        """Return the rows of a chunk, from one on, up to the next step or search."""
+        stop = min(n_rows, start + _SEGMENT_ROWS)
+        search = stop + 1
+        if self.held is not None:
+            search = start + self.next_search - self.held.n_rows - self.n_pending
+            stop = min(stop, search)
+        if self.model is None:
+            return _Segment(start, stop, 0.0, False, stop == search)
+        reached = _until(weights, start, stop, self.step_weight, self.model.step_rows)
+        stop, step_weight, is_step_due = reached
+        return _Segment(start, stop, step_weight, is_step_due, stop == search)
+
+    def _with_segment(self, part: Chunk, segment: "_Segment", notify: Listener) -> "Progress":
+        """Return the progress after a segment: its blocks, as far as they end, and its step."""
+        n_rows = self.n_pending + segment.stop - segment.start
+        n_pending = n_rows if not segment.ends_block else 0
+        n_pending %= BLOCK_ROWS
+        tail = part.part(max(segment.start, segment.stop - BLOCK_ROWS), segment.stop)
+        after = replace(
+            self,
+            latest=self.latest.add(*_copied(tail)).latest(BLOCK_ROWS),
+            n_pending=n_pending,
+            step_weight=segment.step_weight,
+        )
+        if n_pending < n_rows:
+            ended = part.part(segment.start, segment.stop - n_pending)
+            after = after._with_blocks(self._blocks(ended))
+        return after._with_step(notify) if segment.is_step_due else after
+
+    def _blocks(self, part: Chunk) -> Iterator[tuple[Array, Array | None]]:
+        """Yield rows and weights of the blocks that pending rows and those of a chunk make up."""
+        start, n_rows = 0, len(part.rows)
+        if self.n_pending:
+            start = min(BLOCK_ROWS - self.n_pending, n_rows)
+            rows, weights = self._pending
+            new_rows, new_weights = _copied(part.part(0, start))
+            yield np.concatenate([rows, new_rows]), np.concatenate([weights, new_weights])
+        for first in range(start, n_rows, BLOCK_ROWS):
+            block = part.part(first, min(first + BLOCK_ROWS, n_rows))
+            yield np.ascontiguousarray(block.rows, np.float64), block.weights
+
+    def _with_blocks(self, blocks: Iterable[tuple[Array, Array | None]]) -> "Progress":
+        """Return the progress after an E-step of some blocks."""
+        model, held, record, n_seen = self.model, self.held, self.record, self.n_seen
+        n_overflowing = 0
+        for rows, weights in blocks:
+            if held is not None:
+                held = held.add(*_copied(Chunk(rows, range(len(rows)), weights)))
+            if model is None:
+                n_seen += len(rows) if weights is None else float(weights.sum())
+                continue
+            missing: Missing = "em" if np.isnan(rows).any() else "error"
+            found = model.expectation(missing).statistics(rows, weights)
+            n_overflowing += found.n_overflowing
+            if found.weight > 0.0:
+                model = model.joined(found)
+                record = record.add(Score(found.weight, found.log_likelihood))
+                n_seen += found.weight
+        skipped = self.skipped
+        if n_overflowing:
+            skipped += SkippedRows(n_overflowing)
+        return replace(self, model=model, held=held, record=record, n_seen=n_seen, skipped=skipped)
+
+    def _with_step(self, notify: Listener) -> "Progress":
+        """Return the progress after an M-step."""
+        after = replace(self, step_weight=0.0)
+        if self.model is None or not self.model.recent.weight > 0.0:
+            return after
+        recent = self.model.recent
+        after = after._with_score(Score(recent.weight, recent.log_likelihood), self.model, notify)
+        return replace(after, model=after._fed(self.model.stepped(), notify))
+
+    def _with_score(self, score: Score, model: Stepwise, notify: Listener) -> "Progress":
+        """Return the progress after a test of the score of the rows of a step, under a model."""
+        test = self.test.add(score)
+        reference = self.reference
+        if self.held is None:
+            reference = None if test.excess == 0.0 else self.reference or model.parameters
         if not test.is_change:
-            return replace(self, test=test)
-        tell(ChangeDetected(self.n_seen, block.mean, self.test.mean))
+            return replace(self, test=test, reference=reference)
+        notify(ChangeDetected(self.n_seen, score.mean, self.test.mean))
         changes = (*self.changes, self.n_seen)[-_MOST_CHANGES:]
-        after = replace(self, test=ChangeTest(), changes=changes)
+        after = replace(self, test=ChangeTest(), changes=changes, reference=None)
         if self.plan.schedule.half_life is None:
             return after
-        return replace(after, held=HeldRows(), next_search=self.plan.first_search_after_change)
+        return replace(
+            after,
+            held=HeldRows(),
+            next_search=self.plan.first_search_after_change,
+            reference=reference or model.parameters,
+        )
 
-    def _fed(self, model: Stepwise, tell: Listener) -> Stepwise:
-        """The mixture with starved components among rows that are badly explained."""
+    def _fed(self, model: Stepwise, notify: Listener) -> Stepwise:
+        """Return the mixture with starved components among rows that are badly explained.
+
+        Where a search is to come, they wait for it.
+        """
         starved = model.starved()
-        if not starved.size or not self.latest.n_rows:
+        if not starved.size or self.held is not None:
             return model
         rows = self.latest.rows
         scores = model.expectation("em").posterior(rows).scores
@@ -224,31 +337,92 @@ class Progress:
         }
         if not places:
             return model
-        tell(ComponentsReseeded(self.n_seen, tuple(places)))
+        notify(ComponentsReseeded(self.n_seen, tuple(places)))
         return model.reseeded(places)
 
-    def _with_search(self, search: SearchRows, tell: Listener) -> "Progress":
-        """After a search among the rows held, if it is due."""
+    def _with_search(self, search: SearchRows, notify: Listener) -> "Progress":
+        """Return the progress after a search among the rows that are held."""
         held, plan = self.held, self.plan
-        if held is None or held.n_rows < self.next_search:
-            return self
+        if held is None:
+            raise RuntimeError("a search is due, but no rows are held")
         rows, weights = held.rows, held.weights
         parameters, reg_covar = search(rows, weights, plan.seed + self.n_searches)
         chunk = Chunk(rows, range(len(rows)), weights)
+        is_last = held.n_rows >= plan.init_size
+        next_search = plan.next_search_after_change if self.changes else plan.next_search
         after = replace(
             self,
-            held=None if held.n_rows >= plan.init_size else held,
-            next_search=min(2 * held.n_rows, plan.init_size),
+            held=None if is_last else held,
+            next_search=next_search(held.n_rows),
             n_searches=self.n_searches + 1,
+            reference=None if is_last else self.reference,
         )
         if self.changes and self.model is not None:
             price = parameters.n_parameters() / weights.sum()
             gain = _mean_score(parameters, chunk) - _mean_score(self.model.parameters, chunk)
             if gain <= price:
                 return after
-        tell(MixtureFound(self.n_seen, held.n_rows))
+        notify(MixtureFound(self.n_seen, held.n_rows))
+        if self.model is None or (held.n_rows <= plan.n_early and not self.changes):
+            parameters = by_first_rows(parameters, _labels(parameters, rows))
+        else:
+            parameters = aligned(parameters, self.reference or self.model.parameters)
         model = Stepwise.fitted(parameters, chunk, plan.schedule, reg_covar)
-        return replace(after, model=model, test=ChangeTest())
+        return replace(after, model=model, test=ChangeTest(), reference=None, step_weight=0.0)
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Rows of a chunk, up to a step or a search.
+
+    Attributes
+    ----------
+    start, stop : int
+    step_weight : float
+        Weight of the rows since the last step, these included.
+    is_step_due, is_search_due : bool
+    """
+
+    start: int
+    stop: int
+    step_weight: float
+    is_step_due: bool
+    is_search_due: bool
+
+    @property
+    def ends_block(self) -> bool:
+        """Whether a block ends with its last row, of however many rows it is."""
+        return self.is_step_due or self.is_search_due
+
+
+def _until(
+    weights: Array | None, start: int, stop: int, before: float, wanted: float
+) -> tuple[int, float, bool]:
+    """Return where a sum of weights that begins with ``before`` comes to what is wanted.
+
+    Returns
+    -------
+    end : int
+        One more than the place of the row with which it does; ``stop`` if it does not.
+    total : float
+        The sum there. It is added up row by row, so that the batches do not matter.
+    is_reached : bool
+    """
+    if weights is None and before.is_integer() and before < _EXACT:
+        end = min(start + max(math.ceil(wanted) - int(before), 1), stop)
+        total = before + (end - start)
+        return end, total, total >= wanted
+    own = np.ones(stop - start) if weights is None else weights[start:stop]
+    totals = np.cumsum(np.concatenate([[before], own]))[1:]
+    place = min(int(np.searchsorted(totals, wanted)), len(own) - 1)
+    return start + place + 1, float(totals[place]), bool(totals[place] >= wanted)
+
+
+def _copied(chunk: Chunk) -> tuple[Array, Array]:
+    """Return copies of the rows and weights of a chunk, which nobody else changes."""
+    rows = np.array(chunk.rows, dtype=np.float64, order="C")
+    weights = np.ones(len(rows)) if chunk.weights is None else chunk.weights.copy()
+    return rows, weights
 
 
 def _mean_score(parameters: Parameters, chunk: Chunk) -> float:
@@ -256,9 +430,13 @@ def _mean_score(parameters: Parameters, chunk: Chunk) -> float:
     return expectation.statistics(chunk.rows, chunk.weights).mean_log_likelihood
 
 
+def _labels(parameters: Parameters, rows: Array) -> NDArray[np.int64]:
+    return prepare(parameters, Frame.of(parameters), "em").posterior(rows).labels
+
+
 def _refuse(chunk: Chunk, missing: Missing) -> None:
     """Raise an error if rows hold values that cannot be used."""
-    if np.isfinite(chunk.rows).all():
+    if all_within(chunk.rows) or np.isfinite(chunk.rows).all():
         return
     bad = is_refused(chunk.rows, missing)
     if bad.any():

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.stretches import complete
-from streamgmm.algorithms.usable_rows import count_weightless, is_refused
+from streamgmm.algorithms.usable_rows import check_weight, count_weightless, is_refused
 from streamgmm.core import incomplete
 from streamgmm.core.covariance import CovarianceType
 from streamgmm.core.expectation import Arithmetic, Expectation, scratch_bytes, statistics_bytes
@@ -252,6 +252,7 @@ class Reader:
                 f"their squares overflow, {n_missing} because they hold "
                 f"{'nothing but ' * (missing == 'em')}NaN; give one row or more a positive weight"
             )
+        check_weight(found.weight)
         mean = found.mean_log_likelihood
         n_pairs = self.source.n_rows * parameters.n_components
         self._record(

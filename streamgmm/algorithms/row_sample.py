@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.reading import Reader, refuse_not_finite
-from streamgmm.algorithms.usable_rows import LARGEST_VALUE, all_within, is_left_out, is_refused
+from streamgmm.algorithms.usable_rows import all_within, is_left_out, is_refused
 from streamgmm.core.covariance import Array
+from streamgmm.core.expectation import LARGEST_VALUE
 from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk, Missing, Work
 

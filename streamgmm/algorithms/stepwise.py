@@ -2,7 +2,7 @@
 
 An E-step adds the statistics of new rows to those of the rows before, of which a part is
 forgotten, and an M-step turns them into parameters, as in EM. What is forgotten is counted in
-rows: how a stream is cut into batches does not matter.
+rows, not in batches.
 """
 
 import math
@@ -155,18 +155,9 @@ class Stepwise:
         return self._incomplete if missing == "em" else self._complete
 
     @property
-    def n_seen(self) -> float:
-        """Rows so far, in units of weight."""
-        return self.n_rows + self.recent.weight
-
-    @property
-    def is_due(self) -> bool:
-        """Whether there are enough rows for a step."""
-        return self.recent.weight >= self.schedule.step_rows(self.n_rows)
-
-    def room(self) -> int:
-        """Rows of weight 1 until a step is due."""
-        return max(math.ceil(self.schedule.step_rows(self.n_rows) - self.recent.weight), 1)
+    def step_rows(self) -> float:
+        """Rows from the last step to the next one, in units of weight."""
+        return self.schedule.step_rows(self.n_rows)
 
     def joined(self, found: Statistics) -> "Stepwise":
         """After an E-step of some rows more."""

@@ -6,20 +6,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.covariance import Array
+from streamgmm.core.expectation import LARGEST_VALUE
+from streamgmm.errors import DataError
 from streamgmm.events import SkippedRows
 from streamgmm.protocols import Chunk, Missing
 
-#: Squares of larger values may overflow; the rows that hold them take no part in a fit either.
-LARGEST_VALUE = 1e140
+# Of rows whose weights sum to less, the moments underflow.
+_LEAST_WEIGHT = 1e-100
 # Rows of weight 0 are examined so many at a time.
 _BLOCK_ROWS = 1 << 12
 
 
-def all_within(values: Array) -> bool:
+def all_within(values: NDArray[Any]) -> bool:
     """Whether the squares of all values surely do not overflow; False if one is NaN."""
     with np.errstate(invalid="ignore"):
         lowest, highest = values.min(initial=0.0), values.max(initial=0.0)
-    return bool(lowest >= -LARGEST_VALUE and highest <= LARGEST_VALUE)
+    # The limit is no number of the narrower types.
+    return float(lowest) >= -LARGEST_VALUE and float(highest) <= LARGEST_VALUE
+
+
+def check_weight(weight: float) -> None:
+    """Raise an error if the weights of all rows sum to so little that sums with them underflow.
+
+    Raises
+    ------
+    DataError
+        If they do, and are not all 0.
+    """
+    if 0.0 < weight < _LEAST_WEIGHT:
+        raise DataError(
+            f"sample_weight sums to {weight:g}, so little that sums of weighted values underflow; "
+            "divide all weights by their mean"
+        )
 
 
 def is_refused(rows: NDArray[Any], missing: Missing) -> NDArray[np.bool_]:
@@ -52,6 +70,21 @@ def skipped_rows(chunk: Chunk, missing: Missing) -> SkippedRows:
         return SkippedRows(n_weightless=n_weightless)
     overflowing, lacking, _ = unusable(rows, missing).sum(axis=1).tolist()
     return SkippedRows(overflowing, lacking, n_weightless)
+
+
+def usable_part(chunk: Chunk, missing: Missing) -> tuple[Chunk, SkippedRows]:
+    """Return the rows of a chunk that take part, and count the others; no value is refused."""
+    is_whole = chunk.weights is None or bool(np.all(chunk.weights > 0.0))
+    if is_whole and all_within(chunk.rows):
+        return chunk, SkippedRows()
+    with np.errstate(over="ignore"):
+        rows = chunk.rows.astype(np.float64, copy=False)
+    takes_part = ~unusable(rows, missing).any(axis=0)
+    if chunk.weights is not None:
+        takes_part &= chunk.weights > 0.0
+    weights = None if chunk.weights is None else chunk.weights[takes_part]
+    index = np.asarray(chunk.index)[takes_part]
+    return Chunk(rows[takes_part], index, weights), skipped_rows(chunk, missing)
 
 
 def count_weightless(chunk: Chunk, missing: Missing) -> int:

@@ -23,7 +23,7 @@ def summary(model: "GaussianMixture | OnlineGaussianMixture") -> str:
     from streamgmm.estimators import OnlineGaussianMixture
 
     if not has_mixture(model):
-        seen = model._progress.n_seen if hasattr(model, "_progress") else 0
+        seen = model._progress.provisional.n_seen if hasattr(model, "_progress") else 0
         return (
             f"{model.n_components} components ({model.covariance_type}) to be found, "
             f"{seen:.10g} rows seen"

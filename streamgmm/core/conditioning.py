@@ -6,7 +6,7 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array, log_determinants
+from streamgmm.core.covariance import Array, log_determinants, solve
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import ParameterError
 
@@ -66,7 +66,7 @@ def conditional(parameters: Parameters, given: NDArray[np.intp], values: Array) 
     means = parameters.means[:, rest]
     if parameters.structure.is_triangular:
         own, across, factors = factors[:, :g, :g], factors[:, g:, :g], factors[:, g:, g:]
-        y = np.linalg.solve(own, deviations[:, :, np.newaxis])
+        y = solve(own, deviations[:, :, np.newaxis])
         means = means + (across @ y)[:, :, 0]
         y = y[:, :, 0]
     else:

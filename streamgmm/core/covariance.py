@@ -178,6 +178,28 @@ def invert(structure: CovarianceStructure, factors: Array) -> Array:
     return inverse
 
 
+def solve(factors: Array, values: Array) -> Array:
+    """Return L⁻¹ B for triangular factors L (..., D, D) and values B (..., D, n).
+
+    Pivots of LU factorisation may underflow where standard deviations differ by more than the range
+    of float64; L itself is never singular.
+    """
+    try:
+        return np.linalg.solve(factors, values).astype(np.float64, copy=False)
+    except np.linalg.LinAlgError:
+        return _substituted(factors, values)
+
+
+def _substituted(factors: Array, values: Array) -> Array:
+    """Return L⁻¹ B by forward substitution."""
+    shape = np.broadcast_shapes(factors.shape[:-2], values.shape[:-2])
+    found = np.broadcast_to(values, (*shape, *values.shape[-2:])).astype(np.float64)
+    for i in range(factors.shape[-1]):
+        done = (factors[..., i, np.newaxis, :i] @ found[..., :i, :])[..., 0, :]
+        found[..., i, :] = (found[..., i, :] - done) / factors[..., i, i, np.newaxis]
+    return found
+
+
 def log_determinants(structure: CovarianceStructure, stacked_factors: Array) -> Array:
     """ln |L_k| (K,) or (1,) of stacked factors."""
     diagonals = (

@@ -34,6 +34,8 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError, ParameterError
 
+#: Rows that hold a larger value take no part: sums of their squares may overflow.
+LARGEST_VALUE = 1e130
 # Bound on the error of a log-density, in nats, above which the centred route is taken.
 _DENSITY_TOLERANCE = 1e-8
 # The same, in float32 if that is asked for.
@@ -197,11 +199,11 @@ class Expectation:
                 *found, _ = e_step(part, own, priors, order, coefficients, True, False, False)
             return found
 
-        parts = (
+        first, *others = (
             self._as_statistics(*sums(part, row_weights[start:stop]))
             for start, stop, part in _castable(rows)
         )
-        return functools.reduce(Statistics.merge, parts)
+        return functools.reduce(Statistics.merge, others, first)
 
     def _as_statistics(self, moments: Array, scatter: Array, totals: Array) -> Statistics:
         """What the kernel found, with the components in their own places."""
@@ -210,7 +212,7 @@ class Expectation:
         else:
             scatter = np.empty((0, 0))
         placed = moments
-        if not np.array_equal(self.order, np.arange(len(self.weights))):
+        if not self._is_in_place:
             placed = np.zeros((len(self.weights), moments.shape[1]))
             placed[self.order] = moments
         log_likelihood, weight, *counts = totals.tolist()
@@ -218,6 +220,11 @@ class Expectation:
         if found.n_single == 0 or found.n_single < found.n_rows * len(self.coefficients.theta):
             return found
         return replace(found, log_likelihood=log_likelihood + self._lost_to_coefficients(moments))
+
+    @functools.cached_property
+    def _is_in_place(self) -> bool:
+        """Whether the coefficients have the components in their own order."""
+        return np.array_equal(self.order, np.arange(len(self.weights)))
 
     def _lost_to_coefficients(self, moments: Array) -> float:
         """What the log-likelihood lacks because coefficients were rounded to float32.
@@ -419,7 +426,9 @@ def _overflow_limit(inverse: Array, scale: Array) -> float:
     else:
         parts = (inverse[block] * scale for block in blocks(len(inverse), len(scale)))
         steepest = max(float(np.abs(part).max(initial=1.0)) for part in parts)
-    return 1e140 / (float(len(scale)) * steepest)
+    # What a weight times the square of a larger value comes to may overflow in data units.
+    largest = LARGEST_VALUE / max(float(scale.max()), 1.0)
+    return min(1e140 / (float(len(scale)) * steepest), largest)
 
 
 def _castable(

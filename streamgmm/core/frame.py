@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType, blocks, variances
+from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType, blocks, solve, variances
 from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF
 from streamgmm.core.parameters import Parameters, require_structure, require_values
 from streamgmm.errors import ParameterError
@@ -177,11 +177,11 @@ class Frame:
         """u = B⁻¹ (point - o), for one point in data units a component: (K, D) to (K, D)."""
         displacements = points - self._origins(len(points))
         if self.covariance_type == "tied":
-            return np.linalg.solve(self.factors[0], displacements.T).T
+            return solve(self.factors[0], displacements.T).T
         u = displacements / self.scale
         own = displacements[self.centred]
         if self.covariance_type == "full":
-            u[self.centred] = np.linalg.solve(self.factors, own[:, :, np.newaxis])[:, :, 0]
+            u[self.centred] = solve(self.factors, own[:, :, np.newaxis])[:, :, 0]
         else:
             u[self.centred] = own / self.factors
         return u
@@ -190,13 +190,13 @@ class Frame:
         """B⁻¹ L, stacked: the factors of covariances in the coordinates of the frame."""
         stacked = parameters.stacked(parameters.factors)
         if self.covariance_type == "tied":
-            return np.linalg.solve(self.factors, stacked).astype(np.float64, copy=False)
+            return solve(self.factors, stacked)
         if not parameters.structure.is_triangular:
             relative = stacked / self.scale
             relative[self.centred] = stacked[self.centred] / self.factors
             return relative
         relative = stacked / self.scale[:, np.newaxis]
-        relative[self.centred] = np.linalg.solve(self.factors, stacked[self.centred])
+        relative[self.centred] = solve(self.factors, stacked[self.centred])
         return relative
 
     def _origins(self, n_components: int) -> Array:
@@ -265,12 +265,12 @@ def _weighted_median(values: Array, weights: Array) -> Array:
 def _magnified(inverse: Array, bases: Array, factors: Array, displacements: Array) -> Array:
     """|L⁻¹ B| s (k, D) for triangular bases B, with s_d² the second moment of u_d."""
     magnifier = np.abs(inverse @ bases)
-    own_spread = np.linalg.solve(bases, factors)
+    own_spread = solve(bases, factors)
     if len(bases) == 1:
         # One basis for all: factored once.
-        distances = np.linalg.solve(bases[0], displacements.T).T
+        distances = solve(bases[0], displacements.T).T
     else:
-        distances = np.linalg.solve(bases, displacements[:, :, np.newaxis])[:, :, 0]
+        distances = solve(bases, displacements[:, :, np.newaxis])[:, :, 0]
     spread = np.sqrt(np.square(own_spread).sum(axis=-1) + np.square(distances))
     magnified: Array = (magnifier @ spread[:, :, np.newaxis])[:, :, 0]
     return magnified

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from streamgmm.core.covariance import Array, blocks, symmetric, upper_triangle
+from streamgmm.core.covariance import Array, blocks, solve, symmetric, upper_triangle
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
@@ -51,7 +51,7 @@ class Whitening:
         found = np.empty_like(statistics.moments)
         found[:, :1] = counts
         if t.ndim == 3:
-            found[:, 1 : 1 + d] = np.linalg.solve(t, shifted[:, :, np.newaxis])[:, :, 0]
+            found[:, 1 : 1 + d] = solve(t, shifted[:, :, np.newaxis])[:, :, 0]
         else:
             found[:, 1 : 1 + d] = shifted / t
         second = found[:, 1 + d :]
@@ -146,8 +146,8 @@ def _about_together(counts: Array, a: Array, moved: Array) -> Array:
 
 def _unscaled(t: Array, matrices: Array) -> Array:
     """T⁻¹ A T⁻ᵀ of symmetric matrices A (k, D, D)."""
-    half = np.linalg.solve(t, matrices)
-    return np.linalg.solve(t, np.swapaxes(half, 1, 2)).astype(np.float64, copy=False)
+    half = solve(t, matrices)
+    return solve(t, np.swapaxes(half, 1, 2))
 
 
 def carried(statistics: Statistics, parameters: Parameters, frame: Frame) -> Statistics:

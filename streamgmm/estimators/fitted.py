@@ -35,6 +35,7 @@ from streamgmm.core.sampling import draw
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import NotFiniteError, OutputError, ParameterError
 from streamgmm.estimators.condition import warn_of_skipped_rows
+from streamgmm.estimators.numeric_limits import check_finite
 from streamgmm.estimators.outputs import (
     Output,
     as_given,
@@ -603,6 +604,7 @@ or the path ``out``
         )
 
     def _set_parameters(self, parameters: Parameters) -> None:
+        check_finite(parameters)
         self.weights_ = parameters.weights
         self.means_ = parameters.means
         self.covariances_ = parameters.covariances

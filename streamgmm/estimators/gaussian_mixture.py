@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import estimator_html_repr
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from streamgmm.algorithms.auto import (
@@ -47,6 +48,7 @@ from streamgmm.estimators.condition import (
 from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, load_kernels, log_effort
 from streamgmm.estimators.fitted import FittedMixture
+from streamgmm.estimators.numeric_limits import within_float64
 from streamgmm.estimators.outputs import refuse_overlap, refuse_unnamed_output
 from streamgmm.estimators.records import copy_fitted, to_record
 from streamgmm.estimators.validation import check_is_fitted, check_random_state
@@ -57,7 +59,7 @@ from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record
 from streamgmm.protocols import Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
-from streamgmm.sources.urls import is_url
+from streamgmm.sources.urls import is_url, without_credentials
 from streamgmm.sources.weighted import WeightedSource
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
@@ -294,6 +296,23 @@ class GaussianMixture(FittedMixture):
         self.checkpoint_interval = checkpoint_interval
         self.callbacks = callbacks
 
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        shown = self._without_credentials()
+        text: str = super(GaussianMixture, shown).__repr__(N_CHAR_MAX)
+        return text
+
+    def _html_repr(self) -> str:
+        html: str = estimator_html_repr(self._without_credentials())
+        return html
+
+    def _without_credentials(self) -> Self:
+        """Return a copy for display: the URL of a checkpoint may hold a password or signature."""
+        if not isinstance(self.checkpoint, str):
+            return self
+        shown = copy.copy(self)
+        shown.checkpoint = without_credentials(self.checkpoint)
+        return shown
+
     def fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, resume: bool = False
     ) -> Self:
@@ -352,6 +371,7 @@ class GaussianMixture(FittedMixture):
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
             single_threaded_blas(),
+            within_float64(),
         ):
             # What a fit needs does not depend on the ridge.
             needs = FitNeeds(source, self._settings(0.0), self.algorithm == "em")

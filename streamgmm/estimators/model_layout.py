@@ -89,13 +89,14 @@ class Size:
         """Return the shapes of the arrays of a model that learns from a stream."""
         k, d = self.n_components, self.n_features
         shape = self.structure.shape(k, d)
-        found: Shapes = {
-            "model.weights": (k,),
-            "model.means": (k, d),
-            "model.covariances": shape,
-            "model.factors": shape,
-            "model.reg_covar": (d,),
-        }
+        found: Shapes = {"model.reg_covar": (d,)}
+        for part in ("model", "reference"):
+            found |= {
+                f"{part}.weights": (k,),
+                f"{part}.means": (k, d),
+                f"{part}.covariances": shape,
+                f"{part}.factors": shape,
+            }
         for part in ("total", "recent", "average"):
             found |= self._statistics(f"model.{part}.", declared)
         for buffer in ("held", "latest"):

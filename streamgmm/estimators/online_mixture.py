@@ -40,6 +40,7 @@ from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.ledger import Ledger
 from streamgmm.estimators.merging import fitted_part, fitted_parts, refuse_size
+from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.online_records import to_online_record
 from streamgmm.estimators.validation import NotFittedError, check_is_fitted, check_random_state
 from streamgmm.events import Event, Listener, SkippedRows
@@ -194,6 +195,8 @@ class OnlineGaussianMixture(FittedMixture):
     #: The parameters whose condition was examined last, and what was reported of them.
     _examined: Parameters | None = None
     _reported: frozenset[tuple[str, int]] = frozenset()
+    #: Weights of the rows of a search that :meth:`_report_few_rows` has not looked at.
+    _searched: Array | None = None
     #: Whether it was reported that a search had fewer rows than free parameters.
     _has_reported_few_rows = False
 
@@ -456,7 +459,10 @@ class OnlineGaussianMixture(FittedMixture):
             If a setting is not valid.
         """
         if hasattr(self, "_progress") and sample_weight is None and self._is_plain(X):
-            return self._learn(self._progress, [Chunk(X, range(len(X)))], "error", len(X))
+            n_rows = len(X)
+            # A few rows more take kernels alone; to hold BLAS takes as long.
+            with nullcontext() if self._progress.has_room(n_rows) else single_threaded_blas():
+                return self._learn(self._progress, [Chunk(X, range(n_rows))], "error", n_rows)
         source = self._next_source(X, sample_weight)
         return self._learn_chunks(source, chunks_of(source), source.n_rows)
 
@@ -503,7 +509,8 @@ class OnlineGaussianMixture(FittedMixture):
                 )
             self._forget()
             start = self._start(source)
-            self._advance(start, chunks_of(source), source.missing, source.n_rows)
+            with single_threaded_blas():
+                self._advance(start, chunks_of(source), source.missing)
             self._forget("_ledger")
             self._require_fitted()
             self._warn(start.skipped, source.n_rows)
@@ -549,7 +556,7 @@ class OnlineGaussianMixture(FittedMixture):
     @property
     def n_samples_seen_(self) -> float:
         """Rows so far, in units of weight."""
-        return self._begun.n_seen
+        return self._current.n_seen
 
     @property
     def n_steps_(self) -> int:
@@ -561,7 +568,7 @@ class OnlineGaussianMixture(FittedMixture):
         """What rows scored before they were learned."""
         return [
             {"n_samples": score.weight, "log_likelihood": score.mean}
-            for score in self._begun.record.all_entries
+            for score in self._current.record.all_entries
         ]
 
     @property
@@ -572,7 +579,7 @@ class OnlineGaussianMixture(FittedMixture):
     @property
     def skipped_rows_(self) -> dict[str, int]:
         """Rows that were not learned, by reason."""
-        return asdict(self._begun.skipped)
+        return asdict(self._current.skipped)
 
     @property
     def _skipped(self) -> SkippedRows:
@@ -588,8 +595,14 @@ class OnlineGaussianMixture(FittedMixture):
         return self._progress
 
     @property
+    def _current(self) -> Progress:
+        """What has been learned of all rows so far, those of a block that has not ended too."""
+        with single_threaded_blas(), within_float64():
+            return self._begun.provisional
+
+    @property
     def _stepwise(self) -> Stepwise:
-        progress = self._begun
+        progress = self._current
         if progress.model is None:
             raise NotFittedError(
                 f"this {type(self).__name__} has seen {progress.n_seen:g} row(s), too few for a "
@@ -599,12 +612,12 @@ class OnlineGaussianMixture(FittedMixture):
         return progress.model
 
     def _parameters(self) -> Parameters:
-        with single_threaded_blas():
+        with single_threaded_blas(), within_float64():
             return self._stepwise.estimate
 
     @property
     def _statistics(self) -> Statistics:
-        with single_threaded_blas():
+        with single_threaded_blas(), within_float64():
             return self._stepwise.basis
 
     def _derived(self, parameters: Parameters, features: NDArray[np.intp]) -> Any:
@@ -645,7 +658,8 @@ class OnlineGaussianMixture(FittedMixture):
     def _learn_chunks(self, source: Source, chunks: Iterable[Chunk], n_rows: int) -> Self:
         """Learn chunks of a source, of so many rows in all; all of them or none."""
         progress = self._progress if hasattr(self, "_progress") else self._start(source)
-        return self._learn(progress, chunks, source.missing, n_rows)
+        with single_threaded_blas():
+            return self._learn(progress, chunks, source.missing, n_rows)
 
     def _plan(self, n_features: int, offset: float = 0.0) -> Plan:
         k = self.n_components
@@ -671,19 +685,18 @@ class OnlineGaussianMixture(FittedMixture):
     ) -> Self:
         """Learn chunks of so many rows in all; all of them or none."""
         before = progress.skipped
-        self._advance(progress, chunks, missing, n_rows)
+        self._advance(progress, chunks, missing)
         self._warn(before, n_rows)
         return self
 
-    def _advance(
-        self, progress: Progress, chunks: Iterable[Chunk], missing: Missing, n_rows: int
-    ) -> None:
+    def _advance(self, progress: Progress, chunks: Iterable[Chunk], missing: Missing) -> None:
         events: list[Event] = []
-        # A few rows more take an E-step, which is kernels alone; to hold BLAS takes as long.
-        is_short = progress.held is None and n_rows < progress.room(n_rows + 1)
-        with nullcontext() if is_short else single_threaded_blas():
+        with within_float64():
             for chunk in chunks:
                 progress = progress.learned(chunk, missing, self._search, events.append)
+        model = progress.model
+        if model is not None and model.parameters is not self._examined:
+            check_finite(model.parameters)
         self._progress = progress
         if events:
             tell = self._listener()
@@ -696,14 +709,25 @@ class OnlineGaussianMixture(FittedMixture):
         if progress.skipped != before:
             warn_of_skipped_rows(progress.skipped - before, n_rows)
         if progress.model is not None and progress.model.parameters is not self._examined:
+            self._report_few_rows()
             self._report_condition()
+
+    def _report_few_rows(self) -> None:
+        """Warn once if the last search had fewer rows than the mixture has parameters."""
+        weights, self._searched = self._searched, None
+        if weights is not None and not self._has_reported_few_rows:
+            self._has_reported_few_rows = warn_of_few_rows(
+                self, self.n_features_in_, float(weights.sum()), bool(np.any(weights != 1.0))
+            )
 
     def _report_condition(self) -> None:
         """Warn of components and columns of which little is known, after a search or a step.
 
         What was reported is not repeated until something is added to it.
         """
-        model = self._stepwise
+        model = self._progress.model
+        if model is None:
+            return
         self._examined = model.parameters
         condition = condition_of(self, model.parameters, model.total.counts)
         is_new = not condition.findings <= self._reported
@@ -715,7 +739,7 @@ class OnlineGaussianMixture(FittedMixture):
 
     def _forget(self, *names: str) -> None:
         """Delete what was kept of rows before, and what was reported of them."""
-        for name in ("_examined", "_reported", "_has_reported_few_rows", *names):
+        for name in ("_examined", "_reported", "_searched", "_has_reported_few_rows", *names):
             self.__dict__.pop(name, None)
 
     def _settings(self, entries: float | Array, scales: Array | None = None) -> Settings:
@@ -732,16 +756,13 @@ class OnlineGaussianMixture(FittedMixture):
 
     def _search(self, rows: Array, weights: Array, seed: int) -> tuple[Parameters, Array]:
         """Return a mixture for rows in memory, and its ridge."""
+        self._searched = weights
         missing: Missing = "em" if np.isnan(rows).any() else "error"
         ridge = FitRidge(self.covariance_type, self._given_ridge())
         entries = ridge.settle(rows, weights)
         settings = self._settings(entries, ridge.scales)
         n_rows, n_features = rows.shape
         n_parameters = settings.n_parameters(n_features)
-        if not self._has_reported_few_rows:
-            weight = float(weights.sum())
-            is_weighted = bool(np.any(weights != 1.0))
-            self._has_reported_few_rows = warn_of_few_rows(self, n_features, weight, is_weighted)
         sample = RowSample(
             np.arange(n_rows),
             np.zeros(n_rows, dtype=np.uint64),

@@ -10,7 +10,7 @@ from streamgmm.algorithms.held_rows import HeldRows
 from streamgmm.algorithms.online import Plan, Progress
 from streamgmm.algorithms.prequential import MOST_ENTRIES, ChangeTest, Score, ScoreRecord
 from streamgmm.algorithms.stepwise import Schedule, Stepwise
-from streamgmm.algorithms.usable_rows import LARGEST_VALUE
+from streamgmm.core.expectation import LARGEST_VALUE
 from streamgmm.core.parameters import Parameters
 from streamgmm.estimators.header_values import (
     amount,
@@ -41,6 +41,8 @@ _COUNTS = ("next_search", "n_seen", "n_searches")
 _FITTED = {"n_features_in_": whole, "merging_loss_": any_number}
 # Seeds of NumPy's generators are below 2^32.
 _LARGEST_SEED = 2**32 - 1
+# Older files do not have these.
+_BLOCK = ("n_pending", "step_weight")
 
 
 def to_online_record(model: Any, progress: Progress | None) -> Record:
@@ -54,7 +56,7 @@ def to_online_record(model: Any, progress: Progress | None) -> Record:
         "schedule": list(astuple(progress.plan.schedule)),
     }
     header["progress"] = {
-        **{name: getattr(progress, name) for name in _COUNTS},
+        **{name: getattr(progress, name) for name in (*_COUNTS, *_BLOCK)},
         "changes": list(progress.changes),
         "test": list(astuple(progress.test)),
         "skipped": list(astuple(progress.skipped)),
@@ -65,6 +67,9 @@ def to_online_record(model: Any, progress: Progress | None) -> Record:
         if held is not None and held.n_rows:
             arrays |= prefixed(f"{name}.", {"rows": held.rows, "weights": held.weights})
     header["progress"]["is_holding"] = progress.held is not None
+    if progress.reference is not None:
+        own = {name: getattr(progress.reference, name) for name in _PARAMETERS}
+        arrays |= prefixed("reference.", own)
     if progress.model is not None:
         header["model"], own = _pack_model(progress.model)
         arrays |= prefixed("model.", own)
@@ -105,11 +110,20 @@ def _progress(model: Any, header: Mapping[str, Any], arrays: Mapping[str, Any]) 
     kept = header["progress"]
     is_holding = truth("is_holding", kept["is_holding"])
     held, latest = (_held(name, without_prefix(f"{name}.", arrays)) for name in _HELD)
+    reference = without_prefix("reference.", arrays)
+    # Older files have no rows of a block that has not ended: their model has learned all rows.
+    n_pending = whole("n_pending", kept.get("n_pending", 0))
+    if n_pending > latest.n_rows:
+        raise ValueError(f"{n_pending} of its {latest.n_rows} latest rows are to be learned")
+    step_weight = kept.get("step_weight", 0.0 if stepwise is None else stepwise.recent.weight)
     progress = Progress(
         plan,
         stepwise,
         held if is_holding else None,
         latest=latest,
+        n_pending=n_pending,
+        step_weight=amount("step_weight", step_weight),
+        reference=_parameters(model, reference) if reference else None,
         record=_score_record(kept["record"]),
         test=_change_test(kept["test"]),
         changes=tuple(number("changes", entry) for entry in listed("changes", kept["changes"])),
@@ -128,9 +142,16 @@ def _progress(model: Any, header: Mapping[str, Any], arrays: Mapping[str, Any]) 
         raise ValueError(f"its next search is due after {progress.next_search} rows")
     if plan.seed + progress.n_searches > _LARGEST_SEED:
         raise ValueError("its seed is too large")
-    # The number of rows until more is due has to be finite.
-    progress.room(1)
+    # A step that is never due would be waited for without an end.
+    if stepwise is not None:
+        positive("step_rows", stepwise.step_rows)
     return progress
+
+
+def _parameters(model: Any, arrays: Mapping[str, Any]) -> Parameters:
+    parameters = Parameters(model.covariance_type, *(arrays[name] for name in _PARAMETERS))
+    parameters.check()
+    return parameters
 
 
 def _plan(model: Any, header: Mapping[str, Any]) -> Plan:
@@ -219,8 +240,7 @@ def _unpack_model(
         # Old rows are weighed by what is known of them.
         if name != "recent":
             positive("weight", statistics.weight)
-    parameters = Parameters(model.covariance_type, *(arrays[name] for name in _PARAMETERS))
-    parameters.check()
+    parameters = _parameters(model, arrays)
     ridge = np.full(frame.n_features, reg_covar, dtype=np.float64)
     require_ridge(ridge, model.n_features_in_)
     return Stepwise(

@@ -1,17 +1,17 @@
 """What the text of a path or URL says by itself: what kind of file it names, what may be shown."""
 
-import re
 from glob import has_magic
 from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 #: Suffixes of Parquet files.
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 
 # What is in an archive, or below a folder, which the next link of a chain names.
 _WITHIN = ("zip://", "tar://", "libarchive://", "dir://")
-_USER = re.compile(r"(?<=://)[^/\s'\"]*@")
-# What signs a URL, and what a browser adds to it.
-_QUERY = re.compile(r"(https?://[^\s?#'\"]*)[?#][^\s'\"]*")
+# What begins a query or a fragment, as it is or escaped.
+_MARKS = ("?", "#", "%3f", "%23")
+_QUOTES = "'\"`"
 
 
 class FetchError(OSError):
@@ -51,9 +51,92 @@ def suffix(location: str) -> str:
     """
     links = [link for link in location.split("::") if not link.endswith("://") and "://" in link]
     target = links[0] if links else location
-    return PurePosixPath(_QUERY.sub(r"\1", target)).suffix.lower()
+    return PurePosixPath(target[: _end_of_path(target)]).suffix.lower()
 
 
 def without_credentials(text: str) -> str:
-    """A text without what signs the URLs in it, and without their users and passwords."""
-    return _USER.sub("", _QUERY.sub(r"\1", text))
+    """Return a URL, or a text with URLs, without users, passwords, queries and fragments.
+
+    Links of a chain are URLs of their own. A query in a text ends with the quotation marks around
+    its URL, or with the line: a blank or a quotation mark may be a part of a signature.
+    """
+    return "\n".join(_line_without_credentials(line) for line in text.split("\n"))
+
+
+def _line_without_credentials(line: str) -> str:
+    start = _start_of_url(line)
+    if start is None:
+        return line
+    before, url = line[:start], line[start:]
+    quote = before[-1:]
+    last = url.rfind(quote) if quote and quote in _QUOTES else -1
+    url, after = (url, "") if last < 0 else (url[:last], url[last:])
+    return before + _chain_without_credentials(url) + after
+
+
+def _start_of_url(line: str) -> int | None:
+    """Return where the first URL of a line begins, or None if there is none."""
+    separator = line.find("://")
+    if separator < 0:
+        return None
+    start = separator
+    while start > 0 and (line[start - 1].isalnum() or line[start - 1] in "+-.:"):
+        start -= 1
+    return start
+
+
+def _chain_without_credentials(chain: str) -> str:
+    """Return chained URLs without credentials; a link that only a query can hold goes with it."""
+    shown: list[str] = []
+    has_query = False
+    for link in chain.split("::"):
+        if "://" in link:
+            end = _end_of_path(link)
+            has_query = end < len(link)
+            shown.append(_without_users(link[:end]))
+        elif not has_query or link.startswith("/"):
+            shown.append(link)
+    return "::".join(shown)
+
+
+def _end_of_path(url: str) -> int:
+    """Return where the path of a URL ends and its query or fragment begins."""
+    lowered = url.lower()
+    is_web = lowered.startswith(("http://", "https://"))
+    places = (
+        place
+        for place in range(len(lowered))
+        if lowered.startswith(_MARKS, place) and (is_web or _is_query(lowered[place:]))
+    )
+    return next(places, len(url)) if "://" in url else len(url)
+
+
+def _is_query(rest: str) -> bool:
+    """Return whether a mark begins a query: elsewhere than on the web it may belong to a path.
+
+    A query has a name and a value, as in ``?sig=...``; the pattern ``part-?.parquet`` has none.
+    """
+    name, equals, _ = unquote(rest[1:]).partition("=")
+    return bool(equals) and not {"/", "?", "#"} & {*name}
+
+
+def _without_users(url: str) -> str:
+    """Return a URL without the users and passwords of the hosts in it."""
+    first, *others = url.split("://")
+    return "://".join([first, *map(_without_user, others)])
+
+
+def _without_user(rest: str) -> str:
+    """Return what follows the scheme of a URL without a user and password."""
+    try:
+        host = urlsplit(f"//{rest}").netloc
+    except ValueError:
+        # Brackets that are no IPv6 address.
+        host = rest.partition("/")[0]
+    end = len(host)
+    _, _, port = host.rpartition("@")[2].rpartition(":")
+    if ":" in host and "@" in rest[end:] and not (port.isdecimal() or port.endswith("]")):
+        # What follows the colon is no port: a password with a slash in it.
+        end = rest.rfind("@") + 1
+    user = rest[:end].lower().replace("%40", "  @").rfind("@") + 1
+    return rest[user:]

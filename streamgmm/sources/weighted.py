@@ -24,8 +24,8 @@ from streamgmm.protocols import (
 from streamgmm.sources.layout import naming_rows
 from streamgmm.sources.values import NO_RULES, WEIGHT_REMEDY, ValueRules, usable
 
-# Squares of weights, and sums of them, must not overflow.
-_LARGEST = 1e100
+# Sums of weights times squares of values must not overflow.
+_LARGEST = 1e30
 
 
 class WeightedSource:
@@ -45,7 +45,7 @@ class WeightedSource:
     ------
     DataError
         If the shape is another or the source has weights already; on reading, if a weight is
-        missing, negative, NaN or above 1e100.
+        missing, negative, NaN or above 1e30.
     """
 
     has_weights = True
@@ -166,7 +166,7 @@ def weighted(chunk: Chunk, weights: Any, rules: ValueRules = NO_RULES) -> Chunk:
     Raises
     ------
     DataError
-        If a weight is missing, negative, NaN or above 1e100.
+        If a weight is missing, negative, NaN or above 1e30.
     """
     stored = usable(weights, rules, "error", "sample_weight", chunk.index, WEIGHT_REMEDY)
     values = np.asarray(stored, dtype=np.float64)
@@ -176,6 +176,7 @@ def weighted(chunk: Chunk, weights: Any, rules: ValueRules = NO_RULES) -> Chunk:
         raise DataError(
             f"sample_weight holds {int(bad.sum())} value(s) that are negative, NaN or above "
             f"{_LARGEST:g} among rows {chunk.index[0]} to {chunk.index[-1] + 1}; the first is "
-            f"{values[first]} at row {chunk.index[first]}"
+            f"{values[first]} at row {chunk.index[first]}; divide all weights by their mean "
+            "if they are large, and give 0 for rows that are not to count"
         )
     return Chunk(chunk.rows, chunk.index, values)

@@ -74,7 +74,7 @@ class TestBadWeights:
         with pytest.raises(DataError, match=r"sample_weight has shape .* expected \(5000,\)"):
             open_data(rows, sample_weight=as_weights(values, kind, tmp_path))
 
-    @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf, 1.1e100])
+    @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf, 1.1e30])
     def test_value(self, data: str, kind: str, value: float, tmp_path: Path) -> None:
         values = np.ones(N)
         values[[3210, 3300]] = value
@@ -142,7 +142,7 @@ def test_weights_of_ones_own_source_are_not_replaced() -> None:
 
 
 def test_large_weights_are_taken() -> None:
-    weights = np.full(N, 1e100)
+    weights = np.full(N, 1e30)
     source = open_data(table(N, D), sample_weight=weights)
     np.testing.assert_array_equal(source.read(0).weights, weights)
 
