@@ -37,7 +37,6 @@ from streamgmm.protocols import (
     unwritten_chunks,
 )
 
-
 # The number of threads that fit into memory is looked for one by one.
 _MOST_THREADS = 4096
 
