@@ -167,6 +167,8 @@ WRONG_SETTINGS = [
     ("random_state", "x"),
     ("verbose_interval", 0.5),
     ("n_jobs", 0),
+    ("n_jobs", 10**30),
+    ("n_jobs", -(10**30)),
     ("n_jobs", "all"),
     ("memory_limit", "much"),
     ("memory_limit", []),

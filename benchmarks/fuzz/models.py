@@ -191,6 +191,9 @@ def _used(path: Path, original: Original, is_fitted_again: bool, folder: Path) -
             setattr(model, name, 100)
     os.chdir(folder)
     found = attempted(lambda: answer(model))
+    if isinstance(found, StreamGMMError):
+        # Such as a limit of memory that nothing fits in.
+        return REFUSED
     attempted(lambda: model.save(path))
     if is_fitted_again:
         attempted(lambda: model.fit(table(200, 2)))

@@ -37,6 +37,9 @@ from streamgmm.protocols import (
     unwritten_chunks,
 )
 
+# The number of threads that fit into memory is looked for one by one.
+_MOST_THREADS = 4096
+
 
 def thread_count(n_jobs: int | None) -> int:
     """Threads to compute with: n_jobs, or as many as the process may run on.
@@ -47,10 +50,14 @@ def thread_count(n_jobs: int | None) -> int:
     Raises
     ------
     ParameterError
-        If n_jobs is 0.
+        If n_jobs is 0, or more threads than any computer has use for.
     """
     if n_jobs == 0:
         raise ParameterError("n_jobs is 0; give 1 or more, or leave it out for all cores")
+    if n_jobs is not None and abs(n_jobs) > _MOST_THREADS:
+        raise ParameterError(
+            f"n_jobs is {n_jobs}; give at most {_MOST_THREADS}, or leave it out for all cores"
+        )
     if n_jobs is None and in_dask_task():
         return 1
     return int(joblib.effective_n_jobs(-1 if n_jobs is None else n_jobs))
