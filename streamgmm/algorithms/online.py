@@ -1,9 +1,9 @@
 """Learn a stream: searches among its first rows, then stepwise EM, and a test for change.
 
 The first rows are kept in memory, and mixtures are searched for among them each time that there are
-several times as many, until there are enough. Meanwhile, and from then on, every row is learned in a block of
-rows. Components that starve begin anew among rows that are badly explained; and where rows are to
-be forgotten, a change of the stream begins new searches among the rows that follow it.
+several times as many, until there are enough. Meanwhile, and from then on, every row is learned in
+a block of rows. Components that starve begin anew among rows that are badly explained; and where
+rows are to be forgotten, a change of the stream begins new searches among the rows that follow it.
 
 Blocks, steps and searches end at numbers of rows that follow from the plan and the rows, so the
 batches in which rows come do not matter. Rows of a block that has not ended are kept; whoever asks

@@ -1,4 +1,4 @@
-"""Put the components of a mixture in the order of those of another, so that labels keep a meaning."""
+"""Put the components of a mixture in the order of those of another: labels keep their meaning."""
 
 from dataclasses import replace
 
