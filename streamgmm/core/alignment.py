@@ -1,4 +1,4 @@
-"""Order the components of a mixture as those of another, so that labels keep their meaning."""
+"""Put the components of a mixture in the order of those of another: labels keep their meaning."""
 
 from dataclasses import replace
 

@@ -713,12 +713,20 @@ class OnlineGaussianMixture(FittedMixture):
             self._report_condition()
 
     def _report_few_rows(self) -> None:
-        """Warn once if the last search had fewer rows than the mixture has parameters."""
+        """Warn once if a mixture was found among fewer rows than it has parameters.
+
+        Until the last of the first searches, these are all rows so far.
+        """
         weights, self._searched = self._searched, None
-        if weights is not None and not self._has_reported_few_rows:
-            self._has_reported_few_rows = warn_of_few_rows(
-                self, self.n_features_in_, float(weights.sum()), bool(np.any(weights != 1.0))
-            )
+        if weights is None or self._has_reported_few_rows:
+            return
+        weight = float(weights.sum())
+        if self._progress.held is not None:
+            weight = max(weight, self._progress.n_seen)
+        is_weighted = bool(np.any(weights != 1.0))
+        self._has_reported_few_rows = warn_of_few_rows(
+            self, self.n_features_in_, weight, is_weighted
+        )
 
     def _report_condition(self) -> None:
         """Warn of components and columns of which little is known, after a search or a step.
