@@ -39,11 +39,11 @@ from streamgmm.events import (
 )
 from streamgmm.protocols import Chunk, Missing
 
-#: Rows of a block, at most; the last rows, which are kept, are as many. It is the block of the
-#: kernels too.
-BLOCK_ROWS = 1024
+# Fewest and most rows of a block, and the values that it has at most if there is a choice. The last
+# rows, which are kept, are as many. The block of the kernels has the fewest.
+_FEWEST_ROWS, _MOST_ROWS, _BLOCK_VALUES = 1 << 10, 1 << 12, 1 << 15
 # Most rows that are looked through at once for the next step.
-_SEGMENT_ROWS = 16 * BLOCK_ROWS
+_SEGMENT_ROWS = 4 * _MOST_ROWS
 # Up to here counts of rows are exact in float64.
 _EXACT = 2.0**52
 # Searches with fewer rows for each component are early.
@@ -58,6 +58,11 @@ _MOST_CHANGES = 64
 #: Finds a mixture for rows (n, D) of which values may be missing, with weights (n,), from a seed.
 #: The second value is the ridge (D,) of the mixture.
 SearchRows = Callable[[Array, Array, int], tuple[Parameters, Array]]
+
+
+def block_rows(n_features: int) -> int:
+    """Return the rows of a block: fewer where rows are long."""
+    return min(max(_BLOCK_VALUES // n_features, _FEWEST_ROWS), _MOST_ROWS)
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ class Progress:
     next_search : int
         Number of these rows when the next search is due.
     latest : HeldRows
-        The last rows, at most BLOCK_ROWS.
+        The last rows, at most those of a block.
     n_pending : int
         Number of the latest rows that came after the end of the last block.
     step_weight : float
@@ -240,13 +245,13 @@ class Progress:
 
     def _with_segment(self, part: Chunk, segment: "_Segment", notify: Listener) -> "Progress":
         """Return the progress after a segment: its blocks, as far as they end, and its step."""
+        size = block_rows(part.rows.shape[1])
         n_rows = self.n_pending + segment.stop - segment.start
-        n_pending = n_rows if not segment.ends_block else 0
-        n_pending %= BLOCK_ROWS
-        tail = part.part(max(segment.start, segment.stop - BLOCK_ROWS), segment.stop)
+        n_pending = n_rows % size if not segment.ends_block else 0
+        tail = part.part(max(segment.start, segment.stop - size), segment.stop)
         after = replace(
             self,
-            latest=self.latest.add(*_copied(tail)).latest(BLOCK_ROWS),
+            latest=self.latest.add(*_copied(tail)).latest(size),
             n_pending=n_pending,
             step_weight=segment.step_weight,
         )
@@ -258,13 +263,14 @@ class Progress:
     def _blocks(self, part: Chunk) -> Iterator[tuple[Array, Array | None]]:
         """Yield rows and weights of the blocks that pending rows and those of a chunk make up."""
         start, n_rows = 0, len(part.rows)
+        size = block_rows(part.rows.shape[1])
         if self.n_pending:
-            start = min(BLOCK_ROWS - self.n_pending, n_rows)
+            start = min(size - self.n_pending, n_rows)
             rows, weights = self._pending
             new_rows, new_weights = _copied(part.part(0, start))
             yield np.concatenate([rows, new_rows]), np.concatenate([weights, new_weights])
-        for first in range(start, n_rows, BLOCK_ROWS):
-            block = part.part(first, min(first + BLOCK_ROWS, n_rows))
+        for first in range(start, n_rows, size):
+            block = part.part(first, min(first + size, n_rows))
             yield np.ascontiguousarray(block.rows, np.float64), block.weights
 
     def _with_blocks(self, blocks: Iterable[tuple[Array, Array | None]]) -> "Progress":

@@ -14,6 +14,7 @@ from streamgmm.algorithms.driver_memory import (
     MixtureBytes,
     affordable,
 )
+from streamgmm.algorithms.online import block_rows
 from streamgmm.algorithms.reading import prepare, statistics_work
 from streamgmm.algorithms.search import Settings
 from streamgmm.core.covariance import Array
@@ -29,8 +30,6 @@ _logger = logging.getLogger("streamgmm")
 # Statistics that wait to be merged, as far as they decide what a fit does.
 _VALUES = 4
 _VALUE = 8
-# Rows of a stream that are looked through for badly explained ones.
-_LATEST_ROWS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +109,7 @@ class StreamNeeds:
         # The mixture that learns meanwhile: totals and averages in old and new frames.
         learning = 3 * mixture.parameters + 6 * mixture.statistics + 2 * mixture.expectation
         # Rows are held in pieces, and joined for a search.
-        rows = 2 * _VALUE * (shape[0] + _LATEST_ROWS) * (shape[1] + 2)
+        rows = 2 * _VALUE * (shape[0] + block_rows(shape[1])) * (shape[1] + 2)
         return (Work(driver=rows + learning + memory.search(effort)),)
 
 

@@ -551,7 +551,9 @@ class OnlineGaussianMixture(FittedMixture):
     @property
     def reg_covar_(self) -> Array:
         """What is added to the diagonal entry of each column, (n_features,)."""
-        return np.full(self.n_features_in_, self._stepwise.reg_covar)
+        # Rows of a block that has not ended do not change it.
+        model = self._begun.model or self._stepwise
+        return np.full(self.n_features_in_, model.reg_covar)
 
     @property
     def n_samples_seen_(self) -> float:
