@@ -15,7 +15,7 @@ import xxhash
 
 from streamgmm.errors import ModelFileError, OutputError
 from streamgmm.locks import locked
-from streamgmm.paths import why_absent
+from streamgmm.paths import refuse_special, why_absent
 from streamgmm.persistence import Record, discard_unfinished, read_header, stem, write_record
 
 # Seconds that a writer waits for another one.
@@ -35,8 +35,9 @@ def held(path: Path) -> Iterator[None]:
     Raises
     ------
     OutputError
-        If another writer keeps the file, or nothing can be written there.
+        If another writer keeps the file, it is no file, or nothing can be written there.
     """
+    refuse_special(path)
     lock = path.with_name(f".{stem(path)}.lock")
     with ExitStack() as stack:
         try:

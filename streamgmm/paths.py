@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from streamgmm.errors import ParameterError, StreamGMMError
+from streamgmm.errors import OutputError, ParameterError, StreamGMMError
 
 
 def local_path(path: object, error: type[StreamGMMError], purpose: str) -> Path:
@@ -55,6 +55,18 @@ def open_regular(path: Path) -> BinaryIO:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError("it is a directory")
     raise OSError("it is no regular file, but a device or a pipe")
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse to replace a device, a pipe or a socket by a file.
+
+    Raises
+    ------
+    OutputError
+        If the path names one.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OutputError(f"{path} is a device or a pipe and will not be replaced; name a file")
 
 
 def why_absent(path: Path) -> str | None:

@@ -37,7 +37,7 @@ from streamgmm.archive import Archive, Declared
 from streamgmm.core.frame import Frame
 from streamgmm.core.statistics import COUNTS, Statistics
 from streamgmm.errors import ModelFileError, OutputError
-from streamgmm.paths import local_path, open_regular, why_absent
+from streamgmm.paths import local_path, open_regular, refuse_special, why_absent
 
 FORMAT = "streamgmm"
 VERSION = 1
@@ -127,6 +127,7 @@ def write_whole(
         If the file cannot be written.
     """
     target = Path(os.path.realpath(target)) if target.is_symlink() else target
+    refuse_special(target)
     unfinished = target.with_name(f".{stem(target)}.{uuid.uuid4().hex[:8]}{UNFINISHED}")
     try:
         with _create(unfinished, target, private) as file:

@@ -1,7 +1,10 @@
 """Who may read files that are written or replaced, and under which names they appear."""
 
 import os
+import re
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from click.testing import CliRunner
 import streamgmm
 from streamgmm import GaussianMixture, OnlineGaussianMixture
 from streamgmm.cli import main
+from streamgmm.errors import StreamGMMError
 
 ROWS = np.random.default_rng(0).normal(size=(500, 2))
 
@@ -140,3 +144,39 @@ def test_names_of_features_cannot_steer_a_terminal(model: GaussianMixture, tmp_p
     assert all(char.isprintable() or char == "\n" for char in found.output)
     assert r"\x1b[31mred\x07" in found.output
     assert "[bold]b[/bold]" in found.output
+
+
+@pytest.mark.parametrize("write", [saved, updated, predicted(".npy")])
+def test_a_pipe_is_not_replaced(
+    write: Callable[..., Path], model: GaussianMixture, tmp_path: Path
+) -> None:
+    paths = [tmp_path / name for name in ("m.gmm", "u.gmm", "labels.npy")]
+    for path in paths:
+        os.mkfifo(path)
+    with pytest.raises(StreamGMMError, match="a device or a pipe"):
+        write(model, tmp_path)
+    assert all(stat.S_ISFIFO(path.stat().st_mode) for path in paths)
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
+def test_a_disk_that_is_full_is_an_error_that_names_the_output(suffix: str, tmp_path: Path) -> None:
+    code = f"""
+import resource
+import numpy as np
+from streamgmm import GaussianMixture
+from streamgmm.errors import OutputError
+rows = np.random.default_rng(0).normal(size=(20_000, 2))
+model = GaussianMixture(2, random_state=0).fit(rows)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+try:
+    model.predict_proba(rows, out="out{suffix}")
+except OutputError as error:
+    print(error)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert re.search(rf"out{suffix}\S* cannot be written: .*too large", ended.stdout)
+    assert not (tmp_path / f"out{suffix}").exists()

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import OutputError
-from streamgmm.paths import local_path, why_absent
+from streamgmm.paths import local_path, refuse_special
 from streamgmm.protocols import Region, Writer
 from streamgmm.sinks.array import ArraySink
 from streamgmm.sinks.digest import layout_digest, values_digest
-from streamgmm.sinks.part import Part, open_part, sync
+from streamgmm.sinks.part import Part, explained, open_part, sync
 
 # Between two times that data are forced to the disk, of which little more may be lost.
 _SYNC_SECONDS = 5.0
@@ -65,7 +65,7 @@ class FileSink(ArraySink):
 
     def write(self, region: Region, values: NDArray[Any]) -> None:
         """Store the values of a box of samples."""
-        with self._writing:
+        with self._writing, explained(self._part.target):
             super().write(region, values)
         with self._noting:
             self._written.append(region)
@@ -98,7 +98,7 @@ class FileSink(ArraySink):
 
     def sync(self) -> None:
         """Force to the disk what has been written, and journal the chunks that this finished."""
-        with self._syncing:
+        with self._syncing, explained(self._part.target):
             with self._noting:
                 regions, self._written = self._written, []
                 finished, self._finished = self._finished, {}
@@ -130,8 +130,10 @@ def check_target(target: Path) -> None:
     Raises
     ------
     OutputError
-        If it is a directory but no Zarr array, or a file that is named like a Zarr array.
+        If it is a directory but no Zarr array, a file that is named like a Zarr array, a device
+        or a pipe.
     """
+    refuse_special(target)
     if target.is_dir():
         if target.suffix != ".zarr" or not _is_zarr_array(target):
             raise OutputError(f"{target} is a directory but no Zarr array; it will not be replaced")
@@ -206,7 +208,7 @@ def open_sink(
         "output dtype": dtype.str,
     }
     with ExitStack() as stack:
-        with _explained(target):
+        with explained(target):
             part = stack.enter_context(open_part(target))
             n_bytes = math.prod(shape) * dtype.itemsize
             is_begun = resume and part.resume(whole)
@@ -223,10 +225,11 @@ def open_sink(
         sink = FileSink(array, part, boxes, is_shared, done)
         try:
             yield sink
-            with _explained(target):
+            with explained(target):
                 sink.sync()
                 part.publish()
         except BaseException as error:
+            # What ended the block is raised, whether or not this succeeds.
             with suppress(OSError):
                 sink.sync()
             if fingerprint is None or not part.digests:
@@ -237,17 +240,6 @@ def open_sink(
                     "resume=True goes on from there."
                 )
             raise
-
-
-@contextmanager
-def _explained(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        reason = why_absent(target.parent) or error
-        raise OutputError(f"{target} cannot be written: {reason}") from error
 
 
 def _chunking(regions: Iterable[Region], piece_shape: tuple[int, ...]) -> tuple[str, bool]:

@@ -18,7 +18,7 @@ from streamgmm.errors import OutputError
 from streamgmm.protocols import Region
 from streamgmm.sinks.array import ArraySink
 from streamgmm.sinks.digest import files_digest
-from streamgmm.sinks.part import sync
+from streamgmm.sinks.part import explained, sync
 
 
 def create_array(
@@ -79,11 +79,13 @@ class BoxWriter:
                 f"{self._folder} is not there on {platform.node()}, which is to write into it; "
                 "give out= a path that all workers share, or compute with executor='threads'"
             )
-        self._sink.write(region, values)
+        with explained(self._folder):
+            self._sink.write(region, values)
 
     def sync(self, regions: Sequence[Region]) -> list[bytes]:
         """Have the stored chunks of boxes on the disk, and return digests of the boxes."""
-        sync_boxes(self._sink.array, self._folder, regions)
+        with explained(self._folder):
+            sync_boxes(self._sink.array, self._folder, regions)
         return [box_digest(self._sink.array, self._folder, region) for region in regions]
 
 
