@@ -225,7 +225,9 @@ def read_header(path: Path) -> Mapping[str, Any]:
         raise ModelFileError(f"{path} cannot be read: {error}") from None
 
 
-def load_record(file: IO[bytes], name: str, check: Check | None = None) -> Record:
+def load_record(
+    file: IO[bytes], name: str, check: Check | None = None, *, needs_digest: bool = False
+) -> Record:
     """Read a record from a file that is open.
 
     Parameters
@@ -236,6 +238,8 @@ def load_record(file: IO[bytes], name: str, check: Check | None = None) -> Recor
     check : callable, optional
         Refuses a header and the arrays that the file declares, by a ValueError, a TypeError or a
         KeyError, before any array is read.
+    needs_digest : bool
+        Whether a file without a digest, as release 0.1 wrote them, is refused.
 
     Raises
     ------
@@ -250,8 +254,7 @@ def load_record(file: IO[bytes], name: str, check: Check | None = None) -> Recor
             with refusing(name):
                 check(header, declared)
         arrays = {part: archive.read(part) for part in declared}
-    # Files of release 0.1 have no digest.
-    if digest is not None and digest != _digest(header, arrays):
+    if (needs_digest or digest is not None) and digest != _digest(header, arrays):
         raise ModelFileError(
             f"{name} is damaged or was changed: its content does not match its digest; restore it "
             "or fit again"

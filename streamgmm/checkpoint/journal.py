@@ -26,7 +26,6 @@ from typing import Any
 import joblib
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from streamgmm.algorithms.em import Fit
 from streamgmm.algorithms.reading import Reading
@@ -51,8 +50,6 @@ from streamgmm.protocols import M, PartialRead, V
 
 _SETTINGS, _MODEL = "settings.json", "model.gmm"
 _SEAL = "seal"
-# What a seal covers: which file it is, of which fit, a result, and a part of a read.
-_SEALED = ("file", "fit", "kind", "value", "reads", "n_chunks", "seconds", "values")
 _RESULT = re.compile(r"(\d{6,})\.npz")
 _READ = re.compile(r"read-[0-9a-f]{32}\.npz")
 _UNFINISHED = re.compile(
@@ -200,9 +197,8 @@ class Checkpoint:
         self._place.write_model(_MODEL, lambda file: save_record(file, model))
 
     def _write(self, name: str, record: Record) -> int:
-        header = {**record.header, "file": name, "fit": self._identity}
-        sealed = Record({**header, _SEAL: _digest(header, record.arrays)}, record.arrays)
-        return self._place.write(name, lambda file: save_record(file, sealed))
+        named = Record({**record.header, "file": name, "fit": self._identity}, record.arrays)
+        return self._place.write(name, lambda file: save_record(file, named))
 
     @contextmanager
     def _opened(self, name: str, remedy: str) -> Iterator[Record]:
@@ -216,7 +212,7 @@ class Checkpoint:
         path = f"{self._place}/{name}"
         try:
             with self._place.reading(name) as file:
-                record = load_record(file, path)
+                record = load_record(file, path, needs_digest=True)
             with refusing(path):
                 reason = self._why_foreign(name, record)
                 if reason is not None:
@@ -228,8 +224,6 @@ class Checkpoint:
     def _why_foreign(self, name: str, record: Record) -> str | None:
         """Return why a record is not what this fit wrote into a file; None if it is."""
         header = record.header
-        if header.get(_SEAL) != _digest(header, record.arrays):
-            return "is damaged, or was edited"
         if header["fit"] != self._identity:
             return "was written by another fit"
         if header["file"] != name:
@@ -249,16 +243,6 @@ def _begun(n_chunks: Any, values: tuple[M, ...], seconds: Any) -> PartialRead[M]
     if not is_counted or type(seconds) not in (int, float):
         raise ValueError(f"{len(values)} values are not those of {reprlib.repr(n_chunks)} chunks")
     return PartialRead(n_chunks, values, seconds)
-
-
-def _digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Return a digest of what a record says."""
-    said = json.dumps({name: header.get(name) for name in _SEALED})
-    digest = xxhash.xxh3_128(said.encode())
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def _result_name(number: int) -> str:
