@@ -32,7 +32,7 @@ from streamgmm.errors import (
 )
 
 _PARAMETERS = ("weights_", "means_", "covariances_", "precisions_cholesky_")
-_SMALL_FITS = 300
+_SMALL_FITS = 150
 _OWN_WARNINGS = (
     ConvergenceWarning,
     DegenerateComponentWarning,

@@ -110,8 +110,8 @@ def kept(folder: Path) -> dict[str, tuple[int, int]]:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A cache that processes filled at once, one of them from several threads; what they found."""
     folder = tmp_path_factory.mktemp("cache")
-    with ThreadPoolExecutor(3) as threads:
-        scripts = [FIT, FIT, IN_THREADS]
+    with ThreadPoolExecutor(2) as threads:
+        scripts = [FIT, IN_THREADS]
         found = list(threads.map(lambda s: run(s, NUMBA_CACHE_DIR=str(folder)), scripts))
     return folder, found
 

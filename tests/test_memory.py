@@ -217,20 +217,10 @@ X = rows_of(900, 256, 4)
 def fit(limit):
     GaussianMixture(4, random_state=0, memory_limit=limit).fit(X)
 """,
-    "tied": """
-X = rows_of(900, 384, 4)
-def fit(limit):
-    GaussianMixture(4, covariance_type="tied", random_state=0, memory_limit=limit).fit(X)
-""",
     "diag": """
 X = rows_of(6000, 32, 128)
 def fit(limit):
     GaussianMixture(128, covariance_type="diag", random_state=0, memory_limit=limit).fit(X)
-""",
-    "spherical": """
-X = rows_of(1200, 2048, 4)
-def fit(limit):
-    GaussianMixture(4, covariance_type="spherical", random_state=0, memory_limit=limit).fit(X)
 """,
     "plain EM": """
 X = rows_of(900, 256, 4)

@@ -718,7 +718,7 @@ class Promises(SourceConformance):
 
 
 @given(layouts(), st.integers(1, 300), st.booleans())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_any_layout_gives_the_rows_of_an_array(
     layout: tuple[xarray.Dataset, xarray.DataArray | None], chunk_rows: int, is_flat: bool
 ) -> None:
