@@ -1,5 +1,6 @@
 """What a fitted mixture is worth is said: degenerate components, narrow columns, few rows."""
 
+import re
 import subprocess
 import sys
 import warnings
@@ -183,7 +184,10 @@ def test_a_narrow_column_is_named_and_a_constant_one_is_not(
     X = pandas.DataFrame(narrow(), columns=["t", "flux", "flag"])  # type: ignore[arg-type]
     found = warned(lambda: model.fit(X))
     (message,) = messages(found, RidgeWarning)
-    assert f"flux (variance {X['flux'].var(ddof=0):.3g}, ridge 1e-06)" in message
+    found_variance = re.search(r"flux \(variance (\S+), ridge 1e-06\)", message)
+    assert found_variance is not None
+    # The last rows of a stream may not be part of a step yet.
+    assert float(found_variance[1]) == pytest.approx(X["flux"].var(ddof=0), rel=0.01)
     assert "flag" not in message
     assert ", t (" not in message
     (degenerate,) = messages(found, DegenerateComponentWarning)

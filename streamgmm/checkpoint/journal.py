@@ -361,30 +361,36 @@ def _taken_up(
     taken = copy.deepcopy(random)
     try:
         content = json.loads(text)
-        if content.pop(_SEAL, None) != _text_digest(json.dumps(content)):
-            raise ValueError("its digest is missing, as in older releases, or is another")
-        begun, identity = dict(content["fit"]), str(content["identity"])
+        is_sealed = content.pop(_SEAL, None) == _text_digest(json.dumps(content))
+        begun, identity = dict(content["fit"]), str(content.get("identity"))
         state = content["random_state"]
         # NumPy reads the key at any position.
         if state["state"]["pos"] not in range(len(state["state"]["key"]) + 1):
             raise ValueError("the position in the random state is not valid")
         taken.set_state(state)
     except WRONG_CONTENT as error:
-        raise CheckpointError(
-            f"{place}/{_SETTINGS} is damaged ({error}); restore it, or {_way_out(place)}"
-        ) from error
+        raise _damaged(place, str(error)) from error
     now = json.loads(json.dumps(settings))
     differences = [
         f"{name} was {begun.get(name)!r} and is {now.get(name)!r}"
         for name in {**begun, **now}
         if begun.get(name) != now.get(name)
     ]
+    if not is_sealed:
+        reason = "its digest is missing, as in older releases, or is another"
+        raise _damaged(place, "; ".join([reason, *differences]))
     if differences:
         raise CheckpointError(
             f"{place} is the checkpoint of another fit: {'; '.join(differences)}. Ask for the same "
             f"fit to go on, or {_way_out(place)}"
         )
     return taken, identity
+
+
+def _damaged(place: Place, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{place}/{_SETTINGS} is damaged ({reason}); restore it, or {_way_out(place)}"
+    )
 
 
 def _count_results(place: Place, names: set[str]) -> int:
