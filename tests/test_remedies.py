@@ -358,7 +358,7 @@ REMEDIES = [
     Remedy(
         "a folder that is not there",
         lambda: GaussianMixture(1).fit(ROWS).save("no/m.gmm"),
-        "no/m.gmm cannot be written: no: no such file or directory; check the path",
+        "no/m.gmm cannot be written: .*/no: no such file or directory; check the path",
         lambda message: (Path("no").mkdir(), GaussianMixture(1).fit(ROWS).save("no/m.gmm")),
     ),
     Remedy(

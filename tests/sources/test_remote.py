@@ -735,7 +735,7 @@ class TestChains:
                 start, stop = source.boundaries[i], source.boundaries[i + 1]
                 np.testing.assert_array_equal(chunk.rows, rows[start:stop])
 
-    @pytest.mark.parametrize("name", ["no.zarr", "no.npy", "no.h5", "no.parquet"])
+    @pytest.mark.parametrize("name", ["no.zarr", "no.h5"])
     def test_an_absent_file_is_named(
         self, chain: str, name: str, tables: tuple[Path, NDArray[Any]]
     ) -> None:
