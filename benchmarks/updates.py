@@ -68,6 +68,8 @@ def durable(folder: Path, sizes: list[int], n_known: int) -> Table:
             known = len(online_ledger(model))
             kilobytes = f"{model.stat().st_size / 1e3:.0f}"
             found.append([f"{size:,}", f"{known:,}", *times, kilobytes])
+        # A save over what updates have learned would be refused.
+        model.unlink()
         online.save(model)
     header = ["rows a batch", "ids known", "partial_fit alone, ms", "update with durable write, ms"]
     header += ["slowest, ms", "file, kB"]
