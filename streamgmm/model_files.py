@@ -7,15 +7,16 @@ to. A file is not replaced if it holds anything else by now, nor if it holds wha
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
 from streamgmm.errors import ModelFileError, OutputError
 from streamgmm.locks import locked
-from streamgmm.paths import refuse_special, why_absent
+from streamgmm.paths import refuse_special, writing
 from streamgmm.persistence import Record, discard_unfinished, read_header, stem, write_record
 
 # Seconds that a writer waits for another one.
@@ -40,16 +41,15 @@ def held(path: Path) -> Iterator[None]:
     refuse_special(path)
     lock = path.with_name(f".{stem(path)}.lock")
     with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(lock, _PATIENCE))
+        with writing(path):
+            try:
+                stack.enter_context(locked(lock, _PATIENCE))
+            except TimeoutError:
+                raise OutputError(
+                    f"{path} is being updated by another process, which has {lock} locked; wait "
+                    "for it"
+                ) from None
             discard_unfinished(path)
-        except TimeoutError:
-            raise OutputError(
-                f"{path} is being updated by another process, which has {lock} locked; wait for it"
-            ) from None
-        except OSError as error:
-            reason = why_absent(path.parent) or error
-            raise OutputError(f"{path} cannot be written: {reason}") from error
         yield
 
 
@@ -117,8 +117,11 @@ def _has_updates(path: Path) -> bool:
         ledger = read_header(path).get("ledger")
     except ModelFileError:
         return False
-    if not isinstance(ledger, dict):
-        return False
+    return isinstance(ledger, dict) and has_updates(ledger)
+
+
+def has_updates(ledger: Mapping[str, Any]) -> bool:
+    """Return whether the ledger in a header is that of a model that has learned by updates."""
     # Older files do not say it, but remember the names of what was learned.
     names = [part.get("entries") for part in ledger.values() if isinstance(part, dict)]
     return bool(ledger.get("has_updates", any(names)))

@@ -2,6 +2,8 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,6 +69,23 @@ def refuse_special(path: Path) -> None:
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OutputError(f"{path} is a device or a pipe and will not be replaced; name a file")
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Raise an error of the file system as one that names the file that is written.
+
+    Raises
+    ------
+    OutputError
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        reason = why_absent(target.parent) or error
+        raise OutputError(f"{target} cannot be written: {reason}") from error
 
 
 def why_absent(path: Path) -> str | None:

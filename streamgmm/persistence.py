@@ -37,7 +37,7 @@ from streamgmm.archive import Archive, Declared
 from streamgmm.core.frame import Frame
 from streamgmm.core.statistics import COUNTS, Statistics
 from streamgmm.errors import ModelFileError, OutputError
-from streamgmm.paths import local_path, open_regular, refuse_special, why_absent
+from streamgmm.paths import local_path, open_regular, refuse_special, why_absent, writing
 
 FORMAT = "streamgmm"
 VERSION = 1
@@ -130,15 +130,13 @@ def write_whole(
     refuse_special(target)
     unfinished = target.with_name(f".{stem(target)}.{uuid.uuid4().hex[:8]}{UNFINISHED}")
     try:
-        with _create(unfinished, target, private) as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(target)
-        _sync_folder(target.parent)
-    except OSError as error:
-        reason = why_absent(target.parent) or error
-        raise OutputError(f"{target} cannot be written: {reason}") from error
+        with writing(target):
+            with _create(unfinished, target, private) as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(target)
+            _sync_folder(target.parent)
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from streamgmm.core.covariance import STRUCTURES, Array
 from streamgmm.errors import NotFittedError, OutputError, ParameterError
 from streamgmm.packages import needed_by
-from streamgmm.paths import local_path, why_absent
+from streamgmm.paths import local_path, writing
 from streamgmm.protocols import Source
 from streamgmm.sources.columns import check_features
 from streamgmm.sources.open import open_source
@@ -182,11 +182,9 @@ def save_picture(ax: Axes, path: str | os.PathLike[str]) -> None:
         raise OutputError(f"{target} cannot be written: it is a directory; name a file in it")
     unfinished = target.with_name(f".{uuid.uuid4().hex[:8]}.{target.name}")
     try:
-        ax.get_figure(root=True).savefig(unfinished, dpi=150)  # type: ignore[union-attr]
-        unfinished.replace(target)
-    except OSError as error:
-        reason = why_absent(target.parent) or error
-        raise OutputError(f"{target} cannot be written: {reason}") from error
+        with writing(target):
+            ax.get_figure(root=True).savefig(unfinished, dpi=150)  # type: ignore[union-attr]
+            unfinished.replace(target)
     except ValueError as error:
         raise OutputError(
             f"{target}: {error}; name a file that ends in .png, .pdf or .svg"

@@ -10,11 +10,19 @@ import numpy as np
 
 from benchmarks.fuzz.content import Content, change_array, change_bytes, change_header
 from benchmarks.fuzz.models import table
-from benchmarks.fuzz.trials import REFUSED, SAME, Fault, attempted, files_in
+from benchmarks.fuzz.trials import (
+    REFUSED,
+    SAME,
+    Fault,
+    Stopped,
+    attempted,
+    files_in,
+    stopping_after,
+)
 from streamgmm import GaussianMixture
 from streamgmm.core.covariance import STRUCTURES
 from streamgmm.errors import StreamGMMError
-from streamgmm.events import CheckpointWritten, Event
+from streamgmm.events import CheckpointWritten
 from tests.sources.chunked import ChunkedSource
 
 _N_ROWS, _CHUNK_ROWS = 3000, 250
@@ -34,10 +42,6 @@ class Original:
     folder: Path
     settings: dict[str, Any]
     result: bytes
-
-
-class _Stopped(Exception):
-    """Ends a fit from a callback."""
 
 
 def originals(folder: Path) -> list[Original]:
@@ -61,9 +65,9 @@ def originals(folder: Path) -> list[Original]:
                     **settings,
                     checkpoint=place,
                     checkpoint_interval=1e-9,
-                    callbacks=_stopping_after(n_writes),
+                    callbacks=stopping_after(CheckpointWritten, n_writes),
                 )
-                with contextlib.suppress(_Stopped):
+                with contextlib.suppress(Stopped):
                     model.fit(_data())
                 found.append(Original(place, settings, result))
                 assert _result(_continued(found[-1], _copy(place))) == result
@@ -129,15 +133,3 @@ def _data() -> ChunkedSource:
 def _result(model: GaussianMixture) -> bytes:
     arrays = (model.weights_, model.means_, model.covariances_, model.precisions_cholesky_)
     return b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
-
-
-def _stopping_after(n_writes: int) -> Any:
-    n_left = n_writes
-
-    def stop(event: Event) -> None:
-        nonlocal n_left
-        n_left -= isinstance(event, CheckpointWritten)
-        if n_left == 0:
-            raise _Stopped
-
-    return stop

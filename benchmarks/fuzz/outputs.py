@@ -13,10 +13,18 @@ from numpy.typing import NDArray
 
 from benchmarks.fuzz.content import change_bytes
 from benchmarks.fuzz.models import table
-from benchmarks.fuzz.trials import REFUSED, SAME, Fault, attempted, files_in
+from benchmarks.fuzz.trials import (
+    REFUSED,
+    SAME,
+    Fault,
+    Stopped,
+    attempted,
+    files_in,
+    stopping_after,
+)
 from streamgmm import GaussianMixture
 from streamgmm.errors import StreamGMMError
-from streamgmm.events import ChunkDone, Event
+from streamgmm.events import ChunkDone
 from streamgmm.sinks import file
 from tests.sources.chunked import ChunkedSource
 
@@ -61,10 +69,6 @@ class Original:
     rows: bytes
 
 
-class _Stopped(Exception):
-    """Ends a prediction from a callback."""
-
-
 def originals(folder: Path) -> list[Original]:
     """Interrupt predictions after some chunks."""
     # Each chunk is journalled.
@@ -77,8 +81,8 @@ def originals(folder: Path) -> list[Original]:
         for n_chunks in (1, 4, 7):
             place = folder / f"{name}-{n_chunks}"
             place.mkdir()
-            model.callbacks = [_stopping_after(n_chunks)]
-            with contextlib.suppress(_Stopped):
+            model.callbacks = [stopping_after(ChunkDone, n_chunks)]
+            with contextlib.suppress(Stopped):
                 model.predict_proba(_data(), out=place / name)
             model.callbacks = ()
             assert (place / f"{name}.part").is_dir()
@@ -138,15 +142,3 @@ def _content(path: Path) -> NDArray[Any]:
 
 def _data() -> ChunkedSource:
     return ChunkedSource(table(_N_ROWS), _CHUNK_ROWS)
-
-
-def _stopping_after(n_chunks: int) -> Any:
-    n_left = n_chunks
-
-    def stop(event: Event) -> None:
-        nonlocal n_left
-        n_left -= isinstance(event, ChunkDone)
-        if n_left == 0:
-            raise _Stopped
-
-    return stop

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from streamgmm.errors import StreamGMMError
+from streamgmm.events import Event
 from tests.failures.checkpoint import in_a_fork
 
 # Memory by which a file may grow a process, beside twice its arrays.
@@ -31,6 +32,23 @@ Trial = Callable[[Path, np.random.Generator], tuple[str, str]]
 
 class Fault(Exception):
     """A trial ended as none may."""
+
+
+class Stopped(Exception):
+    """Ends work from a callback."""
+
+
+def stopping_after(kind: type[Event], n_events: int) -> Callable[[Event], None]:
+    """Return a callback that raises :class:`Stopped` at an event of a kind, counted from 1."""
+    n_left = n_events
+
+    def stop(event: Event) -> None:
+        nonlocal n_left
+        n_left -= isinstance(event, kind)
+        if n_left == 0:
+            raise Stopped
+
+    return stop
 
 
 @dataclass

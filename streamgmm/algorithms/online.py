@@ -39,8 +39,8 @@ from streamgmm.events import (
 )
 from streamgmm.protocols import Chunk, Missing
 
-# Fewest and most rows of a block, and the values that it has at most if there is a choice. The last
-# rows, which are kept, are as many. The block of the kernels has the fewest.
+# A block has so many values, but no fewer rows than the block of the kernels and no more than the
+# second number. As many of the last rows are kept.
 _FEWEST_ROWS, _MOST_ROWS, _BLOCK_VALUES = 1 << 10, 1 << 12, 1 << 15
 # Most rows that are looked through at once for the next step.
 _SEGMENT_ROWS = 4 * _MOST_ROWS

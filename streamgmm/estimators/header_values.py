@@ -3,7 +3,9 @@
 import math
 import reprlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+V = TypeVar("V")
 
 
 def whole(name: str, value: Any, least: int = 0) -> int:
@@ -77,9 +79,7 @@ def truth(name: str, value: Any) -> bool:
     ValueError
         If the value is neither.
     """
-    if type(value) is not bool:
-        raise _wrong(name, value, "true or false")
-    return value
+    return _of_type(bool, name, value, "true or false")
 
 
 def text(name: str, value: Any) -> str:
@@ -90,9 +90,7 @@ def text(name: str, value: Any) -> str:
     ValueError
         If the value is none.
     """
-    if type(value) is not str:
-        raise _wrong(name, value, "a text")
-    return value
+    return _of_type(str, name, value, "a text")
 
 
 def listed(name: str, value: Any, most: float = math.inf) -> list[Any]:
@@ -116,9 +114,7 @@ def entries(name: str, value: Any) -> Mapping[str, Any]:
     ValueError
         If the value is no mapping of names.
     """
-    if type(value) is not dict:
-        raise _wrong(name, value, "a set of named values")
-    return value
+    return _of_type(dict, name, value, "a set of named values")
 
 
 def known(
@@ -136,6 +132,12 @@ def known(
             raise ValueError(f"its {name} have an unknown entry {reprlib.repr(entry)}")
         checks[entry](entry, content)
     return value  # type: ignore[no-any-return]
+
+
+def _of_type(kind: type[V], name: str, value: Any, expected: str) -> V:
+    if type(value) is not kind:
+        raise _wrong(name, value, expected)
+    return value
 
 
 def _wrong(name: str, value: Any, expected: str) -> ValueError:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Generic, Self, TypeVar
 
+from streamgmm.model_files import has_updates
 from streamgmm.sources.files import natural_order
 
 # Names that are remembered, at most.
@@ -177,9 +178,7 @@ class Ledger:
             folders = Register.from_header(
                 header["folders"], lambda files: Register.from_header(files, _position)
             )
-            # Older files do not say it, but remember the names of what was learned.
-            has_names = bool(batches.entries or folders.entries)
-            return cls(batches, folders, bool(header.get("has_updates", has_names)))
+            return cls(batches, folders, has_updates(header))
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ValueError(f"its ledger of what it learned is not one ({error!r})") from error
 

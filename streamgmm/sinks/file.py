@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import OutputError
-from streamgmm.paths import local_path, refuse_special
+from streamgmm.paths import local_path, refuse_special, writing
 from streamgmm.protocols import Region, Writer
 from streamgmm.sinks.array import ArraySink
 from streamgmm.sinks.digest import layout_digest, values_digest
-from streamgmm.sinks.part import Part, explained, open_part, sync
+from streamgmm.sinks.part import Part, open_part, sync
 
 # Between two times that data are forced to the disk, of which little more may be lost.
 _SYNC_SECONDS = 5.0
@@ -65,7 +65,7 @@ class FileSink(ArraySink):
 
     def write(self, region: Region, values: NDArray[Any]) -> None:
         """Store the values of a box of samples."""
-        with self._writing, explained(self._part.target):
+        with self._writing, writing(self._part.target):
             super().write(region, values)
         with self._noting:
             self._written.append(region)
@@ -98,7 +98,7 @@ class FileSink(ArraySink):
 
     def sync(self) -> None:
         """Force to the disk what has been written, and journal the chunks that this finished."""
-        with self._syncing, explained(self._part.target):
+        with self._syncing, writing(self._part.target):
             with self._noting:
                 regions, self._written = self._written, []
                 finished, self._finished = self._finished, {}
@@ -208,7 +208,7 @@ def open_sink(
         "output dtype": dtype.str,
     }
     with ExitStack() as stack:
-        with explained(target):
+        with writing(target):
             part = stack.enter_context(open_part(target))
             n_bytes = math.prod(shape) * dtype.itemsize
             is_begun = resume and part.resume(whole)
@@ -225,7 +225,7 @@ def open_sink(
         sink = FileSink(array, part, boxes, is_shared, done)
         try:
             yield sink
-            with explained(target):
+            with writing(target):
                 sink.sync()
                 part.publish()
         except BaseException as error:

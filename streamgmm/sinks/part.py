@@ -17,7 +17,6 @@ from typing import Any
 
 from streamgmm.errors import OutputError
 from streamgmm.locks import locked
-from streamgmm.paths import why_absent
 
 _LOCK, _JOURNAL, _FORMER = "lock", "journal.jsonl", "former"
 _LAYOUT = "layout"
@@ -212,20 +211,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def explained(target: Path) -> Iterator[None]:
-    """Raise an error of the file system as one that names the output.
-
-    Raises
-    ------
-    OutputError
-    """
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        reason = why_absent(target.parent) or error
-        raise OutputError(f"{target} cannot be written: {reason}") from error

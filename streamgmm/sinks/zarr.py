@@ -15,10 +15,11 @@ from zarr.abc.buffer import Buffer
 from zarr.storage import LocalStore
 
 from streamgmm.errors import OutputError
+from streamgmm.paths import writing
 from streamgmm.protocols import Region
 from streamgmm.sinks.array import ArraySink
 from streamgmm.sinks.digest import files_digest
-from streamgmm.sinks.part import explained, sync
+from streamgmm.sinks.part import sync
 
 
 def create_array(
@@ -79,12 +80,12 @@ class BoxWriter:
                 f"{self._folder} is not there on {platform.node()}, which is to write into it; "
                 "give out= a path that all workers share, or compute with executor='threads'"
             )
-        with explained(self._folder):
+        with writing(self._folder):
             self._sink.write(region, values)
 
     def sync(self, regions: Sequence[Region]) -> list[bytes]:
         """Have the stored chunks of boxes on the disk, and return digests of the boxes."""
-        with explained(self._folder):
+        with writing(self._folder):
             sync_boxes(self._sink.array, self._folder, regions)
         return [box_digest(self._sink.array, self._folder, region) for region in regions]
 
