@@ -6,6 +6,7 @@ Pickled objects are never read.
 """
 
 import math
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +20,13 @@ from numpy.typing import NDArray
 from streamgmm.errors import ModelFileError
 
 _SUFFIX = ".npy"
-# The type descriptions of members are shorter than this; NumPy's own limit.
-_LONGEST_DESCRIPTION = 10_000
-# Booleans, integers and floats.
-_KINDS = "biuf"
+# Version 1.0 of the .npy format.
+_MAGIC = b"\x93NUMPY\x01\x00"
+# What NumPy writes of booleans, integers and floats in this version. Lengths are below 2^63.
+_DESCRIPTION = re.compile(
+    rb"\{'descr': '([<>|][biuf]\d{1,2})', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:\d{1,18}(?:, ?|(?=\))))*)\), \} *\n"
+)
 # Bytes that are read at once. The list of all members has to be shorter, too.
 _READ_BYTES = 1 << 19
 # Others can expand a few bytes without a bound.
@@ -162,19 +166,17 @@ def _open(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
     if info.compress_type not in _COMPRESSIONS:
         raise ValueError(f"{info.filename[:80]!r} is compressed in an unknown way")
     values = archive.open(info)
-    version = np.lib.format.read_magic(values)
-    if version != (1, 0):
-        raise ValueError(f"{info.filename[:80]!r} is in version {version} of the .npy format")
-    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(
-        values, max_header_size=_LONGEST_DESCRIPTION
-    )
-    declared = Declared(dtype, shape)
-    is_shape = all(type(length) is int and 0 <= length < 2**63 for length in shape)
-    if dtype.kind not in _KINDS or dtype.subdtype is not None or not is_shape:
+    start = values.read(len(_MAGIC) + 2)
+    text = values.read(int.from_bytes(start[len(_MAGIC) :], "little"))
+    description = _DESCRIPTION.fullmatch(text)
+    if not start.startswith(_MAGIC) or description is None:
         raise ValueError(f"{info.filename[:80]!r} is no array of real numbers")
-    if declared.n_bytes != info.file_size - values.tell():
+    dtype, order, lengths = description.groups()
+    shape = tuple(map(int, lengths.replace(b",", b" ").split()))
+    declared = Declared(np.dtype(dtype.decode()), shape)
+    if declared.n_bytes != info.file_size - len(start) - len(text):
         raise ValueError(f"{info.filename[:80]!r} has another size than it declares")
-    return _Member(declared, is_fortran, values)
+    return _Member(declared, order == b"True", values)
 
 
 def _fill(part: memoryview, file: IO[bytes]) -> int:

@@ -225,6 +225,16 @@ class Progress:
         return replace(self, n_pending=0)._with_blocks([self._pending])
 
     @property
+    def n_seen_with_pending(self) -> float:
+        """Rows so far, in units of weight.
+
+        Pending rows that overflow in an E-step count until the end of their block.
+        """
+        if not self.n_pending:
+            return self.n_seen
+        return self.n_seen + float(self._pending[1].sum())
+
+    @property
     def _pending(self) -> tuple[Array, Array]:
         """Rows that came after the end of the last block, and their weights."""
         pending = self.latest.latest(self.n_pending)

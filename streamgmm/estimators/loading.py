@@ -66,25 +66,17 @@ def load_or_begin(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixt
     ParameterError
         If a setting is another one, there is no such setting, or a batch model cannot go on.
     """
-    unknown = sorted(settings.keys() - OnlineGaussianMixture().get_params(deep=False).keys())
-    if unknown:
-        raise ParameterError(
-            f"{', '.join(unknown)} is neither an argument of streamgmm.open nor a setting of "
-            "OnlineGaussianMixture"
-        )
-    asked = OnlineGaussianMixture(**settings)
-    asked._validate_params()
+    asked = _asked(settings) if settings else None
     if not path.exists():
-        if "n_components" not in settings:
+        if asked is None or "n_components" not in settings:
             raise ModelFileError(
                 f"{path}: no such file; give n_components= to begin one, or save an "
                 "OnlineGaussianMixture there"
             )
         return asked
     model = load(path)
-    is_batch = isinstance(model, GaussianMixture)
-    decided = _OF_BATCH if is_batch else settings.keys() - _LOCAL
-    known = model.get_params(deep=False)
+    decided = _OF_BATCH if isinstance(model, GaussianMixture) else settings.keys() - _LOCAL
+    known = model.get_params(deep=False) if settings else {}
     other = [
         f"{name} is {known[name]!r} and not {settings[name]!r}"
         for name in sorted(decided & settings.keys())
@@ -104,6 +96,25 @@ def load_or_begin(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixt
         return online
     model.set_params(**{name: settings[name] for name in _LOCAL & settings.keys()})
     return model
+
+
+def _asked(settings: Mapping[str, Any]) -> OnlineGaussianMixture:
+    """Return a new model with these settings.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such setting, or its value is not valid.
+    """
+    unknown = sorted(settings.keys() - OnlineGaussianMixture().get_params(deep=False).keys())
+    if unknown:
+        raise ParameterError(
+            f"{', '.join(unknown)} is neither an argument of streamgmm.open nor a setting of "
+            "OnlineGaussianMixture"
+        )
+    asked = OnlineGaussianMixture(**settings)
+    asked._validate_params()
+    return asked
 
 
 def _check(header: Mapping[str, Any], declared: Mapping[str, Declared]) -> None:

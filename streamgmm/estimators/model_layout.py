@@ -82,7 +82,7 @@ class Size:
             "precisions_": shape,
             "precisions_cholesky_": shape,
             "reg_covar_": (d,),
-            **self._statistics("statistics.", declared),
+            **self._statistics("statistics.", _length("statistics.frame.centred", declared)),
         }
 
     def of_stream(self, declared: Mapping[str, Declared]) -> Shapes:
@@ -97,15 +97,15 @@ class Size:
                 f"{part}.covariances": shape,
                 f"{part}.factors": shape,
             }
+        n_centred = _length("model.total.frame.centred", declared)
         for part in ("total", "recent", "average"):
-            found |= self._statistics(f"model.{part}.", declared)
+            found |= self._statistics(f"model.{part}.", n_centred)
         for buffer in ("held", "latest"):
             n_rows = _length(f"{buffer}.weights", declared)
             found |= {f"{buffer}.rows": (n_rows, d), f"{buffer}.weights": (n_rows,)}
         return found
 
-    def _statistics(self, prefix: str, declared: Mapping[str, Declared]) -> Shapes:
-        n_centred = _length(f"{prefix}frame.centred", declared)
+    def _statistics(self, prefix: str, n_centred: int) -> Shapes:
         size = self.covariance_type, n_centred, self.n_features
         frame = {f"frame.{name}": shape for name, shape in frame_shapes(*size).items()}
         sums = sum_shapes(self.covariance_type, self.n_components, self.n_features)

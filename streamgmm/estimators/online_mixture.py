@@ -558,7 +558,7 @@ class OnlineGaussianMixture(FittedMixture):
     @property
     def n_samples_seen_(self) -> float:
         """Rows so far, in units of weight."""
-        return self._current.n_seen
+        return self._begun.n_seen_with_pending
 
     @property
     def n_steps_(self) -> int:

@@ -35,6 +35,7 @@ from streamgmm.persistence import (
 
 _PARAMETERS = ("weights", "means", "covariances", "factors")
 _STATISTICS = ("total", "recent", "average")
+_FRAME = "frame."
 _HELD = ("held", "latest")
 _COUNTS = ("next_search", "n_seen", "n_searches")
 #: Fitted attributes in the header, each with a check of what a file says.
@@ -217,8 +218,13 @@ def _pack_model(model: Stepwise) -> tuple[dict[str, Any], dict[str, Any]]:
         statistics = getattr(model, name)
         if statistics is not None:
             header[name], own = pack_statistics(statistics)
-            arrays |= prefixed(f"{name}.", own)
+            arrays |= prefixed(f"{name}.", own if name == "total" else _without_frame(own))
     return header, arrays
+
+
+def _without_frame(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arrays of statistics but for those of their frame."""
+    return {name: array for name, array in arrays.items() if not name.startswith(_FRAME)}
 
 
 def _unpack_model(
@@ -228,8 +234,10 @@ def _unpack_model(
     model: Any,
     reg_covar: Any,
 ) -> Stepwise:
+    frame_arrays = prefixed(_FRAME, without_prefix(f"total.{_FRAME}", arrays))
+    # Older files hold the frame once for each statistic.
     found = {
-        name: unpack_statistics(header[name], without_prefix(f"{name}.", arrays))
+        name: unpack_statistics(header[name], frame_arrays | without_prefix(f"{name}.", arrays))
         for name in _STATISTICS
         if name in header
     }

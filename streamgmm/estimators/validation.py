@@ -103,11 +103,13 @@ class CheckedEstimator(BaseEstimator):  # type: ignore[misc]
         ------
         InvalidParameterError
         """
+        settings = self.get_params(deep=False)
         try:
-            super()._validate_params()
+            _param_validation.validate_parameter_constraints(
+                self._parameter_constraints, settings, caller_name=type(self).__name__
+            )
         except _param_validation.InvalidParameterError as error:
             raise InvalidParameterError(str(error)) from None
-        settings = self.get_params(deep=False)
         check_callbacks(settings["callbacks"])
         thread_count(settings["n_jobs"])
         if settings["memory_limit"] is not None:
