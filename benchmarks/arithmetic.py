@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.planted import Problem
 from benchmarks.reporting import Table, report
-from streamgmm.core.expectation import Expectation
+from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
@@ -37,7 +37,7 @@ def measured(problem: Problem, pairs: int) -> list[str]:
     """Cells of a problem."""
     start, rows = problem.start, problem.rows
     frame = Frame.of(start, rows.dtype)
-    single, double = (Expectation.prepare(start, frame, a) for a in ("float32", "float64"))
+    single, double = (EStep.prepare(start, frame, a) for a in ("float32", "float64"))
     found, reference = single.statistics(rows), double.statistics(rows)
     ratios = []
     for _ in range(pairs):

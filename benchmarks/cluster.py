@@ -27,11 +27,11 @@ from distributed.protocol.utils import nbytes
 from benchmarks.planted import Problem, planted_mixture
 from benchmarks.reporting import Table, report
 from benchmarks.scale import ReplayedSource
-from streamgmm.algorithms.reading import Reader
+from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.parameters import Parameters
 from streamgmm.events import Event
-from streamgmm.executors.distributed import DistributedExecutor
-from streamgmm.executors.groups import group_size
+from streamgmm.executors.cluster.chunk_groups import group_size
+from streamgmm.executors.cluster.executor import DistributedExecutor
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.protocols import Chunk, Executor, Source
 from streamgmm.sources.generated import GeneratedSource

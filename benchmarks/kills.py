@@ -22,8 +22,8 @@ import zarr
 import streamgmm
 from benchmarks.planted import planted_mixture
 from benchmarks.reporting import Table, report
-from streamgmm.core.sampling import draw
-from streamgmm.estimators import growing
+from streamgmm.core.mixtures.sampling import draw
+from streamgmm.updates import appended_rows as growing
 from tests.failures.checkpoint import exit_code, forked, in_a_fork
 
 _N_FEATURES, _N_COMPONENTS = 4, 3

@@ -20,11 +20,11 @@ from sklearn.exceptions import ConvergenceWarning
 from benchmarks.reads.cells import Planted
 from benchmarks.reporting import Table, report
 from streamgmm import GaussianMixture, OnlineGaussianMixture
-from streamgmm.core.expectation import Expectation
+from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
+from streamgmm.core.mixtures.reduction import merged_pairs, merging_bounds
+from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.reduction import merged_pairs, merging_bounds
-from streamgmm.core.sampling import draw
 
 Rows = NDArray[np.float64]
 Fit = Callable[[Rows, int, int], GaussianMixture]
@@ -76,7 +76,7 @@ def compared(name: str, streams: Sequence[Rows], held_out: Rows, k: int, fit: Fi
     paired = one_to_one(models)
     best = GaussianMixture(k, random_state=0, tol=1e-6).fit(np.concatenate(streams)).score(held_out)
     alone = [model.score(held_out) for model in models]
-    expectation = Expectation.prepare(paired, Frame.of(paired))
+    expectation = EStep.prepare(paired, Frame.of(paired))
     scores = [
         *(max(alone), min(alone), merged.score(held_out)),
         expectation.statistics(held_out).mean_log_likelihood,

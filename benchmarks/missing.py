@@ -23,8 +23,8 @@ from benchmarks.planted import Problem
 from benchmarks.reporting import Table, report
 from streamgmm import GaussianMixture
 from streamgmm.core.covariance import STRUCTURES
+from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.sampling import draw
 
 Rows = NDArray[Any]
 READS = 3

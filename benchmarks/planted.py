@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from streamgmm import GaussianMixture
 from streamgmm.core.covariance import STRUCTURES, CovarianceType
+from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.sampling import draw
 
 SPREAD = 3.0
 

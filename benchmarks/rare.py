@@ -16,8 +16,8 @@ import numpy as np
 from benchmarks.planted import planted_mixture
 from benchmarks.reporting import Table, report
 from streamgmm import GaussianMixture
-from streamgmm.algorithms.reading import Reader
-from streamgmm.algorithms.survey import survey
+from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.algorithms.sampling.survey import survey
 from streamgmm.core.parameters import Parameters
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.sources.generated import GeneratedSource

@@ -24,9 +24,9 @@ from benchmarks.cluster import Parts, alike_cluster, cost_of, measure_parts, rea
 from benchmarks.planted import Problem
 from benchmarks.reporting import Table, report
 from benchmarks.scale import ReplayedSource
-from streamgmm.algorithms.reading import statistics_work
-from streamgmm.executors.distributed import DistributedExecutor
-from streamgmm.executors.groups import group_size
+from streamgmm.algorithms.reads.reader import statistics_work
+from streamgmm.executors.cluster.chunk_groups import group_size
+from streamgmm.executors.cluster.executor import DistributedExecutor
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.sources.layout import rows_per_chunk
 

@@ -28,10 +28,10 @@ from benchmarks.planted import planted_mixture
 from benchmarks.reads.cells import Planted
 from benchmarks.reporting import Table, report
 from streamgmm import GaussianMixture, OnlineGaussianMixture
-from streamgmm.core.expectation import Expectation
+from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
+from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.sampling import draw
 
 Rows = NDArray[np.float64]
 Learn = Callable[[Rows], Any]
@@ -65,7 +65,7 @@ def learned(model: OnlineGaussianMixture, rows: Rows, size: int) -> OnlineGaussi
 
 def mean_score(mixture: Parameters, rows: Rows) -> float:
     """Of the mixture that rows are from."""
-    return Expectation.prepare(mixture, Frame.of(mixture)).statistics(rows).mean_log_likelihood
+    return EStep.prepare(mixture, Frame.of(mixture)).statistics(rows).mean_log_likelihood
 
 
 def seconds_a_batch(learn: Learn, rows: Rows, size: int) -> float:
@@ -90,7 +90,7 @@ def ways(rows: Rows, n_components: int, size: int) -> dict[str, Learn]:
     online = OnlineGaussianMixture(n_components, init_size=_INIT_SIZE, random_state=0)
     online.partial_fit(rows[:_WARM_UP])
     parameters = online._parameters()
-    expectation = Expectation.prepare(parameters, Frame.of(parameters))
+    expectation = EStep.prepare(parameters, Frame.of(parameters))
     found: dict[str, Learn] = {
         "streamgmm": online.partial_fit,
         "E-step alone": expectation.statistics,

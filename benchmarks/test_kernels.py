@@ -14,7 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.planted import Problem
 from streamgmm.core.covariance import CovarianceType
-from streamgmm.core.expectation import Expectation
+from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.executors.blas import single_threaded_blas
 
@@ -49,14 +49,12 @@ def problem(request: pytest.FixtureRequest, dtype: str, n_rows: int) -> Problem:
 
 
 @pytest.fixture
-def expectation(problem: Problem) -> Expectation:
+def expectation(problem: Problem) -> EStep:
     start = problem.start
-    return Expectation.prepare(start, Frame.of(start, problem.dtype))
+    return EStep.prepare(start, Frame.of(start, problem.dtype))
 
 
-def test_statistics(
-    benchmark: BenchmarkFixture, problem: Problem, expectation: Expectation
-) -> None:
+def test_statistics(benchmark: BenchmarkFixture, problem: Problem, expectation: EStep) -> None:
     statistics = benchmark(expectation.statistics, problem.rows)
     assert statistics.n_rows == problem.n_rows
 
@@ -65,7 +63,7 @@ def test_statistics(
 def test_posterior(
     benchmark: BenchmarkFixture,
     problem: Problem,
-    expectation: Expectation,
+    expectation: EStep,
     with_responsibilities: bool,
 ) -> None:
     posterior: Any = benchmark(expectation.posterior, problem.rows, with_responsibilities)

@@ -1,11 +1,11 @@
 """Gaussian mixture models for data larger than memory.
 
 A source gives chunks of rows; compiled kernels turn each chunk into sufficient statistics;
-statistics merge; an M-step turns them into parameters, and the next read begins. Lower
+statistics merge; an M-step turns them into parameters, and the next pass begins. Lower
 layers never import higher ones::
 
     errors < core, events < protocols < sources, sinks, executors, persistence
-           < algorithms < checkpoint < estimators, plotting, progress < cli
+           < algorithms < checkpoint < estimators, plotting, progress < updates < cli
 
 Importing this package loads nothing; names load what they need when they are first used.
 """
@@ -15,8 +15,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamgmm.estimators import GaussianMixture, OnlineGaussianMixture, load, update
+    from streamgmm.estimators import GaussianMixture, OnlineGaussianMixture, load
     from streamgmm.sources.open import open_source as open  # noqa: A004 - a name of its own place
+    from streamgmm.updates import update
 
 __version__ = version("streamgmm")
 __all__ = ["GaussianMixture", "OnlineGaussianMixture", "__version__", "load", "open", "update"]
@@ -26,7 +27,7 @@ _HOMES = {
     "OnlineGaussianMixture": ("streamgmm.estimators", "OnlineGaussianMixture"),
     "load": ("streamgmm.estimators", "load"),
     "open": ("streamgmm.sources.open", "open_source"),
-    "update": ("streamgmm.estimators", "update"),
+    "update": ("streamgmm.updates", "update"),
 }
 
 

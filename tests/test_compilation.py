@@ -37,7 +37,7 @@ IN_THREADS = """
 """
 ALL_KERNELS = """
     import numpy as np
-    from streamgmm.core.expectation import Expectation
+    from streamgmm.core.e_step import EStep
     from streamgmm.core.frame import Frame
     from streamgmm.core.incomplete import IncompleteExpectation
     from streamgmm.core.parameters import Parameters
@@ -49,7 +49,7 @@ ALL_KERNELS = """
         gaps = np.where(rng.random(rows.shape) < 0.3, np.nan, rows)
         frame = Frame.of(parameters)
         prepared = IncompleteExpectation.prepare(parameters, frame)
-        single = Expectation.prepare(parameters, frame, "float32")
+        single = EStep.prepare(parameters, frame, "float32")
         assert single.sums_single
         statistics = [prepared.statistics(rows), prepared.statistics(gaps), single.statistics(rows)]
         for found in statistics:

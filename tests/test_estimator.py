@@ -18,8 +18,8 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from streamgmm import GaussianMixture, load
 from streamgmm import open as open_data
-from streamgmm.algorithms.reading import Reader
-from streamgmm.algorithms.row_sample import sample_rows
+from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.algorithms.sampling.row_sample import sample_rows
 from streamgmm.core.covariance import CovarianceType
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import (

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamgmm.algorithms.driver_memory import EFFORTS, MixtureBytes, affordable
-from streamgmm.algorithms.em import expectation_maximization
-from streamgmm.algorithms.reading import Reader
+from streamgmm.algorithms.batch.em import expectation_maximization
+from streamgmm.algorithms.reads.memory import EFFORTS, MixtureBytes, affordable
+from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.covariance import STRUCTURES, CovarianceType
-from streamgmm.core.expectation import scratch_bytes
+from streamgmm.core.e_step import scratch_bytes
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import MemoryLimitError
 from streamgmm.estimators import GaussianMixture
@@ -138,9 +138,9 @@ def test_moves_of_many_components_take_little_memory() -> None:
     code = """
     import sys
     import numpy as np
-    from streamgmm.algorithms.em import expectation_maximization
-    from streamgmm.algorithms.moves import Rows, move_components
-    from streamgmm.algorithms.reading import Reader
+    from streamgmm.algorithms.batch.em import expectation_maximization
+    from streamgmm.algorithms.batch.split_merge import Rows, move_components
+    from streamgmm.algorithms.reads.reader import Reader
     from streamgmm.core.parameters import Parameters
     from streamgmm.executors.threads import ThreadExecutor
     from streamgmm.sources.sample import SampleSource

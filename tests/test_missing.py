@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import streamgmm
 from streamgmm import GaussianMixture
 from streamgmm.core.covariance import CovarianceType
-from streamgmm.core.expectation import Expectation
+from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError, NotFiniteError, ParameterError
@@ -329,7 +329,7 @@ def test_what_is_left_out_is_told_apart() -> None:
     rows[3, 1] = np.inf
     rows[4, 2] = 1e200
     parameters = start(max_iter=0).fit(complete(rows_with_gaps()))._parameters()
-    found = Expectation.prepare(parameters, Frame.of(parameters)).statistics(rows)
+    found = EStep.prepare(parameters, Frame.of(parameters)).statistics(rows)
     assert (found.n_rows, found.n_overflowing) == (2, 1)
     assert (found.n_not_finite, found.n_missing) == (3, 1)
 

@@ -16,7 +16,7 @@ from sklearn.exceptions import NotFittedError
 import streamgmm
 from streamgmm import GaussianMixture, OnlineGaussianMixture
 from streamgmm.core.covariance import CovarianceType
-from streamgmm.core.expectation import Expectation
+from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import (
@@ -64,7 +64,7 @@ def learn(model: OnlineGaussianMixture, rows: Rows, size: int = 250) -> OnlineGa
 
 
 def optimum(parameters: Parameters, rows: Rows) -> float:
-    prepared = Expectation.prepare(parameters, Frame.of(parameters))
+    prepared = EStep.prepare(parameters, Frame.of(parameters))
     return prepared.statistics(rows).mean_log_likelihood
 
 

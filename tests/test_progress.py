@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from streamgmm.algorithms.reading import announced
+from streamgmm.algorithms.reads.reader import announced
 from streamgmm.events import (
     ChunkDone,
     ComponentsDegenerate,

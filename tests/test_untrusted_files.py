@@ -24,7 +24,7 @@ from benchmarks.fuzz import checkpoints, models
 from benchmarks.fuzz.content import Content, described, npy
 from benchmarks.fuzz.trials import run
 from streamgmm import GaussianMixture, OnlineGaussianMixture
-from streamgmm.core.expectation import Expectation
+from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
@@ -396,7 +396,7 @@ def test_rows_and_statistics_of_another_size_are_refused(tmp_path: Path) -> None
 def test_statistics_check_themselves() -> None:
     parameters = random_parameters(np.random.default_rng(0), "full", K, D)
     frame = Frame.of(parameters)
-    found = Expectation.prepare(parameters, frame).statistics(rows())
+    found = EStep.prepare(parameters, frame).statistics(rows())
     found.check()
     for wrong in (
         replace(found, moments=found.moments[:, :-1]),
@@ -416,7 +416,7 @@ def test_statistics_check_themselves() -> None:
 # Kernels
 
 
-@pytest.mark.parametrize("prepared", [Expectation, IncompleteExpectation])
+@pytest.mark.parametrize("prepared", [EStep, IncompleteExpectation])
 def test_kernels_get_rows_and_weights_that_fit(prepared: Any) -> None:
     parameters = random_parameters(np.random.default_rng(0), "full", K, D)
     expectation = prepared.prepare(parameters, Frame.of(parameters))
@@ -437,7 +437,7 @@ def test_kernels_get_rows_and_weights_that_fit(prepared: Any) -> None:
 @pytest.mark.parametrize("kind", TYPES)
 def test_kernels_get_coefficients_that_agree(kind: Any) -> None:
     parameters = random_parameters(np.random.default_rng(0), kind, K, D)
-    whole = Expectation.prepare(parameters, Frame.of(parameters))
+    whole = EStep.prepare(parameters, Frame.of(parameters))
     whole.statistics(rows())
     for name, value in whole.coefficients._asdict().items():
         if not isinstance(value, np.ndarray) or name == "scatter_features":
@@ -706,7 +706,7 @@ def test_each_part_of_a_result_is_checked(tmp_path: Path) -> None:
 
 
 def test_results_of_another_size_are_not_those_of_this_fit() -> None:
-    from streamgmm.algorithms.reading import Reading
+    from streamgmm.algorithms.reads.reader import Reading
 
     random = np.random.default_rng(0)
     own = random_parameters(random, "full", K, D)

@@ -22,7 +22,7 @@ import zarr
 from numpy.typing import NDArray
 
 import streamgmm
-from streamgmm import GaussianMixture, OnlineGaussianMixture, persistence
+from streamgmm import GaussianMixture, OnlineGaussianMixture, ledger, persistence
 from streamgmm.errors import (
     DataError,
     ModelFileError,
@@ -30,14 +30,14 @@ from streamgmm.errors import (
     OutputError,
     ParameterError,
 )
-from streamgmm.estimators import growing, ledger
-from streamgmm.estimators.digest import RowDigest
 from streamgmm.events import BatchKnown, Event, FilesSkipped, RowsLearned
 from streamgmm.persistence import Record, read_record, write_record
 from streamgmm.progress import describe_update
 from streamgmm.protocols import Chunk
 from streamgmm.sources.files import natural_order
-from streamgmm.sources.streamed import tables_from
+from streamgmm.sources.pipe import tables_from
+from streamgmm.updates import appended_rows as growing
+from streamgmm.updates.row_digest import RowDigest
 from tests.failures.checkpoint import STEPS, in_a_fork, kill_at
 
 K, D = 2, 3

@@ -14,8 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from streamgmm.core.covariance import STRUCTURES
+from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters, count_parameters
-from streamgmm.core.sampling import draw
 
 Rows = NDArray[np.float64]
 

@@ -11,9 +11,9 @@ from sklearn.cluster import KMeans
 
 from benchmarks.reads.cells import Rows
 from streamgmm import GaussianMixture
-from streamgmm.algorithms.acceleration import accelerated_em
-from streamgmm.algorithms.reading import Reader
-from streamgmm.algorithms.search import Informant
+from streamgmm.algorithms.batch.accelerated_em import accelerated_em
+from streamgmm.algorithms.batch.sample_fit import Informant
+from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.covariance import STRUCTURES
 from streamgmm.core.parameters import Parameters, count_parameters
 from streamgmm.events import Event, ReadDone, SampleStage, StepScored

@@ -27,10 +27,10 @@ import joblib
 import numpy as np
 import xxhash
 
-from streamgmm.algorithms.em import Fit
-from streamgmm.algorithms.reading import Reading
-from streamgmm.algorithms.search import Stage
-from streamgmm.checkpoint.places import LOCK, Place, place_at
+from streamgmm.algorithms.batch.em import Fit
+from streamgmm.algorithms.batch.sample_fit import Stage
+from streamgmm.algorithms.reads.reader import Reading
+from streamgmm.checkpoint.storage import LOCK, Place, place_at
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import CheckpointError, ModelFileError, OutputError
 from streamgmm.events import CheckpointWritten, Listener, ReadDone

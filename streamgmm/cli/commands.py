@@ -403,7 +403,7 @@ def score(
     if output is not None:
         _write_rows(fitted, fitted.score_samples, source, output, resume, quiet)
         return
-    from streamgmm.estimators.fitted import mean_score
+    from streamgmm.estimators.base import mean_score
 
     with reporting(quiet) as listener:
         found = fitted.set_params(callbacks=[listener])._scored(source)
@@ -582,7 +582,7 @@ def update(
 
 def _standard_input(columns: list[str] | None) -> "Iterator[Source]":
     """The tables on standard input."""
-    from streamgmm.sources.streamed import tables_from
+    from streamgmm.sources.pipe import tables_from
 
     if sys.stdin is None:
         raise click.UsageError("Standard input is closed; DATA of - is read from there.")

@@ -18,7 +18,7 @@ from rich.table import Table
 from scipy.optimize import linear_sum_assignment
 
 import streamgmm
-from streamgmm.algorithms.reading import announced
+from streamgmm.algorithms.reads.reader import announced
 from streamgmm.core.covariance import variances
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import MissingPackageError, OutputError, ParameterError

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.covariance import Array, symmetric
-from streamgmm.core.expectation import Arithmetic, Expectation, Posterior, writable
+from streamgmm.core.e_step import Arithmetic, EStep, Posterior, writable
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.incomplete import KEPT, incomplete_posteriors, incomplete_statistics
 from streamgmm.core.kernels.tiles import PANEL, STRIDE
@@ -25,7 +25,7 @@ class IncompleteExpectation:
 
     Attributes
     ----------
-    complete : Expectation
+    complete : EStep
         For the rows without gaps.
     whitening : Whitening
 
@@ -34,17 +34,15 @@ class IncompleteExpectation:
     Ghahramani & Jordan (1994), Supervised learning from incomplete data via an EM approach.
     """
 
-    complete: Expectation
+    complete: EStep
     whitening: Whitening
 
     @classmethod
     def prepare(
         cls, parameters: Parameters, frame: Frame, arithmetic: Arithmetic = "auto"
     ) -> "IncompleteExpectation":
-        """Prepare a mixture; as :meth:`streamgmm.core.expectation.Expectation.prepare`."""
-        return cls(
-            Expectation.prepare(parameters, frame, arithmetic), Whitening.of(parameters, frame)
-        )
+        """Prepare a mixture; as :meth:`streamgmm.core.e_step.EStep.prepare`."""
+        return cls(EStep.prepare(parameters, frame, arithmetic), Whitening.of(parameters, frame))
 
     def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
         """Sufficient statistics of a chunk of rows, expected given the values that are there.

@@ -2,17 +2,14 @@
 
 Only this package may import scikit-learn, and of it only ``sklearn.base`` and its validation.
 Data that scikit-learn knows (arrays, lists, DataFrames) are validated by it; all else by its
-source. ``fitted`` holds what any fitted mixture can do, ``gaussian_mixture`` fits data that are
+source. ``base`` holds what any fitted mixture can do, ``gaussian_mixture`` fits data that are
 there, ``online_mixture`` data that keep coming; ``merging`` says which models go together;
 ``records`` and ``online_records`` turn models into what files hold, and ``loading`` gives them
-back. ``updating`` has a model in a file learn more, with a ``ledger`` of what it has learned:
-``model_files`` locks and loads or begins it, ``places`` are what the ledger knows tables by,
-``growing`` finds the rows of one that are new, and ``digest`` tells rows apart.
+back.
 """
 
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.loading import load
 from streamgmm.estimators.online_mixture import OnlineGaussianMixture
-from streamgmm.estimators.updating import update
 
-__all__ = ["GaussianMixture", "OnlineGaussianMixture", "load", "update"]
+__all__ = ["GaussianMixture", "OnlineGaussianMixture", "load"]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-import streamgmm
 from streamgmm.core.condition import (
     NARROW,
     Condition,
@@ -35,7 +34,7 @@ from streamgmm.events import SkippedRows
 _DESCRIBED, _NUMBERED, _NAMED = 3, 20, 5
 # Structures with fewer parameters than full covariances, the most flexible first.
 _SIMPLER: tuple[CovarianceType, ...] = ("diag", "tied", "spherical")
-_PACKAGE = str(Path(streamgmm.__file__).parent)
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 def condition_of(

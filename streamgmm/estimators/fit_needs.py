@@ -6,20 +6,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from streamgmm.algorithms.auto import fit_memory, plain_memory, survey_memory
-from streamgmm.algorithms.driver_memory import (
+from streamgmm.algorithms.batch.auto import fit_memory, plain_memory, survey_memory
+from streamgmm.algorithms.batch.sample_fit import Settings
+from streamgmm.algorithms.reads.memory import (
     EFFORTS,
     Effort,
     FitMemory,
     MixtureBytes,
     affordable,
 )
-from streamgmm.algorithms.online import block_rows
-from streamgmm.algorithms.reading import prepare, statistics_work
-from streamgmm.algorithms.search import Settings
+from streamgmm.algorithms.reads.reader import prepare, statistics_work
+from streamgmm.algorithms.stream.stream_state import block_rows
 from streamgmm.core.covariance import Array
 from streamgmm.core.frame import Frame
-from streamgmm.core.merging import Fitted
+from streamgmm.core.mixtures.merging import Fitted
 from streamgmm.core.parameters import Parameters
 from streamgmm.executors.memory import Budget, sample_bytes
 from streamgmm.protocols import Source, Work, data_bytes

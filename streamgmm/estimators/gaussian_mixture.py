@@ -15,21 +15,21 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import estimator_html_repr
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-from streamgmm.algorithms.auto import (
+from streamgmm.algorithms.batch.auto import (
     fit_from,
     fit_in_few_reads,
     sample_for_start,
     survey_for_fit,
 )
-from streamgmm.algorithms.driver_memory import Effort
-from streamgmm.algorithms.em import Fit, expectation_maximization
-from streamgmm.algorithms.initialization import Start
-from streamgmm.algorithms.reading import Reader
-from streamgmm.algorithms.row_sample import RowSample, sample_rows
-from streamgmm.algorithms.search import Settings
+from streamgmm.algorithms.batch.em import Fit, expectation_maximization
+from streamgmm.algorithms.batch.sample_fit import Settings
+from streamgmm.algorithms.reads.memory import Effort
+from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.algorithms.sampling.initialization import Start
+from streamgmm.algorithms.sampling.row_sample import RowSample, sample_rows
 from streamgmm.checkpoint import open_checkpoint
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
-from streamgmm.core.expectation import Arithmetic
+from streamgmm.core.e_step import Arithmetic
 from streamgmm.core.parameters import (
     PARAMETER_NAMES,
     ParameterName,
@@ -38,6 +38,7 @@ from streamgmm.core.parameters import (
 )
 from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
 from streamgmm.errors import DataError, ParameterError
+from streamgmm.estimators.base import FittedMixture
 from streamgmm.estimators.condition import (
     condition_of,
     warn,
@@ -47,7 +48,6 @@ from streamgmm.estimators.condition import (
 )
 from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, load_kernels, log_effort
-from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.numeric_limits import within_float64
 from streamgmm.estimators.outputs import refuse_overlap, refuse_unnamed_output
 from streamgmm.estimators.records import copy_fitted, to_record

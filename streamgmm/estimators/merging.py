@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from streamgmm.core.merging import Fitted
+from streamgmm.core.mixtures.merging import Fitted
 from streamgmm.errors import ParameterError
-from streamgmm.estimators.fitted import FittedMixture
+from streamgmm.estimators.base import FittedMixture
 from streamgmm.estimators.validation import check_is_fitted
 
 

@@ -11,18 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-from streamgmm.algorithms.initialization import Start
-from streamgmm.algorithms.online import Plan, Progress
-from streamgmm.algorithms.reading import Reader
-from streamgmm.algorithms.row_sample import RowSample, expected_shortfall
-from streamgmm.algorithms.search import Informant, Search, Settings
-from streamgmm.algorithms.stepwise import Schedule, Stepwise
+from streamgmm.algorithms.batch.sample_fit import Informant, Search, Settings
+from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.algorithms.sampling.initialization import Start
+from streamgmm.algorithms.sampling.row_sample import RowSample, expected_shortfall
+from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
+from streamgmm.algorithms.stream.stream_state import Plan, Progress
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
-from streamgmm.core.merging import Fitted, merge_mixtures, merging_loss
+from streamgmm.core.mixtures.merging import Fitted, merge_mixtures, merging_loss
 from streamgmm.core.parameters import Parameters, count_parameters
 from streamgmm.core.ridge import FitRidge, RegCovar, given_ridge
 from streamgmm.core.statistics import Statistics
 from streamgmm.errors import DataError, ParameterError
+from streamgmm.estimators.base import FittedMixture
 from streamgmm.estimators.condition import (
     condition_of,
     warn_of_condition,
@@ -36,9 +37,7 @@ from streamgmm.estimators.fit_needs import (
     refuse_merging,
     search_effort,
 )
-from streamgmm.estimators.fitted import FittedMixture
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
-from streamgmm.estimators.ledger import Ledger
 from streamgmm.estimators.merging import fitted_part, fitted_parts, refuse_size
 from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.online_records import to_online_record
@@ -47,6 +46,7 @@ from streamgmm.events import Event, Listener, SkippedRows
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import parse_bytes
 from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.ledger import Ledger
 from streamgmm.persistence import Record
 from streamgmm.protocols import Chunk, Missing, Source, all_chunks
 from streamgmm.sources.sample import SampleSource

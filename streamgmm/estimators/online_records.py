@@ -6,11 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from streamgmm.algorithms.held_rows import HeldRows
-from streamgmm.algorithms.online import Plan, Progress
-from streamgmm.algorithms.prequential import MOST_ENTRIES, ChangeTest, Score, ScoreRecord
-from streamgmm.algorithms.stepwise import Schedule, Stepwise
-from streamgmm.core.expectation import LARGEST_VALUE
+from streamgmm.algorithms.stream.change_detection import (
+    MOST_ENTRIES,
+    ChangeTest,
+    Score,
+    ScoreRecord,
+)
+from streamgmm.algorithms.stream.row_buffer import RowBuffer
+from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
+from streamgmm.algorithms.stream.stream_state import Plan, Progress
+from streamgmm.core.e_step import LARGEST_VALUE
 from streamgmm.core.parameters import Parameters
 from streamgmm.estimators.header_values import (
     amount,
@@ -22,9 +27,9 @@ from streamgmm.estimators.header_values import (
     truth,
     whole,
 )
-from streamgmm.estimators.ledger import Ledger
 from streamgmm.estimators.records import pack_settings, require_ridge, unpack_settings
 from streamgmm.events import SkippedRows
+from streamgmm.ledger import Ledger
 from streamgmm.persistence import (
     Record,
     pack_statistics,
@@ -64,7 +69,7 @@ def to_online_record(model: Any, progress: Progress | None) -> Record:
         "record": [progress.record.width, progress.record.last, *progress.record.entries],
     }
     for name in _HELD:
-        held: HeldRows | None = getattr(progress, name)
+        held: RowBuffer | None = getattr(progress, name)
         if held is not None and held.n_rows:
             arrays |= prefixed(f"{name}.", {"rows": held.rows, "weights": held.weights})
     header["progress"]["is_holding"] = progress.held is not None
@@ -200,14 +205,14 @@ def _change_test(content: Any) -> ChangeTest:
     )
 
 
-def _held(name: str, arrays: Mapping[str, Any]) -> HeldRows:
+def _held(name: str, arrays: Mapping[str, Any]) -> RowBuffer:
     if not arrays:
-        return HeldRows()
+        return RowBuffer()
     rows, weights = arrays["rows"], arrays["weights"]
     # NaN stands for a missing value.
     if np.any(np.abs(rows) > LARGEST_VALUE) or not np.all((weights > 0.0) & (weights < np.inf)):
         raise ValueError(f"its {name} rows hold values or weights that cannot be used")
-    return HeldRows(((rows, weights),), len(rows))
+    return RowBuffer(((rows, weights),), len(rows))
 
 
 def _pack_model(model: Stepwise) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,5 +2,5 @@
 
 Each executor merges by the same tree, whose shape depends on the number of chunks
 alone, so all of them give the same bits. May import ``streamgmm.protocols`` and below; Dask
-only in ``dask``, ``distributed``, ``cluster``, ``tasks`` and ``placement``.
+only in ``dask`` and ``cluster``.
 """

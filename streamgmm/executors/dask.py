@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from streamgmm.events import Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import Budget, sample_bytes
-from streamgmm.executors.merging import MergeTree, tree_depth
+from streamgmm.executors.merge_tree import MergeTree, tree_depth
 from streamgmm.executors.nesting import in_local_task
 from streamgmm.protocols import (
     NO_WORK,

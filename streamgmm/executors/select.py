@@ -52,7 +52,7 @@ def open_executor(
         from streamgmm.executors.dask import DaskExecutor
 
         return DaskExecutor(memory_limit)
-    from streamgmm.executors.distributed import DistributedExecutor
+    from streamgmm.executors.cluster.executor import DistributedExecutor
 
     return DistributedExecutor(client, memory_limit)
 
@@ -106,7 +106,7 @@ def _active_client() -> Any:
     # Without the package nobody has made one.
     if "distributed" not in sys.modules:
         return None
-    from streamgmm.executors.placement import active_client
+    from streamgmm.executors.cluster.detection import active_client
 
     return active_client()
 
@@ -116,6 +116,6 @@ def _is_on_a_cluster(source: Source) -> bool:
 
 
 def _can_be_read_elsewhere(source: Source) -> bool:
-    from streamgmm.executors.placement import can_be_read_elsewhere
+    from streamgmm.executors.cluster.detection import can_be_read_elsewhere
 
     return can_be_read_elsewhere(source)

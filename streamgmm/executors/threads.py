@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from streamgmm.errors import ParameterError
 from streamgmm.events import Listener
 from streamgmm.executors.blas import single_threaded_blas
+from streamgmm.executors.chunk_writing import write_chunk
 from streamgmm.executors.memory import Budget, sample_bytes
-from streamgmm.executors.merging import MergeTree, tree_depth
+from streamgmm.executors.merge_tree import MergeTree, tree_depth
 from streamgmm.executors.nesting import in_dask_task
-from streamgmm.executors.pieces import write_chunk
 from streamgmm.protocols import (
     NO_WORK,
     Chunk,

@@ -21,7 +21,7 @@ from streamgmm.sources.urls import FetchError
 from streamgmm.sources.values import ValueRules, usable
 
 if TYPE_CHECKING:
-    from streamgmm.sources.remote import RemoteFile
+    from streamgmm.sources.remote.filesystem import RemoteFile
 
 
 # At a URL the header of a .npy file is fetched at once.

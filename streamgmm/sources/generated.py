@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.sampling import draw
 from streamgmm.protocols import Chunk, Missing
 from streamgmm.sources.layout import regular_boundaries, rows_per_chunk
 

@@ -25,7 +25,7 @@ from streamgmm.sources.urls import FetchError
 from streamgmm.sources.values import ValueRules, marking_fill_value, usable, value_rules
 
 if TYPE_CHECKING:
-    from streamgmm.sources.remote import RemoteFile
+    from streamgmm.sources.remote.filesystem import RemoteFile
 
 # Small pieces that follow one another, as metadata and chunks do, are fetched at once.
 _READ_AHEAD_BYTES = 1 << 18

@@ -35,7 +35,7 @@ from streamgmm.sources.values import NO_RULES, ValueRules
 from streamgmm.sources.weighted import WeightedSource
 
 if TYPE_CHECKING:
-    from streamgmm.sources.remote import RemoteFile
+    from streamgmm.sources.remote.filesystem import RemoteFile
 
 _ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".he5", ".nc", ".nc4")
@@ -300,7 +300,7 @@ def _file(location: str, storage_options: Mapping[str, Any] | None = None) -> "P
         # Another process, or this one later, may be in another folder.
         return Path(location).absolute()
     with needed_by(without_credentials(location)):
-        from streamgmm.sources.remote import RemoteFile
+        from streamgmm.sources.remote.filesystem import RemoteFile
 
     return RemoteFile.at(location, storage_options)
 

@@ -33,7 +33,7 @@ from streamgmm.sources.urls import (
 )
 
 if TYPE_CHECKING:
-    from streamgmm.sources.remote import RetryingFileSystem
+    from streamgmm.sources.remote.filesystem import RetryingFileSystem
 
 # To look for the first list of a column without reading a whole row group.
 _BUFFER_BYTES = 1 << 16
@@ -356,7 +356,7 @@ def _filesystem(
         return LocalFileSystem(), LocalFileSystem._strip_protocol(location)
     # Only URLs need the packages that read them.
     with needed_by(without_credentials(location)):
-        from streamgmm.sources.remote import open_filesystem
+        from streamgmm.sources.remote.filesystem import open_filesystem
 
     return open_filesystem(location, storage_options)
 

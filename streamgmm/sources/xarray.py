@@ -43,7 +43,7 @@ from streamgmm.sources.values import (
 from streamgmm.sources.zarr import decoded_attributes, open_node
 
 if TYPE_CHECKING:
-    from streamgmm.sources.remote import RemoteFile
+    from streamgmm.sources.remote.filesystem import RemoteFile
 
 _logger = logging.getLogger("streamgmm")
 # Value of numbers that were never written, where a netCDF file does not choose another.

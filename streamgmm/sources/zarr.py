@@ -29,7 +29,7 @@ from streamgmm.sources.layout import (
     regular_boundaries,
     rows_per_chunk,
 )
-from streamgmm.sources.loops import OneThreadLoop, in_event_loop
+from streamgmm.sources.remote.event_loop import OneThreadLoop, in_event_loop
 from streamgmm.sources.urls import FetchError, is_url, without_credentials
 from streamgmm.sources.values import ValueRules, marking_fill_value, usable, value_rules
 
@@ -244,7 +244,7 @@ def store_at(
     if not is_url(location):
         return location
     with needed_by(without_credentials(location)):
-        from streamgmm.sources.remote import open_filesystem
+        from streamgmm.sources.remote.filesystem import open_filesystem
 
     filesystem, path = open_filesystem(location, storage_options, asynchronous=True)
     return RemoteStore(filesystem, read_only=True, path=path.rstrip("/"))

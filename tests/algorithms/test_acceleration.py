@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.acceleration import accelerated_em
-from streamgmm.algorithms.em import Fit, expectation_maximization
-from streamgmm.algorithms.reading import Reader
-from streamgmm.algorithms.search import Informant
+from streamgmm.algorithms.batch.accelerated_em import accelerated_em
+from streamgmm.algorithms.batch.em import Fit, expectation_maximization
+from streamgmm.algorithms.batch.sample_fit import Informant
+from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.covariance import Array, CovarianceType
-from streamgmm.core.expectation import Expectation
+from streamgmm.core.e_step import EStep
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.parameters import Parameters
 from streamgmm.events import ComponentsDegenerate, Event, ReadDone
@@ -249,7 +249,7 @@ def test_the_end_is_what_a_fresh_read_finds(covariance_type: CovarianceType) -> 
     rows, start = planted(covariance_type, 1.5)
     found = run(rows, start).fit
     assert found.statistics is not None
-    again = Expectation.prepare(found.parameters, found.statistics.frame)
+    again = EStep.prepare(found.parameters, found.statistics.frame)
     chunks = [again.statistics(part) for part in np.split(rows, 5)]
     merged = chunks[0]
     for chunk in chunks[1:]:

@@ -8,8 +8,8 @@ import pytest
 import sklearn.mixture
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.em import Fit, expectation_maximization
-from streamgmm.algorithms.reading import Reader
+from streamgmm.algorithms.batch.em import Fit, expectation_maximization
+from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError
 from streamgmm.events import ComponentsDegenerate, Event

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from streamgmm.algorithms.em import expectation_maximization
-from streamgmm.algorithms.reading import Reader
+from streamgmm.algorithms.batch.em import expectation_maximization
+from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.covariance import Array, CovarianceType
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters

@@ -8,8 +8,8 @@ import sklearn.cluster
 import sklearn.mixture
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.initialization import Start, initialize
-from streamgmm.algorithms.row_sample import RowSample
+from streamgmm.algorithms.sampling.initialization import Start, initialize
+from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.core.covariance import STRUCTURES, CovarianceType
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError, ParameterError

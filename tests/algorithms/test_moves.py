@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgmm.algorithms.em import Fit, expectation_maximization
-from streamgmm.algorithms.moves import Rows, move_components
-from streamgmm.algorithms.reading import Reader
+from streamgmm.algorithms.batch.em import Fit, expectation_maximization
+from streamgmm.algorithms.batch.split_merge import Rows, move_components
+from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.covariance import Array, CovarianceType
-from streamgmm.core.expectation import Expectation
+from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.executors.threads import ThreadExecutor
@@ -152,7 +152,7 @@ def test_few_distinct_rows_do_no_harm(covariance_type: CovarianceType, n_distinc
         fit = em(sample, start, 5, reg_covar=1e-6)
         found = moved(sample, fit, reg_covar=1e-6).parameters
     assert np.isfinite(found.means).all()
-    scores = Expectation.prepare(found, Frame.of(found)).posterior(rows).scores
+    scores = EStep.prepare(found, Frame.of(found)).posterior(rows).scores
     assert np.isfinite(scores).all()
 
 
@@ -171,7 +171,7 @@ def test_rows_in_blocks_say_what_they_say_together(
         stuck = em(sample, poor_start(truth), 20)
         together = moved(sample, stuck).parameters
         # Seven rows at a time, or so.
-        monkeypatch.setattr("streamgmm.algorithms.moves._BLOCK_BYTES", 8 * 6 * 64)
+        monkeypatch.setattr("streamgmm.algorithms.batch.split_merge._BLOCK_BYTES", 8 * 6 * 64)
         apart = moved(sample, stuck).parameters
     assert np.linalg.norm(together.means - stuck.parameters.means) > 1.0
     for name in ("weights", "means", "covariances"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from streamgmm.algorithms.prequential import ChangeTest, Score, ScoreRecord
+from streamgmm.algorithms.stream.change_detection import ChangeTest, Score, ScoreRecord
 
 
 def test_a_record_has_an_entry_for_each_score_until_there_are_many() -> None:

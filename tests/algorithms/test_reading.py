@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from streamgmm.algorithms.reading import Reader
+from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.events import ChunkDone, Event, ReadDone, ReadStarted
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.protocols import Chunk, Work

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.reading import Reader
-from streamgmm.algorithms.row_sample import (
+from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.algorithms.sampling.row_sample import (
     Draw,
     RowSample,
     SampleDesign,

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from streamgmm.algorithms.scoring import score
+from streamgmm.algorithms.batch.trust_region import score
 from streamgmm.core.covariance import Array, CovarianceType
-from streamgmm.core.expectation import Expectation
+from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Information, Tangent
 from tests.core.cases import TYPES, draw, random_parameters
@@ -19,7 +19,7 @@ def some_information(covariance_type: CovarianceType, spread: float = 1.5) -> In
     parameters = random_parameters(rng, covariance_type, 3, 2, spread=spread)
     rows = draw(rng, parameters, 2000)
     frame = Frame.of(parameters)
-    found = Expectation.prepare(parameters, frame).posterior(rows, with_responsibilities=True)
+    found = EStep.prepare(parameters, frame).posterior(rows, with_responsibilities=True)
     tangent = Tangent(parameters, frame)
     return Information.estimate(tangent, rows, np.ones(len(rows)), found.responsibilities)
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.initialization import Start
-from streamgmm.algorithms.reading import Reader
-from streamgmm.algorithms.row_sample import RowSample
-from streamgmm.algorithms.search import Informant, Search, Settings
+from streamgmm.algorithms.batch.sample_fit import Informant, Search, Settings
+from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.algorithms.sampling.initialization import Start
+from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.core.covariance import Array, CovarianceType
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Tangent
@@ -259,7 +259,7 @@ def test_informing_rows_may_be_many(monkeypatch: pytest.MonkeyPatch) -> None:
     vector = rng.normal(size=len(tangent.free))
     whole = Informant(rows, weights)(tangent)
     # As many as are looked at at once: here, in blocks.
-    monkeypatch.setattr("streamgmm.algorithms.search._SHARES_AT_ONCE", 1000)
+    monkeypatch.setattr("streamgmm.algorithms.batch.sample_fit._SHARES_AT_ONCE", 1000)
     found = Informant(rows, weights)(tangent)
     few = Informant(rows, weights, most_bytes=100_000)(tangent)
     assert whole is not None

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from streamgmm.algorithms.stepwise import Schedule, Stepwise
+from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
 from streamgmm.core.covariance import CovarianceType
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize

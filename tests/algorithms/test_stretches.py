@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamgmm.algorithms.stretches import complete
+from streamgmm.algorithms.reads.partial_reads import complete
 from streamgmm.protocols import PartialRead
 from tests.executors.conformance import Text, bracketed
 

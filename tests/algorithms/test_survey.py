@@ -15,10 +15,10 @@ import zarr
 from numpy.typing import DTypeLike, NDArray
 
 import streamgmm
-from streamgmm.algorithms.pilot import Explanation, Pilot, take_pilot
-from streamgmm.algorithms.reading import Reader
-from streamgmm.algorithms.survey import Survey, survey
-from streamgmm.core.expectation import Expectation
+from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.algorithms.sampling.pilot import Explanation, Pilot, take_pilot
+from streamgmm.algorithms.sampling.survey import Survey, survey
+from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import MemoryLimitError, NotFiniteError
@@ -373,7 +373,7 @@ def test_company_does_not_decide_near_the_threshold() -> None:
     parameters = Parameters.create(
         "diag", np.full(2, 0.5), np.array([[0.0, 0.0], [1.0, 1.0]]), np.full((2, 2), 1e-4)
     )
-    expectation = Expectation.prepare(parameters, Frame.of(parameters))
+    expectation = EStep.prepare(parameters, Frame.of(parameters))
     rows = np.random.default_rng(0).normal(0.0, 0.02, size=(500, 2))
     alone = np.array([expectation.posterior(rows[[i]]).scores[0] for i in range(len(rows))])
     outlier = np.full((1, 2), 1e6)

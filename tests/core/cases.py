@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
-from streamgmm.core.expectation import Expectation
+from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF
 from streamgmm.core.kernels.tiles import BLOCK
@@ -61,10 +61,10 @@ def rotation(d: int, rng: np.random.Generator) -> Array:
     return np.linalg.qr(rng.normal(size=(d, d)))[0]
 
 
-def prepare(parameters: Parameters, rows: NDArray[np.generic] | None = None) -> Expectation:
+def prepare(parameters: Parameters, rows: NDArray[np.generic] | None = None) -> EStep:
     """The mixture in its own frame."""
     dtype = np.float64 if rows is None else rows.dtype
-    return Expectation.prepare(parameters, Frame.of(parameters, dtype))
+    return EStep.prepare(parameters, Frame.of(parameters, dtype))
 
 
 def em_step(
@@ -80,7 +80,7 @@ def em_step(
     return maximize(statistics, parameters, reg_covar=reg_covar, fixed=fixed)  # type: ignore[arg-type]
 
 
-def density_bounds(expectation: Expectation, rows: Array) -> Iterator[Array]:
+def density_bounds(expectation: EStep, rows: Array) -> Iterator[Array]:
     """√F u |θ_k| φ(max |z|) of each block of rows: (packed components,), from the formula."""
     coefficients = expectation.coefficients
     d = coefficients.origin.size

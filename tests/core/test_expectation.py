@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamgmm.core.covariance import Array, CovarianceType
-from streamgmm.core.expectation import Expectation, Posterior
+from streamgmm.core.e_step import EStep, Posterior
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
@@ -33,7 +33,7 @@ COUNTS = ("n_rows", "n_overflowing", "n_not_finite")
 
 
 def assert_rows_are_right(
-    expectation: Expectation, rows: NDArray[np.generic], parameters: Parameters
+    expectation: EStep, rows: NDArray[np.generic], parameters: Parameters
 ) -> Posterior:
     """Scores to 1e-8 (and the spacing of large scores), responsibilities, labels, sums."""
     model = naive.of(parameters)
@@ -55,11 +55,11 @@ def assert_rows_are_right(
     return posterior
 
 
-def without_recomputing(expectation: Expectation) -> Expectation:
+def without_recomputing(expectation: EStep) -> EStep:
     return replace(expectation, coefficients=expectation.coefficients._replace(tolerance=np.inf))
 
 
-def largest_bound(expectation: Expectation, rows: Array) -> float:
+def largest_bound(expectation: EStep, rows: Array) -> float:
     return max(float(bounds.max(initial=0.0)) for bounds in density_bounds(expectation, rows))
 
 
@@ -397,7 +397,7 @@ CAST_TYPES = [
 ]  # fmt: skip
 
 
-def assert_same_rows(expectation: Expectation, rows: NDArray[np.generic]) -> None:
+def assert_same_rows(expectation: EStep, rows: NDArray[np.generic]) -> None:
     """The same bits as from a float64 C-ordered copy."""
     copy = np.array(rows, dtype=np.float64, order="C")
     weights = np.linspace(0.5, 1.5, len(rows))
@@ -760,7 +760,7 @@ def test_a_frame_of_other_parameters_is_served_or_refused(
         parameters.covariances * 1.5,
     )
     try:
-        expectation = Expectation.prepare(parameters, Frame.of(earlier))
+        expectation = EStep.prepare(parameters, Frame.of(earlier))
     except ValueError:
         return
     found = maximize(expectation.statistics(rows), parameters).parameters

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from streamgmm.core.covariance import Array, CovarianceType
-from streamgmm.core.expectation import Expectation
+from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.maximization import maximize
@@ -250,7 +250,7 @@ def test_rows_without_gaps_are_as_ever(covariance_type: CovarianceType) -> None:
     rng = np.random.default_rng(8)
     parameters = random_parameters(rng, covariance_type, 3, 4)
     rows = draw(rng, parameters, 200)
-    plain = Expectation.prepare(parameters, Frame.of(parameters))
+    plain = EStep.prepare(parameters, Frame.of(parameters))
     np.testing.assert_array_equal(
         prepared(parameters).statistics(rows).moments, plain.statistics(rows).moments
     )

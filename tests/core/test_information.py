@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgmm.core.covariance import Array, CovarianceType, upper_triangle
-from streamgmm.core.expectation import Expectation
+from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.information import Information, Tangent
@@ -284,7 +284,7 @@ def test_sizes_are_standard_deviations(covariance_type: CovarianceType) -> None:
 def information(
     tangent: Tangent, rows: Array, weights: Array, *, damped: bool = False
 ) -> Information:
-    expectation = Expectation.prepare(tangent.parameters, tangent.frame)
+    expectation = EStep.prepare(tangent.parameters, tangent.frame)
     shares = expectation.posterior(rows, with_responsibilities=True).responsibilities
     found = Information.estimate(tangent, rows, weights, shares)
     return found if damped else replace(found, damping=np.zeros_like(found.damping))
@@ -427,12 +427,12 @@ def test_information_is_what_em_leaves_of_a_step(covariance_type: CovarianceType
     frame = Frame.of(parameters)
     tangent = Tangent(parameters, frame)
     found = information(tangent, rows, np.ones(len(rows)))
-    statistics = Expectation.prepare(parameters, frame).statistics(rows)
+    statistics = EStep.prepare(parameters, frame).statistics(rows)
 
     def image(step: Array) -> Array:
         """Where EM leads from a step away."""
         start = maximize(tangent.moved(step, statistics), parameters).parameters
-        return tangent.gradient(Expectation.prepare(start, frame).statistics(rows))
+        return tangent.gradient(EStep.prepare(start, frame).statistics(rows))
 
     h = 1e-4
     for seed in range(6):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgmm.core.covariance import Array, CovarianceType
-from streamgmm.core.merging import Fitted, merge_mixtures, merging_loss, pooled
+from streamgmm.core.mixtures.merging import Fitted, merge_mixtures, merging_loss, pooled
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import COUNTS
 from tests import naive

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgmm.core.covariance import Array, CovarianceType
+from streamgmm.core.mixtures.reduction import merged_pairs, merging_bounds, reduce_components
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.reduction import merged_pairs, merging_bounds, reduce_components
 from tests import naive
 from tests.core.cases import TYPES, random_parameters
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamgmm.core.covariance import Array, CovarianceType
-from streamgmm.core.expectation import Expectation
+from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.screening import FEW, MANY_FEATURES
 from streamgmm.core.kernels.tiles import BLOCK
@@ -26,8 +26,8 @@ from tests.core.cases import TYPES, draw, random_parameters
 SIZES = {"full": 16, "tied": 130, "diag": 70, "spherical": 130}
 
 
-def expectation(parameters: Parameters, arithmetic: str) -> Expectation:
-    return Expectation.prepare(parameters, Frame.of(parameters), arithmetic)  # type: ignore[arg-type]
+def expectation(parameters: Parameters, arithmetic: str) -> EStep:
+    return EStep.prepare(parameters, Frame.of(parameters), arithmetic)  # type: ignore[arg-type]
 
 
 def assert_same_sums(one: Statistics, other: Statistics) -> None:

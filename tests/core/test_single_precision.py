@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streamgmm import GaussianMixture
 from streamgmm.core.covariance import CovarianceType
-from streamgmm.core.expectation import Arithmetic, Expectation
+from streamgmm.core.e_step import Arithmetic, EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.tiles import BLOCK
 from streamgmm.core.maximization import maximize
@@ -121,7 +121,7 @@ def measured(
     parameters: Parameters, rows: NDArray[np.generic], arithmetic: Arithmetic
 ) -> tuple[float, Errors]:
     """The part of densities that are from float32, and errors against the oracle."""
-    prepared = Expectation.prepare(parameters, Frame.of(parameters, rows.dtype), arithmetic)
+    prepared = EStep.prepare(parameters, Frame.of(parameters, rows.dtype), arithmetic)
     statistics = prepared.statistics(rows)
     found, model = maximize(statistics, parameters).parameters, naive.of(parameters)
     expected = naive.em_step(rows, model)
@@ -175,11 +175,11 @@ def test_sums_are_float32_block_by_block(kind: CovarianceType) -> None:
     rows[7] = np.nan
     weights = rng.uniform(0.0, 2.0, len(rows))
     frame = Frame.of(parameters, np.float32)
-    single = Expectation.prepare(parameters, frame, "float32")
+    single = EStep.prepare(parameters, frame, "float32")
     assert single.sums_single
     found = single.statistics(rows, weights)
     assert found.n_single == 3 * (len(rows) - BLOCK)
-    expected = Expectation.prepare(parameters, frame, "float64").statistics(rows, weights)
+    expected = EStep.prepare(parameters, frame, "float64").statistics(rows, weights)
     assert (found.n_rows, found.n_missing) == (expected.n_rows, expected.n_missing)
     assert found.weight == pytest.approx(expected.weight, rel=1e-12)
     assert found.mean_log_likelihood == pytest.approx(expected.mean_log_likelihood, abs=1e-5)

@@ -32,9 +32,9 @@ from streamgmm.errors import (
     ParameterError,
 )
 from streamgmm.events import CheckpointWritten, ChunkDone, Event, ReadStarted
+from streamgmm.executors.cluster.chunk_groups import group_size
+from streamgmm.executors.cluster.executor import DistributedExecutor
 from streamgmm.executors.dask import DaskExecutor
-from streamgmm.executors.distributed import DistributedExecutor
-from streamgmm.executors.groups import group_size
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record, read_record

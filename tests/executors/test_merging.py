@@ -13,7 +13,7 @@ from streamgmm.executors.memory import (
     process_bytes,
     resolve_limit,
 )
-from streamgmm.executors.merging import MergeTree, tree_depth
+from streamgmm.executors.merge_tree import MergeTree, tree_depth
 from tests.executors.conformance import Text, bracketed
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from streamgmm import GaussianMixture
-from streamgmm.checkpoint import places
+from streamgmm.checkpoint import storage as places
 from streamgmm.persistence import read_record
 from tests.sources.chunked import ChunkedSource
 

@@ -18,8 +18,8 @@ import pytest
 from streamgmm import GaussianMixture
 from streamgmm import open as open_data
 from streamgmm.errors import DataError
-from streamgmm.sources import retrying
 from streamgmm.sources.parquet import ParquetSource
+from streamgmm.sources.remote import retrying
 from tests.sources.conformance import Case, SourceConformance, table
 
 # Enough for chunks of 65536 rows and a remainder.

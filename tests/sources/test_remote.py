@@ -37,8 +37,9 @@ from streamgmm import GaussianMixture
 from streamgmm import open as open_data
 from streamgmm.errors import DataError
 from streamgmm.protocols import Source
-from streamgmm.sources import remote, retrying
-from streamgmm.sources.retrying import causes_of, may_pass
+from streamgmm.sources.remote import filesystem as remote
+from streamgmm.sources.remote import retrying
+from streamgmm.sources.remote.retrying import causes_of, may_pass
 from streamgmm.sources.urls import split, suffix, without_credentials
 from tests.object_store import object_store
 from tests.sources.conformance import Case, SourceConformance, table

@@ -8,7 +8,7 @@ import pytest
 
 from streamgmm.errors import DataError
 from streamgmm.sources.open import open_source
-from streamgmm.sources.streamed import tables_from
+from streamgmm.sources.pipe import tables_from
 
 TABLE = pyarrow.table(
     {

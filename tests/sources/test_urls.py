@@ -7,9 +7,9 @@ import pytest
 
 import streamgmm
 from streamgmm import GaussianMixture
-from streamgmm.estimators.ledger import Ledger, Position
-from streamgmm.estimators.places import Place
+from streamgmm.ledger import Ledger, Position
 from streamgmm.sources.urls import without_credentials
+from streamgmm.updates.table_key import TableKey
 
 # URLs, and what may be shown of them. Every secret has SECRET in it.
 URLS = {
@@ -103,7 +103,7 @@ def test_no_secret_shows_in_a_model_or_its_ledger(url: str, tmp_path: Path) -> N
         assert "SECRET" not in shown
     # The setting itself stays.
     assert model.get_params()["checkpoint"] == url
-    place = Place.of(url, {})
+    place = TableKey.of(url, {})
     ledger = place.noted(Ledger(), Position(1, ""))
     assert "SECRET" not in str(ledger.to_header())
 

@@ -25,7 +25,7 @@ from zarr.storage import MemoryStore
 import streamgmm
 from streamgmm import GaussianMixture
 from streamgmm import open as open_data
-from streamgmm.algorithms.glance import _chunks_of
+from streamgmm.algorithms.sampling.systematic_sample import _chunks_of
 from streamgmm.errors import DataError
 from streamgmm.sources.weighted import WeightedSource
 from streamgmm.sources.xarray import XarraySource, open_netcdf, open_zarr, weights_of

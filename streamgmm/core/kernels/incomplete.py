@@ -454,7 +454,7 @@ def incomplete_posteriors(
     scores, labels, responsibilities
         As of :func:`~streamgmm.core.kernels.mixture.e_step`.
     imputed : (n, D) float64, or (0, D)
-        Expectation of the missing values given the others; 0 elsewhere and in rows that overflow.
+        EStep of the missing values given the others; 0 elsewhere and in rows that overflow.
     """
     n_rows, n_features = rows.shape
     scores, labels = np.empty(n_rows), np.empty(n_rows, np.int64)

@@ -1,0 +1,409 @@
+"""Exact EM in few reads: each step goes further than EM's, and none may lower the objective.
+
+A read gives the log-likelihood and its gradient at the parameters it was made with. How far to go
+along that gradient is asked of the information of some rows in memory (Fisher scoring); what this
+leaves is extrapolated from the reads before (Anderson).
+"""
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from streamgmm.algorithms.batch.anderson import Anderson
+from streamgmm.algorithms.batch.em import Fit
+from streamgmm.algorithms.batch.trust_region import MOST_PRODUCTS, Scoring, score
+from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.core.covariance import Array, blocks
+from streamgmm.core.frame import Frame
+from streamgmm.core.information import Information, Tangent
+from streamgmm.core.maximization import Maximum, maximize
+from streamgmm.core.parameters import ParameterName, Parameters
+from streamgmm.core.ridge import relative_ridge
+from streamgmm.core.statistics import Statistics
+from streamgmm.events import ComponentsDegenerate, StepScored
+
+_ORDER = 8
+# How far a component may move in a step, in its own standard deviations: at first, at most, and
+# at least if EM's own step is not to be taken instead.
+_RADIUS, _LARGEST_RADIUS, _SMALLEST_RADIUS = 0.5, 1.0, 0.02
+# A step is as good as its model if it gains this part of what was foretold; bad below the other.
+_GOOD, _BAD = 0.75, 0.25
+# Smallest eigenvalue of a new covariance in units of the old one, and smallest part of its mass
+# that a component may keep, in a step that is not EM's own.
+_LEAST_COVARIANCE, _LEAST_MASS = 0.1, 0.1
+# What remains to be gained may be so many times what is foretold.
+_CAUTION = 2.0
+# Part of the tolerance that EM's own step gains at most where nothing is left to be gained.
+_NEGLIGIBLE = 1e-6
+# Reads that may gain less than the tolerance together before no more is expected.
+_PATIENCE = 5
+# Of an objective, what is taken for rounding.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class _Point:
+    """Parameters that were read with, and what the read said.
+
+    Attributes
+    ----------
+    parameters : Parameters
+    statistics : Statistics
+    maximum : Maximum or None
+        EM's own step; None where it is no longer kept, and made again if it is wanted.
+    tangent : Tangent
+    gradient : ndarray of shape (p,)
+    information : Information or None
+    """
+
+    parameters: Parameters
+    statistics: Statistics
+    maximum: Maximum | None
+    tangent: Tangent
+    gradient: Array
+    information: Information | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Proposal:
+    """Parameters to be read with next.
+
+    Attributes
+    ----------
+    parameters : Parameters
+    kind : {"em", "scoring", "anderson", "leap"}
+    step : Scoring or None
+        That it was made from.
+    """
+
+    parameters: Parameters
+    kind: str
+    step: Scoring | None = None
+
+
+def accelerated_em(
+    reader: Reader,
+    start: Parameters,
+    *,
+    tol: float,
+    max_iter: int,
+    reg_covar: float | Array,
+    fixed: Collection[ParameterName] = (),
+    informed_by: Callable[[Tangent], Information | None] | None = None,
+    order: int = _ORDER,
+    most_products: int = MOST_PRODUCTS,
+    leap: Parameters | None = None,
+) -> Fit:
+    """EM from given parameters until what remains to be gained is foretold to be below ``tol``.
+
+    The parameters that are returned are the best that were read with, and the last log-likelihood
+    is theirs.
+
+    Parameters
+    ----------
+    reader : Reader
+    start : Parameters
+    tol : float
+        Nats a row.
+    max_iter : int
+        Bound on reads.
+    reg_covar : float or ndarray of shape (D,)
+        Added to the diagonal of each covariance, in squared units of the columns.
+    fixed : collection of {"weights", "means", "covariances"}
+        Held at their starting values.
+    informed_by : callable, optional
+        Gives the information of some rows about parameters, or None if they are too few. Without
+        it Anderson extrapolation has to do alone.
+    order : int
+        Reads before that are extrapolated from.
+    most_products : int
+        Work on these rows that a read is worth, in passes over them.
+    leap : Parameters, optional
+        To be read with after the start, if there is anything to be gained; a step like any other,
+        that is not kept if it is a loss.
+
+    Returns
+    -------
+    Fit
+
+    References
+    ----------
+    Le Cam (1956): one step of scoring with all data, from an estimate that is good to the order of
+    1/√N, is as good as the maximum likelihood estimate. van der Vaart, Asymptotic Statistics
+    (1998), section 5.7.
+    """
+    ascent = _Ascent(
+        reader, start, tol, reg_covar, frozenset(fixed), informed_by, order, most_products
+    )
+    log_likelihoods: list[float] = []
+    gains: list[float] = []
+    degenerate: set[int] = set()
+    proposal = _Proposal(start, "em")
+    best: _Point | None = None
+    converged = False
+    n_iterations = 0
+    while n_iterations < max_iter and not converged:
+        n_iterations += 1
+        point = ascent.read(proposal.parameters, best, n_iterations)
+        gain = ascent.gain(best, point.parameters, point.statistics)
+        if best is not None and not _is_ascent(gain, best):
+            if proposal.kind == "em":
+                # EM itself goes no further: what it lowers is rounding, or the ridge's doing.
+                converged = -gain < tol
+                break
+            proposal = ascent.retreat(best, proposal)
+            gains.append(0.0)
+            converged = _has_stalled(gains, tol)
+            del point
+            continue
+        ascent.learn(proposal, gain)
+        best = None
+        log_likelihoods.append(point.statistics.mean_log_likelihood)
+        maximum = ascent.maximum(point)
+        lost = {*maximum.empty, *maximum.collapsed}
+        if lost:
+            degenerate |= lost
+            proposal, converged = ascent.restart(maximum), gain < tol
+        else:
+            proposal, remaining = ascent.advance(point, gain)
+            is_stationary = 0.5 * float(point.gradient @ point.gradient) < _NEGLIGIBLE * tol
+            converged = is_stationary or _CAUTION * remaining < tol
+            if leap is not None:
+                proposal, leap = ascent.leap(leap), None
+        best = replace(point, maximum=None)
+        del point, maximum
+        gains.append(gain)
+        converged = converged or _has_stalled(gains, tol)
+    if best is None:
+        return Fit(start)
+    return Fit(
+        best.parameters,
+        best.statistics,
+        log_likelihoods,
+        converged,
+        frozenset(degenerate),
+        n_iterations,
+    )
+
+
+def _is_ascent(gain: float, best: _Point) -> bool:
+    """Whether a step from a point has not lost more than rounding."""
+    return gain >= -_ROUNDING * max(1.0, abs(best.statistics.mean_log_likelihood))
+
+
+def _has_stalled(gains: list[float], tol: float) -> bool:
+    """Whether the last reads together have gained less than the tolerance.
+
+    Along a curved valley what is foretold may stay large for ever.
+    """
+    return len(gains) > _PATIENCE and sum(gains[-_PATIENCE:]) < tol
+
+
+def _narrowness(parameters: Parameters, ridge: float | Array) -> Array:
+    """Return tr(diag(ridge) Σ⁻¹) of each component, (K,), or of tied, (1,)."""
+    inverse = parameters.stacked(parameters.inverse_factors)
+    if inverse.ndim == 2:
+        traces: Array = (np.square(inverse) * ridge).sum(axis=1)
+        return traces
+    return np.array([(np.square(one) * ridge).ravel().sum() for one in inverse])
+
+
+class _Ascent:
+    """What is remembered from read to read: the frame, the trust region, the iterates.
+
+    Parameters are those of :func:`accelerated_em`.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        start: Parameters,
+        tol: float,
+        reg_covar: float | Array,
+        fixed: frozenset[ParameterName],
+        informed_by: Callable[[Tangent], Information | None] | None,
+        order: int,
+        most_products: int,
+    ) -> None:
+        self._reader, self._tol = reader, tol
+        self._reg_covar, self._fixed = reg_covar, fixed
+        self._informed_by, self._most_products = informed_by, most_products
+        self._anderson = Anderson(order)
+        self._radius = _RADIUS
+        self._origin: Tangent | None = None
+        self._frame: Frame
+        self._rebase(start)
+
+    def read(self, parameters: Parameters, best: _Point | None, iteration: int) -> _Point:
+        """Read with parameters."""
+        if not self._frame.resolves(parameters):
+            self._rebase(parameters)
+        statistics, maximum = self._read("iteration", parameters, best, iteration)
+        if not self._frame.resolves(maximum.parameters):
+            # Covariances far narrower than foretold: again, in coordinates that show them.
+            self._rebase(maximum.parameters)
+            statistics, maximum = self._read("refinement", parameters, best, iteration)
+        tangent = Tangent(parameters, self._frame, self._fixed)
+        return _Point(
+            parameters,
+            statistics,
+            maximum,
+            tangent,
+            tangent.gradient(statistics, self._reg_covar),
+            self._informed_by(tangent) if self._informed_by else None,
+        )
+
+    def gain(self, best: _Point | None, parameters: Parameters, statistics: Statistics) -> float:
+        """Return what a step has gained of what EM with a ridge ascends; inf for the first.
+
+        In nats per row. EM with a ridge ascends the log-likelihood less ½ Σ π_k tr(R Σ_k⁻¹) with
+        R = diag(reg_covar), where π_k does not move: the E-step does not depend on the ridge, so a
+        change of weights is neither charged nor credited for it.
+        """
+        if best is None:
+            return math.inf
+        weights = 0.5 * (best.parameters.weights + parameters.weights)
+        largest, relative = relative_ridge(self._reg_covar)
+        narrower = _narrowness(parameters, relative) - _narrowness(best.parameters, relative)
+        held = 0.5 * largest * float(np.sum(weights * narrower))
+        return statistics.mean_log_likelihood - best.statistics.mean_log_likelihood - held
+
+    def advance(self, point: _Point, gain: float) -> tuple[_Proposal, float]:
+        """Where to read next, and what remains to be gained, nats a row.
+
+        Parameters
+        ----------
+        point : _Point
+        gain : float
+            Of the last step.
+        """
+        proposal, step, image = self._by_scoring(point)
+        if self._origin is None:
+            self._origin = point.tangent
+        still = point.tangent.moved(np.zeros_like(step.step), point.statistics)
+        residual = self._origin.gradient(image) - self._origin.gradient(still)
+        is_first = len(self._anderson) == 0
+        extrapolated = self._anderson.extrapolate(image, residual)
+        if is_first:
+            return proposal, step.remaining
+        ascent = float(point.gradient @ point.tangent.gradient(extrapolated))
+        parameters = _admissible(point, extrapolated) if ascent > 0.0 else None
+        if parameters is None:
+            self._anderson.clear()
+            return proposal, step.remaining
+        remaining = step.remaining
+        if point.information is None:
+            # The reads before show only some directions; along others as much again may remain.
+            remaining = max(0.5 * ascent, gain)
+        return _Proposal(parameters, "anderson", step), remaining
+
+    def leap(self, parameters: Parameters) -> _Proposal:
+        """To read next with parameters that are no step from where this is."""
+        self._anderson.clear()
+        return _Proposal(parameters, "leap")
+
+    def retreat(self, best: _Point, rejected: _Proposal) -> _Proposal:
+        """Where to read next after a step from the best point has been rejected."""
+        self._anderson.clear()
+        if rejected.kind == "scoring" and rejected.step is not None:
+            self._radius = 0.25 * min(self._radius, best.tangent.size(rejected.step.step))
+        return self._by_scoring(best)[0]
+
+    def _by_scoring(self, point: _Point) -> tuple[_Proposal, Scoring, Statistics]:
+        """The step of scoring, or that of EM where there is no information or it is of no use.
+
+        Also what it was made from: the move, and the statistics that it leads to.
+        Far from an optimum EM, which needs no trust region, goes further.
+        """
+        least = max(_SMALLEST_RADIUS, point.tangent.size(point.gradient))
+        while point.information is not None and self._radius >= least:
+            step = score(
+                point.information, point.gradient, self._radius, self._tol, self._most_products
+            )
+            n_visits = step.n_products * len(point.information.weights)
+            self._reader.tell(StepScored(n_visits, step.remaining))
+            image = point.tangent.moved(step.step, point.statistics)
+            parameters = _admissible(point, image)
+            if parameters is not None:
+                return _Proposal(parameters, "scoring", step), step, image
+            self._radius = 0.5 * min(self._radius, point.tangent.size(step.step))
+        self._radius = _RADIUS
+        step = Scoring(point.gradient)
+        image = point.tangent.moved(step.step, point.statistics)
+        return _Proposal(self.maximum(point).parameters, "em"), step, image
+
+    def maximum(self, point: _Point) -> Maximum:
+        """Return EM's own step from a point."""
+        return point.maximum or self._maximized(point.statistics, point.parameters)
+
+    def restart(self, lost: Maximum) -> _Proposal:
+        """EM's own step, after components have lost their mass or collapsed."""
+        self._reader.tell(
+            ComponentsDegenerate(len(self._reader.history), lost.empty, lost.collapsed)
+        )
+        self._anderson.clear()
+        return _Proposal(lost.parameters, "em")
+
+    def learn(self, proposal: _Proposal, gain: float) -> None:
+        """Widen or narrow the trust region by what a step has gained."""
+        if proposal.kind != "scoring" or proposal.step is None:
+            return
+        part = gain / proposal.step.foretold if proposal.step.foretold > 0.0 else 0.0
+        if part < _BAD:
+            self._radius *= 0.5
+        elif part > _GOOD and proposal.step.is_cut:
+            self._radius = min(2.0 * self._radius, _LARGEST_RADIUS)
+
+    def _read(
+        self, purpose: str, parameters: Parameters, best: _Point | None, iteration: int
+    ) -> tuple[Statistics, Maximum]:
+        statistics = self._reader.statistics(
+            purpose,
+            parameters,
+            frame=self._frame,
+            iteration=iteration,
+            previous=math.nan if best is None else best.statistics.mean_log_likelihood,
+            accepts=lambda found: (
+                best is None or _is_ascent(self.gain(best, parameters, found), best)
+            ),
+        )
+        # Of a read that is recalled from a journal it may differ by rounding.
+        self._frame = statistics.frame
+        return statistics, self._maximized(statistics, parameters)
+
+    def _maximized(self, statistics: Statistics, parameters: Parameters) -> Maximum:
+        return maximize(statistics, parameters, reg_covar=self._reg_covar, fixed=self._fixed)
+
+    def _rebase(self, parameters: Parameters) -> None:
+        self._frame = Frame.of(parameters, self._reader.source.dtype)
+        self._origin = None
+        self._anderson.clear()
+
+
+def _admissible(point: _Point, statistics: Statistics) -> Parameters | None:
+    """Parameters of extrapolated statistics, if they are those of a mixture not far away.
+
+    Every component keeps some of its mass, and of its width in every direction.
+    """
+    old = point.parameters
+    alive = old.weights > 0.0
+    least = _LEAST_MASS * old.weights[alive] * statistics.weight
+    if not np.all(statistics.counts[alive] >= least):
+        return None
+    maximum = maximize(statistics, old, fixed=point.tangent.fixed)
+    if maximum.empty or maximum.collapsed:
+        return None
+    new = maximum.parameters
+    relative = old.stacked(old.inverse_factors), new.stacked(new.factors)
+    if old.structure.is_triangular:
+        widths = np.concatenate(
+            [
+                np.linalg.svd(relative[0][block] @ relative[1][block], compute_uv=False)
+                for block in blocks(len(relative[0]), old.n_features)
+            ]
+        )
+    else:
+        widths = relative[0] * relative[1]
+    return new if np.all(np.square(widths) >= _LEAST_COVARIANCE) else None

@@ -1,0 +1,301 @@
+"""The default way to fit: a survey, work in memory on its sample, then few reads of all rows.
+
+Where the start is given a sample without a survey is enough, as a rule from a glance at the data.
+It says where EM leads from there, and how far each step should go.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from streamgmm.algorithms.batch.accelerated_em import accelerated_em
+from streamgmm.algorithms.batch.em import Fit
+from streamgmm.algorithms.batch.sample_fit import (
+    FEWEST_INFORMING,
+    Informant,
+    Search,
+    Settings,
+    improve,
+)
+from streamgmm.algorithms.reads.memory import EFFORTS, Effort, FitMemory
+from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.algorithms.sampling.initialization import Start
+from streamgmm.algorithms.sampling.pilot import pilot_size
+from streamgmm.algorithms.sampling.row_sample import (
+    RowSample,
+    default_sample_size,
+    expected_shortfall,
+    sample_rows,
+    sample_size,
+)
+from streamgmm.algorithms.sampling.survey import (
+    Survey,
+    refuse_unseen_features,
+    report,
+    sample_dtype,
+    survey,
+    survey_work,
+)
+from streamgmm.algorithms.sampling.systematic_sample import glance
+from streamgmm.core.covariance import Array
+from streamgmm.core.parameters import Parameters
+from streamgmm.events import Listener
+from streamgmm.protocols import Source, Work
+
+# What remains to be gained on the sample: of the tolerance, and of what the sample is short anyway.
+_PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.01
+# No log-likelihood is known better.
+_LEAST_TOLERANCE = 1e-11
+# At most so much of the data is read to go on from a given start: one part in so many.
+_PART_OF_DATA = 8
+# From fewer places all over the data rows may be of another mixture.
+_FEWEST_RANGES = 64
+
+
+def survey_for_fit(
+    reader: Reader,
+    n_components: int,
+    n_parameters: int,
+    random: np.random.RandomState,
+    survey_part: float = 1.0,
+) -> Survey:
+    """Survey the data for a fit.
+
+    Parameters
+    ----------
+    reader : Reader
+    n_components : int
+    n_parameters : int
+        Free parameters of the mixture that is to be fitted.
+    random : numpy.random.RandomState
+    survey_part : float
+        Part of the data that the survey reads.
+
+    Raises
+    ------
+    StreamGMMError
+        As :func:`streamgmm.algorithms.sampling.survey.survey`.
+    """
+    source = reader.source
+    size = _sample_size(reader, n_parameters, sample_dtype(source))
+    seed = int(random.randint(2**31))
+    found = reader.kept(Survey, lambda: survey(reader, size, seed, n_components, survey_part))
+    reader.tell(report(found, source, _shortfall(source, found.sample, n_parameters)))
+    refuse_unseen_features(found, source)
+    return found
+
+
+def fit_in_few_reads(
+    reader: Reader,
+    open_rows: Callable[[Array, Array, Listener], Reader],
+    settings: Settings,
+    known: Start,
+    found: Survey,
+    *,
+    tol: float,
+    max_iter: int,
+    random: np.random.RandomState,
+    effort: Effort = EFFORTS[0],
+) -> Fit:
+    """Fit a mixture to all rows, from nothing or from what is known beforehand.
+
+    Parameters
+    ----------
+    reader : Reader
+    open_rows : callable
+        Gives a reader of rows in memory (m, D) and their weights (m,), with a listener.
+    settings : Settings
+    known : Start
+    found : Survey
+    tol : float
+        What may remain to be gained, nats a row.
+    max_iter : int
+        Bound on reads after the survey.
+    random : numpy.random.RandomState
+    effort : Effort
+        How much memory the work may use.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    StreamGMMError
+        As the initialisation.
+    """
+    sample = found.sample
+    n_parameters = settings.n_parameters(reader.source.n_features)
+    shortfall = _shortfall(reader.source, sample, n_parameters)
+    informant = Informant.among(
+        sample.rows, sample.weights, n_parameters, _informing_bytes(reader, effort)
+    )
+    search = Search(open_rows, settings, known, informant, random, reader, effort)
+    start = search.run(sample, _tolerance(tol, shortfall))
+    fit = accelerated_em(
+        reader,
+        start,
+        tol=tol,
+        max_iter=max_iter,
+        reg_covar=settings.reg_covar,
+        fixed=settings.fixed,
+        informed_by=informant,
+        order=effort.order,
+    )
+    return replace(fit, columns=found.moments)
+
+
+def fit_from(
+    reader: Reader,
+    open_rows: Callable[[Array, Array, Listener], Reader],
+    settings: Settings,
+    start: Parameters,
+    sample: RowSample | None,
+    *,
+    tol: float,
+    max_iter: int,
+    effort: Effort = EFFORTS[0],
+) -> Fit:
+    """Fit a mixture to all rows, from given parameters.
+
+    Parameters are those of :func:`fit_in_few_reads`, and where to start. The sample is that of
+    :func:`sample_for_start`.
+
+    Raises
+    ------
+    NotFiniteError
+        If the rows hold NaN that is not to be left out, or infinity.
+    """
+    informant, leap = None, None
+    n_parameters = settings.n_parameters(reader.source.n_features)
+    if sample is not None and _informs(_size_for_start(reader, n_parameters), n_parameters):
+        most_bytes = _informing_bytes(reader, effort)
+        informant = Informant.among(sample.rows, sample.weights, n_parameters, most_bytes)
+        # By fitting these rows, and no others, each parameter gains a nat.
+        overfit = n_parameters / max(len(sample), 1)
+        in_memory = open_rows(sample.rows, sample.weights, lambda event: None)
+        enough = _tolerance(tol, 0.5 * overfit)
+        fit = improve(in_memory, start, settings, informant, enough, effort)
+        if fit.log_likelihood - fit.log_likelihoods[0] > overfit and not fit.degenerate:
+            leap = fit.parameters
+    return accelerated_em(
+        reader,
+        start,
+        tol=tol,
+        max_iter=max_iter,
+        reg_covar=settings.reg_covar,
+        fixed=settings.fixed,
+        informed_by=informant,
+        order=effort.order,
+        leap=leap,
+    )
+
+
+def fit_memory(source: Source, settings: Settings, most_bytes: int) -> FitMemory:
+    """Return what a fit takes in the process that drives it, if samples may have that many bytes.
+
+    Parameters
+    ----------
+    source : Source
+    settings : Settings
+    most_bytes : int
+    """
+    d, n_rows = source.n_features, source.n_rows
+    dtype = sample_dtype(source)
+    n_parameters = settings.n_parameters(d)
+    size = sample_size(n_rows, d * dtype.itemsize, n_parameters, most_bytes)
+    n_pilot = pilot_size(n_rows) if size < n_rows else 0
+    missing = source.missing == "em"
+    return settings.memory(d, size, dtype.itemsize, missing, most_bytes, n_pilot)
+
+
+def plain_memory(source: Source, settings: Settings) -> FitMemory:
+    """Return what plain EM takes in the process that drives it."""
+    d = source.n_features
+    size = default_sample_size(source.n_rows, d)
+    return settings.memory(d, size, 8, source.missing == "em", 0)
+
+
+def survey_memory(source: Source, settings: Settings, most_bytes: int) -> Work:
+    """Return what a survey takes at most, whatever its pilot finds."""
+    n_parameters = settings.n_parameters(source.n_features)
+    row_bytes = source.n_features * sample_dtype(source).itemsize
+    size = sample_size(source.n_rows, row_bytes, n_parameters, most_bytes)
+    return survey_work(source, size, settings.n_components)
+
+
+def _informing_bytes(reader: Reader, effort: Effort) -> int:
+    return reader.executor.sample_bytes // effort.informing_part
+
+
+def sample_for_start(
+    reader: Reader, n_parameters: int, random: np.random.RandomState, is_needed: bool
+) -> RowSample | None:
+    """Return rows from all over the data, for a fit from given parameters.
+
+    Parameters
+    ----------
+    reader : Reader
+    n_parameters : int
+        Free parameters of the mixture.
+    random : numpy.random.RandomState
+    is_needed : bool
+        Whether something has to be known of the rows before the first iteration; else there is no
+        sample if it would be too small to say how far each step should go.
+
+    Raises
+    ------
+    NotFiniteError
+        If the rows hold NaN that is not to be left out, or infinity.
+    """
+    seed = int(random.randint(2**31))
+    size = _size_for_start(reader, n_parameters)
+    if not (is_needed or _informs(size, n_parameters)):
+        return None
+
+    def look() -> RowSample:
+        if size < FEWEST_INFORMING:
+            return _few_rows(reader, seed)
+        most_read = reader.source.n_rows // _PART_OF_DATA
+        found = glance(reader, "sample", seed, size, most_read, _FEWEST_RANGES)
+        return sample_rows(reader, seed, size) if found is None else found.sample
+
+    return reader.kept(RowSample, look)
+
+
+def _size_for_start(reader: Reader, n_parameters: int) -> int:
+    # Chunks hold more than the rows that are looked at.
+    most = reader.source.n_rows // _PART_OF_DATA // 2
+    return min(_sample_size(reader, n_parameters, np.dtype(np.float64)), most)
+
+
+def _few_rows(reader: Reader, seed: int) -> RowSample:
+    """Return a sample of data that have few rows.
+
+    Rows that are in memory are a sample without a pass over the data.
+    """
+    if reader.source.read_bytes == 0:
+        reader = Reader(reader.source, reader.executor, lambda event: None)
+    return sample_rows(reader, seed)
+
+
+def _informs(size: int, n_parameters: int) -> bool:
+    """Return whether so many rows say how far a step should go."""
+    return size >= max(n_parameters, FEWEST_INFORMING)
+
+
+def _shortfall(source: Source, sample: RowSample, n_parameters: int) -> float:
+    return expected_shortfall(source.n_rows, max(len(sample), 1), n_parameters)
+
+
+def _sample_size(reader: Reader, n_parameters: int, dtype: np.dtype[Any]) -> int:
+    source = reader.source
+    row_bytes = source.n_features * dtype.itemsize
+    return sample_size(source.n_rows, row_bytes, n_parameters, reader.executor.sample_bytes)
+
+
+def _tolerance(tol: float, shortfall: float) -> float:
+    """What may remain to be gained on a sample that is short of all rows."""
+    return max(_PART_OF_TOLERANCE * tol, _PART_OF_SHORTFALL * shortfall, _LEAST_TOLERANCE)

@@ -1,0 +1,131 @@
+"""Plain exact EM: one read of all the data an iteration."""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+
+from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.core.covariance import Array
+from streamgmm.core.feature_moments import FeatureMoments
+from streamgmm.core.frame import Frame
+from streamgmm.core.maximization import maximize
+from streamgmm.core.parameters import ParameterName, Parameters
+from streamgmm.core.statistics import Statistics
+from streamgmm.events import ComponentsDegenerate
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What a run of EM found.
+
+    Attributes
+    ----------
+    parameters : Parameters
+        After the last M-step.
+    statistics : Statistics or None
+        Those that they were made from; None if there was no iteration.
+    log_likelihoods : list of float
+        Mean log-likelihood, nats a row, of the parameters that each iteration began with; of
+        accelerated EM, of those that were accepted.
+    converged : bool
+        Whether the last gain, or what is left to be gained, was below the tolerance.
+    degenerate : frozenset of int
+        Components that lost their mass or collapsed on the way.
+    n_iterations : int
+        Iterations, those that were not accepted too.
+    columns : FeatureMoments or None
+        Moments of the columns, if rows were surveyed for them.
+    """
+
+    parameters: Parameters
+    statistics: Statistics | None = None
+    log_likelihoods: list[float] = field(default_factory=list)
+    converged: bool = False
+    degenerate: frozenset[int] = frozenset()
+    n_iterations: int = 0
+    columns: FeatureMoments | None = None
+
+    @property
+    def log_likelihood(self) -> float:
+        """The last of them; -inf if there is none."""
+        return self.log_likelihoods[-1] if self.log_likelihoods else -math.inf
+
+    def without_statistics(self) -> "Fit":
+        """Return the fit without its statistics and the inverse factors of its parameters."""
+        return replace(self, parameters=replace(self.parameters), statistics=None)
+
+
+def expectation_maximization(
+    reader: Reader,
+    start: Parameters,
+    *,
+    tol: float,
+    max_iter: int,
+    reg_covar: float | Array,
+    fixed: Collection[ParameterName] = (),
+    previous: float = -math.inf,
+) -> Fit:
+    """EM from given parameters until the mean log-likelihood changes by less than ``tol``.
+
+    The log-likelihood of an iteration is that of the parameters it began with, as in
+    scikit-learn.
+
+    Parameters
+    ----------
+    reader : Reader
+    start : Parameters
+    tol : float
+        Nats a row.
+    max_iter : int
+    reg_covar : float or ndarray of shape (D,)
+        Added to the diagonal of each covariance, in squared units of the columns.
+    fixed : collection of {"weights", "means", "covariances"}
+        Held at their starting values.
+    previous : float
+        Mean log-likelihood that the first gain is counted from, for a fit that goes on.
+
+    Returns
+    -------
+    Fit
+
+    References
+    ----------
+    Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
+    """
+    # Of the start, which the caller may keep, no inverse factors are kept.
+    parameters, statistics = replace(start), None
+    log_likelihoods: list[float] = []
+    degenerate: set[int] = set()
+    converged = False
+    for iteration in range(1, max_iter + 1):
+        statistics = reader.statistics(
+            "iteration", parameters, iteration=iteration, previous=previous
+        )
+        parameters = replace(parameters)
+        maximum = maximize(statistics, parameters, reg_covar=reg_covar, fixed=fixed)
+        if not statistics.frame.resolves(maximum.parameters):
+            # Covariances far narrower than the parameters foretold: the same step, from
+            # moments in coordinates that show them.
+            frame = Frame.of(maximum.parameters, reader.source.dtype)
+            statistics = reader.statistics(
+                "refinement", parameters, frame=frame, iteration=iteration, previous=previous
+            )
+            maximum = maximize(statistics, parameters, reg_covar=reg_covar, fixed=fixed)
+        parameters = maximum.parameters
+        if maximum.empty or maximum.collapsed:
+            degenerate.update(maximum.empty, maximum.collapsed)
+            reader.tell(ComponentsDegenerate(len(reader.history), maximum.empty, maximum.collapsed))
+        gain = statistics.mean_log_likelihood - previous
+        previous = statistics.mean_log_likelihood
+        log_likelihoods.append(previous)
+        if abs(gain) < tol:
+            converged = True
+            break
+    return Fit(
+        parameters,
+        statistics,
+        log_likelihoods,
+        converged,
+        frozenset(degenerate),
+        len(log_likelihoods),
+    )

@@ -1,0 +1,404 @@
+"""The work in memory: from a sample of rows to parameters near the optimum of all of them.
+
+Short runs of EM on few rows; from the better ones, moves out of poor optima on more rows; and then
+convergence of the best on the whole sample, where iterations cost next to nothing beside a read.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from streamgmm.algorithms.batch.accelerated_em import accelerated_em
+from streamgmm.algorithms.batch.em import Fit
+from streamgmm.algorithms.batch.split_merge import Rows, move_components
+from streamgmm.algorithms.reads.memory import EFFORTS, Effort, FitMemory, MixtureBytes
+from streamgmm.algorithms.reads.reader import Reader, prepare
+from streamgmm.algorithms.sampling.initialization import Start, initialize
+from streamgmm.algorithms.sampling.row_sample import RowSample
+from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
+from streamgmm.core.e_step import Posterior, scratch_bytes, statistics_bytes
+from streamgmm.core.incomplete import gap_bytes
+from streamgmm.core.information import LEAST_RESPONSIBILITY, Information, Tangent
+from streamgmm.core.parameters import ParameterName, Parameters, count_parameters
+from streamgmm.events import Event, Listener, ReadDone, SampleStage, StepScored
+
+# Starts that go on for each one that is asked for, and short runs that each is the best of: what a
+# run comes to is known after the moves, and hardly before. Steps of both.
+_STARTS, _RUNS = 3, 2
+# Threads that work on a sample, as far as memory for them decides what a fit does: always as many,
+# so that a fit does not depend on the machine.
+_THREADS = 2
+_SHORT, _LONGER = 4, 8
+# Nats a row by which fits differ at most that are at the same optimum.
+_ALIKE = 1e-4
+# Rows of short runs: at least, and for each parameter; moves use so many times as many.
+_FEWEST_ROWS, _ROWS_PER_PARAMETER, _MORE = 4096, 20, 2
+_MOST_ITERATIONS = 100
+# A read of the sample takes about as long as a product of information with a vector.
+_MOST_PRODUCTS = 6
+#: Rows from which information is estimated, at least; and for each parameter.
+FEWEST_INFORMING = 4096
+_INFORMING_PER_PARAMETER = 50
+# Rows with gaps tell less than those without; if only so many are without, these would pass for
+# more than all rows say.
+_LEAST_COMPLETE = 0.25
+# Responsibilities of such rows that are in memory at once; what is kept of a row and a component
+# that has a share in it, for each value of the row.
+_SHARES_AT_ONCE, _BYTES_PER_VALUE = 1 << 22, 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is to be fitted, and how.
+
+    Attributes
+    ----------
+    n_components : int
+    covariance_type : {"full", "tied", "diag", "spherical"}
+    init_params : {"kmeans", "k-means++", "random_from_data", "random"}
+    reg_covar : float or ndarray of shape (D,)
+        Added to the diagonal of each covariance, in squared units of the columns.
+    fixed : collection of {"weights", "means", "covariances"}
+        Held at their starting values.
+    n_init : int
+        Restarts; each is worth some starts.
+    scales : ndarray of shape (D,), or None
+        Units of the columns in which starts measure distances; None for those of the data.
+    """
+
+    n_components: int
+    covariance_type: CovarianceType
+    init_params: str
+    reg_covar: float | Array
+    fixed: Collection[ParameterName]
+    n_init: int
+    scales: Array | None = None
+
+    def n_parameters(self, n_features: int) -> int:
+        """Free ones of a mixture for that many features."""
+        structure = STRUCTURES[self.covariance_type]
+        return count_parameters(structure, self.n_components, n_features, self.fixed)
+
+    def memory(
+        self,
+        n_features: int,
+        n_sample: int,
+        itemsize: int,
+        missing: bool,
+        most_bytes: int,
+        n_pilot: int = 0,
+    ) -> FitMemory:
+        """Return what a fit takes in memory.
+
+        Parameters
+        ----------
+        n_features : int
+        n_sample : int
+            Rows of the sample.
+        itemsize : int
+            Of a sampled value.
+        missing : bool
+            Whether rows may lack values.
+        most_bytes : int
+            Of what is kept of rows in information.
+        n_pilot : int
+            Rows of the pilot sample.
+        """
+        shape = self.covariance_type, self.n_components, n_features
+        n_parameters = self.n_parameters(n_features)
+        gaps = gap_bytes(*shape[1:], n_sample // 8) if missing else 0
+        return FitMemory(
+            MixtureBytes(*shape, missing),
+            n_sample,
+            itemsize,
+            _THREADS,
+            self.n_init,
+            _few_rows(n_parameters),
+            min(n_sample, informing_rows(n_parameters)),
+            most_bytes,
+            scratch_bytes(*shape) + gaps + 4 * statistics_bytes(*shape),
+            n_pilot,
+        )
+
+    def start(
+        self, rows: Array, weights: Array, known: Start, random: np.random.RandomState
+    ) -> Parameters:
+        """Return starting parameters from a sample; see :func:`initialize`."""
+        return initialize(
+            rows,
+            weights,
+            self.n_components,
+            self.covariance_type,
+            self.init_params,
+            self.reg_covar,
+            known,
+            random,
+            self.scales,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Informant:
+    """Rows whose information is asked for.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n, D)
+        Without NaN.
+    weights : ndarray of shape (n,)
+    most_bytes : int
+        Of what is kept of the rows in information; where that is more, as many rows as fit.
+    """
+
+    rows: Array
+    weights: Array
+    most_bytes: int = 1 << 30
+
+    @classmethod
+    def among(
+        cls, rows: Array, weights: Array, n_parameters: int, most_bytes: int = 1 << 30
+    ) -> "Informant":
+        """As many of some rows (m, D), with weights (m,), as that many parameters need.
+
+        None if most rows have gaps.
+        """
+        complete = np.flatnonzero(~np.isnan(rows).any(axis=1))
+        if len(complete) < _LEAST_COMPLETE * len(rows):
+            complete = complete[:0]
+        size = min(len(complete), informing_rows(n_parameters))
+        if size == len(rows):
+            return cls(rows, weights, most_bytes)
+        chosen = complete[np.arange(size) * len(complete) // max(size, 1)]
+        return cls(rows[chosen], weights[chosen], most_bytes)
+
+    def __call__(self, tangent: Tangent) -> Information | None:
+        """The information of the rows; None if they are too few to tell of all parameters.
+
+        A single component is found by one step of EM, without.
+        """
+        if len(self.rows) < tangent.free.sum() or tangent.parameters.n_components == 1:
+            return None
+        prepared = prepare(tangent.parameters, tangent.frame, "error")
+        n_shares = len(self.rows) * tangent.parameters.n_components
+        n_blocks = -(-n_shares // _SHARES_AT_ONCE)
+        # Each block holds rows from all over.
+        blocks = [slice(first, None, n_blocks) for first in range(n_blocks)]
+        shares: list[scipy.sparse.csr_array] = []
+        n_bytes = 0
+        for block in blocks:
+            own = _shares(prepared.posterior(self.rows[block], with_responsibilities=True))
+            own_bytes = own.nnz * _BYTES_PER_VALUE * (tangent.parameters.n_features + 2)
+            n_bytes += own_bytes
+            if n_bytes > self.most_bytes:
+                if not shares:
+                    step = -(-own_bytes // self.most_bytes)
+                    shares, blocks = [own[::step]], [slice(block.start, None, n_blocks * step)]
+                break
+            shares.append(own)
+        rows, weights = (
+            np.concatenate([values[block] for block in blocks[: len(shares)]])
+            for values in (self.rows, self.weights)
+        )
+        return Information.estimate(tangent, rows, weights, scipy.sparse.vstack(shares, "csc"))
+
+
+def informing_rows(n_parameters: int) -> int:
+    """Return how many rows so many parameters need to be informed of."""
+    return max(FEWEST_INFORMING, _INFORMING_PER_PARAMETER * n_parameters)
+
+
+def _few_rows(n_parameters: int) -> int:
+    """Return how many rows starts use."""
+    return max(_FEWEST_ROWS, _ROWS_PER_PARAMETER * n_parameters)
+
+
+def _shares(found: Posterior) -> scipy.sparse.csr_array:
+    """Responsibilities (n, K) that are of consequence."""
+    # A row that no component explains says nothing of any.
+    shares = found.responsibilities
+    shares[~((shares > LEAST_RESPONSIBILITY) & np.isfinite(found.scores)[:, None])] = 0.0
+    return scipy.sparse.csr_array(shares)
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What a stage of the search has come to.
+
+    Attributes
+    ----------
+    found : tuple of Parameters
+        The best first.
+    """
+
+    found: tuple[Parameters, ...]
+
+
+class _Visits:
+    """Listens to work on rows, and counts these."""
+
+    def __init__(self) -> None:
+        self.n_rows = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, ReadDone):
+            self.n_rows += event.n_rows
+        elif isinstance(event, StepScored):
+            self.n_rows += event.n_row_visits
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """A search for the optimum of a sample.
+
+    Attributes
+    ----------
+    open_rows : callable
+        Gives a reader of rows in memory (m, D) and their weights (m,), with a listener.
+    settings : Settings
+    known : Start
+        Parameters that are known beforehand.
+    informant : Informant
+    random : numpy.random.RandomState
+    reader : Reader
+        Of all rows; it is told of each stage, and keeps what that found.
+    effort : Effort
+        How much memory the search may use.
+    """
+
+    open_rows: Callable[[Array, Array, Listener], Reader]
+    settings: Settings
+    known: Start
+    informant: Informant
+    random: np.random.RandomState
+    reader: Reader
+    effort: Effort = EFFORTS[0]
+
+    def run(self, sample: RowSample, tol: float) -> Parameters:
+        """Parameters near the optimum.
+
+        Parameters
+        ----------
+        sample : RowSample
+        tol : float
+            What may remain to be gained on the sample, nats a row.
+
+        Raises
+        ------
+        DataError
+            If the sample has fewer rows than there are components, or no value of a feature.
+        """
+        settings = self.settings
+        few = _few_rows(settings.n_parameters(sample.rows.shape[1]))
+        found = self._stage("starts", sample, self._size(sample, few), self._started)
+        if self.effort.moves and not settings.fixed and settings.n_components > 1:
+            size = self._size(sample, _MORE * few)
+            found = self._stage("moves", sample, size, self._moved, found)
+        found = found[:1]
+        return self._stage("EM", sample, len(sample), self._converged, found[0], tol)[0]
+
+    def _size(self, sample: RowSample, wanted: int) -> int:
+        """Return how many rows a stage uses."""
+        part = self.effort.starting_part
+        if part == 1:
+            return wanted
+        fewest = min(wanted, 2 * self.settings.n_components)
+        return max(min(wanted, len(sample)) // part, fewest)
+
+    def _stage(
+        self,
+        name: str,
+        sample: RowSample,
+        size: int,
+        work: Callable[..., list[Fit]],
+        *arguments: Any,
+    ) -> tuple[Parameters, ...]:
+        """What some work comes to with rows from all over the sample, the best first."""
+
+        def find() -> Stage:
+            visits = _Visits()
+            start = time.perf_counter()
+            part = _part(sample, size)
+            reader = self.open_rows(part.rows, part.weights, visits)
+            fits = work(Rows(reader, part.rows, part.weights), *arguments)
+            seconds = time.perf_counter() - start
+            best = fits[0].log_likelihood
+            self.reader.tell(SampleStage(name, len(part), visits.n_rows, best, seconds))
+            return Stage(tuple(fit.parameters for fit in fits))
+
+        return self.reader.kept(Stage, find).found
+
+    def _started(self, rows: Rows) -> list[Fit]:
+        """Fits that each go on from the best of some short runs."""
+        return _best_first(
+            self._em(rows, self._best_run(rows).parameters, _LONGER)
+            for _ in range(_STARTS * self.settings.n_init)
+        )
+
+    def _best_run(self, rows: Rows) -> Fit:
+        starts = (
+            self.settings.start(rows.rows, rows.weights, self.known, self.random)
+            for _ in range(_RUNS)
+        )
+        return _best_first(self._em(rows, start, _SHORT) for start in starts)[0]
+
+    def _moved(self, rows: Rows, starts: Sequence[Parameters]) -> list[Fit]:
+        """The best end of moves; not again from a start that has come to such an end by itself."""
+        best: Fit | None = None
+        ends: list[float] = []
+        for start in starts:
+            fit = self._em(rows, start, _LONGER)
+            if not all(abs(fit.log_likelihood - end) > _ALIKE for end in ends):
+                continue
+            fit = move_components(rows, fit, reg_covar=self.settings.reg_covar)
+            ends.append(fit.log_likelihood)
+            if best is None or fit.log_likelihood > best.log_likelihood:
+                best = fit
+        return [] if best is None else [best]
+
+    def _converged(self, rows: Rows, parameters: Parameters, tol: float) -> list[Fit]:
+        return [improve(rows.reader, parameters, self.settings, self.informant, tol, self.effort)]
+
+    def _em(self, rows: Rows, start: Parameters, steps: int) -> Fit:
+        return rows.short_run(
+            start, steps, reg_covar=self.settings.reg_covar, fixed=self.settings.fixed
+        )
+
+
+def _best_first(fits: Iterable[Fit]) -> list[Fit]:
+    return sorted(fits, key=lambda fit: fit.log_likelihood, reverse=True)
+
+
+def _part(sample: RowSample, size: int) -> RowSample:
+    """Some of the rows, or more if these had no value of a feature that others have."""
+    part = sample.part(size)
+    has_values = ~np.isnan(sample.rows).all(axis=0)
+    while np.isnan(part.rows[:, has_values]).all(axis=0).any():
+        size *= 2
+        part = sample.part(size)
+    return part
+
+
+def improve(
+    reader: Reader,
+    start: Parameters,
+    settings: Settings,
+    informant: Informant,
+    tol: float,
+    effort: Effort = EFFORTS[0],
+) -> Fit:
+    """EM with rows in memory, until ``tol`` nats a row remain to be gained on them."""
+    return accelerated_em(
+        reader,
+        start,
+        tol=tol,
+        max_iter=_MOST_ITERATIONS,
+        reg_covar=settings.reg_covar,
+        fixed=settings.fixed,
+        informed_by=informant,
+        order=effort.order,
+        most_products=_MOST_PRODUCTS,
+    )

@@ -1,0 +1,442 @@
+"""Out of poor optima: one component is split where a mixture fits badly, two others merged.
+
+EM never moves a component from a place where there are too many to one where there are too few.
+Which move pays is estimated for all components at once, from rows in memory.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+
+from streamgmm.algorithms.batch.em import Fit, expectation_maximization
+from streamgmm.algorithms.reads.reader import Reader, prepare
+from streamgmm.algorithms.sampling.initialization import parameters_of_clusters
+from streamgmm.core.covariance import Array, solve, triangular
+from streamgmm.core.e_step import EStep, Posterior
+from streamgmm.core.frame import Frame
+from streamgmm.core.incomplete import IncompleteExpectation
+from streamgmm.core.mixtures.reduction import merged_pairs, merging_bounds
+from streamgmm.core.parameters import ParameterName, Parameters
+from streamgmm.protocols import Chunk, Work
+
+# Nats a row; a short run of EM ends with a step that gains less.
+_SETTLED = 1e-6
+# EM steps before the worth of halves is estimated, and before a new mixture is compared.
+_STEPS_OF_PARTS, _STEPS = 8, 8
+_ROUNDS = 8
+# Moves that are tried one by one, where all of them together do not pay.
+_ALONE = 3
+# New components may begin among so many of all rows, those explained worst: how many, of how many.
+_WORST, _MOST_WORST, _BIRTHS, _ROWS_OF_BIRTH = 1.0 / 128.0, 1024, 4, 8
+# Rows for each of the values that rows of D values have to determine.
+_SUPPORT = 3.0
+# A smaller share in a row is of no consequence, nor is a logarithm of less.
+_SMALL_SHARE, _TINY = 1e-8, 1e-300
+# Each thread holds responsibilities of so many rows at a time that, with what is made of them, they
+# take as much; arrays of their size that are in memory at once.
+_BLOCK_BYTES, _ARRAYS = 1 << 23, 6
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows in memory, and a reader of them.
+
+    Attributes
+    ----------
+    reader : Reader
+    stored : ndarray of shape (m, D)
+        In the type of the sample. NaN where a value is missing.
+    weights : ndarray of shape (m,)
+    """
+
+    reader: Reader
+    stored: NDArray[Any]
+    weights: Array
+
+    @cached_property
+    def rows(self) -> Array:
+        """The rows in float64."""
+        return self.stored.astype(np.float64, copy=False)
+
+    def prepared(self, parameters: Parameters) -> EStep | IncompleteExpectation:
+        """A mixture, for these rows."""
+        frame = Frame.of(parameters, self.stored.dtype)
+        return prepare(parameters, frame, self.reader.source.missing)
+
+    def short_run(
+        self,
+        start: Parameters,
+        n_steps: int,
+        *,
+        reg_covar: float | Array,
+        fixed: Collection[ParameterName] = (),
+    ) -> Fit:
+        """EM with these rows for so many steps, or until it has settled."""
+        fit = expectation_maximization(
+            self.reader,
+            start,
+            tol=_SETTLED,
+            max_iter=n_steps,
+            reg_covar=reg_covar,
+            fixed=fixed,
+        )
+        return fit.without_statistics()
+
+    def means(
+        self, mixtures: Sequence[Parameters], values: Callable[..., tuple[Array, ...]]
+    ) -> list[Array]:
+        """Weighted means over all rows.
+
+        Parameters
+        ----------
+        mixtures : sequence of Parameters
+        values : callable
+            Takes the weights of some rows, (n,), and what each of the mixtures says of them;
+            returns weighted sums over them.
+        """
+        prepared = [self.prepared(parameters) for parameters in mixtures]
+        n_components = sum(parameters.n_components for parameters in mixtures)
+        size = max(1, _BLOCK_BYTES // (8 * _ARRAYS * n_components))
+
+        def of_chunk(_: None, chunk: Chunk) -> _Sums:
+            blocks = (chunk.part(start, start + size) for start in range(0, len(chunk.rows), size))
+            return reduce(_Sums.merge, map(of_block, blocks))
+
+        def of_block(block: Chunk) -> _Sums:
+            found = (one.posterior(block.rows, with_responsibilities=True) for one in prepared)
+            return _Sums(values(block.weights, *found))
+
+        reader = self.reader
+        work = Work(thread=_BLOCK_BYTES * 3 // 2, driver=reader.driver_bytes)
+        sums = reader.executor.map_reduce(reader.source, of_chunk, None, lambda event: None, work)
+        total = self.weights.sum()
+        return [one / total for one in sums.arrays]
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Sums over some rows.
+
+    Attributes
+    ----------
+    arrays : tuple of ndarray
+    """
+
+    arrays: tuple[Array, ...]
+
+    def merge(self, other: "_Sums") -> "_Sums":
+        """Sums over the rows of both."""
+        return _Sums(tuple(a + b for a, b in zip(self.arrays, other.arrays, strict=True)))
+
+
+def move_components(rows: Rows, fit: Fit, *, reg_covar: float | Array) -> Fit:
+    """Split and merge components as long as this raises the log-likelihood of the rows.
+
+    Parameters
+    ----------
+    rows : Rows
+    fit : Fit
+        Where to begin, after some steps of EM with these rows.
+    reg_covar : float or ndarray of shape (D,)
+
+    Returns
+    -------
+    Fit
+
+    References
+    ----------
+    Ueda, Nakano, Ghahramani & Hinton (2000), SMEM algorithm for mixture models.
+    """
+    for _ in range(_ROUNDS):
+        swaps = _promising_swaps(rows, fit.parameters, reg_covar)
+        if not swaps.splits:
+            break
+        rival = rows.short_run(fit.parameters, _STEPS, reg_covar=reg_covar)
+        worth = _worth(rows, rival)
+        candidates = (
+            rows.short_run(swaps.applied(fit.parameters, chosen), _STEPS, reg_covar=reg_covar)
+            for chosen in swaps.choices()
+        )
+        found = next((one for one in candidates if _worth(rows, one) > worth), None)
+        if found is None:
+            return rival
+        fit = found
+    return fit
+
+
+def _worth(rows: Rows, fit: Fit) -> float:
+    """Log-likelihood that is to be expected on other rows, nats a row."""
+    (masses,) = rows.means(
+        [fit.parameters], lambda weights, found: (_masses(weights, found.responsibilities),)
+    )
+    return fit.log_likelihood - float(_prices(rows, fit.parameters, masses).sum())
+
+
+def _masses(weights: Array, responsibilities: Array) -> Array:
+    """Sums over rows (n,), of weights w, of the components' γw, γw² and γ²w², (3, K)."""
+    squares = np.square(weights)
+    return np.stack(
+        [
+            weights @ responsibilities,
+            squares @ responsibilities,
+            np.einsum("n,nk,nk->k", squares, responsibilities, responsibilities),
+        ]
+    )
+
+
+def _prices(rows: Rows, parameters: Parameters, masses: Array) -> Array:
+    """What components gain on these rows and not on others, having been fitted to them, (K,).
+
+    One nat for each parameter and row; a row of little weight is fitted at little cost (Akaike
+    1974, and Takeuchi's form of it where rows have weights).
+    """
+    mass, squares, _ = masses
+    mean_weights = np.divide(squares, mass, out=np.zeros_like(mass), where=mass > 0.0)
+    n_own = parameters.structure.n_moments(parameters.n_features)
+    prices: Array = n_own * mean_weights / rows.weights.sum()
+    return prices
+
+
+@dataclass(frozen=True, eq=False)
+class _Swaps:
+    """Moves that should pay, the best first.
+
+    Attributes
+    ----------
+    parts : Parameters
+        Components that others could be replaced by.
+    splits : list of (component, replacing parts)
+        A component without its own number is a new one.
+    merges : list of (int, int)
+        Pairs of components that make room.
+    """
+
+    parts: Parameters
+    splits: list[tuple[int, tuple[int, ...]]]
+    merges: list[tuple[int, int]]
+
+    def choices(self) -> list[range]:
+        """Moves to be tried together: all of them, then the best ones alone."""
+        n_swaps = len(self.splits)
+        alone = [range(i, i + 1) for i in range(min(n_swaps, _ALONE))]
+        return [range(n_swaps), *alone] if n_swaps > 1 else alone
+
+    def applied(self, parameters: Parameters, chosen: Iterable[int]) -> Parameters:
+        """The mixture after some of the moves."""
+        weights, means = parameters.weights.copy(), parameters.means.copy()
+        covariances, factors = parameters.covariances.copy(), parameters.factors.copy()
+        is_tied = parameters.covariance_type == "tied"
+        for swap in chosen:
+            (k, parts), (i, j) = self.splits[swap], self.merges[swap]
+            both = merged_pairs(parameters, np.array([i]), np.array([j]))
+            replaced = [(i, both, 0, parameters.weights[i] + parameters.weights[j])]
+            places = (k, j) if len(parts) == 2 else (j,)
+            replaced += [
+                (place, self.parts, part, self.parts.weights[part])
+                for place, part in zip(places, parts, strict=True)
+            ]
+            for place, origin, part, weight in replaced:
+                weights[place], means[place] = weight, origin.means[part]
+                if not is_tied:
+                    covariances[place] = origin.covariances[part]
+                    factors[place] = origin.factors[part]
+        return Parameters.create(
+            parameters.covariance_type, weights / weights.sum(), means, covariances, factors
+        )
+
+
+def _promising_swaps(rows: Rows, parameters: Parameters, reg_covar: float | Array) -> _Swaps:
+    """Splits that gain more than the merges which make room for them cost."""
+    parts, gains = _splits(rows, parameters, reg_covar)
+    pairs, costs = _merges(rows, parameters)
+    taken: set[int] = set()
+    splits: list[tuple[int, tuple[int, ...]]] = []
+    merges: list[tuple[int, int]] = []
+    cheapest = list(np.argsort(costs))
+    k = parameters.n_components
+    for split in np.argsort(-gains):
+        if split < k and int(split) in taken:
+            continue
+        own = {int(split)} if split < k else set()
+        pair = next(
+            (p for p in cheapest if not {*pairs[p]} & (taken | own)),
+            None,
+        )
+        if pair is None or not gains[split] > costs[pair]:
+            # Another may still pay: the cheapest merge may be of the very component.
+            continue
+        replacing = (2 * int(split), 2 * int(split) + 1) if split < k else (k + int(split),)
+        splits.append((int(split), replacing))
+        merges.append(pairs[pair])
+        taken |= own | {*pairs[pair]}
+    return _Swaps(parts, splits, merges)
+
+
+def _splits(
+    rows: Rows, parameters: Parameters, reg_covar: float | Array
+) -> tuple[Parameters, Array]:
+    """Both halves of all components, then some new ones; and what each split or birth gains."""
+    k = parameters.n_components
+    parts = _parts(rows, parameters, reg_covar)
+    halves, births = slice(2 * k), slice(2 * k, None)
+    own_weights = parts.weights[halves].reshape(k, 2).sum(axis=1)
+    factors = np.divide(parameters.weights, own_weights, out=np.ones(k), where=own_weights > 0.0)
+
+    def values(weights: Array, one: Posterior, found: Posterior) -> tuple[Array, ...]:
+        relative = _relative_densities(found, one)
+        halves_of = found.responsibilities[:, halves].reshape(-1, k, 2)
+        born = found.responsibilities[:, births] * relative
+        return (
+            _gains_of_halves(weights, one.responsibilities, factors, halves_of, relative[:, 0]),
+            # With room made for its weight.
+            weights @ np.log1p(born - parts.weights[births]),
+            _masses(weights, found.responsibilities),
+        )
+
+    gains_of_halves, gains_of_births, masses = rows.means([parameters, parts], values)
+    prices, is_supported = _prices(rows, parts, masses), _supported(rows, parts, masses)
+    gains = np.concatenate(
+        [
+            gains_of_halves - prices[halves].reshape(k, 2).max(axis=1),
+            gains_of_births - prices[births],
+        ]
+    )
+    can_be = np.concatenate([is_supported[halves].reshape(k, 2).all(axis=1), is_supported[births]])
+    return parts, np.where(can_be, gains, -np.inf)
+
+
+def _parts(rows: Rows, parameters: Parameters, reg_covar: float | Array) -> Parameters:
+    """Both halves of all components, then some new ones, after some steps of EM."""
+    k = parameters.n_components
+    posterior = rows.prepared(parameters).posterior(rows.stored)
+    labels = 2 * posterior.labels + _far_side(rows.rows, parameters, posterior.labels)
+    worst = np.argsort(posterior.scores)[: min(int(_WORST * len(labels)), _MOST_WORST)]
+    dense = dense_places(rows.rows[worst], parameters)
+    for birth, own in enumerate(dense):
+        labels[worst[own]] = 2 * k + birth
+    start = parameters_of_clusters(
+        rows.rows, rows.weights, labels, 2 * k + len(dense), parameters.covariance_type, reg_covar
+    )
+    return rows.short_run(start, _STEPS_OF_PARTS, reg_covar=reg_covar).parameters
+
+
+def dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:
+    """Groups of rows (n, D) that lie as near to each other as those of one component do."""
+    d = parameters.n_features
+    centred = np.nan_to_num(rows - parameters.weights @ parameters.means)
+    whitened = solve(_mean_factor(parameters), centred.T).T
+    # Squared distances of two rows of a Gaussian: mean 2 D, variance 8 D.
+    is_near = cdist(whitened, whitened, "sqeuclidean") < 2.0 * d + np.sqrt(8.0 * d)
+    groups: list[NDArray[np.intp]] = []
+    while len(groups) < _BIRTHS and is_near.size:
+        counts = is_near.sum(axis=0)
+        own_rows = np.flatnonzero(is_near[np.argmax(counts)])
+        if len(own_rows) < _ROWS_OF_BIRTH:
+            break
+        groups.append(own_rows)
+        is_near[own_rows] = is_near[:, own_rows] = False
+    return groups
+
+
+def _supported(rows: Rows, parameters: Parameters, masses: Array) -> NDArray[np.bool_]:
+    """Whether components stand on more rows than they could be fitted to whatever these are, (K,).
+
+    Rows count as many of equal weight would (Kish).
+    """
+    mass, _, squares = masses * rows.weights.sum()
+    n_rows = np.divide(np.square(mass), squares, out=np.zeros_like(mass), where=squares > 0.0)
+    d = parameters.n_features
+    supported: NDArray[np.bool_] = n_rows >= _SUPPORT * parameters.structure.n_moments(d) / d
+    return supported
+
+
+def _gains_of_halves(
+    weights: Array, shares: Array, factors: Array, halves: Array, relative: Array
+) -> Array:
+    """What replacing each component by its halves gains at least, summed over rows, (K,).
+
+    The expected gain with responsibilities as they are, a lower bound as in EM: halves are not
+    credited with what they take from other components.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n,)
+    shares : ndarray of shape (n, K)
+        Responsibilities of components.
+    factors : ndarray of shape (K,)
+        Weights of components over those of both halves.
+    halves : ndarray of shape (n, K, 2)
+        Responsibilities in the mixture of halves.
+    relative : ndarray of shape (n,)
+        Densities by that mixture over those by the components'.
+    """
+    # Of the few that are of consequence: logarithms of all would take most of the time.
+    rows, components = np.nonzero(shares > _SMALL_SHARE)
+    own = shares[rows, components]
+    replaced = halves[rows, components].sum(axis=1) * relative[rows] * factors[components]
+    gains = own * np.log(np.maximum(replaced, _TINY) / own)
+    summed: Array = np.bincount(components, weights[rows] * gains, len(factors)).astype(np.float64)
+    return summed
+
+
+def _merges(rows: Rows, parameters: Parameters) -> tuple[list[tuple[int, int]], Array]:
+    """Each component with the one that it is merged with at least cost, and the costs."""
+    bounds = merging_bounds(parameters)
+    partners = np.argmin(bounds, axis=1)
+    pairs = sorted({(min(i, j), max(i, j)) for i, j in enumerate(partners.tolist()) if i != j})
+    if not pairs:
+        return [], np.empty(0)
+    first, second = (np.array(side) for side in zip(*pairs, strict=True))
+    merged = merged_pairs(parameters, first, second)
+    weight = (parameters.weights[first] + parameters.weights[second]).sum()
+
+    def values(weights: Array, one: Posterior, found: Posterior) -> tuple[Array, ...]:
+        relative = weight * _relative_densities(found, one)
+        shares = one.responsibilities
+        changes = found.responsibilities * relative - shares[:, first] - shares[:, second]
+        gains = np.log1p(np.maximum(changes, -1.0 + 1e-12))
+        return weights @ gains, _masses(weights, shares)
+
+    gains, masses = rows.means([parameters, merged], values)
+    prices = _prices(rows, parameters, masses)
+    return pairs, -gains - np.minimum(prices[first], prices[second])
+
+
+def _relative_densities(one: Posterior, other: Posterior) -> Array:
+    """Densities of rows over those by another mixture, (m, 1); 1 where both are 0."""
+    differences = np.maximum(one.scores, -1e300) - np.maximum(other.scores, -1e300)
+    found: Array = np.exp(np.minimum(differences, 50.0))[:, np.newaxis]
+    return found
+
+
+def _far_side(rows: Array, parameters: Parameters, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Whether rows lie above their component's mean along the longest axis of its rows, (m,)."""
+    scales = np.linalg.norm(_mean_factor(parameters), axis=1)
+    residuals = np.nan_to_num((rows - parameters.means[labels]) / scales)
+    sides = np.zeros(len(rows), dtype=np.int64)
+    order = np.argsort(labels, kind="stable")
+    stops = np.cumsum(np.bincount(labels, minlength=parameters.n_components))
+    for own in np.split(order, stops[:-1]):
+        members = residuals[own]
+        axis = np.linalg.eigh(members.T @ members)[1][:, -1]
+        sides[own] = members @ axis > 0.0
+    return sides
+
+
+def _mean_factor(parameters: Parameters) -> Array:
+    """Factor (D, D) of the covariance that components have on average."""
+    own = parameters.stacked(parameters.factors)
+    roots = np.sqrt(parameters.weights)
+    if own.ndim == 2:
+        return np.diag(np.linalg.norm(roots[:, np.newaxis] * own, axis=0))
+    if len(own) == 1:
+        shared: Array = own[0]
+        return shared
+    upper = roots[:, np.newaxis, np.newaxis] * np.swapaxes(own, 1, 2)
+    mean: Array = triangular(upper.reshape(1, -1, parameters.n_features))[0]
+    return mean

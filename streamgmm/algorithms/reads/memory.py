@@ -1,0 +1,345 @@
+"""Memory that the process which drives a fit takes, beside the chunks that it reads.
+
+The bytes of each stage follow from the shape of the mixture and of the sample. They are upper
+bounds, so that a fit that is accepted keeps its limit. Where a limit leaves less than all the work
+takes, :func:`affordable` chooses a cheaper way, by the limit and the shapes alone: what is free at
+the moment never decides what a fit finds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from streamgmm.core.covariance import BLOCK_BYTES, STRUCTURES, CovarianceType
+from streamgmm.core.e_step import statistics_bytes
+
+_VALUE = 8
+# Arrays of the size of a block that an operation on all covariances has in memory at once, and
+# arrays of shape (K, D).
+_BLOCK_ARRAYS, _ROW_ARRAYS = 20, 12
+# Index, hash, weight and stratum of a sampled row, and copies of them.
+_OTHER_BYTES = 64
+# Blocks of responsibilities, of distances and of columns, each with copies.
+_FIXED_BYTES = 24 << 20
+# A thread that computes means over rows holds this much; see ``moves``.
+_MEANS_BYTES = 12 << 20
+# Rows and columns of distances between rows that are explained worst, with flags.
+_WORST_BYTES = 10 << 20
+# Responsibilities of informing rows: a dense block with flags, see ``search``.
+_SHARES_BYTES = 3 << 24
+# Rows that are drawn from a pool of mixtures; see ``core.merging``.
+_DRAWN_ROWS = 1 << 13
+# Vectors of one entry for each parameter, while a step is found.
+_VECTORS = 12
+# What the interpreter, libraries and compiled kernels take, as far as a choice depends on it.
+_PROCESS_BYTES = 304 << 20
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much the work in memory may use.
+
+    Attributes
+    ----------
+    order : int
+        Earlier passes that Anderson extrapolation keeps.
+    moves : bool
+        Whether components are split and merged.
+    informing_part : int
+        Of the bytes that rows may take in information, one in so many.
+    starting_part : int
+        Of the sampled rows that starts, and split and merge, may use, one in so many.
+    """
+
+    order: int = 8
+    moves: bool = True
+    informing_part: int = 1
+    starting_part: int = 1
+
+
+#: The efforts between which a limit decides, the largest first.
+EFFORTS = tuple(
+    Effort(order, moves, part, starting_part)
+    for moves in (True, False)
+    for starting_part in (1, 4)
+    for order, part in ((8, 1), (4, 1), (2, 2), (1, 4))
+)
+
+
+@dataclass(frozen=True)
+class MixtureBytes:
+    """Sizes of what is made of a mixture.
+
+    Attributes
+    ----------
+    covariance_type : {"full", "tied", "diag", "spherical"}
+    n_components, n_features : int
+    missing : bool
+        Whether rows may lack values.
+    """
+
+    covariance_type: CovarianceType
+    n_components: int
+    n_features: int
+    missing: bool = False
+
+    @property
+    def rows(self) -> int:
+        """An array of shape (K, D)."""
+        return _VALUE * self.n_components * self.n_features
+
+    @property
+    def matrices(self) -> int:
+        """Covariances, or their factors; (K, D) for those of spherical ones, as they are used."""
+        if self.covariance_type == "full":
+            return self.rows * self.n_features
+        if self.covariance_type == "tied":
+            return _VALUE * self.n_features**2
+        return self.rows
+
+    @property
+    def statistics(self) -> int:
+        """Statistics; a vector with an entry for each parameter takes as much."""
+        return statistics_bytes(self.covariance_type, self.n_components, self.n_features)
+
+    @property
+    def bare(self) -> int:
+        """Parameters: covariances, factors, means."""
+        return 2 * self.matrices + self.rows
+
+    @property
+    def parameters(self) -> int:
+        """Parameters with their inverse factors."""
+        return self.bare + self.matrices
+
+    @property
+    def frame(self) -> int:
+        """Own means and factors of all components."""
+        return self.matrices + self.rows
+
+    @property
+    def expectation(self) -> int:
+        """A mixture prepared for the E-step: coefficients, bases, whitened means."""
+        whitening = self.matrices + self.rows if self.missing else 0
+        order = self.matrices  # Factors in the order of the kernels.
+        return 2 * self.statistics + order + self.frame + 3 * self.rows + whitening
+
+    @property
+    def temporaries(self) -> int:
+        """What an operation on all covariances takes, one block of them at a time."""
+        if not STRUCTURES[self.covariance_type].is_triangular:
+            return _ROW_ARRAYS * self.rows
+        block = max(_VALUE * self.n_features**2, min(BLOCK_BYTES, self.matrices))
+        return _BLOCK_ARRAYS * block + self.rows
+
+    @property
+    def mean_factor(self) -> int:
+        """The factor that components have on average: a QR of all of theirs."""
+        return 5 * self.matrices if self.covariance_type == "full" else 4 * self.matrices
+
+    @property
+    def scoring(self) -> int:
+        """Prepare for a pass that only scores rows, and keep what it finds."""
+        return self.matrices + self.frame + self.expectation + self.temporaries
+
+    @property
+    def merging(self) -> int:
+        """Merge components of a pool like this, and measure by rows of it what was lost."""
+        bounds = 4 * _VALUE * self.n_components**2
+        # The pool and the mixture that is left of it, and their copies without a component.
+        reduced = 4 * self.bare + self.matrices + self.temporaries + bounds
+        carried = 3 * self.frame + 3 * self.statistics
+        rows = 4 * _VALUE * _DRAWN_ROWS * self.n_features
+        measured = 2 * self.parameters + 2 * self.expectation + self.temporaries + rows
+        return self.bare + self.mean_factor + max(reduced + carried, measured) + _FIXED_BYTES
+
+    def em(self, read: int) -> int:
+        """Plain EM: the start, old and new parameters, two frames, statistics, and a pass."""
+        step = max(self.expectation + read, self.parameters + self.temporaries)
+        return 2 * self.bare + self.matrices + 2 * self.frame + 2 * self.statistics + step
+
+
+@dataclass(frozen=True)
+class FitMemory:
+    """What the stages of a fit take in the process that drives it.
+
+    Attributes
+    ----------
+    mixture : MixtureBytes
+    n_sample : int
+        Rows of the sample.
+    itemsize : int
+        Of a sampled value.
+    n_threads : int
+        That work on the sample.
+    n_init : int
+    few : int
+        Rows that starts use; split and merge uses twice as many.
+    n_informing : int
+        Rows that inform steps.
+    informing_bytes : int
+        Most bytes of what is kept of these in information.
+    scratch : int
+        Of a thread that computes, its own statistics included.
+    n_pilot : int
+        Rows of the pilot sample.
+    """
+
+    mixture: MixtureBytes
+    n_sample: int
+    itemsize: int
+    n_threads: int
+    n_init: int
+    few: int
+    n_informing: int
+    informing_bytes: int
+    scratch: int
+    n_pilot: int = 0
+
+    def passes(self, effort: Effort) -> int:
+        """Return what is held while all the data are read, and until the next pass."""
+        return self._sample + self._accelerated(0, effort, self.mixture.bare)
+
+    def search(self, effort: Effort) -> int:
+        """Return what is held before these passes: of the pilot sample, then of the sample."""
+        return max(self._pilot, self._sample + self._search(effort))
+
+    @property
+    def plain_passes(self) -> int:
+        """What plain EM holds while all the data are read: the sample and the best fit too."""
+        best = self.mixture.parameters + self.mixture.statistics + self.mixture.frame
+        return self._rows(self.n_sample) + _FIXED_BYTES + best + self.mixture.em(0)
+
+    @property
+    def plain_start(self) -> int:
+        """What plain EM holds before."""
+        start = self._initialize(self.n_sample, self.mixture)
+        return self._rows(self.n_sample) + _FIXED_BYTES + start
+
+    @property
+    def _sample(self) -> int:
+        is_copied = self.mixture.missing or self.n_informing < self.n_sample
+        informing = is_copied * self.n_informing * (self._row + _VALUE)
+        return self._rows(self.n_sample) + informing + _FIXED_BYTES
+
+    @property
+    def _row(self) -> int:
+        return self.mixture.n_features * self.itemsize
+
+    def _rows(self, n: int) -> int:
+        return n * (self._row + _OTHER_BYTES)
+
+    @property
+    def _read(self) -> int:
+        """A pass over the sample, on all threads."""
+        return self.n_threads * self.scratch + 6 * self.mixture.statistics
+
+    def _initialize(self, n: int, mixture: MixtureBytes) -> int:
+        """Parameters of clusters of rows: these in float64, about their mean, and deviations."""
+        d = mixture.n_features
+        width = 2 * d if mixture.missing else d + 1
+        masks = d * (3 if mixture.missing else 1)
+        rows = n * (_VALUE * (width + 3 * d) + masks + _OTHER_BYTES)
+        return rows + mixture.parameters + mixture.temporaries + 2 * mixture.rows
+
+    @property
+    def _pilot(self) -> int:
+        """A rough mixture of the pilot sample, before there is another sample."""
+        one = self.mixture
+        rough = MixtureBytes("diag", one.n_components, one.n_features, one.missing)
+        rows = self.n_pilot * (_VALUE * one.n_features + _OTHER_BYTES)
+        return _FIXED_BYTES + rows + max(self._initialize(self.n_pilot, rough), rough.em(0))
+
+    def _search(self, effort: Effort) -> int:
+        """Starts, split and merge, and convergence on the sample."""
+        one = self.mixture
+        starts = 3 * self.n_init * one.bare
+        few = min(self.few, self.n_sample) // effort.starting_part
+        begun = starts + self._rows(few)
+        first = begun + max(self._initialize(few, one), one.em(self._read))
+        converged = self._accelerated(self._read, effort, one.bare)
+        if not effort.moves:
+            return max(first, converged)
+        return max(first, converged, self._moves(starts, effort))
+
+    def _moves(self, starts: int, effort: Effort) -> int:
+        """Split and merge: halves of all components, and mixtures with some of them replaced."""
+        one = self.mixture
+        size = min(2 * self.few, self.n_sample) // effort.starting_part
+        parts = MixtureBytes(
+            one.covariance_type, 2 * one.n_components + 4, one.n_features, one.missing
+        )
+        as_double = size * _VALUE * one.n_features if self.itemsize < _VALUE else 0
+        held = starts + self._rows(size) + as_double + 2 * one.bare + one.parameters
+        factor = one.mean_factor + 3 * size * _VALUE * one.n_features
+        read = 2 * self._read + self.n_threads * 2 * parts.statistics
+        means = parts.bare + parts.expectation + one.expectation + one.matrices + parts.matrices
+        return held + max(
+            self._initialize(size, parts),
+            factor + _WORST_BYTES,
+            parts.em(read),
+            means + self.n_threads * _MEANS_BYTES,
+            # Pairs of components, and the mixture that they replace some of.
+            parts.bare + one.bare + max(one.bare + one.temporaries, one.em(self._read)),
+        )
+
+    def _accelerated(self, read: int, effort: Effort, start: int) -> int:
+        """Accelerated EM: the best point, the next one, and the iterates before them."""
+        one = self.mixture
+        vector = one.statistics
+        information, building = self._information(effort)
+        point = one.parameters + one.statistics + vector + information
+        iterates = (effort.order + 1) * (one.statistics + vector)
+        # The next point, beside the best one and the step that leads there.
+        reading = (
+            one.parameters
+            + vector
+            + max(
+                one.expectation + read,
+                one.statistics + one.parameters + 2 * vector + one.temporaries,
+                one.statistics + one.parameters + vector + building,
+            )
+        )
+        # EM's own step; then the solver's vectors, or proposals of scoring and of extrapolation
+        # with the statistics that they are made from.
+        advancing = one.parameters + max(
+            _VECTORS * vector,
+            2 * one.bare + 4 * one.statistics + 4 * vector + one.matrices + one.temporaries,
+        )
+        return start + iterates + 2 * one.frame + point + max(reading, advancing)
+
+    def _information(self, effort: Effort) -> tuple[int, int]:
+        """What is kept of informing rows, and what else it takes to find that."""
+        one = self.mixture
+        if not self.n_informing:
+            return 0, 0
+        n_shares = self.n_informing * one.n_components
+        most = n_shares * _VALUE * (one.n_features + 2)
+        kept = min(most, self.informing_bytes // effort.informing_part)
+        # A dense block with flags; those of consequence, joined and ordered by component.
+        responsibilities = min(_SHARES_BYTES, 2 * _VALUE * n_shares)
+        responsibilities += _VALUE * kept // (one.n_features + 2)
+        # The rows, and the residuals of one component, in float64, with copies. Each row is that of
+        # a component at least.
+        rows = min(self.n_informing * _VALUE * one.n_features, kept)
+        return kept, kept + responsibilities + 4 * rows
+
+
+def affordable(limit: int | None, needs: Callable[[Effort], int]) -> Effort:
+    """Choose the largest effort that a limit leaves room for.
+
+    Parameters
+    ----------
+    limit : int, optional
+        Bytes that the process may hold; None for no limit.
+    needs : callable
+        Returns the bytes that a fit with an effort takes, passes included.
+
+    Returns
+    -------
+    Effort
+        The smallest, if there is room for none.
+    """
+    if limit is None:
+        return EFFORTS[0]
+    room = limit - _PROCESS_BYTES
+    return next((effort for effort in EFFORTS if needs(effort) <= room), EFFORTS[-1])

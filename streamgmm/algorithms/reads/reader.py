@@ -1,0 +1,420 @@
+"""Reads of the whole data: each is numbered, timed, announced and kept in the history."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.algorithms.reads.partial_reads import complete
+from streamgmm.algorithms.reads.usable_rows import check_weight, count_weightless, is_refused
+from streamgmm.core import incomplete
+from streamgmm.core.covariance import CovarianceType
+from streamgmm.core.e_step import Arithmetic, EStep, scratch_bytes, statistics_bytes
+from streamgmm.core.frame import Frame
+from streamgmm.core.incomplete import IncompleteExpectation
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.statistics import Statistics
+from streamgmm.errors import DataError, NotFiniteError
+from streamgmm.events import Event, Listener, ReadDone, ReadStarted
+from streamgmm.protocols import (
+    Chunk,
+    Executor,
+    Journal,
+    M,
+    Missing,
+    PartialRead,
+    S,
+    Sink,
+    Source,
+    V,
+    Work,
+    all_chunks,
+    chunks_done,
+    row_bytes,
+    row_count,
+    unwritten_chunks,
+)
+
+# How many bad values an error names.
+_SHOWN = 5
+# Other processors round otherwise: by how much parameters may differ that are taken for the same,
+# in standard deviations, and as a part of weights.
+_SAME = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a read of all rows has said of parameters.
+
+    Attributes
+    ----------
+    parameters : Parameters
+    statistics : Statistics
+    """
+
+    parameters: Parameters
+    statistics: Statistics
+
+    def is_of(self, parameters: Parameters) -> bool:
+        """Whether it was made with these parameters, but for rounding."""
+        own = self.parameters
+        if own.covariance_type != parameters.covariance_type or (
+            own.means.shape != parameters.means.shape
+        ):
+            return False
+        inverse = own.stacked(own.inverse_factors)
+        moved = parameters.means - own.means
+        widened = own.stacked(parameters.factors - own.factors)
+        if own.structure.is_triangular:
+            moved, widened = (inverse @ moved[:, :, np.newaxis])[:, :, 0], inverse @ widened
+        else:
+            moved, widened = inverse * moved, inverse * widened
+        weights = parameters.weights - own.weights
+        return bool(
+            np.all(np.abs(moved) <= _SAME)
+            and np.all(np.abs(widened) <= _SAME)
+            and np.all(np.abs(weights) <= _SAME * own.weights)
+        )
+
+
+@dataclass
+class Reader:
+    """Reads one source with one executor and keeps account of it.
+
+    Attributes
+    ----------
+    source : Source
+    executor : Executor
+    listener : callable
+        Told of every event.
+    arithmetic : {"auto", "float64", "float32"}
+        Of densities; see :meth:`streamgmm.core.e_step.EStep.prepare`.
+    history : list of ReadDone
+        Every read of the data so far.
+    journal : Journal or None
+        Keeps what is found, and has what an interrupted fit found.
+    driver_bytes : int
+        Memory that this process needs beside passes for statistics. Samples are drawn before
+        there is anything to hold.
+    """
+
+    source: Source
+    executor: Executor
+    listener: Listener
+    arithmetic: Arithmetic = "auto"
+    history: list[ReadDone] = field(default_factory=list)
+    journal: Journal | None = None
+    driver_bytes: int = 0
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on."""
+        self.listener(event)
+
+    @property
+    def n_reads(self) -> float:
+        """How often the data were read, partial reads as fractions; an int if it is whole."""
+        total = math.fsum(read.part for read in self.history)
+        return int(total) if total.is_integer() else total
+
+    def kept(
+        self,
+        kind: type[V],
+        find: Callable[[], V],
+        is_asked: Callable[[V], bool] = lambda value: True,
+    ) -> V:
+        """A result from the journal; if that has no more, it is found, and kept.
+
+        Parameters
+        ----------
+        kind : type
+            A dataclass.
+        find : callable
+            Gives the result.
+        is_asked : callable
+            Whether a kept result is what is asked now.
+
+        Raises
+        ------
+        CheckpointError
+            If the journal has something else.
+        """
+        recalled = None if self.journal is None else self.journal.recall(kind, is_asked)
+        if recalled is not None:
+            value, reads = recalled
+            self.history.extend(reads)
+            return value
+        n_before = len(self.history)
+        value = find()
+        if self.journal is not None:
+            self.journal.keep(value, self.history[n_before:])
+        return value
+
+    def reduce(
+        self,
+        purpose: str,
+        kind: type[M],
+        function: Callable[[S, Chunk], M],
+        state: S,
+        work: Work,
+        chunks: Sequence[int] | None = None,
+    ) -> M:
+        """Read chunks once for something other than statistics.
+
+        Parameters
+        ----------
+        purpose : str
+            For the history.
+        kind : type
+            A dataclass: what the function gives.
+        function, state, work
+            As for :meth:`streamgmm.protocols.Executor.map_reduce`.
+        chunks : sequence of int, optional
+            By default all.
+        """
+        value, n_rows, seconds = self._timed(purpose, kind, function, state, work, chunks)
+        self._record(purpose, n_rows, seconds, part=n_rows / self.source.n_rows)
+        return value
+
+    def statistics(
+        self,
+        purpose: str,
+        parameters: Parameters,
+        *,
+        frame: Frame | None = None,
+        iteration: int = 0,
+        previous: float = math.nan,
+        accepts: Callable[[Statistics], bool] = lambda found: True,
+    ) -> Statistics:
+        """Read everything once for the sufficient statistics under given parameters.
+
+        Parameters
+        ----------
+        purpose : str
+            For the history.
+        parameters : Parameters
+        frame : Frame, optional
+            Coordinates of the statistics; by default those that suit the parameters.
+        iteration : int
+            For the history.
+        previous : float
+            Mean log-likelihood that the gain is counted from.
+        accepts : callable
+            Whether the parameters are accepted by what was found, for the history.
+
+        Returns
+        -------
+        Statistics
+            From the journal, in coordinates that may differ from ``frame`` by rounding.
+
+        Raises
+        ------
+        NotFiniteError
+            If rows hold NaN or infinity.
+        DataError
+            If no row has weight.
+        CheckpointError
+            If the journal goes on with other parameters.
+        """
+        frame = frame or Frame.of(parameters, self.source.dtype)
+
+        def read() -> Reading:
+            found = self._statistics(purpose, parameters, frame, iteration, previous, accepts)
+            return Reading(parameters, found)
+
+        return self.kept(Reading, read, lambda reading: reading.is_of(parameters)).statistics
+
+    def _statistics(
+        self,
+        purpose: str,
+        parameters: Parameters,
+        frame: Frame,
+        iteration: int,
+        previous: float,
+        accepts: Callable[[Statistics], bool],
+    ) -> Statistics:
+        missing = self.source.missing
+        expectation = prepare(parameters, frame, missing, self.arithmetic)
+        work = statistics_work(self.source, parameters.covariance_type, parameters.n_components)
+        work = replace(work, driver=self.driver_bytes)
+        found, _, seconds = self._timed(purpose, Statistics, chunk_statistics, expectation, work)
+        n_missing = 0 if missing == "error" else found.n_missing
+        if found.n_not_finite > n_missing:
+            refuse_not_finite(self.source, self.executor)
+        if not found.weight > 0.0:
+            raise DataError(
+                f"no row of {self.source.name} that can be used has a weight above zero: "
+                f"{found.n_rows} row(s) have weight 0, {found.n_overflowing} were skipped because "
+                f"their squares overflow, {n_missing} because they hold "
+                f"{'nothing but ' * (missing == 'em')}NaN; give one row or more a positive weight"
+            )
+        check_weight(found.weight)
+        mean = found.mean_log_likelihood
+        n_pairs = self.source.n_rows * parameters.n_components
+        self._record(
+            purpose,
+            found.n_rows,
+            seconds,
+            iteration,
+            mean,
+            mean - previous if math.isfinite(previous) else math.nan,
+            found.n_overflowing,
+            frame.centred.size,
+            "float32" if found.n_single else "float64",
+            found.n_screened / n_pairs,
+            found.n_passed_over / n_pairs,
+            n_missing,
+            accepted=accepts(found),
+            n_weightless=found.n_weightless,
+        )
+        return found
+
+    def _timed(
+        self,
+        purpose: str,
+        kind: type[M],
+        function: Callable[[S, Chunk], M],
+        state: S,
+        work: Work,
+        chunks: Sequence[int] | None = None,
+    ) -> tuple[M, int, float]:
+        """The merged value, the rows that were read, and the seconds that it took."""
+        source = self.source
+        chosen = all_chunks(source) if chunks is None else chunks
+        n_read = row_count(source, chosen)
+        number = len(self.history) + 1
+        n_bytes = n_read * row_bytes(source)
+        self.tell(ReadStarted(number, purpose, n_read, len(chosen), n_bytes))
+        begun: PartialRead[M] = PartialRead()
+        keep: Callable[[PartialRead[M]], None] = _ignore
+        interval = math.inf
+        if self.journal is not None:
+            begun, keep = self.journal.partial_read(number, kind, (purpose, state, chosen))
+            interval = self.journal.interval
+        if begun.n_chunks:
+            self.listener(chunks_done(source, chosen[: begun.n_chunks]))
+
+        def read(stretch: Sequence[int]) -> M:
+            return self.executor.map_reduce(
+                source, function, state, self.listener, work, stretch, purpose, number
+            )
+
+        value, seconds = complete(begun, chosen, read, keep, interval)
+        return value, n_read, seconds
+
+    def _record(self, purpose: str, *values: Any, **others: Any) -> None:
+        done = ReadDone(len(self.history) + 1, purpose, *values, **others)
+        self.history.append(done)
+        self.tell(done)
+
+
+def prepare(
+    parameters: Parameters, frame: Frame, missing: Missing, arithmetic: Arithmetic = "auto"
+) -> EStep | IncompleteExpectation:
+    """A mixture prepared for rows of which those with NaN are treated as is said."""
+    expectation = IncompleteExpectation if missing == "em" else EStep
+    return expectation.prepare(parameters, frame, arithmetic)
+
+
+def statistics_work(source: Source, covariance_type: CovarianceType, n_components: int) -> Work:
+    """Memory that reading for the statistics of a mixture takes."""
+    shape = n_components, source.n_features
+    value = statistics_bytes(covariance_type, *shape)
+    # A thread sums in two levels, and a chunk's statistics lie beside those they merge with.
+    return Work(
+        scratch_bytes(covariance_type, *shape)
+        + gap_bytes(source, n_components)
+        + swapped_bytes(source)
+        + 4 * value,
+        value,
+    )
+
+
+def swapped_bytes(source: Source) -> int:
+    """Return the memory that the values of a chunk take in this machine's byte order."""
+    if source.dtype.isnative or source.dtype.kind != "f":
+        return 0
+    return int(max(np.diff(source.boundaries))) * row_bytes(source)
+
+
+def gap_bytes(source: Source, n_components: int) -> int:
+    """Memory that work on the rows with gaps of a chunk takes."""
+    if source.missing != "em":
+        return 0
+    n_rows = int(max(np.diff(source.boundaries)))
+    return incomplete.gap_bytes(n_components, source.n_features, n_rows)
+
+
+def refuse_not_finite(source: Source, executor: Executor) -> NoReturn:
+    """Count NaN (if refused) and infinity in all the data; raise an error that says where.
+
+    Raises
+    ------
+    NotFiniteError
+    """
+    found = executor.map_reduce(source, _find_not_finite, source.missing, _ignore)
+    places = ", ".join(f"row {row} column {column}" for row, column in found.places)
+    more = ", ..." if found.n_values > len(found.places) else ""
+    kind = "NaN or infinity" if source.missing == "error" else "infinity"
+    remedy = (
+        "Drop or fill these rows first, or leave out those with NaN by "
+        "streamgmm.open(..., missing='drop'), or use their other values by missing='em'"
+        if source.missing == "error"
+        else "Set these values to NaN, or mend them"
+    )
+    raise NotFiniteError(
+        f"Input {source.name} contains {kind}: {found.n_values} value(s) in "
+        f"{found.n_rows} of {source.n_rows} rows; the first: {places}{more}. {remedy}."
+    )
+
+
+@contextmanager
+def announced(listener: Listener, purpose: str, source: Source, sink: Sink) -> Iterator[None]:
+    """Tell of a read outside a fit, which has no number, of the chunks that a sink has not."""
+    chunks = unwritten_chunks(source, sink)
+    n_rows = row_count(source, chunks)
+    listener(ReadStarted(0, purpose, n_rows, len(chunks), n_rows * row_bytes(source)))
+    start = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - start
+    listener(ReadDone(0, purpose, n_rows, seconds))
+
+
+def _ignore(_: object) -> None:
+    pass
+
+
+def chunk_statistics(expectation: EStep | IncompleteExpectation, chunk: Chunk) -> Statistics:
+    """Return the sufficient statistics of a chunk, with the count of its rows of weight 0."""
+    found = expectation.statistics(chunk.rows, chunk.weights)
+    missing: Missing = "em" if isinstance(expectation, IncompleteExpectation) else "drop"
+    n_weightless = count_weightless(chunk, missing)
+    return replace(found, n_weightless=n_weightless) if n_weightless else found
+
+
+@dataclass(frozen=True)
+class _NotFinite:
+    """How many values are NaN or infinite, in how many rows, and where the first ones are."""
+
+    n_values: int
+    n_rows: int
+    places: tuple[tuple[int, int], ...]
+
+    def merge(self, other: "_NotFinite") -> "_NotFinite":
+        return _NotFinite(
+            self.n_values + other.n_values,
+            self.n_rows + other.n_rows,
+            tuple(sorted(self.places + other.places)[:_SHOWN]),
+        )
+
+
+def _find_not_finite(missing: Missing, chunk: Chunk) -> _NotFinite:
+    bad = is_refused(chunk.rows, missing)
+    rows, columns = np.nonzero(bad)
+    index: NDArray[np.int64] = np.asarray(chunk.index)
+    places = zip(index[rows[:_SHOWN]].tolist(), columns[:_SHOWN].tolist(), strict=True)
+    return _NotFinite(int(bad.sum()), int(bad.any(axis=1).sum()), tuple(places))

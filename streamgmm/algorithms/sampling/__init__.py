@@ -1,0 +1,1 @@
+"""Samples of the data, and initial mixtures that are found in them."""

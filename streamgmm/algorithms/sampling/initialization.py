@@ -1,0 +1,432 @@
+"""Where EM starts: centres from a sample in memory, and what they say of the other parameters."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from streamgmm.algorithms.reads.usable_rows import check_weight
+from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType, cholesky
+from streamgmm.core.e_step import LARGEST_VALUE
+from streamgmm.core.parameters import Parameters, covariances_from_precisions
+from streamgmm.errors import DataError
+
+_KMEANS_ITERATIONS = 100
+_KMEANS_TOLERANCE = 1e-4
+# Distances that are held at once, so few that they stay in a core's own cache.
+_BLOCK_DISTANCES = 1 << 17
+# Values of a block of columns.
+_BLOCK_COLUMN_VALUES = 1 << 20
+# Added to the variances of components, as a part of the sample's, where reg_covar does not keep
+# them from being singular.
+_SMALLEST_VARIANCE = 1e-6
+# Added too, as a part of their own, because rounding may have made correlations larger than 1.
+_ROUNDING = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What the caller knows of the parameters beforehand; None for what is to be found.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (K,), or None
+    means : ndarray of shape (K, D), or None
+    precisions : ndarray, or None
+        Inverse covariances in the shape of the covariance type.
+    """
+
+    weights: Array | None = None
+    means: Array | None = None
+    precisions: Array | None = None
+
+    def complete(self, covariance_type: CovarianceType) -> Parameters | None:
+        """The parameters, if all of them are known.
+
+        Raises
+        ------
+        ParameterError
+            If they are not those of a mixture.
+        """
+        if self.weights is None or self.means is None or self.precisions is None:
+            return None
+        return Parameters.from_precisions(
+            covariance_type, self.weights, self.means, self.precisions
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows of a sample about their mean, of which values may be missing.
+
+    Attributes
+    ----------
+    terms : ndarray of shape (n, D + 1), or (n, 2 D) if values are missing
+        The values, 0 where one is missing; then 1, or for each value whether it is there.
+    weights : ndarray of shape (n,)
+    centre : ndarray of shape (D,)
+        What values are less than the data by.
+    is_complete : bool
+        Whether no value is missing.
+    """
+
+    terms: Array
+    weights: Array
+    centre: Array
+    is_complete: bool
+
+    @classmethod
+    def of(cls, rows: Array, weights: Array) -> "_Rows":
+        """Rows about their mean; NaN stands for a missing value."""
+        n_rows, n_features = rows.shape
+        centre = np.nanmean(rows, axis=0)
+        missing = np.isnan(rows)
+        is_complete = not bool(missing.any())
+        terms = np.ones((n_rows, n_features + 1 if is_complete else 2 * n_features))
+        np.subtract(rows, centre, out=terms[:, :n_features])
+        if not is_complete:
+            terms[:, :n_features][missing] = 0.0
+            terms[:, n_features:][missing] = 0.0
+        return cls(terms, weights, centre, is_complete)
+
+    def __len__(self) -> int:
+        return len(self.terms)
+
+    @property
+    def values(self) -> Array:
+        """Shape (n, D)."""
+        return self.terms[:, : len(self.centre)]
+
+    @property
+    def seen(self) -> Array:
+        """1 where there is a value, else 0, (n, D); of rows without gaps (n, 1)."""
+        return self.terms[:, len(self.centre) :]
+
+    def variances(self) -> Array:
+        """Of each feature, (D,)."""
+        return self.by_columns(lambda values: np.nanvar(values, axis=0))
+
+    def by_columns(self, function: Callable[[Array], Array]) -> Array:
+        """Join what a function of columns (n, d), NaN where a value is missing, returns, (..., d).
+
+        It is called with some columns at a time, so that copies of all rows are not needed.
+        """
+        n_features = len(self.centre)
+        # A column alone would be summed in another order.
+        size = max(2, _BLOCK_COLUMN_VALUES // max(len(self), 1))
+        edges = [*range(0, max(n_features - 1, 1), size), n_features]
+        parts = []
+        for start, stop in pairwise(edges):
+            seen = self.seen if self.is_complete else self.seen[:, start:stop]
+            parts.append(function(np.where(seen > 0.0, self.values[:, start:stop], np.nan)))
+        return np.concatenate(parts, axis=-1)
+
+
+def initialize(
+    rows: Array,
+    weights: Array,
+    n_components: int,
+    covariance_type: CovarianceType,
+    method: str,
+    reg_covar: float | Array,
+    known: Start,
+    random: np.random.RandomState,
+    scales: Array | None = None,
+) -> Parameters:
+    """Starting parameters from a sample of rows.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (m, D)
+        NaN where a value is missing.
+    weights : ndarray of shape (m,)
+    n_components : int
+    covariance_type : {"full", "tied", "diag", "spherical"}
+    method : {"kmeans", "k-means++", "random_from_data", "random"}
+        Clusters of k-means; rows nearest to centres that k-means++ seeds, or to random rows; or
+        rows dealt out at random.
+    reg_covar : float or ndarray of shape (D,)
+        Added to the diagonal of each covariance.
+    known : Start
+        Replaces what was found.
+    random : numpy.random.RandomState
+    scales : ndarray of shape (D,), optional
+        Units of the columns in which distances are measured; those of the data by default.
+
+    Returns
+    -------
+    start : Parameters
+
+    Raises
+    ------
+    DataError
+        If the sample has fewer rows than there are components, or no value of a feature.
+    ParameterError
+        If what is known does not fit the data.
+    """
+    check_weight(float(weights.sum()))
+    if len(rows) < n_components:
+        raise DataError(
+            f"only {len(rows)} row(s) have a weight above zero and squares that do not "
+            f"overflow, fewer than n_components = {n_components}"
+        )
+    empty = np.flatnonzero(np.isnan(rows).all(axis=0))
+    if empty.size:
+        raise DataError(
+            f"column(s) {', '.join(map(str, empty))} hold nothing but NaN in {len(rows)} "
+            "sampled rows; leave them out"
+        )
+    centred = _Rows.of(rows, weights)
+    measured = centred
+    if scales is not None:
+        measured = _Rows.of(np.clip(rows / scales, -LARGEST_VALUE, LARGEST_VALUE), weights)
+    labels = _METHODS[method](measured, n_components, random)
+    found = _parameters(centred, labels, n_components, covariance_type, reg_covar)
+    covariances, factors = found.covariances, found.factors
+    if known.precisions is not None:
+        covariances, factors = covariances_from_precisions(
+            covariance_type, known.precisions, found.means.shape
+        )
+    return Parameters.create(
+        covariance_type,
+        found.weights if known.weights is None else known.weights,
+        found.means if known.means is None else known.means,
+        covariances,
+        factors,
+    )
+
+
+def parameters_of_clusters(
+    rows: Array,
+    weights: Array,
+    labels: NDArray[np.intp],
+    n_components: int,
+    covariance_type: CovarianceType,
+    reg_covar: float | Array,
+) -> Parameters:
+    """Weights, means and covariances of labelled rows.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, D)
+        NaN where a value is missing.
+    weights : ndarray of shape (n,)
+    labels : ndarray of shape (n,), int
+    n_components : int
+    covariance_type : {"full", "tied", "diag", "spherical"}
+    reg_covar : float or ndarray of shape (D,)
+        Added to the diagonal of each covariance.
+    """
+    return _parameters(_Rows.of(rows, weights), labels, n_components, covariance_type, reg_covar)
+
+
+def _parameters(
+    rows: _Rows,
+    labels: NDArray[np.intp],
+    n_components: int,
+    covariance_type: CovarianceType,
+    reg_covar: float | Array,
+) -> Parameters:
+    means, counts = _cluster_means(rows, labels, n_components)
+    covariances = _cluster_covariances(covariance_type, rows, labels, means)
+    covariances, factors = _regular(covariance_type, covariances, reg_covar, rows)
+    return Parameters.create(
+        covariance_type, counts / counts.sum(), means + rows.centre, covariances, factors
+    )
+
+
+def _regular(
+    covariance_type: CovarianceType, covariances: Array, reg_covar: float | Array, rows: _Rows
+) -> tuple[Array, Array]:
+    """Covariances with reg_covar on the diagonal, or with more if that is not enough; factors."""
+    structure = STRUCTURES[covariance_type]
+    ridge = np.full(rows.values.shape[1], reg_covar)
+    if np.all(ridge > 0.0):
+        regular = _add_to_diagonal(covariance_type, covariances, ridge)
+        with contextlib.suppress(np.linalg.LinAlgError):
+            return regular, cholesky(structure, regular)
+    floor = np.maximum(ridge, _SMALLEST_VARIANCE * _typical_variances(rows))
+    regular = _add_to_diagonal(covariance_type, covariances, floor)
+    if structure.is_triangular:
+        diagonals = np.diagonal(regular, axis1=-2, axis2=-1)
+        regular += _ROUNDING * diagonals[..., np.newaxis] * np.eye(len(floor))
+    return regular, cholesky(structure, regular)
+
+
+def _cluster_means(rows: _Rows, labels: NDArray[np.intp], n_components: int) -> tuple[Array, Array]:
+    """Weighted means (K, D) and counts (K,) of labelled rows; 0 for what has no values."""
+    counts: Array = np.bincount(labels, rows.weights, n_components).astype(np.float64)
+    sums = _members(rows, labels, n_components) @ rows.terms
+    n_features = len(rows.centre)
+    means, seen = sums[:, :n_features], sums[:, n_features:]
+    return means / np.where(seen > 0.0, seen, 1.0), counts
+
+
+def _members(rows: _Rows, labels: NDArray[np.intp], n_components: int) -> scipy.sparse.csc_array:
+    """Weight of each row in each cluster, (K, n)."""
+    starts = np.arange(len(rows) + 1)
+    return scipy.sparse.csc_array((rows.weights, labels, starts), (n_components, len(rows)))
+
+
+def _cluster_covariances(
+    covariance_type: CovarianceType, rows: _Rows, labels: NDArray[np.intp], means: Array
+) -> Array:
+    """Covariances of labelled rows about the means, cluster by cluster; 0 for an empty one.
+
+    Variances are those of the values that there are; of a feature without any in a cluster, that
+    of all rows.
+    """
+    n_components, n_features = means.shape
+    found = np.zeros(STRUCTURES[covariance_type].shape(n_components, n_features))
+    order = np.argsort(labels, kind="stable")
+    stops = np.cumsum(np.bincount(labels, minlength=n_components))
+    overall = rows.variances()
+    for k, own in enumerate(np.split(order, stops[:-1])):
+        weights = rows.weights[own]
+        count = weights.sum() or 1.0
+        deviations = rows.values[own]
+        deviations -= means[k]
+        unseen = np.zeros(n_features)
+        if not rows.is_complete:
+            # A congruence: matrices stay positive semidefinite.
+            part = weights @ rows.seen[own] / count
+            deviations *= rows.seen[own] / np.sqrt(np.where(part > 0.0, part, 1.0))
+            unseen = np.where(part > 0.0, 0.0, overall)
+        weighted = deviations * weights[:, np.newaxis]
+        if STRUCTURES[covariance_type].is_triangular:
+            scatter = weighted.T @ deviations + np.diag(count * unseen)
+            if covariance_type == "full":
+                found[k] = scatter / count
+            else:
+                found += scatter / rows.weights.sum()
+        else:
+            variances = (weighted * deviations).sum(axis=0) / count + unseen
+            found[k] = variances.mean() if covariance_type == "spherical" else variances
+    return found
+
+
+def _add_to_diagonal(covariance_type: CovarianceType, covariances: Array, values: Array) -> Array:
+    """Covariances with values (D,) added to their diagonals."""
+    if STRUCTURES[covariance_type].is_triangular:
+        return covariances + np.diag(values)
+    return covariances + (values.mean() if covariance_type == "spherical" else values)
+
+
+def _typical_variances(rows: _Rows) -> Array:
+    """Squared interquartile ranges (D,), which outliers do not move; never 0."""
+    lower, upper = rows.by_columns(lambda own: np.nanquantile(own, (0.25, 0.75), axis=0))
+    squared = np.square(upper - lower)
+    squared = np.where(squared > 0.0, squared, rows.variances())
+    positive = squared[squared > 0.0]
+    typical: Array = np.where(squared > 0.0, squared, positive.min() if positive.size else 1.0)
+    return typical
+
+
+def _terms_of(centres: Array, rows: _Rows) -> Array:
+    """Terms whose products with those of rows are ‖x - c‖² - ‖x‖² over the values that there are.
+
+    Shape (K, D + 1) or (K, 2 D), as those of the rows.
+    """
+    squares = np.square(centres)
+    if rows.is_complete:
+        squares = squares.sum(axis=1, keepdims=True)
+    return np.hstack([-2.0 * centres, squares])
+
+
+def _squared_distances(rows: _Rows, squares: Array, centres: Array) -> Array:
+    """‖x - c‖² (K, n) over the values that there are, of rows whose ‖x‖² are given."""
+    distances: Array = _terms_of(centres, rows) @ rows.terms.T
+    # In place: passes over so many values cost more than the product.
+    distances += squares
+    return np.maximum(distances, 0.0, out=distances)
+
+
+def _seed_centres(rows: _Rows, n_components: int, random: np.random.RandomState) -> Array:
+    """Greedy k-means++ (Arthur & Vassilvitskii 2007): the best of several draws for each centre.
+
+    What a centre lacks is the mean of all rows.
+    """
+    values, weights = rows.values, rows.weights
+    squares = np.square(values).sum(axis=1)
+    n_trials = 2 + int(np.log(n_components))
+    first = random.choice(len(rows), p=weights / weights.sum())
+    chosen = [int(first)]
+    closest = _squared_distances(rows, squares, values[chosen])[0]
+    for _ in range(1, n_components):
+        potential = np.cumsum(closest * weights)
+        draws = random.uniform(size=n_trials) * potential[-1]
+        candidates = np.minimum(np.searchsorted(potential, draws), len(rows) - 1)
+        distances = _squared_distances(rows, squares, values[candidates])
+        np.minimum(distances, closest, out=distances)
+        best = int(np.argmin(distances @ weights))
+        chosen.append(int(candidates[best]))
+        closest = distances[best]
+    return values[chosen]
+
+
+def _nearest(rows: _Rows, centres: Array) -> NDArray[np.intp]:
+    """Label of each row's nearest centre."""
+    labels = np.empty(len(rows), dtype=np.intp)
+    terms = _terms_of(centres, rows).T
+    size = max(1, _BLOCK_DISTANCES // len(centres))
+    for start in range(0, len(rows), size):
+        block = slice(start, start + size)
+        np.argmin(rows.terms[block] @ terms, axis=1, out=labels[block])
+    return labels
+
+
+def _farthest(rows: _Rows, centres: Array, labels: NDArray[np.intp], size: int) -> NDArray[np.intp]:
+    """The rows that are farthest from their centres, (size,)."""
+    distances = np.square((rows.values - centres[labels]) * rows.seen).sum(axis=1)
+    return np.argsort(distances)[::-1][:size]
+
+
+def _kmeans(rows: _Rows, n_components: int, random: np.random.RandomState) -> NDArray[np.intp]:
+    """Clusters of Lloyd's k-means, from k-means++ centres.
+
+    Over the values that there are, as in Chi, Chi & Baraniuk (2016), k-POD.
+    """
+    centres = _seed_centres(rows, n_components, random)
+    tolerance = _KMEANS_TOLERANCE * rows.variances().mean()
+    for _ in range(_KMEANS_ITERATIONS):
+        labels = _nearest(rows, centres)
+        moved, counts = _cluster_means(rows, labels, n_components)
+        empty = np.flatnonzero(counts == 0.0)
+        if empty.size:
+            # These go on from the rows that are served worst.
+            moved[empty] = rows.values[_farthest(rows, centres, labels, empty.size)]
+        shift = float(np.square(moved - centres).sum())
+        centres = moved
+        if shift <= tolerance:
+            break
+    return _nearest(rows, centres)
+
+
+def _kmeans_plusplus(
+    rows: _Rows, n_components: int, random: np.random.RandomState
+) -> NDArray[np.intp]:
+    return _nearest(rows, _seed_centres(rows, n_components, random))
+
+
+def _random_from_data(
+    rows: _Rows, n_components: int, random: np.random.RandomState
+) -> NDArray[np.intp]:
+    chosen = random.choice(len(rows), size=n_components, replace=False)
+    return _nearest(rows, rows.values[chosen])
+
+
+def _random(rows: _Rows, n_components: int, random: np.random.RandomState) -> NDArray[np.intp]:
+    """Rows dealt out in random order, so that no component goes without."""
+    return random.permutation(len(rows)) % n_components
+
+
+_METHODS: dict[str, Callable[..., NDArray[np.intp]]] = {
+    "kmeans": _kmeans,
+    "k-means++": _kmeans_plusplus,
+    "random_from_data": _random_from_data,
+    "random": _random,
+}

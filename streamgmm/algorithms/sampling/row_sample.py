@@ -1,0 +1,408 @@
+"""A sample of rows that fits in memory, and how many rows it should have.
+
+Rows are chosen by a hash of their position, so a sample depends on neither chunks nor threads,
+and rows stored in any order are sampled alike.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.algorithms.reads.reader import Reader, refuse_not_finite
+from streamgmm.algorithms.reads.usable_rows import all_within, is_left_out, is_refused
+from streamgmm.core.covariance import Array
+from streamgmm.core.e_step import LARGEST_VALUE
+from streamgmm.errors import DataError
+from streamgmm.protocols import Chunk, Missing, Work
+
+_ALL_HASHES = np.uint64(2**64 - 1)
+# Of the places of a sample, one in so many is kept for rows that are badly explained.
+_RESERVED = 8
+# Bytes of what is kept with a row: position, hash, weight and stratum; and, while samples are
+# joined, of places and copies of these.
+_OTHER_BYTES = 25
+_JOINING_BYTES = 32
+
+_MOST_ROWS = 1 << 16
+_MOST_BYTES = 32 << 20
+# Fewer sampled rows save nothing worth while where a mixture is fitted to them.
+_FEWEST_ROWS = 1 << 14
+_ROWS_PER_PARAMETER = 2000
+# Parts of fewer rows are joined.
+_FEW_ROWS = 4096
+
+
+def sample_size(n_rows: int, row_bytes: int, n_parameters: int, most_bytes: int) -> int:
+    """Rows of the sample that a mixture is fitted to before all rows are read.
+
+    Parameters
+    ----------
+    n_rows : int
+        N.
+    row_bytes : int
+        Size of a row in the sample.
+    n_parameters : int
+        Free parameters p of the mixture.
+    most_bytes : int
+        Size that the sample may have.
+
+    Returns
+    -------
+    int
+        All rows if they are few; else 2000 a parameter, but not more than an eighth of all.
+    """
+    wanted = max(_FEWEST_ROWS, min(n_rows // 8, _ROWS_PER_PARAMETER * n_parameters))
+    return max(1, min(n_rows, wanted, most_bytes // row_bytes))
+
+
+def expected_shortfall(n_rows: int, size: int, n_parameters: int) -> float:
+    """What the maximum-likelihood estimate on a sample lacks on all rows, p/2 (1/m - 1/N).
+
+    Parameters
+    ----------
+    n_rows, size : int
+        N and m.
+    n_parameters : int
+        Free parameters p.
+
+    Returns
+    -------
+    float
+        Nats a row, expected if the model is right.
+
+    References
+    ----------
+    Wilks (1938), The large-sample distribution of the likelihood ratio.
+    """
+    return 0.5 * n_parameters * (1.0 / size - 1.0 / n_rows)
+
+
+@dataclass(frozen=True)
+class SampleDesign:
+    """Which rows a sample takes.
+
+    Attributes
+    ----------
+    seed : int
+        Below 2**32.
+    size : int
+        Most rows.
+    dtype : dtype
+        Of the sampled rows.
+    largest_hash : uint64
+        Rows with a larger one are not taken, unless they are badly explained.
+    spare : float
+        Rows that are carried along until all are read, over ``size``.
+    """
+
+    seed: int
+    size: int
+    dtype: np.dtype[Any]
+    largest_hash: np.uint64 = _ALL_HASHES
+    spare: float = 1.0
+
+    @classmethod
+    def among(
+        cls, n_rows: float, size: int, seed: int, dtype: np.dtype[Any], spare: float = 1.0
+    ) -> "SampleDesign":
+        """A sample of so many rows among those that can be used, of which there are n_rows.
+
+        Rows with larger hashes need not be carried along; six standard deviations are kept, and
+        ``spare`` times as many if ``n_rows`` is uncertain.
+        """
+        part = spare * (size + 6.0 * math.sqrt(size) + 6.0) / max(n_rows, 1.0)
+        largest = _ALL_HASHES if part >= 1.0 else np.uint64(part * 2.0**64)
+        return cls(seed, size, dtype, largest, spare)
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether no hash is too large."""
+        return bool(self.largest_hash == _ALL_HASHES)
+
+    def work(self, n_features: int, stratified: bool = False) -> Work:
+        """Memory that it takes to read the sample."""
+        row_bytes = n_features * self.dtype.itemsize + _OTHER_BYTES
+        sample_bytes = self.size * row_bytes
+        # Joining two samples makes a third.
+        joining_bytes = sample_bytes + 2 * self.size * _JOINING_BYTES
+        if self.takes_all:
+            return Work(sample_bytes + joining_bytes, sample_bytes)
+        # Samples that wait to be merged are of different rows; of all rows whose hash is small
+        # enough there are hardly more than are to be carried along.
+        reserved_bytes = self.n_reserved * row_bytes if stratified else 0
+        carried_bytes = math.ceil(self.spare * sample_bytes)
+        return Work(0, reserved_bytes, carried_bytes + joining_bytes)
+
+    @property
+    def n_reserved(self) -> int:
+        """Places kept for rows that are badly explained."""
+        return self.size // _RESERVED
+
+    def draw(
+        self, chunk: Chunk, missing: Missing, is_unexplained: NDArray[np.bool_] | None = None
+    ) -> "Draw":
+        """What the sample takes of a chunk, less rows without weight, with NaN, or overflowing.
+
+        Parameters
+        ----------
+        chunk : Chunk
+        missing : {"error", "drop", "em"}
+            Whether rows with NaN, or with nothing else, are left out.
+        is_unexplained : ndarray of shape (n,), optional
+            The rows that are badly explained.
+        """
+        index = chunk.index
+        if isinstance(index, range):
+            index = np.arange(index.start, index.stop)
+        hashes = hash_positions(index, self.seed)
+        is_taken = hashes <= self.largest_hash
+        if is_unexplained is None:
+            is_unexplained = np.zeros(len(hashes), dtype=np.bool_)
+        is_taken |= is_unexplained
+        if chunk.weights is not None:
+            is_taken &= chunk.weights > 0.0
+        if missing != "error":
+            is_taken &= ~is_left_out(chunk.rows, missing)
+        taken = np.flatnonzero(is_taken)
+        taken = taken[self.kept(hashes[taken], is_unexplained[taken])]
+        rows = chunk.rows[taken].astype(np.float64, copy=False)
+        sample = RowSample(
+            index[taken],
+            hashes[taken],
+            rows.astype(self.dtype, copy=False),
+            np.ones(len(rows)) if chunk.weights is None else chunk.weights[taken],
+            is_unexplained[taken],
+        )
+        if not all_within(rows):
+            overflows = np.any((np.abs(rows) > LARGEST_VALUE) & np.isfinite(rows), axis=1)
+            sample = sample.take(np.flatnonzero(~overflows))
+        return Draw(self, (sample,))
+
+    def kept(
+        self, hashes: NDArray[np.uint64], is_unexplained: NDArray[np.bool_]
+    ) -> NDArray[np.intp]:
+        """Places of the rows that a sample keeps, in their order.
+
+        Those that are badly explained have places reserved; all others, and what of these goes
+        beyond, have the rest. Within either kind the smallest hashes come first.
+        """
+        first = np.flatnonzero(is_unexplained)
+        first = first[_smallest(hashes[first], self.n_reserved)]
+        is_other = hashes <= self.largest_hash
+        is_other[first] = False
+        others = np.flatnonzero(is_other)
+        others = others[_smallest(hashes[others], self.size - len(first))]
+        is_kept = np.zeros(len(hashes), dtype=np.bool_)
+        is_kept[first] = is_kept[others] = True
+        return np.flatnonzero(is_kept)
+
+
+@dataclass(frozen=True, eq=False)
+class RowSample:
+    """Sampled rows.
+
+    Attributes
+    ----------
+    index : ndarray of shape (m,), int64
+        Position of each row in the whole.
+    hashes : ndarray of shape (m,), uint64
+    rows : ndarray of shape (m, D)
+    weights : ndarray of shape (m,)
+    is_unexplained : ndarray of shape (m,), bool
+        The rows that are badly explained: those of the second stratum.
+    """
+
+    index: NDArray[np.int64]
+    hashes: NDArray[np.uint64]
+    rows: NDArray[Any]
+    weights: Array
+    is_unexplained: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def check(self) -> None:
+        """Refuse arrays that are no sample, as those of a file may be.
+
+        Raises
+        ------
+        DataError
+            If shapes do not agree, or a weight or a row cannot be one of a sample.
+        """
+        shapes = {np.shape(a) for a in (self.index, self.hashes, self.weights, self.is_unexplained)}
+        is_sound = (
+            shapes == {(len(self),)}
+            and np.ndim(self.rows) == 2
+            and len(self.rows) == len(self)
+            and np.all(self.index >= 0)
+            and np.all((self.weights >= 0.0) & (self.weights < np.inf))
+            and not np.isinf(self.rows).any()
+        )
+        if not is_sound:
+            raise DataError("these arrays are no sample of rows")
+
+    def part(self, size: int) -> "RowSample":
+        """Fewer rows, from all over the sample, that stand for all of it.
+
+        So many of the first stratum, and up to half as many of the second, whose rows count for
+        little and are of kinds that a few would not show.
+        """
+        strata = [np.flatnonzero(self.is_unexplained == which) for which in (False, True)]
+        sizes = [min(size, len(strata[0])), min(size // 2, len(strata[1]))]
+        if sum(sizes) == len(self):
+            return self
+        chosen = [
+            places[np.arange(n) * len(places) // max(n, 1)]
+            for places, n in zip(strata, sizes, strict=True)
+        ]
+        factors = [len(places) / max(n, 1) for places, n in zip(strata, sizes, strict=True)]
+        places = np.concatenate(chosen)
+        order = np.argsort(places)
+        taken = self.take(places[order])
+        return replace(taken, weights=taken.weights * np.repeat(factors, sizes)[order])
+
+    def take(self, places: NDArray[np.intp]) -> "RowSample":
+        """Some of the rows."""
+        return RowSample(
+            self.index[places],
+            self.hashes[places],
+            self.rows[places],
+            self.weights[places],
+            self.is_unexplained[places],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """What a sample takes of some chunks, in parts; a monoid.
+
+    Rows are copied only if some of them are to go, or if they are few.
+
+    Attributes
+    ----------
+    design : SampleDesign
+    parts : tuple of RowSample
+    """
+
+    design: SampleDesign
+    parts: tuple[RowSample, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def merge(self, other: "Draw") -> "Draw":
+        """What is taken of both sides' chunks."""
+        both = Draw(self.design, self.parts + other.parts)
+        if _FEW_ROWS <= len(both) <= self.design.size:
+            return both
+        return Draw(self.design, (both._joined(),))
+
+    def sample(self) -> RowSample:
+        """The rows that the sample keeps, by their position; chunks need not follow each other."""
+        joined = self._joined()
+        is_ordered = np.all(joined.index[1:] > joined.index[:-1])
+        return joined if is_ordered else joined.take(np.argsort(joined.index))
+
+    def _joined(self) -> RowSample:
+        """The rows that the sample keeps, in one part."""
+        if len(self.parts) == 1:
+            return self.parts[0]
+        hashes, is_unexplained = self._all("hashes"), self._all("is_unexplained")
+        kept = self.design.kept(hashes, is_unexplained)
+        ends = np.cumsum([len(part) for part in self.parts])
+        places = np.split(kept, np.searchsorted(kept, ends[:-1]))
+        own = [
+            place - (end - len(part))
+            for part, end, place in zip(self.parts, ends, places, strict=True)
+        ]
+        first = self.parts[0].rows
+        rows = np.empty((len(kept), first.shape[1]), first.dtype)
+        outs = np.split(rows, np.cumsum([len(place) for place in own])[:-1])
+        for part, place, out in zip(self.parts, own, outs, strict=True):
+            # Only so there is no third copy.
+            np.take(part.rows, place, axis=0, out=out, mode="clip")
+        index, weights = self._all("index")[kept], self._all("weights")[kept]
+        return RowSample(index, hashes[kept], rows, weights, is_unexplained[kept])
+
+    def _all(self, name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in self.parts])
+
+
+def _smallest(hashes: NDArray[np.uint64], size: int) -> NDArray[np.intp]:
+    """Places of the smallest hashes, at most ``size``."""
+    if len(hashes) <= size:
+        return np.arange(len(hashes))
+    return np.argpartition(hashes, size)[:size]
+
+
+def hash_positions(index: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+    """SplitMix64 (Steele, Lea & Flood 2014) of row positions."""
+    golden = 0x9E3779B97F4A7C15
+    offset = np.uint64((seed * golden + golden) % 2**64)
+    z = index.astype(np.uint64) * np.uint64(golden) + offset
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def default_sample_size(n_rows: int, n_features: int) -> int:
+    """Return how many of so many rows plain EM starts from: 65536, or what 32 MiB hold."""
+    return min(n_rows, _MOST_ROWS, max(1024, _MOST_BYTES // (8 * n_features)))
+
+
+def sample_rows(reader: Reader, seed: int, most_rows: int | None = None) -> RowSample:
+    """Read everything once and keep a uniform sample of rows, as float64, in their order.
+
+    Parameters
+    ----------
+    reader : Reader
+    seed : int
+        Below 2**32.
+    most_rows : int, optional
+        By default 65536, or what 32 MiB hold.
+
+    Returns
+    -------
+    RowSample
+        All rows if there are no more than that. Rows of weight 0,
+        rows whose squares overflow and, if the source says so, rows with NaN (or without any
+        value) are left out.
+
+    Raises
+    ------
+    NotFiniteError
+        If sampled rows hold NaN that is not to be left out, or infinity.
+    """
+    source = reader.source
+    size = default_sample_size(source.n_rows, source.n_features)
+    if most_rows is not None:
+        size = min(source.n_rows, most_rows)
+    dtype = np.dtype(np.float64)
+    # How many rows have weight, or no NaN, is not known beforehand: no hash is too large then.
+    is_known = not source.has_weights and source.missing == "error"
+    n_rows = source.n_rows if is_known else size
+    design = SampleDesign.among(n_rows, size, seed, dtype)
+    state = design, source.missing
+    drawn = reader.reduce("sample", Draw, _draw, state, design.work(source.n_features))
+    return checked(drawn.sample(), reader)
+
+
+def _draw(state: tuple[SampleDesign, Missing], chunk: Chunk) -> Draw:
+    design, missing = state
+    return design.draw(chunk, missing)
+
+
+def checked(sample: RowSample, reader: Reader) -> RowSample:
+    """A sample whose values can be used.
+
+    Raises
+    ------
+    NotFiniteError
+        If it holds NaN that is not to be left out, or infinity.
+    """
+    if is_refused(sample.rows, reader.source.missing).any():
+        refuse_not_finite(reader.source, reader.executor)
+    return sample

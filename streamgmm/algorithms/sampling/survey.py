@@ -1,0 +1,342 @@
+"""The first read: what the data are like, and a sample of rows in which rare ones have a place.
+
+The sample has two strata, the rows that the mixture of a pilot explains and those that it explains
+badly; of the few rows of the second a larger part is taken, and each counts for fewer.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.algorithms.reads.reader import Reader, refuse_not_finite
+from streamgmm.algorithms.reads.usable_rows import all_within, unusable
+from streamgmm.algorithms.sampling.pilot import Explanation, Pilot, take_pilot
+from streamgmm.algorithms.sampling.row_sample import (
+    Draw,
+    RowSample,
+    SampleDesign,
+    hash_positions,
+)
+from streamgmm.core.covariance import Array
+from streamgmm.core.e_step import scratch_bytes
+from streamgmm.core.feature_moments import FeatureMoments
+from streamgmm.errors import DataError
+from streamgmm.events import SurveyDone
+from streamgmm.protocols import Chunk, Missing, Source, Work, all_chunks, row_count
+
+# Rows that are carried along, over those of the sample, if a pilot alone tells how many are usable.
+_SPARE = 2.0
+# Rows are looked at so many bytes at a time, as float64.
+_BLOCK_BYTES = 1 << 20
+# Arrays of a block that are in memory at once.
+_BLOCKS = 6
+# Bytes for each row of a chunk: hashes, positions, scores, labels and strata.
+_ROW_BYTES = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What one read found.
+
+    Attributes
+    ----------
+    n_rows : int
+        Rows that were read.
+    n_overflowing : int
+        Of these, rows left out because their squares overflow.
+    n_missing : int
+        Of these, rows left out because they hold NaN; with ``missing="em"``, nothing else.
+    n_weightless : int
+        Of the others, rows left out because their weight is 0.
+    n_unexplained : int
+        Of the rows that take part, those that the pilot's mixture explains badly.
+    moments : FeatureMoments
+        Of the rows that take part.
+    sample : RowSample
+        In the order of the data. A row's weight is its own times the number of rows that it stands
+        for: those of its stratum over those sampled, so that all weights sum to about that of all
+        rows that take part, read or not.
+    """
+
+    n_rows: int
+    n_overflowing: int
+    n_missing: int
+    n_weightless: int
+    n_unexplained: int
+    moments: FeatureMoments
+    sample: RowSample
+
+    def check(self) -> None:
+        """Refuse moments and a sample of different numbers of columns, as a file may hold them.
+
+        Raises
+        ------
+        DataError
+        """
+        if self.sample.rows.shape[1:] != self.moments.means.shape:
+            raise DataError("the moments and the sample have different numbers of columns")
+
+
+def survey(reader: Reader, size: int, seed: int, n_components: int, part: float = 1.0) -> Survey:
+    """Read the data once, after a glance at a small part of them.
+
+    The same rows are sampled for any chunks, threads and scheduler, if ``part`` is 1 and chunks are
+    small enough for the same pilot.
+
+    Parameters
+    ----------
+    reader : Reader
+    size : int
+        Most rows of the sample. Where some rows are left out or have no weight it may be fewer, if
+        the pilot has seen less of these than there are.
+    seed : int
+        Below 2**32.
+    n_components : int
+        Components of the pilot's mixture.
+    part : float
+        About this part of the chunks is read, spread over the data, but at least what holds as
+        many rows as the sample.
+
+    Returns
+    -------
+    Survey
+        Sampled rows are float32 if the data are of floating type and no wider, else float64.
+
+    Raises
+    ------
+    NotFiniteError
+        If rows hold NaN that is not to be left out, or infinity.
+    MemoryLimitError
+        If the sample does not fit in memory.
+    """
+    source = reader.source
+    chunks = _chosen_chunks(source, size, part, seed)
+    n_rows = source.n_rows if chunks is None else row_count(source, chunks)
+    pilot = take_pilot(reader, seed, n_components) if size < n_rows else None
+    explanation = None if pilot is None else pilot.explanation
+    design = _design(source, size, seed, n_rows, pilot)
+    work = _work(design, source, n_components, explanation is not None)
+    reader.executor.check_memory(source, work)
+    state = _State(design, explanation, source.missing)
+    found = reader.reduce("survey", _Found, _survey_chunk, state, work, chunks)
+    totals = found.totals
+    if totals.n_refused:
+        refuse_not_finite(source, reader.executor)
+    scale = source.n_rows / max(n_rows, 1)
+    return Survey(
+        n_rows,
+        totals.n_overflowing,
+        totals.n_missing,
+        n_rows - int(totals.n_used.sum()) - totals.n_overflowing - totals.n_missing,
+        int(totals.n_used[1]),
+        totals.moments,
+        _weighted(found.draw.sample(), scale * totals.n_used),
+    )
+
+
+def refuse_unseen_features(found: Survey, source: Source) -> None:
+    """See that each feature has a value in some sampled row.
+
+    Raises
+    ------
+    DataError
+        If one has none.
+    """
+    n_sampled = len(found.sample)
+    if not n_sampled:
+        return
+    is_unseen = np.isnan(found.sample.rows).all(axis=0)
+    for is_named, what in (
+        (is_unseen & (found.moments.weights == 0.0), f"no value in {found.n_rows} rows"),
+        (is_unseen, f"values in so few rows that none of the {n_sampled} sampled ones has any"),
+    ):
+        places: list[int] = np.flatnonzero(is_named).tolist()
+        if places:
+            names = ", ".join(_feature_names(source)[place] for place in places)
+            raise DataError(f"{source.name} has {what} of column(s) {names}; leave them out")
+
+
+def _feature_names(source: Source) -> Sequence[str]:
+    return source.feature_names or [str(place) for place in range(source.n_features)]
+
+
+def report(found: Survey, source: Source, shortfall: float) -> SurveyDone:
+    """What listeners are told of a survey, and of what its sample is short."""
+    moments = found.moments
+    return SurveyDone(
+        found.n_rows,
+        found.n_overflowing,
+        found.n_missing,
+        found.n_weightless,
+        len(found.sample),
+        int(found.sample.is_unexplained.sum()),
+        shortfall,
+        _feature_names(source),
+        moments.smallest,
+        moments.largest,
+        moments.means,
+        np.sqrt(moments.variances),
+        _total_weight(found, source),
+    )
+
+
+def _total_weight(found: Survey, source: Source) -> float:
+    """Return the weight of all rows that take part, by the surveyed ones."""
+    n_skipped = found.n_overflowing + found.n_missing + found.n_weightless
+    surveyed = float(found.n_rows - n_skipped)
+    if source.has_weights:
+        surveyed = float(found.moments.weights.max(initial=0.0))
+    return surveyed * source.n_rows / max(found.n_rows, 1)
+
+
+def sample_dtype(source: Source) -> np.dtype[Any]:
+    """Type of sampled rows: float32 where that holds all values, else float64."""
+    is_small = source.dtype.kind == "f" and source.dtype.itemsize <= 4
+    return np.dtype(np.float32 if is_small else np.float64)
+
+
+def _chosen_chunks(source: Source, size: int, part: float, seed: int) -> list[int] | None:
+    """One chunk of each of as many stretches as are wanted; None for all."""
+    n_chunks = len(all_chunks(source))
+    n_chosen = math.ceil(n_chunks * min(max(part, size / source.n_rows), 1.0))
+    if n_chosen >= n_chunks:
+        return None
+    edges = n_chunks * np.arange(n_chosen + 1) // n_chosen
+    places = hash_positions(edges[:-1], seed) % np.diff(edges).astype(np.uint64)
+    chosen: list[int] = (edges[:-1] + places.astype(np.int64)).tolist()
+    return chosen
+
+
+def _design(source: Source, size: int, seed: int, n_rows: int, pilot: Pilot | None) -> SampleDesign:
+    """The sample that is to be taken of so many rows."""
+    dtype = sample_dtype(source)
+    size = min(size, n_rows)
+    if not source.has_weights and source.missing == "error":
+        return SampleDesign.among(n_rows, size, seed, dtype)
+    # Rows that lie together are alike, so the pilot may be wrong by much.
+    n_usable = 0.0 if pilot is None else pilot.usable * n_rows
+    return SampleDesign.among(n_usable, size, seed, dtype, _SPARE)
+
+
+def _work(design: SampleDesign, source: Source, n_components: int, stratified: bool) -> Work:
+    """Memory that the read takes."""
+    d = source.n_features
+    sample = design.work(d, stratified)
+    largest = int(max(np.diff(source.boundaries)))
+    block = _BLOCKS * max(_BLOCK_BYTES, 8 * d)
+    scores = scratch_bytes("diag", n_components, d) if stratified else 0
+    return replace(sample, thread=sample.thread + block + _ROW_BYTES * largest + scores)
+
+
+def survey_work(source: Source, size: int, n_components: int) -> Work:
+    """Return the memory that a survey takes at most, whatever its pilot finds."""
+    is_stratified = size < source.n_rows
+    design = _design(source, size, 0, source.n_rows, Pilot(1.0, None) if is_stratified else None)
+    return _work(design, source, n_components, is_stratified)
+
+
+def _weighted(sample: RowSample, n_rows: Array) -> RowSample:
+    """The sample with its rows standing for all rows of their strata, (2,)."""
+    strata = sample.is_unexplained.astype(np.intp)
+    n_sampled = np.bincount(strata, minlength=2)
+    if np.all(n_sampled > 0):
+        factors = n_rows / n_sampled
+    else:
+        # One stratum, or one of which chance took no row.
+        factors = np.full(2, n_rows.sum() / max(len(sample), 1))
+    return replace(sample, weights=sample.weights * factors[strata])
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What every chunk is surveyed with."""
+
+    design: SampleDesign
+    explanation: Explanation | None
+    missing: Missing
+
+
+@dataclass(frozen=True, eq=False)
+class _Totals:
+    """What is counted and summed; a monoid.
+
+    Attributes
+    ----------
+    moments : FeatureMoments
+    n_used : ndarray of shape (2,), float
+        Rows that take part, by stratum.
+    n_overflowing, n_missing, n_refused : int
+        Rows that cannot be used.
+    """
+
+    moments: FeatureMoments
+    n_used: Array
+    n_overflowing: int = 0
+    n_missing: int = 0
+    n_refused: int = 0
+
+    def merge(self, other: "_Totals") -> "_Totals":
+        return _Totals(
+            self.moments.merge(other.moments),
+            self.n_used + other.n_used,
+            self.n_overflowing + other.n_overflowing,
+            self.n_missing + other.n_missing,
+            self.n_refused + other.n_refused,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """All that is found of some rows; a monoid."""
+
+    totals: _Totals
+    draw: Draw
+
+    def merge(self, other: "_Found") -> "_Found":
+        return _Found(self.totals.merge(other.totals), self.draw.merge(other.draw))
+
+
+def _survey_chunk(state: _State, chunk: Chunk) -> _Found:
+    n, d = chunk.rows.shape
+    is_unexplained = np.zeros(n, dtype=np.bool_)
+    if state.explanation is not None:
+        is_unexplained = state.explanation.is_unexplained(chunk.rows)
+    step = max(1, _BLOCK_BYTES // (8 * d))
+    blocks = (slice(start, start + step) for start in range(0, max(n, 1), step))
+    totals = functools.reduce(
+        _Totals.merge,
+        (
+            _block_totals(
+                chunk.rows[block],
+                None if chunk.weights is None else chunk.weights[block],
+                is_unexplained[block],
+                state.missing,
+            )
+            for block in blocks
+        ),
+    )
+    return _Found(totals, state.design.draw(chunk, state.missing, is_unexplained))
+
+
+def _block_totals(
+    rows: NDArray[Any], weights: Array | None, is_unexplained: NDArray[np.bool_], missing: Missing
+) -> _Totals:
+    # Sums along lines of memory are the quicker.
+    columns = np.ascontiguousarray(rows.T, dtype=np.float64)
+    counts = 0, 0, 0
+    is_plain = all_within(columns) and (weights is None or bool(np.all(weights > 0.0)))
+    if not is_plain:
+        skipped = unusable(columns.T, missing)
+        used = ~np.any(skipped, axis=0)
+        if weights is not None:
+            used &= weights > 0.0
+            weights = weights[used]
+        columns, is_unexplained = columns[:, used], is_unexplained[used]
+        counts = tuple(np.sum(skipped, axis=1).tolist())
+    n_used = np.bincount(is_unexplained, minlength=2).astype(np.float64)
+    return _Totals(FeatureMoments.of(columns, weights), n_used, *counts)

@@ -1,0 +1,147 @@
+"""A look at few rows from all over the data, for which only a small part of them is read."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.algorithms.sampling.row_sample import (
+    Draw,
+    RowSample,
+    SampleDesign,
+    checked,
+    hash_positions,
+)
+from streamgmm.protocols import Chunk, GridSource, Missing, Source, Work, all_chunks, row_count
+
+# Rows lie in so many ranges, or in more of so many rows each.
+_RANGES, _ROWS_OF_RANGE = 64, 64
+
+
+@dataclass(frozen=True, eq=False)
+class Glance:
+    """Rows that were looked at.
+
+    Attributes
+    ----------
+    sample : RowSample
+        Those that can be used.
+    usable : float
+        Their part: those with weight and without what is left out.
+    """
+
+    sample: RowSample
+    usable: float
+
+
+def glance(
+    reader: Reader, purpose: str, seed: int, size: int, most_read: int, fewest_ranges: int = 1
+) -> Glance | None:
+    """Look at ranges of rows from all over the data.
+
+    Where they begin follows from the number of rows and the seed alone. There are fewer and longer
+    ones if the chunks that hold them were more than may be read. Chunks count as read as a whole,
+    those of an array in memory too: the layout decides which rows are found, not the container.
+
+    Parameters
+    ----------
+    reader : Reader
+    purpose : str
+        For the history.
+    seed : int
+        Below 2**32.
+    size : int
+        Rows in all ranges.
+    most_read : int
+        Rows that may be read for them.
+    fewest_ranges : int
+        Of which there must be room for so many.
+
+    Returns
+    -------
+    Glance or None
+        None if there is not.
+
+    Raises
+    ------
+    NotFiniteError
+        If the rows hold NaN that is not to be left out, or infinity.
+    """
+    source = reader.source
+    places = _places(source, size, most_read, fewest_ranges, seed)
+    if places is None:
+        return None
+    positions, chunks = places
+    design = SampleDesign(seed, len(positions), np.dtype(np.float64))
+    # What chunks hold of the rows is together no more than all of them.
+    work = Work(together=2 * (design.work(source.n_features).thread + positions.nbytes))
+    state = design, positions, source.missing
+    drawn = reader.reduce(purpose, Draw, _rows_at, state, work, chunks)
+    sample = checked(drawn.sample(), reader)
+    return Glance(sample, len(sample) / len(positions))
+
+
+def _places(
+    source: Source, size: int, most_read: int, fewest_ranges: int, seed: int
+) -> tuple[NDArray[np.int64], list[int]] | None:
+    """Positions of the rows, and the chunks that hold them; None if these are too many."""
+    n_ranges = max(_RANGES, size // _ROWS_OF_RANGE)
+    while n_ranges >= fewest_ranges:
+        positions = _positions(source.n_rows, n_ranges, size, seed)
+        chunks = _chunks_of(source, positions)
+        if row_count(source, chunks) <= most_read:
+            return positions, chunks
+        n_ranges //= 2
+    return None
+
+
+def _positions(n_rows: int, n_ranges: int, size: int, seed: int) -> NDArray[np.int64]:
+    """Rows of ranges at even spacing, each at a random place of its own stretch."""
+    length = size // n_ranges
+    stretches = n_rows * np.arange(n_ranges + 1) // n_ranges
+    free = np.diff(stretches) - length + 1
+    jitter = hash_positions(np.arange(n_ranges), seed) % free.astype(np.uint64)
+    starts = stretches[:-1] + jitter.astype(np.int64)
+    found: NDArray[np.int64] = (starts[:, np.newaxis] + np.arange(length)).ravel()
+    return found
+
+
+def _chunks_of(source: Source, positions: NDArray[np.int64]) -> list[int]:
+    """The chunks that hold rows, in ascending order."""
+    if not isinstance(source, GridSource):
+        return _distinct(np.searchsorted(source.boundaries, positions, side="right") - 1)
+    # Boxes lie in rows and columns, so the first sample of each is that of one along each
+    # dimension.
+    regions = (source.region(i) for i in all_chunks(source))
+    corners = np.array([[along.start for along in region] for region in regions])
+    edges = [np.unique(starts) for starts in corners.T]
+    own_corners = tuple(
+        starts[np.searchsorted(starts, places, side="right") - 1]
+        for starts, places in zip(
+            edges, np.unravel_index(positions, source.sample_shape), strict=True
+        )
+    )
+    shape = source.sample_shape
+    firsts = np.ravel_multi_index(tuple(corners.T), shape)
+    wanted = np.ravel_multi_index(own_corners, shape)
+    return _distinct(np.flatnonzero(np.isin(firsts, wanted)))
+
+
+def _distinct(numbers: NDArray[np.intp]) -> list[int]:
+    found: list[int] = np.unique(numbers).tolist()
+    return found
+
+
+def _rows_at(state: tuple[SampleDesign, NDArray[np.int64], Missing], chunk: Chunk) -> Draw:
+    """The rows of a chunk that are at given positions, and can be used."""
+    design, positions, missing = state
+    if isinstance(chunk.index, range):
+        first, last = np.searchsorted(positions, (chunk.index.start, chunk.index.stop))
+        index = positions[first:last]
+        places = index - chunk.index.start
+    else:
+        places = np.flatnonzero(np.isin(chunk.index, positions))
+        index = chunk.index[places]
+    weights = None if chunk.weights is None else chunk.weights[places]
+    return design.draw(Chunk(chunk.rows[places], index, weights), missing)

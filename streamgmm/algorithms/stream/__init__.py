@@ -1,0 +1,1 @@
+"""Learn from a stream: stepwise EM, buffered rows, detection of changes."""

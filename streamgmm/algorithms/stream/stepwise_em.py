@@ -1,0 +1,270 @@
+"""Stepwise EM: a mixture that follows a stream of rows, in statistics of bounded memory.
+
+An E-step adds the statistics of new rows to those of the rows before, of which a part is
+forgotten, and an M-step turns them into parameters, as in EM. What is forgotten is counted in
+rows, not in batches.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.algorithms.reads.reader import prepare
+from streamgmm.core.covariance import Array, cholesky
+from streamgmm.core.e_step import EStep
+from streamgmm.core.frame import Frame
+from streamgmm.core.incomplete import IncompleteExpectation
+from streamgmm.core.maximization import maximize
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.statistics import Statistics
+from streamgmm.core.whitening import Whitening, carried
+from streamgmm.protocols import Chunk, Missing
+
+# Rows of a step: of those that statistics stand for ...
+_PART, _MOST_PART = 1.0 / 16.0, 1.0 / 8.0
+# ... but not fewer than this without need: an M-step takes as long as an E-step of about so many.
+_STEP_ROWS = 8192.0
+# A component is to stand on more rows, for each of the values that a row has to determine.
+_FEWEST_ROWS = 1.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many rows statistics stand for.
+
+    All rows count alike until there are as many as the offset. From then on, after n rows,
+    statistics stand for offset (n / offset)^decay of them: a step of so many rows as the offset
+    has the size (n / offset)^-decay.
+
+    Attributes
+    ----------
+    offset : float
+        Rows, in units of weight.
+    decay : float
+        Above 0.5, at most 1.
+    half_life : float or None
+        Rows after which a row counts half; None if never.
+
+    References
+    ----------
+    Cappé & Moulines (2009), On-line expectation-maximization algorithm for latent data models.
+    Liang & Klein (2009), Online EM for unsupervised models.
+    """
+
+    offset: float
+    decay: float
+    half_life: float | None = None
+
+    def memory(self, n_rows: float) -> float:
+        """Rows that statistics stand for after so many."""
+        grown = self._grown(n_rows)
+        return grown if self.half_life is None else min(grown, self.half_life / math.log(2.0))
+
+    def step_rows(self, n_rows: float) -> float:
+        """Rows after which parameters are found anew."""
+        memory = self.memory(n_rows)
+        return max(_PART * memory, min(_STEP_ROWS, _MOST_PART * memory))
+
+    def kept(self, weight: float, n_rows: float, new: float) -> float:
+        """The part of statistics of some weight that is kept when new rows join them."""
+        kept = max(self._grown(n_rows + new) - new, 0.0) / weight
+        if self.half_life is not None:
+            kept = min(kept, 0.5 ** (new / self.half_life))
+        return min(kept, 1.0)
+
+    def averages(self, n_rows: float) -> bool:
+        """Whether statistics are noisier than those of all rows need be."""
+        return self.half_life is None and n_rows > self.offset
+
+    def _grown(self, n_rows: float) -> float:
+        if n_rows <= self.offset:
+            return n_rows
+        grown: float = self.offset * (n_rows / self.offset) ** self.decay
+        return grown
+
+
+@dataclass(frozen=True, eq=False)
+class Stepwise:
+    """A mixture and the statistics that it goes on from.
+
+    Attributes
+    ----------
+    schedule : Schedule
+    reg_covar : float or ndarray of shape (D,)
+        Added to the diagonal of each covariance, in squared units of the columns.
+    parameters : Parameters
+        With which rows are met.
+    total : Statistics
+        Of the rows up to the last step, as far as they are not forgotten.
+    recent : Statistics
+        Of the rows since then, in the same frame.
+    average : Statistics or None
+        Of the totals of the latter half of the steps, by their rows (Polyak & Juditsky 1992); None
+        where there is no need.
+    n_rows : float
+        Rows up to the last step, in units of weight.
+    n_steps : int
+    """
+
+    schedule: Schedule
+    reg_covar: float | Array
+    parameters: Parameters
+    total: Statistics
+    recent: Statistics
+    average: Statistics | None
+    n_rows: float
+    n_steps: int = 0
+
+    @classmethod
+    def after(
+        cls,
+        statistics: Statistics,
+        parameters: Parameters,
+        schedule: Schedule,
+        reg_covar: float | Array,
+    ) -> "Stepwise":
+        """What goes on from a mixture and the statistics of the rows that it was fitted to."""
+        nothing = Statistics.zero(statistics.frame, parameters.n_components)
+        return cls(
+            schedule, reg_covar, parameters, statistics, nothing, None, float(statistics.weight)
+        )._resolved()
+
+    @classmethod
+    def fitted(
+        cls, parameters: Parameters, chunk: Chunk, schedule: Schedule, reg_covar: float | Array
+    ) -> "Stepwise":
+        """What goes on from a mixture that was fitted to some rows; NaN is a missing value."""
+        frame = Frame.of(parameters)
+        found = prepare(parameters, frame, "em").statistics(chunk.rows, chunk.weights)
+        maximum = maximize(found, parameters, reg_covar=reg_covar).parameters
+        return cls.after(found, maximum, schedule, reg_covar)
+
+    @cached_property
+    def _complete(self) -> EStep | IncompleteExpectation:
+        return prepare(self.parameters, self.total.frame, "error")
+
+    @cached_property
+    def _incomplete(self) -> EStep | IncompleteExpectation:
+        return prepare(self.parameters, self.total.frame, "em")
+
+    def expectation(self, missing: Missing) -> EStep | IncompleteExpectation:
+        """The mixture with which rows are met."""
+        return self._incomplete if missing == "em" else self._complete
+
+    @property
+    def step_rows(self) -> float:
+        """Rows from the last step to the next one, in units of weight."""
+        return self.schedule.step_rows(self.n_rows)
+
+    def joined(self, found: Statistics) -> "Stepwise":
+        """After an E-step of some rows more."""
+        following = replace(self, recent=self.recent.merge(found))
+        # What is prepared holds until the parameters change.
+        for name in ("_complete", "_incomplete"):
+            if name in self.__dict__:
+                following.__dict__[name] = self.__dict__[name]
+        return following
+
+    def stepped(self) -> "Stepwise":
+        """After an M-step."""
+        new, before = self.recent.weight, self.total.weight
+        if not new > 0.0:
+            return self
+        kept = self.schedule.kept(before, self.n_rows, new)
+        total = self.total.scale(kept).merge(self.recent)
+        maximum = maximize(total, self.parameters, reg_covar=self.reg_covar)
+        return replace(
+            self,
+            parameters=maximum.parameters,
+            total=total,
+            recent=Statistics.zero(total.frame, total.n_components),
+            average=self._averaged(total, new),
+            n_rows=self.n_rows + new,
+            n_steps=self.n_steps + 1,
+        )._resolved()
+
+    def _averaged(self, total: Statistics, new: float) -> Statistics | None:
+        n_rows = self.n_rows + new
+        if not self.schedule.averages(n_rows):
+            return None
+        own = total.scale(new / total.weight)
+        if self.average is None:
+            return own
+        # Weighed by the rows before them, the earlier half of the totals counts for a quarter.
+        wanted = 0.5 * (n_rows - self.schedule.offset) - new
+        kept = min(max(wanted, 0.0) / self.average.weight, 1.0)
+        return self.average.scale(kept).merge(own)
+
+    def _resolved(self) -> "Stepwise":
+        """In another frame, if this one does not show how narrow covariances have become."""
+        if self.total.frame.resolves(self.parameters):
+            return self
+        frame = Frame.of(self.parameters)
+        total, recent = (carried(s, self.parameters, frame) for s in (self.total, self.recent))
+        average = None if self.average is None else carried(self.average, self.parameters, frame)
+        return replace(self, total=total, recent=recent, average=average)
+
+    @cached_property
+    def _latest(self) -> "Stepwise":
+        return self.stepped()
+
+    @property
+    def basis(self) -> Statistics:
+        """What the estimate is made from, as statistics of so many rows as it stands for."""
+        latest = self._latest
+        if latest.average is None:
+            return latest.total
+        return latest.average.scale(latest.n_rows / latest.average.weight)
+
+    @cached_property
+    def estimate(self) -> Parameters:
+        """The mixture, after all rows so far."""
+        latest = self._latest
+        if latest.average is None:
+            return latest.parameters
+        return maximize(latest.average, latest.parameters, reg_covar=self.reg_covar).parameters
+
+    def starved(self) -> NDArray[np.intp]:
+        """Components that have next to no rows."""
+        n_values = self.parameters.structure.n_moments(self.parameters.n_features)
+        fewest = _FEWEST_ROWS * n_values / self.parameters.n_features
+        return np.flatnonzero(self.total.counts < fewest)
+
+    def reseeded(self, places: dict[int, tuple[Array, float]]) -> "Stepwise":
+        """With components elsewhere, as wide as components are on average.
+
+        Parameters
+        ----------
+        places : dict of int to (ndarray of shape (D,), float)
+            By component its mean, and its part of all rows. There are no rows since the last step.
+        """
+        chosen = np.array(list(places))
+        means = self.parameters.means.copy()
+        means[chosen] = [mean for mean, _ in places.values()]
+        covariances, factors = self.parameters.covariances, self.parameters.factors
+        if self.parameters.covariance_type != "tied":
+            covariances, factors = covariances.copy(), factors.copy()
+            covariances[chosen] = np.average(covariances, axis=0, weights=self.parameters.weights)
+            factors[chosen] = cholesky(self.parameters.structure, covariances[chosen])
+        moved = replace(self.parameters, means=means, covariances=covariances, factors=factors)
+        parts = np.zeros(self.parameters.n_components)
+        parts[chosen] = [part for _, part in places.values()]
+        frame = self.total.frame
+        whitening = Whitening.of(moved, frame)
+
+        def replaced(statistics: Statistics) -> Statistics:
+            own = whitening.standard(parts * statistics.weight)
+            moments = statistics.moments.copy()
+            moments[chosen] = own.moments[chosen]
+            # What tied components had of the scatter is as little as their rows.
+            return replace(statistics, moments=moments, scatter=statistics.scatter + own.scatter)
+
+        total = replaced(self.total)
+        maximum = maximize(total, moved, reg_covar=self.reg_covar)
+        average = None if self.average is None else replaced(self.average)
+        return replace(
+            self, parameters=maximum.parameters, total=total, average=average
+        )._resolved()

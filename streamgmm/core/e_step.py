@@ -1,0 +1,445 @@
+"""The E-step: a mixture prepared for evaluation, and what it says of a chunk of rows."""
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.core.covariance import (
+    STRUCTURES,
+    Array,
+    CovarianceType,
+    blocks,
+    invert,
+    log_determinants,
+    symmetric,
+    upper_triangle,
+)
+from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
+from streamgmm.core.kernels.log_joint import TIED, Coefficients
+from streamgmm.core.kernels.mixture import e_step
+from streamgmm.core.kernels.products import ROWS_AT_ONCE
+from streamgmm.core.kernels.screening import (
+    LARGEST_COEFFICIENT,
+    MANY_FEATURES,
+    SINGLE_OVER_DOUBLE,
+)
+from streamgmm.core.kernels.single import single_statistics
+from streamgmm.core.kernels.tiles import BLOCK, FORMS, SINGLE_LANES, SPARE_FEATURES, STRIDE
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.statistics import Statistics
+from streamgmm.errors import DataError, ParameterError
+
+#: Rows that hold a larger value take no part: sums of their squares may overflow.
+LARGEST_VALUE = 1e130
+# Bound on the error of a log-density, in nats, above which the centred route is taken.
+_DENSITY_TOLERANCE = 1e-8
+# The same, in float32 if that is asked for.
+_SINGLE_TOLERANCE = 1e-3
+# Error of a covariance, relative to itself, from sums in float32 ...
+_SINGLE_COVARIANCE_TOLERANCE = 1e-4
+# ... in which so many terms follow one another: of rows in each lane of a vector, then of lanes.
+_SINGLE_LENGTH = ROWS_AT_ONCE / SINGLE_LANES + math.log2(SINGLE_LANES)
+# Rows of a type that kernels do not read are cast so many bytes at a time.
+_CAST_BYTES = 1 << 20
+
+# Rows without weights count as rows of weight 1.
+_NO_WEIGHTS = np.empty(0)
+
+Arithmetic = Literal["auto", "float64", "float32"]
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """What a mixture says of each of n rows.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (n,)
+        ln p(x), nats; -inf for rows that overflow.
+    labels : ndarray of shape (n,), int64
+        Component of largest responsibility.
+    responsibilities : ndarray of shape (n, K), or (0, K) if not asked for
+    n_not_finite : int
+        Rows that hold NaN or infinity; what is said of them means nothing.
+    """
+
+    scores: Array
+    labels: NDArray[np.int64]
+    responsibilities: Array
+    n_not_finite: int
+
+
+@dataclass(frozen=True, eq=False)
+class EStep:
+    """A mixture prepared for the E-step in a frame; build with :meth:`prepare`.
+
+    Attributes
+    ----------
+    frame : Frame
+    weights : ndarray of shape (K,)
+    order : ndarray of shape (K',), int64
+        The components of non-zero weight: those on the packed route, then the centred ones.
+    coefficients : Coefficients
+        Of these components, in this order.
+    sums_single : bool
+        Whether statistics may be summed in float32.
+    """
+
+    frame: Frame
+    weights: Array
+    order: NDArray[np.int64]
+    coefficients: Coefficients
+    sums_single: bool = False
+
+    @classmethod
+    def prepare(
+        cls, parameters: Parameters, frame: Frame, arithmetic: Arithmetic = "auto"
+    ) -> "EStep":
+        """Prepare a mixture for evaluation in a frame.
+
+        Parameters
+        ----------
+        parameters : Parameters
+        frame : Frame
+        arithmetic : {"auto", "float64", "float32"}
+            With "auto" densities and sums are float64 wherever a component may have a share in a
+            row, and float32 may find where it has none; "float64" does without; with "float32"
+            densities are float32 wherever their error is bounded by 0.001 nats, and sums of some
+            hundred rows too, where that of covariances is bounded by 1e-4.
+        """
+        alive = parameters.weights > 0.0
+        is_centred = np.zeros(parameters.n_components, dtype=bool)
+        is_centred[frame.centred] = True
+        packed = np.flatnonzero(alive & ~is_centred)
+        order = np.concatenate([packed, np.flatnonzero(alive & is_centred)])
+        d = parameters.n_features
+        stacked = parameters.stacked(parameters.inverse_factors)
+        log_factors = log_determinants(parameters.structure, stacked)
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(parameters.weights)
+        constants = log_weights + log_factors - 0.5 * d * math.log(2.0 * math.pi)
+        centres = (parameters.means - frame.origin) / frame.scale
+        is_tied = parameters.covariance_type == "tied"
+        whitener = np.empty((0, 0))
+        if is_tied:
+            # In whitened rows every component has covariance I.
+            whitener = stacked[0] * frame.scale
+            theta = _linear(constants[packed], centres[packed] @ whitener.T)
+        elif parameters.structure.is_triangular:
+            theta = _quadratic(constants[packed], stacked, packed, frame.scale, centres[packed])
+        else:
+            theta = _separable(constants[packed], stacked[packed] * frame.scale, centres[packed])
+            if parameters.covariance_type == "spherical":
+                theta = theta[:, : d + 2]
+        is_in_place = np.array_equal(order, np.arange(parameters.n_components))
+        limit = _overflow_limit(stacked, frame.scale)
+        bases = invert(parameters.structure, frame.factors)
+        if not parameters.structure.is_triangular:
+            stacked, bases = stacked[:, np.newaxis, :], bases[:, np.newaxis, :]
+        # Centred components without weight have no part, so their bases have none either.
+        places = np.searchsorted(frame.centred, order[packed.size :])
+        coefficients = Coefficients(
+            kind=parameters.structure.code,
+            features=_features(parameters.covariance_type, d),
+            scatter_features=_scatter_features(d if is_tied else 0),
+            origin=frame.origin,
+            inverse_scale=1.0 / frame.scale,
+            whitener=whitener,
+            theta=np.ascontiguousarray(theta),
+            theta_single=_single(theta, arithmetic),
+            single_tolerance=_SINGLE_TOLERANCE if arithmetic == "float32" else 0.0,
+            means=parameters.means[order],
+            factors=stacked if is_tied or is_in_place else stacked[order],
+            constants=constants[order],
+            origins=frame.means[places],
+            bases=bases if is_tied or len(places) == len(bases) else bases[places],
+            has_own_basis=not is_tied or np.array_equal(frame.factors[0], parameters.factors),
+            limit=limit,
+            tolerance=_DENSITY_TOLERANCE,
+        )
+        sums_single = arithmetic == "float32" and _bears_single_sums(frame, parameters)
+        return cls(frame, parameters.weights, order, coefficients, sums_single)
+
+    def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
+        """Sufficient statistics of a chunk of rows.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n, D)
+            Any real type and memory layout.
+        weights : ndarray of shape (n,), optional
+            Row weights; 1 if not given.
+
+        Returns
+        -------
+        Statistics
+            In this object's frame. Rows that overflow, or hold NaN or infinity, are counted
+            but take no part.
+        """
+        row_weights = (
+            _NO_WEIGHTS if weights is None else writable(np.asarray(weights, dtype=np.float64))
+        )
+        self.require_shapes(rows, row_weights)
+        # Pieces would group sums in another way than the whole does, and change the last digits:
+        # the byte order of a float is a matter of storage alone.
+        if rows.dtype.kind == "f":
+            rows = rows.astype(rows.dtype.newbyteorder("="), copy=False)
+        coefficients = self.writable_coefficients
+        priors, order = writable(self.weights), writable(self.order)
+
+        def sums(part: NDArray[np.floating], own: Array) -> tuple[Array, Array, Array]:
+            if self.sums_single:
+                found: tuple[Array, Array, Array] = single_statistics(part, own, coefficients)
+            else:
+                *found, _ = e_step(part, own, priors, order, coefficients, True, False, False)
+            return found
+
+        first, *others = (
+            self._as_statistics(*sums(part, row_weights[start:stop]))
+            for start, stop, part in _castable(rows)
+        )
+        return functools.reduce(Statistics.merge, others, first)
+
+    def _as_statistics(self, moments: Array, scatter: Array, totals: Array) -> Statistics:
+        """What the kernel found, with the components in their own places."""
+        if self.frame.covariance_type == "tied":
+            scatter = symmetric(scatter[np.newaxis], self.frame.n_features)[0]
+        else:
+            scatter = np.empty((0, 0))
+        placed = moments
+        if not self._is_in_place:
+            placed = np.zeros((len(self.weights), moments.shape[1]))
+            placed[self.order] = moments
+        log_likelihood, weight, *counts = totals.tolist()
+        found = Statistics(self.frame, placed, scatter, log_likelihood, weight, *map(int, counts))
+        if found.n_single == 0 or found.n_single < found.n_rows * len(self.coefficients.theta):
+            return found
+        return replace(found, log_likelihood=log_likelihood + self._lost_to_coefficients(moments))
+
+    @functools.cached_property
+    def _is_in_place(self) -> bool:
+        """Whether the coefficients have the components in their own order."""
+        return np.array_equal(self.order, np.arange(len(self.weights)))
+
+    def _lost_to_coefficients(self, moments: Array) -> float:
+        """What the log-likelihood lacks because coefficients were rounded to float32.
+
+        Rounding of rows averages out over them; that of coefficients is the same for all.
+        """
+        theta, single = self.coefficients.theta, self.coefficients.theta_single
+        return float(np.sum((theta - single) * moments[: len(theta), : theta.shape[1]]))
+
+    def posterior(
+        self, rows: NDArray[np.generic], with_responsibilities: bool = False
+    ) -> Posterior:
+        """Log-density, label and, if asked for, responsibilities of each row.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n, D)
+            Any real type and memory layout.
+        with_responsibilities : bool
+        """
+        self.require_shapes(rows)
+        coefficients = self.writable_coefficients
+        priors, order = writable(self.weights), writable(self.order)
+        parts = []
+        for _, _, part in _castable(rows):
+            _, _, totals, (scores, labels, responsibilities) = e_step(
+                part, _NO_WEIGHTS, priors, order, coefficients, False, True, with_responsibilities
+            )
+            parts.append(Posterior(scores, labels, responsibilities, int(totals[4])))
+        if len(parts) == 1:
+            return parts[0]
+        return Posterior(
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.responsibilities for part in parts]),
+            sum(part.n_not_finite for part in parts),
+        )
+
+    def require_shapes(self, rows: NDArray[np.generic], weights: Array = _NO_WEIGHTS) -> None:
+        """Refuse rows and weights of other shapes than kernels read: these look at no bounds.
+
+        Raises
+        ------
+        DataError
+        """
+        n_features = len(self.frame.origin)
+        if rows.ndim != 2 or rows.shape[1] != n_features:
+            raise DataError(f"rows have shape {rows.shape}, the mixture {n_features} features")
+        if weights.size and weights.shape != rows.shape[:1]:
+            raise DataError(f"weights have shape {weights.shape}, rows {rows.shape}")
+
+    @functools.cached_property
+    def writable_coefficients(self) -> Coefficients:
+        """The coefficients as kernels are compiled for.
+
+        Raises
+        ------
+        ParameterError
+            If their shapes do not agree.
+        """
+        _require_agreement(self.coefficients, self.order, len(self.weights))
+        arrays: dict[str, Any] = {
+            name: writable(value)
+            for name, value in self.coefficients._asdict().items()
+            if isinstance(value, np.ndarray)
+        }
+        return self.coefficients._replace(**arrays)
+
+
+def _require_agreement(
+    coefficients: Coefficients, order: NDArray[np.int64], n_components: int
+) -> None:
+    """Refuse coefficients of which the shapes do not agree: kernels look at no bounds.
+
+    Raises
+    ------
+    ParameterError
+    """
+    c, d = coefficients, coefficients.origin.size
+    k, (n_packed, n_moments) = len(c.means), c.theta.shape
+    n_matrices, n_lines = (1 if c.kind == TIED else k), (d if c.kind <= TIED else 1)
+    n_bases = 1 if c.kind == TIED else k - n_packed
+    expected = {
+        "features": (n_moments + SPARE_FEATURES, 2),
+        "origin": (d,),
+        "inverse_scale": (d,),
+        "whitener": (d, d) if c.kind == TIED else (0, 0),
+        "theta_single": (min(len(c.theta_single), 1) * n_packed, n_moments),
+        "means": (k, d),
+        "factors": (n_matrices, n_lines, d),
+        "constants": (k,),
+        "origins": (k - n_packed, d),
+        "bases": (n_bases, n_lines, d),
+    }
+    wrong = [name for name, shape in expected.items() if getattr(c, name).shape != shape]
+    is_placed = order.shape == (k,) and bool(np.all((order >= 0) & (order < n_components)))
+    if wrong or not is_placed:
+        raise ParameterError(f"a mixture has arrays of other shapes than its frame: {wrong}")
+
+
+def scratch_bytes(covariance_type: CovarianceType, n_components: int, n_features: int) -> int:
+    """Memory that a kernel takes for the blocks of a chunk."""
+    n_lines = 7 * (2 + n_features) + n_components + 8
+    return 8 * STRIDE * n_lines + statistics_bytes(covariance_type, n_components, n_features)
+
+
+def statistics_bytes(covariance_type: CovarianceType, n_components: int, n_features: int) -> int:
+    """Memory that the statistics of a mixture take."""
+    n_moments = STRUCTURES[covariance_type].n_moments(n_features)
+    n_scatter = n_features**2 if covariance_type == "tied" else 0
+    return 8 * (n_components * n_moments + n_scatter)
+
+
+def writable(array: NDArray[Any]) -> NDArray[Any]:
+    """The array as kernels are compiled for it: C-ordered and writable.
+
+    Arrays that came from another process or a memory map may be read-only.
+    """
+    if array.flags.c_contiguous and array.flags.writeable:
+        # What NumPy finds too, in ten times the time.
+        return array
+    return np.require(array, requirements=["C", "W"])
+
+
+def _single(theta: Array, arithmetic: Arithmetic) -> NDArray[np.float32]:
+    """Coefficients in float32; none if they are not wanted, would not pay or would overflow."""
+    pays = theta.shape[0] >= FORMS and theta.shape[1] >= MANY_FEATURES
+    wanted = arithmetic == "float32" or (arithmetic == "auto" and pays)
+    fits = bool(np.abs(theta).max(initial=0.0) <= LARGEST_COEFFICIENT)
+    return theta[: len(theta) if wanted and fits else 0].astype(np.float32, order="C")
+
+
+@functools.lru_cache(maxsize=8)
+def _features(covariance_type: str, n_features: int) -> NDArray[np.int64]:
+    """The table of features, with those to spare that kernels read."""
+    return _with_spare(STRUCTURES[covariance_type].features(n_features))
+
+
+@functools.lru_cache(maxsize=8)
+def _scatter_features(n_features: int) -> NDArray[np.int64]:
+    """The same for the upper triangle of z zᵀ."""
+    return _with_spare(1 + np.stack(upper_triangle(n_features), axis=1))
+
+
+def _with_spare(features: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.pad(features, [(0, SPARE_FEATURES), (0, 0)])
+
+
+def _linear(constants: Array, centres: Array) -> Array:
+    """Coefficients (K, 1 + D) of c - ½‖m‖² + m·y: a unit Gaussian at m less -½‖y‖²."""
+    offsets = constants - 0.5 * np.square(centres).sum(axis=1)
+    return np.hstack([offsets[:, np.newaxis], centres])
+
+
+def _quadratic(
+    constants: Array,
+    inverse: Array,
+    components: NDArray[np.intp],
+    scale: Array,
+    centres: Array,
+) -> Array:
+    """Coefficients (K, F) of c - ½‖W (z - m)‖² in 1, z and the upper triangle of z zᵀ.
+
+    W is the inverse factor of one of the components, in coordinates of that scale.
+    """
+    n, d = centres.shape
+    upper = upper_triangle(d)
+    # Off the diagonal z_i z_j stands once for P_ij and P_ji.
+    halves = np.where(upper[0] == upper[1], -0.5, -1.0)
+    found = np.empty((n, 1 + d + len(halves)))
+    for block in blocks(n, d):
+        factors = inverse[components[block]] * scale
+        residuals = np.einsum("kij,kj->ki", factors, centres[block])
+        found[block, 0] = constants[block] - 0.5 * np.square(residuals).sum(axis=1)
+        transposed = np.swapaxes(factors, 1, 2)
+        found[block, 1 : 1 + d] = np.einsum("kij,kj->ki", transposed, residuals)
+        found[block, 1 + d :] = halves * (transposed @ factors)[:, upper[0], upper[1]]
+    return found
+
+
+def _separable(constants: Array, scales: Array, centres: Array) -> Array:
+    """Coefficients (K, 1 + 2 D) of c - ½‖w (z - m)‖² in 1, z and z² for scales w (K, D)."""
+    offsets = constants - 0.5 * np.square(scales * centres).sum(axis=1)
+    curvatures = np.square(scales)
+    return np.hstack([offsets[:, np.newaxis], curvatures * centres, -0.5 * curvatures])
+
+
+def _bears_single_sums(frame: Frame, parameters: Parameters) -> bool:
+    """Whether covariances from sums in float32 are good to a part in 10,000, in any direction."""
+    shorter = math.sqrt(_SINGLE_LENGTH / ACCUMULATION_LENGTH)
+    errors = frame.covariance_error(parameters) * SINGLE_OVER_DOUBLE * shorter
+    return bool(np.all(errors <= _SINGLE_COVARIANCE_TOLERANCE))
+
+
+def _overflow_limit(inverse: Array, scale: Array) -> float:
+    """Largest |z| whose residuals can be squared and summed in float64."""
+    if inverse.ndim == 2:
+        steepest = float(np.abs(inverse * scale).max(initial=1.0))
+    else:
+        parts = (inverse[block] * scale for block in blocks(len(inverse), len(scale)))
+        steepest = max(float(np.abs(part).max(initial=1.0)) for part in parts)
+    # What a weight times the square of a larger value comes to may overflow in data units.
+    largest = LARGEST_VALUE / max(float(scale.max()), 1.0)
+    return min(1e140 / (float(len(scale)) * steepest), largest)
+
+
+def _castable(
+    rows: NDArray[np.generic],
+) -> Iterator[tuple[int, int, NDArray[np.floating]]]:
+    """Rows as kernels read them: float64 and float32 as they are, others cast piece by piece."""
+    n, d = rows.shape
+    if rows.dtype in (np.float64, np.float32):
+        yield 0, n, rows  # type: ignore[misc]
+        return
+    step = max(BLOCK, _CAST_BYTES // (8 * d) // BLOCK * BLOCK)
+    for start in range(0, max(n, 1), step):
+        stop = min(start + step, n)
+        yield start, stop, rows[start:stop].astype(np.float64)

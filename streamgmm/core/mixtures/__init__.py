@@ -1,0 +1,1 @@
+"""Operations on fitted mixtures: conditioning, reduction, merging, alignment, sampling."""

@@ -1,0 +1,127 @@
+"""Mixtures that were fitted to different rows as one mixture of all of them.
+
+Statistics of disjoint rows add, once it is known which components are the same. All components of
+all mixtures, each weighed by its rows, are a mixture too: the pool. Merging those that cost least
+joins components that are the same, and leaves alone what one of the mixtures alone has seen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.core.covariance import Array, triangular
+from streamgmm.core.e_step import EStep
+from streamgmm.core.frame import Frame
+from streamgmm.core.maximization import maximize
+from streamgmm.core.mixtures.reduction import reduce_components
+from streamgmm.core.mixtures.sampling import draw
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.statistics import Statistics
+from streamgmm.core.whitening import carried
+
+# Rows of the pool that say what merging costs.
+_DRAWN_ROWS = 1 << 13
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A mixture, and the statistics of the rows that it was fitted to.
+
+    Attributes
+    ----------
+    parameters : Parameters
+    statistics : Statistics
+        Of the same components, in a frame of the same covariance type.
+    """
+
+    parameters: Parameters
+    statistics: Statistics
+
+
+def merge_mixtures(parts: Sequence[Fitted], n_components: int, reg_covar: float | Array) -> Fitted:
+    """One mixture of some mixtures of the same features and covariance type.
+
+    In whatever order these are, but for rounding.
+
+    Parameters
+    ----------
+    parts : sequence of Fitted
+    n_components : int
+        At least 1, and no more than the mixtures have in all.
+    reg_covar : float or ndarray of shape (D,)
+        Added to the diagonal of each covariance, in squared units of the columns.
+
+    Returns
+    -------
+    Fitted
+        The statistics are the sums of those of the parts, the parameters what the M-step makes of
+        them.
+    """
+    pool = pooled(parts)
+    is_tied = parts[0].parameters.covariance_type == "tied"
+    reduced, groups = reduce_components(_sharing(pool) if is_tied else pool, n_components)
+    frame = Frame.of(reduced)
+    ends = np.cumsum([part.parameters.n_components for part in parts])
+    grouped = (
+        _grouped(part, own_groups, frame, n_components)
+        for part, own_groups in zip(parts, np.split(groups, ends[:-1]), strict=True)
+    )
+    statistics = reduce(Statistics.merge, grouped)
+    return Fitted(maximize(statistics, reduced, reg_covar=reg_covar).parameters, statistics)
+
+
+def merging_loss(parts: Sequence[Fitted], merged: Parameters) -> float:
+    """What the pool of some mixtures explains its rows better than another mixture, nats a row.
+
+    An estimate of the Kullback-Leibler divergence, from rows that are drawn from the pool: always
+    the same ones.
+    """
+    pool = pooled(parts)
+    rows, _ = draw(pool, _DRAWN_ROWS, np.random.RandomState(0))
+    own, other = (
+        EStep.prepare(mixture, Frame.of(mixture)).statistics(rows).mean_log_likelihood
+        for mixture in (pool, merged)
+    )
+    return max(own - other, 0.0)
+
+
+def pooled(parts: Sequence[Fitted]) -> Parameters:
+    """All components of some mixtures; tied ones, of which each has its own covariance, as full."""
+    mixtures = [part.parameters for part in parts]
+    counts = np.concatenate([part.statistics.counts for part in parts])
+    is_tied = mixtures[0].covariance_type == "tied"
+
+    def joined(arrays: Sequence[Array]) -> Array:
+        if is_tied:
+            return np.repeat(arrays, [mixture.n_components for mixture in mixtures], axis=0)
+        return np.concatenate(arrays)
+
+    return Parameters.create(
+        "full" if is_tied else mixtures[0].covariance_type,
+        counts / counts.sum(),
+        np.concatenate([mixture.means for mixture in mixtures]),
+        joined([mixture.covariances for mixture in mixtures]),
+        joined([mixture.factors for mixture in mixtures]),
+    )
+
+
+def _sharing(parameters: Parameters) -> Parameters:
+    """Components of full covariances as tied ones, of the covariance that they have on average."""
+    roots = np.sqrt(parameters.weights)[:, np.newaxis, np.newaxis] * np.swapaxes(
+        parameters.factors, 1, 2
+    )
+    factor = triangular(roots.reshape(1, -1, parameters.n_features))[0]
+    return Parameters.create(
+        "tied", parameters.weights, parameters.means, factor @ factor.T, factor
+    )
+
+
+def _grouped(part: Fitted, groups: NDArray[np.intp], frame: Frame, n_components: int) -> Statistics:
+    """Statistics of the components that those of a part have become, in a frame of these."""
+    own = carried(part.statistics, part.parameters, frame.gathered(groups))
+    moments = np.zeros((n_components, own.moments.shape[1]))
+    np.add.at(moments, groups, own.moments)
+    return replace(own, frame=frame, moments=moments)

@@ -1,0 +1,660 @@
+"""What any fitted mixture can do: say something of rows, draw rows, be saved."""
+
+import hashlib
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from importlib.metadata import version
+from numbers import Integral, Real
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import DensityMixin, clone
+
+from streamgmm.algorithms.reads import prediction
+from streamgmm.algorithms.reads.memory import MixtureBytes
+from streamgmm.algorithms.reads.reader import (
+    Reader,
+    announced,
+    gap_bytes,
+    prepare,
+    refuse_not_finite,
+)
+from streamgmm.core.covariance import STRUCTURES, invert
+from streamgmm.core.e_step import EStep, scratch_bytes
+from streamgmm.core.frame import Frame
+from streamgmm.core.incomplete import IncompleteExpectation
+from streamgmm.core.mixtures.conditioning import conditional, marginal
+from streamgmm.core.mixtures.sampling import draw
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.statistics import Statistics
+from streamgmm.errors import NotFiniteError, OutputError, ParameterError
+from streamgmm.estimators.condition import warn_of_skipped_rows
+from streamgmm.estimators.numeric_limits import check_finite
+from streamgmm.estimators.outputs import (
+    Output,
+    as_given,
+    description,
+    piece_shape_of,
+    refuse_overlap,
+    refuse_unnamed_output,
+)
+from streamgmm.estimators.records import to_record
+from streamgmm.estimators.validation import (
+    CheckedEstimator,
+    check_callbacks,
+    check_is_fitted,
+    check_random_state,
+)
+from streamgmm.events import Event, Listener
+from streamgmm.executors.blas import single_threaded_blas
+from streamgmm.executors.select import open_executor
+from streamgmm.model_files import held, replace_model
+from streamgmm.paths import local_path
+from streamgmm.persistence import Record
+from streamgmm.progress import LineReporter
+from streamgmm.protocols import (
+    Chunk,
+    LazySource,
+    Missing,
+    S,
+    Source,
+    Work,
+    regions_of,
+    sample_dims,
+    sample_shape,
+)
+from streamgmm.sinks import ArraySink, open_sink
+from streamgmm.sources.array import ArraySource
+from streamgmm.sources.columns import check_features
+from streamgmm.sources.open import is_source, open_source
+
+
+class FittedMixture(DensityMixin, CheckedEstimator):  # type: ignore[misc]
+    """Predictions, scores, samples and files, from the attributes that a fit leaves.
+
+    A subclass fits; its settings include ``n_components``, ``covariance_type``, ``reg_covar``,
+    ``fixed``, ``random_state``, ``executor``, ``n_jobs``, ``memory_limit``, ``verbose``,
+    ``verbose_interval`` and ``callbacks``.
+    """
+
+    #: Files that the model was loaded from or saved to, and their contents at that time.
+    _known_files: Mapping[str, str | None] = MappingProxyType({})
+
+    def predict(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+    ) -> Any:
+        """Component of largest responsibility of each row.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path. Of
+            labelled data what is written has the shape of the samples. Until it is whole it grows
+            in the folder ``<out>.part``, which stays if the write is interrupted.
+        resume : bool, default=False
+            Whether to go on with what an interrupted call of the same model and data left in that
+            folder; otherwise it is discarded. If there is nothing, all is computed.
+
+        Returns
+        -------
+        labels : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
+            Of a DataFrame a Series with its index, of xarray data a DataArray with the dimensions
+            and coordinates of the samples.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        OutputError
+            If ``out`` cannot be written, another process is writing it, or what is to be resumed
+            was begun with another model or other data.
+        """
+        return self._predicted(X, prediction.labels, Output(np.dtype(np.int64)), out, resume)
+
+    def predict_proba(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+    ) -> Any:
+        """Responsibilities: the posterior probability of each component for each row.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path. Of
+            labelled data what is written has the shape of the samples. Until it is whole it grows
+            in the folder ``<out>.part``, which stays if the write is interrupted.
+        resume : bool, default=False
+            Whether to go on with what an interrupted call of the same model and data left in that
+            folder; otherwise it is discarded. If there is nothing, all is computed.
+
+        Returns
+        -------
+        responsibilities : ndarray or lazy dask.array.Array of shape (n_samples, n_components), \
+or the path ``out``
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        OutputError
+            As for :meth:`predict`.
+        """
+        check_is_fitted(self)
+        output = Output(np.dtype(np.float64), "component", range(len(self.weights_)))
+        return self._predicted(X, prediction.responsibilities, output, out, resume)
+
+    def score_samples(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+    ) -> Any:
+        """Log-density of each row.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path. Of
+            labelled data what is written has the shape of the samples. Until it is whole it grows
+            in the folder ``<out>.part``, which stays if the write is interrupted.
+        resume : bool, default=False
+            Whether to go on with what an interrupted call of the same model and data left in that
+            folder; otherwise it is discarded. If there is nothing, all is computed.
+
+        Returns
+        -------
+        log_density : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
+            As for :meth:`predict`.
+            Nats; -inf for rows whose squares overflow.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        OutputError
+            As for :meth:`predict`.
+        """
+        return self._predicted(X, prediction.scores, Output(np.dtype(np.float64)), out, resume)
+
+    def impute(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+    ) -> Any:
+        """Rows with their missing values (NaN) replaced by what the others let expect.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
+        resume : bool, default=False
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        filled : ndarray or lazy dask.array.Array of shape (n_samples, n_features), or the path \
+``out``
+            In the type of the data if that is floating. A missing value is the mean of its
+            conditional distribution, over all components; in rows without any value, the mean of
+            the mixture. Of a DataFrame a DataFrame, of xarray data a DataArray with the features
+            along the dimension ``feature``.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+
+        References
+        ----------
+        Ghahramani & Jordan (1994), Supervised learning from incomplete data via an EM approach.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0, 1], [1, 2], [2, 3], [3, 4], [4, 5.2]])
+        >>> GaussianMixture().fit(X).impute([[np.nan, 3]]).round(1)
+        array([[2., 3.]])
+        """
+        check_is_fitted(self)
+        source = self._open(X, None, reset=False, missing="em")
+        with single_threaded_blas():
+            parameters = self._parameters()
+            frame = Frame.of(parameters, source.dtype)
+            expectation = IncompleteExpectation.prepare(parameters, frame)
+        names = getattr(self, "feature_names_in_", range(source.n_features))
+        output = Output(prediction.imputed_type(source.dtype), "feature", list(names))
+        return self._map_rows(X, source, prediction.imputed, expectation, output, out, resume)
+
+    def marginal(self, features: Sequence[int | str]) -> Self:
+        """The distribution of some of the features, whatever the others are.
+
+        Parameters
+        ----------
+        features : sequence of int or str
+            Columns, by number or by name.
+
+        Returns
+        -------
+        model : of the same class, fitted
+            Of these features, in this order; without a history.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such feature, or one is named twice.
+
+        References
+        ----------
+        Bishop, Pattern Recognition and Machine Learning (2006), equation 2.98.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0, 1], [1, 2], [2, 3], [3, 4], [4, 5]])
+        >>> GaussianMixture().fit(X).marginal([1]).means_
+        array([[3.]])
+        """
+        check_is_fitted(self)
+        chosen = self._columns(features)
+        return self._derived(marginal(self._parameters(), chosen), chosen)
+
+    def conditional(
+        self, given: Mapping[int, float] | Mapping[str, float] | Mapping[int | str, float]
+    ) -> Self:
+        """The distribution of the other features where some have known values.
+
+        Parameters
+        ----------
+        given : mapping of int or str to float
+            Values of columns, by number or by name.
+
+        Returns
+        -------
+        model : of the same class, fitted
+            Of the other features, in their order; ``weights_`` are the responsibilities for the
+            values. It has no history.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such feature, none is left, or a value is not finite or beyond all
+            reason.
+
+        References
+        ----------
+        Bishop, Pattern Recognition and Machine Learning (2006), equations 2.81, 2.82.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0, 1], [1, 2], [2, 3], [3, 4], [4, 5]])
+        >>> GaussianMixture().fit(X).conditional({0: 3.0}).means_.round(3)
+        array([[4.]])
+        """
+        check_is_fitted(self)
+        if not isinstance(given, Mapping):
+            raise ParameterError(f"given is {given!r}; give a dict of columns and their values")
+        chosen = self._columns(list(given))
+        try:
+            values = np.array([float(value) for value in given.values()])
+        except (TypeError, ValueError):
+            raise ParameterError(
+                f"given holds values that are not numbers: {dict(given)}"
+            ) from None
+        if not np.isfinite(values).all():
+            raise ParameterError(f"given holds values that are not finite: {dict(given)}")
+        rest = np.setdiff1d(np.arange(self.n_features_in_), chosen)
+        if not rest.size:
+            raise ParameterError("all features are given, none is left to have a distribution")
+        return self._derived(conditional(self._parameters(), chosen, values), rest)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Mean log-density of the rows.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        log_likelihood : float
+            Nats a row (a unit of weight); -inf, with a warning, if a row's squares overflow.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        """
+        return mean_score(self._scored(X, sample_weight))
+
+    def bic(self, X: Any, sample_weight: Any = None) -> float:
+        """Bayesian information criterion on X; lower is better.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights; a weight of 2 counts a row twice.
+
+        Returns
+        -------
+        bic : float
+            -2 ln L + p ln n, for p free parameters and n rows; of rows with weights n is the sum
+            of the weights, and ln L the sum of the weighted log-densities.
+        """
+        return self._criteria(self._scored(X, sample_weight))[1]
+
+    def aic(self, X: Any, sample_weight: Any = None) -> float:
+        """Akaike information criterion on X; lower is better.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights; a weight of 2 counts a row twice.
+
+        Returns
+        -------
+        aic : float
+            -2 ln L + 2 p, for p free parameters; ln L as for :meth:`bic`.
+        """
+        return self._criteria(self._scored(X, sample_weight))[0]
+
+    def _scored(self, X: Any, sample_weight: Any = None) -> Statistics:
+        """Statistics of all rows, from one read."""
+        check_is_fitted(self)
+        source = self._open(X, sample_weight, reset=False)
+        with (
+            open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
+            single_threaded_blas(),
+        ):
+            k, d = self.means_.shape
+            sizes = MixtureBytes(self.covariance_type, k, d, source.missing == "em")
+            reader = Reader(source, executor, self._listener(), driver_bytes=sizes.scoring)
+            found = reader.statistics("score", self._parameters())
+        warn_of_skipped_rows(reader.history[-1].skipped, source.n_rows, ", and the score is -inf")
+        return found
+
+    def _criteria(self, found: Statistics) -> tuple[float, float]:
+        """AIC and BIC; a row counts as often as its weight says."""
+        n_rows = found.weight + found.n_overflowing
+        deviance = -2.0 * mean_score(found) * n_rows
+        n_parameters = self._parameters().n_parameters(self.fixed)
+        return deviance + 2.0 * n_parameters, deviance + n_parameters * math.log(n_rows)
+
+    def sample(self, n_samples: int = 1) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Draw rows from the fitted mixture.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            Grouped by component.
+        y : ndarray of shape (n_samples,)
+            The component of each.
+
+        Raises
+        ------
+        ParameterError
+            If ``n_samples`` is less than 1.
+        """
+        check_is_fitted(self)
+        is_number = isinstance(n_samples, Integral) and not isinstance(n_samples, bool)
+        if not is_number or n_samples < 1:
+            raise ParameterError(
+                f"Invalid value for 'n_samples': {n_samples!r}. It must be an int of at least 1."
+            )
+        return draw(self._parameters(), n_samples, check_random_state(self.random_state))
+
+    def _columns(self, features: Sequence[int | str]) -> NDArray[np.intp]:
+        """Numbers of columns that are given by number or name."""
+        if not isinstance(features, Iterable) or isinstance(features, str):
+            raise ParameterError(f"features is {features!r}; give a list of columns of the model")
+        names = getattr(self, "feature_names_in_", np.empty(0, dtype=object)).tolist()
+        numbers = [names.index(f) if f in names else f for f in features]
+        unknown = [f for f in numbers if f not in range(self.n_features_in_)]
+        if unknown or not numbers or len(set(numbers)) < len(numbers):
+            known = f", or names: {', '.join(names)}" if names else ""
+            raise ParameterError(
+                f"features {list(features)} are not columns of the model, each once; choose "
+                f"numbers from 0 to {self.n_features_in_ - 1}{known}"
+            )
+        return np.array(numbers, dtype=np.intp)
+
+    def _derived(self, parameters: Parameters, features: NDArray[np.intp]) -> Self:
+        """A model of the same settings with other parameters, of some of the features."""
+        model: Self = clone(self)
+        model.set_params(weights_init=None, means_init=None, precisions_init=None)
+        if np.ndim(self.reg_covar):
+            model.set_params(reg_covar=np.asarray(self.reg_covar)[features])
+        if hasattr(self, "reg_covar_"):
+            model.reg_covar_ = self.reg_covar_[features]
+        model._set_parameters(parameters)
+        model.converged_, model.n_iter_ = self.converged_, self.n_iter_
+        model.lower_bound_, model.lower_bounds_ = np.nan, []
+        model.history_, model.n_reads_ = [], 0
+        model.n_features_in_ = features.size
+        if hasattr(self, "feature_names_in_"):
+            model.feature_names_in_ = self.feature_names_in_[features]
+        return model
+
+    def _prepared(self, source: Source) -> EStep | IncompleteExpectation:
+        with single_threaded_blas():
+            parameters = self._parameters()
+            return prepare(parameters, Frame.of(parameters, source.dtype), source.missing)
+
+    def _predicted(
+        self,
+        X: Any,
+        function: Callable[[prediction.Question, Chunk], NDArray[Any]],
+        output: Output,
+        out: str | os.PathLike[str] | None,
+        resume: bool,
+    ) -> Any:
+        check_is_fitted(self)
+        source = self._open(X, None, reset=False)
+        question = prediction.Question(self._prepared(source), source.missing)
+        return self._map_rows(X, source, function, question, output, out, resume)
+
+    def _map_rows(
+        self,
+        X: Any,
+        source: Source,
+        function: Callable[[S, Chunk], NDArray[Any]],
+        question: S,
+        output: Output,
+        out: str | os.PathLike[str] | None,
+        resume: bool,
+    ) -> Any:
+        if resume and out is None:
+            raise ParameterError("resume=True needs out=, the path of the interrupted output")
+        if out is not None:
+            refuse_overlap(out, source)
+        elif isinstance(source, LazySource):
+            from streamgmm.executors.dask import map_rows
+
+            return map_rows(source.array, function, question, output.dtype, output.length)
+        else:
+            refuse_unnamed_output(X)
+        found = self._computed_rows(source, function, question, output, out, resume)
+        return found if out is not None else as_given(source, found, output)
+
+    def _computed_rows(
+        self,
+        source: Source,
+        function: Callable[[S, Chunk], NDArray[Any]],
+        question: S,
+        output: Output,
+        out: str | os.PathLike[str] | None,
+        resume: bool,
+    ) -> Any:
+        """Predictions as an array in memory or, piece by piece, at a path."""
+        shape, dims = sample_shape(source), sample_dims(source)
+        if output.dim is not None:
+            shape, dims = (*shape, len(output.names)), (*dims, output.dim)
+        dtype = output.dtype
+        row_bytes = (output.length or 1) * dtype.itemsize
+        piece_shape = piece_shape_of(source, row_bytes)
+        regions = map(regions_of(source), range(len(source.boundaries) - 1))
+        # Labels on disk take no more room than their number needs.
+        stored = np.min_scalar_type(-len(self.weights_)) if dtype == np.int64 else dtype
+        fingerprint = {
+            "streamgmm": version("streamgmm"),
+            "what is computed": function.__name__,
+            "model": self._digest(),
+            **description(source),
+        }
+        opened = (
+            nullcontext(ArraySink(np.empty(shape, dtype)))
+            if out is None
+            else open_sink(out, shape, stored, regions, piece_shape, dims, fingerprint, resume)
+        )
+        scratch = scratch_bytes(self.covariance_type, *self.means_.shape)
+        work = Work(
+            scratch + gap_bytes(source, len(self.weights_)) + 2 * math.prod(piece_shape) * row_bytes
+        )
+        listener = self._listener()
+        with (
+            open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
+            opened as sink,
+        ):
+            try:
+                with announced(listener, function.__name__, source, sink):
+                    executor.map_write(
+                        source, function, question, sink, listener, work, piece_shape
+                    )
+            except NotFiniteError:
+                refuse_not_finite(source, executor)
+        return sink.array if out is None else out
+
+    def _digest(self) -> str:
+        """A digest of what predictions depend on."""
+        digest = hashlib.sha256(self.covariance_type.encode())
+        for array in (self.weights_, self.means_, self.covariances_, self.precisions_cholesky_):
+            digest.update(np.ascontiguousarray(array, dtype=np.float64).tobytes())
+        return digest.hexdigest()
+
+    def _open(
+        self, X: Any, sample_weight: Any, *, reset: bool, missing: Missing | None = None
+    ) -> Source:
+        """Describe data, and remember their columns or check them against those fitted."""
+        source = open_source(X, missing=missing)
+        if reset:
+            self._remember_features(source)
+        else:
+            self._check_features(source, was_source=is_source(X))
+        if sample_weight is None:
+            return source
+        if isinstance(sample_weight, Real):
+            # As in scikit-learn, a single number is the weight of each row.
+            sample_weight = np.full(source.n_rows, sample_weight, dtype=np.float64)
+        return open_source(source, sample_weight=sample_weight)
+
+    def _remember_features(self, source: Source) -> None:
+        self.n_features_in_ = source.n_features
+        if source.feature_names is not None:
+            self.feature_names_in_ = np.array(source.feature_names, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+
+    def _check_features(self, source: Source, *, was_source: bool) -> None:
+        """Refuse data whose columns are not those that were fitted.
+
+        As in scikit-learn, warn if names cannot be compared because only the model or only the
+        data have them. The warning is for arrays and data frames in memory, and not for sources.
+        """
+        fitted, model = getattr(self, "feature_names_in_", None), type(self).__name__
+        names = None if fitted is None else fitted.tolist()
+        check_features(source, self.n_features_in_, names, model)
+        has_names = source.feature_names is not None
+        if was_source or not isinstance(source, ArraySource) or has_names == (names is not None):
+            return
+        warnings.warn(
+            f"X has feature names, but {model} was fitted without feature names"
+            if has_names
+            else f"X does not have valid feature names, but {model} was fitted with feature names",
+            UserWarning,
+            stacklevel=4,
+        )
+
+    def _parameters(self) -> Parameters:
+        """The fitted attributes as parameters; they may have been assigned by hand."""
+        structure = STRUCTURES[self.covariance_type]
+        cholesky = np.ascontiguousarray(self.precisions_cholesky_, dtype=np.float64)
+        if structure.is_triangular:
+            cholesky = np.ascontiguousarray(np.swapaxes(cholesky, -1, -2))
+        return Parameters.create(
+            self.covariance_type,
+            self.weights_,
+            self.means_,
+            self.covariances_,
+            invert(structure, cholesky),
+        )
+
+    def _set_parameters(self, parameters: Parameters) -> None:
+        check_finite(parameters)
+        self.weights_ = parameters.weights
+        self.means_ = parameters.means
+        self.covariances_ = parameters.covariances
+        self.precisions_cholesky_ = parameters.precisions_cholesky
+        self.precisions_ = parameters.precisions
+
+    def _listener(self) -> Listener:
+        callbacks: list[Listener] = check_callbacks(self.callbacks)
+        if self.verbose:
+            every = self.verbose_interval if self.verbose == 1 else 1
+            callbacks.append(LineReporter(every=every))
+
+        def tell(event: Event) -> None:
+            for callback in callbacks:
+                callback(event)
+
+        return tell
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted model to a ``.gmm`` file, atomically.
+
+        Settings that a file cannot hold (callbacks, a client, a RandomState) are left at their
+        defaults. Writers of one file wait for each other.
+
+        Parameters
+        ----------
+        path : path-like
+            A file that is there is replaced, except in two cases: it was changed after this model
+            was loaded from it or saved to it, or :func:`streamgmm.update` has learned there what
+            this model does not know.
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be written, or is not to be replaced.
+        """
+        target = Path(os.path.realpath(local_path(path, OutputError, "model files")))
+        with held(target):
+            self._replace(target)
+
+    def _replace(self, target: Path) -> None:
+        """Save the model to a file that the caller holds."""
+        content = replace_model(target, self._record(), self._known_files.get(str(target)))
+        self._known_files = {**self._known_files, str(target): content}
+
+    def _record(self) -> Record:
+        check_is_fitted(self)
+        return to_record(self)
+
+
+def mean_score(found: Statistics) -> float:
+    """Mean log-density of all rows, nats a unit of weight."""
+    return -np.inf if found.n_overflowing else found.mean_log_likelihood

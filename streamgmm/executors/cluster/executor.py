@@ -1,0 +1,267 @@
+"""A Dask cluster: its workers read, compute and merge chunks, a group of them in each task.
+
+Dask schedules; nothing here does. One task for each group keeps the scheduler's part small,
+however many chunks there are. What all groups need, the state and the source, are tasks too:
+they reach each worker once, and a worker that dies takes nothing along that cannot be computed
+again. Values merge on the workers, by the same tree as on local threads, and one comes back.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, Self
+
+from dask._task_spec import Task, TaskRef
+from dask.optimization import cull
+from dask.utils import funcname
+from distributed import worker_client
+from numpy.typing import NDArray
+
+from streamgmm.events import Listener
+from streamgmm.executors.cluster.chunk_groups import MOST_GROUPS, groups_of
+from streamgmm.executors.cluster.client import Cluster
+from streamgmm.executors.cluster.tasks import (
+    MERGED_AT_ONCE,
+    Graph,
+    Key,
+    Writing,
+    apply,
+    reduce,
+    write,
+)
+from streamgmm.executors.cluster.worker_memory import WorkerMemory
+from streamgmm.executors.memory import Budget, sample_bytes
+from streamgmm.executors.nesting import in_worker_task
+from streamgmm.protocols import (
+    NO_WORK,
+    Chunk,
+    LazySource,
+    M,
+    S,
+    SharedSink,
+    Sink,
+    Source,
+    Work,
+    all_chunks,
+    chunks_done,
+    regions_of,
+    sample_shape,
+    unwritten_chunks,
+)
+
+# Chunks whose values are brought here at once to be written.
+_BATCH = 32
+# What is sent for a pass and comes back, with copies made to send it, in sizes of a value.
+_SHIPPED_VALUES = 12
+
+
+class DistributedExecutor:
+    """Computes groups of chunks as tasks of a cluster.
+
+    Within a task of a worker it gives up the place of that task, so that its own tasks can run
+    there, and waits for a place when it is closed.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    memory_limit : int or str, optional
+        Of this process, which holds samples; the workers have limits of their own.
+    """
+
+    def __init__(self, client: Any, memory_limit: int | float | str | None = None) -> None:
+        self._budget = Budget.of(memory_limit, 1)
+        self.memory_limit = None if memory_limit is None else self._budget.limit
+        self.sample_bytes = sample_bytes(memory_limit)
+        self._cluster = Cluster(client)
+        self._has_read = False
+        # By identity, with what is held so that no other source can have it.
+        self._shipped: dict[int, tuple[Source, Any]] = {}
+        self._lazy: dict[int, tuple[Source, Sequence[Any]]] = {}
+        self._place = ExitStack()
+
+    def __enter__(self) -> Self:
+        if in_worker_task():
+            self._place.enter_context(worker_client())
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._shipped.clear()
+        self._lazy.clear()
+        self._place.close()
+
+    def map_reduce(
+        self,
+        source: Source,
+        function: Callable[[S, Chunk], M],
+        state: S,
+        listener: Listener,
+        work: Work = NO_WORK,
+        chunks: Sequence[int] | None = None,
+        purpose: str = "read",
+        number: int = 0,
+    ) -> M:
+        """Merge function(state, chunk) over chunks; see :class:`streamgmm.protocols.Executor`.
+
+        Raises
+        ------
+        MemoryLimitError
+            If a worker's memory limit does not hold a chunk for each of its threads.
+        ClusterError
+            If the cluster is lost, or workers die again and again.
+        """
+        chosen = all_chunks(source) if chunks is None else chunks
+        graph = Graph(purpose, function, state, number)
+
+        def tell(group: Sequence[int], future: Any) -> None:
+            listener(chunks_done(source, group))
+
+        with self._cluster.explained(source):
+            merged: M = self._merged(source, graph, work, chosen, tell)
+        return merged
+
+    def map_write(
+        self,
+        source: Source,
+        function: Callable[[S, Chunk], NDArray[Any]],
+        state: S,
+        sink: Sink,
+        listener: Listener,
+        work: Work = NO_WORK,
+        piece_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        """Write function(state, chunk) of all chunks; see :class:`streamgmm.protocols.Executor`.
+
+        Workers write by themselves if the sink allows it, else values come here to be written.
+
+        Raises
+        ------
+        MemoryLimitError
+            If a worker's memory limit does not hold a chunk for each of its threads.
+        ClusterError
+            If the cluster is lost, or workers die again and again.
+        """
+        chunks = unwritten_chunks(source, sink)
+        name = funcname(function)
+
+        with self._cluster.explained(source):
+            if isinstance(sink, SharedSink) and (writer := sink.writer()) is not None:
+                job = Writing(function, state, writer, piece_shape, sample_shape(source))
+
+                def tell(group: Sequence[int], future: Any) -> None:
+                    for i, digest in zip(group, future.result().digests, strict=True):
+                        sink.finish_elsewhere(i, digest)
+                    listener(chunks_done(source, group))
+
+                if chunks:
+                    self._merged(source, Graph(name, write, job), work, chunks, tell)
+                return
+            for batch in groups_of(chunks, _BATCH):
+                graph = Graph(name, function, state)
+                self._write_here(source, graph, work, batch, sink, listener)
+
+    def check_memory(
+        self, source: Source, work: Work, at_limit: Callable[[int], Sequence[Work]] | None = None
+    ) -> None:
+        """Refuse a read for which a worker, or this process, has not the memory.
+
+        Raises
+        ------
+        MemoryLimitError
+            With the sizes.
+        """
+        self._budget.require_driver(source, work, at_limit, _SHIPPED_VALUES)
+        with self._cluster.explained(source):
+            memory = self._cluster.memory
+        memory.require(source, work)
+
+    def _merged(
+        self,
+        source: Source,
+        graph: Graph,
+        work: Work,
+        chosen: Sequence[int],
+        tell: Callable[[Sequence[int], Any], None],
+    ) -> Any:
+        """Return the merged value of chunks; report groups of them, with futures, when done."""
+        memory = self._cluster.memory
+        size = memory.group_size(source, len(chosen))
+        levels = graph.merged(self._leaves(graph, source, work, chosen, size, memory))
+        # The number of those that are told of is bounded.
+        height = next(h for h, level in enumerate(levels) if len(level) <= MOST_GROUPS)
+        groups = groups_of(chosen, size * MERGED_AT_ONCE**height)
+        group_of = dict(zip(levels[height], groups, strict=True))
+        (root,) = levels[-1]
+        merged = None
+        with self._cluster.computing(source, graph, list({**group_of, root: None})) as done:
+            for future in done:
+                if future.key in group_of:
+                    tell(group_of[future.key], future)
+                if future.key == root:
+                    merged = future.result()
+        return merged
+
+    def _write_here(
+        self,
+        source: Source,
+        graph: Graph,
+        work: Work,
+        chunks: Sequence[int],
+        sink: Sink,
+        listener: Listener,
+    ) -> None:
+        """Write the values of chunks, which come here; report each chunk when it is done."""
+        region_of = regions_of(source)
+        leaves = self._leaves(graph, source, work, chunks, 1, self._cluster.memory)
+        chunk_of = dict(zip(leaves, chunks, strict=True))
+        with self._cluster.computing(source, graph, leaves) as done:
+            for future in done:
+                i = chunk_of[future.key]
+                sink.write(region_of(i), future.result())
+                sink.finish(i)
+                listener(chunks_done(source, [i]))
+
+    def _leaves(
+        self,
+        graph: Graph,
+        source: Source,
+        work: Work,
+        chosen: Sequence[int],
+        size: int,
+        memory: WorkerMemory,
+    ) -> list[Key]:
+        """Tasks that compute groups of so many chunks.
+
+        Raises
+        ------
+        MemoryLimitError
+            Before the first of all reads, if a worker has not the memory.
+        """
+        # What has been read is not thrown away for a tight estimate of a later read.
+        if not self._has_read:
+            memory.require(source, work, size)
+            self._has_read = True
+        if isinstance(source, LazySource):
+            return self._lazy_leaves(graph, source, chosen)
+        ahead = source.read_bytes > 0 and memory.holds_two_chunks(source, work, size)
+        if id(source) not in self._shipped:
+            self._shipped[id(source)] = source, self._cluster.hold(source)
+        shipped = TaskRef(self._shipped[id(source)][1].key)
+        return [
+            graph.add("group", n, reduce, graph.job, shipped, group, ahead)
+            for n, group in enumerate(groups_of(chosen, size))
+        ]
+
+    def _lazy_leaves(self, graph: Graph, source: LazySource, chosen: Sequence[int]) -> list[Key]:
+        """A task for each chunk, to be computed where the chunk is."""
+        if id(source) not in self._lazy:
+            self._lazy[id(source)] = source, source.lazy_chunks()
+        chunks = self._lazy[id(source)][1]
+        tasks = chunks[0].__dask_graph__()
+        graph.tasks.update(tasks)
+        leaves = []
+        for n, i in enumerate(chosen):
+            key = graph.add("chunk", n, apply, graph.job, TaskRef(chunks[i].key))
+            # One task less for the scheduler.
+            graph.tasks[key] = Task.fuse(tasks[chunks[i].key], graph.tasks[key], key=key)
+            leaves.append(key)
+        graph.tasks, _ = cull(graph.tasks, leaves)  # type: ignore[no-untyped-call]
+        return leaves

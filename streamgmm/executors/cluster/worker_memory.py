@@ -1,0 +1,86 @@
+"""What the workers of a cluster may hold, and what a read has them hold.
+
+Dask can write data that wait to a disk; what tasks work with it cannot. So each thread of a worker
+needs room for its work and a chunk, and has a second chunk read ahead where there is room for that.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from streamgmm.executors.cluster.chunk_groups import group_size
+from streamgmm.executors.cluster.tasks import MERGED_AT_ONCE
+from streamgmm.executors.memory import Budget
+from streamgmm.executors.merge_tree import tree_depth
+from streamgmm.protocols import LazySource, Source, Work, all_chunks
+
+# Of a worker's memory limit. Above it Dask writes to disk, and soon gives the worker no more work.
+_USABLE_PART = 0.7
+
+
+@dataclass(frozen=True)
+class WorkerMemory:
+    """The budgets of all workers at some time.
+
+    Attributes
+    ----------
+    budgets : sequence of Budget
+    """
+
+    budgets: Sequence[Budget]
+
+    @classmethod
+    def of(cls, client: Any) -> "WorkerMemory":
+        """What each worker may hold, and holds beside data that Dask can write to disk."""
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        return cls(
+            [
+                Budget(
+                    int(_USABLE_PART * worker["memory_limit"]) or sys.maxsize,
+                    max(worker["metrics"]["memory"] - worker["metrics"]["managed_bytes"], 0),
+                    worker["nthreads"],
+                    f"{_USABLE_PART:.0%} of the memory limit of worker {address}",
+                )
+                for address, worker in workers.items()
+            ]
+        )
+
+    def group_size(self, source: Source, n_chunks: int) -> int:
+        """Chunks in a group; each of a lazy source is by itself, to be computed where it is."""
+        if isinstance(source, LazySource):
+            return 1
+        return group_size(n_chunks, sum(budget.n_threads for budget in self.budgets))
+
+    def require(self, source: Source, work: Work, size: int | None = None) -> None:
+        """Refuse a read for which a worker has not the memory.
+
+        Parameters
+        ----------
+        source : Source
+        work : Work
+        size : int, optional
+            Chunks in a group; by default as many as for a read of all.
+
+        Raises
+        ------
+        MemoryLimitError
+            With the sizes.
+        """
+        size = size or self.group_size(source, len(all_chunks(source)))
+        for budget in self.budgets:
+            n_values = _values_at_once(budget, size)
+            budget.require_chunks(source, work, n_values, budget.n_threads)
+
+    def holds_two_chunks(self, source: Source, work: Work, size: int) -> bool:
+        """Whether each thread of all workers may read a chunk while it computes another."""
+        return all(
+            budget.chunks_in_flight(source, work, _values_at_once(budget, size), most) == most
+            for budget in self.budgets
+            for most in [2 * budget.n_threads]
+        )
+
+
+def _values_at_once(budget: Budget, size: int) -> int:
+    """Values that may wait on a worker to be merged."""
+    return budget.n_threads * max(tree_depth(size), MERGED_AT_ONCE)

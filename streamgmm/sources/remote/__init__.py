@@ -1,0 +1,1 @@
+"""Object stores and web servers: file systems, retries and their event loop."""

@@ -1,0 +1,402 @@
+"""Models in files that go on learning: each batch, and each row of data that grow, once.
+
+A file is locked, loaded, learned on and replaced by a whole one. What was learned stands in the
+ledger that the same file holds, so a crash at any time leaves the file as it was before a batch or
+as it is after it, and what is given again is known.
+"""
+
+import dataclasses
+import inspect
+import os
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+from streamgmm.errors import (
+    DataError,
+    ModelFileError,
+    NotFiniteError,
+    OutputError,
+    ParameterError,
+)
+from streamgmm.estimators.loading import load_or_begin
+from streamgmm.estimators.online_mixture import OnlineGaussianMixture, chunks_of
+from streamgmm.estimators.validation import check_callbacks
+from streamgmm.events import (
+    BatchKnown,
+    Event,
+    FilesSkipped,
+    Listener,
+    RowsLearned,
+    SkippedRows,
+)
+from streamgmm.ledger import Position
+from streamgmm.model_files import held
+from streamgmm.paths import local_path
+from streamgmm.protocols import Chunk, Source
+from streamgmm.sources.files import files_of
+from streamgmm.sources.open import is_path, open_source
+from streamgmm.updates.appended_rows import (
+    LatestRows,
+    OrderedRows,
+    content_digest,
+    ends_of_pieces,
+)
+from streamgmm.updates.row_digest import RowDigest, version_of
+from streamgmm.updates.table_key import TableKey
+
+_LONGEST_ID = 256
+# What streamgmm.open is told of data; weights are an argument of their own.
+_DESCRIPTION = inspect.signature(open_source).parameters.keys() - {"data", "sample_weight"}
+_NOTHING = Position(0, LatestRows().digest())
+
+
+def update(
+    model: str | os.PathLike[str],
+    data: Any,
+    batch_id: str | int | date | None = None,
+    *,
+    sample_weight: Any = None,
+    callbacks: Sequence[Listener] = (),
+    **options: Any,
+) -> OnlineGaussianMixture:
+    """Have the model in a file learn some rows more, once, and save it.
+
+    With a ``batch_id`` the data are one batch. A batch that was learned before is not learned
+    again (:class:`streamgmm.events.BatchKnown` says so), and one of other content under the
+    same id is refused. The ids of 1024 batches are remembered, of which the lowest is forgotten
+    when there are more; from then on an id that is not above a forgotten one is refused, as it was
+    learned already or comes too late. So ids have to rise in the long run, as dates, counters and
+    ``"part-10"`` after ``"part-9"`` do.
+
+    Without one, data that are named by a path or URL are tracked by it, and what is new is
+    learned: of one file or array the rows after those that were learned before, whose last few must
+    be what they were; of a folder or a pattern the files with new names, while those that
+    were learned must stay as they were. All other data without an id are learned as they are
+    given, as often as they are given.
+
+    Parameters
+    ----------
+    model : path-like
+        File of an :class:`OnlineGaussianMixture`, which may be saved before it has learned any
+        row, or of a :class:`GaussianMixture`, which goes on as by
+        :meth:`OnlineGaussianMixture.from_batch`. If there is no such file and ``n_components`` is
+        given, it is begun.
+    data : path-like, array-like, Source or iterator of batches
+        Anything that :func:`streamgmm.open` takes, or, without an id, a path to a folder or a
+        pattern of such files. Of an iterator each batch is learned, and the model saved, as it
+        comes.
+    batch_id : str, int or date, default=None
+        What the batch is known by: its text, so that 7 and ``"7"`` are one id.
+    sample_weight : array-like or path, default=None
+        Row weights; of an array that grows a path of one that grows with it.
+    callbacks : sequence of callables, default=()
+        Called with each event, :class:`streamgmm.events.RowsLearned` among them, and
+        :class:`streamgmm.events.FilesSkipped` if files are not read because their names are too
+        low to be remembered.
+    **options
+        Arguments of :func:`streamgmm.open` that describe the data, such as ``missing="drop"``; and
+        settings of :class:`OnlineGaussianMixture`, for a model that is begun here or goes on from
+        a batch fit. Of any other, settings that differ from its own are refused, but for those
+        of the machine, such as ``n_jobs``.
+
+    Returns
+    -------
+    OnlineGaussianMixture
+        As it is in the file now.
+
+    Raises
+    ------
+    DataError
+        If the data cannot be used, have other columns, or are not what was learned under the same
+        name. Then nothing of the batch, file or piece has been learned.
+    ModelFileError
+        If there is no such file, or it is damaged.
+    OutputError
+        If the file cannot be written, or another process is updating it.
+    ParameterError
+        If an option is not one, or is another one than the model's.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import streamgmm
+    >>> path = Path(tempfile.mkdtemp()) / "model.gmm"
+    >>> streamgmm.OnlineGaussianMixture(n_components=2, random_state=0).save(path)
+    >>> rows = np.random.default_rng(0).normal(size=(1000, 3))
+    >>> for _ in range(2):
+    ...     og = streamgmm.update(path, rows, batch_id="2026-11-20")
+    >>> og.n_samples_seen_
+    1000.0
+    """
+    description = {name: options.pop(name) for name in _DESCRIPTION & options.keys()}
+    if sample_weight is not None:
+        description["sample_weight"] = sample_weight
+    known_id = None if batch_id is None else _checked_id(batch_id)
+    if isinstance(data, Iterator) and (known_id is not None or sample_weight is not None):
+        raise ParameterError(
+            "batch_id and sample_weight are for one batch; update the model with each batch of "
+            "the iterator by itself"
+        )
+    check_callbacks(callbacks)
+    path = Path(os.path.realpath(local_path(model, ModelFileError, "model files")))
+    if not path.parent.is_dir():
+        raise OutputError(f"{path} cannot be updated: there is no directory {path.parent}")
+    with held(path):
+        stored = _StoredModel(path, options, callbacks)
+        if isinstance(data, Iterator):
+            for batch in data:
+                stored.learn_batch(batch, description)
+        elif known_id is not None or not is_path(data):
+            stored.learn_batch(data, description, known_id)
+        else:
+            stored.learn_stored(os.fspath(data), description)
+        return stored.model
+
+
+class _StoredModel:
+    """A model whose file is written anew after all that it learns.
+
+    Parameters
+    ----------
+    path : Path
+    settings : mapping of str to object
+        That the model must have, or be given if it is one of a batch fit.
+    callbacks : sequence of callables
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], callbacks: Sequence[Listener]) -> None:
+        self._path = path
+        self.model = load_or_begin(path, settings)
+        self.model.callbacks = callbacks
+
+    def learn_batch(
+        self, data: Any, description: Mapping[str, Any], batch_id: str | None = None
+    ) -> None:
+        """Learn a batch, unless one of the same id was learned before.
+
+        Raises
+        ------
+        DataError
+            If that had other rows, or is so long ago that it is not known.
+        """
+        if description:
+            data = open_source(data, **description)
+        if batch_id is None:
+            source = self.model._next_source(data)
+            learned = self._learn(source, chunks_of(source), source.n_rows, source.name)
+            self._save(source, learned)
+            return
+        batches = self.model._ledger.batches
+        if batches.is_below(batch_id):
+            raise DataError(
+                f"batch {batch_id!r} was learned already, or comes too late for {self._path}: ids "
+                f"up to {batches.watermark!r} are not remembered singly any more; give batches "
+                "ids that rise"
+            )
+        known = batches.get(batch_id)
+        source, digest = self.model._next_source(data), RowDigest(version_of(known))
+        chunks = digest.added(chunks_of(source))
+        if known is None:
+            learned = self._learn(source, chunks, source.n_rows, f"batch {batch_id!r}")
+            self.model._ledger = self.model._ledger.with_batch(batch_id, digest.text())
+            self._save(source, learned, batch_id)
+            return
+        deque(chunks, maxlen=0)
+        if digest.text() != known:
+            raise DataError(
+                f"{source.name} is not what {self._path} learned as batch {batch_id!r}: the id is "
+                "the same, the rows are others; give new rows a new id"
+            )
+        self._tell(BatchKnown(str(self._path), batch_id))
+
+    def learn_stored(self, data: str, description: Mapping[str, Any]) -> None:
+        """Learn what is new of data that are named by a path, URL or pattern.
+
+        Raises
+        ------
+        DataError
+            If what was learned is not there any more as it was.
+        """
+        files = files_of(data)
+        if files is None:
+            self._learn_appended(TableKey.of(data, description))
+            return
+        if "sample_weight" in description:
+            raise ParameterError(
+                f"{data} stands for several files, and sample_weight for the rows of one; update "
+                "the model with each file"
+            )
+        skipped: dict[str, list[str]] = {}
+        for file in files:
+            place = TableKey.of(str(file), description)
+            if file.is_dir():
+                self._learn_appended(place)
+            elif place.is_below(self.model._ledger):
+                skipped.setdefault(place.folder, []).append(place.name)
+            else:
+                self._learn_file(place, file)
+        for folder, names in skipped.items():
+            self._tell(FilesSkipped(str(self._path), folder, tuple(names)))
+
+    def _learn_file(self, place: TableKey, file: Path) -> None:
+        """Learn one of several files, unless it was learned before.
+
+        Raises
+        ------
+        DataError
+            If it was, and has been changed since then.
+        """
+        position = place.position(self.model._ledger)
+        if position is None or position.is_unfinished:
+            self._learn_appended(place, file)
+        elif position.may_grow:
+            self._learn_appended(place)
+        elif not position.has_stamp(stamp := _stamp(file)):
+            source = self.model._next_source(place.open())
+            version = version_of(position.content)
+            is_same_size = source.n_rows == position.n_rows
+            if not is_same_size or content_digest(source, version) != position.content:
+                raise DataError(
+                    f"{file} was changed since {self._path} learned it; restore it or take it "
+                    "away, and put new rows into new files"
+                )
+            # Next time its stamp will do.
+            self.model._ledger = place.noted(
+                self.model._ledger, dataclasses.replace(position, stamp=stamp)
+            )
+            self._write()
+
+    def _learn_appended(self, place: TableKey, file: Path | None = None) -> None:
+        """Learn the rows of a table that come after those that were learned.
+
+        Each piece of them is in the file of the model before the next one is begun. Where pieces
+        end depends on the table alone.
+
+        Parameters
+        ----------
+        place : TableKey
+        file : Path, optional
+            That the table is in, if it is one of several, which do not grow.
+
+        Raises
+        ------
+        DataError
+            If the rows before are not what they were, or it is not known which they are; or the
+            file is changed meanwhile.
+        """
+        if place.is_below(self.model._ledger):
+            raise DataError(
+                f"{place.data} was learned already, or comes too late for {self._path}, which does "
+                "not remember names of so low an order any more; give new data names that rise"
+            )
+        stamp = None if file is None else _stamp(file)
+        source = self.model._next_source(place.open())
+        rows = OrderedRows(source)
+        position = place.position(self.model._ledger) or _NOTHING
+        latest = self._checked_latest(rows, position)
+        ends = ends_of_pieces(source)
+        while position.n_rows < source.n_rows:
+            start = position.n_rows
+            stop = ends[bisect_right(ends, start)]
+            digest = RowDigest(version_of(position.content))
+            chunks = rows.between(start, stop)
+            chunks = latest.followed(chunks if file is None else digest.added(chunks))
+            what = f"{source.name}, rows {start} to {stop}"
+            learned = self._learn(source, chunks, stop - start, what)
+            if file is None:
+                position = Position(stop, latest.digest())
+            elif _stamp(file) != stamp:
+                raise DataError(
+                    f"{file} was changed while it was read, and rows {start} to {stop} of it were "
+                    "not learned; update again when it is whole"
+                )
+            else:
+                content = digest.text(position.content or "")
+                is_whole = stop == source.n_rows
+                position = Position(stop, latest.digest(), content, stamp if is_whole else None)
+            self.model._ledger = place.noted(self.model._ledger, position)
+            self._save(source, learned)
+
+    def _checked_latest(self, rows: OrderedRows, position: Position) -> LatestRows:
+        """The last rows that were learned, which are to be there."""
+        source, n_rows = rows.source, position.n_rows
+        if source.n_rows < n_rows:
+            raise DataError(
+                f"{source.name} has {source.n_rows} rows, but {self._path} has learned {n_rows} of "
+                "it: it has become shorter, or is another table; give other data another name"
+            )
+        latest = LatestRows()
+        deque(latest.followed(rows.between(latest.first(n_rows), n_rows)), maxlen=0)
+        if latest.digest(version_of(position.latest)) != position.latest:
+            raise DataError(
+                f"{source.name} is not what {self._path} learned up to row {n_rows}: rows before "
+                "it have changed; restore them, or give other data another name"
+            )
+        return latest
+
+    def _learn(self, source: Source, chunks: Iterator[Chunk], n_rows: int, what: str) -> "_Learned":
+        """Learn chunks of so many rows, all of them or none; messages call them what is said."""
+        before = self.model._skipped
+        try:
+            self.model._learn_chunks(source, chunks, n_rows)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{what}: {error}") from None
+        skipped = self.model._skipped - before
+        return _Learned(n_rows - skipped.n_rows, skipped)
+
+    def _save(self, source: Source, learned: "_Learned", batch_id: str | None = None) -> None:
+        self._write()
+        self._tell(
+            RowsLearned(
+                str(self._path),
+                source.name,
+                learned.n_rows,
+                self.model.n_samples_seen_,
+                batch_id,
+                learned.skipped,
+            )
+        )
+
+    def _write(self) -> None:
+        self.model._ledger = dataclasses.replace(self.model._ledger, has_updates=True)
+        self.model._replace(self._path)
+
+    def _tell(self, event: Event) -> None:
+        self.model._listener()(event)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Learned:
+    """Rows that were learned, and rows beside them that were skipped."""
+
+    n_rows: int
+    skipped: SkippedRows
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """Return what changes with a file: its size, its times and its number in the file system.
+
+    The second time is that of the last change of anything, which no program can set.
+    """
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def _checked_id(batch_id: Any) -> str:
+    """The text of an id."""
+    text = str(batch_id)
+    is_id = isinstance(batch_id, str | Integral | date) and not isinstance(batch_id, bool)
+    # A date that is missing (pandas.NaT) is not equal to itself.
+    if not is_id or batch_id != batch_id or not 0 < len(text) <= _LONGEST_ID:
+        raise ParameterError(
+            f"batch_id is {batch_id!r}; it is to be a text of 1 to {_LONGEST_ID} characters, a "
+            "whole number or a date"
+        )
+    return text
