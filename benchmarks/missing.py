@@ -22,7 +22,7 @@ import streamgmm
 from benchmarks.planted import Problem
 from benchmarks.reporting import Table, report
 from streamgmm import GaussianMixture
-from streamgmm.core.covariance import STRUCTURES
+from streamgmm.core.structures import STRUCTURES
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
 

@@ -22,7 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 import streamgmm
 from benchmarks.reporting import Table, report
 from streamgmm import GaussianMixture, OnlineGaussianMixture
-from streamgmm.core.covariance import STRUCTURES
+from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import (
     DegenerateComponentWarning,
     FewRowsWarning,

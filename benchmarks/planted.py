@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm import GaussianMixture
-from streamgmm.core.covariance import STRUCTURES, CovarianceType
+from streamgmm.core.structures import STRUCTURES, CovarianceType
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
 

@@ -13,7 +13,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.planted import Problem
-from streamgmm.core.covariance import CovarianceType
+from streamgmm.core.structures import CovarianceType
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.executors.blas import single_threaded_blas

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import STRUCTURES, Array
+from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import NotFittedError, OutputError, ParameterError
 from streamgmm.packages import needed_by
 from streamgmm.paths import local_path, writing
@@ -233,11 +233,7 @@ def _marginals(model: Any, columns: list[int]) -> tuple[Array, Array]:
     """Means (K, m) and covariances (K, m, m) over m features."""
     structure = STRUCTURES[model.covariance_type]
     stacked = structure.stacked(model.covariances_, *model.means_.shape)
-    chosen = stacked[..., columns]
-    if structure.is_triangular:
-        covariances = chosen[:, columns]
-    else:
-        covariances = chosen[:, :, np.newaxis] * np.eye(len(columns))
+    covariances = structure.dense(stacked, columns)
     means = model.means_[:, columns]
     return means, np.broadcast_to(covariances, (len(means), *covariances.shape[1:]))
 

@@ -22,7 +22,7 @@ import streamgmm
 from streamgmm import GaussianMixture, OnlineGaussianMixture, cli
 from streamgmm.cli import commands
 from streamgmm.cli.describe import summary
-from streamgmm.core.covariance import STRUCTURES
+from streamgmm.core.structures import STRUCTURES
 from streamgmm.core.parameters import PARAMETER_NAMES
 
 # Warnings are output here, as they are in a shell.

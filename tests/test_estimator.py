@@ -20,7 +20,7 @@ from streamgmm import GaussianMixture, load
 from streamgmm import open as open_data
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.row_sample import sample_rows
-from streamgmm.core.covariance import CovarianceType
+from streamgmm.core.structures import CovarianceType
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import (
     DataError,

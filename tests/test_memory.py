@@ -12,7 +12,7 @@ import pytest
 from streamgmm.algorithms.batch.em import expectation_maximization
 from streamgmm.algorithms.reads.memory import EFFORTS, MixtureBytes, affordable
 from streamgmm.algorithms.reads.reader import Reader
-from streamgmm.core.covariance import STRUCTURES, CovarianceType
+from streamgmm.core.structures import STRUCTURES, CovarianceType
 from streamgmm.core.e_step import scratch_bytes
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import MemoryLimitError

@@ -12,7 +12,7 @@ from sklearn.exceptions import NotFittedError
 
 import streamgmm
 from streamgmm import GaussianMixture, OnlineGaussianMixture
-from streamgmm.core.covariance import CovarianceType
+from streamgmm.core.structures import CovarianceType
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DegenerateComponentWarning, ParameterError
 from tests.core.cases import TYPES, draw, random_parameters

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import streamgmm
 from streamgmm import GaussianMixture
-from streamgmm.core.covariance import CovarianceType
+from streamgmm.core.structures import CovarianceType
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters

@@ -9,7 +9,7 @@ import pytest
 import streamgmm
 from benchmarks.numeric_fuzz import drawn, outcome
 from streamgmm import GaussianMixture, OnlineGaussianMixture
-from streamgmm.core.covariance import solve
+from streamgmm.core.structures import solve
 from streamgmm.errors import DataError
 
 ROWS = np.random.default_rng(0).normal(size=(300, 2))
@@ -99,7 +99,7 @@ def test_fits_of_numbers_of_any_size_end_well(seed: int) -> None:
 
 
 def test_the_solver_by_substitution_is_right() -> None:
-    from streamgmm.core.covariance import _substituted
+    from streamgmm.core.structures import _substituted
 
     rng = np.random.default_rng(0)
     factors = np.tril(rng.normal(size=(5, 4, 4))) + 3.0 * np.eye(4)

@@ -15,7 +15,7 @@ from sklearn.exceptions import NotFittedError
 
 import streamgmm
 from streamgmm import GaussianMixture, OnlineGaussianMixture
-from streamgmm.core.covariance import CovarianceType
+from streamgmm.core.structures import CovarianceType
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import streamgmm
 from streamgmm import GaussianMixture
-from streamgmm.core.covariance import CovarianceType
+from streamgmm.core.structures import CovarianceType
 from streamgmm.core.frame import Frame
 from streamgmm.errors import ModelFileError, OutputError, StreamGMMError
 from streamgmm.persistence import VERSION, Record, read_record, write_record

@@ -18,7 +18,7 @@ from sklearn.metrics import adjusted_rand_score
 import streamgmm
 from benchmarks.units import EXAMPLES, Example, companies, moisture_flux, row
 from streamgmm import GaussianMixture, OnlineGaussianMixture
-from streamgmm.core.covariance import CovarianceType
+from streamgmm.core.structures import CovarianceType
 from streamgmm.errors import CheckpointError, DegenerateComponentWarning, ParameterError
 from streamgmm.events import Event, SampleStage
 from streamgmm.persistence import Record, read_record, write_record

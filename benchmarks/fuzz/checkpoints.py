@@ -20,7 +20,7 @@ from benchmarks.fuzz.trials import (
     stopping_after,
 )
 from streamgmm import GaussianMixture
-from streamgmm.core.covariance import STRUCTURES
+from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import StreamGMMError
 from streamgmm.events import CheckpointWritten
 from tests.sources.chunked import ChunkedSource

@@ -28,7 +28,7 @@ from benchmarks.fuzz.trials import (
     files_in,
 )
 from streamgmm import GaussianMixture, OnlineGaussianMixture
-from streamgmm.core.covariance import STRUCTURES
+from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import StreamGMMError
 from streamgmm.persistence import Record, write_record
 

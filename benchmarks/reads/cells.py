@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from streamgmm.core.covariance import STRUCTURES
+from streamgmm.core.structures import STRUCTURES
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters, count_parameters
 

@@ -19,7 +19,6 @@ from scipy.optimize import linear_sum_assignment
 
 import streamgmm
 from streamgmm.algorithms.reads.reader import announced
-from streamgmm.core.covariance import variances
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import MissingPackageError, OutputError, ParameterError
 from streamgmm.estimators import GaussianMixture
@@ -180,7 +179,7 @@ def _print_comparison(planted: Parameters, model: GaussianMixture) -> None:
 
 
 def _standard_deviations(parameters: Parameters) -> NDArray[np.float64]:
-    return np.sqrt(variances(parameters.structure, parameters.covariances))
+    return np.sqrt(parameters.structure.variances(parameters.covariances))
 
 
 def _aligned(

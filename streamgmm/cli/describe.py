@@ -145,11 +145,11 @@ def print_ridge(model: "GaussianMixture | OnlineGaussianMixture") -> None:
 
 def print_components(model: "GaussianMixture") -> None:
     """A table of weights, means and standard deviations."""
-    from streamgmm.core.covariance import STRUCTURES, variances
+    from streamgmm.core.structures import STRUCTURES
 
     structure = STRUCTURES[model.covariance_type]
     shape = model.means_.shape
-    stacked = variances(structure, structure.stacked(model.covariances_, *shape))
+    stacked = structure.variances(structure.stacked(model.covariances_, *shape))
     names = getattr(model, "feature_names_in_", range(shape[1]))[:_FEATURES_SHOWN]
     more = [f"({shape[1] - len(names)} more)"] if shape[1] > len(names) else []
     rows = []

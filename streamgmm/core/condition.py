@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array, variances
 from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array
 
 #: A ridge that is more than this part of a variance is most of it.
 MOSTLY = 0.5
@@ -146,7 +146,7 @@ def examine(
     # That few rows leave directions without a width goes without saying.
     wanted = np.flatnonzero(has_weight & ~has_few_rows)
     varying = np.flatnonzero(~is_constant & (ridge > 0.0))
-    if parameters.structure.is_triangular and varying.size:
+    if parameters.structure.has_directions and varying.size:
         shares = _narrow_directions(parameters, ridge, varying, wanted) | shares
     is_degenerate = ~has_weight | has_few_rows
     is_degenerate[list(lost)] = True
@@ -167,7 +167,7 @@ def examine(
 
 def _implied_spread(parameters: Parameters, ridge: Array) -> tuple[Array, NDArray[np.bool_]]:
     """Return variances (D,) of columns without the ridge, and whether they are only rounding."""
-    own = variances(parameters.structure, parameters.stacked(parameters.covariances)) - ridge
+    own = parameters.structure.variances(parameters.stacked(parameters.covariances)) - ridge
     mean = parameters.weights @ parameters.means
     own = np.broadcast_to(own, parameters.means.shape)
     spread = parameters.weights @ (own + np.square(parameters.means - mean))
@@ -179,7 +179,7 @@ def _ridge_shares(
     parameters: Parameters, ridge: Array, is_constant: NDArray[np.bool_]
 ) -> dict[int, RidgeShare]:
     """Return, by component of some weight, the variances that are mostly ridge."""
-    own = variances(parameters.structure, parameters.stacked(parameters.covariances))
+    own = parameters.structure.variances(parameters.stacked(parameters.covariances))
     is_ridge = ~is_constant & (ridge > MOSTLY * own)
     alive = np.flatnonzero(parameters.weights > 0.0)
     found: dict[int, RidgeShare] = {}

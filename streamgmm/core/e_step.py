@@ -9,16 +9,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import (
-    STRUCTURES,
-    Array,
-    CovarianceType,
-    blocks,
-    invert,
-    log_determinants,
-    symmetric,
-    upper_triangle,
-)
 from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
 from streamgmm.core.kernels.log_joint import TIED, Coefficients
 from streamgmm.core.kernels.mixture import e_step
@@ -32,6 +22,13 @@ from streamgmm.core.kernels.single import single_statistics
 from streamgmm.core.kernels.tiles import BLOCK, FORMS, SINGLE_LANES, SPARE_FEATURES, STRIDE
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import (
+    STRUCTURES,
+    Array,
+    CovarianceType,
+    blocks,
+    upper_triangle,
+)
 from streamgmm.errors import DataError, ParameterError
 
 #: Rows that hold a larger value take no part: sums of their squares may overflow.
@@ -118,47 +115,38 @@ class EStep:
         packed = np.flatnonzero(alive & ~is_centred)
         order = np.concatenate([packed, np.flatnonzero(alive & is_centred)])
         d = parameters.n_features
+        structure = parameters.structure
         stacked = parameters.stacked(parameters.inverse_factors)
-        log_factors = log_determinants(parameters.structure, stacked)
+        log_factors = structure.log_determinants(stacked)
         with np.errstate(divide="ignore"):
             log_weights = np.log(parameters.weights)
         constants = log_weights + log_factors - 0.5 * d * math.log(2.0 * math.pi)
         centres = (parameters.means - frame.origin) / frame.scale
-        is_tied = parameters.covariance_type == "tied"
-        whitener = np.empty((0, 0))
-        if is_tied:
-            # In whitened rows every component has covariance I.
-            whitener = stacked[0] * frame.scale
-            theta = _linear(constants[packed], centres[packed] @ whitener.T)
-        elif parameters.structure.is_triangular:
-            theta = _quadratic(constants[packed], stacked, packed, frame.scale, centres[packed])
-        else:
-            theta = _separable(constants[packed], stacked[packed] * frame.scale, centres[packed])
-            if parameters.covariance_type == "spherical":
-                theta = theta[:, : d + 2]
+        form = structure.coefficients(
+            constants[packed], stacked, packed, frame.scale, centres[packed]
+        )
         is_in_place = np.array_equal(order, np.arange(parameters.n_components))
         limit = _overflow_limit(stacked, frame.scale)
-        bases = invert(parameters.structure, frame.factors)
-        if not parameters.structure.is_triangular:
-            stacked, bases = stacked[:, np.newaxis, :], bases[:, np.newaxis, :]
+        bases = structure.invert(frame.factors)
         # Centred components without weight have no part, so their bases have none either.
         places = np.searchsorted(frame.centred, order[packed.size :])
+        is_whole = places.size == frame.centred.size
         coefficients = Coefficients(
-            kind=parameters.structure.code,
+            kind=structure.code,
             features=_features(parameters.covariance_type, d),
-            scatter_features=_scatter_features(d if is_tied else 0),
+            scatter_features=_scatter_features(structure.n_scatter(d)),
             origin=frame.origin,
             inverse_scale=1.0 / frame.scale,
-            whitener=whitener,
-            theta=np.ascontiguousarray(theta),
-            theta_single=_single(theta, arithmetic),
+            whitener=form.whitener,
+            theta=np.ascontiguousarray(form.theta),
+            theta_single=_single(form.theta, arithmetic),
             single_tolerance=_SINGLE_TOLERANCE if arithmetic == "float32" else 0.0,
             means=parameters.means[order],
-            factors=stacked if is_tied or is_in_place else stacked[order],
+            factors=structure.kernel_factors(stacked, None if is_in_place else order),
             constants=constants[order],
             origins=frame.means[places],
-            bases=bases if is_tied or len(places) == len(bases) else bases[places],
-            has_own_basis=not is_tied or np.array_equal(frame.factors[0], parameters.factors),
+            bases=structure.kernel_factors(bases, None if is_whole else places),
+            has_own_basis=structure.is_own_basis(frame.factors, parameters.factors),
             limit=limit,
             tolerance=_DENSITY_TOLERANCE,
         )
@@ -207,10 +195,9 @@ class EStep:
 
     def _as_statistics(self, moments: Array, scatter: Array, totals: Array) -> Statistics:
         """What the kernel found, with the components in their own places."""
-        if self.frame.covariance_type == "tied":
-            scatter = symmetric(scatter[np.newaxis], self.frame.n_features)[0]
-        else:
-            scatter = np.empty((0, 0))
+        scatter = STRUCTURES[self.frame.covariance_type].scatter_from(
+            scatter, self.frame.n_features
+        )
         placed = moments
         if not self._is_in_place:
             placed = np.zeros((len(self.weights), moments.shape[1]))
@@ -305,6 +292,7 @@ def _require_agreement(
     """
     c, d = coefficients, coefficients.origin.size
     k, (n_packed, n_moments) = len(c.means), c.theta.shape
+    # Kernels read one matrix for all components, or a matrix or a line of scales for each.
     n_matrices, n_lines = (1 if c.kind == TIED else k), (d if c.kind <= TIED else 1)
     n_bases = 1 if c.kind == TIED else k - n_packed
     expected = {
@@ -333,9 +321,9 @@ def scratch_bytes(covariance_type: CovarianceType, n_components: int, n_features
 
 def statistics_bytes(covariance_type: CovarianceType, n_components: int, n_features: int) -> int:
     """Memory that the statistics of a mixture take."""
-    n_moments = STRUCTURES[covariance_type].n_moments(n_features)
-    n_scatter = n_features**2 if covariance_type == "tied" else 0
-    return 8 * (n_components * n_moments + n_scatter)
+    structure = STRUCTURES[covariance_type]
+    n_scatter = structure.n_scatter(n_features) ** 2
+    return 8 * (n_components * structure.n_moments(n_features) + n_scatter)
 
 
 def writable(array: NDArray[Any]) -> NDArray[Any]:
@@ -371,45 +359,6 @@ def _scatter_features(n_features: int) -> NDArray[np.int64]:
 
 def _with_spare(features: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.pad(features, [(0, SPARE_FEATURES), (0, 0)])
-
-
-def _linear(constants: Array, centres: Array) -> Array:
-    """Coefficients (K, 1 + D) of c - ½‖m‖² + m·y: a unit Gaussian at m less -½‖y‖²."""
-    offsets = constants - 0.5 * np.square(centres).sum(axis=1)
-    return np.hstack([offsets[:, np.newaxis], centres])
-
-
-def _quadratic(
-    constants: Array,
-    inverse: Array,
-    components: NDArray[np.intp],
-    scale: Array,
-    centres: Array,
-) -> Array:
-    """Coefficients (K, F) of c - ½‖W (z - m)‖² in 1, z and the upper triangle of z zᵀ.
-
-    W is the inverse factor of one of the components, in coordinates of that scale.
-    """
-    n, d = centres.shape
-    upper = upper_triangle(d)
-    # Off the diagonal z_i z_j stands once for P_ij and P_ji.
-    halves = np.where(upper[0] == upper[1], -0.5, -1.0)
-    found = np.empty((n, 1 + d + len(halves)))
-    for block in blocks(n, d):
-        factors = inverse[components[block]] * scale
-        residuals = np.einsum("kij,kj->ki", factors, centres[block])
-        found[block, 0] = constants[block] - 0.5 * np.square(residuals).sum(axis=1)
-        transposed = np.swapaxes(factors, 1, 2)
-        found[block, 1 : 1 + d] = np.einsum("kij,kj->ki", transposed, residuals)
-        found[block, 1 + d :] = halves * (transposed @ factors)[:, upper[0], upper[1]]
-    return found
-
-
-def _separable(constants: Array, scales: Array, centres: Array) -> Array:
-    """Coefficients (K, 1 + 2 D) of c - ½‖w (z - m)‖² in 1, z and z² for scales w (K, D)."""
-    offsets = constants - 0.5 * np.square(scales * centres).sum(axis=1)
-    curvatures = np.square(scales)
-    return np.hstack([offsets[:, np.newaxis], curvatures * centres, -0.5 * curvatures])
 
 
 def _bears_single_sums(frame: Frame, parameters: Parameters) -> bool:

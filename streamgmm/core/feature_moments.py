@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from streamgmm.core.covariance import Array
+from streamgmm.core.structures import Array
 from streamgmm.errors import ParameterError
 
 

@@ -12,9 +12,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType, blocks, solve, variances
 from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF
-from streamgmm.core.parameters import Parameters, require_structure, require_values
+from streamgmm.core.parameters import Parameters, require_values
+from streamgmm.core.structures import (
+    STRUCTURES,
+    Array,
+    CovarianceStructure,
+    CovarianceType,
+    require_structure,
+)
 from streamgmm.errors import ParameterError
 
 # Rounding in a covariance, relative to the covariance itself in every direction, above which
@@ -28,19 +34,12 @@ def frame_shapes(
     covariance_type: CovarianceType, n_centred: int, n_features: int
 ) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the arrays of a frame by name, for C centred components."""
-    matrices = (n_features, n_features)
-    if covariance_type == "tied":
-        factors: tuple[int, ...] = (1, *matrices)
-    elif STRUCTURES[covariance_type].is_triangular:
-        factors = (n_centred, *matrices)
-    else:
-        factors = (n_centred, n_features)
     return {
         "origin": (n_features,),
         "scale": (n_features,),
         "centred": (n_centred,),
         "means": (n_centred, n_features),
-        "factors": factors,
+        "factors": STRUCTURES[covariance_type].frame_factor_shape(n_centred, n_features),
     }
 
 
@@ -85,24 +84,16 @@ class Frame:
         structure = parameters.structure
         shape = parameters.means.shape
         component_variances = np.broadcast_to(
-            variances(structure, parameters.stacked(parameters.covariances)), shape
+            structure.variances(parameters.stacked(parameters.covariances)), shape
         )
         stacked = parameters.stacked(parameters.factors)
-        if parameters.covariance_type == "tied":
-            # In whitened coordinates, so that it lies on a ridge that all components share.
-            whitened = parameters.means @ parameters.inverse_factors.T
-            origin = stacked[0] @ _weighted_median(whitened, parameters.weights)
-        else:
-            origin = _weighted_median(parameters.means, parameters.weights)
+        origin = structure.frame_origin(parameters, _weighted_median)
         if np.dtype(dtype).newbyteorder("=") == np.float32:
             largest = np.finfo(np.float32).max
             origin = np.clip(origin, -largest, largest).astype(np.float32).astype(np.float64)
         spread = np.hypot(np.sqrt(component_variances), parameters.means - origin)
-        scale = _weighted_median(spread, parameters.weights)
-        if parameters.covariance_type == "spherical":
-            scale = np.full_like(scale, np.median(scale))
+        scale = structure.frame_scale(_weighted_median(spread, parameters.weights))
         scale = np.exp2(np.round(np.log2(scale)))
-        is_tied = parameters.covariance_type == "tied"
         nowhere = np.empty(0, dtype=np.intp)
         shared = cls(
             parameters.covariance_type,
@@ -110,16 +101,20 @@ class Frame:
             scale,
             nowhere,
             parameters.means[nowhere],
-            stacked if is_tied else stacked[nowhere],
+            structure.frame_factors(stacked, nowhere),
         )
         centred = np.flatnonzero(~(shared.covariance_error(parameters) <= _COVARIANCE_TOLERANCE))
-        factors = stacked if is_tied else stacked[centred]
+        factors = structure.frame_factors(stacked, centred)
         return replace(shared, centred=centred, means=parameters.means[centred], factors=factors)
 
     @property
     def n_features(self) -> int:
         """D."""
         return len(self.origin)
+
+    @property
+    def _structure(self) -> CovarianceStructure:
+        return STRUCTURES[self.covariance_type]
 
     def check_for(self, n_components: int) -> None:
         """Refuse arrays that are no frame of so many components, as those of a file may be.
@@ -138,9 +133,7 @@ class Frame:
             raise ParameterError(
                 f"the centred components of the frame are not numbers below {n_components} in order"
             )
-        widths = self.factors
-        if STRUCTURES[self.covariance_type].is_triangular:
-            widths = np.diagonal(self.factors, axis1=-2, axis2=-1)
+        widths = self._structure.widths(self.factors)
         if not (np.all(self.scale > 0.0) and np.all(widths > 0.0)):
             raise ParameterError("the scale or a factor of the frame is not positive")
 
@@ -148,26 +141,16 @@ class Frame:
         """Coordinates of mixtures whose components j have those of components[j] here."""
         is_centred = np.isin(components, self.centred)
         places = np.searchsorted(self.centred, components[is_centred])
-        is_tied = self.covariance_type == "tied"
         return replace(
             self,
             centred=np.flatnonzero(is_centred),
             means=self.means[places],
-            factors=self.factors if is_tied else self.factors[places],
+            factors=self._structure.taken_frame_factors(self.factors, places),
         )
 
     def displacements(self, u: Array) -> Array:
-        """B u in data units, for one point u a component: (K, D) to (K, D)."""
-        if self.covariance_type == "tied":
-            moved: Array = u @ self.factors[0].T
-            return moved
-        moved = u * self.scale
-        own = u[self.centred]
-        if self.covariance_type == "full":
-            moved[self.centred] = np.einsum("kij,kj->ki", self.factors, own)
-        else:
-            moved[self.centred] = self.factors * own
-        return moved
+        """Return B u in data units, for one point u of each component: (K, D) to (K, D)."""
+        return self._structure.displacements(self, u)
 
     def points(self, u: Array) -> Array:
         """o + B u in data units, for one point u a component: (K, D) to (K, D)."""
@@ -175,29 +158,11 @@ class Frame:
 
     def coordinates(self, points: Array) -> Array:
         """u = B⁻¹ (point - o), for one point in data units a component: (K, D) to (K, D)."""
-        displacements = points - self._origins(len(points))
-        if self.covariance_type == "tied":
-            return solve(self.factors[0], displacements.T).T
-        u = displacements / self.scale
-        own = displacements[self.centred]
-        if self.covariance_type == "full":
-            u[self.centred] = solve(self.factors, own[:, :, np.newaxis])[:, :, 0]
-        else:
-            u[self.centred] = own / self.factors
-        return u
+        return self._structure.coordinates(self, points - self._origins(len(points)))
 
     def relative_factors(self, parameters: Parameters) -> Array:
         """B⁻¹ L, stacked: the factors of covariances in the coordinates of the frame."""
-        stacked = parameters.stacked(parameters.factors)
-        if self.covariance_type == "tied":
-            return solve(self.factors, stacked)
-        if not parameters.structure.is_triangular:
-            relative = stacked / self.scale
-            relative[self.centred] = stacked[self.centred] / self.factors
-            return relative
-        relative = stacked / self.scale[:, np.newaxis]
-        relative[self.centred] = solve(self.factors, stacked[self.centred])
-        return relative
+        return self._structure.relative_factors(self, parameters.stacked(parameters.factors))
 
     def _origins(self, n_components: int) -> Array:
         origins = np.repeat(self.origin[np.newaxis], n_components, axis=0)
@@ -215,28 +180,8 @@ class Frame:
         √m u ‖|L⁻¹ B| s‖², with s_d² the second moment of u_d and m the accumulation length (a
         probabilistic bound: rounding errors of a sum grow as √m).
         """
-        inverse = parameters.stacked(parameters.inverse_factors)
         displacements = parameters.means - self._origins(parameters.n_components)
-        if self.covariance_type == "tied":
-            magnified = _magnified(inverse, self.factors, parameters.factors, displacements)
-        else:
-            # A diagonal basis cancels.
-            stacked = parameters.stacked(parameters.covariances)
-            own_variances = variances(parameters.structure, stacked)
-            spread = np.sqrt(own_variances + np.square(displacements))
-            if parameters.structure.is_triangular:
-                magnified = np.empty_like(spread)
-                for block in blocks(*spread.shape):
-                    magnified[block] = np.einsum(
-                        "kij,kj->ki", np.abs(inverse[block]), spread[block]
-                    )
-                for block in blocks(self.centred.size, self.n_features):
-                    k = self.centred[block]
-                    magnified[k] = _magnified(
-                        inverse[k], self.factors[block], parameters.factors[k], displacements[k]
-                    )
-            else:
-                magnified = inverse * spread
+        magnified = self._structure.magnified(self, parameters, displacements)
         bound: Array = np.square(magnified).sum(axis=1)
         return bound * (math.sqrt(ACCUMULATION_LENGTH) * UNIT_ROUNDOFF)
 
@@ -260,17 +205,3 @@ def _weighted_median(values: Array, weights: Array) -> Array:
     features = np.arange(values.shape[1])
     median: Array = values[order[middle, features], features]
     return median
-
-
-def _magnified(inverse: Array, bases: Array, factors: Array, displacements: Array) -> Array:
-    """|L⁻¹ B| s (k, D) for triangular bases B, with s_d² the second moment of u_d."""
-    magnifier = np.abs(inverse @ bases)
-    own_spread = solve(bases, factors)
-    if len(bases) == 1:
-        # One basis for all: factored once.
-        distances = solve(bases[0], displacements.T).T
-    else:
-        distances = solve(bases, displacements[:, :, np.newaxis])[:, :, 0]
-    spread = np.sqrt(np.square(own_spread).sum(axis=-1) + np.square(distances))
-    magnified: Array = (magnifier @ spread[:, :, np.newaxis])[:, :, 0]
-    return magnified

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array, symmetric
 from streamgmm.core.e_step import Arithmetic, EStep, Posterior, writable
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.incomplete import KEPT, incomplete_posteriors, incomplete_statistics
 from streamgmm.core.kernels.tiles import PANEL, STRIDE
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.core.whitening import Whitening
 
 
@@ -151,9 +151,8 @@ class IncompleteExpectation:
         order, d = self.complete.order, self.complete.frame.n_features
         placed = np.zeros((len(self.complete.weights), moments.shape[1]))
         placed[order] = moments
-        is_tied = self.complete.frame.covariance_type == "tied"
-        matrix = symmetric(scatter[np.newaxis], d)[0] if is_tied else np.empty((0, 0))
-        return self.whitening.in_frame(placed, matrix)
+        structure = STRUCTURES[self.complete.frame.covariance_type]
+        return self.whitening.in_frame(placed, structure.scatter_from(scatter, d))
 
 
 def gap_bytes(n_components: int, n_features: int, n_rows: int) -> int:

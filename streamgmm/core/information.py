@@ -25,11 +25,10 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array, symmetric, upper_triangle
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import ParameterName, Parameters
-from streamgmm.core.ridge import relative_ridge
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import Array, CovarianceStructure
 from streamgmm.core.whitening import Whitening
 
 #: A row says nothing of components that have a smaller share in it.
@@ -69,20 +68,20 @@ class Tangent:
             As the M-step adds it to the diagonal of covariances, in squared units of the columns.
         """
         moments, scatter = self._whitening.of_statistics(statistics)
-        ridge, tied_ridge = self._ridge(reg_covar)
+        inverse = self.parameters.stacked(self.parameters.inverse_factors)
+        ridge, scatter_ridge = self._structure.ridge_moments(inverse, reg_covar)
         moments[:, 1 + self.frame.n_features :] += moments[:, :1] * ridge
         unit, unit_scatter = self._units
         weight = statistics.weight
-        if self.frame.covariance_type == "tied":
-            scatter = scatter / weight + tied_ridge - unit_scatter
+        scatter = scatter / weight + scatter_ridge - unit_scatter
         moments = moments / weight
         # Mean 0 and covariance I of the rows of a component, whatever their number.
         second = slice(1 + self.frame.n_features, None)
         moments[:, second] -= moments[:, :1] * unit[second]
         moments[:, 0] -= self.parameters.weights
-        scales, scatter_scales = self._scales
-        upper = scatter[upper_triangle(self.frame.n_features)] if scatter.size else np.empty(0)
-        return np.concatenate([(moments * scales).ravel(), upper * scatter_scales])
+        own, shared = self._structure.to_coordinates(moments, scatter, self.frame.n_features)
+        scales, shared_scales = self._scales
+        return np.concatenate([(own * scales).ravel(), shared * shared_scales])
 
     def moved(self, step: Array, like: Statistics) -> Statistics:
         """Statistics of which the mixture that lies a step (p,) away is the maximum.
@@ -98,105 +97,73 @@ class Tangent:
         moments[:, 0] += self.parameters.weights
         second = slice(1 + self.frame.n_features, None)
         moments[:, second] += moments[:, :1] * unit[second]
-        if self.frame.covariance_type == "tied":
-            scatter = like.weight * (scatter + unit_scatter)
+        scatter = like.weight * (scatter + unit_scatter)
         found = self._whitening.in_frame(like.weight * moments, scatter)
         return replace(like, moments=found.moments, scatter=found.scatter)
 
     def size(self, step: Array) -> float:
         """Largest move of a component, in its own standard deviations."""
-        moments, scatter = self.split(step)
+        own, shared = self.split(step)
         alive = self.parameters.weights > 0.0
-        norms = np.linalg.norm(moments[alive], axis=1) / np.sqrt(self.parameters.weights[alive])
-        return float(max(norms.max(initial=0.0), np.linalg.norm(scatter)))
+        norms = np.linalg.norm(own[alive], axis=1) / np.sqrt(self.parameters.weights[alive])
+        return float(max(norms.max(initial=0.0), np.linalg.norm(shared)))
 
     @property
     def free(self) -> Array:
         """1 for the coordinates that may move, else 0, (p,)."""
-        scales, scatter_scales = self._scales
-        return np.concatenate([scales.ravel() > 0.0, scatter_scales > 0.0]).astype(np.float64)
+        scales, shared_scales = self._scales
+        return np.concatenate([scales.ravel() > 0.0, shared_scales > 0.0]).astype(np.float64)
 
     @property
     def _whitening(self) -> Whitening:
         return Whitening.of(self.parameters, self.frame)
 
     @property
+    def _structure(self) -> CovarianceStructure:
+        return self.parameters.structure
+
+    @property
     def _units(self) -> tuple[Array, Array]:
-        """Moments (M,) of one row of a component, 1, E y and E yyᵀ; of tied, E yyᵀ (D, D)."""
+        """Moments (M,) of one row of a component, 1, E y and second ones, and its scatter."""
         d = self.frame.n_features
-        kind = self.frame.covariance_type
-        second = {
-            "full": np.eye(d)[upper_triangle(d)] if kind == "full" else np.empty(0),
-            "tied": np.empty(0),
-            "diag": np.ones(d),
-            "spherical": np.full(1, float(d)),
-        }[kind]
-        scatter = np.eye(d) if kind == "tied" else np.empty((0, 0))
+        second, scatter = self._structure.unit_moments(d)
         return np.concatenate([[1.0], np.zeros(d), second]), scatter
-
-    def _ridge(self, reg_covar: float | Array) -> tuple[Array, Array]:
-        """Return L⁻¹ diag(reg_covar) L⁻ᵀ as second moments of a row.
-
-        They have shape (K, M - 1 - D), or of tied covariances (D, D).
-        """
-        inverse = self.parameters.stacked(self.parameters.inverse_factors)
-        k, d = self.parameters.means.shape
-        kind = self.frame.covariance_type
-        if not self.parameters.structure.is_triangular:
-            variances = reg_covar * inverse**2
-            if kind == "spherical":
-                variances = variances.sum(axis=1, keepdims=True)
-            return variances, np.empty((0, 0))
-        largest, relative = relative_ridge(reg_covar)
-        roots = inverse * np.sqrt(relative)
-        matrices = largest * (roots @ np.swapaxes(roots, 1, 2))
-        if kind == "tied":
-            return np.empty((k, 0)), matrices[0]
-        rows, columns = upper_triangle(d)
-        return matrices[:, rows, columns], np.empty((0, 0))
 
     @property
     def _scales(self) -> tuple[Array, Array]:
-        """What turns moments (K, M) and scatter, a unit of weight, into coordinates; 0 if fixed."""
+        """What turns own (K, m) and shared (s,) moments of a unit of weight into coordinates.
+
+        They are 0 for what is fixed.
+        """
         d = self.frame.n_features
         weights = self.parameters.weights[:, np.newaxis]
-        kind = self.frame.covariance_type
-        triangle = _triangle_scales(d) if kind in ("full", "tied") else np.empty(0)
-        second = {
-            "full": triangle,
-            "tied": np.empty(0),
-            "diag": np.full(d, np.sqrt(0.5)),
-            "spherical": np.full(1, np.sqrt(0.5 / d)),
-        }[kind]
+        second, shared = self._structure.tangent_scales(d)
         moves = [name not in self.fixed for name in ("weights", "means", "covariances")]
         own = np.concatenate([[moves[0]], np.full(d, moves[1]), moves[2] * second])
         scales = np.zeros((len(weights), len(own)))
         np.divide(own, np.sqrt(weights), out=scales, where=weights > 0.0)
-        return scales, moves[2] * triangle[: len(triangle) if kind == "tied" else 0]
+        return scales, moves[2] * shared
 
     @property
     def n_shared(self) -> int:
-        """Coordinates that are no component's own: those of tied covariances."""
-        d = self.frame.n_features
-        return d * (d + 1) // 2 if self.frame.covariance_type == "tied" else 0
+        """Coordinates that are no component's own: those of a covariance that all share."""
+        return self._structure.n_shared(self.frame.n_features)
 
     def split(self, vector: Array) -> tuple[Array, Array]:
-        """Coordinates of the components (K, M), and of the scatter of tied."""
+        """Return the coordinates of the components (K, m), and those that they share."""
         k = self.parameters.n_components
-        n_moments = self.parameters.structure.n_moments(self.frame.n_features)
-        return vector[: k * n_moments].reshape(k, n_moments), vector[k * n_moments :]
+        n_own = self._structure.n_own(self.frame.n_features)
+        return vector[: k * n_own].reshape(k, n_own), vector[k * n_own :]
 
     def _unpack(self, vector: Array) -> tuple[Array, Array]:
-        """Moments and scatter, a unit of weight, of coordinates."""
-        own, shared = self.split(vector)
-        scales, scatter_scales = self._scales
-        moments = np.divide(own, scales, out=np.zeros_like(own), where=scales > 0.0)
-        if self.frame.covariance_type != "tied":
-            return moments, np.empty((0, 0))
-        upper = np.divide(
-            shared, scatter_scales, out=np.zeros_like(shared), where=scatter_scales > 0.0
+        """Return moments and scatter, of a unit of weight, of coordinates."""
+        own, shared = (
+            np.divide(part, scales, out=np.zeros_like(part), where=scales > 0.0)
+            for part, scales in zip(self.split(vector), self._scales, strict=True)
         )
-        return moments, symmetric(upper[np.newaxis], self.frame.n_features)[0]
+        return self._structure.from_coordinates(
+            own, shared, self.parameters.weights, self.frame.n_features
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,8 +175,8 @@ class _Members:
     places : ndarray of shape (n_k,), int
     shares : ndarray of shape (n_k,), float32
         Responsibilities over √π_k.
-    features : ndarray of shape (n_k, 1 + D), or of diag and spherical (n_k, M), float32
-        1, y, and the centred squares of y in their coordinates.
+    features : ndarray of shape (n_k, m), float32
+        1, y, and what else is linear in the coordinates of the structure.
     """
 
     places: NDArray[np.intp]
@@ -258,7 +225,7 @@ class Information:
             Under the tangent's parameters; those below :data:`LEAST_RESPONSIBILITY` may be left
             out.
         """
-        parameters = tangent.parameters
+        parameters, structure = tangent.parameters, tangent.parameters.structure
         columns = scipy.sparse.csc_array(responsibilities)
         inverse = parameters.stacked(parameters.inverse_factors)
         members = []
@@ -268,20 +235,20 @@ class Information:
             is_member = shares > LEAST_RESPONSIBILITY
             places = columns.indices[own][is_member].astype(np.intp)
             shares = shares[is_member] / np.sqrt(weight) if places.size else np.empty(0)
-            factor = inverse[k % len(inverse)]
             residuals = rows[places] - parameters.means[k]
             # Data may lie in any units; whitened they fit in float32.
-            residuals = residuals @ factor.T if factor.ndim == 2 else residuals * factor
+            residuals = structure.scaled_rows(residuals, inverse, k)
             _draw_in(residuals)
-            features = _features(parameters.covariance_type, residuals.astype(np.float32))
+            features = structure.row_features(residuals.astype(np.float32))
             members.append(_Members(places, shares.astype(np.float32), features))
         counts = columns.sum(axis=0)
-        n_own = parameters.structure.n_moments(parameters.n_features)
+        n_own = structure.n_own(parameters.n_features)
+        n_together = max(structure.n_scatter(parameters.n_features) ** 2, tangent.n_shared)
         ratios = n_own / np.maximum(counts, 1.0)
         damping = np.concatenate(
             [
                 np.repeat(np.square(np.minimum(ratios, 1.0)), n_own),
-                np.full(tangent.n_shared, min(parameters.n_features**2 / len(rows), 1.0) ** 2),
+                np.full(tangent.n_shared, min(n_together / len(rows), 1.0) ** 2),
             ]
         )
         return cls(tangent, (weights / weights.sum()).astype(np.float32), members, damping)
@@ -305,49 +272,15 @@ class Information:
 
     def _project(self, members: _Members, own: Single, shared: Single, root: np.float32) -> Single:
         """Products (n_k,) of what a component adds to rows' gradients with a vector."""
-        width = members.features.shape[1]
-        # OpenBLAS 0.3.31 with AVX-512 multiplies what is left on the stack too if there are five
-        # columns: products are right, but what was left may be a signalling NaN.
-        with np.errstate(invalid="ignore"):
-            found: Single = members.features @ own[:width]
-        if self._is_quadratic:
-            residuals = members.features[:, 1:]
-            upper = own[width:] if width < len(own) else shared * root
-            form = self._matrix(upper)
-            found += np.einsum("ni,ni->n", residuals @ form, residuals) - np.trace(form)
+        structure = self.tangent.parameters.structure
+        found = structure.along(members.features, own, shared, root)
         found *= members.shares
         return found
 
     def _gather(self, members: _Members, along: Single, root: np.float32) -> tuple[Single, Single]:
         """Sums over rows (n_k,) of what a component adds to their gradients: own, and shared."""
         parts = members.shares * along
-        linear = (parts @ members.features).astype(np.float32, copy=False)
-        nothing = np.empty(0, dtype=np.float32)
-        if not self._is_quadratic:
-            return linear, nothing
-        residuals = members.features[:, 1:]
-        d = residuals.shape[1]
-        squares = (residuals * parts[:, np.newaxis]).T @ residuals
-        squares -= parts.sum() * np.eye(d, dtype=np.float32)
-        rows, columns = upper_triangle(d)
-        upper: Single = squares[rows, columns] * _triangle_scales(d).astype(np.float32)
-        if self.tangent.frame.covariance_type == "tied":
-            return linear, (upper * root).astype(np.float32)
-        return np.concatenate([linear, upper]).astype(np.float32), nothing
-
-    @property
-    def _is_quadratic(self) -> bool:
-        return self.tangent.parameters.structure.is_triangular
-
-    def _matrix(self, upper: Single) -> Single:
-        """The matrix A of which yᵀ A y - tr A is the product of yyᵀ - I with coordinates."""
-        d = self.tangent.frame.n_features
-        rows, columns = upper_triangle(d)
-        matrix = np.empty((d, d), dtype=np.float32)
-        matrix[rows, columns] = matrix[columns, rows] = upper * np.where(
-            rows == columns, np.sqrt(0.5), 0.5
-        )
-        return matrix
+        return self.tangent.parameters.structure.gathered(members.features, parts, root)
 
 
 def _draw_in(residuals: Array) -> None:
@@ -361,23 +294,3 @@ def _draw_in(residuals: Array) -> None:
     longest = np.sqrt(d + _DEVIATIONS * np.sqrt(2.0 * d))
     far = lengths > longest
     residuals[far] *= (longest / lengths[far])[:, np.newaxis]
-
-
-def _features(covariance_type: str, residuals: Single) -> Single:
-    """1, y and, of diag and spherical, centred squares, over their standard deviations."""
-    d = residuals.shape[1]
-    columns = [np.ones((len(residuals), 1), dtype=np.float32), residuals]
-    squares = residuals**2
-    if covariance_type == "diag":
-        columns.append((squares - 1.0) * np.sqrt(0.5, dtype=np.float32))
-    elif covariance_type == "spherical":
-        norms = squares.sum(axis=1, keepdims=True)
-        columns.append((norms - d) * np.sqrt(0.5 / d, dtype=np.float32))
-    found: Single = np.concatenate(columns, axis=1)
-    return found
-
-
-def _triangle_scales(n_features: int) -> Array:
-    """Over the standard deviations of the upper triangle of yyᵀ: √2 on the diagonal, else 1."""
-    rows, columns = upper_triangle(n_features)
-    return np.where(rows == columns, np.sqrt(0.5), 1.0)

@@ -8,14 +8,12 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from streamgmm.core.covariance import (
+from streamgmm.core.structures import (
     STRUCTURES,
     Array,
     CovarianceStructure,
     CovarianceType,
-    blocks,
-    cholesky,
-    invert,
+    require_structure,
 )
 from streamgmm.errors import ParameterError
 
@@ -80,15 +78,14 @@ class Parameters:
         if factors is None:
             covariances = _symmetric(structure, "covariances", covariances)
             try:
-                factors = cholesky(structure, covariances)
+                factors = structure.cholesky(covariances)
             except np.linalg.LinAlgError:
                 raise ParameterError(
                     f"a {covariance_type} covariance is not positive definite; "
                     "increase reg_covar, or reduce the number of components"
                 ) from None
         factors = _matching(structure, "factors", factors, means.shape)
-        widths = np.diagonal(factors, axis1=-2, axis2=-1) if structure.is_triangular else factors
-        if not np.all(widths > 0.0):
+        if not np.all(structure.widths(factors) > 0.0):
             raise ParameterError(f"a {covariance_type} covariance factor is singular")
         return cls(covariance_type, weights, means, covariances, factors)
 
@@ -142,22 +139,17 @@ class Parameters:
     @cached_property
     def inverse_factors(self) -> Array:
         """W = L⁻¹, stored like the factors; ‖W (x - μ)‖ is the Mahalanobis distance."""
-        return invert(self.structure, self.factors)
+        return self.structure.invert(self.factors)
 
     @property
     def precisions_cholesky(self) -> Array:
         """Upper factors U = Wᵀ of the precisions, P = U Uᵀ (scikit-learn's convention)."""
-        if self.structure.is_triangular:
-            return np.ascontiguousarray(np.swapaxes(self.inverse_factors, -1, -2))
-        return self.inverse_factors
+        return self.structure.transposed(self.inverse_factors)
 
     @property
     def precisions(self) -> Array:
         """Inverse covariances, stored like the covariances."""
-        inverse = self.inverse_factors
-        if self.structure.is_triangular:
-            return np.swapaxes(inverse, -1, -2) @ inverse
-        return inverse**2
+        return self.structure.precisions(self.inverse_factors)
 
     def stacked(self, array: Array) -> Array:
         """Covariances or factors as matrices (K or 1, D, D) or scales (K, D)."""
@@ -211,29 +203,9 @@ def covariances_from_precisions(
     precisions = _matching(structure, "precisions", precisions, shape)
     precisions = _symmetric(structure, "precisions", precisions)
     try:
-        roots = cholesky(structure, precisions)
-        inverse = invert(structure, roots)
-        if not structure.is_triangular:
-            return inverse**2, inverse
-        covariances = np.swapaxes(inverse, -1, -2) @ inverse
-        return covariances, cholesky(structure, covariances)
+        return structure.from_precisions(precisions)
     except np.linalg.LinAlgError:
         raise ParameterError(f"a {covariance_type} precision is not positive definite") from None
-
-
-def require_structure(covariance_type: str) -> CovarianceStructure:
-    """Return the structure of a name.
-
-    Raises
-    ------
-    ParameterError
-        If there is no such structure.
-    """
-    if not isinstance(covariance_type, str) or covariance_type not in STRUCTURES:
-        raise ParameterError(
-            f"covariance_type is {covariance_type!r}; choose one of {', '.join(STRUCTURES)}"
-        )
-    return STRUCTURES[covariance_type]
 
 
 def require_values(name: str, values: object, shape: tuple[int, ...]) -> None:
@@ -252,7 +224,7 @@ def require_values(name: str, values: object, shape: tuple[int, ...]) -> None:
 
 
 def _finite(name: str, values: ArrayLike) -> Array:
-    array = np.ascontiguousarray(values, dtype=np.float64)
+    array = np.asarray(values, dtype=np.float64, order="C")
     if not np.isfinite(array).all():
         raise ParameterError(f"{name} hold NaN or infinity")
     return array
@@ -294,26 +266,16 @@ def require_covariances(structure: CovarianceStructure, name: str, values: Array
     ------
     ParameterError
     """
-    variances = values
-    if structure.is_triangular:
-        variances = np.diagonal(values, axis1=-2, axis2=-1)
-        matrices = values if values.ndim == 3 else values[np.newaxis]
-        for block in blocks(*matrices.shape[:2]):
-            # Most are symmetric to the last bit, and that is soon seen.
-            if not np.array_equal(matrices[block], np.swapaxes(matrices[block], 1, 2)):
-                _symmetric(structure, name, matrices[block])
-    if not np.all(variances > 0.0):
+    # Most are symmetric to the last bit, and that is soon seen.
+    if not np.array_equal(values, structure.transposed(values)):
+        _symmetric(structure, name, values)
+    if not np.all(structure.widths(values) > 0.0):
         raise ParameterError(f"the diagonals of {name} are not positive")
 
 
 def _symmetric(structure: CovarianceStructure, name: str, values: Array) -> Array:
     """The values without the asymmetry that rounding leaves in products and inverses."""
-    if not structure.is_triangular:
-        return values
-    transposed = np.swapaxes(values, -1, -2)
-    roots = np.sqrt(np.abs(np.diagonal(values, axis1=-2, axis2=-1)))
-    sizes = roots[..., :, np.newaxis] * roots[..., np.newaxis, :]
-    if np.any(np.abs(values - transposed) > _ASYMMETRY * sizes):
+    symmetric = structure.symmetrized(values, _ASYMMETRY)
+    if symmetric is None:
         raise ParameterError(f"{name} are not symmetric")
-    symmetric: Array = 0.5 * (values + transposed)
     return symmetric

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamgmm.core.covariance import Array, CovarianceType
+from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
 from streamgmm.errors import ParameterError
 
 #: The setting of estimators: one number, one for each column, or "auto".
@@ -166,15 +166,6 @@ def robust_variances(rows: NDArray[Any], weights: Array) -> Array:
     return found
 
 
-def relative_ridge(reg_covar: float | Array) -> tuple[float, float | Array]:
-    """Return the largest entry of a ridge, and the entries relative to it.
-
-    Where all entries are equal the second is exactly 1.
-    """
-    largest = float(np.max(reg_covar))
-    return largest, reg_covar / largest if largest > 0.0 else 1.0
-
-
 def _robust_variance(column: NDArray[Any], weights: Array) -> float:
     values = column.astype(np.float64)
     has_value = ~np.isnan(values)
@@ -224,4 +215,4 @@ def _mixed_scales(variances: Array) -> Array | None:
 
 def _shared(covariance_type: CovarianceType, ridge: Array) -> Array:
     """Return the ridge, or where components have one variance its smallest entry for all."""
-    return np.full_like(ridge, ridge.min()) if covariance_type == "spherical" else ridge
+    return STRUCTURES[covariance_type].shared_ridge(ridge)

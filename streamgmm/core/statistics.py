@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import require_values
+from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
 from streamgmm.errors import ParameterError
 
 #: Fields of statistics that count rows, or pairs of row and component.
@@ -35,9 +35,10 @@ def sum_shapes(
     covariance_type: CovarianceType, n_components: int, n_features: int
 ) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the arrays of sums of statistics, by name."""
-    n_moments = STRUCTURES[covariance_type].n_moments(n_features)
-    n_lines = n_features if covariance_type == "tied" else 0
-    return {"moments": (n_components, n_moments), "scatter": (n_lines, n_lines)}
+    structure = STRUCTURES[covariance_type]
+    n_lines = structure.n_scatter(n_features)
+    moments = n_components, structure.n_moments(n_features)
+    return {"moments": moments, "scatter": (n_lines, n_lines)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +49,9 @@ class Statistics:
     ----------
     frame : Frame
     moments : ndarray of shape (K, M)
-        By component: N_k = Σγ, Σγu (D), then Σγuuᵀ: its upper triangle by rows (full,
-        D (D + 1) / 2), its diagonal (diag, D), its trace (spherical, 1), nothing (tied).
+        By component: N_k = Σγ, Σγu (D), then second moments as the structure needs them, M - 1 - D.
     scatter : ndarray of shape (D, D), or (0, 0)
-        Tied: Σ_k Σγuuᵀ.
+        Σ_k Σγuuᵀ, for structures that need no other second moments.
     log_likelihood : float
         Σ w ln p(x), nats.
     weight : float

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from streamgmm.core.covariance import Array, blocks, solve, symmetric, upper_triangle
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,26 +50,10 @@ class Whitening:
         shifted = first - counts * a
         found = np.empty_like(statistics.moments)
         found[:, :1] = counts
-        if t.ndim == 3:
-            found[:, 1 : 1 + d] = solve(t, shifted[:, :, np.newaxis])[:, :, 0]
-        else:
-            found[:, 1 : 1 + d] = shifted / t
-        second = found[:, 1 + d :]
-        scatter = np.empty((0, 0))
-        if self.frame.covariance_type == "full":
-            rows, columns = upper_triangle(d)
-            for block in blocks(len(raw), d):
-                about = _about(counts[block], a[block], shifted[block])
-                matrices = symmetric(raw[block], d) - about
-                second[block] = _unscaled(t[block], matrices)[:, rows, columns]
-        elif self.frame.covariance_type == "tied":
-            matrices = statistics.scatter - _about_together(counts, a, shifted)
-            scatter = _unscaled(t, matrices[np.newaxis])[0]
-        elif self.frame.covariance_type == "diag":
-            second[:] = (raw - counts * a**2 - 2.0 * a * shifted) / t**2
-        else:
-            along = (counts * a**2 + 2.0 * a * shifted).sum(axis=1, keepdims=True)
-            second[:] = (raw - along) / t[:, :1] ** 2
+        found[:, 1 : 1 + d] = self._structure.solved(t, shifted)
+        found[:, 1 + d :], scatter = self._structure.whitened_moments(
+            t, a, counts, shifted, raw, statistics.scatter
+        )
         return found, scatter
 
     def in_frame(self, moments: Array, scatter: Array) -> Statistics:
@@ -90,23 +74,12 @@ class Whitening:
         a, t, d = self.places, self.factors, self.frame.n_features
         counts, first, own = moments[:, :1], moments[:, 1 : 1 + d], moments[:, 1 + d :]
         found = Statistics.zero(self.frame, len(moments))
-        moved = (t @ first[:, :, np.newaxis])[:, :, 0] if t.ndim == 3 else t * first
+        moved = self._structure.product(t, first)
         found.moments[:, :1] = counts
         found.moments[:, 1 : 1 + d] = counts * a + moved
-        second = found.moments[:, 1 + d :]
-        if self.frame.covariance_type == "full":
-            rows, columns = upper_triangle(d)
-            for block in blocks(len(own), d):
-                widened = t[block] @ symmetric(own[block], d) @ np.swapaxes(t[block], 1, 2)
-                matrices = widened + _about(counts[block], a[block], moved[block])
-                second[block] = matrices[:, rows, columns]
-        elif self.frame.covariance_type == "tied":
-            found.scatter[:] = t[0] @ scatter @ t[0].T + _about_together(counts, a, moved)
-        elif self.frame.covariance_type == "diag":
-            second[:] = counts * a**2 + 2.0 * a * moved + t**2 * own
-        else:
-            along = (counts * a**2 + 2.0 * a * moved).sum(axis=1, keepdims=True)
-            second[:] = along + t[:, :1] ** 2 * own
+        found.moments[:, 1 + d :], found.scatter[:] = self._structure.framed_moments(
+            t, a, counts, moved, own, scatter
+        )
         return found
 
     def standard(self, counts: Array) -> Statistics:
@@ -114,40 +87,13 @@ class Whitening:
         d = self.frame.n_features
         moments = np.zeros_like(Statistics.zero(self.frame, len(counts)).moments)
         moments[:, 0] = counts
-        scatter = np.empty((0, 0))
-        if self.frame.covariance_type == "full":
-            rows, columns = upper_triangle(d)
-            moments[:, 1 + d :][:, rows == columns] = counts[:, np.newaxis]
-        elif self.frame.covariance_type == "tied":
-            scatter = counts.sum() * np.eye(d)
-        elif self.frame.covariance_type == "diag":
-            moments[:, 1 + d :] = counts[:, np.newaxis]
-        else:
-            moments[:, 1 + d] = d * counts
-        return self.in_frame(moments, scatter)
+        second, scatter = self._structure.unit_moments(d)
+        moments[:, 1 + d :] = counts[:, np.newaxis] * second
+        return self.in_frame(moments, counts.sum() * scatter)
 
-
-def _about(counts: Array, a: Array, moved: Array) -> Array:
-    """N a aᵀ + a bᵀ + b aᵀ (k, D, D) for the sums b of what is added to a."""
-    half = 0.5 * counts * a + moved
-    product = a[:, :, np.newaxis] * half[:, np.newaxis, :]
-    return product + np.swapaxes(product, 1, 2)
-
-
-def _about_together(counts: Array, a: Array, moved: Array) -> Array:
-    """Sum these matrices over the components, (D, D), in their order."""
-    first, *others = blocks(*a.shape)
-    found: Array = _about(counts[first], a[first], moved[first]).sum(axis=0)
-    for block in others:
-        more = _about(counts[block], a[block], moved[block])
-        found = np.concatenate([found[np.newaxis], more]).sum(axis=0)
-    return found
-
-
-def _unscaled(t: Array, matrices: Array) -> Array:
-    """T⁻¹ A T⁻ᵀ of symmetric matrices A (k, D, D)."""
-    half = solve(t, matrices)
-    return solve(t, np.swapaxes(half, 1, 2))
+    @property
+    def _structure(self) -> CovarianceStructure:
+        return STRUCTURES[self.frame.covariance_type]
 
 
 def carried(statistics: Statistics, parameters: Parameters, frame: Frame) -> Statistics:

@@ -25,7 +25,6 @@ from streamgmm.algorithms.reads.reader import (
     prepare,
     refuse_not_finite,
 )
-from streamgmm.core.covariance import STRUCTURES, invert
 from streamgmm.core.e_step import EStep, scratch_bytes
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
@@ -33,6 +32,7 @@ from streamgmm.core.mixtures.conditioning import conditional, marginal
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import NotFiniteError, OutputError, ParameterError
 from streamgmm.estimators.condition import warn_of_skipped_rows
 from streamgmm.estimators.numeric_limits import check_finite
@@ -592,15 +592,13 @@ or the path ``out``
     def _parameters(self) -> Parameters:
         """The fitted attributes as parameters; they may have been assigned by hand."""
         structure = STRUCTURES[self.covariance_type]
-        cholesky = np.ascontiguousarray(self.precisions_cholesky_, dtype=np.float64)
-        if structure.is_triangular:
-            cholesky = np.ascontiguousarray(np.swapaxes(cholesky, -1, -2))
+        upper = np.asarray(self.precisions_cholesky_, dtype=np.float64, order="C")
         return Parameters.create(
             self.covariance_type,
             self.weights_,
             self.means_,
             self.covariances_,
-            invert(structure, cholesky),
+            structure.invert(structure.transposed(upper)),
         )
 
     def _set_parameters(self, parameters: Parameters) -> None:

@@ -19,9 +19,9 @@ from streamgmm.core.condition import (
     RidgeShare,
     examine,
 )
-from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
 from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.parameters import Parameters, count_parameters
+from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
 from streamgmm.errors import (
     DegenerateComponentWarning,
     FewRowsWarning,
@@ -60,8 +60,7 @@ def condition_of(
     # Where nothing has been estimated there may be a rule for the ridge, and no ridge yet.
     if "covariances" not in model.fixed and not isinstance(added, str):
         ridge[:] = added
-    if parameters.covariance_type == "spherical":
-        ridge[:] = ridge.min()
+    ridge = parameters.structure.shared_ridge(ridge)
     return examine(parameters, counts, ridge, columns=columns, lost=lost)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from streamgmm.core.covariance import Array
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array
 from streamgmm.estimators.outputs import description
 from streamgmm.protocols import LazySource, Source, all_chunks, regions_of
 

@@ -17,10 +17,10 @@ from streamgmm.algorithms.reads.memory import (
 )
 from streamgmm.algorithms.reads.reader import prepare, statistics_work
 from streamgmm.algorithms.stream.stream_state import block_rows
-from streamgmm.core.covariance import Array
 from streamgmm.core.frame import Frame
 from streamgmm.core.mixtures.merging import Fitted
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array
 from streamgmm.executors.memory import Budget, sample_bytes
 from streamgmm.protocols import Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
@@ -154,9 +154,8 @@ def refuse_merging(parts: Sequence[Fitted], memory_limit: int | float | str) -> 
         With the sizes.
     """
     first = parts[0].parameters
-    is_tied = first.covariance_type == "tied"
     pool = MixtureBytes(
-        "full" if is_tied else first.covariance_type,
+        first.structure.pooled_type(first.covariance_type),
         sum(part.parameters.n_components for part in parts),
         first.n_features,
     )

@@ -28,7 +28,6 @@ from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.row_sample import RowSample, sample_rows
 from streamgmm.checkpoint import open_checkpoint
-from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
 from streamgmm.core.e_step import Arithmetic
 from streamgmm.core.parameters import (
     PARAMETER_NAMES,
@@ -37,6 +36,7 @@ from streamgmm.core.parameters import (
     count_parameters,
 )
 from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
+from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.base import FittedMixture
 from streamgmm.estimators.condition import (

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from streamgmm.archive import Declared
-from streamgmm.core.covariance import CovarianceStructure, CovarianceType
 from streamgmm.core.frame import frame_shapes
-from streamgmm.core.parameters import require_structure
 from streamgmm.core.statistics import sum_shapes
+from streamgmm.core.structures import CovarianceStructure, CovarianceType, require_structure
 from streamgmm.estimators.header_values import entries, whole
 
 Shapes = dict[str, tuple[int, ...]]

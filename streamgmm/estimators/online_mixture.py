@@ -17,11 +17,11 @@ from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.row_sample import RowSample, expected_shortfall
 from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
 from streamgmm.algorithms.stream.stream_state import Plan, Progress
-from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
 from streamgmm.core.mixtures.merging import Fitted, merge_mixtures, merging_loss
 from streamgmm.core.parameters import Parameters, count_parameters
 from streamgmm.core.ridge import FitRidge, RegCovar, given_ridge
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.base import FittedMixture
 from streamgmm.estimators.condition import (

@@ -7,9 +7,9 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from streamgmm.core.covariance import STRUCTURES
 from streamgmm.core.parameters import PARAMETER_NAMES, require_covariances, require_values
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import ParameterError
 from streamgmm.estimators.header_values import (
     amount,

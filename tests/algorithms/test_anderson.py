@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamgmm.algorithms.batch.anderson import Anderson
-from streamgmm.core.covariance import Array
+from streamgmm.core.structures import Array
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Tangent
 from streamgmm.core.maximization import maximize

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamgmm import GaussianMixture
-from streamgmm.core.covariance import Array, CovarianceType
+from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import LeftOutRowsWarning
 from streamgmm.events import Event, ReadStarted, SampleStage, SurveyDone

@@ -15,7 +15,7 @@ from sklearn.mixture import GaussianMixture
 
 from streamgmm.algorithms.batch.em import expectation_maximization
 from streamgmm.algorithms.reads.reader import Reader
-from streamgmm.core.covariance import Array, CovarianceType
+from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
 from streamgmm.executors.threads import ThreadExecutor

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from streamgmm.algorithms.batch.trust_region import score
-from streamgmm.core.covariance import Array, CovarianceType
+from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Information, Tangent

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
-from streamgmm.core.covariance import CovarianceType
+from streamgmm.core.structures import CovarianceType
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters

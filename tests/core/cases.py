@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
+from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF

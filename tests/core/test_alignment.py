@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from streamgmm.core.covariance import CovarianceType
+from streamgmm.core.structures import CovarianceType
 from streamgmm.core.mixtures.alignment import aligned, by_first_rows, merging_costs
 from streamgmm.core.parameters import Parameters
 from tests.core.cases import TYPES, random_parameters

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamgmm.core.condition import examine
-from streamgmm.core.covariance import STRUCTURES, CovarianceType
+from streamgmm.core.structures import STRUCTURES, CovarianceType
 from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.parameters import Parameters
 from tests.core.cases import TYPES

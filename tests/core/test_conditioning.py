@@ -7,7 +7,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgmm.core.covariance import Array, CovarianceType
+from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.mixtures.conditioning import conditional, marginal
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import ParameterError

@@ -7,7 +7,7 @@ import numba
 import numpy as np
 import pytest
 
-from streamgmm.core.covariance import Array
+from streamgmm.core.structures import Array
 from streamgmm.core.kernels.compilation import FAST_SUMS
 from streamgmm.core.kernels.elementary import (
     SMALLEST_EXPONENT,

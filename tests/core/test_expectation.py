@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array, CovarianceType
+from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.e_step import EStep, Posterior
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgmm.core.covariance import Array, CovarianceType
+from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.mixtures.merging import Fitted, merge_mixtures, merging_loss, pooled
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import COUNTS

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgmm.core.covariance import Array, CovarianceType
+from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.mixtures.reduction import merged_pairs, merging_bounds, reduce_components
 from streamgmm.core.parameters import Parameters
 from tests import naive

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamgmm import GaussianMixture
-from streamgmm.core.covariance import CovarianceType
+from streamgmm.core.structures import CovarianceType
 from streamgmm.core.e_step import Arithmetic, EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.tiles import BLOCK

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgmm.core.covariance import CovarianceType
+from streamgmm.core.structures import CovarianceType
 from streamgmm.core.frame import Frame
 from streamgmm.core.statistics import Statistics
 from tests.core.cases import TYPES, draw, prepare, random_parameters

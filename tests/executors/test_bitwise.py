@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from streamgmm import GaussianMixture
 from streamgmm import open as open_data
-from streamgmm.core.covariance import CovarianceType
+from streamgmm.core.structures import CovarianceType
 from streamgmm.errors import NotFiniteError
 from streamgmm.events import Event, ReadStarted
 from tests.core.cases import TYPES, draw, random_parameters

@@ -15,13 +15,12 @@ from streamgmm.algorithms.batch.anderson import Anderson
 from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.trust_region import MOST_PRODUCTS, Scoring, score
 from streamgmm.algorithms.reads.reader import Reader
-from streamgmm.core.covariance import Array, blocks
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import Maximum, maximize
 from streamgmm.core.parameters import ParameterName, Parameters
-from streamgmm.core.ridge import relative_ridge
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import Array, relative_ridge
 from streamgmm.events import ComponentsDegenerate, StepScored
 
 _ORDER = 8
@@ -396,14 +395,7 @@ def _admissible(point: _Point, statistics: Statistics) -> Parameters | None:
     if maximum.empty or maximum.collapsed:
         return None
     new = maximum.parameters
-    relative = old.stacked(old.inverse_factors), new.stacked(new.factors)
-    if old.structure.is_triangular:
-        widths = np.concatenate(
-            [
-                np.linalg.svd(relative[0][block] @ relative[1][block], compute_uv=False)
-                for block in blocks(len(relative[0]), old.n_features)
-            ]
-        )
-    else:
-        widths = relative[0] * relative[1]
+    widths = old.structure.singular_values(
+        old.stacked(old.inverse_factors), new.stacked(new.factors)
+    )
     return new if np.all(np.square(widths) >= _LEAST_COVARIANCE) else None

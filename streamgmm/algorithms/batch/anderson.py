@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from streamgmm.core.covariance import Array
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import Array
 
 # Singular values of residual differences, over the largest, that are taken for noise.
 _CUTOFF = 1e-6

@@ -39,8 +39,8 @@ from streamgmm.algorithms.sampling.survey import (
     survey_work,
 )
 from streamgmm.algorithms.sampling.systematic_sample import glance
-from streamgmm.core.covariance import Array
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array
 from streamgmm.events import Listener
 from streamgmm.protocols import Source, Work
 

@@ -5,12 +5,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from streamgmm.algorithms.reads.reader import Reader
-from streamgmm.core.covariance import Array
 from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import ParameterName, Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import Array
 from streamgmm.events import ComponentsDegenerate
 
 

@@ -19,11 +19,11 @@ from streamgmm.algorithms.reads.memory import EFFORTS, Effort, FitMemory, Mixtur
 from streamgmm.algorithms.reads.reader import Reader, prepare
 from streamgmm.algorithms.sampling.initialization import Start, initialize
 from streamgmm.algorithms.sampling.row_sample import RowSample
-from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
 from streamgmm.core.e_step import Posterior, scratch_bytes, statistics_bytes
 from streamgmm.core.incomplete import gap_bytes
 from streamgmm.core.information import LEAST_RESPONSIBILITY, Information, Tangent
 from streamgmm.core.parameters import ParameterName, Parameters, count_parameters
+from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
 from streamgmm.events import Event, Listener, ReadDone, SampleStage, StepScored
 
 # Starts that go on for each one that is asked for, and short runs that each is the best of: what a

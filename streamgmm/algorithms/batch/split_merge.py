@@ -16,12 +16,12 @@ from scipy.spatial.distance import cdist
 from streamgmm.algorithms.batch.em import Fit, expectation_maximization
 from streamgmm.algorithms.reads.reader import Reader, prepare
 from streamgmm.algorithms.sampling.initialization import parameters_of_clusters
-from streamgmm.core.covariance import Array, solve, triangular
 from streamgmm.core.e_step import EStep, Posterior
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.mixtures.reduction import merged_pairs, merging_bounds
 from streamgmm.core.parameters import ParameterName, Parameters
+from streamgmm.core.structures import Array, solve
 from streamgmm.protocols import Chunk, Work
 
 # Nats a row; a short run of EM ends with a step that gains less.
@@ -229,8 +229,8 @@ class _Swaps:
     def applied(self, parameters: Parameters, chosen: Iterable[int]) -> Parameters:
         """The mixture after some of the moves."""
         weights, means = parameters.weights.copy(), parameters.means.copy()
-        covariances, factors = parameters.covariances.copy(), parameters.factors.copy()
-        is_tied = parameters.covariance_type == "tied"
+        structure = parameters.structure
+        covariances, factors = parameters.covariances, parameters.factors
         for swap in chosen:
             (k, parts), (i, j) = self.splits[swap], self.merges[swap]
             both = merged_pairs(parameters, np.array([i]), np.array([j]))
@@ -242,9 +242,10 @@ class _Swaps:
             ]
             for place, origin, part, weight in replaced:
                 weights[place], means[place] = weight, origin.means[part]
-                if not is_tied:
-                    covariances[place] = origin.covariances[part]
-                    factors[place] = origin.factors[part]
+                own, one = np.array([place]), np.array([part])
+                values = structure.taken(origin.covariances, one)
+                covariances = structure.replaced(covariances, own, values)
+                factors = structure.replaced(factors, own, structure.taken(origin.factors, one))
         return Parameters.create(
             parameters.covariance_type, weights / weights.sum(), means, covariances, factors
         )
@@ -430,13 +431,5 @@ def _far_side(rows: Array, parameters: Parameters, labels: NDArray[np.int64]) ->
 
 def _mean_factor(parameters: Parameters) -> Array:
     """Factor (D, D) of the covariance that components have on average."""
-    own = parameters.stacked(parameters.factors)
-    roots = np.sqrt(parameters.weights)
-    if own.ndim == 2:
-        return np.diag(np.linalg.norm(roots[:, np.newaxis] * own, axis=0))
-    if len(own) == 1:
-        shared: Array = own[0]
-        return shared
-    upper = roots[:, np.newaxis, np.newaxis] * np.swapaxes(own, 1, 2)
-    mean: Array = triangular(upper.reshape(1, -1, parameters.n_features))[0]
-    return mean
+    stacked = parameters.stacked(parameters.factors)
+    return parameters.structure.mean_factor(stacked, parameters.weights)

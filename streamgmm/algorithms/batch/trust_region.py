@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamgmm.core.covariance import Array
 from streamgmm.core.information import Information, Tangent
+from streamgmm.core.structures import Array
 
 #: Products with information that a read of all rows is worth.
 MOST_PRODUCTS = 60

@@ -9,8 +9,8 @@ the moment never decides what a fit finds.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from streamgmm.core.covariance import BLOCK_BYTES, STRUCTURES, CovarianceType
 from streamgmm.core.e_step import statistics_bytes
+from streamgmm.core.structures import STRUCTURES, CovarianceStructure, CovarianceType
 
 _VALUE = 8
 # Arrays of the size of a block that an operation on all covariances has in memory at once, and
@@ -83,18 +83,18 @@ class MixtureBytes:
     missing: bool = False
 
     @property
+    def _structure(self) -> CovarianceStructure:
+        return STRUCTURES[self.covariance_type]
+
+    @property
     def rows(self) -> int:
         """An array of shape (K, D)."""
         return _VALUE * self.n_components * self.n_features
 
     @property
     def matrices(self) -> int:
-        """Covariances, or their factors; (K, D) for those of spherical ones, as they are used."""
-        if self.covariance_type == "full":
-            return self.rows * self.n_features
-        if self.covariance_type == "tied":
-            return _VALUE * self.n_features**2
-        return self.rows
+        """Covariances, or their factors, in stacked form."""
+        return _VALUE * self._structure.n_factor_values(self.n_components, self.n_features)
 
     @property
     def statistics(self) -> int:
@@ -126,15 +126,13 @@ class MixtureBytes:
     @property
     def temporaries(self) -> int:
         """What an operation on all covariances takes, one block of them at a time."""
-        if not STRUCTURES[self.covariance_type].is_triangular:
-            return _ROW_ARRAYS * self.rows
-        block = max(_VALUE * self.n_features**2, min(BLOCK_BYTES, self.matrices))
-        return _BLOCK_ARRAYS * block + self.rows
+        block = self._structure.block_values(self.n_components, self.n_features)
+        return _BLOCK_ARRAYS * _VALUE * block + self.rows if block else _ROW_ARRAYS * self.rows
 
     @property
     def mean_factor(self) -> int:
         """The factor that components have on average: a QR of all of theirs."""
-        return 5 * self.matrices if self.covariance_type == "full" else 4 * self.matrices
+        return self._structure.n_mean_arrays() * self.matrices
 
     @property
     def scoring(self) -> int:

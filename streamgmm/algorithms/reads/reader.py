@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from streamgmm.algorithms.reads.partial_reads import complete
 from streamgmm.algorithms.reads.usable_rows import check_weight, count_weightless, is_refused
 from streamgmm.core import incomplete
-from streamgmm.core.covariance import CovarianceType
 from streamgmm.core.e_step import Arithmetic, EStep, scratch_bytes, statistics_bytes
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import CovarianceType
 from streamgmm.errors import DataError, NotFiniteError
 from streamgmm.events import Event, Listener, ReadDone, ReadStarted
 from streamgmm.protocols import (
@@ -68,12 +68,8 @@ class Reading:
         ):
             return False
         inverse = own.stacked(own.inverse_factors)
-        moved = parameters.means - own.means
-        widened = own.stacked(parameters.factors - own.factors)
-        if own.structure.is_triangular:
-            moved, widened = (inverse @ moved[:, :, np.newaxis])[:, :, 0], inverse @ widened
-        else:
-            moved, widened = inverse * moved, inverse * widened
+        moved = own.structure.product(inverse, parameters.means - own.means)
+        widened = own.structure.composed(inverse, own.stacked(parameters.factors - own.factors))
         weights = parameters.weights - own.weights
         return bool(
             np.all(np.abs(moved) <= _SAME)

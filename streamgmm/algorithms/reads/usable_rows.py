@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array
 from streamgmm.core.e_step import LARGEST_VALUE
+from streamgmm.core.structures import Array
 from streamgmm.errors import DataError
 from streamgmm.events import SkippedRows
 from streamgmm.protocols import Chunk, Missing

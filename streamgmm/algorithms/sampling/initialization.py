@@ -10,9 +10,9 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.usable_rows import check_weight
-from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType, cholesky
 from streamgmm.core.e_step import LARGEST_VALUE
 from streamgmm.core.parameters import Parameters, covariances_from_precisions
+from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
 from streamgmm.errors import DataError
 
 _KMEANS_ITERATIONS = 100
@@ -246,15 +246,13 @@ def _regular(
     structure = STRUCTURES[covariance_type]
     ridge = np.full(rows.values.shape[1], reg_covar)
     if np.all(ridge > 0.0):
-        regular = _add_to_diagonal(covariance_type, covariances, ridge)
+        regular = structure.with_ridge(covariances, ridge)
         with contextlib.suppress(np.linalg.LinAlgError):
-            return regular, cholesky(structure, regular)
+            return regular, structure.cholesky(regular)
     floor = np.maximum(ridge, _SMALLEST_VARIANCE * _typical_variances(rows))
-    regular = _add_to_diagonal(covariance_type, covariances, floor)
-    if structure.is_triangular:
-        diagonals = np.diagonal(regular, axis1=-2, axis2=-1)
-        regular += _ROUNDING * diagonals[..., np.newaxis] * np.eye(len(floor))
-    return regular, cholesky(structure, regular)
+    regular = structure.with_ridge(covariances, floor)
+    regular = structure.with_rounding(regular, _ROUNDING)
+    return regular, structure.cholesky(regular)
 
 
 def _cluster_means(rows: _Rows, labels: NDArray[np.intp], n_components: int) -> tuple[Array, Array]:
@@ -281,7 +279,8 @@ def _cluster_covariances(
     of all rows.
     """
     n_components, n_features = means.shape
-    found = np.zeros(STRUCTURES[covariance_type].shape(n_components, n_features))
+    structure = STRUCTURES[covariance_type]
+    found = np.zeros(structure.shape(n_components, n_features))
     order = np.argsort(labels, kind="stable")
     stops = np.cumsum(np.bincount(labels, minlength=n_components))
     overall = rows.variances()
@@ -297,23 +296,8 @@ def _cluster_covariances(
             deviations *= rows.seen[own] / np.sqrt(np.where(part > 0.0, part, 1.0))
             unseen = np.where(part > 0.0, 0.0, overall)
         weighted = deviations * weights[:, np.newaxis]
-        if STRUCTURES[covariance_type].is_triangular:
-            scatter = weighted.T @ deviations + np.diag(count * unseen)
-            if covariance_type == "full":
-                found[k] = scatter / count
-            else:
-                found += scatter / rows.weights.sum()
-        else:
-            variances = (weighted * deviations).sum(axis=0) / count + unseen
-            found[k] = variances.mean() if covariance_type == "spherical" else variances
+        structure.add_cluster(found, k, weighted, deviations, count, unseen, rows.weights.sum())
     return found
-
-
-def _add_to_diagonal(covariance_type: CovarianceType, covariances: Array, values: Array) -> Array:
-    """Covariances with values (D,) added to their diagonals."""
-    if STRUCTURES[covariance_type].is_triangular:
-        return covariances + np.diag(values)
-    return covariances + (values.mean() if covariance_type == "spherical" else values)
 
 
 def _typical_variances(rows: _Rows) -> Array:

@@ -14,11 +14,11 @@ from streamgmm.algorithms.reads.reader import Reader, prepare
 from streamgmm.algorithms.sampling.initialization import Start, initialize
 from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.algorithms.sampling.systematic_sample import glance
-from streamgmm.core.covariance import Array
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array
 from streamgmm.protocols import Missing, Source
 
 _MOST_ROWS, _FEWEST_ROWS = 4096, 512

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.reader import Reader, refuse_not_finite
 from streamgmm.algorithms.reads.usable_rows import all_within, is_left_out, is_refused
-from streamgmm.core.covariance import Array
 from streamgmm.core.e_step import LARGEST_VALUE
+from streamgmm.core.structures import Array
 from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk, Missing, Work
 

@@ -22,9 +22,9 @@ from streamgmm.algorithms.sampling.row_sample import (
     SampleDesign,
     hash_positions,
 )
-from streamgmm.core.covariance import Array
 from streamgmm.core.e_step import scratch_bytes
 from streamgmm.core.feature_moments import FeatureMoments
+from streamgmm.core.structures import Array
 from streamgmm.errors import DataError
 from streamgmm.events import SurveyDone
 from streamgmm.protocols import Chunk, Missing, Source, Work, all_chunks, row_count

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamgmm.core.covariance import Array
+from streamgmm.core.structures import Array
 
 # Parts are joined when there are more than this.
 _MOST_PARTS = 128

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.reader import prepare
-from streamgmm.core.covariance import Array, cholesky
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import Array
 from streamgmm.core.whitening import Whitening, carried
 from streamgmm.protocols import Chunk, Missing
 
@@ -244,12 +244,14 @@ class Stepwise:
         chosen = np.array(list(places))
         means = self.parameters.means.copy()
         means[chosen] = [mean for mean, _ in places.values()]
-        covariances, factors = self.parameters.covariances, self.parameters.factors
-        if self.parameters.covariance_type != "tied":
-            covariances, factors = covariances.copy(), factors.copy()
-            covariances[chosen] = np.average(covariances, axis=0, weights=self.parameters.weights)
-            factors[chosen] = cholesky(self.parameters.structure, covariances[chosen])
-        moved = replace(self.parameters, means=means, covariances=covariances, factors=factors)
+        structure = self.parameters.structure
+        mean = structure.average(self.parameters.covariances, self.parameters.weights)
+        moved = replace(
+            self.parameters,
+            means=means,
+            covariances=structure.replaced(self.parameters.covariances, chosen, mean),
+            factors=structure.replaced(self.parameters.factors, chosen, structure.cholesky(mean)),
+        )
         parts = np.zeros(self.parameters.n_components)
         parts[chosen] = [part for _, part in places.values()]
         frame = self.total.frame

@@ -24,11 +24,11 @@ from streamgmm.algorithms.reads.usable_rows import all_within, is_refused, usabl
 from streamgmm.algorithms.stream.change_detection import ChangeTest, Score, ScoreRecord
 from streamgmm.algorithms.stream.row_buffer import RowBuffer
 from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
-from streamgmm.core.covariance import Array
 from streamgmm.core.frame import Frame
 from streamgmm.core.mixtures.alignment import aligned, by_first_rows
 from streamgmm.core.mixtures.merging import Fitted
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array
 from streamgmm.errors import NotFiniteError
 from streamgmm.events import (
     ChangeDetected,

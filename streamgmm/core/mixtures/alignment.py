@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from streamgmm.core.covariance import Array, blocks, log_determinants
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array, blocks
 
 # What nothing can cost: some pairs are too far apart for their distance to be squared.
 _MOST = 1e9
@@ -51,15 +51,13 @@ def by_first_rows(parameters: Parameters, labels: NDArray[np.int64]) -> Paramete
 
 def _reordered(parameters: Parameters, order: NDArray[np.intp]) -> Parameters:
     """Return a mixture with its components in another order."""
-    covariances, factors = parameters.covariances, parameters.factors
-    if parameters.covariance_type != "tied":
-        covariances, factors = covariances[order], factors[order]
+    structure = parameters.structure
     return replace(
         parameters,
         weights=parameters.weights[order],
         means=parameters.means[order],
-        covariances=covariances,
-        factors=factors,
+        covariances=structure.taken(parameters.covariances, order),
+        factors=structure.taken(parameters.factors, order),
     )
 
 
@@ -69,25 +67,20 @@ def merging_costs(first: Parameters, second: Parameters) -> Array:
     ½ ln|Σ| - ¼ ln|Σ_i| - ¼ ln|Σ_j| with Σ the covariance of both together: nats per row.
     """
     k, d = first.means.shape
-    shape = (k, d, d) if first.structure.is_triangular else (k, d)
-    inverse = np.broadcast_to(first.stacked(first.inverse_factors), shape)
-    factors = np.broadcast_to(second.stacked(second.factors), shape)
-    sizes = np.broadcast_to(log_determinants(second.structure, factors), k)
+    structure = first.structure
+    inverse, factors = first.stacked(first.inverse_factors), second.stacked(second.factors)
+    # What all components share is there once.
+    inverse = np.broadcast_to(inverse, (k, *inverse.shape[1:]))
+    factors = np.broadcast_to(factors, (k, *factors.shape[1:]))
+    sizes = structure.log_determinants(factors)
     costs = np.empty((k, k))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for i in range(k):
             for block in blocks(k, d):
                 # In coordinates in which component i of the first mixture has covariance I.
                 moved = second.means[block] - first.means[i]
-                if first.structure.is_triangular:
-                    own = inverse[i] @ factors[block]
-                    apart = 0.5 * (moved @ inverse[i].T)
-                    both = 0.5 * (np.eye(d) + own @ np.swapaxes(own, 1, 2))
-                    both += apart[:, :, np.newaxis] * apart[:, np.newaxis, :]
-                    widths = np.linalg.slogdet(both)[1]
-                else:
-                    own, apart = inverse[i] * factors[block], 0.5 * inverse[i] * moved
-                    widths = np.log(0.5 * (1.0 + own**2) + apart**2).sum(axis=1)
-                costs[i, block] = 0.5 * widths
-        costs -= 0.5 * (sizes + log_determinants(first.structure, inverse)[:, np.newaxis])
+                own = structure.composed(inverse[i : i + 1], factors[block])
+                apart = 0.5 * structure.scaled_rows(moved, inverse, i)
+                costs[i, block] = 0.5 * structure.merged_log_determinants(own, apart)
+        costs -= 0.5 * (sizes + structure.log_determinants(inverse)[:, np.newaxis])
     return np.nan_to_num(costs, nan=_MOST, posinf=_MOST, neginf=-_MOST)

@@ -6,8 +6,8 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array, log_determinants, solve
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array
 from streamgmm.errors import ParameterError
 
 
@@ -64,17 +64,11 @@ def conditional(parameters: Parameters, given: NDArray[np.intp], values: Array) 
     factors = _reordered_factors(parameters, np.concatenate([given, rest]))
     deviations = values - parameters.means[:, given]
     means = parameters.means[:, rest]
-    if parameters.structure.is_triangular:
-        own, across, factors = factors[:, :g, :g], factors[:, g:, :g], factors[:, g:, g:]
-        y = solve(own, deviations[:, :, np.newaxis])
-        means = means + (across @ y)[:, :, 0]
-        y = y[:, :, 0]
-    else:
-        own, factors = factors[:, :g], factors[:, g:]
-        y = deviations / own
+    own, y, shifts, factors = parameters.structure.conditioned(factors, g, deviations)
+    means = means + shifts
     with np.errstate(divide="ignore", over="ignore"):
         log_joint = np.log(parameters.weights) - 0.5 * np.square(y).sum(axis=1)
-    log_joint -= log_determinants(parameters.structure, own)
+    log_joint -= parameters.structure.log_determinants(own)
     if not math.isfinite(log_joint.max()):
         raise ParameterError(
             "the given values are so far from all components that none explains them; "
@@ -85,24 +79,12 @@ def conditional(parameters: Parameters, given: NDArray[np.intp], values: Array) 
 
 def _reordered_factors(parameters: Parameters, features: NDArray[np.intp]) -> Array:
     """Stacked factors of the covariances of some features, in the order given."""
-    stacked = parameters.stacked(parameters.factors)
-    if not parameters.structure.is_triangular:
-        return stacked[:, features]
-    # Rᵀ of the lines of L = Rᵀ Qᵀ has their products, and keeps the digits of L.
-    triangles = np.linalg.qr(np.swapaxes(stacked[:, features], 1, 2), mode="r")
-    signs = np.sign(np.diagonal(triangles, axis1=1, axis2=2))
-    return np.swapaxes(triangles * signs[:, :, np.newaxis], 1, 2)
+    return parameters.structure.reordered(parameters.stacked(parameters.factors), features)
 
 
 def _mixture(parameters: Parameters, weights: Array, means: Array, stacked: Array) -> Parameters:
     """A mixture of the same covariance type from stacked factors."""
-    if parameters.structure.is_triangular:
-        products = stacked @ np.swapaxes(stacked, 1, 2)
-        covariances, factors = 0.5 * (products + np.swapaxes(products, 1, 2)), stacked
-    else:
-        covariances, factors = np.square(stacked), stacked
-    if parameters.covariance_type == "tied":
-        covariances, factors = covariances[0], factors[0]
-    elif parameters.covariance_type == "spherical":
-        covariances, factors = covariances[:, 0], factors[:, 0]
+    structure = parameters.structure
+    covariances = structure.stored(structure.covariances_of(stacked))
+    factors = structure.stored(stacked)
     return Parameters.create(parameters.covariance_type, weights, means, covariances, factors)

@@ -12,7 +12,6 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array, triangular
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
@@ -20,6 +19,7 @@ from streamgmm.core.mixtures.reduction import reduce_components
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import Array
 from streamgmm.core.whitening import carried
 
 # Rows of the pool that say what merging costs.
@@ -61,8 +61,10 @@ def merge_mixtures(parts: Sequence[Fitted], n_components: int, reg_covar: float 
         them.
     """
     pool = pooled(parts)
-    is_tied = parts[0].parameters.covariance_type == "tied"
-    reduced, groups = reduce_components(_sharing(pool) if is_tied else pool, n_components)
+    own = parts[0].parameters
+    covariances, factors = own.structure.pooled(pool)
+    shared = Parameters.create(own.covariance_type, pool.weights, pool.means, covariances, factors)
+    reduced, groups = reduce_components(shared, n_components)
     frame = Frame.of(reduced)
     ends = np.cumsum([part.parameters.n_components for part in parts])
     grouped = (
@@ -89,33 +91,25 @@ def merging_loss(parts: Sequence[Fitted], merged: Parameters) -> float:
 
 
 def pooled(parts: Sequence[Fitted]) -> Parameters:
-    """All components of some mixtures; tied ones, of which each has its own covariance, as full."""
+    """Return all components of some mixtures, each with its own covariance."""
     mixtures = [part.parameters for part in parts]
     counts = np.concatenate([part.statistics.counts for part in parts])
-    is_tied = mixtures[0].covariance_type == "tied"
+    structure = mixtures[0].structure
 
     def joined(arrays: Sequence[Array]) -> Array:
-        if is_tied:
-            return np.repeat(arrays, [mixture.n_components for mixture in mixtures], axis=0)
-        return np.concatenate(arrays)
+        return np.concatenate(
+            [
+                structure.repeated(stored, mixture.n_components)
+                for stored, mixture in zip(arrays, mixtures, strict=True)
+            ]
+        )
 
     return Parameters.create(
-        "full" if is_tied else mixtures[0].covariance_type,
+        structure.pooled_type(mixtures[0].covariance_type),
         counts / counts.sum(),
         np.concatenate([mixture.means for mixture in mixtures]),
         joined([mixture.covariances for mixture in mixtures]),
         joined([mixture.factors for mixture in mixtures]),
-    )
-
-
-def _sharing(parameters: Parameters) -> Parameters:
-    """Components of full covariances as tied ones, of the covariance that they have on average."""
-    roots = np.sqrt(parameters.weights)[:, np.newaxis, np.newaxis] * np.swapaxes(
-        parameters.factors, 1, 2
-    )
-    factor = triangular(roots.reshape(1, -1, parameters.n_features))[0]
-    return Parameters.create(
-        "tied", parameters.weights, parameters.means, factor @ factor.T, factor
     )
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.covariance import Array
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array
 
 
 def draw(
@@ -32,7 +32,6 @@ def draw(
     stops = np.cumsum(counts)
     for k, (start, stop) in enumerate(zip(stops - counts, stops, strict=True)):
         own = noise[start:stop]
-        factor = factors[min(k, len(factors) - 1)]
-        own[:] = own @ factor.T if parameters.structure.is_triangular else own * factor
+        own[:] = parameters.structure.scaled_rows(own, factors, k)
         own += parameters.means[k]
     return noise, labels

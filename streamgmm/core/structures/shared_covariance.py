@@ -1,0 +1,92 @@
+"""What structures share in which all components have the same covariance."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamgmm.core.structures.matrices import Array
+from streamgmm.core.structures.scale_structure import ScaleStructure, linear_along, linear_sums
+from streamgmm.core.structures.structure import (
+    Components,
+    CovarianceStructure,
+    MergePairs,
+    Single,
+)
+
+if TYPE_CHECKING:
+    from streamgmm.core.parameters import Parameters
+
+
+class SharedCovariance(CovarianceStructure):
+    """One covariance and one factor; components have means alone."""
+
+    def taken(self, stored: Array, components: Components) -> Array:
+        return stored
+
+    def replaced(self, stored: Array, components: Components, values: Array) -> Array:
+        return np.array(stored)
+
+    def without(self, stored: Array, component: int) -> Array:
+        return stored
+
+    def average(self, covariances: Array, weights: Array) -> Array:
+        return covariances
+
+    def n_own(self, n_features: int) -> int:
+        return 1 + n_features
+
+    def update_views(self, covariances: Array, factors: Array) -> tuple[Array, Array]:
+        return covariances[np.newaxis], factors[np.newaxis]
+
+    def updated_components(self, updated: list[int], alive: Components) -> list[int]:
+        return alive.tolist() if updated else []
+
+    def merging_costs(
+        self, parameters: "Parameters", i: int, others: Components, merged: MergePairs
+    ) -> Array:
+        # The covariance that all share would be widened: ½ π_i π_j / (π_i + π_j) d² to first order.
+        weights = parameters.weights
+        both = weights[i] + weights[others]
+        apart = parameters.means[i] - parameters.means[others]
+        moved = self.scaled_rows(apart, parameters.stacked(parameters.inverse_factors), 0)
+        costs = 0.5 * weights[i] * weights[others] * np.square(moved).sum(axis=1)
+        found: Array = np.divide(costs, both, out=np.zeros_like(costs), where=both > 0.0)
+        return found
+
+    def merged_pairs(
+        self,
+        parameters: "Parameters",
+        share: Array,
+        apart: Array,
+        first: Components,
+        second: Components,
+    ) -> tuple[Array, Array]:
+        return parameters.covariances, parameters.factors
+
+
+class PooledScales(SharedCovariance, ScaleStructure):
+    """Standard deviations that all components share.
+
+    Statistics hold second moments by component. The M-step and the gradient use their sums.
+    """
+
+    def to_coordinates(
+        self, moments: Array, scatter: Array, n_features: int
+    ) -> tuple[Array, Array]:
+        first = 1 + n_features
+        return moments[:, :first], moments[:, first:].sum(axis=0)
+
+    def from_coordinates(
+        self, own: Array, shared: Array, weights: Array, n_features: int
+    ) -> tuple[Array, Array]:
+        # Sums alone count, so that any division among the components will do.
+        return np.hstack([own, weights[:, np.newaxis] * shared]), np.empty((0, 0))
+
+    def along(self, features: Single, own: Single, shared: Single, root: np.float32) -> Single:
+        return linear_along(features, np.concatenate([own, shared * root]))
+
+    def gathered(self, features: Single, parts: Single, root: np.float32) -> tuple[Single, Single]:
+        sums = linear_sums(features, parts)
+        # Features are 1, y and squares, of which there are D or 1.
+        first = features.shape[1] - self.n_shared(features.shape[1] // 2)
+        return sums[:first], sums[first:] * root

@@ -1,0 +1,592 @@
+"""What a covariance structure is: everything that distinguishes one kind of covariance from others.
+
+Code outside of this package and of the kernels asks the object and never branches on its name.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.core.structures.matrices import Array
+
+if TYPE_CHECKING:
+    from streamgmm.core.frame import Frame
+    from streamgmm.core.parameters import Parameters
+    from streamgmm.core.statistics import Statistics
+    from streamgmm.core.structures.covariance_update import CovarianceUpdate
+
+CovarianceType = Literal["full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"]
+Single = NDArray[np.float32]
+Components = NDArray[np.intp]
+MergePairs = Callable[[Components, Components], "Parameters"]
+
+
+@dataclass(frozen=True)
+class CoefficientForm:
+    """The coefficients of the E-step in the expanded form, for some components.
+
+    Attributes
+    ----------
+    theta : ndarray of shape (k, F)
+        By component the coefficients of its features.
+    whitener : ndarray of shape (D, D), or (0, 0)
+        Matrix that whitens all rows before their features are taken.
+    """
+
+    theta: Array
+    whitener: Array
+
+
+class CovarianceStructure(ABC):
+    """One kind of covariance, for mixtures of K components in D features.
+
+    Σ_k = L_k L_kᵀ with a factor L_k that is stored like the covariances. In stacked form factors
+    are matrices (K or 1, D, D) or scales (K, D), of which the first axis has one entry if all
+    components share it.
+
+    Statistics hold, by component, N_k, Σγu (D) and second moments; ``scatter`` holds second moments
+    of all components together, for structures that need no others.
+    """
+
+    code: ClassVar[int]
+    """The number of the form that compiled kernels evaluate: FULL, TIED, DIAG or SPHERICAL."""
+    sklearn_type: ClassVar[str]
+    """The covariance type of scikit-learn that can hold these covariances."""
+
+    # Storage
+
+    @abstractmethod
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Return the shape of covariances and factors as they are stored."""
+
+    @abstractmethod
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        """Return the number of free parameters in the covariances."""
+
+    @abstractmethod
+    def n_factor_values(self, n_components: int, n_features: int) -> int:
+        """Return the number of values in the factors of all components, in stacked form."""
+
+    @abstractmethod
+    def stacked(self, stored: Array, n_components: int, n_features: int) -> Array:
+        """Return covariances or factors in stacked form."""
+
+    @abstractmethod
+    def stored(self, stacked: Array) -> Array:
+        """Return stacked covariances or factors as they are stored."""
+
+    @abstractmethod
+    def taken(self, stored: Array, components: Components) -> Array:
+        """Return the covariances or factors of some components, or what they share."""
+
+    @abstractmethod
+    def replaced(self, stored: Array, components: Components, values: Array) -> Array:
+        """Return a copy with the values of some components, or what is shared, unchanged.
+
+        Parameters
+        ----------
+        stored : ndarray
+        components : ndarray of shape (k,), int
+        values : ndarray
+            Covariances or factors of k components, as they are stored.
+        """
+
+    @abstractmethod
+    def without(self, stored: Array, component: int) -> Array:
+        """Return the values without those of one component; what is shared, unchanged."""
+
+    @abstractmethod
+    def pooled_type(self, covariance_type: CovarianceType) -> CovarianceType:
+        """Return the type that holds components of several mixtures, each with its own covariance.
+
+        Parameters
+        ----------
+        covariance_type : str
+            The name of this structure.
+        """
+
+    @abstractmethod
+    def repeated(self, stored: Array, n_components: int) -> Array:
+        """Return the values as ``pooled_type`` stores them, for so many components."""
+
+    @abstractmethod
+    def pooled(self, parameters: "Parameters") -> tuple[Array, Array]:
+        """Return stored covariances and factors from a mixture of ``pooled_type``.
+
+        A covariance that components share is their mean.
+        """
+
+    # Algebra
+
+    @abstractmethod
+    def cholesky(self, covariances: Array) -> Array:
+        """Return the factors of stored covariances.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            If a covariance is not positive definite.
+        """
+
+    @abstractmethod
+    def invert(self, factors: Array) -> Array:
+        """Return W = L⁻¹ of stored factors.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            If a factor is singular.
+        """
+
+    @abstractmethod
+    def precisions(self, inverse_factors: Array) -> Array:
+        """Return the inverse covariances Wᵀ W, stored."""
+
+    @abstractmethod
+    def transposed(self, factors: Array) -> Array:
+        """Return stored factors transposed: lower triangles become upper ones."""
+
+    @abstractmethod
+    def from_precisions(self, precisions: Array) -> tuple[Array, Array]:
+        """Return stored covariances and factors of inverse covariances.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            If a precision is not positive definite.
+        """
+
+    @abstractmethod
+    def widths(self, factors: Array) -> Array:
+        """Return the numbers that are positive if, and only if, stored factors are regular."""
+
+    @abstractmethod
+    def symmetrized(self, values: Array, tolerance: float) -> Array | None:
+        """Return stored values without the asymmetry that rounding leaves.
+
+        None if values differ by more than the tolerance, a part of their diagonals.
+        """
+
+    @abstractmethod
+    def variances(self, stacked_covariances: Array) -> Array:
+        """Return marginal variances (K or 1, D) of stacked covariances."""
+
+    @abstractmethod
+    def log_determinants(self, stacked_factors: Array) -> Array:
+        """Return ln |L_k|, (K,) or (1,), of stacked factors."""
+
+    @abstractmethod
+    def product(self, stacked_factors: Array, vectors: Array) -> Array:
+        """Return L_k v_k (K, D) of vectors (K, D)."""
+
+    @abstractmethod
+    def solved(self, stacked_factors: Array, vectors: Array) -> Array:
+        """Return L_k⁻¹ v_k (K, D) of vectors (K, D)."""
+
+    @abstractmethod
+    def composed(self, left: Array, right: Array) -> Array:
+        """Return the products of stacked factors, stacked."""
+
+    @abstractmethod
+    def scaled_rows(self, rows: Array, stacked_factors: Array, component: int) -> Array:
+        """Return L_k x (n, D) of rows (n, D) for one component."""
+
+    @abstractmethod
+    def singular_values(self, left: Array, right: Array) -> Array:
+        """Return the singular values of products of stacked factors."""
+
+    @abstractmethod
+    def merged_log_determinants(self, factors: Array, moved: Array) -> Array:
+        """Return ln |½ (I + L Lᵀ) + m mᵀ| (k,) of stacked factors L and vectors m (k, D)."""
+
+    @abstractmethod
+    def dense(self, stacked_covariances: Array, columns: Sequence[int]) -> Array:
+        """Return covariances (K or 1, m, m) of some columns."""
+
+    @abstractmethod
+    def mean_factor(self, stacked_factors: Array, weights: Array) -> Array:
+        """Return the factor (D, D) of the covariance that components have on average."""
+
+    # Marginal and conditional distributions
+
+    @abstractmethod
+    def reordered(self, stacked_factors: Array, features: NDArray[np.intp]) -> Array:
+        """Return stacked factors of the covariances of some features, in the order given."""
+
+    @abstractmethod
+    def conditioned(
+        self, stacked_factors: Array, n_given: int, deviations: Array
+    ) -> tuple[Array, Array, Array, Array]:
+        """Condition on the first features.
+
+        Parameters
+        ----------
+        stacked_factors : ndarray
+        n_given : int
+            g, the number of features whose values are known.
+        deviations : ndarray of shape (K, g)
+            Of these values from the means.
+
+        Returns
+        -------
+        own : ndarray
+            Stacked factors of these features.
+        whitened : ndarray of shape (K, g)
+            Deviations in units of them.
+        shifts : ndarray of shape (K, D - g)
+            Of the means of the other features.
+        rest : ndarray
+            Stacked factors of the other features.
+        """
+
+    @abstractmethod
+    def covariances_of(self, stacked_factors: Array) -> Array:
+        """Return L Lᵀ of stacked factors, stacked."""
+
+    # Moments
+
+    @abstractmethod
+    def n_moments(self, n_features: int) -> int:
+        """Return M, the number of moments of a component, its features in the E-step."""
+
+    @abstractmethod
+    def features(self, n_features: int) -> NDArray[np.int64]:
+        """Return the coordinates whose products the features are, (M, 2).
+
+        Coordinates are (1, z_1, ... z_D), and for SPHERICAL ‖z‖² as well.
+        """
+
+    def n_scatter(self, n_features: int) -> int:
+        """Return the number of lines of the scatter: D, or 0 if there is none."""
+        return 0
+
+    def scatter_from(self, upper: Array, n_features: int) -> Array:
+        """Return the scatter from its upper triangle, as kernels sum it."""
+        return np.empty((0, 0))
+
+    # Frame
+
+    def frame_origin(
+        self, parameters: "Parameters", median: Callable[[Array, Array], Array]
+    ) -> Array:
+        """Return the origin (D,) of a frame for a mixture.
+
+        Parameters
+        ----------
+        parameters : Parameters
+        median : callable
+            Weighted median of values (K, D) with weights (K,), (D,).
+        """
+        return median(parameters.means, parameters.weights)
+
+    def frame_scale(self, scale: Array) -> Array:
+        """Return the scale (D,) of a frame, equal for all columns that share one variance."""
+        return scale
+
+    @abstractmethod
+    def frame_factor_shape(self, n_centred: int, n_features: int) -> tuple[int, ...]:
+        """Return the shape of the bases of a frame with so many centred components."""
+
+    def frame_factors(self, stacked_factors: Array, centred: Components) -> Array:
+        """Return the bases of a frame from stacked factors."""
+        return stacked_factors[centred]
+
+    def taken_frame_factors(self, factors: Array, indices: Components) -> Array:
+        """Return the bases of some centred components of a frame."""
+        return factors[indices]
+
+    @abstractmethod
+    def displacements(self, frame: "Frame", u: Array) -> Array:
+        """Return B u in data units (K, D) of coordinates (K, D)."""
+
+    @abstractmethod
+    def coordinates(self, frame: "Frame", displacements: Array) -> Array:
+        """Return B⁻¹ d (K, D) of displacements (K, D) in data units."""
+
+    @abstractmethod
+    def relative_factors(self, frame: "Frame", stacked_factors: Array) -> Array:
+        """Return B⁻¹ L, stacked."""
+
+    @abstractmethod
+    def magnified(self, frame: "Frame", parameters: "Parameters", displacements: Array) -> Array:
+        """Return |L⁻¹ B| s (K, D), with s_d² the second moment of u_d.
+
+        Displacements (K, D) are those of the means from the origins of the frame.
+        """
+
+    # E-step
+
+    @abstractmethod
+    def coefficients(
+        self,
+        constants: Array,
+        stacked_inverse: Array,
+        components: Components,
+        scale: Array,
+        centres: Array,
+    ) -> CoefficientForm:
+        """Return the coefficients of c - ½‖W (z - m)‖² in the features.
+
+        Parameters
+        ----------
+        constants : ndarray of shape (k,)
+        stacked_inverse : ndarray
+            W of all components, in data units.
+        components : ndarray of shape (k,), int
+            Those that are evaluated.
+        scale : ndarray of shape (D,)
+            Units of z.
+        centres : ndarray of shape (k, D)
+        """
+
+    @abstractmethod
+    def kernel_factors(self, stacked: Array, components: Components | None) -> Array:
+        """Return stacked factors as kernels read them, (k or 1, D or 1, D).
+
+        Parameters
+        ----------
+        stacked : ndarray
+        components : ndarray of shape (k,), int, or None
+            None for all of them, in their order.
+        """
+
+    def is_own_basis(self, bases: Array, factors: Array) -> bool:
+        """Return whether rows that kernels whiten are in the coordinates of the frame, too."""
+        return True
+
+    # M-step
+
+    @abstractmethod
+    def updates(
+        self, statistics: "Statistics", alive: Components, offsets: Array, shifts: Array
+    ) -> "list[CovarianceUpdate]":
+        """Return how covariances follow from statistics.
+
+        Parameters
+        ----------
+        statistics : Statistics
+        alive : ndarray of shape (k,), int
+            Components that have mass.
+        offsets : ndarray of shape (K, D)
+            Means of the rows in the coordinates of the frame.
+        shifts : ndarray of shape (K, D)
+            From the means that covariances are taken about to those of the rows.
+        """
+
+    @abstractmethod
+    def update_views(self, covariances: Array, factors: Array) -> tuple[Array, Array]:
+        """Return views of stored arrays with a first axis that updates index."""
+
+    @abstractmethod
+    def updated_components(self, updated: list[int], alive: Components) -> list[int]:
+        """Return the components whose covariances are those that an update has numbered."""
+
+    def resolution(self, rounding: Array) -> Array:
+        """Return what widths are compared with, from the rounding of the data (K, D)."""
+        return rounding
+
+    def joint_variances(self, variances: Array) -> Array:
+        """Return variances (D,) or a ridge's measure, equal where columns share one variance."""
+        return variances
+
+    def shared_ridge(self, ridge: Array) -> Array:
+        """Return a ridge (D,), its smallest entry for all where columns share one variance."""
+        return ridge
+
+    # Whitened coordinates
+
+    @abstractmethod
+    def whitened_moments(
+        self,
+        factors: Array,
+        means: Array,
+        counts: Array,
+        shifted: Array,
+        raw: Array,
+        scatter: Array,
+    ) -> tuple[Array, Array]:
+        """Return second moments and scatter of y from those of u = a + T y.
+
+        Parameters
+        ----------
+        factors : ndarray
+            T, stacked.
+        means : ndarray of shape (K, D)
+            a.
+        counts : ndarray of shape (K, 1)
+        shifted : ndarray of shape (K, D)
+            Σγ(u - a).
+        raw : ndarray of shape (K, M - 1 - D)
+            Second moments of u.
+        scatter : ndarray
+        """
+
+    @abstractmethod
+    def framed_moments(
+        self, factors: Array, means: Array, counts: Array, moved: Array, own: Array, scatter: Array
+    ) -> tuple[Array, Array]:
+        """Return second moments and scatter of u = a + T y from those of y.
+
+        Parameters are those of :meth:`whitened_moments`; ``moved`` is Σγ T y, ``own`` and
+        ``scatter`` are of y.
+        """
+
+    @abstractmethod
+    def unit_moments(self, n_features: int) -> tuple[Array, Array]:
+        """Return second moments of one row of y, (M - 1 - D,), and its scatter, as expected."""
+
+    # Gradient and information
+
+    @abstractmethod
+    def ridge_moments(self, stacked_inverse: Array, ridge: float | Array) -> tuple[Array, Array]:
+        """Return L⁻¹ diag(ridge) L⁻ᵀ as second moments of a row, (K, M - 1 - D), and scatter."""
+
+    @abstractmethod
+    def tangent_scales(self, n_features: int) -> tuple[Array, Array]:
+        """Return what turns second moments into coordinates of unit information.
+
+        The first are those of a component's own coordinates, the second those of shared ones.
+        """
+
+    @abstractmethod
+    def to_coordinates(
+        self, moments: Array, scatter: Array, n_features: int
+    ) -> tuple[Array, Array]:
+        """Return moments (K, M) and scatter as own coordinates (K, m) and shared ones (s,)."""
+
+    @abstractmethod
+    def from_coordinates(
+        self, own: Array, shared: Array, weights: Array, n_features: int
+    ) -> tuple[Array, Array]:
+        """Return moments (K, M) and scatter from coordinates; undo :meth:`to_coordinates`."""
+
+    @abstractmethod
+    def n_own(self, n_features: int) -> int:
+        """Return m, the number of coordinates that each component has of its own."""
+
+    @abstractmethod
+    def n_shared(self, n_features: int) -> int:
+        """Return s, the number of coordinates that no component has of its own."""
+
+    @abstractmethod
+    def row_features(self, residuals: Single) -> Single:
+        """Return 1, y and what else of whitened residuals y (n, D) is linear in coordinates."""
+
+    @abstractmethod
+    def along(self, features: Single, own: Single, shared: Single, root: np.float32) -> Single:
+        """Return products (n,) of rows' gradients for one component with a vector.
+
+        Parameters
+        ----------
+        features : ndarray of shape (n, m)
+            As :meth:`row_features` gives them.
+        own, shared : ndarray
+            Coordinates of the vector: the component's and the shared ones.
+        root : float
+            √π_k of the component.
+        """
+
+    @abstractmethod
+    def gathered(self, features: Single, parts: Single, root: np.float32) -> tuple[Single, Single]:
+        """Return sums of rows' gradients for one component, own and shared; undo :meth:`along`.
+
+        Parts (n,) are the weights of the rows.
+        """
+
+    # Reduction
+
+    @abstractmethod
+    def merging_costs(
+        self, parameters: "Parameters", i: int, others: Components, merged: "MergePairs"
+    ) -> Array:
+        """Return what merging a component with each of some others costs at most, (n,).
+
+        Parameters
+        ----------
+        parameters : Parameters
+        i : int
+        others : ndarray of shape (n,), int
+        merged : callable
+            Returns the mixture of pairs of components, given the first ones and the second ones.
+        """
+
+    @abstractmethod
+    def merged_pairs(
+        self,
+        parameters: "Parameters",
+        share: Array,
+        apart: Array,
+        first: Components,
+        second: Components,
+    ) -> tuple[Array, Array]:
+        """Return covariances and factors of pairs of components, each as one Gaussian.
+
+        Parameters
+        ----------
+        parameters : Parameters
+        share : ndarray of shape (n, 1)
+            Part of the first in the weight of the pair.
+        apart : ndarray of shape (n, D)
+            Distance of the means, times the root of the product of both parts.
+        first, second : ndarray of shape (n,), int
+        """
+
+    @abstractmethod
+    def average(self, covariances: Array, weights: Array) -> Array:
+        """Return the weighted mean of stored covariances, as one component stores it."""
+
+    # Initialization
+
+    @abstractmethod
+    def add_cluster(
+        self,
+        covariances: Array,
+        k: int,
+        weighted: Array,
+        deviations: Array,
+        count: float,
+        unseen: Array,
+        total: float,
+    ) -> None:
+        """Add the covariance of the rows of one cluster to stored covariances, in place.
+
+        Parameters
+        ----------
+        covariances : ndarray
+            Zero before the first cluster.
+        k : int
+        weighted, deviations : ndarray of shape (n, D)
+            Deviations of the rows from their mean, with weights and without.
+        count, total : float
+            Weight of the rows of the cluster, and of all rows.
+        unseen : ndarray of shape (D,)
+            Variances of columns that have no value in the cluster.
+        """
+
+    @abstractmethod
+    def with_ridge(self, covariances: Array, values: Array) -> Array:
+        """Return stored covariances with values (D,) added to their diagonals."""
+
+    def with_rounding(self, covariances: Array, part: float) -> Array:
+        """Return covariances wide enough to factor, by a part of their diagonals."""
+        return covariances
+
+    # Condition
+
+    has_directions: ClassVar[bool]
+    """Whether a covariance can be narrow in a direction that is no column."""
+
+    @abstractmethod
+    def block_values(self, n_components: int, n_features: int) -> int:
+        """Return the values of the matrices that an operation on all covariances takes at once.
+
+        0 if there are no matrices.
+        """
+
+    @abstractmethod
+    def n_mean_arrays(self) -> int:
+        """Return how many arrays of all factors :meth:`mean_factor` takes."""
