@@ -28,7 +28,7 @@ def whitened_difference(found: Parameters, reference: Parameters) -> float:
     """Largest element of L⁻¹ (Σ' - Σ) L⁻ᵀ over components."""
     inverse = reference.stacked(reference.inverse_factors)
     change = found.stacked(found.covariances) - reference.stacked(reference.covariances)
-    if not reference.structure.is_triangular:
+    if not reference.structure.has_directions:
         return float(np.abs(change * inverse**2).max())
     return float(np.abs(inverse @ change @ np.swapaxes(inverse, 1, 2)).max())
 

@@ -22,9 +22,9 @@ import streamgmm
 from benchmarks.planted import Problem
 from benchmarks.reporting import Table, report
 from streamgmm import GaussianMixture
-from streamgmm.core.structures import STRUCTURES
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import STRUCTURES
 
 Rows = NDArray[Any]
 READS = 3
@@ -124,7 +124,7 @@ def worth(covariance_type: Any, n_rows: int, n_samples: int) -> list[list[str]]:
 def flat(parameters: Parameters) -> NDArray[np.float64]:
     """All means and (each once) covariances."""
     covariances = parameters.covariances
-    if parameters.structure.is_triangular:
+    if parameters.structure.has_directions:
         upper = np.triu_indices(parameters.n_features)
         covariances = covariances[..., upper[0], upper[1]]
     return np.concatenate([parameters.means.ravel(), covariances.ravel()])

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm import GaussianMixture
-from streamgmm.core.structures import STRUCTURES, CovarianceType
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import STRUCTURES, CovarianceType
 
 SPREAD = 3.0
 

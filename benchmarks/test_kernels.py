@@ -13,9 +13,9 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.planted import Problem
-from streamgmm.core.structures import CovarianceType
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
+from streamgmm.core.structures import CovarianceType
 from streamgmm.executors.blas import single_threaded_blas
 
 SHAPES: list[tuple[CovarianceType, int, int]] = [

@@ -35,7 +35,12 @@ class Mixture(NamedTuple):
         if self.covariance_type == "tied":
             return matrices[0]
         variances = np.diagonal(matrices, axis1=1, axis2=2)
-        return variances if self.covariance_type == "diag" else variances[:, 0]
+        return {
+            "diag": variances,
+            "spherical": variances[:, 0],
+            "tied_diag": variances[0],
+            "tied_spherical": variances[0, 0],
+        }[self.covariance_type]
 
 
 def mixture(
@@ -51,14 +56,20 @@ def mixture(
         given = extended(covariances)
         factors = cholesky(given) if covariance_type in ("full", "tied") else np.sqrt(given)
     factors = extended(factors)
+    return Mixture(
+        covariance_type, extended(weights), means, as_matrices(factors, means, covariance_type)
+    )
+
+
+def as_matrices(stored: Real, means: Real, covariance_type: str) -> Real:
+    """Covariances or factors of any type as matrices (K, D, D)."""
     k, d = means.shape
+    if covariance_type == "full":
+        return stored
     if covariance_type == "tied":
-        factors = np.tile(factors, (k, 1, 1))
-    elif covariance_type == "diag":
-        factors = factors[:, :, np.newaxis] * np.eye(d)
-    elif covariance_type == "spherical":
-        factors = factors[:, np.newaxis, np.newaxis] * np.eye(d)
-    return Mixture(covariance_type, extended(weights), means, factors)
+        return np.tile(stored, (k, 1, 1))
+    scales = stored[:, np.newaxis] if covariance_type == "spherical" else stored
+    return np.broadcast_to(scales, (k, d))[:, :, np.newaxis] * np.eye(d)
 
 
 def of(parameters: Any) -> Mixture:
@@ -181,10 +192,18 @@ def em_step(
         factors = np.tile(factor_of_gram(np.vstack([*stacked, ridge])), (len(counts), 1, 1))
     else:
         variances = np.stack([(s**2).sum(axis=0) for s in spreads]) + extended(reg_covar)
-        if model.covariance_type == "spherical":
-            variances = np.tile(variances.mean(axis=1, keepdims=True), (1, d))
+        variances = averaged(variances, counts, model.covariance_type)
         factors = np.sqrt(variances)[:, :, np.newaxis] * np.eye(d)
     return Mixture(model.covariance_type, weights, means, factors)
+
+
+def averaged(variances: Real, counts: Real, covariance_type: str) -> Real:
+    """Variances (K, D), averaged over features and components as the type asks."""
+    if covariance_type.startswith("tied"):
+        variances = np.tile(counts / counts.sum() @ variances, (len(counts), 1))
+    if covariance_type.endswith("spherical"):
+        variances = np.tile(variances.mean(axis=1, keepdims=True), (1, variances.shape[1]))
+    return variances
 
 
 def incomplete_log_joint(x: ArrayLike, model: Mixture) -> Real:
@@ -240,10 +259,9 @@ def incomplete_em_step(
     if model.covariance_type == "tied":
         shared = np.tensordot(counts / counts.sum(), covariances, 1)
         covariances = np.tile(shared, (len(counts), 1, 1))
-    elif model.covariance_type in ("diag", "spherical"):
+    elif model.covariance_type != "full":
         variances = np.diagonal(covariances, axis1=1, axis2=2)
-        if model.covariance_type == "spherical":
-            variances = np.tile(variances.mean(axis=1, keepdims=True), (1, d))
+        variances = averaged(variances, counts, model.covariance_type)
         covariances = variances[:, :, np.newaxis] * np.eye(d)
     step = Mixture(
         model.covariance_type, counts / counts.sum(), np.stack(means), cholesky(covariances)
@@ -257,14 +275,7 @@ def distance(parameters: Any, model: Mixture) -> float:
     deviations = np.sqrt(np.diagonal(model.matrices, axis1=1, axis2=2))
     units = deviations[:, :, np.newaxis] * deviations[:, np.newaxis, :]
     # Of the covariances themselves, not of the product of the package's factors.
-    covariances = extended(parameters.covariances)
-    k, d = own.means.shape
-    if model.covariance_type == "tied":
-        covariances = np.tile(covariances, (k, 1, 1))
-    elif model.covariance_type == "diag":
-        covariances = covariances[:, :, np.newaxis] * np.eye(d)
-    elif model.covariance_type == "spherical":
-        covariances = covariances[:, np.newaxis, np.newaxis] * np.eye(d)
+    covariances = as_matrices(extended(parameters.covariances), own.means, model.covariance_type)
     return float(
         max(
             np.abs(own.weights - model.weights).max(),

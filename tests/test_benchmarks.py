@@ -23,8 +23,8 @@ from benchmarks.reads.ways import REG_COVAR, WAYS, Run, Way, evaluations, ours, 
 from benchmarks.scale import Point, ReplayedSource, exponent
 from benchmarks.sizing import Size
 from benchmarks.sources import STORAGES, STORED_ROWS, Comparison, Storage, compare, sample_rows
-from streamgmm.core.structures import STRUCTURES, CovarianceType
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import STRUCTURES, CovarianceType
 from streamgmm.events import ReadDone
 from streamgmm.sources.layout import rows_per_chunk
 from tests.sources.conformance import Case, SourceConformance

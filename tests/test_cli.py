@@ -22,8 +22,8 @@ import streamgmm
 from streamgmm import GaussianMixture, OnlineGaussianMixture, cli
 from streamgmm.cli import commands
 from streamgmm.cli.describe import summary
-from streamgmm.core.structures import STRUCTURES
 from streamgmm.core.parameters import PARAMETER_NAMES
+from streamgmm.core.structures import STRUCTURES
 
 # Warnings are output here, as they are in a shell.
 pytestmark = pytest.mark.filterwarnings("default::UserWarning")

@@ -20,8 +20,8 @@ from streamgmm import GaussianMixture, load
 from streamgmm import open as open_data
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.row_sample import sample_rows
-from streamgmm.core.structures import CovarianceType
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import CovarianceType
 from streamgmm.errors import (
     DataError,
     DegenerateComponentWarning,

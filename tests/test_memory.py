@@ -12,9 +12,9 @@ import pytest
 from streamgmm.algorithms.batch.em import expectation_maximization
 from streamgmm.algorithms.reads.memory import EFFORTS, MixtureBytes, affordable
 from streamgmm.algorithms.reads.reader import Reader
-from streamgmm.core.structures import STRUCTURES, CovarianceType
 from streamgmm.core.e_step import scratch_bytes
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import STRUCTURES, CovarianceType
 from streamgmm.errors import MemoryLimitError
 from streamgmm.estimators import GaussianMixture
 from streamgmm.executors import memory
@@ -307,7 +307,7 @@ def test_em_takes_no_more_than_is_accounted_for(
     rows = random.normal(size=(600, d))
     sizes = MixtureBytes(covariance_type, k, d)
     structure = STRUCTURES[covariance_type]
-    eye = np.eye(d) if structure.is_triangular else np.ones(1)
+    eye = np.eye(d) if structure.has_directions else np.ones(1)
     covariances = np.broadcast_to(eye, structure.shape(k, d)).copy()
     start = Parameters.create(covariance_type, np.full(k, 1 / k), rows[:k], covariances)
     source = SampleSource(rows, np.ones(len(rows)))

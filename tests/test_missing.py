@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 import streamgmm
 from streamgmm import GaussianMixture
-from streamgmm.core.structures import CovarianceType
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import CovarianceType
 from streamgmm.errors import DataError, NotFiniteError, ParameterError
 from tests.core.cases import TYPES, covariances_for, draw, random_parameters
 

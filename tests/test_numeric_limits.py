@@ -99,7 +99,7 @@ def test_fits_of_numbers_of_any_size_end_well(seed: int) -> None:
 
 
 def test_the_solver_by_substitution_is_right() -> None:
-    from streamgmm.core.structures import _substituted
+    from streamgmm.core.structures.matrices import _substituted
 
     rng = np.random.default_rng(0)
     factors = np.tril(rng.normal(size=(5, 4, 4))) + 3.0 * np.eye(4)

@@ -15,10 +15,10 @@ from sklearn.exceptions import NotFittedError
 
 import streamgmm
 from streamgmm import GaussianMixture, OnlineGaussianMixture
-from streamgmm.core.structures import CovarianceType
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import CovarianceType
 from streamgmm.errors import (
     DataError,
     DegenerateComponentWarning,

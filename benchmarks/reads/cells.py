@@ -13,9 +13,9 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from streamgmm.core.structures import STRUCTURES
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters, count_parameters
+from streamgmm.core.structures import STRUCTURES
 
 Rows = NDArray[np.float64]
 

@@ -14,8 +14,8 @@ from streamgmm import GaussianMixture
 from streamgmm.algorithms.batch.accelerated_em import accelerated_em
 from streamgmm.algorithms.batch.sample_fit import Informant
 from streamgmm.algorithms.reads.reader import Reader
-from streamgmm.core.structures import STRUCTURES
 from streamgmm.core.parameters import Parameters, count_parameters
+from streamgmm.core.structures import STRUCTURES
 from streamgmm.events import Event, ReadDone, SampleStage, StepScored
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.threads import ThreadExecutor

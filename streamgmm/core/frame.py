@@ -49,7 +49,7 @@ class Frame:
 
     Attributes
     ----------
-    covariance_type : {"full", "tied", "diag", "spherical"}
+    covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     origin : ndarray of shape (D,)
         o of the components on the packed route; exact in the data's own type.
     scale : ndarray of shape (D,)

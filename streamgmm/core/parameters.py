@@ -32,7 +32,7 @@ class Parameters:
 
     Attributes
     ----------
-    covariance_type : {"full", "tied", "diag", "spherical"}
+    covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     weights : ndarray of shape (K,)
         Non-negative, sum 1. A component of weight 0 takes no part.
     means : ndarray of shape (K, D)
@@ -139,7 +139,7 @@ class Parameters:
     @cached_property
     def inverse_factors(self) -> Array:
         """W = L⁻¹, stored like the factors; ‖W (x - μ)‖ is the Mahalanobis distance."""
-        return self.structure.invert(self.factors)
+        return np.asarray(self.structure.invert(self.factors))
 
     @property
     def precisions_cholesky(self) -> Array:
@@ -149,7 +149,7 @@ class Parameters:
     @property
     def precisions(self) -> Array:
         """Inverse covariances, stored like the covariances."""
-        return self.structure.precisions(self.inverse_factors)
+        return np.asarray(self.structure.precisions(self.inverse_factors))
 
     def stacked(self, array: Array) -> Array:
         """Covariances or factors as matrices (K or 1, D, D) or scales (K, D)."""

@@ -46,7 +46,7 @@ def given_ridge(
     Parameters
     ----------
     setting : float, array-like of shape (D,) or "auto"
-    covariance_type : {"full", "tied", "diag", "spherical"}
+    covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     n_features : int
         D.
     feature_names : sequence of str, optional
@@ -95,7 +95,7 @@ class FitRidge:
 
     Attributes
     ----------
-    covariance_type : {"full", "tied", "diag", "spherical"}
+    covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     entries : ndarray of shape (D,), or None
         None until rows are sampled.
     scales : ndarray of shape (D,), or None

@@ -77,8 +77,10 @@ class GaussianMixture(FittedMixture):
     ----------
     n_components : int, default=1
         Number of components K.
-    covariance_type : {"full", "tied", "diag", "spherical"}, default="full"
-        Each component its own covariance matrix; one for all; diagonal; or a single variance.
+    covariance_type : str, default="full"
+        "full": each component has its own covariance matrix; "tied": all have the same one;
+        "diag": each has a variance for each column; "spherical": each has one variance;
+        "tied_diag" and "tied_spherical": all have the same variances, or the same one.
     tol : float, default=1e-3
         Of the mean log-likelihood, in nats a row. "auto" stops when less is foretold to remain to
         be gained, or five reads have gained less together; "em" when an iteration changes it by
@@ -159,14 +161,16 @@ class GaussianMixture(FittedMixture):
     weights_ : ndarray of shape (n_components,)
     means_ : ndarray of shape (n_components, n_features)
     covariances_ : ndarray
-        ==============  =======================================
-        covariance_type shape
-        ==============  =======================================
-        "full"          (n_components, n_features, n_features)
-        "tied"          (n_features, n_features)
-        "diag"          (n_components, n_features)
-        "spherical"     (n_components,)
-        ==============  =======================================
+        ================  =======================================
+        covariance_type   shape
+        ================  =======================================
+        "full"            (n_components, n_features, n_features)
+        "tied"            (n_features, n_features)
+        "diag"            (n_components, n_features)
+        "spherical"       (n_components,)
+        "tied_diag"       (n_features,)
+        "tied_spherical"  ()
+        ================  =======================================
     precisions_ : ndarray, shape of ``covariances_``
         Inverse covariances.
     precisions_cholesky_ : ndarray, shape of ``covariances_``
@@ -218,7 +222,7 @@ class GaussianMixture(FittedMixture):
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [StrOptions(set(STRUCTURES))],
+        "covariance_type": [StrOptions(STRUCTURES.keys())],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left"), "array-like", StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
@@ -226,7 +230,7 @@ class GaussianMixture(FittedMixture):
         "init_params": [StrOptions({"kmeans", "k-means++", "random", "random_from_data"})],
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
-        "precisions_init": ["array-like", None],
+        "precisions_init": ["array-like", Real, None],
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
@@ -679,7 +683,8 @@ class GaussianMixture(FittedMixture):
         Returns
         -------
         sklearn.mixture.GaussianMixture
-            Its ``reg_covar`` is one number, the smallest entry of ``reg_covar_``.
+            Its ``reg_covar`` is one number, the smallest entry of ``reg_covar_``. "tied_diag" is
+            given as "diag", and "tied_spherical" as "spherical".
         """
         check_is_fitted(self)
         from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
@@ -689,8 +694,16 @@ class GaussianMixture(FittedMixture):
         del settings["reg_covar"]
         if hasattr(self, "reg_covar_"):
             settings["reg_covar"] = float(self.reg_covar_.min())
+        structure = STRUCTURES[self.covariance_type]
+        settings["covariance_type"] = structure.sklearn_type
+        if self.precisions_init is not None:
+            initial = np.asarray(self.precisions_init, dtype=np.float64)
+            settings["precisions_init"] = structure.for_sklearn(initial, self.n_components)
         converted = SklearnGaussianMixture(**settings)
         copy_fitted(self, converted)
+        for name in ("covariances_", "precisions_", "precisions_cholesky_"):
+            stored = structure.for_sklearn(getattr(converted, name), self.n_components)
+            setattr(converted, name, stored)
         return converted
 
     @classmethod

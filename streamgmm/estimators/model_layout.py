@@ -25,7 +25,7 @@ class Size:
 
     Attributes
     ----------
-    covariance_type : {"full", "tied", "diag", "spherical"}
+    covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     n_components, n_features : int
     """
 

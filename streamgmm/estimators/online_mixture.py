@@ -74,8 +74,10 @@ class OnlineGaussianMixture(FittedMixture):
     ----------
     n_components : int, default=1
         Number of components K.
-    covariance_type : {"full", "tied", "diag", "spherical"}, default="full"
-        Each component its own covariance matrix; one for all; diagonal; or a single variance.
+    covariance_type : str, default="full"
+        "full": each component has its own covariance matrix; "tied": all have the same one;
+        "diag": each has a variance for each column; "spherical": each has one variance;
+        "tied_diag" and "tied_spherical": all have the same variances, or the same one.
     half_life : float, default=None
         Rows after which a row counts half, for streams that change; None if all rows are of one
         kind.
@@ -171,7 +173,7 @@ class OnlineGaussianMixture(FittedMixture):
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [StrOptions(set(STRUCTURES))],
+        "covariance_type": [StrOptions(STRUCTURES.keys())],
         "half_life": [Interval(Real, 0.0, None, closed="neither"), None],
         "reg_covar": [Interval(Real, 0.0, None, closed="left"), "array-like", StrOptions({"auto"})],
         "learning_decay": [Interval(Real, 0.5, 1.0, closed="right")],

@@ -15,10 +15,10 @@ from streamgmm.algorithms.batch.accelerated_em import accelerated_em
 from streamgmm.algorithms.batch.em import Fit, expectation_maximization
 from streamgmm.algorithms.batch.sample_fit import Informant
 from streamgmm.algorithms.reads.reader import Reader
-from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.e_step import EStep
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.events import ComponentsDegenerate, Event, ReadDone
 from streamgmm.executors.threads import ThreadExecutor
 from tests import naive

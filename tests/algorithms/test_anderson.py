@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from streamgmm.algorithms.batch.anderson import Anderson
-from streamgmm.core.structures import Array
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Tangent
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import Array
 from tests.core.cases import TYPES, draw, prepare, random_parameters
 
 

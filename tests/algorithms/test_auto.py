@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from streamgmm import GaussianMixture
-from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.errors import LeftOutRowsWarning
 from streamgmm.events import Event, ReadStarted, SampleStage, SurveyDone
 from tests.core.cases import TYPES, covariances_for, draw, em_step, prepare, random_parameters

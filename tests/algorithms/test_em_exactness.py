@@ -15,9 +15,9 @@ from sklearn.mixture import GaussianMixture
 
 from streamgmm.algorithms.batch.em import expectation_maximization
 from streamgmm.algorithms.reads.reader import Reader
-from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.sources.array import ArraySource
 from tests import naive

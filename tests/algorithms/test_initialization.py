@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from streamgmm.algorithms.sampling.initialization import Start, initialize
 from streamgmm.algorithms.sampling.row_sample import RowSample
-from streamgmm.core.structures import STRUCTURES, CovarianceType
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import STRUCTURES, CovarianceType
 from streamgmm.errors import DataError, ParameterError
 from tests.core.cases import TYPES, covariances_for
 

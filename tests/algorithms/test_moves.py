@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from streamgmm.algorithms.batch.em import Fit, expectation_maximization
 from streamgmm.algorithms.batch.split_merge import Rows, move_components
 from streamgmm.algorithms.reads.reader import Reader
-from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.protocols import Missing
 from streamgmm.sources.sample import SampleSource

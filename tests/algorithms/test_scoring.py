@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from streamgmm.algorithms.batch.trust_region import score
-from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Information, Tangent
+from streamgmm.core.structures import Array, CovarianceType
 from tests.core.cases import TYPES, draw, random_parameters
 
 

@@ -11,10 +11,10 @@ from streamgmm.algorithms.batch.sample_fit import Informant, Search, Settings
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.row_sample import RowSample
-from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Tangent
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.errors import DataError
 from streamgmm.events import Event, SampleStage
 from streamgmm.executors.threads import ThreadExecutor

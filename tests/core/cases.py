@@ -5,19 +5,25 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF
 from streamgmm.core.kernels.tiles import BLOCK
 from streamgmm.core.maximization import Maximum, maximize
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
 
 TYPES: tuple[CovarianceType, ...] = ("full", "tied", "diag", "spherical")
+#: Types whose covariances are those of another one, shared by all components.
+SHARED_TYPES: tuple[CovarianceType, ...] = ("tied_diag", "tied_spherical")
 
 
 def covariances_for(rng: np.random.Generator, covariance_type: str, k: int, d: int) -> Array:
     """Well-conditioned covariances of standard deviations between 0.5 and 2."""
+    if covariance_type == "tied_spherical":
+        return rng.uniform(0.25, 4.0, ())  # type: ignore[return-value]
+    if covariance_type == "tied_diag":
+        return rng.uniform(0.25, 4.0, d)
     if covariance_type == "spherical":
         return rng.uniform(0.25, 4.0, k)
     if covariance_type == "diag":
@@ -50,7 +56,7 @@ def draw(rng: np.random.Generator, parameters: Parameters, n: int) -> Array:
     labels = rng.choice(parameters.n_components, size=n, p=parameters.weights)
     noise = rng.normal(size=(n, parameters.n_features))
     factors = parameters.stacked(parameters.factors)
-    if parameters.structure.is_triangular:
+    if parameters.structure.has_directions:
         factors = np.broadcast_to(factors, (parameters.n_components, *factors.shape[1:]))
         return parameters.means[labels] + np.einsum("nij,nj->ni", factors[labels], noise)
     return parameters.means[labels] + factors[labels] * noise

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from streamgmm.core.structures import CovarianceType
 from streamgmm.core.mixtures.alignment import aligned, by_first_rows, merging_costs
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import CovarianceType
 from tests.core.cases import TYPES, random_parameters
 
 
@@ -50,7 +50,7 @@ def test_costs_are_entropies_gained(covariance_type: CovarianceType) -> None:
 
     def matrix(parameters: Parameters, k: int) -> np.ndarray:
         own = parameters.stacked(parameters.covariances)[k % len(parameters.covariances)]
-        return own if parameters.structure.is_triangular else np.diag(own)
+        return own if parameters.structure.has_directions else np.diag(own)
 
     for i in range(4):
         for j in range(4):
@@ -58,7 +58,7 @@ def test_costs_are_entropies_gained(covariance_type: CovarianceType) -> None:
             b = matrix(second, j if covariance_type != "tied" else 0)
             apart = first.means[i] - second.means[j]
             both = 0.5 * (a + b) + 0.25 * np.outer(apart, apart)
-            if not first.structure.is_triangular:
+            if not first.structure.has_directions:
                 both = np.diag(np.diagonal(both))
             entropies = [scipy.stats.multivariate_normal(cov=c).entropy() for c in (both, a, b)]
             expected = entropies[0] - 0.5 * (entropies[1] + entropies[2])

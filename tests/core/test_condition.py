@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamgmm.core.condition import examine
-from streamgmm.core.structures import STRUCTURES, CovarianceType
 from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import STRUCTURES, CovarianceType
 from tests.core.cases import TYPES
 
 K, D = 3, 4
@@ -20,7 +20,7 @@ RIDGE = 1e-6
 def mixture(covariance_type: CovarianceType, **changes: Any) -> Parameters:
     """A healthy mixture of unit variances, with changes."""
     shape = STRUCTURES[covariance_type].shape(K, D)
-    is_matrix = STRUCTURES[covariance_type].is_triangular
+    is_matrix = STRUCTURES[covariance_type].has_directions
     covariances = np.broadcast_to(np.eye(D), shape) if is_matrix else np.ones(shape)
     given = {
         "weights": np.full(K, 1 / K),

@@ -7,9 +7,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.mixtures.conditioning import conditional, marginal
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.errors import ParameterError
 from tests import naive
 from tests.core.cases import TYPES, draw, random_parameters

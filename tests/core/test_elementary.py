@@ -7,7 +7,6 @@ import numba
 import numpy as np
 import pytest
 
-from streamgmm.core.structures import Array
 from streamgmm.core.kernels.compilation import FAST_SUMS
 from streamgmm.core.kernels.elementary import (
     SMALLEST_EXPONENT,
@@ -15,6 +14,7 @@ from streamgmm.core.kernels.elementary import (
     exponential_single,
     logarithm,
 )
+from streamgmm.core.structures import Array
 
 
 @numba.njit(fastmath=FAST_SUMS)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.e_step import EStep, Posterior
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import Array, CovarianceType
 from tests import naive
 from tests.core.cases import (
     TYPES,

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array, CovarianceType
 from tests import naive
 from tests.core.cases import TYPES, draw, random_parameters, rotation
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgmm.core.structures import Array, CovarianceType, upper_triangle
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
@@ -17,6 +16,7 @@ from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import ParameterName, Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import Array, CovarianceType, upper_triangle
 from tests import naive
 from tests.core.cases import TYPES, draw, prepare, random_parameters
 

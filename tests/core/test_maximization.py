@@ -11,11 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import PARAMETER_NAMES, ParameterName, Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import Array, CovarianceType
 from tests import naive
 from tests.core.cases import (
     TYPES,
@@ -340,7 +340,7 @@ def assert_usable(parameters: Parameters, rows: Array) -> None:
     for name in ("weights", "means", "covariances", "factors", "inverse_factors"):
         assert np.isfinite(getattr(parameters, name)).all(), name
     factors = parameters.stacked(parameters.factors)
-    if parameters.structure.is_triangular:
+    if parameters.structure.has_directions:
         factors = np.diagonal(factors, axis1=1, axis2=2)
     assert np.all(factors > 0.0)
     posterior = prepare(parameters).posterior(rows, with_responsibilities=True)

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import ArrayLike
 from sklearn.mixture import GaussianMixture
 
-from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.parameters import Parameters, covariances_from_precisions
+from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.errors import ParameterError, StreamGMMError
 from tests.core.cases import TYPES, random_parameters
 

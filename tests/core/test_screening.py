@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamgmm.core.structures import Array, CovarianceType
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.screening import FEW, MANY_FEATURES
@@ -19,6 +18,7 @@ from streamgmm.core.kernels.tiles import BLOCK
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import Array, CovarianceType
 from tests import naive
 from tests.core.cases import TYPES, draw, random_parameters
 

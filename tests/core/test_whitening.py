@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgmm.core.structures import CovarianceType, upper_triangle
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import CovarianceType, upper_triangle
 from streamgmm.core.whitening import Whitening, carried
 from tests import naive
 from tests.core.cases import TYPES, draw, prepare, random_parameters

@@ -58,7 +58,7 @@ class Settings:
     Attributes
     ----------
     n_components : int
-    covariance_type : {"full", "tied", "diag", "spherical"}
+    covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     init_params : {"kmeans", "k-means++", "random_from_data", "random"}
     reg_covar : float or ndarray of shape (D,)
         Added to the diagonal of each covariance, in squared units of the columns.

@@ -71,7 +71,7 @@ class MixtureBytes:
 
     Attributes
     ----------
-    covariance_type : {"full", "tied", "diag", "spherical"}
+    covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     n_components, n_features : int
     missing : bool
         Whether rows may lack values.

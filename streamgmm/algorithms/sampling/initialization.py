@@ -145,7 +145,7 @@ def initialize(
         NaN where a value is missing.
     weights : ndarray of shape (m,)
     n_components : int
-    covariance_type : {"full", "tied", "diag", "spherical"}
+    covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     method : {"kmeans", "k-means++", "random_from_data", "random"}
         Clusters of k-means; rows nearest to centres that k-means++ seeds, or to random rows; or
         rows dealt out at random.
@@ -217,7 +217,7 @@ def parameters_of_clusters(
     weights : ndarray of shape (n,)
     labels : ndarray of shape (n,), int
     n_components : int
-    covariance_type : {"full", "tied", "diag", "spherical"}
+    covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     reg_covar : float or ndarray of shape (D,)
         Added to the diagonal of each covariance.
     """

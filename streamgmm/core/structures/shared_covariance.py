@@ -70,6 +70,9 @@ class PooledScales(SharedCovariance, ScaleStructure):
     Statistics hold second moments by component. The M-step and the gradient use their sums.
     """
 
+    def for_sklearn(self, stored: Array, n_components: int) -> Array:
+        return self.repeated(stored, n_components)
+
     def to_coordinates(
         self, moments: Array, scatter: Array, n_features: int
     ) -> tuple[Array, Array]:

@@ -99,6 +99,10 @@ class CovarianceStructure(ABC):
     def without(self, stored: Array, component: int) -> Array:
         """Return the values without those of one component; what is shared, unchanged."""
 
+    def for_sklearn(self, stored: Array, n_components: int) -> Array:
+        """Return stored covariances, factors or precisions as ``sklearn_type`` stores them."""
+        return stored
+
     @abstractmethod
     def pooled_type(self, covariance_type: CovarianceType) -> CovarianceType:
         """Return the type that holds components of several mixtures, each with its own covariance.
