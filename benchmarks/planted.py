@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from streamgmm import GaussianMixture
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import STRUCTURES, CovarianceType
+from streamgmm.core.structures import STRUCTURES
+from streamgmm.options import CovarianceType
 
 SPREAD = 3.0
 

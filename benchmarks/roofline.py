@@ -28,7 +28,8 @@ from benchmarks import reading
 from benchmarks.machine import keep_to_cores
 from benchmarks.planted import Problem
 from benchmarks.reporting import Table, new_figure, report
-from streamgmm.core.structures import STRUCTURES, CovarianceType
+from streamgmm.core.structures import STRUCTURES
+from streamgmm.options import CovarianceType
 
 DTYPES = ("float64", "float32")
 # Flops of a pass are chosen to take so long at the rate of the matrix product.

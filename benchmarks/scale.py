@@ -25,7 +25,8 @@ from matplotlib.figure import Figure
 from benchmarks.planted import Problem
 from benchmarks.reporting import Table, new_figure, report
 from streamgmm.executors.threads import thread_count
-from streamgmm.protocols import Chunk, Missing
+from streamgmm.options import Missing
+from streamgmm.protocols import Chunk
 from streamgmm.sources.layout import regular_boundaries, rows_per_chunk
 
 # A quick iteration is repeated, up to so much work in all and so many times.

@@ -15,8 +15,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.planted import Problem
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
-from streamgmm.core.structures import CovarianceType
 from streamgmm.executors.blas import single_threaded_blas
+from streamgmm.options import CovarianceType
 
 SHAPES: list[tuple[CovarianceType, int, int]] = [
     ("full", 2, 8),

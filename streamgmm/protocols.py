@@ -9,15 +9,15 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.events import ChunkDone, Listener, ReadDone
+from streamgmm.options import Missing
 
 #: What is done with rows that hold NaN: refuse them, leave them out, or use their other values.
-Missing = Literal["error", "drop", "em"]
 
 #: A box of samples: a slice along each of their dimensions.
 Region = tuple[slice, ...]

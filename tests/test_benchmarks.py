@@ -24,8 +24,9 @@ from benchmarks.scale import Point, ReplayedSource, exponent
 from benchmarks.sizing import Size
 from benchmarks.sources import STORAGES, STORED_ROWS, Comparison, Storage, compare, sample_rows
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import STRUCTURES, CovarianceType
+from streamgmm.core.structures import STRUCTURES
 from streamgmm.events import ReadDone
+from streamgmm.options import CovarianceType
 from streamgmm.sources.layout import rows_per_chunk
 from tests.sources.conformance import Case, SourceConformance
 

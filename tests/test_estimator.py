@@ -21,7 +21,6 @@ from streamgmm import open as open_data
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.row_sample import sample_rows
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import CovarianceType
 from streamgmm.errors import (
     DataError,
     DegenerateComponentWarning,
@@ -42,6 +41,7 @@ from streamgmm.events import (
     SurveyDone,
 )
 from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.options import CovarianceType
 from tests.core.cases import TYPES, draw, random_parameters
 from tests.sources.chunked import ChunkedSource
 

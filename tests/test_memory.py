@@ -14,12 +14,13 @@ from streamgmm.algorithms.reads.memory import EFFORTS, MixtureBytes, affordable
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.e_step import scratch_bytes
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import STRUCTURES, CovarianceType
+from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import MemoryLimitError
 from streamgmm.estimators import GaussianMixture
 from streamgmm.executors import memory
 from streamgmm.executors.memory import Budget
 from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.options import CovarianceType
 from streamgmm.protocols import Work
 from streamgmm.sources.generated import GeneratedSource
 from streamgmm.sources.sample import SampleSource

@@ -13,8 +13,8 @@ from sklearn.exceptions import NotFittedError
 import streamgmm
 from streamgmm import GaussianMixture, OnlineGaussianMixture
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import CovarianceType
 from streamgmm.errors import DegenerateComponentWarning, ParameterError
+from streamgmm.options import CovarianceType
 from tests.core.cases import TYPES, draw, random_parameters
 
 K, D = 4, 2

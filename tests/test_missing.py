@@ -20,8 +20,8 @@ from streamgmm import GaussianMixture
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import CovarianceType
 from streamgmm.errors import DataError, NotFiniteError, ParameterError
+from streamgmm.options import CovarianceType
 from tests.core.cases import TYPES, covariances_for, draw, random_parameters
 
 N, D = 5000, 3

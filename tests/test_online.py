@@ -18,7 +18,6 @@ from streamgmm import GaussianMixture, OnlineGaussianMixture
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import CovarianceType
 from streamgmm.errors import (
     DataError,
     DegenerateComponentWarning,
@@ -27,6 +26,7 @@ from streamgmm.errors import (
     ParameterError,
 )
 from streamgmm.events import ChangeDetected, ComponentsReseeded, Event, MixtureFound
+from streamgmm.options import CovarianceType
 from tests.core.cases import TYPES, draw, random_parameters
 
 K, D = 3, 2

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 import streamgmm
 from streamgmm import GaussianMixture
 from streamgmm.core.frame import Frame
-from streamgmm.core.structures import CovarianceType
 from streamgmm.errors import ModelFileError, OutputError, StreamGMMError
+from streamgmm.options import CovarianceType
 from streamgmm.persistence import VERSION, Record, read_record, write_record
 from tests.core.cases import TYPES, draw, random_parameters
 

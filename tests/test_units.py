@@ -18,9 +18,9 @@ from sklearn.metrics import adjusted_rand_score
 import streamgmm
 from benchmarks.units import EXAMPLES, Example, companies, moisture_flux, row
 from streamgmm import GaussianMixture, OnlineGaussianMixture
-from streamgmm.core.structures import CovarianceType
 from streamgmm.errors import CheckpointError, DegenerateComponentWarning, ParameterError
 from streamgmm.events import Event, SampleStage
+from streamgmm.options import CovarianceType
 from streamgmm.persistence import Record, read_record, write_record
 from tests.core.cases import TYPES
 from tests.sources.chunked import ChunkedSource

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.planted import Problem
-from streamgmm.core.structures import CovarianceType
+from streamgmm.options import CovarianceType
 
 Array = NDArray[np.float64]
 

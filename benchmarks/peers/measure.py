@@ -22,7 +22,7 @@ from scipy.stats import multivariate_normal
 
 from benchmarks.peers.libraries import Fitted, Library
 from benchmarks.planted import Problem
-from streamgmm.core.structures import CovarianceType
+from streamgmm.options import CovarianceType
 
 # A run of one iteration is taken from a run of so many.
 MANY = 4

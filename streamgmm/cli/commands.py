@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -27,6 +27,15 @@ from streamgmm.cli.describe import (
 from streamgmm.cli.program import LocalPath, Program, check_output
 from streamgmm.errors import ParameterError
 from streamgmm.events import Event, FilesSkipped, RowsLearned, SkippedRows
+from streamgmm.options import (
+    Algorithm,
+    Arithmetic,
+    CovarianceType,
+    ExecutorName,
+    InitParams,
+    Missing,
+    ParameterName,
+)
 from streamgmm.progress import reporting
 
 if TYPE_CHECKING:
@@ -110,7 +119,7 @@ def _description(command: Any) -> Any:
         ),
         click.option(
             "--missing",
-            type=click.Choice(["error", "drop", "em"]),
+            type=click.Choice(get_args(Missing)),
             help="Refuse rows that hold NaN, leave them out, or use their other values.  "
             "[default: error]",
         ),
@@ -151,7 +160,7 @@ def _resources(command: Any) -> Any:
         _memory_limit,
         click.option(
             "--executor",
-            type=click.Choice(["auto", "threads", "dask"]),
+            type=click.Choice(get_args(ExecutorName)),
             default="auto",
             show_default=True,
             help="Where chunks are computed.",
@@ -193,7 +202,7 @@ def main(context: click.Context) -> None:
 @click.option(
     "-t",
     "--covariance-type",
-    type=click.Choice(["full", "tied", "diag", "spherical"]),
+    type=click.Choice(get_args(CovarianceType)),
     help="Structure of the covariances.  [default: full]",
 )
 @click.option(
@@ -228,14 +237,14 @@ def main(context: click.Context) -> None:
 )
 @click.option(
     "--init-params",
-    type=click.Choice(["kmeans", "k-means++", "random", "random_from_data"]),
+    type=click.Choice(get_args(InitParams)),
     default="kmeans",
     show_default=True,
     help="How a start is made.",
 )
 @click.option(
     "--algorithm",
-    type=click.Choice(["auto", "em"]),
+    type=click.Choice(get_args(Algorithm)),
     default="auto",
     show_default=True,
     help="A survey, work on its sample and few full reads, or plain EM.",
@@ -249,7 +258,7 @@ def main(context: click.Context) -> None:
 )
 @click.option(
     "--arithmetic",
-    type=click.Choice(["auto", "float64", "float32"]),
+    type=click.Choice(get_args(Arithmetic)),
     default="auto",
     show_default=True,
     help="Of densities; float32 where their error is below 0.001 nats.",
@@ -261,7 +270,7 @@ def main(context: click.Context) -> None:
 )
 @click.option(
     "--fixed",
-    type=click.Choice(["weights", "means", "covariances"]),
+    type=click.Choice(get_args(ParameterName)),
     multiple=True,
     help="Hold these as they are in --start; may be repeated.",
 )
@@ -494,7 +503,7 @@ def sample(
 @click.option(
     "-t",
     "--covariance-type",
-    type=click.Choice(["full", "tied", "diag", "spherical"]),
+    type=click.Choice(get_args(CovarianceType)),
     help="Structure of the covariances.  [default: full]",
 )
 @click.option(
@@ -513,7 +522,7 @@ def sample(
 @click.option("--n-init", type=click.IntRange(1), help="Starts of a search.  [default: 1]")
 @click.option(
     "--init-params",
-    type=click.Choice(["kmeans", "k-means++", "random", "random_from_data"]),
+    type=click.Choice(get_args(InitParams)),
     help="How a start is made.  [default: kmeans]",
 )
 @click.option(

@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,9 @@ from streamgmm.core.kernels.single import single_statistics
 from streamgmm.core.kernels.tiles import BLOCK, FORMS, SINGLE_LANES, SPARE_FEATURES, STRIDE
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.core.structures import (
-    STRUCTURES,
-    Array,
-    CovarianceType,
-    blocks,
-    upper_triangle,
-)
+from streamgmm.core.structures import STRUCTURES, Array, blocks, upper_triangle
 from streamgmm.errors import DataError, ParameterError
+from streamgmm.options import Arithmetic, CovarianceType
 
 #: Rows that hold a larger value take no part: sums of their squares may overflow.
 LARGEST_VALUE = 1e130
@@ -46,8 +41,6 @@ _CAST_BYTES = 1 << 20
 
 # Rows without weights count as rows of weight 1.
 _NO_WEIGHTS = np.empty(0)
-
-Arithmetic = Literal["auto", "float64", "float32"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,14 +14,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF
 from streamgmm.core.parameters import Parameters, require_values
-from streamgmm.core.structures import (
-    STRUCTURES,
-    Array,
-    CovarianceStructure,
-    CovarianceType,
-    require_structure,
-)
+from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure, require_structure
 from streamgmm.errors import ParameterError
+from streamgmm.options import CovarianceType
 
 # Rounding in a covariance, relative to the covariance itself in every direction, above which
 # a component's moments are summed about its own mean.

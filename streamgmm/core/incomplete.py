@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.e_step import Arithmetic, EStep, Posterior, writable
+from streamgmm.core.e_step import EStep, Posterior, writable
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.incomplete import KEPT, incomplete_posteriors, incomplete_statistics
 from streamgmm.core.kernels.tiles import PANEL, STRIDE
@@ -17,6 +17,7 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.core.whitening import Whitening
+from streamgmm.options import Arithmetic
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,10 +26,11 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from streamgmm.core.frame import Frame
-from streamgmm.core.parameters import ParameterName, Parameters
+from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array, CovarianceStructure
 from streamgmm.core.whitening import Whitening
+from streamgmm.options import ParameterName
 
 #: A row says nothing of components that have a smaller share in it.
 LEAST_RESPONSIBILITY = 3e-3

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.frame import Frame
-from streamgmm.core.parameters import ParameterName, Parameters
+from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
+from streamgmm.options import ParameterName
 
 # A component with less mass than this, in rows, has none.
 _FEWEST_ROWS = 10.0 * np.finfo(np.float64).eps

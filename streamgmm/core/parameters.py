@@ -3,21 +3,15 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from streamgmm.core.structures import (
-    STRUCTURES,
-    Array,
-    CovarianceStructure,
-    CovarianceType,
-    require_structure,
-)
+from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure, require_structure
 from streamgmm.errors import ParameterError
+from streamgmm.options import CovarianceType, ParameterName
 
-ParameterName = Literal["weights", "means", "covariances"]
 PARAMETER_NAMES: tuple[ParameterName, ...] = get_args(ParameterName)
 
 # Of √(Σ_ii Σ_jj); scikit-learn accepts about as much.

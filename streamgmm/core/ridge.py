@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
+from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import ParameterError
+from streamgmm.options import CovarianceType
 
 #: The setting of estimators: one number, one for each column, or "auto".
 RegCovar = float | ArrayLike | Literal["auto"]

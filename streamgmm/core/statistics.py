@@ -11,8 +11,9 @@ import numpy as np
 
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import require_values
-from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
+from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import ParameterError
+from streamgmm.options import CovarianceType
 
 #: Fields of statistics that count rows, or pairs of row and component.
 COUNTS = (

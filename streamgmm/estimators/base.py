@@ -55,13 +55,13 @@ from streamgmm.events import Event, Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
 from streamgmm.model_files import held, replace_model
+from streamgmm.options import Missing
 from streamgmm.paths import local_path
 from streamgmm.persistence import Record
 from streamgmm.progress import LineReporter
 from streamgmm.protocols import (
     Chunk,
     LazySource,
-    Missing,
     S,
     Source,
     Work,

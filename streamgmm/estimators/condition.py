@@ -21,7 +21,7 @@ from streamgmm.core.condition import (
 )
 from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.parameters import Parameters, count_parameters
-from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
+from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import (
     DegenerateComponentWarning,
     FewRowsWarning,
@@ -29,6 +29,7 @@ from streamgmm.errors import (
     RidgeWarning,
 )
 from streamgmm.events import SkippedRows
+from streamgmm.options import CovarianceType
 
 # Components that a warning describes for each reason, and that it numbers; columns that it names.
 _DESCRIBED, _NUMBERED, _NAMED = 3, 20, 5

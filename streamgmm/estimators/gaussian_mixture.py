@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,15 +28,9 @@ from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.row_sample import RowSample, sample_rows
 from streamgmm.checkpoint import open_checkpoint
-from streamgmm.core.e_step import Arithmetic
-from streamgmm.core.parameters import (
-    PARAMETER_NAMES,
-    ParameterName,
-    Parameters,
-    count_parameters,
-)
+from streamgmm.core.parameters import PARAMETER_NAMES, Parameters, count_parameters
 from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
-from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
+from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.base import FittedMixture
 from streamgmm.estimators.condition import (
@@ -56,6 +50,14 @@ from streamgmm.events import Event, FitStarted, Listener, SkippedRows, SurveyDon
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.options import (
+    Algorithm,
+    Arithmetic,
+    CovarianceType,
+    ExecutorName,
+    InitParams,
+    ParameterName,
+)
 from streamgmm.persistence import Record
 from streamgmm.protocols import Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
@@ -227,7 +229,7 @@ class GaussianMixture(FittedMixture):
         "reg_covar": [Interval(Real, 0.0, None, closed="left"), "array-like", StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions({"kmeans", "k-means++", "random", "random_from_data"})],
+        "init_params": [StrOptions(set(get_args(InitParams)))],
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", Real, None],
@@ -235,10 +237,10 @@ class GaussianMixture(FittedMixture):
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
-        "algorithm": [StrOptions({"auto", "em"})],
-        "arithmetic": [StrOptions({"auto", "float64", "float32"})],
+        "algorithm": [StrOptions(set(get_args(Algorithm)))],
+        "arithmetic": [StrOptions(set(get_args(Arithmetic)))],
         "fixed": ["array-like", set, frozenset],
-        "executor": [StrOptions({"auto", "threads", "dask"}), HasMethods("scheduler_info")],
+        "executor": [StrOptions(set(get_args(ExecutorName))), HasMethods("scheduler_info")],
         "n_jobs": [Integral, None],
         "memory_limit": [Real, str, None],
         "survey_part": [Interval(Real, 0.0, 1.0, closed="right")],

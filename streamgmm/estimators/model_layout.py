@@ -13,8 +13,9 @@ import numpy as np
 from streamgmm.archive import Declared
 from streamgmm.core.frame import frame_shapes
 from streamgmm.core.statistics import sum_shapes
-from streamgmm.core.structures import CovarianceStructure, CovarianceType, require_structure
+from streamgmm.core.structures import CovarianceStructure, require_structure
 from streamgmm.estimators.header_values import entries, whole
+from streamgmm.options import CovarianceType
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from streamgmm.core.mixtures.merging import Fitted, merge_mixtures, merging_loss
 from streamgmm.core.parameters import Parameters, count_parameters
 from streamgmm.core.ridge import FitRidge, RegCovar, given_ridge
 from streamgmm.core.statistics import Statistics
-from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
+from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.base import FittedMixture
 from streamgmm.estimators.condition import (
@@ -47,8 +47,9 @@ from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import parse_bytes
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.ledger import Ledger
+from streamgmm.options import CovarianceType, ExecutorName, InitParams, Missing
 from streamgmm.persistence import Record
-from streamgmm.protocols import Chunk, Missing, Source, all_chunks
+from streamgmm.protocols import Chunk, Source, all_chunks
 from streamgmm.sources.sample import SampleSource
 
 # Rows of the first search: for each parameter, at least, and at most in bytes.
@@ -180,11 +181,11 @@ class OnlineGaussianMixture(FittedMixture):
         "learning_offset": [Interval(Real, 0.0, None, closed="neither"), None],
         "init_size": [Interval(Integral, 1, None, closed="left"), None],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions({"kmeans", "k-means++", "random", "random_from_data"})],
+        "init_params": [StrOptions(set(get_args(InitParams)))],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
-        "executor": [StrOptions({"auto", "threads", "dask"}), HasMethods("scheduler_info")],
+        "executor": [StrOptions(set(get_args(ExecutorName))), HasMethods("scheduler_info")],
         "n_jobs": [Integral, None],
         "memory_limit": [Real, str, None],
         "callbacks": ["array-like", callable],

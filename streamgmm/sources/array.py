@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import DataError
-from streamgmm.protocols import Chunk, Missing
+from streamgmm.options import Missing
+from streamgmm.protocols import Chunk
 from streamgmm.sources.layout import (
     check_table,
     naming_rows,

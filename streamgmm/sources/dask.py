@@ -18,7 +18,8 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from numpy.typing import NDArray
 
 from streamgmm.errors import DataError
-from streamgmm.protocols import Chunk, Missing
+from streamgmm.options import Missing
+from streamgmm.protocols import Chunk
 from streamgmm.sources.layout import check_table
 from streamgmm.sources.values import (
     NO_RULES,

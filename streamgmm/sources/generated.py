@@ -8,7 +8,8 @@ from numpy.typing import DTypeLike
 
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
-from streamgmm.protocols import Chunk, Missing
+from streamgmm.options import Missing
+from streamgmm.protocols import Chunk
 from streamgmm.sources.layout import regular_boundaries, rows_per_chunk
 
 

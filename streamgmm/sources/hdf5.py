@@ -12,8 +12,9 @@ import h5py
 import numpy as np
 
 from streamgmm.errors import DataError
+from streamgmm.options import Missing
 from streamgmm.packages import needed_by
-from streamgmm.protocols import Chunk, Missing
+from streamgmm.protocols import Chunk
 from streamgmm.sources.choosing import StoredArray, how_to_choose
 from streamgmm.sources.layout import (
     check_table,

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import DataError, ParameterError
+from streamgmm.options import Missing
 from streamgmm.packages import needed_by
 from streamgmm.paths import why_absent
-from streamgmm.protocols import LazySource, Missing, Source
+from streamgmm.protocols import LazySource, Source
 from streamgmm.sources.array import ArraySource, FileArray, FileSource
 from streamgmm.sources.arraylike import as_array
 from streamgmm.sources.columns import refuse_duplicates

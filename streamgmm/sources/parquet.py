@@ -21,8 +21,9 @@ from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from streamgmm.errors import DataError
+from streamgmm.options import Missing
 from streamgmm.packages import needed_by
-from streamgmm.protocols import Chunk, Missing
+from streamgmm.protocols import Chunk
 from streamgmm.sources.layout import check_table, rows_per_chunk
 from streamgmm.sources.table_formats import LOGS, folders_above, refuse_table_with_log
 from streamgmm.sources.urls import (

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.protocols import Chunk, Missing
+from streamgmm.options import Missing
+from streamgmm.protocols import Chunk
 from streamgmm.sources.layout import regular_boundaries, rows_per_chunk
 
 # So many chunks keep threads busy even where the rows are few, unless chunks would be too small.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import DataError
-from streamgmm.protocols import Missing
+from streamgmm.options import Missing
 
 # Attributes that name numbers which stand for missing values (CF conventions, section 2.5.1).
 _MARKS = ("_FillValue", "missing_value")

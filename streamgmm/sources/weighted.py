@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import DataError
+from streamgmm.options import Missing
 from streamgmm.protocols import (
     Chunk,
     GridSource,
     LabelledSource,
-    Missing,
     Region,
     Source,
     StoredSource,

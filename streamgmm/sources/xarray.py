@@ -20,15 +20,9 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore
 
 from streamgmm.errors import DataError
+from streamgmm.options import Missing
 from streamgmm.packages import needed_by
-from streamgmm.protocols import (
-    Chunk,
-    Missing,
-    Region,
-    has_contiguous_chunks,
-    positions,
-    region_shape,
-)
+from streamgmm.protocols import Chunk, Region, has_contiguous_chunks, positions, region_shape
 from streamgmm.sources.dask import computed, guarded_graph
 from streamgmm.sources.guarded import guarded
 from streamgmm.sources.layout import check_table, naming_place, rows_per_chunk

@@ -19,8 +19,9 @@ from zarr.core.metadata import ArrayV2Metadata
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from streamgmm.errors import DataError
+from streamgmm.options import Missing
 from streamgmm.packages import needed_by
-from streamgmm.protocols import Chunk, Missing
+from streamgmm.protocols import Chunk
 from streamgmm.sources.choosing import StoredArray, how_to_choose
 from streamgmm.sources.guarded import guarded_array
 from streamgmm.sources.layout import (

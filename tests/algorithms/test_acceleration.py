@@ -18,9 +18,10 @@ from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.e_step import EStep
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import Array, CovarianceType
+from streamgmm.core.structures import Array
 from streamgmm.events import ComponentsDegenerate, Event, ReadDone
 from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.options import CovarianceType
 from tests import naive
 from tests.core.cases import TYPES, draw, em_step, prepare, random_parameters
 from tests.sources.chunked import ChunkedSource

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from streamgmm import GaussianMixture
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import Array, CovarianceType
+from streamgmm.core.structures import Array
 from streamgmm.errors import LeftOutRowsWarning
 from streamgmm.events import Event, ReadStarted, SampleStage, SurveyDone
+from streamgmm.options import CovarianceType
 from tests.core.cases import TYPES, covariances_for, draw, em_step, prepare, random_parameters
 from tests.executors.conformance import own_threads
 from tests.sources.chunked import ChunkedSource

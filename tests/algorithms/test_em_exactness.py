@@ -17,8 +17,9 @@ from streamgmm.algorithms.batch.em import expectation_maximization
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import Array, CovarianceType
+from streamgmm.core.structures import Array
 from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.options import CovarianceType
 from streamgmm.sources.array import ArraySource
 from tests import naive
 from tests.core.cases import (

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from streamgmm.algorithms.sampling.initialization import Start, initialize
 from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import STRUCTURES, CovarianceType
+from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import DataError, ParameterError
+from streamgmm.options import CovarianceType
 from tests.core.cases import TYPES, covariances_for
 
 METHODS = ("kmeans", "k-means++", "random_from_data", "random")

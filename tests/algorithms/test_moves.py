@@ -13,9 +13,9 @@ from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import Array, CovarianceType
+from streamgmm.core.structures import Array
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.protocols import Missing
+from streamgmm.options import CovarianceType, Missing
 from streamgmm.sources.sample import SampleSource
 from tests.core.cases import TYPES, covariances_for, draw, random_parameters
 

@@ -10,7 +10,8 @@ from streamgmm.algorithms.batch.trust_region import score
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Information, Tangent
-from streamgmm.core.structures import Array, CovarianceType
+from streamgmm.core.structures import Array
+from streamgmm.options import CovarianceType
 from tests.core.cases import TYPES, draw, random_parameters
 
 

@@ -14,11 +14,11 @@ from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Tangent
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import Array, CovarianceType
+from streamgmm.core.structures import Array
 from streamgmm.errors import DataError
 from streamgmm.events import Event, SampleStage
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.protocols import Missing
+from streamgmm.options import CovarianceType, Missing
 from streamgmm.sources.sample import SampleSource
 from tests import naive
 from tests.core.cases import TYPES, covariances_for, draw, em_step, prepare, random_parameters

@@ -9,7 +9,7 @@ from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import CovarianceType
+from streamgmm.options import CovarianceType
 from streamgmm.protocols import Chunk
 from tests.core.cases import TYPES, draw, random_parameters
 

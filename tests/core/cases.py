@@ -11,7 +11,8 @@ from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF
 from streamgmm.core.kernels.tiles import BLOCK
 from streamgmm.core.maximization import Maximum, maximize
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
+from streamgmm.core.structures import STRUCTURES, Array
+from streamgmm.options import CovarianceType
 
 TYPES: tuple[CovarianceType, ...] = ("full", "tied", "diag", "spherical")
 #: Types whose covariances are those of another one, shared by all components.

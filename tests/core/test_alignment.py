@@ -6,7 +6,7 @@ import scipy.stats
 
 from streamgmm.core.mixtures.alignment import aligned, by_first_rows, merging_costs
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import CovarianceType
+from streamgmm.options import CovarianceType
 from tests.core.cases import TYPES, random_parameters
 
 

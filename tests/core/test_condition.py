@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from streamgmm.core.condition import examine
 from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import STRUCTURES, CovarianceType
+from streamgmm.core.structures import STRUCTURES
+from streamgmm.options import CovarianceType
 from tests.core.cases import TYPES
 
 K, D = 3, 4

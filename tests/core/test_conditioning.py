@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from streamgmm.core.mixtures.conditioning import conditional, marginal
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import Array, CovarianceType
+from streamgmm.core.structures import Array
 from streamgmm.errors import ParameterError
+from streamgmm.options import CovarianceType
 from tests import naive
 from tests.core.cases import TYPES, draw, random_parameters
 

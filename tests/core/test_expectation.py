@@ -17,7 +17,8 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.core.structures import Array, CovarianceType
+from streamgmm.core.structures import Array
+from streamgmm.options import CovarianceType
 from tests import naive
 from tests.core.cases import (
     TYPES,

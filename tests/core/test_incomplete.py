@@ -14,7 +14,8 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import Array, CovarianceType
+from streamgmm.core.structures import Array
+from streamgmm.options import CovarianceType
 from tests import naive
 from tests.core.cases import TYPES, draw, random_parameters, rotation
 

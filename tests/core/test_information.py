@@ -14,9 +14,10 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import maximize
-from streamgmm.core.parameters import ParameterName, Parameters
+from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.core.structures import Array, CovarianceType, upper_triangle
+from streamgmm.core.structures import Array, upper_triangle
+from streamgmm.options import CovarianceType, ParameterName
 from tests import naive
 from tests.core.cases import TYPES, draw, prepare, random_parameters
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
-from streamgmm.core.parameters import PARAMETER_NAMES, ParameterName, Parameters
+from streamgmm.core.parameters import PARAMETER_NAMES, Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.core.structures import Array, CovarianceType
+from streamgmm.core.structures import Array
+from streamgmm.options import CovarianceType, ParameterName
 from tests import naive
 from tests.core.cases import (
     TYPES,

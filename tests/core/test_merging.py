@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from streamgmm.core.mixtures.merging import Fitted, merge_mixtures, merging_loss, pooled
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import COUNTS
-from streamgmm.core.structures import Array, CovarianceType
+from streamgmm.core.structures import Array
+from streamgmm.options import CovarianceType
 from tests import naive
 from tests.core.cases import TYPES, covariances_for, draw, em_step, prepare, random_parameters
 

@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike
 from sklearn.mixture import GaussianMixture
 
 from streamgmm.core.parameters import Parameters, covariances_from_precisions
-from streamgmm.core.structures import Array, CovarianceType
+from streamgmm.core.structures import Array
 from streamgmm.errors import ParameterError, StreamGMMError
+from streamgmm.options import CovarianceType
 from tests.core.cases import TYPES, random_parameters
 
 SHAPES: dict[str, tuple[int, ...]] = {

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from streamgmm.core.mixtures.reduction import merged_pairs, merging_bounds, reduce_components
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import Array, CovarianceType
+from streamgmm.core.structures import Array
+from streamgmm.options import CovarianceType
 from tests import naive
 from tests.core.cases import TYPES, random_parameters
 

@@ -18,7 +18,8 @@ from streamgmm.core.kernels.tiles import BLOCK
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.core.structures import Array, CovarianceType
+from streamgmm.core.structures import Array
+from streamgmm.options import CovarianceType
 from tests import naive
 from tests.core.cases import TYPES, draw, random_parameters
 

@@ -12,12 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from streamgmm import GaussianMixture
-from streamgmm.core.e_step import Arithmetic, EStep
+from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.tiles import BLOCK
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import CovarianceType
+from streamgmm.options import Arithmetic, CovarianceType
 from tests import naive
 from tests.core.cases import TYPES, draw, random_parameters
 

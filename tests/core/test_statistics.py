@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from streamgmm.core.frame import Frame
 from streamgmm.core.statistics import Statistics
-from streamgmm.core.structures import CovarianceType
+from streamgmm.options import CovarianceType
 from tests.core.cases import TYPES, draw, prepare, random_parameters
 
 COUNTS = ("n_rows", "n_overflowing", "n_not_finite")

@@ -30,12 +30,13 @@ from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.ridge import ridge_of
 from streamgmm.core.statistics import Statistics
-from streamgmm.core.structures import STRUCTURES, CovarianceStructure, CovarianceType, register
+from streamgmm.core.structures import STRUCTURES, CovarianceStructure, register
 from streamgmm.core.structures.covariance_update import CovarianceUpdate
 from streamgmm.core.structures.diag import Diag
 from streamgmm.core.whitening import Whitening, carried
 from streamgmm.errors import ParameterError
 from streamgmm.events import ReadDone
+from streamgmm.options import CovarianceType
 from streamgmm.persistence import pack_statistics, unpack_statistics
 from tests import naive
 from tests.core.cases import SHARED_TYPES, TYPES, covariances_for, random_parameters

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import CovarianceType, upper_triangle
+from streamgmm.core.structures import upper_triangle
 from streamgmm.core.whitening import Whitening, carried
+from streamgmm.options import CovarianceType
 from tests import naive
 from tests.core.cases import TYPES, draw, prepare, random_parameters
 

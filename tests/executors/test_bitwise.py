@@ -23,9 +23,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from streamgmm import GaussianMixture
 from streamgmm import open as open_data
-from streamgmm.core.structures import CovarianceType
 from streamgmm.errors import NotFiniteError
 from streamgmm.events import Event, ReadStarted
+from streamgmm.options import CovarianceType
 from tests.core.cases import TYPES, draw, random_parameters
 from tests.executors.conformance import own_threads
 from tests.sources.chunked import ChunkedSource

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamgmm.protocols import Chunk, Missing
+from streamgmm.options import Missing
+from streamgmm.protocols import Chunk
 
 
 class ChunkedSource:

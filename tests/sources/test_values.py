@@ -18,7 +18,8 @@ from zarr.storage import MemoryStore
 from streamgmm import GaussianMixture
 from streamgmm import open as open_data
 from streamgmm.errors import DataError
-from streamgmm.protocols import LazySource, Missing
+from streamgmm.options import Missing
+from streamgmm.protocols import LazySource
 from streamgmm.sources.values import NO_RULES, ValueRules, usable
 from tests.sources.conformance import MarkedCase, MissingValuesConformance
 

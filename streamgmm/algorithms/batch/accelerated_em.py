@@ -18,10 +18,11 @@ from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import Maximum, maximize
-from streamgmm.core.parameters import ParameterName, Parameters
+from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array, relative_ridge
 from streamgmm.events import ComponentsDegenerate, StepScored
+from streamgmm.options import ParameterName
 
 _ORDER = 8
 # How far a component may move in a step, in its own standard deviations: at first, at most, and

@@ -8,10 +8,11 @@ from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
-from streamgmm.core.parameters import ParameterName, Parameters
+from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
 from streamgmm.events import ComponentsDegenerate
+from streamgmm.options import ParameterName
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,9 +22,10 @@ from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.core.e_step import Posterior, scratch_bytes, statistics_bytes
 from streamgmm.core.incomplete import gap_bytes
 from streamgmm.core.information import LEAST_RESPONSIBILITY, Information, Tangent
-from streamgmm.core.parameters import ParameterName, Parameters, count_parameters
-from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
+from streamgmm.core.parameters import Parameters, count_parameters
+from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.events import Event, Listener, ReadDone, SampleStage, StepScored
+from streamgmm.options import CovarianceType, ParameterName
 
 # Starts that go on for each one that is asked for, and short runs that each is the best of: what a
 # run comes to is known after the moves, and hardly before. Steps of both.

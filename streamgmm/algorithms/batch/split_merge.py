@@ -20,8 +20,9 @@ from streamgmm.core.e_step import EStep, Posterior
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.mixtures.reduction import merged_pairs, merging_bounds
-from streamgmm.core.parameters import ParameterName, Parameters
+from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array, solve
+from streamgmm.options import ParameterName
 from streamgmm.protocols import Chunk, Work
 
 # Nats a row; a short run of EM ends with a step that gains less.

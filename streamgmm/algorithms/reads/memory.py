@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from streamgmm.core.e_step import statistics_bytes
-from streamgmm.core.structures import STRUCTURES, CovarianceStructure, CovarianceType
+from streamgmm.core.structures import STRUCTURES, CovarianceStructure
+from streamgmm.options import CovarianceType
 
 _VALUE = 8
 # Arrays of the size of a block that an operation on all covariances has in memory at once, and

@@ -10,7 +10,8 @@ from streamgmm.algorithms.reads.usable_rows import is_left_out, is_refused
 from streamgmm.core.e_step import EStep, Posterior
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.errors import NotFiniteError
-from streamgmm.protocols import Chunk, Missing
+from streamgmm.options import Missing
+from streamgmm.protocols import Chunk
 
 
 @dataclass(frozen=True, eq=False)

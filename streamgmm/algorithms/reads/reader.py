@@ -13,20 +13,19 @@ from numpy.typing import NDArray
 from streamgmm.algorithms.reads.partial_reads import complete
 from streamgmm.algorithms.reads.usable_rows import check_weight, count_weightless, is_refused
 from streamgmm.core import incomplete
-from streamgmm.core.e_step import Arithmetic, EStep, scratch_bytes, statistics_bytes
+from streamgmm.core.e_step import EStep, scratch_bytes, statistics_bytes
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.core.structures import CovarianceType
 from streamgmm.errors import DataError, NotFiniteError
 from streamgmm.events import Event, Listener, ReadDone, ReadStarted
+from streamgmm.options import Arithmetic, CovarianceType, Missing
 from streamgmm.protocols import (
     Chunk,
     Executor,
     Journal,
     M,
-    Missing,
     PartialRead,
     S,
     Sink,

@@ -9,7 +9,8 @@ from streamgmm.core.e_step import LARGEST_VALUE
 from streamgmm.core.structures import Array
 from streamgmm.errors import DataError
 from streamgmm.events import SkippedRows
-from streamgmm.protocols import Chunk, Missing
+from streamgmm.options import Missing
+from streamgmm.protocols import Chunk
 
 # Of rows whose weights sum to less, the moments underflow.
 _LEAST_WEIGHT = 1e-100

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from streamgmm.algorithms.reads.usable_rows import check_weight
 from streamgmm.core.e_step import LARGEST_VALUE
 from streamgmm.core.parameters import Parameters, covariances_from_precisions
-from streamgmm.core.structures import STRUCTURES, Array, CovarianceType
+from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError
+from streamgmm.options import CovarianceType
 
 _KMEANS_ITERATIONS = 100
 _KMEANS_TOLERANCE = 1e-4

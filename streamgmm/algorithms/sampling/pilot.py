@@ -19,7 +19,8 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
-from streamgmm.protocols import Missing, Source
+from streamgmm.options import Missing
+from streamgmm.protocols import Source
 
 _MOST_ROWS, _FEWEST_ROWS = 4096, 512
 # At most so much of the data is read for a pilot: one part in so many.

@@ -16,7 +16,8 @@ from streamgmm.algorithms.reads.usable_rows import all_within, is_left_out, is_r
 from streamgmm.core.e_step import LARGEST_VALUE
 from streamgmm.core.structures import Array
 from streamgmm.errors import DataError
-from streamgmm.protocols import Chunk, Missing, Work
+from streamgmm.options import Missing
+from streamgmm.protocols import Chunk, Work
 
 _ALL_HASHES = np.uint64(2**64 - 1)
 # Of the places of a sample, one in so many is kept for rows that are badly explained.

@@ -27,7 +27,8 @@ from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.structures import Array
 from streamgmm.errors import DataError
 from streamgmm.events import SurveyDone
-from streamgmm.protocols import Chunk, Missing, Source, Work, all_chunks, row_count
+from streamgmm.options import Missing
+from streamgmm.protocols import Chunk, Source, Work, all_chunks, row_count
 
 # Rows that are carried along, over those of the sample, if a pilot alone tells how many are usable.
 _SPARE = 2.0

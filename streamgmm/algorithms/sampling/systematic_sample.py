@@ -13,7 +13,8 @@ from streamgmm.algorithms.sampling.row_sample import (
     checked,
     hash_positions,
 )
-from streamgmm.protocols import Chunk, GridSource, Missing, Source, Work, all_chunks, row_count
+from streamgmm.options import Missing
+from streamgmm.protocols import Chunk, GridSource, Source, Work, all_chunks, row_count
 
 # Rows lie in so many ranges, or in more of so many rows each.
 _RANGES, _ROWS_OF_RANGE = 64, 64

@@ -21,7 +21,8 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
 from streamgmm.core.whitening import Whitening, carried
-from streamgmm.protocols import Chunk, Missing
+from streamgmm.options import Missing
+from streamgmm.protocols import Chunk
 
 # Rows of a step: of those that statistics stand for ...
 _PART, _MOST_PART = 1.0 / 16.0, 1.0 / 8.0

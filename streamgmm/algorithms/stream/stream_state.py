@@ -37,7 +37,8 @@ from streamgmm.events import (
     MixtureFound,
     SkippedRows,
 )
-from streamgmm.protocols import Chunk, Missing
+from streamgmm.options import Missing
+from streamgmm.protocols import Chunk
 
 # A block has so many values, but no fewer rows than the block of the kernels and no more than the
 # second number. As many of the last rows are kept.

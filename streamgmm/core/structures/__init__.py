@@ -21,14 +21,13 @@ from streamgmm.core.structures.registry import (
     register,
     require_structure,
 )
-from streamgmm.core.structures.structure import CovarianceStructure, CovarianceType
+from streamgmm.core.structures.structure import CovarianceStructure
 
 __all__ = [
     "BLOCK_BYTES",
     "STRUCTURES",
     "Array",
     "CovarianceStructure",
-    "CovarianceType",
     "blocks",
     "register",
     "relative_ridge",

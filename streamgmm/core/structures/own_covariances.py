@@ -6,12 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamgmm.core.structures.matrices import Array
-from streamgmm.core.structures.structure import (
-    Components,
-    CovarianceStructure,
-    CovarianceType,
-    MergePairs,
-)
+from streamgmm.core.structures.structure import Components, CovarianceStructure, MergePairs
+from streamgmm.options import CovarianceType
 
 if TYPE_CHECKING:
     from streamgmm.core.parameters import Parameters

@@ -6,12 +6,13 @@ Code outside of this package and of the kernels asks the object and never branch
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.structures.matrices import Array
+from streamgmm.options import CovarianceType
 
 if TYPE_CHECKING:
     from streamgmm.core.frame import Frame
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from streamgmm.core.statistics import Statistics
     from streamgmm.core.structures.covariance_update import CovarianceUpdate
 
-CovarianceType = Literal["full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"]
 Single = NDArray[np.float32]
 Components = NDArray[np.intp]
 MergePairs = Callable[[Components, Components], "Parameters"]

@@ -26,7 +26,8 @@ from streamgmm.core.structures.matrix_structure import (
     unscaled,
 )
 from streamgmm.core.structures.shared_covariance import SharedCovariance
-from streamgmm.core.structures.structure import CoefficientForm, Components, CovarianceType, Single
+from streamgmm.core.structures.structure import CoefficientForm, Components, Single
+from streamgmm.options import CovarianceType
 
 if TYPE_CHECKING:
     from streamgmm.core.frame import Frame

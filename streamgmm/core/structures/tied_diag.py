@@ -9,7 +9,8 @@ from streamgmm.core.structures.diag import DiagonalMoments
 from streamgmm.core.structures.matrices import Array
 from streamgmm.core.structures.scale_structure import own_scales
 from streamgmm.core.structures.shared_covariance import PooledScales
-from streamgmm.core.structures.structure import Components, CovarianceType
+from streamgmm.core.structures.structure import Components
+from streamgmm.options import CovarianceType
 
 if TYPE_CHECKING:
     from streamgmm.core.parameters import Parameters

@@ -1,0 +1,11 @@
+"""The values that options can take, declared once for types, validation and the command line."""
+
+from typing import Literal
+
+Algorithm = Literal["auto", "em"]
+Arithmetic = Literal["auto", "float64", "float32"]
+CovarianceType = Literal["full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"]
+ExecutorName = Literal["auto", "threads", "dask"]
+InitParams = Literal["kmeans", "k-means++", "random", "random_from_data"]
+Missing = Literal["error", "drop", "em"]
+ParameterName = Literal["weights", "means", "covariances"]
