@@ -29,9 +29,13 @@ _HOMES = {
     "open": ("streamgmm.sources.open", "open_source"),
     "update": ("streamgmm.updates", "update"),
 }
+# Modules that are loaded when they are first used.
+_MODULES = ("errors", "events", "plotting", "testing")
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _HOMES[name]
@@ -41,4 +45,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_MODULES])

@@ -9,7 +9,7 @@ import pytest
 # SciPy reads it when it is first imported; scikit-learn's array API checks run only with it.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
-pytest.register_assert_rewrite("tests.sources.conformance", "tests.executors.conformance")
+pytest.register_assert_rewrite("tests.sources.conformance", "streamgmm.testing")
 
 # A job that a shell runs in the background ignores Ctrl-C, and so would the processes that
 # tests start and interrupt.

@@ -28,7 +28,7 @@ from streamgmm.core.structures import STRUCTURES
 from streamgmm.events import ReadDone
 from streamgmm.options import CovarianceType
 from streamgmm.sources.layout import rows_per_chunk
-from tests.sources.conformance import Case, SourceConformance
+from streamgmm.testing.sources import SourceCase, SourceConformance
 
 
 def result(log_likelihood: float, iterations: int = MANY, dtype: str = "float64") -> Result:
@@ -70,12 +70,12 @@ def test_the_log_likelihood_is_that_of_the_model(covariance_type: CovarianceType
 
 class TestReplayed(SourceConformance):
     @pytest.fixture
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         problem = Problem("full", 100_000, 8, 2)
         source = ReplayedSource(problem)
         chunk = source.read(0).rows
         repeats = -(-problem.n_rows // len(chunk))
-        return Case(source, np.tile(chunk, (repeats, 1))[: problem.n_rows])
+        return SourceCase(source, np.tile(chunk, (repeats, 1))[: problem.n_rows])
 
 
 def test_exponents_are_those_of_powers() -> None:

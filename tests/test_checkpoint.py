@@ -28,9 +28,9 @@ from streamgmm.errors import CheckpointError, DataError, OutputError, ParameterE
 from streamgmm.events import CheckpointWritten, Event, ReadStarted
 from streamgmm.persistence import Record, read_record, write_record
 from streamgmm.protocols import Chunk, Source
+from streamgmm.testing.chunked import ChunkedSource
 from tests.failures.checkpoint import STEPS, content, in_a_fork, kill_at
 from tests.object_store import object_store
-from tests.sources.chunked import ChunkedSource
 
 N, D, K = 20_000, 3, 4
 CHUNK = 2500

@@ -14,7 +14,7 @@ from streamgmm import GaussianMixture
 from streamgmm.errors import OutputError
 from streamgmm.events import ChunkDone, Event
 from streamgmm.sinks import file
-from tests.sources.chunked import ChunkedSource
+from streamgmm.testing.chunked import ChunkedSource
 
 SORTED = np.sort(np.random.default_rng(0).normal(size=200) + 8.0 * (np.arange(200) >= 100))
 ROWS = np.column_stack([SORTED, SORTED])

@@ -42,8 +42,8 @@ from streamgmm.events import (
 )
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import CovarianceType
+from streamgmm.testing.chunked import ChunkedSource
 from tests.core.cases import TYPES, draw, random_parameters
-from tests.sources.chunked import ChunkedSource
 
 K, D, N = 3, 2, 3000
 

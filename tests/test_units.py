@@ -22,8 +22,8 @@ from streamgmm.errors import CheckpointError, DegenerateComponentWarning, Parame
 from streamgmm.events import Event, SampleStage
 from streamgmm.options import CovarianceType
 from streamgmm.persistence import Record, read_record, write_record
+from streamgmm.testing.chunked import ChunkedSource
 from tests.core.cases import TYPES
-from tests.sources.chunked import ChunkedSource
 from tests.test_online import batches, moved, stream
 
 # Some rows are few, and some ridges large: what is said of them is tested elsewhere.

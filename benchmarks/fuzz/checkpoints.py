@@ -23,7 +23,7 @@ from streamgmm import GaussianMixture
 from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import StreamGMMError
 from streamgmm.events import CheckpointWritten
-from tests.sources.chunked import ChunkedSource
+from streamgmm.testing.chunked import ChunkedSource
 
 _N_ROWS, _CHUNK_ROWS = 3000, 250
 

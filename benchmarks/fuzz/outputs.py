@@ -26,7 +26,7 @@ from streamgmm import GaussianMixture
 from streamgmm.errors import StreamGMMError
 from streamgmm.events import ChunkDone
 from streamgmm.sinks import file
-from tests.sources.chunked import ChunkedSource
+from streamgmm.testing.chunked import ChunkedSource
 
 _N_ROWS, _CHUNK_ROWS = 4000, 500
 _JOURNAL = "journal.jsonl"

@@ -22,9 +22,9 @@ from streamgmm.core.structures import Array
 from streamgmm.events import ComponentsDegenerate, Event, ReadDone
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import CovarianceType
+from streamgmm.testing.chunked import ChunkedSource
 from tests import naive
 from tests.core.cases import TYPES, draw, em_step, prepare, random_parameters
-from tests.sources.chunked import ChunkedSource
 
 
 @dataclass

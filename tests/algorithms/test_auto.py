@@ -15,9 +15,9 @@ from streamgmm.core.structures import Array
 from streamgmm.errors import LeftOutRowsWarning
 from streamgmm.events import Event, ReadStarted, SampleStage, SurveyDone
 from streamgmm.options import CovarianceType
+from streamgmm.testing.chunked import ChunkedSource
 from tests.core.cases import TYPES, covariances_for, draw, em_step, prepare, random_parameters
-from tests.executors.conformance import own_threads
-from tests.sources.chunked import ChunkedSource
+from tests.executors.processes import own_threads
 
 
 def as_start(parameters: Parameters) -> dict[str, Any]:

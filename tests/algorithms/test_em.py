@@ -14,8 +14,8 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError
 from streamgmm.events import ComponentsDegenerate, Event
 from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.testing.chunked import ChunkedSource
 from tests.core.cases import TYPES, draw, random_parameters
-from tests.sources.chunked import ChunkedSource
 
 
 def planted() -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.events import ChunkDone, Event, ReadDone, ReadStarted
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.protocols import Chunk, Work
-from tests.sources.chunked import ChunkedSource
+from streamgmm.testing.chunked import ChunkedSource
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from streamgmm.errors import NotFiniteError
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.protocols import Source
 from streamgmm.sources.array import ArraySource
-from tests.sources.chunked import ChunkedSource
+from streamgmm.testing.chunked import ChunkedSource
 
 SIZE = 1 << 16
 

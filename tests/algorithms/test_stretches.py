@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from streamgmm.algorithms.reads.partial_reads import complete
 from streamgmm.protocols import PartialRead
-from tests.executors.conformance import Text, bracketed
+from streamgmm.testing.executors import Text, bracketed
 
 
 def merged(chunks: list[int] | range) -> Text:

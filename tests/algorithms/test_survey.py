@@ -28,7 +28,7 @@ from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.protocols import Chunk, GridSource, Region, Source, positions, region_shape
 from streamgmm.sources.array import ArraySource
 from streamgmm.sources.generated import GeneratedSource
-from tests.sources.chunked import ChunkedSource
+from streamgmm.testing.chunked import ChunkedSource
 
 N, D, K, SIZE = 200_000, 3, 4, 20_000
 

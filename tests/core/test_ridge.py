@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamgmm.core.ridge import FitRidge, given_ridge, relative_ridge, ridge_of, robust_variances
+from streamgmm.core.ridge import FitRidge, given_ridge, ridge_of, robust_variances
+from streamgmm.core.structures import relative_ridge
 from streamgmm.errors import ParameterError
 
 Rows = NDArray[np.float64]

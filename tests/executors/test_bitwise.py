@@ -26,9 +26,9 @@ from streamgmm import open as open_data
 from streamgmm.errors import NotFiniteError
 from streamgmm.events import Event, ReadStarted
 from streamgmm.options import CovarianceType
+from streamgmm.testing.chunked import ChunkedSource
 from tests.core.cases import TYPES, draw, random_parameters
-from tests.executors.conformance import own_threads
-from tests.sources.chunked import ChunkedSource
+from tests.executors.processes import own_threads
 
 # Three stored chunks make a chunk of the source.
 STORED_ROWS = 20_000

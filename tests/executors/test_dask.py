@@ -10,7 +10,7 @@ import pytest
 
 from streamgmm.executors.dask import DaskExecutor
 from streamgmm.protocols import Executor
-from tests.executors.conformance import ExecutorConformance
+from streamgmm.testing.executors import ExecutorConformance
 
 
 class TestDask(ExecutorConformance):

@@ -42,8 +42,8 @@ from streamgmm.protocols import Chunk, Executor, Region, Work, positions, region
 from streamgmm.sinks import ArraySink
 from streamgmm.sinks.zarr import BoxWriter, create_array
 from streamgmm.sources.zarr import ZarrSource
-from tests.core.cases import draw, random_parameters
-from tests.executors.conformance import (
+from streamgmm.testing.chunked import ChunkedSource
+from streamgmm.testing.executors import (
     ExecutorConformance,
     Text,
     bracketed,
@@ -53,9 +53,9 @@ from tests.executors.conformance import (
     rows,
     total,
 )
+from tests.core.cases import draw, random_parameters
 from tests.failures.cluster import FAILURES, Outcome, bits, cluster_of, fit
 from tests.failures.sources import FatalSource, LoggedSource, PatientSource
-from tests.sources.chunked import ChunkedSource
 
 # What hangs is an error, which shows where.
 _LONGEST_SECONDS = 60

@@ -14,7 +14,7 @@ from streamgmm.executors.memory import (
     resolve_limit,
 )
 from streamgmm.executors.merge_tree import MergeTree, tree_depth
-from tests.executors.conformance import Text, bracketed
+from streamgmm.testing.executors import Text, bracketed
 
 
 @given(st.permutations(range(13)) | st.integers(1, 40).flatmap(lambda n: st.permutations(range(n))))

@@ -13,17 +13,17 @@ from streamgmm.executors.memory import process_bytes
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.protocols import Chunk, Executor, Work
 from streamgmm.sinks import ArraySink
-from tests.executors.conformance import (
+from streamgmm.testing.chunked import ChunkedSource
+from streamgmm.testing.executors import (
     ExecutorConformance,
     Total,
     doubled,
     fail_at_row_50,
     ignore,
-    own_threads,
     rows,
     total,
 )
-from tests.sources.chunked import ChunkedSource
+from tests.executors.processes import own_threads
 
 
 class TestThreads(ExecutorConformance):

@@ -17,7 +17,7 @@ import numpy as np
 from streamgmm import GaussianMixture
 from streamgmm.checkpoint import storage as places
 from streamgmm.persistence import read_record
-from tests.sources.chunked import ChunkedSource
+from streamgmm.testing.chunked import ChunkedSource
 
 #: Steps of writing a file: before anything, half of it, whole but under its temporary name, done.
 STEPS = ("before", "within", "unnamed", "renamed")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from streamgmm.protocols import Chunk
-from tests.sources.chunked import ChunkedSource
+from streamgmm.testing.chunked import ChunkedSource
 
 CHUNK_ROWS = 50
 

@@ -9,7 +9,7 @@ import pytest
 
 from streamgmm import open as open_data
 from streamgmm.errors import DataError
-from tests.sources.conformance import Case, SourceConformance, table
+from streamgmm.testing.sources import SourceCase, SourceConformance, table
 
 # Enough for chunks of 65536 rows and a remainder.
 N = 150_000
@@ -19,10 +19,10 @@ class TestArray(SourceConformance):
     @pytest.fixture(
         params=["f8 C", "f8 F", "f4 C", "f4 F", "f2 C", "i2 C", "u1 F", "? C", ">f8 C", "i8 C"]
     )
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         dtype, order = request.param.split()
         rows = table(N, 3, dtype)
-        return Case(open_data(np.asarray(rows, order=order)), rows)
+        return SourceCase(open_data(np.asarray(rows, order=order)), rows)
 
     def test_chunks_are_views(self) -> None:
         rows = table(N, 3)
@@ -33,7 +33,7 @@ class TestArray(SourceConformance):
 
 class TestStridedArray(SourceConformance):
     @pytest.fixture(params=["reversed", "every other", "columns", "broadcast", "one row"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = table(N, 4)
         view = {
             "reversed": rows[::-1],
@@ -42,18 +42,18 @@ class TestStridedArray(SourceConformance):
             "broadcast": np.broadcast_to(rows[0], (N, 4)),
             "one row": rows[:1],
         }[request.param]
-        return Case(open_data(view), np.ascontiguousarray(view))
+        return SourceCase(open_data(view), np.ascontiguousarray(view))
 
 
 class TestMemmap(SourceConformance):
     @pytest.fixture(params=["C", "F"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = table(N, 3, "f4")
         path = tmp_path / "x.bin"
         written = np.memmap(path, "f4", "w+", shape=rows.shape, order=request.param)
         written[:] = rows
         written.flush()
-        return Case(
+        return SourceCase(
             open_data(np.memmap(path, "f4", "r", shape=rows.shape, order=request.param)), rows
         )
 
@@ -76,11 +76,11 @@ class TestNpyFile(SourceConformance):
     @pytest.fixture(
         params=["f8 C", "f8 F", "f4 F", ">f8 C", ">i4 F", "i2 C", "u1 C", "? C", "f2 F"]
     )
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         dtype, order = request.param.split()
         rows = table(N, 3, dtype)
         np.save(tmp_path / "x.npy", np.asarray(rows, order=order))
-        return Case(open_data(tmp_path / "x.npy"), rows)
+        return SourceCase(open_data(tmp_path / "x.npy"), rows)
 
     def test_it_travels_by_its_path(self, tmp_path: Path) -> None:
         np.save(tmp_path / "x.npy", table(N, 3))
@@ -89,11 +89,11 @@ class TestNpyFile(SourceConformance):
 
 class TestNpyFileOfVersionTwo(SourceConformance):
     @pytest.fixture
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = table(1000, 2)
         with (tmp_path / "x.npy").open("wb") as file:
             np.lib.format.write_array(file, rows, version=(2, 0))
-        return Case(open_data(str(tmp_path / "x.npy")), rows)
+        return SourceCase(open_data(str(tmp_path / "x.npy")), rows)
 
 
 def test_version_three_is_read_or_refused(tmp_path: Path) -> None:

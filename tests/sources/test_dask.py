@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streamgmm import open as open_data
 from streamgmm.errors import DataError
 from streamgmm.protocols import LazySource
-from tests.sources.conformance import Case, SourceConformance, table
+from streamgmm.testing.sources import SourceCase, SourceConformance, table
 
 N, D = 5000, 3
 
@@ -34,24 +34,26 @@ def synchronous() -> Any:
 
 class TestDask(SourceConformance):
     @pytest.fixture(params=CHUNKS)
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = table(N, D)
-        return Case(open_data(dask.array.from_array(rows, chunks=CHUNKS[request.param])), rows)
+        return SourceCase(
+            open_data(dask.array.from_array(rows, chunks=CHUNKS[request.param])), rows
+        )
 
 
 class TestDaskTypes(SourceConformance):
     @pytest.fixture(params=["f4", "i2", "u1", "?", "f2"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = table(N, D, request.param)
-        return Case(open_data(dask.array.from_array(rows, chunks=(1000, D))), rows)
+        return SourceCase(open_data(dask.array.from_array(rows, chunks=(1000, D))), rows)
 
 
 class TestDaskExpression(SourceConformance):
     @pytest.fixture
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = table(N, D)
         lazy = (dask.array.from_array(rows, chunks=(1000, 2)) * 2.0)[::-1]
-        return Case(open_data(lazy), np.ascontiguousarray((rows * 2.0)[::-1]))
+        return SourceCase(open_data(lazy), np.ascontiguousarray((rows * 2.0)[::-1]))
 
 
 def refuse(block: NDArray[Any]) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from streamgmm import open as open_data
 from streamgmm.errors import DataError, DataTypeError
-from tests.sources.conformance import Case, SourceConformance, table
+from streamgmm.testing.sources import SourceCase, SourceConformance, table
 
 N = 1000
 NAMES = ["a", "b", "c"]
@@ -56,11 +56,11 @@ class TestFrames(SourceConformance):
         params=[(kind, dtype) for kind in FRAMES for dtype in ("f8", "f4", "i4", "u1", "?")],
         ids=" ".join,
     )
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         kind, dtype = request.param
         rows = table(N, 3, dtype)
         frame = FRAMES[kind](dict(zip(NAMES, rows.T, strict=True)))
-        return Case(open_data(frame), rows)
+        return SourceCase(open_data(frame), rows)
 
 
 @pytest.mark.parametrize("kind", FRAMES)

@@ -8,8 +8,8 @@ import pytest
 from streamgmm.core.parameters import Parameters
 from streamgmm.protocols import Source
 from streamgmm.sources.generated import GeneratedSource
+from streamgmm.testing.sources import SourceCase, SourceConformance
 from tests.core.cases import random_parameters
-from tests.sources.conformance import Case, SourceConformance
 
 
 def planted() -> Parameters:
@@ -22,12 +22,12 @@ def all_rows(source: Source) -> np.ndarray:
 
 class TestGenerated(SourceConformance):
     @pytest.fixture(params=["f8", "f4"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         first, second = (
             GeneratedSource(planted(), 10_500, seed=3, dtype=request.param, chunk_rows=1000)
             for _ in range(2)
         )
-        return Case(first, all_rows(second))
+        return SourceCase(first, all_rows(second))
 
 
 def test_seeds_and_chunks_differ() -> None:

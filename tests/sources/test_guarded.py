@@ -24,7 +24,7 @@ from streamgmm import open as open_data
 from streamgmm.errors import DataError
 from streamgmm.events import Event, ReadStarted
 from streamgmm.protocols import Source
-from tests.sources.conformance import table
+from streamgmm.testing.sources import table
 
 N, D = 300, 2
 ROWS = table(N, D)

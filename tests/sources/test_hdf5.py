@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from streamgmm.errors import DataError
 from streamgmm.protocols import Source
 from streamgmm.sources.hdf5 import Hdf5Source
-from tests.sources.conformance import Case, SourceConformance, table
+from streamgmm.testing.sources import SourceCase, SourceConformance, table
 
 N, D = 10_000, 4
 
@@ -74,9 +74,9 @@ def store(path: Path, layout: str = "whole rows", name: str = "group/data") -> N
 
 class TestHdf5Path(SourceConformance):
     @pytest.fixture(params=LAYOUTS)
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = store(tmp_path / "x.h5", request.param)
-        return Case(Hdf5Source.from_path(tmp_path / "x.h5", "/group/data"), rows)
+        return SourceCase(Hdf5Source.from_path(tmp_path / "x.h5", "/group/data"), rows)
 
     def test_it_travels_by_its_path(self, tmp_path: Path) -> None:
         store(tmp_path / "x.h5", "whole rows")
@@ -85,29 +85,29 @@ class TestHdf5Path(SourceConformance):
 
 class TestOpenDataset(SourceConformance):
     @pytest.fixture(params=["contiguous", "column chunks", "gzip", "bool"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = store(tmp_path / "x.h5", request.param)
         # Only the source holds on to the file.
-        return Case(Hdf5Source(h5py.File(tmp_path / "x.h5")["group/data"]), rows)
+        return SourceCase(Hdf5Source(h5py.File(tmp_path / "x.h5")["group/data"]), rows)
 
 
 class TestClosedDataset(SourceConformance):
     @pytest.fixture(params=["contiguous", "gzip"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = store(tmp_path / "x.h5", request.param)
         with h5py.File(tmp_path / "x.h5") as file:
             source = Hdf5Source(file["group/data"])
-        return Case(source, rows)
+        return SourceCase(source, rows)
 
 
 class StaysHere(SourceConformance):
     """A source that only the process reads that has made it."""
 
-    def test_it_travels(self, case: Case) -> None:
+    def test_it_travels(self, case: SourceCase) -> None:
         with pytest.raises(DataError, match=r"only by the process that opened .* give its path"):
             pickle.dumps(case.source)
 
-    def test_a_copy_is_another_description_of_the_same(self, case: Case) -> None:
+    def test_a_copy_is_another_description_of_the_same(self, case: SourceCase) -> None:
         described = copy(case.source)
         described.missing = "drop"
         assert case.source.missing == "error"
@@ -117,7 +117,7 @@ class StaysHere(SourceConformance):
 
 class TestFileInMemory(StaysHere):
     @pytest.fixture(params=["core", "object"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = table(N, D)
         if request.param == "core":
             file = h5py.File("x.h5", "w", driver="core", backing_store=False)
@@ -125,34 +125,34 @@ class TestFileInMemory(StaysHere):
             file = h5py.File(io.BytesIO(), "w")
         source = Hdf5Source(file.create_dataset("data", data=rows, chunks=(1000, D)))
         assert source.location is None
-        return Case(source, rows)
+        return SourceCase(source, rows)
 
 
 class TestFileOpenForWriting(StaysHere):
     @pytest.fixture(params=["contiguous", "whole rows", "gzip"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = table(N, D)
         file = h5py.File(tmp_path / "x.h5", "w")
         data = file.create_dataset("data", data=rows, **LAYOUTS[request.param])
         # Not in the file yet.
         rows[10:20] = data[10:20] = 7.0
-        return Case(Hdf5Source(data), rows)
+        return SourceCase(Hdf5Source(data), rows)
 
 
 class TestRowsThatWereNeverWritten(SourceConformance):
     @pytest.fixture(params=["contiguous", "whole rows", "gzip", "gzip, column chunks"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = np.full((N, D), 1.0)
         with h5py.File(tmp_path / "x.h5", "w") as file:
             settings = {"dtype": "f8", "fillvalue": 1.0, **LAYOUTS[request.param]}
             data = file.create_dataset("data", (N, D), **settings)
             rows[3000:5000] = data[3000:5000] = table(2000, D)
-        return Case(Hdf5Source.from_path(tmp_path / "x.h5", "data"), rows)
+        return SourceCase(Hdf5Source.from_path(tmp_path / "x.h5", "data"), rows)
 
 
 class TestChunksThatAreNotCompressed(SourceConformance):
     @pytest.fixture
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = store(tmp_path / "x.h5", "gzip")
         with h5py.File(tmp_path / "x.h5", "a") as file:
             rows[1000:2000] = table(1000, D, seed=1)
@@ -160,24 +160,24 @@ class TestChunksThatAreNotCompressed(SourceConformance):
             file["group/data"].id.write_direct_chunk(
                 (1000, 0), rows[1000:2000].tobytes(), without_gzip
             )
-        return Case(Hdf5Source.from_path(tmp_path / "x.h5", None), rows)
+        return SourceCase(Hdf5Source.from_path(tmp_path / "x.h5", None), rows)
 
 
 class TestTypesThatNumpyHasNot(SourceConformance):
     @pytest.fixture
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = table(N, D, "i4") >> 8
         stored_type = h5py.h5t.STD_I32LE.copy()
         stored_type.set_precision(24)
         with h5py.File(tmp_path / "x.h5", "w") as file:
             settings = {**LAYOUTS["gzip"], "dtype": h5py.Datatype(stored_type)}
             file.create_dataset("data", data=rows, **settings)
-        return Case(Hdf5Source.from_path(tmp_path / "x.h5", None), rows)
+        return SourceCase(Hdf5Source.from_path(tmp_path / "x.h5", None), rows)
 
 
 class TestLinksAndVirtualDatasets(SourceConformance):
     @pytest.fixture(params=["soft link", "external link", "virtual"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = store(tmp_path / "stored.h5", "gzip")
         with h5py.File(tmp_path / "x.h5", "w") as file:
             if request.param == "virtual":
@@ -188,7 +188,7 @@ class TestLinksAndVirtualDatasets(SourceConformance):
                 file["data"] = h5py.ExternalLink(str(tmp_path / "stored.h5"), "/group/data")
             file["link"] = h5py.SoftLink("/data")
         name = "link" if request.param == "soft link" else "data"
-        return Case(Hdf5Source.from_path(tmp_path / "x.h5", name), rows)
+        return SourceCase(Hdf5Source.from_path(tmp_path / "x.h5", name), rows)
 
 
 def test_names_and_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

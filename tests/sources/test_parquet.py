@@ -20,7 +20,7 @@ from streamgmm import open as open_data
 from streamgmm.errors import DataError
 from streamgmm.sources.parquet import ParquetSource
 from streamgmm.sources.remote import retrying
-from tests.sources.conformance import Case, SourceConformance, table
+from streamgmm.testing.sources import SourceCase, SourceConformance, table
 
 # Enough for chunks of 65536 rows and a remainder.
 N, D = 80_000, 3
@@ -155,9 +155,9 @@ def write(path: Path, name: str) -> np.ndarray:
 
 class TestParquetFile(SourceConformance):
     @pytest.fixture(params=FILES)
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = write(tmp_path / "x.parquet", request.param)
-        return Case(ParquetSource(tmp_path / "x.parquet"), rows)
+        return SourceCase(ParquetSource(tmp_path / "x.parquet"), rows)
 
 
 @pytest.fixture
@@ -200,37 +200,37 @@ PATHS = {
 
 class TestParquetFiles(SourceConformance):
     @pytest.fixture(params=PATHS)
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = write_tree(tmp_path)[PATHS[request.param]]
         if request.param in ("a.parquet", "*.parquet"):
             rows = rows.astype("f4")
-        return Case(ParquetSource(f"{tmp_path}/{request.param}"), rows)
+        return SourceCase(ParquetSource(f"{tmp_path}/{request.param}"), rows)
 
 
 class TestParquetAtAUrl(SourceConformance):
     @pytest.fixture(params=["", "a.parquet", "b/[a-c].*"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path, memory: str) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path, memory: str) -> SourceCase:
         rows = write_tree(tmp_path)[PATHS[request.param]]
         if request.param == "a.parquet":
             rows = rows.astype("f4")
         fsspec.filesystem("memory").put(f"{tmp_path}/", "/tables", recursive=True)
         source = ParquetSource(f"{memory}/{request.param}", storage_options={})
         assert source.location is None
-        return Case(source, rows)
+        return SourceCase(source, rows)
 
 
 class TestSelectedColumns(SourceConformance):
     @pytest.fixture
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = table(N, D)
         written = columns(rows).append_column("name", pa.array(["text"] * N))
         pq.write_table(written, tmp_path / "x.parquet")
-        return Case(open_data(tmp_path / "x.parquet", columns=["c2", "c0"]), rows[:, [2, 0]])
+        return SourceCase(open_data(tmp_path / "x.parquet", columns=["c2", "c0"]), rows[:, [2, 0]])
 
 
 class TestListsOfSeveralFiles(SourceConformance):
     @pytest.fixture
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = table(N, D, "f4").astype("f8")
         parts = {
             # The first list that tells a length is in the second row of the second file.
@@ -241,7 +241,7 @@ class TestListsOfSeveralFiles(SourceConformance):
         for name, part in parts.items():
             pq.write_table(pa.table({"e": part}), tmp_path / f"{name}.parquet")
         rows[:2001] = np.nan
-        return Case(ParquetSource(tmp_path), rows)
+        return SourceCase(ParquetSource(tmp_path), rows)
 
 
 def test_what_the_source_is_called(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ from streamgmm.sources.remote import filesystem as remote
 from streamgmm.sources.remote import retrying
 from streamgmm.sources.remote.retrying import causes_of, may_pass
 from streamgmm.sources.urls import split, suffix, without_credentials
+from streamgmm.testing.sources import SourceCase, SourceConformance, table
 from tests.object_store import object_store
-from tests.sources.conformance import Case, SourceConformance, table
 
 N, D = 70_000, 4
 KEYS = {"key": "test", "secret": "test"}
@@ -276,30 +276,30 @@ class TestByHttp(SourceConformance):
     @pytest.fixture
     def case(
         self, request: pytest.FixtureRequest, tmp_path: Path, server: Server, kind: str
-    ) -> Case:
+    ) -> SourceCase:
         rows = table(N, D)
         name = KINDS[kind](tmp_path, rows)
-        return Case(open_data(f"{server.address}/{name}"), rows)
+        return SourceCase(open_data(f"{server.address}/{name}"), rows)
 
-    def test_it_is_nowhere_on_disk(self, case: Case) -> None:
+    def test_it_is_nowhere_on_disk(self, case: SourceCase) -> None:
         assert case.source.location is None
 
 
 class TestNpyOfAnyType(SourceConformance):
     @pytest.fixture(params=["f4", ">f8", ">i4", "f2", "?", "u1"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path, server: Server) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path, server: Server) -> SourceCase:
         rows = table(2000, 3, request.param)
         np.save(tmp_path / "x.npy", rows)
-        return Case(open_data(f"{server.address}/x.npy"), rows)
+        return SourceCase(open_data(f"{server.address}/x.npy"), rows)
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".nc"])
 class TestVariablesByHttp(SourceConformance):
     @pytest.fixture
-    def case(self, tmp_path: Path, server: Server, suffix: str) -> Case:  # type: ignore[override]
+    def case(self, tmp_path: Path, server: Server, suffix: str) -> SourceCase:  # type: ignore[override]
         rows = table(N, D)
         name = variables(tmp_path, rows, suffix)
-        return Case(open_data(f"{server.address}/{name}", **NAMES), rows[:, :2])
+        return SourceCase(open_data(f"{server.address}/{name}", **NAMES), rows[:, :2])
 
 
 def test_one_zarr_array_with_names(tmp_path: Path, server: Server) -> None:

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from streamgmm.sources.sample import SampleSource
-from tests.sources.conformance import Case, SourceConformance, table
+from streamgmm.testing.sources import SourceCase, SourceConformance, table
 
 
 class TestSample(SourceConformance):
     @pytest.fixture(params=[("f8", 1), ("f8", 600), ("f4", 10_001)])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         dtype, n = request.param
         rows, weights = table(n, 3, dtype), np.random.default_rng(1).uniform(size=n)
-        return Case(SampleSource(rows, weights), rows, weights)
+        return SourceCase(SampleSource(rows, weights), rows, weights)
 
 
 @pytest.mark.parametrize(

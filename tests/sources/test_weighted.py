@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from streamgmm import open as open_data
 from streamgmm.errors import DataError
 from streamgmm.protocols import LazySource
-from tests.sources.chunked import ChunkedSource
-from tests.sources.conformance import Case, SourceConformance, table
+from streamgmm.testing.chunked import ChunkedSource
+from streamgmm.testing.sources import SourceCase, SourceConformance, table
 
 N, D = 5000, 3
 KINDS = ("ndarray", "list", "npy", "npy mapped", "zarr", "zarr path", "dask")
@@ -46,21 +46,21 @@ def as_rows(values: NDArray[Any], kind: str, folder: Path) -> Any:
 @pytest.mark.parametrize("data", ["ndarray", "zarr", "dask"])
 class TestWeighted(SourceConformance):
     @pytest.fixture(params=KINDS)
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path, data: str) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path, data: str) -> SourceCase:
         rows, weights = table(N, D), np.random.default_rng(4).uniform(size=N)
         weights[::7] = 0.0
         source = open_data(
             as_rows(rows, data, tmp_path),
             sample_weight=as_weights(weights, request.param, tmp_path),
         )
-        return Case(source, rows, weights)
+        return SourceCase(source, rows, weights)
 
 
 class TestIntegerWeights(SourceConformance):
     @pytest.fixture(params=["u1", "i8", "?", "f4"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows, weights = table(N, D), (np.arange(N) % 3).astype(request.param)
-        return Case(open_data(rows, sample_weight=weights), rows, weights.astype(float))
+        return SourceCase(open_data(rows, sample_weight=weights), rows, weights.astype(float))
 
 
 @pytest.mark.parametrize("data", ["ndarray", "zarr", "dask"])

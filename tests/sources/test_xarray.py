@@ -29,7 +29,7 @@ from streamgmm.algorithms.sampling.systematic_sample import _chunks_of
 from streamgmm.errors import DataError
 from streamgmm.sources.weighted import WeightedSource
 from streamgmm.sources.xarray import XarraySource, open_netcdf, open_zarr, weights_of
-from tests.sources.conformance import Case, SourceConformance
+from streamgmm.testing.sources import SourceCase, SourceConformance
 from tests.sources.test_zarr import CountingStore, chunk_files
 
 # Of three features a chunk has at most 65536 rows: 12 times, with a remainder.
@@ -69,9 +69,9 @@ def table_of(data: xarray.Dataset) -> NDArray[Any]:
 
 class TestDatasetInMemory(SourceConformance):
     @pytest.fixture(params=["f8 f8 f8", "f4 f4", "f4 f8 i2", "i2 u1", "f2", "? f4", ">f8 >f4"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         data = grid(dtypes=tuple(request.param.split()))
-        return Case(XarraySource(data), table_of(data))
+        return SourceCase(XarraySource(data), table_of(data))
 
 
 class TestShapes(SourceConformance):
@@ -87,14 +87,14 @@ class TestShapes(SourceConformance):
         ],
         ids=str,
     )
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         data = grid(request.param)
-        return Case(XarraySource(data), table_of(data))
+        return SourceCase(XarraySource(data), table_of(data))
 
 
 class TestTransposedVariables(SourceConformance):
     @pytest.fixture(params=["memory", "zarr", "dask"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         data = grid()
         data["q"] = data["q"].transpose("lon", "time", "lat")
         data["u"] = data["u"].transpose("lat", "lon", "time")
@@ -102,15 +102,15 @@ class TestTransposedVariables(SourceConformance):
         if request.param != "memory":
             chunks = {"t": {"chunks": (7, 60, 90)}, "q": {"chunks": (90, 7, 30)}}
             data = stored(data, tmp_path, chunks, **READERS[request.param])
-        return Case(XarraySource(data), rows)
+        return SourceCase(XarraySource(data), rows)
 
 
 class TestSomeVariables(SourceConformance):
     @pytest.fixture
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         data = grid()
         data["time_bounds"] = ("time", "bound"), np.zeros((SIZES["time"], 2))
-        return Case(XarraySource(data, ["u", "t"]), table_of(data[["u", "t"]]))
+        return SourceCase(XarraySource(data, ["u", "t"]), table_of(data[["u", "t"]]))
 
 
 def levels(order: tuple[str, ...], dtype: str = "f8") -> xarray.DataArray:
@@ -132,15 +132,15 @@ LEVEL_ORDERS = {
 
 class TestFeatureDimOfADataArray(SourceConformance):
     @pytest.fixture(params=LEVEL_ORDERS)
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         array = levels(LEVEL_ORDERS[request.param])
         rows = array.transpose("time", "lat", "lon", "level").values.reshape(-1, 4)
-        return Case(XarraySource(array, feature_dim="level"), np.ascontiguousarray(rows))
+        return SourceCase(XarraySource(array, feature_dim="level"), np.ascontiguousarray(rows))
 
 
 class TestFeatureDimOfADatasetFromAStore(SourceConformance):
     @pytest.fixture(params=["zarr", "dask"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         data = xarray.Dataset(
             {
                 "t": levels(LEVEL_ORDERS["middle"], "f4"),
@@ -156,12 +156,12 @@ class TestFeatureDimOfADatasetFromAStore(SourceConformance):
             axis=1,
         )
         opened = stored(data, tmp_path, {"t": {"chunks": (4, 2, 50, 90)}}, **READERS[request.param])
-        return Case(XarraySource(opened, feature_dim="level"), rows)
+        return SourceCase(XarraySource(opened, feature_dim="level"), rows)
 
 
 class TestTableInMemory(SourceConformance):
     @pytest.fixture(params=["C", "F", "every other", "big-endian"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = values((150_000, 4))
         given = {
             "C": rows,
@@ -169,7 +169,7 @@ class TestTableInMemory(SourceConformance):
             "every other": np.repeat(rows, 2, axis=1)[:, ::2],
             "big-endian": rows.astype(">f8"),
         }[request.param]
-        return Case(XarraySource(xarray.DataArray(given)), rows)
+        return SourceCase(XarraySource(xarray.DataArray(given)), rows)
 
 
 # Chunks of time, latitude and longitude for each variable.
@@ -204,13 +204,13 @@ def reopened(folder: Path, **how: Any) -> xarray.Dataset:
 @pytest.mark.parametrize("reader", READERS)
 class TestZarr(SourceConformance):
     @pytest.fixture(params=CHUNKS)
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path, reader: str) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path, reader: str) -> SourceCase:
         data = grid(dtypes=("f4", "f4", "f4"))
         encoding = {
             name: {"chunks": chunks}
             for name, chunks in zip(NAMES, CHUNKS[request.param], strict=True)
         }
-        return Case(
+        return SourceCase(
             XarraySource(stored(data, tmp_path, encoding, **READERS[reader])), table_of(data)
         )
 
@@ -218,24 +218,24 @@ class TestZarr(SourceConformance):
 @pytest.mark.parametrize("reader", READERS)
 class TestTilesOfLargeSlabs(SourceConformance):
     @pytest.fixture(params=[(1, 210, 700), (1, 40, 700), (1, 21, 350), (3, 50, 50)], ids=str)
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path, reader: str) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path, reader: str) -> SourceCase:
         data = grid(LARGE)
         encoding = {name: {"chunks": request.param} for name in NAMES}
-        return Case(
+        return SourceCase(
             XarraySource(stored(data, tmp_path, encoding, **READERS[reader])), table_of(data)
         )
 
 
 class TestDaskArraysOfAnyChunks(SourceConformance):
     @pytest.fixture(params=[(7, 60, 90), ((1, 30, 9), 60, 45), (40, 60, 90), "mixed"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         data = grid()
         rows = table_of(data)
         if request.param == "mixed":
             data["q"] = data["q"].chunk(time=9)
         else:
             data = data.chunk(dict(zip(SIZES, request.param, strict=True)))
-        return Case(XarraySource(data), rows)
+        return SourceCase(XarraySource(data), rows)
 
 
 PACKING = {"dtype": "int16", "scale_factor": 0.01, "add_offset": 5.0, "_FillValue": -32768}
@@ -248,7 +248,7 @@ def with_gaps() -> xarray.Dataset:
 
 class TestPackedValues(SourceConformance):
     @pytest.fixture(params=["zarr 2", "zarr 3", "dask 2", "dask 3"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         reader, zarr_format = request.param.split()
         encoding = {name: {**PACKING, "chunks": (6, 60, 90)} for name in NAMES}
         opened = stored(
@@ -257,12 +257,12 @@ class TestPackedValues(SourceConformance):
         rows = table_of(opened.load().copy(deep=True))
         assert rows.dtype.kind == "f"
         assert 0 < np.isnan(rows).sum() < rows.size / 2
-        return Case(XarraySource(reopened(tmp_path, **READERS[reader]), NAMES), rows)
+        return SourceCase(XarraySource(reopened(tmp_path, **READERS[reader]), NAMES), rows)
 
 
 class TestNetcdf(SourceConformance):
     @pytest.fixture(params=["contiguous", "chunked", "packed", "dask"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         data, path = grid(dtypes=("f4", "f4", "f4")), tmp_path / "x.nc"
         encoding: dict[str, Any] = {"chunksizes": (6, 60, 90)}
         if request.param == "packed":
@@ -275,7 +275,7 @@ class TestNetcdf(SourceConformance):
         chunks: Any = {} if request.param == "dask" else None
         opened = xarray.open_dataset(path, engine="h5netcdf", chunks=chunks)
         request.addfinalizer(opened.close)
-        return Case(XarraySource(opened), rows)
+        return SourceCase(XarraySource(opened), rows)
 
 
 class TestWeighted(SourceConformance):
@@ -283,11 +283,13 @@ class TestWeighted(SourceConformance):
         params=[(), ("lat",), ("time",), ("lon", "lat"), ("time", "lon"), ("lon", "time", "lat")],
         ids=str,
     )
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         data, weights = grid(), weights_along(request.param)
         source = XarraySource(data)
         expected = weights.broadcast_like(data["t"]).transpose(*SIZES).values.ravel()
-        return Case(WeightedSource(source, weights_of(source, weights)), table_of(data), expected)
+        return SourceCase(
+            WeightedSource(source, weights_of(source, weights)), table_of(data), expected
+        )
 
 
 def weights_along(dims: tuple[str, ...], sizes: dict[str, int] = SIZES) -> xarray.DataArray:
@@ -735,7 +737,7 @@ def test_any_layout_gives_the_rows_of_an_array(
             assert whole.shape == shape
             weights = whole.ravel() if is_flat else along
         source = streamgmm.open(plain, sample_weight=weights)
-        case = Case(source, rows, None if along is None else whole.ravel())
+        case = SourceCase(source, rows, None if along is None else whole.ravel())
         for name in dir(SourceConformance):
             if name.startswith("test_") and "threads" not in name:
                 getattr(Promises(), name)(case)
@@ -1201,13 +1203,13 @@ BANDS = ("band", "y", "x")
 
 class TestOneZarrArray(SourceConformance):
     @pytest.fixture(params=[{"chunks": (2, 8, 7)}, {"chunks": (2, 4, 7), "shards": (4, 8, 21)}])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         cube = values((4, 30, 21))
         path = tmp_path / "a.zarr"
         zarr.create_array(path, data=cube, dimension_names=BANDS, **request.param)
         source = open_data(path, feature_dim="band")
         assert source.location == path
-        return Case(source, cube.reshape(4, -1).T)
+        return SourceCase(source, cube.reshape(4, -1).T)
 
     def test_features_may_lie_along_any_dimension(self, tmp_path: Path) -> None:
         cube = values((4, 30, 21))

@@ -21,7 +21,7 @@ from zarr.storage import LocalStore, MemoryStore, WrapperStore, ZipStore
 
 from streamgmm import open as open_data
 from streamgmm.errors import DataError
-from tests.sources.conformance import Case, SourceConformance, table
+from streamgmm.testing.sources import SourceCase, SourceConformance, table
 
 N, D = 10_000, 4
 
@@ -63,16 +63,16 @@ def store(path: Path, layout: str) -> tuple[Any, np.ndarray]:
 
 class TestZarrArray(SourceConformance):
     @pytest.fixture(params=LAYOUTS)
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         array, rows = store(tmp_path / "x.zarr", request.param)
-        return Case(open_data(array), rows)
+        return SourceCase(open_data(array), rows)
 
 
 class TestZarrPath(SourceConformance):
     @pytest.fixture(params=["v3 whole rows", "v2 default", "v3 sharded", "v2 big-endian"])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         _, rows = store(tmp_path / "x.zarr", request.param)
-        return Case(open_data(str(tmp_path / "x.zarr")), rows)
+        return SourceCase(open_data(str(tmp_path / "x.zarr")), rows)
 
     def test_it_travels_by_its_path(self, tmp_path: Path) -> None:
         store(tmp_path / "x.zarr", "v3 whole rows")
@@ -81,17 +81,17 @@ class TestZarrPath(SourceConformance):
 
 class TestZarrWithinAGroup(SourceConformance):
     @pytest.fixture(params=[2, 3])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         # No .zarr suffix: it is known by what is in it.
         group = zarr.create_group(tmp_path / "store", zarr_format=request.param)
         rows = table(N, D)
         group.create_array("a/b", data=rows, chunks=(1000, D))
-        return Case(open_data(tmp_path / "store" / "a" / "b"), rows)
+        return SourceCase(open_data(tmp_path / "store" / "a" / "b"), rows)
 
 
 class TestZarrWithMissingChunks(SourceConformance):
     @pytest.fixture(params=[2, 3])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         array = zarr.create_array(
             tmp_path / "x.zarr",
             shape=(N, D),
@@ -102,33 +102,35 @@ class TestZarrWithMissingChunks(SourceConformance):
         )
         rows = np.full((N, D), 1.0)
         rows[3000:5000] = array[3000:5000] = table(2000, D)
-        return Case(open_data(array), rows)
+        return SourceCase(open_data(array), rows)
 
 
 class TestZarrZipFile(SourceConformance):
     @pytest.fixture
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = table(N, D)
         with ZipStore(tmp_path / "x.zip", mode="w") as written:
             zarr.create_array(written, data=rows, chunks=(1000, D))
         opened = ZipStore(tmp_path / "x.zip", mode="r")
         request.addfinalizer(opened.close)
-        return Case(open_data(zarr.open_array(opened, mode="r")), rows)
+        return SourceCase(open_data(zarr.open_array(opened, mode="r")), rows)
 
 
 class TestZarrInMemory(SourceConformance):
     @pytest.fixture
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows = table(N, D)
-        return Case(open_data(zarr.create_array(MemoryStore(), data=rows, chunks=(1000, D))), rows)
+        return SourceCase(
+            open_data(zarr.create_array(MemoryStore(), data=rows, chunks=(1000, D))), rows
+        )
 
 
 class TestZarrInAStoreOfAnotherKind(SourceConformance):
     @pytest.fixture(params=[D, 1])
-    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
         rows, chunks = table(N, D), (1000, request.param)
         array = zarr.create_array(WrapperStore(MemoryStore()), data=rows, chunks=chunks)
-        return Case(open_data(array), rows)
+        return SourceCase(open_data(array), rows)
 
 
 class CountingStore(LocalStore):

@@ -34,7 +34,7 @@ class ChunkedSource:
     ) -> None:
         self._array: NDArray[Any] = np.asarray(array)
         self.missing: Missing = "error"
-        self.feature_names = None
+        self.feature_names: Sequence[str] | None = None
         self._weights = weights
         self.name = "chunked data"
         self.location = None

@@ -1,8 +1,7 @@
-"""What every executor promises; a test module for each kind subclasses it."""
+"""What every executor promises; tests of an executor subclass :class:`ExecutorConformance`."""
 
 import functools
 import operator
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from streamgmm.events import ChunkDone, Event
-from streamgmm.executors.memory import process_bytes
 from streamgmm.protocols import Chunk, Executor
 from streamgmm.sinks import ArraySink
-from tests.sources.chunked import ChunkedSource
+from streamgmm.testing.chunked import ChunkedSource
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,8 @@ class HalfDoneSink(ArraySink):
 
 
 class UnreadableSource(ChunkedSource):
+    """A source whose sixth chunk is gone."""
+
     def read(self, i: int) -> Chunk:
         if i == 5:
             raise FileNotFoundError("chunk 5 is gone")
@@ -231,13 +231,3 @@ class ExecutorConformance(ABC):
         with pytest.raises(LookupError, match="enough"):
             executor.map_reduce(source, total, None, refuse)
         assert executor.map_reduce(source, total, None, ignore).value == 4950.0
-
-
-def own_threads() -> list[str]:
-    """Names of the threads that are ours and run."""
-    return [t.name for t in threading.enumerate() if t.name.startswith("streamgmm")]
-
-
-def roomy() -> int:
-    """A limit that leaves 200 MB to the test."""
-    return process_bytes() + 200_000_000
