@@ -82,6 +82,9 @@ A_PIECE_BESIDE_A_KERNEL = """
     expected = theta @ (z[features[:, 0]] * z[features[:, 1]])
     assert np.abs(out - expected)[:, :64].max() < 1e-12
 """
+# One worker fills the cache for all of these tests.
+pytestmark = pytest.mark.xdist_group("compilation")
+
 PACKAGE = Path(streamgmm.__file__).parent
 
 

@@ -30,6 +30,8 @@ import xxhash
 from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.sample_fit import Stage
 from streamgmm.algorithms.reads.reader import Reading
+from streamgmm.algorithms.sampling.row_sample import RowSample
+from streamgmm.algorithms.sampling.survey import Survey
 from streamgmm.checkpoint.storage import LOCK, Place, place_at
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import CheckpointError, ModelFileError, OutputError
@@ -49,6 +51,14 @@ from streamgmm.persistence import (
 from streamgmm.protocols import M, PartialRead, V
 
 _SETTINGS, _MODEL = "settings.json", "model.gmm"
+# The names by which results are stored, whatever their classes are called.
+_KINDS: Mapping[type, str] = {
+    Parameters: "Parameters",
+    Reading: "Reading",
+    RowSample: "RowSample",
+    Stage: "Stage",
+    Survey: "Survey",
+}
 _SEAL = "seal"
 _RESULT = re.compile(r"(\d{6,})\.npz")
 _READ = re.compile(r"read-[0-9a-f]{32}\.npz")
@@ -113,7 +123,7 @@ class Checkpoint:
         with self._opened(name, remedy) as record:
             found = record.header["kind"]
             value = None
-            if found == kind.__name__:
+            if found == _KINDS[kind]:
                 value = unpack(kind, record.header["value"], record.arrays)
             reads = [unpack(ReadDone, read, {}) for read in record.header["reads"]]
         if value is None or not is_asked(value):
@@ -129,7 +139,7 @@ class Checkpoint:
         """Keep a result and the reads that it took."""
         header, arrays = pack(value)
         described = {
-            "kind": type(value).__name__,
+            "kind": _KINDS[type(value)],
             "value": header,
             "reads": [asdict(read) for read in reads],
         }
