@@ -80,9 +80,32 @@ class Tangent:
         second = slice(1 + self.frame.n_features, None)
         moments[:, second] -= moments[:, :1] * unit[second]
         moments[:, 0] -= self.parameters.weights
+        return self.coordinates(moments, scatter)
+
+    def coordinates(self, moments: Array, scatter: Array) -> Array:
+        """Return whitened moments (K, M) and scatter, a unit of weight, as coordinates (p,)."""
         scales, scatter_scales = self._scales
         upper = scatter[upper_triangle(self.frame.n_features)] if scatter.size else np.empty(0)
         return np.concatenate([(moments * scales).ravel(), upper * scatter_scales])
+
+    def second_moments(self, stacked: Array) -> tuple[Array, Array]:
+        """Return matrices (K or 1, D, D) or variances (K, D) as second moments.
+
+        Returns
+        -------
+        own : ndarray of shape (K, M - 1 - D)
+        shared : ndarray of shape (D, D), or (0, 0)
+            Tied: the sum of the matrices.
+        """
+        kind = self.frame.covariance_type
+        if kind == "tied":
+            return np.empty((self.parameters.n_components, 0)), stacked.sum(axis=0)
+        if kind == "full":
+            rows, columns = upper_triangle(self.frame.n_features)
+            stacked = stacked[:, rows, columns]
+        elif kind == "spherical":
+            stacked = stacked.sum(axis=1, keepdims=True)
+        return stacked, np.empty((0, 0))
 
     def moved(self, step: Array, like: Statistics) -> Statistics:
         """Statistics of which the mixture that lies a step (p,) away is the maximum.
@@ -140,20 +163,11 @@ class Tangent:
         They have shape (K, M - 1 - D), or of tied covariances (D, D).
         """
         inverse = self.parameters.stacked(self.parameters.inverse_factors)
-        k, d = self.parameters.means.shape
-        kind = self.frame.covariance_type
         if not self.parameters.structure.is_triangular:
-            variances = reg_covar * inverse**2
-            if kind == "spherical":
-                variances = variances.sum(axis=1, keepdims=True)
-            return variances, np.empty((0, 0))
+            return self.second_moments(reg_covar * inverse**2)
         largest, relative = relative_ridge(reg_covar)
         roots = inverse * np.sqrt(relative)
-        matrices = largest * (roots @ np.swapaxes(roots, 1, 2))
-        if kind == "tied":
-            return np.empty((k, 0)), matrices[0]
-        rows, columns = upper_triangle(d)
-        return matrices[:, rows, columns], np.empty((0, 0))
+        return self.second_moments(largest * (roots @ np.swapaxes(roots, 1, 2)))
 
     @property
     def _scales(self) -> tuple[Array, Array]:

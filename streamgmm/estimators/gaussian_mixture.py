@@ -30,6 +30,7 @@ from streamgmm.algorithms.sampling.row_sample import RowSample, sample_rows
 from streamgmm.checkpoint import open_checkpoint
 from streamgmm.core.covariance import STRUCTURES, Array, CovarianceType
 from streamgmm.core.e_step import Arithmetic
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import (
     PARAMETER_NAMES,
     ParameterName,
@@ -494,7 +495,7 @@ class GaussianMixture(FittedMixture):
         )
         return max(
             (self._run(reader, start, ridge) for start in starts),
-            key=lambda fit: fit.log_likelihood,
+            key=lambda fit: fit.value,
         )
 
     def _fit_in_few_reads(
@@ -573,14 +574,16 @@ class GaussianMixture(FittedMixture):
             entries = np.full(d, DEFAULT_RIDGE)
         return FitRidge(kind, entries)
 
+    def _objective(self, entries: float | Array) -> Objective:
+        return Objective(entries, frozenset(self.fixed))
+
     def _settings(self, entries: float | Array, scales: Array | None = None) -> Settings:
         """Return what is to be fitted, and how."""
         return Settings(
             self.n_components,
             self.covariance_type,
             self.init_params,
-            entries,
-            frozenset(self.fixed),
+            self._objective(entries),
             self.n_init,
             scales,
         )
@@ -607,8 +610,7 @@ class GaussianMixture(FittedMixture):
             kept,
             tol=self.tol,
             max_iter=self.max_iter,
-            reg_covar=ridge.known,
-            fixed=frozenset(self.fixed),
+            objective=self._objective(ridge.known),
             previous=previous,
         )
 

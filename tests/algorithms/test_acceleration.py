@@ -18,6 +18,7 @@ from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.covariance import Array, CovarianceType
 from streamgmm.core.e_step import EStep
 from streamgmm.core.information import Information, Tangent
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.events import ComponentsDegenerate, Event, ReadDone
 from streamgmm.executors.threads import ThreadExecutor
@@ -57,14 +58,15 @@ def run(
     n_jobs: int = 1,
     **arguments: Any,
 ) -> Run:
-    arguments = {"tol": 1e-5, "max_iter": 200, "reg_covar": 0.0, **arguments}
+    arguments = {"tol": 1e-5, "max_iter": 200, **arguments}
+    objective = Objective(arguments.pop("reg_covar", 0.0), frozenset(arguments.pop("fixed", ())))
     own = np.ones(len(rows)) if weights is None else weights
     watched = Watched(Informant(rows.astype(np.float64), own) if informed else None, [])
     events: list[Event] = []
     source = ChunkedSource(rows, max(1, len(rows) // 5), weights=weights)
     with ThreadExecutor(n_jobs) as executor:
         reader = Reader(source, executor, events.append)
-        fit = accelerated_em(reader, start, informed_by=watched, **arguments)
+        fit = accelerated_em(reader, start, objective=objective, informed_by=watched, **arguments)
     # A read that is made again in better coordinates counts once.
     last = {read.iteration: read for read in reader.history}
     return Run(fit, list(last.values()), watched.parameters, events)
@@ -90,7 +92,9 @@ def optimum(rows: Array, start: Parameters, weights: Array | None = None) -> flo
     source = ChunkedSource(rows, weights=weights)
     with ThreadExecutor(2) as executor:
         reader = Reader(source, executor, lambda event: None)
-        found = expectation_maximization(reader, start, tol=1e-13, max_iter=5000, reg_covar=0.0)
+        found = expectation_maximization(
+            reader, start, tol=1e-13, max_iter=5000, objective=Objective()
+        )
     return found.log_likelihood
 
 
@@ -195,7 +199,7 @@ def test_no_step_is_a_loss(
 def plain_em(rows: Array, start: Parameters, **arguments: Any) -> Fit:
     with ThreadExecutor(2) as executor:
         reader = Reader(ChunkedSource(rows), executor, lambda event: None)
-        return expectation_maximization(reader, start, reg_covar=0.0, **arguments)
+        return expectation_maximization(reader, start, objective=Objective(), **arguments)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

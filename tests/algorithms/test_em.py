@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from streamgmm.algorithms.batch.em import Fit, expectation_maximization
 from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError
 from streamgmm.events import ComponentsDegenerate, Event
@@ -33,7 +34,7 @@ def run(
     events: list[Event] | None = None,
     **settings: Any,
 ) -> Fit:
-    arguments = {"tol": 1e-4, "max_iter": 200, "reg_covar": 0.0, **settings}
+    arguments = {"tol": 1e-4, "max_iter": 200, "objective": Objective(), **settings}
     told: list[Event] = [] if events is None else events
     with ThreadExecutor(1) as executor:
         reader = Reader(source or ChunkedSource(planted(), 600), executor, told.append)
