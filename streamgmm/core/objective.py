@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import scipy.special
 
-from streamgmm.core.covariance import Array
+from streamgmm.core.covariance import Array, upper_triangle
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import Maximum, maximize
 from streamgmm.core.parameters import ParameterName, Parameters
@@ -165,12 +165,20 @@ class Objective:
         posterior = self._posterior(statistics, tangent.parameters)
         return tangent.gradient(posterior, self.reg_covar)
 
-    def informed(self, information: Information, weight: float) -> Information:
-        """Return the information of rows that stand for some weight, with that of the prior."""
+    def informed(self, information: Information, statistics: Statistics) -> Information:
+        """Return the information of rows with that of the prior.
+
+        Parameters
+        ----------
+        information : Information
+            Of some of the rows.
+        statistics : Statistics
+            Of all rows, under the parameters of the information, in its frame.
+        """
         if self.prior is None:
             return information
         own = _Whitened.of(self.prior, information.tangent.parameters)
-        added = own.information(information.tangent, weight)
+        added = own.information(information.tangent, statistics)
         return replace(information, damping=information.damping + added)
 
     def _posterior(self, statistics: Statistics, previous: Parameters) -> Statistics:
@@ -253,8 +261,7 @@ class _Whitened:
 
     def gradient(self, tangent: Tangent) -> Array:
         """Return the gradient of the log density, (p,)."""
-        unit = np.eye(tangent.frame.n_features) if self.scatter.ndim == 3 else 1.0
-        beyond = self.scatter - _times(self.covariances, np.broadcast_to(unit, self.scatter.shape))
+        beyond = self.scatter - _times(self.covariances, self._unit)
         own, shared = tangent.second_moments(beyond)
         squares, shared_squares = tangent.second_moments(
             _times(self.means, self._products(self.centres, self.centres))
@@ -264,25 +271,36 @@ class _Whitened:
         moments = np.column_stack([counts, first, own + squares])
         return tangent.coordinates(moments, shared + shared_squares)
 
-    def information(self, tangent: Tangent, weight: float) -> Array:
-        """Return the diagonal of the information of the prior, (p,), for each unit of weight.
+    def information(self, tangent: Tangent, statistics: Statistics) -> Array:
+        """Return the diagonal of the information that squared gradients of rows lack, (p,).
 
-        In these coordinates the information of a labelled row is the identity, where the
-        parameters fit the rows and the prior.
+        Labelled rows whose covariance is I in whitened coordinates have the information I. A prior
+        adds its pseudo-rows to it, and it keeps components wider than their rows: of rows whose
+        covariance is t I squared gradients show the part t for a mean, and t² + u (1 - t)² / 2 for
+        a second moment that is u for covariance I.
         """
-        shape = tangent.parameters.means.shape
-        n_second = tangent.parameters.structure.n_moments(shape[1]) - 1 - shape[1]
-        counts = np.column_stack(
-            [
-                self.weights,
-                np.broadcast_to(self.means[:, np.newaxis], shape),
-                np.broadcast_to(self.covariances[:, np.newaxis], (shape[0], n_second)),
-            ]
-        )
-        rows = weight * tangent.parameters.weights[:, np.newaxis]
-        own = np.divide(counts, rows, out=np.zeros_like(counts), where=rows > 0.0)
-        shared = np.full(tangent.n_shared, self.covariances[0] / weight)
-        return np.concatenate([own.ravel(), shared])
+        k, d = tangent.parameters.means.shape
+        whitening = Whitening.of(tangent.parameters, tangent.frame)
+        moments, scatter = whitening.of_statistics(statistics)
+        rows, second = moments[:, :1], moments[:, 1 + d :]
+        own, shared = tangent.second_moments(self._unit)
+        covariances = self.covariances[:, np.newaxis]
+        if tangent.n_shared:
+            total, traces = rows.sum(), np.trace(scatter)
+            spread = np.full((k, 1), traces / (d * total))
+            units = shared[upper_triangle(d)]
+            of_shared = (covariances + total * _lacking(spread[:1], units)).ravel()
+            of_own = np.empty((k, 0))
+        else:
+            sums = (second * own).sum(axis=1, keepdims=True)
+            sizes = rows * np.square(own).sum(axis=1, keepdims=True)
+            spread = np.divide(sums, sizes, out=np.ones_like(sums), where=sizes > 0.0)
+            of_shared, of_own = np.empty(0), covariances + rows * _lacking(spread, own)
+        of_means = self.means[:, np.newaxis] + rows * np.maximum(1.0 - spread, 0.0)
+        counts = np.column_stack([self.weights, np.repeat(of_means, d, axis=1), of_own])
+        weights = statistics.weight * tangent.parameters.weights[:, np.newaxis]
+        parts = np.divide(counts, weights, out=np.zeros_like(counts), where=weights > 0.0)
+        return np.concatenate([parts.ravel(), of_shared / statistics.weight])
 
     def posterior(
         self, tangent: Tangent, moments: Array, scatter: Array, has_fixed_means: bool
@@ -321,12 +339,25 @@ class _Whitened:
             part * (scatter + shared + shared_pseudo) + shared_squares,
         )
 
+    @property
+    def _unit(self) -> Array:
+        """Covariances I, in the shape of the scatter."""
+        unit = np.eye(self.scatter.shape[1]) if self.scatter.ndim == 3 else np.ones(1)
+        return np.broadcast_to(unit, self.scatter.shape)
+
     def _products(self, a: Array, b: Array) -> Array:
         """Return the outer products of vectors (K, D), or those of their entries, (K, D)."""
         if self.scatter.ndim == 2:
             return a * b
         products: Array = a[:, :, np.newaxis] * b[:, np.newaxis, :]
         return products
+
+
+def _lacking(spread: Array, units: Array) -> Array:
+    """Return the part of the information on second moments that squared gradients lack."""
+    shown = np.square(spread) + 0.5 * units * np.square(1.0 - spread)
+    found: Array = np.maximum(1.0 - shown, 0.0)
+    return found
 
 
 def _times(factors: Array, arrays: Array) -> Array:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.batch.accelerated_em import accelerated_em
-from streamgmm.algorithms.batch.em import Fit, expectation_maximization
+from streamgmm.algorithms.batch.em import Fit, StopReason, expectation_maximization
 from streamgmm.algorithms.batch.sample_fit import Informant
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.covariance import Array, CovarianceType
@@ -320,10 +320,18 @@ def test_a_start_at_the_optimum_takes_few_reads(
         assert found.parameters is first.parameters
 
 
+def test_a_fit_says_why_it_ended() -> None:
+    rows, start = planted("full", 4.0)
+    first = run(rows, start, tol=1e-10).fit
+    assert first.reason is StopReason.TOLERANCE
+    assert run(rows, first.parameters, tol=1e-2).fit.reason is StopReason.STATIONARY
+
+
 @pytest.mark.parametrize("informed", [True, False])
 def test_no_tolerance_ends_with_the_iterations(informed: bool) -> None:
     rows, start = planted("full", 1.0)
     found = run(rows, start, informed=informed, tol=0.0, max_iter=9).fit
+    assert found.reason is StopReason.LIMIT
     assert not found.converged
     assert found.n_iterations == 9
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from streamgmm.core.covariance import Array, CovarianceType
-from streamgmm.core.information import Tangent
+from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import maximize
 from streamgmm.core.objective import Objective, PseudoRows
 from streamgmm.core.parameters import ParameterName, Parameters
@@ -250,3 +250,43 @@ def test_scatter_of_another_shape_is_refused(covariance_type: CovarianceType) ->
     objective = Objective(prior=Given(PseudoRows(scatter=scatter)))
     with pytest.raises(ParameterError, match="the scatter of the prior has shape"):
         objective.value(statistics, tangent.parameters)
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_the_information_with_a_prior_is_the_curvature_of_the_value(
+    covariance_type: CovarianceType,
+) -> None:
+    """Of components far apart, that a strong prior keeps wider than their rows."""
+    rng = np.random.default_rng(0)
+    means = np.array([[0.0, 0.0], [60.0, 0.0]])
+    rows = np.vstack([mean + rng.normal(size=(4000, 2)) for mean in means])
+    is_matrix = covariance_type in ("full", "tied")
+    n_rows = 8000.0 if covariance_type == "tied" else 4000.0
+    scatter = 2.0 * n_rows * (np.eye(2) if is_matrix else np.ones(2))
+    prior = PseudoRows(1000.0, 2000.0, means, n_rows, scatter)
+    objective = Objective(prior=Given(prior))
+    covariances = {"full": [np.eye(2)] * 2, "tied": np.eye(2), "diag": np.ones((2, 2))}
+    start = Parameters.create(
+        covariance_type, [0.5, 0.5], means, covariances.get(covariance_type, [1.0, 1.0])
+    )
+    for _ in range(3):
+        statistics = prepare(start).statistics(rows)
+        start = objective.maximize(statistics, start).parameters
+    statistics = prepare(start).statistics(rows)
+    tangent = Tangent(start, statistics.frame)
+    shares = prepare(start).posterior(rows, with_responsibilities=True).responsibilities
+    assert shares is not None
+    own = Information.estimate(tangent, rows, np.ones(len(rows)), shares)
+    information = objective.informed(own, statistics)
+
+    def value(step: Array) -> float:
+        moved = maximize(tangent.moved(step, statistics), start).parameters
+        return objective.value(prepare(moved).statistics(rows), moved)
+
+    h = 1e-2
+    for seed in range(6):
+        step = some_step(tangent, seed)
+        curvature = (2.0 * value(0.0 * step) - value(h * step) - value(-h * step)) / h**2
+        assert step @ information.product(step) == pytest.approx(curvature, rel=0.15)
+        # The rows alone show much less.
+        assert step @ own.product(step) < 0.8 * curvature

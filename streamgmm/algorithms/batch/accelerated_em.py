@@ -255,7 +255,7 @@ class _Ascent:
             tangent,
             gradient,
             objective.step(tangent, statistics, gradient),
-            information and objective.informed(information, statistics.weight),
+            information and objective.informed(information, statistics),
         )
 
     def gain(self, best: _Point | None, parameters: Parameters, statistics: Statistics) -> float:
