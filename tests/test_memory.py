@@ -13,6 +13,7 @@ from streamgmm.algorithms.batch.em import expectation_maximization
 from streamgmm.algorithms.reads.memory import EFFORTS, MixtureBytes, affordable
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.e_step import scratch_bytes
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import MemoryLimitError
@@ -142,6 +143,7 @@ def test_moves_of_many_components_take_little_memory() -> None:
     from streamgmm.algorithms.batch.em import expectation_maximization
     from streamgmm.algorithms.batch.split_merge import Rows, move_components
     from streamgmm.algorithms.reads.reader import Reader
+    from streamgmm.core.objective import Objective
     from streamgmm.core.parameters import Parameters
     from streamgmm.executors.threads import ThreadExecutor
     from streamgmm.sources.sample import SampleSource
@@ -152,9 +154,10 @@ def test_moves_of_many_components_take_little_memory() -> None:
     start = Parameters.create("diag", np.full(k, 1 / k), rows[:k], np.full((k, 2), 0.01))
     with ThreadExecutor(2) as executor:
         reader = Reader(SampleSource(rows, weights), executor, lambda event: None)
-        fit = expectation_maximization(reader, start, tol=0.0, max_iter=1, reg_covar=1e-6)
+        settings = {"objective": Objective(1e-6)}
+        fit = expectation_maximization(reader, start, tol=0.0, max_iter=1, **settings)
         if work == "moves":
-            move_components(Rows(reader, rows, weights), fit, reg_covar=1e-6)
+            move_components(Rows(reader, rows, weights), fit, **settings)
     """
     # Responsibilities of both halves of all components alone would be 160 MiB.
     assert peak_of(code, "moves") - peak_of(code, "nothing") < 120 * MIB
@@ -315,9 +318,9 @@ def test_em_takes_no_more_than_is_accounted_for(
     with ThreadExecutor(1) as executor:
         reader = Reader(source, executor, lambda event: None)
         # The first run loads the kernels.
-        expectation_maximization(reader, start, tol=0.0, max_iter=1, reg_covar=1e-3)
+        expectation_maximization(reader, start, tol=0.0, max_iter=1, objective=Objective(1e-3))
         tracemalloc.start()
-        expectation_maximization(reader, start, tol=0.0, max_iter=3, reg_covar=1e-3)
+        expectation_maximization(reader, start, tol=0.0, max_iter=3, objective=Objective(1e-3))
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     bound = sizes.em(scratch_bytes(covariance_type, k, d) + 4 * sizes.statistics)

@@ -14,6 +14,7 @@ from streamgmm import GaussianMixture
 from streamgmm.algorithms.batch.accelerated_em import accelerated_em
 from streamgmm.algorithms.batch.sample_fit import Informant
 from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters, count_parameters
 from streamgmm.core.structures import STRUCTURES
 from streamgmm.events import Event, ReadDone, SampleStage, StepScored
@@ -181,7 +182,7 @@ def accelerated(
             result(model),
             tol=_SMALLEST_GAIN,
             max_iter=_MOST_READS,
-            reg_covar=REG_COVAR,
+            objective=Objective(REG_COVAR),
             informed_by=informant if is_informed else lambda tangent: None,
             order=order,
         )

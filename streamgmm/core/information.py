@@ -80,6 +80,10 @@ class Tangent:
         second = slice(1 + self.frame.n_features, None)
         moments[:, second] -= moments[:, :1] * unit[second]
         moments[:, 0] -= self.parameters.weights
+        return self.coordinates(moments, scatter)
+
+    def coordinates(self, moments: Array, scatter: Array) -> Array:
+        """Return whitened moments (K, M) and scatter, of a unit of weight, as coordinates (p,)."""
         own, shared = self._structure.to_coordinates(moments, scatter, self.frame.n_features)
         scales, shared_scales = self._scales
         return np.concatenate([(own * scales).ravel(), shared * shared_scales])

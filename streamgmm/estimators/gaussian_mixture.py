@@ -28,6 +28,7 @@ from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.row_sample import RowSample, sample_rows
 from streamgmm.checkpoint import open_checkpoint
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import PARAMETER_NAMES, Parameters, count_parameters
 from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
 from streamgmm.core.structures import STRUCTURES, Array
@@ -500,7 +501,7 @@ class GaussianMixture(FittedMixture):
         )
         return max(
             (self._run(reader, start, ridge) for start in starts),
-            key=lambda fit: fit.log_likelihood,
+            key=lambda fit: fit.value,
         )
 
     def _fit_in_few_reads(
@@ -579,14 +580,16 @@ class GaussianMixture(FittedMixture):
             entries = np.full(d, DEFAULT_RIDGE)
         return FitRidge(kind, entries)
 
+    def _objective(self, entries: float | Array) -> Objective:
+        return Objective(entries, frozenset(self.fixed))
+
     def _settings(self, entries: float | Array, scales: Array | None = None) -> Settings:
         """Return what is to be fitted, and how."""
         return Settings(
             self.n_components,
             self.covariance_type,
             self.init_params,
-            entries,
-            frozenset(self.fixed),
+            self._objective(entries),
             self.n_init,
             scales,
         )
@@ -613,8 +616,7 @@ class GaussianMixture(FittedMixture):
             kept,
             tol=self.tol,
             max_iter=self.max_iter,
-            reg_covar=ridge.known,
-            fixed=frozenset(self.fixed),
+            objective=self._objective(ridge.known),
             previous=previous,
         )
 

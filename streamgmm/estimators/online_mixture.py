@@ -18,6 +18,7 @@ from streamgmm.algorithms.sampling.row_sample import RowSample, expected_shortfa
 from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
 from streamgmm.algorithms.stream.stream_state import Plan, Progress
 from streamgmm.core.mixtures.merging import Fitted, merge_mixtures, merging_loss
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters, count_parameters
 from streamgmm.core.ridge import FitRidge, RegCovar, given_ridge
 from streamgmm.core.statistics import Statistics
@@ -271,7 +272,7 @@ class OnlineGaussianMixture(FittedMixture):
                 f"n_components is {online.n_components}, but the model has {model.n_components}, "
                 "with which it goes on; merged([model], n_components=...) makes fewer of them"
             )
-        online._go_on_from(fitted, online._ridge_of([model]), fitted.statistics.weight)
+        online._go_on_from(fitted, Objective(online._ridge_of([model])), fitted.statistics.weight)
         return online
 
     @classmethod
@@ -330,17 +331,17 @@ class OnlineGaussianMixture(FittedMixture):
         parts = fitted_parts(chosen)
         online = cls._with_settings_of(chosen[0], settings)
         refuse_size(parts, online.n_components, "n_components" in settings)
-        ridge = online._ridge_of(chosen)
+        objective = Objective(online._ridge_of(chosen))
         if online.memory_limit is not None:
             refuse_merging(parts, online.memory_limit)
         with single_threaded_blas():
-            fitted = merge_mixtures(parts, online.n_components, ridge)
+            fitted = merge_mixtures(parts, online.n_components, objective)
             online.merging_loss_ = merging_loss(parts, fitted.parameters)
         n_rows = (
             getattr(model, "n_samples_seen_", part.statistics.weight)
             for model, part in zip(chosen, parts, strict=True)
         )
-        online._go_on_from(fitted, ridge, math.fsum(n_rows))
+        online._go_on_from(fitted, objective, math.fsum(n_rows))
         return online
 
     @classmethod
@@ -375,10 +376,10 @@ class OnlineGaussianMixture(FittedMixture):
         names = getattr(self, "feature_names_in_", None)
         return given_ridge(self.reg_covar, self.covariance_type, self.n_features_in_, names)
 
-    def _go_on_from(self, fitted: Fitted, ridge: Array, n_seen: float) -> None:
+    def _go_on_from(self, fitted: Fitted, objective: Objective, n_seen: float) -> None:
         """Begin with what was found elsewhere of so many rows."""
         plan = self._plan(self.n_features_in_, _OFFSET_BATCHES * fitted.statistics.weight)
-        self._progress = Progress.going_on(plan, fitted, ridge, n_seen)
+        self._progress = Progress.going_on(plan, fitted, objective, n_seen)
         self._report_condition()
 
     def to_batch(self, **settings: Any) -> GaussianMixture:
@@ -556,7 +557,7 @@ class OnlineGaussianMixture(FittedMixture):
         """What is added to the diagonal entry of each column, (n_features,)."""
         # Rows of a block that has not ended do not change it.
         model = self._begun.model or self._stepwise
-        return np.full(self.n_features_in_, model.reg_covar)
+        return np.full(self.n_features_in_, model.objective.reg_covar)
 
     @property
     def n_samples_seen_(self) -> float:
@@ -648,7 +649,7 @@ class OnlineGaussianMixture(FittedMixture):
             load_kernels(source)
             with ThreadExecutor(self.n_jobs, self.memory_limit) as local:
                 # What a search needs does not depend on the ridge.
-                needs = StreamNeeds(source, self._settings(0.0), plan.init_size)
+                needs = StreamNeeds(source, self._settings(Objective()), plan.init_size)
                 for work in needs.works(parse_bytes(self.memory_limit)):
                     local.check_memory(source, work, needs.works)
         return Progress.start(plan)
@@ -755,25 +756,24 @@ class OnlineGaussianMixture(FittedMixture):
         for name in ("_examined", "_reported", "_searched", "_has_reported_few_rows", *names):
             self.__dict__.pop(name, None)
 
-    def _settings(self, entries: float | Array, scales: Array | None = None) -> Settings:
+    def _settings(self, objective: Objective, scales: Array | None = None) -> Settings:
         """Return what is searched for, and how."""
         return Settings(
             self.n_components,
             self.covariance_type,
             self.init_params,
-            entries,
-            frozenset(),
+            objective,
             self.n_init,
             scales,
         )
 
-    def _search(self, rows: Array, weights: Array, seed: int) -> tuple[Parameters, Array]:
-        """Return a mixture for rows in memory, and its ridge."""
+    def _search(self, rows: Array, weights: Array, seed: int) -> tuple[Parameters, Objective]:
+        """Return a mixture for rows in memory, and its objective."""
         self._searched = weights
         missing: Missing = "em" if np.isnan(rows).any() else "error"
         ridge = FitRidge(self.covariance_type, self._given_ridge())
-        entries = ridge.settle(rows, weights)
-        settings = self._settings(entries, ridge.scales)
+        objective = Objective(ridge.settle(rows, weights))
+        settings = self._settings(objective, ridge.scales)
         n_rows, n_features = rows.shape
         n_parameters = settings.n_parameters(n_features)
         sample = RowSample(
@@ -802,7 +802,7 @@ class OnlineGaussianMixture(FittedMixture):
                 effort,
             )
             tol = _PART_OF_SHORTFALL * expected_shortfall(_ENDLESS, n_rows, n_parameters)
-            return search.run(sample, tol), entries
+            return search.run(sample, tol), objective
 
     def _record(self) -> Record:
         progress = getattr(self, "_progress", None)

@@ -16,6 +16,7 @@ from streamgmm.algorithms.stream.row_buffer import RowBuffer
 from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
 from streamgmm.algorithms.stream.stream_state import Plan, Progress
 from streamgmm.core.e_step import LARGEST_VALUE
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.estimators.header_values import (
     amount,
@@ -218,7 +219,7 @@ def _held(name: str, arrays: Mapping[str, Any]) -> RowBuffer:
 def _pack_model(model: Stepwise) -> tuple[dict[str, Any], dict[str, Any]]:
     header: dict[str, Any] = {"n_rows": model.n_rows, "n_steps": model.n_steps}
     arrays = {name: getattr(model.parameters, name) for name in _PARAMETERS}
-    arrays["reg_covar"] = np.asarray(model.reg_covar)
+    arrays["reg_covar"] = np.asarray(model.objective.reg_covar)
     for name in _STATISTICS:
         statistics = getattr(model, name)
         if statistics is not None:
@@ -258,7 +259,7 @@ def _unpack_model(
     require_ridge(ridge, model.n_features_in_)
     return Stepwise(
         plan.schedule,
-        ridge,
+        Objective(ridge),
         parameters,
         found["total"],
         # They are in one frame, which is soon seen if it is one object.

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.batch.accelerated_em import accelerated_em
-from streamgmm.algorithms.batch.em import Fit, expectation_maximization
+from streamgmm.algorithms.batch.em import Fit, StopReason, expectation_maximization
 from streamgmm.algorithms.batch.sample_fit import Informant
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.e_step import EStep
 from streamgmm.core.information import Information, Tangent
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.events import ComponentsDegenerate, Event, ReadDone
@@ -58,14 +59,15 @@ def run(
     n_jobs: int = 1,
     **arguments: Any,
 ) -> Run:
-    arguments = {"tol": 1e-5, "max_iter": 200, "reg_covar": 0.0, **arguments}
+    arguments = {"tol": 1e-5, "max_iter": 200, **arguments}
+    objective = Objective(arguments.pop("reg_covar", 0.0), frozenset(arguments.pop("fixed", ())))
     own = np.ones(len(rows)) if weights is None else weights
     watched = Watched(Informant(rows.astype(np.float64), own) if informed else None, [])
     events: list[Event] = []
     source = ChunkedSource(rows, max(1, len(rows) // 5), weights=weights)
     with ThreadExecutor(n_jobs) as executor:
         reader = Reader(source, executor, events.append)
-        fit = accelerated_em(reader, start, informed_by=watched, **arguments)
+        fit = accelerated_em(reader, start, objective=objective, informed_by=watched, **arguments)
     # A read that is made again in better coordinates counts once.
     last = {read.iteration: read for read in reader.history}
     return Run(fit, list(last.values()), watched.parameters, events)
@@ -91,7 +93,9 @@ def optimum(rows: Array, start: Parameters, weights: Array | None = None) -> flo
     source = ChunkedSource(rows, weights=weights)
     with ThreadExecutor(2) as executor:
         reader = Reader(source, executor, lambda event: None)
-        found = expectation_maximization(reader, start, tol=1e-13, max_iter=5000, reg_covar=0.0)
+        found = expectation_maximization(
+            reader, start, tol=1e-13, max_iter=5000, objective=Objective()
+        )
     return found.log_likelihood
 
 
@@ -196,7 +200,7 @@ def test_no_step_is_a_loss(
 def plain_em(rows: Array, start: Parameters, **arguments: Any) -> Fit:
     with ThreadExecutor(2) as executor:
         reader = Reader(ChunkedSource(rows), executor, lambda event: None)
-        return expectation_maximization(reader, start, reg_covar=0.0, **arguments)
+        return expectation_maximization(reader, start, objective=Objective(), **arguments)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -317,10 +321,18 @@ def test_a_start_at_the_optimum_takes_few_reads(
         assert found.parameters is first.parameters
 
 
+def test_a_fit_says_why_it_ended() -> None:
+    rows, start = planted("full", 4.0)
+    first = run(rows, start, tol=1e-10).fit
+    assert first.reason is StopReason.TOLERANCE
+    assert run(rows, first.parameters, tol=1e-2).fit.reason is StopReason.STATIONARY
+
+
 @pytest.mark.parametrize("informed", [True, False])
 def test_no_tolerance_ends_with_the_iterations(informed: bool) -> None:
     rows, start = planted("full", 1.0)
     found = run(rows, start, informed=informed, tol=0.0, max_iter=9).fit
+    assert found.reason is StopReason.LIMIT
     assert not found.converged
     assert found.n_iterations == 9
 

@@ -8,8 +8,9 @@ import pytest
 import sklearn.mixture
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.batch.em import Fit, expectation_maximization
+from streamgmm.algorithms.batch.em import Fit, StopReason, expectation_maximization
 from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError
 from streamgmm.events import ComponentsDegenerate, Event
@@ -33,7 +34,7 @@ def run(
     events: list[Event] | None = None,
     **settings: Any,
 ) -> Fit:
-    arguments = {"tol": 1e-4, "max_iter": 200, "reg_covar": 0.0, **settings}
+    arguments = {"tol": 1e-4, "max_iter": 200, "objective": Objective(), **settings}
     told: list[Event] = [] if events is None else events
     with ThreadExecutor(1) as executor:
         reader = Reader(source or ChunkedSource(planted(), 600), executor, told.append)
@@ -130,3 +131,11 @@ def test_no_usable_weight_is_an_error() -> None:
     overflowing = ChunkedSource(np.full((50, 2), 1e300))
     with pytest.raises(DataError, match="50 were skipped because their squares overflow"):
         run(first(), overflowing)
+
+
+def test_a_fit_says_why_it_ended() -> None:
+    assert run(first()).reason is StopReason.TOLERANCE
+    unfinished = run(first(), tol=0.0, max_iter=3)
+    assert unfinished.reason is StopReason.LIMIT
+    assert not unfinished.converged
+    assert run(first(), max_iter=0).reason is StopReason.LIMIT

@@ -16,6 +16,7 @@ from sklearn.mixture import GaussianMixture
 from streamgmm.algorithms.batch.em import expectation_maximization
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.maximization import maximize
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.executors.threads import ThreadExecutor
@@ -37,7 +38,7 @@ ITERATIONS = (1, 5, 30)
 def em(rows: Array, start: Parameters, n_iterations: int, reg_covar: float = 0.0) -> Parameters:
     with ThreadExecutor(n_jobs=1) as executor:
         reader = Reader(ArraySource(rows), executor, lambda event: None)
-        settings = {"tol": 0.0, "max_iter": n_iterations, "reg_covar": reg_covar}
+        settings = {"tol": 0.0, "max_iter": n_iterations, "objective": Objective(reg_covar)}
         return expectation_maximization(reader, start, **settings).parameters
 
 

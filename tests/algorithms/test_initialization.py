@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from streamgmm.algorithms.sampling.initialization import Start, initialize
 from streamgmm.algorithms.sampling.row_sample import RowSample
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import DataError, ParameterError
@@ -41,7 +42,7 @@ def start(
     random = np.random.RandomState(seed)
     sample = sample_of(rows, weights)
     return initialize(
-        sample.rows, sample.weights, k, covariance_type, method, reg_covar, known, random
+        sample.rows, sample.weights, k, covariance_type, method, Objective(reg_covar), known, random
     )
 
 

@@ -12,6 +12,7 @@ from streamgmm.algorithms.batch.split_merge import Rows, move_components
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.executors.threads import ThreadExecutor
@@ -30,7 +31,7 @@ def in_memory(
 
 def em(rows: Rows, start: Parameters, steps: int, reg_covar: float = 0.0) -> Fit:
     return expectation_maximization(
-        rows.reader, start, tol=0.0, max_iter=steps, reg_covar=reg_covar
+        rows.reader, start, tol=0.0, max_iter=steps, objective=Objective(reg_covar)
     )
 
 
@@ -39,7 +40,7 @@ def log_likelihood(rows: Rows, parameters: Parameters) -> float:
 
 
 def moved(rows: Rows, fit: Fit, reg_covar: float = 0.0) -> Fit:
-    return move_components(rows, fit, reg_covar=reg_covar)
+    return move_components(rows, fit, objective=Objective(reg_covar))
 
 
 def clusters(covariance_type: CovarianceType) -> Parameters:

@@ -13,6 +13,7 @@ from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Tangent
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.errors import DataError
@@ -52,8 +53,7 @@ def search(
 ) -> Parameters:
     arguments: dict[str, Any] = {
         "init_params": "kmeans",
-        "reg_covar": 1e-6,
-        "fixed": (),
+        "objective": Objective(1e-6),
         "n_init": 1,
         **settings,
     }
@@ -174,7 +174,12 @@ def test_what_is_known_is_kept() -> None:
     rows, truth = planted("full")
     events: list[Event] = []
     found = search(
-        as_sample(rows), 8, "full", known=Start(means=truth.means), fixed=("means",), events=events
+        as_sample(rows),
+        8,
+        "full",
+        known=Start(means=truth.means),
+        objective=Objective(1e-6, frozenset({"means"})),
+        events=events,
     )
     np.testing.assert_array_equal(found.means, truth.means)
     # Components that are held cannot be moved.

@@ -8,6 +8,7 @@ import pytest
 from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
 from streamgmm.core.frame import Frame
 from streamgmm.core.maximization import maximize
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.options import CovarianceType
 from streamgmm.protocols import Chunk
@@ -18,7 +19,7 @@ def begun(
     parameters: Parameters, n_rows: int, schedule: Schedule, seed: int = 0, reg_covar: float = 0.0
 ) -> Stepwise:
     rows = draw(np.random.default_rng(seed), parameters, n_rows)
-    return Stepwise.fitted(parameters, Chunk(rows, range(n_rows)), schedule, reg_covar)
+    return Stepwise.fitted(parameters, Chunk(rows, range(n_rows)), schedule, Objective(reg_covar))
 
 
 def mixture(covariance_type: CovarianceType = "full") -> Parameters:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgmm.core.mixtures.merging import Fitted, merge_mixtures, merging_loss, pooled
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import COUNTS
 from streamgmm.core.structures import Array
@@ -69,7 +70,7 @@ def second_moments(covariance_type: CovarianceType, parameters: Parameters) -> A
 @settings(max_examples=60)
 def test_nothing_of_the_rows_is_lost(kind: Any, seed: int, k: int, apart: float) -> None:
     parts = several(kind, seed, apart)
-    merged = merge_mixtures(parts, k, 0.0)
+    merged = merge_mixtures(parts, k, Objective())
     pool = pooled(parts)
     assert merged.parameters.n_components == merged.statistics.n_components == k
     weight = sum(part.statistics.weight for part in parts)
@@ -95,7 +96,9 @@ def test_nothing_of_the_rows_is_lost(kind: Any, seed: int, k: int, apart: float)
 @settings(max_examples=40)
 def test_the_order_does_not_matter(kind: Any, seed: int, order: list[int]) -> None:
     parts = several(kind, seed)
-    one, other = (merge_mixtures(own, 3, 1e-6) for own in (parts, [parts[i] for i in order]))
+    one, other = (
+        merge_mixtures(own, 3, Objective(1e-6)) for own in (parts, [parts[i] for i in order])
+    )
     assert_close(one.parameters, other.parameters, 1e-9)
 
 
@@ -105,7 +108,7 @@ def test_a_mixture_merged_with_itself_is_itself_of_more_rows(
     kind: Any, seed: int, times: int
 ) -> None:
     part = several(kind, seed)[1]
-    merged = merge_mixtures([part] * times, 3, 0.0)
+    merged = merge_mixtures([part] * times, 3, Objective())
     assert_close(merged.parameters, part.parameters, 1e-9)
     assert merged.statistics.weight == pytest.approx(times * part.statistics.weight)
     assert merging_loss([part] * times, merged.parameters) == pytest.approx(0.0, abs=1e-9)
@@ -130,7 +133,7 @@ def test_of_separate_clusters_it_is_what_one_pass_over_all_rows_finds(
     rows = [draw(np.random.default_rng(i), one, 500 + i) for i, one in enumerate(mixtures)]
     parts = [fitted(*pair) for pair in zip(mixtures, rows, strict=True)]
     n_seen = len({0, 1, 2, 3, *others})
-    merged = merge_mixtures(parts, n_seen, 0.0)
+    merged = merge_mixtures(parts, n_seen, Objective())
     everything = np.concatenate(rows)
     # With responsibilities of 0 and 1 EM is where it leads at once.
     single = em_step(everything, merged.parameters).parameters
@@ -150,7 +153,8 @@ def test_too_few_components_cost_what_they_lose(covariance_type: CovarianceType)
         fitted(one, draw(np.random.default_rng(i), one, 500)) for i, one in enumerate(mixtures)
     ]
     losses = [
-        merging_loss(parts, merge_mixtures(parts, k, 0.0).parameters) for k in range(6, 2, -1)
+        merging_loss(parts, merge_mixtures(parts, k, Objective()).parameters)
+        for k in range(6, 2, -1)
     ]
     assert losses[0] < 0.02
     assert all(more > less + 0.1 for less, more in pairwise(losses))
@@ -163,7 +167,7 @@ def test_the_loss_is_the_divergence_from_all_components(covariance_type: Covaria
     for _ in range(2):
         parameters = random_parameters(rng, covariance_type, 3, 1)
         parts.append(fitted(parameters, draw(rng, parameters, 300)))
-    merged = merge_mixtures(parts, 2, 0.0).parameters
+    merged = merge_mixtures(parts, 2, Objective()).parameters
     points = np.linspace(-40.0, 40.0, 20_001)
     p, q = (naive.scores(points[:, np.newaxis], naive.of(one)) for one in (pooled(parts), merged))
     differences, densities = (p - q).astype(float), np.exp(p).astype(float)

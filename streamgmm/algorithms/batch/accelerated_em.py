@@ -6,23 +6,23 @@ leaves is extrapolated from the reads before (Anderson).
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from streamgmm.algorithms.batch.anderson import Anderson
-from streamgmm.algorithms.batch.em import Fit
+from streamgmm.algorithms.batch.em import Fit, StopReason
 from streamgmm.algorithms.batch.trust_region import MOST_PRODUCTS, Scoring, score
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import Maximum, maximize
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.core.structures import Array, relative_ridge
+from streamgmm.core.structures import Array
 from streamgmm.events import ComponentsDegenerate, StepScored
-from streamgmm.options import ParameterName
 
 _ORDER = 8
 # How far a component may move in a step, in its own standard deviations: at first, at most, and
@@ -51,18 +51,24 @@ class _Point:
     ----------
     parameters : Parameters
     statistics : Statistics
+    value : float
+        Of the objective, nats per row.
     maximum : Maximum or None
         EM's own step; None where it is no longer kept, and made again if it is wanted.
     tangent : Tangent
     gradient : ndarray of shape (p,)
+    step : ndarray of shape (p,)
+        EM's own step in these coordinates.
     information : Information or None
     """
 
     parameters: Parameters
     statistics: Statistics
+    value: float
     maximum: Maximum | None
     tangent: Tangent
     gradient: Array
+    step: Array
     information: Information | None
 
 
@@ -89,8 +95,7 @@ def accelerated_em(
     *,
     tol: float,
     max_iter: int,
-    reg_covar: float | Array,
-    fixed: Collection[ParameterName] = (),
+    objective: Objective,
     informed_by: Callable[[Tangent], Information | None] | None = None,
     order: int = _ORDER,
     most_products: int = MOST_PRODUCTS,
@@ -109,10 +114,7 @@ def accelerated_em(
         Nats a row.
     max_iter : int
         Bound on reads.
-    reg_covar : float or ndarray of shape (D,)
-        Added to the diagonal of each covariance, in squared units of the columns.
-    fixed : collection of {"weights", "means", "covariances"}
-        Held at their starting values.
+    objective : Objective
     informed_by : callable, optional
         Gives the information of some rows about parameters, or None if they are too few. Without
         it Anderson extrapolation has to do alone.
@@ -134,55 +136,62 @@ def accelerated_em(
     1/√N, is as good as the maximum likelihood estimate. van der Vaart, Asymptotic Statistics
     (1998), section 5.7.
     """
-    ascent = _Ascent(
-        reader, start, tol, reg_covar, frozenset(fixed), informed_by, order, most_products
-    )
+    ascent = _Ascent(reader, start, tol, objective, informed_by, order, most_products)
     log_likelihoods: list[float] = []
+    values: list[float] = []
     gains: list[float] = []
     degenerate: set[int] = set()
     proposal = _Proposal(start, "em")
     best: _Point | None = None
-    converged = False
+    reason = StopReason.LIMIT
     n_iterations = 0
-    while n_iterations < max_iter and not converged:
+    while n_iterations < max_iter and reason is StopReason.LIMIT:
         n_iterations += 1
         point = ascent.read(proposal.parameters, best, n_iterations)
         gain = ascent.gain(best, point.parameters, point.statistics)
         if best is not None and not _is_ascent(gain, best):
             if proposal.kind == "em":
                 # EM itself goes no further: what it lowers is rounding, or the ridge's doing.
-                converged = -gain < tol
+                reason = StopReason.TOLERANCE if -gain < tol else StopReason.LOSS
                 break
             proposal = ascent.retreat(best, proposal)
             gains.append(0.0)
-            converged = _has_stalled(gains, tol)
+            if _has_stalled(gains, tol):
+                reason = StopReason.STALLED
             del point
             continue
         ascent.learn(proposal, gain)
         best = None
         log_likelihoods.append(point.statistics.mean_log_likelihood)
+        values.append(point.value)
         maximum = ascent.maximum(point)
         lost = {*maximum.empty, *maximum.collapsed}
         if lost:
             degenerate |= lost
-            proposal, converged = ascent.restart(maximum), gain < tol
+            proposal = ascent.restart(maximum)
+            if gain < tol:
+                reason = StopReason.TOLERANCE
         else:
             proposal, remaining = ascent.advance(point, gain)
-            is_stationary = 0.5 * float(point.gradient @ point.gradient) < _NEGLIGIBLE * tol
-            converged = is_stationary or _CAUTION * remaining < tol
+            if 0.5 * float(point.gradient @ point.step) < _NEGLIGIBLE * tol:
+                reason = StopReason.STATIONARY
+            elif _CAUTION * remaining < tol:
+                reason = StopReason.TOLERANCE
             if leap is not None:
                 proposal, leap = ascent.leap(leap), None
         best = replace(point, maximum=None)
         del point, maximum
         gains.append(gain)
-        converged = converged or _has_stalled(gains, tol)
+        if reason is StopReason.LIMIT and _has_stalled(gains, tol):
+            reason = StopReason.STALLED
     if best is None:
         return Fit(start)
     return Fit(
         best.parameters,
         best.statistics,
         log_likelihoods,
-        converged,
+        values,
+        reason,
         frozenset(degenerate),
         n_iterations,
     )
@@ -190,7 +199,7 @@ def accelerated_em(
 
 def _is_ascent(gain: float, best: _Point) -> bool:
     """Whether a step from a point has not lost more than rounding."""
-    return gain >= -_ROUNDING * max(1.0, abs(best.statistics.mean_log_likelihood))
+    return gain >= -_ROUNDING * max(1.0, abs(best.value))
 
 
 def _has_stalled(gains: list[float], tol: float) -> bool:
@@ -199,15 +208,6 @@ def _has_stalled(gains: list[float], tol: float) -> bool:
     Along a curved valley what is foretold may stay large for ever.
     """
     return len(gains) > _PATIENCE and sum(gains[-_PATIENCE:]) < tol
-
-
-def _narrowness(parameters: Parameters, ridge: float | Array) -> Array:
-    """Return tr(diag(ridge) Σ⁻¹) of each component, (K,), or of tied, (1,)."""
-    inverse = parameters.stacked(parameters.inverse_factors)
-    if inverse.ndim == 2:
-        traces: Array = (np.square(inverse) * ridge).sum(axis=1)
-        return traces
-    return np.array([(np.square(one) * ridge).ravel().sum() for one in inverse])
 
 
 class _Ascent:
@@ -221,14 +221,12 @@ class _Ascent:
         reader: Reader,
         start: Parameters,
         tol: float,
-        reg_covar: float | Array,
-        fixed: frozenset[ParameterName],
+        objective: Objective,
         informed_by: Callable[[Tangent], Information | None] | None,
         order: int,
         most_products: int,
     ) -> None:
-        self._reader, self._tol = reader, tol
-        self._reg_covar, self._fixed = reg_covar, fixed
+        self._reader, self._tol, self._objective = reader, tol, objective
         self._informed_by, self._most_products = informed_by, most_products
         self._anderson = Anderson(order)
         self._radius = _RADIUS
@@ -245,30 +243,26 @@ class _Ascent:
             # Covariances far narrower than foretold: again, in coordinates that show them.
             self._rebase(maximum.parameters)
             statistics, maximum = self._read("refinement", parameters, best, iteration)
-        tangent = Tangent(parameters, self._frame, self._fixed)
+        objective = self._objective
+        tangent = Tangent(parameters, self._frame, objective.fixed)
+        gradient = objective.gradient(tangent, statistics)
+        information = self._informed_by(tangent) if self._informed_by else None
         return _Point(
             parameters,
             statistics,
+            objective.value(statistics, parameters),
             maximum,
             tangent,
-            tangent.gradient(statistics, self._reg_covar),
-            self._informed_by(tangent) if self._informed_by else None,
+            gradient,
+            objective.step(tangent, statistics, gradient),
+            information and objective.informed(information, statistics),
         )
 
     def gain(self, best: _Point | None, parameters: Parameters, statistics: Statistics) -> float:
-        """Return what a step has gained of what EM with a ridge ascends; inf for the first.
-
-        In nats per row. EM with a ridge ascends the log-likelihood less ½ Σ π_k tr(R Σ_k⁻¹) with
-        R = diag(reg_covar), where π_k does not move: the E-step does not depend on the ridge, so a
-        change of weights is neither charged nor credited for it.
-        """
+        """Return the gain of a step, in nats per row; inf for the first."""
         if best is None:
             return math.inf
-        weights = 0.5 * (best.parameters.weights + parameters.weights)
-        largest, relative = relative_ridge(self._reg_covar)
-        narrower = _narrowness(parameters, relative) - _narrowness(best.parameters, relative)
-        held = 0.5 * largest * float(np.sum(weights * narrower))
-        return statistics.mean_log_likelihood - best.statistics.mean_log_likelihood - held
+        return self._objective.gain(best.statistics, best.parameters, statistics, parameters)
 
     def advance(self, point: _Point, gain: float) -> tuple[_Proposal, float]:
         """Where to read next, and what remains to be gained, nats a row.
@@ -317,7 +311,7 @@ class _Ascent:
         Also what it was made from: the move, and the statistics that it leads to.
         Far from an optimum EM, which needs no trust region, goes further.
         """
-        least = max(_SMALLEST_RADIUS, point.tangent.size(point.gradient))
+        least = max(_SMALLEST_RADIUS, point.tangent.size(point.step))
         while point.information is not None and self._radius >= least:
             step = score(
                 point.information, point.gradient, self._radius, self._tol, self._most_products
@@ -330,7 +324,7 @@ class _Ascent:
                 return _Proposal(parameters, "scoring", step), step, image
             self._radius = 0.5 * min(self._radius, point.tangent.size(step.step))
         self._radius = _RADIUS
-        step = Scoring(point.gradient)
+        step = Scoring(point.step)
         image = point.tangent.moved(step.step, point.statistics)
         return _Proposal(self.maximum(point).parameters, "em"), step, image
 
@@ -374,7 +368,7 @@ class _Ascent:
         return statistics, self._maximized(statistics, parameters)
 
     def _maximized(self, statistics: Statistics, parameters: Parameters) -> Maximum:
-        return maximize(statistics, parameters, reg_covar=self._reg_covar, fixed=self._fixed)
+        return self._objective.maximize(statistics, parameters)
 
     def _rebase(self, parameters: Parameters) -> None:
         self._frame = Frame.of(parameters, self._reader.source.dtype)

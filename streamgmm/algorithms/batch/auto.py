@@ -139,8 +139,7 @@ def fit_in_few_reads(
         start,
         tol=tol,
         max_iter=max_iter,
-        reg_covar=settings.reg_covar,
-        fixed=settings.fixed,
+        objective=settings.objective,
         informed_by=informant,
         order=effort.order,
     )
@@ -178,15 +177,14 @@ def fit_from(
         in_memory = open_rows(sample.rows, sample.weights, lambda event: None)
         enough = _tolerance(tol, 0.5 * overfit)
         fit = improve(in_memory, start, settings, informant, enough, effort)
-        if fit.log_likelihood - fit.log_likelihoods[0] > overfit and not fit.degenerate:
+        if fit.value - fit.values[0] > overfit and not fit.degenerate:
             leap = fit.parameters
     return accelerated_em(
         reader,
         start,
         tol=tol,
         max_iter=max_iter,
-        reg_covar=settings.reg_covar,
-        fixed=settings.fixed,
+        objective=settings.objective,
         informed_by=informant,
         order=effort.order,
         leap=leap,

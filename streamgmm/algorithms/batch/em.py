@@ -1,18 +1,31 @@
 """Plain exact EM: one read of all the data an iteration."""
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from enum import Enum
 
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.frame import Frame
-from streamgmm.core.maximization import maximize
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.core.structures import Array
 from streamgmm.events import ComponentsDegenerate
-from streamgmm.options import ParameterName
+
+
+class StopReason(Enum):
+    """Why a fit ended."""
+
+    TOLERANCE = "tolerance"
+    """The last gain, or the gain that is predicted to remain, is below the tolerance."""
+    STATIONARY = "stationary"
+    """The gradient is zero, but for a negligible part of the tolerance."""
+    STALLED = "stalled"
+    """Several passes over the data have together gained less than the tolerance."""
+    LOSS = "loss"
+    """EM's own step lowers the objective by the tolerance or more."""
+    LIMIT = "limit"
+    """The iterations that are allowed came to an end first, or have not ended yet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +41,9 @@ class Fit:
     log_likelihoods : list of float
         Mean log-likelihood, nats a row, of the parameters that each iteration began with; of
         accelerated EM, of those that were accepted.
-    converged : bool
-        Whether the last gain, or what is left to be gained, was below the tolerance.
+    values : list of float
+        The value of the objective, nats per row, for each of the log-likelihoods.
+    reason : StopReason
     degenerate : frozenset of int
         Components that lost their mass or collapsed on the way.
     n_iterations : int
@@ -41,7 +55,8 @@ class Fit:
     parameters: Parameters
     statistics: Statistics | None = None
     log_likelihoods: list[float] = field(default_factory=list)
-    converged: bool = False
+    values: list[float] = field(default_factory=list)
+    reason: StopReason = StopReason.LIMIT
     degenerate: frozenset[int] = frozenset()
     n_iterations: int = 0
     columns: FeatureMoments | None = None
@@ -50,6 +65,16 @@ class Fit:
     def log_likelihood(self) -> float:
         """The last of them; -inf if there is none."""
         return self.log_likelihoods[-1] if self.log_likelihoods else -math.inf
+
+    @property
+    def value(self) -> float:
+        """The last value of the objective; -inf if there is none."""
+        return self.values[-1] if self.values else -math.inf
+
+    @property
+    def converged(self) -> bool:
+        """Whether little or nothing is left to be gained."""
+        return self.reason not in (StopReason.LOSS, StopReason.LIMIT)
 
     def without_statistics(self) -> "Fit":
         """Return the fit without its statistics and the inverse factors of its parameters."""
@@ -62,14 +87,13 @@ def expectation_maximization(
     *,
     tol: float,
     max_iter: int,
-    reg_covar: float | Array,
-    fixed: Collection[ParameterName] = (),
+    objective: Objective,
     previous: float = -math.inf,
 ) -> Fit:
-    """EM from given parameters until the mean log-likelihood changes by less than ``tol``.
+    """EM from given parameters until the value of the objective changes by less than ``tol``.
 
-    The log-likelihood of an iteration is that of the parameters it began with, as in
-    scikit-learn.
+    The value and the log-likelihood of an iteration are those of the parameters it began with, as
+    in scikit-learn.
 
     Parameters
     ----------
@@ -78,12 +102,9 @@ def expectation_maximization(
     tol : float
         Nats a row.
     max_iter : int
-    reg_covar : float or ndarray of shape (D,)
-        Added to the diagonal of each covariance, in squared units of the columns.
-    fixed : collection of {"weights", "means", "covariances"}
-        Held at their starting values.
+    objective : Objective
     previous : float
-        Mean log-likelihood that the first gain is counted from, for a fit that goes on.
+        Value of the objective that the first gain is counted from, for a fit that continues.
 
     Returns
     -------
@@ -96,37 +117,41 @@ def expectation_maximization(
     # Of the start, which the caller may keep, no inverse factors are kept.
     parameters, statistics = replace(start), None
     log_likelihoods: list[float] = []
+    values: list[float] = []
     degenerate: set[int] = set()
-    converged = False
+    reason = StopReason.LIMIT
     for iteration in range(1, max_iter + 1):
+        before = log_likelihoods[-1] if log_likelihoods else previous
         statistics = reader.statistics(
-            "iteration", parameters, iteration=iteration, previous=previous
+            "iteration", parameters, iteration=iteration, previous=before
         )
         parameters = replace(parameters)
-        maximum = maximize(statistics, parameters, reg_covar=reg_covar, fixed=fixed)
+        maximum = objective.maximize(statistics, parameters)
         if not statistics.frame.resolves(maximum.parameters):
             # Covariances far narrower than the parameters foretold: the same step, from
             # moments in coordinates that show them.
             frame = Frame.of(maximum.parameters, reader.source.dtype)
             statistics = reader.statistics(
-                "refinement", parameters, frame=frame, iteration=iteration, previous=previous
+                "refinement", parameters, frame=frame, iteration=iteration, previous=before
             )
-            maximum = maximize(statistics, parameters, reg_covar=reg_covar, fixed=fixed)
+            maximum = objective.maximize(statistics, parameters)
+        value = objective.value(statistics, parameters)
         parameters = maximum.parameters
         if maximum.empty or maximum.collapsed:
             degenerate.update(maximum.empty, maximum.collapsed)
             reader.tell(ComponentsDegenerate(len(reader.history), maximum.empty, maximum.collapsed))
-        gain = statistics.mean_log_likelihood - previous
-        previous = statistics.mean_log_likelihood
-        log_likelihoods.append(previous)
+        gain, previous = value - previous, value
+        values.append(value)
+        log_likelihoods.append(statistics.mean_log_likelihood)
         if abs(gain) < tol:
-            converged = True
+            reason = StopReason.TOLERANCE
             break
     return Fit(
         parameters,
         statistics,
         log_likelihoods,
-        converged,
+        values,
+        reason,
         frozenset(degenerate),
         len(log_likelihoods),
     )

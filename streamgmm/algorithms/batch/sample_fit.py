@@ -5,7 +5,7 @@ convergence of the best on the whole sample, where iterations cost next to nothi
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,11 @@ from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.core.e_step import Posterior, scratch_bytes, statistics_bytes
 from streamgmm.core.incomplete import gap_bytes
 from streamgmm.core.information import LEAST_RESPONSIBILITY, Information, Tangent
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters, count_parameters
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.events import Event, Listener, ReadDone, SampleStage, StepScored
-from streamgmm.options import CovarianceType, ParameterName
+from streamgmm.options import CovarianceType
 
 # Starts that go on for each one that is asked for, and short runs that each is the best of: what a
 # run comes to is known after the moves, and hardly before. Steps of both.
@@ -61,10 +62,7 @@ class Settings:
     n_components : int
     covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     init_params : {"kmeans", "k-means++", "random_from_data", "random"}
-    reg_covar : float or ndarray of shape (D,)
-        Added to the diagonal of each covariance, in squared units of the columns.
-    fixed : collection of {"weights", "means", "covariances"}
-        Held at their starting values.
+    objective : Objective
     n_init : int
         Restarts; each is worth some starts.
     scales : ndarray of shape (D,), or None
@@ -74,15 +72,14 @@ class Settings:
     n_components: int
     covariance_type: CovarianceType
     init_params: str
-    reg_covar: float | Array
-    fixed: Collection[ParameterName]
+    objective: Objective
     n_init: int
     scales: Array | None = None
 
     def n_parameters(self, n_features: int) -> int:
         """Free ones of a mixture for that many features."""
         structure = STRUCTURES[self.covariance_type]
-        return count_parameters(structure, self.n_components, n_features, self.fixed)
+        return count_parameters(structure, self.n_components, n_features, self.objective.fixed)
 
     def memory(
         self,
@@ -135,7 +132,7 @@ class Settings:
             self.n_components,
             self.covariance_type,
             self.init_params,
-            self.reg_covar,
+            self.objective,
             known,
             random,
             self.scales,
@@ -295,7 +292,7 @@ class Search:
         settings = self.settings
         few = _few_rows(settings.n_parameters(sample.rows.shape[1]))
         found = self._stage("starts", sample, self._size(sample, few), self._started)
-        if self.effort.moves and not settings.fixed and settings.n_components > 1:
+        if self.effort.moves and not settings.objective.fixed and settings.n_components > 1:
             size = self._size(sample, _MORE * few)
             found = self._stage("moves", sample, size, self._moved, found)
         found = found[:1]
@@ -352,11 +349,11 @@ class Search:
         ends: list[float] = []
         for start in starts:
             fit = self._em(rows, start, _LONGER)
-            if not all(abs(fit.log_likelihood - end) > _ALIKE for end in ends):
+            if not all(abs(fit.value - end) > _ALIKE for end in ends):
                 continue
-            fit = move_components(rows, fit, reg_covar=self.settings.reg_covar)
-            ends.append(fit.log_likelihood)
-            if best is None or fit.log_likelihood > best.log_likelihood:
+            fit = move_components(rows, fit, objective=self.settings.objective)
+            ends.append(fit.value)
+            if best is None or fit.value > best.value:
                 best = fit
         return [] if best is None else [best]
 
@@ -364,13 +361,11 @@ class Search:
         return [improve(rows.reader, parameters, self.settings, self.informant, tol, self.effort)]
 
     def _em(self, rows: Rows, start: Parameters, steps: int) -> Fit:
-        return rows.short_run(
-            start, steps, reg_covar=self.settings.reg_covar, fixed=self.settings.fixed
-        )
+        return rows.short_run(start, steps, objective=self.settings.objective)
 
 
 def _best_first(fits: Iterable[Fit]) -> list[Fit]:
-    return sorted(fits, key=lambda fit: fit.log_likelihood, reverse=True)
+    return sorted(fits, key=lambda fit: fit.value, reverse=True)
 
 
 def _part(sample: RowSample, size: int) -> RowSample:
@@ -397,8 +392,7 @@ def improve(
         start,
         tol=tol,
         max_iter=_MOST_ITERATIONS,
-        reg_covar=settings.reg_covar,
-        fixed=settings.fixed,
+        objective=settings.objective,
         informed_by=informant,
         order=effort.order,
         most_products=_MOST_PRODUCTS,

@@ -4,7 +4,7 @@ EM never moves a component from a place where there are too many to one where th
 Which move pays is estimated for all components at once, from rows in memory.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any
@@ -20,9 +20,9 @@ from streamgmm.core.e_step import EStep, Posterior
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.mixtures.reduction import merged_pairs, merging_bounds
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array, solve
-from streamgmm.options import ParameterName
 from streamgmm.protocols import Chunk, Work
 
 # Nats a row; a short run of EM ends with a step that gains less.
@@ -69,22 +69,10 @@ class Rows:
         frame = Frame.of(parameters, self.stored.dtype)
         return prepare(parameters, frame, self.reader.source.missing)
 
-    def short_run(
-        self,
-        start: Parameters,
-        n_steps: int,
-        *,
-        reg_covar: float | Array,
-        fixed: Collection[ParameterName] = (),
-    ) -> Fit:
+    def short_run(self, start: Parameters, n_steps: int, *, objective: Objective) -> Fit:
         """EM with these rows for so many steps, or until it has settled."""
         fit = expectation_maximization(
-            self.reader,
-            start,
-            tol=_SETTLED,
-            max_iter=n_steps,
-            reg_covar=reg_covar,
-            fixed=fixed,
+            self.reader, start, tol=_SETTLED, max_iter=n_steps, objective=objective
         )
         return fit.without_statistics()
 
@@ -135,15 +123,16 @@ class _Sums:
         return _Sums(tuple(a + b for a, b in zip(self.arrays, other.arrays, strict=True)))
 
 
-def move_components(rows: Rows, fit: Fit, *, reg_covar: float | Array) -> Fit:
-    """Split and merge components as long as this raises the log-likelihood of the rows.
+def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> Fit:
+    """Split and merge components as long as this raises the objective.
 
     Parameters
     ----------
     rows : Rows
     fit : Fit
         Where to begin, after some steps of EM with these rows.
-    reg_covar : float or ndarray of shape (D,)
+    objective : Objective
+        Without fixed parameters.
 
     Returns
     -------
@@ -154,13 +143,13 @@ def move_components(rows: Rows, fit: Fit, *, reg_covar: float | Array) -> Fit:
     Ueda, Nakano, Ghahramani & Hinton (2000), SMEM algorithm for mixture models.
     """
     for _ in range(_ROUNDS):
-        swaps = _promising_swaps(rows, fit.parameters, reg_covar)
+        swaps = _promising_swaps(rows, fit.parameters, objective)
         if not swaps.splits:
             break
-        rival = rows.short_run(fit.parameters, _STEPS, reg_covar=reg_covar)
+        rival = rows.short_run(fit.parameters, _STEPS, objective=objective)
         worth = _worth(rows, rival)
         candidates = (
-            rows.short_run(swaps.applied(fit.parameters, chosen), _STEPS, reg_covar=reg_covar)
+            rows.short_run(swaps.applied(fit.parameters, chosen), _STEPS, objective=objective)
             for chosen in swaps.choices()
         )
         found = next((one for one in candidates if _worth(rows, one) > worth), None)
@@ -171,11 +160,11 @@ def move_components(rows: Rows, fit: Fit, *, reg_covar: float | Array) -> Fit:
 
 
 def _worth(rows: Rows, fit: Fit) -> float:
-    """Log-likelihood that is to be expected on other rows, nats a row."""
+    """Value of the objective that is to be expected on other rows, nats per row."""
     (masses,) = rows.means(
         [fit.parameters], lambda weights, found: (_masses(weights, found.responsibilities),)
     )
-    return fit.log_likelihood - float(_prices(rows, fit.parameters, masses).sum())
+    return fit.value - float(_prices(rows, fit.parameters, masses).sum())
 
 
 def _masses(weights: Array, responsibilities: Array) -> Array:
@@ -252,9 +241,9 @@ class _Swaps:
         )
 
 
-def _promising_swaps(rows: Rows, parameters: Parameters, reg_covar: float | Array) -> _Swaps:
+def _promising_swaps(rows: Rows, parameters: Parameters, objective: Objective) -> _Swaps:
     """Splits that gain more than the merges which make room for them cost."""
-    parts, gains = _splits(rows, parameters, reg_covar)
+    parts, gains = _splits(rows, parameters, objective)
     pairs, costs = _merges(rows, parameters)
     taken: set[int] = set()
     splits: list[tuple[int, tuple[int, ...]]] = []
@@ -279,12 +268,10 @@ def _promising_swaps(rows: Rows, parameters: Parameters, reg_covar: float | Arra
     return _Swaps(parts, splits, merges)
 
 
-def _splits(
-    rows: Rows, parameters: Parameters, reg_covar: float | Array
-) -> tuple[Parameters, Array]:
+def _splits(rows: Rows, parameters: Parameters, objective: Objective) -> tuple[Parameters, Array]:
     """Both halves of all components, then some new ones; and what each split or birth gains."""
     k = parameters.n_components
-    parts = _parts(rows, parameters, reg_covar)
+    parts = _parts(rows, parameters, objective)
     halves, births = slice(2 * k), slice(2 * k, None)
     own_weights = parts.weights[halves].reshape(k, 2).sum(axis=1)
     factors = np.divide(parameters.weights, own_weights, out=np.ones(k), where=own_weights > 0.0)
@@ -312,7 +299,7 @@ def _splits(
     return parts, np.where(can_be, gains, -np.inf)
 
 
-def _parts(rows: Rows, parameters: Parameters, reg_covar: float | Array) -> Parameters:
+def _parts(rows: Rows, parameters: Parameters, objective: Objective) -> Parameters:
     """Both halves of all components, then some new ones, after some steps of EM."""
     k = parameters.n_components
     posterior = rows.prepared(parameters).posterior(rows.stored)
@@ -322,9 +309,9 @@ def _parts(rows: Rows, parameters: Parameters, reg_covar: float | Array) -> Para
     for birth, own in enumerate(dense):
         labels[worst[own]] = 2 * k + birth
     start = parameters_of_clusters(
-        rows.rows, rows.weights, labels, 2 * k + len(dense), parameters.covariance_type, reg_covar
+        rows.rows, rows.weights, labels, 2 * k + len(dense), parameters.covariance_type, objective
     )
-    return rows.short_run(start, _STEPS_OF_PARTS, reg_covar=reg_covar).parameters
+    return rows.short_run(start, _STEPS_OF_PARTS, objective=objective).parameters
 
 
 def dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.usable_rows import check_weight
 from streamgmm.core.e_step import LARGEST_VALUE
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters, covariances_from_precisions
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError
@@ -22,7 +23,7 @@ _KMEANS_TOLERANCE = 1e-4
 _BLOCK_DISTANCES = 1 << 17
 # Values of a block of columns.
 _BLOCK_COLUMN_VALUES = 1 << 20
-# Added to the variances of components, as a part of the sample's, where reg_covar does not keep
+# Added to the variances of components, as a part of the sample's, where the ridge does not keep
 # them from being singular.
 _SMALLEST_VARIANCE = 1e-6
 # Added too, as a part of their own, because rounding may have made correlations larger than 1.
@@ -133,7 +134,7 @@ def initialize(
     n_components: int,
     covariance_type: CovarianceType,
     method: str,
-    reg_covar: float | Array,
+    objective: Objective,
     known: Start,
     random: np.random.RandomState,
     scales: Array | None = None,
@@ -150,8 +151,8 @@ def initialize(
     method : {"kmeans", "k-means++", "random_from_data", "random"}
         Clusters of k-means; rows nearest to centres that k-means++ seeds, or to random rows; or
         rows dealt out at random.
-    reg_covar : float or ndarray of shape (D,)
-        Added to the diagonal of each covariance.
+    objective : Objective
+        Its ridge is added to the diagonal of each covariance.
     known : Start
         Replaces what was found.
     random : numpy.random.RandomState
@@ -186,7 +187,7 @@ def initialize(
     if scales is not None:
         measured = _Rows.of(np.clip(rows / scales, -LARGEST_VALUE, LARGEST_VALUE), weights)
     labels = _METHODS[method](measured, n_components, random)
-    found = _parameters(centred, labels, n_components, covariance_type, reg_covar)
+    found = _parameters(centred, labels, n_components, covariance_type, objective)
     covariances, factors = found.covariances, found.factors
     if known.precisions is not None:
         covariances, factors = covariances_from_precisions(
@@ -207,7 +208,7 @@ def parameters_of_clusters(
     labels: NDArray[np.intp],
     n_components: int,
     covariance_type: CovarianceType,
-    reg_covar: float | Array,
+    objective: Objective,
 ) -> Parameters:
     """Weights, means and covariances of labelled rows.
 
@@ -219,10 +220,10 @@ def parameters_of_clusters(
     labels : ndarray of shape (n,), int
     n_components : int
     covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
-    reg_covar : float or ndarray of shape (D,)
-        Added to the diagonal of each covariance.
+    objective : Objective
+        Its ridge is added to the diagonal of each covariance.
     """
-    return _parameters(_Rows.of(rows, weights), labels, n_components, covariance_type, reg_covar)
+    return _parameters(_Rows.of(rows, weights), labels, n_components, covariance_type, objective)
 
 
 def _parameters(
@@ -230,22 +231,22 @@ def _parameters(
     labels: NDArray[np.intp],
     n_components: int,
     covariance_type: CovarianceType,
-    reg_covar: float | Array,
+    objective: Objective,
 ) -> Parameters:
     means, counts = _cluster_means(rows, labels, n_components)
     covariances = _cluster_covariances(covariance_type, rows, labels, means)
-    covariances, factors = _regular(covariance_type, covariances, reg_covar, rows)
+    covariances, factors = _regular(covariance_type, covariances, objective, rows)
     return Parameters.create(
         covariance_type, counts / counts.sum(), means + rows.centre, covariances, factors
     )
 
 
 def _regular(
-    covariance_type: CovarianceType, covariances: Array, reg_covar: float | Array, rows: _Rows
+    covariance_type: CovarianceType, covariances: Array, objective: Objective, rows: _Rows
 ) -> tuple[Array, Array]:
-    """Covariances with reg_covar on the diagonal, or with more if that is not enough; factors."""
+    """Covariances with the ridge on the diagonal, or with more if that is not enough; factors."""
     structure = STRUCTURES[covariance_type]
-    ridge = np.full(rows.values.shape[1], reg_covar)
+    ridge = np.full(rows.values.shape[1], objective.reg_covar)
     if np.all(ridge > 0.0):
         regular = structure.with_ridge(covariances, ridge)
         with contextlib.suppress(np.linalg.LinAlgError):

@@ -16,7 +16,7 @@ from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.algorithms.sampling.systematic_sample import glance
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
-from streamgmm.core.maximization import maximize
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.options import Missing
@@ -134,13 +134,14 @@ def _rough_mixture(sample: RowSample, n_components: int, seed: int, missing: Mis
     """Components of diagonal covariances that have more than a few rows."""
     k = max(1, min(n_components, len(sample) // _ROWS_PER_COMPONENT))
     random = np.random.RandomState(seed)
+    objective = Objective()
     parameters = initialize(
-        sample.rows, sample.weights, k, "diag", "k-means++", 0.0, Start(), random
+        sample.rows, sample.weights, k, "diag", "k-means++", objective, Start(), random
     )
     for _ in range(_ITERATIONS):
         expectation = prepare(parameters, Frame.of(parameters), missing)
         found = expectation.statistics(sample.rows, sample.weights)
-        parameters = maximize(found, parameters).parameters
+        parameters = objective.maximize(found, parameters).parameters
     kept = parameters.weights >= min(_ROWS_PER_COMPONENT / len(sample), parameters.weights.max())
     weights = parameters.weights[kept]
     return Parameters.create(

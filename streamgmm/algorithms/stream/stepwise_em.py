@@ -16,7 +16,7 @@ from streamgmm.algorithms.reads.reader import prepare
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
-from streamgmm.core.maximization import maximize
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
@@ -94,8 +94,7 @@ class Stepwise:
     Attributes
     ----------
     schedule : Schedule
-    reg_covar : float or ndarray of shape (D,)
-        Added to the diagonal of each covariance, in squared units of the columns.
+    objective : Objective
     parameters : Parameters
         With which rows are met.
     total : Statistics
@@ -111,7 +110,7 @@ class Stepwise:
     """
 
     schedule: Schedule
-    reg_covar: float | Array
+    objective: Objective
     parameters: Parameters
     total: Statistics
     recent: Statistics
@@ -125,23 +124,23 @@ class Stepwise:
         statistics: Statistics,
         parameters: Parameters,
         schedule: Schedule,
-        reg_covar: float | Array,
+        objective: Objective,
     ) -> "Stepwise":
         """What goes on from a mixture and the statistics of the rows that it was fitted to."""
         nothing = Statistics.zero(statistics.frame, parameters.n_components)
         return cls(
-            schedule, reg_covar, parameters, statistics, nothing, None, float(statistics.weight)
+            schedule, objective, parameters, statistics, nothing, None, float(statistics.weight)
         )._resolved()
 
     @classmethod
     def fitted(
-        cls, parameters: Parameters, chunk: Chunk, schedule: Schedule, reg_covar: float | Array
+        cls, parameters: Parameters, chunk: Chunk, schedule: Schedule, objective: Objective
     ) -> "Stepwise":
         """What goes on from a mixture that was fitted to some rows; NaN is a missing value."""
         frame = Frame.of(parameters)
         found = prepare(parameters, frame, "em").statistics(chunk.rows, chunk.weights)
-        maximum = maximize(found, parameters, reg_covar=reg_covar).parameters
-        return cls.after(found, maximum, schedule, reg_covar)
+        maximum = objective.maximize(found, parameters).parameters
+        return cls.after(found, maximum, schedule, objective)
 
     @cached_property
     def _complete(self) -> EStep | IncompleteExpectation:
@@ -176,7 +175,7 @@ class Stepwise:
             return self
         kept = self.schedule.kept(before, self.n_rows, new)
         total = self.total.scale(kept).merge(self.recent)
-        maximum = maximize(total, self.parameters, reg_covar=self.reg_covar)
+        maximum = self.objective.maximize(total, self.parameters)
         return replace(
             self,
             parameters=maximum.parameters,
@@ -226,7 +225,7 @@ class Stepwise:
         latest = self._latest
         if latest.average is None:
             return latest.parameters
-        return maximize(latest.average, latest.parameters, reg_covar=self.reg_covar).parameters
+        return self.objective.maximize(latest.average, latest.parameters).parameters
 
     def starved(self) -> NDArray[np.intp]:
         """Components that have next to no rows."""
@@ -266,7 +265,7 @@ class Stepwise:
             return replace(statistics, moments=moments, scatter=statistics.scatter + own.scatter)
 
         total = replaced(self.total)
-        maximum = maximize(total, moved, reg_covar=self.reg_covar)
+        maximum = self.objective.maximize(total, moved)
         average = None if self.average is None else replaced(self.average)
         return replace(
             self, parameters=maximum.parameters, total=total, average=average

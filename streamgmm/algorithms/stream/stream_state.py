@@ -27,6 +27,7 @@ from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
 from streamgmm.core.frame import Frame
 from streamgmm.core.mixtures.alignment import aligned, by_first_rows
 from streamgmm.core.mixtures.merging import Fitted
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.errors import NotFiniteError
@@ -57,8 +58,8 @@ _FIRST_PART = 0.25
 _MOST_CHANGES = 64
 
 #: Finds a mixture for rows (n, D) of which values may be missing, with weights (n,), from a seed.
-#: The second value is the ridge (D,) of the mixture.
-SearchRows = Callable[[Array, Array, int], tuple[Parameters, Array]]
+#: The second value is the objective of the mixture.
+SearchRows = Callable[[Array, Array, int], tuple[Parameters, Objective]]
 
 
 def block_rows(n_features: int) -> int:
@@ -172,9 +173,11 @@ class Progress:
         return cls(plan, next_search=min(plan.fewest_rows, plan.init_size))
 
     @classmethod
-    def going_on(cls, plan: Plan, fitted: Fitted, reg_covar: Array, n_seen: float) -> "Progress":
-        """Continue from a mixture that was fitted elsewhere, to so many rows, with this ridge."""
-        model = Stepwise.after(fitted.statistics, fitted.parameters, plan.schedule, reg_covar)
+    def going_on(
+        cls, plan: Plan, fitted: Fitted, objective: Objective, n_seen: float
+    ) -> "Progress":
+        """Continue from a mixture that was fitted elsewhere, to so many rows."""
+        model = Stepwise.after(fitted.statistics, fitted.parameters, plan.schedule, objective)
         return cls(plan, model, held=None, n_seen=n_seen)
 
     def learned(
@@ -363,7 +366,7 @@ class Progress:
         if held is None:
             raise RuntimeError("a search is due, but no rows are held")
         rows, weights = held.rows, held.weights
-        parameters, reg_covar = search(rows, weights, plan.seed + self.n_searches)
+        parameters, objective = search(rows, weights, plan.seed + self.n_searches)
         chunk = Chunk(rows, range(len(rows)), weights)
         is_last = held.n_rows >= plan.init_size
         next_search = plan.next_search_after_change if self.changes else plan.next_search
@@ -376,7 +379,9 @@ class Progress:
         )
         if self.changes and self.model is not None:
             price = parameters.n_parameters() / weights.sum()
-            gain = _mean_score(parameters, chunk) - _mean_score(self.model.parameters, chunk)
+            gain = _value(objective, parameters, chunk) - _value(
+                objective, self.model.parameters, chunk
+            )
             if gain <= price:
                 return after
         notify(MixtureFound(self.n_seen, held.n_rows))
@@ -384,7 +389,7 @@ class Progress:
             parameters = by_first_rows(parameters, _labels(parameters, rows))
         else:
             parameters = aligned(parameters, self.reference or self.model.parameters)
-        model = Stepwise.fitted(parameters, chunk, plan.schedule, reg_covar)
+        model = Stepwise.fitted(parameters, chunk, plan.schedule, objective)
         return replace(after, model=model, test=ChangeTest(), reference=None, step_weight=0.0)
 
 
@@ -442,9 +447,9 @@ def _copied(chunk: Chunk) -> tuple[Array, Array]:
     return rows, weights
 
 
-def _mean_score(parameters: Parameters, chunk: Chunk) -> float:
+def _value(objective: Objective, parameters: Parameters, chunk: Chunk) -> float:
     expectation = prepare(parameters, Frame.of(parameters), "em")
-    return expectation.statistics(chunk.rows, chunk.weights).mean_log_likelihood
+    return objective.value(expectation.statistics(chunk.rows, chunk.weights), parameters)
 
 
 def _labels(parameters: Parameters, rows: Array) -> NDArray[np.int64]:

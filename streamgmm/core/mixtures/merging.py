@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
-from streamgmm.core.maximization import maximize
 from streamgmm.core.mixtures.reduction import reduce_components
 from streamgmm.core.mixtures.sampling import draw
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
@@ -41,7 +41,7 @@ class Fitted:
     statistics: Statistics
 
 
-def merge_mixtures(parts: Sequence[Fitted], n_components: int, reg_covar: float | Array) -> Fitted:
+def merge_mixtures(parts: Sequence[Fitted], n_components: int, objective: Objective) -> Fitted:
     """One mixture of some mixtures of the same features and covariance type.
 
     In whatever order these are, but for rounding.
@@ -51,8 +51,7 @@ def merge_mixtures(parts: Sequence[Fitted], n_components: int, reg_covar: float 
     parts : sequence of Fitted
     n_components : int
         At least 1, and no more than the mixtures have in all.
-    reg_covar : float or ndarray of shape (D,)
-        Added to the diagonal of each covariance, in squared units of the columns.
+    objective : Objective
 
     Returns
     -------
@@ -72,7 +71,7 @@ def merge_mixtures(parts: Sequence[Fitted], n_components: int, reg_covar: float 
         for part, own_groups in zip(parts, np.split(groups, ends[:-1]), strict=True)
     )
     statistics = reduce(Statistics.merge, grouped)
-    return Fitted(maximize(statistics, reduced, reg_covar=reg_covar).parameters, statistics)
+    return Fitted(objective.maximize(statistics, reduced).parameters, statistics)
 
 
 def merging_loss(parts: Sequence[Fitted], merged: Parameters) -> float:

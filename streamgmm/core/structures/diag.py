@@ -55,6 +55,9 @@ class DiagonalMoments(ScaleStructure):
         second = counts * means**2 + 2.0 * means * moved + factors**2 * own
         return second, np.empty((0, 0))
 
+    def as_moments(self, stacked: Array, n_components: int) -> tuple[Array, Array]:
+        return stacked, np.empty((0, 0))
+
     def unit_moments(self, n_features: int) -> tuple[Array, Array]:
         return np.ones(n_features), np.empty((0, 0))
 

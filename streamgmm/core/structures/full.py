@@ -204,12 +204,15 @@ class Full(OwnCovariances, MatrixStructure):
             second[block] = matrices[:, rows, columns]
         return second, np.empty((0, 0))
 
+    def as_moments(self, stacked: Array, n_components: int) -> tuple[Array, Array]:
+        rows, columns = upper_triangle(stacked.shape[-1])
+        return stacked[:, rows, columns], np.empty((0, 0))
+
     def unit_moments(self, n_features: int) -> tuple[Array, Array]:
         return np.eye(n_features)[upper_triangle(n_features)], np.empty((0, 0))
 
     def ridge_moments(self, stacked_inverse: Array, ridge: float | Array) -> tuple[Array, Array]:
-        rows, columns = upper_triangle(stacked_inverse.shape[-1])
-        return ridge_matrices(stacked_inverse, ridge)[:, rows, columns], np.empty((0, 0))
+        return self.as_moments(ridge_matrices(stacked_inverse, ridge), len(stacked_inverse))
 
     def tangent_scales(self, n_features: int) -> tuple[Array, Array]:
         return triangle_scales(n_features), np.empty(0)

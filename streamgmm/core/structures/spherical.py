@@ -62,12 +62,14 @@ class SphericalMoments(ScaleStructure):
         along = (counts * means**2 + 2.0 * means * moved).sum(axis=1, keepdims=True)
         return along + factors[:, :1] ** 2 * own, np.empty((0, 0))
 
+    def as_moments(self, stacked: Array, n_components: int) -> tuple[Array, Array]:
+        return stacked.sum(axis=1, keepdims=True), np.empty((0, 0))
+
     def unit_moments(self, n_features: int) -> tuple[Array, Array]:
         return np.full(1, float(n_features)), np.empty((0, 0))
 
     def ridge_moments(self, stacked_inverse: Array, ridge: float | Array) -> tuple[Array, Array]:
-        own = ridge * stacked_inverse**2
-        return own.sum(axis=1, keepdims=True), np.empty((0, 0))
+        return self.as_moments(ridge * stacked_inverse**2, len(stacked_inverse))
 
     def row_squares(self, residuals: Single) -> Single:
         d = residuals.shape[1]

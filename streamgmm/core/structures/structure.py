@@ -440,6 +440,13 @@ class CovarianceStructure(ABC):
         """
 
     @abstractmethod
+    def as_moments(self, stacked: Array, n_components: int) -> tuple[Array, Array]:
+        """Return second moments (K, M - 1 - D) and scatter of stacked sums of yyᵀ.
+
+        Where there is one matrix for each component and they share the scatter, it is their sum.
+        """
+
+    @abstractmethod
     def unit_moments(self, n_features: int) -> tuple[Array, Array]:
         """Return second moments of one row of y, (M - 1 - D,), and its scatter, as expected."""
 

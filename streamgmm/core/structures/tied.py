@@ -174,6 +174,9 @@ class Tied(SharedCovariance, MatrixStructure):
         t = factors[0]
         return own, t @ scatter @ t.T + _about_together(counts, means, moved)
 
+    def as_moments(self, stacked: Array, n_components: int) -> tuple[Array, Array]:
+        return np.empty((n_components, 0)), stacked.sum(axis=0)
+
     def unit_moments(self, n_features: int) -> tuple[Array, Array]:
         return np.empty(0), np.eye(n_features)
 

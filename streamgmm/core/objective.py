@@ -1,0 +1,387 @@
+"""The objective that a fit maximises: log-likelihood, ridge, fixed parameters, and a prior.
+
+Algorithms ask the objective for the M-step, for the value of parameters, for the gain of a step
+and for the gradient. So a prior, which changes all four, is written once.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import scipy.special
+
+from streamgmm.core.information import Information, Tangent
+from streamgmm.core.maximization import Maximum, maximize
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import Array, CovarianceStructure, relative_ridge
+from streamgmm.core.whitening import Whitening
+from streamgmm.errors import ParameterError
+from streamgmm.options import ParameterName
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoRows:
+    """The rows that a conjugate prior adds to those of the data.
+
+    Up to a constant, the log density of a mixture is
+
+        Σ_k [a_k ln π_k - ½ κ_k (μ_k - m_k)ᵀ Σ_k⁻¹ (μ_k - m_k)]
+            - ½ Σ_k [ν_k ln|Σ_k| + tr(Σ_k⁻¹ Λ_k)]
+
+    where a covariance that all components share has one term in the second sum. Each value is that
+    of all components, or has one entry for each of them.
+
+    Attributes
+    ----------
+    weights : float or ndarray of shape (K,)
+        a: rows that are added to the counts from which weights follow. Not negative.
+    means : float or ndarray of shape (K,)
+        κ: rows that are added to those from which means follow. Not negative.
+    centres : ndarray of shape (D,) or (K, D), or 0.0
+        m: the mean of these rows.
+    covariances : float or ndarray of shape (K,)
+        ν: rows that are added to those from which covariances follow. Not negative.
+    scatter : ndarray, or 0.0
+        Λ: the scatter of these rows about the mean of the component. Matrices (D, D) or (K, D, D)
+        for full, a matrix (D, D) for tied, diagonals (D,) or (K, D) for diag and spherical, a
+        diagonal (D,) for tied_diag and tied_spherical.
+    """
+
+    weights: float | Array = 0.0
+    means: float | Array = 0.0
+    centres: float | Array = 0.0
+    covariances: float | Array = 0.0
+    scatter: float | Array = 0.0
+
+
+class Prior(Protocol):
+    """A conjugate prior of mixtures."""
+
+    def pseudo_rows(self, parameters: Parameters) -> PseudoRows:
+        """Return the rows that the prior adds to a mixture of such a shape.
+
+        The values of the parameters must not matter: the rows are the same throughout a fit. The
+        search for a start asks for mixtures of other numbers of components too.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """The function of the parameters that a fit maximises.
+
+    Attributes
+    ----------
+    reg_covar : float or ndarray of shape (D,)
+        The ridge: it is added to the diagonal of each covariance, in squared units of the columns.
+    fixed : frozenset of {"weights", "means", "covariances"}
+        Parameters that are held at their starting values.
+    prior : Prior or None
+        None for maximum likelihood.
+    """
+
+    reg_covar: float | Array = 0.0
+    fixed: frozenset[ParameterName] = frozenset()
+    prior: Prior | None = None
+
+    def maximize(self, statistics: Statistics, previous: Parameters) -> Maximum:
+        """Return the maximum of an M-step.
+
+        Parameters
+        ----------
+        statistics : Statistics
+            Under the previous parameters.
+        previous : Parameters
+            Fixed parameters, and those of components without mass, keep these values.
+        """
+        statistics = self._posterior(statistics, previous)
+        return maximize(statistics, previous, reg_covar=self.reg_covar, fixed=self.fixed)
+
+    def value(self, statistics: Statistics, parameters: Parameters) -> float:
+        """Return the log-likelihood and the log density of the prior, in nats per row.
+
+        The density is known up to a constant. The ridge has no part in the value.
+
+        Parameters
+        ----------
+        statistics : Statistics
+            Under the parameters.
+        parameters : Parameters
+        """
+        if self.prior is None:
+            return statistics.mean_log_likelihood
+        log_density = _Whitened.of(self.prior, parameters).log_density(parameters)
+        return statistics.mean_log_likelihood + log_density / statistics.weight
+
+    def gain(
+        self, before: Statistics, old: Parameters, after: Statistics, new: Parameters
+    ) -> float:
+        """Return the gain of a step in what EM with this objective ascends, in nats per row.
+
+        EM with a ridge ascends the value less ½ Σ n_k tr(R Σ_k⁻¹) / n with R = diag(reg_covar),
+        where the rows n_k of the components do not move: the E-step does not depend on the ridge,
+        so a change of weights is neither charged nor credited for it.
+
+        Parameters
+        ----------
+        before, after : Statistics
+            Under the old and the new parameters.
+        old, new : Parameters
+        """
+        largest, relative = relative_ridge(self.reg_covar)
+        narrower = _narrowness(new, relative) - _narrowness(old, relative)
+        weights = 0.5 * (old.weights + new.weights)
+        if self.prior is not None:
+            # Weights differ from the parts of the rows by pseudo-rows.
+            weights = 0.5 * (before.counts + after.counts) / after.weight
+        held = 0.5 * largest * float(np.sum(weights * narrower))
+        if self.prior is not None:
+            pseudo = _Whitened.of(self.prior, new).covariances
+            held += 0.5 * largest * float(pseudo @ narrower) / after.weight
+        return self.value(after, new) - self.value(before, old) - held
+
+    def gradient(self, tangent: Tangent, statistics: Statistics) -> Array:
+        """Return the gradient, (p,), of what EM with this objective ascends.
+
+        Parameters
+        ----------
+        tangent : Tangent
+        statistics : Statistics
+            Under the parameters of the tangent, in its frame.
+        """
+        gradient = tangent.gradient(statistics, self.reg_covar)
+        if self.prior is None:
+            return gradient
+        own = _Whitened.of(self.prior, tangent.parameters, self.reg_covar)
+        return gradient + own.gradient(tangent) / statistics.weight
+
+    def step(self, tangent: Tangent, statistics: Statistics, gradient: Array) -> Array:
+        """Return the step of EM, (p,): without a prior the gradient, with one a shorter step.
+
+        The parameters are those of :meth:`gradient`, and the gradient itself.
+        """
+        if self.prior is None:
+            return gradient
+        posterior = self._posterior(statistics, tangent.parameters)
+        return tangent.gradient(posterior, self.reg_covar)
+
+    def informed(self, information: Information, statistics: Statistics) -> Information:
+        """Return the information of rows with that of the prior.
+
+        Parameters
+        ----------
+        information : Information
+            Of some of the rows.
+        statistics : Statistics
+            Of all rows, under the parameters of the information, in its frame.
+        """
+        if self.prior is None:
+            return information
+        own = _Whitened.of(self.prior, information.tangent.parameters)
+        added = own.information(information.tangent, statistics)
+        return replace(information, damping=information.damping + added)
+
+    def _posterior(self, statistics: Statistics, previous: Parameters) -> Statistics:
+        """Return statistics of which the maximum likelihood is the maximum with the prior."""
+        if self.prior is None:
+            return statistics
+        tangent = Tangent(previous, statistics.frame)
+        whitening = Whitening.of(previous, statistics.frame)
+        moments, scatter = _Whitened.of(self.prior, previous).posterior(
+            tangent, *whitening.of_statistics(statistics), "means" in self.fixed
+        )
+        found = whitening.in_frame(moments, scatter)
+        return replace(statistics, moments=found.moments, scatter=found.scatter)
+
+
+@dataclass(frozen=True, eq=False)
+class _Whitened:
+    """The pseudo-rows of a prior, in the whitened coordinates of the components.
+
+    J is the number of covariances in stacked form: 1 for tied, else K.
+
+    Attributes
+    ----------
+    structure : CovarianceStructure
+    weights, means : ndarray of shape (K,)
+    centres : ndarray of shape (K, D)
+    covariances : ndarray of shape (J,)
+    scatter : ndarray of shape (J, D, D), or (J, D) for diag and spherical
+    """
+
+    structure: CovarianceStructure
+    weights: Array
+    means: Array
+    centres: Array
+    covariances: Array
+    scatter: Array
+
+    @classmethod
+    def of(
+        cls, prior: Prior, parameters: Parameters, reg_covar: float | Array = 0.0
+    ) -> "_Whitened":
+        """Return the pseudo-rows of a prior; a ridge widens them as it widens all rows.
+
+        Raises
+        ------
+        ParameterError
+            If the scatter has another shape than those of :class:`PseudoRows`.
+        """
+        rows = prior.pseudo_rows(parameters)
+        k, d = parameters.means.shape
+        inverse = parameters.stacked(parameters.inverse_factors)
+        shape = np.shape(rows.scatter)
+        if shape not in (inverse.shape, inverse.shape[1:]) and np.any(rows.scatter):
+            raise ParameterError(
+                f"the scatter of the prior has shape {shape}; expected {inverse.shape[1:]} or "
+                f"{inverse.shape}"
+            )
+        structure = parameters.structure
+        # What components share is divided among them, if it is there for each.
+        n_parts = len(inverse) if structure.n_shared(d) else 1
+        counts = np.full(len(inverse), rows.covariances, dtype=np.float64) / n_parts
+        ridge = np.full(d, reg_covar)
+        if inverse.ndim == 3:
+            scatter = rows.scatter / n_parts + counts[:, np.newaxis, np.newaxis] * np.diag(ridge)
+            scatter = inverse @ scatter @ np.swapaxes(inverse, 1, 2)
+        else:
+            scatter = inverse**2 * (rows.scatter / n_parts + counts[:, np.newaxis] * ridge)
+        centres = structure.product(inverse, rows.centres - parameters.means)
+        weights, means = (np.full(k, own, dtype=np.float64) for own in (rows.weights, rows.means))
+        return cls(structure, weights, means, centres, counts, scatter)
+
+    def log_density(self, parameters: Parameters) -> float:
+        """Return the log density of the parameters that the coordinates belong to, in nats."""
+        factors = parameters.stacked(parameters.factors)
+        widths = np.diagonal(factors, axis1=1, axis2=2) if factors.ndim == 3 else factors
+        traces = np.trace(self.scatter, axis1=1, axis2=2) if factors.ndim == 3 else self.scatter
+        return float(
+            scipy.special.xlogy(self.weights, parameters.weights).sum()
+            - 0.5 * self.means @ np.square(self.centres).sum(axis=1)
+            - self.covariances @ np.log(widths).sum(axis=1)
+            - 0.5 * traces.sum()
+        )
+
+    def gradient(self, tangent: Tangent) -> Array:
+        """Return the gradient of the log density, (p,)."""
+        beyond = self.scatter - _times(self.covariances, self._unit)
+        own, shared = self._moments(beyond)
+        squares, shared_squares = self._moments(
+            _times(self.means, self._products(self.centres, self.centres))
+        )
+        counts = self.weights - self.weights.sum() * tangent.parameters.weights
+        first = _times(self.means, self.centres)
+        moments = np.column_stack([counts, first, own + squares])
+        return tangent.coordinates(moments, shared + shared_squares)
+
+    def information(self, tangent: Tangent, statistics: Statistics) -> Array:
+        """Return the diagonal of the information that squared gradients of rows lack, (p,).
+
+        Labelled rows whose covariance is I in whitened coordinates have the information I. A prior
+        adds its pseudo-rows to it, and it keeps components wider than their rows: of rows whose
+        covariance is t I squared gradients show the part t for a mean, and t² + u (1 - t)² / 2 for
+        a second moment that is u for covariance I.
+        """
+        k, d = tangent.parameters.means.shape
+        whitening = Whitening.of(tangent.parameters, tangent.frame)
+        moments, scatter = whitening.of_statistics(statistics)
+        rows, second = moments[:, :1], moments[:, 1 + d :]
+        unit, unit_scatter = self.structure.unit_moments(d)
+        covariances = self.covariances[:, np.newaxis]
+        if tangent.n_shared:
+            row = np.concatenate([np.zeros(1 + d), unit])[np.newaxis]
+            _, units = self.structure.to_coordinates(row, unit_scatter, d)
+            _, shared = self.structure.to_coordinates(moments, scatter, d)
+            total = rows.sum()
+            spread = np.full((k, 1), shared @ units / (total * (units @ units)))
+            of_shared = covariances.sum() + total * _lacking(spread[0], units)
+            of_own = np.empty((k, 0))
+        else:
+            own = np.broadcast_to(unit, second.shape)
+            sums = (second * own).sum(axis=1, keepdims=True)
+            sizes = rows * np.square(own).sum(axis=1, keepdims=True)
+            spread = np.divide(sums, sizes, out=np.ones_like(sums), where=sizes > 0.0)
+            of_shared, of_own = np.empty(0), covariances + rows * _lacking(spread, own)
+        of_means = self.means[:, np.newaxis] + rows * np.maximum(1.0 - spread, 0.0)
+        counts = np.column_stack([self.weights, np.repeat(of_means, d, axis=1), of_own])
+        weights = statistics.weight * tangent.parameters.weights[:, np.newaxis]
+        parts = np.divide(counts, weights, out=np.zeros_like(counts), where=weights > 0.0)
+        return np.concatenate([parts.ravel(), of_shared / statistics.weight])
+
+    def posterior(
+        self, tangent: Tangent, moments: Array, scatter: Array, has_fixed_means: bool
+    ) -> tuple[Array, Array]:
+        """Return whitened moments and scatter of which the maximum is the maximum with the prior.
+
+        Each component gets a count, a mean and a covariance, as they are with the pseudo-rows, and
+        then the moments of rows that have just these.
+        """
+        d = tangent.frame.n_features
+        counts, first, second = moments[:, 0], moments[:, 1 : 1 + d], moments[:, 1 + d :]
+        total = counts.sum()
+        new_counts = (counts + self.weights) * (total / (total + self.weights.sum()))
+        means = np.zeros_like(first)
+        if not has_fixed_means:
+            # The mean of a component without rows stays.
+            rows = np.where(new_counts > 0.0, counts + self.means, 0.0)[:, np.newaxis]
+            sums = first + _times(self.means, self.centres)
+            np.divide(sums, rows, out=means, where=rows > 0.0)
+        # Second moments about the new means, and of the new means about the origin.
+        away = means - self.centres
+        half = first - 0.5 * _times(counts, means)
+        about = _times(self.means, self._products(away, away))
+        about -= self._products(half, means) + self._products(means, half)
+        own, shared = self._moments(about)
+        pseudo, shared_pseudo = self._moments(self.scatter)
+        squares, shared_squares = self._moments(_times(new_counts, self._products(means, means)))
+        # A covariance that all share follows from the rows of all.
+        part = total / (total + self.covariances.sum())
+        if self.structure.n_shared(d):
+            parts = np.full_like(counts, part)
+        else:
+            rows = counts + self.covariances
+            parts = np.divide(new_counts, rows, out=np.zeros_like(counts), where=rows > 0.0)
+        second = _times(parts, second + own + pseudo) + squares
+        return (
+            np.column_stack([new_counts, _times(new_counts, means), second]),
+            part * (scatter + shared + shared_pseudo) + shared_squares,
+        )
+
+    def _moments(self, stacked: Array) -> tuple[Array, Array]:
+        """Return matrices or diagonals, stacked, as second moments and scatter."""
+        return self.structure.as_moments(stacked, len(self.means))
+
+    @property
+    def _unit(self) -> Array:
+        """Covariances I, in the shape of the scatter."""
+        unit = np.eye(self.scatter.shape[1]) if self.scatter.ndim == 3 else np.ones(1)
+        return np.broadcast_to(unit, self.scatter.shape)
+
+    def _products(self, a: Array, b: Array) -> Array:
+        """Return the outer products of vectors (K, D), or those of their entries, (K, D)."""
+        if self.scatter.ndim == 2:
+            return a * b
+        products: Array = a[:, :, np.newaxis] * b[:, np.newaxis, :]
+        return products
+
+
+def _lacking(spread: Array, units: Array) -> Array:
+    """Return the part of the information on second moments that squared gradients lack."""
+    shown = np.square(spread) + 0.5 * units * np.square(1.0 - spread)
+    found: Array = np.maximum(1.0 - shown, 0.0)
+    return found
+
+
+def _times(factors: Array, arrays: Array) -> Array:
+    """Return arrays (k, ...), each times its own factor (k,)."""
+    return factors.reshape(-1, *[1] * (arrays.ndim - 1)) * arrays
+
+
+def _narrowness(parameters: Parameters, ridge: float | Array) -> Array:
+    """Return tr(diag(ridge) Σ⁻¹) of each component, (K,), or of tied, (1,)."""
+    inverse = parameters.stacked(parameters.inverse_factors)
+    if inverse.ndim == 2:
+        traces: Array = (np.square(inverse) * ridge).sum(axis=1)
+        return traces
+    return np.array([(np.square(one) * ridge).ravel().sum() for one in inverse])
