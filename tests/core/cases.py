@@ -17,6 +17,7 @@ from streamgmm.options import CovarianceType
 TYPES: tuple[CovarianceType, ...] = ("full", "tied", "diag", "spherical")
 #: Types whose covariances are those of another one, shared by all components.
 SHARED_TYPES: tuple[CovarianceType, ...] = ("tied_diag", "tied_spherical")
+ALL_TYPES = (*TYPES, *SHARED_TYPES)
 
 
 def covariances_for(rng: np.random.Generator, covariance_type: str, k: int, d: int) -> Array:
@@ -35,6 +36,19 @@ def covariances_for(rng: np.random.Generator, covariance_type: str, k: int, d: i
     matrices = roots @ np.swapaxes(roots, 1, 2)
     matrices = 0.5 * (matrices + np.swapaxes(matrices, 1, 2))
     return matrices if covariance_type == "full" else matrices[0]
+
+
+def unit_covariances(covariance_type: CovarianceType, k: int, d: int) -> Array:
+    """Covariances I."""
+    found: dict[str, Array] = {
+        "full": np.tile(np.eye(d), (k, 1, 1)),
+        "tied": np.eye(d),
+        "diag": np.ones((k, d)),
+        "spherical": np.ones(k),
+        "tied_diag": np.ones(d),
+        "tied_spherical": np.ones(()),
+    }
+    return found[covariance_type]
 
 
 def random_parameters(

@@ -15,7 +15,7 @@ from streamgmm.core.structures import Array
 from streamgmm.errors import ParameterError
 from streamgmm.options import CovarianceType, ParameterName
 from tests import naive
-from tests.core.cases import TYPES, prepare
+from tests.core.cases import ALL_TYPES, TYPES, prepare, unit_covariances
 from tests.core.test_information import FIXED, moved_along, some_mixture, some_step, with_rows
 
 
@@ -35,10 +35,10 @@ def some_rows(covariance_type: CovarianceType, k: int = 5, d: int = 2) -> Pseudo
     roots = rng.normal(size=(k, d, d))
     scatter = roots @ np.swapaxes(roots, 1, 2) * 20.0
     n_rows: float | Array = rng.uniform(5.0, 20.0, k)
-    if covariance_type == "tied":
-        scatter, n_rows = scatter[0], 15.0
-    elif covariance_type in ("diag", "spherical"):
+    if covariance_type.endswith(("diag", "spherical")):
         scatter = np.diagonal(scatter, axis1=1, axis2=2)
+    if covariance_type.startswith("tied"):
+        scatter, n_rows = scatter[0], 15.0
     return PseudoRows(
         weights=rng.uniform(1.0, 10.0, k),
         means=rng.uniform(1.0, 10.0, k),
@@ -51,10 +51,10 @@ def some_rows(covariance_type: CovarianceType, k: int = 5, d: int = 2) -> Pseudo
 def matrices_of(rows: PseudoRows, covariance_type: str) -> tuple[Array, Array]:
     """Λ (J, D, D) and ν (J,) of the covariances that there are."""
     scatter = np.asarray(rows.scatter)
-    if covariance_type in ("diag", "spherical"):
-        scatter = scatter[:, :, np.newaxis] * np.eye(scatter.shape[-1])
-    elif covariance_type == "tied":
+    if covariance_type.startswith("tied"):
         scatter = scatter[np.newaxis]
+    if covariance_type.endswith(("diag", "spherical")):
+        scatter = scatter[:, :, np.newaxis] * np.eye(scatter.shape[-1])
     return scatter, np.full(len(scatter), rows.covariances)
 
 
@@ -97,13 +97,13 @@ def posterior_mode(
         spread = (shares[:, k, np.newaxis] * away).T @ away
         spreads.append(spread + prior.means[k] * np.outer(below, below))  # type: ignore[index]
     pooled = np.stack(spreads)
-    if model.covariance_type == "tied":
+    if model.covariance_type.startswith("tied"):
         pooled = np.tile((pooled.sum(axis=0) + scatter[0]) / (counts.sum() + n_rows[0]), (5, 1, 1))
     else:
         pooled = (pooled + scatter) / (counts + n_rows)[:, np.newaxis, np.newaxis]
-    if model.covariance_type in ("diag", "spherical"):
+    if model.covariance_type.endswith(("diag", "spherical")):
         variances = np.diagonal(pooled, axis1=1, axis2=2)
-        if model.covariance_type == "spherical":
+        if model.covariance_type.endswith("spherical"):
             variances = np.tile(variances.mean(axis=1, keepdims=True), (1, 2))
         pooled = variances[:, :, np.newaxis] * np.eye(2)
     return naive.Mixture(
@@ -114,7 +114,7 @@ def posterior_mode(
     )
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 def test_without_a_prior_the_value_is_the_mean_log_likelihood(
     covariance_type: CovarianceType,
 ) -> None:
@@ -126,7 +126,7 @@ def test_without_a_prior_the_value_is_the_mean_log_likelihood(
     assert objective.step(tangent, statistics, gradient) is gradient
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 def test_the_value_is_log_likelihood_and_log_density(covariance_type: CovarianceType) -> None:
     _, rows, weights, _ = with_rows(covariance_type, 0)
     parameters, prior = without_empty(covariance_type), some_rows(covariance_type)
@@ -166,7 +166,7 @@ def test_the_gradient_is_that_of_the_value(
         assert gradient @ step == pytest.approx(float(expected), abs=1e-9)
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 @pytest.mark.parametrize("place", [0.0, 1e5])
 @pytest.mark.parametrize("fixed", FIXED)
 def test_the_maximum_is_the_posterior_mode(
@@ -184,7 +184,7 @@ def test_the_maximum_is_the_posterior_mode(
     assert naive.distance(found.parameters, naive.of(parameters)) > 1e-2
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 @pytest.mark.parametrize("reg_covar", [0.0, 0.3])
 @pytest.mark.parametrize("fixed", [(), ("means",), ("covariances",), ("means", "covariances")])
 def test_the_step_is_that_of_em(
@@ -203,7 +203,7 @@ def test_the_step_is_that_of_em(
     assert naive.distance(found.parameters, naive.of(expected.parameters)) < 1e-9
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 @pytest.mark.parametrize("reg_covar", [0.0, 0.3])
 def test_em_ascends_what_gains_are_counted_in(
     covariance_type: CovarianceType, reg_covar: float
@@ -223,13 +223,13 @@ def test_em_ascends_what_gains_are_counted_in(
     assert np.abs(objective.gradient(Tangent(old, before.frame), before)).max() < 1e-2
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 def test_pseudo_rows_of_a_component_are_rows_of_it(covariance_type: CovarianceType) -> None:
     """Rows that only one component explains have the same effect as pseudo-rows like them."""
     rng = np.random.default_rng(0)
     one, more = rng.normal(size=(60, 2)), rng.normal(size=(40, 2)) + 0.3
-    covariances = {"full": [np.eye(2)], "tied": np.eye(2), "diag": [[1.0, 1.0]], "spherical": [1.0]}
-    start = Parameters.create(covariance_type, [1.0], [[0.0, 0.0]], covariances[covariance_type])
+    covariances = unit_covariances(covariance_type, 1, 2)
+    start = Parameters.create(covariance_type, [1.0], [[0.0, 0.0]], covariances)
     away = more - more.mean(axis=0)
     scatter = away.T @ away
     is_matrix = covariance_type in ("full", "tied")
@@ -244,7 +244,7 @@ def test_pseudo_rows_of_a_component_are_rows_of_it(covariance_type: CovarianceTy
     assert naive.distance(found.parameters, expected) < 1e-12
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 def test_scatter_of_another_shape_is_refused(covariance_type: CovarianceType) -> None:
     tangent, _, _, statistics = with_rows(covariance_type, 0)
     scatter = np.ones(2) if covariance_type in ("full", "tied") else np.eye(2) + 1.0
@@ -253,7 +253,7 @@ def test_scatter_of_another_shape_is_refused(covariance_type: CovarianceType) ->
         objective.value(statistics, tangent.parameters)
 
 
-@pytest.mark.parametrize("covariance_type", TYPES)
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
 def test_the_information_with_a_prior_is_the_curvature_of_the_value(
     covariance_type: CovarianceType,
 ) -> None:
@@ -262,14 +262,12 @@ def test_the_information_with_a_prior_is_the_curvature_of_the_value(
     means = np.array([[0.0, 0.0], [60.0, 0.0]])
     rows = np.vstack([mean + rng.normal(size=(4000, 2)) for mean in means])
     is_matrix = covariance_type in ("full", "tied")
-    n_rows = 8000.0 if covariance_type == "tied" else 4000.0
+    n_rows = 8000.0 if covariance_type.startswith("tied") else 4000.0
     scatter = 2.0 * n_rows * (np.eye(2) if is_matrix else np.ones(2))
     prior = PseudoRows(1000.0, 2000.0, means, n_rows, scatter)
     objective = Objective(prior=Given(prior))
-    covariances = {"full": [np.eye(2)] * 2, "tied": np.eye(2), "diag": np.ones((2, 2))}
-    start = Parameters.create(
-        covariance_type, [0.5, 0.5], means, covariances.get(covariance_type, [1.0, 1.0])
-    )
+    covariances = unit_covariances(covariance_type, 2, 2)
+    start = Parameters.create(covariance_type, [0.5, 0.5], means, covariances)
     for _ in range(3):
         statistics = prepare(start).statistics(rows)
         start = objective.maximize(statistics, start).parameters

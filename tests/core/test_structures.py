@@ -39,10 +39,9 @@ from streamgmm.events import ReadDone
 from streamgmm.options import CovarianceType
 from streamgmm.persistence import pack_statistics, unpack_statistics
 from tests import naive
-from tests.core.cases import SHARED_TYPES, TYPES, covariances_for, random_parameters
+from tests.core.cases import ALL_TYPES, SHARED_TYPES, covariances_for, random_parameters
 
 K, D, N = 3, 2, 500
-ALL_TYPES = (*TYPES, *SHARED_TYPES)
 RIDGE = np.array([1e-3, 2e-3])
 
 
