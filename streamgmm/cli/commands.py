@@ -201,7 +201,7 @@ def main(context: click.Context) -> None:
     type=click.FloatRange(0),
     default=1e-3,
     show_default=True,
-    help="Stop when less remains to be gained, or with em is gained; in nats a row.",
+    help="Stop when less remains to be gained, or with em or hard is gained; in nats a row.",
 )
 @click.option(
     "--reg-covar",
@@ -235,10 +235,11 @@ def main(context: click.Context) -> None:
 )
 @click.option(
     "--algorithm",
-    type=click.Choice(["auto", "em"]),
+    type=click.Choice(["auto", "em", "hard"]),
     default="auto",
     show_default=True,
-    help="A survey, work on its sample and few full reads, or plain EM.",
+    help="A survey, work on its sample and few full reads; plain EM; or, after such work, "
+    "iterations that assign each row to one component.",
 )
 @click.option(
     "--survey-part",

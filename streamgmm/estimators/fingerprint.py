@@ -63,7 +63,7 @@ def fingerprint(
         known["start"] = _digest([start.weights, start.means, start.covariances])
         if isinstance(model.reg_covar, str) and ridge is not None:
             known["reg_covar of the start"] = _digest([ridge])
-    elif model.algorithm == "auto":
+    elif model.algorithm != "em":
         known["bytes of the sample, by memory_limit"] = sample_bytes
     return {**known, **_data(source), **{f"version of {name}": version(name) for name in _VERSIONS}}
 

@@ -1,8 +1,10 @@
-"""Plain exact EM: one read of all the data an iteration."""
+"""Plain exact EM, or classification EM: one read of all the data an iteration."""
 
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.covariance import Array
@@ -68,7 +70,9 @@ def expectation_maximization(
     """EM from given parameters until the mean log-likelihood changes by less than ``tol``.
 
     The log-likelihood of an iteration is that of the parameters it began with, as in
-    scikit-learn.
+    scikit-learn. With a reader that assigns rows wholly (``reader.is_hard``) this is classification
+    EM: the objective is the mean of max_k ln π_k p_k(x), and the iteration also ends when no row
+    has moved to another component.
 
     Parameters
     ----------
@@ -91,15 +95,25 @@ def expectation_maximization(
     References
     ----------
     Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
+    Celeux & Govaert (1992), A classification EM algorithm for clustering and two stochastic
+    versions.
     """
     # Of the start, which the caller may keep, no inverse factors are kept.
-    parameters, statistics = replace(start), None
+    parameters = replace(start)
+    statistics: Statistics | None = None
     log_likelihoods: list[float] = []
     degenerate: set[int] = set()
     converged = False
     for iteration in range(1, max_iter + 1):
+        last = statistics
+        # In one frame the same assignment gives the same sums, to the last bit.
+        keeps_frame = reader.is_hard and last is not None and last.frame.resolves(parameters)
         statistics = reader.statistics(
-            "iteration", parameters, iteration=iteration, previous=previous
+            "iteration",
+            parameters,
+            frame=last.frame if last is not None and keeps_frame else None,
+            iteration=iteration,
+            previous=previous,
         )
         parameters = replace(parameters)
         maximum = maximize(statistics, parameters, reg_covar=reg_covar, fixed=fixed)
@@ -118,7 +132,7 @@ def expectation_maximization(
         gain = statistics.mean_log_likelihood - previous
         previous = statistics.mean_log_likelihood
         log_likelihoods.append(previous)
-        if abs(gain) < tol:
+        if abs(gain) < tol or (reader.is_hard and _has_same_sums(statistics, last)):
             converged = True
             break
     return Fit(
@@ -128,4 +142,14 @@ def expectation_maximization(
         converged,
         frozenset(degenerate),
         len(log_likelihoods),
+    )
+
+
+def _has_same_sums(statistics: Statistics, last: Statistics | None) -> bool:
+    """Return whether the sums are those of the iteration before: no row was assigned otherwise."""
+    return (
+        last is not None
+        and statistics.frame.is_same_as(last.frame)
+        and np.array_equal(statistics.moments, last.moments)
+        and np.array_equal(statistics.scatter, last.scatter)
     )

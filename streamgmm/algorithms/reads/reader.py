@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streamgmm.algorithms.reads.partial_reads import complete
 from streamgmm.algorithms.reads.usable_rows import check_weight, count_weightless, is_refused
 from streamgmm.core import incomplete
-from streamgmm.core.covariance import CovarianceType
+from streamgmm.core.covariance import Array, CovarianceType
 from streamgmm.core.e_step import Arithmetic, EStep, scratch_bytes, statistics_bytes
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
@@ -101,6 +101,10 @@ class Reader:
     driver_bytes : int
         Memory that this process needs beside passes for statistics. Samples are drawn before
         there is anything to hold.
+    is_hard : bool
+        Whether statistics count each row wholly for its component of largest density.
+    log_offsets : ndarray of shape (K,), or None
+        Replace ln π_k in the densities; see :meth:`streamgmm.core.e_step.EStep.prepare`.
     """
 
     source: Source
@@ -110,6 +114,8 @@ class Reader:
     history: list[ReadDone] = field(default_factory=list)
     journal: Journal | None = None
     driver_bytes: int = 0
+    is_hard: bool = False
+    log_offsets: Array | None = None
 
     def tell(self, event: Event) -> None:
         """Pass an event on."""
@@ -238,7 +244,9 @@ class Reader:
         accepts: Callable[[Statistics], bool],
     ) -> Statistics:
         missing = self.source.missing
-        expectation = prepare(parameters, frame, missing, self.arithmetic)
+        expectation = prepare(
+            parameters, frame, missing, self.arithmetic, self.log_offsets, self.is_hard
+        )
         work = statistics_work(self.source, parameters.covariance_type, parameters.n_components)
         work = replace(work, driver=self.driver_bytes)
         found, _, seconds = self._timed(purpose, Statistics, chunk_statistics, expectation, work)
@@ -313,11 +321,16 @@ class Reader:
 
 
 def prepare(
-    parameters: Parameters, frame: Frame, missing: Missing, arithmetic: Arithmetic = "auto"
+    parameters: Parameters,
+    frame: Frame,
+    missing: Missing,
+    arithmetic: Arithmetic = "auto",
+    log_offsets: Array | None = None,
+    is_hard: bool = False,
 ) -> EStep | IncompleteExpectation:
     """A mixture prepared for rows of which those with NaN are treated as is said."""
     expectation = IncompleteExpectation if missing == "em" else EStep
-    return expectation.prepare(parameters, frame, arithmetic)
+    return expectation.prepare(parameters, frame, arithmetic, log_offsets, is_hard)
 
 
 def statistics_work(source: Source, covariance_type: CovarianceType, n_components: int) -> Work:
