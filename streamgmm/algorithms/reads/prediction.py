@@ -7,10 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.usable_rows import is_left_out, is_refused
+from streamgmm.core.covariance import Array
 from streamgmm.core.e_step import EStep, Posterior
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.errors import NotFiniteError
 from streamgmm.protocols import Chunk, Missing
+
+# Rows whose distances are found at once.
+_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,57 @@ def scores(question: Question, chunk: Chunk) -> NDArray[Any]:
 def responsibilities(question: Question, chunk: Chunk) -> NDArray[Any]:
     """Posterior probabilities of the components, (n, K)."""
     return _posterior(question, chunk, with_responsibilities=True).responsibilities
+
+
+@dataclass(frozen=True, eq=False)
+class Centres:
+    """Centres that rows are asked for their distances to.
+
+    Attributes
+    ----------
+    expectation : EStep
+        With one variance for all, and equal offsets.
+    values : ndarray of shape (K, D)
+    origin : ndarray of shape (D,)
+        A point among the centres, about which distances keep their digits.
+    missing : {"error", "drop"}
+        Rows with NaN are refused; or have the label -1, and NaN for distances.
+    """
+
+    expectation: EStep
+    values: Array
+    origin: Array
+    missing: Missing
+
+
+def nearest(centres: Centres, chunk: Chunk) -> NDArray[Any]:
+    """Number of the nearest centre, (n,) int64."""
+    found = centres.expectation.assignment(chunk.rows)
+    if found.n_not_finite:
+        _refuse(chunk, centres.missing)
+        found.labels[is_left_out(chunk.rows, centres.missing)] = -1
+    return found.labels
+
+
+def distances(centres: Centres, chunk: Chunk) -> NDArray[Any]:
+    """Distance to each centre, (n, K), of :func:`imputed_type`."""
+    _refuse(chunk, centres.missing)
+    dtype, c = imputed_type(chunk.rows.dtype), centres.values - centres.origin
+    out = np.empty((len(chunk.rows), len(c)), dtype)
+    squares = np.square(c).sum(axis=1)
+    for start in range(0, len(out), _ROWS_AT_ONCE):
+        block = slice(start, start + _ROWS_AT_ONCE)
+        x = chunk.rows[block].astype(np.float64) - centres.origin
+        found = x @ (-2.0 * c.T)
+        found += squares
+        found += np.square(x).sum(axis=1, keepdims=True)
+        out[block] = np.sqrt(np.maximum(found, 0.0, out=found), out=found)
+    return out
+
+
+def distance_bytes(n_clusters: int, n_features: int) -> int:
+    """Return the memory that :func:`distances` takes beside what it returns."""
+    return 8 * (_ROWS_AT_ONCE * (n_clusters + 3 * n_features) + n_clusters * (2 * n_features + 1))
 
 
 def imputed(expectation: IncompleteExpectation, chunk: Chunk) -> NDArray[Any]:
