@@ -29,8 +29,11 @@ _SHORT, _SWAPPED, _LONG = 10, 5, 30
 # Data of so many rows are searched as a whole. For larger ones at most one part in so many is read
 # for a sample, at so many places or more.
 _ALL_ROWS, _PART_OF_DATA, _FEWEST_RANGES = 1 << 16, 8, 64
-# Attempts to swap clusters, and distances that are held at once.
-_MOST_SWAPS, _BLOCK_DISTANCES = 12, 1 << 18
+# Attempts to swap clusters, the part of the inertia that one has to gain, and distances that are
+# held at once.
+_MOST_SWAPS, _LEAST_GAIN, _BLOCK_DISTANCES = 16, 1e-6, 1 << 18
+# Of the inertia of a cluster, what a second centre in it may gain.
+_LARGEST_PART = 2.0 / 3.0
 # Of the variance of the columns, the smallest unit of squared distances.
 _LEAST_UNIT = 1e-14
 
@@ -426,29 +429,35 @@ def search_centres(
 
     runs = [run(rows, part.weights, seeds(rows, part.weights), _SHORT) for _ in range(n_init)]
     best = min(runs, key=lambda found: found.inertia)
-    n_swaps = max(1, n_clusters // 8)
+    n_swaps, n_failed = max(1, n_clusters // 8), 0
     for _ in range(_MOST_SWAPS if n_clusters > 1 else 0):
-        swapped = _swapped(rows, part.weights, best.centres, n_swaps, random)
+        swapped = _swapped(rows, part.weights, best.centres, n_swaps, n_failed, random)
         if swapped is None:
             break
         found = run(rows, part.weights, swapped, _SWAPPED)
-        if found.inertia < (1.0 - 1e-6) * best.inertia:
-            best = found
-        elif n_swaps == 1:
-            break
-        else:
+        if found.inertia < (1.0 - _LEAST_GAIN) * best.inertia:
+            best, n_failed = found, 0
+        elif n_swaps > 1:
             n_swaps //= 2
+        else:
+            n_failed += 1
     whole = sample.rows.astype(np.float64, copy=False)
     return run(whole, sample.weights, best.centres, _LONG).centres
 
 
 def _swapped(
-    rows: Array, weights: Array, centres: Array, most: int, random: np.random.RandomState
+    rows: Array,
+    weights: Array,
+    centres: Array,
+    most: int,
+    first: int,
+    random: np.random.RandomState,
 ) -> Array | None:
     """Return centres of which some that are hardly missed have moved to where the inertia is large.
 
     Removal of a centre costs what its rows are farther from the next one. A second centre in a
-    cluster gains about half of its inertia at most. None if no swap could gain.
+    cluster may gain about two thirds of its inertia, if it is two clusters. The clusters of largest
+    inertia come first, but for so many that have been tried. None if no swap could gain.
     """
     k = len(centres)
     origin = centres.mean(axis=0)
@@ -469,8 +478,8 @@ def _swapped(
     givers, takers = np.argsort(missed, kind="stable"), np.argsort(-inertia, kind="stable")
     found, n_moved = centres.copy(), 0
     used: set[int] = set()
-    for giver, taker in zip(givers[:most], takers[:most], strict=True):
-        if giver in used or taker in used or missed[giver] >= 0.5 * inertia[taker]:
+    for giver, taker in zip(givers[:most], takers[first : first + most], strict=False):
+        if giver in used or taker in used or missed[giver] >= _LARGEST_PART * inertia[taker]:
             break
         used |= {int(giver), int(taker)}
         members = np.flatnonzero(labels == taker)

@@ -13,8 +13,9 @@ from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.errors import NotFiniteError
 from streamgmm.protocols import Chunk, Missing
 
-# Rows whose distances are found at once.
-_ROWS_AT_ONCE = 1024
+# Rows whose distances are found at once, and the part of ‖x‖² + ‖c‖² below which ‖x - c‖² is found
+# from the differences.
+_ROWS_AT_ONCE, _CLOSE = 1024, 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,15 +90,21 @@ def distances(centres: Centres, chunk: Chunk) -> NDArray[Any]:
         block = slice(start, start + _ROWS_AT_ONCE)
         x = chunk.rows[block].astype(np.float64) - centres.origin
         found = x @ (-2.0 * c.T)
-        found += squares
-        found += np.square(x).sum(axis=1, keepdims=True)
-        out[block] = np.sqrt(np.maximum(found, 0.0, out=found), out=found)
+        sizes = squares + np.square(x).sum(axis=1, keepdims=True)
+        found += sizes
+        # Differences of squares have lost their digits there.
+        is_close = found <= _CLOSE * sizes
+        for k in np.flatnonzero(is_close.any(axis=0)):
+            own = is_close[:, k]
+            found[own, k] = np.square(x[own] - c[k]).sum(axis=1)
+        out[block] = np.sqrt(found, out=found)
     return out
 
 
 def distance_bytes(n_clusters: int, n_features: int) -> int:
     """Return the memory that :func:`distances` takes beside what it returns."""
-    return 8 * (_ROWS_AT_ONCE * (n_clusters + 3 * n_features) + n_clusters * (2 * n_features + 1))
+    rows = _ROWS_AT_ONCE * (3 * n_clusters + 5 * n_features)
+    return 8 * (rows + n_clusters * (2 * n_features + 1))
 
 
 def imputed(expectation: IncompleteExpectation, chunk: Chunk) -> NDArray[Any]:
