@@ -15,6 +15,7 @@
 - ``python -m benchmarks.streams``: rows learned as they come, and what a change of them does
 - ``python -m benchmarks.updates``: models in files that go on learning, their cost and memory
 - ``python -m benchmarks.kills``: the same, killed at random moments
+- ``python -m benchmarks.kmeans``: k-means beside scikit-learn, by pass and by fit
 - ``python -m benchmarks.startup``: imports and first fits
 - ``python -m pytest benchmarks --benchmark-only``: kernels on one chunk, to follow over time
 

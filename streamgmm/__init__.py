@@ -15,15 +15,24 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamgmm.estimators import GaussianMixture, OnlineGaussianMixture, load
+    from streamgmm.estimators import GaussianMixture, KMeans, OnlineGaussianMixture, load
     from streamgmm.sources.open import open_source as open  # noqa: A004 - a name of its own place
     from streamgmm.updates import update
 
 __version__ = version("streamgmm")
-__all__ = ["GaussianMixture", "OnlineGaussianMixture", "__version__", "load", "open", "update"]
+__all__ = [
+    "GaussianMixture",
+    "KMeans",
+    "OnlineGaussianMixture",
+    "__version__",
+    "load",
+    "open",
+    "update",
+]
 
 _HOMES = {
     "GaussianMixture": ("streamgmm.estimators", "GaussianMixture"),
+    "KMeans": ("streamgmm.estimators", "KMeans"),
     "OnlineGaussianMixture": ("streamgmm.estimators", "OnlineGaussianMixture"),
     "load": ("streamgmm.estimators", "load"),
     "open": ("streamgmm.sources.open", "open_source"),

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-Algorithm = Literal["auto", "em"]
+Algorithm = Literal["auto", "em", "hard"]
 Arithmetic = Literal["auto", "float64", "float32"]
 CovarianceType = Literal["full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"]
 ExecutorName = Literal["auto", "threads", "dask"]

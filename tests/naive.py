@@ -147,6 +147,11 @@ def responsibilities(x: ArrayLike, model: Mixture) -> Real:
     return np.exp(log_joint(x, model) - scores(x, model)[:, np.newaxis])
 
 
+def assignments(x: ArrayLike, model: Mixture) -> Real:
+    """1 for the component of largest log-joint density, of equal ones the first, else 0, (n, K)."""
+    return np.eye(len(model.weights), dtype=np.longdouble)[log_joint(x, model).argmax(axis=1)]
+
+
 def mean_log_likelihood(
     x: ArrayLike, model: Mixture, row_weights: ArrayLike | None = None
 ) -> np.longdouble:
@@ -161,11 +166,12 @@ def em_step(
     reg_covar: ArrayLike = 0.0,
     row_weights: ArrayLike | None = None,
     fixed: Collection[str] = (),
+    is_hard: bool = False,
 ) -> Mixture:
     """One EM iteration; the parameters named in fixed stay, the others maximise given them."""
     x = extended(x)
     d = x.shape[1]
-    gamma = responsibilities(x, model)
+    gamma = assignments(x, model) if is_hard else responsibilities(x, model)
     if row_weights is not None:
         gamma = gamma * extended(row_weights)[:, np.newaxis]
     counts = gamma.sum(axis=0)
@@ -231,9 +237,11 @@ def completed(row: Real, mean: Real, matrix: Real) -> tuple[Real, Real]:
 
 
 def incomplete_em_step(
-    x: ArrayLike, model: Mixture, row_weights: ArrayLike | None = None
+    x: ArrayLike, model: Mixture, row_weights: ArrayLike | None = None, is_hard: bool = False
 ) -> tuple[Mixture, np.longdouble]:
     """One EM iteration over rows with NaN, and Σ w ln p(observed) before it.
+
+    With hard assignment Σ w max_k ln π_k p_k(observed).
 
     Ghahramani & Jordan (1994), section 3: full covariances, then averaged as the type asks.
     """
@@ -243,6 +251,9 @@ def incomplete_em_step(
     largest = joint.max(axis=1)
     log_density = largest + np.log(np.exp(joint - largest[:, np.newaxis]).sum(axis=1))
     gamma = np.exp(joint - log_density[:, np.newaxis]) * w[:, np.newaxis]
+    if is_hard:
+        log_density = largest
+        gamma = np.eye(len(model.weights))[joint.argmax(axis=1)] * w[:, np.newaxis]
     counts = gamma.sum(axis=0)
     means, matrices = [], []
     for k, (mean, matrix) in enumerate(zip(model.means, model.matrices, strict=True)):

@@ -28,6 +28,7 @@ import numpy as np
 import xxhash
 
 from streamgmm.algorithms.batch.em import Fit
+from streamgmm.algorithms.batch.lloyd import Farthest
 from streamgmm.algorithms.batch.sample_fit import Stage
 from streamgmm.algorithms.reads.reader import Reading
 from streamgmm.algorithms.sampling.row_sample import RowSample
@@ -53,6 +54,7 @@ from streamgmm.protocols import M, PartialRead, V
 _SETTINGS, _MODEL = "settings.json", "model.gmm"
 # The names by which results are stored, whatever their classes are called.
 _KINDS: Mapping[type, str] = {
+    Farthest: "Farthest",
     Parameters: "Parameters",
     Reading: "Reading",
     RowSample: "RowSample",

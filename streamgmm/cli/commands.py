@@ -210,7 +210,7 @@ def main(context: click.Context) -> None:
     type=click.FloatRange(0),
     default=1e-3,
     show_default=True,
-    help="Stop when less remains to be gained, or with em is gained; in nats a row.",
+    help="Stop when less remains to be gained, or with em or hard is gained; in nats a row.",
 )
 @click.option(
     "--reg-covar",
@@ -247,7 +247,8 @@ def main(context: click.Context) -> None:
     type=click.Choice(get_args(Algorithm)),
     default="auto",
     show_default=True,
-    help="A survey, work on its sample and few full reads, or plain EM.",
+    help="A survey, work on its sample and few full reads; plain EM; or, after such work, "
+    "iterations that assign each row to one component.",
 )
 @click.option(
     "--survey-part",

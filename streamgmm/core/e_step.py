@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
+from streamgmm.core.kernels.hard import hard_step
 from streamgmm.core.kernels.log_joint import TIED, Coefficients
 from streamgmm.core.kernels.mixture import e_step
 from streamgmm.core.kernels.products import ROWS_AT_ONCE
@@ -78,6 +79,8 @@ class EStep:
         Of these components, in this order.
     sums_single : bool
         Whether statistics may be summed in float32.
+    is_hard : bool
+        Whether statistics count a row wholly for its component of largest density.
     """
 
     frame: Frame
@@ -85,10 +88,16 @@ class EStep:
     order: NDArray[np.int64]
     coefficients: Coefficients
     sums_single: bool = False
+    is_hard: bool = False
 
     @classmethod
     def prepare(
-        cls, parameters: Parameters, frame: Frame, arithmetic: Arithmetic = "auto"
+        cls,
+        parameters: Parameters,
+        frame: Frame,
+        arithmetic: Arithmetic = "auto",
+        log_offsets: Array | None = None,
+        is_hard: bool = False,
     ) -> "EStep":
         """Prepare a mixture for evaluation in a frame.
 
@@ -100,9 +109,33 @@ class EStep:
             With "auto" densities and sums are float64 wherever a component may have a share in a
             row, and float32 may find where it has none; "float64" does without; with "float32"
             densities are float32 wherever their error is bounded by 0.001 nats, and sums of some
-            hundred rows too, where that of covariances is bounded by 1e-4.
+            hundred rows too, where that of covariances is bounded by 1e-4. With hard assignment
+            "float32" is the same as "auto": an error in a density would change a label.
+        log_offsets : ndarray of shape (K,), optional
+            Replace ln π_k in the log-joint densities; -inf for a component that takes no part.
+        is_hard : bool
+            Whether statistics count each row wholly for the component of the largest log-joint
+            density; of equal densities, for that of the lowest number. Their log-likelihood is
+            then Σ w max_k ln π_k p_k(x).
+
+        Raises
+        ------
+        ParameterError
+            If the offsets are not K numbers below infinity, or all are -inf.
+
+        References
+        ----------
+        Celeux & Govaert (1992), A classification EM algorithm for clustering and two stochastic
+        versions.
         """
-        alive = parameters.weights > 0.0
+        if log_offsets is None:
+            with np.errstate(divide="ignore"):
+                log_offsets = np.log(parameters.weights)
+        else:
+            _require_offsets(log_offsets, parameters.n_components)
+        if is_hard and arithmetic == "float32":
+            arithmetic = "auto"
+        alive = log_offsets > -np.inf
         is_centred = np.zeros(parameters.n_components, dtype=bool)
         is_centred[frame.centred] = True
         packed = np.flatnonzero(alive & ~is_centred)
@@ -111,9 +144,7 @@ class EStep:
         structure = parameters.structure
         stacked = parameters.stacked(parameters.inverse_factors)
         log_factors = structure.log_determinants(stacked)
-        with np.errstate(divide="ignore"):
-            log_weights = np.log(parameters.weights)
-        constants = log_weights + log_factors - 0.5 * d * math.log(2.0 * math.pi)
+        constants = log_offsets + log_factors - 0.5 * d * math.log(2.0 * math.pi)
         centres = (parameters.means - frame.origin) / frame.scale
         form = structure.coefficients(
             constants[packed], stacked, packed, frame.scale, centres[packed]
@@ -144,7 +175,7 @@ class EStep:
             tolerance=_DENSITY_TOLERANCE,
         )
         sums_single = arithmetic == "float32" and _bears_single_sums(frame, parameters)
-        return cls(frame, parameters.weights, order, coefficients, sums_single)
+        return cls(frame, parameters.weights, order, coefficients, sums_single, is_hard)
 
     def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
         """Sufficient statistics of a chunk of rows.
@@ -176,6 +207,8 @@ class EStep:
         def sums(part: NDArray[np.floating], own: Array) -> tuple[Array, Array, Array]:
             if self.sums_single:
                 found: tuple[Array, Array, Array] = single_statistics(part, own, coefficients)
+            elif self.is_hard:
+                *found, _, _ = hard_step(part, own, priors, order, coefficients, True, False)
             else:
                 *found, _ = e_step(part, own, priors, order, coefficients, True, False, False)
             return found
@@ -234,14 +267,31 @@ class EStep:
                 part, _NO_WEIGHTS, priors, order, coefficients, False, True, with_responsibilities
             )
             parts.append(Posterior(scores, labels, responsibilities, int(totals[4])))
-        if len(parts) == 1:
-            return parts[0]
-        return Posterior(
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-            np.concatenate([part.responsibilities for part in parts]),
-            sum(part.n_not_finite for part in parts),
-        )
+        return _joined(parts)
+
+    def assignment(self, rows: NDArray[np.generic]) -> Posterior:
+        """Label of each row by hard assignment, and its log-joint density.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n, D)
+            Any real type and memory layout.
+
+        Returns
+        -------
+        Posterior
+            Its scores are max_k ln π_k p_k(x); of equal densities the lowest number is the label.
+        """
+        self.require_shapes(rows)
+        coefficients = self.writable_coefficients
+        priors, order = writable(self.weights), writable(self.order)
+        parts = []
+        for _, _, part in _castable(rows):
+            _, _, totals, scores, labels = hard_step(
+                part, _NO_WEIGHTS, priors, order, coefficients, False, True
+            )
+            parts.append(Posterior(scores, labels, np.empty((0, priors.size)), int(totals[4])))
+        return _joined(parts)
 
     def require_shapes(self, rows: NDArray[np.generic], weights: Array = _NO_WEIGHTS) -> None:
         """Refuse rows and weights of other shapes than kernels read: these look at no bounds.
@@ -272,6 +322,33 @@ class EStep:
             if isinstance(value, np.ndarray)
         }
         return self.coefficients._replace(**arrays)
+
+
+def _joined(parts: list[Posterior]) -> Posterior:
+    """Return what is said of the rows of all parts."""
+    if len(parts) == 1:
+        return parts[0]
+    return Posterior(
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.responsibilities for part in parts]),
+        sum(part.n_not_finite for part in parts),
+    )
+
+
+def _require_offsets(log_offsets: Array, n_components: int) -> None:
+    """Refuse offsets that leave no component, or are no numbers below infinity.
+
+    Raises
+    ------
+    ParameterError
+    """
+    is_sound = log_offsets.shape == (n_components,) and bool(np.all(log_offsets < np.inf))
+    if not is_sound or bool(np.all(log_offsets == -np.inf)):
+        raise ParameterError(
+            f"log_offsets have shape {log_offsets.shape}; give {n_components} number(s) below "
+            "infinity, not all of them -inf"
+        )
 
 
 def _require_agreement(

@@ -40,10 +40,16 @@ class IncompleteExpectation:
 
     @classmethod
     def prepare(
-        cls, parameters: Parameters, frame: Frame, arithmetic: Arithmetic = "auto"
+        cls,
+        parameters: Parameters,
+        frame: Frame,
+        arithmetic: Arithmetic = "auto",
+        log_offsets: Array | None = None,
+        is_hard: bool = False,
     ) -> "IncompleteExpectation":
         """Prepare a mixture; as :meth:`streamgmm.core.e_step.EStep.prepare`."""
-        return cls(EStep.prepare(parameters, frame, arithmetic), Whitening.of(parameters, frame))
+        complete = EStep.prepare(parameters, frame, arithmetic, log_offsets, is_hard)
+        return cls(complete, Whitening.of(parameters, frame))
 
     def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
         """Sufficient statistics of a chunk of rows, expected given the values that are there.
@@ -65,7 +71,11 @@ class IncompleteExpectation:
         chosen = _by_gaps(rows)
         row_weights = np.empty(0) if weights is None else np.asarray(weights, np.float64)[chosen]
         moments, scatter, totals = incomplete_statistics(
-            rows[chosen].astype(np.float64), row_weights, self.complete.writable_coefficients
+            rows[chosen].astype(np.float64),
+            row_weights,
+            writable(self.complete.order),
+            self.complete.writable_coefficients,
+            self.complete.is_hard,
         )
         log_likelihood, weight, n_rows, n_overflowing = totals.tolist()
         incomplete = replace(

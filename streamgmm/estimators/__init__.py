@@ -2,14 +2,16 @@
 
 Only this package may import scikit-learn, and of it only ``sklearn.base`` and its validation.
 Data that scikit-learn knows (arrays, lists, DataFrames) are validated by it; all else by its
-source. ``base`` holds what any fitted mixture can do, ``gaussian_mixture`` fits data that are
-there, ``online_mixture`` data that keep coming; ``merging`` says which models go together;
+source. ``row_estimator`` holds what all of them share, ``base`` what any fitted mixture can do;
+``gaussian_mixture`` fits data that are there, ``online_mixture`` data that keep coming, and
+``kmeans`` finds clusters; ``merging`` says which models go together;
 ``records`` and ``online_records`` turn models into what files hold, and ``loading`` gives them
 back.
 """
 
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
+from streamgmm.estimators.kmeans import KMeans
 from streamgmm.estimators.loading import load
 from streamgmm.estimators.online_mixture import OnlineGaussianMixture
 
-__all__ = ["GaussianMixture", "OnlineGaussianMixture", "load"]
+__all__ = ["GaussianMixture", "KMeans", "OnlineGaussianMixture", "load"]

@@ -52,20 +52,45 @@ def fingerprint(
     sample_bytes : int
         Memory that this sample may take.
     """
-    settings = model.get_params(deep=False)
-    known: dict[str, Any] = {
-        name: _plain(value) for name, value in settings.items() if name not in _INDIFFERENT
-    }
+    known = _settings(model)
     known["fixed"] = sorted(model.fixed)
-    seed = model.random_state
-    known["random_state"] = int(seed) if isinstance(seed, Integral) else type(seed).__name__
     if start is not None:
         known["start"] = _digest([start.weights, start.means, start.covariances])
         if isinstance(model.reg_covar, str) and ridge is not None:
             known["reg_covar of the start"] = _digest([ridge])
-    elif model.algorithm == "auto":
+    elif model.algorithm != "em":
         known["bytes of the sample, by memory_limit"] = sample_bytes
-    return {**known, **_data(source), **{f"version of {name}": version(name) for name in _VERSIONS}}
+    return {**known, **_data(source), **_versions()}
+
+
+def clustering_fingerprint(model: Any, source: Source, sample_bytes: int) -> dict[str, Any]:
+    """Return what decides the result of clustering data, as JSON can say it.
+
+    Parameters
+    ----------
+    model : KMeans
+    source : Source
+    sample_bytes : int
+        Memory that the sample may take.
+    """
+    known = {**_settings(model), "bytes of the sample, by memory_limit": sample_bytes}
+    return {"estimator": type(model).__name__, **known, **_data(source), **_versions()}
+
+
+def _settings(model: Any) -> dict[str, Any]:
+    """The settings that decide what is found."""
+    known: dict[str, Any] = {
+        name: _plain(value)
+        for name, value in model.get_params(deep=False).items()
+        if name not in _INDIFFERENT
+    }
+    seed = model.random_state
+    known["random_state"] = int(seed) if isinstance(seed, Integral) else type(seed).__name__
+    return known
+
+
+def _versions() -> dict[str, str]:
+    return {f"version of {name}": version(name) for name in _VERSIONS}
 
 
 def _digest(arrays: Iterable[Any]) -> str:
@@ -109,7 +134,9 @@ def _some_rows(source: Source) -> Iterable[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A setting as JSON can say it; arrays as digests."""
+    """A setting as JSON can say it; arrays as digests, functions as their names."""
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__qualname__)
     if value is None or isinstance(value, (str, bool, int)):
         return value
     array = np.asarray(value, dtype=np.float64)

@@ -16,6 +16,7 @@ from sklearn.utils import estimator_html_repr
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from streamgmm.algorithms.batch.auto import (
+    fit_by_assignment,
     fit_from,
     fit_in_few_reads,
     sample_for_start,
@@ -87,7 +88,7 @@ class GaussianMixture(FittedMixture):
     tol : float, default=1e-3
         Of the mean log-likelihood, in nats a row. "auto" stops when less is foretold to remain to
         be gained, or five reads have gained less together; "em" when an iteration changes it by
-        less.
+        less; "hard" when an iteration changes its objective by less, or assigns no row otherwise.
     reg_covar : float, array-like of shape (n_features,) or "auto", default="auto"
         Added to the diagonal of covariances, in squared units of the data: one number for all
         columns, or one for each. With "auto" each column gets a millionth of its variance, but
@@ -95,11 +96,11 @@ class GaussianMixture(FittedMixture):
         the sampled rows. Plain EM (``algorithm="em"``) adds 1e-6 with "auto". A warm start keeps
         ``reg_covar_`` with "auto". Components with one variance ("spherical") get the smallest.
     max_iter : int, default=100
-        Bound on iterations: with "auto" on reads after the survey, with "em" on those of each
-        start.
+        Bound on iterations: with "auto" and "hard" on reads after the survey, with "em" on those
+        of each start.
     n_init : int, default=1
         Number of starts; the one with the highest log-likelihood is kept. With "em" each takes
-        its own reads; with "auto" each is some starts on the sample.
+        its own reads; with "auto" and "hard" each is some starts on the sample.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
         How a start is made, from sampled rows; with "em" from at most 65536.
     weights_init : array-like of shape (n_components,), default=None
@@ -119,18 +120,23 @@ class GaussianMixture(FittedMixture):
         1 writes a line for each read of the data to standard error.
     verbose_interval : int, default=10
         With ``verbose=1``, iterations between two lines; with ``verbose=2`` every one is written.
-    algorithm : {"auto", "em"}, default="auto"
+    algorithm : {"auto", "em", "hard"}, default="auto"
         "auto" surveys the data in one read and takes a sample of rows; on these, in memory, it
         searches for a start and converges; from there it reads all rows as long as this gains
         anything, going further in a step than EM does. The parameters that it returns are those
         whose log-likelihood it found last. "em" is plain EM: from the same start it gives
-        scikit-learn's iterates, and its conventions.
+        scikit-learn's iterates, and its conventions. "hard" is classification EM: each row counts
+        wholly for the component of the largest π_k p_k(x), of equal ones for that of the lowest
+        number, and the iterations maximise the mean of max_k ln π_k p_k(x). The start is that of
+        "auto"; then every iteration reads all rows once. Means and covariances are those of the
+        assigned rows, narrower than those of the maximum likelihood where components overlap.
     arithmetic : {"auto", "float64", "float32"}, default="auto"
         With "auto" densities and sums are float64 wherever a component may have a share in a row,
         and float32 may find where it has none: the result is that of "float64", to the last bit,
         sooner. With "float32" densities are float32 wherever the bound on their error is below
         0.001 nats, and sums of some hundred rows too where that of covariances is below a part
-        in 10,000, else as with "auto". What was done is in ``history_``.
+        in 10,000, else as with "auto". What was done is in ``history_``. Hard assignment needs all
+        digits of densities that matter: there "float32" is "auto".
     fixed : collection of {"weights", "means", "covariances"}, default=()
         Parameters held at their ``*_init`` values (``precisions_init`` for covariances).
     executor : "auto", "threads", "dask" or distributed.Client, default="auto"
@@ -182,10 +188,12 @@ class GaussianMixture(FittedMixture):
         Whether ``tol`` ended the fit, of "em" the best start.
     n_iter_ : int
         Number of iterations: of "auto" after the survey, steps that were not accepted too; of
-        "em" those of the best start.
+        "em" those of the best start; of "hard" those after the survey.
     lower_bound_ : float
         Mean log-likelihood, nats a row: of "auto" that of the parameters; of "em" that of the
-        parameters that the last iteration began with.
+        parameters that the last iteration began with; of "hard" the mean of max_k ln π_k p_k(x)
+        with these parameters. :meth:`score` is the log-likelihood of the mixture with any
+        algorithm.
     lower_bounds_ : list of float
         Mean log-likelihood of each iteration; of "auto" of those that were accepted.
     n_reads_ : float
@@ -210,6 +218,8 @@ class GaussianMixture(FittedMixture):
     ----------
     Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
     Le Cam (1956), On the asymptotic theory of estimation and testing hypotheses.
+    Celeux & Govaert (1992), A classification EM algorithm for clustering and two stochastic
+    versions.
 
     Examples
     --------
@@ -388,7 +398,14 @@ class GaussianMixture(FittedMixture):
             work, effort = works[0], needs.effort(executor.memory_limit)
             log_effort(effort)
             listener = rows.before(self._listener())
-            reader = Reader(source, executor, listener, self.arithmetic, driver_bytes=work.driver)
+            reader = Reader(
+                source,
+                executor,
+                listener,
+                self.arithmetic,
+                driver_bytes=work.driver,
+                is_hard=self.algorithm == "hard",
+            )
             start = self._given_start(reader, known)
             with self._checkpointed(reader, start, ridge, resume) as random:
                 reader.tell(self._size(source, work))
@@ -488,7 +505,7 @@ class GaussianMixture(FittedMixture):
         random: np.random.RandomState,
         effort: Effort,
     ) -> Fit:
-        if self.algorithm == "auto":
+        if self.algorithm != "em":
             return self._fit_in_few_reads(reader, known, start, ridge, local, random, effort)
         if start is not None:
             previous = self.lower_bound_ if self._goes_on() else -np.inf
@@ -529,7 +546,8 @@ class GaussianMixture(FittedMixture):
             return self._fit_from(reader, open_rows, start, ridge, n_parameters, random, effort)
         found = survey_for_fit(reader, k, n_parameters, random, self.survey_part)
         entries = ridge.settle(found.sample.rows, found.sample.weights)
-        return fit_in_few_reads(
+        fit = fit_by_assignment if reader.is_hard else fit_in_few_reads
+        return fit(
             reader,
             open_rows,
             self._settings(entries, ridge.scales),
@@ -555,9 +573,13 @@ class GaussianMixture(FittedMixture):
         kept = reader.kept(Parameters, lambda: start)
         if not self.max_iter:
             return Fit(kept)
-        sample = sample_for_start(reader, n_parameters, random, ridge.entries is None)
+        sample = None
+        if ridge.entries is None or not reader.is_hard:
+            sample = sample_for_start(reader, n_parameters, random, ridge.entries is None)
         if sample is not None:
             ridge.settle(sample.rows, sample.weights)
+        if reader.is_hard:
+            return self._iterated(reader, kept, ridge)
         return fit_from(
             reader,
             open_rows,
@@ -611,9 +633,15 @@ class GaussianMixture(FittedMixture):
     ) -> Fit:
         """Plain EM on all rows from given parameters."""
         kept = reader.kept(Parameters, lambda: start)
+        return self._iterated(reader, kept, ridge, previous)
+
+    def _iterated(
+        self, reader: Reader, start: Parameters, ridge: FitRidge, previous: float = -np.inf
+    ) -> Fit:
+        """Iterations on all rows."""
         return expectation_maximization(
             reader,
-            kept,
+            start,
             tol=self.tol,
             max_iter=self.max_iter,
             objective=self._objective(ridge.known),

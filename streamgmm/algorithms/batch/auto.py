@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from streamgmm.algorithms.batch.accelerated_em import accelerated_em
-from streamgmm.algorithms.batch.em import Fit
+from streamgmm.algorithms.batch.em import Fit, expectation_maximization
 from streamgmm.algorithms.batch.sample_fit import (
     FEWEST_INFORMING,
     Informant,
@@ -126,6 +126,62 @@ def fit_in_few_reads(
     StreamGMMError
         As the initialisation.
     """
+    search, start = _searched(reader, open_rows, settings, known, found, tol, random, effort)
+    fit = accelerated_em(
+        reader,
+        start,
+        tol=tol,
+        max_iter=max_iter,
+        objective=settings.objective,
+        informed_by=search.informant,
+        order=effort.order,
+    )
+    return replace(fit, columns=found.moments)
+
+
+def fit_by_assignment(
+    reader: Reader,
+    open_rows: Callable[[Array, Array, Listener], Reader],
+    settings: Settings,
+    known: Start,
+    found: Survey,
+    *,
+    tol: float,
+    max_iter: int,
+    random: np.random.RandomState,
+    effort: Effort = EFFORTS[0],
+) -> Fit:
+    """Fit a mixture by classification EM, from a start that EM finds on the sample.
+
+    Parameters and errors are those of :func:`fit_in_few_reads`; the reader assigns each row wholly
+    to one component, and the fit ends when an iteration gains less than ``tol``.
+
+    Returns
+    -------
+    Fit
+    """
+    _, start = _searched(reader, open_rows, settings, known, found, tol, random, effort)
+    fit = expectation_maximization(
+        reader,
+        start,
+        tol=tol,
+        max_iter=max_iter,
+        objective=settings.objective,
+    )
+    return replace(fit, columns=found.moments)
+
+
+def _searched(
+    reader: Reader,
+    open_rows: Callable[[Array, Array, Listener], Reader],
+    settings: Settings,
+    known: Start,
+    found: Survey,
+    tol: float,
+    random: np.random.RandomState,
+    effort: Effort,
+) -> tuple[Search, Parameters]:
+    """Search the sample of a survey; return the search and what it comes to."""
     sample = found.sample
     n_parameters = settings.n_parameters(reader.source.n_features)
     shortfall = _shortfall(reader.source, sample, n_parameters)
@@ -133,17 +189,7 @@ def fit_in_few_reads(
         sample.rows, sample.weights, n_parameters, _informing_bytes(reader, effort)
     )
     search = Search(open_rows, settings, known, informant, random, reader, effort)
-    start = search.run(sample, _tolerance(tol, shortfall))
-    fit = accelerated_em(
-        reader,
-        start,
-        tol=tol,
-        max_iter=max_iter,
-        objective=settings.objective,
-        informed_by=informant,
-        order=effort.order,
-    )
-    return replace(fit, columns=found.moments)
+    return search, search.run(sample, _tolerance(tol, shortfall))
 
 
 def fit_from(

@@ -1,8 +1,10 @@
-"""Plain exact EM: one read of all the data an iteration."""
+"""Plain exact EM, or classification EM: one read of all the data an iteration."""
 
 import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
+
+import numpy as np
 
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.feature_moments import FeatureMoments
@@ -93,7 +95,9 @@ def expectation_maximization(
     """EM from given parameters until the value of the objective changes by less than ``tol``.
 
     The value and the log-likelihood of an iteration are those of the parameters it began with, as
-    in scikit-learn.
+    in scikit-learn. With a reader that assigns rows wholly (``reader.is_hard``) this is
+    classification EM: the log-likelihood is the mean of max_k ln π_k p_k(x), and the iteration also
+    ends when no row has moved to another component.
 
     Parameters
     ----------
@@ -113,17 +117,27 @@ def expectation_maximization(
     References
     ----------
     Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
+    Celeux & Govaert (1992), A classification EM algorithm for clustering and two stochastic
+    versions.
     """
     # Of the start, which the caller may keep, no inverse factors are kept.
-    parameters, statistics = replace(start), None
+    parameters = replace(start)
+    statistics: Statistics | None = None
     log_likelihoods: list[float] = []
     values: list[float] = []
     degenerate: set[int] = set()
     reason = StopReason.LIMIT
     for iteration in range(1, max_iter + 1):
         before = log_likelihoods[-1] if log_likelihoods else previous
+        last = statistics
+        # In one frame the same assignment gives the same sums, to the last bit.
+        keeps_frame = reader.is_hard and last is not None and last.frame.resolves(parameters)
         statistics = reader.statistics(
-            "iteration", parameters, iteration=iteration, previous=before
+            "iteration",
+            parameters,
+            frame=last.frame if last is not None and keeps_frame else None,
+            iteration=iteration,
+            previous=before,
         )
         parameters = replace(parameters)
         maximum = objective.maximize(statistics, parameters)
@@ -143,7 +157,7 @@ def expectation_maximization(
         gain, previous = value - previous, value
         values.append(value)
         log_likelihoods.append(statistics.mean_log_likelihood)
-        if abs(gain) < tol:
+        if abs(gain) < tol or (reader.is_hard and _has_same_sums(statistics, last)):
             reason = StopReason.TOLERANCE
             break
     return Fit(
@@ -154,4 +168,14 @@ def expectation_maximization(
         reason,
         frozenset(degenerate),
         len(log_likelihoods),
+    )
+
+
+def _has_same_sums(statistics: Statistics, last: Statistics | None) -> bool:
+    """Return whether the sums are those of the iteration before: no row was assigned otherwise."""
+    return (
+        last is not None
+        and statistics.frame.is_same_as(last.frame)
+        and np.array_equal(statistics.moments, last.moments)
+        and np.array_equal(statistics.scatter, last.scatter)
     )

@@ -9,9 +9,14 @@ from numpy.typing import NDArray
 from streamgmm.algorithms.reads.usable_rows import is_left_out, is_refused
 from streamgmm.core.e_step import EStep, Posterior
 from streamgmm.core.incomplete import IncompleteExpectation
+from streamgmm.core.structures import Array
 from streamgmm.errors import NotFiniteError
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk
+
+# Rows whose distances are found at once, and the part of ‖x‖² + ‖c‖² below which ‖x - c‖² is found
+# from the differences.
+_ROWS_AT_ONCE, _CLOSE = 1024, 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +49,63 @@ def scores(question: Question, chunk: Chunk) -> NDArray[Any]:
 def responsibilities(question: Question, chunk: Chunk) -> NDArray[Any]:
     """Posterior probabilities of the components, (n, K)."""
     return _posterior(question, chunk, with_responsibilities=True).responsibilities
+
+
+@dataclass(frozen=True, eq=False)
+class Centres:
+    """Centres that rows are asked for their distances to.
+
+    Attributes
+    ----------
+    expectation : EStep
+        With one variance for all, and equal offsets.
+    values : ndarray of shape (K, D)
+    origin : ndarray of shape (D,)
+        A point among the centres, about which distances keep their digits.
+    missing : {"error", "drop"}
+        Rows with NaN are refused; or have the label -1, and NaN for distances.
+    """
+
+    expectation: EStep
+    values: Array
+    origin: Array
+    missing: Missing
+
+
+def nearest(centres: Centres, chunk: Chunk) -> NDArray[Any]:
+    """Number of the nearest centre, (n,) int64."""
+    found = centres.expectation.assignment(chunk.rows)
+    if found.n_not_finite:
+        _refuse(chunk, centres.missing)
+        found.labels[is_left_out(chunk.rows, centres.missing)] = -1
+    return found.labels
+
+
+def distances(centres: Centres, chunk: Chunk) -> NDArray[Any]:
+    """Distance to each centre, (n, K), of :func:`imputed_type`."""
+    _refuse(chunk, centres.missing)
+    dtype, c = imputed_type(chunk.rows.dtype), centres.values - centres.origin
+    out = np.empty((len(chunk.rows), len(c)), dtype)
+    squares = np.square(c).sum(axis=1)
+    for start in range(0, len(out), _ROWS_AT_ONCE):
+        block = slice(start, start + _ROWS_AT_ONCE)
+        x = chunk.rows[block].astype(np.float64) - centres.origin
+        found = x @ (-2.0 * c.T)
+        sizes = squares + np.square(x).sum(axis=1, keepdims=True)
+        found += sizes
+        # Differences of squares have lost their digits there.
+        is_close = found <= _CLOSE * sizes
+        for k in np.flatnonzero(is_close.any(axis=0)):
+            own = is_close[:, k]
+            found[own, k] = np.square(x[own] - c[k]).sum(axis=1)
+        out[block] = np.sqrt(found, out=found)
+    return out
+
+
+def distance_bytes(n_clusters: int, n_features: int) -> int:
+    """Return the memory that :func:`distances` takes beside what it returns."""
+    rows = _ROWS_AT_ONCE * (3 * n_clusters + 5 * n_features)
+    return 8 * (rows + n_clusters * (2 * n_features + 1))
 
 
 def imputed(expectation: IncompleteExpectation, chunk: Chunk) -> NDArray[Any]:

@@ -18,6 +18,7 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import Array
 from streamgmm.errors import DataError, NotFiniteError
 from streamgmm.events import Event, Listener, ReadDone, ReadStarted
 from streamgmm.options import Arithmetic, CovarianceType, Missing
@@ -96,6 +97,10 @@ class Reader:
     driver_bytes : int
         Memory that this process needs beside passes for statistics. Samples are drawn before
         there is anything to hold.
+    is_hard : bool
+        Whether statistics count each row wholly for its component of largest density.
+    log_offsets : ndarray of shape (K,), or None
+        Replace ln π_k in the densities; see :meth:`streamgmm.core.e_step.EStep.prepare`.
     """
 
     source: Source
@@ -105,6 +110,8 @@ class Reader:
     history: list[ReadDone] = field(default_factory=list)
     journal: Journal | None = None
     driver_bytes: int = 0
+    is_hard: bool = False
+    log_offsets: Array | None = None
 
     def tell(self, event: Event) -> None:
         """Pass an event on."""
@@ -233,7 +240,9 @@ class Reader:
         accepts: Callable[[Statistics], bool],
     ) -> Statistics:
         missing = self.source.missing
-        expectation = prepare(parameters, frame, missing, self.arithmetic)
+        expectation = prepare(
+            parameters, frame, missing, self.arithmetic, self.log_offsets, self.is_hard
+        )
         work = statistics_work(self.source, parameters.covariance_type, parameters.n_components)
         work = replace(work, driver=self.driver_bytes)
         found, _, seconds = self._timed(purpose, Statistics, chunk_statistics, expectation, work)
@@ -308,11 +317,16 @@ class Reader:
 
 
 def prepare(
-    parameters: Parameters, frame: Frame, missing: Missing, arithmetic: Arithmetic = "auto"
+    parameters: Parameters,
+    frame: Frame,
+    missing: Missing,
+    arithmetic: Arithmetic = "auto",
+    log_offsets: Array | None = None,
+    is_hard: bool = False,
 ) -> EStep | IncompleteExpectation:
     """A mixture prepared for rows of which those with NaN are treated as is said."""
     expectation = IncompleteExpectation if missing == "em" else EStep
-    return expectation.prepare(parameters, frame, arithmetic)
+    return expectation.prepare(parameters, frame, arithmetic, log_offsets, is_hard)
 
 
 def statistics_work(source: Source, covariance_type: CovarianceType, n_components: int) -> Work:

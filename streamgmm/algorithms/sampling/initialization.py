@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import scipy.sparse
@@ -200,6 +201,41 @@ def initialize(
         covariances,
         factors,
     )
+
+
+def seed_centres(
+    rows: Array,
+    weights: Array,
+    n_clusters: int,
+    method: Literal["k-means++", "random"],
+    random: np.random.RandomState,
+) -> Array:
+    """Choose rows that clusters begin with.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (m, D)
+        Without NaN, at least as many as there are clusters.
+    weights : ndarray of shape (m,)
+        Not all 0.
+    n_clusters : int
+    method : {"k-means++", "random"}
+        Greedy k-means++ (Arthur & Vassilvitskii 2007), or rows drawn by their weights.
+    random : numpy.random.RandomState
+
+    Returns
+    -------
+    centres : ndarray of shape (n_clusters, D)
+    """
+    if method == "k-means++":
+        measured = _Rows.of(rows, weights)
+        return _seed_centres(measured, n_clusters, random) + measured.centre
+    has_weight = np.flatnonzero(weights)
+    share = weights[has_weight] / weights.sum()
+    replaces = has_weight.size < n_clusters
+    chosen = random.choice(has_weight, size=n_clusters, replace=replaces, p=share)
+    found: Array = rows[chosen].astype(np.float64)
+    return found
 
 
 def parameters_of_clusters(

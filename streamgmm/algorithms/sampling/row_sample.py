@@ -5,6 +5,7 @@ and rows stored in any order are sampled alike.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from streamgmm.core.e_step import LARGEST_VALUE
 from streamgmm.core.structures import Array
 from streamgmm.errors import DataError
 from streamgmm.options import Missing
-from streamgmm.protocols import Chunk, Work
+from streamgmm.protocols import Chunk, Work, row_count
 
 _ALL_HASHES = np.uint64(2**64 - 1)
 # Of the places of a sample, one in so many is kept for rows that are badly explained.
@@ -354,7 +355,9 @@ def default_sample_size(n_rows: int, n_features: int) -> int:
     return min(n_rows, _MOST_ROWS, max(1024, _MOST_BYTES // (8 * n_features)))
 
 
-def sample_rows(reader: Reader, seed: int, most_rows: int | None = None) -> RowSample:
+def sample_rows(
+    reader: Reader, seed: int, most_rows: int | None = None, chunks: Sequence[int] | None = None
+) -> RowSample:
     """Read everything once and keep a uniform sample of rows, as float64, in their order.
 
     Parameters
@@ -364,6 +367,8 @@ def sample_rows(reader: Reader, seed: int, most_rows: int | None = None) -> RowS
         Below 2**32.
     most_rows : int, optional
         By default 65536, or what 32 MiB hold.
+    chunks : sequence of int, optional
+        Read these and no others.
 
     Returns
     -------
@@ -384,10 +389,11 @@ def sample_rows(reader: Reader, seed: int, most_rows: int | None = None) -> RowS
     dtype = np.dtype(np.float64)
     # How many rows have weight, or no NaN, is not known beforehand: no hash is too large then.
     is_known = not source.has_weights and source.missing == "error"
-    n_rows = source.n_rows if is_known else size
+    n_read = source.n_rows if chunks is None else row_count(source, chunks)
+    n_rows = n_read if is_known else size
     design = SampleDesign.among(n_rows, size, seed, dtype)
     state = design, source.missing
-    drawn = reader.reduce("sample", Draw, _draw, state, design.work(source.n_features))
+    drawn = reader.reduce("sample", Draw, _draw, state, design.work(source.n_features), chunks)
     return checked(drawn.sample(), reader)
 
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece, spliced_piece
+from streamgmm.core.kernels.hard import harden
 from streamgmm.core.kernels.log_joint import (
     DIAG,
     SPHERICAL,
@@ -326,14 +327,22 @@ def _add_moments(coefficients, n, n_runs, work, gaps, moments, scatter):
 
 
 @piece
-def _add_rows(rows, weights, coefficients, work, gaps, sums, recent, totals):
+def _add_rows(
+    rows, weights, order, coefficients, is_hard, work, labels, gaps, sums, recent, totals
+):
     """Add rows, block by block, to sums and totals; recent, 0 before and after, is scratch."""
     n_together = gaps.kept.shape[2]
     for start in range(0, rows.shape[0], n_together):
         stop = min(start + n_together, rows.shape[0])
         n_overflowing, n_runs = _evaluate(rows[start:stop], coefficients, work, gaps)
-        normalise(work, stop - start)
-        weight, log_likelihood = weigh(weights[start:stop], work, stop - start)
+        if is_hard:
+            n_packed = coefficients.theta.shape[0]
+            weight, log_likelihood = harden(
+                weights[start:stop], n_packed, order, work, labels, stop - start
+            )
+        else:
+            normalise(work, stop - start)
+            weight, log_likelihood = weigh(weights[start:stop], work, stop - start)
         _add_moments(coefficients, stop - start, n_runs, work, gaps, recent[0], recent[1])
         if (start // n_together + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
             move(recent[0], sums[0])
@@ -345,7 +354,7 @@ def _add_rows(rows, weights, coefficients, work, gaps, sums, recent, totals):
 
 
 @kernel
-def incomplete_statistics(rows, weights, coefficients):
+def incomplete_statistics(rows, weights, order, coefficients, is_hard):
     """E-step over rows with gaps, reduced to moments of whitened residuals.
 
     Parameters
@@ -353,7 +362,10 @@ def incomplete_statistics(rows, weights, coefficients):
     rows : (n, D) float64
         NaN where a value is missing; no infinity. Rows with the same gaps are best side by side.
     weights : (n,) float64, or (0,) for weights of 1
-    coefficients : Coefficients
+    order, coefficients
+        As for :func:`~streamgmm.core.kernels.mixture.e_step`.
+    is_hard : bool
+        Whether a row counts wholly for its component of largest density.
 
     Returns
     -------
@@ -362,7 +374,8 @@ def incomplete_statistics(rows, weights, coefficients):
     scatter : (D (D + 1) / 2,) float64, or (0,)
         TIED: Σ over rows and components of γ E[y yᵀ], its upper triangle by rows.
     totals : (4,) float64
-        Log-likelihood Σ w log p(observed), Σ w, rows counted in, rows overflowing.
+        Log-likelihood Σ w log p(observed), or with hard assignment that of the largest density;
+        Σ w, rows counted in, rows overflowing.
     """
     n_components = coefficients.means.shape[0]
     n_scatter = coefficients.scatter_features.shape[0]
@@ -373,7 +386,8 @@ def incomplete_statistics(rows, weights, coefficients):
     totals = np.zeros(4)
     work, gaps = workspace(coefficients), _gaps(coefficients)
     sums, recent = (moments, scatter), (recent_moments, recent_scatter)
-    _add_rows(rows, weights, coefficients, work, gaps, sums, recent, totals)
+    labels = np.zeros(BLOCK, np.int64)
+    _add_rows(rows, weights, order, coefficients, is_hard, work, labels, gaps, sums, recent, totals)
     return moments, scatter[0], totals
 
 

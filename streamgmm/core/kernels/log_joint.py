@@ -320,7 +320,7 @@ def _find_doubtful(k, n, work):
 
 
 @piece
-def _load_in_data_units(rows, coefficients, work):
+def load_in_data_units(rows, coefficients, work):
     """Rows (n, D) into work.x, with the origin for those left out, and up to a whole panel."""
     n, n_features = rows.shape
     _turn(rows, work.nought, work.unit, work.x)
@@ -431,7 +431,7 @@ def evaluate(rows, coefficients, work):
     _packed_log_joint(coefficients, work, n)
     any_centred = _find_centred(coefficients, work, n)
     if any_centred or not coefficients.has_own_basis:
-        _load_in_data_units(rows, coefficients, work)
+        load_in_data_units(rows, coefficients, work)
     for k in range(work.is_centred.size):
         if work.is_centred[k]:
             _centred_log_joint(coefficients, k, n, work)

@@ -65,7 +65,7 @@ def weigh(weights, work, n):
 
 
 @spliced_piece
-def _gather(values, responsibilities, share_rows, work):
+def gather_weighted(values, responsibilities, share_rows, work):
     """Some rows (count,) of values (n, STRIDE) and of a component's responsibilities.
 
     They go into the lines after the first of work.gathered, and into work.some; returns their
@@ -106,7 +106,7 @@ def _add_packed_moments(coefficients, z, n_rows, work, moments):
             passed_over += n_rows - count
             if count:
                 share_rows = work.some_rows[k - first, :count]
-                few = _gather(z[1:], responsibilities[k], share_rows, work)
+                few = gather_weighted(z[1:], responsibilities[k], share_rows, work)
                 add_moments_product(
                     work.some, features, work.gathered, few, FIRST, FIRST + 1, moments, k
                 )
@@ -114,7 +114,7 @@ def _add_packed_moments(coefficients, z, n_rows, work, moments):
 
 
 @spliced_piece
-def _add_centred_moments(coefficients, c, n_rows, work, moments, scatter):
+def add_centred_moments(coefficients, c, n_rows, work, moments, scatter):
     """Add a block of rows to the moments of centred component c, as far as it has a share.
 
     Returns how many rows were passed over.
@@ -125,7 +125,7 @@ def _add_centred_moments(coefficients, c, n_rows, work, moments, scatter):
     if count == 0:
         return n_rows
     if count <= FEW:
-        few = _gather(work.x, responsibilities, work.some_rows[0, :count], work)
+        few = gather_weighted(work.x, responsibilities, work.some_rows[0, :count], work)
         x = work.gathered[1 : 1 + work.x.shape[0]]
     else:
         count, few, x = n_rows, n, work.x
@@ -136,12 +136,12 @@ def _add_centred_moments(coefficients, c, n_rows, work, moments, scatter):
         work.some, coefficients.features, work.residual, few, FIRST, FIRST + 1, moments, k
     )
     if coefficients.kind == TIED:
-        _add_scatter(coefficients, work.residual, few, work, scatter)
+        add_scatter(coefficients, work.residual, few, work, scatter)
     return n_rows - count
 
 
 @spliced_piece
-def _add_scatter(coefficients, z, n, work, scatter):
+def add_scatter(coefficients, z, n, work, scatter):
     """scatter (1, S + spare) += Σ w z zᵀ, w in work.some, its upper triangle."""
     table = coefficients.scatter_features
     add_moments_product(work.some, table, z, n, FIRST, FIRST + 1, scatter, FIRST)
@@ -168,9 +168,9 @@ def add_moments(coefficients, n_rows, work, moments, scatter):
             for k in range(n_packed):
                 for r in range(n):
                     weights[r] += work.log_joint[k, r]
-            _add_scatter(coefficients, z, n, work, scatter)
+            add_scatter(coefficients, z, n, work, scatter)
     for c in range(work.log_joint.shape[0] - n_packed):
-        passed_over += _add_centred_moments(coefficients, c, n_rows, work, moments, scatter)
+        passed_over += add_centred_moments(coefficients, c, n_rows, work, moments, scatter)
     return passed_over
 
 

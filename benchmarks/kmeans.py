@@ -1,0 +1,116 @@
+"""K-means beside scikit-learn: seconds of a pass, and inertia of whole fits.
+
+``python -m benchmarks.kmeans [--pairs 5] [--small] [--save]``
+
+A pass of :class:`streamgmm.KMeans` and a Lloyd iteration of scikit-learn, from the same centres, on
+two threads, in turns: the seconds of many iterations less those of one. Then whole fits of planted
+clusters: inertia as a part of the best of scikit-learn's ten, and the passes that they take.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans as SklearnKMeans
+from threadpoolctl import threadpool_limits
+
+from benchmarks.reporting import Table, report
+from streamgmm import KMeans
+
+_THREADS, _ITERATIONS = 2, 10
+# Clusters, columns, rows, spread of the centres in standard deviations of a cluster.
+CELLS = (
+    (10, 2, 20_000, 5.0),
+    (50, 8, 50_000, 3.0),
+    (100, 2, 50_000, 20.0),
+    (256, 16, 100_000, 3.0),
+)
+SMALL_CELLS = ((10, 2, 4_000, 5.0), (30, 8, 6_000, 3.0))
+
+
+def planted(k: int, d: int, n: int, spread: float) -> NDArray[np.float64]:
+    rng = np.random.default_rng(k)
+    centres = rng.normal(size=(k, d)) * spread
+    return centres[rng.integers(0, k, n)] + rng.normal(size=(n, d))
+
+
+def seconds_of(make: object, start: NDArray[np.float64], rows: NDArray[np.float64]) -> float:
+    """Seconds of an iteration."""
+    taken = []
+    for n_iterations in (1, 1 + _ITERATIONS):
+        begin = time.perf_counter()
+        make(start, n_iterations).fit(rows)  # type: ignore[operator]
+        taken.append(time.perf_counter() - begin)
+    return (taken[1] - taken[0]) / _ITERATIONS
+
+
+def own(start: NDArray[np.float64], n_iterations: int) -> KMeans:
+    return KMeans(len(start), init=start, max_iter=n_iterations, tol=0.0, n_jobs=_THREADS)
+
+
+def theirs(start: NDArray[np.float64], n_iterations: int) -> SklearnKMeans:
+    return SklearnKMeans(
+        len(start), init=start, n_init=1, max_iter=n_iterations, tol=0.0, algorithm="lloyd"
+    )
+
+
+def passes(n_rows: int, pairs: int) -> Table:
+    """Seconds of a pass at D = 16, K = 256."""
+    rows = planted(256, 16, n_rows, 1.0)
+    start = rows[:256].copy()
+    seconds = [
+        (seconds_of(own, start, rows), seconds_of(theirs, start, rows)) for _ in range(pairs)
+    ]
+    ratios = [a / b for a, b in seconds]
+    a, b = (statistics.median(column) for column in zip(*seconds, strict=True))
+    cells = [f"{n_rows:,}", f"{a:.4f}", f"{b:.4f}"]
+    cells += [f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"]
+    return Table(["rows", "streamgmm, s", "scikit-learn, s", "ratio"], [cells])
+
+
+def fits(cells: tuple[tuple[int, int, int, float], ...]) -> Table:
+    """Inertia and seconds of whole fits."""
+    lines = []
+    for k, d, n, spread in cells:
+        rows = planted(k, d, n, spread)
+        begin = time.perf_counter()
+        found = KMeans(k, random_state=0, n_jobs=_THREADS).fit(rows)
+        middle = time.perf_counter()
+        best = SklearnKMeans(k, n_init=10, random_state=0).fit(rows)
+        end = time.perf_counter()
+        lines.append(
+            [
+                f"K={k} D={d} N={n:,} spread {spread:g}",
+                f"{found.inertia_ / best.inertia_:.5f}",
+                f"{found.n_reads_:g}",
+                f"{middle - begin:.2f}",
+                f"{end - middle:.2f}",
+            ]
+        )
+    header = ["data", "inertia over the best of ten", "passes", "streamgmm, s", "ten starts, s"]
+    return Table(header, lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--small", action="store_true", help="few rows")
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    with threadpool_limits(_THREADS):
+        # Kernels are compiled, or loaded, before anything is timed.
+        KMeans(2, n_jobs=_THREADS).fit(planted(2, 2, 100, 5.0))
+        tables = [
+            passes(20_000 if options.small else 200_000, 1 if options.small else options.pairs),
+            fits(SMALL_CELLS if options.small else CELLS),
+        ]
+    command = f"python -m benchmarks.kmeans --pairs {options.pairs}"
+    report("kmeans", command, tables, options.save)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,506 @@
+"""K-means: the limit of a mixture with equal weights and one small variance for all components.
+
+With these held fixed, classification EM is Lloyd's algorithm. Each pass over the data assigns
+every row to its nearest centre, and returns the sums that the new centres follow from.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.algorithms.sampling.initialization import seed_centres
+from streamgmm.algorithms.sampling.row_sample import RowSample, sample_rows, sample_size
+from streamgmm.algorithms.sampling.systematic_sample import glance
+from streamgmm.core.e_step import EStep, scratch_bytes
+from streamgmm.core.frame import Frame
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import Array
+from streamgmm.protocols import Chunk, Source, Work, all_chunks
+
+# Rows of restarts: at least, and for each cluster.
+_FEWEST_ROWS, _ROWS_PER_CLUSTER = 4096, 50
+# Iterations of a restart, of a swap, and of the best on the whole sample.
+_SHORT, _SWAPPED, _LONG = 10, 5, 30
+# Data of so many rows are searched as a whole. For larger ones at most one part in so many is read
+# for a sample, at so many places or more.
+_ALL_ROWS, _PART_OF_DATA, _FEWEST_RANGES = 1 << 16, 8, 64
+# Attempts to swap clusters, the part of the inertia that one has to gain, and distances that are
+# held at once.
+_MOST_SWAPS, _LEAST_GAIN, _BLOCK_DISTANCES = 16, 1e-6, 1 << 18
+# Of the inertia of a cluster, what a second centre in it may gain.
+_LARGEST_PART = 2.0 / 3.0
+# Of the variance of the columns, the smallest unit of squared distances.
+_LEAST_UNIT = 1e-14
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """How distances are evaluated: a frame, and a unit in which errors of squares are bounded.
+
+    Attributes
+    ----------
+    frame : Frame
+    unit : float
+        A power of four, so that division by it is exact.
+    """
+
+    frame: Frame
+    unit: float
+
+    @classmethod
+    def of(
+        cls, rows: Array, weights: Array, centres: Array, dtype: np.dtype[np.generic]
+    ) -> "Metric":
+        """Return what suits rows (m, D), with weights (m,), that belong to centres (K, D).
+
+        The origin is the mean of the rows, and the unit about their mean squared distance.
+        """
+        d = rows.shape[1]
+        mean = np.average(rows, axis=0, weights=weights)
+        variance = float(np.average(np.square(rows - mean).mean(axis=1), weights=weights))
+        variance = variance if 0.0 < variance < math.inf else 1.0
+        one = Parameters.create("spherical", [1.0], mean[np.newaxis], [variance])
+        frame = Frame.of(one, dtype)
+        about_origin = cls(frame, _power_of_four(d * variance))
+        found = about_origin.expectation(centres).statistics(rows, weights)
+        own = about_origin.inertia(found, centres) / found.weight
+        return cls(frame, _power_of_four(max(own, _LEAST_UNIT * d * variance)))
+
+    def parameters(self, centres: Array) -> Parameters:
+        """Return the mixture whose hard assignment is that to the nearest centre."""
+        k = len(centres)
+        weights = np.full(k, 1.0 / k)
+        width = np.full(k, math.sqrt(self.unit))
+        return Parameters("spherical", weights, centres, np.square(width), width)
+
+    @property
+    def offset(self) -> float:
+        """ln π of each component, such that its density at the mean is 1, up to rounding."""
+        d = self.frame.n_features
+        return 0.5 * d * (math.log(self.unit) + math.log(2.0 * math.pi))
+
+    def offsets_of(self, centres: Array) -> Array:
+        """Return the offset of each of the centres (K, D)."""
+        return np.full(len(centres), self.offset)
+
+    def expectation(self, centres: Array) -> EStep:
+        """Return the E-step that assigns rows to centres (K, D)."""
+        offsets = self.offsets_of(centres)
+        return EStep.prepare(
+            self.parameters(centres), self.frame, log_offsets=offsets, is_hard=True
+        )
+
+    def inertia(self, statistics: Statistics, centres: Array) -> float:
+        """Return Σ w ‖x - c‖² of the rows of statistics, each to its nearest centre."""
+        nats = statistics.log_likelihood - statistics.weight * self._rest(centres)
+        return max(0.0, -2.0 * self.unit * nats)
+
+    def squares(self, scores: Array, centres: Array) -> Array:
+        """Return ‖x - c‖² from the scores (n,) of an assignment."""
+        found: Array = np.maximum(-2.0 * self.unit * (scores - self._rest(centres)), 0.0)
+        return found
+
+    def _rest(self, centres: Array) -> float:
+        """Return the log-density at a mean: what rounding has left of 0."""
+        return float(self.expectation(centres[:1]).coefficients.constants[0])
+
+    def means(self, statistics: Statistics, centres: Array) -> tuple[Array, NDArray[np.intp]]:
+        """Return the means (K, D) of the rows of each centre, and the numbers of those without."""
+        counts = statistics.counts
+        alive = np.flatnonzero(counts > 0.0)
+        d = self.frame.n_features
+        offsets = np.zeros_like(centres)
+        offsets[alive] = statistics.moments[alive, 1 : 1 + d] / counts[alive, np.newaxis]
+        moved = centres.copy()
+        moved[alive] = self.frame.points(offsets)[alive]
+        return moved, np.flatnonzero(counts <= 0.0)
+
+    def variance(self, statistics: Statistics) -> float:
+        """Return the mean variance of the columns over all rows of statistics."""
+        d, total = self.frame.n_features, statistics.counts.sum()
+        sums, squares = statistics.moments[:, 1 : 1 + d].sum(axis=0), statistics.moments[:, 1 + d]
+        scatter = max(float(squares.sum() - sums @ sums / total), 0.0)
+        return float(np.square(self.frame.scale[0]) * scatter / (total * d))
+
+
+@dataclass(frozen=True, eq=False)
+class Clustering:
+    """What Lloyd's algorithm came to.
+
+    Attributes
+    ----------
+    centres : ndarray of shape (K, D)
+    inertia : float
+        Σ w ‖x - c‖² over all rows, each to its nearest centre.
+    inertias : list of float
+        That of the centres that each iteration began with.
+    counts : ndarray of shape (K,)
+        Weight of the rows of each centre.
+    n_iterations : int
+    converged : bool
+        Whether no row was assigned otherwise, or centres moved by less than the tolerance.
+    """
+
+    centres: Array
+    inertia: float
+    inertias: list[float]
+    counts: Array
+    n_iterations: int
+    converged: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Farthest:
+    """The rows that are farthest from their centres, the farthest first; a monoid.
+
+    Attributes
+    ----------
+    size : int
+        Most rows.
+    rows : ndarray of shape (m, D)
+    weights, squares : ndarray of shape (m,)
+        Squared distances.
+    labels, index : ndarray of shape (m,), int64
+        Nearest centre, and position among all rows.
+    """
+
+    size: int
+    rows: Array
+    weights: Array
+    squares: Array
+    labels: NDArray[np.int64]
+    index: NDArray[np.int64]
+
+    def merge(self, other: "Farthest") -> "Farthest":
+        """Return the farthest rows of both."""
+        joined = [
+            np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in ("rows", "weights", "squares", "labels", "index")
+        ]
+        order = np.lexsort((joined[4], -joined[2]))[: self.size]
+        rows, weights, squares, labels, index = (values[order] for values in joined)
+        return Farthest(self.size, rows, weights, squares, labels, index)
+
+
+def lloyd(
+    reader: Reader,
+    start: Array,
+    metric: Metric,
+    *,
+    tol: float,
+    max_iter: int,
+    is_scored: bool = True,
+) -> Clustering:
+    """Move centres to the means of their rows until they stay where they are.
+
+    The iterates, the stopping rule and the number of iterations are scikit-learn's. A centre
+    without rows moves to the row that is farthest from its own centre, which takes a pass more.
+
+    Parameters
+    ----------
+    reader : Reader
+        With hard assignment and the offsets of the metric.
+    start : ndarray of shape (K, D)
+    metric : Metric
+    tol : float
+        Sum of squared moves of the centres, relative to the mean variance of the columns, at which
+        the iteration ends. It always ends when no row is assigned otherwise.
+    max_iter : int
+        At least 1.
+    is_scored : bool
+        Whether a last pass finds the inertia of the centres that are returned; without it the
+        inertia is that of the centres before.
+
+    Returns
+    -------
+    Clustering
+
+    References
+    ----------
+    Lloyd (1982), Least squares quantization in PCM.
+    """
+    centres, converged, is_same = start, False, False
+    inertias: list[float] = []
+    last: Statistics | None = None
+    tolerance = 0.0
+    for iteration in range(1, max_iter + 1):
+        found = _assigned(reader, "iteration", centres, metric, iteration, last)
+        inertias.append(metric.inertia(found, centres))
+        moved, empty = metric.means(found, centres)
+        if last is None:
+            tolerance = tol * metric.variance(found)
+        # In one frame the same assignment gives the same sums, to the last bit.
+        is_same = last is not None and np.array_equal(found.moments, last.moments)
+        if empty.size:
+            moved = _relocated(reader, found, centres, moved, empty, metric)
+        shift = float(np.square(moved - centres).sum())
+        last = found
+        is_same = is_same or shift == 0.0
+        converged = is_same or shift <= tolerance
+        centres = moved
+        if converged:
+            break
+    if last is not None and is_scored and not is_same:
+        last = _assigned(reader, "inertia", centres, metric, len(inertias), last)
+        return Clustering(
+            centres,
+            metric.inertia(last, centres),
+            inertias,
+            last.counts,
+            len(inertias),
+            converged,
+        )
+    counts = np.zeros(len(centres)) if last is None else last.counts
+    return Clustering(centres, inertias[-1], inertias, counts, len(inertias), converged)
+
+
+def _assigned(
+    reader: Reader,
+    purpose: str,
+    centres: Array,
+    metric: Metric,
+    iteration: int,
+    last: Statistics | None,
+) -> Statistics:
+    return reader.statistics(
+        purpose,
+        metric.parameters(centres),
+        frame=metric.frame,
+        iteration=iteration,
+        previous=math.nan if last is None else last.mean_log_likelihood,
+    )
+
+
+def _relocated(
+    reader: Reader,
+    found: Statistics,
+    centres: Array,
+    moved: Array,
+    empty: NDArray[np.intp],
+    metric: Metric,
+) -> Array:
+    """Return centres of which those without rows have moved to the rows that are farthest.
+
+    A row leaves the mean of the centre that it belonged to.
+    """
+    state = metric.expectation(centres), metric, centres, len(empty)
+    d = metric.frame.n_features
+    value = 8 * len(empty) * (d + 4)
+    work = Work(scratch_bytes("spherical", *centres.shape) + 4 * value, value)
+    farthest = reader.kept(
+        Farthest, lambda: reader.reduce("relocation", Farthest, _find_farthest, state, work)
+    )
+    counts, moved = found.counts.copy(), moved.copy()
+    for k, row, w, square, old in zip(
+        empty, farthest.rows, farthest.weights, farthest.squares, farthest.labels, strict=False
+    ):
+        # Where all rows lie on centres there are fewer different rows than clusters.
+        if square > 0.0:
+            moved[k] = row
+            if counts[old] > w:
+                moved[old] += w * (moved[old] - row) / (counts[old] - w)
+                counts[old] -= w
+    return moved
+
+
+def _find_farthest(state: tuple[EStep, Metric, Array, int], chunk: Chunk) -> Farthest:
+    expectation, metric, centres, size = state
+    said = expectation.assignment(chunk.rows)
+    squares = metric.squares(said.scores, centres)
+    weights = np.ones(len(squares)) if chunk.weights is None else chunk.weights
+    chosen = np.flatnonzero(np.isfinite(said.scores) & (weights > 0.0))
+    chosen = chosen[np.argsort(-squares[chosen], kind="stable")[:size]]
+    return Farthest(
+        size,
+        chunk.rows[chosen].astype(np.float64),
+        weights[chosen],
+        squares[chosen],
+        said.labels[chosen],
+        np.asarray(chunk.index)[chosen],
+    )
+
+
+def sample_for_clusters(
+    reader: Reader, n_clusters: int, random: np.random.RandomState, is_search: bool
+) -> RowSample:
+    """Return rows from all over the data, for a search; or a few, for a metric.
+
+    Rows that are in memory are sampled without a pass that counts.
+
+    Parameters
+    ----------
+    reader : Reader
+    n_clusters : int
+    random : numpy.random.RandomState
+    is_search : bool
+
+    Raises
+    ------
+    NotFiniteError
+        If the rows hold NaN that is not to be skipped, or infinity.
+    """
+    source = reader.source
+    seed = int(random.randint(2**31))
+    size = cluster_sample_size(source, n_clusters, reader.executor.sample_bytes)
+    if source.read_bytes == 0:
+        reader = Reader(source, reader.executor, lambda event: None, journal=reader.journal)
+
+    def look() -> RowSample:
+        if not is_search:
+            every = all_chunks(source)
+            some = sorted({every[0], every[len(every) // 2], every[-1]})
+            few = sample_rows(reader, seed, min(size, _FEWEST_ROWS), some)
+            return few if len(few) else sample_rows(reader, seed, size)
+        most_read = source.n_rows // _PART_OF_DATA
+        found = None
+        if size < source.n_rows:
+            found = glance(reader, "sample", seed, size, most_read, _FEWEST_RANGES)
+        return sample_rows(reader, seed, size) if found is None else found.sample
+
+    return reader.kept(RowSample, look)
+
+
+def cluster_sample_size(source: Source, n_clusters: int, most_bytes: int) -> int:
+    """Return how many rows are searched: all if they are few."""
+    row_bytes = 8 * source.n_features
+    if source.n_rows <= _ALL_ROWS and source.n_rows * row_bytes <= most_bytes:
+        return source.n_rows
+    return sample_size(source.n_rows, row_bytes, n_clusters * source.n_features, most_bytes)
+
+
+def search_bytes(n_sample: int, n_clusters: int, n_features: int) -> int:
+    """Return the memory that the sample and a search among its rows take."""
+    part = min(n_sample, max(_FEWEST_ROWS, _ROWS_PER_CLUSTER * n_clusters))
+    sample = n_sample * (8 * n_features + 64)
+    rows = part * (8 * (6 * n_features + 4) + 64)
+    centres = 8 * n_clusters * n_features * 16
+    seeds = 8 * part * 4 * (2 + int(math.log(n_clusters)))
+    return sample + rows + centres + seeds + 8 * 4 * _BLOCK_DISTANCES
+
+
+def search_centres(
+    sample: RowSample,
+    open_rows: Callable[[Array, Array, Metric], Reader],
+    n_clusters: int,
+    seeds: Callable[[Array, Array], Array],
+    n_init: int,
+    random: np.random.RandomState,
+    dtype: np.dtype[np.generic],
+    tol: float,
+) -> Array:
+    """Search the rows of a sample for centres of small inertia.
+
+    Short runs of Lloyd's algorithm from several seeds, on few rows; from the best of them, swaps
+    of a centre that is hardly missed for one where the inertia is large; then iterations on all
+    rows of the sample.
+
+    Parameters
+    ----------
+    sample : RowSample
+    open_rows : callable
+        Returns a reader of rows (m, D) in memory with weights (m,), for a metric.
+    n_clusters : int
+    seeds : callable
+        Returns centres (K, D) to begin with, from rows and weights.
+    n_init : int
+        Short runs.
+    random : numpy.random.RandomState
+    dtype : dtype
+        Of the data.
+    tol : float
+        As for :func:`lloyd`.
+
+    Returns
+    -------
+    centres : ndarray of shape (K, D)
+    """
+    part = sample.part(max(_FEWEST_ROWS, _ROWS_PER_CLUSTER * n_clusters))
+    rows = part.rows.astype(np.float64, copy=False)
+
+    def run(some: Array, weights: Array, start: Array, most: int) -> Clustering:
+        metric = Metric.of(some, weights, start, dtype)
+        reader = open_rows(some, weights, metric)
+        return lloyd(reader, start, metric, tol=tol, max_iter=most)
+
+    runs = [run(rows, part.weights, seeds(rows, part.weights), _SHORT) for _ in range(n_init)]
+    best = min(runs, key=lambda found: found.inertia)
+    n_swaps, n_failed = max(1, n_clusters // 8), 0
+    for _ in range(_MOST_SWAPS if n_clusters > 1 else 0):
+        swapped = _swapped(rows, part.weights, best.centres, n_swaps, n_failed, random)
+        if swapped is None:
+            break
+        found = run(rows, part.weights, swapped, _SWAPPED)
+        if found.inertia < (1.0 - _LEAST_GAIN) * best.inertia:
+            best, n_failed = found, 0
+        elif n_swaps > 1:
+            n_swaps //= 2
+        else:
+            n_failed += 1
+    whole = sample.rows.astype(np.float64, copy=False)
+    return run(whole, sample.weights, best.centres, _LONG).centres
+
+
+def _swapped(
+    rows: Array,
+    weights: Array,
+    centres: Array,
+    most: int,
+    first: int,
+    random: np.random.RandomState,
+) -> Array | None:
+    """Return centres of which some that are hardly missed have moved to where the inertia is large.
+
+    Removal of a centre costs what its rows are farther from the next one. A second centre in a
+    cluster may gain about two thirds of its inertia, if it is two clusters. The clusters of largest
+    inertia come first, but for so many that have been tried. None if no swap could gain.
+    """
+    k = len(centres)
+    origin = centres.mean(axis=0)
+    c = centres - origin
+    constants = np.square(c).sum(axis=1)
+    labels, own, cost = (np.empty(len(rows), t) for t in (np.intp, float, float))
+    size = max(1, _BLOCK_DISTANCES // k)
+    for start in range(0, len(rows), size):
+        block = slice(start, start + size)
+        x = rows[block] - origin
+        squares = constants - 2.0 * (x @ c.T)
+        two = np.partition(squares, 1, axis=1)[:, :2]
+        labels[block] = squares.argmin(axis=1)
+        own[block] = np.maximum(two[:, 0] + np.square(x).sum(axis=1), 0.0)
+        cost[block] = two[:, 1] - two[:, 0]
+    inertia = np.bincount(labels, weights * own, k)
+    missed = np.bincount(labels, weights * cost, k)
+    givers, takers = np.argsort(missed, kind="stable"), np.argsort(-inertia, kind="stable")
+    found, n_moved = centres.copy(), 0
+    used: set[int] = set()
+    for giver, taker in zip(givers[:most], takers[first : first + most], strict=False):
+        if giver in used or taker in used or missed[giver] >= _LARGEST_PART * inertia[taker]:
+            break
+        used |= {int(giver), int(taker)}
+        members = np.flatnonzero(labels == taker)
+        share = weights[members] * own[members]
+        chosen = random.choice(members, p=share / share.sum())
+        found[giver] = rows[chosen]
+        n_moved += 1
+    return found if n_moved else None
+
+
+def _power_of_four(value: float) -> float:
+    """Return the power of four that is nearest to a positive value, on a logarithmic scale."""
+    return float(4.0 ** round(0.5 * math.log2(value)))
+
+
+def seeder(
+    n_clusters: int, method: str, random: np.random.RandomState
+) -> Callable[[Array, Array], Array]:
+    """Return what draws centres to begin with by a method of :func:`seed_centres`."""
+
+    def seeds(rows: Array, weights: Array) -> Array:
+        return seed_centres(rows, weights, n_clusters, method, random)  # type: ignore[arg-type]
+
+    return seeds

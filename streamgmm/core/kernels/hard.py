@@ -1,0 +1,322 @@
+"""The E-step with hard assignment: a row counts wholly for its component of largest density.
+
+Classification EM (Celeux & Govaert 1992). No exponential is needed, and a row is added to the
+sums of one component instead of all.
+
+References
+----------
+Celeux & Govaert (1992), A classification EM algorithm for clustering and two stochastic versions.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece, spliced_piece
+from streamgmm.core.kernels.log_joint import (
+    TIED,
+    evaluate,
+    load,
+    load_in_data_units,
+    residuals,
+    workspace,
+)
+from streamgmm.core.kernels.mixture import (
+    BLOCKS_IN_SUM,
+    add_centred_moments,
+    add_scatter,
+    count_in,
+    gather_weighted,
+    move,
+)
+from streamgmm.core.kernels.products import FIRST, add_moments_product, fill, whole_panels
+from streamgmm.core.kernels.tiles import (
+    BLOCK,
+    FORMS,
+    PANEL,
+    SPARE_FEATURES,
+    STRIP,
+    add_forms,
+    form_rows,
+)
+
+
+class Assignment(NamedTuple):
+    """Which row of a block belongs to which component."""
+
+    labels: np.ndarray  #: (BLOCK,) int64, place among the coefficients of each row's component
+    starts: np.ndarray  #: (K + 1,) int64, where the rows of a component begin among the rows
+    rows: np.ndarray  #: (BLOCK,) int64, rows by component
+    ends: np.ndarray  #: (K,) int64, scratch
+
+
+@allocating_piece
+def _assignment(n_components):
+    return Assignment(
+        np.zeros(BLOCK, np.int64),
+        np.zeros(n_components + 1, np.int64),
+        np.zeros(BLOCK, np.int64),
+        np.zeros(n_components, np.int64),
+    )
+
+
+@piece
+def choose(n, n_packed, order, work, labels):
+    """Find the component of the largest density of each of n rows; densities into work.largest.
+
+    Of equal densities that of the lowest number in the model is taken. Components are in order of
+    their numbers on either route.
+    """
+    best = work.largest
+    for r in range(n):
+        best[r] = work.log_joint[0, r]
+        labels[r] = 0
+    for k in range(1, work.log_joint.shape[0]):
+        values = work.log_joint[k]
+        if k < n_packed:
+            for r in range(n):
+                is_larger = values[r] > best[r]
+                best[r] = values[r] if is_larger else best[r]
+                labels[r] = k if is_larger else labels[r]
+        else:
+            for r in range(n):
+                comes_first = values[r] == best[r] and order[k] < order[labels[r]]
+                if values[r] > best[r] or comes_first:
+                    best[r] = values[r]
+                    labels[r] = k
+
+
+@piece
+def _is_packed(coefficients, work):
+    """Whether all components of a block that is loaded take the packed route, in float64."""
+    n_packed = coefficients.theta.shape[0]
+    packed = n_packed == coefficients.means.shape[0] and coefficients.theta_single.shape[0] == 0
+    for k in range(n_packed):
+        packed &= work.bounds[k] <= coefficients.tolerance
+    return packed
+
+
+@piece
+def _choose_packed(coefficients, n_rows, work, labels):
+    """As :func:`choose`, for components that are all packed, whose densities are not kept.
+
+    A tile of densities stays in the nearest cache until it is compared.
+    """
+    theta, features, z = coefficients.theta, coefficients.features, work.z
+    out, n_components, n_map = work.log_joint, theta.shape[0], theta.shape[1]
+    for first in range(0, whole_panels(n_rows), PANEL):
+        last = first + PANEL
+        # Loops count from 0, because LLVM does not vectorise those whose index may be negative.
+        best, own = work.largest[first:last], labels[first:last]
+        fill(best, -np.inf)
+        fill(own, 0)
+        for c in range(0, n_components, FORMS):
+            size = min(FORMS, n_components - c)
+            for k in range(size):
+                fill(out[k, first:last], 0.0)
+            for row in range(first, last, form_rows(z)):
+                add_forms(theta[c : c + size], features, z, FIRST, size, FIRST, n_map, row, out)
+            for k in range(size):
+                values, label = out[k, first:last], c + k
+                for r in range(best.size):
+                    is_larger = values[r] > best[r]
+                    best[r] = values[r] if is_larger else best[r]
+                    own[r] = label if is_larger else own[r]
+
+
+@piece
+def harden(weights, n_packed, order, work, labels, n):
+    """work.log_joint, of log-joint densities, becomes the weight of each row in its component.
+
+    Returns the sum of weights and of weighted largest densities.
+    """
+    choose(n, n_packed, order, work, labels)
+    weight, log_likelihood = 0.0, 0.0
+    for r in range(n):
+        w = work.valid[r] * weights[r] if weights.size else work.valid[r]
+        weight += w
+        log_likelihood += w * (work.largest[r] + work.common[r])
+        work.total[r] = w
+    for k in range(work.log_joint.shape[0]):
+        fill(work.log_joint[k, : whole_panels(n)], 0.0)
+    for r in range(n):
+        work.log_joint[labels[r], r] = work.total[r]
+    return weight, log_likelihood
+
+
+@piece
+def _sort(n, found):
+    """List the rows of each component, in their order."""
+    fill(found.starts, 0)
+    for r in range(n):
+        found.starts[1 + found.labels[r]] += 1
+    for k in range(found.ends.size):
+        found.starts[k + 1] += found.starts[k]
+        found.ends[k] = found.starts[k]
+    for r in range(n):
+        k = found.labels[r]
+        found.rows[found.ends[k]] = r
+        found.ends[k] += 1
+
+
+@piece
+def _measure(rows, coefficients, work, labels):
+    """Densities of each row's own component from its distance to the mean, into work.largest.
+
+    For factors that are scales this costs little, and keeps the digits that the expanded form loses
+    where components lie far apart.
+    """
+    n_features = coefficients.origin.size
+    for r in range(rows.shape[0]):
+        if work.valid[r] == 0.0:
+            continue
+        k, squares = labels[r], 0.0
+        for d in range(n_features):
+            y = (rows[r, d] - coefficients.means[k, d]) * coefficients.factors[k, 0, d]
+            squares += y * y
+        work.largest[r] = coefficients.constants[k] - 0.5 * squares
+        work.common[r] = 0.0
+
+
+@piece
+def _weigh(weights, work, n):
+    """Weights of n rows into work.total; returns their sum, and that of weighted densities."""
+    weight, log_likelihood = 0.0, 0.0
+    for r in range(n):
+        w = work.valid[r] * weights[r] if weights.size else work.valid[r]
+        weight += w
+        # Of a row that is left out the density means nothing, and may not be finite.
+        log_likelihood += w * (work.largest[r] + work.common[r]) if w > 0.0 else 0.0
+        work.total[r] = w
+    return weight, log_likelihood
+
+
+@spliced_piece
+def _add_rows(features, z, rows, work, moments, k):
+    """Add some rows of z (E, STRIDE) to the moments of component k."""
+    if rows.size >= STRIP:
+        few = gather_weighted(z[1:], work.total, rows, work)
+        add_moments_product(work.some, features, work.gathered, few, FIRST, FIRST + 1, moments, k)
+    else:
+        for f in range(features.shape[0] - SPARE_FEATURES):
+            left, right = z[features[f, 0]], z[features[f, 1]]
+            total = 0.0
+            for i in range(rows.size):
+                total += work.total[rows[i]] * left[rows[i]] * right[rows[i]]
+            moments[k, f] += total
+
+
+@spliced_piece
+def _add_moments(coefficients, n_rows, work, found, moments, scatter):
+    """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare)."""
+    n, n_packed = whole_panels(n_rows), coefficients.theta.shape[0]
+    _sort(n_rows, found)
+    if n_packed:
+        z = work.z
+        if not coefficients.has_own_basis:
+            origin, bases = coefficients.origin, coefficients.bases
+            residuals(coefficients, work.x, origin, bases, FIRST, n_rows, work)
+            z = work.residual
+        for k in range(n_packed):
+            own = found.rows[found.starts[k] : found.starts[k + 1]]
+            _add_rows(coefficients.features, z, own, work, moments, k)
+        if coefficients.kind == TIED:
+            for r in range(n_rows):
+                work.some[0, r] = work.total[r] if found.labels[r] < n_packed else 0.0
+            fill(work.some[0, n_rows:n], 0.0)
+            add_scatter(coefficients, z, n, work, scatter)
+    for c in range(work.log_joint.shape[0] - n_packed):
+        k = n_packed + c
+        if found.starts[k] == found.starts[k + 1]:
+            continue
+        fill(work.log_joint[k, :n], 0.0)
+        for i in range(found.starts[k], found.starts[k + 1]):
+            work.log_joint[k, found.rows[i]] = work.total[found.rows[i]]
+        add_centred_moments(coefficients, c, n_rows, work, moments, scatter)
+
+
+@piece
+def _visit_rows(
+    rows, weights, priors, order, coefficients, work, found, sums, recent, totals, posteriors
+):
+    """Fill what :func:`hard_step` returns, block by block, as far as there is room for it.
+
+    Recent, 0 before and after, is scratch: sums in two levels, as those of the soft E-step.
+    """
+    scores, labels = posteriors
+    with_posteriors, with_sums = scores.shape[0] > 0, sums[0].shape[0] > 0
+    n_packed, n_components = coefficients.theta.shape[0], work.log_joint.shape[0]
+    for start in range(0, rows.shape[0], BLOCK):
+        stop = min(start + BLOCK, rows.shape[0])
+        part, n = rows[start:stop], stop - start
+        left_out = load(part, coefficients, work)
+        if _is_packed(coefficients, work):
+            _choose_packed(coefficients, n, work, found.labels)
+            if not coefficients.has_own_basis:
+                load_in_data_units(part, coefficients, work)
+        else:
+            evaluate(part, coefficients, work)
+            choose(n, n_packed, order, work, found.labels)
+        if coefficients.kind > TIED:
+            _measure(part, coefficients, work, found.labels)
+        if with_posteriors:
+            for r in range(n):
+                is_valid = work.valid[r] > 0.0
+                scores[start + r] = work.largest[r] + work.common[r] if is_valid else -np.inf
+                labels[start + r] = order[found.labels[r]] if is_valid else np.argmax(priors)
+        weight, log_likelihood = 0.0, 0.0
+        if with_sums:
+            weight, log_likelihood = _weigh(weights[start:stop], work, n)
+            _add_moments(coefficients, n, work, found, recent[0], recent[1])
+            if (start // BLOCK + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
+                move(recent[0], sums[0])
+                move(recent[1], sums[1])
+        count_in(totals, n, left_out, weight, log_likelihood, n * (n_components - 1))
+    totals[6], totals[7] = work.n_screened[0], work.n_single[0]
+
+
+@kernel
+def hard_step(rows, weights, priors, order, coefficients, with_sums, with_posteriors):
+    """E-step over a chunk with hard assignment: sufficient statistics, labels, or both.
+
+    Parameters
+    ----------
+    rows, weights, priors, order, coefficients, with_sums
+        As for :func:`~streamgmm.core.kernels.mixture.e_step`; no density may come from float32.
+    with_posteriors : bool
+        Whether scores and labels are asked for.
+
+    Returns
+    -------
+    moments, scatter, totals
+        As of :func:`~streamgmm.core.kernels.mixture.e_step`, with responsibilities of 0 and 1; the
+        log-likelihood is Σ w max_k ln π_k p_k(x).
+    scores : (n,) float64
+        max_k ln π_k p_k(x); -inf for rows that overflow.
+    labels : (n,) int64
+        Component of that density; of equal ones the first.
+    """
+    n_rows = rows.shape[0] if with_posteriors else 0
+    posteriors = np.empty(n_rows), np.empty(n_rows, np.int64)
+    n_components = coefficients.means.shape[0]
+    n_sums = n_components if with_sums else 0
+    n_scatter = coefficients.scatter_features.shape[0]
+    moments = np.zeros((n_sums, coefficients.theta.shape[1]))
+    scatter = np.zeros((1, n_scatter - SPARE_FEATURES))
+    recent_moments = np.zeros((n_sums, coefficients.features.shape[0]))
+    recent_scatter = np.zeros((1, n_scatter))
+    totals = np.zeros(9)
+    _visit_rows(
+        rows,
+        weights,
+        priors,
+        order,
+        coefficients,
+        workspace(coefficients),
+        _assignment(n_components),
+        (moments, scatter),
+        (recent_moments, recent_scatter),
+        totals,
+        posteriors,
+    )
+    return moments, scatter[0], totals, posteriors[0], posteriors[1]

@@ -1,0 +1,663 @@
+"""K-means for data of any size: scikit-learn's KMeans over every source."""
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+
+from streamgmm.algorithms.batch.em import Fit
+from streamgmm.algorithms.batch.lloyd import (
+    Clustering,
+    Metric,
+    cluster_sample_size,
+    lloyd,
+    sample_for_clusters,
+    search_bytes,
+    search_centres,
+    seeder,
+)
+from streamgmm.algorithms.reads import prediction
+from streamgmm.algorithms.reads.reader import Reader, statistics_work
+from streamgmm.algorithms.sampling.row_sample import RowSample
+from streamgmm.checkpoint import open_checkpoint
+from streamgmm.core.e_step import scratch_bytes
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import Array
+from streamgmm.errors import DataError, ParameterError
+from streamgmm.estimators.condition import warn, warn_of_skipped_rows
+from streamgmm.estimators.fingerprint import clustering_fingerprint
+from streamgmm.estimators.fit_needs import load_kernels
+from streamgmm.estimators.gaussian_mixture import GaussianMixture
+from streamgmm.estimators.numeric_limits import within_float64
+from streamgmm.estimators.outputs import Output, refuse_overlap, refuse_unnamed_output
+from streamgmm.estimators.records import to_record
+from streamgmm.estimators.row_estimator import RowEstimator
+from streamgmm.estimators.validation import check_is_fitted, check_random_state
+from streamgmm.events import Event, FitStarted, SkippedRows
+from streamgmm.executors.blas import single_threaded_blas
+from streamgmm.executors.select import open_executor
+from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.persistence import Record
+from streamgmm.protocols import LazySource, Source, Work, data_bytes
+from streamgmm.sources.sample import SampleSource
+from streamgmm.sources.urls import is_url
+
+# Short runs of a search, by the way in which it begins.
+_RUNS = {"k-means++": 4, "random": 10}
+
+
+class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, RowEstimator):  # type: ignore[misc]
+    """Clusters around means, found by Lloyd's algorithm in data of any size.
+
+    Arguments, attributes and their meanings are those of :class:`sklearn.cluster.KMeans` wherever
+    it has them. Data may be an array, or anything that :func:`streamgmm.open` reads chunk by chunk.
+    The model is the limit of a Gaussian mixture with equal weights and one small variance: each row
+    belongs to its nearest centre. Each iteration reads all rows once; a search on a sample in
+    memory keeps the iterations few.
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+        Number of clusters K.
+    init : {"k-means++", "random"}, callable or array-like of shape (n_clusters, n_features), \
+default="k-means++"
+        Where the search on the sample begins: greedy k-means++, or rows drawn at random. Lloyd's
+        algorithm on all rows begins at given centres, or those that a callable returns, without a
+        search. A callable takes rows (a sample of the data), ``n_clusters`` and a ``RandomState``.
+    n_init : "auto" or int, default="auto"
+        Runs on the sample, of which the best is improved; "auto" is 4 for "k-means++", 10 for
+        "random". All rows are read for one start only.
+    max_iter : int, default=300
+        Bound on iterations over all rows.
+    tol : float, default=1e-4
+        The iterations end when the sum of the squared moves of the centres is at most this part of
+        the mean variance of the columns, rows counted by their weights. They always end when no row
+        is assigned otherwise.
+    random_state : int, RandomState instance or None, default=None
+        Decides the sample and the starts.
+    executor : "auto", "threads", "dask" or distributed.Client, default="auto"
+        Where chunks are computed; as for :class:`streamgmm.GaussianMixture`.
+    n_jobs : int, default=None
+        Local threads; None for all cores.
+    memory_limit : int or str, default=None
+        Bytes that the process may hold ("4GiB"). A fit that needs more is refused before its first
+        pass.
+    checkpoint : path-like or URL, default=None
+        Folder in which :meth:`fit` keeps what it finds, so that an interrupted fit can continue.
+        ``model.gmm`` in it holds the clusters so far as a spherical mixture.
+    callbacks : sequence of callables, default=()
+        Called with each :class:`streamgmm.events.Event` of a fit. Log-likelihoods in events are
+        negative mean squared distances, in a unit of the fit's own.
+    verbose : int, default=0
+        1 writes a line for each pass over the data to standard error.
+
+    Attributes
+    ----------
+    cluster_centers_ : ndarray of shape (n_clusters, n_features)
+    labels_ : ndarray of shape (n_samples,), int64
+        Cluster of each row; only for data in memory. :meth:`predict` labels all others.
+    inertia_ : float
+        Sum of squared distances of rows to their nearest centre, times their weights.
+    n_iter_ : int
+        Iterations over all rows.
+    n_reads_ : float
+        Passes over the data, parts of them as fractions.
+    history_ : list of dict
+        One entry per pass; the keys are the fields of :class:`streamgmm.events.ReadDone`.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Only if the data had column names that are all strings.
+
+    See Also
+    --------
+    sklearn.cluster.KMeans : The same for arrays in memory.
+
+    Notes
+    -----
+    A centre that loses all rows moves to the row that is farthest from its own centre, as in
+    scikit-learn; this takes a pass more.
+
+    References
+    ----------
+    Lloyd (1982), Least squares quantization in PCM.
+    Arthur & Vassilvitskii (2007), k-means++: the advantages of careful seeding.
+    Celeux & Govaert (1992), A classification EM algorithm for clustering and two stochastic
+    versions.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from streamgmm import KMeans
+    >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> kmeans = KMeans(n_clusters=2, random_state=0).fit(X)
+    >>> kmeans.cluster_centers_[np.argsort(kmeans.cluster_centers_[:, 0])]
+    array([[ 1.,  2.],
+           [10.,  2.]])
+    >>> kmeans.inertia_
+    16.0
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "init": [StrOptions({"k-means++", "random"}), callable, "array-like"],
+        "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "random_state": ["random_state"],
+        "executor": [StrOptions({"auto", "threads", "dask"}), HasMethods("scheduler_info")],
+        "n_jobs": [Integral, None],
+        "memory_limit": [Real, str, None],
+        "checkpoint": [str, os.PathLike, None],
+        "callbacks": ["array-like", callable],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        init: str | Callable[..., ArrayLike] | ArrayLike = "k-means++",
+        n_init: str | int = "auto",
+        max_iter: int = 300,
+        tol: float = 1e-4,
+        random_state: Any = None,
+        executor: Any = "auto",
+        n_jobs: int | None = None,
+        memory_limit: int | str | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        callbacks: Sequence[Callable[[Event], None]] = (),
+        verbose: int = 0,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.init = init
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+        self.executor = executor
+        self.n_jobs = n_jobs
+        self.memory_limit = memory_limit
+        self.checkpoint = checkpoint
+        self.callbacks = callbacks
+        self.verbose = verbose
+
+    def fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, resume: bool = False
+    ) -> Self:
+        """Find the clusters.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+            Anything that :func:`streamgmm.open` takes.
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights; a weight of 2 counts a row twice.
+        resume : bool, default=False
+            Whether to continue with what an interrupted call of the same settings and data left in
+            ``checkpoint``; if there is nothing, the fit begins.
+
+        Returns
+        -------
+        self : KMeans
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used: NaN, infinity, wrong shape or type, too few rows.
+        ParameterError
+            If a setting is not valid.
+        MemoryLimitError
+            If the fit does not fit in the memory limit.
+        CheckpointError
+            If the checkpoint is there and not to be resumed, or is that of another fit.
+        OutputError
+            If the checkpoint cannot be written.
+        """
+        self._validate_params()
+        if resume and self.checkpoint is None:
+            raise ParameterError(
+                "resume=True needs checkpoint=, the folder of what was interrupted"
+            )
+        source = self._opened(X, sample_weight, reset=True)
+        given = self._given_centres(source.n_features)
+        with (
+            self._reading(source) as (reader, local, work),
+            self._checkpointed(reader, resume) as random,
+        ):
+            reader.tell(self._size(source, work))
+            found, metric = self._clustered(reader, local, given, random)
+            self._keep(found, metric, reader)
+        self._counts = found.counts
+        if source.read_bytes == 0 and not isinstance(source, LazySource):
+            self.labels_ = self._labels_of(source)
+        n_overflowing = max((read["n_overflowing"] for read in self.history_), default=0)
+        warn_of_skipped_rows(SkippedRows(n_overflowing), source.n_rows)
+        n_used = int(np.count_nonzero(found.counts))
+        if n_used < self.n_clusters:
+            warn(
+                f"only {n_used} of {self.n_clusters} clusters have rows; reduce n_clusters, or "
+                "increase max_iter",
+                ConvergenceWarning,
+            )
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Move the centres by a batch of rows of a stream.
+
+        The first batch is searched for centres. Each batch then moves a centre to the mean of all
+        rows that were ever assigned to it, by weights (MacQueen's rule, by batches). After
+        :meth:`fit` the stream continues from its clusters.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+            The first batch needs as many rows as there are clusters.
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        self : KMeans
+            ``inertia_`` is that of the batch, with the centres before it.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used.
+        ParameterError
+            If a setting is not valid.
+
+        References
+        ----------
+        MacQueen (1967), Some methods for classification and analysis of multivariate observations.
+        Sculley (2010), Web-scale k-means clustering.
+        """
+        self._validate_params()
+        is_first = not hasattr(self, "cluster_centers_")
+        source = self._opened(X, sample_weight, reset=is_first, fewest=self.n_clusters * is_first)
+        given = self._given_centres(source.n_features)
+        with self._reading(source) as (reader, local, _):
+            if is_first:
+                random = check_random_state(self.random_state)
+                centres, self._metric = self._start(reader, local, given, random)
+                self._counts = np.zeros(self.n_clusters)
+                self.n_iter_ = 0
+            else:
+                centres = self._centres()
+            reader.log_offsets = self._metric.offsets_of(centres)
+            found = reader.statistics(
+                "batch", self._metric.parameters(centres), frame=self._metric.frame
+            )
+        means, _ = self._metric.means(found, centres)
+        total = self._counts + found.counts
+        share = found.counts / np.where(total > 0.0, total, 1.0)
+        self.inertia_ = self._metric.inertia(found, centres)
+        self.cluster_centers_ = centres + share[:, np.newaxis] * (means - centres)
+        self._counts = total
+        self.n_iter_ += 1
+        self.__dict__.pop("labels_", None)
+        return self
+
+    def fit_predict(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        out: str | os.PathLike[str] | None = None,
+    ) -> Any:
+        """Find the clusters, then label the same data.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+        out : path-like, default=None
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        labels : as for :meth:`predict`
+
+        Raises
+        ------
+        StreamGMMError
+            As :meth:`fit` and :meth:`predict`.
+        """
+        if out is None:
+            refuse_unnamed_output(X)
+        return self.fit(X, y, sample_weight).predict(X, out=out)
+
+    def predict(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+    ) -> Any:
+        """Return the number of the nearest centre of each row.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
+        resume : bool, default=False
+            Whether to continue with what an interrupted call of the same model and data left.
+
+        Returns
+        -------
+        labels : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
+            Of a DataFrame a Series with its index, of xarray data a DataArray. -1 for rows with
+            NaN of data that were opened with ``missing="drop"``.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        OutputError
+            If ``out`` cannot be written.
+        """
+        check_is_fitted(self)
+        source = self._opened(X, None, reset=False, fewest=0)
+        question = self._question(source)
+        return self._map_rows(
+            X, source, prediction.nearest, question, Output(np.dtype(np.int64)), out, resume
+        )
+
+    def transform(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+    ) -> Any:
+        """Return the distance of each row to each centre.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            As for :meth:`predict`.
+        resume : bool, default=False
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        distances : ndarray or lazy dask.array.Array of shape (n_samples, n_clusters), or the path \
+``out``
+            In the type of the data if that is floating.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        OutputError
+            If ``out`` cannot be written.
+        """
+        check_is_fitted(self)
+        source = self._opened(X, None, reset=False, fewest=0)
+        output = Output(prediction.imputed_type(source.dtype), "cluster", range(self.n_clusters))
+        question = self._question(source)
+        return self._map_rows(X, source, prediction.distances, question, output, out, resume)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return the negative inertia of rows.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+            Minus the sum of squared distances to the nearest centre, times the weights.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        """
+        check_is_fitted(self)
+        source = self._opened(X, sample_weight, reset=False, fewest=0)
+        centres = self._centres()
+        with self._reading(source) as (reader, _, _):
+            reader.log_offsets = self._metric.offsets_of(centres)
+            parameters = self._metric.parameters(centres)
+            found = reader.statistics("score", parameters, frame=self._metric.frame)
+        warn_of_skipped_rows(SkippedRows(found.n_overflowing), source.n_rows)
+        return -self._metric.inertia(found, centres)
+
+    @property
+    def _n_features_out(self) -> int:
+        """Number of columns of :meth:`transform`."""
+        return len(self.cluster_centers_)
+
+    @property
+    def _n_labels(self) -> int:
+        return self.n_clusters
+
+    def _scratch_bytes(self, source: Source) -> int:
+        shape = self.n_clusters, source.n_features
+        return scratch_bytes("spherical", *shape) + prediction.distance_bytes(*shape)
+
+    def _digest(self) -> str:
+        return hashlib.sha256(self._centres().tobytes()).hexdigest()
+
+    def _centres(self) -> Array:
+        """The centres; they may have been assigned by hand."""
+        centres: Array = np.ascontiguousarray(self.cluster_centers_, dtype=np.float64)
+        return centres
+
+    def _opened(
+        self, X: Any, sample_weight: Any, *, reset: bool, fewest: int | None = None
+    ) -> Source:
+        """Open data; refuse what clusters cannot be made of."""
+        source = self._open(X, sample_weight, reset=reset)
+        if source.missing == "em":
+            raise DataError(
+                f"{source.name} was opened with missing='em', but distances need all values of a "
+                "row; open it with missing='drop', or fill the values by GaussianMixture.impute"
+            )
+        fewest = self.n_clusters if fewest is None else fewest
+        if source.n_rows < fewest:
+            raise DataError(
+                f"n_samples={source.n_rows} should be >= n_clusters={self.n_clusters}; give more "
+                "rows, or reduce n_clusters"
+            )
+        return source
+
+    def _given_centres(self, n_features: int) -> Array | None:
+        """Centres that are given as ``init``."""
+        if isinstance(self.init, str) or callable(self.init):
+            return None
+        return self._checked_centres(self.init, n_features)
+
+    def _checked_centres(self, values: Any, n_features: int) -> Array:
+        try:
+            centres = np.array(values, dtype=np.float64, order="C")
+        except (TypeError, ValueError) as error:
+            raise ParameterError(f"init is not an array of real numbers: {error}") from None
+        if centres.shape != (self.n_clusters, n_features) or not np.isfinite(centres).all():
+            raise ParameterError(
+                f"init gives centres of shape {centres.shape}; give finite numbers of shape "
+                f"{(self.n_clusters, n_features)}, one row for each cluster"
+            )
+        return centres
+
+    @contextmanager
+    def _reading(self, source: Source) -> Iterator[tuple[Reader, ThreadExecutor, Work]]:
+        """Open executors, and check that passes and a search fit in memory."""
+        if self.memory_limit is not None:
+            load_kernels(source)
+        shape = self.n_clusters, source.n_features
+        with (
+            open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
+            ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
+            single_threaded_blas(),
+            within_float64(),
+        ):
+            driver = 0
+            if executor.memory_limit is not None:
+                n_sample = cluster_sample_size(source, shape[0], executor.sample_bytes)
+                driver = search_bytes(n_sample, *shape)
+            passes = statistics_work(source, "spherical", self.n_clusters)
+            work = Work(passes.thread, passes.value, passes.together, driver)
+            executor.check_memory(source, work)
+            yield (
+                Reader(source, executor, self._listener(), driver_bytes=driver, is_hard=True),
+                local,
+                work,
+            )
+
+    def _size(self, source: Source, work: Work) -> FitStarted:
+        """What the fit will take."""
+        k, d = self.n_clusters, source.n_features
+        n_operations = 4 * source.n_rows * k * (d + 2)
+        return FitStarted(source.n_rows, d, k, k * d, data_bytes(source), work.thread, n_operations)
+
+    def _start(
+        self,
+        reader: Reader,
+        local: ThreadExecutor,
+        given: Array | None,
+        random: np.random.RandomState,
+    ) -> tuple[Array, Metric]:
+        """Centres to begin with, and the metric for them."""
+        source = reader.source
+        sample = sample_for_clusters(reader, self.n_clusters, random, given is None)
+        if given is None and len(sample) < self.n_clusters:
+            raise DataError(
+                f"only {len(sample)} row(s) of {source.name} have a weight above zero and values "
+                f"that can be used, fewer than n_clusters={self.n_clusters}; reduce n_clusters"
+            )
+        if not len(sample):
+            raise DataError(f"no row of {source.name} can be used; give rows a positive weight")
+
+        def find() -> Array:
+            if given is not None:
+                return given
+            if callable(self.init):
+                rows = sample.rows
+                centres = self.init(rows, self.n_clusters, random_state=random)
+                return self._checked_centres(centres, source.n_features)
+            return self._searched(reader, local, sample, str(self.init), random)
+
+        def unit_mixture() -> Parameters:
+            k = self.n_clusters
+            return Parameters.create("spherical", np.full(k, 1.0 / k), find(), np.ones(k))
+
+        centres = reader.kept(Parameters, unit_mixture).means
+        return centres, Metric.of(sample.rows, sample.weights, centres, source.dtype)
+
+    def _searched(
+        self,
+        reader: Reader,
+        local: ThreadExecutor,
+        sample: RowSample,
+        method: str,
+        random: np.random.RandomState,
+    ) -> Array:
+        """Centres of small inertia on the sample."""
+
+        def open_rows(rows: Array, weights: Array, metric: Metric) -> Reader:
+            return Reader(
+                SampleSource(rows, weights),
+                local,
+                lambda event: None,
+                driver_bytes=reader.driver_bytes,
+                is_hard=True,
+                log_offsets=np.full(self.n_clusters, metric.offset),
+            )
+
+        return search_centres(
+            sample,
+            open_rows,
+            self.n_clusters,
+            seeder(self.n_clusters, method, random),
+            _RUNS[method] if isinstance(self.n_init, str) else self.n_init,
+            random,
+            reader.source.dtype,
+            self.tol,
+        )
+
+    def _clustered(
+        self,
+        reader: Reader,
+        local: ThreadExecutor,
+        given: Array | None,
+        random: np.random.RandomState,
+    ) -> tuple[Clustering, Metric]:
+        """Lloyd's algorithm on all rows."""
+        start, metric = self._start(reader, local, given, random)
+        reader.log_offsets = metric.offsets_of(start)
+        found = lloyd(reader, start, metric, tol=self.tol, max_iter=self.max_iter)
+        return found, metric
+
+    @contextmanager
+    def _checkpointed(self, reader: Reader, resume: bool) -> Iterator[np.random.RandomState]:
+        """Keep what a fit finds, if that is wanted; gives the random state that it begins with."""
+        random = check_random_state(self.random_state)
+        if self.checkpoint is None:
+            yield random
+            return
+        if not is_url(os.fspath(self.checkpoint)):
+            refuse_overlap(self.checkpoint, reader.source)
+
+        def as_record(fit: Fit) -> Record:
+            return self._as_mixture(fit.parameters, reader)
+
+        settings = clustering_fingerprint(self, reader.source, reader.executor.sample_bytes)
+        with open_checkpoint(
+            self.checkpoint, settings, random, resume, math.inf, as_record, reader.tell
+        ) as checkpoint:
+            reader.journal = checkpoint
+            yield checkpoint.random
+            checkpoint.finish(
+                self._as_mixture(self._metric.parameters(self.cluster_centers_), reader)
+            )
+
+    def _as_mixture(self, parameters: Parameters, reader: Reader) -> Record:
+        """The mixture that has these clusters, as what a file holds."""
+        model = GaussianMixture(self.n_clusters, covariance_type="spherical", algorithm="hard")
+        model._set_parameters(parameters)
+        model.n_features_in_ = self.n_features_in_
+        if hasattr(self, "feature_names_in_"):
+            model.feature_names_in_ = self.feature_names_in_
+        model.converged_, model.n_iter_ = False, 0
+        model.lower_bound_, model.lower_bounds_ = np.nan, []
+        model.history_ = [asdict(read) for read in reader.history]
+        model.n_reads_ = reader.n_reads
+        return to_record(model)
+
+    def _keep(self, found: Clustering, metric: Metric, reader: Reader) -> None:
+        self.cluster_centers_ = found.centres
+        self.inertia_ = found.inertia
+        self.n_iter_ = found.n_iterations
+        self.history_ = [asdict(read) for read in reader.history]
+        self.n_reads_ = reader.n_reads
+        self._metric = metric
+        self.__dict__.pop("labels_", None)
+
+    def _question(self, source: Source) -> prediction.Centres:
+        centres = self._centres()
+        return prediction.Centres(
+            self._metric.expectation(centres), centres, self._metric.frame.origin, source.missing
+        )
+
+    def _labels_of(self, source: Source) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = self._computed_rows(
+            source,
+            prediction.nearest,
+            self._question(source),
+            Output(np.dtype(np.int64)),
+            None,
+            False,
+        )
+        return found

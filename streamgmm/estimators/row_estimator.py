@@ -1,0 +1,191 @@
+"""What estimators share that say something of each row: opening data, and passes that write."""
+
+import math
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.metadata import version
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.algorithms.reads.reader import announced, refuse_not_finite
+from streamgmm.errors import NotFiniteError, ParameterError
+from streamgmm.estimators.outputs import (
+    Output,
+    as_given,
+    description,
+    piece_shape_of,
+    refuse_overlap,
+    refuse_unnamed_output,
+)
+from streamgmm.estimators.validation import CheckedEstimator, check_callbacks
+from streamgmm.events import Event, Listener
+from streamgmm.executors.select import open_executor
+from streamgmm.options import Missing
+from streamgmm.progress import LineReporter
+from streamgmm.protocols import (
+    Chunk,
+    LazySource,
+    S,
+    Source,
+    Work,
+    regions_of,
+    sample_dims,
+    sample_shape,
+)
+from streamgmm.sinks import ArraySink, open_sink
+from streamgmm.sources.array import ArraySource
+from streamgmm.sources.columns import check_features
+from streamgmm.sources.open import is_source, open_source
+
+
+class RowEstimator(CheckedEstimator, ABC):
+    """An estimator that opens data, and maps rows of any source to values.
+
+    Its settings include ``executor``, ``n_jobs``, ``memory_limit``, ``verbose``,
+    ``verbose_interval`` and ``callbacks``. A subclass says what predictions depend on.
+    """
+
+    #: Iterations between two lines with ``verbose=1``.
+    verbose_interval: int = 1
+
+    @property
+    @abstractmethod
+    def _n_labels(self) -> int:
+        """Number of different labels that a row may have."""
+
+    @abstractmethod
+    def _scratch_bytes(self, source: Source) -> int:
+        """Return the memory that a thread takes for the predictions of a chunk."""
+
+    @abstractmethod
+    def _digest(self) -> str:
+        """A digest of what predictions depend on."""
+
+    def _map_rows(
+        self,
+        X: Any,
+        source: Source,
+        function: Callable[[S, Chunk], NDArray[Any]],
+        question: S,
+        output: Output,
+        out: str | os.PathLike[str] | None,
+        resume: bool,
+    ) -> Any:
+        if resume and out is None:
+            raise ParameterError("resume=True needs out=, the path of the interrupted output")
+        if out is not None:
+            refuse_overlap(out, source)
+        elif isinstance(source, LazySource):
+            from streamgmm.executors.dask import map_rows
+
+            return map_rows(source.array, function, question, output.dtype, output.length)
+        else:
+            refuse_unnamed_output(X)
+        found = self._computed_rows(source, function, question, output, out, resume)
+        return found if out is not None else as_given(source, found, output)
+
+    def _computed_rows(
+        self,
+        source: Source,
+        function: Callable[[S, Chunk], NDArray[Any]],
+        question: S,
+        output: Output,
+        out: str | os.PathLike[str] | None,
+        resume: bool,
+    ) -> Any:
+        """Predictions as an array in memory or, piece by piece, at a path."""
+        shape, dims = sample_shape(source), sample_dims(source)
+        if output.dim is not None:
+            shape, dims = (*shape, len(output.names)), (*dims, output.dim)
+        dtype = output.dtype
+        row_bytes = (output.length or 1) * dtype.itemsize
+        piece_shape = piece_shape_of(source, row_bytes)
+        regions = map(regions_of(source), range(len(source.boundaries) - 1))
+        # Labels on disk take no more room than their number needs.
+        stored = np.min_scalar_type(-self._n_labels) if dtype == np.int64 else dtype
+        fingerprint = {
+            "streamgmm": version("streamgmm"),
+            "what is computed": function.__name__,
+            "model": self._digest(),
+            **description(source),
+        }
+        opened = (
+            nullcontext(ArraySink(np.empty(shape, dtype)))
+            if out is None
+            else open_sink(out, shape, stored, regions, piece_shape, dims, fingerprint, resume)
+        )
+        work = Work(self._scratch_bytes(source) + 2 * math.prod(piece_shape) * row_bytes)
+        listener = self._listener()
+        with (
+            open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
+            opened as sink,
+        ):
+            try:
+                with announced(listener, function.__name__, source, sink):
+                    executor.map_write(
+                        source, function, question, sink, listener, work, piece_shape
+                    )
+            except NotFiniteError:
+                refuse_not_finite(source, executor)
+        return sink.array if out is None else out
+
+    def _open(
+        self, X: Any, sample_weight: Any, *, reset: bool, missing: Missing | None = None
+    ) -> Source:
+        """Describe data, and remember their columns or check them against those fitted."""
+        source = open_source(X, missing=missing)
+        if reset:
+            self._remember_features(source)
+        else:
+            self._check_features(source, was_source=is_source(X))
+        if sample_weight is None:
+            return source
+        if isinstance(sample_weight, Real):
+            # As in scikit-learn, a single number is the weight of each row.
+            sample_weight = np.full(source.n_rows, sample_weight, dtype=np.float64)
+        return open_source(source, sample_weight=sample_weight)
+
+    def _remember_features(self, source: Source) -> None:
+        self.n_features_in_ = source.n_features
+        if source.feature_names is not None:
+            self.feature_names_in_ = np.array(source.feature_names, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+
+    def _check_features(self, source: Source, *, was_source: bool) -> None:
+        """Refuse data whose columns are not those that were fitted.
+
+        As in scikit-learn, warn if names cannot be compared because only the model or only the
+        data have them. The warning is for arrays and data frames in memory, and not for sources.
+        """
+        fitted, model = getattr(self, "feature_names_in_", None), type(self).__name__
+        names = None if fitted is None else fitted.tolist()
+        check_features(source, self.n_features_in_, names, model)
+        has_names = source.feature_names is not None
+        if was_source or not isinstance(source, ArraySource) or has_names == (names is not None):
+            return
+        warnings.warn(
+            f"X has feature names, but {model} was fitted without feature names"
+            if has_names
+            else f"X does not have valid feature names, but {model} was fitted with feature names",
+            UserWarning,
+            stacklevel=4,
+        )
+
+    def _listener(self) -> Listener:
+        callbacks: list[Listener] = check_callbacks(self.callbacks)
+        if self.verbose:
+            every = self.verbose_interval if self.verbose == 1 else 1
+            callbacks.append(LineReporter(every=every))
+
+        def tell(event: Event) -> None:
+            for callback in callbacks:
+                callback(event)
+
+        return tell
