@@ -247,6 +247,8 @@ class _Ascent:
         tangent = Tangent(parameters, self._frame, objective.fixed)
         gradient = objective.gradient(tangent, statistics)
         information = self._informed_by(tangent) if self._informed_by else None
+        if information is not None:
+            information = objective.informed(information, statistics)
         return _Point(
             parameters,
             statistics,
@@ -255,7 +257,7 @@ class _Ascent:
             tangent,
             gradient,
             objective.step(tangent, statistics, gradient),
-            information and objective.informed(information, statistics),
+            information,
         )
 
     def gain(self, best: _Point | None, parameters: Parameters, statistics: Statistics) -> float:
