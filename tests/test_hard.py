@@ -7,6 +7,7 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
+import streamgmm
 from streamgmm import GaussianMixture
 from streamgmm import open as open_data
 from streamgmm.core.covariance import Array, CovarianceType
@@ -136,6 +137,32 @@ def test_float32_never_decides_a_label() -> None:
     expected, found = hard(far, "float64").statistics(rows), hard(far).statistics(rows)
     assert found.n_screened > 0
     np.testing.assert_array_equal(found.moments, expected.moments)
+
+
+@pytest.mark.parametrize("covariance_type", ["diag", "spherical"])
+@pytest.mark.parametrize("spread", [0.01, 1.0, 100.0])
+def test_labels_from_float32_are_those_of_float64(
+    covariance_type: CovarianceType, spread: float
+) -> None:
+    rng = np.random.default_rng(10)
+    parameters = random_parameters(rng, covariance_type, 50, 3, spread)
+    rows = draw(rng, parameters, 5000)
+    found, expected = (hard(parameters, a).statistics(rows) for a in ("auto", "float64"))
+    assert found.n_screened > 0 or spread == 0.01
+    np.testing.assert_array_equal(found.moments, expected.moments)
+    assert found.log_likelihood == expected.log_likelihood
+
+
+def test_ties_on_a_grid_are_not_left_to_float32() -> None:
+    """Half of the rows are as far from one mean as from another, to the last bit."""
+    means = np.stack(np.meshgrid(*[np.arange(0.0, 8.0, 2.0)] * 2), axis=-1).reshape(-1, 2)
+    k = len(means)
+    parameters = Parameters.create("spherical", np.full(k, 1 / k), means, np.ones(k))
+    rows = np.random.default_rng(11).integers(0, 7, (4000, 2)).astype(float)
+    distances = np.square(rows[:, np.newaxis] - means).sum(axis=2)
+    for arithmetic in ("auto", "float64"):
+        said = hard(parameters, arithmetic).assignment(rows)
+        np.testing.assert_array_equal(said.labels, distances.argmin(axis=1))
 
 
 def test_rows_that_cannot_be_used_take_no_part() -> None:
@@ -296,6 +323,16 @@ def test_checkpoint_continues_with_the_same_bits(tmp_path: Path) -> None:
     model.set_params(callbacks=()).fit(rows, resume=True)
     np.testing.assert_array_equal(model.means_, whole.means_)
     assert model.lower_bounds_ == whole.lower_bounds_
+
+
+def test_bound_of_a_hard_fit_is_not_compared_with_a_likelihood(tmp_path: Path) -> None:
+    rows = overlapping(500) * [1.0, 1.0, 1.0]
+    start = start_of(rows, "spherical", 2)
+    model = GaussianMixture(2, covariance_type="spherical", algorithm="hard", tol=10.0, **start)
+    model.fit(rows).save(tmp_path / "m.gmm")
+    for one in (model, streamgmm.load(tmp_path / "m.gmm")):
+        one.set_params(algorithm="em", warm_start=True).fit(rows)
+        assert one.n_iter_ == 2
 
 
 def test_warm_start_continues_to_the_same_end() -> None:
