@@ -163,7 +163,7 @@ class EStep:
             inverse_scale=1.0 / frame.scale,
             whitener=form.whitener,
             theta=np.ascontiguousarray(form.theta),
-            theta_single=_single(form.theta, arithmetic),
+            theta_single=_single(form.theta, arithmetic, is_hard),
             single_tolerance=_SINGLE_TOLERANCE if arithmetic == "float32" else 0.0,
             means=parameters.means[order],
             factors=structure.kernel_factors(stacked, None if is_in_place else order),
@@ -407,9 +407,12 @@ def writable(array: NDArray[Any]) -> NDArray[Any]:
     return np.require(array, requirements=["C", "W"])
 
 
-def _single(theta: Array, arithmetic: Arithmetic) -> NDArray[np.float32]:
-    """Coefficients in float32; none if they are not wanted, would not pay or would overflow."""
-    pays = theta.shape[0] >= FORMS and theta.shape[1] >= MANY_FEATURES
+def _single(theta: Array, arithmetic: Arithmetic, is_hard: bool) -> NDArray[np.float32]:
+    """Coefficients in float32; none if they are not wanted, would not pay or would overflow.
+
+    Hard assignment needs digits of few densities, and so it pays for few features too.
+    """
+    pays = theta.shape[0] >= FORMS and (is_hard or theta.shape[1] >= MANY_FEATURES)
     wanted = arithmetic == "float32" or (arithmetic == "auto" and pays)
     fits = bool(np.abs(theta).max(initial=0.0) <= LARGEST_COEFFICIENT)
     return theta[: len(theta) if wanted and fits else 0].astype(np.float32, order="C")

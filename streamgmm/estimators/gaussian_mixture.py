@@ -233,6 +233,9 @@ class GaussianMixture(FittedMixture):
     True
     """
 
+    #: Whether ``lower_bound_`` is that of hard assignment.
+    _is_of_hard_fit = False
+
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(STRUCTURES.keys())],
@@ -508,8 +511,9 @@ class GaussianMixture(FittedMixture):
         if self.algorithm != "em":
             return self._fit_in_few_reads(reader, known, start, ridge, local, random, effort)
         if start is not None:
-            previous = self.lower_bound_ if self._goes_on() else -np.inf
-            return self._run(reader, start, ridge, previous)
+            # The bound of a hard fit is that of another objective.
+            is_bound = self._goes_on() and not self._is_of_hard_fit
+            return self._run(reader, start, ridge, self.lower_bound_ if is_bound else -np.inf)
         seed = int(random.randint(2**31))
         sample = reader.kept(RowSample, lambda: sample_rows(reader, seed))
         settings = self._settings(ridge.settle(sample.rows, sample.weights))
@@ -681,6 +685,7 @@ class GaussianMixture(FittedMixture):
         if ridge.entries is not None:
             self.reg_covar_ = ridge.entries
         self._statistics = fit.statistics
+        self._is_of_hard_fit = reader.is_hard
         self.converged_ = fit.converged
         self.n_iter_ = fit.n_iterations
         self.lower_bound_ = fit.log_likelihood

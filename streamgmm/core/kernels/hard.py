@@ -29,7 +29,16 @@ from streamgmm.core.kernels.mixture import (
     gather_weighted,
     move,
 )
-from streamgmm.core.kernels.products import FIRST, add_moments_product, fill, whole_panels
+from streamgmm.core.kernels.products import FIRST, add_moments_product, fill, lines, whole_panels
+from streamgmm.core.kernels.screening import (
+    FEW,
+    MANY_FEATURES,
+    SINGLE_OVER_DOUBLE,
+    find_rows,
+    fits_single,
+    gather,
+    narrow,
+)
 from streamgmm.core.kernels.tiles import (
     BLOCK,
     FORMS,
@@ -37,8 +46,12 @@ from streamgmm.core.kernels.tiles import (
     SPARE_FEATURES,
     STRIP,
     add_forms,
+    compare_forms,
     form_rows,
 )
+
+# Where float32 leaves many labels in doubt, so many blocks do without.
+_BLOCKS_WITHOUT = 15
 
 
 class Assignment(NamedTuple):
@@ -48,6 +61,16 @@ class Assignment(NamedTuple):
     starts: np.ndarray  #: (K + 1,) int64, where the rows of a component begin among the rows
     rows: np.ndarray  #: (BLOCK,) int64, rows by component
     ends: np.ndarray  #: (K,) int64, scratch
+    margins: np.ndarray  #: (BLOCK,) float64, less what the largest density is ahead by
+
+
+class Comparison(NamedTuple):
+    """Scratch to compare densities of a block tile by tile, float64 or float32."""
+
+    tile: np.ndarray  #: (FORMS, STRIDE) densities of some components
+    best: np.ndarray  #: (BLOCK,) the largest density of each row
+    second: np.ndarray  #: (BLOCK,) the one after it
+    numbers: np.ndarray  #: (BLOCK,) place of the component of the largest
 
 
 @allocating_piece
@@ -57,6 +80,17 @@ def _assignment(n_components):
         np.zeros(n_components + 1, np.int64),
         np.zeros(BLOCK, np.int64),
         np.zeros(n_components, np.int64),
+        np.empty(BLOCK),
+    )
+
+
+@allocating_piece
+def _comparison(dtype):
+    return Comparison(
+        lines(FORMS, dtype),
+        np.empty(BLOCK, dtype),
+        np.empty(BLOCK, dtype),
+        np.empty(BLOCK, dtype),
     )
 
 
@@ -88,40 +122,88 @@ def choose(n, n_packed, order, work, labels):
 
 @piece
 def _is_packed(coefficients, work):
-    """Whether all components of a block that is loaded take the packed route, in float64."""
-    n_packed = coefficients.theta.shape[0]
-    packed = n_packed == coefficients.means.shape[0] and coefficients.theta_single.shape[0] == 0
+    """Whether all components of a block that is loaded take the packed route."""
+    n_packed, n_features = coefficients.theta.shape
+    packed = n_packed == coefficients.means.shape[0] and n_features < MANY_FEATURES
     for k in range(n_packed):
         packed &= work.bounds[k] <= coefficients.tolerance
     return packed
 
 
 @piece
-def _choose_packed(coefficients, n_rows, work, labels):
-    """As :func:`choose`, for components that are all packed, whose densities are not kept.
+def _compare(theta, features, z, n, found):
+    """Find the largest densities of n rows of z (E, STRIDE), of components that are all packed.
 
-    A tile of densities stays in the nearest cache until it is compared.
+    Densities are not kept: a tile of them stays in the nearest cache until it is compared. Theta,
+    z and what is found are of one type; n is a multiple of PANEL.
     """
-    theta, features, z = coefficients.theta, coefficients.features, work.z
-    out, n_components, n_map = work.log_joint, theta.shape[0], theta.shape[1]
-    for first in range(0, whole_panels(n_rows), PANEL):
+    n_components, n_map = theta.shape
+    fill(found.best[:n], -np.inf)
+    fill(found.second[:n], -np.inf)
+    fill(found.numbers[:n], 0.0)
+    for first in range(0, n, PANEL):
         last = first + PANEL
-        # Loops count from 0, because LLVM does not vectorise those whose index may be negative.
-        best, own = work.largest[first:last], labels[first:last]
-        fill(best, -np.inf)
-        fill(own, 0)
         for c in range(0, n_components, FORMS):
-            size = min(FORMS, n_components - c)
+            size, tile = min(FORMS, n_components - c), found.tile
             for k in range(size):
-                fill(out[k, first:last], 0.0)
+                fill(tile[k, first:last], 0.0)
             for row in range(first, last, form_rows(z)):
-                add_forms(theta[c : c + size], features, z, FIRST, size, FIRST, n_map, row, out)
-            for k in range(size):
-                values, label = out[k, first:last], c + k
-                for r in range(best.size):
-                    is_larger = values[r] > best[r]
-                    best[r] = values[r] if is_larger else best[r]
-                    own[r] = label if is_larger else own[r]
+                add_forms(theta[c : c + size], features, z, FIRST, size, FIRST, n_map, row, tile)
+                compare_forms(tile, size, c, row, found.best, found.second, found.numbers)
+
+
+@piece
+def _choose_packed(coefficients, n_rows, work, found, double):
+    """As :func:`choose`, for components that are all packed."""
+    theta, features = coefficients.theta, coefficients.features
+    _compare(theta, features, work.z, whole_panels(n_rows), double)
+    for r in range(n_rows):
+        work.largest[r] = double.best[r]
+        found.labels[r] = np.int64(double.numbers[r])
+
+
+@piece
+def _can_compare_single(coefficients, work):
+    """Whether float32 may find labels: it has the coefficients, and lately it found most."""
+    if coefficients.theta_single.shape[0] == 0 or coefficients.kind <= TIED:
+        return False
+    if work.unscreened[0] > 0:
+        work.unscreened[0] -= 1
+        return False
+    return fits_single(work)
+
+
+@piece
+def _choose_by_single(coefficients, n_rows, work, found, double, single):
+    """Labels of a block from float32 where the errors cannot change them, else from float64.
+
+    Returns False, and no labels, if they may change many. Densities are not found.
+    """
+    n, bound = whole_panels(n_rows), 0.0
+    for k in range(work.bounds.size):
+        bound = max(bound, SINGLE_OVER_DOUBLE * work.bounds[k])
+    narrow(work, n)
+    _compare(coefficients.theta_single, coefficients.features, work.z_single, n, single)
+    for r in range(n_rows):
+        margin = np.float64(single.second[r]) - np.float64(single.best[r])
+        # What is no number is in doubt.
+        found.margins[r] = margin if margin <= 0.0 else np.inf
+        found.labels[r] = np.int64(single.numbers[r])
+    fill(found.margins[n_rows:n], -np.inf)
+    doubtful = work.some_rows[0]
+    count = find_rows(found.margins, -2.0 * bound, n, doubtful)
+    if count > FEW:
+        work.unscreened[0] = _BLOCKS_WITHOUT
+        return False
+    if count:
+        rows = doubtful[:count]
+        some = whole_panels(count)
+        gather(work.z[1:], rows, some, work.gathered[1:])
+        _compare(coefficients.theta, coefficients.features, work.gathered, some, double)
+        for i in range(count):
+            found.labels[rows[i]] = np.int64(double.numbers[i])
+    work.n_screened[0] += (n_rows - count) * coefficients.theta.shape[0]
+    return True
 
 
 @piece
@@ -237,13 +319,25 @@ def _add_moments(coefficients, n_rows, work, found, moments, scatter):
 
 @piece
 def _visit_rows(
-    rows, weights, priors, order, coefficients, work, found, sums, recent, totals, posteriors
+    rows,
+    weights,
+    priors,
+    order,
+    coefficients,
+    work,
+    found,
+    scratch,
+    sums,
+    recent,
+    totals,
+    posteriors,
 ):
     """Fill what :func:`hard_step` returns, block by block, as far as there is room for it.
 
     Recent, 0 before and after, is scratch: sums in two levels, as those of the soft E-step.
     """
     scores, labels = posteriors
+    double, single = scratch
     with_posteriors, with_sums = scores.shape[0] > 0, sums[0].shape[0] > 0
     n_packed, n_components = coefficients.theta.shape[0], work.log_joint.shape[0]
     for start in range(0, rows.shape[0], BLOCK):
@@ -251,7 +345,11 @@ def _visit_rows(
         part, n = rows[start:stop], stop - start
         left_out = load(part, coefficients, work)
         if _is_packed(coefficients, work):
-            _choose_packed(coefficients, n, work, found.labels)
+            is_found = _can_compare_single(coefficients, work)
+            if is_found:
+                is_found = _choose_by_single(coefficients, n, work, found, double, single)
+            if not is_found:
+                _choose_packed(coefficients, n, work, found, double)
             if not coefficients.has_own_basis:
                 load_in_data_units(part, coefficients, work)
         else:
@@ -314,6 +412,7 @@ def hard_step(rows, weights, priors, order, coefficients, with_sums, with_poster
         coefficients,
         workspace(coefficients),
         _assignment(n_components),
+        (_comparison(np.float64), _comparison(np.float32)),
         (moments, scatter),
         (recent_moments, recent_scatter),
         totals,

@@ -243,6 +243,53 @@ def add_forms(typing_context, theta, features, z, component, size, first, last, 
 
 
 @intrinsic
+def compare_forms(typing_context, values, size, label, row, best, second, labels):
+    """Compare densities of one tile of :func:`add_forms` with the largest two so far.
+
+    Shapes: values (size, STRIDE), best, second and labels (BLOCK,), all of one type. Of each of
+    form_rows(values) rows from ``row`` on, best becomes the largest, second the one after it, and
+    labels ``label`` plus the place of the largest. Of equal values the first stays.
+    """
+    signature = types.void(values, *[types.int64] * 3, best, second, labels)
+
+    def generate(context, builder, signature, arguments):
+        values, best, second, labels = (
+            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 4, 5, 6)
+        )
+        size, label, row = arguments[1:4]
+        element = _element(signature.args[0])
+        vectors = _Vectors(builder, element)
+        first = builder.sitofp(label, element)
+
+        def emit(n):
+            numbers = [
+                vectors.repeat(builder.fadd(first, ir.Constant(element, float(c))))
+                for c in range(n)
+            ]
+            for v in range(_ROW_VECTORS):
+                place = builder.add(row, _integer(v * vectors.lanes))
+                targets = [builder.gep(array.data, [place]) for array in (best, second, labels)]
+                largest, after, number = (vectors.load(t, _integer(0)) for t in targets)
+                for c in range(n):
+                    offset = builder.add(place, _integer(c * STRIDE))
+                    value = vectors.load(values.data, offset)
+                    is_larger = builder.fcmp_ordered(">", value, largest)
+                    lower = builder.select(is_larger, largest, value)
+                    is_after = builder.fcmp_ordered(">", lower, after)
+                    after = builder.select(is_after, lower, after)
+                    largest = builder.select(is_larger, value, largest)
+                    number = builder.select(is_larger, numbers[c], number)
+                for target, vector in zip(targets, (largest, after, number), strict=True):
+                    place_of = builder.bitcast(target, vectors.type.as_pointer())
+                    builder.store(vector, place_of, align=4)
+
+        _for_size(builder, size, range(1, FORMS + 1), emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
 def form_rows(typing_context, z):
     """Rows of data in a tile of :func:`add_forms`, for z of this type."""
 
