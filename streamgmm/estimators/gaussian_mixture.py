@@ -685,7 +685,9 @@ class GaussianMixture(FittedMixture):
         if ridge.entries is not None:
             self.reg_covar_ = ridge.entries
         self._statistics = fit.statistics
-        self._is_of_hard_fit = reader.is_hard
+        self.__dict__.pop("_is_of_hard_fit", None)
+        if reader.is_hard:
+            self._is_of_hard_fit = True
         self.converged_ = fit.converged
         self.n_iter_ = fit.n_iterations
         self.lower_bound_ = fit.log_likelihood

@@ -99,7 +99,8 @@ def from_record(estimator: type, record: Record) -> Any:
         setattr(model, name, arrays[name])
     for name, value in known("fitted values", header["fitted"], _VALUES).items():
         setattr(model, name, value)
-    model._is_of_hard_fit = model.algorithm == "hard"
+    if model.algorithm == "hard":
+        model._is_of_hard_fit = True
     if _RIDGE in arrays:
         model.reg_covar_ = arrays[_RIDGE]
     elif not isinstance(model.reg_covar, str):
