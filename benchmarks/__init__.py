@@ -13,7 +13,7 @@
 - ``python -m benchmarks.rare``: of a component that holds few of all rows, how many are sampled
 - ``python -m benchmarks.cluster``: what a Dask cluster costs beside local threads
 - ``python -m benchmarks.streams``: rows learned as they come, and what a change of them does
-- ``python -m benchmarks.updates``: models in files that go on learning, their cost and memory
+- ``python -m benchmarks.updates``: models in files that continue learning, their cost and memory
 - ``python -m benchmarks.kills``: the same, killed at random moments
 - ``python -m benchmarks.kmeans``: k-means beside scikit-learn, by pass and by fit
 - ``python -m benchmarks.startup``: imports and first fits

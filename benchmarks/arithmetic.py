@@ -74,7 +74,7 @@ def main() -> None:
         for kind, d, k in SHAPES
     ]
     header = ["data", "spread of means", "densities in float32", "sums", "times as fast"]
-    header += ["log-likelihood differs by, nats a row", "covariances after a step by, whitened"]
+    header += ["log-likelihood differs by, nats per row", "covariances after a step by, whitened"]
     command = f"python -m benchmarks.arithmetic --pairs {options.pairs}"
     report("arithmetic", command, [Table(header, rows)], options.save)
 

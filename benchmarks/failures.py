@@ -3,7 +3,7 @@
 ``python -m benchmarks.failures [--repeat 10] [--writes 25] [--small] [--save]``
 
 Clusters are made of processes of this machine. A fit bears a failure if it ends with the bits of
-one without it; or, where nothing is left to compute on, with the error that names it, and goes on
+one without it; or, where nothing is left to compute on, with the error that names it, and continues
 to these bits from its checkpoint. A write of a checkpoint is interrupted at each of its steps.
 """
 

@@ -106,7 +106,7 @@ def table(separation: float, k: int, d: int, n_rows: int) -> Table:
     header = ["streams of", "models", "batch fit to all", "short of it: best model"]
     header += ["poorest model", "merged", "paired one to one", "merging_loss_"]
     size = f"{n_rows:,} rows of {d} features a stream, K = {k}"
-    return Table(header, cells, f"{size}, means {separation:g} apart (Dasgupta); nats a row.")
+    return Table(header, cells, f"{size}, means {separation:g} apart (Dasgupta); nats per row.")
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ Each is measured by itself, on the same number of threads, in rows a second:
 - fetch: the processor's part in getting files from the disk, beyond that for cached files;
 - fit: one EM iteration from storage.
 
-Decoding and computing share the processor, reading files goes on beside them: a fit can at most
+Decoding and computing share the processor, reading files continues beside them: a fit can at most
 reach min(files, 1 / (1 / decode + 1 / compute)). Files are either in the page cache, or dropped
 from it before each read; then fetching takes a share of the processor too, and the fit can reach
 min(files, 1 / (1 / fetch + 1 / decode + 1 / compute)).

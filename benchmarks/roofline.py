@@ -7,7 +7,7 @@ them, of 2·N·K·F flops each, where F is the number of moments of a component.
 is that count over the seconds of a read of data in memory, as the history of a fit has it:
 exponentials, the making of moments, threads and merging are in the seconds and not in the count.
 Components that have no share in a row are not all computed, so the count is an upper bound: the
-rate may exceed the roof. It says most where components overlap, and nothing is left out. The
+rate may exceed the roof. It says most where components overlap, and nothing is skipped. The
 third table is on reading; see :mod:`benchmarks.reading`.
 """
 
@@ -184,7 +184,7 @@ def roof_table(roof: Roof, threads: int) -> Table:
 def pass_table(passes: Sequence[Pass], roof: Roof, threads: int) -> Table:
     """Rates of the E-step beside the roof of the arithmetic that it was done in."""
     header = ["data", "rows", "arithmetic", "s", "GF/s", "of the product", "of it, 1 thread"]
-    header += ["scaling", "the product's", "ruled out", "passed over"]
+    header += ["scaling", "the product's", "ruled out", "skipped"]
     return Table(header, [_pass_row(one, roof, threads) for one in passes], "E-steps.")
 
 

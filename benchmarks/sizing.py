@@ -4,15 +4,15 @@
 [--cores 64] [--reads 4] [--small] [--save]``
 
 The model: the E-steps of all rows, shared by the cores; then the wait for the last group, which is
-at most one group's E-steps; the scheduler's time for each group, as if nothing else went on
+at most one group's E-steps; the scheduler's time for each group, as if nothing else continued
 meanwhile; and the start of a read, with the state on its way to one worker after the other, twice
 as many at a time. A fit is as many such reads as are said: a survey, and iterations, of which
 ``benchmarks.reads`` says how many there are. Storage is taken to be as fast as the cores: the
 table says how fast that is.
 
 The seconds of a row are measured on one thread, with components that overlap, so that none is
-passed over; the others on a cluster of two workers of this machine. Beside them stands what the
-same model foretells of a read on that cluster, and what this took.
+skipped; the others on a cluster of two workers of this machine. Beside them stands what the
+same model predicts of a read on that cluster, and what this took.
 """
 
 import argparse
@@ -155,7 +155,7 @@ def main() -> None:
             measured = statistics.median(
                 cost_of(lambda: read(source, executor, problem.start)).clock for _ in range(rounds)
             )
-    foretold = Size(n_rows, *shape, _WORKERS, seconds_of_a_row, parts)
+    predicted = Size(n_rows, *shape, _WORKERS, seconds_of_a_row, parts)
     sizes = [
         Size(int(1e12 * n / 8 / options.features), *shape, options.cores, seconds_of_a_row, parts)
         for n in options.terabytes
@@ -185,8 +185,8 @@ def main() -> None:
             "What parts took here.",
         ),
         Table(
-            ["rows", "workers", "foretold, s", "measured, s"],
-            [[f"{n_rows:,}", str(_WORKERS), f"{foretold.seconds:.2f}", f"{measured:.2f}"]],
+            ["rows", "workers", "predicted, s", "measured, s"],
+            [[f"{n_rows:,}", str(_WORKERS), f"{predicted.seconds:.2f}", f"{measured:.2f}"]],
             "A read on a cluster of this machine, by the same model.",
         ),
     ]

@@ -38,8 +38,8 @@ Learn = Callable[[Rows], Any]
 
 _HELD_OUT = 100_000
 _SEPARATION, _N_COMPONENTS, _N_FEATURES = 2.0, 16, 8
-# A way of learning is timed for about so long, in stretches of which the best counts.
-_SECONDS, _STRETCH = 1.5, 0.05
+# A way of learning is timed for about so long, in segments of which the best counts.
+_SECONDS, _SEGMENT = 1.5, 0.05
 # Rows that all have learned before time is taken, and those of the first search among them.
 _WARM_UP, _INIT_SIZE = 100_000, 1 << 14
 
@@ -69,12 +69,12 @@ def mean_score(mixture: Parameters, rows: Rows) -> float:
 
 
 def seconds_a_batch(learn: Learn, rows: Rows, size: int) -> float:
-    """Of the fastest of some stretches of a stream, learned batch by batch."""
+    """Of the fastest of some segments of a stream, learned batch by batch."""
     stream = iter(())  # type: Iterator[Rows]
     best, begin = np.inf, time.perf_counter()
     while np.isinf(best) or time.perf_counter() - begin < _SECONDS:
         start, n_batches = time.perf_counter(), 0
-        while n_batches == 0 or time.perf_counter() - start < _STRETCH:
+        while n_batches == 0 or time.perf_counter() - start < _SEGMENT:
             batch = next(stream, None)
             if batch is None or len(batch) < size:
                 stream = batches(rows, size)
@@ -160,7 +160,7 @@ def distances(n_rows: int, n_seeds: int) -> Table:
     header = ["seed", "batch fit"]
     header += [f"short of it after {n_rows // part:,}" for part in (30, 10, 3, 1)]
     header += ["after a second pass"]
-    return Table(header, cells, f"{_described(n_rows)}, in batches of 1000; nats a row.")
+    return Table(header, cells, f"{_described(n_rows)}, in batches of 1000; nats per row.")
 
 
 def batch_sizes(n_rows: int, sizes: Sequence[int]) -> Table:
@@ -176,7 +176,7 @@ def batch_sizes(n_rows: int, sizes: Sequence[int]) -> Table:
         short = best - model.score(held_out)
         cells.append([f"{size:,}", f"{short:.1e}", f"{seconds:.2f}"])
     header = ["rows a batch", "short of the batch fit", "seconds, searches too"]
-    return Table(header, cells, f"{_described(n_rows)}; nats a row.")
+    return Table(header, cells, f"{_described(n_rows)}; nats per row.")
 
 
 def recovery(half_lives: Sequence[int]) -> Table:

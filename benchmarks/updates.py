@@ -1,4 +1,4 @@
-"""Models in files that go on learning: what an update costs, and what it keeps in memory.
+"""Models in files that continue learning: what an update costs, and what it keeps in memory.
 
 ``python -m benchmarks.updates [--rows 1e5,1e6,1e7] [--stream 1e8] [--small] [--save]``
 

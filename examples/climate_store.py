@@ -57,7 +57,7 @@ dataset.to_zarr(
     "s3://climate/store.zarr", storage_options=options, encoding=chunks, consolidated=False
 )
 
-# From here on as with any store: say what the features are, and that land is left out. A position
+# From here on as with any store: say what the features are, and that land is skipped. A position
 # counts by the area that it stands for.
 area = xarray.DataArray(np.cos(np.radians(lat)), coords={"lat": lat})
 described = {"variables": list(fields), "missing": "drop", "storage_options": options}
@@ -65,7 +65,7 @@ source = streamgmm.open("s3://climate/store.zarr", sample_weight=area, **describ
 model = GaussianMixture(4, random_state=0, n_init=3, tol=1e-4).fit(source)
 
 n_missing = model.history_[-1]["n_missing"]
-print(f"{round(model.n_reads_, 2)} reads; {n_missing} positions over land left out")
+print(f"{round(model.n_reads_, 2)} reads; {n_missing} positions over land skipped")
 print("share of the area, " + ", ".join(model.feature_names_in_))
 for k in np.argsort(-model.weights_):
     print(f"{model.weights_[k]:.2f}  ", *(f"{mean:8.2f}" for mean in model.means_[k]))

@@ -64,5 +64,5 @@ for panel in panels.values():
     panel.get_legend().remove()
 above.suptitle("The last three hours of rows, and the components: one and two standard deviations")
 history = plot_convergence(model, below.subplots())
-history.set_title("How well the model foretold the rows")
+history.set_title("How well the model predicted the rows")
 save_picture(history, "stream.png")

@@ -79,7 +79,7 @@ def main() -> None:
     if server_program is None:
         sys.exit("redis-server is not installed; apt-get install redis-server brings it")
     if Path("model.gmm").exists():
-        sys.exit("model.gmm is here already, and would go on with other entries; move it away")
+        sys.exit("model.gmm is here already, and would continue with other entries; move it away")
     with tempfile.TemporaryDirectory() as folder:
         socket = str(Path(folder) / "redis.sock")
         settings = ["--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder]

@@ -44,7 +44,7 @@ class ModelFileError(StreamGMMError, ValueError):
 
 
 class CheckpointError(StreamGMMError, ValueError):
-    """A checkpoint is not one that this fit can begin, or go on from."""
+    """A checkpoint is not one that this fit can begin, or continue from."""
 
 
 class MemoryLimitError(StreamGMMError, MemoryError):

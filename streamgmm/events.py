@@ -99,7 +99,7 @@ class ReadStarted(Event):
     number : int
         1 for the first read.
     purpose : str
-        What the read is for: "sample", "pilot" (a glance at a few chunks), "survey", "iteration",
+        What the read is for: "sample", "pilot" (a sample of a few chunks), "survey", "iteration",
         "refinement" (the same iteration again, in coordinates that show how narrow a covariance
         is) or "score"; of predictions, what is predicted.
     n_rows, n_chunks : int
@@ -136,7 +136,7 @@ class ReadDone(Event):
     iteration : int
         Of EM within the start; 0 if the read is no iteration.
     log_likelihood : float
-        Mean log-likelihood of the parameters that were read with, nats a row; NaN if the read
+        Mean log-likelihood of the parameters that were read with, nats per row; NaN if the read
         evaluates none.
     gain : float
         Its difference to the iteration before; NaN if there is none.
@@ -156,7 +156,7 @@ class ReadDone(Event):
     part : float
         Part of the data's rows that were read.
     accepted : bool
-        Whether the fit went on from the parameters that were read with.
+        Whether the fit continued from the parameters that were read with.
     n_weightless : int
         Of the rows counted in, those of weight 0, which take no part.
     """
@@ -198,7 +198,7 @@ class SurveyDone(Event):
     n_sampled, n_unexplained : int
         Rows in the sample; of these, rows of a kind that is rare.
     shortfall : float
-        What the best parameters for the sample are expected to lack on all rows, nats a row.
+        What the best parameters for the sample are expected to lack on all rows, nats per row.
     feature_names : sequence of str
         Names of the D columns, or their numbers.
     smallest, largest, means, deviations : ndarray of shape (D,)
@@ -248,7 +248,7 @@ class SampleStage(Event):
     n_row_visits : int
         Rows that were computed, each counted every time.
     log_likelihood : float
-        Mean over these rows, nats a row.
+        Mean over these rows, nats per row.
     seconds : float
     """
 
@@ -268,7 +268,7 @@ class StepScored(Event):
     n_row_visits : int
         Rows that were computed for it, each counted every time.
     remaining : float
-        What remains to be gained, nats a row, or as much of it as was found.
+        What remains to be gained, nats per row, or as much of it as was found.
     """
 
     n_row_visits: int
@@ -350,7 +350,7 @@ class ChangeDetected(Event):
     n_samples : float
         Rows seen so far, in units of weight.
     log_likelihood : float
-        Of the last rows before they were learned, nats a row.
+        Of the last rows before they were learned, nats per row.
     expected : float
         Of rows before the change.
     """

@@ -24,7 +24,7 @@ _PATIENCE = 5.0
 # At the end of an archive; its table of contents takes some hundred bytes for each member.
 _TABLE_BYTES = 1 << 16
 _WAY_OUT = (
-    "load the file again and go on with that model, save under another name, or remove the file "
+    "load the file again and continue with that model, save under another name, or remove the file "
     "first"
 )
 

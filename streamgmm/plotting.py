@@ -155,7 +155,7 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("reads of the data")
     ax.set_xlim(left=0.0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_ylabel(f"log-likelihood below the best, {reads.best:.6f}, nats a row")
+    ax.set_ylabel(f"log-likelihood below the best, {reads.best:.6f}, nats per row")
     if model.tol:
         label = f"tol = {model.tol:g}"
         ax.axhline(model.tol, color="0.3", linestyle="--", linewidth=1.0, zorder=1, label=label)
@@ -347,9 +347,9 @@ class _Reads:
     log_likelihoods, gaps : ndarray
         Nats a row, and how much is lacking to the best that was kept.
     is_first : ndarray of bool
-        Whether nothing comes before it that it goes on from.
+        Whether nothing comes before it that it continues from.
     is_evaluated, is_kept : ndarray of bool
-        Whether there is a log-likelihood of all the data, and whether the fit went on from there.
+        Whether there is a log-likelihood of all the data, and whether the fit continued from there.
     best : float
     """
 
@@ -463,7 +463,7 @@ def _draw_stream(ax: Axes, model: Any) -> None:
     ax.set_xlabel("rows learned")
     ax.set_xlim(edges[0], edges[-1])
     ax.xaxis.set_major_formatter(_BRIEF)
-    ax.set_ylabel("log-likelihood before learning, nats a row")
+    ax.set_ylabel("log-likelihood before learning, nats per row")
     # What was found among the very first rows scores beyond all others.
     settled = scores[edges[1:] > edges[0] + width]
     margin = 0.05 * np.ptp(settled) or 1.0

@@ -209,7 +209,7 @@ def describe_survey(survey: SurveyDone) -> str:
     if survey.n_unexplained:
         text += f", {survey.n_unexplained:,} of rare kinds"
     if survey.shortfall > 0.0:
-        text += f"; {survey.shortfall:.1e} nats a row short of all rows"
+        text += f"; {survey.shortfall:.1e} nats per row short of all rows"
     constant = survey.constant_features
     if constant:
         names = ", ".join(constant[:_NAMED]) + ", ..." * (len(constant) > _NAMED)

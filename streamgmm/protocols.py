@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from streamgmm.events import ChunkDone, Listener, ReadDone
 from streamgmm.options import Missing
 
-#: What is done with rows that hold NaN: refuse them, leave them out, or use their other values.
+#: What is done with rows that hold NaN: refuse them, skip them, or use their other values.
 
 #: A box of samples: a slice along each of their dimensions.
 Region = tuple[slice, ...]
@@ -338,11 +338,11 @@ class PartialRead(Generic[M]):
 
 
 class Journal(Protocol):
-    """What a fit has found, in order; kept as it comes, and recalled by the fit that goes on."""
+    """What a fit has found, in order; kept as it comes, and recalled by the fit that continues."""
 
     @property
     def interval(self) -> float:
-        """Seconds after which a read that goes on is kept; infinity if it is not."""
+        """Seconds after which a read that continues is kept; infinity if it is not."""
 
     def recall(
         self, kind: type[V], is_asked: Callable[[V], bool]

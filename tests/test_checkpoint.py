@@ -1,4 +1,4 @@
-"""Interrupted fits go on where they were, and give the bits of uninterrupted ones."""
+"""Interrupted fits continue where they were, and give the bits of uninterrupted ones."""
 
 import copy
 import itertools
@@ -100,7 +100,7 @@ kill(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
 
 
 def kill_and_resume(case: str, store: Path, folder: Path, how: str) -> None:
-    """Write the models of an uninterrupted fit and of others that were killed and went on."""
+    """Write the models of an uninterrupted fit and of others that were killed and continued."""
     np.random.seed(5)  # noqa: NPY002 - what random_state=None is about
     estimator(case).fit(data_of(case, store)).save(folder / "whole.gmm")
 

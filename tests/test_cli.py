@@ -708,8 +708,8 @@ def test_an_interrupted_fit_goes_on(files, tmp_path):
             _, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert err.splitlines()[-1] == (
-            "interrupted; What the fit has found is kept in c; the same fit with --resume goes on "
-            "from there."
+            "interrupted; What the fit has found is kept in c; the same fit with --resume "
+            "continues from there."
         )
         return lines
 

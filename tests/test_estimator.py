@@ -441,7 +441,7 @@ def test_warm_start_of_a_converged_fit_soon_stops(algorithm: str) -> None:
     model = GaussianMixture(K, random_state=0, warm_start=True, algorithm=algorithm).fit(X)
     before = model.lower_bound_
     model.fit(X)
-    # The gain of one step tells plain EM; what remains takes two to foretell.
+    # The gain of one step tells plain EM; what remains takes two to predict.
     assert model.n_iter_ <= {"em": 1, "auto": 2}[algorithm]
     assert model.converged_
     assert model.lower_bound_ >= before

@@ -70,7 +70,7 @@ def test_weights(covariance_type: CovarianceType) -> None:
 def test_far_and_narrow_components(
     covariance_type: CovarianceType, offset: float, spread: float
 ) -> None:
-    """These take the centred route, always or in some blocks."""
+    """These use the centred form, always or in some blocks."""
     rng = np.random.default_rng(1)
     parameters = random_parameters(rng, covariance_type, 4, 3, spread)
     parameters = Parameters.create(
@@ -115,7 +115,7 @@ def test_of_equal_components_the_first_gets_the_rows(covariance_type: Covariance
 
 
 def test_order_of_routes_does_not_decide_ties() -> None:
-    """Component 0 is narrow and takes the centred route; component 1 has the same density."""
+    """Component 0 is narrow and uses the centred form; component 1 has the same density."""
     parameters = Parameters.create(
         "spherical", [0.25, 0.25, 0.5], [[1e6, 0.0], [1e6, 0.0], [0.0, 0.0]], [1e-4, 1e-4, 1.0]
     )

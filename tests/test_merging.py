@@ -1,4 +1,4 @@
-"""Models that were trained apart, on rows of their own, as one that goes on learning."""
+"""Models that were trained apart, on rows of their own, as one that continues learning."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -205,7 +205,7 @@ def refusals() -> dict[str, tuple[list[Any], dict[str, Any], type[Exception], st
             [one, GaussianMixture.from_sklearn(one.to_sklearn())],
             {},
             ParameterError,
-            "model 1 has no statistics to go on from: it was converted",
+            "model 1 has no statistics to continue from: it was converted",
         ),
         "other type": (
             [one, batch(rows, covariance_type="diag")],

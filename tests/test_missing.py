@@ -1,4 +1,4 @@
-"""Rows with missing values: left out of a fit and counted, or used for the values that they have.
+"""Rows with missing values: skipped of a fit and counted, or used for the values that they have.
 
 In either case they keep their places in predictions.
 """
@@ -161,7 +161,7 @@ def test_infinity_is_refused_all_the_same() -> None:
 
 
 def test_the_default_refuses_and_says_how_to_go_on() -> None:
-    with pytest.raises(NotFiniteError, match=r"leave out those with NaN by .*missing='drop'"):
+    with pytest.raises(NotFiniteError, match=r"skip those with NaN by .*missing='drop'"):
         start().fit(rows_with_gaps())
 
 

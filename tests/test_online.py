@@ -176,7 +176,7 @@ def test_the_cut_of_rows_with_weights_does_not_matter(weights: str) -> None:
         model = small()
         for start in range(0, 3000, size):
             part = slice(start, start + size)
-            # Weights of 1 may be left out.
+            # Weights of 1 may be skipped.
             given = None if np.all(own[part] == 1.0) else own[part]
             model.partial_fit(rows[part], sample_weight=given)
         first = first or model
@@ -319,7 +319,7 @@ def test_a_half_life_comes_with_a_batch_model_too() -> None:
 
 def test_models_without_statistics_do_not_go_on() -> None:
     batch = GaussianMixture(K, random_state=0).fit(stream(500))
-    with pytest.raises(ParameterError, match="no statistics to go on from"):
+    with pytest.raises(ParameterError, match="no statistics to continue from"):
         OnlineGaussianMixture.from_batch(batch.marginal([0]))
     with pytest.raises(NotFittedError):
         OnlineGaussianMixture.from_batch(GaussianMixture())

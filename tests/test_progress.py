@@ -88,7 +88,7 @@ def test_a_read_is_a_line():
 def test_work_in_memory_is_a_line_a_stage():
     assert _lines(events=SAMPLE) == [
         "1,000,000 rows surveyed; sample of 125,000, 1,956 of rare kinds; "
-        "2.5e-03 nats a row short of all rows",
+        "2.5e-03 nats per row short of all rows",
         "sample, starts: log-likelihood -13.510000, 300 krow visits, 0.25 s",
         "sample, EM: log-likelihood -13.125000, 4.2 Mrow visits, 1.50 s",
     ]

@@ -316,13 +316,13 @@ REMEDIES = [
     Remedy(
         "an option without a meaning",
         _open(_saved, "x.npy", columns=["a"]),
-        r"columns has no meaning for a \.npy file; leave out columns=",
+        r"columns has no meaning for a \.npy file; skip columns=",
         lambda message: _n_rows(60, "x.npy"),
     ),
     Remedy(
         "a path within a table",
         _open(_saved, "x.npy::/a"),
-        r"x\.npy is a \.npy file, which holds one table; leave out ::/a",
+        r"x\.npy is a \.npy file, which holds one table; skip ::/a",
         lambda message: _n_rows(60, "x.npy"),
     ),
     Remedy(
@@ -398,7 +398,7 @@ REMEDIES = [
         lambda message: (GaussianMixture(1, n_jobs=1).fit(ROWS), GaussianMixture(1).fit(ROWS)),
     ),
     Remedy(
-        "a model that cannot go on",
+        "a model that cannot continue",
         lambda: OnlineGaussianMixture.from_batch(GaussianMixture(2).fit(ROWS), n_components=1),
         r"merged\(\[model\], n_components=\.\.\.\)",
         lambda message: OnlineGaussianMixture.merged(

@@ -1,4 +1,4 @@
-"""Interrupted predictions go on where they were, and give the bits of uninterrupted ones."""
+"""Interrupted predictions continue where they were, and give the bits of uninterrupted ones."""
 
 import json
 import os
@@ -130,7 +130,7 @@ def files(path: Path) -> dict[str, bytes]:
 
 
 def resumed(model: GaussianMixture, data: Any, out: Path) -> int:
-    """Go on with an output; gives the number of rows that are computed."""
+    """Continue with an output; gives the number of rows that are computed."""
     events: list[Event] = []
     model = streamgmm.load(out.parent / "model.gmm").set_params(callbacks=[events.append])
     model.predict_proba(data, out=out, resume=True)
@@ -555,7 +555,7 @@ def test_commands_go_on(command: list[str], folder: Path, fitted: GaussianMixtur
     stopped = run(sys.executable, "-c", COMMAND)
     assert stopped.returncode == 130
     assert "interrupted; " in stopped.stderr
-    assert "out.npy.part; the same call with --resume goes on" in stopped.stderr
+    assert "out.npy.part; the same call with --resume continues" in stopped.stderr
     went_on = run(sys.executable, "-m", "streamgmm", more=("--resume",))
     assert went_on.returncode == 0, went_on.stderr
     assert not part_of(folder / "out.npy").exists()

@@ -1,4 +1,4 @@
-"""Models in files that go on learning: each batch and each row once, whatever happens."""
+"""Models in files that continue learning: each batch and each row once, whatever happens."""
 
 import json
 import os
@@ -691,7 +691,7 @@ def test_files_that_are_forgotten_count_as_learned(model: Path, tmp_path: Path) 
     assert learned(model, folder)[0].n_rows == 100  # type: ignore[union-attr]
     message = "1.npy was learned already, or comes too late"
     assert_refused(model, DataError, message, folder / "1.npy")
-    # What may have grown is not passed over.
+    # What may have grown is not skipped.
     store(folder / "0.zarr", table(100))
     assert_refused(model, DataError, "0.zarr was learned already, or comes too late", folder)
 

@@ -33,7 +33,7 @@ _LEAST_SECONDS = 1.0
 # A library that takes longer to warm up is timed in one pair only.
 _PATIENCE = 60.0
 _SCORED_ROWS = 2000
-# Difference in nats a row that rounding explains.
+# Difference in nats per row that rounding explains.
 _TOLERANCE = {"float64": 1e-6, "float32": 1e-3}
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class Result:
     fitted : Fitted or None
         After :data:`MANY` iterations; None if it failed.
     log_likelihood : float
-        Of that, nats a row.
+        Of that, nats per row.
     seconds : list of float
         Per iteration; one for each pair.
     failure : str

@@ -4,9 +4,9 @@
 [--restarts 10] [--small] [--save]``
 
 :func:`benchmarks.reads.cells.suite` lists what is fitted, :data:`benchmarks.reads.ways.WAYS` how.
-An answer is right to within some nats a row of the best log-likelihood that is known: the highest
+An answer is right to within some nats per row of the best log-likelihood that is known: the highest
 of all fits to the same rows, each continued by accelerated EM until less than 1e-7 is to be gained.
-Collapsed components do not count: they are left out, and the others scored without them.
+Collapsed components do not count: they are skipped, and the others scored without them.
 
 What counts are reads up to the one that evaluated such parameters, that one included, and before
 it the sample of rows and steps that were taken back; a read of some of the data counts as that
@@ -16,7 +16,7 @@ clusters: the iterates are its own to nine digits, hours sooner. Wall time is th
 fit with all defaults, and of ours, one after the other on the same rows in memory; a fit of its
 that takes more than 25 times as long as ours is given up.
 
-What has been found is kept in ``results/reads.json``, way by way, so that a run goes on where it
+What has been found is kept in ``results/reads.json``, way by way, so that a run continues where it
 was interrupted; ``--again`` finds it anew. Targets are about cells with 2,000 rows or more for each
 free parameter.
 """

@@ -40,7 +40,7 @@ def measure(
                 way, rows(False), rows(True), cell.n_components, restarts, threads
             )
             keep()
-            _tell(f"{cell.name}: {way.name}, {time.perf_counter() - start:.0f} s")
+            _notify(f"{cell.name}: {way.name}, {time.perf_counter() - start:.0f} s")
     if record.timing is None and re.search(wanted, _TIMING):
         record.timing = time_defaults(rows(False), cell.n_components, threads)
         keep()
@@ -55,7 +55,7 @@ def forget(record: Record, pattern: str) -> None:
         record.timing = None
 
 
-def _tell(line: str) -> None:
+def _notify(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 

@@ -35,7 +35,7 @@ class Found:
         Components of its best result that collapsed; the rest is without them.
     n_starts : int
     held_out : float
-        Log-likelihood of rows that were not fitted, nats a row, of its best result.
+        Log-likelihood of rows that were not fitted, nats per row, of its best result.
     limit : float
         Log-likelihood that accelerated EM comes to from its best result.
     """

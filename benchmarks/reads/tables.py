@@ -18,7 +18,7 @@ from benchmarks.reporting import Table, new_figure
 Results = Sequence[tuple[Cell, Record]]
 
 GAPS = (1e-2, 1e-3, 1e-4, 1e-5)
-# Held-out log-likelihoods that are lower by less, nats a row, are as good.
+# Held-out log-likelihoods that are lower by less, nats per row, are as good.
 _AS_GOOD = 1e-3
 # The figure shows gaps down to this one.
 _SMALLEST_GAP = 1e-7
@@ -50,7 +50,7 @@ def summary(results: Results) -> Table:
             ]
         )
     caption = (
-        "Reads until the log-likelihood is within so many nats a row of the best known, in cells "
+        "Reads until the log-likelihood is within so many nats per row of the best known, in cells "
         "with 2,000 rows or more for each parameter; medians of what whole fits took."
     )
     return Table(header, rows, caption)
@@ -134,7 +134,7 @@ def plot(results: Results) -> Figure:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("reads of the data")
-    axes.set_ylabel("nats a row below the best known: median, 90 %")
+    axes.set_ylabel("nats per row below the best known: median, 90 %")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure

@@ -38,7 +38,7 @@ class Run:
         Reads of the data up to each one that evaluated the log-likelihood of all of it, that one
         included.
     log_likelihoods : list of float
-        What these found, nats a row.
+        What these found, nats per row.
     n_reads : float
         All of them.
     row_visits : int

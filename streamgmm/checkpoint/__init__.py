@@ -1,4 +1,4 @@
-"""Checkpoints: what a fit has found is kept as it comes, so that an interrupted fit goes on.
+"""Checkpoints: what a fit has found is kept as it comes, so that an interrupted fit continues.
 
 ``journal`` keeps results in order, each a file; ``places`` is where the files are. May import
 ``streamgmm.algorithms`` and below.

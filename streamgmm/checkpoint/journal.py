@@ -1,8 +1,8 @@
-"""Checkpoints: what a fit has found is journalled, so that an interrupted fit goes on from there.
+"""Checkpoints: what a fit has found is journalled, so that an interrupted fit continues from there.
 
 A fit follows from its settings and from what its reads find. So each result is kept as it comes, in
 a file of its own: the survey, the parameters of each stage of the search, the statistics of
-each read. A fit that goes on is the same fit from its beginning, which takes from the journal
+each read. A fit that continues is the same fit from its beginning, which takes from the journal
 what is there. Beside the results lie ``settings.json``, which says what fit they belong to, and
 ``model.gmm``, the best model so far. If that is asked for, reads that are not complete have files
 too, named by what they are made with, which go when their result is there.
@@ -87,7 +87,7 @@ class Checkpoint:
     random : numpy.random.RandomState
         As it was when the fit began.
     interval : float
-        Seconds after which a read that goes on is kept.
+        Seconds after which a read that continues is kept.
     as_model : callable
         Makes a model's record of a fit.
     listener : callable
@@ -282,7 +282,7 @@ def open_checkpoint(
     as_model: Callable[[Fit], Record],
     listener: Listener,
 ) -> Iterator[Checkpoint]:
-    """The checkpoint of a fit: a new one, or that of the same fit to go on with.
+    """The checkpoint of a fit: a new one, or that of the same fit to continue with.
 
     Parameters
     ----------
@@ -294,9 +294,9 @@ def open_checkpoint(
     random : numpy.random.RandomState
         Its state is kept, and taken up again.
     resume : bool
-        Whether to go on with what is there, if anything is.
+        Whether to continue with what is there, if anything is.
     interval : float
-        Seconds after which a read that goes on is kept.
+        Seconds after which a read that continues is kept.
     as_model : callable
         Makes a model's record of a fit.
     listener : callable
@@ -343,7 +343,7 @@ def open_checkpoint(
             if not checkpoint.is_empty:
                 error.add_note(
                     f"What the fit has found is kept in {place}; the same fit with resume=True "
-                    "goes on from there."
+                    "continues from there."
                 )
             raise
 
@@ -394,7 +394,7 @@ def _taken_up(
     if differences:
         raise CheckpointError(
             f"{place} is the checkpoint of another fit: {'; '.join(differences)}. Ask for the same "
-            f"fit to go on, or {_way_out(place)}"
+            f"fit to continue, or {_way_out(place)}"
         )
     return taken, identity
 

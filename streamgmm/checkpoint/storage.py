@@ -170,5 +170,5 @@ class _Prefix:
                 if module is None
                 else missing_package(self._url, module)
             )
-        # Outside: tracebacks of what was raised before would show what the message leaves out.
+        # Outside: tracebacks of what was raised before would show what the message skips.
         raise failure

@@ -74,7 +74,7 @@ _seed = click.option(
 
 
 _resume = click.option(
-    "--resume", is_flag=True, help="Go on with what an interrupted command left in OUTPUT.part."
+    "--resume", is_flag=True, help="Continue with what an interrupted command left in OUTPUT.part."
 )
 
 # Options that describe data, by the names that streamgmm.open gives them.
@@ -120,7 +120,7 @@ def _description(command: Any) -> Any:
         click.option(
             "--missing",
             type=click.Choice(get_args(Missing)),
-            help="Refuse rows that hold NaN, leave them out, or use their other values.  "
+            help="Refuse rows that hold NaN, skip them, or use their other values.  "
             "[default: error]",
         ),
         click.option(
@@ -210,7 +210,7 @@ def main(context: click.Context) -> None:
     type=click.FloatRange(0),
     default=1e-3,
     show_default=True,
-    help="Stop when less remains to be gained, or with em or hard is gained; in nats a row.",
+    help="Stop when less remains to be gained, or with em or hard is gained; in nats per row.",
 )
 @click.option(
     "--reg-covar",
@@ -284,12 +284,12 @@ def main(context: click.Context) -> None:
     "--checkpoint-interval",
     type=click.FloatRange(0.0, min_open=True),
     metavar="SECONDS",
-    help="Keep there, about so often, what a read has come to that goes on.",
+    help="Keep there, about so often, what a read has come to that continues.",
 )
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with what an interrupted command left in --checkpoint; if nothing, begin.",
+    help="Continue with what an interrupted command left in --checkpoint; if nothing, begin.",
 )
 @_description
 @_sample_weight
@@ -396,14 +396,14 @@ def score(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Print log-likelihood (nats a row), AIC and BIC of DATA.
+    """Print log-likelihood (nats per row), AIC and BIC of DATA.
 
     A row counts as much as its weight: a row of weight 2 is two rows.
     """
     if samples != (output is not None):
         raise click.UsageError("--samples and -o belong together.")
     if resume and output is None:
-        raise click.UsageError("--resume goes on with what --samples -o writes.")
+        raise click.UsageError("--resume continues with what --samples -o writes.")
     if samples and sample_weight is not None:
         raise click.UsageError("--samples does not depend on --sample-weight; leave it out.")
     if output is not None:
@@ -551,7 +551,7 @@ def update(
 
     Of an array or file that has grown these are the rows at its end, of a folder or a quoted
     pattern the files with new names. DATA may be -, for an Arrow stream or .npy arrays on standard
-    input. Interrupted at any time, the same command goes on where it was.
+    input. Interrupted at any time, the same command continues where it was.
     """
     if follow and (batch_id is not None or data == _STANDARD_INPUT):
         raise click.UsageError("--follow is for data that grow under their name.")
@@ -645,7 +645,7 @@ def plot(
 ) -> None:
     """Draw the components of a model as ellipses, over data, or how its fit converged."""
     if convergence and (data is not None or features is not None):
-        raise click.UsageError("--convergence shows no data; leave out --data and --features.")
+        raise click.UsageError("--convergence shows no data; skip --data and --features.")
     if data is None and any(value is not None for value in settings.values()):
         raise click.UsageError("Options that describe data need --data, the data that are drawn.")
     columns = _columns(features or "0,1")

@@ -29,7 +29,7 @@ from streamgmm.options import Arithmetic, CovarianceType
 
 #: Rows that hold a larger value take no part: sums of their squares may overflow.
 LARGEST_VALUE = 1e130
-# Bound on the error of a log-density, in nats, above which the centred route is taken.
+# Bound on the error of a log-density, in nats, above which the centred form is taken.
 _DENSITY_TOLERANCE = 1e-8
 # The same, in float32 if that is asked for.
 _SINGLE_TOLERANCE = 1e-3
@@ -74,7 +74,7 @@ class EStep:
     frame : Frame
     weights : ndarray of shape (K,)
     order : ndarray of shape (K',), int64
-        The components of non-zero weight: those on the packed route, then the centred ones.
+        The components of non-zero weight: those in the expanded form, then the centred ones.
     coefficients : Coefficients
         Of these components, in this order.
     sums_single : bool

@@ -46,11 +46,11 @@ class Frame:
     ----------
     covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     origin : ndarray of shape (D,)
-        o of the components on the packed route; exact in the data's own type.
+        o of the components in the expanded form; exact in the data's own type.
     scale : ndarray of shape (D,)
         B = diag(scale) of these components; powers of two, all equal for spherical.
     centred : ndarray of shape (C,), int
-        The components on the centred route: o is their own mean, B their own factor.
+        The components in the centred form: o is their own mean, B their own factor.
     means : ndarray of shape (C, D)
     factors : ndarray of shape (C, D, D) full, (1, D, D) tied, (C, D) diag and spherical
         For tied, B of all components, on whichever route.

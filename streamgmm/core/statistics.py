@@ -60,9 +60,9 @@ class Statistics:
     n_rows : int
         Rows counted in.
     n_overflowing : int
-        Rows left out because their squares overflow.
+        Rows skipped because their squares overflow.
     n_not_finite : int
-        Rows left out because they hold NaN or infinity.
+        Rows skipped because they hold NaN or infinity.
     n_passed_over : int
         Pairs of row and component that were not summed: the responsibility is negligible.
     n_screened : int

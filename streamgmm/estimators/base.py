@@ -51,7 +51,7 @@ from streamgmm.protocols import (
 )
 
 
-class FittedMixture(DensityMixin, RowEstimator):  # type: ignore[misc]
+class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
     """Predictions, scores, samples and files, from the attributes that a fit leaves.
 
     A subclass fits; its settings include ``n_components``, ``covariance_type``, ``reg_covar``,
@@ -75,7 +75,7 @@ class FittedMixture(DensityMixin, RowEstimator):  # type: ignore[misc]
             labelled data what is written has the shape of the samples. Until it is whole it grows
             in the folder ``<out>.part``, which stays if the write is interrupted.
         resume : bool, default=False
-            Whether to go on with what an interrupted call of the same model and data left in that
+            Whether to continue what an interrupted call of the same model and data has left in that
             folder; otherwise it is discarded. If there is nothing, all is computed.
 
         Returns
@@ -107,7 +107,7 @@ class FittedMixture(DensityMixin, RowEstimator):  # type: ignore[misc]
             labelled data what is written has the shape of the samples. Until it is whole it grows
             in the folder ``<out>.part``, which stays if the write is interrupted.
         resume : bool, default=False
-            Whether to go on with what an interrupted call of the same model and data left in that
+            Whether to continue what an interrupted call of the same model and data has left in that
             folder; otherwise it is discarded. If there is nothing, all is computed.
 
         Returns
@@ -139,7 +139,7 @@ or the path ``out``
             labelled data what is written has the shape of the samples. Until it is whole it grows
             in the folder ``<out>.part``, which stays if the write is interrupted.
         resume : bool, default=False
-            Whether to go on with what an interrupted call of the same model and data left in that
+            Whether to continue what an interrupted call of the same model and data has left in that
             folder; otherwise it is discarded. If there is nothing, all is computed.
 
         Returns

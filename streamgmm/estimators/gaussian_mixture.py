@@ -34,7 +34,7 @@ from streamgmm.core.parameters import PARAMETER_NAMES, Parameters, count_paramet
 from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError, ParameterError
-from streamgmm.estimators.base import FittedMixture
+from streamgmm.estimators.base import MixtureEstimator
 from streamgmm.estimators.condition import (
     condition_of,
     warn,
@@ -69,7 +69,7 @@ from streamgmm.sources.weighted import WeightedSource
 _STARTS = ("weights_init", "means_init", "precisions_init")
 
 
-class GaussianMixture(FittedMixture):
+class GaussianMixture(MixtureEstimator):
     """Gaussian mixture fitted by maximum likelihood to data of any size.
 
     Arguments, attributes and their meanings are those of
@@ -86,8 +86,8 @@ class GaussianMixture(FittedMixture):
         "diag": each has a variance for each column; "spherical": each has one variance;
         "tied_diag" and "tied_spherical": all have the same variances, or the same one.
     tol : float, default=1e-3
-        Of the mean log-likelihood, in nats a row. "auto" stops when less is foretold to remain to
-        be gained, or five reads have gained less together; "em" when an iteration changes it by
+        Of the mean log-likelihood, in nats per row. "auto" stops when the predicted remaining gain is
+        less, or five passes have gained less together; "em" when an iteration changes it by
         less; "hard" when an iteration changes its objective by less, or assigns no row otherwise.
     reg_covar : float, array-like of shape (n_features,) or "auto", default="auto"
         Added to the diagonal of covariances, in squared units of the data: one number for all
@@ -114,7 +114,7 @@ class GaussianMixture(FittedMixture):
     random_state : int, RandomState instance or None, default=None
         Decides the sample, the starts, and what :meth:`sample` draws.
     warm_start : bool, default=False
-        Whether a second call of ``fit`` goes on from the result of the first, as from a start
+        Whether a second call of ``fit`` continues from the result of the first, as from a start
         that is given.
     verbose : int, default=0
         1 writes a line for each read of the data to standard error.
@@ -156,7 +156,7 @@ class GaussianMixture(FittedMixture):
         rows than are sampled. What is only in the others, the sample does not show.
     checkpoint : path-like or URL, default=None
         Folder in which :meth:`fit` keeps what it finds: the survey's sample, the stages of the
-        search, the statistics of each read, so that an interrupted fit can go on, and
+        search, the statistics of each read, so that an interrupted fit can continue, and
         ``model.gmm``, the best model so far. URLs are those that fsspec writes, with what it knows
         of credentials; there it is up to the caller that no two fits write the same one.
     checkpoint_interval : float, default=None
@@ -190,7 +190,7 @@ class GaussianMixture(FittedMixture):
         Number of iterations: of "auto" after the survey, steps that were not accepted too; of
         "em" those of the best start; of "hard" those after the survey.
     lower_bound_ : float
-        Mean log-likelihood, nats a row: of "auto" that of the parameters; of "em" that of the
+        Mean log-likelihood, nats per row: of "auto" that of the parameters; of "em" that of the
         parameters that the last iteration began with; of "hard" the mean of max_k ln π_k p_k(x)
         with these parameters. :meth:`score` is the log-likelihood of the mixture with any
         algorithm.
@@ -346,14 +346,14 @@ class GaussianMixture(FittedMixture):
         sample_weight : array-like of shape (n_samples,), default=None
             Row weights; a weight of 2 counts a row twice.
         resume : bool, default=False
-            Whether to go on with what an interrupted call of the same settings and data left in
+            Whether to continue with what an interrupted call of the same settings and data left in
             ``checkpoint``; if there is nothing, the fit begins. Reads that were made before are in
-            ``history_``, but no events tell of them again.
+            ``history_``, but no event reports them again.
 
         Returns
         -------
         self : GaussianMixture
-            Of a fit that went on, to the last bit that of one that was not interrupted.
+            Of a fit that continued, to the last bit that of one that was not interrupted.
 
         Raises
         ------
@@ -411,7 +411,7 @@ class GaussianMixture(FittedMixture):
             )
             start = self._given_start(reader, known)
             with self._checkpointed(reader, start, ridge, resume) as random:
-                reader.tell(self._size(source, work))
+                reader.notify(self._size(source, work))
                 best = self._best_fit(reader, known, start, ridge, local, random, effort)
                 self._keep(best, reader, ridge)
         self._warn(best, reader, rows)
@@ -483,7 +483,7 @@ class GaussianMixture(FittedMixture):
         settings = fingerprint(self, source, start, ridge.entries, reader.executor.sample_bytes)
         interval = math.inf if self.checkpoint_interval is None else self.checkpoint_interval
         with open_checkpoint(
-            self.checkpoint, settings, random, resume, interval, as_record, reader.tell
+            self.checkpoint, settings, random, resume, interval, as_record, reader.notify
         ) as checkpoint:
             reader.journal = checkpoint
             yield checkpoint.random
@@ -626,7 +626,7 @@ class GaussianMixture(FittedMixture):
         expected = STRUCTURES[self.covariance_type].shape(*shape)
         if self.means_.shape != shape or self.covariances_.shape != expected:
             raise ParameterError(
-                "warm_start goes on from a model with means (components, features) of shape "
+                "warm_start continues from a model with means (components, features) of shape "
                 f"{self.means_.shape} and covariances of shape {self.covariances_.shape}, but "
                 f"{shape} and {expected} are asked for now; set warm_start=False to start anew"
             )

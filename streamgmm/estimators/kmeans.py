@@ -235,7 +235,7 @@ default="k-means++"
             self._reading(source) as (reader, local, work),
             self._checkpointed(reader, resume) as random,
         ):
-            reader.tell(self._size(source, work))
+            reader.notify(self._size(source, work))
             found, metric = self._clustered(reader, local, given, random)
             self._keep(found, metric, reader)
         self._counts = found.counts
@@ -615,7 +615,7 @@ default="k-means++"
 
         settings = clustering_fingerprint(self, reader.source, reader.executor.sample_bytes)
         with open_checkpoint(
-            self.checkpoint, settings, random, resume, math.inf, as_record, reader.tell
+            self.checkpoint, settings, random, resume, math.inf, as_record, reader.notify
         ) as checkpoint:
             reader.journal = checkpoint
             yield checkpoint.random

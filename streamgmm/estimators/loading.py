@@ -64,7 +64,7 @@ def load_or_begin(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixt
     ModelFileError
         If there is none, nor a number of components to begin one.
     ParameterError
-        If a setting is another one, there is no such setting, or a batch model cannot go on.
+        If a setting is another one, there is no such setting, or a batch model cannot continue.
     """
     asked = _asked(settings) if settings else None
     if not path.exists():
@@ -84,7 +84,7 @@ def load_or_begin(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixt
     ]
     if other:
         raise ParameterError(
-            f"{path} is of other settings: its {'; its '.join(other)}. Leave these out to go on "
+            f"{path} is of other settings: its {'; its '.join(other)}. Leave these out to continue "
             "with it, or begin another model"
         )
     if isinstance(model, GaussianMixture):

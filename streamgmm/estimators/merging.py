@@ -5,7 +5,7 @@ from typing import Any
 
 from streamgmm.core.mixtures.merging import Fitted
 from streamgmm.errors import ParameterError
-from streamgmm.estimators.base import FittedMixture
+from streamgmm.estimators.base import MixtureEstimator
 from streamgmm.estimators.validation import check_is_fitted
 
 
@@ -25,7 +25,7 @@ def fitted_part(model: Any, name: str) -> Fitted:
     ParameterError
         If it is something else, or has no statistics.
     """
-    if not isinstance(model, FittedMixture):
+    if not isinstance(model, MixtureEstimator):
         raise ParameterError(
             f"{name} is a {type(model).__name__}; give a GaussianMixture or OnlineGaussianMixture"
         )
@@ -33,7 +33,7 @@ def fitted_part(model: Any, name: str) -> Fitted:
     statistics = getattr(model, "_statistics", None)
     if statistics is None:
         raise ParameterError(
-            f"{name} has no statistics to go on from: it was converted, derived or fitted with "
+            f"{name} has no statistics to continue from: it was converted, derived or fitted with "
             "max_iter=0; fit it to data"
         )
     return Fitted(model._parameters(), statistics)
@@ -61,7 +61,7 @@ def fitted_parts(models: Sequence[Any]) -> list[Fitted]:
     return parts
 
 
-def _kind(model: FittedMixture) -> str:
+def _kind(model: MixtureEstimator) -> str:
     """Covariance type and columns, in words."""
     names = getattr(model, "feature_names_in_", None)
     columns = "" if names is None else f": {', '.join(names)}"

@@ -24,7 +24,7 @@ from streamgmm.core.ridge import FitRidge, RegCovar, given_ridge
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError, ParameterError
-from streamgmm.estimators.base import FittedMixture
+from streamgmm.estimators.base import MixtureEstimator
 from streamgmm.estimators.condition import (
     condition_of,
     warn_of_condition,
@@ -57,7 +57,7 @@ from streamgmm.sources.sample import SampleSource
 _ROWS_PER_PARAMETER, _FEWEST_ROWS, _MOST_BYTES = 20, 1 << 14, 32 << 20
 # All rows count alike until there are so many, or so many times as many as are searched.
 _OFFSET, _OFFSET_SEARCHES = 65536.0, 4.0
-# A batch fit's rows go on counting alike until as many have come again.
+# A batch fit's rows continue counting alike until as many have come again.
 _OFFSET_BATCHES = 2.0
 # Of what the rows searched leave uncertain, this may remain to be gained on them.
 _PART_OF_SHORTFALL = 0.01
@@ -65,7 +65,7 @@ _PART_OF_SHORTFALL = 0.01
 _ENDLESS = 2**62
 
 
-class OnlineGaussianMixture(FittedMixture):
+class OnlineGaussianMixture(MixtureEstimator):
     """Gaussian mixture that learns rows as they come, in bounded time and memory.
 
     The first rows are held until there are enough to search for a mixture among them as
@@ -140,7 +140,7 @@ class OnlineGaussianMixture(FittedMixture):
         than chance explains. The last 64. With a half-life the mixture is then searched for anew
         among the next ``init_size`` rows, and replaced if that explains them better.
     merging_loss_ : float
-        Only of a merged model: what merging cost, nats a row; see :meth:`merged`.
+        Only of a merged model: what merging cost, nats per row; see :meth:`merged`.
     skipped_rows_ : dict of str to int
         Rows so far that were not learned: "n_overflowing" because their squares overflow,
         "n_missing" for lack of values, "n_weightless" because their weight is 0.
@@ -243,7 +243,7 @@ class OnlineGaussianMixture(FittedMixture):
 
     @classmethod
     def from_batch(cls, model: GaussianMixture, **settings: Any) -> Self:
-        """Go on from a batch fit: from its statistics, and the number of its rows.
+        """Continue from a batch fit: from its statistics, and the number of its rows.
 
         After a fit to N rows the next N / 100 move the model by about a hundredth of what they
         would say alone.
@@ -270,7 +270,7 @@ class OnlineGaussianMixture(FittedMixture):
         if online.n_components != model.n_components:
             raise ParameterError(
                 f"n_components is {online.n_components}, but the model has {model.n_components}, "
-                "with which it goes on; merged([model], n_components=...) makes fewer of them"
+                "with which it continues; merged([model], n_components=...) makes fewer of them"
             )
         online._go_on_from(fitted, Objective(online._ridge_of([model])), fitted.statistics.weight)
         return online
@@ -279,7 +279,7 @@ class OnlineGaussianMixture(FittedMixture):
     def merged(
         cls, models: Iterable["GaussianMixture | OnlineGaussianMixture"], **settings: Any
     ) -> Self:
-        """Go on from models that were trained apart, each on rows of its own.
+        """Continue from models that were trained apart, each on rows of its own.
 
         Statistics are added, those of components that are the same together. Which these are is
         found among the components of all models: the two that cost least to merge are merged, until
@@ -299,7 +299,7 @@ class OnlineGaussianMixture(FittedMixture):
         -------
         OnlineGaussianMixture
             Of all rows that the models have seen. Its ``merging_loss_`` says what was lost: how
-            much better, in nats a row, the components of all models together, as they were,
+            much better, in nats per row, the components of all models together, as they were,
             explain rows drawn from them, by an estimate. Near 0 the models agree; else more
             components are needed, or a model is poor, or of few rows.
 
@@ -345,7 +345,7 @@ class OnlineGaussianMixture(FittedMixture):
         return online
 
     @classmethod
-    def _with_settings_of(cls, model: FittedMixture, settings: Mapping[str, Any]) -> Self:
+    def _with_settings_of(cls, model: MixtureEstimator, settings: Mapping[str, Any]) -> Self:
         """A model of the same columns, with settings of its own where they are given."""
         online = cls()
         known = model.get_params(deep=False)
@@ -362,7 +362,7 @@ class OnlineGaussianMixture(FittedMixture):
             online.feature_names_in_ = model.feature_names_in_
         return online
 
-    def _ridge_of(self, models: Sequence[FittedMixture]) -> Array:
+    def _ridge_of(self, models: Sequence[MixtureEstimator]) -> Array:
         """Return the ridge that the setting gives, or for each column the models' smallest."""
         given = self._given_ridge()
         if given is not None:
@@ -385,7 +385,7 @@ class OnlineGaussianMixture(FittedMixture):
     def to_batch(self, **settings: Any) -> GaussianMixture:
         """The mixture as it is now, as a fitted batch model.
 
-        With ``warm_start=True`` its ``fit`` goes on from here: what was learned of a stream is
+        With ``warm_start=True`` its ``fit`` continues from here: what was learned of a stream is
         polished on all rows, where they have been stored.
 
         Parameters
@@ -396,7 +396,7 @@ class OnlineGaussianMixture(FittedMixture):
         Returns
         -------
         GaussianMixture
-            With the statistics that it would go on from; without reads in its history.
+            With the statistics that it would continue from; without reads in its history.
 
         Raises
         ------
@@ -705,9 +705,9 @@ class OnlineGaussianMixture(FittedMixture):
             check_finite(model.parameters)
         self._progress = progress
         if events:
-            tell = self._listener()
+            notify = self._listener()
             for event in events:
-                tell(event)
+                notify(event)
 
     def _warn(self, before: SkippedRows, n_rows: int) -> None:
         """Warn of rows that were skipped and of the condition of the mixture, if it is another."""

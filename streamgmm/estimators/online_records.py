@@ -1,4 +1,4 @@
-"""Models that learn from a stream as records of a file: all of what they go on from."""
+"""Models that learn from a stream as records of a file: all of what they continue from."""
 
 from collections.abc import Mapping
 from dataclasses import astuple, replace

@@ -184,8 +184,8 @@ class RowEstimator(CheckedEstimator, ABC):
             every = self.verbose_interval if self.verbose == 1 else 1
             callbacks.append(LineReporter(every=every))
 
-        def tell(event: Event) -> None:
+        def notify(event: Event) -> None:
             for callback in callbacks:
                 callback(event)
 
-        return tell
+        return notify

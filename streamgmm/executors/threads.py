@@ -243,7 +243,7 @@ class ThreadExecutor:
                     for i in iter(done.get, None):
                         listener(chunks_done(source, [i]))
             finally:
-                # After a failure or an interrupt nothing of ours goes on.
+                # After a failure or an interrupt nothing of ours continues.
                 stop()
                 wait(workers)
         if failures:

@@ -2,7 +2,7 @@
 
 ``array`` writes into anything that slices; ``file`` makes a file that appears whole under its name,
 ``zarr`` what is special about Zarr; ``part`` is the folder in which an output grows, with a journal
-of what is done, so that an interrupted write can go on; ``digest`` finds what was damaged. May
+of what is done, so that an interrupted write can continue; ``digest`` finds what was damaged. May
 import ``streamgmm.protocols`` and below; Zarr only in ``zarr``.
 """
 

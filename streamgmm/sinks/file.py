@@ -179,7 +179,7 @@ def open_sink(
     fingerprint : mapping of str to what JSON can say, optional
         What decides the values; without it an unfinished output is not kept.
     resume : bool
-        Whether to go on with an unfinished output of the same fingerprint, if there is one;
+        Whether to continue with an unfinished output of the same fingerprint, if there is one;
         otherwise it is discarded. Chunks that are not as they were written are written again.
 
     Raises
@@ -237,7 +237,7 @@ def open_sink(
             else:
                 error.add_note(
                     f"What has been written is kept in {part.folder}; the same call with "
-                    "resume=True goes on from there."
+                    "resume=True continues from there."
                 )
             raise
 
@@ -316,7 +316,7 @@ def _stored_digest(array: Any, path: Path, region: Region, is_shared: bool) -> b
 
 
 def _open(path: Path, is_shared: bool) -> Any:
-    """What :func:`_create` made, to go on writing."""
+    """What :func:`_create` made, to continue writing."""
     if path.suffix == ".zarr":
         from streamgmm.sinks.zarr import open_array
 

@@ -47,7 +47,7 @@ def create_array(
 
 
 def open_array(folder: Path, is_shared: bool) -> "zarr.Array[Any]":
-    """An array of :func:`create_array`, to go on writing."""
+    """An array of :func:`create_array`, to continue writing."""
     return zarr.open_array(_store(folder, is_shared), mode="r+")
 
 

@@ -29,7 +29,7 @@ def files_of(data: str) -> list[Path] | None:
     ----------
     data : str
         A path or URL. What has a name that begins with ``_`` or ``.``, or a suffix that is not
-        known, is passed over.
+        known, is skipped.
 
     Returns
     -------

@@ -108,7 +108,7 @@ class GuardedStore(WrapperStore[Store]):
         return content
 
     async def _check(self) -> None:
-        """Refuse to go on if the array is not in the store, or not as it was."""
+        """Refuse to continue if the array is not in the store, or not as it was."""
         stored = await self._store.get(self._key, default_buffer_prototype())
         name = without_credentials(str(StorePath(self._store, self._path)))
         if stored is None:

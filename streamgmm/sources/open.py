@@ -99,10 +99,10 @@ def open_source(
         Columns of a data frame or of Parquet files, each once.
     missing : {"error", "drop", "em"}, optional
         What is done with rows that hold NaN, or values that the data mask or mark as missing
-        (``_FillValue`` and its kin). "error" refuses them. "drop" leaves them out of a fit
+        (``_FillValue`` and its kin). "error" refuses them. "drop" skips them of a fit
         and says how many there were; predictions keep their places, with the label -1 and NaN.
         "em" uses the values that they have: maximum likelihood with incomplete rows, exact if
-        values are missing at random; rows without any value are left out. By default what the
+        values are missing at random; rows without any value are skipped. By default what the
         source says, and "error" for other data.
     sample_weight : array or path, optional
         Weights of shape (N,), as an array of any of these kinds or the path or URL of one; of
@@ -190,14 +190,13 @@ def _open(data: Any, options: dict[str, Any]) -> Source:
     if unused:
         taken = f"; {kind.name} takes {_arguments(kind.options)}" if kind.options else ""
         raise ParameterError(
-            f"{', '.join(unused)} has no meaning for {kind.name}; leave out {_arguments(unused)}"
-            f"{taken}"
+            f"{', '.join(unused)} has no meaning for {kind.name}; skip {_arguments(unused)}{taken}"
         )
     if is_path(data) and "path" not in kind.options:
         location, inner = split(os.fspath(data))
         if inner is not None:
             raise ParameterError(
-                f"{without_credentials(location)} is {kind.name}, which holds one table; leave out "
+                f"{without_credentials(location)} is {kind.name}, which holds one table; skip "
                 f"::{inner}"
             )
     with needed_by(kind.name):

@@ -57,7 +57,7 @@ class ParquetSource:
     path : str or Path
         A file, a folder, a glob pattern, or a URL of one of these. Of a folder all ``.parquet``,
         ``.parq`` and ``.pq`` files in it and below are read. What has a name that begins with
-        ``_`` or ``.`` is passed over, and links to folders are not followed.
+        ``_`` or ``.`` is skipped, and links to folders are not followed.
     columns : sequence of str, optional
         Columns of numbers, or of lists of numbers, whose elements are features. By default all
         columns of all files but the index of a DataFrame.

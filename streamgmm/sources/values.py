@@ -24,7 +24,7 @@ _PACKING = {"scale_factor": 1.0, "add_offset": 0.0}
 _COMMON_FILL_VALUES = (0, 1)
 #: Advice for those whose rows have missing values.
 ROW_REMEDY = (
-    "fill them first, or give streamgmm.open(..., missing='drop') to leave out their rows or "
+    "fill them first, or give streamgmm.open(..., missing='drop') to skip their rows or "
     "missing='em' to use the other values of their rows"
 )
 #: Advice for those whose weights are missing.

@@ -216,7 +216,7 @@ class ExecutorConformance(ABC):
             executor.map_reduce(source, fail_at_row_50, None, ignore)
         with pytest.raises(LookupError, match="row 50"):
             executor.map_write(source, fail_to_write, None, ArraySink(np.empty(100)), ignore)
-        # It goes on working.
+        # It continues working.
         assert executor.map_reduce(source, total, None, ignore).value == 4950.0
 
     def test_errors_of_the_source_arrive_as_they_are(self, executor: Executor) -> None:

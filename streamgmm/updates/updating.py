@@ -1,4 +1,4 @@
-"""Models in files that go on learning: each batch, and each row of data that grow, once.
+"""Models in files that continue learning: each batch, and each row of data that grow, once.
 
 A file is locked, loaded, learned on and replaced by a whole one. What was learned stands in the
 ledger that the same file holds, so a crash at any time leaves the file as it was before a batch or
@@ -83,7 +83,7 @@ def update(
     ----------
     model : path-like
         File of an :class:`OnlineGaussianMixture`, which may be saved before it has learned any
-        row, or of a :class:`GaussianMixture`, which goes on as by
+        row, or of a :class:`GaussianMixture`, which continues as by
         :meth:`OnlineGaussianMixture.from_batch`. If there is no such file and ``n_components`` is
         given, it is begun.
     data : path-like, array-like, Source or iterator of batches
@@ -100,7 +100,7 @@ def update(
         low to be remembered.
     **options
         Arguments of :func:`streamgmm.open` that describe the data, such as ``missing="drop"``; and
-        settings of :class:`OnlineGaussianMixture`, for a model that is begun here or goes on from
+        settings of :class:`OnlineGaussianMixture`, for a model that is begun here or continues from
         a batch fit. Of any other, settings that differ from its own are refused, but for those
         of the machine, such as ``n_jobs``.
 
@@ -214,7 +214,7 @@ class _StoredModel:
                 f"{source.name} is not what {self._path} learned as batch {batch_id!r}: the id is "
                 "the same, the rows are others; give new rows a new id"
             )
-        self._tell(BatchKnown(str(self._path), batch_id))
+        self._notify(BatchKnown(str(self._path), batch_id))
 
     def learn_stored(self, data: str, description: Mapping[str, Any]) -> None:
         """Learn what is new of data that are named by a path, URL or pattern.
@@ -243,7 +243,7 @@ class _StoredModel:
             else:
                 self._learn_file(place, file)
         for folder, names in skipped.items():
-            self._tell(FilesSkipped(str(self._path), folder, tuple(names)))
+            self._notify(FilesSkipped(str(self._path), folder, tuple(names)))
 
     def _learn_file(self, place: TableKey, file: Path) -> None:
         """Learn one of several files, unless it was learned before.
@@ -353,7 +353,7 @@ class _StoredModel:
 
     def _save(self, source: Source, learned: "_Learned", batch_id: str | None = None) -> None:
         self._write()
-        self._tell(
+        self._notify(
             RowsLearned(
                 str(self._path),
                 source.name,
@@ -368,7 +368,7 @@ class _StoredModel:
         self.model._ledger = dataclasses.replace(self.model._ledger, has_updates=True)
         self.model._replace(self._path)
 
-    def _tell(self, event: Event) -> None:
+    def _notify(self, event: Event) -> None:
         self.model._listener()(event)
 
 

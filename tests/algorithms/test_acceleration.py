@@ -214,7 +214,7 @@ def test_what_is_left_is_about_the_tolerance_at_most(
         found = run(rows, start, informed=informed, tol=tol)
         assert_truthful(found, rows)
         assert found.fit.converged
-        # What is foretold is that of a log-likelihood that is quadratic.
+        # What is predicted is that of a log-likelihood that is quadratic.
         assert highest - found.fit.log_likelihood < 2.0 * tol
         after = em_step(rows, found.fit.parameters).parameters
         gain = prepare(after).statistics(rows).mean_log_likelihood - found.fit.log_likelihood

@@ -246,7 +246,7 @@ def test_a_given_start_is_soon_at_an_optimum(order: str, chunk_rows: int) -> Non
     model = fit(source, 4, **as_start(start))
     sample, *iterations = model.history_
     assert sample["purpose"] == "sample"
-    # A glance at many small chunks; few large ones are all read, for a sample that is no worse.
+    # A sample of many small chunks; few large ones are all read, for a sample that is no worse.
     if chunk_rows == 50:
         assert 0.0 < sample["part"] < 0.125
     else:

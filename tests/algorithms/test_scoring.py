@@ -65,8 +65,8 @@ def test_steps_solve_for_all_but_a_tenth_of_the_gradient(
     found = score(information, gradient, radius=math.inf)
     assert not found.is_cut
     assert np.linalg.norm(gradient - matrix @ found.step) <= 0.1001 * np.linalg.norm(gradient)
-    assert found.foretold == found.remaining
-    assert found.foretold == pytest.approx(model_gain(matrix, gradient, found.step), rel=1e-4)
+    assert found.predicted == found.remaining
+    assert found.predicted == pytest.approx(model_gain(matrix, gradient, found.step), rel=1e-4)
     exact = np.linalg.lstsq(matrix, gradient)[0]
     whole = model_gain(matrix, gradient, exact)
     # What conjugate gradients leave is the part that pays least.
@@ -107,7 +107,7 @@ def test_work_is_bounded(radius: float) -> None:
     assert found.is_cut == whole.is_cut == (radius < math.inf)
     assert 0.0 < found.remaining < whole.remaining
     none = score(information, gradient, radius=radius, most_products=0)
-    assert (none.foretold, none.remaining, none.n_products) == (0.0, 0.0, 0)
+    assert (none.predicted, none.remaining, none.n_products) == (0.0, 0.0, 0)
     assert not none.step.any()
 
 
@@ -137,8 +137,8 @@ def test_no_component_moves_further_than_the_trust_region(
     found = score(information, gradient, radius=radius)
     assert found.is_cut
     assert information.tangent.size(found.step) == pytest.approx(radius, rel=2e-3)
-    assert found.foretold == pytest.approx(model_gain(matrix, gradient, found.step), rel=1e-4)
-    assert 0.0 < found.foretold < found.remaining
+    assert found.predicted == pytest.approx(model_gain(matrix, gradient, found.step), rel=1e-4)
+    assert 0.0 < found.predicted < found.remaining
     # Of the whole solution, not of what lies in the region.
     assert found.remaining == free.remaining
 
@@ -158,7 +158,7 @@ def test_nothing_to_gain_is_no_step(covariance_type: CovarianceType) -> None:
     information = some_information(covariance_type)
     found = score(information, np.zeros(information.tangent.free.size), radius=0.5)
     assert not found.step.any()
-    assert (found.foretold, found.remaining, found.n_products) == (0.0, 0.0, 0)
+    assert (found.predicted, found.remaining, found.n_products) == (0.0, 0.0, 0)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

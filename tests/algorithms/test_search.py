@@ -118,7 +118,7 @@ def test_weights_count() -> None:
 
 
 def without_clusters(n: int) -> Array:
-    """Rows on which EM goes on for long."""
+    """Rows on which EM continues for long."""
     return np.random.default_rng(1).uniform(size=(n, 2))
 
 
@@ -129,7 +129,7 @@ def test_stages_are_told_of() -> None:
     stages = [event for event in events if isinstance(event, SampleStage)]
     assert [stage.name for stage in stages] == ["starts", "moves", "EM"]
     assert [stage.n_rows for stage in stages] == [4096, 2 * 4096, 40_000]
-    # Six runs of four steps, three of which go on for eight.
+    # Six runs of four steps, three of which continue for eight.
     assert stages[0].n_row_visits == 4096 * (6 * 4 + 3 * 8)
     assert all(stage.n_row_visits > stage.n_rows for stage in stages[1:])
 

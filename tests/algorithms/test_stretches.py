@@ -37,10 +37,10 @@ def test_wherever_a_read_is_cut_and_begun_again_the_tree_is_the_same(
     begun = at.draw(st.sampled_from(kept))
     n_read = 0
 
-    def read(stretch: range) -> Text:
+    def read(segment: range) -> Text:
         nonlocal n_read
-        n_read += len(stretch)
-        return merged(stretch)
+        n_read += len(segment)
+        return merged(segment)
 
     again = at.draw(st.sampled_from([1e-9, 1e9, math.inf]))
     assert complete(begun, chunks, read, ignore, again)[0] == value
@@ -52,7 +52,7 @@ def test_wherever_a_read_is_cut_and_begun_again_the_tree_is_the_same(
     [
         (math.inf, 300, [300]),
         (math.inf, 256, [256]),
-        # As long as it is soon done, stretches grow.
+        # As long as it is soon done, segments grow.
         (1e9, 600, [2, 2, 4, 8, 16, 32, 64, 128, 256, 88]),
         (1e9, 5, [1, 1, 2, 1]),
         (1e-9, 6, [1, 1, 1, 1, 1, 1]),
@@ -66,9 +66,9 @@ def test_stretches_are_as_long_as_there_is_time(
     found: list[int] = []
     kept: list[int] = []
 
-    def read(stretch: range) -> Text:
-        found.append(len(stretch))
-        return merged(stretch)
+    def read(segment: range) -> Text:
+        found.append(len(segment))
+        return merged(segment)
 
     def keep(partial: PartialRead[Text]) -> None:
         kept.append(partial.n_chunks)

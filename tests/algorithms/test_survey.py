@@ -369,7 +369,7 @@ def test_seeds_matter() -> None:
 
 
 def test_company_does_not_decide_near_the_threshold() -> None:
-    """Whether a component takes the centred route depends on the rows beside."""
+    """Whether a component uses the centred form depends on the rows beside."""
     parameters = Parameters.create(
         "diag", np.full(2, 0.5), np.array([[0.0, 0.0], [1.0, 1.0]]), np.full((2, 2), 1e-4)
     )
@@ -459,7 +459,7 @@ def test_a_part_stands_for_all(part: float) -> None:
     assert len(found.sample) == 5000
     np.testing.assert_allclose(found.moments.weights, n * part, rtol=1e-9)
     assert found.sample.weights.sum() == pytest.approx(n, rel=1e-9)
-    # Chunks lie in even stretches.
+    # Chunks lie in even segments.
     chunks = np.unique(found.sample.index // 1000)
     assert np.diff(chunks).max() <= 2 / part + 1
     assert found.moments.means[-1] == pytest.approx(0.5, abs=2e-3)

@@ -76,7 +76,7 @@ def test_packed_route(covariance_type: CovarianceType, k: int, d: int) -> None:
     expectation = prepare(parameters)
     assert expectation.frame.centred.size == 0
     assert largest_bound(expectation, rows) <= expectation.coefficients.tolerance
-    # Whatever the tolerance, nothing is recomputed: it was the packed route.
+    # Whatever the tolerance, nothing is recomputed: it was the expanded form.
     posterior = assert_rows_are_right(expectation, rows, parameters)
     again = without_recomputing(expectation).posterior(rows)
     assert np.array_equal(posterior.scores, again.scores)
@@ -316,7 +316,7 @@ def assert_identical(a: Statistics, b: Statistics) -> None:
 
 
 def with_a_far_component(covariance_type: CovarianceType, k: int, d: int) -> Parameters:
-    """Components on both the packed and the centred route."""
+    """Components on both the packed and the centred form."""
     near = random_parameters(np.random.default_rng([k, d]), covariance_type, k, d)
     means = near.means.copy()
     means[0] += 1e5
@@ -590,7 +590,7 @@ def test_weights_of_any_layout(covariance_type: CovarianceType) -> None:
     assert_identical(expectation.statistics(rows, weights[::-1].copy()[::-1]), expected)
 
 
-# Rows that are left out -----------------------------------------------------------------------
+# Rows that are skipped -----------------------------------------------------------------------
 
 
 def spoiled(

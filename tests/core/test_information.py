@@ -414,7 +414,7 @@ def test_the_total_of_the_weights_is_not_informed_of(covariance_type: Covariance
     step = np.zeros(tangent.free.size)
     tangent.split(step)[0][:, 0] = np.sqrt(tangent.parameters.weights)
     found = information(tangent, rows, weights).product(step)
-    # A row's shares of less than 0.003 are left out.
+    # A row's shares of less than 0.003 are skipped.
     assert np.linalg.norm(found) < 0.01
 
 

@@ -1,6 +1,6 @@
-"""Pairs of row and component that are ruled out, passed over, or left in float32.
+"""Pairs of row and component that are ruled out, skipped, or left in float32.
 
-What is ruled out or passed over must not change anything; what is left in float32 must be
+What is ruled out or skipped must not change anything; what is left in float32 must be
 within its bounds. Each test shows that it happened.
 """
 

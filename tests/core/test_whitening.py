@@ -49,7 +49,7 @@ def test_they_are_moments_of_whitened_rows(covariance_type: CovarianceType, plac
     rng = np.random.default_rng(0)
     parameters = random_parameters(rng, covariance_type, 3, 2)
     means = parameters.means.copy()
-    # A component so far away takes the centred route.
+    # A component so far away uses the centred form.
     means[2] += place
     parameters = Parameters.create(
         covariance_type, parameters.weights, means, parameters.covariances
@@ -86,7 +86,7 @@ def test_statistics_are_carried_to_another_frame(covariance_type: CovarianceType
     far = Parameters.create(covariance_type, parameters.weights, means, parameters.covariances)
     rows = draw(rng, parameters, 300)
     statistics = prepare(parameters).statistics(rows)
-    # Another origin, another scale, and a component on the centred route.
+    # Another origin, another scale, and a component in the centred form.
     frame = replace(Frame.of(far), means=far.means[Frame.of(far).centred] - 1e6 + 0.25)
     frame = replace(frame, origin=frame.origin + 0.5, scale=frame.scale * 4.0)
     found = carried(statistics, parameters, frame)

@@ -118,7 +118,7 @@ def test_a_client_is_a_setting_of_the_estimator(client: Any, algorithm: str) -> 
     in_memory = GaussianMixture(
         2, random_state=0, executor=client, max_iter=2, tol=9e9, algorithm=algorithm
     ).fit(X)
-    # A gain takes two iterations, what is foretold to remain one.
+    # A gain takes two iterations, what is predicted to remain one.
     assert in_memory.n_reads_ == {"em": 3, "auto": 2}[algorithm]
 
 
@@ -440,7 +440,7 @@ def test_an_interrupt_leaves_nothing_on_the_cluster(client: Any, tmp_path: Path)
     with DistributedExecutor(client) as executor:
         with pytest.raises(KeyboardInterrupt):
             executor.map_reduce(source, total, None, interrupt)
-        # What runs already goes on to the end of its group.
+        # What runs already continues to the end of its group.
         (tmp_path / "joined").touch()
         wait_for_no_tasks(client, {"streamgmm-source"})
         assert executor.map_reduce(source, total, None, ignore) is not None

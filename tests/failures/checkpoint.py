@@ -116,7 +116,7 @@ def fit(checkpoint: Path | None, out: Path) -> None:
 
 
 def killed_in_a_write(folder: Path, whole: Path, step: str, count: int) -> tuple[bool, bool]:
-    """Whether a fit was killed in a write of its checkpoint, and whether it went on to its end.
+    """Whether a fit was killed in a write of its checkpoint, and whether it continued to its end.
 
     Parameters
     ----------

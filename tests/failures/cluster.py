@@ -94,7 +94,7 @@ class Outcome:
         Whether it happened as it was meant to.
     is_borne : bool
         Whether the fit came to the bits of one without it, all rows being told of once; or ended
-        with the error that names it, and went on to these bits from its checkpoint.
+        with the error that names it, and continued to these bits from its checkpoint.
     """
 
     has_struck: bool

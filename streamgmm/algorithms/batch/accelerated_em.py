@@ -28,12 +28,12 @@ _ORDER = 8
 # How far a component may move in a step, in its own standard deviations: at first, at most, and
 # at least if EM's own step is not to be taken instead.
 _RADIUS, _LARGEST_RADIUS, _SMALLEST_RADIUS = 0.5, 1.0, 0.02
-# A step is as good as its model if it gains this part of what was foretold; bad below the other.
+# A step is as good as its model if it gains this part of what was predicted; bad below the other.
 _GOOD, _BAD = 0.75, 0.25
 # Smallest eigenvalue of a new covariance in units of the old one, and smallest part of its mass
 # that a component may keep, in a step that is not EM's own.
 _LEAST_COVARIANCE, _LEAST_MASS = 0.1, 0.1
-# What remains to be gained may be so many times what is foretold.
+# What remains to be gained may be so many times what is predicted.
 _CAUTION = 2.0
 # Part of the tolerance that EM's own step gains at most where nothing is left to be gained.
 _NEGLIGIBLE = 1e-6
@@ -101,7 +101,7 @@ def accelerated_em(
     most_products: int = MOST_PRODUCTS,
     leap: Parameters | None = None,
 ) -> Fit:
-    """EM from given parameters until what remains to be gained is foretold to be below ``tol``.
+    """EM from given parameters until what remains to be gained is predicted to be below ``tol``.
 
     The parameters that are returned are the best that were read with, and the last log-likelihood
     is theirs.
@@ -205,7 +205,7 @@ def _is_ascent(gain: float, best: _Point) -> bool:
 def _has_stalled(gains: list[float], tol: float) -> bool:
     """Whether the last reads together have gained less than the tolerance.
 
-    Along a curved valley what is foretold may stay large for ever.
+    Along a curved valley what is predicted may stay large for ever.
     """
     return len(gains) > _PATIENCE and sum(gains[-_PATIENCE:]) < tol
 
@@ -240,7 +240,7 @@ class _Ascent:
             self._rebase(parameters)
         statistics, maximum = self._read("iteration", parameters, best, iteration)
         if not self._frame.resolves(maximum.parameters):
-            # Covariances far narrower than foretold: again, in coordinates that show them.
+            # Covariances far narrower than predicted: again, in coordinates that show them.
             self._rebase(maximum.parameters)
             statistics, maximum = self._read("refinement", parameters, best, iteration)
         objective = self._objective
@@ -267,7 +267,7 @@ class _Ascent:
         return self._objective.gain(best.statistics, best.parameters, statistics, parameters)
 
     def advance(self, point: _Point, gain: float) -> tuple[_Proposal, float]:
-        """Where to read next, and what remains to be gained, nats a row.
+        """Where to read next, and what remains to be gained, nats per row.
 
         Parameters
         ----------
@@ -319,7 +319,7 @@ class _Ascent:
                 point.information, point.gradient, self._radius, self._tol, self._most_products
             )
             n_visits = step.n_products * len(point.information.weights)
-            self._reader.tell(StepScored(n_visits, step.remaining))
+            self._reader.notify(StepScored(n_visits, step.remaining))
             image = point.tangent.moved(step.step, point.statistics)
             parameters = _admissible(point, image)
             if parameters is not None:
@@ -336,7 +336,7 @@ class _Ascent:
 
     def restart(self, lost: Maximum) -> _Proposal:
         """EM's own step, after components have lost their mass or collapsed."""
-        self._reader.tell(
+        self._reader.notify(
             ComponentsDegenerate(len(self._reader.history), lost.empty, lost.collapsed)
         )
         self._anderson.clear()
@@ -346,7 +346,7 @@ class _Ascent:
         """Widen or narrow the trust region by what a step has gained."""
         if proposal.kind != "scoring" or proposal.step is None:
             return
-        part = gain / proposal.step.foretold if proposal.step.foretold > 0.0 else 0.0
+        part = gain / proposal.step.predicted if proposal.step.predicted > 0.0 else 0.0
         if part < _BAD:
             self._radius *= 0.5
         elif part > _GOOD and proposal.step.is_cut:

@@ -1,7 +1,7 @@
-"""The default way to fit: a survey, work in memory on its sample, then few reads of all rows.
+"""The default way to fit: a survey, work in memory on its sample, then few passes over all rows.
 
-Where the start is given a sample without a survey is enough, as a rule from a glance at the data.
-It says where EM leads from there, and how far each step should go.
+Where the start is given a sample without a survey is enough, as a rule from a small part of the
+data. It shows where EM leads from there, and how far each step should go.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ from streamgmm.algorithms.sampling.survey import (
     survey,
     survey_work,
 )
-from streamgmm.algorithms.sampling.systematic_sample import glance
+from streamgmm.algorithms.sampling.systematic_sample import draw_systematic
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.events import Listener
@@ -48,7 +48,7 @@ from streamgmm.protocols import Source, Work
 _PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.01
 # No log-likelihood is known better.
 _LEAST_TOLERANCE = 1e-11
-# At most so much of the data is read to go on from a given start: one part in so many.
+# At most so much of the data is read to continue from a given start: one part in so many.
 _PART_OF_DATA = 8
 # From fewer places all over the data rows may be of another mixture.
 _FEWEST_RANGES = 64
@@ -82,7 +82,7 @@ def survey_for_fit(
     size = _sample_size(reader, n_parameters, sample_dtype(source))
     seed = int(random.randint(2**31))
     found = reader.kept(Survey, lambda: survey(reader, size, seed, n_components, survey_part))
-    reader.tell(report(found, source, _shortfall(source, found.sample, n_parameters)))
+    reader.notify(report(found, source, _shortfall(source, found.sample, n_parameters)))
     refuse_unseen_features(found, source)
     return found
 
@@ -110,7 +110,7 @@ def fit_in_few_reads(
     known : Start
     found : Survey
     tol : float
-        What may remain to be gained, nats a row.
+        What may remain to be gained, nats per row.
     max_iter : int
         Bound on reads after the survey.
     random : numpy.random.RandomState
@@ -211,7 +211,7 @@ def fit_from(
     Raises
     ------
     NotFiniteError
-        If the rows hold NaN that is not to be left out, or infinity.
+        If the rows hold NaN that is not to be skipped, or infinity.
     """
     informant, leap = None, None
     n_parameters = settings.n_parameters(reader.source.n_features)
@@ -292,7 +292,7 @@ def sample_for_start(
     Raises
     ------
     NotFiniteError
-        If the rows hold NaN that is not to be left out, or infinity.
+        If the rows hold NaN that is not to be skipped, or infinity.
     """
     seed = int(random.randint(2**31))
     size = _size_for_start(reader, n_parameters)
@@ -303,7 +303,7 @@ def sample_for_start(
         if size < FEWEST_INFORMING:
             return _few_rows(reader, seed)
         most_read = reader.source.n_rows // _PART_OF_DATA
-        found = glance(reader, "sample", seed, size, most_read, _FEWEST_RANGES)
+        found = draw_systematic(reader, "sample", seed, size, most_read, _FEWEST_RANGES)
         return sample_rows(reader, seed, size) if found is None else found.sample
 
     return reader.kept(RowSample, look)

@@ -41,7 +41,7 @@ class Fit:
     statistics : Statistics or None
         Those that they were made from; None if there was no iteration.
     log_likelihoods : list of float
-        Mean log-likelihood, nats a row, of the parameters that each iteration began with; of
+        Mean log-likelihood, nats per row, of the parameters that each iteration began with; of
         accelerated EM, of those that were accepted.
     values : list of float
         The value of the objective, nats per row, for each of the log-likelihoods.
@@ -142,7 +142,7 @@ def expectation_maximization(
         parameters = replace(parameters)
         maximum = objective.maximize(statistics, parameters)
         if not statistics.frame.resolves(maximum.parameters):
-            # Covariances far narrower than the parameters foretold: the same step, from
+            # Covariances far narrower than the parameters predicted: the same step, from
             # moments in coordinates that show them.
             frame = Frame.of(maximum.parameters, reader.source.dtype)
             statistics = reader.statistics(
@@ -153,7 +153,9 @@ def expectation_maximization(
         parameters = maximum.parameters
         if maximum.empty or maximum.collapsed:
             degenerate.update(maximum.empty, maximum.collapsed)
-            reader.tell(ComponentsDegenerate(len(reader.history), maximum.empty, maximum.collapsed))
+            reader.notify(
+                ComponentsDegenerate(len(reader.history), maximum.empty, maximum.collapsed)
+            )
         gain, previous = value - previous, value
         values.append(value)
         log_likelihoods.append(statistics.mean_log_likelihood)

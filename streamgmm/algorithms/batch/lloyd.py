@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import seed_centres
 from streamgmm.algorithms.sampling.row_sample import RowSample, sample_rows, sample_size
-from streamgmm.algorithms.sampling.systematic_sample import glance
+from streamgmm.algorithms.sampling.systematic_sample import draw_systematic
 from streamgmm.core.e_step import EStep, scratch_bytes
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
@@ -359,7 +359,7 @@ def sample_for_clusters(
         most_read = source.n_rows // _PART_OF_DATA
         found = None
         if size < source.n_rows:
-            found = glance(reader, "sample", seed, size, most_read, _FEWEST_RANGES)
+            found = draw_systematic(reader, "sample", seed, size, most_read, _FEWEST_RANGES)
         return sample_rows(reader, seed, size) if found is None else found.sample
 
     return reader.kept(RowSample, look)

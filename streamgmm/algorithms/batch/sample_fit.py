@@ -28,8 +28,8 @@ from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.events import Event, Listener, ReadDone, SampleStage, StepScored
 from streamgmm.options import CovarianceType
 
-# Starts that go on for each one that is asked for, and short runs that each is the best of: what a
-# run comes to is known after the moves, and hardly before. Steps of both.
+# Starts that continue for each restart, and short runs of which each start is the best: what a run
+# comes to is known after splits and merges, and hardly before. Steps of both.
 _STARTS, _RUNS = 3, 2
 # Threads that work on a sample, as far as memory for them decides what a fit does: always as many,
 # so that a fit does not depend on the machine.
@@ -282,7 +282,7 @@ class Search:
         ----------
         sample : RowSample
         tol : float
-            What may remain to be gained on the sample, nats a row.
+            What may remain to be gained on the sample, nats per row.
 
         Raises
         ------
@@ -324,13 +324,13 @@ class Search:
             fits = work(Rows(reader, part.rows, part.weights), *arguments)
             seconds = time.perf_counter() - start
             best = fits[0].log_likelihood
-            self.reader.tell(SampleStage(name, len(part), visits.n_rows, best, seconds))
+            self.reader.notify(SampleStage(name, len(part), visits.n_rows, best, seconds))
             return Stage(tuple(fit.parameters for fit in fits))
 
         return self.reader.kept(Stage, find).found
 
     def _started(self, rows: Rows) -> list[Fit]:
-        """Fits that each go on from the best of some short runs."""
+        """Fits that each continue from the best of some short runs."""
         return _best_first(
             self._em(rows, self._best_run(rows).parameters, _LONGER)
             for _ in range(_STARTS * self.settings.n_init)
@@ -386,7 +386,7 @@ def improve(
     tol: float,
     effort: Effort = EFFORTS[0],
 ) -> Fit:
-    """EM with rows in memory, until ``tol`` nats a row remain to be gained on them."""
+    """EM with rows in memory, until ``tol`` nats per row remain to be gained on them."""
     return accelerated_em(
         reader,
         start,

@@ -26,8 +26,8 @@ class Scoring:
         The solution, or where its path leaves the trust region.
     is_cut : bool
         Whether it does.
-    foretold : float
-        What the step would gain, nats a row, if the log-likelihood were quadratic.
+    predicted : float
+        What the step would gain, nats per row, if the log-likelihood were quadratic.
     remaining : float
         What the whole solution would, or as much of it as was found.
     n_products : int
@@ -36,7 +36,7 @@ class Scoring:
 
     step: Array
     is_cut: bool = False
-    foretold: float = math.inf
+    predicted: float = math.inf
     remaining: float = math.inf
     n_products: int = 0
 

@@ -1,6 +1,6 @@
-"""A long read is made stretch by stretch, and what it has come to can be kept on the way.
+"""A long read is made segment by segment, and what it has come to can be kept on the way.
 
-A stretch is a complete subtree of the tree by which values of chunks merge. So neither where a read
+A segment is a complete subtree of the tree by which values of chunks merge. So neither where a read
 is cut nor where it was interrupted changes a bit of the result.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from streamgmm.protocols import M, PartialRead
 
-# Of a read, the part that the first stretch is: so that it is known how long stretches take.
+# Of a read, the part that the first segment is: so that it is known how long segments take.
 _FIRST_PART = 256
 
 
@@ -51,10 +51,10 @@ def complete(
         first, stretch_start = partial.n_chunks, time.perf_counter()
         # Only so is it a subtree.
         length = min(length, first & -first) if first else length
-        stretch = chunks[first : first + length]
-        values = _joined(partial, read(stretch), length)
+        segment = chunks[first : first + length]
+        values = _joined(partial, read(segment), length)
         now = time.perf_counter()
-        partial = PartialRead(first + len(stretch), values, begun.seconds + now - start)
+        partial = PartialRead(first + len(segment), values, begun.seconds + now - start)
         if partial.n_chunks < n_chunks and now - last_kept >= interval / 2:
             keep(partial)
             last_kept = now

@@ -113,7 +113,7 @@ class Reader:
     is_hard: bool = False
     log_offsets: Array | None = None
 
-    def tell(self, event: Event) -> None:
+    def notify(self, event: Event) -> None:
         """Pass an event on."""
         self.listener(event)
 
@@ -220,7 +220,7 @@ class Reader:
         DataError
             If no row has weight.
         CheckpointError
-            If the journal goes on with other parameters.
+            If the journal continues with other parameters.
         """
         frame = frame or Frame.of(parameters, self.source.dtype)
 
@@ -292,7 +292,7 @@ class Reader:
         n_read = row_count(source, chosen)
         number = len(self.history) + 1
         n_bytes = n_read * row_bytes(source)
-        self.tell(ReadStarted(number, purpose, n_read, len(chosen), n_bytes))
+        self.notify(ReadStarted(number, purpose, n_read, len(chosen), n_bytes))
         begun: PartialRead[M] = PartialRead()
         keep: Callable[[PartialRead[M]], None] = _ignore
         interval = math.inf
@@ -302,9 +302,9 @@ class Reader:
         if begun.n_chunks:
             self.listener(chunks_done(source, chosen[: begun.n_chunks]))
 
-        def read(stretch: Sequence[int]) -> M:
+        def read(segment: Sequence[int]) -> M:
             return self.executor.map_reduce(
-                source, function, state, self.listener, work, stretch, purpose, number
+                source, function, state, self.listener, work, segment, purpose, number
             )
 
         value, seconds = complete(begun, chosen, read, keep, interval)
@@ -313,7 +313,7 @@ class Reader:
     def _record(self, purpose: str, *values: Any, **others: Any) -> None:
         done = ReadDone(len(self.history) + 1, purpose, *values, **others)
         self.history.append(done)
-        self.tell(done)
+        self.notify(done)
 
 
 def prepare(
@@ -370,7 +370,7 @@ def refuse_not_finite(source: Source, executor: Executor) -> NoReturn:
     more = ", ..." if found.n_values > len(found.places) else ""
     kind = "NaN or infinity" if source.missing == "error" else "infinity"
     remedy = (
-        "Drop or fill these rows first, or leave out those with NaN by "
+        "Drop or fill these rows first, or skip those with NaN by "
         "streamgmm.open(..., missing='drop'), or use their other values by missing='em'"
         if source.missing == "error"
         else "Set these values to NaN, or mend them"

@@ -181,7 +181,7 @@ def initialize(
     if empty.size:
         raise DataError(
             f"column(s) {', '.join(map(str, empty))} hold nothing but NaN in {len(rows)} "
-            "sampled rows; leave them out"
+            "sampled rows; skip them"
         )
     centred = _Rows.of(rows, weights)
     measured = centred
@@ -419,7 +419,7 @@ def _kmeans(rows: _Rows, n_components: int, random: np.random.RandomState) -> ND
         moved, counts = _cluster_means(rows, labels, n_components)
         empty = np.flatnonzero(counts == 0.0)
         if empty.size:
-            # These go on from the rows that are served worst.
+            # These continue from the rows that are served worst.
             moved[empty] = rows.values[_farthest(rows, centres, labels, empty.size)]
         shift = float(np.square(moved - centres).sum())
         centres = moved

@@ -1,8 +1,8 @@
-"""A glance at the data before they are surveyed: which rows does a rough mixture explain badly.
+"""A pilot sample, drawn before the survey: a rough mixture of it explains few rows badly.
 
 A component that holds a hundred-thousandth of all rows has next to none of a uniform sample. But
-its rows are among those that a mixture of the large components explains badly. Few rows are; what
-counts as badly, a few thousand rows from all over the data tell.
+its rows are among those that a mixture of the large components explains badly. Few rows are. A few
+thousand rows from all over the data show what "badly" means.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streamgmm.algorithms.reads.reader import Reader, prepare
 from streamgmm.algorithms.sampling.initialization import Start, initialize
 from streamgmm.algorithms.sampling.row_sample import RowSample
-from streamgmm.algorithms.sampling.systematic_sample import glance
+from streamgmm.algorithms.sampling.systematic_sample import draw_systematic
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.objective import Objective
@@ -68,12 +68,12 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Pilot:
-    """What a glance at the data found.
+    """The result of a pilot sample.
 
     Attributes
     ----------
     usable : float
-        Part of the rows that can be used: those with weight and without what is left out.
+        Part of the rows that can be used: those with weight and without what is skipped.
     explanation : Explanation or None
         None if the rows do not tell which ones are badly explained.
     """
@@ -107,13 +107,13 @@ def take_pilot(reader: Reader, seed: int, n_components: int) -> Pilot | None:
     Raises
     ------
     NotFiniteError
-        If the rows hold NaN that is not to be left out, or infinity.
+        If the rows hold NaN that is not to be skipped, or infinity.
     """
     source = reader.source
     size = pilot_size(source.n_rows)
     if not size:
         return None
-    found = glance(reader, "pilot", seed, size, source.n_rows // _PART)
+    found = draw_systematic(reader, "pilot", seed, size, source.n_rows // _PART)
     if found is None:
         return None
     return Pilot(found.usable, _explain(found.sample, n_components, seed, source))

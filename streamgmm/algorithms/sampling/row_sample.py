@@ -152,7 +152,7 @@ class SampleDesign:
         ----------
         chunk : Chunk
         missing : {"error", "drop", "em"}
-            Whether rows with NaN, or with nothing else, are left out.
+            Whether rows with NaN, or with nothing else, are skipped.
         is_unexplained : ndarray of shape (n,), optional
             The rows that are badly explained.
         """
@@ -375,12 +375,12 @@ def sample_rows(
     RowSample
         All rows if there are no more than that. Rows of weight 0,
         rows whose squares overflow and, if the source says so, rows with NaN (or without any
-        value) are left out.
+        value) are skipped.
 
     Raises
     ------
     NotFiniteError
-        If sampled rows hold NaN that is not to be left out, or infinity.
+        If sampled rows hold NaN that is not to be skipped, or infinity.
     """
     source = reader.source
     size = default_sample_size(source.n_rows, source.n_features)
@@ -408,7 +408,7 @@ def checked(sample: RowSample, reader: Reader) -> RowSample:
     Raises
     ------
     NotFiniteError
-        If it holds NaN that is not to be left out, or infinity.
+        If it holds NaN that is not to be skipped, or infinity.
     """
     if is_refused(sample.rows, reader.source.missing).any():
         refuse_not_finite(reader.source, reader.executor)

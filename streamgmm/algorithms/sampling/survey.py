@@ -49,11 +49,11 @@ class Survey:
     n_rows : int
         Rows that were read.
     n_overflowing : int
-        Of these, rows left out because their squares overflow.
+        Of these, rows skipped because their squares overflow.
     n_missing : int
-        Of these, rows left out because they hold NaN; with ``missing="em"``, nothing else.
+        Of these, rows skipped because they hold NaN; with ``missing="em"``, nothing else.
     n_weightless : int
-        Of the others, rows left out because their weight is 0.
+        Of the others, rows skipped because their weight is 0.
     n_unexplained : int
         Of the rows that take part, those that the pilot's mixture explains badly.
     moments : FeatureMoments
@@ -84,7 +84,7 @@ class Survey:
 
 
 def survey(reader: Reader, size: int, seed: int, n_components: int, part: float = 1.0) -> Survey:
-    """Read the data once, after a glance at a small part of them.
+    """Survey the data in one pass, after a pilot sample of a small part of them.
 
     The same rows are sampled for any chunks, threads and scheduler, if ``part`` is 1 and chunks are
     small enough for the same pilot.
@@ -93,7 +93,7 @@ def survey(reader: Reader, size: int, seed: int, n_components: int, part: float 
     ----------
     reader : Reader
     size : int
-        Most rows of the sample. Where some rows are left out or have no weight it may be fewer, if
+        Most rows of the sample. Where some rows are skipped or have no weight it may be fewer, if
         the pilot has seen less of these than there are.
     seed : int
         Below 2**32.
@@ -111,7 +111,7 @@ def survey(reader: Reader, size: int, seed: int, n_components: int, part: float 
     Raises
     ------
     NotFiniteError
-        If rows hold NaN that is not to be left out, or infinity.
+        If rows hold NaN that is not to be skipped, or infinity.
     MemoryLimitError
         If the sample does not fit in memory.
     """
@@ -159,7 +159,7 @@ def refuse_unseen_features(found: Survey, source: Source) -> None:
         places: list[int] = np.flatnonzero(is_named).tolist()
         if places:
             names = ", ".join(_feature_names(source)[place] for place in places)
-            raise DataError(f"{source.name} has {what} of column(s) {names}; leave them out")
+            raise DataError(f"{source.name} has {what} of column(s) {names}; skip them")
 
 
 def _feature_names(source: Source) -> Sequence[str]:
@@ -202,7 +202,7 @@ def sample_dtype(source: Source) -> np.dtype[Any]:
 
 
 def _chosen_chunks(source: Source, size: int, part: float, seed: int) -> list[int] | None:
-    """One chunk of each of as many stretches as are wanted; None for all."""
+    """One chunk of each of as many segments as are wanted; None for all."""
     n_chunks = len(all_chunks(source))
     n_chosen = math.ceil(n_chunks * min(max(part, size / source.n_rows), 1.0))
     if n_chosen >= n_chunks:

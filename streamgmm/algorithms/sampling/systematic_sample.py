@@ -1,4 +1,4 @@
-"""A look at few rows from all over the data, for which only a small part of them is read."""
+"""A systematic sample: ranges of rows from all over the data, of which a small part is read."""
 
 from dataclasses import dataclass
 
@@ -21,25 +21,25 @@ _RANGES, _ROWS_OF_RANGE = 64, 64
 
 
 @dataclass(frozen=True, eq=False)
-class Glance:
-    """Rows that were looked at.
+class SystematicSample:
+    """Rows of a systematic sample.
 
     Attributes
     ----------
     sample : RowSample
         Those that can be used.
     usable : float
-        Their part: those with weight and without what is left out.
+        Their part: those with weight and without what is skipped.
     """
 
     sample: RowSample
     usable: float
 
 
-def glance(
+def draw_systematic(
     reader: Reader, purpose: str, seed: int, size: int, most_read: int, fewest_ranges: int = 1
-) -> Glance | None:
-    """Look at ranges of rows from all over the data.
+) -> SystematicSample | None:
+    """Sample ranges of rows from all over the data.
 
     Where they begin follows from the number of rows and the seed alone. There are fewer and longer
     ones if the chunks that hold them were more than may be read. Chunks count as read as a whole,
@@ -61,13 +61,13 @@ def glance(
 
     Returns
     -------
-    Glance or None
+    SystematicSample or None
         None if there is not.
 
     Raises
     ------
     NotFiniteError
-        If the rows hold NaN that is not to be left out, or infinity.
+        If the rows hold NaN that is not to be skipped, or infinity.
     """
     source = reader.source
     places = _places(source, size, most_read, fewest_ranges, seed)
@@ -80,7 +80,7 @@ def glance(
     state = design, positions, source.missing
     drawn = reader.reduce(purpose, Draw, _rows_at, state, work, chunks)
     sample = checked(drawn.sample(), reader)
-    return Glance(sample, len(sample) / len(positions))
+    return SystematicSample(sample, len(sample) / len(positions))
 
 
 def _places(
@@ -98,12 +98,12 @@ def _places(
 
 
 def _positions(n_rows: int, n_ranges: int, size: int, seed: int) -> NDArray[np.int64]:
-    """Rows of ranges at even spacing, each at a random place of its own stretch."""
+    """Rows of ranges at even spacing, each at a random place of its own segment."""
     length = size // n_ranges
-    stretches = n_rows * np.arange(n_ranges + 1) // n_ranges
-    free = np.diff(stretches) - length + 1
+    segments = n_rows * np.arange(n_ranges + 1) // n_ranges
+    free = np.diff(segments) - length + 1
     jitter = hash_positions(np.arange(n_ranges), seed) % free.astype(np.uint64)
-    starts = stretches[:-1] + jitter.astype(np.int64)
+    starts = segments[:-1] + jitter.astype(np.int64)
     found: NDArray[np.int64] = (starts[:, np.newaxis] + np.arange(length)).ravel()
     return found
 

@@ -89,7 +89,7 @@ class Schedule:
 
 @dataclass(frozen=True, eq=False)
 class Stepwise:
-    """A mixture and the statistics that it goes on from.
+    """A mixture and the statistics that it continues from.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ class Stepwise:
         schedule: Schedule,
         objective: Objective,
     ) -> "Stepwise":
-        """What goes on from a mixture and the statistics of the rows that it was fitted to."""
+        """What continues from a mixture and the statistics of the rows that it was fitted to."""
         nothing = Statistics.zero(statistics.frame, parameters.n_components)
         return cls(
             schedule, objective, parameters, statistics, nothing, None, float(statistics.weight)
@@ -136,7 +136,7 @@ class Stepwise:
     def fitted(
         cls, parameters: Parameters, chunk: Chunk, schedule: Schedule, objective: Objective
     ) -> "Stepwise":
-        """What goes on from a mixture that was fitted to some rows; NaN is a missing value."""
+        """What continues from a mixture that was fitted to some rows; NaN is a missing value."""
         frame = Frame.of(parameters)
         found = prepare(parameters, frame, "em").statistics(chunk.rows, chunk.weights)
         maximum = objective.maximize(found, parameters).parameters

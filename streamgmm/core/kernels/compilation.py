@@ -175,7 +175,7 @@ class Kernel:
         try:
             return compiled(rows, *arguments)
         except SystemError as error:
-            # Numba goes on for a while when the handler of a signal, such as Ctrl-C, raises.
+            # Numba continues for a while when the handler of a signal, such as Ctrl-C, raises.
             first: BaseException = error
             while isinstance(first, SystemError) and first.__cause__ is not None:
                 first = first.__cause__

@@ -122,7 +122,7 @@ def choose(n, n_packed, order, work, labels):
 
 @piece
 def _is_packed(coefficients, work):
-    """Whether all components of a block that is loaded take the packed route."""
+    """Whether all components of a block that is loaded take the expanded form."""
     n_packed, n_features = coefficients.theta.shape
     packed = n_packed == coefficients.means.shape[0] and n_features < MANY_FEATURES
     for k in range(n_packed):
@@ -267,7 +267,7 @@ def _weigh(weights, work, n):
     for r in range(n):
         w = work.valid[r] * weights[r] if weights.size else work.valid[r]
         weight += w
-        # Of a row that is left out the density means nothing, and may not be finite.
+        # Of a row that is skipped the density means nothing, and may not be finite.
         log_likelihood += w * (work.largest[r] + work.common[r]) if w > 0.0 else 0.0
         work.total[r] = w
     return weight, log_likelihood

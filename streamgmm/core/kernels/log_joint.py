@@ -3,7 +3,7 @@
 A Gaussian's log-density is linear in the features φ(x) = (1, z, z zᵀ) of the row in the
 frame, z = (x - origin) / scale: log-joint densities of all components are one matrix
 product Θ Φ. Where the a-priori error bound says that this form cancels, a component takes the
-centred route instead: residuals y = W (x - μ), log-density c - ½‖y‖².
+centred form instead: residuals y = W (x - μ), log-density c - ½‖y‖².
 
 Every feature is a product of two coordinates, of which the first is always 1: coordinates
 are (1, z), and for spherical covariances (1, z, ‖z‖²).
@@ -36,7 +36,7 @@ UNIT_ROUNDOFF = 2.0**-53
 class Coefficients(NamedTuple):
     """A mixture prepared for evaluation in a frame, as the arrays that kernels read.
 
-    Components are ordered: those on the packed route first, then those on the centred route.
+    Components are ordered: those in the expanded form first, then those in the centred form.
     F is the number of features of the covariance type, E of coordinates: 1 + D, spherical 2 + D.
     """
 
@@ -56,7 +56,7 @@ class Coefficients(NamedTuple):
     bases: np.ndarray  #: u = basis (x - origin): shaped like factors, for the centred components
     has_own_basis: bool  #: TIED: whether the basis is the factor
     limit: float  #: rows with |z| beyond it would overflow when squared
-    tolerance: float  #: error in nats that the packed route may have
+    tolerance: float  #: error in nats that the expanded form may have
 
 
 class Workspace(NamedTuple):
@@ -73,8 +73,8 @@ class Workspace(NamedTuple):
     rounding: np.ndarray  #: (D,) bound on the rounding error of whitened z over the block
     extent_features: np.ndarray  #: (F,) features of the extent
     bounds: np.ndarray  #: (packed,) error bound by component
-    is_centred: np.ndarray  #: (K,) bool, whether a component takes the centred route
-    valid: np.ndarray  #: (BLOCK,) 1, or 0 for a row that is left out
+    is_centred: np.ndarray  #: (K,) bool, whether a component uses the centred form
+    valid: np.ndarray  #: (BLOCK,) 1, or 0 for a row that is skipped
     largest: np.ndarray  #: (BLOCK,)
     total: np.ndarray  #: (BLOCK,)
     common: np.ndarray  #: (BLOCK,) part of the log-joint density that all components share
@@ -291,7 +291,7 @@ def _centred_densities(coefficients, x, k, n, work, out):
 
 @spliced_piece
 def _centred_log_joint(coefficients, k, n, work):
-    """Densities of component k by the centred route, for the rows that they may matter to."""
+    """Densities of component k in the centred form, for the rows that they may matter to."""
     is_packed = k < coefficients.theta.shape[0] and math.isfinite(work.bounds[k])
     count = _find_doubtful(k, n, work) if is_packed else FEW + 1
     if count > FEW:
@@ -321,7 +321,7 @@ def _find_doubtful(k, n, work):
 
 @piece
 def load_in_data_units(rows, coefficients, work):
-    """Rows (n, D) into work.x, with the origin for those left out, and up to a whole panel."""
+    """Rows (n, D) into work.x, with the origin for those skipped, and up to a whole panel."""
     n, n_features = rows.shape
     _turn(rows, work.nought, work.unit, work.x)
     for d in range(n_features):
@@ -343,7 +343,7 @@ def _fold_common(coefficients, work, n):
 
 @spliced_piece
 def _packed_log_joint(coefficients, work, n_rows):
-    """Θ Φ for the components on the packed route."""
+    """Θ Φ for the components in the expanded form."""
     n = whole_panels(n_rows)
     n_packed, n_map = coefficients.theta.shape
     for k in range(n_packed):
@@ -386,7 +386,7 @@ def _bound_errors(coefficients, work):
 
 @piece
 def _find_centred(coefficients, work, n):
-    """Mark, in work.is_centred, the components that take the centred route in this block.
+    """Mark, in work.is_centred, the components that use the centred form in this block.
 
     Besides those that always do, the packed ones whose error bound is too large; what the
     largest density of a row surely is goes into work.largest then. Returns whether there are any.
@@ -412,7 +412,7 @@ def _find_centred(coefficients, work, n):
 def load(rows, coefficients, work):
     """Coordinates of a block of rows into work.z, and bounds on what can be said of them.
 
-    Returns how many rows were left out, as :func:`_load_rows` does.
+    Returns how many rows were skipped, as :func:`_load_rows` does.
     """
     left_out = _load_rows(rows, coefficients, work)
     fill(work.common, 0.0)

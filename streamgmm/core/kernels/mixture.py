@@ -84,7 +84,7 @@ def gather_weighted(values, responsibilities, share_rows, work):
 def _add_packed_moments(coefficients, z, n_rows, work, moments):
     """Add a block of rows to the moments of packed components, (K, F + spare).
 
-    Returns how many pairs of row and component were passed over, the component having no
+    Returns how many pairs of row and component were skipped, the component having no
     share in the row.
     """
     n_packed, n_features = coefficients.theta.shape
@@ -117,7 +117,7 @@ def _add_packed_moments(coefficients, z, n_rows, work, moments):
 def add_centred_moments(coefficients, c, n_rows, work, moments, scatter):
     """Add a block of rows to the moments of centred component c, as far as it has a share.
 
-    Returns how many rows were passed over.
+    Returns how many rows were skipped.
     """
     n, k = whole_panels(n_rows), coefficients.theta.shape[0] + c
     responsibilities = work.log_joint[k]
@@ -151,7 +151,7 @@ def add_scatter(coefficients, z, n, work, scatter):
 def add_moments(coefficients, n_rows, work, moments, scatter):
     """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare).
 
-    Returns how many pairs of row and component were passed over.
+    Returns how many pairs of row and component were skipped.
     """
     n, n_packed = whole_panels(n_rows), coefficients.theta.shape[0]
     passed_over = 0
@@ -176,7 +176,7 @@ def add_moments(coefficients, n_rows, work, moments, scatter):
 
 @piece
 def count_in(totals, n, left_out, weight, log_likelihood, passed_over):
-    """Add to totals what was found of n rows, of which some were left out."""
+    """Add to totals what was found of n rows, of which some were skipped."""
     n_overflowing, n_not_finite, n_missing = left_out
     totals[0] += log_likelihood
     totals[1] += weight
@@ -206,7 +206,7 @@ def describe_block(start, n, priors, order, work, scores, labels, responsibiliti
     """Fill scores and, if there is room for them, responsibilities of n rows that begin at start.
 
     Work.log_joint holds densities over the largest, work.total becomes the inverse of their sum.
-    Rows that are left out are labelled anew.
+    Rows that are skipped are labelled anew.
     """
     for r in range(n):
         scores[start + r] = work.largest[r] + logarithm(work.total[r]) + work.common[r]
@@ -279,7 +279,7 @@ def e_step(
     rows : (n, D) float64 or float32
     weights : (n,) float64, or (0,) for weights of 1
     priors : (K',) float64
-        Responsibilities given to rows that are left out.
+        Responsibilities given to rows that are skipped.
     order : (K,) int64
         Place among the model's K' components of each component of the coefficients.
     coefficients : Coefficients
@@ -289,12 +289,12 @@ def e_step(
     Returns
     -------
     moments : (K, F) float64
-        Σ γ φ by component: of z (packed route), or of u (centred route).
+        Σ γ φ by component: of z (expanded form), or of u (centred form).
     scatter : (D (D + 1) / 2,) float64, or (0,)
         TIED: Σ over rows and components of γ u uᵀ, its upper triangle by rows.
     totals : (9,) float64
         Log-likelihood Σ w log p(x), Σ w, rows counted in, rows overflowing, rows not finite. Then
-        pairs of row and component: passed over in the sums, the component having no share in the
+        pairs of row and component: skipped in the sums, the component having no share in the
         row; ruled out by float32; of density from float32. Then rows with NaN but no infinity.
     scores : (n,) float64
         log p(x); -inf for rows that overflow.

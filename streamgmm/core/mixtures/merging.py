@@ -75,7 +75,7 @@ def merge_mixtures(parts: Sequence[Fitted], n_components: int, objective: Object
 
 
 def merging_loss(parts: Sequence[Fitted], merged: Parameters) -> float:
-    """What the pool of some mixtures explains its rows better than another mixture, nats a row.
+    """What the pool of some mixtures explains its rows better than another mixture, nats per row.
 
     An estimate of the Kullback-Leibler divergence, from rows that are drawn from the pool: always
     the same ones.

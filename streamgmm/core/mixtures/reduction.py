@@ -10,7 +10,7 @@ from streamgmm.core.structures import Array
 
 
 def merging_bounds(parameters: Parameters) -> Array:
-    """Bound (K, K) on what merging two components costs, in nats a row; inf on the diagonal.
+    """Bound (K, K) on what merging two components costs, in nats per row; inf on the diagonal.
 
     ½ ((π_i + π_j) ln|Σ_ij| - π_i ln|Σ_i| - π_j ln|Σ_j|) with Σ_ij the covariance of both together:
     bounds the Kullback-Leibler divergence from the mixture to the one with the two merged.

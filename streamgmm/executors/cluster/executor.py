@@ -111,11 +111,11 @@ class DistributedExecutor:
         chosen = all_chunks(source) if chunks is None else chunks
         graph = Graph(purpose, function, state, number)
 
-        def tell(group: Sequence[int], future: Any) -> None:
+        def notify(group: Sequence[int], future: Any) -> None:
             listener(chunks_done(source, group))
 
         with self._cluster.explained(source):
-            merged: M = self._merged(source, graph, work, chosen, tell)
+            merged: M = self._merged(source, graph, work, chosen, notify)
         return merged
 
     def map_write(
@@ -146,13 +146,13 @@ class DistributedExecutor:
             if isinstance(sink, SharedSink) and (writer := sink.writer()) is not None:
                 job = Writing(function, state, writer, piece_shape, sample_shape(source))
 
-                def tell(group: Sequence[int], future: Any) -> None:
+                def notify(group: Sequence[int], future: Any) -> None:
                     for i, digest in zip(group, future.result().digests, strict=True):
                         sink.finish_elsewhere(i, digest)
                     listener(chunks_done(source, group))
 
                 if chunks:
-                    self._merged(source, Graph(name, write, job), work, chunks, tell)
+                    self._merged(source, Graph(name, write, job), work, chunks, notify)
                 return
             for batch in groups_of(chunks, _BATCH):
                 graph = Graph(name, function, state)
@@ -179,7 +179,7 @@ class DistributedExecutor:
         graph: Graph,
         work: Work,
         chosen: Sequence[int],
-        tell: Callable[[Sequence[int], Any], None],
+        notify: Callable[[Sequence[int], Any], None],
     ) -> Any:
         """Return the merged value of chunks; report groups of them, with futures, when done."""
         memory = self._cluster.memory
@@ -194,7 +194,7 @@ class DistributedExecutor:
         with self._cluster.computing(source, graph, list({**group_of, root: None})) as done:
             for future in done:
                 if future.key in group_of:
-                    tell(group_of[future.key], future)
+                    notify(group_of[future.key], future)
                 if future.key == root:
                     merged = future.result()
         return merged

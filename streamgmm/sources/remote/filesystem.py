@@ -171,7 +171,7 @@ class RetryingFileSystem(AsyncFileSystem):  # type: ignore[misc]
             raise
         except Exception as error:  # noqa: BLE001 - whatever a backend raises is explained
             failure = self._failure(url, error)
-        # Outside: of what was raised before, tracebacks would show what the message leaves out.
+        # Outside: of what was raised before, tracebacks would show what the message skips.
         raise failure
 
     def _failure(self, url: str, error: Exception) -> FetchError:

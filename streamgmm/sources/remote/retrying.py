@@ -109,7 +109,7 @@ def causes_of(error: BaseException | None) -> list[BaseException]:
     """An error and what led to it, the last one first.
 
     By HTTP all that goes wrong with a header is told as a file that is not there. Such an error is
-    left out if its cause says that the request failed; an archive or a memory that has no such
+    skipped if its cause says that the request failed; an archive or a memory that has no such
     file raises it because of a key.
     """
     causes = []
