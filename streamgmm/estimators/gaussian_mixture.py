@@ -86,8 +86,8 @@ class GaussianMixture(MixtureEstimator):
         "diag": each has a variance for each column; "spherical": each has one variance;
         "tied_diag" and "tied_spherical": all have the same variances, or the same one.
     tol : float, default=1e-3
-        Of the mean log-likelihood, in nats per row. "auto" stops when the predicted remaining gain is
-        less, or five passes have gained less together; "em" when an iteration changes it by
+        Of the mean log-likelihood, in nats per row. "auto" stops when the predicted remaining gain
+        is less, or five passes have gained less together; "em" when an iteration changes it by
         less; "hard" when an iteration changes its objective by less, or assigns no row otherwise.
     reg_covar : float, array-like of shape (n_features,) or "auto", default="auto"
         Added to the diagonal of covariances, in squared units of the data: one number for all
