@@ -1,5 +1,6 @@
 """What must be settled before any test module is imported."""
 
+import gc
 import os
 import signal
 
@@ -18,3 +19,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes says nothing of its result.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the collected tests from garbage collections, of which each would take a second."""
+    gc.collect()
+    gc.freeze()

@@ -214,7 +214,7 @@ def test_weighted_means_of_samples_are_unbiased() -> None:
     scores = np.square(rows).sum(axis=1)
     source = ChunkedSource(rows, 200)
     estimates = []
-    for seed in range(24):
+    for seed in range(12):
         sample = surveyed(source, size=2000, seed=seed).sample
         estimates.append(np.average(scores[sample.index], weights=sample.weights))
     error = np.std(estimates, ddof=1) / np.sqrt(len(estimates))
