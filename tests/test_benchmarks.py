@@ -24,11 +24,11 @@ from benchmarks.scale import Point, ReplayedSource, exponent
 from benchmarks.sizing import Size
 from benchmarks.sources import STORAGES, STORED_ROWS, Comparison, Storage, compare, sample_rows
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import STRUCTURES
 from streamgmm.events import ReadDone
 from streamgmm.options import CovarianceType
 from streamgmm.sources.layout import rows_per_chunk
 from streamgmm.testing.sources import SourceCase, SourceConformance
+from tests.core.cases import TYPES
 
 
 def result(log_likelihood: float, iterations: int = MANY, dtype: str = "float64") -> Result:
@@ -58,7 +58,7 @@ def test_a_failure_is_the_remark() -> None:
     assert failed.remark(result(-2.0)) == "failed: ValueError"
 
 
-@pytest.mark.parametrize("covariance_type", STRUCTURES)
+@pytest.mark.parametrize("covariance_type", TYPES)
 def test_the_log_likelihood_is_that_of_the_model(covariance_type: CovarianceType) -> None:
     problem = Problem(covariance_type, 500, 3, 4)
     start = problem.start

@@ -27,6 +27,7 @@ from streamgmm.core.mixtures.conditioning import conditional, marginal
 from streamgmm.core.mixtures.merging import Fitted, merge_mixtures, merging_loss, pooled
 from streamgmm.core.mixtures.reduction import merged_pairs, merging_bounds, reduce_components
 from streamgmm.core.mixtures.sampling import draw
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.ridge import ridge_of
 from streamgmm.core.statistics import Statistics
@@ -97,7 +98,9 @@ def information(covariance_type: Any) -> Information:
 
 def stepped(covariance_type: Any) -> Stepwise:
     one = fitted(covariance_type)
-    model = Stepwise.after(one.statistics, one.parameters, Schedule(10.0, 0.7, None), RIDGE)
+    model = Stepwise.after(
+        one.statistics, one.parameters, Schedule(10.0, 0.7, None), Objective(RIDGE)
+    )
     return model.joined(one.statistics).stepped()
 
 
@@ -186,7 +189,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "merging bounds": lambda t: merging_bounds(mixture(t)),
     "merged pairs": lambda t: merged_pairs(mixture(t), np.array([0, 1]), np.array([2, 2])),
     "reduced": lambda t: reduce_components(mixture(t), 2),
-    "merged": lambda t: merge_mixtures([fitted(t), fitted(t, 1)], K, RIDGE),
+    "merged": lambda t: merge_mixtures([fitted(t), fitted(t, 1)], K, Objective(RIDGE)),
     "merging loss": lambda t: merging_loss([fitted(t), fitted(t, 1)], mixture(t)),
     "aligned": lambda t: aligned(mixture(t), mixture(t, 1)),
     "marginal": lambda t: marginal(mixture(t), np.array([1])),
@@ -195,7 +198,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "condition": lambda t: examine(mixture(t), np.full(K, 2.0), RIDGE),
     "ridge": lambda t: ridge_of(np.array([1.0, 1e-4]), t),
     "initialize": lambda t: initialize(
-        rows(), np.ones(N), K, t, "kmeans", RIDGE, Start(), np.random.RandomState(0)
+        rows(), np.ones(N), K, t, "kmeans", Objective(RIDGE), Start(), np.random.RandomState(0)
     ),
     "initialize, gaps": lambda t: initialize(
         gappy()[~np.isnan(gappy()).all(axis=1)],
@@ -203,7 +206,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         K,
         t,
         "kmeans",
-        RIDGE,
+        Objective(RIDGE),
         Start(),
         np.random.RandomState(0),
     ),
