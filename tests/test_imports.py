@@ -60,8 +60,9 @@ def test_lower_layers_do_not_load_scikit_learn(module: str) -> None:
 
 
 def test_names() -> None:
-    assert dir(streamgmm) == sorted(streamgmm.__all__)
-    for name in streamgmm.__all__:
+    modules = ["errors", "events", "plotting", "testing"]
+    assert dir(streamgmm) == sorted([*streamgmm.__all__, *modules])
+    for name in dir(streamgmm):
         assert getattr(streamgmm, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'unheard_of'"):
         _ = streamgmm.unheard_of

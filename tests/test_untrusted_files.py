@@ -29,6 +29,7 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import CheckpointError, DataError, ModelFileError, ParameterError
 from streamgmm.persistence import Record, read_record, write_record
 from tests.core.cases import TYPES, random_parameters
@@ -733,4 +734,4 @@ def test_model_files_at_random(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_checkpoints_are_continued_before_they_are_changed(tmp_path: Path) -> None:
     """The checkpoints that are changed at random are valid ones, of each structure."""
-    assert len(checkpoints.originals(tmp_path)) == 24
+    assert len(checkpoints.originals(tmp_path)) == 6 * len(STRUCTURES)
