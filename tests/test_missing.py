@@ -1,4 +1,4 @@
-"""Rows with missing values: skipped of a fit and counted, or used for the values that they have.
+"""Rows with missing values: excluded from a fit and counted, or used for the values that they have.
 
 In either case they keep their places in predictions.
 """
@@ -388,7 +388,7 @@ def test_a_column_of_few_values_is_fitted(covariance_type: CovarianceType, n_val
 @pytest.mark.parametrize(
     ("n_values", "message"),
     [
-        (0, r"no value in 300000 rows of column\(s\) b; skip"),
+        (0, r"no value in 300000 rows of column\(s\) b; exclude"),
         (2, r"values in so few rows that none of the \d+ sampled ones has any of column\(s\) b"),
     ],
 )

@@ -316,13 +316,13 @@ REMEDIES = [
     Remedy(
         "an option without a meaning",
         _open(_saved, "x.npy", columns=["a"]),
-        r"columns has no meaning for a \.npy file; skip columns=",
+        r"columns has no meaning for a \.npy file; remove columns=",
         lambda message: _n_rows(60, "x.npy"),
     ),
     Remedy(
         "a path within a table",
         _open(_saved, "x.npy::/a"),
-        r"x\.npy is a \.npy file, which holds one table; skip ::/a",
+        r"x\.npy is a \.npy file, which holds one table; remove ::/a",
         lambda message: _n_rows(60, "x.npy"),
     ),
     Remedy(

@@ -645,7 +645,7 @@ def plot(
 ) -> None:
     """Draw the components of a model as ellipses, over data, or how its fit converged."""
     if convergence and (data is not None or features is not None):
-        raise click.UsageError("--convergence shows no data; skip --data and --features.")
+        raise click.UsageError("--convergence shows no data; remove --data and --features.")
     if data is None and any(value is not None for value in settings.values()):
         raise click.UsageError("Options that describe data need --data, the data that are drawn.")
     columns = _columns(features or "0,1")

@@ -284,8 +284,9 @@ class Information:
 
     def _gather(self, members: _Members, along: Single, root: np.float32) -> tuple[Single, Single]:
         """Sums over rows (n_k,) of what a component adds to their gradients: own, and shared."""
-        parts = members.shares * along
-        return self.tangent.parameters.structure.gathered(members.features, parts, root)
+        parts, structure = members.shares * along, self.tangent.parameters.structure
+        n_own = structure.n_own(self.tangent.frame.n_features)
+        return structure.gathered(members.features, parts, root, n_own)
 
 
 def _draw_in(residuals: Array) -> None:

@@ -254,13 +254,11 @@ class _Whitened:
     def log_density(self, parameters: Parameters) -> float:
         """Return the log density of the parameters that the coordinates belong to, in nats."""
         factors = parameters.stacked(parameters.factors)
-        widths = np.diagonal(factors, axis1=1, axis2=2) if factors.ndim == 3 else factors
-        traces = np.trace(self.scatter, axis1=1, axis2=2) if factors.ndim == 3 else self.scatter
         return float(
             scipy.special.xlogy(self.weights, parameters.weights).sum()
             - 0.5 * self.means @ np.square(self.centres).sum(axis=1)
-            - self.covariances @ np.log(widths).sum(axis=1)
-            - 0.5 * traces.sum()
+            - self.covariances @ self.structure.log_determinants(factors)
+            - 0.5 * self.structure.variances(self.scatter).sum()
         )
 
     def gradient(self, tangent: Tangent) -> Array:

@@ -45,8 +45,9 @@ from streamgmm.estimators.condition import (
 from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, load_kernels, log_effort
 from streamgmm.estimators.numeric_limits import within_float64
-from streamgmm.estimators.outputs import refuse_overlap, refuse_unnamed_output
+from streamgmm.estimators.outputs import refuse_overlap
 from streamgmm.estimators.records import copy_fitted, to_record
+from streamgmm.estimators.row_estimator import FitPredictMixin
 from streamgmm.estimators.validation import check_is_fitted, check_random_state
 from streamgmm.events import Event, FitStarted, Listener, SkippedRows, SurveyDone
 from streamgmm.executors.blas import single_threaded_blas
@@ -69,7 +70,7 @@ from streamgmm.sources.weighted import WeightedSource
 _STARTS = ("weights_init", "means_init", "precisions_init")
 
 
-class GaussianMixture(MixtureEstimator):
+class GaussianMixture(FitPredictMixin, MixtureEstimator):
     """Gaussian mixture fitted by maximum likelihood to data of any size.
 
     Arguments, attributes and their meanings are those of
@@ -416,37 +417,6 @@ class GaussianMixture(MixtureEstimator):
                 self._keep(best, reader, ridge)
         self._warn(best, reader, rows)
         return self
-
-    def fit_predict(
-        self,
-        X: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        *,
-        out: str | os.PathLike[str] | None = None,
-    ) -> Any:
-        """Fit, then label the same data.
-
-        Parameters
-        ----------
-        X : array-like, path or Source of shape (n_samples, n_features)
-        y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
-        out : path-like, default=None
-            As for :meth:`predict`.
-
-        Returns
-        -------
-        labels : as for :meth:`predict`
-
-        Raises
-        ------
-        StreamGMMError
-            As :meth:`fit` and :meth:`predict`.
-        """
-        if out is None:
-            refuse_unnamed_output(X)
-        return self.fit(X, y, sample_weight).predict(X, out=out)
 
     def _size(self, source: Source, work: Work) -> FitStarted:
         """What the fit will take."""

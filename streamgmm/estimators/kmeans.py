@@ -39,9 +39,9 @@ from streamgmm.estimators.fingerprint import clustering_fingerprint
 from streamgmm.estimators.fit_needs import load_kernels
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.numeric_limits import within_float64
-from streamgmm.estimators.outputs import Output, refuse_overlap, refuse_unnamed_output
+from streamgmm.estimators.outputs import Output, refuse_overlap
 from streamgmm.estimators.records import to_record
-from streamgmm.estimators.row_estimator import RowEstimator
+from streamgmm.estimators.row_estimator import FitPredictMixin, RowEstimator
 from streamgmm.estimators.validation import check_is_fitted, check_random_state
 from streamgmm.events import Event, FitStarted, SkippedRows
 from streamgmm.executors.blas import single_threaded_blas
@@ -56,7 +56,13 @@ from streamgmm.sources.urls import is_url
 _RUNS = {"k-means++": 4, "random": 10}
 
 
-class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, RowEstimator):  # type: ignore[misc]
+class KMeans(
+    FitPredictMixin,
+    ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]
+    TransformerMixin,  # type: ignore[misc]
+    ClusterMixin,  # type: ignore[misc]
+    RowEstimator,
+):
     """Clusters around means, found by Lloyd's algorithm in data of any size.
 
     Arguments, attributes and their meanings are those of :class:`sklearn.cluster.KMeans` wherever
@@ -308,37 +314,6 @@ default="k-means++"
         self.n_iter_ += 1
         self.__dict__.pop("labels_", None)
         return self
-
-    def fit_predict(
-        self,
-        X: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        *,
-        out: str | os.PathLike[str] | None = None,
-    ) -> Any:
-        """Find the clusters, then label the same data.
-
-        Parameters
-        ----------
-        X : array-like, path or Source of shape (n_samples, n_features)
-        y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
-        out : path-like, default=None
-            As for :meth:`predict`.
-
-        Returns
-        -------
-        labels : as for :meth:`predict`
-
-        Raises
-        ------
-        StreamGMMError
-            As :meth:`fit` and :meth:`predict`.
-        """
-        if out is None:
-            refuse_unnamed_output(X)
-        return self.fit(X, y, sample_weight).predict(X, out=out)
 
     def predict(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False

@@ -189,3 +189,38 @@ class RowEstimator(CheckedEstimator, ABC):
                 callback(event)
 
         return notify
+
+
+class FitPredictMixin:
+    """Fit to data, then label them."""
+
+    def fit_predict(
+        self: Any,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        out: str | os.PathLike[str] | None = None,
+    ) -> Any:
+        """Fit, then label the same data.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+        out : path-like, default=None
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        labels : as for :meth:`predict`
+
+        Raises
+        ------
+        StreamGMMError
+            As :meth:`fit` and :meth:`predict`.
+        """
+        if out is None:
+            refuse_unnamed_output(X)
+        return self.fit(X, y, sample_weight).predict(X, out=out)

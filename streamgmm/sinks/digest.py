@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from streamgmm.protocols import Region
 
-#: Bytes of the digest of a box.
-DIGEST_BYTES = 16
 # A file says less than this about its values.
 _MOST_HEADER_BYTES = 1 << 16
 

@@ -147,7 +147,7 @@ def _refuse_other_columns(
     way_out = "convert them to numbers first"
     if numbers and all(isinstance(column, str) for column in numbers):
         listed = ", ".join(map(repr, numbers)) if len(numbers) <= _MOST_SHOWN else "..."
-        way_out += f", or skip them: streamgmm.open({name}, columns=[{listed}])"
+        way_out += f", or exclude them: streamgmm.open({name}, columns=[{listed}])"
     raise DataError(
         f"{name} has columns that do not hold real numbers: {', '.join(others[:_MOST_SHOWN])}"
         f"{', ...' if len(others) > _MOST_SHOWN else ''}; {way_out}"

@@ -99,7 +99,7 @@ def open_source(
         Columns of a data frame or of Parquet files, each once.
     missing : {"error", "drop", "em"}, optional
         What is done with rows that hold NaN, or values that the data mask or mark as missing
-        (``_FillValue`` and its kin). "error" refuses them. "drop" skips them of a fit
+        (``_FillValue`` and its kin). "error" refuses them. "drop" excludes their rows from a fit
         and says how many there were; predictions keep their places, with the label -1 and NaN.
         "em" uses the values that they have: maximum likelihood with incomplete rows, exact if
         values are missing at random; rows without any value are skipped. By default what the
@@ -190,13 +190,14 @@ def _open(data: Any, options: dict[str, Any]) -> Source:
     if unused:
         taken = f"; {kind.name} takes {_arguments(kind.options)}" if kind.options else ""
         raise ParameterError(
-            f"{', '.join(unused)} has no meaning for {kind.name}; skip {_arguments(unused)}{taken}"
+            f"{', '.join(unused)} has no meaning for {kind.name}; "
+            f"remove {_arguments(unused)}{taken}"
         )
     if is_path(data) and "path" not in kind.options:
         location, inner = split(os.fspath(data))
         if inner is not None:
             raise ParameterError(
-                f"{without_credentials(location)} is {kind.name}, which holds one table; skip "
+                f"{without_credentials(location)} is {kind.name}, which holds one table; remove "
                 f"::{inner}"
             )
     with needed_by(kind.name):

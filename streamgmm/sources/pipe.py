@@ -41,7 +41,7 @@ def tables_from(
         raise DataError(f"{name} is empty")
     if first == _NPY_BEGINS:
         if columns is not None:
-            raise DataError(f"{name}: .npy arrays have no columns by name; skip columns=")
+            raise DataError(f"{name}: .npy arrays have no columns by name; remove columns=")
         tables = _arrays(stream, name)
     else:
         tables = _record_batches(stream, name, columns)

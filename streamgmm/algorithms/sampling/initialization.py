@@ -181,7 +181,7 @@ def initialize(
     if empty.size:
         raise DataError(
             f"column(s) {', '.join(map(str, empty))} hold nothing but NaN in {len(rows)} "
-            "sampled rows; skip them"
+            "sampled rows; exclude them"
         )
     centred = _Rows.of(rows, weights)
     measured = centred

@@ -159,7 +159,7 @@ def refuse_unseen_features(found: Survey, source: Source) -> None:
         places: list[int] = np.flatnonzero(is_named).tolist()
         if places:
             names = ", ".join(_feature_names(source)[place] for place in places)
-            raise DataError(f"{source.name} has {what} of column(s) {names}; skip them")
+            raise DataError(f"{source.name} has {what} of column(s) {names}; exclude them")
 
 
 def _feature_names(source: Source) -> Sequence[str]:

@@ -9,12 +9,7 @@ from streamgmm.core.kernels.log_joint import DIAG
 from streamgmm.core.structures.covariance_update import CovarianceUpdate, separate
 from streamgmm.core.structures.matrices import Array
 from streamgmm.core.structures.own_covariances import OwnCovariances
-from streamgmm.core.structures.scale_structure import (
-    ScaleStructure,
-    linear_along,
-    linear_sums,
-    own_scales,
-)
+from streamgmm.core.structures.scale_structure import ScaleStructure, own_scales
 from streamgmm.core.structures.structure import Components, Single
 
 if TYPE_CHECKING:
@@ -64,6 +59,9 @@ class DiagonalMoments(ScaleStructure):
     def ridge_moments(self, stacked_inverse: Array, ridge: float | Array) -> tuple[Array, Array]:
         return ridge * stacked_inverse**2, np.empty((0, 0))
 
+    def with_ridge(self, covariances: Array, values: Array) -> Array:
+        return covariances + values
+
     def row_squares(self, residuals: Single) -> Single:
         squares: Single = (residuals**2 - 1.0) * np.sqrt(0.5, dtype=np.float32)
         return squares
@@ -77,12 +75,6 @@ class Diag(OwnCovariances, DiagonalMoments):
 
     def n_parameters(self, n_components: int, n_features: int) -> int:
         return n_components * n_features
-
-    def stacked(self, stored: Array, n_components: int, n_features: int) -> Array:
-        return stored
-
-    def stored(self, stacked: Array) -> Array:
-        return stacked
 
     def updates(
         self, statistics: "Statistics", alive: Components, offsets: Array, shifts: Array
@@ -99,12 +91,6 @@ class Diag(OwnCovariances, DiagonalMoments):
 
     def tangent_scales(self, n_features: int) -> tuple[Array, Array]:
         return np.full(n_features, np.sqrt(0.5)), np.empty(0)
-
-    def along(self, features: Single, own: Single, shared: Single, root: np.float32) -> Single:
-        return linear_along(features, own)
-
-    def gathered(self, features: Single, parts: Single, root: np.float32) -> tuple[Single, Single]:
-        return linear_sums(features, parts), np.empty(0, dtype=np.float32)
 
     def merged_pairs(
         self,
@@ -129,6 +115,3 @@ class Diag(OwnCovariances, DiagonalMoments):
         total: float,
     ) -> None:
         covariances[k] = (weighted * deviations).sum(axis=0) / count + unseen
-
-    def with_ridge(self, covariances: Array, values: Array) -> Array:
-        return covariances + values

@@ -59,12 +59,6 @@ class Full(OwnCovariances, MatrixStructure):
     def n_factor_values(self, n_components: int, n_features: int) -> int:
         return n_components * n_features**2
 
-    def stacked(self, stored: Array, n_components: int, n_features: int) -> Array:
-        return stored
-
-    def stored(self, stacked: Array) -> Array:
-        return stacked
-
     def mean_factor(self, stacked_factors: Array, weights: Array) -> Array:
         return mean_of_factors(stacked_factors, weights)
 
@@ -221,7 +215,9 @@ class Full(OwnCovariances, MatrixStructure):
         width = features.shape[1]
         return quadratic_along(features, own[:width], own[width:])
 
-    def gathered(self, features: Single, parts: Single, root: np.float32) -> tuple[Single, Single]:
+    def gathered(
+        self, features: Single, parts: Single, root: np.float32, n_own: int
+    ) -> tuple[Single, Single]:
         own = np.concatenate(quadratic_sums(features, parts)).astype(np.float32)
         return own, np.empty(0, dtype=np.float32)
 

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 class OwnCovariances(CovarianceStructure):
     """Covariances, factors and bases of frames have an entry for each component."""
 
+    def stacked(self, stored: Array, n_components: int, n_features: int) -> Array:
+        return stored
+
+    def stored(self, stacked: Array) -> Array:
+        return stacked
+
     def taken(self, stored: Array, components: Components) -> Array:
         return stored[components]
 

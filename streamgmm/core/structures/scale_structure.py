@@ -149,6 +149,19 @@ class ScaleStructure(CovarianceStructure):
         found: Single = np.concatenate([ones, residuals, self.row_squares(residuals)], axis=1)
         return found
 
+    def along(self, features: Single, own: Single, shared: Single, root: np.float32) -> Single:
+        # OpenBLAS 0.3.31 with AVX-512 multiplies what is left on the stack too if there are five
+        # columns: products are right, but what was left may be a signalling NaN.
+        with np.errstate(invalid="ignore"):
+            found: Single = features @ np.concatenate([own, shared * root])
+        return found
+
+    def gathered(
+        self, features: Single, parts: Single, root: np.float32, n_own: int
+    ) -> tuple[Single, Single]:
+        sums = (parts @ features).astype(np.float32, copy=False)
+        return sums[:n_own], sums[n_own:] * root
+
     @abstractmethod
     def row_squares(self, residuals: Single) -> Single:
         """Return centred squares of whitened residuals over their standard deviations, (n, m)."""
@@ -162,17 +175,3 @@ def own_scales(frame: "Frame", n_components: int) -> Array:
     scales = np.repeat(frame.scale[np.newaxis], n_components, axis=0)
     scales[frame.centred] = frame.factors
     return scales
-
-
-def linear_along(features: Single, coordinates: Single) -> Single:
-    """Return the products of features (n, m) with coordinates (m,)."""
-    # OpenBLAS 0.3.31 with AVX-512 multiplies what is left on the stack too if there are five
-    # columns: products are right, but what was left may be a signalling NaN.
-    with np.errstate(invalid="ignore"):
-        found: Single = features @ coordinates
-    return found
-
-
-def linear_sums(features: Single, parts: Single) -> Single:
-    """Return sums of features (n, m), weighted by parts (n,)."""
-    return (parts @ features).astype(np.float32, copy=False)

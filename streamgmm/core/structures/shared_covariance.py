@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamgmm.core.structures.matrices import Array
-from streamgmm.core.structures.scale_structure import ScaleStructure, linear_along, linear_sums
+from streamgmm.core.structures.scale_structure import ScaleStructure
 from streamgmm.core.structures.structure import (
     Components,
     CovarianceStructure,
     MergePairs,
-    Single,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +33,10 @@ class SharedCovariance(CovarianceStructure):
 
     def n_own(self, n_features: int) -> int:
         return 1 + n_features
+
+    def resolution(self, rounding: Array) -> Array:
+        found: Array = rounding.min(axis=0, keepdims=True)
+        return found
 
     def update_views(self, covariances: Array, factors: Array) -> tuple[Array, Array]:
         return covariances[np.newaxis], factors[np.newaxis]
@@ -84,12 +87,3 @@ class PooledScales(SharedCovariance, ScaleStructure):
     ) -> tuple[Array, Array]:
         # Sums alone count, so that any division among the components will do.
         return np.hstack([own, weights[:, np.newaxis] * shared]), np.empty((0, 0))
-
-    def along(self, features: Single, own: Single, shared: Single, root: np.float32) -> Single:
-        return linear_along(features, np.concatenate([own, shared * root]))
-
-    def gathered(self, features: Single, parts: Single, root: np.float32) -> tuple[Single, Single]:
-        sums = linear_sums(features, parts)
-        # Features are 1, y and squares, of which there are D or 1.
-        first = features.shape[1] - self.n_shared(features.shape[1] // 2)
-        return sums[:first], sums[first:] * root

@@ -9,12 +9,7 @@ from streamgmm.core.kernels.log_joint import SPHERICAL
 from streamgmm.core.structures.covariance_update import CovarianceUpdate, separate
 from streamgmm.core.structures.matrices import Array
 from streamgmm.core.structures.own_covariances import OwnCovariances
-from streamgmm.core.structures.scale_structure import (
-    ScaleStructure,
-    linear_along,
-    linear_sums,
-    own_scales,
-)
+from streamgmm.core.structures.scale_structure import ScaleStructure, own_scales
 from streamgmm.core.structures.structure import Components, Single
 
 if TYPE_CHECKING:
@@ -71,6 +66,10 @@ class SphericalMoments(ScaleStructure):
     def ridge_moments(self, stacked_inverse: Array, ridge: float | Array) -> tuple[Array, Array]:
         return self.as_moments(ridge * stacked_inverse**2, len(stacked_inverse))
 
+    def with_ridge(self, covariances: Array, values: Array) -> Array:
+        found: Array = covariances + values.mean()
+        return found
+
     def row_squares(self, residuals: Single) -> Single:
         d = residuals.shape[1]
         norms = (residuals**2).sum(axis=1, keepdims=True)
@@ -114,12 +113,6 @@ class Spherical(OwnCovariances, SphericalMoments):
     def tangent_scales(self, n_features: int) -> tuple[Array, Array]:
         return np.full(1, np.sqrt(0.5 / n_features)), np.empty(0)
 
-    def along(self, features: Single, own: Single, shared: Single, root: np.float32) -> Single:
-        return linear_along(features, own)
-
-    def gathered(self, features: Single, parts: Single, root: np.float32) -> tuple[Single, Single]:
-        return linear_sums(features, parts), np.empty(0, dtype=np.float32)
-
     def merged_pairs(
         self,
         parameters: "Parameters",
@@ -144,7 +137,3 @@ class Spherical(OwnCovariances, SphericalMoments):
         total: float,
     ) -> None:
         covariances[k] = ((weighted * deviations).sum(axis=0) / count + unseen).mean()
-
-    def with_ridge(self, covariances: Array, values: Array) -> Array:
-        found: Array = covariances + values.mean()
-        return found

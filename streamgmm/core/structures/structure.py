@@ -502,10 +502,12 @@ class CovarianceStructure(ABC):
         """
 
     @abstractmethod
-    def gathered(self, features: Single, parts: Single, root: np.float32) -> tuple[Single, Single]:
-        """Return sums of rows' gradients for one component, own and shared; undo :meth:`along`.
+    def gathered(
+        self, features: Single, parts: Single, root: np.float32, n_own: int
+    ) -> tuple[Single, Single]:
+        """Return sums of rows' gradients for one component: ``n_own`` coordinates, and shared ones.
 
-        Parts (n,) are the weights of the rows.
+        The adjoint of :meth:`along`. Parts (n,) are the weights of the rows.
         """
 
     # Reduction

@@ -152,10 +152,6 @@ class Tied(SharedCovariance, MatrixStructure):
         ]
         return [CovarianceUpdate(np.array([0]), routes)]
 
-    def resolution(self, rounding: Array) -> Array:
-        found: Array = rounding.min(axis=0, keepdims=True)
-        return found
-
     def whitened_moments(
         self,
         factors: Array,
@@ -203,7 +199,9 @@ class Tied(SharedCovariance, MatrixStructure):
     def along(self, features: Single, own: Single, shared: Single, root: np.float32) -> Single:
         return quadratic_along(features, own, shared * root)
 
-    def gathered(self, features: Single, parts: Single, root: np.float32) -> tuple[Single, Single]:
+    def gathered(
+        self, features: Single, parts: Single, root: np.float32, n_own: int
+    ) -> tuple[Single, Single]:
         linear, upper = quadratic_sums(features, parts)
         return linear, (upper * root).astype(np.float32)
 

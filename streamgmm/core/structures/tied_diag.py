@@ -42,15 +42,11 @@ class TiedDiag(PooledScales, DiagonalMoments):
         return "diag"
 
     def repeated(self, stored: Array, n_components: int) -> Array:
-        return np.repeat(stored[np.newaxis], n_components, axis=0)
+        return self.stacked(stored, n_components, stored.size)
 
     def pooled(self, parameters: "Parameters") -> tuple[Array, Array]:
         covariances: Array = parameters.weights @ parameters.covariances
         return covariances, np.sqrt(covariances)
-
-    def resolution(self, rounding: Array) -> Array:
-        found: Array = rounding.min(axis=0, keepdims=True)
-        return found
 
     def updates(
         self, statistics: "Statistics", alive: Components, offsets: Array, shifts: Array
@@ -84,6 +80,3 @@ class TiedDiag(PooledScales, DiagonalMoments):
         total: float,
     ) -> None:
         covariances += ((weighted * deviations).sum(axis=0) + count * unseen) / total
-
-    def with_ridge(self, covariances: Array, values: Array) -> Array:
-        return covariances + values

@@ -88,7 +88,3 @@ class TiedSpherical(PooledScales, SphericalMoments):
     ) -> None:
         own = ((weighted * deviations).sum(axis=0) + count * unseen) / total
         covariances += own.mean()
-
-    def with_ridge(self, covariances: Array, values: Array) -> Array:
-        found: Array = covariances + values.mean()
-        return found
