@@ -101,10 +101,10 @@ def _covariances(
     covariance_type: CovarianceType, k: int, d: int, random: np.random.Generator
 ) -> NDArray[np.float64]:
     """W + 0.1 I with W from a Wishart distribution of mean I, or its diagonal."""
-    if covariance_type in ("diag", "spherical"):
-        shape = (k, d) if covariance_type == "diag" else (k,)
-        return random.chisquare(d, shape) / d + 0.1
-    shape = (k, d, d) if covariance_type == "full" else (d, d)
+    structure = STRUCTURES[covariance_type]
+    shape = structure.shape(k, d)
+    if not structure.has_directions:
+        return np.asarray(random.chisquare(d, shape) / d + 0.1)
     roots = random.normal(size=shape)
     return roots @ np.swapaxes(roots, -1, -2) / d + 0.1 * np.eye(d)
 

@@ -177,7 +177,9 @@ class Frame:
         """
         displacements = parameters.means - self._origins(parameters.n_components)
         magnified = self._structure.magnified(self, parameters, displacements)
-        bound: Array = np.square(magnified).sum(axis=1)
+        # Far from the frame's origin the bound overflows: no covariance has an error below inf.
+        with np.errstate(over="ignore"):
+            bound: Array = np.square(magnified).sum(axis=1)
         return bound * (math.sqrt(ACCUMULATION_LENGTH) * UNIT_ROUNDOFF)
 
     def is_same_as(self, other: "Frame") -> bool:
