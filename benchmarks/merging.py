@@ -57,7 +57,7 @@ def one_to_one(models: Sequence[GaussianMixture]) -> Parameters:
     """Components of models of as many rows, paired: each model with what those before it made."""
     merged = models[0]._parameters()
     for n, model in enumerate(models[1:], 1):
-        k, other = merged.n_components, model._parameters()
+        k, other = merged.n_components, model.fitted_model_.parameters
         both = Parameters.create(
             "full",
             np.concatenate([n * merged.weights, other.weights]) / (n + 1),

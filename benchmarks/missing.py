@@ -99,7 +99,7 @@ def worth(covariance_type: Any, n_rows: int, n_samples: int) -> list[list[str]]:
                 max_iter=1000,
                 **start,
             ).fit(streamgmm.open(rows, missing=missing))  # type: ignore[arg-type]
-            found.append(flat(model._parameters()))
+            found.append(flat(model.fitted_model_.parameters))
     truth = flat(planted)
     reference = np.std(estimates["em"], axis=0, ddof=1)
     rows_kept = {"em": 1.0, "drop": n_complete / (n_rows * n_samples)}

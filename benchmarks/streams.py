@@ -89,7 +89,7 @@ def ways(rows: Rows, n_components: int, size: int) -> dict[str, Learn]:
     """What learns a batch, by name; none has more to do at its first batch than at others."""
     online = OnlineGaussianMixture(n_components, init_size=_INIT_SIZE, random_state=0)
     online.partial_fit(rows[:_WARM_UP])
-    parameters = online._parameters()
+    parameters = online.fitted_model_.parameters
     expectation = EStep.prepare(parameters, Frame.of(parameters))
     found: dict[str, Learn] = {
         "streamgmm": online.partial_fit,

@@ -81,7 +81,7 @@ def online_ledger(model: Path) -> Any:
     """The ids that the file of a model knows."""
     loaded = streamgmm.load(model)
     assert isinstance(loaded, OnlineGaussianMixture)
-    return loaded._ledger.batches.entries
+    return loaded.state_.ledger.batches.entries
 
 
 @contextmanager

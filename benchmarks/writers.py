@@ -150,7 +150,7 @@ def mixed_writers(folder: Path, seconds: float, n_kills: int, seed: int) -> Coun
     outcome = {kind: lines_of(folder, kind_of, kind) for kind in ("begun", "written", "refused")}
     found = streamgmm.load(model)
     batches = {name: role for name, role in outcome["written"].items() if role == "update"}
-    known = found._ledger.batches
+    known = found.state_.ledger.batches
     lost = [name for name in batches if known.get(name) is None and not known.is_below(name)]
     assert not lost, f"updates that are lost: {lost}"
     rows = {"update": _BATCH_ROWS, "save": 1, "overwrite": 0}

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import xxhash
 
@@ -53,24 +53,36 @@ def held(path: Path) -> Iterator[None]:
         yield
 
 
-def replace_model(path: Path, record: Record, known: str | None) -> str | None:
-    """Write the record of a model to a file that the caller holds, and return its content.
+class Saved(Protocol):
+    """A model that knows the files that it was loaded from or saved to.
+
+    Attributes
+    ----------
+    known_files_ : mapping of str to str or None
+        What :func:`content_of` returned for each file then.
+    """
+
+    known_files_: Mapping[str, str | None]
+
+
+def replace_model(path: Path, record: Record, model: Saved) -> None:
+    """Write the record of a model to a file that the caller holds.
 
     Parameters
     ----------
     path : Path
     record : Record
-    known : str or None
-        The content that the writer knows, as :func:`content_of` returns it.
+    model : estimator
+        It then knows what the file holds.
 
     Raises
     ------
     OutputError
         If the file cannot be written, or something that the writer does not know would be lost.
     """
-    refuse_loss(path, known)
+    refuse_loss(path, model.known_files_.get(str(path)))
     write_record(path, record)
-    return content_of(path)
+    model.known_files_ = {**model.known_files_, str(path): content_of(path)}
 
 
 def refuse_loss(path: Path, known: str | None) -> None:

@@ -6,7 +6,7 @@ the way it tells as :mod:`streamgmm.events`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
@@ -142,6 +142,11 @@ def data_bytes(source: Source) -> int:
 def all_chunks(source: Source) -> range:
     """The numbers of all chunks of a source."""
     return range(len(source.boundaries) - 1)
+
+
+def chunks_of(source: Source) -> Iterator["Chunk"]:
+    """Return the chunks of a source, one after the other."""
+    return (source.read(i) for i in all_chunks(source))
 
 
 def row_count(source: Source, chunks: Iterable[int]) -> int:

@@ -393,7 +393,7 @@ def test_criteria_of_integer_weights_are_those_of_repeated_rows(
     for criterion in (model.score, model.bic, model.aic):
         expected = criterion(repeated)
         assert criterion(X, sample_weight=weights) == pytest.approx(expected, rel=1e-12)
-    n, p = len(repeated), model._parameters().n_parameters()
+    n, p = len(repeated), model.fitted_model_.parameters.n_parameters()
     deviance = -2.0 * float(model.score_samples(repeated).sum())
     assert model.bic(repeated) == pytest.approx(deviance + p * np.log(n), rel=1e-12)
     assert model.aic(repeated) == pytest.approx(deviance + 2 * p, rel=1e-12)

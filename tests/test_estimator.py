@@ -591,7 +591,7 @@ def test_callbacks_hear_of_everything(algorithm: str) -> None:
     size = events.pop(0)
     assert isinstance(size, FitStarted)
     assert (size.n_rows, size.n_features, size.n_components) == (N, D, K)
-    assert size.n_parameters == model._parameters().n_parameters()
+    assert size.n_parameters == model.fitted_model_.parameters.n_parameters()
     assert (size.n_bytes, size.n_operations) == (N * D * 8, 4 * N * K * (1 + D + D * (D + 1) // 2))
     assert 0 < size.work_bytes < 1 << 20
     if algorithm == "auto":

@@ -232,9 +232,11 @@ def test_fit_follows_the_textbook_and_never_descends(covariance_type: Covariance
     ).set_params(**start)
     with pytest.warns(UserWarning, match="did not converge"):
         four.fit(rows)
-    assert naive.distance(four._parameters(), oracle) < 1e-8
+    assert naive.distance(four.fitted_model_.parameters, oracle) < 1e-8
     # The objective is that of the assignment; the score that of the mixture.
-    assert model.lower_bound_ == pytest.approx(largest(rows, model._parameters()).mean(), abs=1e-9)
+    assert model.lower_bound_ == pytest.approx(
+        largest(rows, model.fitted_model_.parameters).mean(), abs=1e-9
+    )
     assert model.score(rows) > model.lower_bound_
 
 

@@ -141,8 +141,8 @@ def test_what_is_forgotten_does_not_come_back() -> None:
     merged = OnlineGaussianMixture.merged(models)
     assert merged.half_life == 1000.0
     assert merged.n_samples_seen_ == 12_000
-    stand_for = sum(model._statistics.weight for model in models)
-    assert merged._statistics.weight == pytest.approx(stand_for)
+    stand_for = sum(model.fitted_model_.statistics.weight for model in models)
+    assert merged.fitted_model_.statistics.weight == pytest.approx(stand_for)
     assert stand_for == pytest.approx(2 * 1000.0 / np.log(2.0), rel=0.1)
 
 

@@ -137,7 +137,7 @@ def test_the_cut_of_the_stream_does_not_matter(tmp_path: Path) -> None:
         assert_same(model, first)
         assert model.score(rows) == first.score(rows)
     assert first is not None
-    assert first._progress.n_pending > 0
+    assert first.state_.progress.n_pending > 0
     assert bool(first.changes_)
 
 
@@ -387,13 +387,13 @@ def test_a_stop_between_a_change_and_the_search_after_it(tmp_path: Path) -> None
         model.partial_fit(changed[seen : seen + 20])
         seen += 20
     model.partial_fit(changed[seen : seen + 20])
-    assert model._progress.held is not None
+    assert model.state_.progress.held is not None
     model.save(tmp_path / "m.gmm")
     stopped = streamgmm.load(tmp_path / "m.gmm")
     for one in (model, stopped):
         learn(one, changed[seen + 20 :])  # type: ignore[arg-type]
     assert_same(stopped, model)  # type: ignore[arg-type]
-    assert model._progress.held is None
+    assert model.state_.progress.held is None
 
 
 def test_names_of_columns_stay(tmp_path: Path) -> None:
@@ -549,11 +549,11 @@ def test_the_history_says_what_rows_scored_before_they_were_learned() -> None:
     learn(model, rows[:1000])
     seen = 1000
     # Up to the end of a block.
-    while model._progress.n_pending:
+    while model.state_.progress.n_pending:
         model.partial_fit(rows[seen : seen + 1])
         seen += 1
     n_entries = len(model.history_)
-    predicted = model._progress.model
+    predicted = model.state_.progress.model
     assert predicted is not None
     # Until the next step; the rows after it are scored by what they find.
     following = rows[seen : seen + math.ceil(predicted.step_rows)]

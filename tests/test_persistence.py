@@ -38,8 +38,8 @@ def fitted(covariance_type: CovarianceType = "full", **settings: Any) -> Gaussia
 
 def assert_same_model(left: GaussianMixture, right: GaussianMixture) -> None:
     """All attributes but the known files are equal, to the bit and in their types."""
-    names = vars(left).keys() - {"_known_files"}
-    assert names == vars(right).keys() - {"_known_files"}
+    names = vars(left).keys() - {"known_files_"}
+    assert names == vars(right).keys() - {"known_files_"}
     for name in names:
         value, other = getattr(left, name), getattr(right, name)
         if name == "_statistics":

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 from streamgmm import GaussianMixture, OnlineGaussianMixture
+from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError, OutputError, ParameterError
 from streamgmm.events import ReadDone
@@ -34,10 +35,12 @@ COVARIANCES = {
 
 
 def _model(covariance_type: str = "full") -> GaussianMixture:
-    model = GaussianMixture(2, covariance_type=covariance_type)
     parameters = Parameters.create(covariance_type, WEIGHTS, MEANS, COVARIANCES[covariance_type])
-    model._set_parameters(parameters)
-    return model
+    return _fitted(parameters)
+
+
+def _fitted(parameters: Parameters) -> GaussianMixture:
+    return GaussianMixture.from_fitted_model(FittedModel(parameters))
 
 
 def _dense(covariance_type: str, k: int) -> np.ndarray:
@@ -102,11 +105,8 @@ def test_a_few_chunks_are_read(columns):
 
 
 def test_one_feature_is_a_histogram_with_densities():
-    model = GaussianMixture(2)
     variances = np.array([0.25, 1.0])
-    model._set_parameters(
-        Parameters.create("full", WEIGHTS, [[0.0], [3.0]], variances[:, None, None])
-    )
+    model = _fitted(Parameters.create("full", WEIGHTS, [[0.0], [3.0]], variances[:, None, None]))
     rows = np.random.default_rng(0).normal(size=(1000, 1))
     rows[3] = np.nan
     ax = plot_mixture(model, rows)
@@ -278,11 +278,8 @@ def test_pictures_are_written_whole(tmp_path, suffix):
 
 
 def test_many_components_are_drawn_without_a_legend():
-    model = GaussianMixture(30, covariance_type="spherical")
     means = np.random.default_rng(0).normal(size=(30, 2))
-    model._set_parameters(
-        Parameters.create("spherical", np.full(30, 1 / 30), means, np.full(30, 0.1))
-    )
+    model = _fitted(Parameters.create("spherical", np.full(30, 1 / 30), means, np.full(30, 0.1)))
     ax = plot_mixture(model)
     assert len(ax.patches) == 60
     assert ax.get_legend() is None

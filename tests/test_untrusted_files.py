@@ -25,6 +25,7 @@ from benchmarks.fuzz.content import Content, described, npy
 from benchmarks.fuzz.trials import run
 from streamgmm import GaussianMixture, OnlineGaussianMixture
 from streamgmm.core.e_step import EStep
+from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
@@ -354,8 +355,8 @@ def test_centred_components_of_a_frame_are_components(tmp_path: Path) -> None:
     path = tmp_path / "m.gmm"
     narrow = 1e-7 * np.random.default_rng(0).normal(size=(300, D)) + 1e3
     model = GaussianMixture(2, random_state=0, reg_covar=0.0).fit(np.concatenate([rows(), narrow]))
-    assert model._statistics is not None
-    assert model._statistics.frame.centred.size
+    assert model.fitted_model_.statistics is not None
+    assert model.fitted_model_.statistics.frame.centred.size
     model.save(path)
     whole = path.read_bytes()
     for value in (-1, 2, 2**40):
@@ -534,10 +535,8 @@ def test_a_large_model_is_no_bomb_because_its_header_agrees(tmp_path: Path) -> N
 
 def test_loading_takes_twice_the_arrays_at_most(tmp_path: Path) -> None:
     parameters = random_parameters(np.random.default_rng(0), "full", 40, 150)
-    model = batch().set_params(n_components=40)
-    model._set_parameters(parameters)
-    model.n_features_in_, model._statistics = 150, None
-    model.reg_covar_ = np.zeros(150)
+    fitted = FittedModel(parameters, reg_covar=np.zeros(150))
+    model = GaussianMixture.from_fitted_model(fitted)
     model.save(tmp_path / "m.gmm")
     declared = sum(array.nbytes for array in read_record(tmp_path / "m.gmm").arrays.values())
     tracemalloc.start()

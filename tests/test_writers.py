@@ -137,7 +137,7 @@ def test_files_of_older_releases_keep_what_updates_have_learned(path: Path) -> N
 
     online().save(path)
     streamgmm.update(path, rows(50, 1), "a")
-    ledger = dict(streamgmm.load(path)._ledger.to_header())  # type: ignore[union-attr]
+    ledger = dict(streamgmm.load(path).state_.ledger.to_header())  # type: ignore[union-attr]
     del ledger["has_updates"]
     rewrite(path, {"ledger": ledger})
     assert_refused(lambda: online().save(path), path, UPDATED)

@@ -164,7 +164,7 @@ def _rows(_: None, chunk: Chunk) -> NDArray[Any]:
 
 def _print_comparison(planted: Parameters, model: GaussianMixture) -> None:
     """A table of what was planted and what was found; the numbers are those of the picture."""
-    own, found = _standard_deviations(planted), _standard_deviations(model._parameters())
+    own, found = _standard_deviations(planted), _standard_deviations(model.fitted_model_.parameters)
     order = _aligned(planted.means, own, model.means_, found)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("no.", "", "weight", "means", "standard deviations"):

@@ -23,7 +23,7 @@ def summary(model: "GaussianMixture | OnlineGaussianMixture") -> str:
     from streamgmm.estimators import OnlineGaussianMixture
 
     if not has_mixture(model):
-        seen = model._progress.provisional.n_seen if hasattr(model, "_progress") else 0
+        seen = 0.0 if model.state_.progress is None else model.n_samples_seen_
         return (
             f"{model.n_components} components ({model.covariance_type}) to be found, "
             f"{seen:.10g} rows seen"
@@ -37,7 +37,7 @@ def summary(model: "GaussianMixture | OnlineGaussianMixture") -> str:
             f"{len(model.changes_)} change(s) of the stream" if model.changes_ else "no change"
         )
         seen = f"{size}, {model.n_samples_seen_:.10g} rows seen, {changes}"
-        return with_skipped(seen, model._skipped)
+        return with_skipped(seen, model.state_.skipped)
     outcome = "converged" if model.converged_ else "not converged"
     went = (
         f"{size}, log-likelihood {model.lower_bound_:.6f} nats/row, "
@@ -73,11 +73,12 @@ def print_ledger(model: "GaussianMixture | OnlineGaussianMixture") -> None:
 
     if not isinstance(model, OnlineGaussianMixture):
         return
-    batches = model._ledger.batches.entries
+    ledger = model.state_.ledger
+    batches = ledger.batches.entries
     if batches:
         last = printable([*batches][-1])
         click.echo(f"{len(batches):,} batches known by their ids, the last {last}")
-    for folder, files in [*model._ledger.folders.entries.items()][-_FOLDERS_SHOWN:]:
+    for folder, files in [*ledger.folders.entries.items()][-_FOLDERS_SHOWN:]:
         name, position = [*files.entries.items()][-1]
         folder, name = printable(folder), printable(name)
         place = f"{folder}/{name} up to row {position.n_rows:,}"
@@ -96,7 +97,7 @@ def contents(model: "GaussianMixture | OnlineGaussianMixture") -> dict[str, Any]
         "feature_names": None if names is None else list(names),
     }
     if not has_mixture(model):
-        return {**found, "ledger": model._ledger.to_header()}
+        return {**found, "ledger": model.state_.ledger.to_header()}
     found |= {
         "n_features": model.means_.shape[1],
         "weights": model.weights_.tolist(),
@@ -108,7 +109,7 @@ def contents(model: "GaussianMixture | OnlineGaussianMixture") -> dict[str, Any]
     if isinstance(model, OnlineGaussianMixture):
         found |= {"n_samples_seen": model.n_samples_seen_, "changes": model.changes_}
         found["skipped_rows"] = model.skipped_rows_
-        found["ledger"] = model._ledger.to_header()
+        found["ledger"] = model.state_.ledger.to_header()
     else:
         found |= {
             "converged": model.converged_,

@@ -102,6 +102,26 @@ class Parameters:
         covariances, factors = covariances_from_precisions(covariance_type, precisions, means.shape)
         return cls.create(covariance_type, weights, means, covariances, factors)
 
+    @classmethod
+    def from_precisions_cholesky(
+        cls,
+        covariance_type: CovarianceType,
+        weights: ArrayLike,
+        means: ArrayLike,
+        covariances: ArrayLike,
+        precisions_cholesky: Array,
+    ) -> "Parameters":
+        """Parameters from covariances and the upper factors U of their inverses, P = U Uᵀ.
+
+        Raises
+        ------
+        ParameterError
+            As :meth:`create`.
+        """
+        structure = require_structure(covariance_type)
+        factors = structure.invert(structure.transposed(precisions_cholesky))
+        return cls.create(covariance_type, weights, means, covariances, factors)
+
     def check(self) -> None:
         """Refuse arrays that are no mixture, as those of a file may be.
 

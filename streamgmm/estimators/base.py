@@ -1,17 +1,18 @@
-"""What any fitted mixture can do: say something of rows, draw rows, be saved."""
+"""What all fitted mixtures do: predict, score, draw rows, and be saved."""
 
 import hashlib
 import math
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import DensityMixin, clone
+from sklearn.base import DensityMixin
 
 from streamgmm.algorithms.reads import prediction
 from streamgmm.algorithms.reads.memory import MixtureBytes
@@ -21,21 +22,20 @@ from streamgmm.algorithms.reads.reader import (
     prepare,
 )
 from streamgmm.core.e_step import EStep, scratch_bytes
+from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.mixtures.conditioning import conditional, marginal
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import OutputError, ParameterError
 from streamgmm.estimators.condition import warn_of_skipped_rows
-from streamgmm.estimators.numeric_limits import check_finite
 from streamgmm.estimators.outputs import (
     Output,
 )
 from streamgmm.estimators.records import to_record
-from streamgmm.estimators.row_estimator import RowEstimator
+from streamgmm.estimators.row_estimator import RowEstimator, listener_of
 from streamgmm.estimators.validation import (
     check_is_fitted,
     check_random_state,
@@ -59,8 +59,23 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
     ``verbose_interval`` and ``callbacks``.
     """
 
-    #: Files that the model was loaded from or saved to, and their contents at that time.
-    _known_files: Mapping[str, str | None] = MappingProxyType({})
+    #: Files that the model was loaded from or saved to, and a digest of what they held then.
+    known_files_: Mapping[str, str | None] = MappingProxyType({})
+
+    @property
+    @abstractmethod
+    def fitted_model_(self) -> FittedModel:
+        """The fitted mixture as a plain value.
+
+        Raises
+        ------
+        NotFittedError
+            If there is none.
+        """
+
+    @abstractmethod
+    def _as_batch(self, fitted: FittedModel) -> "MixtureEstimator":
+        """Return a batch model of another mixture, with the settings of this model."""
 
     def predict(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
@@ -206,8 +221,8 @@ or the path ``out``
         output = Output(prediction.imputed_type(source.dtype), "feature", list(names))
         return self._map_rows(X, source, prediction.imputed, expectation, output, out, resume)
 
-    def marginal(self, features: Sequence[int | str]) -> Self:
-        """The distribution of some of the features, whatever the others are.
+    def marginal(self, features: Sequence[int | str]) -> Any:
+        """Return the distribution of some of the features, whatever the others are.
 
         Parameters
         ----------
@@ -216,8 +231,8 @@ or the path ``out``
 
         Returns
         -------
-        model : of the same class, fitted
-            Of these features, in this order; without a history.
+        model : GaussianMixture
+            Of these features, in this order. It has no history and no statistics.
 
         Raises
         ------
@@ -242,8 +257,8 @@ or the path ``out``
 
     def conditional(
         self, given: Mapping[int, float] | Mapping[str, float] | Mapping[int | str, float]
-    ) -> Self:
-        """The distribution of the other features where some have known values.
+    ) -> Any:
+        """Return the distribution of the other features where some have known values.
 
         Parameters
         ----------
@@ -252,9 +267,9 @@ or the path ``out``
 
         Returns
         -------
-        model : of the same class, fitted
+        model : GaussianMixture
             Of the other features, in their order; ``weights_`` are the responsibilities for the
-            values. It has no history.
+            values. It has no history and no statistics.
 
         Raises
         ------
@@ -355,7 +370,7 @@ or the path ``out``
         ):
             k, d = self.means_.shape
             sizes = MixtureBytes(self.covariance_type, k, d, source.missing == "em")
-            reader = Reader(source, executor, self._listener(), driver_bytes=sizes.scoring)
+            reader = Reader(source, executor, listener_of(self), driver_bytes=sizes.scoring)
             found = reader.statistics("score", self._parameters())
         warn_of_skipped_rows(reader.history[-1].skipped, source.n_rows, ", and the score is -inf")
         return found
@@ -409,21 +424,21 @@ or the path ``out``
             )
         return np.array(numbers, dtype=np.intp)
 
-    def _derived(self, parameters: Parameters, features: NDArray[np.intp]) -> Self:
-        """A model of the same settings with other parameters, of some of the features."""
-        model: Self = clone(self)
+    def _derived(self, parameters: Parameters, features: NDArray[np.intp]) -> "MixtureEstimator":
+        """Return a model of the same settings with other parameters, of some of the features."""
+        own = self.fitted_model_
+        names, ridge = own.feature_names, own.reg_covar
+        fitted = FittedModel(
+            parameters,
+            reg_covar=None if ridge is None else ridge[features],
+            feature_names=None if names is None else names[features],
+            converged=own.converged,
+            n_iterations=own.n_iterations,
+        )
+        model = self._as_batch(fitted)
         model.set_params(weights_init=None, means_init=None, precisions_init=None)
         if np.ndim(self.reg_covar):
             model.set_params(reg_covar=np.asarray(self.reg_covar)[features])
-        if hasattr(self, "reg_covar_"):
-            model.reg_covar_ = self.reg_covar_[features]
-        model._set_parameters(parameters)
-        model.converged_, model.n_iter_ = self.converged_, self.n_iter_
-        model.lower_bound_, model.lower_bounds_ = np.nan, []
-        model.history_, model.n_reads_ = [], 0
-        model.n_features_in_ = features.size
-        if hasattr(self, "feature_names_in_"):
-            model.feature_names_in_ = self.feature_names_in_[features]
         return model
 
     def _prepared(self, source: Source) -> EStep | IncompleteExpectation:
@@ -460,24 +475,14 @@ or the path ``out``
         return digest.hexdigest()
 
     def _parameters(self) -> Parameters:
-        """The fitted attributes as parameters; they may have been assigned by hand."""
-        structure = STRUCTURES[self.covariance_type]
-        upper = np.asarray(self.precisions_cholesky_, dtype=np.float64, order="C")
-        return Parameters.create(
+        """Return the fitted attributes as parameters; they may have been assigned by hand."""
+        return Parameters.from_precisions_cholesky(
             self.covariance_type,
             self.weights_,
             self.means_,
             self.covariances_,
-            structure.invert(structure.transposed(upper)),
+            np.asarray(self.precisions_cholesky_, dtype=np.float64, order="C"),
         )
-
-    def _set_parameters(self, parameters: Parameters) -> None:
-        check_finite(parameters)
-        self.weights_ = parameters.weights
-        self.means_ = parameters.means
-        self.covariances_ = parameters.covariances
-        self.precisions_cholesky_ = parameters.precisions_cholesky
-        self.precisions_ = parameters.precisions
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to a ``.gmm`` file, atomically.
@@ -499,12 +504,7 @@ or the path ``out``
         """
         target = Path(os.path.realpath(local_path(path, OutputError, "model files")))
         with held(target):
-            self._replace(target)
-
-    def _replace(self, target: Path) -> None:
-        """Save the model to a file that the caller holds."""
-        content = replace_model(target, self._record(), self._known_files.get(str(target)))
-        self._known_files = {**self._known_files, str(target): content}
+            replace_model(target, self._record(), self)
 
     def _record(self) -> Record:
         check_is_fitted(self)

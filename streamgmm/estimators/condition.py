@@ -90,9 +90,10 @@ def warn_of_model(model: Any) -> None:
         If it was converted or derived from another one, nothing is known of its rows, and nothing
         is reported.
     """
-    statistics = getattr(model, "_statistics", None)
-    if statistics is not None:
-        warn_of_condition(condition_of(model, model._parameters(), statistics.counts), model)
+    fitted = model.fitted_model_
+    if fitted.statistics is not None:
+        counts = fitted.statistics.counts
+        warn_of_condition(condition_of(model, fitted.parameters, counts), model)
 
 
 def warn_of_few_rows(model: Any, n_features: int, weight: float, is_weighted: bool) -> bool:

@@ -17,8 +17,8 @@ from streamgmm.algorithms.reads.memory import (
 )
 from streamgmm.algorithms.reads.reader import prepare, statistics_work
 from streamgmm.algorithms.stream.stream_state import block_rows
+from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.frame import Frame
-from streamgmm.core.mixtures.merging import Fitted
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.executors.memory import Budget, sample_bytes
@@ -145,7 +145,7 @@ def _search_effort(memory: FitMemory, shape: tuple[int, int], limit: int) -> Eff
     return affordable(limit, lambda one: memory.search(one) + rows)
 
 
-def refuse_merging(parts: Sequence[Fitted], memory_limit: int | float | str) -> None:
+def refuse_merging(parts: Sequence[FittedModel], memory_limit: int | float | str) -> None:
     """Refuse to merge mixtures if that takes more memory than there may be.
 
     Raises

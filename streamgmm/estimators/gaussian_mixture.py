@@ -11,6 +11,7 @@ from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import estimator_html_repr
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -29,9 +30,11 @@ from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.row_sample import RowSample, sample_rows
 from streamgmm.checkpoint import open_checkpoint
+from streamgmm.core.fitted_model import FittedModel, StopReason
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import PARAMETER_NAMES, Parameters, count_parameters
 from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
+from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.base import MixtureEstimator
@@ -44,11 +47,11 @@ from streamgmm.estimators.condition import (
 )
 from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, load_kernels, log_effort
-from streamgmm.estimators.numeric_limits import within_float64
+from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.outputs import refuse_overlap
 from streamgmm.estimators.records import copy_fitted, to_record
-from streamgmm.estimators.row_estimator import FitPredictMixin
-from streamgmm.estimators.validation import check_is_fitted, check_random_state
+from streamgmm.estimators.row_estimator import FitPredictMixin, listener_of
+from streamgmm.estimators.validation import check_is_fitted, check_random_state, check_settings
 from streamgmm.events import Event, FitStarted, Listener, SkippedRows, SurveyDone
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
@@ -234,8 +237,12 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
     True
     """
 
+    #: Statistics that the parameters were made from, if there are any.
+    _statistics: Statistics | None = None
+    #: Why the last fit ended, if there was one.
+    _reason: StopReason | None = None
     #: Whether ``lower_bound_`` is that of hard assignment.
-    _is_of_hard_fit = False
+    _is_hard_fit = False
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
         "n_components": [Interval(Integral, 1, None, closed="left")],
@@ -370,7 +377,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         OutputError
             If the checkpoint cannot be written; what it holds stays.
         """
-        self._validate_params()
+        check_settings(self)
         if resume and self.checkpoint is None:
             raise ParameterError(
                 "resume=True needs checkpoint=, the folder of what was interrupted"
@@ -401,7 +408,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
                 executor.check_memory(source, work, needs.works)
             work, effort = works[0], needs.effort(executor.memory_limit)
             log_effort(effort)
-            listener = rows.before(self._listener())
+            listener = rows.before(listener_of(self))
             reader = Reader(
                 source,
                 executor,
@@ -482,7 +489,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             return self._fit_in_few_reads(reader, known, start, ridge, local, random, effort)
         if start is not None:
             # The bound of a hard fit is that of another objective.
-            is_bound = self._goes_on() and not self._is_of_hard_fit
+            is_bound = self._goes_on() and not self._is_hard_fit
             return self._run(reader, start, ridge, self.lower_bound_ if is_bound else -np.inf)
         seed = int(random.randint(2**31))
         sample = reader.kept(RowSample, lambda: sample_rows(reader, seed))
@@ -650,20 +657,110 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         return Start(*initial.values())
 
     def _keep(self, fit: Fit, reader: Reader, ridge: FitRidge) -> None:
-        self._set_parameters(fit.parameters)
+        self._set_fitted(
+            FittedModel(
+                fit.parameters,
+                fit.statistics,
+                ridge.entries,
+                getattr(self, "feature_names_in_", None),
+                tuple(asdict(read) for read in reader.history),
+                reader.n_reads,
+                fit.reason,
+                fit.converged,
+                fit.n_iterations,
+                fit.log_likelihood,
+                tuple(fit.log_likelihoods),
+                reader.is_hard,
+            )
+        )
+
+    def _set_fitted(self, fitted: FittedModel) -> None:
+        """Set the fitted attributes."""
+        parameters = fitted.parameters
+        check_finite(parameters)
+        self.weights_, self.means_ = parameters.weights, parameters.means
+        self.covariances_, self.precisions_ = parameters.covariances, parameters.precisions
+        self.precisions_cholesky_ = parameters.precisions_cholesky
         self.__dict__.pop("reg_covar_", None)
-        if ridge.entries is not None:
-            self.reg_covar_ = ridge.entries
-        self._statistics = fit.statistics
-        self.__dict__.pop("_is_of_hard_fit", None)
-        if reader.is_hard:
-            self._is_of_hard_fit = True
-        self.converged_ = fit.converged
-        self.n_iter_ = fit.n_iterations
-        self.lower_bound_ = fit.log_likelihood
-        self.lower_bounds_ = fit.log_likelihoods
-        self.history_ = [asdict(read) for read in reader.history]
-        self.n_reads_ = reader.n_reads
+        if fitted.reg_covar is not None:
+            self.reg_covar_ = fitted.reg_covar
+        self._statistics, self._reason = fitted.statistics, fitted.reason
+        self._is_hard_fit = fitted.is_hard
+        self.converged_, self.n_iter_ = fitted.converged, fitted.n_iterations
+        self.lower_bound_, self.lower_bounds_ = fitted.log_likelihood, [*fitted.log_likelihoods]
+        self.history_, self.n_reads_ = [*map(dict, fitted.history)], fitted.n_reads
+        self.n_features_in_ = parameters.n_features
+        self.__dict__.pop("feature_names_in_", None)
+        if fitted.feature_names is not None:
+            self.feature_names_in_ = fitted.feature_names
+
+    @property
+    def fitted_model_(self) -> FittedModel:
+        """The fitted mixture as a plain value."""
+        check_is_fitted(self)
+        return FittedModel(
+            self._parameters(),
+            self._statistics,
+            getattr(self, "reg_covar_", None),
+            getattr(self, "feature_names_in_", None),
+            tuple(self.history_),
+            self.n_reads_,
+            self._reason,
+            self.converged_,
+            self.n_iter_,
+            self.lower_bound_,
+            # scikit-learn's models of old releases do not have these.
+            tuple(getattr(self, "lower_bounds_", ())),
+            self._is_hard_fit,
+        )
+
+    @classmethod
+    def from_fitted_model(cls, fitted: FittedModel, **settings: Any) -> Self:
+        """Return a model of a fitted mixture.
+
+        Parameters
+        ----------
+        fitted : FittedModel
+            Such as ``fitted_model_`` of any model.
+        **settings
+            Arguments of this class.
+
+        Returns
+        -------
+        GaussianMixture
+
+        Raises
+        ------
+        ParameterError
+            If a setting is not valid, or is a number of components or a covariance type other
+            than that of the mixture.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> gm = GaussianMixture().fit(np.arange(10.0).reshape(5, 2))
+        >>> GaussianMixture.from_fitted_model(gm.fitted_model_, tol=1e-6).means_
+        array([[4., 5.]])
+        """
+        parameters = fitted.parameters
+        own: dict[str, Any] = {
+            "n_components": parameters.n_components,
+            "covariance_type": parameters.covariance_type,
+        }
+        model = cls(**{**own, **settings})
+        check_settings(model)
+        for name, value in own.items():
+            if getattr(model, name) != value:
+                raise ParameterError(
+                    f"{name} is {getattr(model, name)!r}, but this model has {value!r}, "
+                    "which cannot be chosen anew"
+                )
+        model._set_fitted(fitted)
+        return model
+
+    def _as_batch(self, fitted: FittedModel) -> Self:
+        return type(self).from_fitted_model(fitted, **clone(self).get_params(deep=False))
 
     def _warn(self, fit: Fit, reader: Reader, rows: "_RowCheck") -> None:
         """Report what the fit is worth."""

@@ -31,6 +31,7 @@ from streamgmm.algorithms.reads.reader import Reader, statistics_work
 from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.checkpoint import open_checkpoint
 from streamgmm.core.e_step import scratch_bytes
+from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.errors import DataError, ParameterError
@@ -41,8 +42,8 @@ from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.numeric_limits import within_float64
 from streamgmm.estimators.outputs import Output, refuse_overlap
 from streamgmm.estimators.records import to_record
-from streamgmm.estimators.row_estimator import FitPredictMixin, RowEstimator
-from streamgmm.estimators.validation import check_is_fitted, check_random_state
+from streamgmm.estimators.row_estimator import FitPredictMixin, RowEstimator, listener_of
+from streamgmm.estimators.validation import check_is_fitted, check_random_state, check_settings
 from streamgmm.events import Event, FitStarted, SkippedRows
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
@@ -230,7 +231,7 @@ default="k-means++"
         OutputError
             If the checkpoint cannot be written.
         """
-        self._validate_params()
+        check_settings(self)
         if resume and self.checkpoint is None:
             raise ParameterError(
                 "resume=True needs checkpoint=, the folder of what was interrupted"
@@ -289,7 +290,7 @@ default="k-means++"
         MacQueen (1967), Some methods for classification and analysis of multivariate observations.
         Sculley (2010), Web-scale k-means clustering.
         """
-        self._validate_params()
+        check_settings(self)
         is_first = not hasattr(self, "cluster_centers_")
         source = self._opened(X, sample_weight, reset=is_first, fewest=self.n_clusters * is_first)
         given = self._given_centres(source.n_features)
@@ -486,7 +487,7 @@ default="k-means++"
             work = Work(passes.thread, passes.value, passes.together, driver)
             executor.check_memory(source, work)
             yield (
-                Reader(source, executor, self._listener(), driver_bytes=driver, is_hard=True),
+                Reader(source, executor, listener_of(self), driver_bytes=driver, is_hard=True),
                 local,
                 work,
             )
@@ -600,16 +601,14 @@ default="k-means++"
 
     def _as_mixture(self, parameters: Parameters, reader: Reader) -> Record:
         """The mixture that has these clusters, as what a file holds."""
-        model = GaussianMixture(self.n_clusters, covariance_type="spherical", algorithm="hard")
-        model._set_parameters(parameters)
-        model.n_features_in_ = self.n_features_in_
-        if hasattr(self, "feature_names_in_"):
-            model.feature_names_in_ = self.feature_names_in_
-        model.converged_, model.n_iter_ = False, 0
-        model.lower_bound_, model.lower_bounds_ = np.nan, []
-        model.history_ = [asdict(read) for read in reader.history]
-        model.n_reads_ = reader.n_reads
-        return to_record(model)
+        fitted = FittedModel(
+            parameters,
+            feature_names=getattr(self, "feature_names_in_", None),
+            history=tuple(asdict(read) for read in reader.history),
+            n_reads=reader.n_reads,
+            is_hard=True,
+        )
+        return to_record(GaussianMixture.from_fitted_model(fitted, algorithm="hard"))
 
     def _keep(self, found: Clustering, metric: Metric, reader: Reader) -> None:
         self.cluster_centers_ = found.centres

@@ -15,6 +15,7 @@ from streamgmm.estimators.model_layout import check_arrays
 from streamgmm.estimators.online_mixture import OnlineGaussianMixture
 from streamgmm.estimators.online_records import from_online_record
 from streamgmm.estimators.records import from_record
+from streamgmm.estimators.validation import check_settings
 from streamgmm.model_files import content_of
 from streamgmm.paths import local_path
 from streamgmm.persistence import Record, read_record, refusing
@@ -52,7 +53,7 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture | OnlineGaussianMixtur
     record = read_record(path, _check)
     with refusing(str(path)):
         model = _CLASSES[record.header["estimator"]](record)
-    model._known_files = {str(target): content}
+    model.known_files_ = {str(target): content}
     return model
 
 
@@ -92,7 +93,7 @@ def load_or_begin(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixt
             online = OnlineGaussianMixture.from_batch(model, **settings)
         except ParameterError as error:
             raise ParameterError(f"{path}: {error}") from None
-        online._known_files = model._known_files
+        online.known_files_ = model.known_files_
         return online
     model.set_params(**{name: settings[name] for name in _LOCAL & settings.keys()})
     return model
@@ -113,7 +114,7 @@ def _asked(settings: Mapping[str, Any]) -> OnlineGaussianMixture:
             "OnlineGaussianMixture"
         )
     asked = OnlineGaussianMixture(**settings)
-    asked._validate_params()
+    check_settings(asked)
     return asked
 
 

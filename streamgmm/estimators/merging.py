@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from streamgmm.core.mixtures.merging import Fitted
+from streamgmm.core.fitted_model import FittedModel
 from streamgmm.errors import ParameterError
 from streamgmm.estimators.base import MixtureEstimator
 from streamgmm.estimators.validation import check_is_fitted
 
 
-def fitted_part(model: Any, name: str) -> Fitted:
-    """The mixture of a fitted model, and the statistics of its rows.
+def fitted_part(model: Any, name: str) -> FittedModel:
+    """Return the fitted mixture of a model, which must have statistics.
 
     Parameters
     ----------
@@ -30,16 +30,12 @@ def fitted_part(model: Any, name: str) -> Fitted:
             f"{name} is a {type(model).__name__}; give a GaussianMixture or OnlineGaussianMixture"
         )
     check_is_fitted(model)
-    statistics = getattr(model, "_statistics", None)
-    if statistics is None:
-        raise ParameterError(
-            f"{name} has no statistics to continue from: it was converted, derived or fitted with "
-            "max_iter=0; fit it to data"
-        )
-    return Fitted(model._parameters(), statistics)
+    fitted = model.fitted_model_
+    fitted.require_statistics(name)
+    return fitted
 
 
-def fitted_parts(models: Sequence[Any]) -> list[Fitted]:
+def fitted_parts(models: Sequence[Any]) -> list[FittedModel]:
     """The mixtures of some models, of the same covariance type and columns.
 
     Raises
@@ -68,7 +64,7 @@ def _kind(model: MixtureEstimator) -> str:
     return f"{model.covariance_type} covariances and {model.n_features_in_} features{columns}"
 
 
-def refuse_size(parts: Sequence[Fitted], n_components: int, is_chosen: bool) -> None:
+def refuse_size(parts: Sequence[FittedModel], n_components: int, is_chosen: bool) -> None:
     """Raise an error if mixtures cannot have so many components together.
 
     Raises

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from numbers import Integral, Real
 from typing import Any, Self, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from streamgmm.algorithms.batch.sample_fit import Informant, Search, Settings
@@ -17,7 +16,8 @@ from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.row_sample import RowSample, expected_shortfall
 from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
 from streamgmm.algorithms.stream.stream_state import Plan, Progress
-from streamgmm.core.mixtures.merging import Fitted, merge_mixtures, merging_loss
+from streamgmm.core.fitted_model import FittedModel
+from streamgmm.core.mixtures.merging import merge_mixtures, merging_loss
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters, count_parameters
 from streamgmm.core.ridge import FitRidge, RegCovar, given_ridge
@@ -42,15 +42,16 @@ from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.merging import fitted_part, fitted_parts, refuse_size
 from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.online_records import to_online_record
-from streamgmm.estimators.validation import NotFittedError, check_is_fitted, check_random_state
+from streamgmm.estimators.online_state import OnlineState
+from streamgmm.estimators.row_estimator import listener_of
+from streamgmm.estimators.validation import NotFittedError, check_random_state, check_settings
 from streamgmm.events import Event, Listener, SkippedRows
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import parse_bytes
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.ledger import Ledger
 from streamgmm.options import CovarianceType, ExecutorName, InitParams, Missing
 from streamgmm.persistence import Record
-from streamgmm.protocols import Chunk, Source, all_chunks
+from streamgmm.protocols import Chunk, Source, chunks_of
 from streamgmm.sources.sample import SampleSource
 
 # Rows of the first search: for each parameter, at least, and at most in bytes.
@@ -194,8 +195,8 @@ class OnlineGaussianMixture(MixtureEstimator):
 
     #: No parameter is held.
     fixed: tuple[str, ...] = ()
-    #: What :func:`streamgmm.update` has learned; saved with the model.
-    _ledger = Ledger()
+    #: All that the model continues from; saved with it.
+    state_ = OnlineState()
     #: The parameters whose condition was examined last, and what was reported of them.
     _examined: Parameters | None = None
     _reported: frozenset[tuple[str, int]] = frozenset()
@@ -272,7 +273,8 @@ class OnlineGaussianMixture(MixtureEstimator):
                 f"n_components is {online.n_components}, but the model has {model.n_components}, "
                 "with which it continues; merged([model], n_components=...) makes fewer of them"
             )
-        online._go_on_from(fitted, Objective(online._ridge_of([model])), fitted.statistics.weight)
+        objective = Objective(online._ridge_of([model]))
+        online._continue(fitted, objective, fitted.require_statistics("the model").weight)
         return online
 
     @classmethod
@@ -336,12 +338,12 @@ class OnlineGaussianMixture(MixtureEstimator):
             refuse_merging(parts, online.memory_limit)
         with single_threaded_blas():
             fitted = merge_mixtures(parts, online.n_components, objective)
-            online.merging_loss_ = merging_loss(parts, fitted.parameters)
+            loss = merging_loss(parts, fitted.parameters)
         n_rows = (
-            getattr(model, "n_samples_seen_", part.statistics.weight)
+            getattr(model, "n_samples_seen_", part.require_statistics("a model").weight)
             for model, part in zip(chosen, parts, strict=True)
         )
-        online._go_on_from(fitted, objective, math.fsum(n_rows))
+        online._continue(fitted, objective, math.fsum(n_rows), loss)
         return online
 
     @classmethod
@@ -351,7 +353,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         known = model.get_params(deep=False)
         shared = {name: known[name] for name in online.get_params(deep=False) if name in known}
         online.set_params(**{**shared, **settings})
-        online._validate_params()
+        check_settings(online)
         if online.covariance_type != model.covariance_type:
             raise ParameterError(
                 f"covariance_type is {online.covariance_type!r}, but the model is "
@@ -376,10 +378,18 @@ class OnlineGaussianMixture(MixtureEstimator):
         names = getattr(self, "feature_names_in_", None)
         return given_ridge(self.reg_covar, self.covariance_type, self.n_features_in_, names)
 
-    def _go_on_from(self, fitted: Fitted, objective: Objective, n_seen: float) -> None:
-        """Begin with what was found elsewhere of so many rows."""
-        plan = self._plan(self.n_features_in_, _OFFSET_BATCHES * fitted.statistics.weight)
-        self._progress = Progress.going_on(plan, fitted, objective, n_seen)
+    def _continue(
+        self,
+        fitted: FittedModel,
+        objective: Objective,
+        n_seen: float,
+        merging_loss: float | None = None,
+    ) -> None:
+        """Continue from a mixture that was fitted to so many rows."""
+        weight = fitted.require_statistics("the mixture").weight
+        plan = self._plan(self.n_features_in_, _OFFSET_BATCHES * weight)
+        progress = Progress.continued(plan, fitted, objective, n_seen)
+        self.state_ = OnlineState(progress, merging_loss=merging_loss)
         self._report_condition()
 
     def to_batch(self, **settings: Any) -> GaussianMixture:
@@ -416,28 +426,16 @@ class OnlineGaussianMixture(MixtureEstimator):
         >>> bool(gm.score(X) >= og.score(X))
         True
         """
-        check_is_fitted(self)
+        fitted = replace(self.fitted_model_, history=())
+        return GaussianMixture.from_fitted_model(fitted, **{**self._batch_settings(), **settings})
+
+    def _as_batch(self, fitted: FittedModel) -> GaussianMixture:
+        return GaussianMixture.from_fitted_model(fitted, **self._batch_settings())
+
+    def _batch_settings(self) -> dict[str, Any]:
+        """Return the settings that a batch model has too."""
         known = self.get_params(deep=False)
-        model = GaussianMixture()
-        shared = {name: known[name] for name in model.get_params() if name in known}
-        model.set_params(**{**shared, **settings})
-        model._validate_params()
-        for name in ("n_components", "covariance_type"):
-            if getattr(model, name) != known[name]:
-                raise ParameterError(
-                    f"{name} is {getattr(model, name)!r}, but this model has {known[name]!r}, "
-                    "which cannot be chosen anew"
-                )
-        model._set_parameters(self._parameters())
-        model._statistics = self._statistics
-        model.reg_covar_ = self.reg_covar_
-        model.converged_, model.n_iter_ = False, self.n_steps_
-        model.lower_bound_, model.lower_bounds_ = np.nan, []
-        model.history_, model.n_reads_ = [], 0
-        model.n_features_in_ = self.n_features_in_
-        if hasattr(self, "feature_names_in_"):
-            model.feature_names_in_ = self.feature_names_in_
-        return model
+        return {name: known[name] for name in GaussianMixture().get_params() if name in known}
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn some rows more.
@@ -462,13 +460,45 @@ class OnlineGaussianMixture(MixtureEstimator):
         ParameterError
             If a setting is not valid.
         """
-        if hasattr(self, "_progress") and sample_weight is None and self._is_plain(X):
+        progress = self.state_.progress
+        if progress is not None and sample_weight is None and self._is_plain(X):
             n_rows = len(X)
             # A few rows more take kernels alone; to hold BLAS takes as long.
-            with nullcontext() if self._progress.has_room(n_rows) else single_threaded_blas():
-                return self._learn(self._progress, [Chunk(X, range(n_rows))], "error", n_rows)
-        source = self._next_source(X, sample_weight)
-        return self._learn_chunks(source, chunks_of(source), source.n_rows)
+            with nullcontext() if progress.has_room(n_rows) else single_threaded_blas():
+                return self._learn(progress, [Chunk(X, range(n_rows))], "error", n_rows)
+        if progress is None:
+            check_settings(self)
+        source = self._open(X, sample_weight, reset=progress is None)
+        return self.learn_chunks(source, chunks_of(source), source.n_rows)
+
+    def learn_chunks(self, source: Source, chunks: Iterable[Chunk], n_rows: int) -> Self:
+        """Learn some chunks of a source: all of them or none.
+
+        Parameters
+        ----------
+        source : Source
+            Its columns are those of the rows before.
+        chunks : iterable of Chunk
+            In the order in which they are to be learned.
+        n_rows : int
+            Rows in these chunks.
+
+        Returns
+        -------
+        self : OnlineGaussianMixture
+
+        Raises
+        ------
+        DataError
+            If a chunk cannot be used.
+        """
+        progress = self.state_.progress
+        if progress is None:
+            check_settings(self)
+            self._remember_features(source)
+            progress = self._start(source)
+        with single_threaded_blas():
+            return self._learn(progress, chunks, source.missing, n_rows)
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Forget what was learned, and learn a whole stream.
@@ -493,14 +523,14 @@ class OnlineGaussianMixture(MixtureEstimator):
         ParameterError
             If a setting is not valid.
         """
-        self._validate_params()
+        check_settings(self)
         if isinstance(X, Iterator):
             if sample_weight is not None:
                 raise ParameterError(
                     "sample_weight is for one table; of an iterator of batches give each its own: "
                     "streamgmm.open(batch, sample_weight=...)"
                 )
-            self._forget("_progress", "_ledger")
+            self._forget("state_")
             for batch in X:
                 self.partial_fit(batch)
             self._require_fitted()
@@ -515,7 +545,7 @@ class OnlineGaussianMixture(MixtureEstimator):
             start = self._start(source)
             with single_threaded_blas():
                 self._advance(start, chunks_of(source), source.missing)
-            self._forget("_ledger")
+            self.state_ = OnlineState(self.state_.progress)
             self._require_fitted()
             self._warn(start.skipped, source.n_rows)
         return self
@@ -528,27 +558,27 @@ class OnlineGaussianMixture(MixtureEstimator):
             )
 
     @property
-    def weights_(self) -> Array:  # type: ignore[override]
+    def weights_(self) -> Array:
         """Weights of the components, (n_components,)."""
         return self._parameters().weights
 
     @property
-    def means_(self) -> Array:  # type: ignore[override]
+    def means_(self) -> Array:
         """Means, (n_components, n_features)."""
         return self._parameters().means
 
     @property
-    def covariances_(self) -> Array:  # type: ignore[override]
+    def covariances_(self) -> Array:
         """Covariances, in the shape of their type."""
         return self._parameters().covariances
 
     @property
-    def precisions_(self) -> Array:  # type: ignore[override]
+    def precisions_(self) -> Array:
         """Inverse covariances, in the shape of these."""
         return self._parameters().precisions
 
     @property
-    def precisions_cholesky_(self) -> Array:  # type: ignore[override]
+    def precisions_cholesky_(self) -> Array:
         """Upper factors U of the precisions, P = U Uᵀ."""
         return self._parameters().precisions_cholesky
 
@@ -588,17 +618,33 @@ class OnlineGaussianMixture(MixtureEstimator):
         return asdict(self._current.skipped)
 
     @property
-    def _skipped(self) -> SkippedRows:
-        return self._progress.skipped if hasattr(self, "_progress") else SkippedRows()
+    def merging_loss_(self) -> float:
+        """Loss of the merge that the model began with, nats per row."""
+        if self.state_.merging_loss is None:
+            raise AttributeError(f"this {type(self).__name__} does not come from merged models")
+        return self.state_.merging_loss
+
+    @property
+    def fitted_model_(self) -> FittedModel:
+        """The mixture as it is now, as a plain value."""
+        return FittedModel(
+            self._parameters(),
+            self._statistics,
+            self.reg_covar_,
+            getattr(self, "feature_names_in_", None),
+            tuple(self.history_),
+            n_iterations=self.n_steps_,
+        )
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "_progress") and self._progress.model is not None
+        progress = self.state_.progress
+        return progress is not None and progress.model is not None
 
     @property
     def _begun(self) -> Progress:
-        if not hasattr(self, "_progress"):
+        if self.state_.progress is None:
             raise NotFittedError(f"this {type(self).__name__} has learned nothing yet")
-        return self._progress
+        return self.state_.progress
 
     @property
     def _current(self) -> Progress:
@@ -626,9 +672,6 @@ class OnlineGaussianMixture(MixtureEstimator):
         with single_threaded_blas(), within_float64():
             return self._stepwise.basis
 
-    def _derived(self, parameters: Parameters, features: NDArray[np.intp]) -> Any:
-        return self.to_batch()._derived(parameters, features)
-
     def _is_plain(self, X: Any) -> bool:
         """Whether X is known to be a batch, as rows before it were, without validation."""
         return (
@@ -641,7 +684,6 @@ class OnlineGaussianMixture(MixtureEstimator):
         )
 
     def _start(self, source: Source) -> Progress:
-        self.__dict__.pop("merging_loss_", None)
         # An error comes before any row is held.
         self._given_ridge()
         plan = self._plan(source.n_features)
@@ -653,19 +695,6 @@ class OnlineGaussianMixture(MixtureEstimator):
                 for work in needs.works(parse_bytes(self.memory_limit)):
                     local.check_memory(source, work, needs.works)
         return Progress.start(plan)
-
-    def _next_source(self, X: Any, sample_weight: Any = None) -> Source:
-        """Describe rows that are to be learned, and check their columns against those before."""
-        has_begun = hasattr(self, "_progress")
-        if not has_begun:
-            self._validate_params()
-        return self._open(X, sample_weight, reset=not has_begun)
-
-    def _learn_chunks(self, source: Source, chunks: Iterable[Chunk], n_rows: int) -> Self:
-        """Learn chunks of a source, of so many rows in all; all of them or none."""
-        progress = self._progress if hasattr(self, "_progress") else self._start(source)
-        with single_threaded_blas():
-            return self._learn(progress, chunks, source.missing, n_rows)
 
     def _plan(self, n_features: int, offset: float = 0.0) -> Plan:
         k = self.n_components
@@ -703,15 +732,15 @@ class OnlineGaussianMixture(MixtureEstimator):
         model = progress.model
         if model is not None and model.parameters is not self._examined:
             check_finite(model.parameters)
-        self._progress = progress
+        self.state_ = replace(self.state_, progress=progress)
         if events:
-            notify = self._listener()
+            notify = listener_of(self)
             for event in events:
                 notify(event)
 
     def _warn(self, before: SkippedRows, n_rows: int) -> None:
         """Warn of rows that were skipped and of the condition of the mixture, if it is another."""
-        progress = self._progress
+        progress = self._begun
         if progress.skipped != before:
             warn_of_skipped_rows(progress.skipped - before, n_rows)
         if progress.model is not None and progress.model.parameters is not self._examined:
@@ -727,8 +756,8 @@ class OnlineGaussianMixture(MixtureEstimator):
         if weights is None or self._has_reported_few_rows:
             return
         weight = float(weights.sum())
-        if self._progress.held is not None:
-            weight = max(weight, self._progress.n_seen)
+        if self._begun.held is not None:
+            weight = max(weight, self._begun.n_seen)
         is_weighted = bool(np.any(weights != 1.0))
         self._has_reported_few_rows = warn_of_few_rows(
             self, self.n_features_in_, weight, is_weighted
@@ -739,7 +768,7 @@ class OnlineGaussianMixture(MixtureEstimator):
 
         What was reported is not repeated until something is added to it.
         """
-        model = self._progress.model
+        model = self._begun.model
         if model is None:
             return
         self._examined = model.parameters
@@ -805,10 +834,9 @@ class OnlineGaussianMixture(MixtureEstimator):
             return search.run(sample, tol), objective
 
     def _record(self) -> Record:
-        progress = getattr(self, "_progress", None)
-        if progress is None:
-            self._validate_params()
-        return to_online_record(self, progress)
+        if self.state_.progress is None:
+            check_settings(self)
+        return to_online_record(self)
 
 
 def _listed(models: Any) -> list[Any]:
@@ -816,8 +844,3 @@ def _listed(models: Any) -> list[Any]:
     if not isinstance(models, Iterable):
         raise ParameterError(f"models is {models!r}; give a list of fitted models")
     return list(models)
-
-
-def chunks_of(source: Source) -> Iterator[Chunk]:
-    """The chunks of a source, one after the other."""
-    return (source.read(i) for i in all_chunks(source))

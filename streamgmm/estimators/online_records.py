@@ -28,7 +28,14 @@ from streamgmm.estimators.header_values import (
     truth,
     whole,
 )
-from streamgmm.estimators.records import pack_settings, require_ridge, unpack_settings
+from streamgmm.estimators.online_state import OnlineState
+from streamgmm.estimators.records import (
+    feature_names,
+    pack_settings,
+    require_ridge,
+    unpack_settings,
+)
+from streamgmm.estimators.validation import check_settings
 from streamgmm.events import SkippedRows
 from streamgmm.ledger import Ledger
 from streamgmm.persistence import (
@@ -45,17 +52,20 @@ _FRAME = "frame."
 _HELD = ("held", "latest")
 _COUNTS = ("next_search", "n_seen", "n_searches")
 #: Fitted attributes in the header, each with a check of what a file says.
-_FITTED = {"n_features_in_": whole, "merging_loss_": any_number}
+_LOSS = "merging_loss_"
+_FITTED = {"n_features_in_": whole, _LOSS: any_number}
 # Seeds of NumPy's generators are below 2^32.
 _LARGEST_SEED = 2**32 - 1
 # Older files do not have these.
 _BLOCK = ("n_pending", "step_weight")
 
 
-def to_online_record(model: Any, progress: Progress | None) -> Record:
-    """A model and how far it has learned, if it has begun, as what a file holds."""
+def to_online_record(model: Any) -> Record:
+    """Return a model and how far it has learned, if it has begun, as what a file holds."""
     header, arrays = pack_settings(model)
-    header["ledger"] = model._ledger.to_header()
+    state: OnlineState = model.state_
+    header["ledger"] = state.ledger.to_header()
+    progress = state.progress
     if progress is None:
         return Record(header, arrays)
     header["plan"] = {
@@ -80,13 +90,13 @@ def to_online_record(model: Any, progress: Progress | None) -> Record:
     if progress.model is not None:
         header["model"], own = _pack_model(progress.model)
         arrays |= prefixed("model.", own)
-    if hasattr(model, "merging_loss_"):
-        header["fitted"]["merging_loss_"] = model.merging_loss_
+    if state.merging_loss is not None:
+        header["fitted"][_LOSS] = state.merging_loss
     return Record(header, arrays)
 
 
 def from_online_record(estimator: type, record: Record) -> Any:
-    """The model that :func:`to_online_record` made a record of.
+    """Return the model that :func:`to_online_record` made a record of.
 
     Raises
     ------
@@ -94,19 +104,25 @@ def from_online_record(estimator: type, record: Record) -> Any:
         If something is missing, unknown, or of the wrong kind.
     """
     header, arrays = record.header, record.arrays
-    model = unpack_settings(estimator, record)
-    # Files of release 0.1 have no ledger.
-    if "ledger" in header:
-        model._ledger = Ledger.from_header(header["ledger"])
-    for name, value in known("fitted values", header["fitted"], _FITTED).items():
-        setattr(model, name, value)
-    if "plan" in header:
-        model._progress = _progress(model, header, arrays)
+    model = estimator(**unpack_settings(record))
+    check_settings(model)
+    fitted = known("fitted values", header["fitted"], _FITTED)
+    if "n_features_in_" in fitted:
+        model.n_features_in_ = fitted["n_features_in_"]
+        names = feature_names(record, model.n_features_in_)
+        if names is not None:
+            model.feature_names_in_ = names
+    model.state_ = OnlineState(
+        _progress(model, header, arrays) if "plan" in header else None,
+        # Files of release 0.1 have no ledger.
+        Ledger.from_header(header["ledger"]) if "ledger" in header else Ledger(),
+        fitted.get(_LOSS),
+    )
     return model
 
 
 def _progress(model: Any, header: Mapping[str, Any], arrays: Mapping[str, Any]) -> Progress:
-    """How far a model has learned, by the header and the arrays of its file."""
+    """Return how far a model has learned, by the header and the arrays of its file."""
     plan = _plan(model, header["plan"])
     stepwise = None
     if "model" in header:

@@ -1,13 +1,20 @@
-"""Fitted estimators as records of a file, and as each other."""
+"""Fitted estimators as records of a file, and attributes that estimators copy."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any, get_type_hints
 
 import numpy as np
 
-from streamgmm.core.parameters import PARAMETER_NAMES, require_covariances, require_values
+from streamgmm.core.fitted_model import FittedModel, StopReason
+from streamgmm.core.parameters import (
+    PARAMETER_NAMES,
+    Parameters,
+    require_covariances,
+    require_values,
+)
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import ParameterError
@@ -34,7 +41,7 @@ _logger = logging.getLogger("streamgmm")
 
 _PARAMETERS = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_")
 _INITIAL = ("weights_init", "means_init", "precisions_init")
-_RIDGE = "reg_covar_"
+_RIDGE, _REASON = "reg_covar_", "reason"
 
 
 def _numbers(name: str, value: Any) -> None:
@@ -70,7 +77,7 @@ _STATISTICS = "statistics."
 
 
 def to_record(model: Any) -> Record:
-    """A fitted estimator as what a file holds: settings, fitted values and arrays."""
+    """Return a fitted estimator as what a file holds: settings, fitted values and arrays."""
     header, arrays = pack_settings(model)
     arrays |= {name: np.asarray(getattr(model, name)) for name in _PARAMETERS}
     if hasattr(model, _RIDGE):
@@ -78,15 +85,17 @@ def to_record(model: Any) -> Record:
     header["fitted"] |= {
         name: _plain(getattr(model, name)) for name in _VALUES if hasattr(model, name)
     }
-    statistics: Statistics | None = getattr(model, "_statistics", None)
-    if statistics is not None:
-        header["statistics"], own = pack_statistics(statistics)
+    fitted: FittedModel = model.fitted_model_
+    if fitted.reason is not None:
+        header["fitted"][_REASON] = fitted.reason.value
+    if fitted.statistics is not None:
+        header["statistics"], own = pack_statistics(fitted.statistics)
         arrays |= prefixed(_STATISTICS, own)
     return Record(header, arrays)
 
 
-def from_record(estimator: type, record: Record) -> Any:
-    """The estimator that :func:`to_record` made a record of.
+def from_record(estimator: Any, record: Record) -> Any:
+    """Return the estimator that :func:`to_record` made a record of.
 
     Raises
     ------
@@ -94,43 +103,75 @@ def from_record(estimator: type, record: Record) -> Any:
         If something is missing, unknown, or of the wrong kind.
     """
     header, arrays = record.header, record.arrays
-    model = unpack_settings(estimator, record)
-    for name in _PARAMETERS:
-        setattr(model, name, arrays[name])
-    for name, value in known("fitted values", header["fitted"], _VALUES).items():
-        setattr(model, name, value)
-    if model.algorithm == "hard":
-        model._is_of_hard_fit = True
-    if _RIDGE in arrays:
-        model.reg_covar_ = arrays[_RIDGE]
-    elif not isinstance(model.reg_covar, str):
+    settings = unpack_settings(record)
+    values = known("fitted values", header["fitted"], {**_VALUES, _REASON: _stop_reason})
+    n_features = header["fitted"]["n_features_in_"]
+    names = feature_names(record, n_features)
+    ridge = arrays.get(_RIDGE)
+    if ridge is None and isinstance(settings["reg_covar"], int | float):
         # In older files the setting is one number, which is what was used.
-        model.reg_covar_ = np.full(model.n_features_in_, float(model.reg_covar))
-    _check_parameters(model)
-    if "statistics" in header:
-        model._statistics = unpack_statistics(
-            header["statistics"], without_prefix(_STATISTICS, arrays)
-        )
-        if model._statistics.frame.covariance_type != model.covariance_type:
-            raise ValueError("its statistics are of another covariance type")
+        ridge = np.full(n_features, float(settings["reg_covar"]))
+    if ridge is not None:
+        require_ridge(ridge, n_features)
+    parameters = _parameters(settings, arrays, n_features)
+    fitted = FittedModel(
+        parameters,
+        _statistics(record, parameters),
+        ridge,
+        names,
+        tuple(values.get("history_", ())),
+        values.get("n_reads_", 0.0),
+        StopReason(values[_REASON]) if _REASON in values else None,
+        values.get("converged_", False),
+        values.get("n_iter_", 0),
+        values.get("lower_bound_", math.nan),
+        tuple(values.get("lower_bounds_", ())),
+        settings.get("algorithm") == "hard",
+    )
+    model = estimator.from_fitted_model(fitted, **settings)
+    for name in _PARAMETERS:
+        # What is computed anew differs from what was saved by rounding.
+        setattr(model, name, arrays[name])
     return model
 
 
-def _check_parameters(model: Any) -> None:
-    """Refuse fitted attributes that are no mixture of the size that the settings name."""
-    shape = model.n_components, model.n_features_in_
-    structure = STRUCTURES[model.covariance_type]
+def _stop_reason(name: str, value: Any) -> None:
+    """Refuse what is no reason why a fit ended."""
+    StopReason(text(name, value))
+
+
+def _statistics(record: Record, parameters: Parameters) -> Statistics | None:
+    """Return the statistics in a record, which must be of the type of the parameters."""
+    if "statistics" not in record.header:
+        return None
+    found = unpack_statistics(
+        record.header["statistics"], without_prefix(_STATISTICS, record.arrays)
+    )
+    if found.frame.covariance_type != parameters.covariance_type:
+        raise ValueError("its statistics are of another covariance type")
+    return found
+
+
+def _parameters(
+    settings: Mapping[str, Any], arrays: Mapping[str, Any], n_features: int
+) -> Parameters:
+    """Return the mixture of some arrays, of the size that the settings name."""
+    covariance_type = settings["covariance_type"]
+    structure = STRUCTURES[covariance_type]
+    shape = settings["n_components"], n_features
     for name in ("covariances_", "precisions_", "precisions_cholesky_"):
-        require_values(name, getattr(model, name), structure.shape(*shape))
+        require_values(name, arrays[name], structure.shape(*shape))
     for name in ("covariances_", "precisions_"):
-        require_covariances(structure, name, getattr(model, name))
+        require_covariances(structure, name, arrays[name])
     # Parameters refuse a factor whose inverse overflows.
     with np.errstate(all="ignore"):
-        parameters = model._parameters()
+        upper = np.asarray(arrays["precisions_cholesky_"], dtype=np.float64, order="C")
+        parameters = Parameters.from_precisions_cholesky(
+            covariance_type, arrays["weights_"], arrays["means_"], arrays["covariances_"], upper
+        )
     if parameters.means.shape != shape:
         raise ValueError("the means do not have the shape that the settings say")
-    if hasattr(model, _RIDGE):
-        require_ridge(model.reg_covar_, model.n_features_in_)
+    return parameters
 
 
 def require_ridge(entries: Any, n_features: int) -> None:
@@ -146,7 +187,7 @@ def require_ridge(entries: Any, n_features: int) -> None:
 
 
 def pack_settings(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What an estimator was told, and of which features if any: a header, and arrays beside it."""
+    """Return the settings and columns of an estimator: a header, and arrays beside it."""
     settings = model.get_params(deep=False)
     arrays = {
         name: np.asarray(value)
@@ -174,16 +215,15 @@ def pack_settings(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return header, arrays
 
 
-def unpack_settings(estimator: type, record: Record) -> Any:
-    """An estimator that was told as much as :func:`pack_settings` was given, not yet fitted.
+def unpack_settings(record: Record) -> dict[str, Any]:
+    """Return the settings that :func:`pack_settings` was given; values are not checked.
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        If a setting is unknown or not valid.
+        If something is missing or of the wrong kind.
     """
-    header, arrays = record.header, record.arrays
-    settings = dict(entries("settings", header["settings"]))
+    settings = dict(entries("settings", record.header["settings"]))
     for name in _NOT_STORED:
         # Old files name the executor.
         if settings.pop(name, None) not in (None, "auto"):
@@ -194,17 +234,26 @@ def unpack_settings(estimator: type, record: Record) -> Any:
         settings["fixed"] = tuple(listed("fixed", settings["fixed"]))
         if not set(settings["fixed"]) <= set(PARAMETER_NAMES):
             raise ValueError("its fixed parameters are unknown")
-    stored = {name: arrays[name] for name in (*_INITIAL, "reg_covar") if name in arrays}
-    model = estimator(**settings, **stored)
-    model._validate_params()
-    names = header.get("feature_names")
-    if names is not None:
-        for name in listed("feature_names", names):
-            text("feature_names", name)
-        if len(names) != header["fitted"]["n_features_in_"]:
-            raise ValueError(f"it names {len(names)} features")
-        model.feature_names_in_ = np.array(names, dtype=object)
-    return model
+    stored = (*_INITIAL, "reg_covar")
+    return settings | {name: record.arrays[name] for name in stored if name in record.arrays}
+
+
+def feature_names(record: Record, n_features: int) -> Any:
+    """Return the names of the columns as an array of str, or None.
+
+    Raises
+    ------
+    ValueError
+        If they are no names of so many columns.
+    """
+    names = record.header.get("feature_names")
+    if names is None:
+        return None
+    for name in listed("feature_names", names):
+        text("feature_names", name)
+    if len(names) != n_features:
+        raise ValueError(f"it names {len(names)} features")
+    return np.array(names, dtype=object)
 
 
 def copy_fitted(origin: Any, target: Any) -> None:

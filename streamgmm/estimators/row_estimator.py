@@ -2,9 +2,8 @@
 
 import math
 import os
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from numbers import Real
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.reader import announced, refuse_not_finite
 from streamgmm.errors import NotFiniteError, ParameterError
+from streamgmm.estimators.condition import warn
 from streamgmm.estimators.outputs import (
     Output,
     as_given,
@@ -121,7 +121,7 @@ class RowEstimator(CheckedEstimator, ABC):
             else open_sink(out, shape, stored, regions, piece_shape, dims, fingerprint, resume)
         )
         work = Work(self._scratch_bytes(source) + 2 * math.prod(piece_shape) * row_bytes)
-        listener = self._listener()
+        listener = listener_of(self)
         with (
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             opened as sink,
@@ -161,34 +161,50 @@ class RowEstimator(CheckedEstimator, ABC):
     def _check_features(self, source: Source, *, was_source: bool) -> None:
         """Refuse data whose columns are not those that were fitted.
 
-        As in scikit-learn, warn if names cannot be compared because only the model or only the
-        data have them. The warning is for arrays and data frames in memory, and not for sources.
+        As in scikit-learn, warn if names cannot be compared, but not where a source is given.
         """
         fitted, model = getattr(self, "feature_names_in_", None), type(self).__name__
         names = None if fitted is None else fitted.tolist()
         check_features(source, self.n_features_in_, names, model)
-        has_names = source.feature_names is not None
-        if was_source or not isinstance(source, ArraySource) or has_names == (names is not None):
-            return
-        warnings.warn(
-            f"X has feature names, but {model} was fitted without feature names"
-            if has_names
-            else f"X does not have valid feature names, but {model} was fitted with feature names",
-            UserWarning,
-            stacklevel=4,
-        )
+        if not was_source:
+            warn_of_missing_names(source, names, model)
 
-    def _listener(self) -> Listener:
-        callbacks: list[Listener] = check_callbacks(self.callbacks)
-        if self.verbose:
-            every = self.verbose_interval if self.verbose == 1 else 1
-            callbacks.append(LineReporter(every=every))
 
-        def notify(event: Event) -> None:
-            for callback in callbacks:
-                callback(event)
+def warn_of_missing_names(source: Source, fitted: Sequence[str] | None, model: str) -> None:
+    """Warn if column names cannot be compared: only the model or only the data have them.
 
-        return notify
+    Parameters
+    ----------
+    source : Source
+        Other data than arrays and data frames in memory give no warning.
+    fitted : sequence of str, or None
+        Names of the columns that the model was fitted to.
+    model : str
+        What the warning calls the model.
+    """
+    has_names = source.feature_names is not None
+    if not isinstance(source, ArraySource) or has_names == (fitted is not None):
+        return
+    warn(
+        f"X has feature names, but {model} was fitted without feature names"
+        if has_names
+        else f"X does not have valid feature names, but {model} was fitted with feature names",
+        UserWarning,
+    )
+
+
+def listener_of(model: RowEstimator) -> Listener:
+    """Return a listener that passes events to an estimator's callbacks and progress lines."""
+    callbacks: list[Listener] = check_callbacks(model.callbacks)
+    if model.verbose:
+        every = model.verbose_interval if model.verbose == 1 else 1
+        callbacks.append(LineReporter(every=every))
+
+    def notify(event: Event) -> None:
+        for callback in callbacks:
+            callback(event)
+
+    return notify
 
 
 class FitPredictMixin:

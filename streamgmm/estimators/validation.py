@@ -96,21 +96,22 @@ class CheckedEstimator(BaseEstimator):  # type: ignore[misc]
         except ValueError as error:
             raise InvalidParameterError(str(error)) from None
 
-    def _validate_params(self) -> None:
-        """Refuse settings that are not valid.
 
-        Raises
-        ------
-        InvalidParameterError
-        """
-        settings = self.get_params(deep=False)
-        try:
-            _param_validation.validate_parameter_constraints(
-                self._parameter_constraints, settings, caller_name=type(self).__name__
-            )
-        except _param_validation.InvalidParameterError as error:
-            raise InvalidParameterError(str(error)) from None
-        check_callbacks(settings["callbacks"])
-        thread_count(settings["n_jobs"])
-        if settings["memory_limit"] is not None:
-            parse_bytes(settings["memory_limit"])
+def check_settings(model: CheckedEstimator) -> None:
+    """Refuse settings of an estimator that are not valid.
+
+    Raises
+    ------
+    InvalidParameterError
+    """
+    settings = model.get_params(deep=False)
+    try:
+        _param_validation.validate_parameter_constraints(
+            model._parameter_constraints, settings, caller_name=type(model).__name__
+        )
+    except _param_validation.InvalidParameterError as error:
+        raise InvalidParameterError(str(error)) from None
+    check_callbacks(settings["callbacks"])
+    thread_count(settings["n_jobs"])
+    if settings["memory_limit"] is not None:
+        parse_bytes(settings["memory_limit"])

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from numbers import Integral
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from streamgmm.errors import (
@@ -24,7 +25,9 @@ from streamgmm.errors import (
     ParameterError,
 )
 from streamgmm.estimators.loading import load_or_begin
-from streamgmm.estimators.online_mixture import OnlineGaussianMixture, chunks_of
+from streamgmm.estimators.online_mixture import OnlineGaussianMixture
+from streamgmm.estimators.online_records import to_online_record
+from streamgmm.estimators.row_estimator import listener_of, warn_of_missing_names
 from streamgmm.estimators.validation import check_callbacks
 from streamgmm.events import (
     BatchKnown,
@@ -34,12 +37,13 @@ from streamgmm.events import (
     RowsLearned,
     SkippedRows,
 )
-from streamgmm.ledger import Position
-from streamgmm.model_files import held
+from streamgmm.ledger import Ledger, Position
+from streamgmm.model_files import held, replace_model
 from streamgmm.paths import local_path
-from streamgmm.protocols import Chunk, Source
+from streamgmm.protocols import Chunk, Source, chunks_of
+from streamgmm.sources.columns import check_features
 from streamgmm.sources.files import files_of
-from streamgmm.sources.open import is_path, open_source
+from streamgmm.sources.open import is_path, is_source, open_source
 from streamgmm.updates.appended_rows import (
     LatestRows,
     OrderedRows,
@@ -125,6 +129,7 @@ def update(
     --------
     >>> import tempfile
     >>> from pathlib import Path
+    from types import MappingProxyType
     >>> import numpy as np
     >>> import streamgmm
     >>> path = Path(tempfile.mkdtemp()) / "model.gmm"
@@ -176,6 +181,26 @@ class _StoredModel:
         self.model = load_or_begin(path, settings)
         self.model.callbacks = callbacks
 
+    @property
+    def _ledger(self) -> Ledger:
+        return self.model.state_.ledger
+
+    @_ledger.setter
+    def _ledger(self, ledger: Ledger) -> None:
+        self.model.state_ = dataclasses.replace(self.model.state_, ledger=ledger)
+
+    def _opened(self, data: Any, description: Mapping[str, Any] = MappingProxyType({})) -> Source:
+        """Open data, whose columns must be those that were learned before."""
+        source = open_source(data, **description)
+        if self.model.state_.progress is not None:
+            names = getattr(self.model, "feature_names_in_", None)
+            known = None if names is None else names.tolist()
+            kind = type(self.model).__name__
+            check_features(source, self.model.n_features_in_, known, kind)
+            if not description and not is_source(data):
+                warn_of_missing_names(source, known, kind)
+        return source
+
     def learn_batch(
         self, data: Any, description: Mapping[str, Any], batch_id: str | None = None
     ) -> None:
@@ -186,14 +211,12 @@ class _StoredModel:
         DataError
             If that had other rows, or is so long ago that it is not known.
         """
-        if description:
-            data = open_source(data, **description)
+        source = self._opened(data, description)
         if batch_id is None:
-            source = self.model._next_source(data)
             learned = self._learn(source, chunks_of(source), source.n_rows, source.name)
             self._save(source, learned)
             return
-        batches = self.model._ledger.batches
+        batches = self._ledger.batches
         if batches.is_below(batch_id):
             raise DataError(
                 f"batch {batch_id!r} was learned already, or comes too late for {self._path}: ids "
@@ -201,11 +224,11 @@ class _StoredModel:
                 "ids that rise"
             )
         known = batches.get(batch_id)
-        source, digest = self.model._next_source(data), RowDigest(version_of(known))
+        digest = RowDigest(version_of(known))
         chunks = digest.added(chunks_of(source))
         if known is None:
             learned = self._learn(source, chunks, source.n_rows, f"batch {batch_id!r}")
-            self.model._ledger = self.model._ledger.with_batch(batch_id, digest.text())
+            self._ledger = self._ledger.with_batch(batch_id, digest.text())
             self._save(source, learned, batch_id)
             return
         deque(chunks, maxlen=0)
@@ -238,7 +261,7 @@ class _StoredModel:
             place = TableKey.of(str(file), description)
             if file.is_dir():
                 self._learn_appended(place)
-            elif place.is_below(self.model._ledger):
+            elif place.is_below(self._ledger):
                 skipped.setdefault(place.folder, []).append(place.name)
             else:
                 self._learn_file(place, file)
@@ -253,13 +276,13 @@ class _StoredModel:
         DataError
             If it was, and has been changed since then.
         """
-        position = place.position(self.model._ledger)
+        position = place.position(self._ledger)
         if position is None or position.is_unfinished:
             self._learn_appended(place, file)
         elif position.may_grow:
             self._learn_appended(place)
         elif not position.has_stamp(stamp := _stamp(file)):
-            source = self.model._next_source(place.open())
+            source = self._opened(place.open())
             version = version_of(position.content)
             is_same_size = source.n_rows == position.n_rows
             if not is_same_size or content_digest(source, version) != position.content:
@@ -268,9 +291,7 @@ class _StoredModel:
                     "away, and put new rows into new files"
                 )
             # Next time its stamp will do.
-            self.model._ledger = place.noted(
-                self.model._ledger, dataclasses.replace(position, stamp=stamp)
-            )
+            self._ledger = place.noted(self._ledger, dataclasses.replace(position, stamp=stamp))
             self._write()
 
     def _learn_appended(self, place: TableKey, file: Path | None = None) -> None:
@@ -291,15 +312,15 @@ class _StoredModel:
             If the rows before are not what they were, or it is not known which they are; or the
             file is changed meanwhile.
         """
-        if place.is_below(self.model._ledger):
+        if place.is_below(self._ledger):
             raise DataError(
                 f"{place.data} was learned already, or comes too late for {self._path}, which does "
                 "not remember names of so low an order any more; give new data names that rise"
             )
         stamp = None if file is None else _stamp(file)
-        source = self.model._next_source(place.open())
+        source = self._opened(place.open())
         rows = OrderedRows(source)
-        position = place.position(self.model._ledger) or _NOTHING
+        position = place.position(self._ledger) or _NOTHING
         latest = self._checked_latest(rows, position)
         ends = ends_of_pieces(source)
         while position.n_rows < source.n_rows:
@@ -321,7 +342,7 @@ class _StoredModel:
                 content = digest.text(position.content or "")
                 is_whole = stop == source.n_rows
                 position = Position(stop, latest.digest(), content, stamp if is_whole else None)
-            self.model._ledger = place.noted(self.model._ledger, position)
+            self._ledger = place.noted(self._ledger, position)
             self._save(source, learned)
 
     def _checked_latest(self, rows: OrderedRows, position: Position) -> LatestRows:
@@ -343,12 +364,12 @@ class _StoredModel:
 
     def _learn(self, source: Source, chunks: Iterator[Chunk], n_rows: int, what: str) -> "_Learned":
         """Learn chunks of so many rows, all of them or none; messages call them what is said."""
-        before = self.model._skipped
+        before = self.model.state_.skipped
         try:
-            self.model._learn_chunks(source, chunks, n_rows)
+            self.model.learn_chunks(source, chunks, n_rows)
         except NotFiniteError as error:
             raise NotFiniteError(f"{what}: {error}") from None
-        skipped = self.model._skipped - before
+        skipped = self.model.state_.skipped - before
         return _Learned(n_rows - skipped.n_rows, skipped)
 
     def _save(self, source: Source, learned: "_Learned", batch_id: str | None = None) -> None:
@@ -365,11 +386,11 @@ class _StoredModel:
         )
 
     def _write(self) -> None:
-        self.model._ledger = dataclasses.replace(self.model._ledger, has_updates=True)
-        self.model._replace(self._path)
+        self._ledger = dataclasses.replace(self._ledger, has_updates=True)
+        replace_model(self._path, to_online_record(self.model), self.model)
 
     def _notify(self, event: Event) -> None:
-        self.model._listener()(event)
+        listener_of(self.model)(event)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.batch.accelerated_em import accelerated_em
-from streamgmm.algorithms.batch.em import Fit, StopReason, expectation_maximization
+from streamgmm.algorithms.batch.em import Fit, expectation_maximization
 from streamgmm.algorithms.batch.sample_fit import Informant
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.e_step import EStep
+from streamgmm.core.fitted_model import StopReason
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters

@@ -8,8 +8,9 @@ import pytest
 import sklearn.mixture
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.batch.em import Fit, StopReason, expectation_maximization
+from streamgmm.algorithms.batch.em import Fit, expectation_maximization
 from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.core.fitted_model import StopReason
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.errors import DataError

@@ -9,11 +9,12 @@ import pytest
 
 from streamgmm.algorithms.batch.accelerated_em import accelerated_em
 from streamgmm.algorithms.batch.auto import fit_in_few_reads, survey_for_fit
-from streamgmm.algorithms.batch.em import Fit, StopReason, expectation_maximization
+from streamgmm.algorithms.batch.em import Fit, expectation_maximization
 from streamgmm.algorithms.batch.sample_fit import Informant, Settings
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
+from streamgmm.core.fitted_model import StopReason
 from streamgmm.core.objective import Objective, PseudoRows
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array

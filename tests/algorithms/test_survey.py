@@ -98,7 +98,7 @@ def test_weights_count_in_moments_and_rows_without_them_do_not() -> None:
     np.testing.assert_array_equal(found.moments.largest, rows[weights > 0].max(axis=0))
     np.testing.assert_allclose(found.moments.weights, weights.sum(), rtol=1e-12)
     assert found.n_rows == N
-    assert found.n_weightless == np.sum(weights == 0.0)
+    assert found.skipped.n_weightless == np.sum(weights == 0.0)
     # Own weight, times what the row stands for.
     ratios = found.sample.weights / weights[found.sample.index]
     assert len(np.unique(np.round(ratios, 9))) <= 2
@@ -117,8 +117,8 @@ def test_gaps(missing: Any) -> None:
     lacking = np.isnan(rows)
     left_out = lacking.all(axis=1) if missing == "em" else lacking.any(axis=1)
     used = rows[~left_out]
-    assert found.n_missing == left_out.sum()
-    assert found.n_weightless == 0
+    assert found.skipped.n_missing == left_out.sum()
+    assert found.skipped.n_weightless == 0
     np.testing.assert_allclose(found.moments.means, np.nanmean(used, axis=0), rtol=1e-9)
     np.testing.assert_allclose(found.moments.variances, np.nanvar(used, axis=0), rtol=1e-9)
     np.testing.assert_array_equal(found.moments.smallest, np.nanmin(used, axis=0))
@@ -138,9 +138,9 @@ def test_rows_that_overflow_are_counted_and_left_out() -> None:
     rows[9, 0] = -1e300
     found = surveyed(ChunkedSource(rows, 5000))
     used = np.abs(rows).max(axis=1) < 1e100
-    assert found.n_overflowing == N // 1000 + 1
+    assert found.skipped.n_overflowing == N // 1000 + 1
     np.testing.assert_array_equal(found.moments.weights, used.sum())
-    assert found.n_weightless == 0
+    assert found.skipped.n_weightless == 0
     assert used[found.sample.index].all()
     np.testing.assert_allclose(found.moments.means, rows[used].mean(axis=0), rtol=1e-9)
     assert found.sample.weights.sum() == pytest.approx(used.sum(), rel=1e-12)
@@ -532,7 +532,7 @@ def test_weights_that_are_mostly_0() -> None:
         found = surveyed(source, size=2000)
         assert len(found.sample) == 2000
         assert np.all(found.sample.index % 50 == 0)
-        assert found.n_weightless == n - n / 50
+        assert found.skipped.n_weightless == n - n / 50
         np.testing.assert_array_equal(found.moments.weights, 2.0 * n / 50)
         assert found.sample.weights.sum() == pytest.approx(2.0 * n / 50, rel=1e-9)
 
@@ -540,7 +540,7 @@ def test_weights_that_are_mostly_0() -> None:
 def test_no_weight_at_all_is_no_sample() -> None:
     found = surveyed(ChunkedSource(drawn(), 1000, weights=np.zeros(N)))
     assert len(found.sample) == 0
-    assert found.n_weightless == N
+    assert found.skipped.n_weightless == N
 
 
 @pytest.mark.parametrize("dtype", ["f8", "f4", "f2", "i2", "i8"])

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgmm.core.mixtures.merging import Fitted, merge_mixtures, merging_loss, pooled
+from streamgmm.core.fitted_model import FittedModel
+from streamgmm.core.mixtures.merging import merge_mixtures, merging_loss, pooled
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import COUNTS
@@ -21,13 +22,13 @@ types = st.sampled_from(TYPES)
 seeds = st.integers(0, 2**32 - 1)
 
 
-def fitted(parameters: Parameters, rows: Array, weights: Array | None = None) -> Fitted:
+def fitted(parameters: Parameters, rows: Array, weights: Array | None = None) -> FittedModel:
     """What one EM step finds, and what it found it from."""
     statistics = prepare(parameters).statistics(rows, weights)
-    return Fitted(em_step(rows, parameters, row_weights=weights).parameters, statistics)
+    return FittedModel(em_step(rows, parameters, row_weights=weights).parameters, statistics)
 
 
-def several(covariance_type: CovarianceType, seed: int, apart: float = 0.0) -> list[Fitted]:
+def several(covariance_type: CovarianceType, seed: int, apart: float = 0.0) -> list[FittedModel]:
     """Mixtures of different numbers of components, places and rows."""
     rng = np.random.default_rng(seed)
     parts = []

@@ -18,13 +18,14 @@ from streamgmm.algorithms.sampling.initialization import Start, initialize
 from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
 from streamgmm.core.condition import examine
 from streamgmm.core.e_step import EStep, scratch_bytes, statistics_bytes
+from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import maximize
 from streamgmm.core.mixtures.alignment import aligned
 from streamgmm.core.mixtures.conditioning import conditional, marginal
-from streamgmm.core.mixtures.merging import Fitted, merge_mixtures, merging_loss, pooled
+from streamgmm.core.mixtures.merging import merge_mixtures, merging_loss, pooled
 from streamgmm.core.mixtures.reduction import merged_pairs, merging_bounds, reduce_components
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.objective import Objective
@@ -79,9 +80,9 @@ def statistics_of(parameters: Parameters) -> Statistics:
     return EStep.prepare(parameters, Frame.of(parameters)).statistics(rows())
 
 
-def fitted(covariance_type: Any, seed: int = 0) -> Fitted:
+def fitted(covariance_type: Any, seed: int = 0) -> FittedModel:
     parameters = mixture(covariance_type, seed)
-    return Fitted(parameters, statistics_of(parameters))
+    return FittedModel(parameters, statistics_of(parameters))
 
 
 def tangent(covariance_type: Any) -> Tangent:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from streamgmm.algorithms.batch.anderson import Anderson
-from streamgmm.algorithms.batch.em import Fit, StopReason
+from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.trust_region import MOST_PRODUCTS, Scoring, score
 from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.core.fitted_model import StopReason
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import Maximum, maximize

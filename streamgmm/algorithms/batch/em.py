@@ -2,32 +2,17 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from enum import Enum
 
 import numpy as np
 
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.feature_moments import FeatureMoments
+from streamgmm.core.fitted_model import StopReason
 from streamgmm.core.frame import Frame
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.events import ComponentsDegenerate
-
-
-class StopReason(Enum):
-    """Why a fit ended."""
-
-    TOLERANCE = "tolerance"
-    """The last gain, or the gain that is predicted to remain, is below the tolerance."""
-    STATIONARY = "stationary"
-    """The gradient is zero, but for a negligible part of the tolerance."""
-    STALLED = "stalled"
-    """Several passes over the data have together gained less than the tolerance."""
-    LOSS = "loss"
-    """EM's own step lowers the objective by the tolerance or more."""
-    LIMIT = "limit"
-    """The iterations that are allowed came to an end first, or have not ended yet."""
 
 
 @dataclass(frozen=True, eq=False)

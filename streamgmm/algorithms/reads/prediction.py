@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.reads.usable_rows import is_left_out, is_refused
+from streamgmm.algorithms.reads.usable_rows import lacks_values, refuse_values
 from streamgmm.core.e_step import EStep, Posterior
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.structures import Array
-from streamgmm.errors import NotFiniteError
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk
 
@@ -76,14 +75,14 @@ def nearest(centres: Centres, chunk: Chunk) -> NDArray[Any]:
     """Number of the nearest centre, (n,) int64."""
     found = centres.expectation.assignment(chunk.rows)
     if found.n_not_finite:
-        _refuse(chunk, centres.missing)
-        found.labels[is_left_out(chunk.rows, centres.missing)] = -1
+        refuse_values(chunk, centres.missing)
+        found.labels[lacks_values(chunk.rows, centres.missing)] = -1
     return found.labels
 
 
 def distances(centres: Centres, chunk: Chunk) -> NDArray[Any]:
     """Distance to each centre, (n, K), of :func:`imputed_type`."""
-    _refuse(chunk, centres.missing)
+    refuse_values(chunk, centres.missing)
     dtype, c = imputed_type(chunk.rows.dtype), centres.values - centres.origin
     out = np.empty((len(chunk.rows), len(c)), dtype)
     squares = np.square(c).sum(axis=1)
@@ -110,7 +109,7 @@ def distance_bytes(n_clusters: int, n_features: int) -> int:
 
 def imputed(expectation: IncompleteExpectation, chunk: Chunk) -> NDArray[Any]:
     """Rows (n, D) with their missing values as expected, of :func:`imputed_type`."""
-    _refuse(chunk, "em")
+    refuse_values(chunk, "em")
     return expectation.impute(chunk.rows).astype(imputed_type(chunk.rows.dtype), copy=False)
 
 
@@ -123,22 +122,10 @@ def _posterior(question: Question, chunk: Chunk, with_responsibilities: bool = F
     found = question.expectation.posterior(chunk.rows, with_responsibilities)
     if not found.n_not_finite:
         return found
-    _refuse(chunk, question.missing)
-    left_out = is_left_out(chunk.rows, question.missing)
-    found.labels[left_out] = -1
-    found.scores[left_out] = np.nan
+    refuse_values(chunk, question.missing)
+    skipped = lacks_values(chunk.rows, question.missing)
+    found.labels[skipped] = -1
+    found.scores[skipped] = np.nan
     if with_responsibilities:
-        found.responsibilities[left_out] = np.nan
+        found.responsibilities[skipped] = np.nan
     return found
-
-
-def _refuse(chunk: Chunk, missing: Missing) -> None:
-    """Raise an error if the chunk has values that cannot be used."""
-    bad = np.flatnonzero(is_refused(chunk.rows, missing).any(axis=1))
-    if bad.size:
-        kind = "NaN or infinity" if missing == "error" else "infinity"
-        first = np.asarray(chunk.index)[bad[0]]
-        raise NotFiniteError(
-            f"Input contains {kind} in {len(bad)} row(s) of a chunk of {len(chunk.rows)}, "
-            f"the first of them row {first}. Drop or fill these rows first."
-        )

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.partial_reads import complete
-from streamgmm.algorithms.reads.usable_rows import check_weight, count_weightless, is_refused
+from streamgmm.algorithms.reads.usable_rows import NotFinite, check_weight, count_weightless
 from streamgmm.core import incomplete
 from streamgmm.core.e_step import EStep, scratch_bytes, statistics_bytes
 from streamgmm.core.frame import Frame
@@ -40,8 +39,6 @@ from streamgmm.protocols import (
     unwritten_chunks,
 )
 
-# How many bad values an error names.
-_SHOWN = 5
 # Other processors round otherwise: by how much parameters may differ that are taken for the same,
 # in standard deviations, and as a part of weights.
 _SAME = 1e-6
@@ -366,19 +363,7 @@ def refuse_not_finite(source: Source, executor: Executor) -> NoReturn:
     NotFiniteError
     """
     found = executor.map_reduce(source, _find_not_finite, source.missing, _ignore)
-    places = ", ".join(f"row {row} column {column}" for row, column in found.places)
-    more = ", ..." if found.n_values > len(found.places) else ""
-    kind = "NaN or infinity" if source.missing == "error" else "infinity"
-    remedy = (
-        "Drop or fill these rows first, or skip those with NaN by "
-        "streamgmm.open(..., missing='drop'), or use their other values by missing='em'"
-        if source.missing == "error"
-        else "Set these values to NaN, or mend them"
-    )
-    raise NotFiniteError(
-        f"Input {source.name} contains {kind}: {found.n_values} value(s) in "
-        f"{found.n_rows} of {source.n_rows} rows; the first: {places}{more}. {remedy}."
-    )
+    raise NotFiniteError(found.message(f"Input {source.name}", source.n_rows, source.missing))
 
 
 @contextmanager
@@ -405,25 +390,5 @@ def chunk_statistics(expectation: EStep | IncompleteExpectation, chunk: Chunk) -
     return replace(found, n_weightless=n_weightless) if n_weightless else found
 
 
-@dataclass(frozen=True)
-class _NotFinite:
-    """How many values are NaN or infinite, in how many rows, and where the first ones are."""
-
-    n_values: int
-    n_rows: int
-    places: tuple[tuple[int, int], ...]
-
-    def merge(self, other: "_NotFinite") -> "_NotFinite":
-        return _NotFinite(
-            self.n_values + other.n_values,
-            self.n_rows + other.n_rows,
-            tuple(sorted(self.places + other.places)[:_SHOWN]),
-        )
-
-
-def _find_not_finite(missing: Missing, chunk: Chunk) -> _NotFinite:
-    bad = is_refused(chunk.rows, missing)
-    rows, columns = np.nonzero(bad)
-    index: NDArray[np.int64] = np.asarray(chunk.index)
-    places = zip(index[rows[:_SHOWN]].tolist(), columns[:_SHOWN].tolist(), strict=True)
-    return _NotFinite(int(bad.sum()), int(bad.any(axis=1).sum()), tuple(places))
+def _find_not_finite(missing: Missing, chunk: Chunk) -> NotFinite:
+    return NotFinite.among(chunk, missing)

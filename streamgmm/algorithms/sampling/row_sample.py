@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.reader import Reader, refuse_not_finite
-from streamgmm.algorithms.reads.usable_rows import all_within, is_left_out, is_refused
-from streamgmm.core.e_step import LARGEST_VALUE
+from streamgmm.algorithms.reads.usable_rows import RowUse, is_refused
 from streamgmm.core.structures import Array
 from streamgmm.errors import DataError
 from streamgmm.options import Missing
@@ -146,7 +145,7 @@ class SampleDesign:
     def draw(
         self, chunk: Chunk, missing: Missing, is_unexplained: NDArray[np.bool_] | None = None
     ) -> "Draw":
-        """What the sample takes of a chunk, less rows without weight, with NaN, or overflowing.
+        """Return what the sample takes of a chunk, of the rows that take part.
 
         Parameters
         ----------
@@ -164,23 +163,20 @@ class SampleDesign:
         if is_unexplained is None:
             is_unexplained = np.zeros(len(hashes), dtype=np.bool_)
         is_taken |= is_unexplained
-        if chunk.weights is not None:
-            is_taken &= chunk.weights > 0.0
-        if missing != "error":
-            is_taken &= ~is_left_out(chunk.rows, missing)
         taken = np.flatnonzero(is_taken)
+        weights = None if chunk.weights is None else chunk.weights[taken]
+        use = RowUse.of(chunk.rows[taken], weights, missing)
+        if use is not None:
+            # Rows that are refused stay: they are reported where the sample is checked.
+            taken = taken[use.used | use.refused]
         taken = taken[self.kept(hashes[taken], is_unexplained[taken])]
-        rows = chunk.rows[taken].astype(np.float64, copy=False)
         sample = RowSample(
             index[taken],
             hashes[taken],
-            rows.astype(self.dtype, copy=False),
-            np.ones(len(rows)) if chunk.weights is None else chunk.weights[taken],
+            chunk.rows[taken].astype(self.dtype, copy=False),
+            np.ones(len(taken)) if chunk.weights is None else chunk.weights[taken],
             is_unexplained[taken],
         )
-        if not all_within(rows):
-            overflows = np.any((np.abs(rows) > LARGEST_VALUE) & np.isfinite(rows), axis=1)
-            sample = sample.take(np.flatnonzero(~overflows))
         return Draw(self, (sample,))
 
     def kept(

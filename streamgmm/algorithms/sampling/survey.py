@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.reader import Reader, refuse_not_finite
-from streamgmm.algorithms.reads.usable_rows import all_within, unusable
+from streamgmm.algorithms.reads.usable_rows import RowUse
 from streamgmm.algorithms.sampling.pilot import Explanation, Pilot, take_pilot
 from streamgmm.algorithms.sampling.row_sample import (
     Draw,
@@ -26,7 +26,7 @@ from streamgmm.core.e_step import scratch_bytes
 from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.structures import Array
 from streamgmm.errors import DataError
-from streamgmm.events import SurveyDone
+from streamgmm.events import SkippedRows, SurveyDone
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk, Source, Work, all_chunks, row_count
 
@@ -48,12 +48,8 @@ class Survey:
     ----------
     n_rows : int
         Rows that were read.
-    n_overflowing : int
-        Of these, rows skipped because their squares overflow.
-    n_missing : int
-        Of these, rows skipped because they hold NaN; with ``missing="em"``, nothing else.
-    n_weightless : int
-        Of the others, rows skipped because their weight is 0.
+    skipped : SkippedRows
+        Rows among these that were skipped.
     n_unexplained : int
         Of the rows that take part, those that the pilot's mixture explains badly.
     moments : FeatureMoments
@@ -65,9 +61,7 @@ class Survey:
     """
 
     n_rows: int
-    n_overflowing: int
-    n_missing: int
-    n_weightless: int
+    skipped: SkippedRows
     n_unexplained: int
     moments: FeatureMoments
     sample: RowSample
@@ -131,9 +125,7 @@ def survey(reader: Reader, size: int, seed: int, n_components: int, part: float 
     scale = source.n_rows / max(n_rows, 1)
     return Survey(
         n_rows,
-        totals.n_overflowing,
-        totals.n_missing,
-        n_rows - int(totals.n_used.sum()) - totals.n_overflowing - totals.n_missing,
+        totals.skipped,
         int(totals.n_used[1]),
         totals.moments,
         _weighted(found.draw.sample(), scale * totals.n_used),
@@ -171,9 +163,9 @@ def report(found: Survey, source: Source, shortfall: float) -> SurveyDone:
     moments = found.moments
     return SurveyDone(
         found.n_rows,
-        found.n_overflowing,
-        found.n_missing,
-        found.n_weightless,
+        found.skipped.n_overflowing,
+        found.skipped.n_missing,
+        found.skipped.n_weightless,
         len(found.sample),
         int(found.sample.is_unexplained.sum()),
         shortfall,
@@ -188,8 +180,7 @@ def report(found: Survey, source: Source, shortfall: float) -> SurveyDone:
 
 def _total_weight(found: Survey, source: Source) -> float:
     """Return the weight of all rows that take part, by the surveyed ones."""
-    n_skipped = found.n_overflowing + found.n_missing + found.n_weightless
-    surveyed = float(found.n_rows - n_skipped)
+    surveyed = float(found.n_rows - found.skipped.n_rows)
     if source.has_weights:
         surveyed = float(found.moments.weights.max(initial=0.0))
     return surveyed * source.n_rows / max(found.n_rows, 1)
@@ -271,22 +262,21 @@ class _Totals:
     moments : FeatureMoments
     n_used : ndarray of shape (2,), float
         Rows that take part, by stratum.
-    n_overflowing, n_missing, n_refused : int
-        Rows that cannot be used.
+    skipped : SkippedRows
+    n_refused : int
+        Rows with values that cannot be used.
     """
 
     moments: FeatureMoments
     n_used: Array
-    n_overflowing: int = 0
-    n_missing: int = 0
-    n_refused: int = 0
+    skipped: SkippedRows
+    n_refused: int
 
     def merge(self, other: "_Totals") -> "_Totals":
         return _Totals(
             self.moments.merge(other.moments),
             self.n_used + other.n_used,
-            self.n_overflowing + other.n_overflowing,
-            self.n_missing + other.n_missing,
+            self.skipped + other.skipped,
             self.n_refused + other.n_refused,
         )
 
@@ -329,15 +319,11 @@ def _block_totals(
 ) -> _Totals:
     # Sums along lines of memory are the quicker.
     columns = np.ascontiguousarray(rows.T, dtype=np.float64)
-    counts = 0, 0, 0
-    is_plain = all_within(columns) and (weights is None or bool(np.all(weights > 0.0)))
-    if not is_plain:
-        skipped = unusable(columns.T, missing)
-        used = ~np.any(skipped, axis=0)
-        if weights is not None:
-            used &= weights > 0.0
-            weights = weights[used]
+    skipped, n_refused = SkippedRows(), 0
+    use = RowUse.of(columns.T, weights, missing)
+    if use is not None:
+        used, skipped, n_refused = use.used, use.skipped, int(np.count_nonzero(use.refused))
+        weights = None if weights is None else weights[used]
         columns, is_unexplained = columns[:, used], is_unexplained[used]
-        counts = tuple(np.sum(skipped, axis=1).tolist())
     n_used = np.bincount(is_unexplained, minlength=2).astype(np.float64)
-    return _Totals(FeatureMoments.of(columns, weights), n_used, *counts)
+    return _Totals(FeatureMoments.of(columns, weights), n_used, skipped, n_refused)

@@ -20,17 +20,16 @@ from numpy.typing import NDArray
 
 from streamgmm.algorithms.batch.split_merge import dense_places
 from streamgmm.algorithms.reads.reader import prepare
-from streamgmm.algorithms.reads.usable_rows import all_within, is_refused, usable_part
+from streamgmm.algorithms.reads.usable_rows import refuse_values, usable_part
 from streamgmm.algorithms.stream.change_detection import ChangeTest, Score, ScoreRecord
 from streamgmm.algorithms.stream.row_buffer import RowBuffer
 from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
+from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.frame import Frame
 from streamgmm.core.mixtures.alignment import aligned, by_first_rows
-from streamgmm.core.mixtures.merging import Fitted
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
-from streamgmm.errors import NotFiniteError
 from streamgmm.events import (
     ChangeDetected,
     ComponentsReseeded,
@@ -173,11 +172,12 @@ class Progress:
         return cls(plan, next_search=min(plan.fewest_rows, plan.init_size))
 
     @classmethod
-    def going_on(
-        cls, plan: Plan, fitted: Fitted, objective: Objective, n_seen: float
+    def continued(
+        cls, plan: Plan, fitted: FittedModel, objective: Objective, n_seen: float
     ) -> "Progress":
-        """Continue from a mixture that was fitted elsewhere, to so many rows."""
-        model = Stepwise.after(fitted.statistics, fitted.parameters, plan.schedule, objective)
+        """Continue from a mixture with statistics, which was fitted to so many rows."""
+        statistics = fitted.require_statistics("the mixture")
+        model = Stepwise.after(statistics, fitted.parameters, plan.schedule, objective)
         return cls(plan, model, held=None, n_seen=n_seen)
 
     def learned(
@@ -201,7 +201,7 @@ class Progress:
         StreamGMMError
             As the search.
         """
-        _refuse(chunk, missing)
+        refuse_values(chunk, missing, "Nothing of it has been learned.")
         part, skipped = usable_part(chunk, missing)
         after = self if not skipped.n_rows else replace(self, skipped=self.skipped + skipped)
         start, n_rows = 0, len(part.rows)
@@ -454,23 +454,3 @@ def _value(objective: Objective, parameters: Parameters, chunk: Chunk) -> float:
 
 def _labels(parameters: Parameters, rows: Array) -> NDArray[np.int64]:
     return prepare(parameters, Frame.of(parameters), "em").posterior(rows).labels
-
-
-def _refuse(chunk: Chunk, missing: Missing) -> None:
-    """Raise an error if rows hold values that cannot be used."""
-    if all_within(chunk.rows) or np.isfinite(chunk.rows).all():
-        return
-    bad = is_refused(chunk.rows, missing)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        kind = "NaN or infinity" if missing == "error" else "infinity"
-        remedy = (
-            "drop or fill these rows first, or give streamgmm.open(batch, missing='drop') or 'em'"
-            if missing == "error"
-            else "set these values to NaN, or mend them"
-        )
-        raise NotFiniteError(
-            f"Input contains {kind}: {int(bad.sum())} value(s) in {int(bad.any(axis=1).sum())} of "
-            f"{len(bad)} rows, the first in row {chunk.index[row]} column {column}. Nothing of it "
-            f"has been learned; {remedy}."
-        )

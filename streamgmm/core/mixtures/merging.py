@@ -6,13 +6,14 @@ joins components that are the same, and leaves alone what one of the mixtures al
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.e_step import EStep
+from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.frame import Frame
 from streamgmm.core.mixtures.reduction import reduce_components
 from streamgmm.core.mixtures.sampling import draw
@@ -24,40 +25,30 @@ from streamgmm.core.whitening import carried
 
 # Rows of the pool that say what merging costs.
 _DRAWN_ROWS = 1 << 13
+# A mixture that is merged with others, in a message.
+_PART = "a mixture"
 
 
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """A mixture, and the statistics of the rows that it was fitted to.
+def merge_mixtures(
+    parts: Sequence[FittedModel], n_components: int, objective: Objective
+) -> FittedModel:
+    """Merge mixtures of the same features and covariance type into one.
 
-    Attributes
-    ----------
-    parameters : Parameters
-    statistics : Statistics
-        Of the same components, in a frame of the same covariance type.
-    """
-
-    parameters: Parameters
-    statistics: Statistics
-
-
-def merge_mixtures(parts: Sequence[Fitted], n_components: int, objective: Objective) -> Fitted:
-    """One mixture of some mixtures of the same features and covariance type.
-
-    In whatever order these are, but for rounding.
+    Their order does not matter, but for rounding.
 
     Parameters
     ----------
-    parts : sequence of Fitted
+    parts : sequence of FittedModel
+        Each with statistics.
     n_components : int
         At least 1, and no more than the mixtures have in all.
     objective : Objective
 
     Returns
     -------
-    Fitted
-        The statistics are the sums of those of the parts, the parameters what the M-step makes of
-        them.
+    FittedModel
+        Its statistics are the sums of those of the parts. Its parameters are the M-step's for these
+        statistics.
     """
     pool = pooled(parts)
     own = parts[0].parameters
@@ -71,10 +62,11 @@ def merge_mixtures(parts: Sequence[Fitted], n_components: int, objective: Object
         for part, own_groups in zip(parts, np.split(groups, ends[:-1]), strict=True)
     )
     statistics = reduce(Statistics.merge, grouped)
-    return Fitted(objective.maximize(statistics, reduced).parameters, statistics)
+    parameters = objective.maximize(statistics, reduced).parameters
+    return FittedModel(parameters, statistics)
 
 
-def merging_loss(parts: Sequence[Fitted], merged: Parameters) -> float:
+def merging_loss(parts: Sequence[FittedModel], merged: Parameters) -> float:
     """What the pool of some mixtures explains its rows better than another mixture, nats per row.
 
     An estimate of the Kullback-Leibler divergence, from rows that are drawn from the pool: always
@@ -89,10 +81,10 @@ def merging_loss(parts: Sequence[Fitted], merged: Parameters) -> float:
     return max(own - other, 0.0)
 
 
-def pooled(parts: Sequence[Fitted]) -> Parameters:
+def pooled(parts: Sequence[FittedModel]) -> Parameters:
     """Return all components of some mixtures, each with its own covariance."""
     mixtures = [part.parameters for part in parts]
-    counts = np.concatenate([part.statistics.counts for part in parts])
+    counts = np.concatenate([part.require_statistics(_PART).counts for part in parts])
     structure = mixtures[0].structure
 
     def joined(arrays: Sequence[Array]) -> Array:
@@ -112,9 +104,12 @@ def pooled(parts: Sequence[Fitted]) -> Parameters:
     )
 
 
-def _grouped(part: Fitted, groups: NDArray[np.intp], frame: Frame, n_components: int) -> Statistics:
+def _grouped(
+    part: FittedModel, groups: NDArray[np.intp], frame: Frame, n_components: int
+) -> Statistics:
     """Statistics of the components that those of a part have become, in a frame of these."""
-    own = carried(part.statistics, part.parameters, frame.gathered(groups))
+    statistics = part.require_statistics(_PART)
+    own = carried(statistics, part.parameters, frame.gathered(groups))
     moments = np.zeros((n_components, own.moments.shape[1]))
     np.add.at(moments, groups, own.moments)
     return replace(own, frame=frame, moments=moments)
