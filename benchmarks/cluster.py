@@ -33,7 +33,7 @@ from streamgmm.events import Event
 from streamgmm.executors.cluster.chunk_groups import group_size
 from streamgmm.executors.cluster.executor import DistributedExecutor
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.protocols import Chunk, Executor, Source
+from streamgmm.protocols import Chunk, Executor, Job, Source
 from streamgmm.sources.generated import GeneratedSource
 from tests.failures.cluster import cluster_of
 
@@ -207,9 +207,9 @@ def measure_parts(client: Any, n_chunks: int, rounds: int) -> Parts:
 
     def seconds(source: Source, state: Any) -> float:
         with DistributedExecutor(client) as executor:
-            executor.map_reduce(source, look, state, ignore)
+            executor.map_reduce(source, Job(look, state), ignore)
             return statistics.median(
-                cost_of(lambda: executor.map_reduce(source, look, state, ignore)).clock
+                cost_of(lambda: executor.map_reduce(source, Job(look, state), ignore)).clock
                 for _ in range(rounds + 1)
             )
 

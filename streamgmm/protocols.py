@@ -73,6 +73,36 @@ class Work:
 NO_WORK = Work()
 
 
+S = TypeVar("S")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, eq=False)
+class Job(Generic[S, V]):
+    """What is computed of each chunk: function(state, chunk).
+
+    Attributes
+    ----------
+    function : callable
+        Pure and picklable.
+    state : object
+        First argument of each call; sent once to each process.
+    work : Work
+        Memory that the job takes.
+    purpose : str
+        Purpose of the pass over the data, as in :class:`ReadStarted`; the dashboard of a cluster
+        shows it.
+    number : int
+        Number of the pass.
+    """
+
+    function: "Callable[[S, Chunk], V]"
+    state: S
+    work: Work = NO_WORK
+    purpose: str = "read"
+    number: int = 0
+
+
 class Source(Protocol):
     """Rows that can be read again and again, chunk by chunk.
 
@@ -311,16 +341,12 @@ def unwritten_chunks(source: Source, sink: Sink) -> list[int]:
 
 
 M = TypeVar("M", bound=Monoid)
-S = TypeVar("S")
 
 
 def chunks_done(source: Source, chunks: Iterable[int]) -> ChunkDone:
     """What is told of chunks that have been read and computed."""
     n_rows = row_count(source, chunks)
     return ChunkDone(n_rows, n_rows * row_bytes(source))
-
-
-V = TypeVar("V")
 
 
 @dataclass(frozen=True, eq=False)
@@ -433,52 +459,40 @@ class Executor(Protocol):
     def map_reduce(
         self,
         source: Source,
-        function: Callable[[S, Chunk], M],
-        state: S,
+        job: Job[S, M],
         listener: Listener,
-        work: Work = NO_WORK,
         chunks: Sequence[int] | None = None,
-        purpose: str = "read",
-        number: int = 0,
     ) -> M:
-        """Merge function(state, chunk) over chunks, by a tree fixed by their number alone.
+        """Merge the values of a job over chunks, by a tree fixed by their number alone.
 
         Parameters
         ----------
         source : Source
             With one chunk or more.
-        function : callable
-            Pure and picklable; returns a value with ``merge``.
-        state : object
-            First argument of each call; sent once to each place of work.
+        job : Job
+            Its values have a method ``merge``.
         listener : callable
-            Told of each chunk done.
-        work : Work
-            Memory that it takes.
+            Called for each chunk that is done.
         chunks : sequence of int, optional
             One or more, in the order in which their values merge; by default all.
-        purpose : str
-            What the read is for, as in :class:`ReadStarted`; those who watch a cluster see it.
-        number : int
-            Of the read.
         """
 
     def map_write(
         self,
         source: Source,
-        function: Callable[[S, Chunk], NDArray[Any]],
-        state: S,
+        job: Job[S, NDArray[Any]],
         sink: Sink,
         listener: Listener,
-        work: Work = NO_WORK,
         piece_shape: tuple[int, ...] | None = None,
     ) -> None:
-        """Write function(state, chunk) into the sink for all chunks that it has not.
+        """Write the values of a job into the sink, for all chunks that it has not.
 
         Parameters
         ----------
-        source, function, state, listener, work
-            As for :meth:`map_reduce`; the function gives an array with a row for each row.
+        source, listener
+            As for :meth:`map_reduce`.
+        job : Job
+            Its values are arrays with a row for each row.
         sink : Sink
         piece_shape : tuple of int, optional
             Sizes of the boxes that are computed and written at once: 1 along the first sample

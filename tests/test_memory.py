@@ -22,7 +22,7 @@ from streamgmm.executors import memory
 from streamgmm.executors.memory import Budget
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import CovarianceType
-from streamgmm.protocols import Work
+from streamgmm.protocols import Job, Work
 from streamgmm.sources.generated import GeneratedSource
 from streamgmm.sources.sample import SampleSource
 
@@ -90,9 +90,9 @@ def test_too_many_components_are_refused_before_the_first_read() -> None:
 def test_memory_that_was_freed_does_not_end_a_fit_half_way() -> None:
     source = generated(60_000, 4, chunk_rows=1000)
     with ThreadExecutor(1, memory.process_bytes() + 2 * MIB) as executor:
-        first = executor.map_reduce(source, _rows, None, lambda event: None)
+        first = executor.map_reduce(source, Job(_rows, None), lambda event: None)
         held = np.ones(4 * MIB // 8)
-        again = executor.map_reduce(source, _rows, None, lambda event: None)
+        again = executor.map_reduce(source, Job(_rows, None), lambda event: None)
     assert first.n == again.n == 60_000
     assert held.sum() == held.size
 

@@ -26,7 +26,7 @@ from streamgmm.events import Listener
 from streamgmm.executors.memory import format_bytes, parse_bytes
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.progress import describe_rates, reporting
-from streamgmm.protocols import Chunk, region_shape, regions_of
+from streamgmm.protocols import Chunk, Job, region_shape, regions_of
 from streamgmm.sinks import open_sink
 from streamgmm.sources.generated import GeneratedSource
 
@@ -155,7 +155,7 @@ def _write(
         open_sink(store, shape, source.dtype, regions, region_shape(regions[0])) as sink,
         announced(listener, "write", source, sink),
     ):
-        executor.map_write(source, _rows, None, sink, listener)
+        executor.map_write(source, Job(_rows, None), sink, listener)
 
 
 def _rows(_: None, chunk: Chunk) -> NDArray[Any]:

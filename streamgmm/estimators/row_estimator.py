@@ -30,6 +30,7 @@ from streamgmm.options import Missing
 from streamgmm.progress import LineReporter
 from streamgmm.protocols import (
     Chunk,
+    Job,
     LazySource,
     S,
     Source,
@@ -129,7 +130,7 @@ class RowEstimator(CheckedEstimator, ABC):
             try:
                 with announced(listener, function.__name__, source, sink):
                     executor.map_write(
-                        source, function, question, sink, listener, work, piece_shape
+                        source, Job(function, question, work), sink, listener, piece_shape
                     )
             except NotFiniteError:
                 refuse_not_finite(source, executor)

@@ -20,8 +20,8 @@ from streamgmm.executors.memory import Budget, sample_bytes
 from streamgmm.executors.merge_tree import MergeTree, tree_depth
 from streamgmm.executors.nesting import in_local_task
 from streamgmm.protocols import (
-    NO_WORK,
     Chunk,
+    Job,
     LazySource,
     M,
     S,
@@ -62,41 +62,35 @@ class DaskExecutor:
     def map_reduce(
         self,
         source: Source,
-        function: Callable[[S, Chunk], M],
-        state: S,
+        job: Job[S, M],
         listener: Listener,
-        work: Work = NO_WORK,
         chunks: Sequence[int] | None = None,
-        purpose: str = "read",
-        number: int = 0,
     ) -> M:
-        """Merge function(state, chunk) over chunks; see :class:`streamgmm.protocols.Executor`.
+        """Merge the values of a job over chunks; see :class:`streamgmm.protocols.Executor`.
 
-        Dask decides what is in memory at once; ``work`` says how many threads it may use.
+        Dask decides what is in memory at once; the job's work says how many threads it may use.
         """
         chosen = all_chunks(source) if chunks is None else chunks
         tree: MergeTree[_Node] = MergeTree(len(chosen))
-        for place, task in enumerate(_tasks(source, chosen, function, state)):
+        for place, task in enumerate(_tasks(source, chosen, job.function, job.state)):
             tree.add(place, _Node(task))
-        merged: M = _compute([tree.result.task], self._threads(source, work))[0]
+        merged: M = _compute([tree.result.task], self._threads(source, job.work))[0]
         listener(chunks_done(source, chosen))
         return merged
 
     def map_write(
         self,
         source: Source,
-        function: Callable[[S, Chunk], NDArray[Any]],
-        state: S,
+        job: Job[S, NDArray[Any]],
         sink: Sink,
         listener: Listener,
-        work: Work = NO_WORK,
         piece_shape: tuple[int, ...] | None = None,
     ) -> None:
-        """Write function(state, chunk) of all chunks; see :class:`streamgmm.protocols.Executor`."""
+        """Write the values of a job for all chunks; see :class:`streamgmm.protocols.Executor`."""
         chunks = unwritten_chunks(source, sink)
-        tasks = _tasks(source, chunks, function, state)
+        tasks = _tasks(source, chunks, job.function, job.state)
         region_of = regions_of(source)
-        threads = self._threads(source, work)
+        threads = self._threads(source, job.work)
         for first in range(0, len(chunks), _BATCH):
             batch = slice(first, first + _BATCH)
             for i, values in zip(chunks[batch], _compute(tasks[batch], threads), strict=True):

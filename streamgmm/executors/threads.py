@@ -23,8 +23,8 @@ from streamgmm.executors.memory import Budget, sample_bytes
 from streamgmm.executors.merge_tree import MergeTree, tree_depth
 from streamgmm.executors.nesting import in_dask_task
 from streamgmm.protocols import (
-    NO_WORK,
     Chunk,
+    Job,
     M,
     S,
     Sink,
@@ -104,15 +104,11 @@ class ThreadExecutor:
     def map_reduce(
         self,
         source: Source,
-        function: Callable[[S, Chunk], M],
-        state: S,
+        job: Job[S, M],
         listener: Listener,
-        work: Work = NO_WORK,
         chunks: Sequence[int] | None = None,
-        purpose: str = "read",
-        number: int = 0,
     ) -> M:
-        """Merge function(state, chunk) over chunks; see :class:`streamgmm.protocols.Executor`.
+        """Merge the values of a job over chunks; see :class:`streamgmm.protocols.Executor`.
 
         Raises
         ------
@@ -125,23 +121,21 @@ class ThreadExecutor:
         self._for_each(
             source,
             chosen,
-            lambda i, chunk: tree.add(places[i], function(state, chunk)),
+            lambda i, chunk: tree.add(places[i], job.function(job.state, chunk)),
             listener,
-            work,
+            job.work,
         )
         return tree.result
 
     def map_write(
         self,
         source: Source,
-        function: Callable[[S, Chunk], NDArray[Any]],
-        state: S,
+        job: Job[S, NDArray[Any]],
         sink: Sink,
         listener: Listener,
-        work: Work = NO_WORK,
         piece_shape: tuple[int, ...] | None = None,
     ) -> None:
-        """Write function(state, chunk) for all chunks; see :class:`streamgmm.protocols.Executor`.
+        """Write the values of a job for all chunks; see :class:`streamgmm.protocols.Executor`.
 
         Raises
         ------
@@ -151,10 +145,10 @@ class ThreadExecutor:
         region_of = regions_of(source)
 
         def write(i: int, chunk: Chunk) -> None:
-            write_chunk(function, state, chunk, region_of(i), piece_shape, sink.write)
+            write_chunk(job.function, job.state, chunk, region_of(i), piece_shape, sink.write)
             sink.finish(i)
 
-        self._for_each(source, unwritten_chunks(source, sink), write, listener, work)
+        self._for_each(source, unwritten_chunks(source, sink), write, listener, job.work)
 
     def check_memory(
         self, source: Source, work: Work, at_limit: Callable[[int], Sequence[Work]] | None = None

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamgmm.events import ChunkDone, Event
-from streamgmm.protocols import Chunk, Executor
+from streamgmm.protocols import Chunk, Executor, Job
 from streamgmm.sinks import ArraySink
 from streamgmm.testing.chunked import ChunkedSource
 
@@ -125,7 +125,7 @@ class ExecutorConformance(ABC):
     @pytest.mark.parametrize("n_chunks", [1, 2, 3, 7, 16, 33])
     def test_values_merge_by_the_fixed_tree(self, executor: Executor, n_chunks: int) -> None:
         source = ChunkedSource(rows(n_chunks), 1)
-        merged = executor.map_reduce(source, first_row, "c", ignore)
+        merged = executor.map_reduce(source, Job(first_row, "c"), ignore)
         assert merged.value == bracketed([f"c{i}" for i in range(n_chunks)])
 
     @pytest.mark.parametrize("chunks", [[4], [0, 3, 4], [5, 1, 6, 2, 0], range(7)])
@@ -134,20 +134,20 @@ class ExecutorConformance(ABC):
     ) -> None:
         source = ChunkedSource(rows(67), 10)
         events: list[Event] = []
-        merged = executor.map_reduce(source, first_row, "c", events.append, chunks=chunks)
+        merged = executor.map_reduce(source, Job(first_row, "c"), events.append, chunks=chunks)
         assert merged.value == bracketed([f"c{10 * i}" for i in chunks])
         n_rows = sum(7 if i == 6 else 10 for i in chunks)
         assert sum(event.n_rows for event in events if isinstance(event, ChunkDone)) == n_rows
 
     def test_chunks_that_are_not_asked_for_are_not_read(self, executor: Executor) -> None:
         source = UnreadableSource(rows(100), 10)
-        found = executor.map_reduce(source, total, None, ignore, chunks=[4, 6])
+        found = executor.map_reduce(source, Job(total, None), ignore, chunks=[4, 6])
         assert found.value == sum(range(40, 50)) + sum(range(60, 70))
 
     def test_chunks_know_their_place(self, executor: Executor) -> None:
         source = ChunkedSource(rows(103), 10)
         expected = [f"[{start},{min(start + 9, 102)}]" for start in range(0, 103, 10)]
-        assert executor.map_reduce(source, indices, None, ignore).value == bracketed(expected)
+        assert executor.map_reduce(source, Job(indices, None), ignore).value == bracketed(expected)
 
     def test_sums_have_the_same_bits_everywhere(self, executor: Executor) -> None:
         rng = np.random.default_rng(0)
@@ -156,7 +156,7 @@ class ExecutorConformance(ABC):
         expected = [float(values[start : start + 70].sum()) for start in source.boundaries[:-1]]
         # Or any order would do.
         assert functools.reduce(operator.add, expected) != self.tree_sum(expected)
-        found = executor.map_reduce(source, total, None, ignore)
+        found = executor.map_reduce(source, Job(total, None), ignore)
         assert found.value == self.tree_sum(expected)
 
     @staticmethod
@@ -168,23 +168,23 @@ class ExecutorConformance(ABC):
 
     def test_empty_chunks_count(self, executor: Executor) -> None:
         source = ChunkedSource(rows(10), boundaries=[0, 0, 4, 4, 10, 10])
-        assert executor.map_reduce(source, total, None, ignore).value == 45.0
+        assert executor.map_reduce(source, Job(total, None), ignore).value == 45.0
         written = np.full((10, 1), np.nan)
-        executor.map_write(source, doubled, 2.0, ArraySink(written), ignore)
+        executor.map_write(source, Job(doubled, 2.0), ArraySink(written), ignore)
         np.testing.assert_array_equal(written, 2 * rows(10))
 
     def test_weights_arrive(self, executor: Executor) -> None:
         source = ChunkedSource(rows(10), 3, weights=np.arange(10.0))
-        assert executor.map_reduce(source, weighted_total, None, ignore).value == 285.0
+        assert executor.map_reduce(source, Job(weighted_total, None), ignore).value == 285.0
 
     @pytest.mark.parametrize("d", [1, 3])
     def test_every_row_is_written(self, executor: Executor, d: int) -> None:
         source = ChunkedSource(rows(1003, d), 10)
         written = np.full((1003, d), np.nan)
-        executor.map_write(source, doubled, 3.0, ArraySink(written), ignore)
+        executor.map_write(source, Job(doubled, 3.0), ArraySink(written), ignore)
         np.testing.assert_array_equal(written, 3 * rows(1003, d))
         labels = np.full(1003, -1)
-        executor.map_write(source, first_column, None, ArraySink(labels), ignore)
+        executor.map_write(source, Job(first_column, None), ArraySink(labels), ignore)
         np.testing.assert_array_equal(labels, np.arange(1003))
 
     def test_what_a_sink_has_is_not_computed(self, executor: Executor) -> None:
@@ -193,8 +193,8 @@ class ExecutorConformance(ABC):
         sink = HalfDoneSink(written)
         events: list[Event] = []
         # Row 50 is the first of chunk 5, which is there.
-        executor.map_write(source, fail_to_write, None, HalfDoneSink(np.empty(103)), ignore)
-        executor.map_write(source, doubled, 2.0, sink, events.append)
+        executor.map_write(source, Job(fail_to_write, None), HalfDoneSink(np.empty(103)), ignore)
+        executor.map_write(source, Job(doubled, 2.0), sink, events.append)
         expected = np.where(rows(103) // 10 % 2, -1.0, 2.0 * rows(103))
         np.testing.assert_array_equal(written, expected)
         assert sorted(sink.finished) == [0, 2, 4, 6, 8, 10]
@@ -203,8 +203,8 @@ class ExecutorConformance(ABC):
     def test_all_rows_are_told_of(self, executor: Executor) -> None:
         source = ChunkedSource(rows(103, 2), 10)
         events: list[Event] = []
-        executor.map_reduce(source, total, None, events.append)
-        executor.map_write(source, doubled, 1.0, ArraySink(np.empty((103, 2))), events.append)
+        executor.map_reduce(source, Job(total, None), events.append)
+        executor.map_write(source, Job(doubled, 1.0), ArraySink(np.empty((103, 2))), events.append)
         assert all(isinstance(event, ChunkDone) for event in events)
         done = [event for event in events if isinstance(event, ChunkDone)]
         assert sum(event.n_rows for event in done) == 2 * 103
@@ -213,15 +213,15 @@ class ExecutorConformance(ABC):
     def test_errors_of_the_function_arrive_as_they_are(self, executor: Executor) -> None:
         source = ChunkedSource(rows(100), 10)
         with pytest.raises(LookupError, match="row 50"):
-            executor.map_reduce(source, fail_at_row_50, None, ignore)
+            executor.map_reduce(source, Job(fail_at_row_50, None), ignore)
         with pytest.raises(LookupError, match="row 50"):
-            executor.map_write(source, fail_to_write, None, ArraySink(np.empty(100)), ignore)
+            executor.map_write(source, Job(fail_to_write, None), ArraySink(np.empty(100)), ignore)
         # It continues working.
-        assert executor.map_reduce(source, total, None, ignore).value == 4950.0
+        assert executor.map_reduce(source, Job(total, None), ignore).value == 4950.0
 
     def test_errors_of_the_source_arrive_as_they_are(self, executor: Executor) -> None:
         with pytest.raises(FileNotFoundError, match="chunk 5"):
-            executor.map_reduce(UnreadableSource(rows(100), 10), total, None, ignore)
+            executor.map_reduce(UnreadableSource(rows(100), 10), Job(total, None), ignore)
 
     def test_errors_of_the_listener_arrive_as_they_are(self, executor: Executor) -> None:
         def refuse(event: Event) -> None:
@@ -229,5 +229,5 @@ class ExecutorConformance(ABC):
 
         source = ChunkedSource(rows(100), 10)
         with pytest.raises(LookupError, match="enough"):
-            executor.map_reduce(source, total, None, refuse)
-        assert executor.map_reduce(source, total, None, ignore).value == 4950.0
+            executor.map_reduce(source, Job(total, None), refuse)
+        assert executor.map_reduce(source, Job(total, None), ignore).value == 4950.0

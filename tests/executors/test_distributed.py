@@ -38,7 +38,7 @@ from streamgmm.executors.dask import DaskExecutor
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record, read_record
-from streamgmm.protocols import Chunk, Executor, Region, Work, positions, region_at
+from streamgmm.protocols import Chunk, Executor, Job, Region, Work, positions, region_at
 from streamgmm.sinks import ArraySink
 from streamgmm.sinks.zarr import BoxWriter, create_array
 from streamgmm.sources.zarr import ZarrSource
@@ -97,10 +97,10 @@ def test_the_executor_follows_the_data(client: Any) -> None:
     with open_executor("dask", table) as chosen:
         assert isinstance(chosen, DaskExecutor)
         with dask.config.set(scheduler="synchronous"):
-            assert chosen.map_reduce(table, total, None, ignore).value == 45.0
+            assert chosen.map_reduce(table, Job(total, None), ignore).value == 45.0
     with open_executor(client, table) as chosen:
         assert isinstance(chosen, DistributedExecutor)
-        assert chosen.map_reduce(table, total, None, ignore).value == 45.0
+        assert chosen.map_reduce(table, Job(total, None), ignore).value == 45.0
     with pytest.raises(ParameterError, match="executor is 'spark'"):
         open_executor("spark", table)
 
@@ -142,14 +142,14 @@ def test_groups_are_complete_subtrees_enough_and_not_too_many(
 def test_values_merge_by_the_fixed_tree_in_groups_too(client: Any, n_chunks: int) -> None:
     source = ChunkedSource(rows(n_chunks), 1)
     with DistributedExecutor(client) as executor:
-        found = executor.map_reduce(source, first_row, "c", ignore)
+        found = executor.map_reduce(source, Job(first_row, "c"), ignore)
     assert found.value == bracketed([f"c{i}" for i in range(n_chunks)])
 
 
 def test_chunks_are_told_of_as_groups_end(client: Any) -> None:
     events: list[Any] = []
     with DistributedExecutor(client) as executor:
-        executor.map_reduce(ChunkedSource(rows(1000), 2), total, None, events.append)
+        executor.map_reduce(ChunkedSource(rows(1000), 2), Job(total, None), events.append)
     assert {event.n_rows for event in events} == {16, 8}
     assert len(events) == 63
 
@@ -199,7 +199,7 @@ def test_the_state_reaches_each_worker_once_a_read(client: Any) -> None:
     with DistributedExecutor(client) as executor:
         for _ in range(2):
             before = received(client)
-            executor.map_reduce(source, sized_total, state, ignore)
+            executor.map_reduce(source, Job(sized_total, state), ignore)
             found = received(client) - before
             # One worker was given it, and the other one asked for it.
             assert [n for key, n in found.items() if "streamgmm-read-job" in key] == [1]
@@ -217,9 +217,9 @@ def test_chunks_that_the_cluster_holds_are_computed_where_they_are(client: Any) 
     source = open_data(held)
     before = received(client)
     with without_stealing(client), DistributedExecutor(client) as executor:
-        found = executor.map_reduce(source, first_row, "c", ignore)
+        found = executor.map_reduce(source, Job(first_row, "c"), ignore)
         assert found.value == bracketed([f"c{100 * i}" for i in range(40)])
-        found = executor.map_reduce(source, first_row, "c", ignore, chunks=[7, 4])
+        found = executor.map_reduce(source, Job(first_row, "c"), ignore, chunks=[7, 4])
         assert found.value == "(c700c400)"
     # By chance 20; Dask sends one where it reckons that the other worker is free sooner.
     assert len([key for key in received(client) - before if held.name in key]) < 10
@@ -288,7 +288,7 @@ def test_a_source_that_cannot_be_sent_is_refused(client: Any) -> None:
         DistributedExecutor(client) as executor,
         pytest.raises(ParameterError, match=r"chunked data cannot be sent to workers .*threads"),
     ):
-        executor.map_reduce(source, total, None, ignore)
+        executor.map_reduce(source, Job(total, None), ignore)
 
 
 def test_a_path_that_workers_have_not_is_refused(client: Any, stored: Path) -> None:
@@ -300,13 +300,13 @@ def test_a_path_that_workers_have_not_is_refused(client: Any, stored: Path) -> N
         DistributedExecutor(client) as executor,
         pytest.raises(DataError, match=r"elsewhere\.zarr is not there on worker tcp://"),
     ):
-        executor.map_reduce(source, total, None, ignore)
+        executor.map_reduce(source, Job(total, None), ignore)
 
 
 def test_work_that_cannot_fit_is_told_before_any_read(client: Any, tmp_path: Path) -> None:
     source = LoggedSource(tmp_path, 100, read_bytes=1 << 30)
     with DistributedExecutor(client) as executor:
-        executor.map_reduce(source, total, None, ignore)
+        executor.map_reduce(source, Job(total, None), ignore)
         source.read_bytes = 2 << 30
         message = r"within 70% of the memory limit of worker tcp://.* = 1.4 GiB: it takes 2\..* GiB"
         with pytest.raises(MemoryLimitError, match=message):
@@ -316,7 +316,7 @@ def test_work_that_cannot_fit_is_told_before_any_read(client: Any, tmp_path: Pat
         DistributedExecutor(client) as executor,
         pytest.raises(MemoryLimitError, match="2 GiB are for one chunk"),
     ):
-        executor.map_reduce(source, total, None, ignore)
+        executor.map_reduce(source, Job(total, None), ignore)
     assert len(source.reads()) == n_reads
 
 
@@ -336,7 +336,7 @@ def test_a_chunk_that_cannot_be_decoded_is_named(client: Any, tmp_path: Path) ->
         DistributedExecutor(client) as executor,
         pytest.raises(DataError, match=r"x\.zarr: rows 60000 to 100000 cannot be read or decoded"),
     ):
-        executor.map_reduce(open_data(path), total, None, ignore)
+        executor.map_reduce(open_data(path), Job(total, None), ignore)
 
 
 def test_work_that_kills_workers_is_given_up(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_work_that_kills_workers_is_given_up(tmp_path: Path) -> None:
         DistributedExecutor(client) as executor,
         pytest.raises(ClusterError, match=r"2 workers died .* the same part of chunked data"),
     ):
-        executor.map_reduce(FatalSource(tmp_path, 100), total, None, ignore)
+        executor.map_reduce(FatalSource(tmp_path, 100), Job(total, None), ignore)
 
 
 DRIVER = """
@@ -439,19 +439,19 @@ def test_an_interrupt_leaves_nothing_on_the_cluster(client: Any, tmp_path: Path)
 
     with DistributedExecutor(client) as executor:
         with pytest.raises(KeyboardInterrupt):
-            executor.map_reduce(source, total, None, interrupt)
+            executor.map_reduce(source, Job(total, None), interrupt)
         # What runs already continues to the end of its group.
         (tmp_path / "joined").touch()
         wait_for_no_tasks(client, {"streamgmm-source"})
-        assert executor.map_reduce(source, total, None, ignore) is not None
+        assert executor.map_reduce(source, Job(total, None), ignore) is not None
     assert len({i for i, _ in source.reads()}) == 400
 
 
 def test_tasks_have_names_for_people(client: Any) -> None:
     with DistributedExecutor(client) as executor:
         source = ChunkedSource(rows(100), 1)
-        executor.map_reduce(source, first_row, "", ignore, purpose="iteration", number=3)
-        executor.map_write(source, first_column, None, ArraySink(np.empty(100)), ignore)
+        executor.map_reduce(source, Job(first_row, "", purpose="iteration", number=3), ignore)
+        executor.map_write(source, Job(first_column, None), ArraySink(np.empty(100)), ignore)
     prefixes = client.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.task_prefixes))
     ours = {f"streamgmm-iteration-{kind}" for kind in ("job", "group", "merge")}
     assert prefixes >= {"streamgmm-source", "streamgmm-first-column-group", *ours}

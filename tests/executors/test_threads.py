@@ -11,7 +11,7 @@ import pytest
 from streamgmm.errors import MemoryLimitError, ParameterError
 from streamgmm.executors.memory import process_bytes
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.protocols import Chunk, Executor, Work
+from streamgmm.protocols import Chunk, Executor, Job, Work
 from streamgmm.sinks import ArraySink
 from streamgmm.testing.chunked import ChunkedSource
 from streamgmm.testing.executors import (
@@ -54,12 +54,12 @@ class TestThreadsWithChunksInMemory(ExecutorConformance):
 def test_few_chunks_are_in_memory_at_once(n_jobs: int) -> None:
     source = ChunkedSource(rows(500), 2)
     with ThreadExecutor(n_jobs) as executor:
-        executor.map_reduce(source, total, None, ignore)
+        executor.map_reduce(source, Job(total, None), ignore)
         gc.collect()
         assert source.n_reads == 250
         assert source.n_live == 0
         assert 1 <= source.most_live <= n_jobs + 1
-        executor.map_write(source, doubled, 1.0, ArraySink(np.empty((500, 1))), ignore)
+        executor.map_write(source, Job(doubled, 1.0), ArraySink(np.empty((500, 1))), ignore)
     assert source.most_live <= n_jobs + 1
 
 
@@ -78,7 +78,7 @@ class PrefetchedSource(ChunkedSource):
 def test_chunks_are_fetched_while_others_are_computed(n_jobs: int) -> None:
     source = PrefetchedSource(100, 5)
     with ThreadExecutor(n_jobs) as executor:
-        executor.map_reduce(source, total, None, ignore)
+        executor.map_reduce(source, Job(total, None), ignore)
     # The first ones are read at once; one thread more reads than computes.
     assert sorted(source.fetched) == list(range(n_jobs + 1, 20))
 
@@ -90,7 +90,7 @@ def test_the_memory_limit_bounds_chunks(fitting: int) -> None:
     # Half a chunk to spare, for what the process itself takes meanwhile.
     limit = process_bytes() + int((fitting + 0.5) * chunk_bytes)
     with ThreadExecutor(4, limit) as executor:
-        assert executor.map_reduce(source, total, None, ignore).value == 19900.0
+        assert executor.map_reduce(source, Job(total, None), ignore).value == 19900.0
     assert source.n_reads == 100
     assert source.most_live <= fitting
 
@@ -103,9 +103,9 @@ def test_what_cannot_fit_is_told_before_any_read() -> None:
             MemoryLimitError,
             match=r"chunked data cannot be read within memory_limit = .*2 GiB are for one chunk",
         ):
-            executor.map_reduce(source, total, None, ignore)
+            executor.map_reduce(source, Job(total, None), ignore)
         with pytest.raises(MemoryLimitError, match="one chunk"):
-            executor.map_write(source, doubled, 1.0, ArraySink(np.empty((200, 1))), ignore)
+            executor.map_write(source, Job(doubled, 1.0), ArraySink(np.empty((200, 1))), ignore)
     assert source.n_reads == 0
 
 
@@ -114,9 +114,9 @@ def test_work_that_cannot_fit_is_told_before_any_read(read_bytes: int) -> None:
     source = ChunkedSource(rows(200), 2, read_bytes=read_bytes)
     with ThreadExecutor(2, process_bytes() + (1 << 30)) as executor:
         with pytest.raises(MemoryLimitError, match=r"for what is computed on 2 thread\(s\)"):
-            executor.map_reduce(source, total, None, ignore, work=Work(1 << 29, 1 << 29))
+            executor.map_reduce(source, Job(total, None, Work(1 << 29, 1 << 29)), ignore)
         assert source.n_reads == 0
-        executor.map_reduce(source, total, None, ignore, work=Work(1 << 20, 1 << 20))
+        executor.map_reduce(source, Job(total, None, Work(1 << 20, 1 << 20)), ignore)
 
 
 class LockStep:
@@ -152,7 +152,7 @@ def test_chunks_are_read_while_others_are_computed(n_jobs: int) -> None:
         return total(None, chunk)
 
     with ThreadExecutor(n_jobs) as executor:
-        assert executor.map_reduce(source, compute, None, ignore).value == 780.0
+        assert executor.map_reduce(source, Job(compute, None), ignore).value == 780.0
 
 
 class TogetherSource(ChunkedSource):
@@ -171,7 +171,7 @@ def test_several_chunks_are_read_at_once(n_jobs: int) -> None:
     source = TogetherSource(rows(100), 10)
     source.barrier = threading.Barrier(n_jobs)
     with ThreadExecutor(n_jobs) as executor:
-        assert executor.map_reduce(source, total, None, ignore).value == 4950.0
+        assert executor.map_reduce(source, Job(total, None), ignore).value == 4950.0
 
 
 @pytest.mark.parametrize("n_jobs", [2, 4])
@@ -185,7 +185,7 @@ def test_several_chunks_are_computed_at_once(n_jobs: int) -> None:
 
     with ThreadExecutor(n_jobs) as executor:
         source = ChunkedSource(rows(100), 10)
-        assert executor.map_reduce(source, compute, None, ignore).value == 4950.0
+        assert executor.map_reduce(source, Job(compute, None), ignore).value == 4950.0
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2, 3])
@@ -204,7 +204,7 @@ def test_no_more_than_asked_for_are_computed_at_once(n_jobs: int) -> None:
         return value
 
     with ThreadExecutor(n_jobs) as executor:
-        assert executor.map_reduce(source, compute, None, ignore).value == 19900.0
+        assert executor.map_reduce(source, Job(compute, None), ignore).value == 19900.0
     assert counts["most"] <= n_jobs
 
 
@@ -226,7 +226,7 @@ def test_of_several_failures_the_first_in_the_data_is_raised(n_jobs: int) -> Non
         ThreadExecutor(n_jobs) as executor,
         pytest.raises(LookupError, match="row 50"),
     ):
-        executor.map_reduce(ChunkedSource(rows(1000), 10), compute, None, ignore)
+        executor.map_reduce(ChunkedSource(rows(1000), 10), Job(compute, None), ignore)
 
 
 def test_a_failure_waits_for_what_has_begun() -> None:
@@ -248,7 +248,7 @@ def test_a_failure_waits_for_what_has_begun() -> None:
 
     with ThreadExecutor(4) as executor:
         with pytest.raises(LookupError, match="row 50"):
-            executor.map_reduce(source, compute, None, ignore)
+            executor.map_reduce(source, Job(compute, None), ignore)
         assert counts["begun"] == counts["ended"] < 100
         assert source.n_reads < 100
     assert own_threads() == []

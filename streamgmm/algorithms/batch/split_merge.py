@@ -23,7 +23,7 @@ from streamgmm.core.mixtures.reduction import merged_pairs, merging_bounds
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array, solve
-from streamgmm.protocols import Chunk, Work
+from streamgmm.protocols import Chunk, Job, Work
 
 # Nats a row; a short run of EM ends with a step that gains less.
 _SETTLED = 1e-6
@@ -102,7 +102,9 @@ class Rows:
 
         reader = self.reader
         work = Work(thread=_BLOCK_BYTES * 3 // 2, driver=reader.driver_bytes)
-        sums = reader.executor.map_reduce(reader.source, of_chunk, None, lambda event: None, work)
+        sums = reader.executor.map_reduce(
+            reader.source, Job(of_chunk, None, work), lambda event: None
+        )
         total = self.weights.sum()
         return [one / total for one in sums.arrays]
 

@@ -24,6 +24,7 @@ from streamgmm.options import Arithmetic, CovarianceType, Missing
 from streamgmm.protocols import (
     Chunk,
     Executor,
+    Job,
     Journal,
     M,
     PartialRead,
@@ -171,7 +172,7 @@ class Reader:
         kind : type
             A dataclass: what the function gives.
         function, state, work
-            As for :meth:`streamgmm.protocols.Executor.map_reduce`.
+            As for :class:`streamgmm.protocols.Job`.
         chunks : sequence of int, optional
             By default all.
         """
@@ -260,15 +261,15 @@ class Reader:
             purpose,
             found.n_rows,
             seconds,
-            iteration,
-            mean,
-            mean - previous if math.isfinite(previous) else math.nan,
-            found.n_overflowing,
-            frame.centred.size,
-            "float32" if found.n_single else "float64",
-            found.n_screened / n_pairs,
-            found.n_passed_over / n_pairs,
-            n_missing,
+            iteration=iteration,
+            log_likelihood=mean,
+            gain=mean - previous if math.isfinite(previous) else math.nan,
+            n_overflowing=found.n_overflowing,
+            n_centred=frame.centred.size,
+            arithmetic="float32" if found.n_single else "float64",
+            screened=found.n_screened / n_pairs,
+            passed_over=found.n_passed_over / n_pairs,
+            n_missing=n_missing,
             accepted=accepts(found),
             n_weightless=found.n_weightless,
         )
@@ -288,6 +289,7 @@ class Reader:
         chosen = all_chunks(source) if chunks is None else chunks
         n_read = row_count(source, chosen)
         number = len(self.history) + 1
+        job = Job(function, state, work, purpose, number)
         n_bytes = n_read * row_bytes(source)
         self.notify(ReadStarted(number, purpose, n_read, len(chosen), n_bytes))
         begun: PartialRead[M] = PartialRead()
@@ -300,15 +302,13 @@ class Reader:
             self.listener(chunks_done(source, chosen[: begun.n_chunks]))
 
         def read(segment: Sequence[int]) -> M:
-            return self.executor.map_reduce(
-                source, function, state, self.listener, work, segment, purpose, number
-            )
+            return self.executor.map_reduce(source, job, self.listener, segment)
 
         value, seconds = complete(begun, chosen, read, keep, interval)
         return value, n_read, seconds
 
-    def _record(self, purpose: str, *values: Any, **others: Any) -> None:
-        done = ReadDone(len(self.history) + 1, purpose, *values, **others)
+    def _record(self, purpose: str, n_rows: int, seconds: float, **values: Any) -> None:
+        done = ReadDone(len(self.history) + 1, purpose, n_rows, seconds, **values)
         self.history.append(done)
         self.notify(done)
 
@@ -362,7 +362,7 @@ def refuse_not_finite(source: Source, executor: Executor) -> NoReturn:
     ------
     NotFiniteError
     """
-    found = executor.map_reduce(source, _find_not_finite, source.missing, _ignore)
+    found = executor.map_reduce(source, Job(_find_not_finite, source.missing), _ignore)
     raise NotFiniteError(found.message(f"Input {source.name}", source.n_rows, source.missing))
 
 

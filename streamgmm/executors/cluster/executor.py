@@ -32,8 +32,7 @@ from streamgmm.executors.cluster.worker_memory import WorkerMemory
 from streamgmm.executors.memory import Budget, sample_bytes
 from streamgmm.executors.nesting import in_worker_task
 from streamgmm.protocols import (
-    NO_WORK,
-    Chunk,
+    Job,
     LazySource,
     M,
     S,
@@ -91,15 +90,11 @@ class DistributedExecutor:
     def map_reduce(
         self,
         source: Source,
-        function: Callable[[S, Chunk], M],
-        state: S,
+        job: Job[S, M],
         listener: Listener,
-        work: Work = NO_WORK,
         chunks: Sequence[int] | None = None,
-        purpose: str = "read",
-        number: int = 0,
     ) -> M:
-        """Merge function(state, chunk) over chunks; see :class:`streamgmm.protocols.Executor`.
+        """Merge the values of a job over chunks; see :class:`streamgmm.protocols.Executor`.
 
         Raises
         ------
@@ -109,26 +104,24 @@ class DistributedExecutor:
             If the cluster is lost, or workers die again and again.
         """
         chosen = all_chunks(source) if chunks is None else chunks
-        graph = Graph(purpose, function, state, number)
+        graph = Graph(job.purpose, job.function, job.state, job.number)
 
         def notify(group: Sequence[int], future: Any) -> None:
             listener(chunks_done(source, group))
 
         with self._cluster.explained(source):
-            merged: M = self._merged(source, graph, work, chosen, notify)
+            merged: M = self._merged(source, graph, job.work, chosen, notify)
         return merged
 
     def map_write(
         self,
         source: Source,
-        function: Callable[[S, Chunk], NDArray[Any]],
-        state: S,
+        job: Job[S, NDArray[Any]],
         sink: Sink,
         listener: Listener,
-        work: Work = NO_WORK,
         piece_shape: tuple[int, ...] | None = None,
     ) -> None:
-        """Write function(state, chunk) of all chunks; see :class:`streamgmm.protocols.Executor`.
+        """Write the values of a job for all chunks; see :class:`streamgmm.protocols.Executor`.
 
         Workers write by themselves if the sink allows it, else values come here to be written.
 
@@ -140,11 +133,13 @@ class DistributedExecutor:
             If the cluster is lost, or workers die again and again.
         """
         chunks = unwritten_chunks(source, sink)
-        name = funcname(function)
+        name = funcname(job.function)
 
         with self._cluster.explained(source):
             if isinstance(sink, SharedSink) and (writer := sink.writer()) is not None:
-                job = Writing(function, state, writer, piece_shape, sample_shape(source))
+                writing = Writing(
+                    job.function, job.state, writer, piece_shape, sample_shape(source)
+                )
 
                 def notify(group: Sequence[int], future: Any) -> None:
                     for i, digest in zip(group, future.result().digests, strict=True):
@@ -152,11 +147,11 @@ class DistributedExecutor:
                     listener(chunks_done(source, group))
 
                 if chunks:
-                    self._merged(source, Graph(name, write, job), work, chunks, notify)
+                    self._merged(source, Graph(name, write, writing), job.work, chunks, notify)
                 return
             for batch in groups_of(chunks, _BATCH):
-                graph = Graph(name, function, state)
-                self._write_here(source, graph, work, batch, sink, listener)
+                graph = Graph(name, job.function, job.state)
+                self._write_here(source, graph, job.work, batch, sink, listener)
 
     def check_memory(
         self, source: Source, work: Work, at_limit: Callable[[int], Sequence[Work]] | None = None
