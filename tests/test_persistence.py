@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 import streamgmm
 from streamgmm import GaussianMixture
+from streamgmm.core.fitted_model import StopReason
 from streamgmm.core.frame import Frame
-from streamgmm.errors import ModelFileError, OutputError, StreamGMMError
+from streamgmm.errors import ModelFileError, OutputError, ParameterError, StreamGMMError
 from streamgmm.options import CovarianceType
 from streamgmm.persistence import VERSION, Record, read_record, write_record
 from tests.core.cases import TYPES, draw, random_parameters
@@ -379,3 +380,20 @@ def test_nothing_stays_open(tmp_path: Path) -> None:
     for _ in range(5):
         streamgmm.load(tmp_path / "m.gmm")
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_file_says_why_the_fit_ended(tmp_path: Path) -> None:
+    model = fitted(max_iter=1, algorithm="em", tol=0.0)
+    reason = model.fitted_model_.reason
+    assert reason is StopReason.LIMIT
+    model.save(tmp_path / "m.gmm")
+    assert streamgmm.load(tmp_path / "m.gmm").fitted_model_.reason is reason
+    assert model.marginal([0]).fitted_model_.reason is None
+
+
+def test_a_fitted_model_is_all_that_a_model_is_made_of() -> None:
+    model = fitted()
+    again = GaussianMixture.from_fitted_model(model.fitted_model_, random_state=0)
+    assert_same_model(model, again)
+    with pytest.raises(ParameterError, match="n_components is 7"):
+        GaussianMixture.from_fitted_model(model.fitted_model_, n_components=7)

@@ -21,6 +21,7 @@ from streamgmm.core.kernels.screening import (
 )
 from streamgmm.core.kernels.single import single_statistics
 from streamgmm.core.kernels.tiles import BLOCK, FORMS, SINGLE_LANES, SPARE_FEATURES, STRIDE
+from streamgmm.core.kernels.totals import N_NOT_FINITE, named
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array, blocks, upper_triangle
@@ -228,11 +229,11 @@ class EStep:
         if not self._is_in_place:
             placed = np.zeros((len(self.weights), moments.shape[1]))
             placed[self.order] = moments
-        log_likelihood, weight, *counts = totals.tolist()
-        found = Statistics(self.frame, placed, scatter, log_likelihood, weight, *map(int, counts))
+        found = Statistics(self.frame, placed, scatter, **named(totals))
         if found.n_single == 0 or found.n_single < found.n_rows * len(self.coefficients.theta):
             return found
-        return replace(found, log_likelihood=log_likelihood + self._lost_to_coefficients(moments))
+        lost = self._lost_to_coefficients(moments)
+        return replace(found, log_likelihood=found.log_likelihood + lost)
 
     @functools.cached_property
     def _is_in_place(self) -> bool:
@@ -266,7 +267,7 @@ class EStep:
             _, _, totals, (scores, labels, responsibilities) = e_step(
                 part, _NO_WEIGHTS, priors, order, coefficients, False, True, with_responsibilities
             )
-            parts.append(Posterior(scores, labels, responsibilities, int(totals[4])))
+            parts.append(Posterior(scores, labels, responsibilities, int(totals[N_NOT_FINITE])))
         return _joined(parts)
 
     def assignment(self, rows: NDArray[np.generic]) -> Posterior:
@@ -290,7 +291,9 @@ class EStep:
             _, _, totals, scores, labels = hard_step(
                 part, _NO_WEIGHTS, priors, order, coefficients, False, True
             )
-            parts.append(Posterior(scores, labels, np.empty((0, priors.size)), int(totals[4])))
+            parts.append(
+                Posterior(scores, labels, np.empty((0, priors.size)), int(totals[N_NOT_FINITE]))
+            )
         return _joined(parts)
 
     def require_shapes(self, rows: NDArray[np.generic], weights: Array = _NO_WEIGHTS) -> None:

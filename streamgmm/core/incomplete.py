@@ -13,6 +13,7 @@ from streamgmm.core.e_step import EStep, Posterior, writable
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.incomplete import KEPT, incomplete_posteriors, incomplete_statistics
 from streamgmm.core.kernels.tiles import PANEL, STRIDE
+from streamgmm.core.kernels.totals import named
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
@@ -77,13 +78,9 @@ class IncompleteExpectation:
             self.complete.writable_coefficients,
             self.complete.is_hard,
         )
-        log_likelihood, weight, n_rows, n_overflowing = totals.tolist()
         incomplete = replace(
             self._in_frame(moments, scatter),
-            log_likelihood=log_likelihood,
-            weight=weight,
-            n_rows=int(n_rows),
-            n_overflowing=int(n_overflowing),
+            **named(totals),
             n_not_finite=-chosen.size,
             n_missing=-chosen.size,
         )

@@ -49,6 +49,7 @@ from streamgmm.core.kernels.tiles import (
     compare_forms,
     form_rows,
 )
+from streamgmm.core.kernels.totals import N_SCREENED, N_SINGLE, N_TOTALS
 
 # Where float32 leaves many labels in doubt, so many blocks do without.
 _BLOCKS_WITHOUT = 15
@@ -370,7 +371,7 @@ def _visit_rows(
                 move(recent[0], sums[0])
                 move(recent[1], sums[1])
         count_in(totals, n, left_out, weight, log_likelihood, n * (n_components - 1))
-    totals[6], totals[7] = work.n_screened[0], work.n_single[0]
+    totals[N_SCREENED], totals[N_SINGLE] = work.n_screened[0], work.n_single[0]
 
 
 @kernel
@@ -403,7 +404,7 @@ def hard_step(rows, weights, priors, order, coefficients, with_sums, with_poster
     scatter = np.zeros((1, n_scatter - SPARE_FEATURES))
     recent_moments = np.zeros((n_sums, coefficients.features.shape[0]))
     recent_scatter = np.zeros((1, n_scatter))
-    totals = np.zeros(9)
+    totals = np.zeros(N_TOTALS)
     _visit_rows(
         rows,
         weights,

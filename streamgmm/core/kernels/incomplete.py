@@ -39,6 +39,7 @@ from streamgmm.core.kernels.mixture import (
 )
 from streamgmm.core.kernels.products import FIRST, add_moments_product, fill, lines, whole_panels
 from streamgmm.core.kernels.tiles import BLOCK, PANEL, SPARE_FEATURES
+from streamgmm.core.kernels.totals import LOG_LIKELIHOOD, N_OVERFLOWING, N_ROWS, WEIGHT
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 #: Values of a block's residuals that are kept, unless a panel of rows has more: they stay in cache.
@@ -347,10 +348,10 @@ def _add_rows(
         if (start // n_together + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
             move(recent[0], sums[0])
             move(recent[1], sums[1])
-        totals[0] += log_likelihood
-        totals[1] += weight
-        totals[2] += stop - start - n_overflowing
-        totals[3] += n_overflowing
+        totals[LOG_LIKELIHOOD] += log_likelihood
+        totals[WEIGHT] += weight
+        totals[N_ROWS] += stop - start - n_overflowing
+        totals[N_OVERFLOWING] += n_overflowing
 
 
 @kernel
@@ -383,7 +384,7 @@ def incomplete_statistics(rows, weights, order, coefficients, is_hard):
     scatter = np.zeros((1, n_scatter - SPARE_FEATURES))
     recent_moments = np.zeros((n_components, coefficients.features.shape[0]))
     recent_scatter = np.zeros((1, n_scatter))
-    totals = np.zeros(4)
+    totals = np.zeros(N_OVERFLOWING + 1)
     work, gaps = workspace(coefficients), _gaps(coefficients)
     sums, recent = (moments, scatter), (recent_moments, recent_scatter)
     labels = np.zeros(BLOCK, np.int64)

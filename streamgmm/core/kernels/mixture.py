@@ -22,6 +22,18 @@ from streamgmm.core.kernels.log_joint import (
 from streamgmm.core.kernels.products import FIRST, add_moments_product, fill, whole_panels
 from streamgmm.core.kernels.screening import FEW, MANY_FEATURES, NEGLIGIBLE, find_rows, gather
 from streamgmm.core.kernels.tiles import BLOCK, MOMENT_TILES, SPARE_FEATURES, STRIP
+from streamgmm.core.kernels.totals import (
+    LOG_LIKELIHOOD,
+    N_MISSING,
+    N_NOT_FINITE,
+    N_OVERFLOWING,
+    N_PASSED_OVER,
+    N_ROWS,
+    N_SCREENED,
+    N_SINGLE,
+    N_TOTALS,
+    WEIGHT,
+)
 
 #: So many blocks are summed apart before their sum is added to that of all.
 BLOCKS_IN_SUM = 16
@@ -178,13 +190,13 @@ def add_moments(coefficients, n_rows, work, moments, scatter):
 def count_in(totals, n, left_out, weight, log_likelihood, passed_over):
     """Add to totals what was found of n rows, of which some were skipped."""
     n_overflowing, n_not_finite, n_missing = left_out
-    totals[0] += log_likelihood
-    totals[1] += weight
-    totals[2] += n - n_overflowing - n_not_finite
-    totals[3] += n_overflowing
-    totals[4] += n_not_finite
-    totals[5] += passed_over
-    totals[8] += n_missing
+    totals[LOG_LIKELIHOOD] += log_likelihood
+    totals[WEIGHT] += weight
+    totals[N_ROWS] += n - n_overflowing - n_not_finite
+    totals[N_OVERFLOWING] += n_overflowing
+    totals[N_NOT_FINITE] += n_not_finite
+    totals[N_PASSED_OVER] += passed_over
+    totals[N_MISSING] += n_missing
 
 
 @piece
@@ -256,7 +268,7 @@ def _visit_rows(
                 move(recent[0], sums[0])
                 move(recent[1], sums[1])
         count_in(totals, stop - start, left_out, weight, log_likelihood, passed_over)
-    totals[6], totals[7] = work.n_screened[0], work.n_single[0]
+    totals[N_SCREENED], totals[N_SINGLE] = work.n_screened[0], work.n_single[0]
 
 
 @kernel
@@ -292,7 +304,7 @@ def e_step(
         Σ γ φ by component: of z (expanded form), or of u (centred form).
     scatter : (D (D + 1) / 2,) float64, or (0,)
         TIED: Σ over rows and components of γ u uᵀ, its upper triangle by rows.
-    totals : (9,) float64
+    totals : (N_TOTALS,) float64
         Log-likelihood Σ w log p(x), Σ w, rows counted in, rows overflowing, rows not finite. Then
         pairs of row and component: skipped in the sums, the component having no share in the
         row; ruled out by float32; of density from float32. Then rows with NaN but no infinity.
@@ -312,7 +324,7 @@ def e_step(
     scatter = np.zeros((1, n_scatter - SPARE_FEATURES))
     recent_moments = np.zeros((n_components, coefficients.features.shape[0]))
     recent_scatter = np.zeros((1, n_scatter))
-    totals = np.zeros(9)
+    totals = np.zeros(N_TOTALS)
     _visit_rows(
         rows,
         weights,

@@ -22,6 +22,7 @@ from streamgmm.core.kernels.products import (
 )
 from streamgmm.core.kernels.screening import MANY_FEATURES, all_single, fits_single, narrow
 from streamgmm.core.kernels.tiles import BLOCK, SPARE_FEATURES
+from streamgmm.core.kernels.totals import N_SCREENED, N_SINGLE, N_TOTALS
 
 
 class Single(NamedTuple):
@@ -152,7 +153,7 @@ def _add_rows(rows, weights, coefficients, work, single, sums, recent, totals):
         if (start // BLOCK + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
             move(recent[0], sums[0])
             move(recent[1], sums[1])
-    totals[6], totals[7] = work.n_screened[0], work.n_single[0]
+    totals[N_SCREENED], totals[N_SINGLE] = work.n_screened[0], work.n_single[0]
 
 
 @kernel
@@ -167,7 +168,7 @@ def single_statistics(rows, weights, coefficients):
     scatter = np.zeros((1, n_scatter - SPARE_FEATURES))
     recent_moments = np.zeros((n_components, coefficients.features.shape[0]))
     recent_scatter = np.zeros((1, n_scatter))
-    totals = np.zeros(9)
+    totals = np.zeros(N_TOTALS)
     work, single = workspace(coefficients), _single(n_components)
     sums, recent = (moments, scatter), (recent_moments, recent_scatter)
     _add_rows(rows, weights, coefficients, work, single, sums, recent, totals)

@@ -137,9 +137,7 @@ class DistributedExecutor:
 
         with self._cluster.explained(source):
             if isinstance(sink, SharedSink) and (writer := sink.writer()) is not None:
-                writing = Writing(
-                    job.function, job.state, writer, piece_shape, sample_shape(source)
-                )
+                writing = Writing(job, writer, piece_shape, sample_shape(source))
 
                 def notify(group: Sequence[int], future: Any) -> None:
                     for i, digest in zip(group, future.result().digests, strict=True):

@@ -17,7 +17,7 @@ from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.chunk_writing import write_chunk
 from streamgmm.executors.cluster.chunk_groups import groups_of, reduce_group
 from streamgmm.executors.merge_tree import MergeTree
-from streamgmm.protocols import Chunk, M, S, Source, Writer, region_at
+from streamgmm.protocols import Chunk, Job, M, S, Source, Writer, region_at
 
 #: Values that one task merges: a power of two, so that they are a complete subtree.
 MERGED_AT_ONCE = 8
@@ -116,8 +116,7 @@ def reduce(
 class Writing(Generic[S]):
     """What is to be written, and how; see :meth:`DistributedExecutor.map_write`."""
 
-    function: Callable[[S, Chunk], NDArray[Any]]
-    state: S
+    job: Job[S, NDArray[Any]]
     writer: Writer
     piece_shape: tuple[int, ...] | None
     sample_shape: tuple[int, ...]
@@ -140,13 +139,13 @@ class Written:
         return replace(self, digests=self.digests + other.digests)
 
 
-def write(job: Writing[Any], chunk: Chunk) -> Written:
+def write(writing: Writing[Any], chunk: Chunk) -> Written:
     """Write the values of a chunk, and have them on the disk."""
     if not len(chunk.rows):
         return Written((b"",))
-    region = region_at(chunk.index, job.sample_shape)
-    write_chunk(job.function, job.state, chunk, region, job.piece_shape, job.writer.write)
-    return Written(tuple(job.writer.sync([region])))
+    job, region = writing.job, region_at(chunk.index, writing.sample_shape)
+    write_chunk(job.function, job.state, chunk, region, writing.piece_shape, writing.writer.write)
+    return Written(tuple(writing.writer.sync([region])))
 
 
 def _merge(*values: M) -> M:
