@@ -65,7 +65,7 @@ class SkippedRows:
 
 @dataclass(frozen=True)
 class FitStarted(Event):
-    """What a fit will take, before its first read.
+    """What a fit will take, before its first pass.
 
     Attributes
     ----------
@@ -74,11 +74,11 @@ class FitStarted(Event):
     n_parameters : int
         Free ones.
     n_bytes : int
-        Size of the values that a read takes in, as stored in memory.
+        Size of the values that a pass takes in, as stored in memory.
     work_bytes : int
         Memory that each thread works in, beside the chunk that it reads.
     n_operations : int
-        Floating-point operations of a read, 4 N K F with F moments of each component.
+        Floating-point operations of a pass, 4 N K F with F moments of each component.
     """
 
     n_rows: int
@@ -92,14 +92,14 @@ class FitStarted(Event):
 
 @dataclass(frozen=True)
 class ReadStarted(Event):
-    """A read of the data begins.
+    """A pass over the data begins.
 
     Attributes
     ----------
     number : int
-        1 for the first read.
+        1 for the first pass.
     purpose : str
-        What the read is for: "sample", "pilot" (a sample of a few chunks), "survey", "iteration",
+        What the pass is for: "sample", "pilot" (a sample of a few chunks), "survey", "iteration",
         "refinement" (the same iteration again, in coordinates that show how narrow a covariance
         is) or "score"; of predictions, what is predicted.
     n_rows, n_chunks : int
@@ -125,7 +125,7 @@ class ChunkDone(Event):
 
 @dataclass(frozen=True)
 class ReadDone(Event):
-    """A read of the data has ended; the fields are those of the history.
+    """A pass over the data has ended; the fields are those of the history.
 
     Attributes
     ----------
@@ -134,9 +134,9 @@ class ReadDone(Event):
         Rows counted in.
     seconds : float
     iteration : int
-        Of EM within the start; 0 if the read is no iteration.
+        Of EM within the start; 0 if the pass is no iteration.
     log_likelihood : float
-        Mean log-likelihood of the parameters that were read with, nats per row; NaN if the read
+        Mean log-likelihood of the parameters that were read with, nats per row; NaN if the pass
         evaluates none.
     gain : float
         Its difference to the iteration before; NaN if there is none.
@@ -145,7 +145,7 @@ class ReadDone(Event):
     n_centred : int
         Components whose moments were summed about their own mean.
     arithmetic : {"float64", "float32", ""}
-        "float32" if densities are from float32; "" if the read evaluates none.
+        "float32" if densities are from float32; "" if the pass evaluates none.
     screened : float
         Part of all pairs of row and component in which float32 showed that the component's
         responsibility is negligible.
@@ -261,7 +261,7 @@ class SampleStage(Event):
 
 @dataclass(frozen=True)
 class StepScored(Event):
-    """Rows in memory have said how far to go from the parameters of a read.
+    """Rows in memory have said how far to go from the parameters of a pass.
 
     Attributes
     ----------
@@ -282,7 +282,7 @@ class ComponentsDegenerate(Event):
     Attributes
     ----------
     number : int
-        The read in which it was seen.
+        The pass in which it was seen.
     empty, collapsed : tuple of int
     """
 
@@ -300,7 +300,7 @@ class CheckpointWritten(Event):
     path : str
         Folder or URL of the checkpoint.
     number : int
-        The last read that it speaks of.
+        The last pass that it speaks of.
     n_bytes : int
         Size of what was written.
     """

@@ -34,7 +34,7 @@ _MOST_ROWS = 400_000
 # Data are shown between these quantiles, so that one outlier does not shrink all else.
 _SHOWN_QUANTILES = (0.0005, 0.9995)
 _MOST_IN_LEGEND = 20
-# Of so few reads each has its log-likelihood written beside it.
+# Of so few passes each has its log-likelihood written beside it.
 _MOST_WITH_VALUES = 12
 # Of the rows of a stream, those that a mean is taken over.
 _WINDOW = 0.01
@@ -107,7 +107,7 @@ def plot_mixture(
 def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     """Draw how far the log-likelihood was below the best, read by read; or that of a stream.
 
-    Each read is marked by its purpose, where it ended. Those that evaluate no log-likelihood of all
+    Each pass is marked by its purpose, where it ended. Those that evaluate no log-likelihood of all
     the data are shaded bands as wide as the part that they read. Steps that were not accepted are
     crosses beside the line. The scale is logarithmic down to ``tol`` and linear from there to 0,
     where the best accepted read lies.
@@ -140,7 +140,7 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     >>> X = np.random.default_rng(0).normal(size=(500, 3))
     >>> ax = plot_convergence(GaussianMixture(2, random_state=0, tol=1e-2).fit(X))
     >>> ax.get_xlabel()
-    'reads of the data'
+    'passes over the data'
     """
     if ax is None:
         ax = Figure(figsize=(8.0, 5.0), layout="constrained").add_subplot()
@@ -152,7 +152,7 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     ax.set_yscale("symlog", linthresh=model.tol or reads.smallest_gap)
     ax.margins(0.08)
     _draw_reads(ax, reads)
-    ax.set_xlabel("reads of the data")
+    ax.set_xlabel("passes over the data")
     ax.set_xlim(left=0.0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylabel(f"log-likelihood below the best, {reads.best:.6f}, nats per row")
@@ -343,7 +343,7 @@ class _Reads:
     ----------
     purposes : ndarray of str
     parts, ends : ndarray
-        Part of the data that was read, and the sum of these up to the end of the read.
+        Part of the data that was read, and the sum of these up to the end of the pass.
     log_likelihoods, gaps : ndarray
         Nats a row, and how much is lacking to the best that was kept.
     is_first : ndarray of bool
@@ -397,7 +397,7 @@ class _Reads:
 
 
 def _draw_reads(ax: Axes, reads: _Reads) -> None:
-    """A line for each start, and a mark or a band for each read, in the colour of its purpose."""
+    """A line for each start, and a mark or a band for each pass, in the colour of its purpose."""
     places = np.arange(len(reads.ends))
     for start in np.split(places, np.flatnonzero(reads.is_first)):
         kept = start[reads.is_kept[start]]

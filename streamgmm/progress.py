@@ -1,6 +1,6 @@
-"""Progress of the reads, for people: listeners of events.
+"""Progress of the passes, for people: listeners of events.
 
-On a terminal a bar shows the read that is under way; elsewhere each read gets a line.
+On a terminal a bar shows the pass that is under way; elsewhere each pass gets a line.
 """
 
 import math
@@ -37,12 +37,12 @@ _NAMED = 5
 
 
 class LineReporter:
-    """Writes a line for each read of the data, and for each stage of the work in memory.
+    """Writes a line for each pass over the data, and for each stage of the work in memory.
 
     Parameters
     ----------
     every : int
-        Iterations between two lines; other reads always get theirs.
+        Iterations between two lines; other passes always get theirs.
     stream : text file, optional
         By default standard error.
     """
@@ -77,7 +77,7 @@ class LineReporter:
 
 
 class ProgressBar:
-    """Shows the read that is under way on a terminal; a context manager and a listener.
+    """Shows the pass that is under way on a terminal; a context manager and a listener.
 
     Rows and bytes a second are those of this read so far; the log-likelihood and its gain are
     those of the last iteration that has ended. Between reads the stage of the work in memory that
@@ -139,7 +139,7 @@ class ProgressBar:
         self._started = time.perf_counter()
         self._n_rows = self._n_bytes = 0
         # Iterations are told apart by their numbers; a narrow terminal has room for no more.
-        description = f"read {read.number}" if read.purpose == "iteration" else _title(read)
+        description = f"pass {read.number}" if read.purpose == "iteration" else _title(read)
         self._progress.reset(self._task, total=read.n_rows, visible=True, description=description)
 
     def _rest(self, description: str, likelihood: str) -> None:
@@ -182,12 +182,12 @@ def describe_fit(fit: FitStarted) -> str:
     sizes = f"{fit.n_rows:,} rows of {fit.n_features} features, {fit.n_components} components"
     return (
         f"{sizes}, {fit.n_parameters:,} parameters; {_with_prefix(fit.n_bytes)}B and "
-        f"{_with_prefix(fit.n_operations)}flop a read, {_with_prefix(fit.work_bytes)}B a thread"
+        f"{_with_prefix(fit.n_operations)}flop a pass, {_with_prefix(fit.work_bytes)}B a thread"
     )
 
 
 def describe_read(read: ReadDone, n_bytes: int) -> str:
-    """One line on a read of so many bytes."""
+    """One line on a pass of so many bytes."""
     parts = [_title(read) + (f" {read.iteration}" if read.iteration else "")]
     if not math.isnan(read.log_likelihood):
         parts.append(describe_likelihood(read.log_likelihood, read.gain))
@@ -225,7 +225,7 @@ def describe_stage(stage: SampleStage) -> str:
 
 
 def _title(read: ReadStarted | ReadDone) -> str:
-    return f"read {read.number}, {read.purpose}" if read.number else read.purpose
+    return f"pass {read.number}, {read.purpose}" if read.number else read.purpose
 
 
 def describe_likelihood(log_likelihood: float, gain: float) -> str:
@@ -247,7 +247,7 @@ def describe_degenerate(event: ComponentsDegenerate) -> str:
         parts.append(f"without mass: {', '.join(map(str, event.empty))}")
     if event.collapsed:
         parts.append(f"collapsed and widened: {', '.join(map(str, event.collapsed))}")
-    return f"read {event.number}, components {'; '.join(parts)}"
+    return f"pass {event.number}, components {'; '.join(parts)}"
 
 
 def describe_stream(event: MixtureFound | ComponentsReseeded | ChangeDetected) -> str:

@@ -351,7 +351,7 @@ def chunks_done(source: Source, chunks: Iterable[int]) -> ChunkDone:
 
 @dataclass(frozen=True, eq=False)
 class PartialRead(Generic[M]):
-    """What the first chunks of a read have come to.
+    """What the first chunks of a pass have come to.
 
     Attributes
     ----------
@@ -373,12 +373,12 @@ class Journal(Protocol):
 
     @property
     def interval(self) -> float:
-        """Seconds after which a read that continues is kept; infinity if it is not."""
+        """Seconds after which a pass that continues is kept; infinity if it is not."""
 
     def recall(
         self, kind: type[V], is_asked: Callable[[V], bool]
     ) -> tuple[V, Sequence[ReadDone]] | None:
-        """The next result and the reads that it took; None if there are no more.
+        """The next result and the passes that it took; None if there are no more.
 
         Parameters
         ----------
@@ -394,7 +394,7 @@ class Journal(Protocol):
         """
 
     def keep(self, value: Any, reads: Sequence[ReadDone]) -> None:
-        """Keep a result and the reads that it took, which need no more be kept in parts.
+        """Keep a result and the passes that it took, which need no more be kept in parts.
 
         Raises
         ------
@@ -405,14 +405,14 @@ class Journal(Protocol):
     def partial_read(
         self, number: int, kind: type[M], identity: Any
     ) -> tuple[PartialRead[M], Callable[[PartialRead[M]], None]]:
-        """What was kept of a read that was not completed, and what keeps more of it.
+        """What was kept of a pass that was not completed, and what keeps more of it.
 
         Parameters
         ----------
         number : int
-            Of the read.
+            Of the pass.
         kind : type
-            A dataclass: what the read gives.
+            A dataclass: what the pass gives.
         identity : object
             All that decides what it gives.
 
@@ -421,7 +421,7 @@ class Journal(Protocol):
         begun : PartialRead
             Of no chunk, if nothing was kept.
         keep : callable
-            Keeps what the read has come to, in place of what was kept of it before; raises
+            Keeps what the pass has come to, in place of what was kept of it before; raises
             OutputError if it cannot be written.
 
         Raises
@@ -445,7 +445,7 @@ class Executor(Protocol):
     def check_memory(
         self, source: Source, work: Work, at_limit: Callable[[int], Sequence[Work]] | None = None
     ) -> None:
-        """Raise :class:`streamgmm.errors.MemoryLimitError` if a read would not fit in memory.
+        """Raise :class:`streamgmm.errors.MemoryLimitError` if a pass would not fit in memory.
 
         Parameters
         ----------

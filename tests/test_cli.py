@@ -103,12 +103,12 @@ def test_a_fit_writes_its_model_and_says_so(run, tmp_path):
     assert "converged after" in result.out
     size, *lines = result.err.splitlines()
     assert size.startswith("4,000 rows of 3 features, 2 components, 19 parameters; 96 kB and ")
-    assert lines[0].startswith("read 1, survey, ")
+    assert lines[0].startswith("pass 1, survey, ")
     assert lines[1] == "4,000 rows surveyed; sample of 4,000"
     stages = [line.partition(":")[0] for line in lines[2:5]]
     assert stages == ["sample, starts", "sample, moves", "sample, EM"]
-    assert lines[5].startswith("read 2, iteration 1, log-likelihood -")
-    reads = [line for line in lines if line.startswith("read ")]
+    assert lines[5].startswith("pass 2, iteration 1, log-likelihood -")
+    reads = [line for line in lines if line.startswith("pass ")]
     assert all("rows/s" in line and "B/s" in line for line in reads)
     model = streamgmm.load(tmp_path / "m.gmm")
     assert len(reads) == len(lines) - 4 == model.n_reads_
@@ -174,7 +174,7 @@ def test_a_fit_goes_on_from_a_model_with_parts_of_it_fixed(run, files, tmp_path)
     np.testing.assert_array_equal(fitted.means_, start.means_)
     np.testing.assert_array_equal(fitted.weights_, start.weights_)
     assert not np.array_equal(fitted.covariances_, start.covariances_)
-    assert "read 1, iteration 1" in result.err
+    assert "pass 1, iteration 1" in result.err
 
 
 def test_a_fit_that_does_not_converge_is_kept_with_a_warning(run, tmp_path):
@@ -443,7 +443,7 @@ def test_info_of_a_stream(run, files, tmp_path):
 def test_parts_of_reads_are_rounded(files):
     model = streamgmm.load(files / "model.gmm")
     model.n_reads_ = 3.015625
-    assert summary(model).endswith(", 3.02 reads")
+    assert summary(model).endswith(", 3.02 passes")
 
 
 def test_a_long_history_and_many_features_are_shortened(run, tmp_path):
@@ -456,7 +456,7 @@ def test_a_long_history_and_many_features_are_shortened(run, tmp_path):
     text = run("info", "m.gmm").out
     assert text.count("not accepted") == 1
     assert "iteration 20, not accepted" in text
-    assert "last 10 of 21 reads" in text
+    assert "last 10 of 21 passes over the data" in text
     assert "(3 more)" in text
 
 
@@ -719,7 +719,7 @@ def test_an_interrupted_fit_goes_on(files, tmp_path):
     n_done = len(list((tmp_path / "c").glob("*.npz"))) - 2
     more = interrupted(n_done + 3, "--resume")
     # What the last read before was of is read no more.
-    reads = [line for line in more if line.startswith("read")]
+    reads = [line for line in more if line.startswith("pass")]
     assert f"iteration {n_done + 1}," in reads[0]
     for wrong, message in (
         (words, "error: c holds the checkpoint of a fit"),

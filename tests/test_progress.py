@@ -77,11 +77,11 @@ def _lines(every: int = 1, events: Sequence[Event] = FIT) -> list[str]:
 
 def test_a_read_is_a_line():
     assert _lines() == [
-        "read 1, sample, 4 krows/s 128 kB/s, 0.50 s",
-        "read 2, iteration 1, log-likelihood -3.500000, 4 krows/s 128 kB/s, 0.50 s",
-        "read 3, iteration 2, log-likelihood -3.250000 (+2.5e-01), 4 krows/s 128 kB/s, 0.50 s",
-        "read 3, components without mass: 1; collapsed and widened: 4, 5",
-        "read 4, iteration 3, log-likelihood -3.125000 (+1.2e-01), 4 krows/s 128 kB/s, 0.50 s",
+        "pass 1, sample, 4 krows/s 128 kB/s, 0.50 s",
+        "pass 2, iteration 1, log-likelihood -3.500000, 4 krows/s 128 kB/s, 0.50 s",
+        "pass 3, iteration 2, log-likelihood -3.250000 (+2.5e-01), 4 krows/s 128 kB/s, 0.50 s",
+        "pass 3, components without mass: 1; collapsed and widened: 4, 5",
+        "pass 4, iteration 3, log-likelihood -3.125000 (+1.2e-01), 4 krows/s 128 kB/s, 0.50 s",
     ]
 
 
@@ -117,7 +117,7 @@ def test_a_read_that_was_not_accepted_says_so():
     *_, read = _read(5, 4, -3.5, -0.375)
     assert isinstance(read, ReadDone)
     (line,) = _lines(events=[replace(read, accepted=False)])
-    assert line.startswith("read 5, iteration 4, log-likelihood -3.500000 (-3.8e-01), ")
+    assert line.startswith("pass 5, iteration 4, log-likelihood -3.500000 (-3.8e-01), ")
     assert line.endswith(", not accepted")
 
 
@@ -127,7 +127,7 @@ SIZE = FitStarted(2_000_000_000_000, 32, 1000, 560_999, 256_000_000_000_000, 40_
 def test_a_fit_begins_with_what_it_takes():
     line = (
         "2,000,000,000,000 rows of 32 features, 1000 components, 560,999 parameters; "
-        "256 TB and 4 Pflop a read, 40 MB a thread"
+        "256 TB and 4 Pflop a pass, 40 MB a thread"
     )
     stream = io.StringIO()
     LineReporter(stream=stream)(SIZE)
@@ -139,7 +139,7 @@ def test_a_fit_begins_with_what_it_takes():
 
 
 def test_iterations_between_lines():
-    assert [line[:6] for line in _lines(every=2)] == ["read 1", "read 2", "read 3", "read 4"]
+    assert [line[:6] for line in _lines(every=2)] == ["pass 1", "pass 2", "pass 3", "pass 4"]
     assert "iteration 2" not in "\n".join(_lines(every=2))
 
 
@@ -152,7 +152,7 @@ def test_a_bar_shows_the_read_its_rates_and_the_gain(width):
         bar._progress.refresh()
         last = console.file.getvalue().rstrip().split("\r")[-1]
         shown = console.file.getvalue()
-    assert "read 4" in last
+    assert "pass 4" in last
     assert "100%" in last
     assert "rows/s" in last
     assert "B/s" in last
@@ -174,7 +174,7 @@ def test_a_bar_names_the_work_in_memory():
     assert "sample, starts" in starts
     assert "log-likelihood -13.510000" in starts
     assert "sample, EM" in converged
-    assert "read 2" in begun
+    assert "pass 2" in begun
     assert "  0%" in begun
 
 

@@ -1,11 +1,11 @@
 """Checkpoints: what a fit has found is journalled, so that an interrupted fit continues from there.
 
-A fit follows from its settings and from what its reads find. So each result is kept as it comes, in
-a file of its own: the survey, the parameters of each stage of the search, the statistics of
-each read. A fit that continues is the same fit from its beginning, which takes from the journal
-what is there. Beside the results lie ``settings.json``, which says what fit they belong to, and
-``model.gmm``, the best model so far. If that is asked for, reads that are not complete have files
-too, named by what they are made with, which go when their result is there.
+The settings of a fit and the results of its passes over the data determine the fit. So each result
+is kept in a file of its own: the survey, the parameters of each stage of the search, the statistics
+of each pass. A fit that is resumed starts at the beginning and takes from the journal each result
+that is there. Beside the results are ``settings.json``, which identifies the fit, and
+``model.gmm``, the best model so far. On request a pass that is not complete has a file too; the
+file is removed when the result of the pass is kept.
 
 Each of these files says which file of which fit it is, and carries a digest of all that it says. A
 file that is damaged, edited, or taken from elsewhere is refused.
@@ -83,11 +83,11 @@ class Checkpoint:
     n_results : int
         Results that are there.
     partial : set of str
-        Files of reads that are not complete.
+        Files of passes that are not complete.
     random : numpy.random.RandomState
         As it was when the fit began.
     interval : float
-        Seconds after which a read that continues is kept.
+        Seconds after which a pass that continues is kept.
     as_model : callable
         Makes a model's record of a fit.
     listener : callable
@@ -115,7 +115,7 @@ class Checkpoint:
     def recall(
         self, kind: type[V], is_asked: Callable[[V], bool]
     ) -> tuple[V, Sequence[ReadDone]] | None:
-        """The next result and the reads that it took; None if there are no more."""
+        """The next result and the passes that it took; None if there are no more."""
         if self._n_taken == self.n_results:
             # The fit may have been killed before it wrote this.
             self._write_best()
@@ -138,7 +138,7 @@ class Checkpoint:
         return value, reads
 
     def keep(self, value: Any, reads: Sequence[ReadDone]) -> None:
-        """Keep a result and the reads that it took."""
+        """Keep a result and the passes that it took."""
         header, arrays = pack(value)
         described = {
             "kind": _KINDS[type(value)],
@@ -156,12 +156,12 @@ class Checkpoint:
     def partial_read(
         self, number: int, kind: type[M], identity: Any
     ) -> tuple[PartialRead[M], Callable[[PartialRead[M]], None]]:
-        """What was kept of a read that was not completed, and what keeps more of it."""
+        """What was kept of a pass that was not completed, and what keeps more of it."""
         # Once: what is computed with may keep more in it.
         name = f"read-{joblib.hash(identity)}.npz"
         begun: PartialRead[M] = PartialRead()
         if name in self._partial:
-            with self._opened(name, "if it is removed, the read begins again") as record:
+            with self._opened(name, "if it is removed, the pass begins again") as record:
                 header = record.header
                 values = unpack_all(kind, header["values"], record.arrays)
                 begun = _begun(header["n_chunks"], values, header["seconds"])
@@ -296,7 +296,7 @@ def open_checkpoint(
     resume : bool
         Whether to continue with what is there, if anything is.
     interval : float
-        Seconds after which a read that continues is kept.
+        Seconds after which a pass that continues is kept.
     as_model : callable
         Makes a model's record of a fit.
     listener : callable

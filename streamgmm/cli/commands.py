@@ -226,14 +226,14 @@ def main(context: click.Context) -> None:
     type=click.IntRange(0),
     default=100,
     show_default=True,
-    help="Bound on reads after the survey, or with em on those of a start.",
+    help="Bound on passes after the survey, or with em on those of a start.",
 )
 @click.option(
     "--n-init",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Starts, of which the best is kept; with em each takes reads of its own.",
+    help="Starts, of which the best is kept; with em each takes passes of its own.",
 )
 @click.option(
     "--init-params",
@@ -247,7 +247,7 @@ def main(context: click.Context) -> None:
     type=click.Choice(get_args(Algorithm)),
     default="auto",
     show_default=True,
-    help="A survey, work on its sample and few full reads; plain EM; or, after such work, "
+    help="A survey, work on its sample and few full passes; plain EM; or, after such work, "
     "iterations that assign each row to one component.",
 )
 @click.option(
@@ -284,7 +284,7 @@ def main(context: click.Context) -> None:
     "--checkpoint-interval",
     type=click.FloatRange(0.0, min_open=True),
     metavar="SECONDS",
-    help="Keep there, about so often, what a read has come to that continues.",
+    help="Keep there, about so often, what a pass has come to that continues.",
 )
 @click.option(
     "--resume",
@@ -418,7 +418,7 @@ def score(
     with reporting(quiet) as listener:
         found = fitted.set_params(callbacks=[listener])._scored(source)
     click.echo(f"log-likelihood {mean_score(found):.10g}")
-    # From one read; aic() and bic() would each take their own.
+    # From one pass; aic() and bic() would each take their own.
     aic, bic = fitted._criteria(found)
     click.echo(f"aic {aic:.10g}")
     click.echo(f"bic {bic:.10g}")
@@ -632,7 +632,7 @@ def info(model: Path, as_json: bool) -> None:
 @click.option(
     "--convergence",
     is_flag=True,
-    help="Draw the log-likelihood of each read of the fit, or along the stream, instead.",
+    help="Draw the log-likelihood of each pass of the fit, or along the stream, instead.",
 )
 @_description
 def plot(

@@ -207,7 +207,7 @@ def _print_account(model: GaussianMixture, n_bytes: int, limit: int) -> None:
     outcome = "converged" if model.converged_ else "not converged"
     click.echo(
         f"{outcome} after {model.n_iter_} iterations, "
-        f"{round(model.n_reads_, 2)} reads of all the data"
+        f"{round(model.n_reads_, 2)} passes over all the data"
     )
     click.echo(
         f"an iteration: {seconds:.3g} s, "

@@ -41,7 +41,7 @@ def summary(model: "GaussianMixture | OnlineGaussianMixture") -> str:
     outcome = "converged" if model.converged_ else "not converged"
     went = (
         f"{size}, log-likelihood {model.lower_bound_:.6f} nats/row, "
-        f"{outcome} after {model.n_iter_} iterations, {round(model.n_reads_, 2)} reads"
+        f"{outcome} after {model.n_iter_} iterations, {round(model.n_reads_, 2)} passes"
     )
     return with_skipped(went, _skipped_at_last(model.history_))
 
@@ -166,12 +166,14 @@ def print_components(model: "GaussianMixture") -> None:
 
 
 def print_history(model: "GaussianMixture | OnlineGaussianMixture") -> None:
-    """A table of the last reads, if there are any."""
+    """A table of the last passes, if there are any."""
     history = model.history_
     if not hasattr(model, "n_reads_") or not history:
         return
     shown = history[-_READS_SHOWN:]
-    title = "reads" if len(shown) == len(history) else f"last {len(shown)} of {len(history)} reads"
+    title = "passes over the data"
+    if len(shown) < len(history):
+        title = f"last {len(shown)} of {len(history)} passes over the data"
     rows = [
         [
             str(read["number"]),
@@ -183,7 +185,7 @@ def print_history(model: "GaussianMixture | OnlineGaussianMixture") -> None:
         ]
         for read in shown
     ]
-    columns = ["read", "purpose", "log-likelihood", "gain", "rows", "seconds"]
+    columns = ["pass", "purpose", "log-likelihood", "gain", "rows", "seconds"]
     _print_table(title, columns, rows)
 
 

@@ -3,7 +3,7 @@
 Sums of x and x xᵀ about a far origin, or in badly scaled units, cancel when covariances are
 taken from them. A :class:`Frame` states the coordinates instead: a common origin and scale,
 and for components that even this does not serve, their own mean and factor. It is fixed
-before a read and travels with the statistics.
+before a pass and travels with the statistics.
 """
 
 import math

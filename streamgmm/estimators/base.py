@@ -361,7 +361,7 @@ or the path ``out``
         return self._criteria(self._scored(X, sample_weight))[0]
 
     def _scored(self, X: Any, sample_weight: Any = None) -> Statistics:
-        """Statistics of all rows, from one read."""
+        """Statistics of all rows, from one pass."""
         check_is_fitted(self)
         source = self._open(X, sample_weight, reset=False)
         with (

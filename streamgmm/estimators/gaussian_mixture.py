@@ -104,12 +104,12 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         of each start.
     n_init : int, default=1
         Number of starts; the one with the highest log-likelihood is kept. With "em" each takes
-        its own reads; with "auto" and "hard" each is some starts on the sample.
+        its own passes; with "auto" and "hard" each is some starts on the sample.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
         How a start is made, from sampled rows; with "em" from at most 65536.
     weights_init : array-like of shape (n_components,), default=None
         Starting weights. If these, means and precisions are all given, nothing else is tried. With
-        "auto" some rows, as a rule a small part of a read, say where EM leads from there; "em"
+        "auto" some rows, as a rule a small part of a pass, say where EM leads from there; "em"
         begins with them.
     means_init : array-like of shape (n_components, n_features), default=None
         Starting means.
@@ -121,11 +121,11 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         Whether a second call of ``fit`` continues from the result of the first, as from a start
         that is given.
     verbose : int, default=0
-        1 writes a line for each read of the data to standard error.
+        1 writes a line for each pass over the data to standard error.
     verbose_interval : int, default=10
         With ``verbose=1``, iterations between two lines; with ``verbose=2`` every one is written.
     algorithm : {"auto", "em", "hard"}, default="auto"
-        "auto" surveys the data in one read and takes a sample of rows; on these, in memory, it
+        "auto" surveys the data in one pass and takes a sample of rows; on these, in memory, it
         searches for a start and converges; from there it reads all rows as long as this gains
         anything, going further in a step than EM does. The parameters that it returns are those
         whose log-likelihood it found last. "em" is plain EM: from the same start it gives
@@ -160,11 +160,11 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         rows than are sampled. What is only in the others, the sample does not show.
     checkpoint : path-like or URL, default=None
         Folder in which :meth:`fit` keeps what it finds: the survey's sample, the stages of the
-        search, the statistics of each read, so that an interrupted fit can continue, and
+        search, the statistics of each pass, so that an interrupted fit can continue, and
         ``model.gmm``, the best model so far. URLs are those that fsspec writes, with what it knows
         of credentials; there it is up to the caller that no two fits write the same one.
     checkpoint_interval : float, default=None
-        Within a read too, what it has come to is kept in the checkpoint about every so many
+        Within a pass too, what it has come to is kept in the checkpoint about every so many
         seconds; None for what reads have found when they end.
     callbacks : sequence of callables, default=()
         Called with each :class:`streamgmm.events.Event` of a fit.
@@ -203,9 +203,9 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
     n_reads_ : float
         How often the data were read, over all starts; reads of a part of them are fractions.
     history_ : list of dict
-        One entry a read; the keys are the fields of :class:`streamgmm.events.ReadDone`. "auto"
+        One entry a pass; the keys are the fields of :class:`streamgmm.events.ReadDone`. "auto"
         begins with a "survey", and, if its sample is not all of the data, a "pilot" before it,
-        which is a fraction of a read; from a start that is given, with a "sample", which is
+        which is a fraction of a pass; from a start that is given, with a "sample", which is
         another, or a whole one of data in few chunks.
     reg_covar_ : ndarray of shape (n_features,)
         The number that was added to the diagonal entry of each column; with "spherical" all are
@@ -824,7 +824,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         Returns
         -------
         GaussianMixture
-            Without reads in its history.
+            Without passes in its history.
 
         Raises
         ------

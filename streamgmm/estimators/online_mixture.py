@@ -406,7 +406,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         Returns
         -------
         GaussianMixture
-            With the statistics that it would continue from; without reads in its history.
+            With the statistics that it would continue from; without passes in its history.
 
         Raises
         ------

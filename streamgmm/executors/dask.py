@@ -101,7 +101,7 @@ class DaskExecutor:
     def check_memory(
         self, source: Source, work: Work, at_limit: Callable[[int], Sequence[Work]] | None = None
     ) -> None:
-        """Refuse a read for which the memory limit, if there is one, does not hold one chunk.
+        """Refuse a pass for which the memory limit, if there is one, does not hold one chunk.
 
         Raises
         ------

@@ -153,7 +153,7 @@ class ThreadExecutor:
     def check_memory(
         self, source: Source, work: Work, at_limit: Callable[[int], Sequence[Work]] | None = None
     ) -> None:
-        """Refuse a read for which the memory limit does not hold even one chunk, on one thread.
+        """Refuse a pass for which the memory limit does not hold even one chunk, on one thread.
 
         Raises
         ------

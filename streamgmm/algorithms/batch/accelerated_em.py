@@ -1,8 +1,8 @@
-"""Exact EM in few reads: each step goes further than EM's, and none may lower the objective.
+"""Exact EM in few passes: each step goes further than EM's, and none may lower the objective.
 
-A read gives the log-likelihood and its gradient at the parameters it was made with. How far to go
+A pass gives the log-likelihood and its gradient at the parameters it was made with. How far to go
 along that gradient is asked of the information of some rows in memory (Fisher scoring); what this
-leaves is extrapolated from the reads before (Anderson).
+leaves is extrapolated from the passes before (Anderson).
 """
 
 import math
@@ -46,7 +46,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class _Point:
-    """Parameters that were read with, and what the read said.
+    """Parameters that were read with, and what the pass said.
 
     Attributes
     ----------
@@ -114,7 +114,7 @@ def accelerated_em(
     tol : float
         Nats a row.
     max_iter : int
-        Bound on reads.
+        Bound on passes.
     objective : Objective
     informed_by : callable, optional
         Gives the information of some rows about parameters, or None if they are too few. Without
@@ -122,7 +122,7 @@ def accelerated_em(
     order : int
         Reads before that are extrapolated from.
     most_products : int
-        Work on these rows that a read is worth, in passes over them.
+        Work on these rows that a pass is worth, in passes over them.
     leap : Parameters, optional
         To be read with after the start, if there is anything to be gained; a step like any other,
         that is not kept if it is a loss.
@@ -204,7 +204,7 @@ def _is_ascent(gain: float, best: _Point) -> bool:
 
 
 def _has_stalled(gains: list[float], tol: float) -> bool:
-    """Whether the last reads together have gained less than the tolerance.
+    """Whether the last passes together have gained less than the tolerance.
 
     Along a curved valley what is predicted may stay large for ever.
     """
@@ -292,7 +292,7 @@ class _Ascent:
             return proposal, step.remaining
         remaining = step.remaining
         if point.information is None:
-            # The reads before show only some directions; along others as much again may remain.
+            # The passes before show only some directions; along others as much again may remain.
             remaining = max(0.5 * ascent, gain)
         return _Proposal(parameters, "anderson", step), remaining
 
@@ -366,7 +366,7 @@ class _Ascent:
                 best is None or _is_ascent(self.gain(best, parameters, found), best)
             ),
         )
-        # Of a read that is recalled from a journal it may differ by rounding.
+        # Of a pass that is recalled from a journal it may differ by rounding.
         self._frame = statistics.frame
         return statistics, self._maximized(statistics, parameters)
 

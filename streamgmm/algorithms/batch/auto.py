@@ -112,7 +112,7 @@ def fit_in_few_reads(
     tol : float
         What may remain to be gained, nats per row.
     max_iter : int
-        Bound on reads after the survey.
+        Bound on passes after the survey.
     random : numpy.random.RandomState
     effort : Effort
         How much memory the work may use.

@@ -1,4 +1,4 @@
-"""Plain exact EM, or classification EM: one read of all the data an iteration."""
+"""Plain exact EM, or classification EM: one pass over all the data an iteration."""
 
 import math
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,7 @@
 """The work in memory: from a sample of rows to parameters near the optimum of all of them.
 
 Short runs of EM on few rows; from the better ones, moves out of poor optima on more rows; and then
-convergence of the best on the whole sample, where iterations cost next to nothing beside a read.
+convergence of the best on the whole sample, where iterations cost next to nothing beside a pass.
 """
 
 import time
@@ -40,7 +40,7 @@ _ALIKE = 1e-4
 # Rows of short runs: at least, and for each parameter; moves use so many times as many.
 _FEWEST_ROWS, _ROWS_PER_PARAMETER, _MORE = 4096, 20, 2
 _MOST_ITERATIONS = 100
-# A read of the sample takes about as long as a product of information with a vector.
+# A pass over the sample takes about as long as a product of information with a vector.
 _MOST_PRODUCTS = 6
 #: Rows from which information is estimated, at least; and for each parameter.
 FEWEST_INFORMING = 4096

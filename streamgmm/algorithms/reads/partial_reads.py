@@ -1,6 +1,6 @@
 """A long read is made segment by segment, and what it has come to can be kept on the way.
 
-A segment is a complete subtree of the tree by which values of chunks merge. So neither where a read
+A segment is a complete subtree of the tree by which values of chunks merge. So neither where a pass
 is cut nor where it was interrupted changes a bit of the result.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from streamgmm.protocols import M, PartialRead
 
-# Of a read, the part that the first segment is: so that it is known how long segments take.
+# Of a pass, the part that the first segment is: so that it is known how long segments take.
 _FIRST_PART = 256
 
 
@@ -22,7 +22,7 @@ def complete(
     keep: Callable[[PartialRead[M]], None],
     interval: float,
 ) -> tuple[M, float]:
-    """Complete a read.
+    """Complete a pass.
 
     Parameters
     ----------
@@ -33,16 +33,16 @@ def complete(
     read : callable
         Gives the merged value of some chunks.
     keep : callable
-        Keeps what the read has come to.
+        Keeps what the pass has come to.
     interval : float
-        Seconds between two calls of that, more or less; infinity for a read in one piece.
+        Seconds between two calls of that, more or less; infinity for a pass in one piece.
 
     Returns
     -------
     value : Monoid
         Of all chunks.
     seconds : float
-        That the read took in all.
+        That the pass took in all.
     """
     n_chunks, start = len(chunks), time.perf_counter()
     length = n_chunks if math.isinf(interval) else max(n_chunks // _FIRST_PART, 1)

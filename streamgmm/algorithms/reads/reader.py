@@ -47,7 +47,7 @@ _SAME = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a read of all rows has said of parameters.
+    """What a pass over all rows has said of parameters.
 
     Attributes
     ----------
@@ -368,7 +368,7 @@ def refuse_not_finite(source: Source, executor: Executor) -> NoReturn:
 
 @contextmanager
 def announced(listener: Listener, purpose: str, source: Source, sink: Sink) -> Iterator[None]:
-    """Tell of a read outside a fit, which has no number, of the chunks that a sink has not."""
+    """Tell of a pass outside a fit, which has no number, of the chunks that a sink has not."""
     chunks = unwritten_chunks(source, sink)
     n_rows = row_count(source, chunks)
     listener(ReadStarted(0, purpose, n_rows, len(chunks), n_rows * row_bytes(source)))

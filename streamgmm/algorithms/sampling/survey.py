@@ -1,4 +1,4 @@
-"""The first read: what the data are like, and a sample of rows in which rare ones have a place.
+"""The first pass: what the data are like, and a sample of rows in which rare ones have a place.
 
 The sample has two strata, the rows that the mixture of a pilot explains and those that it explains
 badly; of the few rows of the second a larger part is taken, and each counts for fewer.
@@ -42,7 +42,7 @@ _ROW_BYTES = 64
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What one read found.
+    """What one pass found.
 
     Attributes
     ----------
@@ -216,7 +216,7 @@ def _design(source: Source, size: int, seed: int, n_rows: int, pilot: Pilot | No
 
 
 def _work(design: SampleDesign, source: Source, n_components: int, stratified: bool) -> Work:
-    """Memory that the read takes."""
+    """Memory that the pass takes."""
     d = source.n_features
     sample = design.work(d, stratified)
     largest = int(max(np.diff(source.boundaries)))

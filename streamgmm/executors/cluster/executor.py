@@ -154,7 +154,7 @@ class DistributedExecutor:
     def check_memory(
         self, source: Source, work: Work, at_limit: Callable[[int], Sequence[Work]] | None = None
     ) -> None:
-        """Refuse a read for which a worker, or this process, has not the memory.
+        """Refuse a pass for which a worker, or this process, has not the memory.
 
         Raises
         ------
@@ -226,7 +226,7 @@ class DistributedExecutor:
         Raises
         ------
         MemoryLimitError
-            Before the first of all reads, if a worker has not the memory.
+            Before the first of all passes, if a worker has not the memory.
         """
         # What has been read is not thrown away for a tight estimate of a later read.
         if not self._has_read:

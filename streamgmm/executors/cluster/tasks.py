@@ -1,4 +1,4 @@
-"""The tasks of a read on a cluster: what the client asks for, and what workers then do."""
+"""The tasks of a pass on a cluster: what the client asks for, and what workers then do."""
 
 import uuid
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ class Graph:
     function : callable
     state : object
     number : int
-        Of the read.
+        Of the pass.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What the workers of a cluster may hold, and what a read has them hold.
+"""What the workers of a cluster may hold, and what a pass has them hold.
 
 Dask can write data that wait to a disk; what tasks work with it cannot. So each thread of a worker
 needs room for its work and a chunk, and has a second chunk read ahead where there is room for that.
@@ -53,14 +53,14 @@ class WorkerMemory:
         return group_size(n_chunks, sum(budget.n_threads for budget in self.budgets))
 
     def require(self, source: Source, work: Work, size: int | None = None) -> None:
-        """Refuse a read for which a worker has not the memory.
+        """Refuse a pass for which a worker has not the memory.
 
         Parameters
         ----------
         source : Source
         work : Work
         size : int, optional
-            Chunks in a group; by default as many as for a read of all.
+            Chunks in a group; by default as many as for a pass over all.
 
         Raises
         ------
