@@ -21,6 +21,17 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile the kernels before the workers of a run of all tests start."""
+    config = session.config
+    is_whole = config.args_source is not pytest.Config.ArgsSource.ARGS
+    # Workers do not start workers.
+    if is_whole and config.getoption("numprocesses", None):
+        from tests.kernels import compile_missing
+
+        compile_missing()
+
+
 def pytest_collection_finish() -> None:
     """Exclude the collected tests from garbage collections, of which each would take a second."""
     gc.collect()

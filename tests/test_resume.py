@@ -1,11 +1,14 @@
 """Interrupted predictions continue where they were, and give the bits of uninterrupted ones."""
 
+import itertools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import streamgmm
 from streamgmm import GaussianMixture
 from streamgmm.errors import NotFiniteError, OutputError, ParameterError
 from streamgmm.events import ChunkDone, Event
-from streamgmm.sinks import file
+from streamgmm.sinks import file, part
 
 # Of so many features 4096 rows are a chunk.
 N, D, K = 40_000, 64, 2
@@ -50,49 +53,63 @@ def described(kind: str, folder: Path) -> Any:
     return streamgmm.open(data, feature_dim="v")
 
 
-# What runs in a process of its own, and is killed at the given place.
-PROGRAM = """
-import os, signal, sys
-from pathlib import Path
-import streamgmm
-from streamgmm.sinks import file, part
-from tests.test_resume import described
+def kill_at(owner: Any, name: str, count: int, before: Callable[..., object]) -> None:
+    """Have this process killed as a method is called, the time after so many."""
+    method, calls = getattr(owner, name), itertools.count()
 
-kind, out, place, count, seconds = sys.argv[1:]
-folder = Path(out).parent
-file._SYNC_SECONDS = float(seconds)
-count = int(count)
-
-def kill_at(owner, name, before=lambda *arguments: None):
-    method = getattr(owner, name)
-    def counting(*arguments):
-        global count
-        count -= 1
-        if count < 0:
+    def counting(*arguments: Any) -> Any:
+        if next(calls) == count:
             before(*arguments)
             os.kill(os.getpid(), signal.SIGKILL)
         return method(*arguments)
+
     setattr(owner, name, counting)
 
-def half_a_line(self, line):
-    with (self.folder / "journal.jsonl").open("a") as journal:
-        journal.write('{"chunks": [0, 1, 2, 3, 4')
 
-if place == "piece":
-    kill_at(file.FileSink, "write")
-if place == "chunk":
-    kill_at(file.FileSink, "finish")
-if place == "journal":
-    kill_at(part.Part, "add")
-if place == "line":
-    kill_at(part.Part, "_append", half_a_line)
-if place == "name":
-    kill_at(part.Part, "publish")
-if __name__ == "__main__":
-    # One chunk after the other: places are where they are said to be.
-    model = streamgmm.load(folder / "model.gmm").set_params(n_jobs=1)
-    model.predict_proba(described(kind, folder), out=out)
-"""
+def half_a_line(journal: Any, line: object) -> None:
+    with (journal.folder / "journal.jsonl").open("a") as file:
+        file.write('{"chunks": [0, 1, 2, 3, 4')
+
+
+PLACES: dict[str, tuple[Any, str, Callable[..., object]]] = {
+    "piece": (file.FileSink, "write", lambda *arguments: None),
+    "chunk": (file.FileSink, "finish", lambda *arguments: None),
+    "journal": (part.Part, "add", lambda *arguments: None),
+    "line": (part.Part, "_append", half_a_line),
+    "name": (part.Part, "publish", lambda *arguments: None),
+}
+
+
+def write(kind: str, out: Path, seconds: float) -> None:
+    """Write responsibilities, one chunk after the other: places are where they are said to be."""
+    file._SYNC_SECONDS = seconds
+    model = streamgmm.load(out.parent / "model.gmm").set_params(n_jobs=1)
+    with dask.config.set(scheduler="synchronous"):
+        model.predict_proba(described(kind, out.parent), out=out)
+
+
+def write_until_killed(kind: str, out: Path, place: str, count: int, seconds: float) -> None:
+    owner, name, before = PLACES[place]
+    kill_at(owner, name, count, before)
+    write(kind, out, seconds)
+
+
+def write_with_pauses(out: Path, pipe: Connection) -> None:
+    """Write responsibilities, and wait before each chunk is finished."""
+    finish = file.FileSink.finish
+
+    def wait(sink: file.FileSink, i: int) -> None:
+        pipe.send("at work")
+        pipe.recv()
+        finish(sink, i)
+
+    file.FileSink.finish = wait  # type: ignore[method-assign]
+    write("npy", out, 0.0)
+
+
+# Forks of a process that has imported this module and has no threads: they start at once.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload([__name__])
 
 
 @pytest.fixture
@@ -104,9 +121,10 @@ def folder(rows: np.ndarray, fitted: GaussianMixture, tmp_path: Path) -> Path:
 
 def killed(kind: str, out: Path, place: str, count: int, seconds: float) -> None:
     """Write responsibilities in another process, up to some place."""
-    arguments = [kind, str(out), place, str(count), str(seconds)]
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], cwd=Path.cwd(), check=False)
-    assert done.returncode == -signal.SIGKILL
+    process = processes.Process(target=write_until_killed, args=(kind, out, place, count, seconds))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def journalled(out: Path) -> set[int]:
@@ -347,39 +365,23 @@ def test_other_boxes_are_refused(
     np.testing.assert_allclose(zarr.open_array(out, mode="r")[...], expected, rtol=1e-12)
 
 
-WAITING = PROGRAM.replace(
-    'if place == "piece":',
-    """
-if place == "wait":
-    finish = file.FileSink.finish
-    def wait(self, i):
-        print("at work", flush=True)
-        sys.stdin.readline()
-        finish(self, i)
-    file.FileSink.finish = wait
-if place == "piece":""",
-)
-
-
 @pytest.mark.parametrize("suffix", [".npy", ".zarr"])
-@pytest.mark.parametrize("resume", [False, True])
-def test_only_one_process_writes(
-    resume: bool, suffix: str, folder: Path, fitted: GaussianMixture
-) -> None:
+def test_only_one_process_writes(suffix: str, folder: Path, fitted: GaussianMixture) -> None:
     out = folder / f"out{suffix}"
-    arguments = ["npy", str(out), "wait", "0", "0"]
-    with subprocess.Popen(
-        [sys.executable, "-c", WAITING, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "at work\n"
+    pipe, other_end = processes.Pipe()
+    process = processes.Process(target=write_with_pauses, args=(out, other_end))
+    process.start()
+    other_end.close()
+    for resume in (False, True):
+        assert pipe.recv() == "at work"
         with pytest.raises(OutputError, match="is being written by another process"):
             fitted.predict_proba(folder / "x.npy", out=out, resume=resume)
-        process.communicate("\n" * N_CHUNKS)
-    assert process.returncode == 0
+        pipe.send("go on")
+    for _ in range(N_CHUNKS - 2):
+        assert pipe.recv() == "at work"
+        pipe.send("go on")
+    process.join()
+    assert process.exitcode == 0
     fitted.predict_proba(folder / "x.npy", out=folder / f"whole{suffix}")
     assert files(out) == files(folder / f"whole{suffix}")
 
