@@ -103,10 +103,14 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         Bound on iterations: with "auto" and "hard" on reads after the survey, with "em" on those
         of each start.
     n_init : int, default=1
-        Number of starts; the one with the highest log-likelihood is kept. With "em" each takes
-        its own passes; with "auto" and "hard" each is some starts on the sample.
+        Number of restarts. With "em" each takes its own passes over the data, and the one with the
+        highest log-likelihood is kept. With "auto" and "hard" each restart is some starts on the
+        sample, and the one with the highest log-likelihood there is kept; one with a degenerate
+        component is kept only if all have one.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
-        How a start is made, from sampled rows; with "em" from at most 65536.
+        How a start is made, from sampled rows; with "em" from at most 65536. k-means comes to the
+        same clusters again and again. With "kmeans", restarts after the first therefore take turns
+        at k-means++ alone, random rows, k-means on a few rows, and random labels.
     weights_init : array-like of shape (n_components,), default=None
         Starting weights. If these, means and precisions are all given, nothing else is tried. With
         "auto" some rows, as a rule a small part of a pass, say where EM leads from there; "em"
@@ -495,7 +499,8 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         sample = reader.kept(RowSample, lambda: sample_rows(reader, seed))
         settings = self._settings(ridge.settle(sample.rows, sample.weights))
         starts = (
-            settings.start(sample.rows, sample.weights, known, random) for _ in range(self.n_init)
+            settings.start(sample.rows, sample.weights, known, random, restart)
+            for restart in range(self.n_init)
         )
         return max(
             (self._run(reader, start, ridge) for start in starts),

@@ -8,7 +8,8 @@ import sklearn.cluster
 import sklearn.mixture
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.sampling.initialization import Start, initialize
+from streamgmm.algorithms.batch.sample_fit import Settings
+from streamgmm.algorithms.sampling.initialization import VARIED_METHODS, Start, initialize
 from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
@@ -17,7 +18,7 @@ from streamgmm.errors import DataError, ParameterError
 from streamgmm.options import CovarianceType
 from tests.core.cases import TYPES, covariances_for
 
-METHODS = ("kmeans", "k-means++", "random_from_data", "random")
+METHODS = ("kmeans", *VARIED_METHODS)
 NOTHING = Start()
 
 
@@ -209,3 +210,22 @@ def test_heavy_rows_draw_centres() -> None:
 def test_what_is_known_must_fit(known: Start, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         start(clusters()[0], 3, known=known)
+
+
+def test_restarts_of_kmeans_differ_and_those_of_another_method_do_not() -> None:
+    rows, _ = clusters()
+    by_kmeans, by_random_rows = (
+        Settings(3, "diag", method, Objective(1e-6), 9) for method in ("kmeans", "random_from_data")
+    )
+
+    def means(settings: Settings, restart: int) -> NDArray[np.float64]:
+        random = np.random.RandomState(0)
+        return settings.start(rows, np.ones(len(rows)), NOTHING, random, restart).means
+
+    np.testing.assert_array_equal(means(by_kmeans, 0), start(rows, 3, "diag", "kmeans").means)
+    for restart, method in enumerate(VARIED_METHODS, 1):
+        expected = start(rows, 3, "diag", method).means
+        np.testing.assert_array_equal(means(by_kmeans, restart), expected)
+        again = restart + len(VARIED_METHODS)
+        np.testing.assert_array_equal(means(by_kmeans, again), expected)
+        np.testing.assert_array_equal(means(by_random_rows, restart), means(by_random_rows, 0))

@@ -1,5 +1,6 @@
 """Components move to where they are lacking, and nowhere else."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgmm.algorithms.batch.em import Fit, expectation_maximization
-from streamgmm.algorithms.batch.split_merge import Rows, move_components
+from streamgmm.algorithms.batch.split_merge import Rows, longest_axis, move_components
 from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.algorithms.sampling.initialization import parameters_of_clusters
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.objective import Objective
@@ -18,7 +20,7 @@ from streamgmm.core.structures import Array
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import CovarianceType, Missing
 from streamgmm.sources.sample import SampleSource
-from tests.core.cases import TYPES, covariances_for, draw, random_parameters
+from tests.core.cases import SHARED_TYPES, TYPES, covariances_for, draw, random_parameters
 
 
 def in_memory(
@@ -179,3 +181,43 @@ def test_rows_in_blocks_say_what_they_say_together(
         np.testing.assert_allclose(
             getattr(apart, name), getattr(together, name), rtol=1e-7, atol=1e-9
         )
+
+
+@pytest.mark.parametrize("covariance_type", ["diag", "spherical", *SHARED_TYPES])
+def test_many_features_of_diagonal_covariances_take_no_memory_for_their_pairs(
+    covariance_type: CovarianceType,
+) -> None:
+    # One component on two clusters, and two on the third one.
+    d, rng = 4000, np.random.default_rng(7)
+    rows = rng.normal(size=(90, d))
+    rows += np.repeat(rng.normal(size=(3, d)), 30, axis=0)
+    labels = np.repeat([0, 0, 1], 30)
+    labels[60:75] = 2
+    start = parameters_of_clusters(rows, np.ones(90), labels, 3, covariance_type, Objective(1e-6))
+    with ThreadExecutor(1) as executor:
+        sample = in_memory(executor, rows)
+        tracemalloc.start()
+        fit = em(sample, start, 1, reg_covar=1e-6)
+        _, of_a_pass = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        found = moved(sample, fit, reg_covar=1e-6).parameters
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    # A matrix of pairs of features alone takes 122 MiB.
+    assert peak - of_a_pass < 16 * rows.nbytes < 0.4 * 8 * d**2
+    assert np.isfinite(found.means).all()
+
+
+@pytest.mark.parametrize(("n_rows", "d"), [(2000, 200), (40, 300), (0, 300)])
+def test_the_longest_axis_of_many_features_is_near_the_first_principal_one(
+    n_rows: int, d: int
+) -> None:
+    rng = np.random.default_rng(8)
+    axis = rng.normal(size=d) / np.sqrt(d)
+    rows = rng.normal(size=(n_rows, d)) + 6.0 * rng.normal(size=(n_rows, 1)) * axis
+    found = longest_axis(rows)
+    assert found.shape == (d,)
+    if n_rows:
+        principal = np.linalg.svd(rows, full_matrices=False)[2][0]
+        assert abs(found @ principal) / np.linalg.norm(found) > 0.999
+    np.testing.assert_array_equal(longest_axis(np.zeros((3, d))), np.zeros(d))

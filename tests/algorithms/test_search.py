@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.datasets
+import sklearn.mixture
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.batch.sample_fit import Informant, Search, Settings
@@ -163,7 +165,7 @@ def test_badly_explained_rows_are_shown_to_every_stage() -> None:
 
 
 def test_more_starts_are_more_runs() -> None:
-    rows = without_clusters(10_000)
+    rows = without_clusters(4_200)
     events: list[Event] = []
     search(as_sample(rows), 8, "diag", n_init=3, events=events)
     assert isinstance(events[0], SampleStage)
@@ -276,3 +278,46 @@ def test_informing_rows_may_be_many(monkeypatch: pytest.MonkeyPatch) -> None:
     error = np.linalg.norm(few.product(vector) - whole.product(vector))
     # What fewer rows say differs, but not in size.
     assert error < 0.3 * np.linalg.norm(whole.product(vector))
+
+
+# Restarts ----------------------------------------------------------------------------------------
+
+
+def test_restarts_find_an_optimum_that_kmeans_never_leads_to() -> None:
+    rows = sklearn.datasets.load_iris().data
+    known = sklearn.mixture.GaussianMixture(
+        3,
+        covariance_type="diag",
+        init_params="random_from_data",
+        n_init=12,
+        random_state=0,
+        tol=1e-6,
+    ).fit(rows)
+    found = search(as_sample(rows), 3, "diag", n_init=6)
+    best = len(rows) * log_likelihood(rows, found)
+    assert best == pytest.approx(-306.860, abs=2e-3)
+    assert best > len(rows) * known.score(rows) - 2e-3
+
+
+def test_a_restart_that_ends_with_a_degenerate_component_is_not_preferred() -> None:
+    # One in five flowers has the same width of petals, 0.2 cm: a component that has all of these
+    # and nothing else has a variance that is the ridge.
+    rows = sklearn.datasets.load_iris().data[:, 2:]
+    one, several = (search(as_sample(rows), 3, "diag", n_init=n_init) for n_init in (1, 4))
+    assert several.covariances.min() > 1e-3
+    assert log_likelihood(rows, several) > log_likelihood(rows, one) - 1e-6
+    narrow = np.isclose(rows[:, 1], 0.2)
+    degenerate = em_step(rows, one_more(narrow, rows), reg_covar=1e-6).parameters
+    assert log_likelihood(rows, degenerate) > log_likelihood(rows, several)
+
+
+def one_more(is_first: NDArray[np.bool_], rows: Array) -> Parameters:
+    """A mixture of three components, the first of some rows alone."""
+    others = rows[~is_first]
+    groups = [rows[is_first], others[others[:, 0] < 2.5], others[others[:, 0] >= 2.5]]
+    return Parameters.create(
+        "diag",
+        np.array([len(group) for group in groups]) / len(rows),
+        np.array([group.mean(axis=0) for group in groups]),
+        np.array([group.var(axis=0) + 1e-6 for group in groups]),
+    )

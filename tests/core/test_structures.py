@@ -453,3 +453,20 @@ def test_wrong_shapes_of_shared_variances_are_refused(covariance_type: Any) -> N
     for wrong in (np.ones((K, D)), np.ones(K + 5)):
         with pytest.raises(ParameterError, match="precisions_init"):
             model(covariance_type, precisions_init=wrong).fit(rows())
+
+
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
+def test_the_mean_factor_is_that_of_the_mean_covariance(covariance_type: CovarianceType) -> None:
+    parameters = mixture(covariance_type)
+    structure = parameters.structure
+    factor = structure.mean_factor(parameters.stacked(parameters.factors), parameters.weights)
+    stacked = structure.stacked(parameters.covariances, K, D)
+    covariances = np.broadcast_to(structure.dense(stacked, range(D)), (K, D, D))
+    mean = np.average(covariances, axis=0, weights=parameters.weights)
+    found = structure.covariances_of(factor)
+    np.testing.assert_allclose(structure.dense(found, range(D))[0], mean, rtol=1e-12, atol=1e-12)
+    deviations = structure.deviations(factor)[0]
+    np.testing.assert_allclose(deviations, np.sqrt(np.diag(mean)), rtol=1e-12)
+    whitened = structure.solved_rows(rows(), factor, 0)
+    distances = np.einsum("ni,ij,nj->n", rows(), np.linalg.inv(mean), rows())
+    np.testing.assert_allclose(np.square(whitened).sum(axis=1), distances, rtol=1e-9)

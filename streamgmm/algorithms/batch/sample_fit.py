@@ -17,8 +17,9 @@ from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.split_merge import Rows, move_components
 from streamgmm.algorithms.reads.memory import EFFORTS, Effort, FitMemory, MixtureBytes
 from streamgmm.algorithms.reads.reader import Reader, prepare
-from streamgmm.algorithms.sampling.initialization import Start, initialize
+from streamgmm.algorithms.sampling.initialization import VARIED_METHODS, Start, initialize
 from streamgmm.algorithms.sampling.row_sample import RowSample
+from streamgmm.core.condition import examine
 from streamgmm.core.e_step import Posterior, scratch_bytes, statistics_bytes
 from streamgmm.core.incomplete import gap_bytes
 from streamgmm.core.information import LEAST_RESPONSIBILITY, Information, Tangent
@@ -123,15 +124,27 @@ class Settings:
         )
 
     def start(
-        self, rows: Array, weights: Array, known: Start, random: np.random.RandomState
+        self,
+        rows: Array,
+        weights: Array,
+        known: Start,
+        random: np.random.RandomState,
+        restart: int = 0,
     ) -> Parameters:
-        """Return starting parameters from a sample; see :func:`initialize`."""
+        """Return starting parameters from a sample; see :func:`initialize`.
+
+        k-means comes to the same clusters again and again: further restarts take turns at other
+        methods.
+        """
+        method = self.init_params
+        if method == "kmeans" and restart:
+            method = VARIED_METHODS[(restart - 1) % len(VARIED_METHODS)]
         return initialize(
             rows,
             weights,
             self.n_components,
             self.covariance_type,
-            self.init_params,
+            method,
             self.objective,
             known,
             random,
@@ -295,8 +308,8 @@ class Search:
         if self.effort.moves and not settings.objective.fixed and settings.n_components > 1:
             size = self._size(sample, _MORE * few)
             found = self._stage("moves", sample, size, self._moved, found)
-        found = found[:1]
-        return self._stage("EM", sample, len(sample), self._converged, found[0], tol)[0]
+        found = found[: settings.n_init]
+        return self._stage("EM", sample, len(sample), self._converged, found, tol)[0]
 
     def _size(self, sample: RowSample, wanted: int) -> int:
         """Return how many rows a stage uses."""
@@ -332,20 +345,24 @@ class Search:
     def _started(self, rows: Rows) -> list[Fit]:
         """Fits that each continue from the best of some short runs."""
         return _best_first(
-            self._em(rows, self._best_run(rows).parameters, _LONGER)
-            for _ in range(_STARTS * self.settings.n_init)
+            self._em(rows, self._best_run(rows, restart).parameters, _LONGER)
+            for restart in range(self.settings.n_init)
+            for _ in range(_STARTS)
         )
 
-    def _best_run(self, rows: Rows) -> Fit:
+    def _best_run(self, rows: Rows, restart: int) -> Fit:
         starts = (
-            self.settings.start(rows.rows, rows.weights, self.known, self.random)
+            self.settings.start(rows.rows, rows.weights, self.known, self.random, restart)
             for _ in range(_RUNS)
         )
         return _best_first(self._em(rows, start, _SHORT) for start in starts)[0]
 
     def _moved(self, rows: Rows, starts: Sequence[Parameters]) -> list[Fit]:
-        """The best end of moves; not again from a start that has come to such an end by itself."""
-        best: Fit | None = None
+        """Return the ends of splits and merges, the best first, one for each restart at most.
+
+        A start that has come to such an end by itself is not moved again.
+        """
+        best: list[Fit] = []
         ends: list[float] = []
         for start in starts:
             fit = self._em(rows, start, _LONGER)
@@ -353,12 +370,34 @@ class Search:
                 continue
             fit = move_components(rows, fit, objective=self.settings.objective)
             ends.append(fit.value)
-            if best is None or fit.value > best.value:
-                best = fit
-        return [] if best is None else [best]
+            best = self._ranked(rows, [*best, fit])[: self.settings.n_init]
+        return best
 
-    def _converged(self, rows: Rows, parameters: Parameters, tol: float) -> list[Fit]:
-        return [improve(rows.reader, parameters, self.settings, self.informant, tol, self.effort)]
+    def _converged(self, rows: Rows, starts: Sequence[Parameters], tol: float) -> list[Fit]:
+        best: list[Fit] = []
+        for start in starts:
+            fit = improve(rows.reader, start, self.settings, self.informant, tol, self.effort)
+            best = self._ranked(rows, [*best, fit.without_statistics()])[:1]
+        return best
+
+    def _ranked(self, rows: Rows, fits: Sequence[Fit]) -> list[Fit]:
+        """Return fits to some rows, the best first.
+
+        Among those of several restarts a fit with a degenerate component comes after all others,
+        because its likelihood has no bound but the ridge.
+        """
+        if self.settings.n_init == 1 or len(fits) == 1:
+            return _best_first(fits)
+        weight = rows.weights.sum()
+        return sorted(
+            fits, key=lambda fit: (not self._is_degenerate(fit, weight), fit.value), reverse=True
+        )
+
+    def _is_degenerate(self, fit: Fit, weight: float) -> bool:
+        parameters = fit.parameters
+        ridge = np.full(parameters.n_features, self.settings.objective.reg_covar)
+        counts = weight * parameters.weights
+        return bool(examine(parameters, counts, ridge, lost=fit.degenerate).components)
 
     def _em(self, rows: Rows, start: Parameters, steps: int) -> Fit:
         return rows.short_run(start, steps, objective=self.settings.objective)

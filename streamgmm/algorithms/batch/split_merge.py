@@ -22,7 +22,7 @@ from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.mixtures.reduction import merged_pairs, merging_bounds
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import Array, solve
+from streamgmm.core.structures import Array
 from streamgmm.protocols import Chunk, Job, Work
 
 # Nats a row; a short run of EM ends with a step that gains less.
@@ -41,6 +41,8 @@ _SMALL_SHARE, _TINY = 1e-8, 1e-300
 # Each thread holds responsibilities of so many rows at a time that, with what is made of them, they
 # take as much; arrays of their size that are in memory at once.
 _BLOCK_BYTES, _ARRAYS = 1 << 23, 6
+# Features up to which the longest axis of rows is an eigenvector; of more, power iterations.
+_MOST_EXACT_FEATURES, _POWER_ITERATIONS = 128, 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,7 +322,7 @@ def dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:
     """Groups of rows (n, D) that lie as near to each other as those of one component do."""
     d = parameters.n_features
     centred = np.nan_to_num(rows - parameters.weights @ parameters.means)
-    whitened = solve(_mean_factor(parameters), centred.T).T
+    whitened = parameters.structure.solved_rows(centred, _mean_factor(parameters), 0)
     # Squared distances of two rows of a Gaussian: mean 2 D, variance 8 D.
     is_near = cdist(whitened, whitened, "sqeuclidean") < 2.0 * d + np.sqrt(8.0 * d)
     groups: list[NDArray[np.intp]] = []
@@ -407,19 +409,39 @@ def _relative_densities(one: Posterior, other: Posterior) -> Array:
 
 def _far_side(rows: Array, parameters: Parameters, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Whether rows lie above their component's mean along the longest axis of its rows, (m,)."""
-    scales = np.linalg.norm(_mean_factor(parameters), axis=1)
+    scales = parameters.structure.deviations(_mean_factor(parameters))
     residuals = np.nan_to_num((rows - parameters.means[labels]) / scales)
     sides = np.zeros(len(rows), dtype=np.int64)
     order = np.argsort(labels, kind="stable")
     stops = np.cumsum(np.bincount(labels, minlength=parameters.n_components))
     for own in np.split(order, stops[:-1]):
         members = residuals[own]
-        axis = np.linalg.eigh(members.T @ members)[1][:, -1]
-        sides[own] = members @ axis > 0.0
+        sides[own] = members @ longest_axis(members) > 0.0
     return sides
 
 
+def longest_axis(rows: Array) -> Array:
+    """Return the direction (D,) in which rows (n, D) about the origin spread most.
+
+    Of many features it is the end of some power iterations, which take no memory for a matrix of
+    features. If several directions are about equally long, it is some mixture of them.
+    """
+    n_rows, n_features = rows.shape
+    if n_features <= _MOST_EXACT_FEATURES:
+        longest: Array = np.linalg.eigh(rows.T @ rows)[1][:, -1]
+        return longest
+    if not n_rows:
+        return np.zeros(n_features)
+    axis: Array = rows[np.argmax(np.linalg.norm(rows, axis=1))]
+    for _ in range(_POWER_ITERATIONS):
+        length = np.linalg.norm(axis)
+        if length == 0.0:
+            break
+        axis = (rows @ (axis / length)) @ rows
+    return axis
+
+
 def _mean_factor(parameters: Parameters) -> Array:
-    """Factor (D, D) of the covariance that components have on average."""
+    """Return the factor of the covariance that components have on average, stacked."""
     stacked = parameters.stacked(parameters.factors)
     return parameters.structure.mean_factor(stacked, parameters.weights)

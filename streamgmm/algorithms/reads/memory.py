@@ -255,10 +255,16 @@ class FitMemory:
         few = min(self.few, self.n_sample) // effort.starting_part
         begun = starts + self._rows(few)
         first = begun + max(self._initialize(few, one), one.em(self._read))
-        converged = self._accelerated(self._read, effort, one.bare)
+        converged = self._accelerated(self._read, effort, self._restarts)
         if not effort.moves:
             return max(first, converged)
         return max(first, converged, self._moves(starts, effort))
+
+    @property
+    def _restarts(self) -> int:
+        """The mixtures of all restarts, and inverse factors of two that are compared."""
+        one = self.mixture
+        return self.n_init * one.bare + 2 * min(self.n_init - 1, 1) * one.parameters
 
     def _moves(self, starts: int, effort: Effort) -> int:
         """Split and merge: halves of all components, and mixtures with some of them replaced."""
@@ -268,7 +274,7 @@ class FitMemory:
             one.covariance_type, 2 * one.n_components + 4, one.n_features, one.missing
         )
         as_double = size * _VALUE * one.n_features if self.itemsize < _VALUE else 0
-        held = starts + self._rows(size) + as_double + 2 * one.bare + one.parameters
+        held = starts + self._rows(size) + as_double + self._restarts + one.bare + one.parameters
         factor = one.mean_factor + 3 * size * _VALUE * one.n_features
         read = 2 * self._read + self.n_threads * 2 * parts.statistics
         means = parts.bare + parts.expectation + one.expectation + one.matrices + parts.matrices

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -20,6 +20,8 @@ from streamgmm.options import CovarianceType
 
 _KMEANS_ITERATIONS = 100
 _KMEANS_TOLERANCE = 1e-4
+# Rows of a start from few rows, for each component.
+_FEW_PER_COMPONENT = 5
 # Distances that are held at once, so few that they stay in a core's own cache.
 _BLOCK_DISTANCES = 1 << 17
 # Values of a block of columns.
@@ -441,6 +443,17 @@ def _random_from_data(
     return _nearest(rows, rows.values[chosen])
 
 
+def _kmeans_of_few(
+    rows: _Rows, n_components: int, random: np.random.RandomState
+) -> NDArray[np.intp]:
+    """Return the nearest centre of k-means on a few rows, which differ from draw to draw."""
+    size = min(_FEW_PER_COMPONENT * n_components, len(rows))
+    chosen = random.choice(len(rows), size=size, replace=False)
+    few = replace(rows, terms=rows.terms[chosen], weights=rows.weights[chosen])
+    means, counts = _cluster_means(few, _kmeans(few, n_components, random), n_components)
+    return _nearest(rows, means[counts > 0.0])
+
+
 def _random(rows: _Rows, n_components: int, random: np.random.RandomState) -> NDArray[np.intp]:
     """Rows dealt out in random order, so that no component goes without."""
     return random.permutation(len(rows)) % n_components
@@ -451,4 +464,8 @@ _METHODS: dict[str, Callable[..., NDArray[np.intp]]] = {
     "k-means++": _kmeans_plusplus,
     "random_from_data": _random_from_data,
     "random": _random,
+    "kmeans of few rows": _kmeans_of_few,
 }
+
+#: Methods of restarts that are to differ from each other.
+VARIED_METHODS = ("k-means++", "random_from_data", "kmeans of few rows", "random")

@@ -60,7 +60,7 @@ class Full(OwnCovariances, MatrixStructure):
         return n_components * n_features**2
 
     def mean_factor(self, stacked_factors: Array, weights: Array) -> Array:
-        return mean_of_factors(stacked_factors, weights)
+        return mean_of_factors(stacked_factors, weights)[np.newaxis]
 
     def n_mean_arrays(self) -> int:
         return 5

@@ -75,6 +75,12 @@ class MatrixStructure(CovarianceStructure):
         found: Array = rows @ stacked_factors[component % len(stacked_factors)].T
         return found
 
+    def solved_rows(self, rows: Array, stacked_factors: Array, component: int) -> Array:
+        return solve(stacked_factors[component % len(stacked_factors)], rows.T).T
+
+    def deviations(self, stacked_factors: Array) -> Array:
+        return np.linalg.norm(stacked_factors, axis=-1)
+
     def singular_values(self, left: Array, right: Array) -> Array:
         return np.concatenate(
             [

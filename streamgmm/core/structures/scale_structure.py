@@ -75,6 +75,13 @@ class ScaleStructure(CovarianceStructure):
         found: Array = rows * stacked_factors[component]
         return found
 
+    def solved_rows(self, rows: Array, stacked_factors: Array, component: int) -> Array:
+        found: Array = rows / stacked_factors[component]
+        return found
+
+    def deviations(self, stacked_factors: Array) -> Array:
+        return stacked_factors
+
     def singular_values(self, left: Array, right: Array) -> Array:
         return left * right
 
@@ -88,7 +95,7 @@ class ScaleStructure(CovarianceStructure):
 
     def mean_factor(self, stacked_factors: Array, weights: Array) -> Array:
         roots = np.sqrt(weights)[:, np.newaxis] * stacked_factors
-        return np.diag(np.linalg.norm(roots, axis=0))
+        return np.linalg.norm(roots, axis=0, keepdims=True)
 
     def reordered(self, stacked_factors: Array, features: NDArray[np.intp]) -> Array:
         return stacked_factors[:, features]

@@ -200,6 +200,14 @@ class CovarianceStructure(ABC):
         """Return L_k x (n, D) of rows (n, D) for one component."""
 
     @abstractmethod
+    def solved_rows(self, rows: Array, stacked_factors: Array, component: int) -> Array:
+        """Return L⁻¹ x (n, D) of rows (n, D) for one component."""
+
+    @abstractmethod
+    def deviations(self, stacked_factors: Array) -> Array:
+        """Return marginal standard deviations (K or 1, D) from stacked factors."""
+
+    @abstractmethod
     def singular_values(self, left: Array, right: Array) -> Array:
         """Return the singular values of products of stacked factors."""
 
@@ -213,7 +221,7 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def mean_factor(self, stacked_factors: Array, weights: Array) -> Array:
-        """Return the factor (D, D) of the covariance that components have on average."""
+        """Return the factor of the weighted mean of covariances, stacked, with one entry."""
 
     # Marginal and conditional distributions
 

@@ -68,8 +68,7 @@ class Tied(SharedCovariance, MatrixStructure):
         return factor @ factor.T, factor
 
     def mean_factor(self, stacked_factors: Array, weights: Array) -> Array:
-        found: Array = stacked_factors[0]
-        return found
+        return stacked_factors
 
     def n_mean_arrays(self) -> int:
         return 4
