@@ -419,9 +419,9 @@ def score(
         found = fitted.set_params(callbacks=[listener])._scored(source)
     click.echo(f"log-likelihood {mean_score(found):.10g}")
     # From one read; aic() and bic() would each take their own.
-    aic, bic = fitted._criteria(found)
-    click.echo(f"aic {aic:.10g}")
-    click.echo(f"bic {bic:.10g}")
+    criteria = fitted._criteria_of(found)
+    click.echo(f"aic {criteria.aic:.10g}")
+    click.echo(f"bic {criteria.bic:.10g}")
 
 
 def _write_rows(

@@ -77,7 +77,7 @@ class IncompleteExpectation:
             self.complete.writable_coefficients,
             self.complete.is_hard,
         )
-        log_likelihood, weight, n_rows, n_overflowing = totals.tolist()
+        log_likelihood, weight, n_rows, n_overflowing, conditional_entropy = totals.tolist()
         incomplete = replace(
             self._in_frame(moments, scatter),
             log_likelihood=log_likelihood,
@@ -86,6 +86,7 @@ class IncompleteExpectation:
             n_overflowing=int(n_overflowing),
             n_not_finite=-chosen.size,
             n_missing=-chosen.size,
+            conditional_entropy=conditional_entropy,
         )
         return found.merge(incomplete)
 

@@ -22,13 +22,18 @@ from streamgmm.algorithms.batch.auto import (
     sample_for_start,
     survey_for_fit,
 )
-from streamgmm.algorithms.batch.em import Fit, expectation_maximization
+from streamgmm.algorithms.batch.em import (
+    Fit,
+    expectation_maximization,
+    with_mixture_evaluated,
+)
 from streamgmm.algorithms.batch.sample_fit import Settings
 from streamgmm.algorithms.reads.memory import Effort
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.row_sample import RowSample, sample_rows
 from streamgmm.checkpoint import open_checkpoint
+from streamgmm.core.criteria import Criteria
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import PARAMETER_NAMES, Parameters, count_parameters
 from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
@@ -207,6 +212,14 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
     reg_covar_ : ndarray of shape (n_features,)
         The number that was added to the diagonal entry of each column; with "spherical" all are
         equal. Not set by "auto" where a given start was kept without iterations.
+    bic_, aic_, icl_ : float
+        The information criteria of the parameters on the fitted rows: :meth:`bic`, :meth:`aic` and
+        :meth:`icl` without a pass over the data. With ``arithmetic="float32"`` they have the
+        accuracy of float32. "hard" ends with a pass that evaluates the mixture for them. After
+        "em", and where a given start was kept without iterations, no pass has evaluated the
+        parameters: there these attributes raise an AttributeError, and ``bic(X)`` makes the pass.
+    n_parameters_ : int
+        Number of free parameters; available when the criteria are.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Only if the data had column names that are all strings.
@@ -236,6 +249,8 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
 
     #: Whether ``lower_bound_`` is that of hard assignment.
     _is_of_hard_fit = False
+    #: Criteria of the fitted parameters on the fitted rows; None if no pass has evaluated them.
+    _criteria: Criteria | None = None
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
         "n_components": [Interval(Integral, 1, None, closed="left")],
@@ -414,6 +429,8 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             with self._checkpointed(reader, start, ridge, resume) as random:
                 reader.notify(self._size(source, work))
                 best = self._best_fit(reader, known, start, ridge, local, random, effort)
+                if reader.is_hard:
+                    best = with_mixture_evaluated(reader, best)
                 self._keep(best, reader, ridge)
         self._warn(best, reader, rows)
         return self
@@ -655,6 +672,9 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         if ridge.entries is not None:
             self.reg_covar_ = ridge.entries
         self._statistics = fit.statistics
+        self._criteria = None
+        if fit.evaluated is not None:
+            self._criteria = Criteria.of(fit.evaluated, fit.parameters, self.fixed)
         self.__dict__.pop("_is_of_hard_fit", None)
         if reader.is_hard:
             self._is_of_hard_fit = True
@@ -664,6 +684,42 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         self.lower_bounds_ = fit.log_likelihoods
         self.history_ = [asdict(read) for read in reader.history]
         self.n_reads_ = reader.n_reads
+
+    @property
+    def bic_(self) -> float:
+        """BIC on the fitted rows, as :meth:`bic` gives it, without a pass over the data."""
+        return self._known_criteria("bic").bic
+
+    @property
+    def aic_(self) -> float:
+        """AIC on the fitted rows, as :meth:`aic` gives it, without a pass over the data."""
+        return self._known_criteria("aic").aic
+
+    @property
+    def icl_(self) -> float:
+        """ICL on the fitted rows, as :meth:`icl` gives it, without a pass over the data."""
+        return self._known_criteria("icl").icl
+
+    @property
+    def n_parameters_(self) -> int:
+        """Number of free parameters, as the criteria count them."""
+        return self._known_criteria("n_parameters").n_parameters
+
+    def _known_criteria(self, name: str) -> Criteria:
+        """Return the criteria of the fit.
+
+        Raises
+        ------
+        AttributeError
+            If no pass over the data has evaluated the fitted parameters.
+        """
+        if self._criteria is None:
+            raise AttributeError(
+                f"this {type(self).__name__} has no {name}_: no pass over the data has evaluated "
+                "its parameters, as after algorithm='em', which ends with an M-step; call "
+                f"{name if name != 'n_parameters' else 'bic'}(X)"
+            )
+        return self._criteria
 
     def _warn(self, fit: Fit, reader: Reader, rows: "_RowCheck") -> None:
         """Report what the fit is worth."""

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from numbers import Integral
 from typing import Any, get_type_hints
 
 import numpy as np
 
+from streamgmm.core.criteria import Criteria
 from streamgmm.core.parameters import PARAMETER_NAMES, require_covariances, require_values
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES
@@ -17,6 +19,7 @@ from streamgmm.estimators.header_values import (
     entries,
     known,
     listed,
+    positive,
     text,
     truth,
     whole,
@@ -67,6 +70,12 @@ _VALUES: Mapping[str, Callable[[str, Any], Any]] = {
 #: Settings that are not stored: a file cannot name a place to write to, an executor or a function.
 _NOT_STORED = ("callbacks", "checkpoint", "checkpoint_interval", "executor")
 _STATISTICS = "statistics."
+_CRITERIA: Mapping[str, Callable[[str, Any], Any]] = {
+    "log_likelihood": any_number,
+    "n_rows": positive,
+    "n_parameters": whole,
+    "entropy": amount,
+}
 
 
 def to_record(model: Any) -> Record:
@@ -78,6 +87,8 @@ def to_record(model: Any) -> Record:
     header["fitted"] |= {
         name: _plain(getattr(model, name)) for name in _VALUES if hasattr(model, name)
     }
+    if model._criteria is not None:
+        header["criteria"] = asdict(model._criteria)
     statistics: Statistics | None = getattr(model, "_statistics", None)
     if statistics is not None:
         header["statistics"], own = pack_statistics(statistics)
@@ -99,6 +110,8 @@ def from_record(estimator: type, record: Record) -> Any:
         setattr(model, name, arrays[name])
     for name, value in known("fitted values", header["fitted"], _VALUES).items():
         setattr(model, name, value)
+    if "criteria" in header:
+        model._criteria = Criteria(**known("criteria", header["criteria"], _CRITERIA))
     if model.algorithm == "hard":
         model._is_of_hard_fit = True
     if _RIDGE in arrays:

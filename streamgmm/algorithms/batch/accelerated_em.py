@@ -194,6 +194,7 @@ def accelerated_em(
         reason,
         frozenset(degenerate),
         n_iterations,
+        evaluated=best.statistics,
     )
 
 
