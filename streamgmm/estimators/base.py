@@ -513,8 +513,9 @@ or the path ``out``
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to a ``.gmm`` file, atomically.
 
-        Settings that a file cannot hold (callbacks, a client, a RandomState) are left at their
-        defaults. Writers of one file wait for each other.
+        Settings that a file cannot hold (callbacks, a client, a RandomState, a prior that is an
+        object of another class than :class:`streamgmm.Prior`) are left at their defaults.
+        Writers of one file wait for each other.
 
         Parameters
         ----------

@@ -19,6 +19,7 @@ from streamgmm.algorithms.batch.auto import (
     fit_by_assignment,
     fit_from,
     fit_in_few_reads,
+    rows_at_hand,
     sample_for_start,
     survey_for_fit,
 )
@@ -34,8 +35,10 @@ from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.row_sample import RowSample, sample_rows
 from streamgmm.checkpoint import open_checkpoint
 from streamgmm.core.criteria import Criteria
+from streamgmm.core.fit_objective import FitObjective
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import PARAMETER_NAMES, Parameters, count_parameters
+from streamgmm.core.priors import PriorSetting, check_prior
 from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError, ParameterError
@@ -53,7 +56,11 @@ from streamgmm.estimators.numeric_limits import within_float64
 from streamgmm.estimators.outputs import refuse_overlap
 from streamgmm.estimators.records import copy_fitted, to_record
 from streamgmm.estimators.row_estimator import FitPredictMixin
-from streamgmm.estimators.validation import check_is_fitted, check_random_state
+from streamgmm.estimators.validation import (
+    PRIOR_CONSTRAINTS,
+    check_is_fitted,
+    check_random_state,
+)
 from streamgmm.events import Event, FitStarted, Listener, SkippedRows, SurveyDone
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
@@ -145,6 +152,14 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         digits of densities that matter: there "float32" is "auto".
     fixed : collection of {"weights", "means", "covariances"}, default=()
         Parameters held at their ``*_init`` values (``precisions_init`` for covariances).
+    prior : None, "fraley-raftery", "chen-tan" or :class:`streamgmm.Prior`, default=None
+        Prior of the means and covariances: the fit maximises the log-likelihood and the log density
+        of the prior, so no component collapses. "fraley-raftery" is ``Prior()``. "chen-tan"
+        penalises covariances that are narrow beside that of the data; its part vanishes as rows
+        grow. What a prior takes from the data comes from the surveyed sample, with a given start
+        from a sample of up to 65536 rows. ``lower_bound_`` and the criteria hold the
+        log-likelihood alone. Any object with a method ``pseudo_rows``
+        (:class:`streamgmm.core.objective.Prior`) is taken too, but files do not hold it.
     executor : "auto", "threads", "dask" or distributed.Client, default="auto"
         Where chunks are computed. "auto" takes the cluster of an active client for what its workers
         can read by themselves, Dask for Dask arrays, and local threads otherwise.
@@ -270,6 +285,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         "algorithm": [StrOptions(set(get_args(Algorithm)))],
         "arithmetic": [StrOptions(set(get_args(Arithmetic)))],
         "fixed": ["array-like", set, frozenset],
+        "prior": PRIOR_CONSTRAINTS,
         "executor": [StrOptions(set(get_args(ExecutorName))), HasMethods("scheduler_info")],
         "n_jobs": [Integral, None],
         "memory_limit": [Real, str, None],
@@ -299,6 +315,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         algorithm: str = "auto",
         arithmetic: Arithmetic = "auto",
         fixed: Collection[ParameterName] = (),
+        prior: PriorSetting = None,
         executor: Any = "auto",
         n_jobs: int | None = None,
         memory_limit: int | str | None = None,
@@ -324,6 +341,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         self.algorithm = algorithm
         self.arithmetic = arithmetic
         self.fixed = fixed
+        self.prior = prior
         self.executor = executor
         self.n_jobs = n_jobs
         self.memory_limit = memory_limit
@@ -399,7 +417,8 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
                 f"n_components = {self.n_components}, n_samples = {source.n_rows}"
             )
         known = self._known_start(source.n_features)
-        ridge = self._ridge(source)
+        check_prior(self.prior, self.covariance_type, source.n_features)
+        objective = FitObjective(self._ridge(source), frozenset(self.fixed), self.prior)
         rows = _RowCheck(self, source)
         if self.memory_limit is not None:
             load_kernels(source)
@@ -409,8 +428,12 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             single_threaded_blas(),
             within_float64(),
         ):
-            # What a fit needs does not depend on the ridge.
-            needs = FitNeeds(source, self._settings(0.0), self.algorithm == "em")
+            # What a fit needs does not depend on the ridge and the prior.
+            needs = FitNeeds(
+                source,
+                self._settings(Objective(fixed=frozenset(self.fixed))),
+                self.algorithm == "em",
+            )
             works = needs.works(executor.memory_limit)
             for work in works:
                 executor.check_memory(source, work, needs.works)
@@ -426,12 +449,12 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
                 is_hard=self.algorithm == "hard",
             )
             start = self._given_start(reader, known)
-            with self._checkpointed(reader, start, ridge, resume) as random:
+            with self._checkpointed(reader, start, objective, resume) as random:
                 reader.notify(self._size(source, work))
-                best = self._best_fit(reader, known, start, ridge, local, random, effort)
+                best = self._best_fit(reader, known, start, objective, local, random, effort)
                 if reader.is_hard:
                     best = with_mixture_evaluated(reader, best)
-                self._keep(best, reader, ridge)
+                self._keep(best, reader, objective.ridge)
         self._warn(best, reader, rows)
         return self
 
@@ -451,7 +474,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
 
     @contextmanager
     def _checkpointed(
-        self, reader: Reader, start: Parameters | None, ridge: FitRidge, resume: bool
+        self, reader: Reader, start: Parameters | None, objective: FitObjective, resume: bool
     ) -> Iterator[np.random.RandomState]:
         """Keep what a fit finds, if that is wanted; gives the random state that it begins with."""
         random = check_random_state(self.random_state)
@@ -464,10 +487,11 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
 
         def as_record(fit: Fit) -> Record:
             model = copy.copy(self)
-            model._keep(fit, reader, ridge)
+            model._keep(fit, reader, objective.ridge)
             return to_record(model)
 
-        settings = fingerprint(self, source, start, ridge.entries, reader.executor.sample_bytes)
+        entries = objective.ridge.entries
+        settings = fingerprint(self, source, start, entries, reader.executor.sample_bytes)
         interval = math.inf if self.checkpoint_interval is None else self.checkpoint_interval
         with open_checkpoint(
             self.checkpoint, settings, random, resume, interval, as_record, reader.notify
@@ -490,25 +514,27 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         reader: Reader,
         known: Start,
         start: Parameters | None,
-        ridge: FitRidge,
+        objective: FitObjective,
         local: ThreadExecutor,
         random: np.random.RandomState,
         effort: Effort,
     ) -> Fit:
         if self.algorithm != "em":
-            return self._fit_in_few_reads(reader, known, start, ridge, local, random, effort)
+            return self._fit_in_few_reads(reader, known, start, objective, local, random, effort)
         if start is not None:
-            # The bound of a hard fit is that of another objective.
-            is_bound = self._goes_on() and not self._is_of_hard_fit
-            return self._run(reader, start, ridge, self.lower_bound_ if is_bound else -np.inf)
+            # The bound of a hard fit is that of another objective, and has no part of a prior.
+            is_bound = self._goes_on() and not self._is_of_hard_fit and self.prior is None
+            self._complete_prior(reader, objective)
+            previous = self.lower_bound_ if is_bound else -np.inf
+            return self._run(reader, start, objective.known, previous)
         seed = int(random.randint(2**31))
         sample = reader.kept(RowSample, lambda: sample_rows(reader, seed))
-        settings = self._settings(ridge.settle(sample.rows, sample.weights))
+        settings = self._settings(objective.settle(sample.rows, sample.weights))
         starts = (
             settings.start(sample.rows, sample.weights, known, random) for _ in range(self.n_init)
         )
         return max(
-            (self._run(reader, start, ridge) for start in starts),
+            (self._run(reader, start, settings.objective) for start in starts),
             key=lambda fit: fit.value,
         )
 
@@ -517,7 +543,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         reader: Reader,
         known: Start,
         start: Parameters | None,
-        ridge: FitRidge,
+        objective: FitObjective,
         local: ThreadExecutor,
         random: np.random.RandomState,
         effort: Effort,
@@ -534,14 +560,14 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         if start is not None:
             # What is given leaves nothing to chance but the rows that steps are informed by.
             random = np.random.RandomState(0) if self.random_state is None else random
-            return self._fit_from(reader, open_rows, start, ridge, n_parameters, random, effort)
+            return self._fit_from(reader, open_rows, start, objective, n_parameters, random, effort)
         found = survey_for_fit(reader, k, n_parameters, random, self.survey_part)
-        entries = ridge.settle(found.sample.rows, found.sample.weights)
+        settled = objective.settle(found.sample.rows, found.sample.weights)
         fit = fit_by_assignment if reader.is_hard else fit_in_few_reads
         return fit(
             reader,
             open_rows,
-            self._settings(entries, ridge.scales),
+            self._settings(settled, objective.ridge.scales),
             known,
             found,
             tol=self.tol,
@@ -555,7 +581,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         reader: Reader,
         open_rows: Callable[[Array, Array, Listener], Reader],
         start: Parameters,
-        ridge: FitRidge,
+        objective: FitObjective,
         n_parameters: int,
         random: np.random.RandomState,
         effort: Effort,
@@ -565,16 +591,18 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         if not self.max_iter:
             return Fit(kept)
         sample = None
-        if ridge.entries is None or not reader.is_hard:
-            sample = sample_for_start(reader, n_parameters, random, ridge.entries is None)
+        self._complete_prior(reader, objective)
+        lacks_ridge = objective.ridge.entries is None
+        if lacks_ridge or not reader.is_hard:
+            sample = sample_for_start(reader, n_parameters, random, lacks_ridge)
         if sample is not None:
-            ridge.settle(sample.rows, sample.weights)
+            objective.settle(sample.rows, sample.weights)
         if reader.is_hard:
-            return self._iterated(reader, kept, ridge)
+            return self._iterated(reader, kept, objective.known)
         return fit_from(
             reader,
             open_rows,
-            self._settings(ridge.known),
+            self._settings(objective.known),
             kept,
             sample,
             tol=self.tol,
@@ -593,16 +621,19 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             entries = np.full(d, DEFAULT_RIDGE)
         return FitRidge(kind, entries)
 
-    def _objective(self, entries: float | Array) -> Objective:
-        return Objective(entries, frozenset(self.fixed))
+    def _complete_prior(self, reader: Reader, objective: FitObjective) -> None:
+        """Complete the prior from sampled rows where a given start makes no other sample."""
+        if objective.lacks_prior:
+            sample = reader.kept(RowSample, lambda: rows_at_hand(reader, 0))
+            objective.complete_prior(sample.rows, sample.weights)
 
-    def _settings(self, entries: float | Array, scales: Array | None = None) -> Settings:
+    def _settings(self, objective: Objective, scales: Array | None = None) -> Settings:
         """Return what is to be fitted, and how."""
         return Settings(
             self.n_components,
             self.covariance_type,
             self.init_params,
-            self._objective(entries),
+            objective,
             self.n_init,
             scales,
         )
@@ -620,14 +651,14 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         return self._parameters()
 
     def _run(
-        self, reader: Reader, start: Parameters, ridge: FitRidge, previous: float = -np.inf
+        self, reader: Reader, start: Parameters, objective: Objective, previous: float = -np.inf
     ) -> Fit:
         """Plain EM on all rows from given parameters."""
         kept = reader.kept(Parameters, lambda: start)
-        return self._iterated(reader, kept, ridge, previous)
+        return self._iterated(reader, kept, objective, previous)
 
     def _iterated(
-        self, reader: Reader, start: Parameters, ridge: FitRidge, previous: float = -np.inf
+        self, reader: Reader, start: Parameters, objective: Objective, previous: float = -np.inf
     ) -> Fit:
         """Iterations on all rows."""
         return expectation_maximization(
@@ -635,7 +666,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             start,
             tol=self.tol,
             max_iter=self.max_iter,
-            objective=self._objective(ridge.known),
+            objective=objective,
             previous=previous,
         )
 

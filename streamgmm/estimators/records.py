@@ -10,6 +10,7 @@ import numpy as np
 
 from streamgmm.core.criteria import Criteria
 from streamgmm.core.parameters import PARAMETER_NAMES, require_covariances, require_values
+from streamgmm.core.priors import Prior, check_prior
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import ParameterError
@@ -19,6 +20,7 @@ from streamgmm.estimators.header_values import (
     entries,
     known,
     listed,
+    number,
     positive,
     text,
     truth,
@@ -70,6 +72,11 @@ _VALUES: Mapping[str, Callable[[str, Any], Any]] = {
 #: Settings that are not stored: a file cannot name a place to write to, an executor or a function.
 _NOT_STORED = ("callbacks", "checkpoint", "checkpoint_interval", "executor")
 _STATISTICS = "statistics."
+_PRIOR_ARRAYS = ("mean_prior", "covariance_prior")
+_PRIOR_NUMBERS: Mapping[str, Callable[[str, Any], Any]] = {
+    "mean_precision_prior": amount,
+    "degrees_of_freedom_prior": lambda name, value: value is None or number(name, value),
+}
 _CRITERIA: Mapping[str, Callable[[str, Any], Any]] = {
     "log_likelihood": any_number,
     "n_rows": positive,
@@ -171,6 +178,13 @@ def pack_settings(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         arrays["reg_covar"] = np.asarray(settings.pop("reg_covar"), dtype=np.float64)
     for name in _NOT_STORED:
         settings.pop(name, None)
+    prior = settings.get("prior")
+    if isinstance(prior, Prior):
+        settings["prior"], own = _packed_prior(prior)
+        arrays |= own
+    elif not (prior is None or isinstance(prior, str)):
+        # A file holds no code of others.
+        del settings["prior"]
     if "fixed" in settings:
         settings["fixed"] = list(settings["fixed"])
     if not isinstance(settings["random_state"], Integral):
@@ -207,9 +221,13 @@ def unpack_settings(estimator: type, record: Record) -> Any:
         settings["fixed"] = tuple(listed("fixed", settings["fixed"]))
         if not set(settings["fixed"]) <= set(PARAMETER_NAMES):
             raise ValueError("its fixed parameters are unknown")
+    if isinstance(settings.get("prior"), Mapping):
+        settings["prior"] = _unpacked_prior(settings["prior"], arrays)
     stored = {name: arrays[name] for name in (*_INITIAL, "reg_covar") if name in arrays}
     model = estimator(**settings, **stored)
     model._validate_params()
+    if "prior" in settings and "n_features_in_" in header["fitted"]:
+        check_prior(model.prior, model.covariance_type, header["fitted"]["n_features_in_"])
     names = header.get("feature_names")
     if names is not None:
         for name in listed("feature_names", names):
@@ -218,6 +236,30 @@ def unpack_settings(estimator: type, record: Record) -> Any:
             raise ValueError(f"it names {len(names)} features")
         model.feature_names_in_ = np.array(names, dtype=object)
     return model
+
+
+def _packed_prior(prior: Prior) -> tuple[dict[str, float | None], dict[str, Any]]:
+    """Return a prior as numbers of a header and arrays."""
+    numbers = {name: _plain(getattr(prior, name)) for name in _PRIOR_NUMBERS}
+    arrays = {
+        f"prior.{name}": np.asarray(value, dtype=np.float64)
+        for name in _PRIOR_ARRAYS
+        for value in [getattr(prior, name)]
+        if value is not None
+    }
+    return numbers, arrays
+
+
+def _unpacked_prior(numbers: Mapping[str, Any], arrays: Mapping[str, Any]) -> Prior:
+    """Return the prior that :func:`_packed_prior` was given.
+
+    Raises
+    ------
+    ValueError
+        If a number is unknown or has the wrong type.
+    """
+    own: dict[str, Any] = {name: arrays.get(f"prior.{name}") for name in _PRIOR_ARRAYS}
+    return Prior(**own, **known("prior", numbers, _PRIOR_NUMBERS))
 
 
 def copy_fitted(origin: Any, target: Any) -> None:
