@@ -15,6 +15,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from streamgmm.core.priors import Prior
     from streamgmm.estimators import GaussianMixture, KMeans, OnlineGaussianMixture, load
     from streamgmm.sources.open import open_source as open  # noqa: A004 - a name of its own place
     from streamgmm.updates import update
@@ -24,6 +25,7 @@ __all__ = [
     "GaussianMixture",
     "KMeans",
     "OnlineGaussianMixture",
+    "Prior",
     "__version__",
     "load",
     "open",
@@ -34,6 +36,7 @@ _HOMES = {
     "GaussianMixture": ("streamgmm.estimators", "GaussianMixture"),
     "KMeans": ("streamgmm.estimators", "KMeans"),
     "OnlineGaussianMixture": ("streamgmm.estimators", "OnlineGaussianMixture"),
+    "Prior": ("streamgmm.core.priors", "Prior"),
     "load": ("streamgmm.estimators", "load"),
     "open": ("streamgmm.sources.open", "open_source"),
     "update": ("streamgmm.updates", "update"),

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from streamgmm.archive import Archive, Declared
 from streamgmm.core.frame import Frame
-from streamgmm.core.statistics import COUNTS, Statistics
+from streamgmm.core.statistics import SCALARS, Statistics
 from streamgmm.errors import ModelFileError, OutputError
 from streamgmm.paths import local_path, open_regular, refuse_special, why_absent, writing
 
@@ -346,13 +346,12 @@ def _digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> st
     return digest.hexdigest()
 
 
-_SCALARS = ("log_likelihood", "weight", *COUNTS)
 _FRAME_ARRAYS = ("origin", "scale", "centred", "means", "factors")
 
 
 def pack_statistics(statistics: Statistics) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Statistics as a part of a header and arrays; undone by :func:`unpack_statistics`."""
-    header = {name: getattr(statistics, name) for name in _SCALARS}
+    header = {name: getattr(statistics, name) for name in SCALARS}
     header["covariance_type"] = statistics.frame.covariance_type
     arrays = {f"frame.{name}": getattr(statistics.frame, name) for name in _FRAME_ARRAYS}
     return header, {**arrays, "moments": statistics.moments, "scatter": statistics.scatter}
@@ -367,8 +366,8 @@ def unpack_statistics(header: Mapping[str, Any], arrays: Mapping[str, NDArray[An
         If something is missing, or no statistics can have it.
     """
     frame = Frame(header["covariance_type"], *(arrays[f"frame.{name}"] for name in _FRAME_ARRAYS))
-    # Files of release 0.1 have fewer counts.
-    scalars = {name: header.get(name, 0) for name in _SCALARS}
+    # Files of release 0.1 have fewer numbers.
+    scalars = {name: header.get(name, 0) for name in SCALARS}
     statistics = Statistics(frame, arrays["moments"], arrays["scatter"], **scalars)
     statistics.check()
     return statistics

@@ -413,15 +413,11 @@ def score(
     if output is not None:
         _write_rows(fitted, fitted.score_samples, source, output, resume, quiet)
         return
-    from streamgmm.estimators.base import mean_score
-
     with reporting(quiet) as listener:
-        found = fitted.set_params(callbacks=[listener])._scored(source)
-    click.echo(f"log-likelihood {mean_score(found):.10g}")
-    # From one pass; aic() and bic() would each take their own.
-    aic, bic = fitted._criteria(found)
-    click.echo(f"aic {aic:.10g}")
-    click.echo(f"bic {bic:.10g}")
+        criteria = fitted.set_params(callbacks=[listener]).criteria(source)
+    click.echo(f"log-likelihood {criteria.mean_log_likelihood:.10g}")
+    click.echo(f"aic {criteria.aic:.10g}")
+    click.echo(f"bic {criteria.bic:.10g}")
 
 
 def _write_rows(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from streamgmm.core.criteria import Criteria
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
@@ -55,6 +56,8 @@ class FittedModel:
     is_hard : bool
         Whether each row was assigned to one component, and the log-likelihoods are those of
         classification.
+    criteria : Criteria or None
+        Of the parameters on the rows; None if no pass over the data has evaluated them.
     """
 
     parameters: Parameters
@@ -69,6 +72,7 @@ class FittedModel:
     log_likelihood: float = math.nan
     log_likelihoods: tuple[float, ...] = ()
     is_hard: bool = False
+    criteria: Criteria | None = None
 
     def require_statistics(self, name: str) -> Statistics:
         """Return the statistics, or refuse a mixture that has none.

@@ -13,7 +13,7 @@ from streamgmm.core.e_step import EStep, Posterior, writable
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.incomplete import KEPT, incomplete_posteriors, incomplete_statistics
 from streamgmm.core.kernels.tiles import PANEL, STRIDE
-from streamgmm.core.kernels.totals import named
+from streamgmm.core.kernels.totals import CONDITIONAL_ENTROPY, named
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
@@ -80,9 +80,10 @@ class IncompleteExpectation:
         )
         incomplete = replace(
             self._in_frame(moments, scatter),
-            **named(totals),
+            **named(totals[:CONDITIONAL_ENTROPY]),
             n_not_finite=-chosen.size,
             n_missing=-chosen.size,
+            conditional_entropy=float(totals[CONDITIONAL_ENTROPY]),
         )
         return found.merge(incomplete)
 

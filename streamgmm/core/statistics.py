@@ -27,6 +27,8 @@ COUNTS = (
     "n_weightless",
 )
 
+#: Fields of statistics that are numbers.
+SCALARS = ("log_likelihood", "weight", "conditional_entropy", *COUNTS)
 
 # Part of all rows by which the count of a component may be below 0.
 _ROUNDING = 1e-6
@@ -73,6 +75,9 @@ class Statistics:
         Of the rows that hold NaN or infinity, those without infinity.
     n_weightless : int
         Of the rows counted in, those of weight 0.
+    conditional_entropy : float
+        Σ w Σ_k γ h_k, nats: h_k is the entropy of the missing values of a row in component k, given
+        its observed values.
     """
 
     frame: Frame
@@ -88,6 +93,7 @@ class Statistics:
     n_single: int = 0
     n_missing: int = 0
     n_weightless: int = 0
+    conditional_entropy: float = 0.0
 
     @classmethod
     def zero(cls, frame: Frame, n_components: int) -> "Statistics":
@@ -113,12 +119,13 @@ class Statistics:
         shapes = sum_shapes(frame.covariance_type, self.n_components, frame.n_features)
         for name, shape in shapes.items():
             require_values(name, getattr(self, name), shape)
-        numbers = [self.log_likelihood, self.weight, *(getattr(self, name) for name in COUNTS)]
+        sums = [self.log_likelihood, self.conditional_entropy, self.weight]
+        numbers = [*sums, *(getattr(self, name) for name in COUNTS)]
         if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
             raise ParameterError(f"not all counts and sums are finite numbers: {numbers}")
         # Differences of statistics leave rounding errors.
         fewest = -_ROUNDING * self.weight
-        if self.weight < 0.0 or min(numbers[2:]) < 0 or np.any(self.counts < fewest):
+        if self.weight < 0.0 or min(numbers[3:]) < 0 or np.any(self.counts < fewest):
             raise ParameterError("statistics have a negative count or weight")
 
     @property
@@ -156,6 +163,7 @@ class Statistics:
             self.n_single + other.n_single,
             self.n_missing + other.n_missing,
             self.n_weightless + other.n_weightless,
+            self.conditional_entropy + other.conditional_entropy,
         )
 
     def subtract(self, other: "Statistics") -> "Statistics":
@@ -167,7 +175,7 @@ class Statistics:
             If the frames differ.
         """
         self._refuse_other_frame(other)
-        sums = ("moments", "scatter", "log_likelihood", "weight", *COUNTS)
+        sums = ("moments", "scatter", *SCALARS)
         return replace(self, **{name: getattr(self, name) - getattr(other, name) for name in sums})
 
     def scale(self, factor: float) -> "Statistics":
@@ -178,6 +186,7 @@ class Statistics:
             scatter=self.scatter * factor,
             log_likelihood=self.log_likelihood * factor,
             weight=self.weight * factor,
+            conditional_entropy=self.conditional_entropy * factor,
         )
 
     def _refuse_other_frame(self, other: "Statistics") -> None:

@@ -1,7 +1,6 @@
 """What all fitted mixtures do: predict, score, draw rows, and be saved."""
 
 import hashlib
-import math
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from streamgmm.algorithms.reads.reader import (
     gap_bytes,
     prepare,
 )
+from streamgmm.core.criteria import Criteria
 from streamgmm.core.e_step import EStep, scratch_bytes
 from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.frame import Frame
@@ -342,7 +342,7 @@ or the path ``out``
             -2 ln L + p ln n, for p free parameters and n rows; of rows with weights n is the sum
             of the weights, and ln L the sum of the weighted log-densities.
         """
-        return self._criteria(self._scored(X, sample_weight))[1]
+        return self.criteria(X, sample_weight).bic
 
     def aic(self, X: Any, sample_weight: Any = None) -> float:
         """Akaike information criterion on X; lower is better.
@@ -358,7 +358,72 @@ or the path ``out``
         aic : float
             -2 ln L + 2 p, for p free parameters; ln L as for :meth:`bic`.
         """
-        return self._criteria(self._scored(X, sample_weight))[0]
+        return self.criteria(X, sample_weight).aic
+
+    def icl(self, X: Any, sample_weight: Any = None) -> float:
+        """Return the integrated completed likelihood criterion on X; lower is better.
+
+        BIC asks how many Gaussians describe the density; ICL asks how many clusters there are. It
+        adds twice the entropy of the assignment, so components that overlap cost more.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights; a weight of 2 counts a row twice.
+
+        Returns
+        -------
+        icl : float
+            BIC + 2 H, where H = -Σ w Σ_k γ ln γ is the entropy of the responsibilities γ.
+
+        References
+        ----------
+        Biernacki, Celeux & Govaert (2000), Assessing a mixture model for clustering with the
+        integrated completed likelihood. McLachlan & Peel (2000), Finite Mixture Models, chapter 6.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0], [1], [2], [10], [11], [12]])
+        >>> gm = GaussianMixture(2, random_state=0, covariance_type="tied").fit(X)
+        >>> bool(gm.icl(X) >= gm.bic(X))
+        True
+        """
+        return self.criteria(X, sample_weight).icl
+
+    def criteria(self, X: Any, sample_weight: Any = None) -> Criteria:
+        """Return the log-likelihood of the rows and all information criteria, from one pass.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights; a weight of 2 counts a row twice.
+
+        Returns
+        -------
+        criteria : Criteria
+            With ``log_likelihood``, ``entropy``, ``n_parameters``, ``bic``, ``aic`` and ``icl``.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.arange(10.0).reshape(5, 2)
+        >>> gm = GaussianMixture().fit(X)
+        >>> gm.criteria(X).bic == gm.bic(X)
+        True
+        """
+        found = self._scored(X, sample_weight)
+        with single_threaded_blas():
+            return Criteria.of(found, self._parameters(), self.fixed)
 
     def _scored(self, X: Any, sample_weight: Any = None) -> Statistics:
         """Statistics of all rows, from one pass."""
@@ -374,13 +439,6 @@ or the path ``out``
             found = reader.statistics("score", self._parameters())
         warn_of_skipped_rows(reader.history[-1].skipped, source.n_rows, ", and the score is -inf")
         return found
-
-    def _criteria(self, found: Statistics) -> tuple[float, float]:
-        """AIC and BIC; a row counts as often as its weight says."""
-        n_rows = found.weight + found.n_overflowing
-        deviance = -2.0 * mean_score(found) * n_rows
-        n_parameters = self._parameters().n_parameters(self.fixed)
-        return deviance + 2.0 * n_parameters, deviance + n_parameters * math.log(n_rows)
 
     def sample(self, n_samples: int = 1) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Draw rows from the fitted mixture.
@@ -487,8 +545,9 @@ or the path ``out``
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to a ``.gmm`` file, atomically.
 
-        Settings that a file cannot hold (callbacks, a client, a RandomState) are left at their
-        defaults. Writers of one file wait for each other.
+        Settings that a file cannot hold (callbacks, a client, a RandomState, a prior that is an
+        object of another class than :class:`streamgmm.Prior`) are left at their defaults.
+        Writers of one file wait for each other.
 
         Parameters
         ----------

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import fields
 from importlib.metadata import version
 from numbers import Integral
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.priors import Prior
 from streamgmm.core.structures import Array
 from streamgmm.estimators.outputs import description
 from streamgmm.protocols import LazySource, Source, all_chunks, regions_of
@@ -134,7 +136,11 @@ def _some_rows(source: Source) -> Iterable[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A setting as JSON can say it; arrays as digests, functions as their names."""
+    """A setting as JSON can say it; arrays as digests, functions and objects as their names."""
+    if isinstance(value, Prior):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if hasattr(value, "pseudo_rows"):
+        return type(value).__qualname__
     if callable(value):
         return getattr(value, "__qualname__", type(value).__qualname__)
     if value is None or isinstance(value, (str, bool, int)):

@@ -20,19 +20,27 @@ from streamgmm.algorithms.batch.auto import (
     fit_by_assignment,
     fit_from,
     fit_in_few_reads,
+    rows_at_hand,
     sample_for_start,
     survey_for_fit,
 )
-from streamgmm.algorithms.batch.em import Fit, expectation_maximization
+from streamgmm.algorithms.batch.em import (
+    Fit,
+    expectation_maximization,
+    with_mixture_evaluated,
+)
 from streamgmm.algorithms.batch.sample_fit import Settings
 from streamgmm.algorithms.reads.memory import Effort
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.row_sample import RowSample, sample_rows
 from streamgmm.checkpoint import open_checkpoint
+from streamgmm.core.criteria import Criteria
+from streamgmm.core.fit_objective import FitObjective
 from streamgmm.core.fitted_model import FittedModel, StopReason
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import PARAMETER_NAMES, Parameters, count_parameters
+from streamgmm.core.priors import PriorSetting, check_prior
 from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
@@ -51,7 +59,12 @@ from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.outputs import refuse_overlap
 from streamgmm.estimators.records import copy_fitted, to_record
 from streamgmm.estimators.row_estimator import FitPredictMixin, listener_of
-from streamgmm.estimators.validation import check_is_fitted, check_random_state, check_settings
+from streamgmm.estimators.validation import (
+    PRIOR_CONSTRAINTS,
+    check_is_fitted,
+    check_random_state,
+    check_settings,
+)
 from streamgmm.events import Event, FitStarted, Listener, SkippedRows, SurveyDone
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
@@ -147,6 +160,14 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         digits of densities that matter: there "float32" is "auto".
     fixed : collection of {"weights", "means", "covariances"}, default=()
         Parameters held at their ``*_init`` values (``precisions_init`` for covariances).
+    prior : None, "fraley-raftery", "chen-tan" or :class:`streamgmm.Prior`, default=None
+        Prior of the means and covariances: the fit maximises the log-likelihood and the log density
+        of the prior, so no component collapses. "fraley-raftery" is ``Prior()``. "chen-tan"
+        penalises covariances that are narrow beside that of the data; its part vanishes as rows
+        grow. What a prior takes from the data comes from the surveyed sample, with a given start
+        from a sample of up to 65536 rows. ``lower_bound_`` and the criteria hold the
+        log-likelihood alone. Any object with a method ``pseudo_rows``
+        (:class:`streamgmm.core.objective.Prior`) is taken too, but files do not hold it.
     executor : "auto", "threads", "dask" or distributed.Client, default="auto"
         Where chunks are computed. "auto" takes the cluster of an active client for what its workers
         can read by themselves, Dask for Dask arrays, and local threads otherwise.
@@ -214,6 +235,14 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
     reg_covar_ : ndarray of shape (n_features,)
         The number that was added to the diagonal entry of each column; with "spherical" all are
         equal. Not set by "auto" where a given start was kept without iterations.
+    bic_, aic_, icl_ : float
+        The information criteria of the parameters on the fitted rows: :meth:`bic`, :meth:`aic` and
+        :meth:`icl` without a pass over the data. With ``arithmetic="float32"`` they have the
+        accuracy of float32. "hard" ends with a pass that evaluates the mixture for them. After
+        "em", and where a given start was kept without iterations, no pass has evaluated the
+        parameters: there these attributes raise an AttributeError, and ``bic(X)`` makes the pass.
+    n_parameters_ : int
+        Number of free parameters; available when the criteria are.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Only if the data had column names that are all strings.
@@ -247,6 +276,8 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
     _reason: StopReason | None = None
     #: Whether ``lower_bound_`` is that of hard assignment.
     _is_hard_fit = False
+    #: Criteria of the fitted parameters on the fitted rows; None if no pass has evaluated them.
+    _criteria: Criteria | None = None
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
         "n_components": [Interval(Integral, 1, None, closed="left")],
@@ -266,6 +297,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         "algorithm": [StrOptions(set(get_args(Algorithm)))],
         "arithmetic": [StrOptions(set(get_args(Arithmetic)))],
         "fixed": ["array-like", set, frozenset],
+        "prior": PRIOR_CONSTRAINTS,
         "executor": [StrOptions(set(get_args(ExecutorName))), HasMethods("scheduler_info")],
         "n_jobs": [Integral, None],
         "memory_limit": [Real, str, None],
@@ -295,6 +327,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         algorithm: str = "auto",
         arithmetic: Arithmetic = "auto",
         fixed: Collection[ParameterName] = (),
+        prior: PriorSetting = None,
         executor: Any = "auto",
         n_jobs: int | None = None,
         memory_limit: int | str | None = None,
@@ -320,6 +353,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         self.algorithm = algorithm
         self.arithmetic = arithmetic
         self.fixed = fixed
+        self.prior = prior
         self.executor = executor
         self.n_jobs = n_jobs
         self.memory_limit = memory_limit
@@ -395,7 +429,8 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
                 f"n_components = {self.n_components}, n_samples = {source.n_rows}"
             )
         known = self._known_start(source.n_features)
-        ridge = self._ridge(source)
+        check_prior(self.prior, self.covariance_type, source.n_features)
+        objective = FitObjective(self._ridge(source), frozenset(self.fixed), self.prior)
         rows = _RowCheck(self, source)
         if self.memory_limit is not None:
             load_kernels(source)
@@ -405,8 +440,12 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             single_threaded_blas(),
             within_float64(),
         ):
-            # What a fit needs does not depend on the ridge.
-            needs = FitNeeds(source, self._settings(0.0), self.algorithm == "em")
+            # What a fit needs does not depend on the ridge and the prior.
+            needs = FitNeeds(
+                source,
+                self._settings(Objective(fixed=frozenset(self.fixed))),
+                self.algorithm == "em",
+            )
             works = needs.works(executor.memory_limit)
             for work in works:
                 executor.check_memory(source, work, needs.works)
@@ -422,10 +461,12 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
                 is_hard=self.algorithm == "hard",
             )
             start = self._given_start(reader, known)
-            with self._checkpointed(reader, start, ridge, resume) as random:
+            with self._checkpointed(reader, start, objective, resume) as random:
                 reader.notify(self._size(source, work))
-                best = self._best_fit(reader, known, start, ridge, local, random, effort)
-                self._keep(best, reader, ridge)
+                best = self._best_fit(reader, known, start, objective, local, random, effort)
+                if reader.is_hard:
+                    best = with_mixture_evaluated(reader, best)
+                self._keep(best, reader, objective.ridge)
         self._warn(best, reader, rows)
         return self
 
@@ -445,7 +486,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
 
     @contextmanager
     def _checkpointed(
-        self, reader: Reader, start: Parameters | None, ridge: FitRidge, resume: bool
+        self, reader: Reader, start: Parameters | None, objective: FitObjective, resume: bool
     ) -> Iterator[np.random.RandomState]:
         """Keep what a fit finds, if that is wanted; gives the random state that it begins with."""
         random = check_random_state(self.random_state)
@@ -458,10 +499,11 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
 
         def as_record(fit: Fit) -> Record:
             model = copy.copy(self)
-            model._keep(fit, reader, ridge)
+            model._keep(fit, reader, objective.ridge)
             return to_record(model)
 
-        settings = fingerprint(self, source, start, ridge.entries, reader.executor.sample_bytes)
+        entries = objective.ridge.entries
+        settings = fingerprint(self, source, start, entries, reader.executor.sample_bytes)
         interval = math.inf if self.checkpoint_interval is None else self.checkpoint_interval
         with open_checkpoint(
             self.checkpoint, settings, random, resume, interval, as_record, reader.notify
@@ -484,26 +526,28 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         reader: Reader,
         known: Start,
         start: Parameters | None,
-        ridge: FitRidge,
+        objective: FitObjective,
         local: ThreadExecutor,
         random: np.random.RandomState,
         effort: Effort,
     ) -> Fit:
         if self.algorithm != "em":
-            return self._fit_in_few_reads(reader, known, start, ridge, local, random, effort)
+            return self._fit_in_few_reads(reader, known, start, objective, local, random, effort)
         if start is not None:
-            # The bound of a hard fit is that of another objective.
-            is_bound = self._goes_on() and not self._is_hard_fit
-            return self._run(reader, start, ridge, self.lower_bound_ if is_bound else -np.inf)
+            # The bound of a hard fit is that of another objective, and has no part of a prior.
+            is_bound = self._goes_on() and not self._is_hard_fit and self.prior is None
+            self._complete_prior(reader, objective)
+            previous = self.lower_bound_ if is_bound else -np.inf
+            return self._run(reader, start, objective.known, previous)
         seed = int(random.randint(2**31))
         sample = reader.kept(RowSample, lambda: sample_rows(reader, seed))
-        settings = self._settings(ridge.settle(sample.rows, sample.weights))
+        settings = self._settings(objective.settle(sample.rows, sample.weights))
         starts = (
             settings.start(sample.rows, sample.weights, known, random, restart)
             for restart in range(self.n_init)
         )
         return max(
-            (self._run(reader, start, ridge) for start in starts),
+            (self._run(reader, start, settings.objective) for start in starts),
             key=lambda fit: fit.value,
         )
 
@@ -512,7 +556,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         reader: Reader,
         known: Start,
         start: Parameters | None,
-        ridge: FitRidge,
+        objective: FitObjective,
         local: ThreadExecutor,
         random: np.random.RandomState,
         effort: Effort,
@@ -529,14 +573,14 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         if start is not None:
             # What is given leaves nothing to chance but the rows that steps are informed by.
             random = np.random.RandomState(0) if self.random_state is None else random
-            return self._fit_from(reader, open_rows, start, ridge, n_parameters, random, effort)
+            return self._fit_from(reader, open_rows, start, objective, n_parameters, random, effort)
         found = survey_for_fit(reader, k, n_parameters, random, self.survey_part)
-        entries = ridge.settle(found.sample.rows, found.sample.weights)
+        settled = objective.settle(found.sample.rows, found.sample.weights)
         fit = fit_by_assignment if reader.is_hard else fit_in_few_reads
         return fit(
             reader,
             open_rows,
-            self._settings(entries, ridge.scales),
+            self._settings(settled, objective.ridge.scales),
             known,
             found,
             tol=self.tol,
@@ -550,7 +594,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         reader: Reader,
         open_rows: Callable[[Array, Array, Listener], Reader],
         start: Parameters,
-        ridge: FitRidge,
+        objective: FitObjective,
         n_parameters: int,
         random: np.random.RandomState,
         effort: Effort,
@@ -560,16 +604,18 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         if not self.max_iter:
             return Fit(kept)
         sample = None
-        if ridge.entries is None or not reader.is_hard:
-            sample = sample_for_start(reader, n_parameters, random, ridge.entries is None)
+        self._complete_prior(reader, objective)
+        lacks_ridge = objective.ridge.entries is None
+        if lacks_ridge or not reader.is_hard:
+            sample = sample_for_start(reader, n_parameters, random, lacks_ridge)
         if sample is not None:
-            ridge.settle(sample.rows, sample.weights)
+            objective.settle(sample.rows, sample.weights)
         if reader.is_hard:
-            return self._iterated(reader, kept, ridge)
+            return self._iterated(reader, kept, objective.known)
         return fit_from(
             reader,
             open_rows,
-            self._settings(ridge.known),
+            self._settings(objective.known),
             kept,
             sample,
             tol=self.tol,
@@ -588,16 +634,19 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             entries = np.full(d, DEFAULT_RIDGE)
         return FitRidge(kind, entries)
 
-    def _objective(self, entries: float | Array) -> Objective:
-        return Objective(entries, frozenset(self.fixed))
+    def _complete_prior(self, reader: Reader, objective: FitObjective) -> None:
+        """Complete the prior from sampled rows where a given start makes no other sample."""
+        if objective.lacks_prior:
+            sample = reader.kept(RowSample, lambda: rows_at_hand(reader, 0))
+            objective.complete_prior(sample.rows, sample.weights)
 
-    def _settings(self, entries: float | Array, scales: Array | None = None) -> Settings:
+    def _settings(self, objective: Objective, scales: Array | None = None) -> Settings:
         """Return what is to be fitted, and how."""
         return Settings(
             self.n_components,
             self.covariance_type,
             self.init_params,
-            self._objective(entries),
+            objective,
             self.n_init,
             scales,
         )
@@ -615,14 +664,14 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         return self._parameters()
 
     def _run(
-        self, reader: Reader, start: Parameters, ridge: FitRidge, previous: float = -np.inf
+        self, reader: Reader, start: Parameters, objective: Objective, previous: float = -np.inf
     ) -> Fit:
         """Plain EM on all rows from given parameters."""
         kept = reader.kept(Parameters, lambda: start)
-        return self._iterated(reader, kept, ridge, previous)
+        return self._iterated(reader, kept, objective, previous)
 
     def _iterated(
-        self, reader: Reader, start: Parameters, ridge: FitRidge, previous: float = -np.inf
+        self, reader: Reader, start: Parameters, objective: Objective, previous: float = -np.inf
     ) -> Fit:
         """Iterations on all rows."""
         return expectation_maximization(
@@ -630,7 +679,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             start,
             tol=self.tol,
             max_iter=self.max_iter,
-            objective=self._objective(ridge.known),
+            objective=objective,
             previous=previous,
         )
 
@@ -662,6 +711,9 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         return Start(*initial.values())
 
     def _keep(self, fit: Fit, reader: Reader, ridge: FitRidge) -> None:
+        criteria = None
+        if fit.evaluated is not None:
+            criteria = Criteria.of(fit.evaluated, fit.parameters, self.fixed)
         self._set_fitted(
             FittedModel(
                 fit.parameters,
@@ -676,6 +728,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
                 fit.log_likelihood,
                 tuple(fit.log_likelihoods),
                 reader.is_hard,
+                criteria,
             )
         )
 
@@ -690,7 +743,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         if fitted.reg_covar is not None:
             self.reg_covar_ = fitted.reg_covar
         self._statistics, self._reason = fitted.statistics, fitted.reason
-        self._is_hard_fit = fitted.is_hard
+        self._is_hard_fit, self._criteria = fitted.is_hard, fitted.criteria
         self.converged_, self.n_iter_ = fitted.converged, fitted.n_iterations
         self.lower_bound_, self.lower_bounds_ = fitted.log_likelihood, [*fitted.log_likelihoods]
         self.history_, self.n_reads_ = [*map(dict, fitted.history)], fitted.n_reads
@@ -717,6 +770,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             # scikit-learn's models of old releases do not have these.
             tuple(getattr(self, "lower_bounds_", ())),
             self._is_hard_fit,
+            self._criteria,
         )
 
     @classmethod
@@ -766,6 +820,42 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
 
     def _as_batch(self, fitted: FittedModel) -> Self:
         return type(self).from_fitted_model(fitted, **clone(self).get_params(deep=False))
+
+    @property
+    def bic_(self) -> float:
+        """BIC on the fitted rows, as :meth:`bic` gives it, without a pass over the data."""
+        return self._known_criteria("bic").bic
+
+    @property
+    def aic_(self) -> float:
+        """AIC on the fitted rows, as :meth:`aic` gives it, without a pass over the data."""
+        return self._known_criteria("aic").aic
+
+    @property
+    def icl_(self) -> float:
+        """ICL on the fitted rows, as :meth:`icl` gives it, without a pass over the data."""
+        return self._known_criteria("icl").icl
+
+    @property
+    def n_parameters_(self) -> int:
+        """Number of free parameters, as the criteria count them."""
+        return self._known_criteria("n_parameters").n_parameters
+
+    def _known_criteria(self, name: str) -> Criteria:
+        """Return the criteria of the fit.
+
+        Raises
+        ------
+        AttributeError
+            If no pass over the data has evaluated the fitted parameters.
+        """
+        if self._criteria is None:
+            raise AttributeError(
+                f"this {type(self).__name__} has no {name}_: no pass over the data has evaluated "
+                "its parameters, as after algorithm='em', which ends with an M-step; call "
+                f"{name if name != 'n_parameters' else 'bic'}(X)"
+            )
+        return self._criteria
 
     def _warn(self, fit: Fit, reader: Reader, rows: "_RowCheck") -> None:
         """Report what the fit is worth."""

@@ -51,8 +51,9 @@ class Size:
         if "n_features_in_" in fitted:
             d = whole("n_features_in_", fitted["n_features_in_"], 1)
         else:
-            # A model that has learned nothing may have a ridge for each column.
-            d = _length("reg_covar", declared)
+            # A model that has learned nothing may have a ridge or a prior for each column.
+            names = ("reg_covar", "prior.mean_prior", "prior.covariance_prior")
+            d = max(_length(name, declared) for name in names)
         return cls(covariance_type, k, d)
 
     @property
@@ -69,6 +70,8 @@ class Size:
             "means_init": (k, d),
             "precisions_init": shape,
             "reg_covar": (d,),
+            "prior.mean_prior": (d,),
+            "prior.covariance_prior": self.structure.one_shape(d),
         }
 
     def of_batch(self, declared: Mapping[str, Declared]) -> Shapes:
@@ -89,7 +92,12 @@ class Size:
         """Return the shapes of the arrays of a model that learns from a stream."""
         k, d = self.n_components, self.n_features
         shape = self.structure.shape(k, d)
-        found: Shapes = {"model.reg_covar": (d,)}
+        spread = (d, d) if self.structure.has_directions else (d,)
+        found: Shapes = {
+            "model.reg_covar": (d,),
+            "model.prior.mean": (d,),
+            "model.prior.covariance": spread,
+        }
         for part in ("model", "reference"):
             found |= {
                 f"{part}.weights": (k,),

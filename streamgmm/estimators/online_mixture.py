@@ -16,10 +16,13 @@ from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.row_sample import RowSample, expected_shortfall
 from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
 from streamgmm.algorithms.stream.stream_state import Plan, Progress
+from streamgmm.core.data_moments import DataMoments
+from streamgmm.core.fit_objective import FitObjective
 from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.mixtures.merging import merge_mixtures, merging_loss
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters, count_parameters
+from streamgmm.core.priors import PriorSetting, check_prior, completed_prior
 from streamgmm.core.ridge import FitRidge, RegCovar, given_ridge
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
@@ -44,7 +47,12 @@ from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.online_records import to_online_record
 from streamgmm.estimators.online_state import OnlineState
 from streamgmm.estimators.row_estimator import listener_of
-from streamgmm.estimators.validation import NotFittedError, check_random_state, check_settings
+from streamgmm.estimators.validation import (
+    PRIOR_CONSTRAINTS,
+    NotFittedError,
+    check_random_state,
+    check_settings,
+)
 from streamgmm.events import Event, Listener, SkippedRows
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.memory import parse_bytes
@@ -107,6 +115,11 @@ class OnlineGaussianMixture(MixtureEstimator):
         How a start is made.
     random_state : int, RandomState instance or None, default=None
         Decides the starts, and what :meth:`sample` draws.
+    prior : None, "fraley-raftery", "chen-tan" or :class:`streamgmm.Prior`, default=None
+        Prior of the means and covariances, as for :class:`GaussianMixture`. What it takes from the
+        data comes from the rows of the last search, and is then held; after :meth:`from_batch` and
+        :meth:`merged` it comes from the mixtures. A model with a prior of another class, which has
+        a method ``pseudo_rows``, learns but cannot be saved.
     verbose : int, default=0
         1 writes a line on what happens to standard error.
     verbose_interval : int, default=10
@@ -185,6 +198,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "init_params": [StrOptions(set(get_args(InitParams)))],
         "random_state": ["random_state"],
+        "prior": PRIOR_CONSTRAINTS,
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "executor": [StrOptions(set(get_args(ExecutorName))), HasMethods("scheduler_info")],
@@ -218,6 +232,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         n_init: int = 1,
         init_params: str = "kmeans",
         random_state: Any = None,
+        prior: PriorSetting = None,
         verbose: int = 0,
         verbose_interval: int = 10,
         executor: Any = "auto",
@@ -235,6 +250,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         self.n_init = n_init
         self.init_params = init_params
         self.random_state = random_state
+        self.prior = prior
         self.verbose = verbose
         self.verbose_interval = verbose_interval
         self.executor = executor
@@ -273,7 +289,7 @@ class OnlineGaussianMixture(MixtureEstimator):
                 f"n_components is {online.n_components}, but the model has {model.n_components}, "
                 "with which it continues; merged([model], n_components=...) makes fewer of them"
             )
-        objective = Objective(online._ridge_of([model]))
+        objective = online._objective_after([model], [fitted])
         online._continue(fitted, objective, fitted.require_statistics("the model").weight)
         return online
 
@@ -333,7 +349,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         parts = fitted_parts(chosen)
         online = cls._with_settings_of(chosen[0], settings)
         refuse_size(parts, online.n_components, "n_components" in settings)
-        objective = Objective(online._ridge_of(chosen))
+        objective = online._objective_after(chosen, parts)
         if online.memory_limit is not None:
             refuse_merging(parts, online.memory_limit)
         with single_threaded_blas():
@@ -372,6 +388,19 @@ class OnlineGaussianMixture(MixtureEstimator):
         found = [model.reg_covar_ for model in models]
         smallest: Array = np.min(found, axis=0)
         return smallest
+
+    def _objective_after(
+        self, models: Sequence[MixtureEstimator], parts: Sequence[FittedModel]
+    ) -> Objective:
+        """Return the objective of a model that continues from others, by their mixtures."""
+        check_prior(self.prior, self.covariance_type, self.n_features_in_)
+        prior = None
+        if self.prior is not None:
+            weighted = [
+                (part.parameters, part.require_statistics("a model").weight) for part in parts
+            ]
+            prior = completed_prior(self.prior, DataMoments.of_mixtures(weighted))
+        return Objective(self._ridge_of(models), prior=prior)
 
     def _given_ridge(self) -> Array | None:
         """Return the ridge that the setting gives; None for "auto"."""
@@ -686,6 +715,7 @@ class OnlineGaussianMixture(MixtureEstimator):
     def _start(self, source: Source) -> Progress:
         # An error comes before any row is held.
         self._given_ridge()
+        check_prior(self.prior, self.covariance_type, source.n_features)
         plan = self._plan(source.n_features)
         if self.memory_limit is not None:
             load_kernels(source)
@@ -801,7 +831,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         self._searched = weights
         missing: Missing = "em" if np.isnan(rows).any() else "error"
         ridge = FitRidge(self.covariance_type, self._given_ridge())
-        objective = Objective(ridge.settle(rows, weights))
+        objective = FitObjective(ridge, prior=self.prior).settle(rows, weights)
         settings = self._settings(objective, ridge.scales)
         n_rows, n_features = rows.shape
         n_parameters = settings.n_parameters(n_features)

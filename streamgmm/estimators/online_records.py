@@ -15,9 +15,19 @@ from streamgmm.algorithms.stream.change_detection import (
 from streamgmm.algorithms.stream.row_buffer import RowBuffer
 from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
 from streamgmm.algorithms.stream.stream_state import Plan, Progress
+from streamgmm.core.data_moments import DataMoments
 from streamgmm.core.e_step import LARGEST_VALUE
 from streamgmm.core.objective import Objective
-from streamgmm.core.parameters import Parameters
+from streamgmm.core.parameters import Parameters, require_values
+from streamgmm.core.priors import (
+    ChenTan,
+    ChenTanPenalty,
+    ConjugatePrior,
+    Prior,
+    completed_prior,
+    prior_of,
+)
+from streamgmm.errors import OutputError
 from streamgmm.estimators.header_values import (
     amount,
     any_number,
@@ -62,6 +72,12 @@ _BLOCK = ("n_pending", "step_weight")
 
 def to_online_record(model: Any) -> Record:
     """Return a model and how far it has learned, if it has begun, as what a file holds."""
+    prior = prior_of(model.prior)
+    if not (prior is None or isinstance(prior, Prior | ChenTan)):
+        raise OutputError(
+            f"the prior is a {type(prior).__name__}, which a file cannot hold, so a loaded model "
+            "would continue without it; save a model whose prior is a name or a streamgmm.Prior"
+        )
     header, arrays = pack_settings(model)
     state: OnlineState = model.state_
     header["ledger"] = state.ledger.to_header()
@@ -236,12 +252,36 @@ def _pack_model(model: Stepwise) -> tuple[dict[str, Any], dict[str, Any]]:
     header: dict[str, Any] = {"n_rows": model.n_rows, "n_steps": model.n_steps}
     arrays = {name: getattr(model.parameters, name) for name in _PARAMETERS}
     arrays["reg_covar"] = np.asarray(model.objective.reg_covar)
+    prior = model.objective.prior
+    if isinstance(prior, ConjugatePrior | ChenTanPenalty):
+        moments = prior.moments
+        header["prior_rows"] = moments.n_rows
+        own = {"mean": moments.mean, "covariance": moments.covariance}
+        arrays |= prefixed("prior.", own)
     for name in _STATISTICS:
         statistics = getattr(model, name)
         if statistics is not None:
             header[name], own = pack_statistics(statistics)
             arrays |= prefixed(f"{name}.", own if name == "total" else _without_frame(own))
     return header, arrays
+
+
+def _prior_moments(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> DataMoments:
+    """Return the moments that complete a prior.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If something is missing, or no rows can have such moments.
+    """
+    own = without_prefix("prior.", arrays)
+    for name in ("mean", "covariance"):
+        require_values(name, own[name], own[name].shape)
+    covariance = own["covariance"]
+    variances = np.diagonal(covariance) if covariance.ndim == 2 else covariance
+    if np.any(variances < 0.0):
+        raise ValueError("the data of its prior have a negative variance")
+    return DataMoments(positive("prior_rows", header["prior_rows"]), own["mean"], covariance)
 
 
 def _without_frame(arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,9 +313,14 @@ def _unpack_model(
     parameters = _parameters(model, arrays)
     ridge = np.full(frame.n_features, reg_covar, dtype=np.float64)
     require_ridge(ridge, model.n_features_in_)
+    prior = None
+    if "prior_rows" in header:
+        prior = completed_prior(model.prior, _prior_moments(header, arrays))
+    elif model.prior is not None:
+        raise ValueError("it has a prior, but not the moments of the data that complete it")
     return Stepwise(
         plan.schedule,
-        Objective(ridge),
+        Objective(ridge, prior=prior),
         parameters,
         found["total"],
         # They are in one frame, which is soon seen if it is one object.

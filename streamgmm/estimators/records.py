@@ -3,11 +3,13 @@
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from numbers import Integral
 from typing import Any, get_type_hints
 
 import numpy as np
 
+from streamgmm.core.criteria import Criteria
 from streamgmm.core.fitted_model import FittedModel, StopReason
 from streamgmm.core.parameters import (
     PARAMETER_NAMES,
@@ -15,6 +17,7 @@ from streamgmm.core.parameters import (
     require_covariances,
     require_values,
 )
+from streamgmm.core.priors import Prior, check_prior
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import ParameterError
@@ -24,6 +27,8 @@ from streamgmm.estimators.header_values import (
     entries,
     known,
     listed,
+    number,
+    positive,
     text,
     truth,
     whole,
@@ -74,6 +79,17 @@ _VALUES: Mapping[str, Callable[[str, Any], Any]] = {
 #: Settings that are not stored: a file cannot name a place to write to, an executor or a function.
 _NOT_STORED = ("callbacks", "checkpoint", "checkpoint_interval", "executor")
 _STATISTICS = "statistics."
+_PRIOR_ARRAYS = ("mean_prior", "covariance_prior")
+_PRIOR_NUMBERS: Mapping[str, Callable[[str, Any], Any]] = {
+    "mean_precision_prior": amount,
+    "degrees_of_freedom_prior": lambda name, value: value is None or number(name, value),
+}
+_CRITERIA: Mapping[str, Callable[[str, Any], Any]] = {
+    "log_likelihood": any_number,
+    "n_rows": positive,
+    "n_parameters": whole,
+    "entropy": amount,
+}
 
 
 def to_record(model: Any) -> Record:
@@ -88,6 +104,8 @@ def to_record(model: Any) -> Record:
     fitted: FittedModel = model.fitted_model_
     if fitted.reason is not None:
         header["fitted"][_REASON] = fitted.reason.value
+    if fitted.criteria is not None:
+        header["criteria"] = asdict(fitted.criteria)
     if fitted.statistics is not None:
         header["statistics"], own = pack_statistics(fitted.statistics)
         arrays |= prefixed(_STATISTICS, own)
@@ -127,12 +145,19 @@ def from_record(estimator: Any, record: Record) -> Any:
         values.get("lower_bound_", math.nan),
         tuple(values.get("lower_bounds_", ())),
         settings.get("algorithm") == "hard",
+        _criteria(header),
     )
     model = estimator.from_fitted_model(fitted, **settings)
     for name in _PARAMETERS:
         # What is computed anew differs from what was saved by rounding.
         setattr(model, name, arrays[name])
     return model
+
+
+def _criteria(header: Mapping[str, Any]) -> Criteria | None:
+    if "criteria" not in header:
+        return None
+    return Criteria(**known("criteria", header["criteria"], _CRITERIA))
 
 
 def _stop_reason(name: str, value: Any) -> None:
@@ -199,6 +224,13 @@ def pack_settings(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         arrays["reg_covar"] = np.asarray(settings.pop("reg_covar"), dtype=np.float64)
     for name in _NOT_STORED:
         settings.pop(name, None)
+    prior = settings.get("prior")
+    if isinstance(prior, Prior):
+        settings["prior"], own = _packed_prior(prior)
+        arrays |= own
+    elif not (prior is None or isinstance(prior, str)):
+        # A file holds no code of others.
+        del settings["prior"]
     if "fixed" in settings:
         settings["fixed"] = list(settings["fixed"])
     if not isinstance(settings["random_state"], Integral):
@@ -234,6 +266,11 @@ def unpack_settings(record: Record) -> dict[str, Any]:
         settings["fixed"] = tuple(listed("fixed", settings["fixed"]))
         if not set(settings["fixed"]) <= set(PARAMETER_NAMES):
             raise ValueError("its fixed parameters are unknown")
+    if isinstance(settings.get("prior"), Mapping):
+        settings["prior"] = _unpacked_prior(settings["prior"], record.arrays)
+    n_features = record.header["fitted"].get("n_features_in_")
+    if "prior" in settings and n_features is not None:
+        check_prior(settings["prior"], settings["covariance_type"], n_features)
     stored = (*_INITIAL, "reg_covar")
     return settings | {name: record.arrays[name] for name in stored if name in record.arrays}
 
@@ -254,6 +291,30 @@ def feature_names(record: Record, n_features: int) -> Any:
     if len(names) != n_features:
         raise ValueError(f"it names {len(names)} features")
     return np.array(names, dtype=object)
+
+
+def _packed_prior(prior: Prior) -> tuple[dict[str, float | None], dict[str, Any]]:
+    """Return a prior as numbers of a header and arrays."""
+    numbers = {name: _plain(getattr(prior, name)) for name in _PRIOR_NUMBERS}
+    arrays = {
+        f"prior.{name}": np.asarray(value, dtype=np.float64)
+        for name in _PRIOR_ARRAYS
+        for value in [getattr(prior, name)]
+        if value is not None
+    }
+    return numbers, arrays
+
+
+def _unpacked_prior(numbers: Mapping[str, Any], arrays: Mapping[str, Any]) -> Prior:
+    """Return the prior that :func:`_packed_prior` was given.
+
+    Raises
+    ------
+    ValueError
+        If a number is unknown or has the wrong type.
+    """
+    own: dict[str, Any] = {name: arrays.get(f"prior.{name}") for name in _PRIOR_ARRAYS}
+    return Prior(**own, **known("prior", numbers, _PRIOR_NUMBERS))
 
 
 def copy_fitted(origin: Any, target: Any) -> None:

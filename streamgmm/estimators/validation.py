@@ -1,7 +1,7 @@
 """scikit-learn's checks of settings and fitted models, with errors that are streamgmm's, too."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import sklearn.exceptions
@@ -9,10 +9,16 @@ import sklearn.utils
 import sklearn.utils.validation
 from sklearn.base import BaseEstimator
 from sklearn.utils import _param_validation
+from sklearn.utils._param_validation import HasMethods, StrOptions
 
 from streamgmm import errors
+from streamgmm.core.priors import Prior
 from streamgmm.executors.memory import parse_bytes
 from streamgmm.executors.threads import thread_count
+from streamgmm.options import PriorName
+
+#: What scikit-learn's checks accept as the setting ``prior``.
+PRIOR_CONSTRAINTS = [StrOptions(set(get_args(PriorName))), Prior, HasMethods("pseudo_rows"), None]
 
 
 class InvalidParameterError(errors.ParameterError, _param_validation.InvalidParameterError):  # type: ignore[misc]

@@ -195,6 +195,7 @@ def accelerated_em(
         reason,
         frozenset(degenerate),
         n_iterations,
+        evaluated=best.statistics,
     )
 
 

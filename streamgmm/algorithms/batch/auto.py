@@ -301,7 +301,7 @@ def sample_for_start(
 
     def look() -> RowSample:
         if size < FEWEST_INFORMING:
-            return _few_rows(reader, seed)
+            return rows_at_hand(reader, seed)
         most_read = reader.source.n_rows // _PART_OF_DATA
         found = draw_systematic(reader, "sample", seed, size, most_read, _FEWEST_RANGES)
         return sample_rows(reader, seed, size) if found is None else found.sample
@@ -315,11 +315,8 @@ def _size_for_start(reader: Reader, n_parameters: int) -> int:
     return min(_sample_size(reader, n_parameters, np.dtype(np.float64)), most)
 
 
-def _few_rows(reader: Reader, seed: int) -> RowSample:
-    """Return a sample of data that have few rows.
-
-    Rows that are in memory are a sample without a pass over the data.
-    """
+def rows_at_hand(reader: Reader, seed: int) -> RowSample:
+    """Return sampled rows, all if there are few; rows in memory take no pass over the data."""
     if reader.source.read_bytes == 0:
         reader = Reader(reader.source, reader.executor, lambda event: None)
     return sample_rows(reader, seed)

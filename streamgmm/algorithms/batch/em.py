@@ -37,6 +37,8 @@ class Fit:
         Iterations, those that were not accepted too.
     columns : FeatureMoments or None
         Moments of the columns, if rows were surveyed for them.
+    evaluated : Statistics or None
+        Statistics under the parameters, with soft assignment; None if no pass has evaluated them.
     """
 
     parameters: Parameters
@@ -47,6 +49,7 @@ class Fit:
     degenerate: frozenset[int] = frozenset()
     n_iterations: int = 0
     columns: FeatureMoments | None = None
+    evaluated: Statistics | None = None
 
     @property
     def log_likelihood(self) -> float:
@@ -65,7 +68,7 @@ class Fit:
 
     def without_statistics(self) -> "Fit":
         """Return the fit without its statistics and the inverse factors of its parameters."""
-        return replace(self, parameters=replace(self.parameters), statistics=None)
+        return replace(self, parameters=replace(self.parameters), statistics=None, evaluated=None)
 
 
 def expectation_maximization(
@@ -156,6 +159,21 @@ def expectation_maximization(
         frozenset(degenerate),
         len(log_likelihoods),
     )
+
+
+def with_mixture_evaluated(reader: Reader, fit: Fit) -> Fit:
+    """Return a fit by hard assignment with the statistics of the mixture under its parameters.
+
+    Classification EM does not evaluate the mixture, and its last M-step has changed the parameters.
+    One pass over the data does both.
+
+    Parameters
+    ----------
+    reader : Reader
+    fit : Fit
+    """
+    soft = replace(reader, is_hard=False)
+    return replace(fit, evaluated=soft.statistics("criteria", fit.parameters))
 
 
 def _has_same_sums(statistics: Statistics, last: Statistics | None) -> bool:

@@ -39,7 +39,13 @@ from streamgmm.core.kernels.mixture import (
 )
 from streamgmm.core.kernels.products import FIRST, add_moments_product, fill, lines, whole_panels
 from streamgmm.core.kernels.tiles import BLOCK, PANEL, SPARE_FEATURES
-from streamgmm.core.kernels.totals import LOG_LIKELIHOOD, N_OVERFLOWING, N_ROWS, WEIGHT
+from streamgmm.core.kernels.totals import (
+    CONDITIONAL_ENTROPY,
+    LOG_LIKELIHOOD,
+    N_OVERFLOWING,
+    N_ROWS,
+    WEIGHT,
+)
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 #: Values of a block's residuals that are kept, unless a panel of rows has more: they stay in cache.
@@ -285,10 +291,13 @@ def _total(values):
 
 @piece
 def _add_spread(coefficients, run, work, gaps, moments, scatter):
-    """Add what the missing values of a run scatter about their means: Σγ VᵀV."""
+    """Add what the missing values of a run scatter about their means: Σγ VᵀV.
+
+    Returns the conditional entropy of these values, Σγ (m ½ ln 2πe - ln of their volume).
+    """
     first, last = gaps.starts[run], gaps.starts[run + 1]
     m, n_features = _find_columns(first, gaps), coefficients.origin.size
-    shared = 0.0
+    shared, entropy, log_volume = 0.0, 0.0, 0.0
     for k in range(work.log_joint.shape[0]):
         mass = _total(work.log_joint[k, first:last])
         shared += mass
@@ -296,22 +305,31 @@ def _add_spread(coefficients, run, work, gaps, moments, scatter):
             continue
         second = moments[k, 1 + n_features :]
         if coefficients.kind < TIED:
-            _span(coefficients.factors[k], m, gaps)
+            log_volume = _span(coefficients.factors[k], m, gaps)
             _add_upper(m, mass, gaps, second)
+            entropy -= mass * log_volume
         elif coefficients.kind == DIAG:
             for j in range(m):
                 second[gaps.columns[j]] += mass
+                entropy -= mass * math.log(coefficients.factors[k, 0, gaps.columns[j]])
         elif coefficients.kind == SPHERICAL:
             second[0] += mass * m
+            entropy -= mass * m * math.log(coefficients.factors[k, 0, 0])
     if coefficients.kind == TIED:
-        _span(coefficients.factors[0], m, gaps)
+        log_volume = _span(coefficients.factors[0], m, gaps)
         _add_upper(m, shared, gaps, scatter[0])
+        entropy -= shared * log_volume
+    return entropy + shared * m * (_HALF_LOG_TWO_PI + 0.5)
 
 
 @piece
 def _add_moments(coefficients, n, n_runs, work, gaps, moments, scatter):
-    """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare)."""
+    """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare).
+
+    Returns the conditional entropy of their missing values.
+    """
     whole, y = whole_panels(n), work.residual
+    entropy = 0.0
     for k in range(work.log_joint.shape[0]):
         for d in range(coefficients.origin.size):
             for r in range(n):
@@ -324,7 +342,8 @@ def _add_moments(coefficients, n, n_runs, work, gaps, moments, scatter):
             table = coefficients.scatter_features
             add_moments_product(work.log_joint, table, y, whole, k, k + 1, scatter, FIRST)
     for run in range(n_runs):
-        _add_spread(coefficients, run, work, gaps, moments, scatter)
+        entropy += _add_spread(coefficients, run, work, gaps, moments, scatter)
+    return entropy
 
 
 @piece
@@ -344,7 +363,7 @@ def _add_rows(
         else:
             normalise(work, stop - start)
             weight, log_likelihood = weigh(weights[start:stop], work, stop - start)
-        _add_moments(coefficients, stop - start, n_runs, work, gaps, recent[0], recent[1])
+        entropy = _add_moments(coefficients, stop - start, n_runs, work, gaps, recent[0], recent[1])
         if (start // n_together + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
             move(recent[0], sums[0])
             move(recent[1], sums[1])
@@ -352,6 +371,7 @@ def _add_rows(
         totals[WEIGHT] += weight
         totals[N_ROWS] += stop - start - n_overflowing
         totals[N_OVERFLOWING] += n_overflowing
+        totals[CONDITIONAL_ENTROPY] += entropy
 
 
 @kernel
@@ -374,9 +394,9 @@ def incomplete_statistics(rows, weights, order, coefficients, is_hard):
         Σ γ E[φ(y)] by component, y = W (x - μ) given the observed values.
     scatter : (D (D + 1) / 2,) float64, or (0,)
         TIED: Σ over rows and components of γ E[y yᵀ], its upper triangle by rows.
-    totals : (4,) float64
+    totals : (5,) float64
         Log-likelihood Σ w log p(observed), or with hard assignment that of the largest density;
-        Σ w, rows counted in, rows overflowing.
+        Σ w, rows counted in, rows overflowing, conditional entropy of the missing values.
     """
     n_components = coefficients.means.shape[0]
     n_scatter = coefficients.scatter_features.shape[0]
@@ -384,7 +404,7 @@ def incomplete_statistics(rows, weights, order, coefficients, is_hard):
     scatter = np.zeros((1, n_scatter - SPARE_FEATURES))
     recent_moments = np.zeros((n_components, coefficients.features.shape[0]))
     recent_scatter = np.zeros((1, n_scatter))
-    totals = np.zeros(N_OVERFLOWING + 1)
+    totals = np.zeros(CONDITIONAL_ENTROPY + 1)
     work, gaps = workspace(coefficients), _gaps(coefficients)
     sums, recent = (moments, scatter), (recent_moments, recent_scatter)
     labels = np.zeros(BLOCK, np.int64)

@@ -20,6 +20,8 @@ TOTALS = (
 LOG_LIKELIHOOD, WEIGHT, N_ROWS, N_OVERFLOWING = range(4)
 N_NOT_FINITE, N_PASSED_OVER, N_SCREENED, N_SINGLE, N_MISSING = range(4, len(TOTALS))
 N_TOTALS = len(TOTALS)
+#: Entry of the totals of incomplete rows, whose first entries are those above.
+CONDITIONAL_ENTROPY = N_NOT_FINITE
 
 
 def named(totals: NDArray[np.float64]) -> dict[str, Any]:

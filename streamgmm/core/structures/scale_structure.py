@@ -91,11 +91,13 @@ class ScaleStructure(CovarianceStructure):
 
     def dense(self, stacked_covariances: Array, columns: Sequence[int]) -> Array:
         chosen = list(columns)
-        return stacked_covariances[:, chosen, np.newaxis] * np.eye(len(chosen))
+        found: Array = stacked_covariances[:, chosen, np.newaxis] * np.eye(len(chosen))
+        return found
 
     def mean_factor(self, stacked_factors: Array, weights: Array) -> Array:
         roots = np.sqrt(weights)[:, np.newaxis] * stacked_factors
-        return np.linalg.norm(roots, axis=0, keepdims=True)
+        found: Array = np.linalg.norm(roots, axis=0, keepdims=True)
+        return found
 
     def reordered(self, stacked_factors: Array, features: NDArray[np.intp]) -> Array:
         return stacked_factors[:, features]

@@ -63,6 +63,11 @@ class CovarianceStructure(ABC):
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """Return the shape of covariances and factors as they are stored."""
 
+    def one_shape(self, n_features: int) -> tuple[int, ...]:
+        """Return the shape of one covariance: of a component, or of all if they share it."""
+        shape = self.shape(1, n_features)
+        return shape if self.n_shared(n_features) else shape[1:]
+
     @abstractmethod
     def n_parameters(self, n_components: int, n_features: int) -> int:
         """Return the number of free parameters in the covariances."""
