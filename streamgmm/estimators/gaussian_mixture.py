@@ -208,7 +208,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         The number that was added to the diagonal entry of each column; with "spherical" all are
         equal. Not set by "auto" where a given start was kept without iterations.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Only if the data had column names that are all strings.
 
     See Also
