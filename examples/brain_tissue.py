@@ -1,4 +1,8 @@
-"""Tissues of a brain from a magnetic resonance image: a mixture of intensities, and volumes in ml.
+"""
+Tissues of a brain
+==================
+
+Tissues of a brain from a magnetic resonance image: a mixture of intensities, and volumes in ml.
 
 Run it in an empty folder: ``python brain_tissue.py [VOLUME]``. It needs ``streamgmm[plot,xarray]``
 and nibabel, and writes ``tissues.png``. VOLUME is a T1-weighted image in any format that nibabel

@@ -1,4 +1,8 @@
-"""Ocean and air regimes of a climate store on object storage, with land masked and area weights.
+"""
+Regimes of a climate store on object storage
+============================================
+
+Ocean and air regimes of a climate store on object storage, with land masked and area weights.
 
 Run it in an empty folder: ``python climate_store.py``. It needs ``streamgmm[plot,xarray]``, s3fs
 and moto[server]: an S3-compatible server on this machine stands in for the object store. It writes

@@ -1,4 +1,8 @@
-"""Fit a Zarr array on a Dask cluster, whose workers read it and write the labels of its rows.
+"""
+A job on a Dask cluster
+=======================
+
+Fit a Zarr array on a Dask cluster, whose workers read it and write the labels of its rows.
 
 Run it in an empty folder, with ``streamgmm[distributed]`` installed: ``python cluster_job.py``. It
 writes ``measurements.zarr`` (60 MB before compression), ``model.gmm`` and ``labels.zarr``. The

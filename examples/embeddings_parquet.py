@@ -1,4 +1,8 @@
-"""Anomalies in a folder of embeddings: the rows that a mixture over 768 features fits least.
+"""
+Anomalies in a folder of embeddings
+===================================
+
+Anomalies in a folder of embeddings: the rows that a mixture over 768 features fits least.
 
 Run it in an empty folder: ``python embeddings_parquet.py``. It needs ``streamgmm[parquet,plot]``.
 It writes ``embeddings`` (eight Parquet files, 125 MB), ``scores.npy``, ``labels.npy``

@@ -1,4 +1,8 @@
-"""Fit a Zarr array in a bounded amount of memory, label it, and continue from the saved model.
+"""
+From a Zarr array to labels
+===========================
+
+Fit a Zarr array in a bounded amount of memory, label it, and continue from the saved model.
 
 Run it in an empty folder: ``python fit_zarr.py``. It writes ``measurements.zarr`` (60 MB before
 compression), ``model.gmm`` and ``labels.zarr``.

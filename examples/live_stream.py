@@ -1,4 +1,8 @@
-"""A live stream that drifts and breaks: learned batch by batch, and watched while it comes.
+"""
+A live stream that drifts and breaks
+====================================
+
+A live stream that drifts and breaks: learned batch by batch, and watched while it comes.
 
 Run it in an empty folder: ``python live_stream.py``. It needs ``streamgmm[plot]``.
 It writes ``model.gmm`` and ``stream.png``.

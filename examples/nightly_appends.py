@@ -1,4 +1,8 @@
-"""Keep a model current with a Zarr array that grows every night, and learn no row twice.
+"""
+An array that grows every night
+===============================
+
+Keep a model current with a Zarr array that grows every night, and learn no row twice.
 
 Run it in an empty folder: ``python nightly_appends.py``. It writes ``measurements.zarr`` (16 MB
 before compression) and ``model.gmm``. Run it again, or kill it and run it again: what the model has

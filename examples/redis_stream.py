@@ -1,4 +1,8 @@
-"""Learn the entries of a Redis stream exactly once, though the process that learns is killed.
+"""
+A Redis stream, learned exactly once
+====================================
+
+Learn the entries of a Redis stream exactly once, though the process that learns is killed.
 
 Run it in an empty folder: ``python redis_stream.py``. It needs ``streamgmm[redis]`` and Debian's
 ``redis-server``, of which it starts one of its own, in a temporary folder. It writes ``model.gmm``.

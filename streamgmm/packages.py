@@ -1,7 +1,9 @@
 """Optional packages, and the commands that install them."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import requires
 
 from streamgmm.errors import MissingPackageError
 
@@ -66,7 +68,17 @@ def missing_package(user: str, module: str) -> MissingPackageError:
     """
     package = module.partition(".")[0]
     extra = _EXTRAS.get(package)
-    target = _DISTRIBUTIONS.get(package, package) if extra is None else f"'streamgmm[{extra}]'"
+    needed = [_DISTRIBUTIONS.get(package, package)] if extra is None else _requirements(extra)
     return MissingPackageError(
-        f"{user} needs {package}; install it with: pip install {target}", name=package
+        f"{user} needs {package}; install it with: pip install {' '.join(needed)}", name=package
     )
+
+
+def _requirements(extra: str) -> list[str]:
+    """Return the requirements of an extra, quoted for a shell.
+
+    They are named one by one because pip finds the extra only where it finds this package.
+    """
+    condition = re.compile(rf"\bextra == ['\"]{extra}['\"]")
+    lines = [line.partition(";") for line in requires("streamgmm") or ()]
+    return [f"'{name.strip()}'" for name, _, marker in lines if condition.search(marker)]

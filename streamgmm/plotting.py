@@ -1,4 +1,4 @@
-"""Pictures of a fitted mixture and its fit; needs matplotlib (``pip install 'streamgmm[plot]'``).
+"""Pictures of a fitted mixture and its fit; needs matplotlib, which the extra ``plot`` installs.
 
 Nothing here touches pyplot, so that neither its state nor a display matters.
 """

@@ -475,7 +475,7 @@ def test_without_matplotlib_a_plot_says_what_to_install(run, monkeypatch):
     result = run("plot", "model.gmm", "-o", "a.png")
     assert result.code == 2
     assert result.err == (
-        "error: a picture needs matplotlib; install it with: pip install 'streamgmm[plot]'\n"
+        "error: a picture needs matplotlib; install it with: pip install 'matplotlib>=3.10'\n"
     )
     result = run("demo", "--size", "1MB", "--memory-limit", "8GiB", "-q")
     assert result.code == 0

@@ -280,11 +280,3 @@ def test_memory_limit() -> None:
 @parametrize_with_checks([KMeans(n_clusters=3, random_state=0)])
 def test_estimator_checks(estimator: KMeans, check: Any) -> None:
     check(estimator)
-
-
-def test_the_examples_of_the_page_run(capsys: pytest.CaptureFixture[str]) -> None:
-    text = (Path(__file__).parents[1] / "docs" / "kmeans.md").read_text()
-    blocks = [block.partition("```")[0] for block in text.split("```python\n")[1:]]
-    assert len(blocks) == 3
-    exec("\n".join(blocks), {})
-    assert capsys.readouterr().out

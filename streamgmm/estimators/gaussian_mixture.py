@@ -244,7 +244,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
     n_parameters_ : int
         Number of free parameters; available when the criteria are.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Only if the data had column names that are all strings.
 
     See Also

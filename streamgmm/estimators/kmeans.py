@@ -122,7 +122,7 @@ default="k-means++"
     history_ : list of dict
         One entry per pass; the keys are the fields of :class:`streamgmm.events.ReadDone`.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Only if the data had column names that are all strings.
 
     See Also

@@ -159,7 +159,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         Rows so far that were not learned: "n_overflowing" because their squares overflow,
         "n_missing" for lack of values, "n_weightless" because their weight is 0.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Only if the data had column names that are all strings.
 
     See Also
