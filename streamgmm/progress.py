@@ -27,6 +27,7 @@ from streamgmm.events import (
     SampleStage,
     SurveyDone,
 )
+from streamgmm.quantities import with_prefix
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -181,8 +182,8 @@ def describe_fit(fit: FitStarted) -> str:
     """One line on what a fit will take."""
     sizes = f"{fit.n_rows:,} rows of {fit.n_features} features, {fit.n_components} components"
     return (
-        f"{sizes}, {fit.n_parameters:,} parameters; {_with_prefix(fit.n_bytes)}B and "
-        f"{_with_prefix(fit.n_operations)}flop a pass, {_with_prefix(fit.work_bytes)}B a thread"
+        f"{sizes}, {fit.n_parameters:,} parameters; {with_prefix(fit.n_bytes)}B and "
+        f"{with_prefix(fit.n_operations)}flop a pass, {with_prefix(fit.work_bytes)}B a thread"
     )
 
 
@@ -220,7 +221,7 @@ def describe_survey(survey: SurveyDone) -> str:
 def describe_stage(stage: SampleStage) -> str:
     """One line on a stage of the work in memory."""
     likelihood = describe_likelihood(stage.log_likelihood, math.nan)
-    visits = f"{_with_prefix(stage.n_row_visits)}row visits"
+    visits = f"{with_prefix(stage.n_row_visits)}row visits"
     return f"sample, {stage.name}: {likelihood}, {visits}, {stage.seconds:.2f} s"
 
 
@@ -237,7 +238,7 @@ def describe_likelihood(log_likelihood: float, gain: float) -> str:
 def describe_rates(n_rows: int, n_bytes: int, seconds: float) -> str:
     """Rows and bytes a second."""
     seconds = max(seconds, 1e-9)
-    return f"{_with_prefix(n_rows / seconds)}rows/s {_with_prefix(n_bytes / seconds)}B/s"
+    return f"{with_prefix(n_rows / seconds)}rows/s {with_prefix(n_bytes / seconds)}B/s"
 
 
 def describe_degenerate(event: ComponentsDegenerate) -> str:
@@ -274,10 +275,3 @@ def describe_update(event: RowsLearned | BatchKnown | FilesSkipped) -> str:
     batch = "" if event.batch_id is None else f" (batch {event.batch_id})"
     text = f"{event.data}{batch}: {event.n_rows:,} rows learned, {event.n_samples:,.10g} in all"
     return f"{text}; {event.skipped}" if event.skipped.n_rows else text
-
-
-def _with_prefix(value: float) -> str:
-    """A number and an SI prefix: "3.21 M"."""
-    prefixes = ("", "k", "M", "G", "T", "P")
-    power = min(int(math.log10(max(value, 1.0)) // 3), len(prefixes) - 1)
-    return f"{value / 1000**power:.3g} {prefixes[power]}"

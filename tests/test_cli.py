@@ -443,13 +443,15 @@ def test_info_of_a_stream(run, files, tmp_path):
 def test_parts_of_reads_are_rounded(files):
     model = streamgmm.load(files / "model.gmm")
     model.n_reads_ = 3.015625
-    assert summary(model).endswith(", 3.02 passes")
+    assert ", 3.02 passes" in summary(model)
 
 
 def test_a_long_history_and_many_features_are_shortened(run, tmp_path):
-    rows = np.random.default_rng(0).normal(size=(500, 9))
+    rows = np.random.default_rng(0).normal(size=(500, 33))
     with pytest.warns(UserWarning, match="converge"):
-        model = GaussianMixture(1, tol=0.0, max_iter=20, init_params="random", algorithm="em")
+        model = GaussianMixture(
+            1, covariance_type="diag", tol=0.0, max_iter=20, init_params="random", algorithm="em"
+        )
         model.fit(rows)
     model.history_[-1]["accepted"] = False
     model.save("m.gmm")

@@ -23,10 +23,11 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.errors import MissingPackageError, OutputError, ParameterError
 from streamgmm.estimators import GaussianMixture
 from streamgmm.events import Listener
-from streamgmm.executors.memory import format_bytes, parse_bytes
+from streamgmm.executors.memory import parse_bytes
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.progress import describe_rates, reporting
 from streamgmm.protocols import Chunk, Job, region_shape, regions_of
+from streamgmm.quantities import format_bytes
 from streamgmm.sinks import open_sink
 from streamgmm.sources.generated import GeneratedSource
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamgmm.cli.program import printable
 from streamgmm.events import SkippedRows
+from streamgmm.quantities import printable
 
 if TYPE_CHECKING:
     from streamgmm.estimators import GaussianMixture, OnlineGaussianMixture
@@ -19,8 +19,9 @@ _FOLDERS_SHOWN = 3
 
 
 def summary(model: "GaussianMixture | OnlineGaussianMixture") -> str:
-    """One line: what was fitted and how it went."""
+    """Return one line: what was fitted and how it went."""
     from streamgmm.estimators import OnlineGaussianMixture
+    from streamgmm.estimators.summary import describe
 
     if not has_mixture(model):
         seen = 0.0 if model.state_.progress is None else model.n_samples_seen_
@@ -28,22 +29,14 @@ def summary(model: "GaussianMixture | OnlineGaussianMixture") -> str:
             f"{model.n_components} components ({model.covariance_type}) to be found, "
             f"{seen:.10g} rows seen"
         )
-    size = (
-        f"{model.n_components} components ({model.covariance_type}) of "
-        f"{model.means_.shape[1]} features"
-    )
+    described = describe(model.fitted_model_)
     if isinstance(model, OnlineGaussianMixture):
         changes = (
             f"{len(model.changes_)} change(s) of the stream" if model.changes_ else "no change"
         )
-        seen = f"{size}, {model.n_samples_seen_:.10g} rows seen, {changes}"
+        seen = f"{described}, {model.n_samples_seen_:.10g} rows seen, {changes}"
         return with_skipped(seen, model.state_.skipped)
-    outcome = "converged" if model.converged_ else "not converged"
-    went = (
-        f"{size}, log-likelihood {model.lower_bound_:.6f} nats/row, "
-        f"{outcome} after {model.n_iter_} iterations, {round(model.n_reads_, 2)} passes"
-    )
-    return with_skipped(went, _skipped_at_last(model.history_))
+    return with_skipped(described, _skipped_at_last(model.history_))
 
 
 def _skipped_at_last(history: list[dict[str, Any]]) -> SkippedRows:
@@ -144,25 +137,12 @@ def print_ridge(model: "GaussianMixture | OnlineGaussianMixture") -> None:
     click.echo(f"added to variances (reg_covar): {text}")
 
 
-def print_components(model: "GaussianMixture") -> None:
-    """A table of weights, means and standard deviations."""
-    from streamgmm.core.structures import STRUCTURES
+def print_components(model: "GaussianMixture | OnlineGaussianMixture") -> None:
+    """Print weights, means and standard deviations."""
+    from streamgmm.estimators.summary import component_table
 
-    structure = STRUCTURES[model.covariance_type]
-    shape = model.means_.shape
-    stacked = structure.variances(structure.stacked(model.covariances_, *shape))
-    names = getattr(model, "feature_names_in_", range(shape[1]))[:_FEATURES_SHOWN]
-    more = [f"({shape[1] - len(names)} more)"] if shape[1] > len(names) else []
-    rows = []
-    for k, (weight, mean) in enumerate(zip(model.weights_, model.means_, strict=True)):
-        deviations = stacked[min(k, len(stacked) - 1)] ** 0.5
-        values = [f"{m:.4g} ({s:.3g})" for m, s in zip(mean, deviations, strict=True)]
-        rows.append([str(k), f"{weight:.4f}", *values[: len(names)]])
-    _print_table(
-        "mean (standard deviation)",
-        ["component", "weight", *map(printable, map(str, names)), *more],
-        rows,
-    )
+    click.echo("\nmean (standard deviation)\n")
+    click.echo(component_table(model.fitted_model_))
 
 
 def print_history(model: "GaussianMixture | OnlineGaussianMixture") -> None:

@@ -17,6 +17,7 @@ import click
 from streamgmm.cli.vocabulary import in_options
 from streamgmm.errors import OutputError, StreamGMMError
 from streamgmm.paths import local_path
+from streamgmm.quantities import printable
 
 _BAD_INPUT = 2
 # Seconds until what a signal raised in vain is raised again.
@@ -81,13 +82,6 @@ class Program(click.Group):
 def _complain(message: str) -> None:
     """Write a message to standard error, in one line."""
     click.echo(printable(" ".join(message.split())), err=True)
-
-
-def printable(text: str) -> str:
-    """Return a text with its control characters escaped, so that it cannot steer a terminal."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 def _with_notes(message: str, error: BaseException | None) -> str:

@@ -2,12 +2,13 @@
 
 import hashlib
 import os
+import textwrap
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +30,14 @@ from streamgmm.core.mixtures.conditioning import conditional, marginal
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.errors import OutputError, ParameterError
+from streamgmm.errors import ModelFileError, OutputError, ParameterError
 from streamgmm.estimators.condition import warn_of_skipped_rows
 from streamgmm.estimators.outputs import (
     Output,
 )
 from streamgmm.estimators.records import to_record
 from streamgmm.estimators.row_estimator import RowEstimator, listener_of
+from streamgmm.estimators.summary import component_table, describe
 from streamgmm.estimators.validation import (
     check_is_fitted,
     check_random_state,
@@ -49,6 +51,11 @@ from streamgmm.protocols import (
     Chunk,
     Source,
 )
+
+#: The path of an output, in the type in which it was given.
+OutputPath = TypeVar("OutputPath", bound=str | os.PathLike[str])
+#: Data whose predictions are NumPy arrays.
+InMemory = NDArray[Any] | Sequence[Sequence[float]]
 
 
 class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
@@ -76,6 +83,15 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
     @abstractmethod
     def _as_batch(self, fitted: FittedModel) -> "MixtureEstimator":
         """Return a batch model of another mixture, with the settings of this model."""
+
+    @overload
+    def predict(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+
+    @overload
+    def predict(self, X: InMemory, *, resume: bool = False) -> NDArray[np.int64]: ...
+
+    @overload
+    def predict(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
 
     def predict(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
@@ -109,6 +125,15 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
         """
         return self._predicted(X, prediction.labels, Output(np.dtype(np.int64)), out, resume)
 
+    @overload
+    def predict_proba(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+
+    @overload
+    def predict_proba(self, X: InMemory, *, resume: bool = False) -> NDArray[np.float64]: ...
+
+    @overload
+    def predict_proba(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
+
     def predict_proba(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
@@ -141,6 +166,15 @@ or the path ``out``
         output = Output(np.dtype(np.float64), "component", range(len(self.weights_)))
         return self._predicted(X, prediction.responsibilities, output, out, resume)
 
+    @overload
+    def score_samples(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+
+    @overload
+    def score_samples(self, X: InMemory, *, resume: bool = False) -> NDArray[np.float64]: ...
+
+    @overload
+    def score_samples(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
+
     def score_samples(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
@@ -171,6 +205,15 @@ or the path ``out``
             As for :meth:`predict`.
         """
         return self._predicted(X, prediction.scores, Output(np.dtype(np.float64)), out, resume)
+
+    @overload
+    def impute(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+
+    @overload
+    def impute(self, X: InMemory, *, resume: bool = False) -> NDArray[Any]: ...
+
+    @overload
+    def impute(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
 
     def impute(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
@@ -564,6 +607,68 @@ or the path ``out``
         target = Path(os.path.realpath(local_path(path, OutputError, "model files")))
         with held(target):
             replace_model(target, self._record(), self)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Load a model of this class, as :func:`streamgmm.load` does.
+
+        Parameters
+        ----------
+        path : path-like
+            A file that :meth:`save` wrote.
+
+        Returns
+        -------
+        model : of this class
+
+        Raises
+        ------
+        ModelFileError
+            If the file is missing, damaged, written by a newer version, or holds a model of
+            another class.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> path = Path(tempfile.mkdtemp()) / "model.gmm"
+        >>> GaussianMixture().fit(np.arange(10.0).reshape(5, 2)).save(path)
+        >>> GaussianMixture.load(path).means_
+        array([[4., 5.]])
+        """
+        from streamgmm.estimators.loading import load
+
+        model = load(path)
+        if not isinstance(model, cls):
+            kind = type(model).__name__
+            raise ModelFileError(
+                f"{path} holds a model of class {kind}; load it by {kind}.load or streamgmm.load"
+            )
+        return model
+
+    def summary(self) -> str:
+        """Return the fitted mixture as text of lines of at most 80 characters.
+
+        The first lines say what was fitted and how it went. A table follows: a line for each
+        feature with the mean, and the standard deviation in parentheses, of each component.
+
+        Returns
+        -------
+        summary : str
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> gm = GaussianMixture(algorithm="em").fit(np.arange(10.0).reshape(5, 2))
+        >>> print(gm.summary().splitlines()[-1].split())
+        ['1', '5', '(2.83)']
+        """
+        fitted = self.fitted_model_
+        heading = textwrap.fill(describe(fitted), 80)
+        return f"{heading}\n\n{component_table(fitted)}"
 
     def _record(self) -> Record:
         check_is_fitted(self)

@@ -10,6 +10,7 @@ import psutil
 
 from streamgmm.errors import MemoryLimitError, ParameterError
 from streamgmm.protocols import Source, Work
+from streamgmm.quantities import format_bytes
 
 # Of what is free, the part that is used when no limit is given.
 _DEFAULT_PART = 0.6
@@ -49,15 +50,6 @@ def parse_bytes(size: int | float | str, name: str = "memory_limit") -> int:
     if n_bytes <= 0:
         raise ParameterError(f"{name} is {size!r}; it must be a positive, finite size")
     return n_bytes
-
-
-def format_bytes(n_bytes: float) -> str:
-    """A size for people: "1.25 GiB"."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(n_bytes) < 1024:
-            return f"{n_bytes:.4g} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.4g} TiB"
 
 
 def process_bytes() -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from streamgmm.errors import DataError
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk
+from streamgmm.sources.described import Described
 from streamgmm.sources.layout import (
     check_table,
     naming_rows,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _HEADER_BYTES = 1024
 
 
-class ArraySource:
+class ArraySource(Described):
     """Rows of a NumPy array; chunks are views.
 
     Chunks of an array that is a part of a memory map are copied as they are read, so that
@@ -184,7 +185,7 @@ class FileArray:
             raise DataError(f"{self.file} became shorter while it was read")
 
 
-class FileSource:
+class FileSource(Described):
     """Rows of an array in a file, read chunk by chunk.
 
     Build with :meth:`from_npy` or :meth:`from_memmap`.

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from streamgmm.errors import DataError
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk
+from streamgmm.sources.described import Described
 from streamgmm.sources.layout import check_table
 from streamgmm.sources.values import (
     NO_RULES,
@@ -32,7 +33,7 @@ from streamgmm.sources.values import (
 from streamgmm.sources.weighted import check_weights, weighted, weighted_twice
 
 
-class DaskSource:
+class DaskSource(Described):
     """Rows of a Dask array, block by block; blocks along columns are joined.
 
     Parameters

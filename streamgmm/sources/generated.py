@@ -10,10 +10,11 @@ from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk
+from streamgmm.sources.described import Described
 from streamgmm.sources.layout import regular_boundaries, rows_per_chunk
 
 
-class GeneratedSource:
+class GeneratedSource(Described):
     """N rows of a planted mixture; chunk i is drawn from (seed, i), so it is the same each time.
 
     Parameters

@@ -16,6 +16,7 @@ from streamgmm.options import Missing
 from streamgmm.packages import needed_by
 from streamgmm.protocols import Chunk
 from streamgmm.sources.choosing import StoredArray, how_to_choose
+from streamgmm.sources.described import Described
 from streamgmm.sources.layout import (
     check_table,
     naming_rows,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _READ_AHEAD_BYTES = 1 << 18
 
 
-class Hdf5Source:
+class Hdf5Source(Described):
     """Rows of a two-dimensional HDF5 dataset, in groups of whole stored chunks.
 
     Parameters

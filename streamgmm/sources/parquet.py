@@ -24,6 +24,7 @@ from streamgmm.errors import DataError
 from streamgmm.options import Missing
 from streamgmm.packages import needed_by
 from streamgmm.protocols import Chunk
+from streamgmm.sources.described import Described
 from streamgmm.sources.layout import check_table, rows_per_chunk
 from streamgmm.sources.table_formats import LOGS, folders_above, refuse_table_with_log
 from streamgmm.sources.urls import (
@@ -46,7 +47,7 @@ _BLOCK_BYTES = 1 << 19
 _NESTING_BYTES = 4
 
 
-class ParquetSource:
+class ParquetSource(Described):
     """Rows of numbers in Parquet files, in groups of whole row groups.
 
     Files follow one another in the order of their paths. The source is pickled with what their

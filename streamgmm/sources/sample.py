@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk
+from streamgmm.sources.described import Described
 from streamgmm.sources.layout import regular_boundaries, rows_per_chunk
 
 # So many chunks keep threads busy even where the rows are few, unless chunks would be too small.
@@ -15,7 +16,7 @@ _CHUNKS = 16
 _FEWEST_ROWS, _FEWEST_VALUES = 2048, 1 << 14
 
 
-class SampleSource:
+class SampleSource(Described):
     """Some rows of other data, held in memory.
 
     Parameters

@@ -21,6 +21,7 @@ from streamgmm.protocols import (
     sample_dims,
     sample_shape,
 )
+from streamgmm.sources.described import Described
 from streamgmm.sources.layout import naming_rows
 from streamgmm.sources.values import NO_RULES, WEIGHT_REMEDY, ValueRules, usable
 
@@ -28,7 +29,7 @@ from streamgmm.sources.values import NO_RULES, WEIGHT_REMEDY, ValueRules, usable
 _LARGEST = 1e30
 
 
-class WeightedSource:
+class WeightedSource(Described):
     """A source whose chunks carry row weights.
 
     Parameters

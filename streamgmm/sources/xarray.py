@@ -24,6 +24,7 @@ from streamgmm.options import Missing
 from streamgmm.packages import needed_by
 from streamgmm.protocols import Chunk, Region, has_contiguous_chunks, positions, region_shape
 from streamgmm.sources.dask import computed, guarded_graph
+from streamgmm.sources.described import Described
 from streamgmm.sources.guarded import guarded
 from streamgmm.sources.layout import check_table, naming_place, rows_per_chunk
 from streamgmm.sources.urls import FetchError, without_credentials
@@ -46,7 +47,7 @@ _NETCDF_FILL_VALUE = 9.969209968386869e36
 _MOST_JOINED = 4
 
 
-class XarraySource:
+class XarraySource(Described):
     """Rows of labelled arrays: each position along the sample dimensions is a row.
 
     Rows are in C order of the sample dimensions. A chunk is a box of whole stored chunks, the

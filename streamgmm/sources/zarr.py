@@ -23,6 +23,7 @@ from streamgmm.options import Missing
 from streamgmm.packages import needed_by
 from streamgmm.protocols import Chunk
 from streamgmm.sources.choosing import StoredArray, how_to_choose
+from streamgmm.sources.described import Described
 from streamgmm.sources.guarded import guarded_array
 from streamgmm.sources.layout import (
     check_table,
@@ -40,7 +41,7 @@ _UNKNOWN_CODEC = (numcodecs.errors.UnknownCodecError, zarr.errors.UnknownCodecEr
 _NEAR = (LocalStore, MemoryStore, ZipStore)
 
 
-class ZarrSource:
+class ZarrSource(Described):
     """Rows of a two-dimensional Zarr array, in groups of whole stored chunks.
 
     Parameters

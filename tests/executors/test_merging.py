@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from streamgmm.errors import ParameterError
 from streamgmm.executors.memory import (
-    format_bytes,
     free_bytes,
     parse_bytes,
     process_bytes,
     resolve_limit,
 )
 from streamgmm.executors.merge_tree import MergeTree, tree_depth
+from streamgmm.quantities import format_bytes
 from streamgmm.testing.executors import Text, bracketed
 
 
