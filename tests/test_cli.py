@@ -395,12 +395,56 @@ def test_what_is_described_reaches_the_source(run, files, tmp_path):
     assert "KEY=VALUE" in run("fit", inner, "--storage-option", "a", "-k", 1, "-o", "m.gmm").err
 
 
+def test_values_that_are_missing_are_filled(run, files, tmp_path):
+    rows = np.load(files / "data.npy")[:100].copy()
+    rows[::4, 1] = np.nan
+    np.save(tmp_path / "gaps.npy", rows)
+    result = run("impute", "model.gmm", "gaps.npy", "-o", "filled.npy")
+    assert result.out == "filled.npy: rows, 100 × 3\n"
+    filled = np.load(tmp_path / "filled.npy")
+    np.testing.assert_array_equal(filled, streamgmm.load(files / "model.gmm").impute(rows))
+    assert np.isfinite(filled).all()
+
+
+def test_models_are_merged(run, files, tmp_path):
+    result = run("merge", "model.gmm", "model.gmm", "-o", "both.gmm")
+    assert result.out.startswith("both.gmm: 2 components (full) of 3 features, 8000 rows seen")
+    assert result.out.endswith(" nats/row lost\n")
+    merged = streamgmm.load(tmp_path / "both.gmm")
+    own = streamgmm.load(files / "model.gmm")
+    np.testing.assert_allclose(np.sort(merged.means_[:, 0]), np.sort(own.means_[:, 0]), rtol=1e-3)
+    assert run("merge", "model.gmm", "-k", 1, "-o", "one.gmm", "-q") == Result(0, "", "")
+    assert streamgmm.load(tmp_path / "one.gmm").n_components == 1
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
+def test_labels_are_counted(run, files, suffix):
+    model = streamgmm.load(files / "model.gmm")
+    counts = np.bincount(model.predict(np.load(files / "data.npy")))
+    result = run("predict", "model.gmm", "data.zarr", "-o", f"labels{suffix}")
+    text = ", ".join(f"{count:,}" for count in counts)
+    assert result.out == f"labels{suffix}: labels, 4,000; rows of each component: {text}\n"
+
+
+def test_a_fit_ends_with_the_next_command(run, tmp_path):
+    result = run("fit", "data.npy", "-k", 1, "-o", "m.gmm")
+    speed, following = result.out.splitlines()[-2:]
+    assert "passes over the data at" in speed and speed.endswith("rows/s")
+    assert following.startswith("next: streamgmm predict ")
+    words = following.split()[2:]
+    assert run(*words).code == 0
+    assert (tmp_path / "labels.npy").exists()
+
+
 def test_samples_come_with_their_labels(run, files, tmp_path):
     words = ["sample", "model.gmm", "-n", 70_000, "--seed", 1, "--labels", "l.npy"]
-    assert run(*words, "-o", "rows.npy") == Result(0, "", "")
+    said = run(*words, "-o", "rows.npy")
+    assert said.code == 0 and not said.err
     rows, labels = np.load(tmp_path / "rows.npy"), np.load(tmp_path / "l.npy")
     model = streamgmm.load(files / "model.gmm")
     assert rows.shape == (70_000, 3)
+    counts = ", ".join(f"{count:,}" for count in np.bincount(labels))
+    assert said.out == f"rows.npy: rows, 70,000 × 3; rows of each component: {counts}\n"
     for k in range(2):
         own = rows[labels == k]
         assert len(own) / len(rows) == pytest.approx(model.weights_[k], abs=0.01)

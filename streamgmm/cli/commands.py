@@ -25,6 +25,7 @@ from streamgmm.cli.describe import (
     with_skipped,
 )
 from streamgmm.cli.program import LocalPath, Program, check_output
+from streamgmm.cli.reports import fit_report, output_report, rows_of_components
 from streamgmm.errors import ParameterError
 from streamgmm.events import Event, FilesSkipped, RowsLearned, SkippedRows
 from streamgmm.options import (
@@ -76,6 +77,13 @@ _seed = click.option(
 _resume = click.option(
     "--resume", is_flag=True, help="Continue with what an interrupted command left in OUTPUT.part."
 )
+
+
+def _example(*commands: str) -> str:
+    """Return the end of a help page: commands as they are typed."""
+    # The first line has click keep the lines as they are.
+    return "\n".join(["\b", "Examples:" if len(commands) > 1 else "Example:", *commands])
+
 
 # Options that describe data, by the names that streamgmm.open gives them.
 _DESCRIPTION = ("variables", "feature_dim", "path", "columns", "missing", "storage_options")
@@ -193,7 +201,7 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-@main.command()
+@main.command(epilog=_example("streamgmm fit data.zarr -k 8 --memory-limit 4GiB -o model.gmm"))
 @_data
 @_path_option("-o", "--output", required=True, help="Model to write; ends in .gmm.")
 @click.option(
@@ -323,12 +331,15 @@ def fit(
 
     source = _opened(data, settings, sample_weight)
     settings |= _shape(n_components, covariance_type, start, settings["reg_covar"])
+    start_time = time.perf_counter()
     with reporting(quiet) as listener:
         model = GaussianMixture(**settings, callbacks=[listener])
         model.fit(source, resume=resume)
+    seconds = time.perf_counter() - start_time
     model.save(output)
     if not quiet:
         click.echo(f"{output}: {summary(model)}")
+        click.echo(fit_report(model, output, data, seconds))
 
 
 def _shape(
@@ -352,7 +363,7 @@ def _shape(
     }
 
 
-@main.command()
+@main.command(epilog=_example("streamgmm predict model.gmm data.zarr -o labels.zarr"))
 @_model
 @_data
 @_path_option("-o", "--output", required=True, help="Where to write; ends in .npy or .zarr.")
@@ -375,9 +386,61 @@ def predict(
     fitted = _load(model, **settings)
     function = fitted.predict_proba if proba else fitted.predict
     _write_rows(fitted, function, source, output, resume, quiet)
+    if not quiet:
+        what, k = ("responsibilities", None) if proba else ("labels", fitted.n_components)
+        click.echo(output_report(output, what, k))
 
 
-@main.command()
+@main.command(epilog=_example("streamgmm impute model.gmm data.zarr -o filled.zarr"))
+@_model
+@_data
+@_path_option("-o", "--output", required=True, help="Where to write; ends in .npy or .zarr.")
+@_resume
+@_description
+@_resources
+def impute(
+    model: Path, data: str, output: Path, resume: bool, quiet: bool, **settings: Any
+) -> None:
+    """Write the rows of DATA with missing values (NaN) replaced by their expectation."""
+    check_output(output, _ARRAYS, data, model)
+    settings["missing"] = settings["missing"] or "em"
+    source = _opened(data, settings)
+    fitted = _load(model, **settings)
+    _write_rows(fitted, fitted.impute, source, output, resume, quiet)
+    if not quiet:
+        click.echo(output_report(output, "rows"))
+
+
+@main.command(epilog=_example("streamgmm merge monday.gmm tuesday.gmm -o week.gmm"))
+@click.argument("models", type=LocalPath(), nargs=-1, required=True)
+@_path_option("-o", "--output", required=True, help="Model to write; ends in .gmm.")
+@click.option(
+    "-k",
+    "--components",
+    "--n-components",
+    "n_components",
+    type=click.IntRange(1),
+    help="Components of the merged model.  [default: as many as each model has]",
+)
+@_quiet
+def merge(models: tuple[Path, ...], output: Path, n_components: int | None, quiet: bool) -> None:
+    """Merge models that were fitted apart, each to rows of its own, into one."""
+    check_output(output, _MODELS, *models)
+    from streamgmm.estimators import OnlineGaussianMixture
+
+    settings = {} if n_components is None else {"n_components": n_components}
+    merged = OnlineGaussianMixture.merged([_load(model) for model in models], **settings)
+    merged.save(output)
+    if not quiet:
+        click.echo(f"{output}: {summary(merged)}, {merged.merging_loss_:.2g} nats/row lost")
+
+
+@main.command(
+    epilog=_example(
+        "streamgmm score model.gmm data.zarr",
+        "streamgmm score model.gmm data.zarr --samples -o log-densities.npy",
+    )
+)
 @_model
 @_data
 @click.option("--samples", is_flag=True, help="Write the log-density of each row instead.")
@@ -396,7 +459,7 @@ def score(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Print log-likelihood (nats per row), AIC and BIC of DATA.
+    """Print log-likelihood, AIC and BIC of DATA.
 
     A row counts as much as its weight: a row of weight 2 is two rows.
     """
@@ -412,10 +475,15 @@ def score(
     fitted = _load(model, **settings)
     if output is not None:
         _write_rows(fitted, fitted.score_samples, source, output, resume, quiet)
+        if not quiet:
+            click.echo(output_report(output, "log-densities, nats"))
         return
     with reporting(quiet) as listener:
         criteria = fitted.set_params(callbacks=[listener]).criteria(source)
-    click.echo(f"log-likelihood {criteria.mean_log_likelihood:.10g}")
+    click.echo(
+        f"log-likelihood {criteria.mean_log_likelihood:.10g} nats per row (mean of "
+        f"{criteria.n_rows:,.10g}), {criteria.log_likelihood:.10g} nats in total"
+    )
     click.echo(f"aic {criteria.aic:.10g}")
     click.echo(f"bic {criteria.bic:.10g}")
 
@@ -434,14 +502,22 @@ def _write_rows(
         function(source, out=output, resume=resume)
 
 
-@main.command()
+@main.command(
+    epilog=_example("streamgmm sample model.gmm -n 100000 -o rows.npy --labels labels.npy")
+)
 @_model
 @click.option("-n", "n_rows", type=click.IntRange(1), required=True, help="Number of rows.")
 @_path_option("-o", "--output", required=True, help="Where to write; ends in .npy or .zarr.")
 @_path_option("--labels", help="Where to write the component of each row.")
 @_seed
+@_quiet
 def sample(
-    model: Path, n_rows: int, output: Path, labels: Path | None, random_state: int | None
+    model: Path,
+    n_rows: int,
+    output: Path,
+    labels: Path | None,
+    random_state: int | None,
+    quiet: bool,
 ) -> None:
     """Draw rows from a model, in random order."""
     check_output(output, _ARRAYS, model)
@@ -458,6 +534,7 @@ def sample(
     fitted.set_params(random_state=random)
     boundaries = regular_boundaries(n_rows, _SAMPLE_ROWS)
     regions = [(part,) for part in map(slice, boundaries, boundaries[1:])]
+    counts = np.zeros(fitted.n_components + 1, dtype=np.int64)
     with ExitStack() as files:
 
         def opened(path: Path, dtype: Any, *columns: int) -> Any:
@@ -470,13 +547,16 @@ def sample(
         for region in regions:
             n_part = prod(region_shape(region))
             rows, components = fitted.sample(n_part)
+            counts += np.bincount(components, minlength=len(counts))
             order = random.permutation(n_part)
             rows_sink.write(region, rows[order])
             if labels_sink:
                 labels_sink.write(region, components[order])
+    if not quiet:
+        click.echo(f"{output_report(output, 'rows')}; {rows_of_components(counts)}")
 
 
-@main.command()
+@main.command(epilog=_example("streamgmm update model.gmm data.zarr -k 8 --half-life 1000000"))
 @_model
 @_data
 @click.option("--batch-id", metavar="ID", help="DATA are one batch, which is learned once.")
@@ -596,11 +676,11 @@ def _standard_input(columns: list[str] | None) -> "Iterator[Source]":
         yield from tables_from(stream, "standard input", columns)
 
 
-@main.command()
+@main.command(epilog=_example("streamgmm info model.gmm --json"))
 @_model
 @click.option("--json", "as_json", is_flag=True, help="Everything, for machines.")
 def info(model: Path, as_json: bool) -> None:
-    """Say what a model file holds."""
+    """Print what a model file holds."""
     fitted = _load(model)
     if as_json:
         click.echo(json.dumps(finite(contents(fitted)), indent=2))
@@ -616,7 +696,9 @@ def info(model: Path, as_json: bool) -> None:
         print_history(fitted)
 
 
-@main.command()
+@main.command(
+    epilog=_example("streamgmm plot model.gmm --data data.zarr --features 0,1 -o picture.png")
+)
 @_model
 @_path_option("-o", "--output", required=True, help="Picture: ends in .png, .pdf or .svg.")
 @click.option(
@@ -664,7 +746,7 @@ def _columns(features: str) -> list[int]:
         ) from None
 
 
-@main.command()
+@main.command(epilog=_example("streamgmm demo --size 10GB --memory-limit 1GiB"))
 @click.option("--size", default="2GB", show_default=True, metavar="SIZE", help="Size of the array.")
 @click.option(
     "--memory-limit",

@@ -1,0 +1,86 @@
+"""The last lines of commands: what was computed, and where it is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamgmm.quantities import with_prefix
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from streamgmm.estimators import GaussianMixture
+
+# Labels that are counted at once; components whose rows are listed.
+_COUNTED_AT_ONCE, _MOST_LISTED = 1 << 20, 20
+
+
+def fit_report(model: "GaussianMixture", output: Path, data: str, seconds: float) -> str:
+    """Return the time and the speed of a fit, and a command that uses the model."""
+    n_rows = sum(read["n_rows"] for read in model.history_)
+    passes_seconds = sum(read["seconds"] for read in model.history_)
+    speed = f"{with_prefix(n_rows / passes_seconds)}rows/s" if passes_seconds else "no pass"
+    return (
+        f"{seconds:.1f} s, {round(model.n_reads_, 2)} passes over the data at {speed}\n"
+        f"next: streamgmm predict {output} {data} -o labels.npy"
+    )
+
+
+def output_report(output: Path, what: str, n_components: int | None = None) -> str:
+    """Return the path and the shape of an output; of labels also the rows of each component.
+
+    Parameters
+    ----------
+    output : Path
+        A ``.npy`` file or Zarr array.
+    what : str
+        Name of the values.
+    n_components : int, optional
+        Of labels the number of components.
+    """
+    stored = _opened(output)
+    shape = " × ".join(f"{length:,}" for length in stored.shape)
+    if n_components is None:
+        return f"{output}: {what}, {shape}"
+    return f"{output}: {what}, {shape}; {rows_of_components(_counts(stored, n_components))}"
+
+
+def rows_of_components(counts: "NDArray[np.int64]") -> str:
+    """Return the number of rows of each component as text; the last count is of no component."""
+    *own, n_others = counts.tolist()
+    text = ", ".join(f"{count:,}" for count in own[:_MOST_LISTED])
+    more = f" and {len(own) - _MOST_LISTED} more" if len(own) > _MOST_LISTED else ""
+    others = f"; {n_others:,} without a component" if n_others else ""
+    return f"rows of each component: {text}{more}{others}"
+
+
+def _opened(output: Path) -> Any:
+    """Return an output as an array whose values are read where they are asked for."""
+    if output.suffix == ".npy":
+        import numpy as np
+
+        return np.load(output, mmap_mode="r")
+    import zarr
+
+    return zarr.open_array(output, mode="r")
+
+
+def _counts(labels: Any, n_components: int) -> "NDArray[np.int64]":
+    import numpy as np
+
+    counts = np.zeros(n_components + 1, dtype=np.int64)
+    for part in _parts(labels):
+        own = part.astype(np.int64)
+        counts += np.bincount(np.where(own < 0, n_components, own), minlength=len(counts))
+    return counts
+
+
+def _parts(labels: Any) -> "Iterator[NDArray[Any]]":
+    """Yield labels some at a time; of labels on a grid along its first dimension."""
+    import numpy as np
+
+    others = max(int(np.prod(labels.shape[1:])), 1)
+    step = max(_COUNTED_AT_ONCE // others, 1)
+    for start in range(0, labels.shape[0], step):
+        yield np.asarray(labels[start : start + step]).ravel()
