@@ -16,13 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from streamgmm.core.priors import Prior
-    from streamgmm.estimators import GaussianMixture, KMeans, OnlineGaussianMixture, load
+    from streamgmm.estimators import (
+        GaussianMixture,
+        GaussianMixtureSearch,
+        KMeans,
+        OnlineGaussianMixture,
+        load,
+    )
     from streamgmm.sources.open import open_source as open  # noqa: A004 - a name of its own place
     from streamgmm.updates import update
 
 __version__ = version("streamgmm")
 __all__ = [
     "GaussianMixture",
+    "GaussianMixtureSearch",
     "KMeans",
     "OnlineGaussianMixture",
     "Prior",
@@ -34,6 +41,7 @@ __all__ = [
 
 _HOMES = {
     "GaussianMixture": ("streamgmm.estimators", "GaussianMixture"),
+    "GaussianMixtureSearch": ("streamgmm.estimators", "GaussianMixtureSearch"),
     "KMeans": ("streamgmm.estimators", "KMeans"),
     "OnlineGaussianMixture": ("streamgmm.estimators", "OnlineGaussianMixture"),
     "Prior": ("streamgmm.core.priors", "Prior"),

@@ -873,3 +873,14 @@ def test_wrong_numbers_to_be_added_are_refused(run, files, tmp_path, text, comma
     assert result.code == 2
     assert "--reg-covar" in result.err
     assert not (tmp_path / "m.gmm").exists()
+
+
+def test_a_prior_is_chosen_by_name(run, files, tmp_path):
+    fitted = run("fit", "data.npy", "-k", 2, "-o", "p.gmm", "--seed", 0, "--prior", "chen-tan")
+    assert fitted.code == 0
+    assert streamgmm.load("p.gmm").prior == "chen-tan"
+    assert run("update", "o.gmm", "data.npy", "-k", 2, "--prior", "fraley-raftery").code == 0
+    assert streamgmm.load("o.gmm").prior == "fraley-raftery"
+    other = run("update", "o.gmm", "data.npy", "--batch-id", "b", "--prior", "chen-tan")
+    assert other.code != 0
+    assert "prior is 'fraley-raftery' and not 'chen-tan'" in other.err

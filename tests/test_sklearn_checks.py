@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from streamgmm import GaussianMixture, OnlineGaussianMixture
+from streamgmm import GaussianMixture, GaussianMixtureSearch, OnlineGaussianMixture
+
+Model = GaussianMixture | GaussianMixtureSearch | OnlineGaussianMixture
 
 
-def expected_failures(estimator: GaussianMixture | OnlineGaussianMixture) -> dict[str, str]:
+def expected_failures(estimator: Model) -> dict[str, str]:
     if estimator.n_components == 1:
         return {}
     return {
@@ -26,13 +28,12 @@ def expected_failures(estimator: GaussianMixture | OnlineGaussianMixture) -> dic
         GaussianMixture(n_components=2, covariance_type="diag", random_state=0),
         OnlineGaussianMixture(),
         OnlineGaussianMixture(n_components=2, covariance_type="diag", random_state=0),
+        GaussianMixtureSearch(n_components=(1, 2), covariance_type="diag", random_state=0),
     ],
     expected_failed_checks=expected_failures,
 )
 # The checks fit few rows and repeated ones, and what these warnings say of such fits is true.
 @pytest.mark.filterwarnings("ignore::streamgmm.errors.DegenerateComponentWarning")
 @pytest.mark.filterwarnings("ignore::streamgmm.errors.FewRowsWarning")
-def test_estimator_checks(
-    estimator: GaussianMixture | OnlineGaussianMixture, check: Callable[[Any], None]
-) -> None:
+def test_estimator_checks(estimator: Model, check: Callable[[Any], None]) -> None:
     check(estimator)

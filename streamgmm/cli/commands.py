@@ -36,6 +36,7 @@ from streamgmm.options import (
     InitParams,
     Missing,
     ParameterName,
+    PriorName,
 )
 from streamgmm.progress import reporting
 
@@ -71,6 +72,11 @@ _seed = click.option(
     "random_state",
     type=click.IntRange(0, 2**32 - 1),
     help="Makes the result repeatable.",
+)
+_prior = click.option(
+    "--prior",
+    type=click.Choice(get_args(PriorName)),
+    help="Prior of means and covariances, which keeps components from collapsing.  [default: none]",
 )
 
 
@@ -272,6 +278,7 @@ def main(context: click.Context) -> None:
     show_default=True,
     help="Of densities; float32 where their error is below 0.001 nats.",
 )
+@_prior
 @_path_option(
     "--start",
     metavar="MODEL",
@@ -602,6 +609,7 @@ def sample(
     type=click.Choice(get_args(InitParams)),
     help="How a start is made.  [default: kmeans]",
 )
+@_prior
 @click.option(
     "--init-size",
     type=click.IntRange(1),

@@ -711,26 +711,8 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         return Start(*initial.values())
 
     def _keep(self, fit: Fit, reader: Reader, ridge: FitRidge) -> None:
-        criteria = None
-        if fit.evaluated is not None:
-            criteria = Criteria.of(fit.evaluated, fit.parameters, self.fixed)
-        self._set_fitted(
-            FittedModel(
-                fit.parameters,
-                fit.statistics,
-                ridge.entries,
-                getattr(self, "feature_names_in_", None),
-                tuple(asdict(read) for read in reader.history),
-                reader.n_reads,
-                fit.reason,
-                fit.converged,
-                fit.n_iterations,
-                fit.log_likelihood,
-                tuple(fit.log_likelihoods),
-                reader.is_hard,
-                criteria,
-            )
-        )
+        names = getattr(self, "feature_names_in_", None)
+        self._set_fitted(fitted_model(fit, reader, ridge, names, self.fixed))
 
     def _set_fitted(self, fitted: FittedModel) -> None:
         """Set the fitted attributes."""
@@ -939,6 +921,45 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         converted.reg_covar_ = np.full(converted.means_.shape[1], float(model.reg_covar))
         converted.history_, converted.n_reads_ = [], 0
         return converted
+
+
+def fitted_model(
+    fit: Fit,
+    reader: Reader,
+    ridge: FitRidge,
+    feature_names: Any,
+    fixed: Collection[ParameterName] = (),
+) -> FittedModel:
+    """Return what a fit found as a plain value.
+
+    Parameters
+    ----------
+    fit : Fit
+    reader : Reader
+        It made the passes of the fit.
+    ridge : FitRidge
+    feature_names : ndarray of str, or None
+    fixed : collection of {"weights", "means", "covariances"}
+        Parameters that were held fixed.
+    """
+    criteria = None
+    if fit.evaluated is not None:
+        criteria = Criteria.of(fit.evaluated, fit.parameters, fixed)
+    return FittedModel(
+        fit.parameters,
+        fit.statistics,
+        ridge.entries,
+        feature_names,
+        tuple(asdict(read) for read in reader.history),
+        reader.n_reads,
+        fit.reason,
+        fit.converged,
+        fit.n_iterations,
+        fit.log_likelihood,
+        tuple(fit.log_likelihoods),
+        reader.is_hard,
+        criteria,
+    )
 
 
 def _as_numbers(name: str, value: Any) -> Array | None:

@@ -45,15 +45,56 @@ from streamgmm.sources.columns import check_features
 from streamgmm.sources.open import is_source, open_source
 
 
-class RowEstimator(CheckedEstimator, ABC):
-    """An estimator that opens data, and maps rows of any source to values.
+class DataEstimator(CheckedEstimator):
+    """An estimator that opens data, and knows the columns that it was fitted to.
 
-    Its settings include ``executor``, ``n_jobs``, ``memory_limit``, ``verbose``,
-    ``verbose_interval`` and ``callbacks``. A subclass says what predictions depend on.
+    Its settings include ``verbose``, ``verbose_interval`` and ``callbacks``.
     """
 
     #: Iterations between two lines with ``verbose=1``.
     verbose_interval: int = 1
+
+    def _open(
+        self, X: Any, sample_weight: Any, *, reset: bool, missing: Missing | None = None
+    ) -> Source:
+        """Describe data, and remember their columns or check them against those fitted."""
+        source = open_source(X, missing=missing)
+        if reset:
+            self._remember_features(source)
+        else:
+            self._check_features(source, was_source=is_source(X))
+        if sample_weight is None:
+            return source
+        if isinstance(sample_weight, Real):
+            # As in scikit-learn, a single number is the weight of each row.
+            sample_weight = np.full(source.n_rows, sample_weight, dtype=np.float64)
+        return open_source(source, sample_weight=sample_weight)
+
+    def _remember_features(self, source: Source) -> None:
+        self.n_features_in_ = source.n_features
+        if source.feature_names is not None:
+            self.feature_names_in_ = np.array(source.feature_names, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+
+    def _check_features(self, source: Source, *, was_source: bool) -> None:
+        """Refuse data whose columns are not those that were fitted.
+
+        As in scikit-learn, warn if names cannot be compared, but not where a source is given.
+        """
+        fitted, model = getattr(self, "feature_names_in_", None), type(self).__name__
+        names = None if fitted is None else fitted.tolist()
+        check_features(source, self.n_features_in_, names, model)
+        if not was_source:
+            warn_of_missing_names(source, names, model)
+
+
+class RowEstimator(DataEstimator, ABC):
+    """An estimator that maps rows of any source to values.
+
+    Its settings include ``executor``, ``n_jobs``, ``memory_limit``, ``verbose``,
+    ``verbose_interval`` and ``callbacks``. A subclass says what predictions depend on.
+    """
 
     @property
     @abstractmethod
@@ -136,40 +177,6 @@ class RowEstimator(CheckedEstimator, ABC):
                 refuse_not_finite(source, executor)
         return sink.array if out is None else out
 
-    def _open(
-        self, X: Any, sample_weight: Any, *, reset: bool, missing: Missing | None = None
-    ) -> Source:
-        """Describe data, and remember their columns or check them against those fitted."""
-        source = open_source(X, missing=missing)
-        if reset:
-            self._remember_features(source)
-        else:
-            self._check_features(source, was_source=is_source(X))
-        if sample_weight is None:
-            return source
-        if isinstance(sample_weight, Real):
-            # As in scikit-learn, a single number is the weight of each row.
-            sample_weight = np.full(source.n_rows, sample_weight, dtype=np.float64)
-        return open_source(source, sample_weight=sample_weight)
-
-    def _remember_features(self, source: Source) -> None:
-        self.n_features_in_ = source.n_features
-        if source.feature_names is not None:
-            self.feature_names_in_ = np.array(source.feature_names, dtype=object)
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
-
-    def _check_features(self, source: Source, *, was_source: bool) -> None:
-        """Refuse data whose columns are not those that were fitted.
-
-        As in scikit-learn, warn if names cannot be compared, but not where a source is given.
-        """
-        fitted, model = getattr(self, "feature_names_in_", None), type(self).__name__
-        names = None if fitted is None else fitted.tolist()
-        check_features(source, self.n_features_in_, names, model)
-        if not was_source:
-            warn_of_missing_names(source, names, model)
-
 
 def warn_of_missing_names(source: Source, fitted: Sequence[str] | None, model: str) -> None:
     """Warn if column names cannot be compared: only the model or only the data have them.
@@ -194,7 +201,7 @@ def warn_of_missing_names(source: Source, fitted: Sequence[str] | None, model: s
     )
 
 
-def listener_of(model: RowEstimator) -> Listener:
+def listener_of(model: DataEstimator) -> Listener:
     """Return a listener that passes events to an estimator's callbacks and progress lines."""
     callbacks: list[Listener] = check_callbacks(model.callbacks)
     if model.verbose:

@@ -6,7 +6,7 @@ leaves is extrapolated from the passes before (Anderson).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from streamgmm.algorithms.batch.anderson import Anderson
 from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.trust_region import MOST_PRODUCTS, Scoring, score
-from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.algorithms.reads.reader import Reader, StatisticsRequest
 from streamgmm.core.fitted_model import StopReason
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Information, Tangent
@@ -24,6 +24,9 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
 from streamgmm.events import ComponentsDegenerate, StepScored
+
+#: The steps of a fit; it asks for the statistics of each pass.
+Ascent = Generator[StatisticsRequest, Statistics, Fit]
 
 _ORDER = 8
 # How far a component may move in a step, in its own standard deviations: at first, at most, and
@@ -137,6 +140,52 @@ def accelerated_em(
     1/√N, is as good as the maximum likelihood estimate. van der Vaart, Asymptotic Statistics
     (1998), section 5.7.
     """
+    steps = ascent_of(
+        reader,
+        start,
+        tol=tol,
+        max_iter=max_iter,
+        objective=objective,
+        informed_by=informed_by,
+        order=order,
+        most_products=most_products,
+        leap=leap,
+    )
+    try:
+        request = next(steps)
+        while True:
+            statistics = [reader.answered(request)]
+            # The request holds what the pass before has found.
+            del request
+            request = steps.send(statistics.pop())
+    except StopIteration as end:
+        fit: Fit = end.value
+        return fit
+
+
+def ascent_of(
+    reader: Reader,
+    start: Parameters,
+    *,
+    tol: float,
+    max_iter: int,
+    objective: Objective,
+    informed_by: Callable[[Tangent], Information | None] | None = None,
+    order: int = _ORDER,
+    most_products: int = MOST_PRODUCTS,
+    leap: Parameters | None = None,
+) -> Ascent:
+    """Make the steps of :func:`accelerated_em`, and leave the passes over the data to the caller.
+
+    Parameters are those of :func:`accelerated_em`; the reader is not read. The generator yields a
+    request for each pass, and expects the statistics that answer it. So several fits can share each
+    pass.
+
+    Returns
+    -------
+    generator of StatisticsRequest
+        It returns the Fit.
+    """
     ascent = _Ascent(reader, start, tol, objective, informed_by, order, most_products)
     log_likelihoods: list[float] = []
     values: list[float] = []
@@ -148,7 +197,7 @@ def accelerated_em(
     n_iterations = 0
     while n_iterations < max_iter and reason is StopReason.LIMIT:
         n_iterations += 1
-        point = ascent.read(proposal.parameters, best, n_iterations)
+        point = yield from ascent.read(proposal.parameters, best, n_iterations)
         gain = ascent.gain(best, point.parameters, point.statistics)
         if best is not None and not _is_ascent(gain, best):
             if proposal.kind == "em":
@@ -174,7 +223,10 @@ def accelerated_em(
                 reason = StopReason.TOLERANCE
         else:
             proposal, remaining = ascent.advance(point, gain)
-            if 0.5 * float(point.gradient @ point.step) < _NEGLIGIBLE * tol:
+            next_gain = 0.5 * float(point.gradient @ point.step)
+            ascent.remaining = remaining
+            if next_gain < _NEGLIGIBLE * tol:
+                ascent.remaining = min(remaining, max(next_gain, 0.0))
                 reason = StopReason.STATIONARY
             elif _CAUTION * remaining < tol:
                 reason = StopReason.TOLERANCE
@@ -196,6 +248,7 @@ def accelerated_em(
         frozenset(degenerate),
         n_iterations,
         evaluated=best.statistics,
+        remaining=ascent.remaining,
     )
 
 
@@ -233,18 +286,22 @@ class _Ascent:
         self._anderson = Anderson(order)
         self._radius = _RADIUS
         self._origin: Tangent | None = None
+        #: Gain that is predicted to remain, nats per row.
+        self.remaining = math.inf
         self._frame: Frame
         self._rebase(start)
 
-    def read(self, parameters: Parameters, best: _Point | None, iteration: int) -> _Point:
+    def read(
+        self, parameters: Parameters, best: _Point | None, iteration: int
+    ) -> Generator[StatisticsRequest, Statistics, _Point]:
         """Read with parameters."""
         if not self._frame.resolves(parameters):
             self._rebase(parameters)
-        statistics, maximum = self._read("iteration", parameters, best, iteration)
+        statistics, maximum = yield from self._read("iteration", parameters, best, iteration)
         if not self._frame.resolves(maximum.parameters):
             # Covariances far narrower than predicted: again, in coordinates that show them.
             self._rebase(maximum.parameters)
-            statistics, maximum = self._read("refinement", parameters, best, iteration)
+            statistics, maximum = yield from self._read("refinement", parameters, best, iteration)
         objective = self._objective
         tangent = Tangent(parameters, self._frame, objective.fixed)
         gradient = objective.gradient(tangent, statistics)
@@ -356,16 +413,15 @@ class _Ascent:
 
     def _read(
         self, purpose: str, parameters: Parameters, best: _Point | None, iteration: int
-    ) -> tuple[Statistics, Maximum]:
-        statistics = self._reader.statistics(
+    ) -> Generator[StatisticsRequest, Statistics, tuple[Statistics, Maximum]]:
+        statistics = yield StatisticsRequest(
             purpose,
             parameters,
-            frame=self._frame,
-            iteration=iteration,
-            previous=math.nan if best is None else best.statistics.mean_log_likelihood,
-            accepts=lambda found: (
-                best is None or _is_ascent(self.gain(best, parameters, found), best)
-            ),
+            self._frame,
+            iteration,
+            math.nan if best is None else best.statistics.mean_log_likelihood,
+            lambda found: best is None or _is_ascent(self.gain(best, parameters, found), best),
+            self.remaining,
         )
         # Of a pass that is recalled from a journal it may differ by rounding.
         self._frame = statistics.frame

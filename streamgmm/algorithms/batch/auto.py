@@ -183,13 +183,24 @@ def _searched(
 ) -> tuple[Search, Parameters]:
     """Search the sample of a survey; return the search and what it comes to."""
     sample = found.sample
-    n_parameters = settings.n_parameters(reader.source.n_features)
-    shortfall = _shortfall(reader.source, sample, n_parameters)
-    informant = Informant.among(
-        sample.rows, sample.weights, n_parameters, _informing_bytes(reader, effort)
-    )
+    informant = informant_for(reader, settings, sample, effort)
     search = Search(open_rows, settings, known, informant, random, reader, effort)
-    return search, search.run(sample, _tolerance(tol, shortfall))
+    return search, search.run(sample, sample_tolerance(reader, settings, sample, tol))
+
+
+def informant_for(
+    reader: Reader, settings: Settings, sample: RowSample, effort: Effort
+) -> Informant:
+    """Return the rows of a sample that say how far each step should go."""
+    n_parameters = settings.n_parameters(reader.source.n_features)
+    most_bytes = _informing_bytes(reader, effort)
+    return Informant.among(sample.rows, sample.weights, n_parameters, most_bytes)
+
+
+def sample_tolerance(reader: Reader, settings: Settings, sample: RowSample, tol: float) -> float:
+    """Return what may remain to be gained on a sample, nats per row."""
+    n_parameters = settings.n_parameters(reader.source.n_features)
+    return _tolerance(tol, _shortfall(reader.source, sample, n_parameters))
 
 
 def fit_from(

@@ -39,6 +39,8 @@ class Fit:
         Moments of the columns, if rows were surveyed for them.
     evaluated : Statistics or None
         Statistics under the parameters, with soft assignment; None if no pass has evaluated them.
+    remaining : float
+        Gain that was predicted to remain at the end, nats per row; inf if nothing is known.
     """
 
     parameters: Parameters
@@ -50,6 +52,7 @@ class Fit:
     n_iterations: int = 0
     columns: FeatureMoments | None = None
     evaluated: Statistics | None = None
+    remaining: float = math.inf
 
     @property
     def log_likelihood(self) -> float:

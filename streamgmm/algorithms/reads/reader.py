@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
@@ -74,6 +74,44 @@ class Reading:
             and np.all(np.abs(widened) <= _SAME)
             and np.all(np.abs(weights) <= _SAME * own.weights)
         )
+
+
+@dataclass(frozen=True, eq=False)
+class StatisticsRequest:
+    """What a fit asks of its next pass over the data.
+
+    Attributes
+    ----------
+    purpose, parameters, frame, iteration, previous, accepts
+        As for :meth:`Reader.statistics`.
+    remaining : float
+        Gain that is predicted to remain after the pass before, nats per row.
+    """
+
+    purpose: str
+    parameters: Parameters
+    frame: Frame
+    iteration: int
+    previous: float
+    accepts: Callable[[Statistics], bool]
+    remaining: float = math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class SeveralStatistics:
+    """Statistics of the same rows under several mixtures.
+
+    Attributes
+    ----------
+    parts : tuple of Statistics
+    """
+
+    parts: tuple[Statistics, ...]
+
+    def merge(self, other: "SeveralStatistics") -> "SeveralStatistics":
+        """Return the statistics of the rows of both."""
+        pairs = zip(self.parts, other.parts, strict=True)
+        return SeveralStatistics(tuple(own.merge(another) for own, another in pairs))
 
 
 @dataclass
@@ -228,6 +266,75 @@ class Reader:
 
         return self.kept(Reading, read, lambda reading: reading.is_of(parameters)).statistics
 
+    def answered(self, request: StatisticsRequest) -> Statistics:
+        """Make the pass that a fit asks for."""
+        return self.statistics(
+            request.purpose,
+            request.parameters,
+            frame=request.frame,
+            iteration=request.iteration,
+            previous=request.previous,
+            accepts=request.accepts,
+        )
+
+    def answered_together(self, requests: Sequence[StatisticsRequest]) -> tuple[Statistics, ...]:
+        """Answer several fits by one pass: each chunk is read once.
+
+        The statistics are those of a pass for each request, to the last bit. The history has one
+        entry; its log-likelihood is the largest.
+
+        Parameters
+        ----------
+        requests : sequence of StatisticsRequest
+
+        Raises
+        ------
+        NotFiniteError, DataError
+            As :meth:`statistics`.
+        """
+        missing = self.source.missing
+        mixtures = tuple(
+            prepare(one.parameters, one.frame, missing, self.arithmetic) for one in requests
+        )
+        sizes = [(p.covariance_type, p.n_components) for p in (one.parameters for one in requests)]
+        work = replace(shared_work(self.source, sizes), driver=self.driver_bytes)
+        found, _, seconds = self._timed("shared", SeveralStatistics, _several, mixtures, work)
+        for part in found.parts:
+            self._require_usable(part)
+        best = max(found.parts, key=lambda part: part.mean_log_likelihood)
+        n_missing = 0 if missing == "error" else best.n_missing
+        self._record(
+            "shared",
+            best.n_rows,
+            seconds,
+            iteration=max(one.iteration for one in requests),
+            log_likelihood=best.mean_log_likelihood,
+            n_overflowing=best.n_overflowing,
+            n_missing=n_missing,
+            n_weightless=best.n_weightless,
+        )
+        return found.parts
+
+    def _require_usable(self, found: Statistics) -> None:
+        """Refuse rows that are not finite, and rows without weight.
+
+        Raises
+        ------
+        NotFiniteError, DataError
+        """
+        missing = self.source.missing
+        n_missing = 0 if missing == "error" else found.n_missing
+        if found.n_not_finite > n_missing:
+            refuse_not_finite(self.source, self.executor)
+        if not found.weight > 0.0:
+            raise DataError(
+                f"no row of {self.source.name} that can be used has a weight above zero: "
+                f"{found.n_rows} row(s) have weight 0, {found.n_overflowing} were skipped because "
+                f"their squares overflow, {n_missing} because they hold "
+                f"{'nothing but ' * (missing == 'em')}NaN; give one row or more a positive weight"
+            )
+        check_weight(found.weight)
+
     def _statistics(
         self,
         purpose: str,
@@ -244,17 +351,8 @@ class Reader:
         work = statistics_work(self.source, parameters.covariance_type, parameters.n_components)
         work = replace(work, driver=self.driver_bytes)
         found, _, seconds = self._timed(purpose, Statistics, chunk_statistics, expectation, work)
+        self._require_usable(found)
         n_missing = 0 if missing == "error" else found.n_missing
-        if found.n_not_finite > n_missing:
-            refuse_not_finite(self.source, self.executor)
-        if not found.weight > 0.0:
-            raise DataError(
-                f"no row of {self.source.name} that can be used has a weight above zero: "
-                f"{found.n_rows} row(s) have weight 0, {found.n_overflowing} were skipped because "
-                f"their squares overflow, {n_missing} because they hold "
-                f"{'nothing but ' * (missing == 'em')}NaN; give one row or more a positive weight"
-            )
-        check_weight(found.weight)
         mean = found.mean_log_likelihood
         n_pairs = self.source.n_rows * parameters.n_components
         self._record(
@@ -340,6 +438,16 @@ def statistics_work(source: Source, covariance_type: CovarianceType, n_component
     )
 
 
+def shared_work(source: Source, sizes: Iterable[tuple[CovarianceType, int]]) -> Work:
+    """Return the memory that a pass for mixtures of some structures and sizes takes.
+
+    The mixtures follow one another on each chunk.
+    """
+    works = [statistics_work(source, kind, k) for kind, k in sizes]
+    values = sum(work.value for work in works)
+    return Work(max(work.thread for work in works) + 3 * values, values)
+
+
 def swapped_bytes(source: Source) -> int:
     """Return the memory that the values of a chunk take in this machine's byte order."""
     if source.dtype.isnative or source.dtype.kind != "f":
@@ -388,6 +496,12 @@ def chunk_statistics(expectation: EStep | IncompleteExpectation, chunk: Chunk) -
     missing: Missing = "em" if isinstance(expectation, IncompleteExpectation) else "drop"
     n_weightless = count_weightless(chunk, missing)
     return replace(found, n_weightless=n_weightless) if n_weightless else found
+
+
+def _several(
+    mixtures: tuple[EStep | IncompleteExpectation, ...], chunk: Chunk
+) -> SeveralStatistics:
+    return SeveralStatistics(tuple(chunk_statistics(one, chunk) for one in mixtures))
 
 
 def _find_not_finite(missing: Missing, chunk: Chunk) -> NotFinite:

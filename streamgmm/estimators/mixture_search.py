@@ -1,0 +1,458 @@
+"""The estimator that chooses the number of components and the covariance structure."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from numbers import Integral
+from typing import Any, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import DensityMixin
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from streamgmm.algorithms.batch.auto import survey_for_fit
+from streamgmm.algorithms.batch.sample_fit import Settings
+from streamgmm.algorithms.batch.selection import Outcome, Selection
+from streamgmm.algorithms.reads.reader import Reader, shared_work
+from streamgmm.core.fit_objective import FitObjective
+from streamgmm.core.parameters import count_parameters
+from streamgmm.core.priors import PriorSetting, check_prior
+from streamgmm.core.ridge import FitRidge, RegCovar, given_ridge
+from streamgmm.core.structures import STRUCTURES, Array
+from streamgmm.errors import DataError, DegenerateComponentWarning, FewRowsWarning, ParameterError
+from streamgmm.estimators.condition import condition_of, warn
+from streamgmm.estimators.fit_needs import FitNeeds, load_kernels
+from streamgmm.estimators.gaussian_mixture import GaussianMixture, fitted_model
+from streamgmm.estimators.numeric_limits import within_float64
+from streamgmm.estimators.row_estimator import DataEstimator, FitPredictMixin, listener_of
+from streamgmm.estimators.validation import check_is_fitted, check_random_state, check_settings
+from streamgmm.events import Event, Listener
+from streamgmm.executors.blas import single_threaded_blas
+from streamgmm.executors.select import open_executor
+from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.options import Arithmetic, CovarianceType, Criterion
+from streamgmm.protocols import Source
+from streamgmm.sources.sample import SampleSource
+
+_MOST_BY_DEFAULT = 12
+# Settings of a mixture that a search has too, with the same meaning and check.
+_SHARED = (
+    "tol",
+    "reg_covar",
+    "max_iter",
+    "n_init",
+    "init_params",
+    "verbose",
+    "verbose_interval",
+    "arithmetic",
+    "prior",
+    "executor",
+    "n_jobs",
+    "memory_limit",
+    "survey_part",
+    "callbacks",
+)
+
+
+class GaussianMixtureSearch(DensityMixin, FitPredictMixin, DataEstimator):  # type: ignore[misc]
+    """Choose the number of components and the covariance structure of a Gaussian mixture.
+
+    One survey serves all candidates. Each is fitted to the surveyed sample in memory. Candidates
+    whose forecast is worse than that of the best by more than three standard errors make no pass
+    over the data. The others share every pass: each chunk is read once, and the statistics of all
+    candidates are summed. A candidate that cannot win any more takes no further pass.
+
+    Parameters
+    ----------
+    n_components : int or iterable of int, default=None
+        Numbers of components to choose from; None for 1 to 12.
+    covariance_type : str or iterable of str, default=("full", "diag")
+        Covariance structures to choose from, as of :class:`GaussianMixture`.
+    criterion : {"bic", "aic", "icl"}, default="bic"
+        What the best mixture minimises. BIC answers how many Gaussians describe the density; its
+        choice grows with the number of rows if clusters are not Gaussian. ICL answers how many
+        clusters there are.
+    random_state : int, RandomState instance or None, default=None
+        Decides the sample and the starts.
+    tol, reg_covar, max_iter, n_init, init_params, verbose, verbose_interval, arithmetic, prior, \
+executor, n_jobs, memory_limit, survey_part, callbacks
+        As for :class:`GaussianMixture`, of each candidate; ``max_iter`` bounds its passes.
+
+    Attributes
+    ----------
+    best_estimator_ : GaussianMixture
+        Fitted to all rows.
+    best_params_ : dict
+        ``n_components`` and ``covariance_type`` of it.
+    best_index_ : int
+        Its row in ``cv_results_``.
+    best_score_ : float
+        Its criterion, in its own sign: lower is better.
+    cv_results_ : dict of ndarray
+        A row for each candidate: ``param_n_components``, ``param_covariance_type``;
+        ``log_likelihood``, in nats, and ``log_likelihood_std_error``, 0 where it is exact;
+        ``n_parameters``, ``bic``, ``aic``, ``icl``, ``entropy``; ``predicted_remaining_gain`` of
+        the log-likelihood, in nats, inf without a pass; ``smallest_component_rows``;
+        ``degenerate``; ``resolved``, whether the difference from the best is larger than what
+        both may still gain; ``rank_criterion``, 1 for the best, the same last rank for all that
+        are not eligible; and ``status``: "complete", "stopped" after some passes because it could
+        not win, or "pruned" on the sample. Only complete rows hold exact values of converged fits;
+        pruned rows hold forecasts. Structures that coincide, as all that are not tied do for one
+        column, have one row.
+    estimators_ : list of GaussianMixture
+        One for each row; those of pruned candidates are fitted to the sample.
+    n_reads_ : float
+        Number of passes over the data.
+    history_ : list of dict
+        One entry for each pass, as of :class:`GaussianMixture`.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Only if the data had column names that are all strings.
+
+    References
+    ----------
+    McLachlan & Peel (2000), Finite Mixture Models, chapter 6. Biernacki, Celeux & Govaert (2000),
+    Assessing a mixture model for clustering with the integrated completed likelihood.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from streamgmm import GaussianMixtureSearch
+    >>> X = np.random.default_rng(0).normal(size=(600, 2)) + [[0, 0], [8, 0], [0, 8]] * 200
+    >>> search = GaussianMixtureSearch(range(1, 6), random_state=0).fit(X)
+    >>> search.best_params_
+    {'n_components': 3, 'covariance_type': 'diag'}
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
+        "n_components": [Interval(Integral, 1, None, closed="left"), "array-like", range, None],
+        "covariance_type": [str, "array-like"],
+        "criterion": [StrOptions(set(get_args(Criterion)))],
+        "random_state": ["random_state"],
+        **{name: GaussianMixture._parameter_constraints[name] for name in _SHARED},
+    }
+
+    def __init__(
+        self,
+        n_components: int | Iterable[int] | None = None,
+        *,
+        covariance_type: CovarianceType | Iterable[CovarianceType] = ("full", "diag"),
+        criterion: Criterion = "bic",
+        random_state: Any = None,
+        tol: float = 1e-3,
+        reg_covar: RegCovar = "auto",
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        arithmetic: Arithmetic = "auto",
+        prior: PriorSetting = None,
+        executor: Any = "auto",
+        n_jobs: int | None = None,
+        memory_limit: int | str | None = None,
+        survey_part: float = 1.0,
+        callbacks: Sequence[Callable[[Event], None]] = (),
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.criterion = criterion
+        self.random_state = random_state
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.arithmetic = arithmetic
+        self.prior = prior
+        self.executor = executor
+        self.n_jobs = n_jobs
+        self.memory_limit = memory_limit
+        self.survey_part = survey_part
+        self.callbacks = callbacks
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Fit the candidates and choose the best.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+            Anything that :func:`streamgmm.open` takes.
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights; a weight of 2 counts a row twice.
+
+        Returns
+        -------
+        self : GaussianMixtureSearch
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used, or have fewer rows than every number of components.
+        ParameterError
+            If a setting is not valid, or there is no candidate.
+        MemoryLimitError
+            If the search does not fit in the memory limit.
+        """
+        check_settings(self)
+        sizes, kinds = self._sizes(), self._kinds()
+        source = self._open(X, sample_weight, reset=True)
+        for kind in kinds:
+            check_prior(self.prior, kind, source.n_features)
+        sizes = _possible_sizes(sizes, source, self.n_components is not None)
+        if self.memory_limit is not None:
+            load_kernels(source)
+        with (
+            open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
+            ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
+            single_threaded_blas(),
+            within_float64(),
+        ):
+            objectives = {kind: FitObjective(self._ridge(kind), prior=self.prior) for kind in kinds}
+            largest = self._largest(sizes, kinds, source.n_features)
+            needs = FitNeeds(source, largest, is_plain=False)
+            works = needs.works(executor.memory_limit)
+            for work in works:
+                executor.check_memory(source, work, needs.works)
+            distinct = _distinct(kinds, sizes, source.n_features)
+            shared = shared_work(source, distinct)
+            # Each fit keeps its best statistics and those of its last step.
+            held = works[0].driver + 4 * shared.value
+            executor.check_memory(source, replace(shared, driver=held))
+            reader = Reader(source, executor, listener_of(self), self.arithmetic, driver_bytes=held)
+
+            def open_rows(rows: Array, weights: Array, listener: Listener) -> Reader:
+                sample = SampleSource(rows, weights, source.missing)
+                return Reader(sample, local, listener, self.arithmetic, driver_bytes=held)
+
+            random = check_random_state(self.random_state)
+            n_parameters = largest.n_parameters(source.n_features)
+            survey = survey_for_fit(
+                reader, largest.n_components, n_parameters, random, self.survey_part
+            )
+            sample = survey.sample
+            for objective in objectives.values():
+                objective.settle(sample.rows, sample.weights)
+            candidates = [self._settings(k, kind, objectives[kind]) for kind, k in distinct]
+            selection = Selection(
+                reader,
+                open_rows,
+                survey,
+                self.criterion,
+                self.tol,
+                self.max_iter,
+                int(random.randint(2**31)),
+                needs.effort(executor.memory_limit),
+            )
+            outcomes = selection.run(candidates)
+            self._keep(outcomes, reader, objectives)
+        return self
+
+    def predict(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+    ) -> Any:
+        """Return the labels of the best mixture; see :meth:`GaussianMixture.predict`."""
+        return self._best("predict").predict(X, out=out, resume=resume)
+
+    def predict_proba(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+    ) -> Any:
+        """Return its responsibilities; see :meth:`GaussianMixture.predict_proba`."""
+        return self._best("predict_proba").predict_proba(X, out=out, resume=resume)
+
+    def score_samples(
+        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+    ) -> Any:
+        """Return its log-density of each row; see :meth:`GaussianMixture.score_samples`."""
+        return self._best("score_samples").score_samples(X, out=out, resume=resume)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return its mean log-density of the rows; see :meth:`GaussianMixture.score`."""
+        return self._best("score").score(X, y, sample_weight)
+
+    def _best(self, name: str) -> GaussianMixture:
+        check_is_fitted(self)
+        best: GaussianMixture = self.best_estimator_
+        return best
+
+    def _sizes(self) -> list[int]:
+        """Return the numbers of components to choose from, in order, each once.
+
+        Raises
+        ------
+        ParameterError
+            If there is none, or one is not a positive integer.
+        """
+        given = range(1, _MOST_BY_DEFAULT + 1) if self.n_components is None else self.n_components
+        sizes = list(given) if isinstance(given, Iterable) else [given]
+        is_sound = [isinstance(k, Integral) and not isinstance(k, bool) and k >= 1 for k in sizes]
+        if not sizes or not all(is_sound):
+            raise ParameterError(
+                f"n_components is {self.n_components!r}; give an int of at least 1, or several of "
+                "them"
+            )
+        return sorted({int(k) for k in sizes})
+
+    def _kinds(self) -> list[CovarianceType]:
+        """Return the covariance structures to choose from, each once.
+
+        Raises
+        ------
+        ParameterError
+            If there is none, or one is unknown.
+        """
+        given: Any = self.covariance_type
+        kinds: list[Any] = [given] if isinstance(given, str) else list(given)
+        unknown = [kind for kind in kinds if kind not in STRUCTURES]
+        if not kinds or unknown:
+            raise ParameterError(
+                f"covariance_type is {self.covariance_type!r}; choose among "
+                f"{', '.join(STRUCTURES)}, one or more"
+            )
+        return list(dict.fromkeys(kinds))
+
+    def _ridge(self, kind: CovarianceType) -> FitRidge:
+        names = getattr(self, "feature_names_in_", None)
+        return FitRidge(kind, given_ridge(self.reg_covar, kind, self.n_features_in_, names))
+
+    def _largest(
+        self, sizes: Sequence[int], kinds: Sequence[CovarianceType], n_features: int
+    ) -> Settings:
+        """Return the candidate with the most parameters."""
+
+        def n_parameters(kind: CovarianceType) -> int:
+            return count_parameters(STRUCTURES[kind], sizes[-1], n_features)
+
+        kind = max(kinds, key=n_parameters)
+        ridge = FitRidge(kind, np.zeros(n_features))
+        return self._settings(sizes[-1], kind, FitObjective(ridge))
+
+    def _settings(self, k: int, kind: CovarianceType, objective: FitObjective) -> Settings:
+        return Settings(
+            k, kind, self.init_params, objective.known, self.n_init, objective.ridge.scales
+        )
+
+    def _keep(
+        self,
+        outcomes: Sequence[Outcome],
+        reader: Reader,
+        objectives: dict[CovarianceType, FitObjective],
+    ) -> None:
+        """Set the fitted attributes."""
+        self.estimators_ = [
+            self._estimator(one, reader, objectives[one.settings.covariance_type].ridge)
+            for one in outcomes
+        ]
+        degenerate = np.array(
+            [
+                bool(_condition(model, one).components)
+                for model, one in zip(self.estimators_, outcomes, strict=True)
+            ]
+        )
+        self.cv_results_ = _table(outcomes, degenerate, self.criterion)
+        self.best_index_ = int(np.argmin(self.cv_results_["rank_criterion"]))
+        if degenerate[self.best_index_]:
+            warn(
+                "every candidate has degenerate components, so the best of all was chosen; give "
+                "fewer components or simpler structures",
+                DegenerateComponentWarning,
+            )
+        best = outcomes[self.best_index_].settings
+        self.best_estimator_ = self.estimators_[self.best_index_]
+        self.best_params_ = {
+            "n_components": best.n_components,
+            "covariance_type": best.covariance_type,
+        }
+        self.best_score_ = float(self.cv_results_[self.criterion][self.best_index_])
+        self.history_ = [asdict(read) for read in reader.history]
+        self.n_reads_ = reader.n_reads
+
+    def _estimator(self, one: Outcome, reader: Reader, ridge: FitRidge) -> GaussianMixture:
+        """Return a candidate as a fitted model."""
+        settings = {name: getattr(self, name) for name in _SHARED}
+        names = getattr(self, "feature_names_in_", None)
+        fitted = fitted_model(one.fit, reader, ridge, names)
+        return GaussianMixture.from_fitted_model(fitted, random_state=self.random_state, **settings)
+
+
+def _possible_sizes(sizes: Sequence[int], source: Source, is_chosen: bool) -> list[int]:
+    """Return the numbers of components that so many rows allow; report the others if chosen.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    possible = [k for k in sizes if k <= source.n_rows]
+    if source.n_rows < 2 or not possible:
+        raise DataError(
+            "Expected n_samples >= n_components and a minimum of 2 is required, but got "
+            f"n_components = {sizes[0]}, n_samples = {source.n_rows}"
+        )
+    if is_chosen and len(possible) < len(sizes):
+        skipped = ", ".join(str(k) for k in sizes if k > source.n_rows)
+        warn(
+            f"n_components {skipped} skipped: the data have {source.n_rows} row(s)", FewRowsWarning
+        )
+    return possible
+
+
+def _distinct(
+    kinds: Sequence[CovarianceType], sizes: Sequence[int], n_features: int
+) -> list[tuple[CovarianceType, int]]:
+    """Return the candidates, without those that are another one by another name."""
+    found: dict[Any, tuple[CovarianceType, int]] = {}
+    for kind in kinds:
+        structure = STRUCTURES[kind]
+        for k in sizes:
+            # One column has one variance; one component shares its covariance with no other.
+            is_shared = bool(structure.n_shared(n_features)) and k > 1
+            size = structure.n_parameters(1, n_features)
+            found.setdefault((k, is_shared, size), (kind, k))
+    return list(found.values())
+
+
+def _condition(model: GaussianMixture, one: Outcome) -> Any:
+    statistics = one.fit.statistics
+    counts = None if statistics is None else statistics.counts
+    return condition_of(model, one.fit.parameters, counts, lost=one.fit.degenerate)
+
+
+def _table(
+    outcomes: Sequence[Outcome], degenerate: NDArray[np.bool_], criterion: Criterion
+) -> dict[str, NDArray[Any]]:
+    """Return the table of the candidates."""
+    criteria = [one.criteria for one in outcomes]
+    status = np.array([one.status for one in outcomes])
+    values = np.array([getattr(one, criterion) for one in criteria])
+    is_eligible = (status == "complete") & ~degenerate
+    if not is_eligible.any():
+        is_eligible = status == "complete"
+    ranks = np.full(len(outcomes), int(is_eligible.sum()) + 1)
+    order = np.flatnonzero(is_eligible)[np.argsort(values[is_eligible], kind="stable")]
+    ranks[order] = 1 + np.arange(len(order))
+    best = order[0]
+    remaining = np.array([one.remaining for one in outcomes])
+    resolved = np.abs(values - values[best]) > 2.0 * (remaining + remaining[best])
+    resolved[best] = True
+    return {
+        "param_n_components": np.array([one.settings.n_components for one in outcomes]),
+        "param_covariance_type": np.array([one.settings.covariance_type for one in outcomes]),
+        "log_likelihood": np.array([one.log_likelihood for one in criteria]),
+        "log_likelihood_std_error": np.array([one.std_error for one in outcomes]),
+        "n_parameters": np.array([one.n_parameters for one in criteria]),
+        "bic": np.array([one.bic for one in criteria]),
+        "aic": np.array([one.aic for one in criteria]),
+        "icl": np.array([one.icl for one in criteria]),
+        "entropy": np.array([one.entropy for one in criteria]),
+        "predicted_remaining_gain": remaining,
+        "smallest_component_rows": np.array([one.smallest for one in outcomes]),
+        "degenerate": degenerate,
+        "resolved": resolved,
+        "rank_criterion": ranks,
+        "status": status,
+    }
