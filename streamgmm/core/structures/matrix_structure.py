@@ -79,7 +79,8 @@ class MatrixStructure(CovarianceStructure):
         return solve(stacked_factors[component % len(stacked_factors)], rows.T).T
 
     def deviations(self, stacked_factors: Array) -> Array:
-        return np.linalg.norm(stacked_factors, axis=-1)
+        found: Array = np.linalg.norm(stacked_factors, axis=-1)
+        return found
 
     def singular_values(self, left: Array, right: Array) -> Array:
         return np.concatenate(

@@ -95,7 +95,8 @@ class ScaleStructure(CovarianceStructure):
 
     def mean_factor(self, stacked_factors: Array, weights: Array) -> Array:
         roots = np.sqrt(weights)[:, np.newaxis] * stacked_factors
-        return np.linalg.norm(roots, axis=0, keepdims=True)
+        found: Array = np.linalg.norm(roots, axis=0, keepdims=True)
+        return found
 
     def reordered(self, stacked_factors: Array, features: NDArray[np.intp]) -> Array:
         return stacked_factors[:, features]
