@@ -321,3 +321,25 @@ def one_more(is_first: NDArray[np.bool_], rows: Array) -> Parameters:
         np.array([group.mean(axis=0) for group in groups]),
         np.array([group.var(axis=0) + 1e-6 for group in groups]),
     )
+
+
+def test_many_components_have_one_start_for_each_restart() -> None:
+    rows = without_clusters(600)
+    visits = {}
+    for k, n_init in ((63, 1), (64, 1), (64, 2)):
+        events: list[Event] = []
+        # With weights that are held there are no splits and merges.
+        search(
+            as_sample(rows),
+            k,
+            "spherical",
+            n_init=n_init,
+            tol=1e-1,
+            known=Start(weights=np.full(k, 1.0 / k)),
+            objective=Objective(1e-6, frozenset({"weights"})),
+            events=events,
+        )
+        stage = events[0]
+        assert isinstance(stage, SampleStage)
+        visits[k, n_init] = stage.n_row_visits / len(rows)
+    assert visits == {(63, 1): 6 * 4 + 3 * 8, (64, 1): 4 + 8, (64, 2): 2 * (4 + 8)}

@@ -42,13 +42,14 @@ def merging_partners(parameters: Parameters) -> NDArray[np.intp]:
     """
     k, d = parameters.means.shape
     if k <= _NEIGHBOURS + 1:
-        return np.argmin(merging_bounds(parameters), axis=1)
+        found: NDArray[np.intp] = np.argmin(merging_bounds(parameters), axis=1)
+        return found
     structure = parameters.structure
     stacked = parameters.stacked(parameters.factors)
     centred = parameters.means - parameters.weights @ parameters.means
     factor = structure.mean_factor(stacked, parameters.weights)
     whitened = structure.solved_rows(centred, factor, 0)
-    neighbours = KDTree(whitened).query(whitened, _NEIGHBOURS + 1)[1]
+    neighbours = np.asarray(KDTree(whitened).query(whitened, _NEIGHBOURS + 1)[1])
     partners = np.empty(k, dtype=np.intp)
     size = max(1, BLOCK_BYTES // (8 * d * neighbours.shape[1]))
     for start in range(0, k, size):
