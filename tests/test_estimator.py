@@ -43,7 +43,7 @@ from streamgmm.events import (
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import CovarianceType
 from streamgmm.testing.chunked import ChunkedSource
-from tests.core.cases import TYPES, draw, random_parameters
+from tests.core.cases import ALL_TYPES, TYPES, draw, random_parameters
 
 K, D, N = 3, 2, 3000
 
@@ -209,6 +209,74 @@ def test_sample_obeys_random_state_and_refuses_none() -> None:
     np.testing.assert_array_equal(model.sample(20)[0], model.sample(20)[0])
     with pytest.raises(ParameterError, match="at least 1"):
         model.sample(0)
+
+
+METHODS = ("predict", "predict_proba", "score_samples")
+
+
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
+def test_few_rows_in_memory_are_predicted_at_once_and_alike(
+    covariance_type: CovarianceType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X = planted("full")
+    model = GaussianMixture(K, covariance_type=covariance_type, algorithm="em", max_iter=2)
+    model = fit_quietly(model, X)
+    with_events = clone(model).set_params(callbacks=[lambda event: None])
+    vars(with_events).update({k: v for k, v in vars(model).items() if k.endswith("_")})
+    frame = pandas.DataFrame(X[:9], columns=["a", "b"], index=np.arange(9) * 2)
+    all_rows = (X[:1], X[:700], X[:3].astype(np.float32), X[:3].astype(int), X.tolist())
+
+    def values(one: GaussianMixture) -> list[Any]:
+        found = [getattr(one, method)(rows) for method in METHODS for rows in all_rows]
+        with pytest.warns(UserWarning, match="feature names"):
+            return [*found, one.predict(frame).rename(None).reset_index().to_numpy()]
+
+    expected = values(with_events)
+    with monkeypatch.context() as patched:
+        # No threads, no sink.
+        patched.setattr("streamgmm.estimators.row_estimator.open_executor", None)
+        found = values(model)
+    for own, other in zip(found, expected, strict=True):
+        assert own.dtype == other.dtype
+        np.testing.assert_array_equal(own, other)
+
+
+def test_rows_that_are_predicted_at_once_are_checked_as_all_are() -> None:
+    X = planted("full")
+    model = fit_quietly(GaussianMixture(K, algorithm="em", max_iter=1), X)
+    with pytest.raises(
+        NotFiniteError, match=r"1 value\(s\) in 1 of 2 rows; the first: row 1 column 0"
+    ):
+        model.predict([[0.0, 1.0], [np.nan, 1.0]])
+    with pytest.raises(DataError, match="features"):
+        model.predict(X[:1, :1])
+    for name, value in (("n_jobs", 0), ("executor", "none"), ("callbacks", [1])):
+        with pytest.raises(ParameterError, match=name.rstrip("s")):
+            clone_fitted(model).set_params(**{name: value}).predict(X[:1])
+    with pytest.raises(MemoryLimitError):
+        clone_fitted(model).set_params(memory_limit=1).predict(X[:1])
+
+
+def clone_fitted(model: GaussianMixture) -> Any:
+    return pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag"])
+def test_predictions_follow_attributes_that_are_changed(covariance_type: CovarianceType) -> None:
+    X = planted("full")[:5]
+    model = GaussianMixture(K, covariance_type=covariance_type, algorithm="em", max_iter=1)
+    model = fit_quietly(model, planted("full"))
+    attributes = {*model.__dict__}
+    before = model.predict_proba(X)
+    kept = model.weights_.copy()
+    model.weights_[:] = [0.98, 0.01, 0.01]
+    changed = model.predict_proba(X)
+    assert not np.allclose(before, changed)
+    theirs = model.to_sklearn().predict_proba(X)
+    np.testing.assert_allclose(changed, theirs, rtol=1e-9, atol=1e-12)
+    model.weights_ = kept
+    np.testing.assert_array_equal(model.predict_proba(X), before)
+    assert model.__dict__.keys() == attributes
 
 
 def test_fit_predict_is_fit_then_predict() -> None:

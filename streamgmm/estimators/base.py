@@ -5,6 +5,7 @@ import os
 import textwrap
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +31,7 @@ from streamgmm.core.mixtures.conditioning import conditional, marginal
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure
 from streamgmm.errors import ModelFileError, OutputError, ParameterError
 from streamgmm.estimators.condition import warn_of_skipped_rows
 from streamgmm.estimators.outputs import (
@@ -45,6 +47,7 @@ from streamgmm.estimators.validation import (
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
 from streamgmm.model_files import held, replace_model
+from streamgmm.options import CovarianceType, Missing
 from streamgmm.paths import local_path
 from streamgmm.persistence import Record
 from streamgmm.protocols import (
@@ -56,6 +59,8 @@ from streamgmm.protocols import (
 OutputPath = TypeVar("OutputPath", bound=str | os.PathLike[str])
 #: Data whose predictions are NumPy arrays.
 InMemory = NDArray[Any] | Sequence[Sequence[float]]
+# Size of a mixture up to which it is kept as it was prepared for predictions.
+_KEPT_BYTES = 1 << 16
 
 
 class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
@@ -543,9 +548,21 @@ or the path ``out``
         return model
 
     def _prepared(self, source: Source) -> EStep | IncompleteExpectation:
-        with single_threaded_blas():
-            parameters = self._parameters()
-            return prepare(parameters, Frame.of(parameters, source.dtype), source.missing)
+        arrays = [
+            np.asarray(array, dtype=np.float64, order="C")
+            for array in (
+                self.weights_,
+                self.means_,
+                self.covariances_,
+                self.precisions_cholesky_,
+            )
+        ]
+        settings = self.covariance_type, source.dtype, source.missing
+        if sum(array.nbytes for array in arrays) > _KEPT_BYTES:
+            return _prepared_from(*settings, *arrays)
+        # Attributes may be assigned by hand, and so the values themselves are what is looked up.
+        values = ((array.shape, array.tobytes()) for array in arrays)
+        return _kept(STRUCTURES[self.covariance_type], *settings, *values)
 
     def _predicted(
         self,
@@ -673,6 +690,32 @@ or the path ``out``
     def _record(self) -> Record:
         check_is_fitted(self)
         return to_record(self)
+
+
+def _prepared_from(
+    covariance_type: CovarianceType, dtype: np.dtype[Any], missing: Missing, *arrays: Array
+) -> EStep | IncompleteExpectation:
+    """Return a mixture prepared for rows of a type, from the attributes of a fit."""
+    with single_threaded_blas():
+        parameters = Parameters.from_precisions_cholesky(covariance_type, *arrays)
+        return prepare(parameters, Frame.of(parameters, dtype), missing)
+
+
+@lru_cache(maxsize=16)
+def _kept(
+    structure: CovarianceStructure,
+    covariance_type: CovarianceType,
+    dtype: np.dtype[Any],
+    missing: Missing,
+    *values: tuple[tuple[int, ...], bytes],
+) -> EStep | IncompleteExpectation:
+    """Return what :func:`_prepared_from` returns, from the shapes and the bytes of the arrays.
+
+    A model that predicts a few rows at a time is prepared once. The structure is that of the
+    covariance type; another one may be registered under the same name.
+    """
+    arrays = (np.frombuffer(content).reshape(shape) for shape, content in values)
+    return _prepared_from(covariance_type, dtype, missing, *arrays)
 
 
 def mean_score(found: Statistics) -> float:

@@ -110,9 +110,9 @@ class OnlineGaussianMixture(MixtureEstimator):
         Rows that are held for the search; None for 20 a parameter, but at least 16384, and no more
         than 32 MiB or the half-life.
     n_init : int, default=1
-        Restarts of a search; each is some starts.
+        Restarts of a search; as for :class:`GaussianMixture`, each is some starts.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
-        How a start is made.
+        How a start is made, and with "kmeans" the first restart.
     random_state : int, RandomState instance or None, default=None
         Decides the starts, and what :meth:`sample` draws.
     prior : None, "fraley-raftery", "chen-tan" or :class:`streamgmm.Prior`, default=None

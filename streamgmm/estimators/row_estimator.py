@@ -4,7 +4,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.metadata import version
 from numbers import Real
 from typing import Any
@@ -25,7 +25,9 @@ from streamgmm.estimators.outputs import (
 )
 from streamgmm.estimators.validation import CheckedEstimator, check_callbacks
 from streamgmm.events import Event, Listener
-from streamgmm.executors.select import open_executor
+from streamgmm.executors.blas import single_threaded_blas
+from streamgmm.executors.select import is_local, open_executor
+from streamgmm.executors.threads import thread_count
 from streamgmm.options import Missing
 from streamgmm.progress import LineReporter
 from streamgmm.protocols import (
@@ -43,6 +45,9 @@ from streamgmm.sinks import ArraySink, open_sink
 from streamgmm.sources.array import ArraySource
 from streamgmm.sources.columns import check_features
 from streamgmm.sources.open import is_source, open_source
+
+# Memory that work may take without a question how much is free.
+_LITTLE_BYTES = 64 << 20
 
 
 class DataEstimator(CheckedEstimator):
@@ -123,6 +128,11 @@ class RowEstimator(DataEstimator, ABC):
             raise ParameterError("resume=True needs out=, the path of the interrupted output")
         if out is not None:
             refuse_overlap(out, source)
+        elif self._is_computed_at_once(source, output):
+            # Rows that are refused go on, to an error that names all of them.
+            with suppress(NotFiniteError), single_threaded_blas():
+                values = function(question, source.read(0)).astype(output.dtype, copy=False)
+                return as_given(source, values, output)
         elif isinstance(source, LazySource):
             from streamgmm.executors.dask import map_rows
 
@@ -131,6 +141,24 @@ class RowEstimator(DataEstimator, ABC):
             refuse_unnamed_output(X)
         found = self._computed_rows(source, function, question, output, out, resume)
         return found if out is not None else as_given(source, found, output)
+
+    def _is_computed_at_once(self, source: Source, output: Output) -> bool:
+        """Return whether the calling thread computes all rows in one step.
+
+        It does if they are one chunk in memory, the work takes little memory, no memory limit has
+        to be kept, no event is waited for, and no cluster computes.
+        """
+        if not (isinstance(source, ArraySource) and source.read_bytes == 0):
+            return False
+        is_one_chunk = len(source.boundaries) == 2
+        has_listener = bool(check_callbacks(self.callbacks)) or bool(self.verbose)
+        if not is_one_chunk or has_listener or self.memory_limit is not None:
+            return False
+        if self.n_jobs is not None:
+            thread_count(self.n_jobs)
+        row_bytes = (output.length or 1) * output.dtype.itemsize
+        n_bytes = self._scratch_bytes(source) + source.n_rows * row_bytes
+        return n_bytes <= _LITTLE_BYTES and is_local(self.executor, source)
 
     def _computed_rows(
         self,
@@ -149,19 +177,19 @@ class RowEstimator(DataEstimator, ABC):
         row_bytes = (output.length or 1) * dtype.itemsize
         piece_shape = piece_shape_of(source, row_bytes)
         regions = map(regions_of(source), range(len(source.boundaries) - 1))
-        # Labels on disk take no more room than their number needs.
-        stored = np.min_scalar_type(-self._n_labels) if dtype == np.int64 else dtype
-        fingerprint = {
-            "streamgmm": version("streamgmm"),
-            "what is computed": function.__name__,
-            "model": self._digest(),
-            **description(source),
-        }
-        opened = (
-            nullcontext(ArraySink(np.empty(shape, dtype)))
-            if out is None
-            else open_sink(out, shape, stored, regions, piece_shape, dims, fingerprint, resume)
-        )
+        opened: AbstractContextManager[Any]
+        if out is None:
+            opened = nullcontext(ArraySink(np.empty(shape, dtype)))
+        else:
+            # Labels on disk take no more room than their number needs.
+            stored = np.min_scalar_type(-self._n_labels) if dtype == np.int64 else dtype
+            fingerprint = {
+                "streamgmm": version("streamgmm"),
+                "what is computed": function.__name__,
+                "model": self._digest(),
+                **description(source),
+            }
+            opened = open_sink(out, shape, stored, regions, piece_shape, dims, fingerprint, resume)
         work = Work(self._scratch_bytes(source) + 2 * math.prod(piece_shape) * row_bytes)
         listener = listener_of(self)
         with (

@@ -57,6 +57,17 @@ def open_executor(
     return DistributedExecutor(client, memory_limit)
 
 
+def is_local(executor: Any, source: Source) -> bool:
+    """Return whether :func:`open_executor` chooses local threads.
+
+    Raises
+    ------
+    ParameterError
+        As :func:`open_executor`.
+    """
+    return _chosen(executor, source)[0] == "local threads"
+
+
 def _chosen(
     executor: Any, source: Source
 ) -> tuple[Literal["local threads", "Dask's scheduler", "a Dask cluster"], Any, str]:

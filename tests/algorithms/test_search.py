@@ -167,7 +167,7 @@ def test_badly_explained_rows_are_shown_to_every_stage() -> None:
 def test_more_starts_are_more_runs() -> None:
     rows = without_clusters(4_200)
     events: list[Event] = []
-    search(as_sample(rows), 8, "diag", n_init=3, events=events)
+    search(as_sample(rows), 8, "diag", n_init=3, tol=1e-2, events=events)
     assert isinstance(events[0], SampleStage)
     assert events[0].n_row_visits == 4096 * (18 * 4 + 9 * 8)
 
@@ -321,3 +321,25 @@ def one_more(is_first: NDArray[np.bool_], rows: Array) -> Parameters:
         np.array([group.mean(axis=0) for group in groups]),
         np.array([group.var(axis=0) + 1e-6 for group in groups]),
     )
+
+
+def test_many_components_have_one_start_for_each_restart() -> None:
+    rows = without_clusters(600)
+    visits = {}
+    for k, n_init in ((63, 1), (64, 1), (64, 2)):
+        events: list[Event] = []
+        # With weights that are held there are no splits and merges.
+        search(
+            as_sample(rows),
+            k,
+            "spherical",
+            n_init=n_init,
+            tol=1e-1,
+            known=Start(weights=np.full(k, 1.0 / k)),
+            objective=Objective(1e-6, frozenset({"weights"})),
+            events=events,
+        )
+        stage = events[0]
+        assert isinstance(stage, SampleStage)
+        visits[k, n_init] = stage.n_row_visits / len(rows)
+    assert visits == {(63, 1): 6 * 4 + 3 * 8, (64, 1): 4 + 8, (64, 2): 2 * (4 + 8)}

@@ -7,12 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamgmm.core.mixtures.reduction import merged_pairs, merging_bounds, reduce_components
+from streamgmm.core.mixtures.reduction import (
+    merged_pairs,
+    merging_bounds,
+    merging_partners,
+    reduce_components,
+)
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.options import CovarianceType
 from tests import naive
-from tests.core.cases import TYPES, random_parameters
+from tests.core.cases import ALL_TYPES, TYPES, covariances_for, random_parameters
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -173,3 +178,46 @@ def test_each_step_of_a_reduction_costs_least() -> None:
         np.testing.assert_allclose(
             following.covariances[order], expected.covariances[its], rtol=1e-12
         )
+
+
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
+def test_partners_of_many_components_are_those_of_all_pairs(
+    covariance_type: CovarianceType,
+) -> None:
+    rng = np.random.default_rng(9)
+    k, d = 70, 3
+    covariances = 0.1 * covariances_for(rng, covariance_type, k, d)
+    means = rng.normal(size=(k, d)) * 3.0
+    means[60:] = means[0]
+    weights = rng.dirichlet(np.full(k, 20.0))
+    parameters = Parameters.create(covariance_type, weights, means, covariances)
+    partners, bounds = merging_partners(parameters), merging_bounds(parameters)
+    found = bounds[np.arange(k), partners]
+    assert not (partners == np.arange(k)).any()
+    # A far component of little weight may be cheaper; it is for few of them.
+    assert (found <= bounds.min(axis=1) * (1.0 + 1e-12)).mean() > 0.9
+    assert np.all(found <= 2.0 * bounds.min(axis=1) + 1e-12)
+
+
+def test_partners_of_few_components_are_those_of_all_pairs() -> None:
+    parameters = random_parameters(np.random.default_rng(10), "full", 5, 2)
+    expected = np.argmin(merging_bounds(parameters), axis=1)
+    np.testing.assert_array_equal(merging_partners(parameters), expected)
+    single = random_parameters(np.random.default_rng(10), "full", 1, 2)
+    np.testing.assert_array_equal(merging_partners(single), [0])
+
+
+def test_pairs_of_many_components_are_not_all_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(11)
+    parameters = random_parameters(rng, "diag", 400, 2, spread=20.0)
+    n_pairs = []
+
+    def counted(_: Any, first: Any, second: Any) -> Parameters:
+        n_pairs.append(len(first))
+        return merged_pairs(parameters, first, second)
+
+    monkeypatch.setattr("streamgmm.core.mixtures.reduction.merged_pairs", counted)
+    merging_partners(parameters)
+    assert sum(n_pairs) <= 33 * 400
+    # Few calls, of many pairs each.
+    assert len(n_pairs) < 10

@@ -32,6 +32,9 @@ from streamgmm.options import CovarianceType
 # Starts that continue for each restart, and short runs of which each start is the best: what a run
 # comes to is known after splits and merges, and hardly before. Steps of both.
 _STARTS, _RUNS = 3, 2
+# From so many components on there is one of each: different starts have good and poor places each,
+# and splits and merges mend them, in whichever start they are.
+_MANY_COMPONENTS = 64
 # Threads that work on a sample, as far as memory for them decides what a fit does: always as many,
 # so that a fit does not depend on the machine.
 _THREADS = 2
@@ -347,13 +350,18 @@ class Search:
         return _best_first(
             self._em(rows, self._best_run(rows, restart).parameters, _LONGER)
             for restart in range(self.settings.n_init)
-            for _ in range(_STARTS)
+            for _ in range(self._n_starts[0])
         )
+
+    @property
+    def _n_starts(self) -> tuple[int, int]:
+        """The starts of a restart, and the runs that each is the best of."""
+        return (1, 1) if self.settings.n_components >= _MANY_COMPONENTS else (_STARTS, _RUNS)
 
     def _best_run(self, rows: Rows, restart: int) -> Fit:
         starts = (
             self.settings.start(rows.rows, rows.weights, self.known, self.random, restart)
-            for _ in range(_RUNS)
+            for _ in range(self._n_starts[1])
         )
         return _best_first(self._em(rows, start, _SHORT) for start in starts)[0]
 

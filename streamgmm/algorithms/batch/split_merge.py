@@ -19,7 +19,7 @@ from streamgmm.algorithms.sampling.initialization import parameters_of_clusters
 from streamgmm.core.e_step import EStep, Posterior
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
-from streamgmm.core.mixtures.reduction import merged_pairs, merging_bounds
+from streamgmm.core.mixtures.reduction import merged_pairs, merging_partners
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
@@ -379,8 +379,7 @@ def _gains_of_halves(
 
 def _merges(rows: Rows, parameters: Parameters) -> tuple[list[tuple[int, int]], Array]:
     """Each component with the one that it is merged with at least cost, and the costs."""
-    bounds = merging_bounds(parameters)
-    partners = np.argmin(bounds, axis=1)
+    partners = merging_partners(parameters)
     pairs = sorted({(min(i, j), max(i, j)) for i, j in enumerate(partners.tolist()) if i != j})
     if not pairs:
         return [], np.empty(0)

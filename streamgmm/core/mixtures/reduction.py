@@ -4,9 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
+from streamgmm.core.structures.matrices import BLOCK_BYTES
+
+# Nearest components among which each one finds a partner to be merged with.
+_NEIGHBOURS = 32
 
 
 def merging_bounds(parameters: Parameters) -> Array:
@@ -24,14 +29,44 @@ def merging_bounds(parameters: Parameters) -> Array:
     for i in range(k - 1):
         # One with all later ones at a time: covariances of all pairs may be too many for memory.
         others = np.arange(i + 1, k)
-        bounds[i, others] = bounds[others, i] = _bounds_of(parameters, i, others)
+        own = np.full_like(others, i)
+        bounds[i, others] = bounds[others, i] = _bounds_of(parameters, own, others)
     return bounds
 
 
-def _bounds_of(parameters: Parameters, i: int, others: NDArray[np.intp]) -> Array:
-    """Return what merging a component with each of some others costs at most, (n,)."""
+def merging_partners(parameters: Parameters) -> NDArray[np.intp]:
+    """Return by component the one that it is merged with at the least bound, (K,).
+
+    If there are many components, the partner is among those whose means are nearest, in units of
+    the covariance that components have on average. A single component is its own partner.
+    """
+    k, d = parameters.means.shape
+    if k <= _NEIGHBOURS + 1:
+        found: NDArray[np.intp] = np.argmin(merging_bounds(parameters), axis=1)
+        return found
+    structure = parameters.structure
+    stacked = parameters.stacked(parameters.factors)
+    centred = parameters.means - parameters.weights @ parameters.means
+    factor = structure.mean_factor(stacked, parameters.weights)
+    whitened = structure.solved_rows(centred, factor, 0)
+    neighbours = np.asarray(KDTree(whitened).query(whitened, _NEIGHBOURS + 1)[1])
+    partners = np.empty(k, dtype=np.intp)
+    size = max(1, BLOCK_BYTES // (8 * d * neighbours.shape[1]))
+    for start in range(0, k, size):
+        own = np.arange(start, min(start + size, k))
+        others = neighbours[own]
+        first = np.repeat(own, others.shape[1])
+        bounds = _bounds_of(parameters, first, others.ravel()).reshape(others.shape)
+        # Components with equal means may come before a component itself.
+        bounds[others == own[:, np.newaxis]] = np.inf
+        partners[own] = others[np.arange(len(own)), np.argmin(bounds, axis=1)]
+    return partners
+
+
+def _bounds_of(parameters: Parameters, first: NDArray[np.intp], second: NDArray[np.intp]) -> Array:
+    """Return what merging the components of each pair costs at most, (n,)."""
     return parameters.structure.merging_costs(
-        parameters, i, others, lambda first, second: merged_pairs(parameters, first, second)
+        parameters, first, second, lambda one, other: merged_pairs(parameters, one, other)
     )
 
 
@@ -95,7 +130,8 @@ def reduce_components(
         bounds = np.delete(np.delete(bounds, j, axis=0), j, axis=1)
         others = np.delete(np.arange(len(bounds)), i)
         if others.size:
-            bounds[i, others] = bounds[others, i] = _bounds_of(parameters, i, others)
+            own = np.full_like(others, i)
+            bounds[i, others] = bounds[others, i] = _bounds_of(parameters, own, others)
     return parameters, groups
 
 

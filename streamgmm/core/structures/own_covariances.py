@@ -69,17 +69,18 @@ class OwnCovariances(CovarianceStructure):
         return found
 
     def merging_costs(
-        self, parameters: "Parameters", i: int, others: Components, merged: MergePairs
+        self, parameters: "Parameters", first: Components, second: Components, merged: MergePairs
     ) -> Array:
         weights = parameters.weights
-        both = weights[i] + weights[others]
+        both = weights[first] + weights[second]
         own = 2.0 * self.log_determinants(parameters.stacked(parameters.factors))
         sizes = []
-        for block in self.blocks_of_pairs(len(others), parameters.n_features):
-            pairs = merged(np.full_like(others[block], i), others[block])
+        for block in self.blocks_of_pairs(len(first), parameters.n_features):
+            pairs = merged(first[block], second[block])
             sizes.append(2.0 * self.log_determinants(pairs.stacked(pairs.factors)))
         wide = np.concatenate(sizes)
-        found: Array = 0.5 * (both * wide - weights[i] * own[i] - weights[others] * own[others])
+        apart = weights[first] * own[first], weights[second] * own[second]
+        found: Array = 0.5 * (both * wide - apart[0] - apart[1])
         return found
 
     def blocks_of_pairs(self, n_pairs: int, n_features: int) -> Iterable[slice]:

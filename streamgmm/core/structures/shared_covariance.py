@@ -45,14 +45,14 @@ class SharedCovariance(CovarianceStructure):
         return alive.tolist() if updated else []
 
     def merging_costs(
-        self, parameters: "Parameters", i: int, others: Components, merged: MergePairs
+        self, parameters: "Parameters", first: Components, second: Components, merged: MergePairs
     ) -> Array:
         # The covariance that all share would be widened: ½ π_i π_j / (π_i + π_j) d² to first order.
         weights = parameters.weights
-        both = weights[i] + weights[others]
-        apart = parameters.means[i] - parameters.means[others]
+        both = weights[first] + weights[second]
+        apart = parameters.means[first] - parameters.means[second]
         moved = self.scaled_rows(apart, parameters.stacked(parameters.inverse_factors), 0)
-        costs = 0.5 * weights[i] * weights[others] * np.square(moved).sum(axis=1)
+        costs = 0.5 * weights[first] * weights[second] * np.square(moved).sum(axis=1)
         found: Array = np.divide(costs, both, out=np.zeros_like(costs), where=both > 0.0)
         return found
 

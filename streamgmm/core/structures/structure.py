@@ -527,15 +527,18 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def merging_costs(
-        self, parameters: "Parameters", i: int, others: Components, merged: "MergePairs"
+        self,
+        parameters: "Parameters",
+        first: Components,
+        second: Components,
+        merged: "MergePairs",
     ) -> Array:
-        """Return what merging a component with each of some others costs at most, (n,).
+        """Return what merging the components of each pair costs at most, (n,).
 
         Parameters
         ----------
         parameters : Parameters
-        i : int
-        others : ndarray of shape (n,), int
+        first, second : ndarray of shape (n,), int
         merged : callable
             Returns the mixture of pairs of components, given the first ones and the second ones.
         """
