@@ -269,7 +269,7 @@ def test_sorted_rows_are_sampled_as_shuffled_ones(order: str, tmp_path: Path) ->
 
 
 def layouts(n: int) -> dict[str, Sequence[int]]:
-    uneven = np.sort(np.random.default_rng(0).integers(0, n, n // 333)).tolist()
+    uneven = np.sort(np.random.default_rng(0).integers(0, n, 3000)).tolist()
     return {
         "small chunks": [*range(0, n, 333), n],
         "larger chunks": [*range(0, n, 999), n],
@@ -279,21 +279,20 @@ def layouts(n: int) -> dict[str, Sequence[int]]:
 
 @pytest.mark.parametrize("missing", ["error", "em"])
 def test_chunks_and_threads_do_not_matter(missing: Any) -> None:
-    n = 400_000
+    n = 1_000_000
     rows = drawn(n)
     if missing == "em":
         rows[::7, 1] = np.nan
     whole = ChunkedSource(rows, 200)
     whole.missing = missing
-    expected = surveyed(whole, size=4000)
-    assert expected.sample.is_unexplained.sum() >= 4000 // 8
-    for name, boundaries in layouts(n).items():
-        for n_jobs in (1, 3):
-            source = ChunkedSource(rows, boundaries=boundaries)
-            source.missing = missing
-            found = surveyed(source, size=4000, n_jobs=n_jobs)
-            assert is_same(found, expected), name
-            np.testing.assert_allclose(found.moments.variances, expected.moments.variances)
+    expected = surveyed(whole, size=5000)
+    assert expected.sample.is_unexplained.sum() >= 5000 // 8
+    for (name, boundaries), n_jobs in zip(layouts(n).items(), (1, 2, 3), strict=True):
+        source = ChunkedSource(rows, boundaries=boundaries)
+        source.missing = missing
+        found = surveyed(source, size=5000, n_jobs=n_jobs)
+        assert is_same(found, expected), name
+        np.testing.assert_allclose(found.moments.variances, expected.moments.variances)
 
 
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads"])

@@ -442,7 +442,7 @@ def cases() -> Iterator[Any]:
             yield pytest.param(container, how, shape, id=f"{container.__name__}-{how}-{shape}")
 
 
-@pytest.mark.parametrize(("container", "how", "shape"), cases())
+@pytest.mark.parametrize(("container", "how", "shape"), list(cases()))
 def test_the_container_of_rows_does_not_matter(
     container: Any, how: str, shape: tuple[int, int], of_arrays: Any, tmp_path: Path
 ) -> None:
