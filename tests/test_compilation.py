@@ -13,27 +13,29 @@ import pytest
 
 import streamgmm
 
-FIT = """
-    import numpy as np
-    from streamgmm import GaussianMixture
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(2000, 3)) + rng.integers(0, 2, (2000, 1)) * 9
-    model = GaussianMixture(2, random_state=0, algorithm="em").fit(X)
-    print(model.means_.tobytes().hex(), model.covariances_.tobytes().hex(), model.lower_bounds_)
-"""
-IN_THREADS = """
+# The kernel that is compiled fastest.
+IMPUTATION = """
     import numpy as np
     from concurrent.futures import ThreadPoolExecutor
-    from streamgmm import GaussianMixture
+    from streamgmm.core.frame import Frame
+    from streamgmm.core.incomplete import IncompleteExpectation
+    from streamgmm.core.parameters import Parameters
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(2000, 3)) + rng.integers(0, 2, (2000, 1)) * 9
-    def run(_):
-        model = GaussianMixture(2, random_state=0, algorithm="em").fit(X)
-        return model.means_.tobytes().hex(), model.covariances_.tobytes().hex(), model.lower_bounds_
+    rows = rng.normal(size=(2000, 3)) + rng.integers(0, 2, (2000, 1)) * 9
+    rows[np.arange(2000), np.arange(2000) % 3] = np.nan
+    parameters = Parameters.create(
+        "full", [0.4, 0.6], [[0, 0, 0], [9, 9, 9]], [np.eye(3) + 0.5, 2 * np.eye(3)]
+    )
+    expectation = IncompleteExpectation.prepare(parameters, Frame.of(parameters))
+    def impute(_=None):
+        return expectation.impute(rows).tobytes().hex()
+"""
+IN_ONE_THREAD = f"{IMPUTATION}    print(impute())\n"
+IN_THREADS = f"""{IMPUTATION}
     with ThreadPoolExecutor(4) as threads:
-        results = list(threads.map(run, range(4)))
+        results = list(threads.map(impute, range(4)))
     assert all(result == results[0] for result in results)
-    print(*results[0])
+    print(results[0])
 """
 ALL_KERNELS = """
     import numpy as np
@@ -114,7 +116,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A cache that processes filled at once, one of them from several threads; what they found."""
     folder = tmp_path_factory.mktemp("cache")
     with ThreadPoolExecutor(2) as threads:
-        scripts = [FIT, IN_THREADS]
+        scripts = [IN_ONE_THREAD, IN_THREADS]
         found = list(threads.map(lambda s: run(s, NUMBA_CACHE_DIR=str(folder)), scripts))
     return folder, found
 
@@ -129,7 +131,7 @@ def test_later_processes_compile_nothing(cache: tuple[Path, list[str]]) -> None:
     folder, found = cache
     before = kept(folder)
     assert any(name.endswith(".nbc") for name in before)
-    assert run(FIT, NUMBA_CACHE_DIR=str(folder)) == found[0]
+    assert run(IN_ONE_THREAD, NUMBA_CACHE_DIR=str(folder)) == found[0]
     assert kept(folder) == before
 
 
@@ -138,7 +140,7 @@ def test_a_damaged_cache_is_no_error(cache: tuple[Path, list[str]]) -> None:
     folder, found = cache
     for path in folder.rglob("*.nbc"):
         path.write_bytes(path.read_bytes()[:1000])
-    assert run(FIT, NUMBA_CACHE_DIR=str(folder)) == found[0]
+    assert run(IN_ONE_THREAD, NUMBA_CACHE_DIR=str(folder)) == found[0]
 
 
 def give_up_override() -> None:
@@ -183,7 +185,7 @@ def test_a_read_only_install_works(read_only_install: Path, cache: tuple[Path, l
     # The home cannot be written to either.
     environment["HOME"] = str(read_only_install)
     ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(FIT)],
+        [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(IN_ONE_THREAD)],
         capture_output=True,
         text=True,
         env=environment,
@@ -195,18 +197,24 @@ def test_a_read_only_install_works(read_only_install: Path, cache: tuple[Path, l
     assert not list(read_only_install.rglob("__pycache__"))
 
 
+@pytest.fixture(scope="module")
+def whole_cache(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A cache that one process filled with many kernels; what it found."""
+    folder = tmp_path_factory.mktemp("cache")
+    return folder, run(ALL_KERNELS, NUMBA_CACHE_DIR=str(folder))
+
+
 def test_what_is_compiled_gives_the_bits_of_what_is_kept(
-    cache: tuple[Path, list[str]], tmp_path: Path
+    cache: tuple[Path, list[str]], whole_cache: tuple[Path, str]
 ) -> None:
     """Whichever kernels a process compiles or loads, or has compiled or loaded before."""
-    folder = str(tmp_path)
-    compiled, loaded = (run(ALL_KERNELS, NUMBA_CACHE_DIR=folder) for _ in range(2))
-    assert compiled == loaded
-    assert run(FIT, NUMBA_CACHE_DIR=folder) == cache[1][0]
+    folder, compiled = whole_cache
+    assert run(ALL_KERNELS, NUMBA_CACHE_DIR=str(folder)) == compiled
+    assert run(IN_ONE_THREAD, NUMBA_CACHE_DIR=str(folder)) == cache[1][0]
 
 
 def test_other_compiled_code_does_not_find_the_pieces_of_a_kernel(
-    cache: tuple[Path, list[str]],
+    whole_cache: tuple[Path, str],
 ) -> None:
     # They are made for their kernel, down to how they are called: a stray call would crash.
-    run(A_PIECE_BESIDE_A_KERNEL, NUMBA_CACHE_DIR=str(cache[0]))
+    run(A_PIECE_BESIDE_A_KERNEL, NUMBA_CACHE_DIR=str(whole_cache[0]))

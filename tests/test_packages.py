@@ -1,5 +1,6 @@
 """A package that is not installed is named with the line that installs it, at every entrance."""
 
+import json
 import shlex
 import subprocess
 import sys
@@ -85,12 +86,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+COMMANDS: list[tuple[str, list[str], str]] = [
+    ("aiohttp", ["fit", "s3://b/x.npy", "-k", "2", "-o", "n.gmm"], REMOTE),
+    (
+        "aiohttp",
+        ["fit", "x.npy", "-k", "2", "-o", "n.gmm", "--sample-weight", "s3://b/w.npy"],
+        REMOTE,
+    ),
+    ("s3fs", ["plot", "m.gmm", "-o", "p.png", "--data", "s3://b/x.parquet"], "pip install s3fs"),
+    ("matplotlib", ["plot", "m.gmm", "-o", "p.png"], "pip install 'streamgmm[plot]'"),
+    ("pyarrow", ["score", "m.gmm", "x.parquet"], "pip install 'streamgmm[parquet]'"),
+]
+# Forks begin with all that the package itself loads, which takes seconds.
 SCRIPT = """
-import sys
-sys.modules.update(dict.fromkeys({blocked}))
+import json, os, sys
 import streamgmm
 from streamgmm import GaussianMixture, errors, load, open, update
-for request in {requests}:
+from streamgmm.cli import main
+
+def ask(request):
     try:
         exec(request)
     except errors.StreamGMMError as error:
@@ -99,48 +113,63 @@ for request in {requests}:
         print("not ours:", repr(error))
     else:
         print("no error:", request)
+
+def end_without(package, request):
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        del sys.modules[name]
+    sys.modules[package] = None
+    if isinstance(request, list):
+        main(request)
+    for line in request.splitlines():
+        ask(line)
+    sys.exit(0)
+
+for package, request in json.loads(sys.argv[1]):
+    sys.stdout.flush()
+    if not (child := os.fork()):
+        os.dup2(1, 2)
+        end_without(package, request)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print("exit code", code)
 """
 
 
-@pytest.mark.parametrize("package", sorted({blocked[0] for blocked, *_ in CASES}))
-def test_a_missing_package_is_named_with_what_installs_it(package: str, folder: Path) -> None:
-    cases = [case for case in CASES if case[0][0] == package]
-    script = SCRIPT.format(blocked=[package], requests=[request for _, request, *_ in cases])
+def answers(requests: list[tuple[str, str | list[str]]], folder: Path) -> list[list[str]]:
+    """Lines that each request prints in a process in which a package cannot be imported.
+
+    A request is lines of Python, or words of a command line. Its exit code is the last line.
+    """
     ended = subprocess.run(
-        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT, json.dumps(requests)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    lines = ended.stdout.splitlines()
-    assert len(lines) == len(cases)
-    for line, (_, request, named, command) in zip(lines, cases, strict=True):
-        assert line.startswith("MissingPackageError True "), (request, line)
-        assert f" needs {named}; install it with: {command}" in line, (request, line)
+    found: list[list[str]] = [[]]
+    for line in ended.stdout.splitlines():
+        found[-1].append(line)
+        if line.startswith("exit code"):
+            found.append([])
+    return found[:-1]
+
+
+def test_a_missing_package_is_named_with_what_installs_it(folder: Path) -> None:
+    packages = sorted({blocked[0] for blocked, *_ in CASES})
+    cases = [[case for case in CASES if case[0] == [package]] for package in packages]
+    requests = ["\n".join(request for _, request, *_ in own) for own in cases]
+    found = answers(list(zip(packages, requests, strict=True)), folder)
+    for (*lines, code), own in zip(found, cases, strict=True):
+        assert code == "exit code 0"
+        for line, (_, request, named, command) in zip(lines, own, strict=True):
+            assert line.startswith("MissingPackageError True "), (request, line)
+            assert f" needs {named}; install it with: {command}" in line, (request, line)
 
 
 def test_the_command_line_says_the_same(folder: Path) -> None:
-    for package, words, named in (
-        ("aiohttp", ["fit", "s3://b/x.npy", "-k", "2", "-o", "n.gmm"], REMOTE),
-        (
-            "aiohttp",
-            ["fit", "x.npy", "-k", "2", "-o", "n.gmm", "--sample-weight", "s3://b/w.npy"],
-            REMOTE,
-        ),
-        (
-            "s3fs",
-            ["plot", "m.gmm", "-o", "p.png", "--data", "s3://b/x.parquet"],
-            "pip install s3fs",
-        ),
-        ("matplotlib", ["plot", "m.gmm", "-o", "p.png"], PLOT),
-        ("pyarrow", ["score", "m.gmm", "x.parquet"], PARQUET),
-    ):
-        script = (
-            f"import sys; sys.modules[{package!r}] = None\n"
-            f"from streamgmm.cli import main; main({words!r})"
-        )
-        ended = subprocess.run(
-            [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False
-        )
-        assert ended.returncode == 2, ended.stderr
-        (line,) = ended.stderr.splitlines()
+    found = answers([(package, words) for package, words, _ in COMMANDS], folder)
+    for (line, code), (package, _, named) in zip(found, COMMANDS, strict=True):
+        assert code == "exit code 2"
         assert line.startswith("error: ")
         assert f"needs {package}; install it with: {named}" in line
 

@@ -21,6 +21,7 @@ import zarr
 
 import streamgmm
 from streamgmm import GaussianMixture
+from streamgmm.cli import main
 from streamgmm.errors import NotFiniteError, OutputError, ParameterError
 from streamgmm.events import ChunkDone, Event
 from streamgmm.sinks import file, part
@@ -520,46 +521,49 @@ def test_places_that_take_no_files(folder: Path, fitted: GaussianMixture) -> Non
         fitted.predict(folder / "x.npy", out="/proc/out.npy")
 
 
-COMMAND = """
-import os, signal, sys
-from streamgmm.cli import main
-from streamgmm.sinks import file
-finish, n_done = file.FileSink.finish, 0
-file._SYNC_SECONDS = 0.0
-def interrupting(self, i):
-    global n_done
-    finish(self, i)
-    n_done += 1
-    if n_done == 3:
-        os.kill(os.getpid(), signal.SIGINT)
-file.FileSink.finish = interrupting
-main()
-"""
+def command(folder: Path, words: list[str], stops: bool) -> None:
+    """Run a command, which Ctrl-C stops after three chunks or not."""
+    os.chdir(folder)
+    errors = os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(errors, 2)
+    file._SYNC_SECONDS = 0.0
+    finish, n_done = file.FileSink.finish, itertools.count(1)
+
+    def interrupting(sink: file.FileSink, i: int) -> None:
+        finish(sink, i)
+        if next(n_done) == 3 and stops:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    file.FileSink.finish = interrupting  # type: ignore[method-assign]
+    main(words)
 
 
-@pytest.mark.parametrize("command", [["predict"], ["predict", "--proba"], ["score", "--samples"]])
-def test_commands_go_on(command: list[str], folder: Path, fitted: GaussianMixture) -> None:
-    def run(
-        *start: str, out: str = "out.npy", more: tuple[str, ...] = ()
-    ) -> subprocess.CompletedProcess[str]:
-        name, *options = command
-        arguments = [name, "model.gmm", "x.npy", "-o", out, "-j", "1", *options, *more]
-        places = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-        return subprocess.run(
-            [*start, *arguments],
-            cwd=folder,
-            env=places,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+@pytest.mark.parametrize(
+    ("words", "method"),
+    [
+        (["predict"], "predict"),
+        (["predict", "--proba"], "predict_proba"),
+        (["score", "--samples"], "score_samples"),
+    ],
+    ids=str,
+)
+def test_commands_go_on(
+    words: list[str], method: str, folder: Path, fitted: GaussianMixture
+) -> None:
+    def run(stops: bool, *more: str) -> tuple[int | None, str]:
+        name, *options = words
+        arguments = [name, "model.gmm", "x.npy", "-o", "out.npy", "-j", "1", *options, *more]
+        process = processes.Process(target=command, args=(folder, arguments, stops))
+        process.start()
+        process.join()
+        return process.exitcode, (folder / "stderr").read_text()
 
-    stopped = run(sys.executable, "-c", COMMAND)
-    assert stopped.returncode == 130
-    assert "interrupted; " in stopped.stderr
-    assert "out.npy.part; the same call with --resume continues" in stopped.stderr
-    went_on = run(sys.executable, "-m", "streamgmm", more=("--resume",))
-    assert went_on.returncode == 0, went_on.stderr
+    code, printed = run(True)
+    assert code == 130
+    assert "interrupted; " in printed
+    assert "out.npy.part; the same call with --resume continues" in printed
+    code, printed = run(False, "--resume")
+    assert code == 0, printed
     assert not part_of(folder / "out.npy").exists()
-    assert run(sys.executable, "-m", "streamgmm", out="whole.npy").returncode == 0
+    getattr(fitted, method)(folder / "x.npy", out=folder / "whole.npy")
     assert files(folder / "out.npy") == files(folder / "whole.npy")

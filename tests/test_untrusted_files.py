@@ -93,18 +93,20 @@ def bounded_memory(declared: int = 0) -> Iterator[None]:
 # Settings and attributes
 
 
-@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.parametrize("path", ["batch", "stream"], indirect=True)
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "is_old"),
     [
-        ("checkpoint", "{folder}/rows"),
-        ("checkpoint", "file://{folder}/rows"),
-        ("checkpoint", "memory://rows"),
-        ("checkpoint_interval", 1e-9),
-        ("executor", "dask"),
-        ("executor", "tcp://127.0.0.1:8786"),
-        ("callbacks", ["os.system"]),
-        ("callbacks", "print"),
+        ("checkpoint", "{folder}/rows", False),
+        ("checkpoint", "{folder}/rows", True),
+        ("checkpoint", "file://{folder}/rows", False),
+        ("checkpoint", "memory://rows", True),
+        ("checkpoint_interval", 1e-9, False),
+        ("checkpoint_interval", 1e-9, True),
+        ("executor", "dask", False),
+        ("executor", "tcp://127.0.0.1:8786", True),
+        ("callbacks", ["os.system"], False),
+        ("callbacks", "print", True),
     ],
 )
 def test_a_file_names_no_place_no_executor_and_no_function(

@@ -1,5 +1,6 @@
 """The survey: what it says of the data, and whom its sample stands for."""
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -55,9 +56,13 @@ def mixture(k: int = K, d: int = D, spread: float = 5.0, seed: int = 0) -> Param
     return Parameters.create("full", np.full(k, 1.0 / k), means, covariances)
 
 
-def drawn(n: int = N, dtype: DTypeLike = np.float64, seed: int = 0) -> NDArray[Any]:
-    source = GeneratedSource(mixture(), n, seed, dtype=dtype, chunk_rows=n)
-    return source.read(0).rows
+@functools.lru_cache(maxsize=3)
+def generated(n: int, dtype: DTypeLike) -> NDArray[Any]:
+    return GeneratedSource(mixture(), n, dtype=dtype, chunk_rows=n).read(0).rows
+
+
+def drawn(n: int = N, dtype: DTypeLike = np.float64) -> NDArray[Any]:
+    return generated(n, dtype).copy()
 
 
 def is_same(first: Survey, second: Survey) -> bool:
@@ -176,7 +181,7 @@ def test_weights_make_up_for_the_strata() -> None:
 
 def test_badly_explained_rows_have_an_eighth_of_the_places() -> None:
     rows = drawn(1_000_000)
-    found = surveyed(ChunkedSource(rows, 200), size=1000)
+    found = surveyed(ChunkedSource(rows, 1000), size=1000)
     assert found.n_unexplained > 500
     assert len(found.sample) == 1000
     assert found.sample.is_unexplained.sum() == 125
@@ -189,8 +194,8 @@ def test_badly_explained_rows_have_an_eighth_of_the_places() -> None:
 def test_both_strata_are_sampled_alike_all_over_the_data(seed: int) -> None:
     n, size, n_cells = 1_000_000, 4000, 50
     rows = drawn(n)
-    found = surveyed(ChunkedSource(rows, 200), size=size, seed=seed)
-    pilot, _ = piloted(ChunkedSource(rows, 200), seed=seed)
+    found = surveyed(ChunkedSource(rows, 1000), size=size, seed=seed)
+    pilot, _ = piloted(ChunkedSource(rows, 1000), seed=seed)
     assert pilot is not None
     assert pilot.explanation is not None
     strata = pilot.explanation.is_unexplained(rows)
@@ -212,7 +217,7 @@ def test_weighted_means_of_samples_are_unbiased() -> None:
     """Of what depends most on the stratum, too: squares of values far from all means."""
     rows = drawn(400_000)
     scores = np.square(rows).sum(axis=1)
-    source = ChunkedSource(rows, 200)
+    source = ChunkedSource(rows, 400)
     estimates = []
     for seed in range(12):
         sample = surveyed(source, size=2000, seed=seed).sample
@@ -234,7 +239,7 @@ def test_a_rare_component_has_rows_in_the_sample(d: int, is_sorted: bool) -> Non
     rows[places] = far + rng.normal(size=(n_rare, d))
     if is_sorted:
         rows = rows[np.argsort(rows[:, 0])]
-    found = surveyed(ChunkedSource(rows, 200), size=size, n_components=k)
+    found = surveyed(ChunkedSource(rows, 1000), size=size, n_components=k)
     is_rare = np.square(found.sample.rows - far).sum(axis=1) < 9.0 * d
     # A uniform sample has one or two of them.
     assert is_rare.sum() >= 30
@@ -282,13 +287,12 @@ def test_chunks_and_threads_do_not_matter(missing: Any) -> None:
     whole.missing = missing
     expected = surveyed(whole, size=5000)
     assert expected.sample.is_unexplained.sum() >= 5000 // 8
-    for name, boundaries in layouts(n).items():
-        for n_jobs in (1, 3):
-            source = ChunkedSource(rows, boundaries=boundaries)
-            source.missing = missing
-            found = surveyed(source, size=5000, n_jobs=n_jobs)
-            assert is_same(found, expected), name
-            np.testing.assert_allclose(found.moments.variances, expected.moments.variances)
+    for (name, boundaries), n_jobs in zip(layouts(n).items(), (1, 2, 3), strict=True):
+        source = ChunkedSource(rows, boundaries=boundaries)
+        source.missing = missing
+        found = surveyed(source, size=5000, n_jobs=n_jobs)
+        assert is_same(found, expected), name
+        np.testing.assert_allclose(found.moments.variances, expected.moments.variances)
 
 
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
