@@ -14,7 +14,9 @@ import zarr
 import streamgmm
 from streamgmm import GaussianMixture
 
-# Two million rows of four features, about three centres, written a piece at a time.
+# %%
+# Write two million rows of four features around three centres, one chunk at a time.
+
 random = np.random.default_rng(0)
 centres = np.array([[-4.0, 0.0, 0.0, 1.0], [0.0, 4.0, 0.0, -1.0], [4.0, 0.0, 4.0, 0.0]])
 array = zarr.create_array(
@@ -25,6 +27,9 @@ for start in range(0, array.shape[0], 65_536):
     rows = centres[random.integers(3, size=n)] + random.normal(size=(n, 4))
     array[start : start + n] = rows.round(3)
 
+# %%
+# Fit them within a memory limit. The history has one entry for each pass over the data.
+
 model = GaussianMixture(3, memory_limit="2GiB", random_state=0).fit("measurements.zarr")
 print("means, each row a component:")
 print(model.means_[np.argsort(model.means_[:, 0])].round(2))
@@ -32,7 +37,9 @@ for read in model.history_:
     print(f"read {read['number']}: {read['purpose']}, {read['n_rows']} rows")
 model.save("model.gmm")
 
-# Another day: the model says of every row which component it belongs to, on disk.
+# %%
+# Later, load the model and write the component of each row to a Zarr array.
+
 later = streamgmm.load("model.gmm")
 labels = zarr.open_array(later.predict("measurements.zarr", out="labels.zarr"), mode="r")
 print("rows of each component:", np.bincount(labels[:], minlength=3))

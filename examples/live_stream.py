@@ -7,9 +7,9 @@ A live stream that drifts and breaks: learned batch by batch, and watched while 
 Run it in an empty folder: ``python live_stream.py``. It needs ``streamgmm[plot]``.
 It writes ``model.gmm`` and ``stream.png``.
 
-The stream is made up: a pump reports its power and temperature a thousand times an hour, for ten
-days. It is idle, or runs at half load or full load. From the fourth day on its bearings wear, and
-it grows warmer day by day; after the seventh day its fan fails, and it is throttled.
+The stream is simulated: a pump reports its power and temperature a thousand times per hour, for
+ten days. It is idle, or runs at half load or full load. From the fourth day on its bearings wear,
+and it becomes warmer day by day. After the seventh day its fan fails, and it is throttled.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ random = np.random.default_rng(0)
 
 
 def an_hour_of_rows(hour):
-    """What the pump reports in an hour: power in kW and temperature in °C."""
+    """Return the reports of an hour: power in kW and temperature in °C."""
     day = hour / 24
     regimes = random.choice(3, HOUR, p=SHARES)
     power = POWER * (0.85 if day >= 7 else 1.0)
@@ -38,7 +38,9 @@ def an_hour_of_rows(hour):
     return np.column_stack([power[regimes], temperature[regimes]]) + noise
 
 
-# A row counts half after a day; so the model follows the wear, and forgets how the pump was.
+# %%
+# A row counts half after a day, so the model follows the wear and forgets the past.
+
 model = OnlineGaussianMixture(n_components=3, half_life=DAY, random_state=0)
 
 moments = {72: "day 3, as new", 168: "day 7, worn", 171: "3 hours later", 240: "day 10"}
@@ -55,12 +57,18 @@ for hour in range(240):
         panel = plot_mixture(model, np.concatenate(latest), ax=panels[hour + 1])
         panel.set_title(moments[hour + 1])
 
+# %%
+# The model reports where the stream changed. Its components are those of the last days.
+
 for change in model.changes_:
     print(f"the stream changed before row {change:,.0f}: day {1 + change / DAY:.2f}")
 print("power, kW; temperature, °C; part of the time")
 for mean, weight in zip(model.means_, model.weights_, strict=True):
     print(f"{mean[0]:9.1f} {mean[1]:16.1f} {weight:17.2f}")
 model.save("model.gmm")
+
+# %%
+# Above, the model at four moments; below, how well it predicted the rows before it learned them.
 
 for panel in panels.values():
     panel.set(xlim=(-1, 12), ylim=(20, 82), xlabel="power, kW", ylabel="temperature, °C")

@@ -5,8 +5,8 @@ An array that grows every night
 Keep a model current with a Zarr array that grows every night, and learn no row twice.
 
 Run it in an empty folder: ``python nightly_appends.py``. It writes ``measurements.zarr`` (16 MB
-before compression) and ``model.gmm``. Run it again, or kill it and run it again: what the model has
-learned it does not learn again.
+before compression) and ``model.gmm``. Run it again, or kill it and run it again: the model learns
+no row a second time.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ NIGHTS, ROWS_A_NIGHT = 5, 100_000
 
 
 def append_night(path: Path, night: int) -> None:
-    """Rows of one night at the end of the array, unless they are there."""
+    """Append the rows of one night to the array, unless they are there."""
     random = np.random.default_rng(night)
     if night == 0 and not path.exists():
         chunks = (16_384, CENTRES.shape[1])
@@ -30,17 +30,20 @@ def append_night(path: Path, night: int) -> None:
     array = zarr.open_array(path, mode="r+")
     if array.shape[0] > night * ROWS_A_NIGHT:
         return
-    # What drifts is forgotten after a while, see half_life below.
+    # The centres drift; half_life below makes the model follow them.
     centres = CENTRES + 0.1 * night
     rows = centres[random.integers(3, size=ROWS_A_NIGHT)] + random.normal(size=(ROWS_A_NIGHT, 4))
     array.append(rows.round(3))
 
 
 def say(event: Event) -> None:
-    """What has been learned, and is in the model's file."""
+    """Print how many rows the file of the model has learned."""
     if isinstance(event, RowsLearned):
         print(f"  learned {event.n_rows:,} rows, {event.n_samples:,.0f} in all")
 
+
+# %%
+# Every night the job runs twice. The second run finds nothing new.
 
 for night in range(NIGHTS):
     append_night(Path("measurements.zarr"), night)
@@ -56,6 +59,9 @@ for night in range(NIGHTS):
             random_state=0,
             callbacks=[say],
         )
+
+# %%
+# The means follow the drift.
 
 print("means, each row a component:")
 print(model.means_[np.argsort(model.means_[:, 0])].round(2))
