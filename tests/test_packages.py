@@ -94,8 +94,8 @@ COMMANDS: list[tuple[str, list[str], str]] = [
         REMOTE,
     ),
     ("s3fs", ["plot", "m.gmm", "-o", "p.png", "--data", "s3://b/x.parquet"], "pip install s3fs"),
-    ("matplotlib", ["plot", "m.gmm", "-o", "p.png"], "pip install 'streamgmm[plot]'"),
-    ("pyarrow", ["score", "m.gmm", "x.parquet"], "pip install 'streamgmm[parquet]'"),
+    ("matplotlib", ["plot", "m.gmm", "-o", "p.png"], PLOT),
+    ("pyarrow", ["score", "m.gmm", "x.parquet"], PARQUET),
 ]
 # Forks begin with all that the package itself loads, which takes seconds.
 SCRIPT = """
