@@ -36,11 +36,11 @@ class Register(Generic[V]):
     watermark: str | None = None
 
     def get(self, name: str) -> V | None:
-        """The value of a name; None if it is not remembered."""
+        """Return the value of a name; None if it is not remembered."""
         return self.entries.get(name)
 
     def is_below(self, name: str) -> bool:
-        """Whether a name that is not remembered may be one that was forgotten."""
+        """Return whether a name that is not remembered may be one that was forgotten."""
         if self.watermark is None or name in self.entries:
             return False
         return natural_order(name) <= natural_order(self.watermark)
@@ -64,7 +64,7 @@ class Register(Generic[V]):
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any], value: Callable[[Any], V]) -> Self:
-        """What :meth:`to_header` made a part of a header of.
+        """Return what :meth:`to_header` made a part of a header of.
 
         Raises
         ------
@@ -114,7 +114,7 @@ class Position:
 
     @classmethod
     def from_header(cls, values: Any) -> Self:
-        """What ``astuple`` made plain values of."""
+        """Return what ``astuple`` made plain values of."""
         n_rows, latest, content, stamp = values
         if stamp is not None:
             if len(stamp) not in _STAMP_LENGTHS:
@@ -144,15 +144,15 @@ class Ledger:
     has_updates: bool = False
 
     def with_batch(self, batch_id: str, digest: str) -> "Ledger":
-        """After a batch more."""
+        """Return the state after a batch more."""
         return replace(self, batches=self.batches.put(batch_id, digest))
 
     def files_in(self, folder: str) -> Register[Position]:
-        """The files and arrays of a folder."""
+        """Return the files and arrays of a folder."""
         return self.folders.get(folder) or Register()
 
     def with_position(self, folder: str, name: str, position: Position) -> "Ledger":
-        """After more rows of a file or array."""
+        """Return the state after more rows of a file or array."""
         files = self.files_in(folder).put(name, position)
         return replace(self, folders=self.folders.put(folder, files))
 
@@ -166,7 +166,7 @@ class Ledger:
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any]) -> Self:
-        """What :meth:`to_header` made a part of a header of.
+        """Return what :meth:`to_header` made a part of a header of.
 
         Raises
         ------

@@ -350,7 +350,7 @@ _FRAME_ARRAYS = ("origin", "scale", "centred", "means", "factors")
 
 
 def pack_statistics(statistics: Statistics) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Statistics as a part of a header and arrays; undone by :func:`unpack_statistics`."""
+    """Return statistics as a part of a header and arrays; undone by :func:`unpack_statistics`."""
     header = {name: getattr(statistics, name) for name in SCALARS}
     header["covariance_type"] = statistics.frame.covariance_type
     arrays = {f"frame.{name}": getattr(statistics.frame, name) for name in _FRAME_ARRAYS}
@@ -358,7 +358,7 @@ def pack_statistics(statistics: Statistics) -> tuple[dict[str, Any], dict[str, N
 
 
 def unpack_statistics(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Statistics:
-    """Statistics from what :func:`pack_statistics` made of them.
+    """Return the statistics from what :func:`pack_statistics` made of them.
 
     Raises
     ------
@@ -374,12 +374,12 @@ def unpack_statistics(header: Mapping[str, Any], arrays: Mapping[str, NDArray[An
 
 
 def prefixed(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays of a part, under names of their own in the whole."""
+    """Return the arrays of a part, under names of their own in the whole."""
     return {prefix + name: array for name, array in arrays.items()}
 
 
 def without_prefix(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays of a part of the whole."""
+    """Return the arrays of a part of the whole."""
     return {
         name.removeprefix(prefix): array
         for name, array in arrays.items()
@@ -421,7 +421,7 @@ def pack_all(values: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, NDA
 
 
 def unpack(kind: type[V], header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> V:
-    """The dataclass that :func:`pack` took apart.
+    """Return the dataclass that :func:`pack` took apart.
 
     A dataclass with a method ``check`` checks itself.
 
@@ -451,7 +451,7 @@ class Checked(Protocol):
 def _unpacked(
     name: str, content: Any, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
 ) -> Any:
-    """One field of a dataclass, of the type that its annotation says."""
+    """Return the one field of a dataclass, of the type that its annotation says."""
     own = without_prefix(f"{name}.", arrays)
     origin = get_origin(content)
     if content is np.ndarray or origin is np.ndarray:
@@ -468,7 +468,7 @@ def _unpacked(
 
 
 def _of_dtype(name: str, array: NDArray[Any], arguments: tuple[Any, ...]) -> NDArray[Any]:
-    """The array, if its values are of the annotated type; of any real type if none is."""
+    """Return the array, if its values are of the annotated type; of any real type if none is."""
     wanted = get_args(arguments[1])[0] if arguments else np.number
     if issubclass(wanted, np.generic) and not np.issubdtype(array.dtype, wanted):
         raise TypeError(f"{name} holds {array.dtype} and not {np.dtype(wanted)}")
@@ -483,7 +483,7 @@ def _real_dtype(text: str) -> np.dtype[Any]:
 
 
 def _plain(name: str, content: Any, value: Any) -> Any:
-    """The value, if JSON can hold one of the annotated type so."""
+    """Return the value, if JSON can hold one of the annotated type so."""
     kinds = get_args(content) if get_origin(content) is UnionType else (content,)
     if get_origin(content) is Literal:
         is_right = value in get_args(content)
@@ -499,7 +499,7 @@ def _plain(name: str, content: Any, value: Any) -> Any:
 def unpack_all(
     kind: type[V], headers: Sequence[Mapping[str, Any]], arrays: Mapping[str, NDArray[Any]]
 ) -> tuple[V, ...]:
-    """The dataclasses of one kind that :func:`pack_all` took apart.
+    """Return the dataclasses of one kind that :func:`pack_all` took apart.
 
     Raises
     ------

@@ -230,7 +230,7 @@ def _feature_name(model: Any, column: int) -> str:
 
 
 def _marginals(model: Any, columns: list[int]) -> tuple[Array, Array]:
-    """Means (K, m) and covariances (K, m, m) over m features."""
+    """Return the means (K, m) and covariances (K, m, m) over m features."""
     structure = STRUCTURES[model.covariance_type]
     stacked = structure.stacked(model.covariances_, *model.means_.shape)
     covariances = structure.dense(stacked, columns)
@@ -254,7 +254,7 @@ def _checked_data(model: Any, data: Any) -> Source:
 
 
 def _some_rows(source: Source, columns: list[int]) -> Array:
-    """The chosen columns of some rows, from a few chunks spread over the data."""
+    """Return the chosen columns of some rows, from a few chunks spread over the data."""
     n_chunks = len(source.boundaries) - 1
     chosen = np.unique(np.linspace(0, n_chunks - 1, _MOST_CHUNKS).astype(int))
     most = _MOST_ROWS // len(chosen)
@@ -268,7 +268,7 @@ def _some_rows(source: Source, columns: list[int]) -> Array:
 
 
 def _shown_range(means: Array, covariances: Array, rows: Array | None) -> tuple[Array, Array]:
-    """Lower and upper limits of each feature: three standard deviations, and the data."""
+    """Return lower and upper limits of each feature: three standard deviations, and the data."""
     reach = 3.0 * np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
     lower, upper = (means - reach).min(axis=0), (means + reach).max(axis=0)
     if rows is not None and len(rows):

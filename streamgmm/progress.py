@@ -161,7 +161,7 @@ class ProgressBar:
 
 @contextmanager
 def reporting(quiet: bool = False) -> Iterator[Listener]:
-    """A listener for a command: a bar on a terminal, lines elsewhere, nothing if quiet."""
+    """Yield a listener for a command: a bar on a terminal, lines elsewhere, nothing if quiet."""
     if quiet:
         yield lambda event: None
     elif _is_interactive():
@@ -179,7 +179,7 @@ def _is_interactive() -> bool:
 
 
 def describe_fit(fit: FitStarted) -> str:
-    """One line on what a fit will take."""
+    """Return one line on what a fit will take."""
     sizes = f"{fit.n_rows:,} rows of {fit.n_features} features, {fit.n_components} components"
     return (
         f"{sizes}, {fit.n_parameters:,} parameters; {with_prefix(fit.n_bytes)}B and "
@@ -188,7 +188,7 @@ def describe_fit(fit: FitStarted) -> str:
 
 
 def describe_read(read: ReadDone, n_bytes: int) -> str:
-    """One line on a pass of so many bytes."""
+    """Return one line on a pass of so many bytes."""
     parts = [_title(read) + (f" {read.iteration}" if read.iteration else "")]
     if not math.isnan(read.log_likelihood):
         parts.append(describe_likelihood(read.log_likelihood, read.gain))
@@ -202,7 +202,7 @@ def describe_read(read: ReadDone, n_bytes: int) -> str:
 
 
 def describe_survey(survey: SurveyDone) -> str:
-    """One line on the rows, their sample, and columns that are most often a mistake."""
+    """Return one line on the rows, their sample, and columns that are most often a mistake."""
     text = f"{survey.n_rows:,} rows surveyed"
     if survey.skipped.n_rows:
         text += f", {survey.skipped}"
@@ -219,7 +219,7 @@ def describe_survey(survey: SurveyDone) -> str:
 
 
 def describe_stage(stage: SampleStage) -> str:
-    """One line on a stage of the work in memory."""
+    """Return one line on a stage of the work in memory."""
     likelihood = describe_likelihood(stage.log_likelihood, math.nan)
     visits = f"{with_prefix(stage.n_row_visits)}row visits"
     return f"sample, {stage.name}: {likelihood}, {visits}, {stage.seconds:.2f} s"
@@ -230,19 +230,19 @@ def _title(read: ReadStarted | ReadDone) -> str:
 
 
 def describe_likelihood(log_likelihood: float, gain: float) -> str:
-    """A mean log-likelihood, and its gain if there is one."""
+    """Return a mean log-likelihood, and its gain if there is one."""
     text = f"log-likelihood {log_likelihood:.6f}"
     return f"{text} ({gain:+.1e})" if math.isfinite(gain) else text
 
 
 def describe_rates(n_rows: int, n_bytes: int, seconds: float) -> str:
-    """Rows and bytes a second."""
+    """Return the rows and bytes a second."""
     seconds = max(seconds, 1e-9)
     return f"{with_prefix(n_rows / seconds)}rows/s {with_prefix(n_bytes / seconds)}B/s"
 
 
 def describe_degenerate(event: ComponentsDegenerate) -> str:
-    """One line on components that lost their mass or collapsed."""
+    """Return one line on components that lost their mass or collapsed."""
     parts = []
     if event.empty:
         parts.append(f"without mass: {', '.join(map(str, event.empty))}")
@@ -252,7 +252,7 @@ def describe_degenerate(event: ComponentsDegenerate) -> str:
 
 
 def describe_stream(event: MixtureFound | ComponentsReseeded | ChangeDetected) -> str:
-    """One line on what happened while a stream was learned."""
+    """Return one line on what happened while a stream was learned."""
     place = f"row {event.n_samples:.10g}"
     if isinstance(event, MixtureFound):
         return f"{place}, mixture found among {event.n_rows:,} rows"

@@ -42,7 +42,7 @@ class Chunk:
     weights: NDArray[np.float64] | None = None
 
     def part(self, start: int, stop: int) -> "Chunk":
-        """Its rows from start to stop, as a view."""
+        """Return its rows from start to stop, as a view."""
         weights = None if self.weights is None else self.weights[start:stop]
         return Chunk(self.rows[start:stop], self.index[start:stop], weights)
 
@@ -156,21 +156,21 @@ class Source(Protocol):
         """Most memory in bytes that reading and holding one chunk takes; 0 if it is in memory."""
 
     def read(self, i: int) -> Chunk:
-        """Chunk i."""
+        """Return chunk i."""
 
 
 def row_bytes(source: Source) -> int:
-    """Size of the values of a row, as stored in memory."""
+    """Return the size of the values of a row, as stored in memory."""
     return source.n_features * source.dtype.itemsize
 
 
 def data_bytes(source: Source) -> int:
-    """Size of all values of a source, as stored in memory."""
+    """Return the size of all values of a source, as stored in memory."""
     return source.n_rows * row_bytes(source)
 
 
 def all_chunks(source: Source) -> range:
-    """The numbers of all chunks of a source."""
+    """Return the numbers of all chunks of a source."""
     return range(len(source.boundaries) - 1)
 
 
@@ -180,7 +180,7 @@ def chunks_of(source: Source) -> Iterator["Chunk"]:
 
 
 def row_count(source: Source, chunks: Iterable[int]) -> int:
-    """Rows in some chunks of a source."""
+    """Return the rows in some chunks of a source."""
     return sum(source.boundaries[i + 1] - source.boundaries[i] for i in chunks)
 
 
@@ -202,21 +202,21 @@ class GridSource(Source, Protocol):
         """Their sizes, of which N is the product."""
 
     def region(self, i: int) -> Region:
-        """The box of chunk i along the sample dimensions."""
+        """Return the box of chunk i along the sample dimensions."""
 
 
 def sample_dims(source: Source) -> tuple[str, ...]:
-    """Names of the dimensions of the samples of any source."""
+    """Return the names of the dimensions of the samples of any source."""
     return source.sample_dims if isinstance(source, GridSource) else ("sample",)
 
 
 def sample_shape(source: Source) -> tuple[int, ...]:
-    """Shape of the samples of any source; (N,) if they lie on no grid."""
+    """Return the shape of the samples of any source; (N,) if they lie on no grid."""
     return source.sample_shape if isinstance(source, GridSource) else (source.n_rows,)
 
 
 def regions_of(source: Source) -> Callable[[int], Region]:
-    """What gives the box of each chunk of any source, by the chunk's number."""
+    """Return what gives the box of each chunk of any source, by the chunk's number."""
     if isinstance(source, GridSource):
         return source.region
     boundaries = source.boundaries
@@ -224,12 +224,12 @@ def regions_of(source: Source) -> Callable[[int], Region]:
 
 
 def region_shape(region: Region) -> tuple[int, ...]:
-    """Lengths of a box."""
+    """Return the lengths of a box."""
     return tuple(along.stop - along.start for along in region)
 
 
 def is_contiguous(region: Region, shape: tuple[int, ...]) -> bool:
-    """Whether the samples of a box follow each other among all, in C order."""
+    """Return whether the samples of a box follow each other among all, in C order."""
     return len(_span(region, shape)) == math.prod(region_shape(region))
 
 
@@ -251,7 +251,7 @@ def positions(region: Region, shape: tuple[int, ...]) -> range | NDArray[np.int6
 
 
 def region_at(places: range | NDArray[np.int64], shape: tuple[int, ...]) -> Region:
-    """The box whose samples have these places among all, one or more, in C order."""
+    """Return the box whose samples have these places among all, one or more, in C order."""
     first, last = (np.unravel_index(int(places[end]), shape) for end in (0, -1))
     return tuple(slice(int(i), int(j) + 1) for i, j in zip(first, last, strict=True))
 
@@ -275,7 +275,7 @@ class LazySource(Source, Protocol):
         """Return whether a cluster holds some of the values, which only its client can get."""
 
     def lazy_chunks(self) -> Sequence[Any]:
-        """A task for each chunk."""
+        """Return a task for each chunk."""
 
 
 @runtime_checkable
@@ -298,14 +298,14 @@ class Monoid(Protocol):
     """Values that merge, in any grouping but in the order of the chunks."""
 
     def merge(self, other: Self) -> Self:
-        """The value of both sides' rows."""
+        """Return the value of both sides' rows."""
 
 
 class Sink(Protocol):
     """Where one value (or one row of values) for each row of data is written."""
 
     def has(self, i: int) -> bool:
-        """Whether the values of chunk i are there from a call before, and not to be computed."""
+        """Return whether values of chunk i are there from a call before, and not to be computed."""
 
     def write(self, region: Region, values: NDArray[Any]) -> None:
         """Store the values of a box of samples, (n,) or (n, M), in C order over the box."""
@@ -329,14 +329,14 @@ class SharedSink(Sink, Protocol):
     """A sink into which other processes may write."""
 
     def writer(self) -> Writer | None:
-        """What they write with; None if this output must be written here."""
+        """Return what they write with; None if this output must be written here."""
 
     def finish_elsewhere(self, i: int, digest: bytes) -> None:
         """Take note that another process has written chunk i, with the digest of its box."""
 
 
 def unwritten_chunks(source: Source, sink: Sink) -> list[int]:
-    """The chunks of a source of which a sink has not the values."""
+    """Return the chunks of a source of which a sink has not the values."""
     return [i for i in all_chunks(source) if not sink.has(i)]
 
 
@@ -344,7 +344,7 @@ M = TypeVar("M", bound=Monoid)
 
 
 def chunks_done(source: Source, chunks: Iterable[int]) -> ChunkDone:
-    """What is told of chunks that have been read and computed."""
+    """Return what is told of chunks that have been read and computed."""
     n_rows = row_count(source, chunks)
     return ChunkDone(n_rows, n_rows * row_bytes(source))
 
@@ -378,7 +378,7 @@ class Journal(Protocol):
     def recall(
         self, kind: type[V], is_asked: Callable[[V], bool]
     ) -> tuple[V, Sequence[ReadDone]] | None:
-        """The next result and the passes that it took; None if there are no more.
+        """Return the next result and the passes that it took; None if there are no more.
 
         Parameters
         ----------
@@ -405,7 +405,7 @@ class Journal(Protocol):
     def partial_read(
         self, number: int, kind: type[M], identity: Any
     ) -> tuple[PartialRead[M], Callable[[PartialRead[M]], None]]:
-        """What was kept of a pass that was not completed, and what keeps more of it.
+        """Return what was kept of a pass that was not completed, and what keeps more of it.
 
         Parameters
         ----------

@@ -115,7 +115,7 @@ class Checkpoint:
     def recall(
         self, kind: type[V], is_asked: Callable[[V], bool]
     ) -> tuple[V, Sequence[ReadDone]] | None:
-        """The next result and the passes that it took; None if there are no more."""
+        """Return the next result and the passes that it took; None if there are no more."""
         if self._n_taken == self.n_results:
             # The fit may have been killed before it wrote this.
             self._write_best()
@@ -156,7 +156,7 @@ class Checkpoint:
     def partial_read(
         self, number: int, kind: type[M], identity: Any
     ) -> tuple[PartialRead[M], Callable[[PartialRead[M]], None]]:
-        """What was kept of a pass that was not completed, and what keeps more of it."""
+        """Return what was kept of a pass that was not completed, and what keeps more of it."""
         # Once: what is computed with may keep more in it.
         name = f"read-{joblib.hash(identity)}.npz"
         begun: PartialRead[M] = PartialRead()
@@ -214,7 +214,7 @@ class Checkpoint:
 
     @contextmanager
     def _opened(self, name: str, remedy: str) -> Iterator[Record]:
-        """The record in a file; what is wrong with it is told, and what helps.
+        """Yield the record in a file; what is wrong with it is told, and what helps.
 
         Raises
         ------
@@ -244,7 +244,7 @@ class Checkpoint:
 
 
 def _begun(n_chunks: Any, values: tuple[M, ...], seconds: Any) -> PartialRead[M]:
-    """The part of a pass that was kept.
+    """Return the part of a pass that was kept.
 
     Raises
     ------
@@ -282,7 +282,7 @@ def open_checkpoint(
     as_model: Callable[[Fit], Record],
     listener: Listener,
 ) -> Iterator[Checkpoint]:
-    """The checkpoint of a fit: a new one, or that of the same fit to continue with.
+    """Yield the checkpoint of a fit: a new one, or that of the same fit to continue with.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ LOCK = "lock"
 
 
 def place_at(location: str | os.PathLike[str]) -> "Place":
-    """The place that a path or a URL names."""
+    """Return the place that a path or a URL names."""
     path = os.fspath(location)
     if is_url(path):
         return _Prefix(path)
@@ -32,10 +32,10 @@ class Place(Protocol):
     """Where files are, by name."""
 
     def names(self) -> set[str]:
-        """The files that are there."""
+        """Return the files that are there."""
 
     def held(self) -> AbstractContextManager[object]:
-        """The place for this process alone, ready to be written."""
+        """Return the place for this process alone, ready to be written."""
 
     def write(self, name: str, write: Callable[[IO[bytes]], object]) -> int:
         """Write a file, and give its size."""
@@ -44,7 +44,7 @@ class Place(Protocol):
         """Write the file of a model, which others may write too."""
 
     def reading(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        """A file, open for reading."""
+        """Return a file, open for reading."""
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""

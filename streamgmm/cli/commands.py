@@ -119,7 +119,7 @@ def _pairs(context: click.Context, option: click.Parameter, values: tuple[str, .
 
 
 def _description(command: Any) -> Any:
-    """What of the data is meant."""
+    """Return what of the data is meant."""
     options = (
         click.option(
             "--variables", callback=_names, metavar="A,B,...", help="Arrays that are the features."
@@ -152,7 +152,7 @@ def _description(command: Any) -> Any:
 
 
 def _opened(data: str, settings: dict[str, Any], sample_weight: str | None = None) -> "Source":
-    """The data as the command line describes them; the description leaves the settings."""
+    """Return the data as the command line describes them; the description leaves the settings."""
     description = {name: settings.pop(name) for name in _DESCRIPTION}
     return streamgmm.open(data, sample_weight=sample_weight, **description)
 
@@ -168,7 +168,7 @@ _memory_limit = click.option(
 
 
 def _resources(command: Any) -> Any:
-    """Where and with what the data are read and computed."""
+    """Return where and with what the data are read and computed."""
     options = (
         _jobs,
         _memory_limit,
@@ -675,7 +675,7 @@ def update(
 
 
 def _standard_input(columns: list[str] | None) -> "Iterator[Source]":
-    """The tables on standard input."""
+    """Yield the tables on standard input."""
     from streamgmm.sources.pipe import tables_from
 
     if sys.stdin is None:

@@ -54,7 +54,7 @@ def with_skipped(text: str, skipped: SkippedRows) -> str:
 
 
 def has_mixture(model: "GaussianMixture | OnlineGaussianMixture") -> bool:
-    """Whether there is one; of a stream there may have been too few rows."""
+    """Return whether there is one; of a stream there may have been too few rows."""
     from streamgmm.estimators import OnlineGaussianMixture
 
     return not isinstance(model, OnlineGaussianMixture) or model.__sklearn_is_fitted__()
@@ -114,7 +114,7 @@ def contents(model: "GaussianMixture | OnlineGaussianMixture") -> dict[str, Any]
 
 
 def finite(value: Any) -> Any:
-    """The same with null for what JSON has no number for."""
+    """Return the same with null for what JSON has no number for."""
     if isinstance(value, dict):
         return {key: finite(member) for key, member in value.items()}
     if isinstance(value, list):

@@ -139,7 +139,7 @@ def _stopping_once() -> Iterator[None]:
 
 
 def _handled_exceptions() -> Iterator[BaseException]:
-    """Exceptions that are being handled while this is called."""
+    """Yield the exceptions that are being handled while this is called."""
     error = sys.exception()
     while error is not None:
         yield error

@@ -179,7 +179,7 @@ class EStep:
         return cls(frame, parameters.weights, order, coefficients, sums_single, is_hard)
 
     def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
-        """Sufficient statistics of a chunk of rows.
+        """Return the sufficient statistics of a chunk of rows.
 
         Parameters
         ----------
@@ -221,7 +221,7 @@ class EStep:
         return functools.reduce(Statistics.merge, others, first)
 
     def _as_statistics(self, moments: Array, scatter: Array, totals: Array) -> Statistics:
-        """What the kernel found, with the components in their own places."""
+        """Return what the kernel found, with the components in their own places."""
         scatter = STRUCTURES[self.frame.covariance_type].scatter_from(
             scatter, self.frame.n_features
         )
@@ -241,7 +241,7 @@ class EStep:
         return np.array_equal(self.order, np.arange(len(self.weights)))
 
     def _lost_to_coefficients(self, moments: Array) -> float:
-        """What the log-likelihood lacks because coefficients were rounded to float32.
+        """Return what the log-likelihood lacks because coefficients were rounded to float32.
 
         Rounding of rows averages out over them; that of coefficients is the same for all.
         """
@@ -251,7 +251,7 @@ class EStep:
     def posterior(
         self, rows: NDArray[np.generic], with_responsibilities: bool = False
     ) -> Posterior:
-        """Log-density, label and, if asked for, responsibilities of each row.
+        """Return the log-density, label and, if asked for, responsibilities of each row.
 
         Parameters
         ----------
@@ -387,20 +387,20 @@ def _require_agreement(
 
 
 def scratch_bytes(covariance_type: CovarianceType, n_components: int, n_features: int) -> int:
-    """Memory that a kernel takes for the blocks of a chunk."""
+    """Return the memory that a kernel takes for the blocks of a chunk."""
     n_lines = 7 * (2 + n_features) + n_components + 8
     return 8 * STRIDE * n_lines + statistics_bytes(covariance_type, n_components, n_features)
 
 
 def statistics_bytes(covariance_type: CovarianceType, n_components: int, n_features: int) -> int:
-    """Memory that the statistics of a mixture take."""
+    """Return the memory that the statistics of a mixture take."""
     structure = STRUCTURES[covariance_type]
     n_scatter = structure.n_scatter(n_features) ** 2
     return 8 * (n_components * structure.n_moments(n_features) + n_scatter)
 
 
 def writable(array: NDArray[Any]) -> NDArray[Any]:
-    """The array as kernels are compiled for it: C-ordered and writable.
+    """Return the array as kernels are compiled for it: C-ordered and writable.
 
     Arrays that came from another process or a memory map may be read-only.
     """
@@ -411,7 +411,7 @@ def writable(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _single(theta: Array, arithmetic: Arithmetic, is_hard: bool) -> NDArray[np.float32]:
-    """Coefficients in float32; none if they are not wanted, would not pay or would overflow.
+    """Return coefficients in float32; none if they are not wanted, would not pay or would overflow.
 
     Hard assignment needs digits of few densities, and so it pays for few features too.
     """
@@ -423,13 +423,13 @@ def _single(theta: Array, arithmetic: Arithmetic, is_hard: bool) -> NDArray[np.f
 
 @functools.lru_cache(maxsize=8)
 def _features(covariance_type: str, n_features: int) -> NDArray[np.int64]:
-    """The table of features, with those to spare that kernels read."""
+    """Return the table of features, with those to spare that kernels read."""
     return _with_spare(STRUCTURES[covariance_type].features(n_features))
 
 
 @functools.lru_cache(maxsize=8)
 def _scatter_features(n_features: int) -> NDArray[np.int64]:
-    """The same for the upper triangle of z zᵀ."""
+    """Return the same for the upper triangle of z zᵀ."""
     return _with_spare(1 + np.stack(upper_triangle(n_features), axis=1))
 
 
@@ -445,7 +445,7 @@ def _bears_single_sums(frame: Frame, parameters: Parameters) -> bool:
 
 
 def _overflow_limit(inverse: Array, scale: Array) -> float:
-    """Largest |z| whose residuals can be squared and summed in float64."""
+    """Return the largest |z| whose residuals can be squared and summed in float64."""
     if inverse.ndim == 2:
         steepest = float(np.abs(inverse * scale).max(initial=1.0))
     else:

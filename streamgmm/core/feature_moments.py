@@ -49,7 +49,7 @@ class FeatureMoments:
 
     @classmethod
     def of(cls, columns: Array, weights: Array | None = None) -> "FeatureMoments":
-        """Moments of some rows.
+        """Return the moments of some rows.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class FeatureMoments:
 
     @classmethod
     def _of_seen(cls, columns: Array, weights: Array, missing: Array) -> "FeatureMoments":
-        """Moments of columns (D, n) with weights (D, n), 0 where a value is missing."""
+        """Return the moments of columns (D, n) with weights (D, n), 0 where a value is missing."""
         totals = weights.sum(axis=1)
         divisors = np.where(totals > 0.0, totals, 1.0)
         values = np.where(missing, 0.0, columns)
@@ -106,7 +106,7 @@ class FeatureMoments:
         return found
 
     def merge(self, other: "FeatureMoments") -> "FeatureMoments":
-        """Moments of the rows of both."""
+        """Return the moments of the rows of both."""
         totals = self.weights + other.weights
         part = other.weights / np.where(totals > 0.0, totals, 1.0)
         shifts = other.means - self.means

@@ -65,7 +65,7 @@ class Frame:
 
     @classmethod
     def of(cls, parameters: Parameters, dtype: DTypeLike = np.float64) -> "Frame":
-        """The frame in which a mixture's components are well placed.
+        """Return the frame in which a mixture's components are well placed.
 
         Origin and scale are weighted medians over components, which one component far
         away, on an outlier, does not move.
@@ -133,7 +133,7 @@ class Frame:
             raise ParameterError("the scale or a factor of the frame is not positive")
 
     def gathered(self, components: NDArray[np.intp]) -> "Frame":
-        """Coordinates of mixtures whose components j have those of components[j] here."""
+        """Return coordinates of mixtures whose components j have those of components[j] here."""
         is_centred = np.isin(components, self.centred)
         places = np.searchsorted(self.centred, components[is_centred])
         return replace(
@@ -165,7 +165,7 @@ class Frame:
         return origins
 
     def resolves(self, parameters: Parameters) -> bool:
-        """Whether moments in this frame determine the covariances of these parameters."""
+        """Return whether moments in this frame determine the covariances of these parameters."""
         error = self.covariance_error(parameters)[parameters.weights > 0.0]
         return bool(np.all(error <= _COVARIANCE_TOLERANCE))
 
@@ -183,7 +183,7 @@ class Frame:
         return bound * (math.sqrt(ACCUMULATION_LENGTH) * UNIT_ROUNDOFF)
 
     def is_same_as(self, other: "Frame") -> bool:
-        """Whether statistics in the two frames may be added."""
+        """Return whether statistics in the two frames may be added."""
         return self is other or (
             self.covariance_type == other.covariance_type
             and np.array_equal(self.origin, other.origin)
@@ -195,7 +195,7 @@ class Frame:
 
 
 def _weighted_median(values: Array, weights: Array) -> Array:
-    """Lower weighted median of values (K, D) over components, by feature: (D,)."""
+    """Return the lower weighted median of values (K, D) over components, by feature: (D,)."""
     order = np.argsort(values, axis=0, kind="stable")
     cumulative = np.cumsum(weights[order], axis=0)
     middle = np.argmax(cumulative >= 0.5 * cumulative[-1], axis=0)

@@ -90,7 +90,7 @@ class IncompleteExpectation:
     def posterior(
         self, rows: NDArray[np.generic], with_responsibilities: bool = False
     ) -> Posterior:
-        """Log-density of the observed values, label and, if asked for, responsibilities.
+        """Return the log-density of the observed values, label and, if asked for, responsibilities.
 
         Parameters
         ----------
@@ -115,7 +115,7 @@ class IncompleteExpectation:
         return replace(found, n_not_finite=found.n_not_finite - chosen.size)
 
     def impute(self, rows: NDArray[np.generic]) -> Array:
-        """Rows with their missing values replaced by what is expected given the others.
+        """Return the rows with their missing values replaced by what is expected given the others.
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class IncompleteExpectation:
         return found
 
     def _in_frame(self, moments: Array, scatter: Array) -> Statistics:
-        """Statistics from what the kernel found, with the components in their own places."""
+        """Return statistics from what the kernel found, with the components in their own places."""
         order, d = self.complete.order, self.complete.frame.n_features
         placed = np.zeros((len(self.complete.weights), moments.shape[1]))
         placed[order] = moments
@@ -185,7 +185,7 @@ def _by_gaps(rows: NDArray[np.generic]) -> NDArray[np.intp]:
 
 
 def _as_words(flags: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """Flags (n, D) as bits of whole words (n, D / 64)."""
+    """Return the flags (n, D) as bits of whole words (n, D / 64)."""
     packed = np.packbits(flags, axis=1)
     padding = -packed.shape[1] % 8
     return np.pad(packed, [(0, 0), (0, padding)]).view(np.uint64)

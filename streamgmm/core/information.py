@@ -59,7 +59,7 @@ class Tangent:
     fixed: Collection[ParameterName] = ()
 
     def gradient(self, statistics: Statistics, reg_covar: float | Array = 0.0) -> Array:
-        """What one EM step moves: the gradient of the mean log-likelihood, (p,).
+        """Return what one EM step moves: the gradient of the mean log-likelihood, (p,).
 
         Parameters
         ----------
@@ -89,7 +89,7 @@ class Tangent:
         return np.concatenate([(own * scales).ravel(), shared * shared_scales])
 
     def moved(self, step: Array, like: Statistics) -> Statistics:
-        """Statistics of which the mixture that lies a step (p,) away is the maximum.
+        """Return the statistics of which the mixture that lies a step (p,) away is the maximum.
 
         Parameters
         ----------
@@ -107,7 +107,7 @@ class Tangent:
         return replace(like, moments=found.moments, scatter=found.scatter)
 
     def size(self, step: Array) -> float:
-        """Largest move of a component, in its own standard deviations."""
+        """Return the largest move of a component, in its own standard deviations."""
         own, shared = self.split(step)
         alive = self.parameters.weights > 0.0
         norms = np.linalg.norm(own[alive], axis=1) / np.sqrt(self.parameters.weights[alive])
@@ -218,7 +218,7 @@ class Information:
         weights: Array,
         responsibilities: Array | scipy.sparse.csc_array,
     ) -> "Information":
-        """The information that rows have.
+        """Return the information that rows have.
 
         Parameters
         ----------
@@ -276,7 +276,7 @@ class Information:
         return found
 
     def _project(self, members: _Members, own: Single, shared: Single, root: np.float32) -> Single:
-        """Products (n_k,) of what a component adds to rows' gradients with a vector."""
+        """Return the products (n_k,) of what a component adds to rows' gradients with a vector."""
         structure = self.tangent.parameters.structure
         found = structure.along(members.features, own, shared, root)
         found *= members.shares

@@ -48,7 +48,7 @@ def maximize(
     reg_covar: float | Array = 0.0,
     fixed: Collection[ParameterName] = (),
 ) -> Maximum:
-    """Parameters that maximise the expected log-likelihood of the statistics.
+    """Return the parameters that maximise the expected log-likelihood of the statistics.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def maximize(
 
 
 def _has_mass(statistics: Statistics) -> NDArray[np.bool_]:
-    """Whether a component has more than a few roundoffs of a row, (K,).
+    """Return whether a component has more than a few roundoffs of a row, (K,).
 
     With less its mean and covariance would be those of the one row that is nearest, and the
     component would be reborn on it. scikit-learn's M-step draws the line at the same mass.

@@ -53,7 +53,7 @@ class Parameters:
         covariances: ArrayLike,
         factors: ArrayLike | None = None,
     ) -> "Parameters":
-        """Parameters from arrays of the shapes given in the class.
+        """Return the parameters from arrays of the shapes given in the class.
 
         Raises
         ------
@@ -91,7 +91,7 @@ class Parameters:
         means: ArrayLike,
         precisions: ArrayLike,
     ) -> "Parameters":
-        """Parameters from inverse covariances, stored like the covariances.
+        """Return the parameters from inverse covariances, stored like the covariances.
 
         Raises
         ------
@@ -111,7 +111,7 @@ class Parameters:
         covariances: ArrayLike,
         precisions_cholesky: Array,
     ) -> "Parameters":
-        """Parameters from covariances and the upper factors U of their inverses, P = U Uᵀ.
+        """Return parameters from covariances and the upper factors U of their inverses, P = U Uᵀ.
 
         Raises
         ------
@@ -166,11 +166,11 @@ class Parameters:
         return np.asarray(self.structure.precisions(self.inverse_factors))
 
     def stacked(self, array: Array) -> Array:
-        """Covariances or factors as matrices (K or 1, D, D) or scales (K, D)."""
+        """Return the covariances or factors as matrices (K or 1, D, D) or scales (K, D)."""
         return self.structure.stacked(array, self.n_components, self.n_features)
 
     def n_parameters(self, fixed: Collection[ParameterName] = ()) -> int:
-        """Number of free parameters.
+        """Return the number of free parameters.
 
         Parameters
         ----------
@@ -186,7 +186,7 @@ def count_parameters(
     n_features: int,
     fixed: Collection[ParameterName] = (),
 ) -> int:
-    """Number of free parameters of a mixture of such a size.
+    """Return the number of free parameters of a mixture of such a size.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def count_parameters(
 def covariances_from_precisions(
     covariance_type: CovarianceType, precisions: ArrayLike, shape: tuple[int, ...]
 ) -> tuple[Array, Array]:
-    """Covariances and their factors from precisions, for means of a given shape (K, D).
+    """Return the covariances and their factors from precisions, for means of a given shape (K, D).
 
     Raises
     ------
@@ -288,7 +288,7 @@ def require_covariances(structure: CovarianceStructure, name: str, values: Array
 
 
 def _symmetric(structure: CovarianceStructure, name: str, values: Array) -> Array:
-    """The values without the asymmetry that rounding leaves in products and inverses."""
+    """Return the values without the asymmetry that rounding leaves in products and inverses."""
     symmetric = structure.symmetrized(values, _ASYMMETRY)
     if symmetric is None:
         raise ParameterError(f"{name} are not symmetric")

@@ -97,7 +97,7 @@ class Statistics:
 
     @classmethod
     def zero(cls, frame: Frame, n_components: int) -> "Statistics":
-        """Statistics of no rows: the neutral element of :meth:`merge`."""
+        """Return the statistics of no rows: the neutral element of :meth:`merge`."""
         shapes = sum_shapes(frame.covariance_type, n_components, frame.n_features)
         return cls(frame, np.zeros(shapes["moments"]), np.zeros(shapes["scatter"]))
 
@@ -139,7 +139,7 @@ class Statistics:
         return self.log_likelihood / self.weight if self.weight > 0.0 else -np.inf
 
     def merge(self, other: "Statistics") -> "Statistics":
-        """Statistics of the rows of both.
+        """Return the statistics of the rows of both.
 
         Raises
         ------
@@ -167,7 +167,7 @@ class Statistics:
         )
 
     def subtract(self, other: "Statistics") -> "Statistics":
-        """Statistics of the rows of this one that are not in the other.
+        """Return the statistics of the rows of this one that are not in the other.
 
         Raises
         ------
@@ -179,7 +179,7 @@ class Statistics:
         return replace(self, **{name: getattr(self, name) - getattr(other, name) for name in sums})
 
     def scale(self, factor: float) -> "Statistics":
-        """Statistics of the same rows with all weights multiplied by a factor."""
+        """Return the statistics of the same rows with all weights multiplied by a factor."""
         return replace(
             self,
             moments=self.moments * factor,

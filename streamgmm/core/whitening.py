@@ -57,7 +57,7 @@ class Whitening:
         return found, scatter
 
     def in_frame(self, moments: Array, scatter: Array) -> Statistics:
-        """Statistics from moments of y.
+        """Return the statistics from moments of y.
 
         Parameters
         ----------
@@ -83,7 +83,7 @@ class Whitening:
         return found
 
     def standard(self, counts: Array) -> Statistics:
-        """Statistics of so many rows (K,) of each component, distributed just as it says."""
+        """Return statistics of so many rows (K,) of each component, distributed just as it says."""
         d = self.frame.n_features
         moments = np.zeros_like(Statistics.zero(self.frame, len(counts)).moments)
         moments[:, 0] = counts
@@ -97,7 +97,7 @@ class Whitening:
 
 
 def carried(statistics: Statistics, parameters: Parameters, frame: Frame) -> Statistics:
-    """The same statistics in the coordinates of another frame.
+    """Return the same statistics in the coordinates of another frame.
 
     Parameters
     ----------

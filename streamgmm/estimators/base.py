@@ -101,7 +101,7 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
     def predict(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
-        """Component of largest responsibility of each row.
+        """Return the component of largest responsibility of each row.
 
         Parameters
         ----------
@@ -142,7 +142,7 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
     def predict_proba(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
-        """Responsibilities: the posterior probability of each component for each row.
+        """Return the posterior probability (responsibility) of each component for each row.
 
         Parameters
         ----------
@@ -183,7 +183,7 @@ or the path ``out``
     def score_samples(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
-        """Log-density of each row.
+        """Return the log-density of each row.
 
         Parameters
         ----------
@@ -223,7 +223,7 @@ or the path ``out``
     def impute(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
-        """Rows with their missing values (NaN) replaced by what the others let expect.
+        """Return the rows with missing values (NaN) replaced by their expectation.
 
         Parameters
         ----------
@@ -355,7 +355,7 @@ or the path ``out``
         return self._derived(conditional(self._parameters(), chosen, values), rest)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Mean log-density of the rows.
+        """Return the mean log-density of the rows.
 
         Parameters
         ----------
@@ -393,7 +393,7 @@ or the path ``out``
         return self.criteria(X, sample_weight).bic
 
     def aic(self, X: Any, sample_weight: Any = None) -> float:
-        """Akaike information criterion on X; lower is better.
+        """Return the Akaike information criterion on X; lower is better.
 
         Parameters
         ----------
@@ -474,7 +474,7 @@ or the path ``out``
             return Criteria.of(found, self._parameters(), self.fixed)
 
     def _scored(self, X: Any, sample_weight: Any = None) -> Statistics:
-        """Statistics of all rows, from one pass."""
+        """Return the statistics of all rows, from one pass."""
         check_is_fitted(self)
         source = self._open(X, sample_weight, reset=False)
         with (
@@ -516,7 +516,7 @@ or the path ``out``
         return draw(self._parameters(), n_samples, check_random_state(self.random_state))
 
     def _columns(self, features: Sequence[int | str]) -> NDArray[np.intp]:
-        """Numbers of columns that are given by number or name."""
+        """Return the numbers of columns that are given by number or name."""
         if not isinstance(features, Iterable) or isinstance(features, str):
             raise ParameterError(f"features is {features!r}; give a list of columns of the model")
         names = getattr(self, "feature_names_in_", np.empty(0, dtype=object)).tolist()
@@ -586,7 +586,7 @@ or the path ``out``
         return scratch + gap_bytes(source, len(self.weights_))
 
     def _digest(self) -> str:
-        """A digest of what predictions depend on."""
+        """Return a digest of what predictions depend on."""
         digest = hashlib.sha256(self.covariance_type.encode())
         for array in (self.weights_, self.means_, self.covariances_, self.precisions_cholesky_):
             digest.update(np.ascontiguousarray(array, dtype=np.float64).tobytes())
@@ -719,5 +719,5 @@ def _kept(
 
 
 def mean_score(found: Statistics) -> float:
-    """Mean log-density of all rows, nats a unit of weight."""
+    """Return the mean log-density of all rows, nats a unit of weight."""
     return -np.inf if found.n_overflowing else found.mean_log_likelihood

@@ -40,7 +40,7 @@ def fingerprint(
     ridge: Array | None,
     sample_bytes: int,
 ) -> dict[str, Any]:
-    """What decides the result of fitting a model to data, as JSON can say it.
+    """Return what decides the result of fitting a model to data, as JSON can say it.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def clustering_fingerprint(model: Any, source: Source, sample_bytes: int) -> dic
 
 
 def _settings(model: Any) -> dict[str, Any]:
-    """The settings that decide what is found."""
+    """Return the settings that decide what is found."""
     known: dict[str, Any] = {
         name: _plain(value)
         for name, value in model.get_params(deep=False).items()
@@ -96,7 +96,7 @@ def _versions() -> dict[str, str]:
 
 
 def _digest(arrays: Iterable[Any]) -> str:
-    """A digest of the values of some arrays."""
+    """Return a digest of the values of some arrays."""
     found = hashlib.sha256()
     for array in arrays:
         found.update(np.ascontiguousarray(array).tobytes())
@@ -104,7 +104,7 @@ def _digest(arrays: Iterable[Any]) -> str:
 
 
 def _data(source: Source) -> dict[str, Any]:
-    """What is known of data before they are read."""
+    """Return what is known of data before they are read."""
     region_of = regions_of(source)
     boxes = ([(along.start, along.stop) for along in region_of(i)] for i in all_chunks(source))
     known = {
@@ -125,7 +125,7 @@ def _is_at_hand(source: Source) -> bool:
 
 
 def _some_rows(source: Source) -> Iterable[Any]:
-    """Rows, and weights, of the first chunk, the middle one and the last."""
+    """Return the rows, and weights, of the first chunk, the middle one and the last."""
     n_chunks = len(all_chunks(source))
     for i in sorted({0, n_chunks // 2, n_chunks - 1}):
         chunk = source.read(i)

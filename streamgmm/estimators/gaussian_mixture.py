@@ -471,7 +471,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         return self
 
     def _size(self, source: Source, work: Work) -> FitStarted:
-        """What the fit will take."""
+        """Return what the fit will take."""
         structure = STRUCTURES[self.covariance_type]
         k, d = self.n_components, source.n_features
         return FitStarted(
@@ -513,7 +513,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             checkpoint.finish(to_record(self))
 
     def _given_start(self, reader: Reader, known: Start) -> Parameters | None:
-        """What reads begin with, if that need not be found."""
+        """Return what reads begin with, if that need not be found."""
         if self._goes_on():
             return self._unchanged_parameters(reader)
         return known.complete(self.covariance_type)
@@ -652,7 +652,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         )
 
     def _unchanged_parameters(self, reader: Reader) -> Parameters:
-        """Those of the last fit, if the settings and the data still have their shape."""
+        """Return those of the last fit, if the settings and the data still have their shape."""
         shape = self.n_components, reader.source.n_features
         expected = STRUCTURES[self.covariance_type].shape(*shape)
         if self.means_.shape != shape or self.covariances_.shape != expected:
@@ -666,14 +666,14 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
     def _run(
         self, reader: Reader, start: Parameters, objective: Objective, previous: float = -np.inf
     ) -> Fit:
-        """Plain EM on all rows from given parameters."""
+        """Run plain EM on all rows from given parameters."""
         kept = reader.kept(Parameters, lambda: start)
         return self._iterated(reader, kept, objective, previous)
 
     def _iterated(
         self, reader: Reader, start: Parameters, objective: Objective, previous: float = -np.inf
     ) -> Fit:
-        """Iterations on all rows."""
+        """Run iterations on all rows."""
         return expectation_maximization(
             reader,
             start,
@@ -861,7 +861,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             )
 
     def to_sklearn(self) -> Any:
-        """The same fitted model as a :class:`sklearn.mixture.GaussianMixture`.
+        """Return the same fitted model as a :class:`sklearn.mixture.GaussianMixture`.
 
         Returns
         -------
@@ -891,7 +891,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
 
     @classmethod
     def from_sklearn(cls, model: Any) -> Self:
-        """A fitted :class:`sklearn.mixture.GaussianMixture` as a model of this class.
+        """Return a fitted :class:`sklearn.mixture.GaussianMixture` as a model of this class.
 
         Parameters
         ----------

@@ -427,7 +427,7 @@ default="k-means++"
         return hashlib.sha256(self._centres().tobytes()).hexdigest()
 
     def _centres(self) -> Array:
-        """The centres; they may have been assigned by hand."""
+        """Return the centres; they may have been assigned by hand."""
         centres: Array = np.ascontiguousarray(self.cluster_centers_, dtype=np.float64)
         return centres
 
@@ -450,7 +450,7 @@ default="k-means++"
         return source
 
     def _given_centres(self, n_features: int) -> Array | None:
-        """Centres that are given as ``init``."""
+        """Return the centres that are given as ``init``."""
         if isinstance(self.init, str) or callable(self.init):
             return None
         return self._checked_centres(self.init, n_features)
@@ -493,7 +493,7 @@ default="k-means++"
             )
 
     def _size(self, source: Source, work: Work) -> FitStarted:
-        """What the fit will take."""
+        """Return what the fit will take."""
         k, d = self.n_clusters, source.n_features
         n_operations = 4 * source.n_rows * k * (d + 2)
         return FitStarted(source.n_rows, d, k, k * d, data_bytes(source), work.thread, n_operations)
@@ -505,7 +505,7 @@ default="k-means++"
         given: Array | None,
         random: np.random.RandomState,
     ) -> tuple[Array, Metric]:
-        """Centres to begin with, and the metric for them."""
+        """Return the centres to begin with, and the metric for them."""
         source = reader.source
         sample = sample_for_clusters(reader, self.n_clusters, random, given is None)
         if given is None and len(sample) < self.n_clusters:
@@ -540,7 +540,7 @@ default="k-means++"
         method: str,
         random: np.random.RandomState,
     ) -> Array:
-        """Centres of small inertia on the sample."""
+        """Return the centres of small inertia on the sample."""
 
         def open_rows(rows: Array, weights: Array, metric: Metric) -> Reader:
             return Reader(
@@ -570,7 +570,7 @@ default="k-means++"
         given: Array | None,
         random: np.random.RandomState,
     ) -> tuple[Clustering, Metric]:
-        """Lloyd's algorithm on all rows."""
+        """Run Lloyd's algorithm on all rows."""
         start, metric = self._start(reader, local, given, random)
         reader.log_offsets = metric.offsets_of(start)
         found = lloyd(reader, start, metric, tol=self.tol, max_iter=self.max_iter)
@@ -600,7 +600,7 @@ default="k-means++"
             )
 
     def _as_mixture(self, parameters: Parameters, reader: Reader) -> Record:
-        """The mixture that has these clusters, as what a file holds."""
+        """Return the mixture that has these clusters, as what a file holds."""
         fitted = FittedModel(
             parameters,
             feature_names=getattr(self, "feature_names_in_", None),

@@ -58,7 +58,7 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture | OnlineGaussianMixtur
 
 
 def load_or_begin(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixture:
-    """The model in a file, if its settings are as they are asked for, or a new one.
+    """Return the model in a file, if its settings are as they are asked for, or a new one.
 
     Raises
     ------

@@ -36,7 +36,7 @@ def fitted_part(model: Any, name: str) -> FittedModel:
 
 
 def fitted_parts(models: Sequence[Any]) -> list[FittedModel]:
-    """The mixtures of some models, of the same covariance type and columns.
+    """Return the mixtures of some models, of the same covariance type and columns.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def fitted_parts(models: Sequence[Any]) -> list[FittedModel]:
 
 
 def _kind(model: MixtureEstimator) -> str:
-    """Covariance type and columns, in words."""
+    """Return the covariance type and columns, in words."""
     names = getattr(model, "feature_names_in_", None)
     columns = "" if names is None else f": {', '.join(names)}"
     return f"{model.covariance_type} covariances and {model.n_features_in_} features{columns}"

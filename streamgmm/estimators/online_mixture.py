@@ -364,7 +364,7 @@ class OnlineGaussianMixture(MixtureEstimator):
 
     @classmethod
     def _with_settings_of(cls, model: MixtureEstimator, settings: Mapping[str, Any]) -> Self:
-        """A model of the same columns, with settings of its own where they are given."""
+        """Return a model of the same columns, with settings of its own where they are given."""
         online = cls()
         known = model.get_params(deep=False)
         shared = {name: known[name] for name in online.get_params(deep=False) if name in known}
@@ -422,7 +422,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         self._report_condition()
 
     def to_batch(self, **settings: Any) -> GaussianMixture:
-        """The mixture as it is now, as a fitted batch model.
+        """Return the mixture as it is now as a fitted batch model.
 
         With ``warm_start=True`` its ``fit`` continues from here: what was learned of a stream is
         polished on all rows, where they have been stored.
@@ -702,7 +702,7 @@ class OnlineGaussianMixture(MixtureEstimator):
             return self._stepwise.basis
 
     def _is_plain(self, X: Any) -> bool:
-        """Whether X is known to be a batch, as rows before it were, without validation."""
+        """Return whether X is known to be a batch, as rows before it were, without validation."""
         return (
             type(X) is np.ndarray
             and X.dtype in (np.float64, np.float32)

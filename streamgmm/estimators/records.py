@@ -326,5 +326,5 @@ def copy_fitted(origin: Any, target: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A setting or attribute as JSON can say it."""
+    """Return a setting or attribute as JSON can say it."""
     return value.item() if isinstance(value, np.generic) else value

@@ -112,7 +112,7 @@ class RowEstimator(DataEstimator, ABC):
 
     @abstractmethod
     def _digest(self) -> str:
-        """A digest of what predictions depend on."""
+        """Return a digest of what predictions depend on."""
 
     def _map_rows(
         self,
@@ -169,7 +169,7 @@ class RowEstimator(DataEstimator, ABC):
         out: str | os.PathLike[str] | None,
         resume: bool,
     ) -> Any:
-        """Predictions as an array in memory or, piece by piece, at a path."""
+        """Return the predictions as an array in memory or, piece by piece, at a path."""
         shape, dims = sample_shape(source), sample_dims(source)
         if output.dim is not None:
             shape, dims = (*shape, len(output.names)), (*dims, output.dim)

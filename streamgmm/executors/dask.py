@@ -154,7 +154,7 @@ def _merge(left: M, right: M) -> M:
 def _tasks(
     source: Source, chosen: Sequence[int], function: Callable[[S, Chunk], Any], state: S
 ) -> list[Delayed]:
-    """One task for each chosen chunk."""
+    """Return the one task for each chosen chunk."""
     shared_state = delayed(state, pure=False, traverse=False)
     if isinstance(source, LazySource):
         lazy = source.lazy_chunks()
@@ -183,7 +183,7 @@ def map_rows(
     dtype: np.dtype[Any],
     n_outputs: int | None,
 ) -> Any:
-    """A lazy Dask array of function(state, chunk), block by block.
+    """Return a lazy Dask array of function(state, chunk), block by block.
 
     Parameters
     ----------

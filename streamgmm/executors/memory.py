@@ -31,7 +31,7 @@ _MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ (\S{4}) \S+ \S+ \d+ +(/.*)$")
 
 
 def parse_bytes(size: int | float | str, name: str = "memory_limit") -> int:
-    """A size in bytes from a number or from text such as "1GiB", "500 MB" or "2e9".
+    """Return a size in bytes from a number or from text such as "1GiB", "500 MB" or "2e9".
 
     Raises
     ------
@@ -53,7 +53,7 @@ def parse_bytes(size: int | float | str, name: str = "memory_limit") -> int:
 
 
 def process_bytes() -> int:
-    """Resident memory of the process, its libraries included.
+    """Return the resident memory of the process, its libraries included.
 
     Pages of data files that are mapped are not counted: the system takes them back where memory is
     short.
@@ -66,7 +66,7 @@ def _resident_bytes() -> int:
 
 
 def _mapped_data_bytes() -> int:
-    """Resident bytes of mapped files of which no part can be executed."""
+    """Return the resident bytes of mapped files of which no part can be executed."""
     try:
         lines = Path("/proc/self/smaps").read_text(errors="replace").splitlines()
     except OSError:
@@ -104,7 +104,7 @@ def return_freed_memory() -> None:
 
 
 def sample_bytes(memory_limit: int | float | str | None) -> int:
-    """What a sample of rows may take: a part of the limit, or of what the machine has.
+    """Return what a sample of rows may take: a part of the limit, or of what the machine has.
 
     It must not depend on what is free at the moment, for it decides which rows are in the sample.
     """
@@ -114,7 +114,7 @@ def sample_bytes(memory_limit: int | float | str | None) -> int:
 
 
 def machine_bytes() -> int:
-    """Memory of the machine, or of the control group that the process is in."""
+    """Return the memory of the machine, or of the control group that the process is in."""
     total = int(psutil.virtual_memory().total)
     for folder in _control_groups():
         try:
@@ -127,7 +127,7 @@ def machine_bytes() -> int:
 
 
 def free_bytes() -> int:
-    """What the machine, or the control group that the process is in, has free."""
+    """Return what the machine, or the control group that the process is in, has free."""
     free = int(psutil.virtual_memory().available)
     for folder in _control_groups():
         try:
@@ -201,7 +201,7 @@ class Budget:
         return budget
 
     def chunks_in_flight(self, source: Source, work: Work, n_values: int, most: int) -> int:
-        """How many chunks may be in memory at once.
+        """Return how many chunks may be in memory at once.
 
         Parameters
         ----------

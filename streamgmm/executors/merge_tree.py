@@ -7,7 +7,7 @@ from streamgmm.protocols import M
 
 
 def tree_depth(n_values: int) -> int:
-    """Levels above the leaves of the tree that merges so many values."""
+    """Return the levels above the leaves of the tree that merges so many values."""
     return (n_values - 1).bit_length()
 
 

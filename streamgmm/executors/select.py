@@ -18,7 +18,7 @@ def open_executor(
     n_jobs: int | None = None,
     memory_limit: int | float | str | None = None,
 ) -> Any:
-    """The executor for a source, as a context manager; the log says which one, and why.
+    """Return the executor for a source, as a context manager; the log says which one, and why.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def is_local(executor: Any, source: Source) -> bool:
 def _chosen(
     executor: Any, source: Source
 ) -> tuple[Literal["local threads", "Dask's scheduler", "a Dask cluster"], Any, str]:
-    """Where to compute, the client of a cluster, and why."""
+    """Return where to compute, the client of a cluster, and why."""
     if hasattr(executor, "scheduler_info") and hasattr(executor, "get"):
         return "a Dask cluster", _usable(executor), f"{executor} was given"
     if executor == "threads":
@@ -113,7 +113,7 @@ def _usable(client: Any) -> Any:
 
 
 def _active_client() -> Any:
-    """The client of the cluster that Dask computes on by default; None if it does not."""
+    """Return the client of the cluster that Dask computes on by default; None if it does not."""
     # Without the package nobody has made one.
     if "distributed" not in sys.modules:
         return None

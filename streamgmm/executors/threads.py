@@ -42,7 +42,7 @@ _MOST_THREADS = 4096
 
 
 def thread_count(n_jobs: int | None) -> int:
-    """Threads to compute with: n_jobs, or as many as the process may run on.
+    """Return the threads to compute with: n_jobs, or as many as the process may run on.
 
     Within a task of Dask it is one by default, because Dask computes as many tasks at once as
     there are processors.
@@ -200,7 +200,7 @@ class ThreadExecutor:
         done: SimpleQueue[int | None] = SimpleQueue()
 
         def take() -> tuple[int, int | None] | None:
-            """A chunk, and the one to come when all threads are on chunks before it."""
+            """Return a chunk, and the one to come when all threads are on chunks before it."""
             with self._taking:
                 if not waiting:
                     return None

@@ -60,7 +60,7 @@ class FileSink(ArraySink):
         self._next_sync = time.monotonic() + _SYNC_SECONDS
 
     def has(self, i: int) -> bool:
-        """Whether chunk i is there from a call before."""
+        """Return whether chunk i is there from a call before."""
         return i in self._done
 
     def write(self, region: Region, values: NDArray[Any]) -> None:
@@ -158,7 +158,7 @@ def open_sink(
     fingerprint: Mapping[str, Any] | None = None,
     resume: bool = False,
 ) -> Iterator[FileSink]:
-    """A sink that becomes the file or Zarr array ``path`` when the block ends well.
+    """Yield a sink that becomes the file or Zarr array ``path`` when the block ends well.
 
     Until then it grows in the folder ``<path>.part``. That stays, with the chunks that are
     finished, if the block does not end well and what is written has a fingerprint.
@@ -243,7 +243,7 @@ def open_sink(
 
 
 def _chunking(regions: Iterable[Region], piece_shape: tuple[int, ...]) -> tuple[str, bool]:
-    """A digest of the boxes of chunks, and whether two of them may share a stored chunk."""
+    """Return a digest of the boxes of chunks, and whether two of them may share a stored chunk."""
     digest, is_shared = hashlib.sha256(), False
     for region in regions:
         digest.update(np.array([(along.start, along.stop) for along in region]).tobytes())
@@ -316,7 +316,7 @@ def _stored_digest(array: Any, path: Path, region: Region, is_shared: bool) -> b
 
 
 def _open(path: Path, is_shared: bool) -> Any:
-    """What :func:`_create` made, to continue writing."""
+    """Return what :func:`_create` made, to continue writing."""
     if path.suffix == ".zarr":
         from streamgmm.sinks.zarr import open_array
 

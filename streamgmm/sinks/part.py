@@ -139,7 +139,7 @@ class Part:
 
 @contextmanager
 def open_part(target: Path) -> Iterator[Part]:
-    """The folder of a target, locked; removed at the end if nothing in it is worth keeping.
+    """Yield the folder of a target, locked; removed at the end if nothing in it is worth keeping.
 
     Raises
     ------

@@ -30,7 +30,7 @@ def create_array(
     dimension_names: Sequence[str] | None,
     is_shared: bool,
 ) -> "zarr.Array[Any]":
-    """A new array, stored in boxes of samples; see :func:`streamgmm.sinks.open_sink`."""
+    """Return a new array, stored in boxes of samples; see :func:`streamgmm.sinks.open_sink`."""
     # Zarr creates missing folders; a mistyped one should be an error here as for files.
     folder.parent.resolve(strict=True)
     array: zarr.Array[Any] = zarr.create_array(
@@ -47,7 +47,7 @@ def create_array(
 
 
 def open_array(folder: Path, is_shared: bool) -> "zarr.Array[Any]":
-    """An array of :func:`create_array`, to continue writing."""
+    """Return an array of :func:`create_array`, to continue writing."""
     return zarr.open_array(_store(folder, is_shared), mode="r+")
 
 

@@ -79,7 +79,7 @@ class ArraySource(Described):
         return copied_bytes + self._rules.work_bytes(n_values, self.dtype)
 
     def read(self, i: int) -> Chunk:
-        """Chunk i."""
+        """Return chunk i."""
         index = range(self.boundaries[i], self.boundaries[i + 1])
         rows = self._array[index.start : index.stop]
         stored = np.array(rows) if self._is_mapped else rows
@@ -133,7 +133,7 @@ class FileArray:
 
     @classmethod
     def from_npy(cls, file: "Path | RemoteFile") -> "FileArray":
-        """The array in a ``.npy`` file.
+        """Return the array in a ``.npy`` file.
 
         Raises
         ------
@@ -221,7 +221,7 @@ class FileSource(Described):
 
     @classmethod
     def from_npy(cls, file: "Path | RemoteFile") -> "FileSource":
-        """The array in a ``.npy`` file.
+        """Return the array in a ``.npy`` file.
 
         Raises
         ------
@@ -232,7 +232,7 @@ class FileSource(Described):
 
     @classmethod
     def from_memmap(cls, array: "np.memmap[Any, Any]") -> "FileSource | None":
-        """The file behind a memory map; None if it cannot be read instead of the map.
+        """Return the file behind a memory map; None if it cannot be read instead of the map.
 
         It cannot if the map is a part of another one (its offset is not known), is private, or its
         file has another name now.
@@ -253,7 +253,7 @@ class FileSource(Described):
         return n_copies * self._chunk_rows * self.n_features * self.dtype.itemsize
 
     def read(self, i: int) -> Chunk:
-        """Chunk i."""
+        """Return chunk i."""
         start, stop = self.boundaries[i], self.boundaries[i + 1]
         return Chunk(self._array[start:stop], range(start, stop))
 

@@ -79,7 +79,7 @@ class DaskSource(Described):
         return self._usable(self._array, 0)
 
     def with_weights(self, weights: Any, rules: ValueRules = NO_RULES) -> "DaskSource":
-        """The same rows with weights.
+        """Return the same rows with weights.
 
         Parameters
         ----------
@@ -128,7 +128,7 @@ class DaskSource(Described):
         return distributed is not None and bool(distributed.futures_of(self._arrays))
 
     def lazy_chunks(self) -> list[Delayed]:
-        """A task for each chunk."""
+        """Return a task for each chunk."""
         # One graph for all of them: to join as many as there are chunks would take long.
         arrays = dask.base.optimize(*self._arrays)  # type: ignore[no-untyped-call]
         name = f"chunk-{uuid.uuid4().hex}"

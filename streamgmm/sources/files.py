@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"(\d+)")
 
 
 def natural_order(name: str) -> tuple[str | int, ...]:
-    """A key that sorts names by the numbers in them: ``part-9`` comes before ``part-10``."""
+    """Return a key that sorts names by the numbers in them: ``part-9`` comes before ``part-10``."""
     return tuple(int(part) if part.isdecimal() else part for part in _NUMBER.split(name))
 
 
@@ -83,12 +83,12 @@ def _refuse_tables_above(path: Path) -> None:
 
 
 def _folder_and_name(path: Path) -> tuple[tuple[str | int, ...], tuple[str | int, ...]]:
-    """A key for the order in which names are forgotten: by folders, and by names within them."""
+    """Return a key for the order in which names are forgotten: by folders, then by names."""
     return natural_order(str(path.parent)), natural_order(path.name)
 
 
 def _files_in(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
-    """Files and Zarr stores in a folder and below it, links to folders above it apart."""
+    """Return files and Zarr stores in a folder and below it, links to folders above it apart."""
     above = (*above, folder.resolve())
     found: list[Path] = []
     paths = [*folder.iterdir()]

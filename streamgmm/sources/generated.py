@@ -56,7 +56,7 @@ class GeneratedSource(Described):
         return 3 * 8 * self._chunk_rows * self.n_features
 
     def read(self, i: int) -> Chunk:
-        """Chunk i."""
+        """Return chunk i."""
         start, stop = self.boundaries[i], self.boundaries[i + 1]
         random = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(i,)))
         rows, _ = draw(self.parameters, stop - start, random)

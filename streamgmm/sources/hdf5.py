@@ -122,7 +122,7 @@ class Hdf5Source(Described):
         return cls(dataset, remote)
 
     def read(self, i: int) -> Chunk:
-        """Chunk i."""
+        """Return chunk i."""
         start, stop = self.boundaries[i], self.boundaries[i + 1]
         with naming_rows(self.name, start, stop, "; the file may be damaged"):
             stored = self._handle.dataset()[start:stop]
@@ -187,7 +187,7 @@ class _Handle:
         return {**self.__dict__, "_opened": (0, None)}
 
     def dataset(self) -> Any:
-        """The dataset, open in this process; two threads at once may both open it.
+        """Return the dataset, open in this process; two threads at once may both open it.
 
         Raises
         ------
@@ -224,7 +224,7 @@ class _Handle:
 
 
 def file_object(file: "RemoteFile") -> Any:
-    """What HDF5 reads a file at a URL through, with some bytes more each time."""
+    """Return what HDF5 reads a file at a URL through, with some bytes more each time."""
     return file.open(read_ahead=_READ_AHEAD_BYTES, in_thread=True)
 
 
@@ -305,7 +305,7 @@ def _described(dataset: "h5py.Dataset") -> StoredArray:
 
 
 def _datasets(group: "h5py.Group") -> list[Any]:
-    """All datasets in a group and below."""
+    """Return all datasets in a group and below."""
     nodes: list[Any] = []
     group.visititems(lambda _, node: nodes.append(node))
     return [node for node in nodes if isinstance(node, h5py.Dataset)]

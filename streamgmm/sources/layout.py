@@ -16,7 +16,7 @@ _FEWEST_ROWS, _MOST_ROWS = 1024, 65536
 
 
 def rows_per_chunk(n_features: int, stored_rows: int = 1) -> int:
-    """Rows in a chunk of D features, a multiple of the rows that are stored together.
+    """Return the rows in a chunk of D features, a multiple of the rows that are stored together.
 
     It depends on the layout of the data alone, never on the machine: where chunks begin
     decides the last bits of every result.

@@ -45,12 +45,12 @@ TABLE_SUFFIXES = (".npy", ".zarr", *_HDF5_SUFFIXES, *PARQUET_SUFFIXES)
 
 
 def is_path(data: Any) -> TypeGuard[str | os.PathLike[str]]:
-    """Whether data are named by a path or URL rather than given."""
+    """Return whether data are named by a path or URL rather than given."""
     return isinstance(data, (str, os.PathLike))
 
 
 def is_source(data: Any) -> TypeGuard[Source]:
-    """Whether data are described already."""
+    """Return whether data are described already."""
     # The class is asked, because a DataFrame may have columns with these names.
     return callable(getattr(type(data), "read", None)) and hasattr(data, "boundaries")
 
@@ -63,7 +63,7 @@ def is_stored_table(path: Path) -> bool:
 
 
 def is_from(data: Any, package: str) -> bool:
-    """Whether an object's type is defined in a package, without importing the package."""
+    """Return whether an object's type is defined in a package, without importing the package."""
     return type(data).__module__.partition(".")[0] == package
 
 
@@ -152,7 +152,7 @@ def open_source(
 
 
 def unmasked(data: Any, name: str) -> Any:
-    """Data as they are, or the values of a masked array of which nothing is masked.
+    """Return the data as they are, or the values of a masked array of which nothing is masked.
 
     Raises
     ------
@@ -171,7 +171,7 @@ def unmasked(data: Any, name: str) -> Any:
 
 
 def _names(names: str | Sequence[str] | None) -> Sequence[str] | None:
-    """Names; a string is one, not a sequence of letters."""
+    """Return the names; a string is one, not a sequence of letters."""
     return [names] if isinstance(names, str) else names
 
 
@@ -296,7 +296,7 @@ def _not_a_pattern(pattern: Path) -> str:
 
 
 def _file(location: str, storage_options: Mapping[str, Any] | None = None) -> "Path | RemoteFile":
-    """The file at a path or URL."""
+    """Return the file at a path or URL."""
     if not is_url(location):
         # Another process, or this one later, may be in another folder.
         return Path(location).absolute()

@@ -123,7 +123,7 @@ class ParquetSource(Described):
         self.read_bytes: int = max(map(self._most_bytes, range(len(self._parts))))
 
     def read(self, i: int) -> Chunk:
-        """Chunk i."""
+        """Return chunk i."""
         start, stop = self.boundaries[i], self.boundaries[i + 1]
         file, _ = self._parts[i]
         with (
@@ -134,7 +134,7 @@ class ParquetSource(Described):
         return Chunk(rows, range(start, stop))
 
     def _width(self, name: str, files: "Sequence[_File]") -> int | None:
-        """Length of the lists in a column; None if it holds numbers.
+        """Return the length of the lists in a column; None if it holds numbers.
 
         Raises
         ------
@@ -157,7 +157,7 @@ class ParquetSource(Described):
         return width
 
     def _first_length(self, name: str, files: "Sequence[_File]") -> int:
-        """Length of the first list that has any elements."""
+        """Return the length of the first list that has any elements."""
         for file in files:
             with (
                 _explained(f"{file.name}: column {name!r} cannot be read or decoded"),
@@ -171,7 +171,7 @@ class ParquetSource(Described):
         raise DataError(f"{self.name}: column {name!r} holds no lists of numbers")
 
     def _rows(self, opened: Any, i: int) -> NDArray[Any]:
-        """Rows of a chunk; of a single column they stay where they were decoded."""
+        """Return the rows of a chunk; of a single column they stay where they were decoded."""
         columns = self._columns(opened, i)
         if len(self._widths) == 1:
             return next(columns).astype(self.dtype, copy=False)
@@ -188,7 +188,7 @@ class ParquetSource(Described):
         return rows
 
     def _columns(self, opened: Any, i: int) -> Iterator[NDArray[Any]]:
-        """Columns of a chunk, each (n, width), a few of them decoded at once."""
+        """Yield the columns of a chunk, each (n, width), a few of them decoded at once."""
         start, stop = self.boundaries[i], self.boundaries[i + 1]
         file, row_groups = self._parts[i]
         names, n_at_once = list(self._widths), self._columns_at_once(stop - start)
@@ -201,12 +201,12 @@ class ParquetSource(Described):
                 yield self._values(table.column(name), name, file, start)
 
     def _columns_at_once(self, n_rows: int) -> int:
-        """Columns of so many rows that the processor's cache holds until they are copied."""
+        """Return columns of so many rows that the processor's cache holds until they are copied."""
         column_bytes = n_rows * self._widest * self.dtype.itemsize
         return min(max(1, _BLOCK_BYTES // column_bytes), len(self._widths))
 
     def _most_bytes(self, i: int) -> int:
-        """Most memory in bytes that reading a chunk takes."""
+        """Return the most memory in bytes that reading a chunk takes."""
         n_rows = self.boundaries[i + 1] - self.boundaries[i]
         file, row_groups = self._parts[i]
         n_columns = self._columns_at_once(n_rows)
@@ -219,7 +219,7 @@ class ParquetSource(Described):
         return n_assembled * self.dtype.itemsize + decoded_bytes + stored_bytes
 
     def _values(self, column: Any, name: str, file: "_File", start: int) -> NDArray[Any]:
-        """Values of a column, (n, width), without a copy if none is null.
+        """Return the values of a column, (n, width), without a copy if none is null.
 
         Raises
         ------
@@ -301,7 +301,7 @@ class _File:
                 )
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """Type of the numbers in a column, nulls included."""
+        """Return the type of the numbers in a column, nulls included."""
         dtype: np.dtype[Any] = np.dtype(_element(self.schema.field(name).type).to_pandas_dtype())
         if dtype.kind == "f" or not self._may_hold_null(name):
             return dtype
@@ -321,7 +321,7 @@ class _File:
         return most
 
     def _may_hold_null(self, name: str) -> bool:
-        """Whether null may be in a column, as far as it is known without reading."""
+        """Return whether null may be in a column, as far as it is known without reading."""
         row_groups = [g for g, n in enumerate(self.row_counts) if n > 0]
         for leaf in self._leaves[name]:
             if self.metadata.schema.column(leaf).max_definition_level == 0:
@@ -353,7 +353,7 @@ _Part = tuple[_File, list[int]]
 def _filesystem(
     location: str, storage_options: Mapping[str, Any] | None
 ) -> "tuple[LocalFileSystem | RetryingFileSystem, str]":
-    """The file system that holds a path or URL, and the path within it."""
+    """Return the file system that holds a path or URL, and the path within it."""
     if not is_url(location):
         return LocalFileSystem(), LocalFileSystem._strip_protocol(location)
     # Only URLs need the packages that read them.
@@ -364,7 +364,7 @@ def _filesystem(
 
 
 def _described(filesystem: "LocalFileSystem | RetryingFileSystem", path: str) -> "_File":
-    """A file and what its footer says."""
+    """Return a file and what its footer says."""
     is_local = isinstance(filesystem, LocalFileSystem)
     name = _shown(filesystem, path)
     with _explained(f"{name} cannot be opened as a Parquet file"):
@@ -479,7 +479,7 @@ def _shown(filesystem: "LocalFileSystem | RetryingFileSystem", path: str) -> str
 
 
 def _files_in(filesystem: Any, folder: str) -> Iterator[str]:
-    """Paths of the Parquet files in a folder and below it.
+    """Yield the paths of the Parquet files in a folder and below it.
 
     The file system's own search would pass over folders that it may not list.
     """
@@ -502,7 +502,7 @@ def _is_hidden(path: str) -> bool:
 
 
 def _all_columns(files: Sequence[_File]) -> list[str]:
-    """Names of the columns of all files, without indices of DataFrames."""
+    """Return the names of the columns of all files, without indices of DataFrames."""
     names: dict[str, None] = {}
     for file in files:
         index = (file.schema.pandas_metadata or {}).get("index_columns", [])
@@ -519,7 +519,7 @@ def _feature_names(widths: Mapping[str, int | None]) -> list[str]:
 
 
 def _join(files: Sequence[_File], most_rows: int) -> tuple[list[_Part], list[int]]:
-    """Parts of neighbouring row groups; the first row of each part, then N."""
+    """Return the parts of neighbouring row groups; the first row of each part, then N."""
     parts: list[_Part] = []
     boundaries = [0]
     for file in files:
@@ -537,7 +537,7 @@ def _join(files: Sequence[_File], most_rows: int) -> tuple[list[_Part], list[int
 
 
 def _element(kind: Any) -> Any:
-    """Type of the numbers in a column of some type: of lists that of their elements."""
+    """Return the type of the numbers in a column of some type: of lists that of their elements."""
     return kind.value_type if _is_list(kind) else kind
 
 

@@ -19,7 +19,7 @@ _ADVICE = "; what is read is an Arrow IPC stream, or .npy arrays one after the o
 def tables_from(
     stream: BufferedReader, name: str, columns: Sequence[str] | None = None
 ) -> Iterator[ArraySource]:
-    """The tables of a stream, as they come.
+    """Yield the tables of a stream, as they come.
 
     Parameters
     ----------

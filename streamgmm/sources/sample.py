@@ -47,6 +47,6 @@ class SampleSource(Described):
         self.boundaries: Sequence[int] = regular_boundaries(self.n_rows, chunk_rows)
 
     def read(self, i: int) -> Chunk:
-        """Chunk i."""
+        """Return chunk i."""
         start, stop = self.boundaries[i], self.boundaries[i + 1]
         return Chunk(self._rows[start:stop], range(start, stop), self._weights[start:stop])

@@ -131,7 +131,7 @@ def names_in_local(folder: str) -> list[str]:
 
 
 def _version(name: str) -> tuple[int, str]:
-    """The number that a file of a log begins with, and its name."""
+    """Return the number that a file of a log begins with, and its name."""
     number = re.match(r"v?(\d+)", name)
     return int(number[1]) if number else -1, name
 

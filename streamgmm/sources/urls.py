@@ -23,7 +23,7 @@ class MissingFileError(FetchError, FileNotFoundError):
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is a URL and not a path, ``file://`` apart."""
+    """Return whether a text is a URL and not a path, ``file://`` apart."""
     return "://" in text and not text.startswith("file://")
 
 
@@ -33,7 +33,7 @@ def is_pattern(text: str) -> bool:
 
 
 def split(text: str) -> tuple[str, str | None]:
-    """A path or URL, and the path within it that may follow as in ``file.h5::/group/data``.
+    """Return a path or URL, and the path within it that may follow as in ``file.h5::/group/data``.
 
     Of ``zip://x.h5::/folder/a.zip`` the second part is the archive that the URL needs.
     """
@@ -44,7 +44,7 @@ def split(text: str) -> tuple[str, str | None]:
 
 
 def suffix(location: str) -> str:
-    """The suffix of the file that a path or URL names, in lower case.
+    """Return the suffix of the file that a path or URL names, in lower case.
 
     A query does not belong to it. Of chained URLs the first that has a path is the file:
     ``zip://inner.parquet::https://host/outer.zip``, ``simplecache::s3://bucket/x.parquet``.

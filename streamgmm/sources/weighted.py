@@ -103,7 +103,7 @@ class WeightedSource(Described):
         return self._source.read_bytes + (0 if is_view else 16 * int(largest))
 
     def region(self, i: int) -> Region:
-        """The box of chunk i along the sample dimensions."""
+        """Return the box of chunk i along the sample dimensions."""
         if self._grid is not None:
             return self._grid.region(i)
         return (slice(self.boundaries[i], self.boundaries[i + 1]),)
@@ -114,12 +114,12 @@ class WeightedSource(Described):
             self._stored.prefetch(i)
 
     def labelled(self, values: NDArray[Any], dim: str | None, names: Sequence[int | str]) -> Any:
-        """What was found of all samples, in the form that the data have."""
+        """Return what was found of all samples, in the form that the data have."""
         source = self._source
         return source.labelled(values, dim, names) if isinstance(source, LabelledSource) else values
 
     def read(self, i: int) -> Chunk:
-        """Chunk i."""
+        """Return chunk i."""
         chunk = self._source.read(i)
         if chunk.weights is not None:
             raise weighted_twice(self.name)
@@ -139,7 +139,7 @@ def _loaded(weights: Any) -> Any:
 
 
 def check_weights(weights: Any, source: Source) -> Any:
-    """The weights, if they are one real number for each row, (N,) or in the samples' shape.
+    """Return the weights, if they are one real number for each row, (N,) or in the samples' shape.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def check_weights(weights: Any, source: Source) -> Any:
 
 
 def weighted_twice(name: str) -> DataError:
-    """What to raise if weights are given to a source that has weights."""
+    """Return what to raise if weights are given to a source that has weights."""
     return DataError(f"{name} has weights already; give sample_weight once")
 
 

@@ -181,14 +181,14 @@ class XarraySource(Described):
         return chunk_bytes + working + work_bytes + index_bytes
 
     def region(self, i: int) -> Region:
-        """The box of chunk i along the sample dimensions."""
+        """Return the box of chunk i along the sample dimensions."""
         place = np.unravel_index(i, [len(edges) - 1 for edges in self._edges])
         return tuple(
             slice(edges[k], edges[k + 1]) for edges, k in zip(self._edges, place, strict=True)
         )
 
     def read(self, i: int) -> Chunk:
-        """Chunk i."""
+        """Return chunk i."""
         region = self.region(i)
         slab = dict(zip(self.sample_dims, region, strict=True))
         with naming_place(self.name, _place(slab)):
@@ -198,7 +198,7 @@ class XarraySource(Described):
     def labelled(
         self, values: NDArray[Any], dim: str | None, names: Sequence[int | str]
     ) -> xarray.DataArray:
-        """What was found of all samples, of their shape or theirs and (M,).
+        """Return what was found of all samples, of their shape or theirs and (M,).
 
         Coordinates along their dimensions are kept. M values of a sample lie along the dimension
         ``dim``, with their names if these are strings.
@@ -308,7 +308,7 @@ class BroadcastWeights:
         self.dtype: np.dtype[Any] = weights.dtype
 
     def __getitem__(self, region: Region) -> NDArray[Any]:
-        """Weights of a box of samples.
+        """Return the weights of a box of samples.
 
         Raises
         ------
@@ -414,7 +414,7 @@ def open_zarr(
 
 
 def _labelled(array: "zarr.Array[Any]") -> xarray.DataArray:
-    """A Zarr array with the names of its dimensions, decoded as arrays of a group are."""
+    """Return a Zarr array with the names of its dimensions, decoded as arrays of a group are."""
     named = without_credentials(str(array.store_path))
     names = array.metadata.dimension_names if isinstance(array.metadata, ArrayV3Metadata) else None
     if names is None or None in names:
@@ -529,7 +529,7 @@ def _decoded_labels(described: xarray.Dataset, label: Hashable, name: str) -> xa
 def _arrays(
     data: xarray.Dataset | xarray.DataArray, variables: Sequence[str] | None
 ) -> list[xarray.DataArray]:
-    """The arrays that hold the features."""
+    """Return the arrays that hold the features."""
     if isinstance(data, xarray.DataArray):
         if variables is not None:
             raise DataError(
@@ -549,7 +549,7 @@ def _arrays(
 
 
 def _feature_dim(array: xarray.DataArray, name: str) -> Hashable:
-    """The dimension along which an array has its features, if that needs no saying."""
+    """Return the dimension along which an array has its features, if that needs no saying."""
     if array.ndim < 2:
         raise DataError(
             f"{name} has dimensions {_listed(array.sizes)}; expected one of features beside those "
@@ -566,7 +566,7 @@ def _feature_dim(array: xarray.DataArray, name: str) -> Hashable:
 def _sample_dims(
     arrays: Sequence[xarray.DataArray], feature_dim: Hashable, name: str
 ) -> tuple[str, ...]:
-    """The dimensions that arrays share, in the order of the first one."""
+    """Return the dimensions that arrays share, in the order of the first one."""
     if feature_dim is not None and not any(feature_dim in array.dims for array in arrays):
         sizes = {dim: size for array in arrays for dim, size in array.sizes.items()}
         raise DataError(f"{name} has no dimension {feature_dim!r}; it has {_listed(sizes)}")
@@ -589,7 +589,7 @@ def _feature_names(
     arrays: Sequence[xarray.DataArray],
     feature_dim: Hashable,
 ) -> list[str] | None:
-    """A name for each feature; None if those of a DataArray have no labels."""
+    """Return a name for each feature; None if those of a DataArray have no labels."""
     labels = [str(x) for x in data.coords[feature_dim].values] if feature_dim in data.coords else []
     if isinstance(data, xarray.DataArray):
         return labels or None
@@ -605,7 +605,7 @@ def _feature_names(
 def _location(
     data: xarray.Dataset | xarray.DataArray, variables: Sequence[xarray.Variable]
 ) -> Path | None:
-    """The local path from which all variables come, if there is one."""
+    """Return the local path from which all variables come, if there is one."""
     # Some backends say it of each variable, others of the whole.
     paths = {variable.encoding.get("source", data.encoding.get("source")) for variable in variables}
     path = paths.pop() if len(paths) == 1 else None
@@ -683,7 +683,7 @@ def _edges_at(chunk_ends: Sequence[Sequence[int]], length: int, longest: int) ->
 
 
 def _box_shape(sizes: Sequence[int], stored: Sequence[int], n_features: int) -> tuple[int, ...]:
-    """Sizes of a box of whole stored chunks that makes a chunk.
+    """Return the sizes of a box of whole stored chunks that makes a chunk.
 
     Parameters
     ----------
@@ -706,10 +706,10 @@ def _box_shape(sizes: Sequence[int], stored: Sequence[int], n_features: int) -> 
 
 
 def _place(slab: Mapping[str, slice]) -> str:
-    """Where a box is, for a message."""
+    """Return where a box is, for a message."""
     return ", ".join(f"{dim} {along.start} to {along.stop}" for dim, along in slab.items())
 
 
 def _listed(sizes: Mapping[Any, int]) -> str:
-    """Dimensions and their sizes, for a message."""
+    """Return the dimensions and their sizes, for a message."""
     return f"({', '.join(f'{dim}: {size}' for dim, size in sizes.items())})"

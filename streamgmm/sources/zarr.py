@@ -94,7 +94,7 @@ class ZarrSource(Described):
         return stored_bytes + self._rules.work_bytes(n_values, self.dtype)
 
     def read(self, i: int) -> Chunk:
-        """Chunk i."""
+        """Return chunk i."""
         start, stop = self.boundaries[i], self.boundaries[i + 1]
         with naming_rows(self.name, start, stop, "; the store may be damaged"):
             stored = self._read_rows(start, stop)
@@ -117,7 +117,7 @@ class ZarrSource(Described):
                 _prefetch_file(self.location / key)
 
     def _read_rows(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows from start to stop; see :class:`_Rows` and :class:`OneThreadLoop`."""
+        """Return the rows from start to stop; see :class:`_Rows` and :class:`OneThreadLoop`."""
         # Chunks of few columns are put together quickest column by column.
         order: Literal["C", "F"] = "C" if self._array.chunks[1] >= self.n_features else "F"
         rows = _Rows((stop - start, self.n_features), self._stored_dtype, order)
@@ -209,7 +209,7 @@ class _Rows(NDBuffer):
         return self._made("C")
 
     def _made(self, order: Literal["C", "F"]) -> NDArray[Any]:
-        """The array, made when it is first needed."""
+        """Return the array, made when it is first needed."""
         if self._values is None:
             self._values = np.empty(self._shape, self._dtype, order)
         return self._values
@@ -236,7 +236,7 @@ class RemoteStore(FsspecStore):
 def store_at(
     location: str, storage_options: Mapping[str, Any] | None = None
 ) -> "str | RemoteStore":
-    """The store at a path or URL; Zarr opens paths by itself.
+    """Return the store at a path or URL; Zarr opens paths by itself.
 
     Raises
     ------

@@ -30,7 +30,7 @@ class OrderedRows:
         self._kept: tuple[int, Chunk] | None = None
 
     def between(self, start: int, stop: int) -> Iterator[Chunk]:
-        """The rows from start to stop.
+        """Yield the rows from start to stop.
 
         Raises
         ------
@@ -67,11 +67,11 @@ class LatestRows:
 
     @staticmethod
     def first(n_rows: int) -> int:
-        """The first of them, after so many rows."""
+        """Return the index of the first of them, after so many rows."""
         return max(n_rows - _LATEST_ROWS, 0)
 
     def followed(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-        """The chunks, of which copies of the last rows are kept."""
+        """Yield the chunks, of which copies of the last rows are kept."""
         for chunk in chunks:
             yield chunk
             self._chunks.append(_copied(chunk, self.first(len(chunk.rows))))
@@ -91,14 +91,14 @@ class LatestRows:
 
 
 def _copied(chunk: Chunk, start: int) -> Chunk:
-    """The rows of a chunk from start, without the memory of the others."""
+    """Return the rows of a chunk from start, without the memory of the others."""
     part = chunk.part(start, len(chunk.rows))
     weights = None if part.weights is None else part.weights.copy()
     return Chunk(part.rows.copy(), part.index, weights)
 
 
 def ends_of_pieces(source: Source) -> list[int]:
-    """Rows before the end of each piece, which is some whole chunks."""
+    """Return the rows before the end of each piece, which is some whole chunks."""
     boundaries = source.boundaries
     largest = max(after - before for before, after in pairwise(boundaries))
     n_chunks = max(1, _PIECE_BYTES // (8 * source.n_features * largest))

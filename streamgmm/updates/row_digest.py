@@ -52,13 +52,13 @@ class RowDigest:
             self._weights.update(self._as_bytes(weights))
 
     def added(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-        """The chunks, each taken in before it is used."""
+        """Yield the chunks, each taken in before it is used."""
         for chunk in chunks:
             self.add(chunk)
             yield chunk
 
     def text(self, before: str = "") -> str:
-        """The digest, of what came before too if its digest is given."""
+        """Return the digest, of what came before too if its digest is given."""
         parts = self._rows.hexdigest(), self._weights.hexdigest(), str(self._n_features)
         return self._prefix + xxhash.xxh3_128_hexdigest(" ".join((before, *parts)).encode())
 

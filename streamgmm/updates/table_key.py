@@ -32,7 +32,7 @@ class TableKey:
 
     @classmethod
     def of(cls, data: str, description: Mapping[str, Any]) -> Self:
-        """The place that a path or URL names."""
+        """Return the key of the table at a path or URL."""
         location, inner = split(data)
         inner = (description.get("path") or inner or "").strip("/")
         if is_url(location):
@@ -42,18 +42,18 @@ class TableKey:
         return cls(data, description, folder, f"{name}::/{inner}" if inner else name)
 
     def open(self) -> Source:
-        """The table."""
+        """Return the table."""
         return open_source(self.data, **self.description)
 
     def is_below(self, ledger: Ledger) -> bool:
-        """Whether names of this order are not remembered any more."""
+        """Return whether names of this order are not remembered any more."""
         files = ledger.files_in(self.folder)
         return ledger.folders.is_below(self.folder) or files.is_below(self.name)
 
     def position(self, ledger: Ledger) -> Position | None:
-        """How far it has been learned; None if it is new."""
+        """Return how far it has been learned; None if it is new."""
         return ledger.files_in(self.folder).get(self.name)
 
     def noted(self, ledger: Ledger, position: Position) -> Ledger:
-        """A ledger that knows how far it has been learned."""
+        """Return a ledger that knows how far it has been learned."""
         return ledger.with_position(self.folder, self.name, position)

@@ -346,7 +346,7 @@ class _StoredModel:
             self._save(source, learned)
 
     def _checked_latest(self, rows: OrderedRows, position: Position) -> LatestRows:
-        """The last rows that were learned, which are to be there."""
+        """Return the last rows that were learned, which are to be there."""
         source, n_rows = rows.source, position.n_rows
         if source.n_rows < n_rows:
             raise DataError(
@@ -411,7 +411,7 @@ def _stamp(file: Path) -> tuple[int, ...]:
 
 
 def _checked_id(batch_id: Any) -> str:
-    """The text of an id."""
+    """Return the text of an id."""
     text = str(batch_id)
     is_id = isinstance(batch_id, str | Integral | date) and not isinstance(batch_id, bool)
     # A date that is missing (pandas.NaT) is not equal to itself.

@@ -253,12 +253,12 @@ def ascent_of(
 
 
 def _is_ascent(gain: float, best: _Point) -> bool:
-    """Whether a step from a point has not lost more than rounding."""
+    """Return whether a step from a point has not lost more than rounding."""
     return gain >= -_ROUNDING * max(1.0, abs(best.value))
 
 
 def _has_stalled(gains: list[float], tol: float) -> bool:
-    """Whether the last passes together have gained less than the tolerance.
+    """Return whether the last passes together have gained less than the tolerance.
 
     Along a curved valley what is predicted may stay large for ever.
     """
@@ -326,7 +326,7 @@ class _Ascent:
         return self._objective.gain(best.statistics, best.parameters, statistics, parameters)
 
     def advance(self, point: _Point, gain: float) -> tuple[_Proposal, float]:
-        """Where to read next, and what remains to be gained, nats per row.
+        """Return where to read next, and what remains to be gained, nats per row.
 
         Parameters
         ----------
@@ -360,14 +360,14 @@ class _Ascent:
         return _Proposal(parameters, "leap")
 
     def retreat(self, best: _Point, rejected: _Proposal) -> _Proposal:
-        """Where to read next after a step from the best point has been rejected."""
+        """Return where to read next after a step from the best point has been rejected."""
         self._anderson.clear()
         if rejected.kind == "scoring" and rejected.step is not None:
             self._radius = 0.25 * min(self._radius, best.tangent.size(rejected.step.step))
         return self._by_scoring(best)[0]
 
     def _by_scoring(self, point: _Point) -> tuple[_Proposal, Scoring, Statistics]:
-        """The step of scoring, or that of EM where there is no information or it is of no use.
+        """Return the step of scoring, or that of EM where there is no information of use.
 
         Also what it was made from: the move, and the statistics that it leads to.
         Far from an optimum EM, which needs no trust region, goes further.
@@ -437,7 +437,7 @@ class _Ascent:
 
 
 def _admissible(point: _Point, statistics: Statistics) -> Parameters | None:
-    """Parameters of extrapolated statistics, if they are those of a mixture not far away.
+    """Return parameters of extrapolated statistics, if they are those of a mixture not far away.
 
     Every component keeps some of its mass, and of its width in every direction.
     """

@@ -41,7 +41,7 @@ class Anderson:
         self._iterates.clear()
 
     def extrapolate(self, image: Statistics, residual: Array) -> Statistics:
-        """Where the residual would be least, if it were affine; takes the iterate into account.
+        """Return where the residual would be least, if it were affine; include the iterate.
 
         Parameters
         ----------

@@ -349,5 +349,5 @@ def _sample_size(reader: Reader, n_parameters: int, dtype: np.dtype[Any]) -> int
 
 
 def _tolerance(tol: float, shortfall: float) -> float:
-    """What may remain to be gained on a sample that is short of all rows."""
+    """Return what may remain to be gained on a sample that is short of all rows."""
     return max(_PART_OF_TOLERANCE * tol, _PART_OF_SHORTFALL * shortfall, _LEAST_TOLERANCE)

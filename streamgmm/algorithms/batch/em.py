@@ -83,7 +83,7 @@ def expectation_maximization(
     objective: Objective,
     previous: float = -math.inf,
 ) -> Fit:
-    """EM from given parameters until the value of the objective changes by less than ``tol``.
+    """Run EM from given parameters until the value of the objective changes by less than ``tol``.
 
     The value and the log-likelihood of an iteration are those of the parameters it began with, as
     in scikit-learn. With a reader that assigns rows wholly (``reader.is_hard``) this is

@@ -81,7 +81,7 @@ class Settings:
     scales: Array | None = None
 
     def n_parameters(self, n_features: int) -> int:
-        """Free ones of a mixture for that many features."""
+        """Return the number of free parameters for that many features."""
         structure = STRUCTURES[self.covariance_type]
         return count_parameters(structure, self.n_components, n_features, self.objective.fixed)
 
@@ -190,7 +190,7 @@ class Informant:
         return cls(rows[chosen], weights[chosen], most_bytes)
 
     def __call__(self, tangent: Tangent) -> Information | None:
-        """The information of the rows; None if they are too few to tell of all parameters.
+        """Return the information of the rows; None if they are too few to tell of all parameters.
 
         A single component is found by one step of EM, without.
         """
@@ -231,7 +231,7 @@ def _few_rows(n_parameters: int) -> int:
 
 
 def _shares(found: Posterior) -> scipy.sparse.csr_array:
-    """Responsibilities (n, K) that are of consequence."""
+    """Return the responsibilities (n, K) that are of consequence."""
     # A row that no component explains says nothing of any.
     shares = found.responsibilities
     shares[~((shares > LEAST_RESPONSIBILITY) & np.isfinite(found.scores)[:, None])] = 0.0
@@ -292,7 +292,7 @@ class Search:
     effort: Effort = EFFORTS[0]
 
     def run(self, sample: RowSample, tol: float) -> Parameters:
-        """Parameters near the optimum.
+        """Return the parameters near the optimum.
 
         Parameters
         ----------
@@ -330,7 +330,7 @@ class Search:
         work: Callable[..., list[Fit]],
         *arguments: Any,
     ) -> tuple[Parameters, ...]:
-        """What some work comes to with rows from all over the sample, the best first."""
+        """Return what some work comes to with rows from all over the sample, the best first."""
 
         def find() -> Stage:
             visits = _Visits()
@@ -346,7 +346,7 @@ class Search:
         return self.reader.kept(Stage, find).found
 
     def _started(self, rows: Rows) -> list[Fit]:
-        """Fits that each continue from the best of some short runs."""
+        """Return the fits that each continue from the best of some short runs."""
         return _best_first(
             self._em(rows, self._best_run(rows, restart).parameters, _LONGER)
             for restart in range(self.settings.n_init)
@@ -416,7 +416,7 @@ def _best_first(fits: Iterable[Fit]) -> list[Fit]:
 
 
 def _part(sample: RowSample, size: int) -> RowSample:
-    """Some of the rows, or more if these had no value of a feature that others have."""
+    """Return some of the rows, or more if these had no value of a feature that others have."""
     part = sample.part(size)
     has_values = ~np.isnan(sample.rows).all(axis=0)
     while np.isnan(part.rows[:, has_values]).all(axis=0).any():
@@ -433,7 +433,7 @@ def improve(
     tol: float,
     effort: Effort = EFFORTS[0],
 ) -> Fit:
-    """EM with rows in memory, until ``tol`` nats per row remain to be gained on them."""
+    """Run EM with rows in memory, until ``tol`` nats per row remain to be gained on them."""
     return accelerated_em(
         reader,
         start,

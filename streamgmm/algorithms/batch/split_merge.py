@@ -67,12 +67,12 @@ class Rows:
         return self.stored.astype(np.float64, copy=False)
 
     def prepared(self, parameters: Parameters) -> EStep | IncompleteExpectation:
-        """A mixture, for these rows."""
+        """Return a mixture, for these rows."""
         frame = Frame.of(parameters, self.stored.dtype)
         return prepare(parameters, frame, self.reader.source.missing)
 
     def short_run(self, start: Parameters, n_steps: int, *, objective: Objective) -> Fit:
-        """EM with these rows for so many steps, or until it has settled."""
+        """Run EM with these rows for so many steps, or until it has settled."""
         fit = expectation_maximization(
             self.reader, start, tol=_SETTLED, max_iter=n_steps, objective=objective
         )
@@ -81,7 +81,7 @@ class Rows:
     def means(
         self, mixtures: Sequence[Parameters], values: Callable[..., tuple[Array, ...]]
     ) -> list[Array]:
-        """Weighted means over all rows.
+        """Return the weighted means over all rows.
 
         Parameters
         ----------
@@ -123,7 +123,7 @@ class _Sums:
     arrays: tuple[Array, ...]
 
     def merge(self, other: "_Sums") -> "_Sums":
-        """Sums over the rows of both."""
+        """Return the sums over the rows of both."""
         return _Sums(tuple(a + b for a, b in zip(self.arrays, other.arrays, strict=True)))
 
 
@@ -164,7 +164,7 @@ def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> Fit:
 
 
 def _worth(rows: Rows, fit: Fit) -> float:
-    """Value of the objective that is to be expected on other rows, nats per row."""
+    """Return the value of the objective that is to be expected on other rows, nats per row."""
     (masses,) = rows.means(
         [fit.parameters], lambda weights, found: (_masses(weights, found.responsibilities),)
     )
@@ -172,7 +172,7 @@ def _worth(rows: Rows, fit: Fit) -> float:
 
 
 def _masses(weights: Array, responsibilities: Array) -> Array:
-    """Sums over rows (n,), of weights w, of the components' γw, γw² and γ²w², (3, K)."""
+    """Return the sums over rows (n,), of weights w, of the components' γw, γw² and γ²w², (3, K)."""
     squares = np.square(weights)
     return np.stack(
         [
@@ -221,7 +221,7 @@ class _Swaps:
         return [range(n_swaps), *alone] if n_swaps > 1 else alone
 
     def applied(self, parameters: Parameters, chosen: Iterable[int]) -> Parameters:
-        """The mixture after some of the moves."""
+        """Return the mixture after some of the moves."""
         weights, means = parameters.weights.copy(), parameters.means.copy()
         structure = parameters.structure
         covariances, factors = parameters.covariances, parameters.factors
@@ -246,7 +246,7 @@ class _Swaps:
 
 
 def _promising_swaps(rows: Rows, parameters: Parameters, objective: Objective) -> _Swaps:
-    """Splits that gain more than the merges which make room for them cost."""
+    """Return the splits that gain more than the merges which make room for them cost."""
     parts, gains = _splits(rows, parameters, objective)
     pairs, costs = _merges(rows, parameters)
     taken: set[int] = set()
@@ -319,7 +319,7 @@ def _parts(rows: Rows, parameters: Parameters, objective: Objective) -> Paramete
 
 
 def dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:
-    """Groups of rows (n, D) that lie as near to each other as those of one component do."""
+    """Return groups of rows (n, D) that lie as near to each other as those of one component do."""
     d = parameters.n_features
     centred = np.nan_to_num(rows - parameters.weights @ parameters.means)
     whitened = parameters.structure.solved_rows(centred, _mean_factor(parameters), 0)
@@ -351,7 +351,7 @@ def _supported(rows: Rows, parameters: Parameters, masses: Array) -> NDArray[np.
 def _gains_of_halves(
     weights: Array, shares: Array, factors: Array, halves: Array, relative: Array
 ) -> Array:
-    """What replacing each component by its halves gains at least, summed over rows, (K,).
+    """Return what replacing each component by its halves gains at least, summed over rows, (K,).
 
     The expected gain with responsibilities as they are, a lower bound as in EM: halves are not
     credited with what they take from other components.
@@ -378,7 +378,7 @@ def _gains_of_halves(
 
 
 def _merges(rows: Rows, parameters: Parameters) -> tuple[list[tuple[int, int]], Array]:
-    """Each component with the one that it is merged with at least cost, and the costs."""
+    """Return each component with the one that it is merged with at least cost, and the costs."""
     partners = merging_partners(parameters)
     pairs = sorted({(min(i, j), max(i, j)) for i, j in enumerate(partners.tolist()) if i != j})
     if not pairs:
@@ -400,14 +400,14 @@ def _merges(rows: Rows, parameters: Parameters) -> tuple[list[tuple[int, int]], 
 
 
 def _relative_densities(one: Posterior, other: Posterior) -> Array:
-    """Densities of rows over those by another mixture, (m, 1); 1 where both are 0."""
+    """Return the densities of rows over those by another mixture, (m, 1); 1 where both are 0."""
     differences = np.maximum(one.scores, -1e300) - np.maximum(other.scores, -1e300)
     found: Array = np.exp(np.minimum(differences, 50.0))[:, np.newaxis]
     return found
 
 
 def _far_side(rows: Array, parameters: Parameters, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Whether rows lie above their component's mean along the longest axis of its rows, (m,)."""
+    """Return whether rows lie above their component's mean along its longest axis, (m,)."""
     scales = parameters.structure.deviations(_mean_factor(parameters))
     residuals = np.nan_to_num((rows - parameters.means[labels]) / scales)
     sides = np.zeros(len(rows), dtype=np.int64)

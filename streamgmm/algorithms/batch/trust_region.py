@@ -102,7 +102,7 @@ def score(
 
 
 def _part_inside(tangent: Tangent, start: Array, move: Array, radius: float) -> float:
-    """The part of a move from start at which the trust region ends."""
+    """Return the part of a move from start at which the trust region ends."""
     inside, outside = 0.0, 1.0
     for _ in range(20):
         middle = 0.5 * (inside + outside)

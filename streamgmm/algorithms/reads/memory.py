@@ -313,7 +313,7 @@ class FitMemory:
         return start + iterates + 2 * one.frame + point + max(reading, advancing)
 
     def _information(self, effort: Effort) -> tuple[int, int]:
-        """What is kept of informing rows, and what else it takes to find that."""
+        """Return what is kept of informing rows, and what else it takes to find that."""
         one = self.mixture
         if not self.n_informing:
             return 0, 0

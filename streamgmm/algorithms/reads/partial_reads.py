@@ -68,12 +68,12 @@ def complete(
 
 
 def _power_of_two(n: int) -> int:
-    """The smallest one that is not below a number."""
+    """Return the smallest one that is not below a number."""
     return 1 << (n - 1).bit_length()
 
 
 def _joined(partial: PartialRead[M], value: M, length: int) -> tuple[M, ...]:
-    """Values of complete subtrees, after one more of so many chunks."""
+    """Return the values of complete subtrees, after one more of so many chunks."""
     values = list(partial.values)
     while partial.n_chunks & length:
         value = values.pop().merge(value)

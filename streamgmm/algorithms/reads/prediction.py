@@ -36,17 +36,17 @@ class Question:
 
 
 def labels(question: Question, chunk: Chunk) -> NDArray[Any]:
-    """Component of largest responsibility, (n,) int64."""
+    """Return the component of largest responsibility, (n,) int64."""
     return _posterior(question, chunk).labels
 
 
 def scores(question: Question, chunk: Chunk) -> NDArray[Any]:
-    """Log-density ln p(x), (n,) nats."""
+    """Return the log-density ln p(x), (n,) nats."""
     return _posterior(question, chunk).scores
 
 
 def responsibilities(question: Question, chunk: Chunk) -> NDArray[Any]:
-    """Posterior probabilities of the components, (n, K)."""
+    """Return the posterior probabilities of the components, (n, K)."""
     return _posterior(question, chunk, with_responsibilities=True).responsibilities
 
 
@@ -72,7 +72,7 @@ class Centres:
 
 
 def nearest(centres: Centres, chunk: Chunk) -> NDArray[Any]:
-    """Number of the nearest centre, (n,) int64."""
+    """Return the number of the nearest centre, (n,) int64."""
     found = centres.expectation.assignment(chunk.rows)
     if found.n_not_finite:
         refuse_values(chunk, centres.missing)
@@ -81,7 +81,7 @@ def nearest(centres: Centres, chunk: Chunk) -> NDArray[Any]:
 
 
 def distances(centres: Centres, chunk: Chunk) -> NDArray[Any]:
-    """Distance to each centre, (n, K), of :func:`imputed_type`."""
+    """Return the distance to each centre, (n, K), of :func:`imputed_type`."""
     refuse_values(chunk, centres.missing)
     dtype, c = imputed_type(chunk.rows.dtype), centres.values - centres.origin
     out = np.empty((len(chunk.rows), len(c)), dtype)
@@ -108,13 +108,13 @@ def distance_bytes(n_clusters: int, n_features: int) -> int:
 
 
 def imputed(expectation: IncompleteExpectation, chunk: Chunk) -> NDArray[Any]:
-    """Rows (n, D) with their missing values as expected, of :func:`imputed_type`."""
+    """Return the rows (n, D) with their missing values as expected, of :func:`imputed_type`."""
     refuse_values(chunk, "em")
     return expectation.impute(chunk.rows).astype(imputed_type(chunk.rows.dtype), copy=False)
 
 
 def imputed_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Type of rows of a type after :func:`imputed`: the same, if it is floating."""
+    """Return the type of rows of a type after :func:`imputed`: the same, if it is floating."""
     return dtype if dtype.kind == "f" else np.dtype(np.float64)
 
 

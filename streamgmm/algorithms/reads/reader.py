@@ -59,7 +59,7 @@ class Reading:
     statistics: Statistics
 
     def is_of(self, parameters: Parameters) -> bool:
-        """Whether it was made with these parameters, but for rounding."""
+        """Return whether it was made with these parameters, but for rounding."""
         own = self.parameters
         if own.covariance_type != parameters.covariance_type or (
             own.means.shape != parameters.means.shape
@@ -165,7 +165,7 @@ class Reader:
         find: Callable[[], V],
         is_asked: Callable[[V], bool] = lambda value: True,
     ) -> V:
-        """A result from the journal; if that has no more, it is found, and kept.
+        """Return a result from the journal; if that has no more, it is found, and kept.
 
         Parameters
         ----------
@@ -382,7 +382,7 @@ class Reader:
         work: Work,
         chunks: Sequence[int] | None = None,
     ) -> tuple[M, int, float]:
-        """The merged value, the rows that were read, and the seconds that it took."""
+        """Return the merged value, the rows that were read, and the seconds that it took."""
         source = self.source
         chosen = all_chunks(source) if chunks is None else chunks
         n_read = row_count(source, chosen)
@@ -419,13 +419,13 @@ def prepare(
     log_offsets: Array | None = None,
     is_hard: bool = False,
 ) -> EStep | IncompleteExpectation:
-    """A mixture prepared for rows of which those with NaN are treated as is said."""
+    """Return a mixture prepared for rows of which those with NaN are treated as is said."""
     expectation = IncompleteExpectation if missing == "em" else EStep
     return expectation.prepare(parameters, frame, arithmetic, log_offsets, is_hard)
 
 
 def statistics_work(source: Source, covariance_type: CovarianceType, n_components: int) -> Work:
-    """Memory that reading for the statistics of a mixture takes."""
+    """Return the memory that reading for the statistics of a mixture takes."""
     shape = n_components, source.n_features
     value = statistics_bytes(covariance_type, *shape)
     # A thread sums in two levels, and a chunk's statistics lie beside those they merge with.
@@ -456,7 +456,7 @@ def swapped_bytes(source: Source) -> int:
 
 
 def gap_bytes(source: Source, n_components: int) -> int:
-    """Memory that work on the rows with gaps of a chunk takes."""
+    """Return the memory that work on the rows with gaps of a chunk takes."""
     if source.missing != "em":
         return 0
     n_rows = int(max(np.diff(source.boundaries)))

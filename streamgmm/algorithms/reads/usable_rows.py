@@ -22,7 +22,7 @@ _SHOWN = 5
 
 
 def all_within(values: NDArray[Any]) -> bool:
-    """Whether the squares of all values surely do not overflow; False if one is NaN."""
+    """Return whether the squares of all values surely do not overflow; False if one is NaN."""
     with np.errstate(invalid="ignore"):
         lowest, highest = values.min(initial=0.0), values.max(initial=0.0)
     # The limit is no number of the narrower types.

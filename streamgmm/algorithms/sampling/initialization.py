@@ -50,7 +50,7 @@ class Start:
     precisions: Array | None = None
 
     def complete(self, covariance_type: CovarianceType) -> Parameters | None:
-        """The parameters, if all of them are known.
+        """Return the parameters, if all of them are known.
 
         Raises
         ------
@@ -86,7 +86,7 @@ class _Rows:
 
     @classmethod
     def of(cls, rows: Array, weights: Array) -> "_Rows":
-        """Rows about their mean; NaN stands for a missing value."""
+        """Return the rows about their mean; NaN stands for a missing value."""
         n_rows, n_features = rows.shape
         centre = np.nanmean(rows, axis=0)
         missing = np.isnan(rows)
@@ -142,7 +142,7 @@ def initialize(
     random: np.random.RandomState,
     scales: Array | None = None,
 ) -> Parameters:
-    """Starting parameters from a sample of rows.
+    """Return the starting parameters from a sample of rows.
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ def parameters_of_clusters(
     covariance_type: CovarianceType,
     objective: Objective,
 ) -> Parameters:
-    """Weights, means and covariances of labelled rows.
+    """Return the weights, means and covariances of labelled rows.
 
     Parameters
     ----------
@@ -296,7 +296,7 @@ def _regular(
 
 
 def _cluster_means(rows: _Rows, labels: NDArray[np.intp], n_components: int) -> tuple[Array, Array]:
-    """Weighted means (K, D) and counts (K,) of labelled rows; 0 for what has no values."""
+    """Return weighted means (K, D) and counts (K,) of labelled rows; 0 for what has no values."""
     counts: Array = np.bincount(labels, rows.weights, n_components).astype(np.float64)
     sums = _members(rows, labels, n_components) @ rows.terms
     n_features = len(rows.centre)
@@ -305,7 +305,7 @@ def _cluster_means(rows: _Rows, labels: NDArray[np.intp], n_components: int) -> 
 
 
 def _members(rows: _Rows, labels: NDArray[np.intp], n_components: int) -> scipy.sparse.csc_array:
-    """Weight of each row in each cluster, (K, n)."""
+    """Return the weight of each row in each cluster, (K, n)."""
     starts = np.arange(len(rows) + 1)
     return scipy.sparse.csc_array((rows.weights, labels, starts), (n_components, len(rows)))
 
@@ -313,7 +313,7 @@ def _members(rows: _Rows, labels: NDArray[np.intp], n_components: int) -> scipy.
 def _cluster_covariances(
     covariance_type: CovarianceType, rows: _Rows, labels: NDArray[np.intp], means: Array
 ) -> Array:
-    """Covariances of labelled rows about the means, cluster by cluster; 0 for an empty one.
+    """Return covariances of labelled rows about the means, cluster by cluster; 0 for an empty one.
 
     Variances are those of the values that there are; of a feature without any in a cluster, that
     of all rows.
@@ -341,7 +341,7 @@ def _cluster_covariances(
 
 
 def _typical_variances(rows: _Rows) -> Array:
-    """Squared interquartile ranges (D,), which outliers do not move; never 0."""
+    """Return the squared interquartile ranges (D,), which outliers do not move; never 0."""
     lower, upper = rows.by_columns(lambda own: np.nanquantile(own, (0.25, 0.75), axis=0))
     squared = np.square(upper - lower)
     squared = np.where(squared > 0.0, squared, rows.variances())
@@ -404,13 +404,13 @@ def _nearest(rows: _Rows, centres: Array) -> NDArray[np.intp]:
 
 
 def _farthest(rows: _Rows, centres: Array, labels: NDArray[np.intp], size: int) -> NDArray[np.intp]:
-    """The rows that are farthest from their centres, (size,)."""
+    """Return the rows that are farthest from their centres, (size,)."""
     distances = np.square((rows.values - centres[labels]) * rows.seen).sum(axis=1)
     return np.argsort(distances)[::-1][:size]
 
 
 def _kmeans(rows: _Rows, n_components: int, random: np.random.RandomState) -> NDArray[np.intp]:
-    """Clusters of Lloyd's k-means, from k-means++ centres.
+    """Return the clusters of Lloyd's k-means, from k-means++ centres.
 
     Over the values that there are, as in Chi, Chi & Baraniuk (2016), k-POD.
     """

@@ -49,7 +49,7 @@ class Explanation:
     threshold: float
 
     def is_unexplained(self, rows: NDArray[np.generic]) -> NDArray[np.bool_]:
-        """Whether each row (n, D) is badly explained; rows with gaps are not.
+        """Return whether each row (n, D) is badly explained; rows with gaps are not.
 
         Which rows go by which route through the kernels, and so the last digits of a score, depend
         on the rows of the same block. What lies near the threshold is decided row by row.
@@ -120,7 +120,7 @@ def take_pilot(reader: Reader, seed: int, n_components: int) -> Pilot | None:
 
 
 def _explain(sample: RowSample, n_components: int, seed: int, source: Source) -> Explanation | None:
-    """What a rough mixture of the rows explains; None if there are too few."""
+    """Return what a rough mixture of the rows explains; None if there are too few."""
     has_gaps = np.isnan(sample.rows).any(axis=1)
     if len(sample) - has_gaps.sum() < _FEWEST_ROWS or np.isnan(sample.rows).all(axis=0).any():
         return None
@@ -131,7 +131,7 @@ def _explain(sample: RowSample, n_components: int, seed: int, source: Source) ->
 
 
 def _rough_mixture(sample: RowSample, n_components: int, seed: int, missing: Missing) -> Parameters:
-    """Components of diagonal covariances that have more than a few rows."""
+    """Return the components of diagonal covariances that have more than a few rows."""
     k = max(1, min(n_components, len(sample) // _ROWS_PER_COMPONENT))
     random = np.random.RandomState(seed)
     objective = Objective()

@@ -37,7 +37,7 @@ _FEW_ROWS = 4096
 
 
 def sample_size(n_rows: int, row_bytes: int, n_parameters: int, most_bytes: int) -> int:
-    """Rows of the sample that a mixture is fitted to before all rows are read.
+    """Return the rows of the sample that a mixture is fitted to before all rows are read.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def sample_size(n_rows: int, row_bytes: int, n_parameters: int, most_bytes: int)
 
 
 def expected_shortfall(n_rows: int, size: int, n_parameters: int) -> float:
-    """What the maximum-likelihood estimate on a sample lacks on all rows, p/2 (1/m - 1/N).
+    """Return what the maximum-likelihood estimate on a sample lacks on all rows, p/2 (1/m - 1/N).
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ class SampleDesign:
     def among(
         cls, n_rows: float, size: int, seed: int, dtype: np.dtype[Any], spare: float = 1.0
     ) -> "SampleDesign":
-        """A sample of so many rows among those that can be used, of which there are n_rows.
+        """Return a sample of so many rows among those that can be used, of which there are n_rows.
 
         Rows with larger hashes need not be carried along; six standard deviations are kept, and
         ``spare`` times as many if ``n_rows`` is uncertain.
@@ -124,7 +124,7 @@ class SampleDesign:
         return bool(self.largest_hash == _ALL_HASHES)
 
     def work(self, n_features: int, stratified: bool = False) -> Work:
-        """Memory that it takes to read the sample."""
+        """Return the memory that it takes to read the sample."""
         row_bytes = n_features * self.dtype.itemsize + _OTHER_BYTES
         sample_bytes = self.size * row_bytes
         # Joining two samples makes a third.
@@ -182,7 +182,7 @@ class SampleDesign:
     def kept(
         self, hashes: NDArray[np.uint64], is_unexplained: NDArray[np.bool_]
     ) -> NDArray[np.intp]:
-        """Places of the rows that a sample keeps, in their order.
+        """Return the places of the rows that a sample keeps, in their order.
 
         Those that are badly explained have places reserved; all others, and what of these goes
         beyond, have the rest. Within either kind the smallest hashes come first.
@@ -243,7 +243,7 @@ class RowSample:
             raise DataError("these arrays are no sample of rows")
 
     def part(self, size: int) -> "RowSample":
-        """Fewer rows, from all over the sample, that stand for all of it.
+        """Return fewer rows, from all over the sample, that stand for all of it.
 
         So many of the first stratum, and up to half as many of the second, whose rows count for
         little and are of kinds that a few would not show.
@@ -263,7 +263,7 @@ class RowSample:
         return replace(taken, weights=taken.weights * np.repeat(factors, sizes)[order])
 
     def take(self, places: NDArray[np.intp]) -> "RowSample":
-        """Some of the rows."""
+        """Return some of the rows."""
         return RowSample(
             self.index[places],
             self.hashes[places],
@@ -292,7 +292,7 @@ class Draw:
         return sum(map(len, self.parts))
 
     def merge(self, other: "Draw") -> "Draw":
-        """What is taken of both sides' chunks."""
+        """Return what is taken of both sides' chunks."""
         both = Draw(self.design, self.parts + other.parts)
         if _FEW_ROWS <= len(both) <= self.design.size:
             return both
@@ -305,7 +305,7 @@ class Draw:
         return joined if is_ordered else joined.take(np.argsort(joined.index))
 
     def _joined(self) -> RowSample:
-        """The rows that the sample keeps, in one part."""
+        """Return the rows that the sample keeps, in one part."""
         if len(self.parts) == 1:
             return self.parts[0]
         hashes, is_unexplained = self._all("hashes"), self._all("is_unexplained")
@@ -330,7 +330,7 @@ class Draw:
 
 
 def _smallest(hashes: NDArray[np.uint64], size: int) -> NDArray[np.intp]:
-    """Places of the smallest hashes, at most ``size``."""
+    """Return the places of the smallest hashes, at most ``size``."""
     if len(hashes) <= size:
         return np.arange(len(hashes))
     return np.argpartition(hashes, size)[:size]
@@ -399,7 +399,7 @@ def _draw(state: tuple[SampleDesign, Missing], chunk: Chunk) -> Draw:
 
 
 def checked(sample: RowSample, reader: Reader) -> RowSample:
-    """A sample whose values can be used.
+    """Return a sample whose values can be used.
 
     Raises
     ------

@@ -159,7 +159,7 @@ def _feature_names(source: Source) -> Sequence[str]:
 
 
 def report(found: Survey, source: Source, shortfall: float) -> SurveyDone:
-    """What listeners are told of a survey, and of what its sample is short."""
+    """Return what listeners are told of a survey, and of what its sample is short."""
     moments = found.moments
     return SurveyDone(
         found.n_rows,
@@ -187,13 +187,13 @@ def _total_weight(found: Survey, source: Source) -> float:
 
 
 def sample_dtype(source: Source) -> np.dtype[Any]:
-    """Type of sampled rows: float32 where that holds all values, else float64."""
+    """Return the type of sampled rows: float32 where that holds all values, else float64."""
     is_small = source.dtype.kind == "f" and source.dtype.itemsize <= 4
     return np.dtype(np.float32 if is_small else np.float64)
 
 
 def _chosen_chunks(source: Source, size: int, part: float, seed: int) -> list[int] | None:
-    """One chunk of each of as many segments as are wanted; None for all."""
+    """Return the one chunk of each of as many segments as are wanted; None for all."""
     n_chunks = len(all_chunks(source))
     n_chosen = math.ceil(n_chunks * min(max(part, size / source.n_rows), 1.0))
     if n_chosen >= n_chunks:
@@ -205,7 +205,7 @@ def _chosen_chunks(source: Source, size: int, part: float, seed: int) -> list[in
 
 
 def _design(source: Source, size: int, seed: int, n_rows: int, pilot: Pilot | None) -> SampleDesign:
-    """The sample that is to be taken of so many rows."""
+    """Return the sample that is to be taken of so many rows."""
     dtype = sample_dtype(source)
     size = min(size, n_rows)
     if not source.has_weights and source.missing == "error":
@@ -216,7 +216,7 @@ def _design(source: Source, size: int, seed: int, n_rows: int, pilot: Pilot | No
 
 
 def _work(design: SampleDesign, source: Source, n_components: int, stratified: bool) -> Work:
-    """Memory that the pass takes."""
+    """Return the memory that the pass takes."""
     d = source.n_features
     sample = design.work(d, stratified)
     largest = int(max(np.diff(source.boundaries)))
@@ -233,7 +233,7 @@ def survey_work(source: Source, size: int, n_components: int) -> Work:
 
 
 def _weighted(sample: RowSample, n_rows: Array) -> RowSample:
-    """The sample with its rows standing for all rows of their strata, (2,)."""
+    """Return the sample with its rows standing for all rows of their strata, (2,)."""
     strata = sample.is_unexplained.astype(np.intp)
     n_sampled = np.bincount(strata, minlength=2)
     if np.all(n_sampled > 0):

@@ -86,7 +86,7 @@ def draw_systematic(
 def _places(
     source: Source, size: int, most_read: int, fewest_ranges: int, seed: int
 ) -> tuple[NDArray[np.int64], list[int]] | None:
-    """Positions of the rows, and the chunks that hold them; None if these are too many."""
+    """Return positions of the rows, and the chunks that hold them; None if these are too many."""
     n_ranges = max(_RANGES, size // _ROWS_OF_RANGE)
     while n_ranges >= fewest_ranges:
         positions = _positions(source.n_rows, n_ranges, size, seed)
@@ -98,7 +98,7 @@ def _places(
 
 
 def _positions(n_rows: int, n_ranges: int, size: int, seed: int) -> NDArray[np.int64]:
-    """Rows of ranges at even spacing, each at a random place of its own segment."""
+    """Return the rows of ranges at even spacing, each at a random place of its own segment."""
     length = size // n_ranges
     segments = n_rows * np.arange(n_ranges + 1) // n_ranges
     free = np.diff(segments) - length + 1
@@ -109,7 +109,7 @@ def _positions(n_rows: int, n_ranges: int, size: int, seed: int) -> NDArray[np.i
 
 
 def _chunks_of(source: Source, positions: NDArray[np.int64]) -> list[int]:
-    """The chunks that hold rows, in ascending order."""
+    """Return the chunks that hold rows, in ascending order."""
     if not isinstance(source, GridSource):
         return _distinct(np.searchsorted(source.boundaries, positions, side="right") - 1)
     # Boxes lie in rows and columns, so the first sample of each is that of one along each
@@ -135,7 +135,7 @@ def _distinct(numbers: NDArray[np.intp]) -> list[int]:
 
 
 def _rows_at(state: tuple[SampleDesign, NDArray[np.int64], Missing], chunk: Chunk) -> Draw:
-    """The rows of a chunk that are at given positions, and can be used."""
+    """Return the rows of a chunk that are at given positions, and can be used."""
     design, positions, missing = state
     if isinstance(chunk.index, range):
         first, last = np.searchsorted(positions, (chunk.index.start, chunk.index.stop))

@@ -109,7 +109,7 @@ class ChangeTest:
     excess: float = 0.0
 
     def add(self, score: Score) -> "ChangeTest":
-        """After one block more."""
+        """Return the state after one block more."""
         value, excess = score.mean, 0.0
         if self.n_blocks >= _FEWEST_BLOCKS:
             deviation = math.sqrt(max(self.variance / score.weight, 1e-300))

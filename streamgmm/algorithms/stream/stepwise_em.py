@@ -60,24 +60,24 @@ class Schedule:
     half_life: float | None = None
 
     def memory(self, n_rows: float) -> float:
-        """Rows that statistics stand for after so many."""
+        """Return the rows that statistics stand for after so many."""
         grown = self._grown(n_rows)
         return grown if self.half_life is None else min(grown, self.half_life / math.log(2.0))
 
     def step_rows(self, n_rows: float) -> float:
-        """Rows after which parameters are found anew."""
+        """Return the rows after which parameters are found anew."""
         memory = self.memory(n_rows)
         return max(_PART * memory, min(_STEP_ROWS, _MOST_PART * memory))
 
     def kept(self, weight: float, n_rows: float, new: float) -> float:
-        """The part of statistics of some weight that is kept when new rows join them."""
+        """Return the part of statistics of some weight that is kept when new rows join them."""
         kept = max(self._grown(n_rows + new) - new, 0.0) / weight
         if self.half_life is not None:
             kept = min(kept, 0.5 ** (new / self.half_life))
         return min(kept, 1.0)
 
     def averages(self, n_rows: float) -> bool:
-        """Whether statistics are noisier than those of all rows need be."""
+        """Return whether statistics are noisier than those of all rows need be."""
         return self.half_life is None and n_rows > self.offset
 
     def _grown(self, n_rows: float) -> float:
@@ -126,7 +126,7 @@ class Stepwise:
         schedule: Schedule,
         objective: Objective,
     ) -> "Stepwise":
-        """What continues from a mixture and the statistics of the rows that it was fitted to."""
+        """Return what continues from a mixture and statistics of the rows that it was fitted to."""
         nothing = Statistics.zero(statistics.frame, parameters.n_components)
         return cls(
             schedule, objective, parameters, statistics, nothing, None, float(statistics.weight)
@@ -151,7 +151,7 @@ class Stepwise:
         return prepare(self.parameters, self.total.frame, "em")
 
     def expectation(self, missing: Missing) -> EStep | IncompleteExpectation:
-        """The mixture with which rows are met."""
+        """Return the mixture with which rows are met."""
         return self._incomplete if missing == "em" else self._complete
 
     @property
@@ -160,7 +160,7 @@ class Stepwise:
         return self.schedule.step_rows(self.n_rows)
 
     def joined(self, found: Statistics) -> "Stepwise":
-        """After an E-step of some rows more."""
+        """Return the state after an E-step of some rows more."""
         following = replace(self, recent=self.recent.merge(found))
         # What is prepared holds until the parameters change.
         for name in ("_complete", "_incomplete"):
@@ -169,7 +169,7 @@ class Stepwise:
         return following
 
     def stepped(self) -> "Stepwise":
-        """After an M-step."""
+        """Return the state after an M-step."""
         new, before = self.recent.weight, self.total.weight
         if not new > 0.0:
             return self
@@ -199,7 +199,7 @@ class Stepwise:
         return self.average.scale(kept).merge(own)
 
     def _resolved(self) -> "Stepwise":
-        """In another frame, if this one does not show how narrow covariances have become."""
+        """Return it in another frame, if this one does not show how narrow covariances are."""
         if self.total.frame.resolves(self.parameters):
             return self
         frame = Frame.of(self.parameters)
@@ -228,7 +228,7 @@ class Stepwise:
         return self.objective.maximize(latest.average, latest.parameters).parameters
 
     def starved(self) -> NDArray[np.intp]:
-        """Components that have next to no rows."""
+        """Return the components that have next to no rows."""
         n_values = self.parameters.structure.n_moments(self.parameters.n_features)
         fewest = _FEWEST_ROWS * n_values / self.parameters.n_features
         return np.flatnonzero(self.total.counts < fewest)

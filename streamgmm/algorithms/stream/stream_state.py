@@ -214,7 +214,7 @@ class Progress:
         return after
 
     def has_room(self, n_rows: int) -> bool:
-        """Whether neither a step nor a search is due after so many rows more of weight 1."""
+        """Return whether neither a step nor a search is due after so many rows more of weight 1."""
         return (
             self.held is None
             and self.model is not None

@@ -12,7 +12,7 @@ from streamgmm.errors import ParameterError
 
 
 def marginal(parameters: Parameters, features: NDArray[np.intp]) -> Parameters:
-    """The distribution of some features, in the order given.
+    """Return the distribution of some features, in the order given.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def marginal(parameters: Parameters, features: NDArray[np.intp]) -> Parameters:
 
 
 def conditional(parameters: Parameters, given: NDArray[np.intp], values: Array) -> Parameters:
-    """The distribution of the other features, in their order, where some have known values.
+    """Return the distribution of the other features, in their order, where some have known values.
 
     Parameters
     ----------
@@ -78,12 +78,12 @@ def conditional(parameters: Parameters, given: NDArray[np.intp], values: Array) 
 
 
 def _reordered_factors(parameters: Parameters, features: NDArray[np.intp]) -> Array:
-    """Stacked factors of the covariances of some features, in the order given."""
+    """Return the stacked factors of the covariances of some features, in the order given."""
     return parameters.structure.reordered(parameters.stacked(parameters.factors), features)
 
 
 def _mixture(parameters: Parameters, weights: Array, means: Array, stacked: Array) -> Parameters:
-    """A mixture of the same covariance type from stacked factors."""
+    """Return a mixture of the same covariance type from stacked factors."""
     structure = parameters.structure
     covariances = structure.stored(structure.covariances_of(stacked))
     factors = structure.stored(stacked)

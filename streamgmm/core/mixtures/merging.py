@@ -107,7 +107,7 @@ def pooled(parts: Sequence[FittedModel]) -> Parameters:
 def _grouped(
     part: FittedModel, groups: NDArray[np.intp], frame: Frame, n_components: int
 ) -> Statistics:
-    """Statistics of the components that those of a part have become, in a frame of these."""
+    """Return statistics of the components that those of a part have become, in a frame of these."""
     statistics = part.require_statistics(_PART)
     own = carried(statistics, part.parameters, frame.gathered(groups))
     moments = np.zeros((n_components, own.moments.shape[1]))

@@ -10,7 +10,7 @@ from streamgmm.core.structures import Array
 def draw(
     parameters: Parameters, n_rows: int, random: np.random.Generator | np.random.RandomState
 ) -> tuple[Array, NDArray[np.int64]]:
-    """Independent rows from a mixture, grouped by component.
+    """Draw independent rows from a mixture, grouped by component.
 
     Parameters
     ----------

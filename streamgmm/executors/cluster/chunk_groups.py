@@ -26,7 +26,7 @@ MOST_GROUPS = 4096
 
 
 def group_size(n_chunks: int, n_threads: int) -> int:
-    """Chunks in a group, a power of two.
+    """Return the chunks in a group, a power of two.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def group_size(n_chunks: int, n_threads: int) -> int:
 
 
 def groups_of(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    """Items, so many at a time; fewer in the last group."""
+    """Return the items, so many at a time; fewer in the last group."""
     return [items[first : first + size] for first in range(0, len(items), size)]
 
 
@@ -68,7 +68,7 @@ def reduce_group(
 
 
 def chunks_of(source: Source, chunks: Sequence[int], ahead: bool) -> Iterator[Chunk]:
-    """Chunks one after the other, the next ones being read meanwhile if ``ahead``."""
+    """Yield the chunks one after the other, the next ones being read meanwhile if ``ahead``."""
     # Asked once: the answer takes a look at every attribute of the source.
     prefetch = source.prefetch if isinstance(source, StoredSource) else None
 

@@ -56,7 +56,7 @@ class Cluster:
         return WorkerMemory.of(self._client)
 
     def hold(self, source: Source) -> Any:
-        """A source as a task, which stays as long as what is returned.
+        """Return a source as a task, which stays as long as what is returned.
 
         Raises
         ------
@@ -77,7 +77,7 @@ class Cluster:
     def computing(
         self, source: Source, graph: Graph, keys: Sequence[Key]
     ) -> Iterator[Iterator[Any]]:
-        """Futures of some tasks as they are done; what is not done at the end is dropped."""
+        """Yield futures of some tasks as they are done; what is not done at the end is dropped."""
         with _graphs_of_any_size():
             futures = self._client.get(graph.tasks, list(keys), sync=False, retries=_RETRIES)
         pending = {future.key: future for future in futures}

@@ -10,7 +10,7 @@ from streamgmm.protocols import LazySource, Source, data_bytes
 
 
 def active_client() -> Any:
-    """The client of the cluster that Dask computes on by default; None if it does not."""
+    """Return the client of the cluster that Dask computes on by default; None if it does not."""
     if dask.config.get("scheduler", None) in (None, "distributed", "dask.distributed"):
         # Dask refuses asynchronous clients without a word of what else could be done.
         try:
@@ -37,7 +37,7 @@ class _Scale:
 
 
 def can_be_read_elsewhere(source: Source) -> bool:
-    """Whether workers get the data of a source without their being sent.
+    """Return whether workers get the data of a source without their being sent.
 
     It is pickled for the answer until that has taken half of what the data do; arrays are not
     copied.

@@ -221,7 +221,7 @@ class DistributedExecutor:
         size: int,
         memory: WorkerMemory,
     ) -> list[Key]:
-        """Tasks that compute groups of so many chunks.
+        """Return the tasks that compute groups of so many chunks.
 
         Raises
         ------
@@ -244,7 +244,7 @@ class DistributedExecutor:
         ]
 
     def _lazy_leaves(self, graph: Graph, source: LazySource, chosen: Sequence[int]) -> list[Key]:
-        """A task for each chunk, to be computed where the chunk is."""
+        """Return a task for each chunk, to be computed where the chunk is."""
         if id(source) not in self._lazy:
             self._lazy[id(source)] = source, source.lazy_chunks()
         chunks = self._lazy[id(source)][1]

@@ -60,7 +60,7 @@ class Graph:
         return key
 
     def merged(self, leaves: list[Key]) -> list[list[Key]]:
-        """Levels of a tree of tasks that merge leaves, from these to the root."""
+        """Return the levels of a tree of tasks that merge leaves, from these to the root."""
         levels = [leaves]
         while len(levels[-1]) > 1:
             kind = f"merge-{len(levels)}"
@@ -83,12 +83,12 @@ sizeof.register(Statistics, _size_of_statistics)  # type: ignore[no-untyped-call
 
 
 def given(value: S) -> S:
-    """The value itself, as a task that can be computed again."""
+    """Return the value itself, as a task that can be computed again."""
     return value
 
 
 def apply(job: tuple[Callable[[S, Chunk], Any], S], chunk: Chunk) -> Any:
-    """The value of a chunk, from a function and its state."""
+    """Return the value of a chunk, from a function and its state."""
     function, state = job
     with single_threaded_blas():
         return function(state, chunk)
@@ -135,7 +135,7 @@ class Written:
     digests: tuple[bytes, ...]
 
     def merge(self, other: Self) -> Self:
-        """The chunks of both sides."""
+        """Return the chunks of both sides."""
         return replace(self, digests=self.digests + other.digests)
 
 

@@ -32,7 +32,7 @@ class WorkerMemory:
 
     @classmethod
     def of(cls, client: Any) -> "WorkerMemory":
-        """What each worker may hold, and holds beside data that Dask can write to disk."""
+        """Return what each worker may hold, and holds beside data that Dask can write to disk."""
         workers = client.scheduler_info(n_workers=-1)["workers"]
         return cls(
             [
@@ -73,7 +73,7 @@ class WorkerMemory:
             budget.require_chunks(source, work, n_values, budget.n_threads)
 
     def holds_two_chunks(self, source: Source, work: Work, size: int) -> bool:
-        """Whether each thread of all workers may read a chunk while it computes another."""
+        """Return whether each thread of all workers may read a chunk while it computes another."""
         return all(
             budget.chunks_in_flight(source, work, _values_at_once(budget, size), most) == most
             for budget in self.budgets
@@ -82,5 +82,5 @@ class WorkerMemory:
 
 
 def _values_at_once(budget: Budget, size: int) -> int:
-    """Values that may wait on a worker to be merged."""
+    """Return the values that may wait on a worker to be merged."""
     return budget.n_threads * max(tree_depth(size), MERGED_AT_ONCE)

@@ -25,7 +25,7 @@ class OneThreadLoop(asyncio.SelectorEventLoop):
 
 
 def in_event_loop() -> bool:
-    """Whether the calling thread runs an event loop, and so cannot run another."""
+    """Return whether the calling thread runs an event loop, and so cannot run another."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -82,11 +82,11 @@ class RetryingFileSystem(AsyncFileSystem):  # type: ignore[misc]
             fs.retries = 1
 
     def url(self, path: str) -> str:
-        """What messages call a file."""
+        """Return what messages call a file."""
         return self._shown(self._fs.unstrip_protocol(path))
 
     def file(self, path: str) -> "RemoteFile":
-        """A file of it.
+        """Return a file of it.
 
         Raises
         ------
@@ -129,12 +129,12 @@ class RetryingFileSystem(AsyncFileSystem):  # type: ignore[misc]
         return kind(self, path, mode, in_thread=in_thread, **settings)
 
     def on(self, loop: asyncio.AbstractEventLoop) -> "RetryingFileSystem":
-        """The same file system, with connections of its own that belong to a loop."""
+        """Return the same file system, with connections of its own that belong to a loop."""
         fs = type(self._fs)(*self._fs.storage_args, **{**self._fs.storage_options, "loop": loop})
         return RetryingFileSystem(fs=fs, query=self._query, users=self._users, loop=loop)
 
     async def _content(self, path: str, start: int | None, end: int | None) -> bytes:
-        """A file, or its bytes from start to end."""
+        """Return a file, or its bytes from start to end."""
         if start is None or end is None:
             whole: bytes = await self._fs._cat_file(path, start=start, end=end)
             return whole
@@ -158,7 +158,7 @@ class RetryingFileSystem(AsyncFileSystem):  # type: ignore[misc]
     async def _tried(
         self, path: str, function: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any
     ) -> Any:
-        """What a function gives that reads a file, called again while it may succeed."""
+        """Return what a function gives that reads a file, called again while it may succeed."""
         url = self.url(path)
 
         async def request() -> Any:
@@ -175,7 +175,7 @@ class RetryingFileSystem(AsyncFileSystem):  # type: ignore[misc]
         raise failure
 
     def _failure(self, url: str, error: Exception) -> FetchError:
-        """What to raise when a request failed for good."""
+        """Return what to raise when a request failed for good."""
         causes, reason = causes_of(error), self._reason(error)
         status = status_of(causes)
         if status in (404, 410) or (status is None and isinstance(causes[0], NO_FILE)):
@@ -289,7 +289,7 @@ class RemoteFile:
 
     @classmethod
     def at(cls, url: str, storage_options: Mapping[str, Any] | None = None) -> "RemoteFile":
-        """The file at a URL.
+        """Return the file at a URL.
 
         Raises
         ------
@@ -331,7 +331,7 @@ class RemoteFile:
 def open_filesystem(
     url: str, storage_options: Mapping[str, Any] | None = None, *, asynchronous: bool = False
 ) -> tuple[RetryingFileSystem, str]:
-    """The file system that a URL names, and the path within it.
+    """Return the file system that a URL names, and the path within it.
 
     Parameters
     ----------

@@ -47,17 +47,17 @@ def tries(url: str, reason: Callable[[BaseException | None], str]) -> Retrying:
 
 
 def async_tries(url: str, reason: Callable[[BaseException | None], str]) -> AsyncRetrying:
-    """The same for a coroutine function."""
+    """Return the same for a coroutine function."""
     return AsyncRetrying(**_policy(url, reason))
 
 
 def given_up(url: str, reason: str) -> str:
-    """What to say when the last try failed."""
+    """Return what to say when the last try failed."""
     return f"{ATTEMPTS} attempts to read {url} failed, the last by {reason}"
 
 
 def _policy(url: str, reason: Callable[[BaseException | None], str]) -> dict[str, Any]:
-    """How often and when something is tried again, as tenacity takes it."""
+    """Return how often and when something is tried again, as tenacity takes it."""
 
     def log(state: RetryCallState) -> None:
         _logger.warning(
@@ -80,13 +80,13 @@ def _policy(url: str, reason: Callable[[BaseException | None], str]) -> dict[str
 
 
 def told(error: BaseException | None) -> str:
-    """An error without what is not to be shown."""
+    """Return an error without what is not to be shown."""
     cause = causes_of(error)[0]
     return without_credentials(f"{type(cause).__name__}: {cause}")
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether a request that failed may succeed if it is made again."""
+    """Return whether a request that failed may succeed if it is made again."""
     causes = causes_of(error)
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return False
@@ -106,7 +106,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 def causes_of(error: BaseException | None) -> list[BaseException]:
-    """An error and what led to it, the last one first.
+    """Return an error and what led to it, the last one first.
 
     By HTTP all that goes wrong with a header is told as a file that is not there. Such an error is
     skipped if its cause says that the request failed; an archive or a memory that has no such
@@ -127,7 +127,7 @@ def _is_of_request(error: BaseException | None) -> bool:
 
 
 def status_of(causes: list[BaseException]) -> int | None:
-    """What the server answered if that was an error, as HTTP numbers it."""
+    """Return what the server answered if that was an error, as HTTP numbers it."""
     for cause in causes:
         response = getattr(cause, "response", None)
         if isinstance(response, Mapping):
