@@ -324,9 +324,9 @@ def one_more(is_first: NDArray[np.bool_], rows: Array) -> Parameters:
 
 
 def test_many_components_have_one_start_for_each_restart() -> None:
-    rows = without_clusters(600)
+    rows = without_clusters(400)
     visits = {}
-    for k, n_init in ((63, 1), (64, 1), (64, 2)):
+    for k, n_init in ((127, 1), (128, 2)):
         events: list[Event] = []
         # With weights that are held there are no splits and merges.
         search(
@@ -342,4 +342,4 @@ def test_many_components_have_one_start_for_each_restart() -> None:
         stage = events[0]
         assert isinstance(stage, SampleStage)
         visits[k, n_init] = stage.n_row_visits / len(rows)
-    assert visits == {(63, 1): 6 * 4 + 3 * 8, (64, 1): 4 + 8, (64, 2): 2 * (4 + 8)}
+    assert visits == {(127, 1): 6 * 4 + 3 * 8, (128, 2): 2 * (4 + 8)}

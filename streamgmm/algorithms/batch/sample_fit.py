@@ -34,7 +34,7 @@ from streamgmm.options import CovarianceType
 _STARTS, _RUNS = 3, 2
 # From so many components on there is one of each: different starts have good and poor places each,
 # and splits and merges mend them, in whichever start they are.
-_MANY_COMPONENTS = 64
+_MANY_COMPONENTS = 128
 # Threads that work on a sample, as far as memory for them decides what a fit does: always as many,
 # so that a fit does not depend on the machine.
 _THREADS = 2
