@@ -9,6 +9,7 @@ from typing import Any, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import DensityMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from streamgmm.algorithms.batch.auto import survey_for_fit
@@ -75,7 +76,10 @@ class GaussianMixtureSearch(DensityMixin, FitPredictMixin, DataEstimator):  # ty
         clusters there are.
     random_state : int, RandomState instance or None, default=None
         Decides the sample and the starts.
-    tol, reg_covar, max_iter, n_init, init_params, verbose, verbose_interval, arithmetic, prior, \
+    tol : float, default=1e-3
+        Gain that may remain, in nats per row. A candidate converges further where ``tol`` of all
+        rows is more than one parameter costs, ½ ln n nats.
+    reg_covar, max_iter, n_init, init_params, verbose, verbose_interval, arithmetic, prior, \
 executor, n_jobs, memory_limit, survey_part, callbacks
         As for :class:`GaussianMixture`, of each candidate; ``max_iter`` bounds its passes.
 
@@ -360,6 +364,12 @@ executor, n_jobs, memory_limit, survey_part, callbacks
                 "every candidate has degenerate components, so the best of all was chosen; give "
                 "fewer components or simpler structures",
                 DegenerateComponentWarning,
+            )
+        if not outcomes[self.best_index_].fit.converged and self.max_iter > 0:
+            warn(
+                f"the best mixture did not converge in {self.max_iter} passes; increase max_iter "
+                "or tol",
+                ConvergenceWarning,
             )
         best = outcomes[self.best_index_].settings
         self.best_estimator_ = self.estimators_[self.best_index_]

@@ -5,6 +5,7 @@ on all rows, with an error; candidates that cannot win make no pass. Those that 
 all rows together: each pass reads every chunk once and sums the statistics of every candidate.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -38,7 +39,9 @@ _ERRORS = 3.0
 # What remains to be gained may be so many times what is predicted.
 _CAUTION = 3.0
 # A larger mixture may be worse by so many nats per row before it is fitted again.
-_ALIKE = 1e-9
+_ALIKE = 1e-7
+# Distance of halves of a component, in standard deviations, that hardly changes the log-likelihood.
+_CLOSE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +143,7 @@ class Selection:
     survey : Survey
     criterion : {"bic", "aic", "icl"}
     tol : float
-        Gain that may remain, nats per row.
+        Gain that may remain, nats per row. Where what one parameter costs in BIC is less, that may.
     max_iter : int
         Bound on the passes of each candidate.
     seed : int
@@ -182,8 +185,9 @@ class Selection:
                 runs[j] for j in remaining if _is_smaller(sampled[j].settings, candidates[i])
             ]
             runs[i] = self._no_worse(run, smaller_runs)
+        best = min(runs.values(), key=lambda run: self._value(run.criteria))
         return [
-            _outcome_of(runs[i]) if i in runs else self._pruned(one)
+            _outcome_of(runs[i]) if i in runs else self._pruned(one, best)
             for i, one in enumerate(sampled)
         ]
 
@@ -231,12 +235,12 @@ class Selection:
             or len(self.survey.sample) >= self.reader.source.n_rows
         ]
 
-    def _error(self, one: SampleFit, other: SampleFit | None = None) -> float:
-        """Return the standard error of a forecast log-likelihood, or of a difference of two."""
+    def _error(self, one: SampleFit, other: SampleFit) -> float:
+        """Return the standard error of the difference of two forecast log-likelihoods."""
         sample = self.survey.sample
         if len(sample) >= self.reader.source.n_rows:
             return 0.0
-        values = one.scores if other is None else one.scores - other.scores
+        values = one.scores - other.scores
         usable = np.isfinite(values)
         weights, values = sample.weights[usable], values[usable]
         mean = np.average(values, weights=weights)
@@ -247,7 +251,7 @@ class Selection:
         steps = ascent_of(
             self.reader,
             start,
-            tol=self.tol,
+            tol=self._tol,
             max_iter=self.max_iter,
             objective=settings.objective,
             informed_by=self._informant(settings),
@@ -288,7 +292,9 @@ class Selection:
             return run
         best = max(better, key=lambda one: one.value)
         assert best.best is not None
-        start = _grown(best.best, run.sampled.settings.n_components)[0]
+        start = best.best
+        while start.n_components < run.sampled.settings.n_components:
+            start = split_component(start, int(np.argmax(start.weights)), _CLOSE)
         again = self._begun(run.sampled, start)
         self._complete([again])
         return max(run, again, key=lambda one: one.value)
@@ -296,17 +302,27 @@ class Selection:
     def _value(self, criteria: Criteria) -> float:
         return float(getattr(criteria, self.criterion))
 
-    def _pruned(self, one: SampleFit) -> Outcome:
-        error = self._error(one)
+    def _pruned(self, one: SampleFit, best: _Run) -> Outcome:
+        """Return the forecast of a candidate, by its difference from the best on the sample."""
+        wrong = best.criteria.log_likelihood - best.sampled.criteria.log_likelihood
+        forecast = one.criteria.log_likelihood + wrong
+        criteria = replace(one.criteria, log_likelihood=forecast)
+        error = self._error(one, best.sampled)
         return Outcome(
-            one.settings, Fit(one.parameters), one.criteria, error, np.inf, one.smallest, "pruned"
+            one.settings, Fit(one.parameters), criteria, error, np.inf, one.smallest, "pruned"
         )
 
     def _informant(self, settings: Settings) -> Informant:
         return informant_for(self.reader, settings, self.survey.sample, self.effort)
 
+    @property
+    def _tol(self) -> float:
+        """Gain that may remain, nats per row: differences of models are a few nats in all."""
+        weight = float(self.survey.sample.weights.sum())
+        return min(self.tol, 0.5 * math.log(max(weight, math.e)) / weight)
+
     def _sample_tol(self, settings: Settings) -> float:
-        return sample_tolerance(self.reader, settings, self.survey.sample, self.tol)
+        return sample_tolerance(self.reader, settings, self.survey.sample, self._tol)
 
 
 def _outcome_of(run: _Run) -> Outcome:

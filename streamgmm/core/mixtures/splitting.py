@@ -4,11 +4,8 @@ import numpy as np
 
 from streamgmm.core.parameters import Parameters
 
-# Distance of the two means from the old one, in standard deviations.
-_APART = 0.5
 
-
-def split_component(parameters: Parameters, k: int) -> Parameters:
+def split_component(parameters: Parameters, k: int, apart: float = 0.5) -> Parameters:
     """Return a mixture with one component more: a component is replaced by two halves.
 
     The halves have half the weight and the covariance of the component. Their means lie apart along
@@ -19,17 +16,20 @@ def split_component(parameters: Parameters, k: int) -> Parameters:
     parameters : Parameters
     k : int
         Number of the component.
+    apart : float
+        Distance of the two means from the old one, in standard deviations. The smaller it is, the
+        closer is the density to the old one.
     """
     structure, d = parameters.structure, parameters.n_features
     stacked = parameters.stacked(parameters.factors)
     factor = stacked[min(k, len(stacked) - 1)]
     if factor.ndim == 2:
         directions, lengths, _ = np.linalg.svd(factor)
-        shift = _APART * lengths[0] * directions[:, 0]
+        shift = apart * lengths[0] * directions[:, 0]
     else:
         shift = np.zeros(d)
         longest = int(np.argmax(factor))
-        shift[longest] = _APART * factor[longest]
+        shift[longest] = apart * factor[longest]
     order = np.append(np.arange(parameters.n_components), k)
     weights, means = parameters.weights[order], parameters.means[order]
     weights[[k, -1]] *= 0.5
