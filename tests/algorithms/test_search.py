@@ -323,10 +323,13 @@ def one_more(is_first: NDArray[np.bool_], rows: Array) -> Parameters:
     )
 
 
-def test_many_components_have_one_start_for_each_restart() -> None:
+def test_many_components_have_one_start_for_each_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("streamgmm.algorithms.batch.sample_fit._MANY_COMPONENTS", 16)
     rows = without_clusters(400)
     visits = {}
-    for k, n_init in ((127, 1), (128, 2)):
+    for k, n_init in ((15, 1), (16, 2)):
         events: list[Event] = []
         # With weights that are held there are no splits and merges.
         search(
@@ -342,4 +345,4 @@ def test_many_components_have_one_start_for_each_restart() -> None:
         stage = events[0]
         assert isinstance(stage, SampleStage)
         visits[k, n_init] = stage.n_row_visits / len(rows)
-    assert visits == {(127, 1): 6 * 4 + 3 * 8, (128, 2): 2 * (4 + 8)}
+    assert visits == {(15, 1): 6 * 4 + 3 * 8, (16, 2): 2 * (4 + 8)}
