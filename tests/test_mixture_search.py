@@ -264,11 +264,3 @@ def test_settings_are_those_of_a_mixture() -> None:
     assert theirs.keys() - own.keys() == left
     search = GaussianMixtureSearch(range(2, 4), tol=0.1)
     assert clone(search).get_params() == search.get_params()
-
-
-def test_the_examples_of_the_page_run(capsys: pytest.CaptureFixture[str]) -> None:
-    text = (Path(__file__).parents[1] / "docs" / "choosing-components.md").read_text()
-    blocks = [block.partition("```")[0] for block in text.split("```python\n")[1:]]
-    assert len(blocks) == 3
-    exec("\n".join(blocks), {})
-    assert "'n_components': 3" in capsys.readouterr().out
