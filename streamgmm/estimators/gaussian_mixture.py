@@ -167,7 +167,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         grow. What a prior takes from the data comes from the surveyed sample, with a given start
         from a sample of up to 65536 rows. ``lower_bound_`` and the criteria hold the
         log-likelihood alone. Any object with a method ``pseudo_rows``
-        (:class:`streamgmm.core.objective.Prior`) is taken too, but files do not hold it.
+        (``streamgmm.core.objective.Prior``) is taken too, but files do not hold it.
     executor : "auto", "threads", "dask" or distributed.Client, default="auto"
         Where chunks are computed. "auto" takes the cluster of an active client for what its workers
         can read by themselves, Dask for Dask arrays, and local threads otherwise.

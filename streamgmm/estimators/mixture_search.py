@@ -111,7 +111,7 @@ executor, n_jobs, memory_limit, survey_part, callbacks
     history_ : list of dict
         One entry for each pass, as of :class:`GaussianMixture`.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Only if the data had column names that are all strings.
 
     References
