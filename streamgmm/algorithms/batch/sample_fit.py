@@ -33,7 +33,7 @@ from streamgmm.options import CovarianceType
 # comes to is known after splits and merges, and hardly before. Steps of both.
 _STARTS, _RUNS = 3, 2
 # From so many components on there is one of each: starts take most of the time there, and the first
-# one came to the same end as all of them on planted mixtures.
+# one came to the same end as all of them on a planted mixture of 512.
 _MANY_COMPONENTS = 512
 # Threads that work on a sample, as far as memory for them decides what a fit does: always as many,
 # so that a fit does not depend on the machine.
