@@ -1,6 +1,6 @@
-"""What can go wrong, and what to do about it.
+"""Errors and warnings of streamgmm.
 
-Every message names what was wrong, where, and the way out. Errors derive from the
+Every message names the problem, its location and a remedy. Errors derive from the
 built-in type that a caller would expect as well as from :class:`StreamGMMError`.
 """
 
@@ -18,11 +18,11 @@ class DataTypeError(DataError, TypeError):
 
 
 class NotFiniteError(DataError):
-    """Rows that hold NaN or infinity were met while reading."""
+    """The data hold NaN or infinity where they are not allowed."""
 
 
 class MissingPackageError(ImportError, DataError):
-    """A package that the data or the request need is not installed."""
+    """A package that is needed for the data or the request is not installed."""
 
 
 class ParameterError(StreamGMMError, ValueError, TypeError):
@@ -44,7 +44,7 @@ class ModelFileError(StreamGMMError, ValueError):
 
 
 class CheckpointError(StreamGMMError, ValueError):
-    """A checkpoint is not one that this fit can begin, or continue from."""
+    """A checkpoint exists already, is damaged, or belongs to another fit."""
 
 
 class MemoryLimitError(StreamGMMError, MemoryError):
@@ -60,11 +60,11 @@ class OutputError(StreamGMMError, OSError):
 
 
 class DegenerateComponentWarning(UserWarning):
-    """A component says little of the data: no weight, few rows, mostly ridge, or collapsed."""
+    """A component is degenerate: no weight, few rows, mostly ridge, or collapsed."""
 
 
 class RidgeWarning(UserWarning):
-    """The variance of a column is so small that the ridge decides what is found in it."""
+    """The variance of a column is so small that the ridge determines its result."""
 
 
 class FewRowsWarning(UserWarning):
@@ -72,4 +72,4 @@ class FewRowsWarning(UserWarning):
 
 
 class LeftOutRowsWarning(UserWarning):
-    """Rows took no part because their squares overflow, or none of some rows did."""
+    """Rows were skipped because their squares overflow, or all rows were skipped."""

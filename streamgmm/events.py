@@ -1,6 +1,6 @@
-"""What happens on the way, told as events.
+"""Events of fits, predictions and updates.
 
-Progress bars, histories and callers' callbacks listen to the same ones.
+Progress bars, histories and the callbacks of users receive the same events.
 """
 
 import math
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened; subclasses say what."""
+    """Base of all events."""
 
 
 @dataclass(frozen=True)
 class SkippedRows:
-    """Rows that take no part, by reason; a row is counted under the first reason that holds.
+    """Numbers of skipped rows by reason; a row is counted under the first reason that holds.
 
     Attributes
     ----------
@@ -65,18 +65,18 @@ class SkippedRows:
 
 @dataclass(frozen=True)
 class FitStarted(Event):
-    """What a fit will take, before its first pass.
+    """A fit begins; its size is known before the first pass.
 
     Attributes
     ----------
     n_rows, n_features, n_components : int
         N, D, K.
     n_parameters : int
-        Free ones.
+        Number of free parameters.
     n_bytes : int
-        Size of the values that a pass takes in, as stored in memory.
+        Size in memory of the values that a pass reads.
     work_bytes : int
-        Memory that each thread works in, beside the chunk that it reads.
+        Memory that each thread uses beside the chunk that it reads.
     n_operations : int
         Floating-point operations of a pass, 4 N K F with F moments of each component.
     """
@@ -99,13 +99,13 @@ class ReadStarted(Event):
     number : int
         1 for the first pass.
     purpose : str
-        What the pass is for: "sample", "pilot" (a sample of a few chunks), "survey", "iteration",
+        Purpose of the pass: "sample", "pilot" (a sample of a few chunks), "survey", "iteration",
         "refinement" (the same iteration again, in coordinates that show how narrow a covariance
-        is) or "score"; of predictions, what is predicted.
+        is) or "score"; for predictions the name of the predicted values.
     n_rows, n_chunks : int
-        To be read.
+        Numbers of rows and chunks that the pass will read.
     n_bytes : int
-        Size of the values to be read, as stored in memory.
+        Size in memory of the values that the pass will read.
     """
 
     number: int
@@ -117,7 +117,7 @@ class ReadStarted(Event):
 
 @dataclass(frozen=True)
 class ChunkDone(Event):
-    """A chunk has been read and computed, or some chunks have."""
+    """One or more chunks have been read and computed."""
 
     n_rows: int
     n_bytes: int
@@ -131,15 +131,16 @@ class ReadDone(Event):
     ----------
     number, purpose : as in :class:`ReadStarted`
     n_rows : int
-        Rows counted in.
+        Number of rows that the pass used.
     seconds : float
+        Duration of the pass.
     iteration : int
-        Of EM within the start; 0 if the pass is no iteration.
+        Number of the EM iteration within the start; 0 if the pass is not an iteration.
     log_likelihood : float
-        Mean log-likelihood of the parameters that were read with, nats per row; NaN if the pass
-        evaluates none.
+        Mean log-likelihood of the evaluated parameters, nats per row; NaN if the pass evaluates
+        none.
     gain : float
-        Its difference to the iteration before; NaN if there is none.
+        Difference of the log-likelihood to the previous iteration; NaN if there is none.
     n_overflowing : int
         Rows skipped because their squares overflow.
     n_centred : int
@@ -156,9 +157,9 @@ class ReadDone(Event):
     part : float
         Part of the data's rows that were read.
     accepted : bool
-        Whether the fit continued from the parameters that were read with.
+        Whether the fit continued from the evaluated parameters.
     n_weightless : int
-        Of the rows counted in, those of weight 0, which take no part.
+        Number of rows of weight 0 among the used rows; they have no influence.
     """
 
     number: int
@@ -180,33 +181,32 @@ class ReadDone(Event):
 
     @property
     def skipped(self) -> SkippedRows:
-        """The rows that took no part."""
+        """The rows that were skipped."""
         return SkippedRows(self.n_overflowing, self.n_missing, self.n_weightless)
 
 
 @dataclass(frozen=True, eq=False)
 class SurveyDone(Event):
-    """What the survey found; a sample of the rows is in memory.
+    """The survey has ended; a sample of the rows is in memory.
 
     Attributes
     ----------
     n_rows : int
-        Rows that were read.
+        Number of rows that the survey read.
     n_overflowing, n_missing, n_weightless : int
-        Of these, rows skipped because their squares overflow, because they hold NaN (with
-        ``missing="em"``, nothing else), or because their weight is 0.
+        Numbers of rows that were skipped because their squares overflow, because they hold NaN
+        (with ``missing="em"``, nothing else), or because their weight is 0.
     n_sampled, n_unexplained : int
-        Rows in the sample; of these, rows of a kind that is rare.
+        Number of rows in the sample, and number of rare rows among them.
     shortfall : float
-        What the best parameters for the sample are expected to lack on all rows, nats per row.
+        Expected loss on all rows, nats per row, of the best parameters for the sample.
     feature_names : sequence of str
         Names of the D columns, or their numbers.
     smallest, largest, means, deviations : ndarray of shape (D,)
-        Extremes, weighted mean and standard deviation of each feature, over the rows that take
-        part.
+        Extremes, weighted mean and standard deviation of each feature, over the used rows.
     weight : float
-        Sum of the weights of all rows that take part, by the surveyed ones. Where weighted rows
-        lack values, that of the column with fewest gaps.
+        Sum of the weights of all used rows, estimated from the surveyed ones. If weighted rows
+        lack values, the sum for the column with the fewest gaps.
     """
 
     n_rows: int
@@ -225,7 +225,7 @@ class SurveyDone(Event):
 
     @property
     def skipped(self) -> SkippedRows:
-        """The rows that take no part."""
+        """The rows that were skipped."""
         return SkippedRows(self.n_overflowing, self.n_missing, self.n_weightless)
 
     @property
@@ -244,11 +244,11 @@ class SampleStage(Event):
     name : str
         "starts", "moves" or "EM".
     n_rows : int
-        Rows that it was done with.
+        Number of rows that the stage used.
     n_row_visits : int
-        Rows that were computed, each counted every time.
+        Number of rows that were computed; a row counts each time.
     log_likelihood : float
-        Mean over these rows, nats per row.
+        Mean log-likelihood of these rows, nats per row.
     seconds : float
     """
 
@@ -261,14 +261,14 @@ class SampleStage(Event):
 
 @dataclass(frozen=True)
 class StepScored(Event):
-    """Rows in memory have said how far to go from the parameters of a pass.
+    """The rows in memory have determined the next step from the parameters of a pass.
 
     Attributes
     ----------
     n_row_visits : int
-        Rows that were computed for it, each counted every time.
+        Number of rows that were computed for it; a row counts each time.
     remaining : float
-        What remains to be gained, nats per row, or as much of it as was found.
+        Predicted remaining gain, nats per row, or a lower bound of it.
     """
 
     n_row_visits: int
@@ -282,8 +282,9 @@ class ComponentsDegenerate(Event):
     Attributes
     ----------
     number : int
-        The pass in which it was seen.
+        Number of the pass that found it.
     empty, collapsed : tuple of int
+        Components without mass, and components whose covariance was widened.
     """
 
     number: int
@@ -300,7 +301,7 @@ class CheckpointWritten(Event):
     path : str
         Folder or URL of the checkpoint.
     number : int
-        The last pass that it speaks of.
+        Number of the last pass that the checkpoint holds.
     n_bytes : int
         Size of what was written.
     """
@@ -312,7 +313,7 @@ class CheckpointWritten(Event):
 
 @dataclass(frozen=True)
 class ComponentsReseeded(Event):
-    """Components that had next to no rows left begin anew among rows that are badly explained.
+    """Components with almost no rows were placed anew among badly explained rows.
 
     Attributes
     ----------
@@ -327,7 +328,7 @@ class ComponentsReseeded(Event):
 
 @dataclass(frozen=True)
 class MixtureFound(Event):
-    """A search among rows in memory has ended, and the mixture that it found is learned on.
+    """A search among the rows in memory has ended; the stream continues with its mixture.
 
     Attributes
     ----------
@@ -343,16 +344,16 @@ class MixtureFound(Event):
 
 @dataclass(frozen=True)
 class ChangeDetected(Event):
-    """Rows are explained worse than rows before them were, by more than chance explains.
+    """The stream has changed: new rows have a lower log-likelihood than chance explains.
 
     Attributes
     ----------
     n_samples : float
         Rows seen so far, in units of weight.
     log_likelihood : float
-        Of the last rows before they were learned, nats per row.
+        Mean log-likelihood of the last rows before they were learned, nats per row.
     expected : float
-        Of rows before the change.
+        Mean log-likelihood of the rows before the change, nats per row.
     """
 
     n_samples: float
@@ -362,16 +363,16 @@ class ChangeDetected(Event):
 
 @dataclass(frozen=True)
 class RowsLearned(Event):
-    """Rows have been learned, and the file of the model says so.
+    """Rows have been learned, and the model file has been saved.
 
     Attributes
     ----------
     path : str
         File of the model.
     data : str
-        What the rows are called.
+        Name of the data.
     n_rows : int
-        Rows that were learned; skipped rows are not among them.
+        Number of rows that were learned, without skipped rows.
     n_samples : float
         Rows learned in all, in units of weight.
     batch_id : str or None
@@ -389,7 +390,7 @@ class RowsLearned(Event):
 
 @dataclass(frozen=True)
 class BatchKnown(Event):
-    """A batch was learned before, and has not been learned again.
+    """A batch was learned before and was not learned again.
 
     Attributes
     ----------
@@ -404,9 +405,9 @@ class BatchKnown(Event):
 
 @dataclass(frozen=True)
 class FilesSkipped(Event):
-    """Files of a folder were not read, as the model does not remember names of so low an order.
+    """Files of a folder were skipped: the model no longer remembers names that sort so low.
 
-    They count as learned. A new file among them is not learned, unless it gets a name that rises.
+    They count as learned. To have a new file learned, give it a name that sorts later.
 
     Attributes
     ----------
@@ -422,5 +423,5 @@ class FilesSkipped(Event):
     names: tuple[str, ...]
 
 
-#: A listener is told of every event.
+#: A function that is called with every event.
 Listener = Callable[[Event], None]

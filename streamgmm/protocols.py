@@ -1,8 +1,8 @@
-"""What the seams speak: data come as chunks from a source, work is done by an executor.
+"""The protocols between the parts: sources give chunks, executors compute, sinks store.
 
-A source says how large it is before anything is computed and gives its chunks in any order. An
-executor applies a function to every chunk and merges or writes what comes back. Whatever happens on
-the way it tells as :mod:`streamgmm.events`.
+A source declares its size before anything is computed, and gives its chunks in any order. An
+executor applies a function to every chunk, and merges or writes the values. It reports progress by
+:mod:`streamgmm.events`.
 """
 
 import math
@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from streamgmm.events import ChunkDone, Listener, ReadDone
 from streamgmm.options import Missing
 
-#: What is done with rows that hold NaN: refuse them, skip them, or use their other values.
-
 #: A box of samples: a slice along each of their dimensions.
 Region = tuple[slice, ...]
 
@@ -30,11 +28,11 @@ class Chunk:
     Attributes
     ----------
     rows : ndarray of shape (n, D)
-        In the data's own type.
+        Values in the type of the data.
     index : range or ndarray of shape (n,), int64
-        Position of each row in the whole.
+        Position of each row in the data.
     weights : ndarray of shape (n,), float64, or None
-        Row weights; None for 1.
+        Row weights; None if each is 1.
     """
 
     rows: NDArray[Any]
@@ -42,14 +40,14 @@ class Chunk:
     weights: NDArray[np.float64] | None = None
 
     def part(self, start: int, stop: int) -> "Chunk":
-        """Return its rows from start to stop, as a view."""
+        """Return the rows from start to stop, as a view."""
         weights = None if self.weights is None else self.weights[start:stop]
         return Chunk(self.rows[start:stop], self.index[start:stop], weights)
 
 
 @dataclass(frozen=True)
 class Work:
-    """Memory in bytes that work on chunks takes beside the chunks themselves.
+    """Memory in bytes that a job takes beside the chunks themselves.
 
     Attributes
     ----------
@@ -146,14 +144,15 @@ class Source(Protocol):
 
     @property
     def boundaries(self) -> Sequence[int]:
-        """Rows in all chunks before each one, in reading order, then N: cumulative counts.
+        """Cumulative numbers of rows: entry i counts the rows before chunk i; the last entry is N.
 
-        Of a source that is no :class:`GridSource` chunk i holds the rows from entry i to i + 1.
+        Unless the source is a :class:`GridSource`, chunk i holds the rows from entry i to entry
+        i + 1.
         """
 
     @property
     def read_bytes(self) -> int:
-        """Most memory in bytes that reading and holding one chunk takes; 0 if it is in memory."""
+        """Largest memory in bytes to read and hold one chunk; 0 if the data are in memory."""
 
     def read(self, i: int) -> Chunk:
         """Return chunk i."""
@@ -180,26 +179,26 @@ def chunks_of(source: Source) -> Iterator["Chunk"]:
 
 
 def row_count(source: Source, chunks: Iterable[int]) -> int:
-    """Return the rows in some chunks of a source."""
+    """Return the number of rows in some chunks of a source."""
     return sum(source.boundaries[i + 1] - source.boundaries[i] for i in chunks)
 
 
 @runtime_checkable
 class GridSource(Source, Protocol):
-    """A source whose samples lie on a grid, of which each chunk is a box.
+    """A source whose samples lie on a grid; each chunk is a box of the grid.
 
-    Rows are in C order over the sample dimensions, within a chunk and in the whole. Boxes lie in
-    rows and columns: each dimension is cut at edges of its own, at any distance from each other,
-    and there is a box for each combination of intervals, numbered in C order.
+    Rows are in C order over the sample dimensions, within a chunk and in the data. Each dimension
+    is cut into intervals of any lengths. There is one box for each combination of intervals; boxes
+    are numbered in C order.
     """
 
     @property
     def sample_dims(self) -> tuple[str, ...]:
-        """Names of the dimensions along which samples are."""
+        """Names of the sample dimensions."""
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Their sizes, of which N is the product."""
+        """Sizes of the sample dimensions; their product is N."""
 
     def region(self, i: int) -> Region:
         """Return the box of chunk i along the sample dimensions."""
@@ -216,7 +215,7 @@ def sample_shape(source: Source) -> tuple[int, ...]:
 
 
 def regions_of(source: Source) -> Callable[[int], Region]:
-    """Return what gives the box of each chunk of any source, by the chunk's number."""
+    """Return a function that gives the box of a chunk by its number, for any source."""
     if isinstance(source, GridSource):
         return source.region
     boundaries = source.boundaries
@@ -229,35 +228,35 @@ def region_shape(region: Region) -> tuple[int, ...]:
 
 
 def is_contiguous(region: Region, shape: tuple[int, ...]) -> bool:
-    """Return whether the samples of a box follow each other among all, in C order."""
+    """Return whether the samples of a box are consecutive in C order."""
     return len(_span(region, shape)) == math.prod(region_shape(region))
 
 
 def has_contiguous_chunks(source: GridSource) -> bool:
-    """Return whether the samples of each chunk follow each other among all, in C order.
+    """Return whether the samples of each chunk are consecutive in C order.
 
-    If those of the largest box do, those of all boxes do: before the first dimension along which
-    it has more than one sample all boxes have one, and after that dimension they are whole.
+    They are if those of the largest box are: along the dimensions before the first one where it has
+    more than one sample all boxes have one, and along the later dimensions they are whole.
     """
     largest = int(np.argmax(np.diff(source.boundaries)))
     return is_contiguous(source.region(largest), source.sample_shape)
 
 
 def positions(region: Region, shape: tuple[int, ...]) -> range | NDArray[np.int64]:
-    """Places of the samples of a box among all, in C order: a range if they follow each other."""
+    """Return the positions of the samples of a box, in C order; a range if they are consecutive."""
     if is_contiguous(region, shape):
         return _span(region, shape)
     return np.ravel_multi_index(tuple(np.ogrid[region]), shape).ravel()
 
 
 def region_at(places: range | NDArray[np.int64], shape: tuple[int, ...]) -> Region:
-    """Return the box whose samples have these places among all, one or more, in C order."""
+    """Return the box whose samples have these positions, one or more, in C order."""
     first, last = (np.unravel_index(int(places[end]), shape) for end in (0, -1))
     return tuple(slice(int(i), int(j) + 1) for i, j in zip(first, last, strict=True))
 
 
 def _span(region: Region, shape: tuple[int, ...]) -> range:
-    """From the first sample of a box to its last, in C order."""
+    """Return the range from the first sample of a box to its last, in C order."""
     corners = ([along.start for along in region], [along.stop - 1 for along in region])
     first, last = (int(np.ravel_multi_index(corner, shape)) for corner in corners)
     return range(first, last + 1)
@@ -280,48 +279,48 @@ class LazySource(Source, Protocol):
 
 @runtime_checkable
 class LabelledSource(Source, Protocol):
-    """A source whose rows have a place along named dimensions."""
+    """A source whose rows have coordinates along named dimensions."""
 
     def labelled(self, values: NDArray[Any], dim: str | None, names: Sequence[int | str]) -> Any:
-        """What was found of all samples, of their shape or theirs and (K,), in the data's form."""
+        """Return values of all samples, (*shape) or (*shape, K), in the container of the data."""
 
 
 @runtime_checkable
 class StoredSource(Source, Protocol):
-    """A source in files, which the system can fetch while processors are at work."""
+    """A source in files, which the operating system can fetch ahead of the computation."""
 
     def prefetch(self, i: int) -> None:
-        """Have the files of chunk i fetched into the page cache, without waiting for them."""
+        """Begin to fetch the files of chunk i into the page cache; do not wait for them."""
 
 
 class Monoid(Protocol):
-    """Values that merge, in any grouping but in the order of the chunks."""
+    """A value that merges with others in any grouping, in the order of the chunks."""
 
     def merge(self, other: Self) -> Self:
-        """Return the value of both sides' rows."""
+        """Return the value for the rows of both."""
 
 
 class Sink(Protocol):
-    """Where one value (or one row of values) for each row of data is written."""
+    """Storage for one value, or one row of values, for each row of data."""
 
     def has(self, i: int) -> bool:
-        """Return whether values of chunk i are there from a call before, and not to be computed."""
+        """Return whether an earlier call has stored the values of chunk i."""
 
     def write(self, region: Region, values: NDArray[Any]) -> None:
         """Store the values of a box of samples, (n,) or (n, M), in C order over the box."""
 
     def finish(self, i: int) -> None:
-        """Take note that all of chunk i has been written."""
+        """Record that all of chunk i has been written."""
 
 
 class Writer(Protocol):
-    """What writes into a sink from other processes; picklable."""
+    """A writer that other processes use for a sink; picklable."""
 
     def write(self, region: Region, values: NDArray[Any]) -> None:
         """Store the values of a box of samples, as the sink does."""
 
     def sync(self, regions: Sequence[Region]) -> Sequence[bytes]:
-        """Have what was written of some boxes on the disk, and return digests of them."""
+        """Force the data of some boxes to the disk, and return digests of them."""
 
 
 @runtime_checkable
@@ -329,14 +328,14 @@ class SharedSink(Sink, Protocol):
     """A sink into which other processes may write."""
 
     def writer(self) -> Writer | None:
-        """Return what they write with; None if this output must be written here."""
+        """Return their writer; None if only this process can write this output."""
 
     def finish_elsewhere(self, i: int, digest: bytes) -> None:
-        """Take note that another process has written chunk i, with the digest of its box."""
+        """Record that another process has written chunk i, with the digest of its box."""
 
 
 def unwritten_chunks(source: Source, sink: Sink) -> list[int]:
-    """Return the chunks of a source of which a sink has not the values."""
+    """Return the chunks of a source whose values a sink does not have."""
     return [i for i in all_chunks(source) if not sink.has(i)]
 
 
@@ -344,23 +343,23 @@ M = TypeVar("M", bound=Monoid)
 
 
 def chunks_done(source: Source, chunks: Iterable[int]) -> ChunkDone:
-    """Return what is told of chunks that have been read and computed."""
+    """Return the event for chunks that have been read and computed."""
     n_rows = row_count(source, chunks)
     return ChunkDone(n_rows, n_rows * row_bytes(source))
 
 
 @dataclass(frozen=True, eq=False)
 class PartialRead(Generic[M]):
-    """What the first chunks of a pass have come to.
+    """The merged values of the first chunks of a pass.
 
     Attributes
     ----------
     n_chunks : int
     values : tuple of Monoid
-        Of complete subtrees of the tree by which values merge: as many chunks each as the binary
-        digits of ``n_chunks`` say, the most first.
+        Values of complete subtrees of the merge tree. The binary digits of ``n_chunks`` give
+        their numbers of chunks, the largest first.
     seconds : float
-        That it took.
+        Duration so far.
     """
 
     n_chunks: int = 0
@@ -369,11 +368,11 @@ class PartialRead(Generic[M]):
 
 
 class Journal(Protocol):
-    """What a fit has found, in order; kept as it comes, and recalled by the fit that continues."""
+    """The results of a fit in order: kept one by one, and recalled by a fit that is resumed."""
 
     @property
     def interval(self) -> float:
-        """Seconds after which a pass that continues is kept; infinity if it is not."""
+        """Seconds between two records of a pass that goes on; infinity for none."""
 
     def recall(
         self, kind: type[V], is_asked: Callable[[V], bool]
@@ -385,16 +384,16 @@ class Journal(Protocol):
         kind : type
             A dataclass.
         is_asked : callable
-            Whether a result answers what is asked now.
+            Return whether a result is the one that the fit needs now.
 
         Raises
         ------
         CheckpointError
-            If the next result is of another kind, is not what is asked, or cannot be read.
+            If the next result is of another kind or another fit, or cannot be read.
         """
 
     def keep(self, value: Any, reads: Sequence[ReadDone]) -> None:
-        """Keep a result and the passes that it took, which need no more be kept in parts.
+        """Keep a result and the passes that it took; remove the parts of these passes.
 
         Raises
         ------
@@ -405,42 +404,41 @@ class Journal(Protocol):
     def partial_read(
         self, number: int, kind: type[M], identity: Any
     ) -> tuple[PartialRead[M], Callable[[PartialRead[M]], None]]:
-        """Return what was kept of a pass that was not completed, and what keeps more of it.
+        """Return the recorded part of an unfinished pass, and a function that records more of it.
 
         Parameters
         ----------
         number : int
-            Of the pass.
+            Number of the pass.
         kind : type
-            A dataclass: what the pass gives.
+            The dataclass of its value.
         identity : object
-            All that decides what it gives.
+            Everything that determines its value.
 
         Returns
         -------
         begun : PartialRead
-            Of no chunk, if nothing was kept.
+            Of no chunk if nothing was recorded.
         keep : callable
-            Keeps what the pass has come to, in place of what was kept of it before; raises
-            OutputError if it cannot be written.
+            Replaces the recorded part; raises OutputError if it cannot be written.
 
         Raises
         ------
         CheckpointError
-            If what was kept cannot be read.
+            If the recorded part cannot be read.
         """
 
 
 class Executor(Protocol):
-    """Where chunks are turned into values."""
+    """A way to compute the values of chunks: threads, a scheduler or a cluster."""
 
     @property
     def sample_bytes(self) -> int:
-        """Most memory of this process that a sample of rows may take."""
+        """Largest memory in bytes of this process for a sample of rows."""
 
     @property
     def memory_limit(self) -> int | None:
-        """Bytes that this process may hold; None if it has no limit of its own."""
+        """Memory limit of this process in bytes; None if it has none."""
 
     def check_memory(
         self, source: Source, work: Work, at_limit: Callable[[int], Sequence[Work]] | None = None
