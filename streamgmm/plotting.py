@@ -38,6 +38,8 @@ _MOST_IN_LEGEND = 20
 _MOST_WITH_VALUES = 12
 # Of the rows of a stream, those that a mean is taken over.
 _WINDOW = 0.01
+# Differences of criteria up to which a scale is linear.
+_LINEAR_UP_TO = 10.0
 _BRIEF = EngFormatter(places=0, sep="")
 
 
@@ -105,12 +107,12 @@ def plot_mixture(
 
 
 def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
-    """Draw how far the log-likelihood was below the best, read by read; or that of a stream.
+    """Draw how far the log-likelihood was below the best, pass by pass; or that of a stream.
 
     Each pass is marked by its purpose, where it ended. Those that evaluate no log-likelihood of all
     the data are shaded bands as wide as the part that they read. Steps that were not accepted are
     crosses beside the line. The scale is logarithmic down to ``tol`` and linear from there to 0,
-    where the best accepted read lies.
+    where the best accepted pass lies.
 
     Of a model that learned a stream it is what rows scored before they were learned, entry by entry
     of its history, with the mean over a hundredth of these rows; lines stand where the stream was
@@ -130,7 +132,7 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     Raises
     ------
     ParameterError
-        If no read of the model's history evaluated a log-likelihood.
+        If no pass in the model's history evaluated a log-likelihood.
 
     Examples
     --------
@@ -159,6 +161,85 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     if model.tol:
         label = f"tol = {model.tol:g}"
         ax.axhline(model.tol, color="0.3", linestyle="--", linewidth=1.0, zorder=1, label=label)
+    _legend_beside(ax)
+    return ax
+
+
+def plot_criteria(search: Any, ax: Axes | None = None) -> Axes:
+    """Draw how far the criterion of each candidate lies above that of the chosen one.
+
+    There is a curve for each covariance structure, against the number of components. Open circles
+    are forecasts, of pruned candidates. Crosses are degenerate candidates, which cannot be chosen.
+    A band holds the values that are not resolved from the best. The scale is linear up to 10, and
+    logarithmic beyond.
+
+    Parameters
+    ----------
+    search : GaussianMixtureSearch
+        Fitted.
+    ax : matplotlib.axes.Axes, default=None
+        Where to draw; by default a new figure, outside pyplot.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    NotFittedError
+        If the search is not fitted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from streamgmm import GaussianMixtureSearch
+    >>> from streamgmm.plotting import plot_criteria
+    >>> X = np.random.default_rng(0).normal(size=(300, 2)) + [[0, 0], [9, 9]] * 150
+    >>> ax = plot_criteria(GaussianMixtureSearch(range(1, 4), random_state=0).fit(X))
+    >>> ax.get_xlabel()
+    'components'
+    """
+    if not hasattr(search, "cv_results_"):
+        raise NotFittedError("the search is not fitted; call fit first")
+    if ax is None:
+        ax = Figure(figsize=(8.0, 5.0), layout="constrained").add_subplot()
+    results, criterion = search.cv_results_, search.criterion
+    best = search.best_index_
+    sizes, values = results["param_n_components"], results[criterion] - search.best_score_
+    for kind, color in zip(
+        dict.fromkeys(results["param_covariance_type"].tolist()),
+        color_sequences["tab10"],
+        strict=False,
+    ):
+        own = np.flatnonzero(results["param_covariance_type"] == kind)
+        own = own[np.argsort(sizes[own])]
+        ax.plot(sizes[own], values[own], color=color, linewidth=1.2, label=kind)
+        for chosen, style in (
+            (results["status"] != "pruned", {"marker": "o"}),
+            (results["status"] == "pruned", {"marker": "o", "markerfacecolor": "white"}),
+            (results["degenerate"], {"marker": "x", "markersize": 9}),
+        ):
+            marked = own[chosen[own]]
+            ax.plot(sizes[marked], values[marked], color=color, linestyle="", **style)
+    if np.any(results["status"] == "pruned"):
+        ax.plot([], [], "o", color="0.3", markerfacecolor="white", label="forecast")
+    unresolved = values[~results["resolved"]]
+    if unresolved.size:
+        low, high = values[best], unresolved.max()
+        ax.axhspan(low, high, color="0.85", zorder=0, label="not resolved from the best")
+    ax.plot(
+        sizes[best],
+        values[best],
+        "o",
+        markersize=14,
+        markerfacecolor="none",
+        markeredgecolor="black",
+        label="choice",
+    )
+    ax.set_xlabel("components")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_yscale("symlog", linthresh=_LINEAR_UP_TO)
+    ax.set_ylabel(f"{criterion.upper()} above the chosen one, {search.best_score_:.2f}")
     _legend_beside(ax)
     return ax
 

@@ -443,6 +443,24 @@ def test_a_fit_ends_with_the_next_command(run, tmp_path):
     assert (tmp_path / "labels.npy").exists()
 
 
+def test_a_model_is_selected(run, files, tmp_path):
+    outputs = ["-o", "best.gmm", "--table", "t.csv", "--plot", "c.png"]
+    result = run("select", "data.npy", "-k", "1:3", "--types", "diag", "--seed", 0, *outputs)
+    assert result.code == 0
+    header, first, *_ = result.out.splitlines()
+    assert header.split() == ["covariances", "components", "bic", "above", "best", "status"]
+    kind, k, _, above, status = first.split()
+    assert (kind, above, status) == ("diag", "0.00", "complete")
+    best = streamgmm.load(tmp_path / "best.gmm")
+    assert best.n_components == int(k) == 2
+    names, *rows = (tmp_path / "t.csv").read_text().splitlines()
+    assert names.startswith("param_n_components,param_covariance_type,log_likelihood,")
+    assert [row.split(",")[0] for row in rows] == ["1", "2", "3"]
+    assert (tmp_path / "c.png").stat().st_size > 0
+    assert "give a range as in 1:12" in run("select", "data.npy", "-k", "a", "-o", "n.gmm").err
+    assert "end in .csv" in run("select", "data.npy", "-o", "n.gmm", "--table", "t.txt").err
+
+
 def test_samples_come_with_their_labels(run, files, tmp_path):
     words = ["sample", "model.gmm", "-n", 70_000, "--seed", 1, "--labels", "l.npy"]
     said = run(*words, "-o", "rows.npy")

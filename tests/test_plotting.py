@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
-from streamgmm import GaussianMixture, OnlineGaussianMixture
+from streamgmm import GaussianMixture, GaussianMixtureSearch, OnlineGaussianMixture
 from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.parameters import Parameters
-from streamgmm.errors import DataError, OutputError, ParameterError
+from streamgmm.errors import DataError, NotFittedError, OutputError, ParameterError
 from streamgmm.events import ReadDone
-from streamgmm.plotting import plot_convergence, plot_mixture, save_picture
+from streamgmm.plotting import plot_convergence, plot_criteria, plot_mixture, save_picture
 from streamgmm.sources.generated import GeneratedSource
 
 WEIGHTS = np.array([0.3, 0.7])
@@ -288,3 +288,22 @@ def test_many_components_are_drawn_without_a_legend():
 def test_pyplot_is_left_alone():
     code = "import sys, streamgmm.plotting; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_criteria_of_a_search_are_drawn_with_the_choice() -> None:
+    rows = np.random.default_rng(0).normal(size=(300, 2)) + [[0, 0], [9, 9]] * 150
+    search = GaussianMixtureSearch(range(1, 4), covariance_type=("full", "diag"), random_state=0)
+    with pytest.raises(NotFittedError, match="call fit first"):
+        plot_criteria(search)
+    search.fit(rows)
+    ax = plot_criteria(search)
+    results, best = search.cv_results_, search.best_index_
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels[:2] == list(dict.fromkeys(results["param_covariance_type"].tolist()))
+    (choice,) = (line for line in ax.lines if line.get_label() == "choice")
+    assert [*choice.get_xdata()] == [results["param_n_components"][best]]
+    assert [*choice.get_ydata()] == [0.0]
+    drawn = {tuple(point) for line in ax.lines[:1] for point in zip(*line.get_data(), strict=True)}
+    own = results["param_covariance_type"] == labels[0]
+    values = results["bic"] - search.best_score_
+    assert drawn == set(zip(results["param_n_components"][own], values[own], strict=True))

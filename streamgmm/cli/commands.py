@@ -25,13 +25,20 @@ from streamgmm.cli.describe import (
     with_skipped,
 )
 from streamgmm.cli.program import LocalPath, Program, check_output
-from streamgmm.cli.reports import fit_report, output_report, rows_of_components
+from streamgmm.cli.reports import (
+    candidates,
+    fit_report,
+    output_report,
+    rows_of_components,
+    write_table,
+)
 from streamgmm.errors import ParameterError
 from streamgmm.events import Event, FilesSkipped, RowsLearned, SkippedRows
 from streamgmm.options import (
     Algorithm,
     Arithmetic,
     CovarianceType,
+    Criterion,
     ExecutorName,
     InitParams,
     Missing,
@@ -47,6 +54,7 @@ if TYPE_CHECKING:
 _MODELS = (".gmm",)
 _ARRAYS = (".npy", ".zarr")
 _PICTURES = (".png", ".pdf", ".svg")
+_TABLES = (".csv",)
 _SAMPLE_ROWS = 65536
 _STANDARD_INPUT = "-"
 
@@ -368,6 +376,99 @@ def _shape(
         "precisions_init": model.precisions_,
         "reg_covar": getattr(model, "reg_covar_", reg_covar) if reg_covar == "auto" else reg_covar,
     }
+
+
+def _sizes(context: click.Context, option: click.Parameter, value: str) -> list[int]:
+    """Return numbers of components from text such as 1:12 or 2,4,8."""
+    first, separator, last = value.partition(":")
+    try:
+        if separator:
+            return list(range(int(first), int(last) + 1))
+        return [int(size) for size in value.split(",")]
+    except ValueError:
+        raise click.BadParameter("give a range as in 1:12, or numbers as in 2,4,8") from None
+
+
+@main.command(
+    epilog=_example(
+        "streamgmm select data.zarr -k 1:12 --types full,diag -o best.gmm --table table.csv"
+    )
+)
+@_data
+@_path_option("-o", "--output", required=True, help="Model to write; ends in .gmm.")
+@click.option(
+    "-k",
+    "--components",
+    "--n-components",
+    "n_components",
+    default="1:12",
+    show_default=True,
+    callback=_sizes,
+    metavar="SIZES",
+    help="Numbers of components to choose from: a range A:B, or numbers A,B,...",
+)
+@click.option(
+    "--types",
+    "covariance_type",
+    default="full,diag",
+    show_default=True,
+    callback=_names,
+    metavar="A,B,...",
+    help="Structures of the covariances to choose from.",
+)
+@click.option(
+    "--criterion",
+    type=click.Choice(get_args(Criterion)),
+    default="bic",
+    show_default=True,
+    help="What the chosen model minimises: bic for a density, icl for clusters.",
+)
+@click.option(
+    "--tol",
+    type=click.FloatRange(0),
+    default=1e-3,
+    show_default=True,
+    help="Gain that may remain, nats per row; the search lowers it where criteria need that.",
+)
+@_prior
+@_path_option("--table", help="Table of all candidates to write; ends in .csv.")
+@_path_option("--plot", "picture", help="Picture of the criterion: ends in .png, .pdf or .svg.")
+@_description
+@_sample_weight
+@_seed
+@_resources
+def select(
+    data: str,
+    output: Path,
+    table: Path | None,
+    picture: Path | None,
+    sample_weight: str | None,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Choose the number of components and the covariance structure; write the best model."""
+    check_output(output, _MODELS, data, sample_weight)
+    if table is not None:
+        check_output(table, _TABLES, data, output)
+    if picture is not None:
+        check_output(picture, _PICTURES, data, output)
+    from streamgmm.estimators import GaussianMixtureSearch
+    from streamgmm.model_files import refuse_loss
+
+    refuse_loss(output.resolve(), None)
+    source = _opened(data, settings, sample_weight)
+    with reporting(quiet) as listener:
+        search = GaussianMixtureSearch(**settings, callbacks=[listener]).fit(source)
+    search.best_estimator_.save(output)
+    if table is not None:
+        write_table(table, search.cv_results_)
+    if picture is not None:
+        from streamgmm.plotting import plot_criteria, save_picture
+
+        save_picture(plot_criteria(search), picture)
+    if not quiet:
+        click.echo(candidates(search.cv_results_, search.criterion))
+        click.echo(f"{output}: {summary(search.best_estimator_)}")
 
 
 @main.command(epilog=_example("streamgmm predict model.gmm data.zarr -o labels.zarr"))

@@ -1,9 +1,12 @@
 """The last lines of commands: what was computed, and where it is."""
 
-from collections.abc import Iterator
+import csv
+import io
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from streamgmm.persistence import write_whole
 from streamgmm.quantities import with_prefix
 
 if TYPE_CHECKING:
@@ -44,6 +47,50 @@ def output_report(output: Path, what: str, n_components: int | None = None) -> s
     if n_components is None:
         return f"{output}: {what}, {shape}"
     return f"{output}: {what}, {shape}; {rows_of_components(_counts(stored, n_components))}"
+
+
+def candidates(results: "Mapping[str, NDArray[Any]]", criterion: str) -> str:
+    """Return a line for each candidate of a search, the best first.
+
+    Parameters
+    ----------
+    results : mapping of str to ndarray
+        ``cv_results_`` of the search.
+    criterion : str
+        Name of the criterion.
+    """
+    import numpy as np
+
+    order = np.lexsort((results[criterion], results["rank_criterion"]))
+    best = results[criterion][order[0]]
+    lines = [f"{'covariances':15}{'components':>11}{criterion:>18}{'above best':>14}  status"]
+    for i in order:
+        value = results[criterion][i]
+        notes = [str(results["status"][i])]
+        if results["degenerate"][i]:
+            notes.append("degenerate")
+        if not results["resolved"][i]:
+            notes.append("not resolved")
+        lines.append(
+            f"{results['param_covariance_type'][i]:15}{results['param_n_components'][i]:>11}"
+            f"{value:>18.2f}{value - best:>14.2f}  {', '.join(notes)}"
+        )
+    return "\n".join(lines)
+
+
+def write_table(path: Path, results: "Mapping[str, NDArray[Any]]") -> None:
+    """Write the candidates of a search as comma-separated values, atomically.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(results)
+    writer.writerows(zip(*(column.tolist() for column in results.values()), strict=True))
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def rows_of_components(counts: "NDArray[np.int64]") -> str:

@@ -99,11 +99,11 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         ``n_parameters``, ``bic``, ``aic``, ``icl``, ``entropy``; ``predicted_remaining_gain`` of
         the log-likelihood, in nats, inf without a pass; ``smallest_component_rows``;
         ``degenerate``; ``resolved``, whether the difference from the best is larger than what
-        both may still gain; ``rank_criterion``, 1 for the best, the same last rank for all that
-        are not eligible; and ``status``: "complete", "stopped" after some passes because it could
-        not win, or "pruned" on the sample. Only complete rows hold exact values of converged fits;
-        pruned rows hold forecasts. Structures that coincide, as all that are not tied do for one
-        column, have one row.
+        both may still gain, or than the error of a forecast; ``rank_criterion``, 1 for the best,
+        the same last rank for all that are not eligible; and ``status``: "complete", "stopped"
+        after some passes because it could not win, or "pruned" on the sample. Only complete rows
+        hold exact values of converged fits; pruned rows hold forecasts. Structures that coincide,
+        as all that are not tied do for one column, have one row.
     estimators_ : list of GaussianMixture
         One for each row; those of pruned candidates are fitted to the sample.
     n_reads_ : float
@@ -448,6 +448,8 @@ def _table(
     best = order[0]
     remaining = np.array([one.remaining for one in outcomes])
     resolved = np.abs(values - values[best]) > 2.0 * (remaining + remaining[best])
+    # A pruned candidate is worse by more than the errors of the forecasts.
+    resolved |= status == "pruned"
     resolved[best] = True
     return {
         "param_n_components": np.array([one.settings.n_components for one in outcomes]),
