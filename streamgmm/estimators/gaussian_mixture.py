@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import estimator_html_repr
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from streamgmm.algorithms.batch.auto import (
     fit_by_assignment,
@@ -61,6 +60,9 @@ from streamgmm.estimators.records import copy_fitted, to_record
 from streamgmm.estimators.row_estimator import FitPredictMixin, listener_of
 from streamgmm.estimators.validation import (
     PRIOR_CONSTRAINTS,
+    HasMethods,
+    Interval,
+    StrOptions,
     check_is_fitted,
     check_random_state,
     check_settings,

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.lloyd import (
@@ -43,7 +42,14 @@ from streamgmm.estimators.numeric_limits import within_float64
 from streamgmm.estimators.outputs import Output, refuse_overlap
 from streamgmm.estimators.records import to_record
 from streamgmm.estimators.row_estimator import FitPredictMixin, RowEstimator, listener_of
-from streamgmm.estimators.validation import check_is_fitted, check_random_state, check_settings
+from streamgmm.estimators.validation import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    check_is_fitted,
+    check_random_state,
+    check_settings,
+)
 from streamgmm.events import Event, FitStarted, SkippedRows
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import DensityMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils._param_validation import Interval, StrOptions
 
 from streamgmm.algorithms.batch.auto import survey_for_fit
 from streamgmm.algorithms.batch.sample_fit import Settings
@@ -27,7 +26,13 @@ from streamgmm.estimators.fit_needs import FitNeeds, load_kernels
 from streamgmm.estimators.gaussian_mixture import GaussianMixture, fitted_model
 from streamgmm.estimators.numeric_limits import within_float64
 from streamgmm.estimators.row_estimator import DataEstimator, FitPredictMixin, listener_of
-from streamgmm.estimators.validation import check_is_fitted, check_random_state, check_settings
+from streamgmm.estimators.validation import (
+    Interval,
+    StrOptions,
+    check_is_fitted,
+    check_random_state,
+    check_settings,
+)
 from streamgmm.events import Event, Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor

@@ -8,7 +8,6 @@ from numbers import Integral, Real
 from typing import Any, Self, get_args
 
 import numpy as np
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from streamgmm.algorithms.batch.sample_fit import Informant, Search, Settings
 from streamgmm.algorithms.reads.reader import Reader
@@ -49,7 +48,10 @@ from streamgmm.estimators.online_state import OnlineState
 from streamgmm.estimators.row_estimator import listener_of
 from streamgmm.estimators.validation import (
     PRIOR_CONSTRAINTS,
+    HasMethods,
+    Interval,
     NotFittedError,
+    StrOptions,
     check_random_state,
     check_settings,
 )

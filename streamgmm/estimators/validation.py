@@ -9,7 +9,11 @@ import sklearn.utils
 import sklearn.utils.validation
 from sklearn.base import BaseEstimator
 from sklearn.utils import _param_validation
-from sklearn.utils._param_validation import HasMethods, StrOptions
+
+# The one module that uses scikit-learn's private checks of settings.
+from sklearn.utils._param_validation import HasMethods as HasMethods
+from sklearn.utils._param_validation import Interval as Interval
+from sklearn.utils._param_validation import StrOptions as StrOptions
 
 from streamgmm import errors
 from streamgmm.core.priors import Prior

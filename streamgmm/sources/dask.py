@@ -12,11 +12,11 @@ from typing import Any
 import dask.array
 import dask.base
 import numpy as np
-from dask._task_spec import Task, TaskRef
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from numpy.typing import NDArray
 
+from streamgmm.dask_graph import Task, TaskRef
 from streamgmm.errors import DataError
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk

@@ -12,9 +12,12 @@ from typing import Any
 import zarr
 from zarr.abc.store import ByteRequest, Store
 from zarr.buffer import default_buffer_prototype
+
+# The one module that uses private interfaces of Zarr.
 from zarr.core.array import AsyncArray
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
+from zarr.core.metadata import ArrayV2Metadata as ArrayV2Metadata
+from zarr.core.metadata import ArrayV3Metadata as ArrayV3Metadata
 from zarr.storage import LocalStore, StorePath, WrapperStore
 
 from streamgmm.errors import DataError

@@ -15,8 +15,9 @@ import xarray
 import zarr
 from numpy.typing import NDArray
 from xarray.backends.zarr import ZarrArrayWrapper
+
+# The one module that uses private interfaces of xarray.
 from xarray.core.indexing import LazilyIndexedArray
-from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore
 
 from streamgmm.errors import DataError
@@ -25,7 +26,7 @@ from streamgmm.packages import needed_by
 from streamgmm.protocols import Chunk, Region, has_contiguous_chunks, positions, region_shape
 from streamgmm.sources.dask import computed, guarded_graph
 from streamgmm.sources.described import Described
-from streamgmm.sources.guarded import guarded
+from streamgmm.sources.guarded import ArrayV3Metadata, guarded
 from streamgmm.sources.layout import check_table, naming_place, rows_per_chunk
 from streamgmm.sources.urls import FetchError, without_credentials
 from streamgmm.sources.values import (

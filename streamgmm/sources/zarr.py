@@ -15,7 +15,6 @@ import zarr
 import zarr.errors
 from numpy.typing import NDArray
 from zarr.buffer.cpu import NDBuffer
-from zarr.core.metadata import ArrayV2Metadata
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from streamgmm.errors import DataError
@@ -24,7 +23,7 @@ from streamgmm.packages import needed_by
 from streamgmm.protocols import Chunk
 from streamgmm.sources.choosing import StoredArray, how_to_choose
 from streamgmm.sources.described import Described
-from streamgmm.sources.guarded import guarded_array
+from streamgmm.sources.guarded import ArrayV2Metadata, guarded_array
 from streamgmm.sources.layout import (
     check_table,
     naming_rows,

@@ -26,6 +26,7 @@ import numba
 import numpy as np
 import platformdirs
 from numba import types
+from numba.core import cgutils as cgutils
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.core.compiler_machinery import AnalysisPass, register_pass

@@ -11,11 +11,10 @@ block of data. Lines are ``STRIDE`` elements apart.
 import llvmlite.binding
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from streamgmm.core.kernels.compilation import cpu_features
+from streamgmm.core.kernels.compilation import cgutils, cpu_features
 
 #: Rows of data in a block.
 BLOCK = 1024

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
-from dask._task_spec import Task, TaskRef
 from dask.optimization import cull
 from dask.utils import funcname
 from distributed import worker_client
 from numpy.typing import NDArray
 
+from streamgmm.dask_graph import Task, TaskRef
 from streamgmm.events import Listener
 from streamgmm.executors.cluster.chunk_groups import MOST_GROUPS, groups_of
 from streamgmm.executors.cluster.client import Cluster

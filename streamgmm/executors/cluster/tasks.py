@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, Self
 
 import numpy as np
-from dask._task_spec import Task, TaskRef
 from dask.sizeof import sizeof
 from distributed import get_worker
 from numpy.typing import NDArray
 
 from streamgmm.core.statistics import Statistics
+from streamgmm.dask_graph import Task, TaskRef
 from streamgmm.errors import DataError
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.chunk_writing import write_chunk
