@@ -20,7 +20,8 @@ def describe(fitted: FittedModel) -> str:
         f"{parameters.n_features} features"
     ]
     if math.isfinite(fitted.log_likelihood):
-        facts.append(f"log-likelihood {fitted.log_likelihood:.6f} nats/row")
+        kind = "classification log-likelihood" if fitted.is_hard else "log-likelihood"
+        facts.append(f"{kind} {fitted.log_likelihood:.6f} nats/row")
     if fitted.n_reads:
         outcome = "converged" if fitted.converged else "not converged"
         facts.append(f"{outcome} after {fitted.n_iterations} iterations")
