@@ -74,12 +74,12 @@ _sample_weight = click.option(
     "--sample-weight",
     help="Row weights: path or URL of a .npy file or Zarr array of shape (rows,).",
 )
-_quiet = click.option("-q", "--quiet", is_flag=True, help="No progress; warnings remain.")
+_quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress; warnings remain.")
 _seed = click.option(
     "--seed",
     "random_state",
     type=click.IntRange(0, 2**32 - 1),
-    help="Makes the result repeatable.",
+    help="Seed of the random numbers; the same seed gives the same result.",
 )
 _prior = click.option(
     "--prior",
@@ -89,7 +89,7 @@ _prior = click.option(
 
 
 _resume = click.option(
-    "--resume", is_flag=True, help="Continue with what an interrupted command left in OUTPUT.part."
+    "--resume", is_flag=True, help="Resume an interrupted command from OUTPUT.part."
 )
 
 
@@ -130,19 +130,25 @@ def _description(command: Any) -> Any:
     """Return what of the data is meant."""
     options = (
         click.option(
-            "--variables", callback=_names, metavar="A,B,...", help="Arrays that are the features."
+            "--variables",
+            callback=_names,
+            metavar="A,B,...",
+            help="Names of the arrays to use as features.",
         ),
         click.option(
-            "--feature-dim", metavar="NAME", help="Dimension that the features lie along."
+            "--feature-dim", metavar="NAME", help="Name of the dimension of the features."
         ),
-        click.option("--path", metavar="NAME", help="The array within a store or file."),
+        click.option("--path", metavar="NAME", help="Path of the array within a store or file."),
         click.option(
-            "--columns", callback=_names, metavar="A,B,...", help="Columns that are the features."
+            "--columns",
+            callback=_names,
+            metavar="A,B,...",
+            help="Names of the columns to use as features.",
         ),
         click.option(
             "--missing",
             type=click.Choice(get_args(Missing)),
-            help="Refuse rows that hold NaN, skip them, or use their other values.  "
+            help="Rows that hold NaN: refuse them, skip them, or use their other values.  "
             "[default: error]",
         ),
         click.option(
@@ -151,7 +157,7 @@ def _description(command: Any) -> Any:
             multiple=True,
             callback=_pairs,
             metavar="KEY=VALUE",
-            help="What a URL needs; may be repeated.",
+            help="Option of the file system of a URL; may be repeated.",
         ),
     )
     for option in reversed(options):
@@ -166,12 +172,12 @@ def _opened(data: str, settings: dict[str, Any], sample_weight: str | None = Non
 
 
 _jobs = click.option(
-    "-j", "--jobs", "n_jobs", type=int, help="Threads that compute.  [default: all cores]"
+    "-j", "--jobs", "n_jobs", type=int, help="Number of threads.  [default: all cores]"
 )
 _memory_limit = click.option(
     "--memory-limit",
     metavar="SIZE",
-    help="Memory for the whole process, such as 4GiB.  [default: most of what is free]",
+    help="Memory limit of the whole process, such as 4GiB.  [default: most of the free memory]",
 )
 
 
@@ -185,7 +191,7 @@ def _resources(command: Any) -> Any:
             type=click.Choice(get_args(ExecutorName)),
             default="auto",
             show_default=True,
-            help="Where chunks are computed.",
+            help="Executor that computes the chunks.",
         ),
     )
     for option in reversed(options):
@@ -232,7 +238,8 @@ def main(context: click.Context) -> None:
     type=click.FloatRange(0),
     default=1e-3,
     show_default=True,
-    help="Stop when less remains to be gained, or with em or hard is gained; in nats per row.",
+    help="Stop when the predicted remaining gain, or with em or hard the last gain, is smaller; "
+    "in nats per row.",
 )
 @click.option(
     "--reg-covar",
@@ -248,71 +255,71 @@ def main(context: click.Context) -> None:
     type=click.IntRange(0),
     default=100,
     show_default=True,
-    help="Bound on passes after the survey, or with em on those of a start.",
+    help="Largest number of passes after the survey; with em, of each start.",
 )
 @click.option(
     "--n-init",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Starts, of which the best is kept; with em each takes passes of its own.",
+    help="Number of starts; the best is kept. With em each makes its own passes.",
 )
 @click.option(
     "--init-params",
     type=click.Choice(get_args(InitParams)),
     default="kmeans",
     show_default=True,
-    help="How a start is made.",
+    help="Method of the starts.",
 )
 @click.option(
     "--algorithm",
     type=click.Choice(get_args(Algorithm)),
     default="auto",
     show_default=True,
-    help="A survey, work on its sample and few full passes; plain EM; or, after such work, "
-    "iterations that assign each row to one component.",
+    help="auto: a survey, a search on its sample and a few full passes. em: plain EM. hard: a "
+    "search, then iterations that assign each row to one component.",
 )
 @click.option(
     "--survey-part",
     type=click.FloatRange(0, 1, min_open=True),
     default=1.0,
     show_default=True,
-    help="Part of the data that the survey reads; not for em.",
+    help="Fraction of the data that the survey reads; not used by em.",
 )
 @click.option(
     "--arithmetic",
     type=click.Choice(get_args(Arithmetic)),
     default="auto",
     show_default=True,
-    help="Of densities; float32 where their error is below 0.001 nats.",
+    help="Arithmetic of densities; float32 is used where its error is below 0.001 nats.",
 )
 @_prior
 @_path_option(
     "--start",
     metavar="MODEL",
-    help="Model whose parameters the fit starts from; auto keeps what it adds to variances.",
+    help="Model whose parameters the fit starts from; auto also keeps its reg_covar_.",
 )
 @click.option(
     "--fixed",
     type=click.Choice(get_args(ParameterName)),
     multiple=True,
-    help="Hold these as they are in --start; may be repeated.",
+    help="Parameters to keep as they are in --start; may be repeated.",
 )
 @click.option(
     "--checkpoint",
     metavar="FOLDER",
-    help="Folder or URL where what is found is kept, with the best model so far.",
+    help="Folder or URL for intermediate results and the best model so far.",
 )
 @click.option(
     "--checkpoint-interval",
     type=click.FloatRange(0.0, min_open=True),
     metavar="SECONDS",
-    help="Keep there, about so often, what a pass has come to that continues.",
+    help="Also save the state of a running pass there, about so often.",
 )
 @click.option(
     "--resume",
     is_flag=True,
-    help="Continue with what an interrupted command left in --checkpoint; if nothing, begin.",
+    help="Resume an interrupted command from --checkpoint; begin if it is empty.",
 )
 @_description
 @_sample_weight
@@ -337,7 +344,7 @@ def fit(
     if resume and settings["checkpoint"] is None:
         raise click.UsageError("--resume needs --checkpoint, the folder of what was interrupted.")
     if settings["checkpoint_interval"] is not None and settings["checkpoint"] is None:
-        raise click.UsageError("--checkpoint-interval needs --checkpoint, where reads are kept.")
+        raise click.UsageError("--checkpoint-interval needs --checkpoint, where passes are saved.")
     check_output(output, _MODELS, data, sample_weight)
     from streamgmm.estimators import GaussianMixture
     from streamgmm.model_files import refuse_loss
@@ -474,7 +481,7 @@ def select(
 @main.command(epilog=_example("streamgmm predict model.gmm data.zarr -o labels.zarr"))
 @_model
 @_data
-@_path_option("-o", "--output", required=True, help="Where to write; ends in .npy or .zarr.")
+@_path_option("-o", "--output", required=True, help="Output; ends in .npy or .zarr.")
 @click.option("--proba", is_flag=True, help="Write responsibilities instead of labels.")
 @_resume
 @_description
@@ -502,7 +509,7 @@ def predict(
 @main.command(epilog=_example("streamgmm impute model.gmm data.zarr -o filled.zarr"))
 @_model
 @_data
-@_path_option("-o", "--output", required=True, help="Where to write; ends in .npy or .zarr.")
+@_path_option("-o", "--output", required=True, help="Output; ends in .npy or .zarr.")
 @_resume
 @_description
 @_resources
@@ -552,7 +559,7 @@ def merge(models: tuple[Path, ...], output: Path, n_components: int | None, quie
 @_model
 @_data
 @click.option("--samples", is_flag=True, help="Write the log-density of each row instead.")
-@_path_option("-o", "--output", help="Where to write --samples; ends in .npy or .zarr.")
+@_path_option("-o", "--output", help="Output of --samples; ends in .npy or .zarr.")
 @_resume
 @_description
 @_sample_weight
@@ -615,8 +622,8 @@ def _write_rows(
 )
 @_model
 @click.option("-n", "n_rows", type=click.IntRange(1), required=True, help="Number of rows.")
-@_path_option("-o", "--output", required=True, help="Where to write; ends in .npy or .zarr.")
-@_path_option("--labels", help="Where to write the component of each row.")
+@_path_option("-o", "--output", required=True, help="Output; ends in .npy or .zarr.")
+@_path_option("--labels", help="Output for the component of each row.")
 @_seed
 @_quiet
 def sample(
@@ -667,15 +674,19 @@ def sample(
 @main.command(epilog=_example("streamgmm update model.gmm data.zarr -k 8 --half-life 1000000"))
 @_model
 @_data
-@click.option("--batch-id", metavar="ID", help="DATA are one batch, which is learned once.")
-@click.option("--follow", is_flag=True, help="Look for new rows again and again, until Ctrl-C.")
+@click.option(
+    "--batch-id",
+    metavar="ID",
+    help="DATA are one batch with this id; a known batch is not learned again.",
+)
+@click.option("--follow", is_flag=True, help="Keep looking for new rows until Ctrl-C.")
 @click.option(
     "--poll",
     type=click.FloatRange(0, 86_400, min_open=True),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="Between two looks with --follow.",
+    help="Seconds between two checks with --follow.",
 )
 @click.option(
     "-k",
@@ -683,7 +694,7 @@ def sample(
     "--n-components",
     "n_components",
     type=click.IntRange(1),
-    help="Begin MODEL with so many components, if it is not there.",
+    help="Number of components of a new MODEL.",
 )
 @click.option(
     "-t",
@@ -695,7 +706,7 @@ def sample(
     "--half-life",
     type=click.FloatRange(0, min_open=True),
     metavar="ROWS",
-    help="Rows after which a row counts half.  [default: never]",
+    help="Number of rows after which a row has half its weight.  [default: never]",
 )
 @click.option(
     "--reg-covar",
@@ -704,18 +715,20 @@ def sample(
     help="Added to variances, in squared units of the data: a number, one per column (A,B,...) "
     "or auto, a millionth of each variance but at most 1e-06.  [default: auto]",
 )
-@click.option("--n-init", type=click.IntRange(1), help="Starts of a search.  [default: 1]")
+@click.option(
+    "--n-init", type=click.IntRange(1), help="Number of starts of a search.  [default: 1]"
+)
 @click.option(
     "--init-params",
     type=click.Choice(get_args(InitParams)),
-    help="How a start is made.  [default: kmeans]",
+    help="Method of the starts.  [default: kmeans]",
 )
 @_prior
 @click.option(
     "--init-size",
     type=click.IntRange(1),
     metavar="ROWS",
-    help="Rows that are held for the search.  [default: 20 a parameter, at least 16384]",
+    help="Number of rows for the first search.  [default: 20 per parameter, at least 16384]",
 )
 @_description
 @_sample_weight
@@ -787,7 +800,7 @@ def _standard_input(columns: list[str] | None) -> "Iterator[Source]":
 
 @main.command(epilog=_example("streamgmm info model.gmm --json"))
 @_model
-@click.option("--json", "as_json", is_flag=True, help="Everything, for machines.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def info(model: Path, as_json: bool) -> None:
     """Print what a model file holds."""
     fitted = _load(model)

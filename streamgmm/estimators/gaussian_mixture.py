@@ -423,7 +423,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
                 "resume=True needs checkpoint=, the folder of what was interrupted"
             )
         if self.checkpoint_interval is not None and self.checkpoint is None:
-            raise ParameterError("checkpoint_interval= needs checkpoint=, where reads are kept")
+            raise ParameterError("checkpoint_interval= needs checkpoint=, where passes are saved")
         source = self._open(X, sample_weight, reset=not self._goes_on())
         if source.n_rows < max(2, self.n_components):
             raise DataError(
