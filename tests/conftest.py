@@ -27,9 +27,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     is_whole = config.args_source is not pytest.Config.ArgsSource.ARGS
     # Workers do not start workers.
     if is_whole and config.getoption("numprocesses", None):
-        from tests.kernels import compile_missing
+        from streamgmm.core.warmup import compile_all
 
-        compile_missing()
+        compile_all()
 
 
 def pytest_collection_finish() -> None:

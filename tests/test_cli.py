@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -22,6 +23,7 @@ import streamgmm
 from streamgmm import GaussianMixture, OnlineGaussianMixture, cli
 from streamgmm.cli import commands
 from streamgmm.cli.describe import summary
+from streamgmm.core.kernels.compilation import cache_folder
 from streamgmm.core.parameters import PARAMETER_NAMES
 from streamgmm.core.structures import STRUCTURES
 
@@ -459,6 +461,12 @@ def test_a_model_is_selected(run, files, tmp_path):
     assert (tmp_path / "c.png").stat().st_size > 0
     assert "give a range as in 1:12" in run("select", "data.npy", "-k", "a", "-o", "n.gmm").err
     assert "end in .csv" in run("select", "data.npy", "-o", "n.gmm", "--table", "t.txt").err
+
+
+def test_kernels_are_compiled_ahead(run):
+    result = run("warmup")
+    assert result.code == 0
+    assert re.fullmatch(rf"{re.escape(str(cache_folder()))}: kernels, \d+ s\n", result.out)
 
 
 def test_samples_come_with_their_labels(run, files, tmp_path):

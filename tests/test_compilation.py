@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import streamgmm
+from streamgmm.core.kernels import hard, incomplete, mixture, single
+from streamgmm.core.warmup import ROW_TYPES, compile_kernels
 
 # The kernel that is compiled fastest.
 IMPUTATION = """
@@ -218,3 +220,13 @@ def test_other_compiled_code_does_not_find_the_pieces_of_a_kernel(
 ) -> None:
     # They are made for their kernel, down to how they are called: a stray call would crash.
     run(A_PIECE_BESIDE_A_KERNEL, NUMBA_CACHE_DIR=str(whole_cache[0]))
+
+
+@pytest.mark.parametrize("row_type", ROW_TYPES)
+def test_all_kernels_are_compiled_ahead(row_type: str) -> None:
+    compile_kernels(row_type)
+    kernels = [mixture.e_step, hard.hard_step, single.single_statistics]
+    if row_type == "float64":
+        kernels += [incomplete.incomplete_statistics, incomplete.incomplete_posteriors]
+    for kernel in kernels:
+        assert np.dtype(row_type) in kernel._compiled, kernel.__name__

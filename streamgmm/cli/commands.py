@@ -32,7 +32,7 @@ from streamgmm.cli.reports import (
     rows_of_components,
     write_table,
 )
-from streamgmm.errors import ParameterError
+from streamgmm.errors import OutputError, ParameterError
 from streamgmm.events import Event, FilesSkipped, RowsLearned, SkippedRows
 from streamgmm.options import (
     Algorithm,
@@ -866,6 +866,24 @@ def _columns(features: str) -> list[int]:
             f"{features!r} is not one or two column numbers such as 0,1.",
             param_hint="'--features'",
         ) from None
+
+
+@main.command(epilog=_example("streamgmm warmup"))
+@_quiet
+def warmup(quiet: bool) -> None:
+    """Compile the kernels for this machine, so that the first fit does not have to.
+
+    This takes minutes the first time, and no time again. The machine code is kept in
+    NUMBA_CACHE_DIR if that is set, else in the folder of the package or the user's cache folder.
+    """
+    from streamgmm.core.warmup import compile_all
+
+    start = time.perf_counter()
+    folder = compile_all()
+    if folder is None:
+        raise OutputError("no folder for compiled kernels can be written; set NUMBA_CACHE_DIR")
+    if not quiet:
+        click.echo(f"{folder}: kernels, {time.perf_counter() - start:.0f} s")
 
 
 @main.command(epilog=_example("streamgmm demo --size 10GB --memory-limit 1GiB"))

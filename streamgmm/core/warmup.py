@@ -1,6 +1,6 @@
-"""Kernels that tests call, compiled once before workers that would each compile them.
+"""Compile all kernels ahead of their first use.
 
-``python -m tests.kernels float64`` compiles those for rows of one type.
+``python -m streamgmm.core.warmup float64`` compiles those for rows of one type.
 """
 
 import subprocess
@@ -12,39 +12,52 @@ import numpy as np
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
-from streamgmm.core.kernels.compilation import _content_key, cache_folder
-from tests.core.cases import random_parameters
+from streamgmm.core.kernels.compilation import cache_folder, own_folder
+from streamgmm.core.parameters import Parameters
 
-ROOT = Path(__file__).parents[1]
+#: Types of rows that kernels are compiled for.
 ROW_TYPES = ("float64", "float32")
 
 
-def compile_missing() -> None:
-    """Fill the cache folder, with one process for each type of rows that it holds nothing for."""
+def compile_all() -> Path | None:
+    """Compile what the cache folder lacks, in one process for each type of rows.
+
+    Returns
+    -------
+    Path or None
+        The folder that holds the machine code for later processes; None if no folder can be
+        written, and then nothing is compiled.
+
+    Raises
+    ------
+    subprocess.CalledProcessError
+        If a process fails.
+    """
     folder = cache_folder()
     if folder is None:
-        return
+        return None
     processes = [
-        subprocess.Popen([sys.executable, "-m", "tests.kernels", row_type], cwd=ROOT)
+        subprocess.Popen([sys.executable, "-m", __name__, row_type])
         for row_type in ROW_TYPES
-        if not (folder / f"{_content_key()}-{row_type}").exists()
+        if not own_folder(folder, np.dtype(row_type)).exists()
     ]
     for process in processes:
         if process.wait():
             raise subprocess.CalledProcessError(process.returncode, process.args)
+    return folder
 
 
 def compile_kernels(row_type: str) -> None:
     """Call each kernel with rows of one type."""
-    parameters = random_parameters(np.random.default_rng(0), "full", 2, 2)
+    parameters = Parameters.create(
+        "full", [0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], np.tile(np.eye(2), (2, 1, 1))
+    )
     frame = Frame.of(parameters)
     rows = np.zeros((1, 2), row_type)
-    single = EStep.prepare(parameters, frame, "float32")
-    assert single.sums_single
     for expectation in (
         EStep.prepare(parameters, frame),
         EStep.prepare(parameters, frame, is_hard=True),
-        single,
+        EStep.prepare(parameters, frame, "float32"),
     ):
         expectation.statistics(rows)
     # Rows with gaps are float64, whatever they were.
