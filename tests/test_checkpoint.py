@@ -672,7 +672,7 @@ def test_a_damaged_part_of_a_read_is_named(how: str, store: Path, tmp_path: Path
         model.fit(source)
     damage(partial, how)
     model.set_params(callbacks=())
-    with pytest.raises(CheckpointError, match=rf"{partial.name}.* if it is removed, the read begi"):
+    with pytest.raises(CheckpointError, match=rf"{partial.name}.* if it is removed, the pass begi"):
         model.fit(source, resume=True)
     # As the message says:
     partial.unlink()

@@ -28,7 +28,7 @@ LINES: list[tuple[tuple[str, ...], str]] = [
     (("fit", "nan.npy", *FIT), "by --missing drop, or use their other values by --missing em"),
     (("predict", "m.gmm", "nan.npy", "-o", "p.npy"), "by --missing drop"),
     (("score", "m.gmm", "nan.npy"), "by --missing drop"),
-    (("update", "o.gmm", "nan.npy"), "give --missing drop"),
+    (("update", "o.gmm", "nan.npy"), "by --missing drop"),
     (("fit", "tables.zarr", *FIT), "as in --path a$"),
     (("fit", "vectors.zarr", *FIT), "as in --variables a,b$"),
     (("fit", "vectors.h5", *FIT), "as in --variables a,b$"),

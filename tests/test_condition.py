@@ -429,7 +429,7 @@ def test_the_command_line_prints_criteria_of_weighted_rows(tmp_path: Path) -> No
     model = GaussianMixture(2, random_state=0).fit(X)
     model.save(tmp_path / "model.gmm")
     out, err = command("score", "model.gmm", "x.npy", "--sample-weight", "w.npy", folder=tmp_path)
-    printed = {name: float(value) for name, value in map(str.split, out.splitlines())}
+    printed = {name: float(value) for name, value, *_ in map(str.split, out.splitlines())}
     assert printed["bic"] == pytest.approx(model.bic(X, sample_weight=weights), rel=1e-9)
     assert printed["aic"] == pytest.approx(model.aic(X, sample_weight=weights), rel=1e-9)
     assert "warning" not in err
@@ -611,7 +611,7 @@ def test_the_command_line_counts_skipped_rows(tmp_path: Path) -> None:
     assert text in out
     options = ("-o", "b.gmm", "-k", "2", "--seed", "0")
     out, err = command("fit", "x.npy", *options, *described, folder=tmp_path)
-    assert out.rstrip().endswith(text)
+    assert text in out.splitlines()[0]
     assert f"rows surveyed, {text}; sample of 373" in err
     out, err = command("score", "b.gmm", "x.npy", *described, folder=tmp_path)
     assert f"{text}, and the score is -inf" in err

@@ -153,15 +153,15 @@ def test_an_open_hdf5_group_is_searched_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "name", "extra"), [("h5py", "x.h5", "hdf5"), ("pyarrow", "x.parquet", "parquet")]
+    ("package", "name", "module"), [("h5py", "x.h5", "hdf5"), ("pyarrow", "x.parquet", "parquet")]
 )
 def test_what_is_not_installed_is_named(
-    package: str, name: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: str, name: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / name).touch()
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, f"streamgmm.sources.{extra}", raising=False)
-    with pytest.raises(DataError, match=rf"needs {package}; .*'streamgmm\[{extra}\]'"):
+    monkeypatch.delitem(sys.modules, f"streamgmm.sources.{module}", raising=False)
+    with pytest.raises(DataError, match=rf"needs {package}; .*pip install .*'{package}>="):
         open_data(tmp_path / name)
 
 

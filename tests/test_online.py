@@ -419,7 +419,7 @@ def bad_inputs() -> dict[str, tuple[Callable[[], Any], type[Exception], str]]:
         "infinity": (
             lambda: streamgmm.open(infinite, missing="drop"),
             NotFiniteError,
-            r"infinity: 1 value\(s\) in 1 of 500 rows, the first in row 3 column 0",
+            r"infinity: 1 value\(s\) in 1 of 500 rows; the first: row 3 column 0",
         ),
         "text": (lambda: np.array([["a", "b"]]), ValueError, "could not convert|dtype"),
         "complex": (lambda: np.ones((5, D), dtype=complex), ValueError, "[Cc]omplex"),

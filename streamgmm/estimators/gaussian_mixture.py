@@ -3,7 +3,7 @@
 import copy
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from numbers import Integral, Real
@@ -86,6 +86,9 @@ from streamgmm.sources.urls import is_url, without_credentials
 from streamgmm.sources.weighted import WeightedSource
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
+
+# Arrays that a fit leaves, by the names of those of the parameters.
+_ARRAYS = ("weights", "means", "covariances", "precisions", "precisions_cholesky")
 
 
 class GaussianMixture(FitPredictMixin, MixtureEstimator):
@@ -716,13 +719,14 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         names = getattr(self, "feature_names_in_", None)
         self._set_fitted(fitted_model(fit, reader, ridge, names, self.fixed))
 
-    def _set_fitted(self, fitted: FittedModel) -> None:
+    def _set_fitted(self, fitted: FittedModel, stored: Mapping[str, Array] | None = None) -> None:
         """Set the fitted attributes."""
         parameters = fitted.parameters
-        check_finite(parameters)
-        self.weights_, self.means_ = parameters.weights, parameters.means
-        self.covariances_, self.precisions_ = parameters.covariances, parameters.precisions
-        self.precisions_cholesky_ = parameters.precisions_cholesky
+        if stored is None:
+            check_finite(parameters)
+            stored = {f"{name}_": getattr(parameters, name) for name in _ARRAYS}
+        for name in _ARRAYS:
+            setattr(self, f"{name}_", stored[f"{name}_"])
         self.__dict__.pop("reg_covar_", None)
         if fitted.reg_covar is not None:
             self.reg_covar_ = fitted.reg_covar
@@ -758,13 +762,19 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         )
 
     @classmethod
-    def from_fitted_model(cls, fitted: FittedModel, **settings: Any) -> Self:
+    def from_fitted_model(
+        cls, fitted: FittedModel, stored: Mapping[str, Array] | None = None, **settings: Any
+    ) -> Self:
         """Return a model of a fitted mixture.
 
         Parameters
         ----------
         fitted : FittedModel
             Such as ``fitted_model_`` of any model.
+        stored : mapping of str to ndarray, optional
+            The attributes ``weights_``, ``means_``, ``covariances_``, ``precisions_`` and
+            ``precisions_cholesky_`` to the last bit as they were; by default they are computed
+            from the parameters.
         **settings
             Arguments of this class.
 
@@ -791,7 +801,8 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             "n_components": parameters.n_components,
             "covariance_type": parameters.covariance_type,
         }
-        model = cls(**{**own, **settings})
+        model = cls()
+        model.set_params(**{**own, **settings})
         check_settings(model)
         for name, value in own.items():
             if getattr(model, name) != value:
@@ -799,7 +810,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
                     f"{name} is {getattr(model, name)!r}, but this model has {value!r}, "
                     "which cannot be chosen anew"
                 )
-        model._set_fitted(fitted)
+        model._set_fitted(fitted, stored)
         return model
 
     def _as_batch(self, fitted: FittedModel) -> Self:

@@ -147,11 +147,8 @@ def from_record(estimator: Any, record: Record) -> Any:
         settings.get("algorithm") == "hard",
         _criteria(header),
     )
-    model = estimator.from_fitted_model(fitted, **settings)
-    for name in _PARAMETERS:
-        # What is computed anew differs from what was saved by rounding.
-        setattr(model, name, arrays[name])
-    return model
+    # What is computed anew differs from what was saved by rounding.
+    return estimator.from_fitted_model(fitted, arrays, **settings)
 
 
 def _criteria(header: Mapping[str, Any]) -> Criteria | None:
