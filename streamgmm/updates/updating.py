@@ -129,7 +129,6 @@ def update(
     --------
     >>> import tempfile
     >>> from pathlib import Path
-    from types import MappingProxyType
     >>> import numpy as np
     >>> import streamgmm
     >>> path = Path(tempfile.mkdtemp()) / "model.gmm"
