@@ -197,7 +197,11 @@ def assert_same_content(path: Path, other: Path) -> None:
         np.testing.assert_array_equal(array, other_arrays[name], err_msg=name)
 
 
-@pytest.mark.parametrize("case", CASES)
+# These fits are killed within their passes, and one of them at every step of its writes.
+WITHIN = ["em, given start", "auto, few reads"]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in WITHIN])
 def test_a_fit_that_is_killed_again_and_again_ends_alike(
     case: str, store: Path, tmp_path: Path
 ) -> None:
@@ -209,7 +213,7 @@ def test_a_fit_that_is_killed_again_and_again_ends_alike(
     assert reads == [read["purpose"] for read in streamgmm.load(tmp_path / "whole.gmm").history_]
 
 
-@pytest.mark.parametrize("case", ["em, given start", "auto, few reads"])
+@pytest.mark.parametrize("case", WITHIN)
 def test_a_fit_that_is_killed_within_its_reads_goes_on_there(
     case: str, store: Path, tmp_path: Path
 ) -> None:
