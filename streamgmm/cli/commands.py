@@ -297,7 +297,7 @@ def main(context: click.Context) -> None:
 @_path_option(
     "--start",
     metavar="MODEL",
-    help="Model whose parameters the fit starts from; auto also keeps its reg_covar_.",
+    help="Model whose parameters the fit starts from; auto also keeps its ridge.",
 )
 @click.option(
     "--fixed",

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamgmm.persistence import write_whole
 from streamgmm.quantities import with_prefix
 
 if TYPE_CHECKING:
@@ -86,6 +85,8 @@ def write_table(path: Path, results: "Mapping[str, NDArray[Any]]") -> None:
     OutputError
         If the file cannot be written.
     """
+    from streamgmm.persistence import write_whole
+
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(results)
