@@ -205,7 +205,7 @@ def recovery(half_lives: Sequence[int]) -> Table:
             cells.append([name, f"{half_life:,}", alarm, *found])
     header = ["change", "half-life h, rows", "told after, h"]
     header += [f"short of the new optimum after {part} h" for part in range(1, 6)]
-    return Table(header, cells, "Nats a row, beside the mixture that rows are drawn from.")
+    return Table(header, cells, "Nats per row, beside the mixture that rows are drawn from.")
 
 
 def alarms(n_rows: int, half_lives: Sequence[int | None]) -> Table:

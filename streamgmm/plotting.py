@@ -91,8 +91,7 @@ def plot_mixture(
     means, covariances = _marginals(model, columns)
     rows = None if data is None else _some_rows(_checked_data(model, data), columns)
     lower, upper = _shown_range(means, covariances, rows)
-    if ax is None:
-        ax = Figure(figsize=(8.0, 6.0), layout="constrained").add_subplot()
+    ax = _given_or_new(ax, 6.0)
     names = [_feature_name(model, column) for column in columns]
     ax.set_xlabel(names[0])
     ax.set_xlim(lower[0], upper[0])
@@ -144,8 +143,7 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     >>> ax.get_xlabel()
     'passes over the data'
     """
-    if ax is None:
-        ax = Figure(figsize=(8.0, 5.0), layout="constrained").add_subplot()
+    ax = _given_or_new(ax, 5.0)
     _check_fitted(model)
     if hasattr(model, "n_samples_seen_"):
         _draw_stream(ax, model)
@@ -201,8 +199,7 @@ def plot_criteria(search: Any, ax: Axes | None = None) -> Axes:
     """
     if not hasattr(search, "cv_results_"):
         raise NotFittedError("the search is not fitted; call fit first")
-    if ax is None:
-        ax = Figure(figsize=(8.0, 5.0), layout="constrained").add_subplot()
+    ax = _given_or_new(ax, 5.0)
     results, criterion = search.cv_results_, search.criterion
     best = search.best_index_
     sizes, values = results["param_n_components"], results[criterion] - search.best_score_
@@ -334,6 +331,13 @@ def _checked_data(model: Any, data: Any) -> Source:
     return source
 
 
+def _given_or_new(ax: Axes | None, height: float) -> Axes:
+    """Return the given axes, or those of a new figure of some height, in inches."""
+    if ax is not None:
+        return ax
+    return Figure(figsize=(8.0, height), layout="constrained").add_subplot()
+
+
 def _some_rows(source: Source, columns: list[int]) -> Array:
     """Return the chosen columns of some rows, from a few chunks spread over the data."""
     n_chunks = len(source.boundaries) - 1
@@ -426,7 +430,7 @@ class _Reads:
     parts, ends : ndarray
         Part of the data that was read, and the sum of these up to the end of the pass.
     log_likelihoods, gaps : ndarray
-        Nats a row, and how much is lacking to the best that was kept.
+        Nats per row, and how much is lacking to the best that was kept.
     is_first : ndarray of bool
         Whether nothing comes before it that it continues from.
     is_evaluated, is_kept : ndarray of bool

@@ -27,7 +27,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     is_whole = config.args_source is not pytest.Config.ArgsSource.ARGS
     # Workers do not start workers.
     if is_whole and config.getoption("numprocesses", None):
-        from streamgmm.core.warmup import compile_all
+        from streamgmm.executors.warmup import compile_all
 
         compile_all()
 

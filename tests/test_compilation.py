@@ -14,7 +14,7 @@ import pytest
 
 import streamgmm
 from streamgmm.core.kernels import hard, incomplete, mixture, single
-from streamgmm.core.warmup import ROW_TYPES, compile_kernels
+from streamgmm.executors.warmup import ROW_TYPES, compile_kernels
 
 # The kernel that is compiled fastest.
 IMPUTATION = """

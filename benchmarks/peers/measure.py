@@ -149,7 +149,7 @@ def compare(
 def mean_log_likelihood(
     covariance_type: CovarianceType, fitted: Fitted, rows: NDArray[np.floating]
 ) -> float:
-    """Nats a row, by SciPy in float64."""
+    """Nats per row, by SciPy in float64."""
     rows = rows.astype(np.float64)
     covariances = np.asarray(fitted.covariances, dtype=np.float64)
     each = [covariances] * len(fitted.means) if covariance_type == "tied" else covariances

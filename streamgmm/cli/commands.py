@@ -873,10 +873,10 @@ def _columns(features: str) -> list[int]:
 def warmup(quiet: bool) -> None:
     """Compile the kernels for this machine, so that the first fit does not have to.
 
-    This takes minutes the first time, and no time again. The machine code is kept in
+    This takes minutes the first time, and seconds later. The machine code is kept in
     NUMBA_CACHE_DIR if that is set, else in the folder of the package or the user's cache folder.
     """
-    from streamgmm.core.warmup import compile_all
+    from streamgmm.executors.warmup import compile_all
 
     start = time.perf_counter()
     folder = compile_all()

@@ -56,9 +56,8 @@ class Criteria:
             Parameters that were held fixed and are not counted.
         """
         n_rows = statistics.weight + statistics.n_overflowing
-        mean = -math.inf if statistics.n_overflowing else statistics.mean_log_likelihood
         return cls(
-            mean * n_rows,
+            mean_score(statistics) * n_rows,
             n_rows,
             parameters.n_parameters(fixed),
             assignment_entropy(statistics, parameters),
@@ -83,6 +82,14 @@ class Criteria:
     def icl(self) -> float:
         """Integrated completed likelihood, BIC + 2 H with the entropy H of the assignment."""
         return self.bic + 2.0 * self.entropy
+
+
+def mean_score(statistics: Statistics) -> float:
+    """Return the mean log-density of all rows, nats per unit of weight.
+
+    It is -inf if the squares of a row overflow.
+    """
+    return -math.inf if statistics.n_overflowing else statistics.mean_log_likelihood
 
 
 def assignment_entropy(statistics: Statistics, parameters: Parameters) -> float:

@@ -1,5 +1,6 @@
 """Number, mean and covariance of rows, as far as a covariance structure needs them."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.options import CovarianceType
@@ -44,31 +46,25 @@ class DataMoments:
         covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
         """
         d = rows.shape[1]
-        is_matrix = STRUCTURES[covariance_type].has_directions
         blocks = [slice(i, i + _BLOCK_ROWS) for i in range(0, len(rows), _BLOCK_ROWS)]
-        total, weight = np.zeros(d), np.zeros(d)
-        for block in blocks:
-            values = rows[block].astype(np.float64)
-            total += weights[block] @ np.nan_to_num(values, nan=0.0)
-            weight += weights[block] @ ~np.isnan(values)
-        mean = np.divide(total, weight, out=np.zeros(d), where=weight > 0.0)
-        scatter = np.zeros((d, d) if is_matrix else d)
-        pairs = np.zeros_like(scatter)
+        of_blocks = (
+            FeatureMoments.of(rows[block].astype(np.float64).T, weights[block]) for block in blocks
+        )
+        columns = functools.reduce(FeatureMoments.merge, of_blocks)
+        n_rows, mean = float(weights.sum()), columns.means
+        if not STRUCTURES[covariance_type].has_directions:
+            return cls(n_rows, mean, np.nan_to_num(columns.variances))
+        scatter, pairs = np.zeros((d, d)), np.zeros((d, d))
         for block in blocks:
             deviations = rows[block] - mean
             seen = (~np.isnan(deviations)).astype(np.float64)
             deviations = np.nan_to_num(deviations, nan=0.0)
-            own = weights[block]
-            if is_matrix:
-                scatter += (deviations.T * own) @ deviations
-                pairs += (seen.T * own) @ seen
-            else:
-                scatter += own @ np.square(deviations)
-                pairs += own @ seen
+            scatter += (deviations.T * weights[block]) @ deviations
+            pairs += (seen.T * weights[block]) @ seen
         covariance = np.divide(scatter, pairs, out=np.zeros_like(scatter), where=pairs > 0.0)
-        if is_matrix and np.isnan(rows).any():
+        if np.isnan(rows).any():
             covariance = _positive_part(covariance)
-        return cls(float(weights.sum()), mean, covariance)
+        return cls(n_rows, mean, covariance)
 
     @classmethod
     def of_mixtures(cls, parts: Sequence[tuple[Parameters, float]]) -> "DataMoments":

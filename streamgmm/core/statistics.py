@@ -135,7 +135,7 @@ class Statistics:
 
     @property
     def mean_log_likelihood(self) -> float:
-        """Nats a row (a unit of weight)."""
+        """Nats per row (a unit of weight)."""
         return self.log_likelihood / self.weight if self.weight > 0.0 else -np.inf
 
     def merge(self, other: "Statistics") -> "Statistics":

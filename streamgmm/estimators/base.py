@@ -22,7 +22,7 @@ from streamgmm.algorithms.reads.reader import (
     gap_bytes,
     prepare,
 )
-from streamgmm.core.criteria import Criteria
+from streamgmm.core.criteria import Criteria, mean_score
 from streamgmm.core.e_step import EStep, scratch_bytes
 from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.frame import Frame
@@ -366,7 +366,7 @@ or the path ``out``
         Returns
         -------
         log_likelihood : float
-            Nats a row (a unit of weight); -inf, with a warning, if a row's squares overflow.
+            Nats per row (a unit of weight); -inf, with a warning, if a row's squares overflow.
 
         Raises
         ------
@@ -716,8 +716,3 @@ def _kept(
     """
     arrays = (np.frombuffer(content).reshape(shape) for shape, content in values)
     return _prepared_from(covariance_type, dtype, missing, *arrays)
-
-
-def mean_score(found: Statistics) -> float:
-    """Return the mean log-density of all rows, nats a unit of weight."""
-    return -np.inf if found.n_overflowing else found.mean_log_likelihood

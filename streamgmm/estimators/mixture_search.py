@@ -244,11 +244,6 @@ executor, n_jobs, memory_limit, survey_part, callbacks
                 reader, largest.n_components, n_parameters, random, self.survey_part
             )
             sample = survey.sample
-            if not sample.weights.sum() > 0.0:
-                raise DataError(
-                    f"no row of {source.name} that can be used has a weight above zero; give one "
-                    "row or more a positive weight"
-                )
             for objective in objectives.values():
                 objective.settle(sample.rows, sample.weights)
             candidates = [self._settings(k, kind, objectives[kind]) for kind, k in distinct]

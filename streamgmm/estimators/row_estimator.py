@@ -3,7 +3,7 @@
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.metadata import version
 from numbers import Real
@@ -67,7 +67,7 @@ class DataEstimator(CheckedEstimator):
         if reset:
             self._remember_features(source)
         else:
-            self._check_features(source, was_source=is_source(X))
+            require_fitted_columns(self, source, was_source=is_source(X))
         if sample_weight is None:
             return source
         if isinstance(sample_weight, Real):
@@ -81,17 +81,6 @@ class DataEstimator(CheckedEstimator):
             self.feature_names_in_ = np.array(source.feature_names, dtype=object)
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
-
-    def _check_features(self, source: Source, *, was_source: bool) -> None:
-        """Refuse data whose columns are not those that were fitted.
-
-        As in scikit-learn, warn if names cannot be compared, but not where a source is given.
-        """
-        fitted, model = getattr(self, "feature_names_in_", None), type(self).__name__
-        names = None if fitted is None else fitted.tolist()
-        check_features(source, self.n_features_in_, names, model)
-        if not was_source:
-            warn_of_missing_names(source, names, model)
 
 
 class RowEstimator(DataEstimator, ABC):
@@ -206,25 +195,34 @@ class RowEstimator(DataEstimator, ABC):
         return sink.array if out is None else out
 
 
-def warn_of_missing_names(source: Source, fitted: Sequence[str] | None, model: str) -> None:
-    """Warn if column names cannot be compared: only the model or only the data have them.
+def require_fitted_columns(model: DataEstimator, source: Source, *, was_source: bool) -> None:
+    """Refuse data whose columns are not those that a model was fitted to.
+
+    As in scikit-learn, it warns if only the model or only the data have column names.
 
     Parameters
     ----------
+    model : DataEstimator
+        Fitted.
     source : Source
-        Other data than arrays and data frames in memory give no warning.
-    fitted : sequence of str, or None
-        Names of the columns that the model was fitted to.
-    model : str
-        What the warning calls the model.
+    was_source : bool
+        Whether a source was given, which gives no warning. Other data than arrays and data frames
+        in memory give none either.
+
+    Raises
+    ------
+    DataError
     """
+    fitted, kind = getattr(model, "feature_names_in_", None), type(model).__name__
+    check_features(source, model.n_features_in_, None if fitted is None else fitted.tolist(), kind)
     has_names = source.feature_names is not None
-    if not isinstance(source, ArraySource) or has_names == (fitted is not None):
+    is_in_memory = isinstance(source, ArraySource) and not was_source
+    if not is_in_memory or has_names == (fitted is not None):
         return
     warn(
-        f"X has feature names, but {model} was fitted without feature names"
+        f"X has feature names, but {kind} was fitted without feature names"
         if has_names
-        else f"X does not have valid feature names, but {model} was fitted with feature names",
+        else f"X does not have valid feature names, but {kind} was fitted with feature names",
         UserWarning,
     )
 

@@ -27,7 +27,7 @@ from streamgmm.errors import (
 from streamgmm.estimators.loading import load_or_begin
 from streamgmm.estimators.online_mixture import OnlineGaussianMixture
 from streamgmm.estimators.online_records import to_online_record
-from streamgmm.estimators.row_estimator import listener_of, warn_of_missing_names
+from streamgmm.estimators.row_estimator import listener_of, require_fitted_columns
 from streamgmm.estimators.validation import check_callbacks
 from streamgmm.events import (
     BatchKnown,
@@ -41,7 +41,6 @@ from streamgmm.ledger import Ledger, Position
 from streamgmm.model_files import held, replace_model
 from streamgmm.paths import local_path
 from streamgmm.protocols import Chunk, Source, chunks_of
-from streamgmm.sources.columns import check_features
 from streamgmm.sources.files import files_of
 from streamgmm.sources.open import is_path, is_source, open_source
 from streamgmm.updates.appended_rows import (
@@ -192,12 +191,8 @@ class _StoredModel:
         """Open data, whose columns must be those that were learned before."""
         source = open_source(data, **description)
         if self.model.state_.progress is not None:
-            names = getattr(self.model, "feature_names_in_", None)
-            known = None if names is None else names.tolist()
-            kind = type(self.model).__name__
-            check_features(source, self.model.n_features_in_, known, kind)
-            if not description and not is_source(data):
-                warn_of_missing_names(source, known, kind)
+            was_source = bool(description) or is_source(data)
+            require_fitted_columns(self.model, source, was_source=was_source)
         return source
 
     def learn_batch(
@@ -257,17 +252,17 @@ class _StoredModel:
             )
         skipped: dict[str, list[str]] = {}
         for file in files:
-            place = TableKey.of(str(file), description)
+            key = TableKey.of(str(file), description)
             if file.is_dir():
-                self._learn_appended(place)
-            elif place.is_below(self._ledger):
-                skipped.setdefault(place.folder, []).append(place.name)
+                self._learn_appended(key)
+            elif key.is_below(self._ledger):
+                skipped.setdefault(key.folder, []).append(key.name)
             else:
-                self._learn_file(place, file)
+                self._learn_file(key, file)
         for folder, names in skipped.items():
             self._notify(FilesSkipped(str(self._path), folder, tuple(names)))
 
-    def _learn_file(self, place: TableKey, file: Path) -> None:
+    def _learn_file(self, key: TableKey, file: Path) -> None:
         """Learn one of several files, unless it was learned before.
 
         Raises
@@ -275,13 +270,13 @@ class _StoredModel:
         DataError
             If it was, and has been changed since then.
         """
-        position = place.position(self._ledger)
+        position = key.position(self._ledger)
         if position is None or position.is_unfinished:
-            self._learn_appended(place, file)
+            self._learn_appended(key, file)
         elif position.may_grow:
-            self._learn_appended(place)
+            self._learn_appended(key)
         elif not position.has_stamp(stamp := _stamp(file)):
-            source = self._opened(place.open())
+            source = self._opened(key.open())
             version = version_of(position.content)
             is_same_size = source.n_rows == position.n_rows
             if not is_same_size or content_digest(source, version) != position.content:
@@ -290,10 +285,10 @@ class _StoredModel:
                     "away, and put new rows into new files"
                 )
             # Next time its stamp will do.
-            self._ledger = place.noted(self._ledger, dataclasses.replace(position, stamp=stamp))
+            self._ledger = key.noted(self._ledger, dataclasses.replace(position, stamp=stamp))
             self._write()
 
-    def _learn_appended(self, place: TableKey, file: Path | None = None) -> None:
+    def _learn_appended(self, key: TableKey, file: Path | None = None) -> None:
         """Learn the rows of a table that come after those that were learned.
 
         Each piece of them is in the file of the model before the next one is begun. Where pieces
@@ -301,7 +296,7 @@ class _StoredModel:
 
         Parameters
         ----------
-        place : TableKey
+        key : TableKey
         file : Path, optional
             That the table is in, if it is one of several, which do not grow.
 
@@ -311,15 +306,15 @@ class _StoredModel:
             If the rows before are not what they were, or it is not known which they are; or the
             file is changed meanwhile.
         """
-        if place.is_below(self._ledger):
+        if key.is_below(self._ledger):
             raise DataError(
-                f"{place.data} was learned already, or comes too late for {self._path}, which does "
+                f"{key.data} was learned already, or comes too late for {self._path}, which does "
                 "not remember names of so low an order any more; give new data names that rise"
             )
         stamp = None if file is None else _stamp(file)
-        source = self._opened(place.open())
+        source = self._opened(key.open())
         rows = OrderedRows(source)
-        position = place.position(self._ledger) or _NOTHING
+        position = key.position(self._ledger) or _NOTHING
         latest = self._checked_latest(rows, position)
         ends = ends_of_pieces(source)
         while position.n_rows < source.n_rows:
@@ -341,7 +336,7 @@ class _StoredModel:
                 content = digest.text(position.content or "")
                 is_whole = stop == source.n_rows
                 position = Position(stop, latest.digest(), content, stamp if is_whole else None)
-            self._ledger = place.noted(self._ledger, position)
+            self._ledger = key.noted(self._ledger, position)
             self._save(source, learned)
 
     def _checked_latest(self, rows: OrderedRows, position: Position) -> LatestRows:

@@ -115,7 +115,7 @@ def accelerated_em(
     reader : Reader
     start : Parameters
     tol : float
-        Nats a row.
+        Nats per row.
     max_iter : int
         Bound on passes.
     objective : Objective

@@ -21,6 +21,7 @@ from streamgmm.algorithms.batch.sample_fit import (
 )
 from streamgmm.algorithms.reads.memory import EFFORTS, Effort, FitMemory
 from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.algorithms.reads.usable_rows import require_weight
 from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.pilot import pilot_size
 from streamgmm.algorithms.sampling.row_sample import (
@@ -83,6 +84,7 @@ def survey_for_fit(
     seed = int(random.randint(2**31))
     found = reader.kept(Survey, lambda: survey(reader, size, seed, n_components, survey_part))
     reader.notify(report(found, source, _shortfall(source, found.sample, n_parameters)))
+    require_weight(float(found.sample.weights.sum()), source, found.skipped)
     refuse_unseen_features(found, source)
     return found
 

@@ -95,7 +95,7 @@ def expectation_maximization(
     reader : Reader
     start : Parameters
     tol : float
-        Nats a row.
+        Nats per row.
     max_iter : int
     objective : Objective
     previous : float

@@ -39,7 +39,7 @@ _MANY_COMPONENTS = 512
 # so that a fit does not depend on the machine.
 _THREADS = 2
 _SHORT, _LONGER = 4, 8
-# Nats a row by which fits differ at most that are at the same optimum.
+# Nats per row by which fits differ at most that are at the same optimum.
 _ALIKE = 1e-4
 # Rows of short runs: at least, and for each parameter; moves use so many times as many.
 _FEWEST_ROWS, _ROWS_PER_PARAMETER, _MORE = 4096, 20, 2

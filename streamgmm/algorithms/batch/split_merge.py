@@ -25,7 +25,7 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.protocols import Chunk, Job, Work
 
-# Nats a row; a short run of EM ends with a step that gains less.
+# Nats per row; a short run of EM ends with a step that gains less.
 _SETTLED = 1e-6
 # EM steps before the worth of halves is estimated, and before a new mixture is compared.
 _STEPS_OF_PARTS, _STEPS = 8, 8

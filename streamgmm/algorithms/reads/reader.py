@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from streamgmm.algorithms.reads.partial_reads import complete
-from streamgmm.algorithms.reads.usable_rows import NotFinite, check_weight, count_weightless
+from streamgmm.algorithms.reads.usable_rows import NotFinite, count_weightless, require_weight
 from streamgmm.core import incomplete
 from streamgmm.core.e_step import EStep, scratch_bytes, statistics_bytes
 from streamgmm.core.frame import Frame
@@ -18,8 +18,8 @@ from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
-from streamgmm.errors import DataError, NotFiniteError
-from streamgmm.events import Event, Listener, ReadDone, ReadStarted
+from streamgmm.errors import NotFiniteError
+from streamgmm.events import Event, Listener, ReadDone, ReadStarted, SkippedRows
 from streamgmm.options import Arithmetic, CovarianceType, Missing
 from streamgmm.protocols import (
     Chunk,
@@ -78,12 +78,21 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class StatisticsRequest:
-    """What a fit asks of its next pass over the data.
+    """A pass over all rows for the sufficient statistics under given parameters.
 
     Attributes
     ----------
-    purpose, parameters, frame, iteration, previous, accepts
-        As for :meth:`Reader.statistics`.
+    purpose : str
+        For the history.
+    parameters : Parameters
+    frame : Frame
+        Coordinates of the statistics.
+    iteration : int
+        For the history.
+    previous : float
+        Mean log-likelihood that the gain is counted from, for the history.
+    accepts : callable
+        Whether the parameters are accepted given their statistics, for the history.
     remaining : float
         Gain that is predicted to remain after the pass before, nats per row.
     """
@@ -91,9 +100,9 @@ class StatisticsRequest:
     purpose: str
     parameters: Parameters
     frame: Frame
-    iteration: int
-    previous: float
-    accepts: Callable[[Statistics], bool]
+    iteration: int = 0
+    previous: float = math.nan
+    accepts: Callable[[Statistics], bool] = lambda found: True
     remaining: float = math.inf
 
 
@@ -219,16 +228,9 @@ class Reader:
         return value
 
     def statistics(
-        self,
-        purpose: str,
-        parameters: Parameters,
-        *,
-        frame: Frame | None = None,
-        iteration: int = 0,
-        previous: float = math.nan,
-        accepts: Callable[[Statistics], bool] = lambda found: True,
+        self, purpose: str, parameters: Parameters, *, frame: Frame | None = None, **history: Any
     ) -> Statistics:
-        """Read everything once for the sufficient statistics under given parameters.
+        """Pass over all rows for the sufficient statistics under given parameters.
 
         Parameters
         ----------
@@ -237,17 +239,28 @@ class Reader:
         parameters : Parameters
         frame : Frame, optional
             Coordinates of the statistics; by default those that suit the parameters.
-        iteration : int
-            For the history.
-        previous : float
-            Mean log-likelihood that the gain is counted from.
-        accepts : callable
-            Whether the parameters are accepted by what was found, for the history.
+        **history
+            Other attributes of a :class:`StatisticsRequest`.
 
         Returns
         -------
         Statistics
-            From the journal, in coordinates that may differ from ``frame`` by rounding.
+
+        Raises
+        ------
+        NotFiniteError, DataError, CheckpointError
+            As :meth:`answered`.
+        """
+        frame = frame or Frame.of(parameters, self.source.dtype)
+        return self.answered(StatisticsRequest(purpose, parameters, frame, **history))
+
+    def answered(self, request: StatisticsRequest) -> Statistics:
+        """Make the pass that a fit asks for.
+
+        Returns
+        -------
+        Statistics
+            From the journal, in coordinates that may differ from the requested ones by rounding.
 
         Raises
         ------
@@ -258,24 +271,12 @@ class Reader:
         CheckpointError
             If the journal continues with other parameters.
         """
-        frame = frame or Frame.of(parameters, self.source.dtype)
+        parameters = request.parameters
 
         def read() -> Reading:
-            found = self._statistics(purpose, parameters, frame, iteration, previous, accepts)
-            return Reading(parameters, found)
+            return Reading(parameters, self._statistics(request))
 
         return self.kept(Reading, read, lambda reading: reading.is_of(parameters)).statistics
-
-    def answered(self, request: StatisticsRequest) -> Statistics:
-        """Make the pass that a fit asks for."""
-        return self.statistics(
-            request.purpose,
-            request.parameters,
-            frame=request.frame,
-            iteration=request.iteration,
-            previous=request.previous,
-            accepts=request.accepts,
-        )
 
     def answered_together(self, requests: Sequence[StatisticsRequest]) -> tuple[Statistics, ...]:
         """Answer several fits by one pass: each chunk is read once.
@@ -292,17 +293,13 @@ class Reader:
         NotFiniteError, DataError
             As :meth:`statistics`.
         """
-        missing = self.source.missing
-        mixtures = tuple(
-            prepare(one.parameters, one.frame, missing, self.arithmetic) for one in requests
-        )
+        mixtures = tuple(self._prepared(one) for one in requests)
         sizes = [(p.covariance_type, p.n_components) for p in (one.parameters for one in requests)]
         work = replace(shared_work(self.source, sizes), driver=self.driver_bytes)
         found, _, seconds = self._timed("shared", SeveralStatistics, _several, mixtures, work)
         for part in found.parts:
             self._require_usable(part)
         best = max(found.parts, key=lambda part: part.mean_log_likelihood)
-        n_missing = 0 if missing == "error" else best.n_missing
         self._record(
             "shared",
             best.n_rows,
@@ -310,7 +307,7 @@ class Reader:
             iteration=max(one.iteration for one in requests),
             log_likelihood=best.mean_log_likelihood,
             n_overflowing=best.n_overflowing,
-            n_missing=n_missing,
+            n_missing=self._n_missing(best),
             n_weightless=best.n_weightless,
         )
         return found.parts
@@ -322,53 +319,51 @@ class Reader:
         ------
         NotFiniteError, DataError
         """
-        missing = self.source.missing
-        n_missing = 0 if missing == "error" else found.n_missing
+        n_missing = self._n_missing(found)
         if found.n_not_finite > n_missing:
             refuse_not_finite(self.source, self.executor)
-        if not found.weight > 0.0:
-            raise DataError(
-                f"no row of {self.source.name} that can be used has a weight above zero: "
-                f"{found.n_rows} row(s) have weight 0, {found.n_overflowing} were skipped because "
-                f"their squares overflow, {n_missing} because they hold "
-                f"{'nothing but ' * (missing == 'em')}NaN; give one row or more a positive weight"
-            )
-        check_weight(found.weight)
+        skipped = SkippedRows(found.n_overflowing, n_missing, found.n_weightless)
+        require_weight(found.weight, self.source, skipped)
 
-    def _statistics(
-        self,
-        purpose: str,
-        parameters: Parameters,
-        frame: Frame,
-        iteration: int,
-        previous: float,
-        accepts: Callable[[Statistics], bool],
-    ) -> Statistics:
-        missing = self.source.missing
-        expectation = prepare(
-            parameters, frame, missing, self.arithmetic, self.log_offsets, self.is_hard
+    def _n_missing(self, found: Statistics) -> int:
+        """Return the number of rows that were skipped for lack of values."""
+        return 0 if self.source.missing == "error" else found.n_missing
+
+    def _prepared(self, request: StatisticsRequest) -> EStep | IncompleteExpectation:
+        return prepare(
+            request.parameters,
+            request.frame,
+            self.source.missing,
+            self.arithmetic,
+            self.log_offsets,
+            self.is_hard,
         )
+
+    def _statistics(self, request: StatisticsRequest) -> Statistics:
+        parameters, previous = request.parameters, request.previous
+        expectation = self._prepared(request)
         work = statistics_work(self.source, parameters.covariance_type, parameters.n_components)
         work = replace(work, driver=self.driver_bytes)
-        found, _, seconds = self._timed(purpose, Statistics, chunk_statistics, expectation, work)
+        found, _, seconds = self._timed(
+            request.purpose, Statistics, chunk_statistics, expectation, work
+        )
         self._require_usable(found)
-        n_missing = 0 if missing == "error" else found.n_missing
         mean = found.mean_log_likelihood
         n_pairs = self.source.n_rows * parameters.n_components
         self._record(
-            purpose,
+            request.purpose,
             found.n_rows,
             seconds,
-            iteration=iteration,
+            iteration=request.iteration,
             log_likelihood=mean,
             gain=mean - previous if math.isfinite(previous) else math.nan,
             n_overflowing=found.n_overflowing,
-            n_centred=frame.centred.size,
+            n_centred=request.frame.centred.size,
             arithmetic="float32" if found.n_single else "float64",
             screened=found.n_screened / n_pairs,
             passed_over=found.n_passed_over / n_pairs,
-            n_missing=n_missing,
-            accepted=accepts(found),
+            n_missing=self._n_missing(found),
+            accepted=request.accepts(found),
             n_weightless=found.n_weightless,
         )
         return found

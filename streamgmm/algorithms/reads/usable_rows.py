@@ -11,7 +11,7 @@ from streamgmm.core.structures import Array
 from streamgmm.errors import DataError, NotFiniteError
 from streamgmm.events import SkippedRows
 from streamgmm.options import Missing
-from streamgmm.protocols import Chunk
+from streamgmm.protocols import Chunk, Source
 
 # Of rows whose weights sum to less, the moments underflow.
 _LEAST_WEIGHT = 1e-100
@@ -27,6 +27,32 @@ def all_within(values: NDArray[Any]) -> bool:
         lowest, highest = values.min(initial=0.0), values.max(initial=0.0)
     # The limit is no number of the narrower types.
     return float(lowest) >= -LARGEST_VALUE and float(highest) <= LARGEST_VALUE
+
+
+def require_weight(weight: float, source: Source, skipped: SkippedRows) -> None:
+    """Raise an error if the rows that take part have no weight, or too little for sums with it.
+
+    Parameters
+    ----------
+    weight : float
+        Sum of the weights of the rows that take part.
+    source : Source
+    skipped : SkippedRows
+        Rows that do not take part.
+
+    Raises
+    ------
+    DataError
+    """
+    if not weight > 0.0:
+        raise DataError(
+            f"no row of {source.name} that can be used has a weight above zero: "
+            f"{skipped.n_weightless} row(s) have weight 0, {skipped.n_overflowing} were skipped "
+            f"because their squares overflow, {skipped.n_missing} because they hold "
+            f"{'nothing but ' * (source.missing == 'em')}NaN; give one row or more a positive "
+            "weight"
+        )
+    check_weight(weight)
 
 
 def check_weight(weight: float) -> None:

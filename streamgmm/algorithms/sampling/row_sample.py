@@ -72,7 +72,7 @@ def expected_shortfall(n_rows: int, size: int, n_parameters: int) -> float:
     Returns
     -------
     float
-        Nats a row, expected if the model is right.
+        Nats per row, expected if the model is right.
 
     References
     ----------

@@ -28,7 +28,7 @@ class Score(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Nats a row."""
+        """Nats per row."""
         return self.log_likelihood / self.weight
 
     def join(self, other: "Score") -> "Score":
@@ -91,7 +91,7 @@ class ChangeTest:
     n_blocks : int
         That mean and variance are from.
     mean : float
-        Nats a row.
+        Nats per row.
     variance : float
         Of a row: that of a block times its weight.
     excess : float

@@ -152,11 +152,6 @@ def cache_folder() -> Path | None:
     return next((folder for folder in candidates if _writable(folder)), None)
 
 
-def own_folder(folder: Path, dtype: np.dtype[Any]) -> Path:
-    """Return the part of a cache folder for the kernels of this release and rows of a type."""
-    return folder / f"{_content_key()}-{dtype.name}"
-
-
 _ENTRY_POINT = {**_OPTIONS, "pipeline_class": _EntryPointCompiler}
 _compiling = threading.Lock()
 
@@ -198,7 +193,8 @@ class Kernel:
             folder = cache_folder()
             compiled = None
             if folder is not None:
-                own = own_folder(folder, rows.dtype)
+                # One folder for each release and type of rows.
+                own = folder / f"{_content_key()}-{rows.dtype.name}"
                 compiled = _compile_cached(self._function, signature, own)
             if compiled is None:
                 compiled = _njit(signature, **_ENTRY_POINT)(self._function)

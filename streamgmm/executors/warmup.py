@@ -1,6 +1,6 @@
 """Compile all kernels ahead of their first use.
 
-``python -m streamgmm.core.warmup float64`` compiles those for rows of one type.
+``python -m streamgmm.executors.warmup float64`` compiles those for rows of one type.
 """
 
 import subprocess
@@ -12,7 +12,7 @@ import numpy as np
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
-from streamgmm.core.kernels.compilation import cache_folder, own_folder
+from streamgmm.core.kernels.compilation import cache_folder
 from streamgmm.core.parameters import Parameters
 
 #: Types of rows that kernels are compiled for.
@@ -37,9 +37,7 @@ def compile_all() -> Path | None:
     if folder is None:
         return None
     processes = [
-        subprocess.Popen([sys.executable, "-m", __name__, row_type])
-        for row_type in ROW_TYPES
-        if not own_folder(folder, np.dtype(row_type)).exists()
+        subprocess.Popen([sys.executable, "-m", __name__, row_type]) for row_type in ROW_TYPES
     ]
     for process in processes:
         if process.wait():
