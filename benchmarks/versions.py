@@ -2,12 +2,12 @@
 
 ``python -m benchmarks.versions CHECKOUT [--pairs 15] [--only NAME] [--small] [--save]``
 
-CHECKOUT is the folder of the other version's files, as ``git worktree add --detach CHECKOUT COMMIT``
-makes it. Each version has a process of its own, which prepares an operation once and then makes it
-when it is told to; the processes take turns. A ratio is this version's seconds over the other's in
-one pair. Given are its median and a 95 % interval of the median, from order statistics.
+CHECKOUT is the folder of the other version's files; ``git worktree add --detach CHECKOUT COMMIT``
+makes one. Each version has a process of its own. It prepares an operation once and then repeats it;
+the two processes take turns. A ratio is this version's seconds over the other's in one pair. The
+table shows the median ratio and a 95 % interval of the median, from order statistics.
 
-An operation that takes little time is repeated within its turn. Passes are those of one thread over
+An operation that takes little time is repeated within its turn. A pass is that of one thread over
 rows in memory.
 """
 

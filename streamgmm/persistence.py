@@ -34,9 +34,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from streamgmm.archive import Archive, Declared
-from streamgmm.core.frame import Frame
 from streamgmm.core.statistics import SCALARS, Statistics
+from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import ModelFileError, OutputError
+from streamgmm.options import CovarianceType
 from streamgmm.paths import local_path, open_regular, refuse_special, why_absent, writing
 
 FORMAT = "streamgmm"
@@ -346,15 +347,14 @@ def _digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> st
     return digest.hexdigest()
 
 
-_FRAME_ARRAYS = ("origin", "scale", "centred", "means", "factors")
-
-
 def pack_statistics(statistics: Statistics) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return statistics as a part of a header and arrays; undone by :func:`unpack_statistics`."""
-    header = {name: getattr(statistics, name) for name in SCALARS}
-    header["covariance_type"] = statistics.frame.covariance_type
-    arrays = {f"frame.{name}": getattr(statistics.frame, name) for name in _FRAME_ARRAYS}
-    return header, {**arrays, "moments": statistics.moments, "scatter": statistics.scatter}
+    """Return statistics as a part of a header and arrays; undone by :func:`unpack_statistics`.
+
+    The covariance type of the frame stands beside the numbers of the statistics.
+    """
+    header, arrays = pack(statistics)
+    frame = header.pop("frame")
+    return header | frame, arrays
 
 
 def unpack_statistics(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Statistics:
@@ -365,12 +365,8 @@ def unpack_statistics(header: Mapping[str, Any], arrays: Mapping[str, NDArray[An
     KeyError, TypeError, ValueError
         If something is missing, or no statistics can have it.
     """
-    frame = Frame(header["covariance_type"], *(arrays[f"frame.{name}"] for name in _FRAME_ARRAYS))
     # Files of release 0.1 have fewer numbers.
-    scalars = {name: header.get(name, 0) for name in SCALARS}
-    statistics = Statistics(frame, arrays["moments"], arrays["scatter"], **scalars)
-    statistics.check()
-    return statistics
+    return unpack(Statistics, {**dict.fromkeys(SCALARS, 0), **header, "frame": header}, arrays)
 
 
 def prefixed(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -485,7 +481,10 @@ def _real_dtype(text: str) -> np.dtype[Any]:
 def _plain(name: str, content: Any, value: Any) -> Any:
     """Return the value, if JSON can hold one of the annotated type so."""
     kinds = get_args(content) if get_origin(content) is UnionType else (content,)
-    if get_origin(content) is Literal:
+    if content == CovarianceType:
+        # Others may have registered structures of their own.
+        is_right = value in STRUCTURES
+    elif get_origin(content) is Literal:
         is_right = value in get_args(content)
     elif float in kinds:
         is_right = type(value) in (*kinds, int)
