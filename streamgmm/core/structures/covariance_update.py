@@ -6,7 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.structures.matrices import BLOCK_BYTES, Array, diagonals, triangular
+from streamgmm.core.structures.matrices import (
+    BLOCK_BYTES,
+    Array,
+    diagonals,
+    inverse_triangular,
+    triangular,
+)
 
 # Rounding leaves about this much of a second moment when the variance that is taken from it is 0.
 _ROUNDING = 1e-13
@@ -15,6 +21,9 @@ _ROUNDING = 1e-13
 _FLOORS = (1e-12, 1e-8, 1e-4, 1.0)
 # Roundings of the data that such a covariance spans at least.
 _VISIBLE = 16.0
+# Part of a diagonal element that is left in a Cholesky factorisation, below which rounding of the
+# elements, about 1e-16 of them, is more than 1e-12 of a covariance.
+_LEAST_PIVOT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -121,22 +130,62 @@ def scaled(raw: Array, central: Array, scale: Array, ridge: Array) -> tuple[Arra
 
 
 def whitened(
-    raw: Array, central: Array, bases: Array, ridge: Array, root: Callable[[Array], Array]
+    raw: Array,
+    central: Array,
+    bases: Array,
+    ridge: Array,
+    factor: Callable[[Array, Array, Array], Array],
 ) -> tuple[Array, Array]:
     """Return Σ = B T Bᵀ + diag(ridge) and its factor, which keeps the digits of B.
 
-    T and B have shape (k, D, D). The factor is that of (B root(T), diag(√ridge)).
+    T and B have shape (k, D, D); ``factor`` is :func:`whitened_factor` or :func:`spectral_factor`.
     """
     # Each coordinate may be of several columns.
     _require_spread(diagonals(raw), diagonals(central), ridge.min())
-    spread = bases @ root(central)
-    ridges = np.broadcast_to(np.diag(np.sqrt(ridge)), spread.shape)
-    stacked = np.concatenate([np.swapaxes(spread, 1, 2), ridges], axis=1)
-    factors = triangular(stacked)
+    factors = factor(central, bases, ridge)
     if not np.all(diagonals(factors) > 0.0):
         raise np.linalg.LinAlgError("a covariance factor is singular")
     covariances = factors @ np.swapaxes(factors, 1, 2)
     return 0.5 * (covariances + np.swapaxes(covariances, 1, 2)), factors
+
+
+def whitened_factor(central: Array, bases: Array, ridge: Array) -> Array:
+    """Return the factors of B T Bᵀ + diag(ridge), of whitened moments T.
+
+    It is B C with the factor C of T + W Wᵀ, W = B⁻¹ diag(√ridge), where T may be singular. Where
+    rounding of that sum would show in C, it is the factor of (B root(T), diag(√ridge)).
+    """
+    roots = _roots_of_sum(central, bases, ridge)
+    if roots is None:
+        return _stacked_factor(cholesky_roots(central), bases, ridge)
+    return bases @ roots
+
+
+def _roots_of_sum(central: Array, bases: Array, ridge: Array) -> Array | None:
+    """Return the factors of T + W Wᵀ, or None if rounding shows in one of them."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        added = inverse_triangular(bases) * np.sqrt(ridge)
+        sums = central + added @ np.swapaxes(added, 1, 2)
+    if not np.isfinite(sums).all():
+        return None
+    try:
+        roots = cholesky_roots(sums)
+    except np.linalg.LinAlgError:
+        return None
+    is_resolved = np.square(diagonals(roots)) > _LEAST_PIVOT * diagonals(sums)
+    return roots if np.all(is_resolved) else None
+
+
+def spectral_factor(central: Array, bases: Array, ridge: Array) -> Array:
+    """Return the factors of B T Bᵀ + diag(ridge) for the part of T that is not negative."""
+    return _stacked_factor(spectral_roots(central), bases, ridge)
+
+
+def _stacked_factor(roots: Array, bases: Array, ridge: Array) -> Array:
+    """Return the factors of (B R, diag(√ridge))."""
+    spread = bases @ roots
+    ridges = np.broadcast_to(np.diag(np.sqrt(ridge)), spread.shape)
+    return triangular(np.concatenate([np.swapaxes(spread, 1, 2), ridges], axis=1))
 
 
 def cholesky_roots(matrices: Array) -> Array:

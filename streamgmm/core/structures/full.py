@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from streamgmm.core.kernels.log_joint import FULL
 from streamgmm.core.structures.covariance_update import (
     CovarianceUpdate,
-    cholesky_roots,
     scaled,
-    spectral_roots,
+    spectral_factor,
     whitened,
+    whitened_factor,
 )
 from streamgmm.core.structures.matrices import (
     Array,
@@ -143,7 +143,10 @@ class Full(OwnCovariances, MatrixStructure):
             return scaled(*moments(packed[k]), frame.scale, ridge)
 
         def by_bases(
-            k: slice, ridge: Array, root: Callable[[Array], Array], is_packed: bool
+            k: slice,
+            ridge: Array,
+            factor: Callable[[Array, Array, Array], Array],
+            is_packed: bool,
         ) -> tuple[Array, Array]:
             components = (packed if is_packed else centred)[k]
             raw, central = moments(components)
@@ -151,14 +154,14 @@ class Full(OwnCovariances, MatrixStructure):
                 bases = np.broadcast_to(np.diag(frame.scale), central.shape)
             else:
                 bases = frame.factors[np.searchsorted(frame.centred, components)]
-            return whitened(raw, central, bases, ridge, root)
+            return whitened(raw, central, bases, ridge, factor)
 
         # Where rounding has made T indefinite by more than the ridge, roots of T do without that
         # part.
         of_packed, of_centred = (
             [
-                partial(by_bases, root=root, is_packed=is_packed)
-                for root in (cholesky_roots, spectral_roots)
+                partial(by_bases, factor=factor, is_packed=is_packed)
+                for factor in (whitened_factor, spectral_factor)
             ]
             for is_packed in (True, False)
         )

@@ -12,6 +12,8 @@ Array = NDArray[np.float64]
 #: Size of the blocks in which operations on all matrices of a mixture are done, so that their
 #: temporary arrays do not grow with the number of components.
 BLOCK_BYTES = 1 << 21
+# Columns from which a call for each matrix costs less than a factorisation of all of them.
+_WIDE = 32
 
 
 @functools.lru_cache(maxsize=8)
@@ -82,15 +84,29 @@ def inverse_triangular(factors: Array) -> Array:
 
 
 def solve(factors: Array, values: Array) -> Array:
-    """Return L⁻¹ B for triangular factors L (..., D, D) and values B (..., D, n).
+    """Return L⁻¹ B for lower triangular factors L (..., D, D) and values B (..., D, n).
 
     Pivots of LU factorisation may underflow where standard deviations differ by more than the range
     of float64; L itself is never singular.
     """
+    if factors.shape[-1] >= _WIDE:
+        return _solved_one_by_one(factors, values)
     try:
         return np.linalg.solve(factors, values).astype(np.float64, copy=False)
     except np.linalg.LinAlgError:
         return _substituted(factors, values)
+
+
+def _solved_one_by_one(factors: Array, values: Array) -> Array:
+    """Return L⁻¹ B by LAPACK's routine for triangular matrices."""
+    shape = np.broadcast_shapes(factors.shape[:-2], values.shape[:-2])
+    found = np.empty((*shape, *values.shape[-2:]))
+    factors = np.broadcast_to(factors, (*shape, *factors.shape[-2:]))
+    values = np.broadcast_to(values, found.shape)
+    for index in np.ndindex(shape):
+        # A row-major lower triangle is LAPACK's (column-major) upper one, transposed.
+        found[index], _ = lapack.dtrtrs(factors[index].T, values[index], lower=0, trans=1)
+    return found
 
 
 def _substituted(factors: Array, values: Array) -> Array:

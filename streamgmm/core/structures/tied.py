@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from streamgmm.core.kernels.log_joint import TIED
 from streamgmm.core.structures.covariance_update import (
     CovarianceUpdate,
-    cholesky_roots,
-    spectral_roots,
+    spectral_factor,
     whitened,
+    whitened_factor,
 )
 from streamgmm.core.structures.matrices import Array, blocks, solve, symmetric, upper_triangle
 from streamgmm.core.structures.matrix_structure import (
@@ -146,8 +146,8 @@ class Tied(SharedCovariance, MatrixStructure):
         central = raw - (offsets.T * counts) @ offsets + (shifts.T * counts) @ shifts
         raw, central = (a[np.newaxis] / counts.sum() for a in (raw, central))
         routes = [
-            lambda _, ridge, r=root: whitened(raw, central, bases, ridge, r)
-            for root in (cholesky_roots, spectral_roots)
+            lambda _, ridge, f=factor: whitened(raw, central, bases, ridge, f)
+            for factor in (whitened_factor, spectral_factor)
         ]
         return [CovarianceUpdate(np.array([0]), routes)]
 
