@@ -306,9 +306,14 @@ class Search:
             If the sample has fewer rows than there are components, or no value of a feature.
         """
         settings = self.settings
-        few = _few_rows(settings.n_parameters(sample.rows.shape[1]))
-        found = self._stage("starts", sample, self._size(sample, few), self._started)
-        if self.effort.moves and not settings.objective.fixed and settings.n_components > 1:
+        n_parameters = settings.n_parameters(sample.rows.shape[1])
+        # Where rows are fewer than parameters the likelihood tells little of which start is better.
+        is_supported = self.reader.source.n_rows >= n_parameters
+        few = _few_rows(n_parameters)
+        size = self._size(sample, few)
+        found = self._stage("starts", sample, size, self._started, is_supported)
+        can_move = self.effort.moves and not settings.objective.fixed and settings.n_components > 1
+        if can_move and is_supported:
             size = self._size(sample, _MORE * few)
             found = self._stage("moves", sample, size, self._moved, found)
         found = found[: settings.n_init]
@@ -345,23 +350,20 @@ class Search:
 
         return self.reader.kept(Stage, find).found
 
-    def _started(self, rows: Rows) -> list[Fit]:
+    def _started(self, rows: Rows, is_supported: bool) -> list[Fit]:
         """Return the fits that each continue from the best of some short runs."""
+        is_single = not is_supported or self.settings.n_components >= _MANY_COMPONENTS
+        n_starts, n_runs = (1, 1) if is_single else (_STARTS, _RUNS)
         return _best_first(
-            self._em(rows, self._best_run(rows, restart).parameters, _LONGER)
+            self._em(rows, self._best_run(rows, restart, n_runs).parameters, _LONGER)
             for restart in range(self.settings.n_init)
-            for _ in range(self._n_starts[0])
+            for _ in range(n_starts)
         )
 
-    @property
-    def _n_starts(self) -> tuple[int, int]:
-        """The starts of a restart, and the runs that each is the best of."""
-        return (1, 1) if self.settings.n_components >= _MANY_COMPONENTS else (_STARTS, _RUNS)
-
-    def _best_run(self, rows: Rows, restart: int) -> Fit:
+    def _best_run(self, rows: Rows, restart: int, n_runs: int) -> Fit:
         starts = (
             self.settings.start(rows.rows, rows.weights, self.known, self.random, restart)
-            for _ in range(self._n_starts[1])
+            for _ in range(n_runs)
         )
         return _best_first(self._em(rows, start, _SHORT) for start in starts)[0]
 

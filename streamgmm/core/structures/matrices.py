@@ -79,8 +79,8 @@ def inverse_triangular(factors: Array) -> Array:
         transposed, info = lapack.dtrtri(factors[index].T, lower=0)
         if info != 0:
             raise np.linalg.LinAlgError("a covariance factor is singular")
-        inverse[index] = np.tril(transposed.T)
-    return inverse
+        inverse[index] = transposed.T
+    return np.tril(inverse)
 
 
 def solve(factors: Array, values: Array) -> Array:
