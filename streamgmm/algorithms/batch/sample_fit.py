@@ -14,7 +14,7 @@ import scipy.sparse
 
 from streamgmm.algorithms.batch.accelerated_em import accelerated_em
 from streamgmm.algorithms.batch.em import Fit
-from streamgmm.algorithms.batch.split_merge import Rows, move_components
+from streamgmm.algorithms.batch.split_merge import Rows, move_components, supporting_rows
 from streamgmm.algorithms.reads.memory import EFFORTS, Effort, FitMemory, MixtureBytes
 from streamgmm.algorithms.reads.reader import Reader, prepare
 from streamgmm.algorithms.sampling.initialization import VARIED_METHODS, Start, initialize
@@ -307,8 +307,7 @@ class Search:
         """
         settings = self.settings
         n_parameters = settings.n_parameters(sample.rows.shape[1])
-        # Where rows are fewer than parameters the likelihood tells little of which start is better.
-        is_supported = self.reader.source.n_rows >= n_parameters
+        is_supported = self._is_supported(n_parameters)
         few = _few_rows(n_parameters)
         size = self._size(sample, few)
         found = self._stage("starts", sample, size, self._started, is_supported)
@@ -318,6 +317,18 @@ class Search:
             found = self._stage("moves", sample, size, self._moved, found)
         found = found[: settings.n_init]
         return self._stage("EM", sample, len(sample), self._converged, found, tol)[0]
+
+    def _is_supported(self, n_parameters: int) -> bool:
+        """Return whether the data have rows enough to choose among starts, and to split and merge.
+
+        Where they do not, the likelihood tells little of which mixture is better. Of many
+        components the search takes most of the time, so more rows are asked for.
+        """
+        source, k = self.reader.source, self.settings.n_components
+        structure = STRUCTURES[self.settings.covariance_type]
+        if source.n_rows < k * supporting_rows(structure, source.n_features):
+            return False
+        return k < _MANY_COMPONENTS or source.n_rows >= n_parameters
 
     def _size(self, sample: RowSample, wanted: int) -> int:
         """Return how many rows a stage uses."""

@@ -22,7 +22,7 @@ from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.mixtures.reduction import merged_pairs, merging_partners
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import Array
+from streamgmm.core.structures import Array, CovarianceStructure
 from streamgmm.protocols import Chunk, Job, Work
 
 # Nats per row; a short run of EM ends with a step that gains less.
@@ -343,9 +343,18 @@ def _supported(rows: Rows, parameters: Parameters, masses: Array) -> NDArray[np.
     """
     mass, _, squares = masses * rows.weights.sum()
     n_rows = np.divide(np.square(mass), squares, out=np.zeros_like(mass), where=squares > 0.0)
-    d = parameters.n_features
-    supported: NDArray[np.bool_] = n_rows >= _SUPPORT * parameters.structure.n_moments(d) / d
+    supported: NDArray[np.bool_] = n_rows >= supporting_rows(
+        parameters.structure, parameters.n_features
+    )
     return supported
+
+
+def supporting_rows(structure: CovarianceStructure, n_features: int) -> float:
+    """Return the number of rows that a component needs for splits and merges to be of use.
+
+    Each row has D values; a component of fewer rows can be fitted to whatever these are.
+    """
+    return _SUPPORT * structure.n_moments(n_features) / n_features
 
 
 def _gains_of_halves(
