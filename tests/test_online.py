@@ -639,6 +639,27 @@ def test_starved_components_begin_anew_among_badly_explained_rows() -> None:
     assert model.score(held_out) > best.score(held_out) - 0.05
 
 
+@pytest.mark.filterwarnings("ignore::streamgmm.errors.DegenerateComponentWarning")
+def test_a_component_begins_anew_among_rows_that_all_lack_a_column() -> None:
+    rng = np.random.default_rng(0)
+    places = np.array([[0.0, 0.0], [20.0, 0.0], [0.0, 20.0], [60.0, np.nan]])
+    events: list[Event] = []
+    model = small(half_life=500, init_size=600, callbacks=[events.append])
+
+    def rows(weights: list[float], n: int = 100) -> Any:
+        drawn = places[rng.choice(4, n, p=weights)] + rng.normal(size=(n, 2))
+        return streamgmm.open(drawn, missing="em")
+
+    model.partial_fit(rows([0.5, 0.3, 0.2, 0.0], 5000))
+    for _ in range(80):
+        model.partial_fit(rows([0.6, 0.4, 0.0, 0.0]))
+    for _ in range(100):
+        model.partial_fit(rows([0.59, 0.39, 0.0, 0.02]))
+    assert any(isinstance(event, ComponentsReseeded) for event in events)
+    assert np.isfinite(model.means_).all()
+    assert np.abs(model.means_[:, 0] - 60.0).min() < 0.5
+
+
 def test_lines_are_written_on_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
     learn(small(verbose=1), np.vstack([stream(40_000), stream(10_000) + 9.0]))
     written = capsys.readouterr().err

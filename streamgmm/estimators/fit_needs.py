@@ -56,8 +56,13 @@ class FitNeeds:
         source, read = self.source, self._read
         # Data in memory are part of what the process holds.
         rows = source.read_bytes or data_bytes(source)
-        others = read.thread + _VALUES * read.value + rows
-        return affordable(limit, lambda one: max(memory.passes(one), memory.search(one)) + others)
+        computed = read.thread + _VALUES * read.value
+
+        def needed(effort: Effort) -> int:
+            alone = max(memory.between_passes(effort), memory.search(effort))
+            return rows + max(memory.during_passes(effort) + computed, alone)
+
+        return affordable(limit, needed)
 
     def works(self, limit: int | None) -> tuple[Work, ...]:
         """Return what each part of a fit takes, that of its passes first.
@@ -72,7 +77,8 @@ class FitNeeds:
         memory = fit_memory(self.source, self.settings, sample_bytes(limit))
         effort = self.effort(limit)
         return (
-            replace(self._read, driver=memory.passes(effort)),
+            replace(self._read, driver=memory.during_passes(effort)),
+            Work(driver=memory.between_passes(effort)),
             Work(driver=memory.search(effort)),
             survey_memory(self.source, self.settings, sample_bytes(limit)),
         )

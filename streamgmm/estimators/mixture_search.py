@@ -230,7 +230,7 @@ executor, n_jobs, memory_limit, survey_part, callbacks
             distinct = _distinct(kinds, sizes, source.n_features)
             shared = shared_work(source, distinct)
             # Each fit keeps its best statistics and those of its last step.
-            held = works[0].driver + 4 * shared.value
+            held = max(work.driver for work in works[:2]) + 4 * shared.value
             executor.check_memory(source, replace(shared, driver=held))
             reader = Reader(source, executor, listener_of(self), self.arithmetic, driver_bytes=held)
 

@@ -113,6 +113,7 @@ class Settings:
         shape = self.covariance_type, self.n_components, n_features
         n_parameters = self.n_parameters(n_features)
         gaps = gap_bytes(*shape[1:], n_sample // 8) if missing else 0
+        n_informing = min(n_sample, informing_rows(n_parameters))
         return FitMemory(
             MixtureBytes(*shape, missing),
             n_sample,
@@ -120,7 +121,8 @@ class Settings:
             _THREADS,
             self.n_init,
             _few_rows(n_parameters),
-            min(n_sample, informing_rows(n_parameters)),
+            n_informing,
+            n_informing >= n_parameters,
             most_bytes,
             scratch_bytes(*shape) + gaps + 4 * statistics_bytes(*shape),
             n_pilot,

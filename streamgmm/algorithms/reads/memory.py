@@ -32,7 +32,7 @@ _DRAWN_ROWS = 1 << 13
 # Vectors of one entry for each parameter, while a step is found.
 _VECTORS = 12
 # What the interpreter, libraries and compiled kernels take, as far as a choice depends on it.
-_PROCESS_BYTES = 304 << 20
+_PROCESS_BYTES = 400 << 20
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,8 @@ class FitMemory:
         Rows that starts use; split and merge uses twice as many.
     n_informing : int
         Rows that inform steps.
+    is_informed : bool
+        Whether these are enough for all parameters, so that information is estimated.
     informing_bytes : int
         Most bytes of what is kept of these in information.
     scratch : int
@@ -190,13 +192,20 @@ class FitMemory:
     n_init: int
     few: int
     n_informing: int
+    is_informed: bool
     informing_bytes: int
     scratch: int
     n_pilot: int = 0
 
-    def passes(self, effort: Effort) -> int:
-        """Return what is held while all the data are read, and until the next pass."""
-        return self._sample + self._accelerated(0, effort, self.mixture.bare)
+    def during_passes(self, effort: Effort) -> int:
+        """Return what is held during a pass over all the data."""
+        reading, _ = self._accelerated(0, effort, self.mixture.bare)
+        return self._sample + reading
+
+    def between_passes(self, effort: Effort) -> int:
+        """Return what is held between two passes over all the data."""
+        _, advancing = self._accelerated(0, effort, self.mixture.bare)
+        return self._sample + advancing
 
     def search(self, effort: Effort) -> int:
         """Return what is held before these passes: of the pilot sample, then of the sample."""
@@ -255,7 +264,7 @@ class FitMemory:
         few = min(self.few, self.n_sample) // effort.starting_part
         begun = starts + self._rows(few)
         first = begun + max(self._initialize(few, one), one.em(self._read))
-        converged = self._accelerated(self._read, effort, self._restarts)
+        converged = max(self._accelerated(self._read, effort, self._restarts))
         if not effort.moves:
             return max(first, converged)
         return max(first, converged, self._moves(starts, effort))
@@ -287,8 +296,11 @@ class FitMemory:
             parts.bare + one.bare + max(one.bare + one.temporaries, one.em(self._read)),
         )
 
-    def _accelerated(self, read: int, effort: Effort, start: int) -> int:
-        """Accelerated EM: the best point, the next one, and the iterates before them."""
+    def _accelerated(self, read: int, effort: Effort, start: int) -> tuple[int, int]:
+        """Return what accelerated EM holds during a pass that takes ``read``, and between two.
+
+        It is the best point, the next one, and the iterates before them.
+        """
         one = self.mixture
         vector = one.statistics
         information, building = self._information(effort)
@@ -307,15 +319,16 @@ class FitMemory:
         # EM's own step; then the solver's vectors, or proposals of scoring and of extrapolation
         # with the statistics that they are made from.
         advancing = one.parameters + max(
-            _VECTORS * vector,
+            _VECTORS * vector * self.is_informed,
             2 * one.bare + 4 * one.statistics + 4 * vector + one.matrices + one.temporaries,
         )
-        return start + iterates + 2 * one.frame + point + max(reading, advancing)
+        held = start + iterates + 2 * one.frame + point
+        return held + reading, held + advancing
 
     def _information(self, effort: Effort) -> tuple[int, int]:
         """Return what is kept of informing rows, and what else it takes to find that."""
         one = self.mixture
-        if not self.n_informing:
+        if not self.is_informed:
             return 0, 0
         n_shares = self.n_informing * one.n_components
         most = n_shares * _VALUE * (one.n_features + 2)

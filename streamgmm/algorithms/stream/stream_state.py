@@ -352,7 +352,7 @@ class Progress:
         bad = np.flatnonzero(scores < median - _BADLY * (median - lower))
         groups = dense_places(rows[bad], model.parameters)
         places = {
-            int(k): (np.nanmean(rows[bad[group]], axis=0), len(group) / len(rows))
+            int(k): (_centre(rows[bad[group]], model.parameters), len(group) / len(rows))
             for k, group in zip(starved, groups, strict=False)
         }
         if not places:
@@ -454,3 +454,12 @@ def _value(objective: Objective, parameters: Parameters, chunk: Chunk) -> float:
 
 def _labels(parameters: Parameters, rows: Array) -> NDArray[np.int64]:
     return prepare(parameters, Frame.of(parameters), "em").posterior(rows).labels
+
+
+def _centre(rows: Array, parameters: Parameters) -> Array:
+    """Return the mean (D,) of some rows; in columns without a value, that of the mixture."""
+    has_value = ~np.isnan(rows)
+    counts = has_value.sum(axis=0)
+    sums = np.where(has_value, rows, 0.0).sum(axis=0)
+    overall = parameters.weights @ parameters.means
+    return np.where(counts > 0, sums / np.maximum(counts, 1), overall)
