@@ -79,7 +79,7 @@ class Register(Generic[V]):
 
 @dataclass(frozen=True)
 class Position:
-    """How far a file or array has been learned.
+    """The learned part of a file or array.
 
     Attributes
     ----------

@@ -18,8 +18,8 @@ _PAUSE = 0.002
 def locked(path: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold a lock while the block runs.
 
-    The lock is an advisory lock (flock) on a file that exists only while somebody holds or wants
-    the lock. The lock ends with its process, even if this is killed.
+    The lock is an advisory lock (flock) on a file that exists only while a process holds or waits
+    for the lock. The lock ends with its process, even if this is killed.
 
     Parameters
     ----------

@@ -219,7 +219,7 @@ class Checkpoint:
         Raises
         ------
         CheckpointError
-            If it cannot be read, or is not what it should be.
+            If the file cannot be read, or its content is wrong.
         """
         path = f"{self._place}/{name}"
         try:

@@ -1,4 +1,4 @@
-"""Coordinates in which moments are summed without losing digits.
+"""Coordinates in which sums of moments keep their digits.
 
 Sums of x and x xᵀ about a far origin, or in badly scaled units, cancel when covariances are
 taken from them. A :class:`Frame` states the coordinates instead: a common origin and scale,

@@ -16,7 +16,7 @@ from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """How coordinates u of a frame follow from whitened residuals y = L⁻¹ (x - μ): u = a + T y.
+    """The map from whitened residuals y = L⁻¹ (x - μ) to coordinates u of a frame: u = a + T y.
 
     Attributes
     ----------

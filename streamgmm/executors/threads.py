@@ -75,7 +75,7 @@ class ThreadExecutor:
     n_jobs : int, optional
         Threads that compute; one more reads ahead. By default as many as there are cores.
     memory_limit : int or str, optional
-        Bytes that the process may hold. By default most of what is free.
+        Bytes that the process may hold. By default most of the free memory.
     is_checked : bool
         Whether the caller has checked that passes fit in memory. Then no pass is refused, but fewer
         threads compute if memory is short.

@@ -88,7 +88,7 @@ def lacks_values(rows: NDArray[Any], missing: Missing) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, eq=False)
 class RowUse:
-    """Which rows of a block take part in a fit, and why the others do not.
+    """The rows of a block that take part in a fit, and the reasons to skip the others.
 
     Each row that does not take part has one reason: the first that holds, in the order below.
 

@@ -83,7 +83,7 @@ def expected_shortfall(n_rows: int, size: int, n_parameters: int) -> float:
 
 @dataclass(frozen=True)
 class SampleDesign:
-    """Which rows a sample takes.
+    """The rule by which a sample takes rows.
 
     Attributes
     ----------

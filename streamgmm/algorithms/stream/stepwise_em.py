@@ -35,7 +35,7 @@ _FEWEST_ROWS = 1.0
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many rows statistics stand for.
+    """The schedule of forgetting: the number of rows that statistics stand for.
 
     All rows count equally until their number reaches the offset. Afterwards, after n rows,
     statistics stand for offset (n / offset)^decay of them. A step of ``offset`` rows then has the

@@ -70,7 +70,7 @@ def block_rows(n_features: int) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a stream is learned.
+    """The settings of learning a stream.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """What has been learned of a stream so far; learning more gives another.
+    """The state of learning a stream; it does not change, and learning more returns another one.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""How kernels are compiled and where their machine code is kept.
+"""Compile kernels, and cache their machine code.
 
 One module owns Numba's decorators. :func:`kernel` marks the entry points that Python calls,
 :func:`piece` the functions that entry points call.

@@ -56,7 +56,7 @@ _BLOCKS_WITHOUT = 15
 
 
 class Assignment(NamedTuple):
-    """Which row of a block belongs to which component."""
+    """The assignment of the rows of a block to components."""
 
     labels: np.ndarray  #: (BLOCK,) int64, index of each row's component among the coefficients
     starts: np.ndarray  #: (K + 1,) int64, first index of each component in rows
@@ -333,9 +333,9 @@ def _visit_rows(
     totals,
     posteriors,
 ):
-    """Fill what :func:`hard_step` returns, block by block, as far as there is room for it.
+    """Fill the arrays that :func:`hard_step` returns, block by block; skip those without entries.
 
-    Recent, 0 before and after, is scratch: sums in two levels, as those of the soft E-step.
+    Recent, 0 before and after, is scratch: sums have two levels, as in the soft E-step.
     """
     scores, labels = posteriors
     double, single = scratch

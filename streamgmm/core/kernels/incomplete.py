@@ -53,7 +53,7 @@ KEPT = 1 << 17
 
 
 class Gaps(NamedTuple):
-    """Where values of a block of rows are missing, and scratch for one run of rows."""
+    """The missing values of a block of rows, and scratch for one run of rows."""
 
     x: np.ndarray  #: (D, STRIDE) rows in data units, 0 where a value is missing
     seen: np.ndarray  #: (D, STRIDE) 1, or 0 where a value is missing
@@ -62,7 +62,7 @@ class Gaps(NamedTuple):
     basis: np.ndarray  #: (D, D) V in its first m lines
     triangle: np.ndarray  #: (D, D) R: the columns of W that are lacking are Vᵀ R
     moves: np.ndarray  #: (D, STRIDE) V y in its first m lines
-    log_volumes: np.ndarray  #: (BLOCK,) of each run, ln of what the columns span less m ½ ln 2π
+    log_volumes: np.ndarray  #: (BLOCK,) per run, ln of the volume of the columns less m ½ ln 2π
     kept: np.ndarray  #: (K, D, rows of a block) ŷ
 
 

@@ -216,7 +216,7 @@ def _linear(coefficients):
 
 @spliced_piece
 def _whiten(coefficients, work, n):
-    """TIED: replace z by y = whitener z, and store -½‖y‖², which all components share, apart."""
+    """Replace z by y = whitener z (TIED), and store -½‖y‖², which all components share, apart."""
     whitener = coefficients.whitener
     z, y = work.z[1:], work.residual[1:]
     for d in range(z.shape[0]):
@@ -239,7 +239,7 @@ def _whiten(coefficients, work, n):
 
 @piece
 def add_square(coordinates, n):
-    """SPHERICAL: set the last coordinate to ‖z‖²."""
+    """Set the last coordinate to ‖z‖² (SPHERICAL)."""
     square = coordinates[-1]
     fill(square[: whole_panels(n)], 0.0)
     for d in range(1, coordinates.shape[0] - 1):
