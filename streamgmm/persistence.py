@@ -411,8 +411,8 @@ def pack_all(values: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, NDA
     """Return dataclasses as header entries and arrays; :func:`unpack_all` undoes this."""
     packed = [pack(value) for value in values]
     arrays: dict[str, NDArray[Any]] = {}
-    for place, (_, own) in enumerate(packed):
-        arrays |= prefixed(f"{place}.", own)
+    for index, (_, own) in enumerate(packed):
+        arrays |= prefixed(f"{index}.", own)
     return [header for header, _ in packed], arrays
 
 
@@ -506,6 +506,6 @@ def unpack_all(
         If something is missing or of the wrong kind.
     """
     return tuple(
-        unpack(kind, header, without_prefix(f"{place}.", arrays))
-        for place, header in enumerate(headers)
+        unpack(kind, header, without_prefix(f"{index}.", arrays))
+        for index, header in enumerate(headers)
     )

@@ -185,10 +185,10 @@ def _ridge_shares(
     alive = np.flatnonzero(parameters.weights > 0.0)
     found: dict[int, RidgeShare] = {}
     for k in alive.tolist():
-        place = min(k, len(own) - 1)
-        columns = np.flatnonzero(is_ridge[place])
+        index = min(k, len(own) - 1)
+        columns = np.flatnonzero(is_ridge[index])
         if columns.size:
-            found[k] = RidgeShare(columns, own[place, columns], ridge[columns])
+            found[k] = RidgeShare(columns, own[index, columns], ridge[columns])
     return found
 
 
@@ -201,14 +201,14 @@ def _narrow_directions(
     """
     roots = np.sqrt(ridge[columns])
     covariances = parameters.stacked(parameters.covariances)
-    places = np.minimum(components, len(covariances) - 1)
+    indices = np.minimum(components, len(covariances) - 1)
     # The trace of an inverse bounds its largest eigenvalue; few components are examined further.
     inverses = parameters.stacked(parameters.inverse_factors)
     precisions = np.einsum("kij,kij->kj", inverses, inverses)
     bounds = precisions[:, columns] @ ridge[columns]
     found: dict[int, RidgeShare] = {}
-    for place in np.unique(places[bounds[places] > MOSTLY]).tolist():
-        scaled = covariances[place][np.ix_(columns, columns)] / np.outer(roots, roots)
+    for index in np.unique(indices[bounds[indices] > MOSTLY]).tolist():
+        scaled = covariances[index][np.ix_(columns, columns)] / np.outer(roots, roots)
         eigenvalues, vectors = np.linalg.eigh(scaled)
         if MOSTLY * eigenvalues[0] >= 1.0:
             continue
@@ -220,7 +220,7 @@ def _narrow_directions(
         along = columns[size >= _SHARE * size.max()]
         unit = 1.0 / float(direction @ direction)
         share = RidgeShare(along, np.array([eigenvalues[0] * unit]), np.array([unit]))
-        found |= dict.fromkeys(components[places == place].tolist(), share)
+        found |= dict.fromkeys(components[indices == index].tolist(), share)
     return found
 
 

@@ -155,8 +155,8 @@ class EStep:
         limit = _overflow_limit(stacked, frame.scale)
         bases = structure.invert(frame.factors)
         # Centred components without weight are skipped, so their bases are skipped too.
-        places = np.searchsorted(frame.centred, order[packed.size :])
-        is_whole = places.size == frame.centred.size
+        indices = np.searchsorted(frame.centred, order[packed.size :])
+        is_whole = indices.size == frame.centred.size
         coefficients = Coefficients(
             kind=structure.code,
             features=_features(parameters.covariance_type, d),
@@ -170,8 +170,8 @@ class EStep:
             means=parameters.means[order],
             factors=structure.kernel_factors(stacked, None if is_in_place else order),
             constants=constants[order],
-            origins=frame.means[places],
-            bases=structure.kernel_factors(bases, None if is_whole else places),
+            origins=frame.means[indices],
+            bases=structure.kernel_factors(bases, None if is_whole else indices),
             has_own_basis=structure.is_own_basis(frame.factors, parameters.factors),
             limit=limit,
             tolerance=_DENSITY_TOLERANCE,

@@ -135,12 +135,12 @@ class Frame:
     def gathered(self, components: NDArray[np.intp]) -> "Frame":
         """Return a frame whose component j has the coordinates of components[j] of this frame."""
         is_centred = np.isin(components, self.centred)
-        places = np.searchsorted(self.centred, components[is_centred])
+        indices = np.searchsorted(self.centred, components[is_centred])
         return replace(
             self,
             centred=np.flatnonzero(is_centred),
-            means=self.means[places],
-            factors=self._structure.taken_frame_factors(self.factors, places),
+            means=self.means[indices],
+            factors=self._structure.taken_frame_factors(self.factors, indices),
         )
 
     def displacements(self, u: Array) -> Array:

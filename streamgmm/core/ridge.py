@@ -199,8 +199,8 @@ def _quantiles(values: Array, weights: Array, parts: Sequence[float]) -> Array:
     positions = np.asarray(parts) * max(ends[-1] - 1.0, 0.0)
     before = np.floor(positions)
     # The middle of a repetition lies within the value's own range.
-    places = np.searchsorted(ends, np.stack([before, before + 1.0]) + 0.5, side="right")
-    below, above = values[np.minimum(places, len(values) - 1)]
+    indices = np.searchsorted(ends, np.stack([before, before + 1.0]) + 0.5, side="right")
+    below, above = values[np.minimum(indices, len(values) - 1)]
     found: Array = below + (positions - before) * (above - below)
     return found
 

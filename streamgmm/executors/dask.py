@@ -73,8 +73,8 @@ class DaskExecutor:
         """
         chosen = all_chunks(source) if chunks is None else chunks
         tree: MergeTree[_Node] = MergeTree(len(chosen))
-        for place, task in enumerate(_tasks(source, chosen, job.function, job.state)):
-            tree.add(place, _Node(task))
+        for index, task in enumerate(_tasks(source, chosen, job.function, job.state)):
+            tree.add(index, _Node(task))
         merged: M = _compute([tree.result.task], self._threads(source, job.work))[0]
         listener(chunks_done(source, chosen))
         return merged

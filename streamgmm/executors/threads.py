@@ -117,11 +117,11 @@ class ThreadExecutor:
         """
         chosen = all_chunks(source) if chunks is None else chunks
         tree: MergeTree[M] = MergeTree(len(chosen))
-        places = {i: place for place, i in enumerate(chosen)}
+        indices = {i: index for index, i in enumerate(chosen)}
         self._for_each(
             source,
             chosen,
-            lambda i, chunk: tree.add(places[i], job.function(job.state, chunk)),
+            lambda i, chunk: tree.add(indices[i], job.function(job.state, chunk)),
             listener,
             job.work,
         )

@@ -231,14 +231,14 @@ class _Swaps:
             (k, parts), (i, j) = self.splits[swap], self.merges[swap]
             both = merged_pairs(parameters, np.array([i]), np.array([j]))
             replaced = [(i, both, 0, parameters.weights[i] + parameters.weights[j])]
-            places = (k, j) if len(parts) == 2 else (j,)
+            indices = (k, j) if len(parts) == 2 else (j,)
             replaced += [
-                (place, self.parts, part, self.parts.weights[part])
-                for place, part in zip(places, parts, strict=True)
+                (index, self.parts, part, self.parts.weights[part])
+                for index, part in zip(indices, parts, strict=True)
             ]
-            for place, origin, part, weight in replaced:
-                weights[place], means[place] = weight, origin.means[part]
-                own, one = np.array([place]), np.array([part])
+            for index, origin, part, weight in replaced:
+                weights[index], means[index] = weight, origin.means[part]
+                own, one = np.array([index]), np.array([part])
                 values = structure.taken(origin.covariances, one)
                 covariances = structure.replaced(covariances, own, values)
                 factors = structure.replaced(factors, own, structure.taken(origin.factors, one))

@@ -254,13 +254,13 @@ class RowSample:
         if sum(sizes) == len(self):
             return self
         chosen = [
-            places[np.arange(n) * len(places) // max(n, 1)]
-            for places, n in zip(strata, sizes, strict=True)
+            indices[np.arange(n) * len(indices) // max(n, 1)]
+            for indices, n in zip(strata, sizes, strict=True)
         ]
-        factors = [len(places) / max(n, 1) for places, n in zip(strata, sizes, strict=True)]
-        places = np.concatenate(chosen)
-        order = np.argsort(places)
-        taken = self.take(places[order])
+        factors = [len(indices) / max(n, 1) for indices, n in zip(strata, sizes, strict=True)]
+        indices = np.concatenate(chosen)
+        order = np.argsort(indices)
+        taken = self.take(indices[order])
         return replace(taken, weights=taken.weights * np.repeat(factors, sizes)[order])
 
     def take(self, places: NDArray[np.intp]) -> "RowSample":

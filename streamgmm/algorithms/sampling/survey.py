@@ -149,14 +149,14 @@ def refuse_unseen_features(found: Survey, source: Source) -> None:
         (is_unseen & (found.moments.weights == 0.0), f"no value in {found.n_rows} rows"),
         (is_unseen, f"values in so few rows that none of the {n_sampled} sampled ones has any"),
     ):
-        places: list[int] = np.flatnonzero(is_named).tolist()
-        if places:
-            names = ", ".join(_feature_names(source)[place] for place in places)
+        indices: list[int] = np.flatnonzero(is_named).tolist()
+        if indices:
+            names = ", ".join(_feature_names(source)[index] for index in indices)
             raise DataError(f"{source.name} has {what} of column(s) {names}; exclude them")
 
 
 def _feature_names(source: Source) -> Sequence[str]:
-    return source.feature_names or [str(place) for place in range(source.n_features)]
+    return source.feature_names or [str(index) for index in range(source.n_features)]
 
 
 def report(found: Survey, source: Source, shortfall: float) -> SurveyDone:
@@ -200,8 +200,8 @@ def _chosen_chunks(source: Source, size: int, part: float, seed: int) -> list[in
     if n_chosen >= n_chunks:
         return None
     edges = n_chunks * np.arange(n_chosen + 1) // n_chosen
-    places = hash_positions(edges[:-1], seed) % np.diff(edges).astype(np.uint64)
-    chosen: list[int] = (edges[:-1] + places.astype(np.int64)).tolist()
+    offsets = hash_positions(edges[:-1], seed) % np.diff(edges).astype(np.uint64)
+    chosen: list[int] = (edges[:-1] + offsets.astype(np.int64)).tolist()
     return chosen
 
 

@@ -118,8 +118,8 @@ def _chunks_of(source: Source, positions: NDArray[np.int64]) -> list[int]:
     corners = np.array([[along.start for along in region] for region in regions])
     edges = [np.unique(starts) for starts in corners.T]
     own_corners = tuple(
-        starts[np.searchsorted(starts, places, side="right") - 1]
-        for starts, places in zip(
+        starts[np.searchsorted(starts, indices, side="right") - 1]
+        for starts, indices in zip(
             edges, np.unravel_index(positions, source.sample_shape), strict=True
         )
     )
@@ -140,9 +140,9 @@ def _rows_at(state: tuple[SampleDesign, NDArray[np.int64], Missing], chunk: Chun
     if isinstance(chunk.index, range):
         first, last = np.searchsorted(positions, (chunk.index.start, chunk.index.stop))
         index = positions[first:last]
-        places = index - chunk.index.start
+        indices = index - chunk.index.start
     else:
-        places = np.flatnonzero(np.isin(chunk.index, positions))
-        index = chunk.index[places]
-    weights = None if chunk.weights is None else chunk.weights[places]
-    return design.draw(Chunk(chunk.rows[places], index, weights), missing)
+        indices = np.flatnonzero(np.isin(chunk.index, positions))
+        index = chunk.index[indices]
+    weights = None if chunk.weights is None else chunk.weights[indices]
+    return design.draw(Chunk(chunk.rows[indices], index, weights), missing)

@@ -438,8 +438,8 @@ def _until(
         return end, total, total >= wanted
     own = np.ones(stop - start) if weights is None else weights[start:stop]
     totals = np.cumsum(np.concatenate([[before], own]))[1:]
-    place = min(int(np.searchsorted(totals, wanted)), len(own) - 1)
-    return start + place + 1, float(totals[place]), bool(totals[place] >= wanted)
+    index = min(int(np.searchsorted(totals, wanted)), len(own) - 1)
+    return start + index + 1, float(totals[index]), bool(totals[index] >= wanted)
 
 
 def _copied(chunk: Chunk) -> tuple[Array, Array]:

@@ -63,8 +63,8 @@ def reduce_group(
     """
     tree: MergeTree[M] = MergeTree(len(chunks))
     # A loop over the chunks themselves would hold each chunk until the next one has been read.
-    for place, value in enumerate(map(partial(function, state), chunks_of(source, chunks, ahead))):
-        tree.add(place, value)
+    for index, value in enumerate(map(partial(function, state), chunks_of(source, chunks, ahead))):
+        tree.add(index, value)
     return tree.result
 
 
@@ -73,19 +73,19 @@ def chunks_of(source: Source, chunks: Sequence[int], ahead: bool) -> Iterator[Ch
     # Tested once, because the test examines every attribute of the source.
     prefetch = source.prefetch if isinstance(source, StoredSource) else None
 
-    def read(place: int) -> Chunk:
+    def read(index: int) -> Chunk:
         # The disk fetches this chunk in the meantime.
-        if prefetch is not None and place + 1 < len(chunks):
-            prefetch(chunks[place + 1])
-        return source.read(chunks[place])
+        if prefetch is not None and index + 1 < len(chunks):
+            prefetch(chunks[index + 1])
+        return source.read(chunks[index])
 
     if not ahead:
         yield from map(read, range(len(chunks)))
         return
     batches = groups_of(range(len(chunks)), max(_READ_AT_ONCE // source.read_bytes, 1))
 
-    def read_all(places: Sequence[int]) -> deque[Chunk]:
-        return deque(map(read, places))
+    def read_all(indices: Sequence[int]) -> deque[Chunk]:
+        return deque(map(read, indices))
 
     with ThreadPoolExecutor(1, "streamgmm") as reader:
         following = reader.submit(read_all, batches[0])

@@ -151,8 +151,8 @@ def write(writing: Writing[Any], chunk: Chunk) -> Written:
 def _merge(*values: M) -> M:
     tree: MergeTree[M] = MergeTree(len(values))
     with single_threaded_blas():
-        for place, value in enumerate(values):
-            tree.add(place, value)
+        for index, value in enumerate(values):
+            tree.add(index, value)
     return tree.result
 
 
