@@ -243,7 +243,7 @@ def load_record(
     Raises
     ------
     ModelFileError
-        If it is damaged, of another kind, or written by a newer version.
+        If the file is damaged, of another kind, or written by a newer version.
     """
     with Archive(file, name) as archive:
         header = _header(name, archive)

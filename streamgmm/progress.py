@@ -45,7 +45,7 @@ class LineReporter:
     every : int
         Iterations between two lines; other passes always get a line.
     stream : text file, optional
-        By default standard error.
+        Output of the lines; standard error by default.
     """
 
     def __init__(self, every: int = 1, stream: TextIO | None = None) -> None:
@@ -87,7 +87,7 @@ class ProgressBar:
     Parameters
     ----------
     console : rich.console.Console, optional
-        By default standard error.
+        Console of the bar; standard error by default.
     """
 
     def __init__(self, console: "Console | None" = None) -> None:

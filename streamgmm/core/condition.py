@@ -35,7 +35,8 @@ class RidgeShare:
     ----------
     columns : ndarray of shape (n,), int
     variances, ridges : ndarray of shape (n,)
-        In squared data units, one for each column; of a direction (1,), one for all its columns.
+        One value for each column, in squared data units; for a direction (1,), one value for all
+        its columns.
     """
 
     columns: NDArray[np.intp]

@@ -102,7 +102,7 @@ def assignment_entropy(statistics: Statistics, parameters: Parameters) -> float:
     Parameters
     ----------
     statistics : Statistics
-        Under the parameters.
+        Statistics under the parameters.
     parameters : Parameters
     """
     structure, d = parameters.structure, parameters.n_features

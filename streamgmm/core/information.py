@@ -65,7 +65,7 @@ class Tangent:
         Parameters
         ----------
         statistics : Statistics
-            Under the parameters, in the frame.
+            Statistics under the parameters, in the frame.
         reg_covar : float or ndarray of shape (D,)
             Ridge that the M-step adds to the diagonal of covariances, in squared units of the
             columns.
@@ -201,7 +201,7 @@ class Information:
     weights : ndarray of shape (n,), float32
         Weights of the rows; they sum to 1.
     members : list of _Members
-        By component.
+        Rows of each component.
     damping : ndarray of shape (p,)
         Part of the information of labelled rows that is added where a component has few rows. It
         is 1 where a component has none; this gives EM's own step.
@@ -229,8 +229,8 @@ class Information:
             Without NaN.
         weights : ndarray of shape (n,)
         responsibilities : ndarray or csc_array of shape (n, K)
-            Under the tangent's parameters; entries below :data:`LEAST_RESPONSIBILITY` may be
-            missing.
+            Responsibilities under the tangent's parameters; entries below
+            :data:`LEAST_RESPONSIBILITY` may be missing.
         """
         parameters, structure = tangent.parameters, tangent.parameters.structure
         columns = scipy.sparse.csc_array(responsibilities)

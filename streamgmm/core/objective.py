@@ -92,7 +92,7 @@ class Objective:
         Parameters
         ----------
         statistics : Statistics
-            Under the previous parameters.
+            Statistics under the previous parameters.
         previous : Parameters
             Fixed parameters, and those of components without mass, keep these values.
         """
@@ -107,7 +107,7 @@ class Objective:
         Parameters
         ----------
         statistics : Statistics
-            Under the parameters.
+            Statistics under the parameters.
         parameters : Parameters
         """
         if self.prior is None:
@@ -127,7 +127,7 @@ class Objective:
         Parameters
         ----------
         before, after : Statistics
-            Under the old and the new parameters.
+            Statistics under the old and the new parameters.
         old, new : Parameters
         """
         largest, relative = relative_ridge(self.reg_covar)
@@ -149,7 +149,7 @@ class Objective:
         ----------
         tangent : Tangent
         statistics : Statistics
-            Under the parameters of the tangent, in its frame.
+            Statistics under the parameters of the tangent, in its frame.
         """
         gradient = tangent.gradient(statistics, self.reg_covar)
         if self.prior is None:

@@ -52,7 +52,7 @@ class Statistics:
     ----------
     frame : Frame
     moments : ndarray of shape (K, M)
-        By component: N_k = Σγ, Σγu (D), then second moments as the structure needs them, M - 1 - D.
+        For each component N_k = Σγ, Σγu (D), then M - 1 - D second moments of the structure.
     scatter : ndarray of shape (D, D), or (0, 0)
         Σ_k Σγuuᵀ, for structures that need no other second moments.
     log_likelihood : float

@@ -106,7 +106,7 @@ def carried(statistics: Statistics, parameters: Parameters, frame: Frame) -> Sta
         A mixture close to the M-step of the statistics. Moments are converted through residuals
         from this mixture, which are small numbers for every component.
     frame : Frame
-        Of the same covariance type.
+        A frame of the same covariance type.
     """
     moments, scatter = Whitening.of(parameters, statistics.frame).of_statistics(statistics)
     found = Whitening.of(parameters, frame).in_frame(moments, scatter)

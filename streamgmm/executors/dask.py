@@ -107,7 +107,7 @@ class DaskExecutor:
         Raises
         ------
         MemoryLimitError
-            With the sizes.
+            If the memory is too small; the message gives the sizes.
         """
         if self._budget.drives:
             n_values = _values(source)

@@ -36,7 +36,7 @@ def parse_bytes(size: int | float | str, name: str = "memory_limit") -> int:
     Raises
     ------
     ParameterError
-        If it is not a positive size.
+        If the size is not positive, or is no size.
     """
     text = str(size).strip().lower()
     match = re.fullmatch(r"([0-9.]+(?:e\+?[0-9]+)?)\s*([kmgt]?)(i?)b?", text)
@@ -248,7 +248,7 @@ class Budget:
         Raises
         ------
         MemoryLimitError
-            With the sizes.
+            If the memory is too small; the message gives the sizes.
         """
         if self.holds(source, work, n_values, n_chunks):
             return
@@ -283,7 +283,7 @@ class Budget:
         Raises
         ------
         MemoryLimitError
-            With the sizes.
+            If the memory is too small; the message gives the sizes.
         """
         if not self.drives:
             return

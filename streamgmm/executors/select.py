@@ -100,7 +100,7 @@ def _usable(client: Any) -> Any:
     Raises
     ------
     ParameterError
-        If it is not.
+        If the client is not connected, or is asynchronous.
     """
     if client.status in ("closing", "closed"):
         raise ParameterError(f"{client} is closed; give a client that is connected")

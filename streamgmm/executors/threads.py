@@ -158,7 +158,7 @@ class ThreadExecutor:
         Raises
         ------
         MemoryLimitError
-            With the sizes.
+            If the memory is too small; the message gives the sizes.
         """
         n_values = _depth(source)
         budget = self._budget.with_threads_that_fit(source, work, n_values)

@@ -130,8 +130,8 @@ def check_target(target: Path) -> None:
     Raises
     ------
     OutputError
-        If it is a directory but no Zarr array, a file that is named like a Zarr array, a device
-        or a pipe.
+        If the target is a directory but no Zarr array, a file that is named like a Zarr array, a
+        device or a pipe.
     """
     refuse_special(target)
     if target.is_dir():

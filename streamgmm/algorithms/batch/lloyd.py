@@ -342,7 +342,7 @@ def sample_for_clusters(
     Raises
     ------
     NotFiniteError
-        If the rows hold NaN that is not to be skipped, or infinity.
+        If the rows hold infinity, or NaN that is not skipped.
     """
     source = reader.source
     seed = int(random.randint(2**31))

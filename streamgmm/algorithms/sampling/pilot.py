@@ -108,7 +108,7 @@ def take_pilot(reader: Reader, seed: int, n_components: int) -> Pilot | None:
     Raises
     ------
     NotFiniteError
-        If the rows hold NaN that is not to be skipped, or infinity.
+        If the rows hold infinity, or NaN that is not skipped.
     """
     source = reader.source
     size = pilot_size(source.n_rows)

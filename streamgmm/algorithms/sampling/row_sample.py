@@ -376,7 +376,7 @@ def sample_rows(
     Raises
     ------
     NotFiniteError
-        If sampled rows hold NaN that is not to be skipped, or infinity.
+        If sampled rows hold infinity, or NaN that is not skipped.
     """
     source = reader.source
     size = default_sample_size(source.n_rows, source.n_features)
@@ -405,7 +405,7 @@ def checked(sample: RowSample, reader: Reader) -> RowSample:
     Raises
     ------
     NotFiniteError
-        If it holds NaN that is not to be skipped, or infinity.
+        If the sample holds infinity, or NaN that is not skipped.
     """
     if is_refused(sample.rows, reader.source.missing).any():
         refuse_not_finite(reader.source, reader.executor)

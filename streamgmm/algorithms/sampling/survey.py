@@ -54,7 +54,7 @@ class Survey:
     n_unexplained : int
         Number of usable rows that the pilot's mixture explains badly.
     moments : FeatureMoments
-        Of the rows that take part.
+        Moments of the usable rows.
     sample : RowSample
         Sampled rows in the order of the data. The weight of a row is its own weight, times the
         number of rows of its stratum per sampled row. All weights therefore sum to about the weight
@@ -106,7 +106,7 @@ def survey(reader: Reader, size: int, seed: int, n_components: int, part: float 
     Raises
     ------
     NotFiniteError
-        If rows hold NaN that is not to be skipped, or infinity.
+        If rows hold infinity, or NaN that is not skipped.
     MemoryLimitError
         If the sample does not fit in memory.
     """

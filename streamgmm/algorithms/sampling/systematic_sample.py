@@ -68,7 +68,7 @@ def draw_systematic(
     Raises
     ------
     NotFiniteError
-        If the rows hold NaN that is not to be skipped, or infinity.
+        If the rows hold infinity, or NaN that is not skipped.
     """
     source = reader.source
     places = _places(source, size, most_read, fewest_ranges, seed)

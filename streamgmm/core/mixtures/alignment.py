@@ -23,7 +23,7 @@ def aligned(parameters: Parameters, reference: Parameters) -> Parameters:
     Parameters
     ----------
     parameters, reference : Parameters
-        Of the same size and covariance type.
+        Mixtures of the same size and covariance type.
 
     References
     ----------

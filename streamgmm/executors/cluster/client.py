@@ -61,7 +61,7 @@ class Cluster:
         Raises
         ------
         ParameterError
-            If it cannot be pickled.
+            If the source cannot be pickled.
         """
         key = f"streamgmm-source-{uuid.uuid4().hex}"
         try:

@@ -159,7 +159,7 @@ class DistributedExecutor:
         Raises
         ------
         MemoryLimitError
-            With the sizes.
+            If the memory is too small; the message gives the sizes.
         """
         self._budget.require_driver(source, work, at_limit, _SHIPPED_VALUES)
         with self._cluster.explained(source):

@@ -66,7 +66,7 @@ class WorkerMemory:
         Raises
         ------
         MemoryLimitError
-            With the sizes.
+            If the memory is too small; the message gives the sizes.
         """
         size = size or self.group_size(source, len(all_chunks(source)))
         for budget in self.budgets:
