@@ -1,10 +1,10 @@
-"""Float32 beside float64: speed where it may run, and what it costs in digits.
+"""Float32 compared with float64: speed, and loss of digits.
 
 ``python -m benchmarks.arithmetic [--pairs 9] [--small] [--save]``
 
-Seconds of one chunk of float32 rows with ``arithmetic="float32"`` beside ``"float64"``, taken in
-turns on one thread. Means have a standard deviation of 1 or 3; variances are near 1, the least a
-tenth.
+The benchmark measures seconds of one chunk of float32 rows, with ``arithmetic="float32"`` and
+``"float64"`` in turns on one thread. Means have a standard deviation of 1 or 3. Variances are near
+1; the smallest is 0.1.
 """
 
 import argparse
@@ -25,7 +25,7 @@ SHAPES += (("spherical", 16, 64),)
 
 
 def whitened_difference(found: Parameters, reference: Parameters) -> float:
-    """Largest element of L⁻¹ (Σ' - Σ) L⁻ᵀ over components."""
+    """Return the largest element of L⁻¹ (Σ' - Σ) L⁻ᵀ over components."""
     inverse = reference.stacked(reference.inverse_factors)
     change = found.stacked(found.covariances) - reference.stacked(reference.covariances)
     if not reference.structure.has_directions:
@@ -34,7 +34,7 @@ def whitened_difference(found: Parameters, reference: Parameters) -> float:
 
 
 def measured(problem: Problem, pairs: int) -> list[str]:
-    """Cells of a problem."""
+    """Return the cells of a problem."""
     start, rows = problem.start, problem.rows
     frame = Frame.of(start, rows.dtype)
     single, double = (EStep.prepare(start, frame, a) for a in ("float32", "float64"))

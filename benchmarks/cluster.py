@@ -1,11 +1,11 @@
-"""What a Dask cluster costs, beside local threads: overhead, bytes, and what a second worker gives.
+"""Cost of a Dask cluster: overhead over local threads, bytes sent, and gain of a second worker.
 
 ``python -m benchmarks.cluster [--chunks 100000] [--gigabytes 4] [--small] [--save]``
 
-The cluster is made of processes of this machine, of one thread each; the scheduler is in this
-process. Reads are made on local threads and on a cluster, in turn; no other cluster is there
-meanwhile. Beside seconds stand those of all processors together, which other programs disturb
-less. Workers are told to keep the memory that they free.
+The cluster consists of processes of this machine with one thread each; the scheduler is in this
+process. Passes are made on local threads and on a cluster, in turns, with one cluster at a time.
+The tables show seconds, and seconds of all processors together, which other programs disturb less.
+Workers are configured to keep the memory that they free.
 """
 
 import argparse
@@ -41,7 +41,7 @@ _WORKERS = 2
 _CHUNK_ROWS, _N_FEATURES, _N_COMPONENTS = 1000, 8, 4
 _STATE_BYTES = 64 << 20
 _ROUNDS, _SMALL_ROUNDS = 3, 1
-# What glibc gives back once it is freed: what is beyond so much at the end, and pieces of so much.
+# Thresholds above which glibc returns freed memory: at the end of the heap, and for single arrays.
 _MEMORY = {"MALLOC_TRIM_THRESHOLD_": 1 << 27, "MALLOC_MMAP_THRESHOLD_": 1 << 25}
 
 
@@ -51,7 +51,7 @@ def ignore(event: Event) -> None:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds by the clock, and of all processors."""
+    """Elapsed seconds, and seconds of all processors."""
 
     clock: float
     processors: float
@@ -59,11 +59,11 @@ class Cost:
 
 @contextmanager
 def alike_cluster(n_workers: int) -> Iterator[Any]:
-    """A client of processes that keep the memory they have freed, as this one does.
+    """Yield a client of processes that keep freed memory, as this process does.
 
-    Dask has workers give back what is at the end at once, and with that glibc no longer learns
-    which pieces are asked for again and again. To get memory anew for each chunk takes a tenth of
-    the time of a chunk of megabytes, and a fifth of that of a small one.
+    By default Dask's workers return free memory at the end of the heap at once, and glibc then does
+    not adapt to blocks that are requested repeatedly. New memory for each chunk takes a tenth of
+    the time of a chunk of megabytes, and a fifth of the time of a small chunk.
     """
     environment = {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in _MEMORY.items()}
     with dask.config.set(environment), cluster_of(n_workers) as client:
@@ -71,26 +71,26 @@ def alike_cluster(n_workers: int) -> Iterator[Any]:
 
 
 def processor_seconds() -> float:
-    """Of this process and its children that run."""
+    """Return the processor seconds of this process and its running children."""
     own = psutil.Process()
     times = [process.cpu_times() for process in [own, *own.children(recursive=True)]]
     return sum(t.user + t.system for t in times)
 
 
 def cost_of(work: Callable[[], Any]) -> Cost:
-    """What some work costs."""
+    """Return the cost of some work."""
     processors, clock = processor_seconds(), time.perf_counter()
     work()
     return Cost(time.perf_counter() - clock, processor_seconds() - processors)
 
 
 def read(source: Source, executor: Executor, parameters: Parameters) -> Any:
-    """Statistics of all rows."""
+    """Return the statistics of all rows."""
     return Reader(source, executor, ignore).statistics("iteration", parameters)
 
 
 def cost_on_threads(n: int, source: Source, small: Source, parameters: Parameters) -> Cost:
-    """What a read by threads costs, after one of a small source, which loads what is compiled."""
+    """Return the cost of a pass on threads, after a small pass that loads the kernels."""
     with ThreadExecutor(n) as executor:
         read(small, executor, parameters)
         return cost_of(lambda: read(source, executor, parameters))
@@ -99,9 +99,10 @@ def cost_on_threads(n: int, source: Source, small: Source, parameters: Parameter
 def cost_on_workers(
     n: int, source: Source, small: Source, parameters: Parameters, of_a_core: bool = False
 ) -> Cost:
-    """The same on a cluster of its own: event loops of idle workers take some percent of a core.
+    """Return the cost of a pass on a new cluster.
 
-    With ``of_a_core`` each worker runs on one core only, as one of a cluster's many does.
+    The event loops of idle workers take some percent of a core, so there is no other cluster. With
+    ``of_a_core`` each worker runs on one core only, as the workers of a large cluster do.
     """
     with alike_cluster(n) as client, DistributedExecutor(client) as executor:
         if of_a_core:
@@ -126,7 +127,7 @@ def generated(n_chunks: int) -> GeneratedSource:
 
 
 def overhead(n_chunks: int, rounds: int) -> list[str]:
-    """A row of the table: one read on threads and on a cluster, in turn."""
+    """Return a row of the table: a pass on threads and one on a cluster, in turns."""
     source, small = generated(n_chunks), generated(_WORKERS)
     pairs = [
         (
@@ -147,7 +148,7 @@ def overhead(n_chunks: int, rounds: int) -> list[str]:
 
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> str:
-    """Median and range of second over first."""
+    """Return the median and the range of second over first."""
     ratios = sorted(second / first for first, second in pairs)
     return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
 
@@ -157,7 +158,7 @@ def _ratio(pairs: Sequence[tuple[float, float]]) -> str:
 
 @dataclass(frozen=True)
 class Nothing:
-    """A value of which nothing is asked."""
+    """A value without content."""
 
     def merge(self, other: Self) -> Self:
         return self
@@ -170,16 +171,16 @@ def look(state: Any, chunk: Chunk) -> Nothing:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the parts of a read cost where nothing is computed, in seconds by the clock.
+    """Costs of the parts of a pass in which nothing is computed, in elapsed seconds.
 
     Attributes
     ----------
     read : float
-        A read of one chunk.
+        A pass over one chunk.
     group, chunk : float
         One more group, its share of merges included; one more chunk in a group.
     sent : float
-        A state of so many bytes as is said here.
+        Sending a state of the size that the table names.
     """
 
     read: float
@@ -190,7 +191,7 @@ class Parts:
 
     @property
     def rows(self) -> list[list[str]]:
-        """Of the table."""
+        """Return the rows of the table."""
         return [
             ["a read of one chunk", f"{1e3 * self.read:.1f} ms"],
             ["a group, its share of merges included", f"{1e3 * self.group:.2f} ms"],
@@ -200,7 +201,7 @@ class Parts:
 
 
 def measure_parts(client: Any, n_chunks: int, rounds: int) -> Parts:
-    """Costs of reads in which nothing is computed, of so many chunks and fewer."""
+    """Measure passes in which nothing is computed, over ``n_chunks`` chunks and fewer."""
     small = Problem("full", n_chunks, 1, 1)
     few, many = _tiny(small, 128), _tiny(small, n_chunks)
     state = np.zeros(_STATE_BYTES // 8)
@@ -222,7 +223,7 @@ def measure_parts(client: Any, n_chunks: int, rounds: int) -> Parts:
 
 
 def _tiny(problem: Problem, n_chunks: int) -> ReplayedSource:
-    """Chunks of one row."""
+    """Return a source with chunks of one row."""
     source = ReplayedSource(problem)
     source.n_rows, source.boundaries = n_chunks, range(n_chunks + 1)
     return source
@@ -232,12 +233,12 @@ def _tiny(problem: Problem, n_chunks: int) -> ReplayedSource:
 
 
 def sent_bytes(client: Any, n_components: int, n_features: int) -> list[str]:
-    """A row of the table: what crosses the network in a read."""
+    """Return a row of the table: bytes that cross the network in a pass."""
     problem = Problem("full", 200_000, n_features, n_components)
     source = ReplayedSource(problem)
 
     def sent(dask_worker: Any) -> list[tuple[bool, str, int]]:
-        """Whether to a worker, what, and how many bytes."""
+        """Return transfers: whether to a worker, their kind, and their bytes."""
         return [
             (transfer["who"] is not None, str(key), size)
             for transfer in dask_worker.transfer_outgoing_log
@@ -269,7 +270,7 @@ def sent_bytes(client: Any, n_components: int, n_features: int) -> list[str]:
 
 
 def efficiency(gigabytes: float, rounds: int) -> list[list[str]]:
-    """Rows of the table: a read by one worker and by two, and by as many threads."""
+    """Return rows of the table: a pass by one and two workers, and by as many threads."""
     base = Problem("full", 200_000, 32, 32)
     n_rows = int(gigabytes * 1e9 / 8 / base.n_features)
     source = ReplayedSource(Problem("full", n_rows, base.n_features, base.n_components))
@@ -303,7 +304,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="few chunks, one round")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
-    # Processor time is told in hundredths of a second, less than which fewer chunks may take.
+    # Processor time has a resolution of 0.01 s, and fewer chunks may take less.
     chunks, gigabytes = (10_000, 0.1) if options.small else (options.chunks, options.gigabytes)
     rounds = _SMALL_ROUNDS if options.small else _ROUNDS
     overheads = [overhead(n, rounds) for n in (chunks // 100, chunks // 10, chunks)]
@@ -324,7 +325,7 @@ def main() -> None:
             f"A read of chunks of {_CHUNK_ROWS} generated rows of {_N_FEATURES} features, "
             f"K = {_N_COMPONENTS}: {_WORKERS} threads, and {_WORKERS} workers of one thread.",
         ),
-        Table(["part", "takes"], parts.rows, "Where nothing is computed."),
+        Table(["part", "takes"], parts.rows, "Costs of a pass in which nothing is computed."),
         Table(
             [
                 "features",
@@ -341,8 +342,8 @@ def main() -> None:
         Table(
             ["kind", "one, s", "two, s", "times as fast"],
             efficiency(gigabytes, rounds),
-            f"A read of {gigabytes:g} GB, full, 32 features, K = 32. Workers of a core each run on "
-            "no other; the scheduler shares the cores with them.",
+            f"A pass over {gigabytes:g} GB, full, 32 features, K = 32. A worker of a core runs "
+            "on this core only; the scheduler shares the cores with the workers.",
         ),
     ]
     command = f"python -m benchmarks.cluster --chunks {chunks} --gigabytes {gigabytes:g}"

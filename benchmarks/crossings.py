@@ -3,8 +3,8 @@
 ``python -m benchmarks.crossings [CHECKOUT] [--save]``
 
 CHECKOUT is the folder of another version's files, to count its calls too. A call crosses if the
-function and the function of the package that called it, directly or through other libraries, are in
-different folders directly below the package. Two updates are counted: one with a batch of 1,000
+caller and the called function are in different top-level folders of the package. The call may go
+through other libraries. Two updates are counted: one with a batch of 1,000
 rows in memory, and one with a Zarr array of four chunks.
 """
 
@@ -60,7 +60,7 @@ def crossings(function: Callable[[], object]) -> Counter[tuple[str, str]]:
 
 
 def counted() -> dict[str, Any]:
-    """Return the crossings of both updates, in all and of the most frequent pairs of folders."""
+    """Return the total crossings of both updates, and the most frequent pairs of folders."""
     import zarr
 
     import streamgmm
@@ -75,7 +75,7 @@ def counted() -> dict[str, Any]:
         array[:] = rows[:4000]
         model = streamgmm.OnlineGaussianMixture(3, random_state=0).partial_fit(rows)
         model.save(path)
-        # What is done once for each process is done.
+        # The first update does all work that is done once per process.
         streamgmm.update(path, rows[:10], batch_id=0)
         for name, data, batch_id in (
             ("a batch in memory", rows[:1000], 1),
@@ -89,7 +89,7 @@ def counted() -> dict[str, Any]:
 
 
 def of_checkout(checkout: Path) -> dict[str, Any]:
-    """Return what :func:`counted` returns in a process with the package of a checkout."""
+    """Return the result of :func:`counted` in a process with the package of a checkout."""
     command = [sys.executable, str(Path(__file__).resolve()), "--count"]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     environment.pop("NUMBA_CACHE_DIR", None)

@@ -1,10 +1,11 @@
-"""Whether fits bear what goes wrong: workers, schedulers and the fit's own process that are killed.
+"""Fits during failures: killed workers, killed schedulers, and a killed process of the fit.
 
 ``python -m benchmarks.failures [--repeat 10] [--writes 25] [--small] [--save]``
 
-Clusters are made of processes of this machine. A fit bears a failure if it ends with the bits of
-one without it; or, where nothing is left to compute on, with the error that names it, and continues
-to these bits from its checkpoint. A write of a checkpoint is interrupted at each of its steps.
+Clusters consist of processes of this machine. A fit bears a failure if its result has the same bits
+as without the failure. If no worker is left, the fit must end with an error that names the failure,
+and continue from its checkpoint to the same bits. A write of a checkpoint is interrupted at each of
+its steps.
 """
 
 import argparse
@@ -27,7 +28,7 @@ _SAID = {
 
 
 def row(name: str, provoked: Iterable[Callable[[Path], tuple[bool, bool]]]) -> list[str]:
-    """A row of a table: how often a failure struck, and was borne, in empty folders."""
+    """Return a row of a table: how often a failure happened, and how often a fit bore it."""
     start, found = time.perf_counter(), []
     for provoke in provoked:
         with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +40,7 @@ def row(name: str, provoked: Iterable[Callable[[Path], tuple[bool, bool]]]) -> l
 
 
 def writes(n_writes: int) -> list[list[str]]:
-    """Rows of the table: fits killed in their first writes, at each step of these."""
+    """Return rows of the table: fits killed in their first writes, at each step of a write."""
     with tempfile.TemporaryDirectory() as name:
         whole = Path(name) / "whole.gmm"
         fit(None, whole)
@@ -54,7 +55,7 @@ def writes(n_writes: int) -> list[list[str]]:
 
 
 def on_a_cluster(provoke: Callable[[Path, Any], Outcome]) -> Callable[[Path], tuple[bool, bool]]:
-    """What provokes a failure, with a cluster of its own: a worker may have stayed dead."""
+    """Return a function that provokes a failure on a new cluster for each call."""
 
     def provoked(folder: Path) -> tuple[bool, bool]:
         with cluster_of(2, memory_limit="2GiB") as client:
@@ -65,7 +66,7 @@ def on_a_cluster(provoke: Callable[[Path, Any], Outcome]) -> Callable[[Path], tu
 
 
 def clusters(repeat: int) -> list[list[str]]:
-    """Rows of the table: fits on clusters."""
+    """Return rows of the table: fits on clusters."""
     return [row(name, [on_a_cluster(provoke)] * repeat) for name, provoke in FAILURES.items()]
 
 
@@ -77,13 +78,13 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     repeat, n_writes = (1, 2) if options.small else (options.repeat, options.writes)
-    # First: processes are forked while there are no threads.
+    # This comes first, because processes must be forked before there are threads.
     of_writes = writes(n_writes)
     of_clusters = clusters(repeat)
     header = ["failure", "times", "happened", "borne", "seconds each"]
     tables = [
         Table(header, of_clusters, "Failures of a cluster in the middle of a fit."),
-        Table(header, of_writes, "Fits killed as they write a file of their checkpoint."),
+        Table(header, of_writes, "Fits killed while they write a file of their checkpoint."),
     ]
     command = f"python -m benchmarks.failures --repeat {repeat} --writes {n_writes}"
     report("failures", command, tables, options.save and not options.small)

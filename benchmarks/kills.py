@@ -1,12 +1,12 @@
-"""A model in a file that is updated by processes which are killed at random moments.
+"""Updates of a model in a file by processes that are killed at random moments.
 
 ``python -m benchmarks.kills [--kills 1000] [--seed 0] [--save]``
 
-The job is to learn batches with ids, an array in pieces and a folder of files, and to save after
-each. A process that does it is killed (SIGKILL) after a random time, and another one begins the job
-from its beginning; when one comes to the end, the file must hold the bytes that an
-uninterrupted job wrote, and the next job begins. Processes are forked from one that has loaded
-everything and computes nothing.
+A job learns batches with ids, an array in pieces and a folder of files, and saves after each. The
+process of the job is killed (SIGKILL) after a random time, and another process begins the same job.
+When a process finishes the job, the file must have the same bytes as after an uninterrupted job,
+and the next job begins. Processes are forked from one that has loaded all modules and computes
+nothing.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from tests.failures.checkpoint import exit_code, forked, in_a_fork
 
 _N_FEATURES, _N_COMPONENTS = 4, 3
 _BATCHES, _BATCH_ROWS = 30, 400
-# Eight pieces.
+# Rows of the array and of a chunk: eight pieces.
 _STORED_ROWS, _CHUNK_ROWS = 500_000, 65_536
 _FILES, _FILE_ROWS = 10, 700
 _N_ROWS = _BATCHES * _BATCH_ROWS + _STORED_ROWS + _FILES * _FILE_ROWS
 
 
 def write_data(folder: Path) -> list[np.ndarray]:
-    """Write what lies on disk, and give the batches."""
+    """Write the data on disk, and return the batches."""
     mixture = planted_mixture(_N_FEATURES, _N_COMPONENTS)
     random = np.random.default_rng(0)
     rows, _ = draw(mixture, _N_ROWS, random)
@@ -51,7 +51,7 @@ def write_data(folder: Path) -> list[np.ndarray]:
 
 
 def job(model: Path, data: Path, batches: list[np.ndarray]) -> None:
-    """Learn everything, from wherever the file of the model is."""
+    """Learn all data that the file of the model has not learned."""
     settings = {"n_components": _N_COMPONENTS, "init_size": 2000, "random_state": 0, "n_jobs": 1}
     half = len(batches) // 2
     for number, batch in enumerate(batches[:half]):
@@ -63,7 +63,7 @@ def job(model: Path, data: Path, batches: list[np.ndarray]) -> None:
 
 
 def killed_jobs(folder: Path, n_kills: int, seed: int) -> tuple[int, int, float]:
-    """Jobs that came to their end, kills in them all, and seconds of an uninterrupted job.
+    """Return the number of finished jobs and of kills, and the seconds of an uninterrupted job.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def killed_jobs(folder: Path, n_kills: int, seed: int) -> tuple[int, int, float]
         If a file differs from that of the uninterrupted job.
     """
     batches = write_data(folder)
-    # A chunk each, so that there are many saves.
+    # Pieces of one chunk, so that there are many saves.
     growing._PIECE_BYTES = 1
     job(folder / "compiled.gmm", folder, batches)
     start = time.perf_counter()
@@ -84,7 +84,7 @@ def killed_jobs(folder: Path, n_kills: int, seed: int) -> tuple[int, int, float]
     done = kills = 0
     while kills < n_kills or model.exists():
         child = forked(lambda: job(model, folder, batches))
-        # The last job is left to come to its end.
+        # The last job is not killed.
         if kills < n_kills:
             time.sleep(random.uniform(0.0, 0.5 * seconds))
             os.kill(child, signal.SIGKILL)

@@ -1,10 +1,11 @@
-"""K-means beside scikit-learn: seconds of a pass, and inertia of whole fits.
+"""K-means compared with scikit-learn: seconds of a pass, and inertia of whole fits.
 
 ``python -m benchmarks.kmeans [--pairs 5] [--small] [--save]``
 
-A pass of :class:`streamgmm.KMeans` and a Lloyd iteration of scikit-learn, from the same centres, on
-two threads, in turns: the seconds of many iterations less those of one. Then whole fits of planted
-clusters: inertia as a part of the best of scikit-learn's ten, and the passes that they take.
+The first table compares a pass of :class:`streamgmm.KMeans` with a Lloyd iteration of scikit-learn,
+from the same centres, on two threads, in turns: the seconds of many iterations less those of one.
+The second table is on whole fits of planted clusters: inertia relative to the best of ten fits of
+scikit-learn, and the number of passes.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def planted(k: int, d: int, n: int, spread: float) -> NDArray[np.float64]:
 
 
 def seconds_of(make: object, start: NDArray[np.float64], rows: NDArray[np.float64]) -> float:
-    """Seconds of an iteration."""
+    """Return the seconds of an iteration."""
     taken = []
     for n_iterations in (1, 1 + _ITERATIONS):
         begin = time.perf_counter()
@@ -58,7 +59,7 @@ def theirs(start: NDArray[np.float64], n_iterations: int) -> SklearnKMeans:
 
 
 def passes(n_rows: int, pairs: int) -> Table:
-    """Seconds of a pass at D = 16, K = 256."""
+    """Return a table of seconds of a pass at D = 16, K = 256."""
     rows = planted(256, 16, n_rows, 1.0)
     start = rows[:256].copy()
     seconds = [
@@ -72,7 +73,7 @@ def passes(n_rows: int, pairs: int) -> Table:
 
 
 def fits(cells: tuple[tuple[int, int, int, float], ...]) -> Table:
-    """Inertia and seconds of whole fits."""
+    """Return a table of inertia and seconds of whole fits."""
     lines = []
     for k, d, n, spread in cells:
         rows = planted(k, d, n, spread)
@@ -102,7 +103,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     with threadpool_limits(_THREADS):
-        # Kernels are compiled, or loaded, before anything is timed.
+        # Kernels are compiled, or loaded, before the first timing.
         KMeans(2, n_jobs=_THREADS).fit(planted(2, 2, 100, 5.0))
         tables = [
             passes(20_000 if options.small else 200_000, 1 if options.small else options.pairs),

@@ -1,4 +1,4 @@
-"""What is measured on, and how much of it."""
+"""The machine of a benchmark, and the number of its cores that are used."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ import psutil
 
 
 def machine() -> str:
-    """One line on the processor, the memory and the versions that matter."""
+    """Return one line on the processor, the memory and the versions that matter."""
     cpuinfo = Path("/proc/cpuinfo")
     model = platform.processor()
     if cpuinfo.exists():
@@ -23,12 +23,12 @@ def machine() -> str:
 
 
 def keep_to_cores(n: int) -> None:
-    """Let this process and its children run on n cores only, whatever libraries ask for.
+    """Restrict this process and its children to n cores, for all libraries.
 
     Raises
     ------
     ValueError
-        If there are fewer.
+        If the machine has fewer cores.
     """
     cores = sorted(os.sched_getaffinity(0))
     if n > len(cores):

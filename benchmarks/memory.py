@@ -1,15 +1,16 @@
-"""Peak memory of fits with a memory limit, in processes of their own.
+"""Peak memory of fits with a memory limit, each in its own process.
 
 ``python -m benchmarks.memory [--gigabytes 8] [--limit 1GiB] [--directory DIR] [--small] [--save]``
 
-The peak is the kernel's own figure for the process (ru_maxrss), interpreter and imports included.
+The peak is the figure of the operating system for the process (ru_maxrss), with interpreter and
+imports.
 The same rows are stored three times: as a Zarr array, as a ``.npy`` file, and as labelled variables
 over (time, lat, lon) in a Zarr group, where 30 % of all positions hold NaN, as land does in ocean
 data.
 
-The second table is of mixtures whose parameters, and the algebra with them, take more than the
-data. Where a limit is refused, the fit is made with the smallest limit that the refusal names. With
-``--small`` its shapes are small. The command fails if one of these limits is not kept.
+The second table is on mixtures whose parameters, and the algebra with them, take more memory than
+the data. If a limit is refused, the fit uses the smallest limit that the error names. With
+``--small`` the shapes are small. The command fails if one of these limits is not kept.
 """
 
 import argparse
@@ -85,7 +86,7 @@ else:
 
 @dataclass(frozen=True)
 class Case:
-    """A fit whose algebra counts."""
+    """A fit in which the algebra takes much memory."""
 
     kind: str
     covariance_type: str
@@ -155,7 +156,7 @@ def algebra_table(cases: list[Case]) -> tuple[Table, bool]:
 
 
 def write_data(directory: Path, n_rows: int) -> dict[str, tuple[Path, dict[str, object]]]:
-    """The same rows, rounded so that they compress, in each form: path and how it is opened."""
+    """Write the same rounded rows in each format; return paths, and arguments to open them."""
     mixture = planted_mixture(N_FEATURES, N_COMPONENTS)
     source = GeneratedSource(mixture, n_rows, chunk_rows=CHUNK_ROWS)
     shape = (n_rows, N_FEATURES)
@@ -197,7 +198,7 @@ def write_data(directory: Path, n_rows: int) -> dict[str, tuple[Path, dict[str, 
 
 
 def size_on_disk(path: Path) -> int:
-    """Bytes of a file or of all files below a directory."""
+    """Return the bytes of a file or of all files below a directory."""
     if path.is_file():
         return path.stat().st_size
     return sum(member.stat().st_size for member in path.rglob("*") if member.is_file())

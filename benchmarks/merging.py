@@ -1,11 +1,11 @@
-"""Models that were trained apart, merged, beside a batch fit to all their rows.
+"""Merged models that were trained separately, compared with a batch fit to all their rows.
 
 ``python -m benchmarks.merging [--rows 2e4] [--small] [--save]``
 
-Streams are of one population, or of different parts of it; their models are fitted well, or stopped
-where EM leads from a start among random rows. All are scored on rows held out, of all streams
-alike. Beside them stands what pairing components one to one makes of the same models: the
-assignment of least total cost, by the costs that merging itself goes by.
+Streams come from one population, or from different parts of it. Their models are fitted well, or by
+plain EM from a start at random rows. All models are scored on held-out rows of all streams. The
+table also shows models from pairing the components one to one, by the assignment of least total
+cost, with the same costs as merging.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _POPULATIONS = [(2.0, 16, 8), (1.0, 16, 8), (0.5, 8, 4)]
 
 
 def rows_of(mixture: Parameters, components: Sequence[int], n_rows: int, seed: int) -> Rows:
-    """Rows of some components of a mixture, in random order."""
+    """Return rows of some components of a mixture, in random order."""
     own = list(components)
     weights = mixture.weights[own] / mixture.weights[own].sum()
     part = Parameters.create("full", weights, mixture.means[own], mixture.covariances[own])
@@ -54,7 +54,7 @@ def poorly(rows: Rows, n_components: int, seed: int) -> GaussianMixture:
 
 
 def one_to_one(models: Sequence[GaussianMixture]) -> Parameters:
-    """Components of models of as many rows, paired: each model with what those before it made."""
+    """Pair the components of models of equal numbers of rows, one model after the other."""
     merged = models[0]._parameters()
     for n, model in enumerate(models[1:], 1):
         k, other = merged.n_components, model.fitted_model_.parameters
@@ -70,7 +70,7 @@ def one_to_one(models: Sequence[GaussianMixture]) -> Parameters:
 
 
 def compared(name: str, streams: Sequence[Rows], held_out: Rows, k: int, fit: Fit) -> list[str]:
-    """How far the models of some streams, and what is made of them, are from a batch fit."""
+    """Return a row: distances of models of streams, and of merged ones, from a batch fit."""
     models = [fit(rows, k, seed) for seed, rows in enumerate(streams)]
     merged = OnlineGaussianMixture.merged(models)
     paired = one_to_one(models)
@@ -86,7 +86,7 @@ def compared(name: str, streams: Sequence[Rows], held_out: Rows, k: int, fit: Fi
 
 
 def table(separation: float, k: int, d: int, n_rows: int) -> Table:
-    """All kinds of streams of a population."""
+    """Return a table of all kinds of streams of a population."""
     mixture = Planted(separation, k, d).mixture
     whole, part, half = range(k), 2 * k // 3, k // 2
     cases: list[tuple[str, list[Sequence[int]], Fit]] = [
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="few rows")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
-    # Poor models are to end where they end.
+    # Poor models may end without convergence.
     warnings.simplefilter("ignore", ConvergenceWarning)
     n_rows, populations = (
         (2000, [(2.0, 4, 2)]) if options.small else (int(options.rows), _POPULATIONS)

@@ -1,11 +1,11 @@
-"""Rows with missing values: what they cost beside complete rows, and what they are worth.
+"""Rows with missing values: their cost compared with complete rows, and their information.
 
 ``python -m benchmarks.missing [--pairs 5] [--samples 40] [--small] [--save]``
 
-Cost: seconds a read of the same rows with gaps over seconds without, taken in turns. Worth: fits
-to many samples of one planted mixture in which 30 % of the values are missing, at random but more
-often where the first value is large; errors of the estimates in standard errors, which the spread
-over samples gives.
+Cost is the ratio of seconds per pass of the same rows with and without gaps, measured in turns.
+Information is measured by fits to many samples of one planted mixture, in which 30 % of the values
+are missing: at random, but more often where the first value is large. Errors of the estimates are
+in standard errors, from the spread over samples.
 """
 
 import argparse
@@ -53,13 +53,13 @@ KINDS: tuple[Callable[..., Rows], ...] = (one_value, some_values, many_values)
 
 
 def seconds_a_read(problem: Problem, rows: Rows) -> float:
-    """Median over the reads of a fit with ``missing="em"``."""
+    """Return the median over the passes of a fit with ``missing="em"``."""
     model = problem.model(max_iter=READS).fit(streamgmm.open(rows, missing="em"))
     return statistics.median(read["seconds"] for read in model.history_)
 
 
 def cost(problem: Problem, pairs: int) -> list[str]:
-    """Cells of a problem: ratios of rows with each kind of gaps to complete rows."""
+    """Return the cells of a problem: ratios of rows with each kind of gaps to complete rows."""
     random = np.random.default_rng(0)
     complete = problem.rows
     cells = []
@@ -74,7 +74,7 @@ def cost(problem: Problem, pairs: int) -> list[str]:
 
 
 def worth(covariance_type: Any, n_rows: int, n_samples: int) -> list[list[str]]:
-    """Cells of ``missing="em"`` and of ``missing="drop"``."""
+    """Return the cells of ``missing="em"`` and of ``missing="drop"``."""
     planted = Problem(covariance_type, n_rows, 8, 2).planted
     start = {
         "weights_init": planted.weights,
@@ -122,7 +122,7 @@ def worth(covariance_type: Any, n_rows: int, n_samples: int) -> list[list[str]]:
 
 
 def flat(parameters: Parameters) -> NDArray[np.float64]:
-    """All means and (each once) covariances."""
+    """Return all means and (each once) covariances."""
     covariances = parameters.covariances
     if parameters.structure.has_directions:
         upper = np.triu_indices(parameters.n_features)
@@ -148,7 +148,7 @@ def main() -> None:
     costs = Table(
         ["rows, components", *(str(kind.__doc__).rstrip(".").lower() for kind in KINDS)],
         [[str(problem), *cost(problem, options.pairs)] for problem in problems],
-        'Seconds a read with `missing="em"`, over those of complete rows.',
+        'Seconds per pass with `missing="em"`, over those of complete rows.',
     )
     size = 2_000 if options.small else 20_000
     values = Table(

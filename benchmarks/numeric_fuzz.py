@@ -1,11 +1,11 @@
-"""Fits of numbers of any size: nothing but our own errors and warnings, and no NaN in a model.
+"""Fits of numbers of any size: only errors and warnings of the package, and no NaN in a model.
 
 ``python -m benchmarks.numeric_fuzz [--fits 6000] [--seed 0] [--small] [--save]``
 
 Each fit has data, weights, gaps, a structure and settings drawn from its own seed: values from
 1e-160 to 1e160, alone or mixed, in any numeric type; weights of any size; K from 1 to 8, D from 1
-to 6, N from 1 to 200; EM, the default algorithm and streams. A fit must end in a model of finite
-parameters and scores, or in an error of this package that says so. Warnings of NumPy count as
+to 6, N from 1 to 200; EM, the default algorithm and streams. A fit must end with a model of finite
+parameters and scores, or with an error of this package. Warnings of NumPy count as
 failures. ``--fits 1 --seed S`` repeats the fit of seed S.
 """
 
@@ -44,7 +44,7 @@ _OWN_WARNINGS = (
 
 @dataclass(frozen=True)
 class Case:
-    """What one fit is of.
+    """The data and settings of one fit.
 
     Attributes
     ----------
@@ -133,7 +133,7 @@ def outcome(case: Case) -> str:
     AssertionError
         If the model holds a value that is not finite.
     Exception
-        Any that is not this package's own, NumPy's warnings among them.
+        Any error that is not the package's own; warnings of NumPy count as errors.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -147,7 +147,7 @@ def outcome(case: Case) -> str:
 
 
 def _check(model: GaussianMixture | OnlineGaussianMixture, case: Case) -> None:
-    """Refuse a model that holds, or gives for its own rows, what is not finite."""
+    """Refuse a model with values or scores that are not finite."""
     for name in _PARAMETERS:
         assert np.isfinite(getattr(model, name)).all(), f"{name} is not finite"
     weights = model.weights_
@@ -177,13 +177,13 @@ def _fitted(case: Case) -> GaussianMixture | OnlineGaussianMixture:
 
 
 def run(n_fits: int, seed: int) -> tuple[Counter[str], list[str]]:
-    """Run some fits; return how they ended, and what failed."""
+    """Run some fits; return how they ended, and the failures."""
     ends: Counter[str] = Counter()
     failures = []
     for own in range(seed, seed + n_fits):
         try:
             ends[outcome(drawn(own))] += 1
-        except Exception as error:  # noqa: BLE001 - any is what is looked for
+        except Exception as error:  # noqa: BLE001 - the search is for any error
             failures.append(f"seed {own}: {type(error).__name__}: {error}")
     return ends, failures
 

@@ -1,4 +1,4 @@
-"""Mixtures, rows of them and starting points that benchmarks share."""
+"""Mixtures, their rows and starting points for all benchmarks."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +23,7 @@ class Problem:
     Attributes
     ----------
     dtype : {"float64", "float32"}
-        Of the rows.
+        Type of the rows.
     spread : float
         Standard deviation of the means; variances are near 1.
     """
@@ -42,20 +42,20 @@ class Problem:
 
     @property
     def flops(self) -> int:
-        """4 N K F: of the two matrix products of an E-step, over F moments of K components."""
+        """4 N K F: flops of the two matrix products of an E-step, with F moments per component."""
         n_moments = STRUCTURES[self.covariance_type].n_moments(self.n_features)
         return 4 * self.n_rows * self.n_components * n_moments
 
     @property
     def planted(self) -> Parameters:
-        """The mixture that rows are drawn from."""
+        """The mixture from which rows are drawn."""
         return planted_mixture(
             self.n_features, self.n_components, self.covariance_type, spread=self.spread
         )
 
     @property
     def start(self) -> Parameters:
-        """The planted mixture with its means moved."""
+        """The planted mixture with shifted means."""
         planted = self.planted
         noise = np.random.default_rng(2).normal(0.0, 0.3, planted.means.shape)
         return Parameters.create(
@@ -68,7 +68,7 @@ class Problem:
         return _rows(self)
 
     def model(self, **settings: Any) -> GaussianMixture:
-        """An estimator that begins at the start and never finds that it has converged."""
+        """Return an estimator that begins at the start and never converges."""
         start = self.start
         return GaussianMixture(
             self.n_components,
@@ -89,7 +89,7 @@ def planted_mixture(
     seed: int = 0,
     spread: float = SPREAD,
 ) -> Parameters:
-    """Equal weights, means from N(0, spread²), random covariances of moderate condition."""
+    """Return a mixture: equal weights, means from N(0, spread²), random covariances."""
     random = np.random.default_rng(seed)
     means = random.normal(0.0, spread, (n_components, n_features))
     weights = np.full(n_components, 1.0 / n_components)
@@ -100,7 +100,7 @@ def planted_mixture(
 def _covariances(
     covariance_type: CovarianceType, k: int, d: int, random: np.random.Generator
 ) -> NDArray[np.float64]:
-    """W + 0.1 I with W from a Wishart distribution of mean I, or its diagonal."""
+    """Return W + 0.1 I with W from a Wishart distribution of mean I, or its diagonal."""
     structure = STRUCTURES[covariance_type]
     shape = structure.shape(k, d)
     if not structure.has_directions:
@@ -113,5 +113,5 @@ def _covariances(
 def _rows(problem: Problem) -> NDArray[Any]:
     random = np.random.default_rng(1)
     rows, _ = draw(problem.planted, problem.n_rows, random)
-    # Taking rows by a permutation is fifty times as fast as shuffling them in place.
+    # Indexing rows by a permutation is fifty times as fast as shuffling them in place.
     return rows[random.permutation(len(rows))].astype(problem.dtype, copy=False)

@@ -1,4 +1,4 @@
-"""Copies tables of results into the documentation, so that no figure in it is typed.
+"""Copy tables of results into the documentation, so that no figure is typed by hand.
 
 ``python -m benchmarks.quote [--check]``
 
@@ -20,7 +20,7 @@ _QUOTATION = re.compile(
 
 
 def quoted(name: str, number: int, pattern: str | None) -> str:
-    """Return a table of results as it stands in a page."""
+    """Return a table of results in the form for a page."""
     parts = (RESULTS / f"{name}.md").read_text().strip().split("\n\n")
     command, machine = parts[:2]
     header, rule, *rows = [part for part in parts if part.startswith("|")][number - 1].splitlines()
@@ -29,7 +29,7 @@ def quoted(name: str, number: int, pattern: str | None) -> str:
 
 
 def with_quotations(text: str) -> str:
-    """Return the text of a page with its tables as the results have them now."""
+    """Return the text of a page with the tables of the present results."""
     return _QUOTATION.sub(
         lambda found: f"{found[1]}{quoted(found[2], int(found[3]), found[4])}\n{found[5]}", text
     )

@@ -1,11 +1,11 @@
-"""A component that holds few of all rows: how many are in the survey's sample, and is it found.
+"""A component that holds few of all rows: its rows in the survey's sample, and its recovery.
 
 ``python -m benchmarks.rare [--rows 1e8] [--rare 1e-5] [--small] [--save]``
 
-Rows are drawn on the fly, which takes longer than the survey. Beside the large components there is
-one more, beyond the outermost of their means. Its rows in the sample are counted, and what they
-stand for: the sum of their weights, against the rows that there are. Then a mixture is fitted as it
-is by default, and the component of it looked at that is nearest to the rare one.
+Rows are generated during the pass, which takes longer than the survey. Beside the large components
+there is a rare one, beyond the outermost of their means. The benchmark counts its rows in the
+sample, and compares the sum of their weights with the true number of rows. Then it fits a mixture
+with default settings, and examines the fitted component that is nearest to the rare one.
 """
 
 import argparse
@@ -24,32 +24,32 @@ from streamgmm.sources.generated import GeneratedSource
 
 _SIZE = 100_000
 _SHRINK = 100
-# From the outermost of the means, in standard deviations of the rare component.
+# Distance from the outermost mean, in standard deviations of the rare component.
 _DISTANCE = 8.0
 
 
 @dataclass(frozen=True)
 class Rare:
-    """What a survey found of a rare component.
+    """The results of a survey and a fit for a rare component.
 
     Attributes
     ----------
     n_expected : float
-        Its rows in all of the data.
+        Number of its rows in the data.
     n_sampled : int
-        Its rows in the sample.
+        Number of its rows in the sample.
     weight : float
-        The sum of their weights.
+        Sum of the weights of these rows.
     seconds : float
-        Of pilot and survey.
+        Duration of pilot and survey.
     part : float
-        Of the data, read by the pilot.
+        Part of the data that the pilot read.
     distance : float
-        Of the nearest fitted mean, in standard deviations.
+        Distance of the nearest fitted mean, in standard deviations.
     n_fitted : float
-        Rows that the fitted component stands for.
+        Number of rows of the fitted component.
     n_reads : float
-        Of the fit.
+        Number of passes of the fit.
     """
 
     n_features: int
@@ -65,7 +65,7 @@ class Rare:
 
 
 def with_rare(common: Parameters, weight: float) -> Parameters:
-    """A mixture, and one component more beyond the outermost of its means."""
+    """Return a mixture with one more component, beyond the outermost of its means."""
     far = common.means.max(axis=0) + _DISTANCE
     covariance = np.eye(common.n_features)[np.newaxis]
     return Parameters.create(
@@ -77,7 +77,7 @@ def with_rare(common: Parameters, weight: float) -> Parameters:
 
 
 def measured(n_rows: int, n_features: int, n_components: int, weight: float, size: int) -> Rare:
-    """Survey rows of such a mixture."""
+    """Survey rows of a mixture with a rare component."""
     mixture = with_rare(planted_mixture(n_features, n_components), weight)
     source = GeneratedSource(mixture, n_rows)
     with ThreadExecutor() as executor:
@@ -102,7 +102,7 @@ def measured(n_rows: int, n_features: int, n_components: int, weight: float, siz
 
 
 def table(found: list[Rare], n_rows: int, size: int) -> Table:
-    """A row for each mixture."""
+    """Return a table with a row for each mixture."""
     header = [
         "features",
         "components",

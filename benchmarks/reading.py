@@ -1,17 +1,17 @@
-"""What limits a fit to data in storage: reading files, decoding them, or the E-step.
+"""The limits of a fit to data in storage: reading files, decoding them, or the E-step.
 
-Each is measured by itself, on the same number of threads, in rows a second:
+Each is measured separately, on the same number of threads, in rows per second:
 
 - files: all bytes of the stored files, by plain reads;
 - decode: all chunks of the source, files in the page cache;
 - compute: the same rows in memory;
-- fetch: the processor's part in getting files from the disk, beyond that for cached files;
+- fetch: the processor time of reading files from the disk, beyond that of cached files;
 - fit: one EM iteration from storage.
 
-Decoding and computing share the processor, reading files continues beside them: a fit can at most
-reach min(files, 1 / (1 / decode + 1 / compute)). Files are either in the page cache, or dropped
-from it before each read; then fetching takes a share of the processor too, and the fit can reach
-min(files, 1 / (1 / fetch + 1 / decode + 1 / compute)).
+Decoding and computing share the processor, and reading files runs in parallel. A fit can reach at
+most min(files, 1 / (1 / decode + 1 / compute)). Files are either in the page cache, or dropped
+from it before each read. In the second case fetching takes processor time too, and the fit can
+reach min(files, 1 / (1 / fetch + 1 / decode + 1 / compute)).
 """
 
 import math
@@ -49,12 +49,12 @@ Rows = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Reading:
-    """Rates of one kind of storage, rows a second; infinite where there is nothing to do.
+    """Rates of one kind of storage, rows per second; infinite if there is no work.
 
     Attributes
     ----------
     state : str
-        That of the files, if there are any.
+        State of the files, if there are any.
     """
 
     name: str
@@ -67,12 +67,12 @@ class Reading:
 
     @property
     def bound(self) -> float:
-        """The most that a fit can reach, if fetching files took nothing of the processor."""
+        """The largest rate of a fit, if fetching files took no processor time."""
         return min(self.files, 1.0 / (1.0 / self.decode + 1.0 / self.compute))
 
     @property
     def reachable(self) -> float:
-        """The most that a fit can reach."""
+        """The largest rate of a fit."""
         return min(self.files, 1.0 / (1.0 / self.fetch + 1.0 / self.decode + 1.0 / self.compute))
 
 
@@ -97,7 +97,7 @@ def _npy(order: Literal["C", "F"]) -> Callable[[Path, Rows], None]:
     return write
 
 
-# Name, suffix and what writes it.
+# Name, suffix, and the function that writes the files.
 FORMATS: list[tuple[str, str, Callable[[Path, Rows], None]]] = [
     (".npy", ".npy", _npy("C")),
     (".npy, Fortran order", ".npy", _npy("F")),
@@ -109,7 +109,7 @@ FORMATS: list[tuple[str, str, Callable[[Path, Rows], None]]] = [
 
 
 def measure(threads: int, small: bool) -> list[Reading]:
-    """Data in memory in either order, then all formats in both states."""
+    """Measure data in memory in both orders, then all formats in both states."""
     n_rows = _SMALL_ROWS if small else _ROWS
     problem = Problem("full", n_rows, _N_FEATURES, _N_COMPONENTS)
     rows = np.round(problem.rows, _DIGITS)
@@ -145,7 +145,7 @@ def _rate(
     path: Path | None = None,
     state: State = "in the cache",
 ) -> float:
-    """Median rows a second; the first time is not counted."""
+    """Return the median rows per second; the first run is not counted."""
     found = []
     for _ in range(_ROUNDS + 1):
         if path is not None and state == "dropped from the cache":
@@ -159,7 +159,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _drop(path: Path) -> None:
-    """Write files out, so that the page cache may forget them, and make it."""
+    """Write files to the disk, and drop them from the page cache."""
     for file in _files(path):
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)
@@ -183,7 +183,7 @@ def _file_seconds(path: Path, threads: int) -> float:
 
 
 def _fetch_rate(n_rows: int, path: Path, threads: int) -> float:
-    """Rows a second for which all threads together could get files from the disk, at no wait."""
+    """Return the rows per second that all threads could fetch from a disk without waiting."""
 
     def processor_seconds() -> float:
         start = time.process_time()
@@ -202,7 +202,7 @@ def _decode_seconds(source: Source, threads: int) -> float:
 
 
 def each_seconds(function: Callable[[Any], None], items: Iterable[Any], threads: int) -> float:
-    """Seconds to call a function with each of some items."""
+    """Return the seconds to call a function with each of some items."""
     with ThreadPoolExecutor(threads) as pool:
         start = time.perf_counter()
         for _ in pool.map(function, items):
@@ -217,7 +217,7 @@ def _fit_seconds(problem: Problem, data: Any, threads: int) -> float:
 
 
 def table(readings: Sequence[Reading]) -> Table:
-    """Millions of rows a second."""
+    """Return a table of millions of rows per second."""
     header = ["storage", "files", "files alone", "decode", "compute", "fetch", "fit", "bound"]
     rows = [
         [
@@ -240,7 +240,7 @@ def table(readings: Sequence[Reading]) -> Table:
 
 
 def plot(axes: Axes, readings: Sequence[Reading]) -> None:
-    """What each fit reaches, beside its bound."""
+    """Plot the rate of each fit beside its bound."""
     places = np.arange(len(readings))
     bounds = [one.bound / 1e6 for one in readings]
     axes.barh(places, bounds, color="lightgray", label="bound")

@@ -14,14 +14,14 @@ _DOTS_PER_INCH = 100
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are printed.
+    """A table of printed cells.
 
     Attributes
     ----------
     header : sequence of str
     rows : sequence of sequences of str
     caption : str
-        A sentence above it.
+        A sentence above the table.
     """
 
     header: Sequence[str]
@@ -35,14 +35,14 @@ class Table:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches."""
+    """Return an empty figure, with sizes in inches."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def report(
     name: str, command: str, tables: Sequence[Table], save: bool, figure: Figure | None = None
 ) -> None:
-    """Print Markdown tables; keep them, and the figure, as ``results/NAME.*`` if asked to."""
+    """Print Markdown tables; if ``save``, write them and the figure to ``results``."""
     text = "\n\n".join([f"`{command}`", machine(), *map(str, tables)])
     print(text)
     if not save:

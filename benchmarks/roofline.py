@@ -1,14 +1,14 @@
-"""How close a pass over the data comes to what the machine can do.
+"""Rates of a pass over the data, as parts of the rates of the machine.
 
 ``python -m benchmarks.roofline [--threads 2] [--small] [--save]``
 
-Three tables. The rate of NumPy's matrix product is the roof of arithmetic: an E-step is two of
-them, of 2·N·K·F flops each, where F is the number of moments of a component. The rate of an E-step
-is that count over the seconds of a read of data in memory, as the history of a fit has it:
-exponentials, the making of moments, threads and merging are in the seconds and not in the count.
-Components that have no share in a row are not all computed, so the count is an upper bound: the
-rate may exceed the roof. It says most where components overlap, and nothing is skipped. The
-third table is on reading; see :mod:`benchmarks.reading`.
+There are three tables. The rate of NumPy's matrix product is the roof of arithmetic. An E-step is
+two products of 2·N·K·F flops each, where F is the number of moments of a component. The rate of an
+E-step is this count over the seconds of a pass over data in memory, from the history of a fit. The
+seconds include exponentials, features, threads and merging; the count does not. Components without
+a share in a row are skipped in part, so the count is an upper bound, and the rate may exceed the
+roof. The rate is most meaningful if components overlap, so that nothing is skipped. The third table
+is on reading; see :mod:`benchmarks.reading`.
 """
 
 import argparse
@@ -32,13 +32,13 @@ from streamgmm.core.structures import STRUCTURES
 from streamgmm.options import CovarianceType
 
 DTYPES = ("float64", "float32")
-# Flops of a pass are chosen to take so long at the rate of the matrix product.
+# Seconds of a pass at the rate of the matrix product; they determine the number of rows.
 _PASS_SECONDS = 0.25
 _MOST_PASS_SECONDS = 4.0
 # So few that every thread still has several chunks; so many that they fit in memory.
 _FEWEST_ROWS, _FEWEST_VALUES = 16_384, 1 << 21
 _MOST_ROWS, _MOST_VALUES = 4_000_000, 16_000_000
-# Of the same cell on one thread and on all, in turn.
+# Rounds of the same cell on one thread and on all, in turns.
 _ROUNDS = 2
 _PASSES = 2
 
@@ -46,7 +46,7 @@ Shape = tuple[CovarianceType, int, int]
 
 
 def shapes() -> list[Shape]:
-    """Covariance type, D and K of the cells."""
+    """Return covariance type, D and K of the cells."""
     full: list[Shape] = [
         ("full", d, k)
         for d in (2, 8, 16, 32, 64, 128, 256)
@@ -62,26 +62,26 @@ def shapes() -> list[Shape]:
 
 
 SMALL_SHAPES: list[Shape] = [("full", 8, 8), ("diag", 16, 64), ("tied", 16, 8), ("spherical", 8, 8)]
-# The other cells lie between: few components have a share in a row, but no component is alone.
+# In the other cells few components have a share in a row, but rarely a single one.
 SPREAD_SHAPES: list[Shape] = [("full", 32, 32), ("full", 32, 128), ("full", 128, 32)]
 SPREADS = {0.3: "overlapping", 30.0: "well separated"}
 
 
 @dataclass(frozen=True)
 class Roof:
-    """Rates of the matrix product, flops a second.
+    """Rates of the matrix product, flops per second.
 
     Attributes
     ----------
     rates : dict
-        By precision and threads.
+        Rates by precision and threads.
     """
 
     size: int
     rates: dict[tuple[str, int], float]
 
     def best_of(self, other: "Roof") -> "Roof":
-        """The higher rate of two measurements, wherever they differ."""
+        """Return the higher rate of two measurements for each entry."""
         return Roof(
             self.size, {key: max(rate, other.rates[key]) for key, rate in self.rates.items()}
         )
@@ -89,7 +89,7 @@ class Roof:
 
 @dataclass(frozen=True)
 class Pass:
-    """One cell.
+    """The measurements of one cell.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class Pass:
     screened, passed_over : float
         Parts of all pairs of row and component that were not evaluated in float64, and not summed.
     seconds : dict
-        By threads.
+        Seconds by number of threads.
     """
 
     problem: Problem
@@ -108,12 +108,12 @@ class Pass:
     seconds: dict[int, float]
 
     def rate(self, threads: int) -> float:
-        """Flops a second."""
+        """Return the flops per second."""
         return self.problem.flops / self.seconds[threads]
 
 
 def measure_roof(size: int, threads: Sequence[int], repeats: int = 5) -> Roof:
-    """The best of several products of square matrices."""
+    """Measure products of square matrices, and return the best rates."""
     random = np.random.default_rng(0)
     rates = {}
     for dtype in DTYPES:
@@ -133,7 +133,7 @@ def _product_seconds(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> float:
 
 
 def sized(shape: Shape, dtype: str, rate: float, spread: float, small: bool) -> Problem | None:
-    """A problem whose pass takes a fair time; None if even the fewest rows take too long."""
+    """Return a problem of suitable duration; None if even the fewest rows take too long."""
     covariance_type, d, k = shape
     fewest = max(_FEWEST_ROWS, _FEWEST_VALUES // d)
     problem = Problem(covariance_type, fewest, d, k, dtype, spread)
@@ -145,7 +145,7 @@ def sized(shape: Shape, dtype: str, rate: float, spread: float, small: bool) -> 
 
 
 def measure_pass(problem: Problem, threads: Sequence[int]) -> Pass:
-    """Median seconds of a read, on each number of threads in turn."""
+    """Measure the median seconds of a pass, on each number of threads in turns."""
     seconds: dict[int, list[float]] = {n: [] for n in threads}
     last: dict[str, Any] = {}
     for _ in range(_ROUNDS):
@@ -162,7 +162,7 @@ def measure_pass(problem: Problem, threads: Sequence[int]) -> Pass:
 
 
 def roof_table(roof: Roof, threads: int) -> Table:
-    """Rates of the matrix product, and what made it."""
+    """Return the table of rates of the matrix product, with its libraries."""
     libraries = "; ".join(
         f"{info['internal_api']} {info['version']}, kernels for {info.get('architecture')}"
         for info in threadpool_info()
@@ -182,7 +182,7 @@ def roof_table(roof: Roof, threads: int) -> Table:
 
 
 def pass_table(passes: Sequence[Pass], roof: Roof, threads: int) -> Table:
-    """Rates of the E-step beside the roof of the arithmetic that it was done in."""
+    """Return the table of rates of the E-step beside the roof of its arithmetic."""
     header = ["data", "rows", "arithmetic", "s", "GF/s", "of the product", "of it, 1 thread"]
     header += ["scaling", "the product's", "ruled out", "skipped"]
     return Table(header, [_pass_row(one, roof, threads) for one in passes], "E-steps.")
@@ -209,7 +209,7 @@ def _pass_row(one: Pass, roof: Roof, threads: int) -> list[str]:
 def plot(
     passes: Sequence[Pass], reads: Sequence[reading.Reading], roof: Roof, threads: int
 ) -> Figure:
-    """Fractions of the roof against the work of a row; fractions of what reading allows."""
+    """Plot fractions of the roof against the work per row, and fractions of the reading bound."""
     figure = new_figure(9.0, 7.0)
     panels = figure.subplots(2, 2, sharey="row")
     for axes, dtype in zip(panels[0], DTYPES, strict=True):
@@ -243,7 +243,7 @@ def _plot_passes(axes: Axes, passes: Sequence[Pass], roof: Roof, threads: int) -
 
 
 def measure_passes(roof: Roof, threads: int, small: bool) -> list[Pass]:
-    """All cells."""
+    """Measure all cells."""
     spreads = [(shape, Problem.spread) for shape in (SMALL_SHAPES if small else shapes())]
     if not small:
         spreads += [(shape, spread) for spread in SPREADS for shape in SPREAD_SHAPES]
@@ -269,7 +269,7 @@ def main() -> None:
     size = 512 if options.small else 2560
     roof = measure_roof(size, counts)
     passes = measure_passes(roof, options.threads, options.small)
-    # Processors do not always run as fast; the roof is the best that was seen.
+    # The speed of processors varies; the roof is the best measurement.
     roof = roof.best_of(measure_roof(size, counts))
     reads = reading.measure(options.threads, options.small)
     tables = [

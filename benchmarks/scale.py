@@ -1,11 +1,11 @@
-"""What an iteration costs, in time and memory, against rows, components, features and threads.
+"""Time and memory of an iteration against rows, components, features and threads.
 
 ``python -m benchmarks.scale [--largest 1e9] [--small] [--save]``
 
-Rows are streamed: a source gives one generated chunk again and again, as rows of ever other
-numbers. To draw each chunk anew would take longer than the E-step, and the fit sees no difference.
-Each point is measured in a process of its own; its peak memory is the kernel's figure (VmHWM),
-interpreter and imports included, matplotlib among them.
+Rows are streamed: a source returns one generated chunk repeatedly, with increasing row numbers.
+Drawing each chunk anew would take longer than the E-step, and would not change the measurement.
+Each point is measured in its own process. Its peak memory is the figure of the operating system
+(VmHWM), with interpreter and imports (matplotlib too).
 """
 
 import argparse
@@ -29,21 +29,21 @@ from streamgmm.options import Missing
 from streamgmm.protocols import Chunk
 from streamgmm.sources.layout import regular_boundaries, rows_per_chunk
 
-# A quick iteration is repeated, up to so much work in all and so many times.
+# A short iteration is repeated, up to this work in total and this number of times.
 _FLOPS_IN_ALL = 100_000_000_000
 _FEWEST_ITERATIONS, _MOST_ITERATIONS = 3, 100
 _SHRINK = 100
 
 
 class ReplayedSource:
-    """N rows that are one generated chunk over and over."""
+    """A source of N rows that repeats one generated chunk."""
 
     has_weights = False
     name = "replayed rows"
     location = None
     missing: Missing = "error"
     feature_names = None
-    # The chunk is in memory: reading it takes no more.
+    # The chunk is in memory, so reading it takes no memory.
     read_bytes = 0
 
     def __init__(self, problem: Problem) -> None:
@@ -54,21 +54,21 @@ class ReplayedSource:
         self.boundaries: Sequence[int] = regular_boundaries(problem.n_rows, chunk_rows)
 
     def read(self, i: int) -> Chunk:
-        """Chunk i."""
+        """Return chunk i."""
         start, stop = self.boundaries[i], self.boundaries[i + 1]
         return Chunk(self._rows[: stop - start], range(start, stop))
 
 
 @dataclass(frozen=True)
 class Point:
-    """What one process found.
+    """The measurements of one process.
 
     Attributes
     ----------
     varied : str
-        What it is one of a series in: "rows", "components", "features" or "threads".
+        The varied size of its series: "rows", "components", "features" or "threads".
     seconds : float
-        Median of the iterations.
+        Median duration of the iterations.
     peak : int
         Bytes.
     """
@@ -81,7 +81,7 @@ class Point:
 
     @property
     def size(self) -> int:
-        """The value of what is varied."""
+        """Value of the varied size."""
         problem = self.problem
         return {
             "rows": problem.n_rows,
@@ -92,12 +92,12 @@ class Point:
 
     @property
     def row_seconds(self) -> float:
-        """Seconds of an iteration for each row."""
+        """Seconds of an iteration per row."""
         return self.seconds / self.problem.n_rows
 
 
 def points(largest: int, threads: int) -> list[Point]:
-    """All that is to be measured."""
+    """Return all points to measure."""
     base = Problem("full", 1_000_000, 8, 8)
     rows = [10**power for power in range(5, 15) if 10**power < largest]
     components = [2**power for power in range(9)]
@@ -114,14 +114,14 @@ def points(largest: int, threads: int) -> list[Point]:
 
 
 def shrunk(point: Point) -> Point:
-    """The same with few rows."""
+    """Return the point with few rows."""
     return replace(
         point, problem=replace(point.problem, n_rows=max(1000, point.problem.n_rows // _SHRINK))
     )
 
 
 def measured(point: Point) -> Point:
-    """Fit in a process of its own."""
+    """Measure a fit in its own process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(_measure, point).result()
 
@@ -131,27 +131,27 @@ def _measure(point: Point) -> Point:
     problem = point.problem
     iterations = max(_FEWEST_ITERATIONS, min(_FLOPS_IN_ALL // problem.flops, _MOST_ITERATIONS))
     model = problem.model(max_iter=iterations, n_jobs=point.threads).fit(ReplayedSource(problem))
-    # The first may compile or load kernels.
+    # The first iteration may compile or load kernels.
     seconds = statistics.median(read["seconds"] for read in model.history_[1:])
     return replace(point, seconds=seconds, peak=_peak_bytes())
 
 
 def _peak_bytes() -> int:
-    """Most memory that this process ever had, since it began to be this program."""
+    """Return the peak memory of this process since it started this program."""
     status = Path("/proc/self/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
 def exponent(found: Sequence[Point], value: Callable[[Point], float]) -> float:
-    """Slope of a line through the logarithms of size and value."""
+    """Return the slope of a line through the logarithms of size and value."""
     sizes = np.log([point.size for point in found])
     slope, _ = np.polyfit(sizes, np.log([value(point) for point in found]), 1)
     return float(slope)
 
 
 def exponents(found: Sequence[Point]) -> Table:
-    """How seconds and memory grow with each size."""
+    """Return a table of the growth of seconds and memory with each size."""
     rows = []
     for varied in ("rows", "components", "features", "threads"):
         series = [point for point in found if point.varied == varied]
@@ -164,7 +164,7 @@ def exponents(found: Sequence[Point]) -> Table:
 
 
 def measurements(found: Sequence[Point]) -> Table:
-    """A row for each point."""
+    """Return a table with a row for each point."""
     header = ["varied", "data", "threads", "s an iteration", "ns a row", "peak, MiB"]
     rows = [
         [
@@ -181,7 +181,7 @@ def measurements(found: Sequence[Point]) -> Table:
 
 
 def plot(found: Sequence[Point]) -> Figure:
-    """Time and memory against rows; time of a row against the other sizes."""
+    """Plot time and memory against rows, and time per row against the other sizes."""
     figure = new_figure(9.0, 7.0)
     (time, memory), (components, features) = figure.subplots(2, 2)
     _plot_series(time, found, "rows", lambda point: point.seconds, "seconds an iteration")

@@ -1,18 +1,18 @@
-"""What fits of terabytes cost: hours, core-hours, bytes and memory, from what parts cost here.
+"""Predicted cost of fits to terabytes, from the cost of parts on this machine.
 
 ``python -m benchmarks.sizing [--terabytes 1 10 100] [--components 32] [--features 32]
 [--cores 64] [--reads 4] [--small] [--save]``
 
-The model: the E-steps of all rows, shared by the cores; then the wait for the last group, which is
-at most one group's E-steps; the scheduler's time for each group, as if nothing else continued
-meanwhile; and the start of a read, with the state on its way to one worker after the other, twice
-as many at a time. A fit is as many such reads as are said: a survey, and iterations, of which
-``benchmarks.reads`` says how many there are. Storage is taken to be as fast as the cores: the
-table says how fast that is.
+The cost has four parts. The E-steps of all rows are shared by the cores. The wait for the last
+group is at most the E-steps of one group. The scheduler takes time for each group, as if no other
+work ran in parallel. The start of a pass sends the state from worker to worker, and doubles the
+number of reached workers each time. A fit is ``--reads`` such passes: a survey, and iterations,
+whose number ``benchmarks.reads`` measures. Storage is assumed to be as fast as the cores; the table
+shows the speed that this needs.
 
 The seconds of a row are measured on one thread, with components that overlap, so that none is
-skipped; the others on a cluster of two workers of this machine. Beside them stands what the
-same model predicts of a read on that cluster, and what this took.
+skipped. The other parts are measured on a cluster of two workers of this machine. The last table
+compares the prediction for a pass on this cluster with its measured time.
 """
 
 import argparse
@@ -35,20 +35,20 @@ _OVERLAPPING = 0.1
 _CHUNKS, _SMALL_CHUNKS = 10_000, 500
 _ROWS, _SMALL_ROWS = 4_000_000, 200_000
 _ROUNDS, _SMALL_ROUNDS = 3, 1
-# A worker's Python and what it imports.
+# Memory of a worker's interpreter and imports.
 _WORKER_BYTES = 400e6
 
 
 @dataclass(frozen=True)
 class Size:
-    """A read of rows on cores.
+    """A pass over rows on cores.
 
     Attributes
     ----------
     row_seconds : float
-        The E-step of a row, on one core.
+        Duration of the E-step of a row, on one core.
     parts : Parts
-        Of a read, beside that.
+        Costs of a pass in addition to the E-steps.
     """
 
     n_rows: int
@@ -76,7 +76,7 @@ class Size:
 
     @property
     def work_bytes(self) -> tuple[int, int]:
-        """Of a thread, and of one statistic."""
+        """Bytes of a thread, and of one statistic."""
         few = Problem("full", 1000, self.n_features, self.n_components)
         work = statistics_work(ReplayedSource(few), "full", self.n_components)
         return work.thread, work.value
@@ -87,7 +87,7 @@ class Size:
 
     @property
     def seconds(self) -> float:
-        """Of a read, by the model."""
+        """Predicted seconds of a pass."""
         group_rows = min(self.group_chunks * rows_per_chunk(self.n_features), self.n_rows)
         sent = self.parts.sent * self.work_bytes[1] / self.parts.sent_bytes
         return (
@@ -100,10 +100,10 @@ class Size:
         )
 
     def row(self, reads: int) -> list[str]:
-        """Of the table."""
+        """Return the row of the table."""
         thread, value = self.work_bytes
         chunk = 8 * rows_per_chunk(self.n_features) * self.n_features
-        # Each statistic of a group goes to another worker at most once, and each state to each.
+        # Each statistic of a group is sent at most once, and the state is sent once to each worker.
         between = reads * (self.n_groups + self.n_cores) * value
         memory = _WORKER_BYTES + thread + 2 * chunk + 8 * value
         hours = reads * self.seconds / 3600
@@ -123,7 +123,7 @@ class Size:
 
 
 def row_seconds(problem: Problem, rounds: int) -> float:
-    """Of the E-step of a row on one thread."""
+    """Return the seconds of the E-step of a row on one thread."""
     source = ReplayedSource(problem)
     with ThreadExecutor(1) as executor:
         read(source, executor, problem.start)
@@ -182,12 +182,12 @@ def main() -> None:
         Table(
             ["part", "takes"],
             [["the E-step of a row, one thread", f"{1e9 * seconds_of_a_row:.0f} ns"], *parts.rows],
-            "What parts took here.",
+            "Measured cost of the parts on this machine.",
         ),
         Table(
             ["rows", "workers", "predicted, s", "measured, s"],
             [[f"{n_rows:,}", str(_WORKERS), f"{predicted.seconds:.2f}", f"{measured:.2f}"]],
-            "A read on a cluster of this machine, by the same model.",
+            "A pass on a cluster of this machine: prediction and measurement.",
         ),
     ]
     asked = " ".join(f"{n:g}" for n in options.terabytes)

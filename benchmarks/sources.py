@@ -1,12 +1,12 @@
-"""How fast sources deliver chunks, beside what each format's own library delivers.
+"""Rates of sources that deliver chunks, compared with the library of each format.
 
 ``python -m benchmarks.sources [--threads 2] [--small] [--save]``
 
-A source reads all of its chunks; its library reads the same rows, chunk by chunk too, into NumPy
-arrays as it has them: a table where it stores one, else one array for each column. Sources make
-one array of all columns, which is part of what is measured. Files are in the page cache, and both
-sides are read in turn, on one thread and on several. NumPy's map of a file keeps all pages in
-place after the first round, as it could not if the file were larger than memory.
+A source reads all of its chunks. The library of the format reads the same rows, chunk by chunk too,
+into NumPy arrays in its own layout: a table if it stores one, else one array for each column.
+Sources make one array of all columns, and this is included in the time. Files are in the page
+cache. The source and the library take turns, on one thread and on several. NumPy's memory map keeps
+all pages after the first round; with a file larger than memory it could not.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from benchmarks.reading import each_seconds
 from benchmarks.reporting import Table, report
 from streamgmm.protocols import Source
 
-# As many rows are stored together: a chunk, a row group, so many steps of a field.
+# Number of rows that are stored together: a chunk, a row group, or steps of a field.
 STORED_ROWS = 65_536
 _FIELD = (64, 64)
 _STEP_ROWS = 64 * 64
@@ -46,7 +46,7 @@ _PART_OF_NULLS = 0.1
 _ROUNDS, _SMALL_ROUNDS = 9, 1
 
 Rows = NDArray[np.float64]
-# Gives the rows from start to stop, whole or by columns.
+# Function that returns the rows from start to stop, whole or by columns.
 Reader = Callable[[int, int], Sequence[NDArray[Any]]]
 
 
@@ -58,15 +58,15 @@ class Storage:
     ----------
     name : str
     library : str
-        Its own.
+        Library of the format.
     suffix : str
-        Of the file or folder.
+        Suffix of the file or folder.
     write : callable
         Stores rows at a path.
     describe : callable
-        What :func:`streamgmm.open` is called with for a path: the data, and keywords.
+        Returns the arguments of :func:`streamgmm.open` for a path: the data, and keywords.
     read : callable
-        The library's reader of what is at a path.
+        Returns the library's reader for a path.
     part_of_nulls : float
     """
 
@@ -79,7 +79,7 @@ class Storage:
     part_of_nulls: float = 0.0
 
     def stored(self, folder: Path, rows: Rows) -> tuple[Source, Reader]:
-        """Both ways to read rows that are stored in a folder for it."""
+        """Store rows in a folder, and return both ways to read them."""
         if self.part_of_nulls > 0.0:
             is_null = np.random.default_rng(3).random(rows.shape) < self.part_of_nulls
             rows = np.where(is_null, np.nan, rows)
@@ -99,11 +99,11 @@ class Comparison:
     library: dict[int, list[float]]
 
     def rate(self, threads: int) -> float:
-        """Rows a second of the source, in the median."""
+        """Return the median rows per second of the source."""
         return self.n_rows / statistics.median(self.own[threads])
 
     def ratios(self, threads: int) -> list[float]:
-        """The source's rate over the library's, of each round."""
+        """Return the source's rate over the library's for each round."""
         pairs = zip(self.library[threads], self.own[threads], strict=True)
         return sorted(library / own for library, own in pairs)
 
@@ -180,7 +180,7 @@ def _row_groups(path: Path) -> Callable[[int, int], Any]:
 
     def read(start: int, stop: int) -> Any:
         groups = range(start // STORED_ROWS, -(-stop // STORED_ROWS))
-        # What is open must not be shared by threads.
+        # Threads must not share an open file.
         with pq.ParquetFile(path, metadata=metadata) as file:
             return file.read_row_groups(groups, use_threads=False)
 
@@ -206,7 +206,7 @@ def _lists_reader(path: Path) -> Reader:
 
 
 def _fields(rows: Rows) -> xarray.Dataset:
-    """Each feature as a variable over (time, y, x)."""
+    """Return each feature as a variable over (time, y, x)."""
     return xarray.Dataset(
         {f"v{j}": (_DIMS, column.reshape(-1, *_FIELD)) for j, column in enumerate(rows.T)}
     )
@@ -295,12 +295,12 @@ STORAGES = [
 
 
 def sample_rows(n_rows: int) -> Rows:
-    """Rows as measurements have them, rounded."""
+    """Return rounded rows, as measurements are."""
     return np.round(Problem("full", n_rows, _N_FEATURES, _N_COMPONENTS).rows, _DIGITS)
 
 
 def compare(storage: Storage, rows: Rows, counts: Sequence[int], rounds: int) -> Comparison:
-    """Read all chunks both ways, in turn; the first round is not counted."""
+    """Read all chunks both ways, in turns; the first round is not counted."""
     with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="synchronous"):
         source, reader = storage.stored(Path(folder), rows)
         ends = source.boundaries
@@ -324,7 +324,7 @@ def compare(storage: Storage, rows: Rows, counts: Sequence[int], rounds: int) ->
 
 
 def table(found: Sequence[Comparison], counts: Sequence[int]) -> Table:
-    """A row for each way to store rows."""
+    """Return a table with a row for each way to store rows."""
     header = ["storage", "library"]
     for n in counts:
         threads = f"{n} thread{'s' if n > 1 else ''}"

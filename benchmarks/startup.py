@@ -24,7 +24,7 @@ GaussianMixture(2, random_state=0).fit(rows)
 
 
 def seconds(code: str, cache: str) -> float:
-    """Wall time of a Python process that runs some code."""
+    """Return the wall time of a Python process that runs some code."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

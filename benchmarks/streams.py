@@ -1,12 +1,12 @@
-"""Rows that are learned as they come: how fast, how well, and what happens when they change.
+"""Learning from a stream: speed, accuracy, and the response to a change.
 
 ``python -m benchmarks.streams [--rows 1e6] [--stationary 1e7] [--seeds 10] [--small] [--save]``
 
-Speed is that of ``partial_fit``, batch by batch, beside the E-step alone on one thread, beside
-scikit-learn's MiniBatchKMeans, its GaussianMixture fitted anew to each batch from where it was, and
-river's KMeans if it is installed (``pip install -e '.[benchmarks]'``). What is learned is scored on
-rows held out, beside a batch fit to all rows; after a change, beside the mixture that the new rows
-are drawn from.
+Speed is that of ``partial_fit``, batch by batch. It is compared with the E-step alone on one
+thread, scikit-learn's MiniBatchKMeans, its GaussianMixture fitted again to each batch from the
+previous parameters, and river's KMeans if it is installed (``pip install -e '.[benchmarks]'``).
+Models are scored on held-out rows, and compared with a batch fit to all rows; after a change, with
+the mixture from which the new rows are drawn.
 """
 
 import argparse
@@ -38,38 +38,38 @@ Learn = Callable[[Rows], Any]
 
 _HELD_OUT = 100_000
 _SEPARATION, _N_COMPONENTS, _N_FEATURES = 2.0, 16, 8
-# A way of learning is timed for about so long, in segments of which the best counts.
+# Approximate seconds of timing for each way of learning, and seconds of a segment; the best counts.
 _SECONDS, _SEGMENT = 1.5, 0.05
-# Rows that all have learned before time is taken, and those of the first search among them.
+# Rows that are learned before timing, and rows of the first search among them.
 _WARM_UP, _INIT_SIZE = 100_000, 1 << 14
 
 
 def shuffled(mixture: Parameters, n_rows: int, seed: int) -> Rows:
-    """Rows of a mixture in random order."""
+    """Return rows of a mixture in random order."""
     random = np.random.default_rng(seed)
     rows, _ = draw(mixture, n_rows, random)
     return rows[random.permutation(n_rows)]
 
 
 def batches(rows: Rows, size: int) -> Iterator[Rows]:
-    """The rows, so many at a time."""
+    """Yield the rows in batches of a size."""
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def learned(model: OnlineGaussianMixture, rows: Rows, size: int) -> OnlineGaussianMixture:
-    """The model after the rows."""
+    """Return the model after it has learned the rows."""
     for batch in batches(rows, size):
         model.partial_fit(batch)
     return model
 
 
 def mean_score(mixture: Parameters, rows: Rows) -> float:
-    """Of the mixture that rows are from."""
+    """Return the mean score of rows under a mixture."""
     return EStep.prepare(mixture, Frame.of(mixture)).statistics(rows).mean_log_likelihood
 
 
 def seconds_a_batch(learn: Learn, rows: Rows, size: int) -> float:
-    """Of the fastest of some segments of a stream, learned batch by batch."""
+    """Return the seconds per batch of the fastest segment of a stream."""
     stream = iter(())  # type: Iterator[Rows]
     best, begin = np.inf, time.perf_counter()
     while np.isinf(best) or time.perf_counter() - begin < _SECONDS:
@@ -86,7 +86,7 @@ def seconds_a_batch(learn: Learn, rows: Rows, size: int) -> float:
 
 
 def ways(rows: Rows, n_components: int, size: int) -> dict[str, Learn]:
-    """What learns a batch, by name; none has more to do at its first batch than at others."""
+    """Return functions that learn a batch, by name, after their first batches."""
     online = OnlineGaussianMixture(n_components, init_size=_INIT_SIZE, random_state=0)
     online.partial_fit(rows[:_WARM_UP])
     parameters = online.fitted_model_.parameters
@@ -115,7 +115,7 @@ def ways(rows: Rows, n_components: int, size: int) -> dict[str, Learn]:
 
 
 def speed(shapes: Sequence[tuple[int, int]], sizes: Sequence[int]) -> Table:
-    """A row for each shape and size of batches."""
+    """Return a table with a row for each shape and size of batches."""
     names = list(ways(shuffled(planted_mixture(2, 2), 2 * _WARM_UP, 0), 2, 1000))
     cells = []
     for n_features, n_components in shapes:
@@ -130,7 +130,7 @@ def speed(shapes: Sequence[tuple[int, int]], sizes: Sequence[int]) -> Table:
             cells.append([str(n_features), str(n_components), f"{size:,}", call, part, *rates])
     header = ["features", "components", "rows a batch", "µs a batch", "of the E-step's rate"]
     header += [f"{name}, rows/s" for name in names]
-    caption = "One thread; full covariances; after the searches at the beginning of a stream."
+    caption = "One thread, full covariances, after the searches at the beginning of a stream."
     if importlib.util.find_spec("river"):
         caption += f" river {version('river')}."
     else:
@@ -139,7 +139,7 @@ def speed(shapes: Sequence[tuple[int, int]], sizes: Sequence[int]) -> Table:
 
 
 def distances(n_rows: int, n_seeds: int) -> Table:
-    """How far one pass and two are from a batch fit of all rows, seed by seed."""
+    """Return a table of the distance of one and two passes from a batch fit, for each seed."""
     mixture = Planted(_SEPARATION, _N_COMPONENTS, _N_FEATURES).mixture
     held_out = shuffled(mixture, _HELD_OUT, 10_000)
     cells = []
@@ -164,7 +164,7 @@ def distances(n_rows: int, n_seeds: int) -> Table:
 
 
 def batch_sizes(n_rows: int, sizes: Sequence[int]) -> Table:
-    """The same rows, cut in other ways."""
+    """Return a table of the same rows in batches of several sizes."""
     mixture = Planted(_SEPARATION, _N_COMPONENTS, _N_FEATURES).mixture
     held_out, rows = shuffled(mixture, _HELD_OUT, 10_000), shuffled(mixture, n_rows, 0)
     best = GaussianMixture(_N_COMPONENTS, random_state=0, tol=1e-6).fit(rows).score(held_out)
@@ -180,7 +180,7 @@ def batch_sizes(n_rows: int, sizes: Sequence[int]) -> Table:
 
 
 def recovery(half_lives: Sequence[int]) -> Table:
-    """What a change does: how soon it is told, and how far the model is from the new optimum."""
+    """Return a table on changes: delay of the report, and distance from the new optimum."""
     before = Planted(_SEPARATION, _N_COMPONENTS, _N_FEATURES).mixture
     changes = {
         "all means elsewhere": before.means[::-1] * np.resize([1.0, -1.0], _N_FEATURES),
@@ -205,11 +205,11 @@ def recovery(half_lives: Sequence[int]) -> Table:
             cells.append([name, f"{half_life:,}", alarm, *found])
     header = ["change", "half-life h, rows", "told after, h"]
     header += [f"short of the new optimum after {part} h" for part in range(1, 6)]
-    return Table(header, cells, "Nats per row, beside the mixture that rows are drawn from.")
+    return Table(header, cells, "Nats per row, compared with the mixture of the rows.")
 
 
 def alarms(n_rows: int, half_lives: Sequence[int | None]) -> Table:
-    """Changes told of a stream that does not change."""
+    """Return a table of changes that are reported in a stream that does not change."""
     step, cells = 100_000, []
     for shape in ("gaussian", "student"):
         population = Planted(_SEPARATION, 8, 4, shape=shape)  # type: ignore[arg-type]
@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="few rows")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
-    # A refit ends where it ends.
+    # A refit may end without convergence.
     warnings.simplefilter("ignore", ConvergenceWarning)
     if options.small:
         tables = [

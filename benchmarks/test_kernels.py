@@ -1,4 +1,4 @@
-"""Kernels on one chunk, on one thread: numbers to follow over time.
+"""Kernels on one chunk, on one thread: timings to compare over time.
 
 ``python -m pytest benchmarks --benchmark-only [--benchmark-autosave] [--benchmark-compare]``
 

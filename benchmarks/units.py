@@ -1,10 +1,10 @@
-"""Columns in units of their own: is a mixture found as well as in standardised columns.
+"""Columns in different units: compare mixtures with those of standardised columns.
 
 ``python -m benchmarks.units [--small] [--save]``
 
-Each example is drawn from classes that are known, in the units in which such data are kept. A
-mixture is fitted as it is by default, with one ridge for all columns, and to standardised columns.
-What each fit finds is compared with the classes: 1 is perfect agreement, 0 is that of chance.
+Each example is drawn from known classes, in the usual units of such data. Mixtures are fitted with
+default settings, with one ridge for all columns, and to standardised columns. The components are
+compared with the classes: 1 is perfect agreement, and 0 is agreement by chance.
 """
 
 import argparse
@@ -50,13 +50,13 @@ class Example:
         return standardised
 
     def agreement(self, model: GaussianMixture, rows: Rows) -> float:
-        """Return the adjusted Rand index of a fit to some form of the rows."""
+        """Return the adjusted Rand index of a fit to the given rows."""
         found = model.set_params(n_components=self.n_classes).fit(rows).predict(rows)
         return float(adjusted_rand_score(self.labels, found))
 
 
 def moisture_flux(seed: int = 0, n: int = 8000) -> Example:
-    """Temperature in K, and a flux in kg m⁻² s⁻¹ of variance 3e-9, which tells two classes."""
+    """Return temperature in K, and a flux in kg m⁻² s⁻¹ of variance 3e-9 with two classes."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, n)
     flux = np.where(labels, 1e-4, 0.0) + rng.normal(scale=2e-5, size=n)
@@ -64,22 +64,22 @@ def moisture_flux(seed: int = 0, n: int = 8000) -> Example:
 
 
 def particles(seed: int = 1) -> Example:
-    """Lengths of nanoparticles in metres."""
+    """Return lengths of nanoparticles in metres."""
     return _classes(seed, 3, [3e-9, 1e-8, 2e-9], [2e-8, 5e-8, 2e-8])
 
 
 def mole_fractions(seed: int = 2) -> Example:
-    """Trace gases as mole fractions."""
+    """Return trace gases as mole fractions."""
     return _classes(seed, 5, [1e-5, 4e-8, 2e-9, 1e-2], [4e-4, 1.9e-6, 3.3e-7, 2e-2])
 
 
 def weather(seed: int = 3) -> Example:
-    """Longitude in degrees, temperature in K, specific humidity in kg per kg."""
+    """Return longitude in degrees, temperature in K, and specific humidity in kg per kg."""
     return _classes(seed, 4, [60.0, 12.0, 1e-3], [0.0, 280.0, 5e-3])
 
 
 def companies(seed: int = 4) -> Example:
-    """Turnover in billions, written out, beside a rate of interest and a share."""
+    """Return turnover in units of money, a rate of interest, and a share."""
     return _classes(seed, 4, [1e9, 0.05, 1e-3], [3e9, 0.2, 0.0])
 
 

@@ -1,11 +1,12 @@
-"""Models in files that continue learning: what an update costs, and what it keeps in memory.
+"""Updates of models in files: their cost, and the memory that they keep.
 
 ``python -m benchmarks.updates [--rows 1e5,1e6,1e7] [--stream 1e8] [--small] [--save]``
 
-An update loads the model, learns, and has it on the disk again before it returns; it stands beside
-``partial_fit`` alone. An array that has grown by a hundredth is learned by an update, and beside it
-fitted anew; seconds are those of the calls, and those of the two commands, which start a process.
-A stream is drawn, learned batch by batch and never kept; resident memory is that of the process.
+An update loads the model, learns, and saves the model on the disk before it returns. It is compared
+with ``partial_fit`` alone. An array that has grown by a hundredth is learned by an update, and is
+also fitted again. Seconds are those of the calls, and those of the two commands, which start a
+process. A stream is drawn, learned batch by batch and not kept; resident memory is that of the
+process.
 """
 
 import argparse
@@ -34,21 +35,21 @@ from streamgmm.sources.zarr import ZarrSource
 _N_FEATURES, _N_COMPONENTS = 8, 16
 _CHUNK_ROWS = 65_536
 _CALLS, _TIMES = 50, 5
-# Ids that a ledger remembers.
+# Number of ids that a ledger remembers.
 _KNOWN = 1024
-# Resident memory that may come and go between two looks.
+# Resident memory that may vary between two measurements.
 _SLACK = 16 << 20
 
 
 def seconds_of(call: Callable[..., object], *arguments: Any, **options: Any) -> float:
-    """Of one call."""
+    """Return the seconds of one call."""
     start = time.perf_counter()
     call(*arguments, **options)
     return time.perf_counter() - start
 
 
 def durable(folder: Path, sizes: list[int], n_known: int) -> Table:
-    """What an update takes, with few ids in the ledger and with as many as it remembers."""
+    """Return a table on updates, with few ids in the ledger and with the largest number."""
     model = folder / "model.gmm"
     rows = shuffled(planted_mixture(_N_FEATURES, _N_COMPONENTS), 100_000 + max(sizes), 0)
     online = OnlineGaussianMixture(_N_COMPONENTS, random_state=0).partial_fit(rows[:100_000])
@@ -68,7 +69,7 @@ def durable(folder: Path, sizes: list[int], n_known: int) -> Table:
             known = len(online_ledger(model))
             kilobytes = f"{model.stat().st_size / 1e3:.0f}"
             found.append([f"{size:,}", f"{known:,}", *times, kilobytes])
-        # A save over what updates have learned would be refused.
+        # Saving over a model that updates have changed would be refused.
         model.unlink()
         online.save(model)
     header = ["rows a batch", "ids known", "partial_fit alone, ms", "update with durable write, ms"]
@@ -78,7 +79,7 @@ def durable(folder: Path, sizes: list[int], n_known: int) -> Table:
 
 
 def online_ledger(model: Path) -> Any:
-    """The ids that the file of a model knows."""
+    """Return the ledger in the file of a model."""
     loaded = streamgmm.load(model)
     assert isinstance(loaded, OnlineGaussianMixture)
     return loaded.state_.ledger.batches.entries
@@ -86,7 +87,7 @@ def online_ledger(model: Path) -> Any:
 
 @contextmanager
 def counted_rows() -> Iterator[list[int]]:
-    """Rows that are read of Zarr arrays, chunk by chunk."""
+    """Yield a list to which each read of a Zarr chunk adds its number of rows."""
     counts: list[int] = []
     read = ZarrSource.read
 
@@ -103,13 +104,13 @@ def counted_rows() -> Iterator[list[int]]:
 
 
 def command_seconds(*words: object) -> float:
-    """Of a command, with the start of its process."""
+    """Return the seconds of a command, with the start of its process."""
     command = [sys.executable, "-m", "streamgmm", *map(str, words)]
     return seconds_of(subprocess.run, command, check=True, capture_output=True)
 
 
 def appending(folder: Path, sizes: list[int]) -> Table:
-    """Learning the last hundredth of an array, beside a fit to all of it."""
+    """Return a table on learning the last hundredth of an array, and on a fit to all of it."""
     found = []
     for n_rows in sizes:
         path, model = folder / f"{n_rows}.zarr", folder / f"{n_rows}.gmm"
@@ -161,12 +162,12 @@ def appending(folder: Path, sizes: list[int]) -> Table:
 
 
 def resident(n_rows: int, batch_rows: int = 100_000) -> Table:
-    """Memory after a hundredth of a stream, a tenth of it, and all.
+    """Return a table of memory after a hundredth of a stream, a tenth, and all of it.
 
     Raises
     ------
     AssertionError
-        If it has grown.
+        If the memory has grown.
     """
     mixture = planted_mixture(2, 2)
     source = GeneratedSource(mixture, n_rows, chunk_rows=batch_rows)

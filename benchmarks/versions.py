@@ -1,11 +1,11 @@
-"""Operations of this version beside another one, in alternating pairs.
+"""Operations of this version compared with another one, in alternating pairs.
 
 ``python -m benchmarks.versions CHECKOUT [--pairs 15] [--only NAME] [--small] [--save]``
 
 CHECKOUT is the folder of the other version's files; ``git worktree add --detach CHECKOUT COMMIT``
-makes one. Each version has a process of its own. It prepares an operation once and then repeats it;
-the two processes take turns. A ratio is this version's seconds over the other's in one pair. The
-table shows the median ratio and a 95 % interval of the median, from order statistics.
+makes one. Each version runs in its own process, which prepares an operation once and then repeats
+it. The two processes take turns. A ratio is this version's seconds over the other's in one pair.
+The table shows the median ratio and a 95 % interval of the median, from order statistics.
 
 An operation that takes little time is repeated within its turn. A pass is that of one thread over
 rows in memory.
@@ -30,7 +30,7 @@ from scipy.stats import binom
 _ROOT = Path(__file__).parent.parent
 _LEVEL = 0.95
 _STRUCTURES = ("full", "tied", "diag", "spherical")
-# Cheap operations: seconds that a turn takes at least.
+# Least seconds of a turn of a short operation.
 _LEAST_SECONDS = 0.05
 
 
@@ -117,7 +117,7 @@ def _predict(folder: Path, name: str) -> Callable[[], object]:
 
 
 def _operations(folder: Path) -> dict[str, Callable[[], Callable[[], object]]]:
-    """Return what prepares each operation, by its name."""
+    """Return the functions that prepare operations, by name."""
     passes = {
         f"pass {kind} {dtype}": lambda kind=kind, dtype=dtype: _pass(kind, dtype)
         for kind in _STRUCTURES
@@ -136,7 +136,7 @@ def _operations(folder: Path) -> dict[str, Callable[[], Callable[[], object]]]:
 
 
 def work(name: str) -> None:
-    """Prepare an operation, then make it each time that a line comes, and print the seconds."""
+    """Prepare an operation, run it for each line of input, and print the seconds."""
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         run = _operations(Path(folder))[name]()
@@ -154,7 +154,7 @@ def work(name: str) -> None:
 
 
 class _Version:
-    """A process that makes an operation of one version."""
+    """A process that runs an operation of one version."""
 
     def __init__(self, checkout: Path, name: str) -> None:
         own = Path(__file__).resolve()
@@ -179,7 +179,7 @@ class _Version:
         return json.loads(line)
 
     def seconds(self, n_times: int) -> float:
-        """Return what the operation takes, the mean of some times."""
+        """Return the mean seconds of some runs of the operation."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{n_times}\n")
         self._process.stdin.flush()
@@ -224,7 +224,7 @@ def main() -> None:
         return
     from benchmarks.reporting import Table, report
 
-    # Small: this version beside itself.
+    # With --small this version is compared with itself.
     other = _ROOT if options.small else options.checkout.resolve()
     pairs = 1 if options.small else options.pairs
     names = [name for name in _operations(Path()) if name.startswith(options.only)]

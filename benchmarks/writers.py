@@ -1,13 +1,13 @@
-"""Processes that write the file of one model at once, and some that are killed.
+"""Concurrent writers of the file of one model; some of them are killed.
 
 ``python -m benchmarks.writers [--seconds 60] [--kills 20] [--seed 0] [--small] [--save]``
 
-Six processes work on one file, which is the model of a checkpoint too: three update it with batches
-of their own, two load it, learn a row and save it, and one writes over it: with the fit that the
-checkpoint belongs to, with a new fit, and with ``streamgmm fit -o``. Now and then one of them is
-killed (SIGKILL) and another takes its place. Each notes what it was told to have written, after it
-was told so. In the end the file must hold all of that: each batch is in the ledger, and the number
-of rows is that of the batches and of the saves.
+Six processes work on one file, which is also the model of a checkpoint. Three update it with their
+own batches, two load it, learn a row and save it, and one overwrites it: with the fit of the
+checkpoint, with a new fit, and with ``streamgmm fit -o``. At times one of them is killed (SIGKILL)
+and another takes its role. Each process records a write after the call has returned. At the end the
+file must contain all recorded writes: each batch is in the ledger, and the number of rows is that
+of the batches and of the saves.
 """
 
 import argparse
@@ -34,13 +34,13 @@ _UPDATERS, _SAVERS = 3, 2
 
 
 class Writer:
-    """What a process does until it is killed, or the time is over.
+    """The work of a process until it is killed, or the time is over.
 
     Parameters
     ----------
     folder : Path
     number : int
-        Of the process.
+        Number of the process.
     """
 
     def __init__(self, folder: Path, number: int) -> None:
@@ -56,9 +56,9 @@ class Writer:
         )
 
     def work(self, attempt: Callable[[str], None], deadline: float) -> None:
-        """Attempt to write again and again, and note how that ended."""
+        """Attempt to write repeatedly, and record how each attempt ended."""
         while time.monotonic() < deadline:
-            # Ids have to rise in the long run, as the lowest of many are forgotten.
+            # Ids have to increase in the long run, because a ledger forgets the lowest ids.
             name = f"{time.monotonic_ns()}-{self.number}"
             self.note("begun", name)
             try:
@@ -69,23 +69,23 @@ class Writer:
                 self.note("written", name)
 
     def note(self, what: str, name: str) -> None:
-        """Write a line that outlives the process."""
+        """Write a line to a file, which remains when the process is killed."""
         with (self.folder / f"{self.number}.log").open("a") as log:
             log.write(f"{what} {name}\n")
 
     def update(self, name: str) -> None:
-        """Learn a batch that nobody else has."""
+        """Learn a batch that no other process has."""
         rows = self.random.normal(size=(_BATCH_ROWS, _N_FEATURES))
         streamgmm.update(self.model, rows, batch_id=name)
 
     def save(self, name: str) -> None:
-        """Learn a row in memory, and save the model where it was."""
+        """Learn a row in memory, and save the model to its file."""
         model = streamgmm.load(self.model)
         model.partial_fit(self.random.normal(size=(1, _N_FEATURES)))
         model.save(self.model)
 
     def overwrite(self, name: str) -> None:
-        """Write a model that knows nothing of what the file holds."""
+        """Write a model that has not learned the data of the model in the file."""
         next(self.overwrites)()
 
 
@@ -106,17 +106,17 @@ def batch_model(**settings: object) -> streamgmm.GaussianMixture:
 
 
 def checkpointed(folder: Path, resume: bool = False) -> None:
-    """Make the fit that the checkpoint belongs to."""
+    """Run the fit of the checkpoint."""
     batch_model(checkpoint=folder / "checkpoint").fit(rows_of_fit(), resume=resume)
 
 
 def mixed_writers(folder: Path, seconds: float, n_kills: int, seed: int) -> Counter[str]:
-    """Return how often writers began, wrote and were refused, after checking what the file holds.
+    """Return how often writers began, wrote and were refused, after checking the file.
 
     Raises
     ------
     AssertionError
-        If the file lacks something that a writer was told to have written.
+        If the file lacks a recorded write.
     """
     np.save(folder / "rows.npy", rows_of_fit())
     checkpointed(folder)
@@ -146,7 +146,7 @@ def mixed_writers(folder: Path, seconds: float, n_kills: int, seed: int) -> Coun
         kind_of[n_started] = role
     for _, child in children:
         assert exit_code(child) == 0
-    # Of what was begun and neither written nor refused, nobody was told.
+    # The result of an attempt that was neither written nor refused is unknown.
     outcome = {kind: lines_of(folder, kind_of, kind) for kind in ("begun", "written", "refused")}
     found = streamgmm.load(model)
     batches = {name: role for name, role in outcome["written"].items() if role == "update"}
@@ -166,7 +166,7 @@ def mixed_writers(folder: Path, seconds: float, n_kills: int, seed: int) -> Coun
 
 
 def lines_of(folder: Path, kind_of: dict[int, str], kind: str) -> dict[str, str]:
-    """Names of attempts that ended in one way, and the role of their processes."""
+    """Return names of attempts that ended in one way, and the roles of their processes."""
     found = {}
     for number, role in kind_of.items():
         log = folder / f"{number}.log"

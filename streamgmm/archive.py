@@ -1,7 +1,7 @@
-"""Read archives of arrays that anyone may have made: each read is bounded by what is declared.
+"""Read untrusted archives of arrays: the declared sizes bound each read.
 
 An archive is a zip file of ``.npy`` members, as :func:`numpy.savez` writes it. Names, types, shapes
-and sizes of all members are known, and can be refused, before the values of any array are read.
+and sizes of all members can be checked before the values of any array are read.
 Pickled objects are never read.
 """
 
@@ -22,17 +22,17 @@ from streamgmm.errors import ModelFileError
 _SUFFIX = ".npy"
 # Version 1.0 of the .npy format.
 _MAGIC = b"\x93NUMPY\x01\x00"
-# What NumPy writes of booleans, integers and floats in this version. Lengths are below 2^63.
+# Type descriptions that NumPy writes for booleans, integers and floats. Lengths are below 2^63.
 _DESCRIPTION = re.compile(
     rb"\{'descr': '([<>|][biuf]\d{1,2})', 'fortran_order': (True|False), "
     rb"'shape': \(((?:\d{1,18}(?:, ?|(?=\))))*)\), \} *\n"
 )
-# Bytes that are read at once. The list of all members has to be shorter, too.
+# Number of bytes that are read at once. The list of all members must be shorter, too.
 _READ_BYTES = 1 << 19
-# Others can expand a few bytes without a bound.
+# Other methods can expand a few bytes without a bound.
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# Arrays may take so many times as many bytes as the archive, and so many more: parameters and
-# statistics do not compress well.
+# Arrays may take this multiple of the bytes of the archive, plus this number of bytes: parameters
+# and statistics do not compress well.
 _MOST_TIMES, _MOST_BYTES = 100, 64 << 20
 
 
@@ -70,14 +70,14 @@ class Archive:
     Parameters
     ----------
     file : binary file
-        Open for reading, and able to seek; it stays open.
+        A seekable file, open for reading; it stays open.
     name : str
         The name of the file in messages.
 
     Raises
     ------
     ModelFileError
-        If it is no archive of arrays, is damaged, or declares more than such an archive can hold.
+        If the file is no archive of arrays, is damaged, or declares more data than it can hold.
     """
 
     def __init__(self, file: IO[bytes], name: str) -> None:
@@ -131,7 +131,7 @@ class Archive:
                 part = view[start : start + _READ_BYTES]
                 if _fill(part, member.values) < len(part):
                     raise EOFError(f"{name} is shorter than its header says")
-            # The checksum is compared at the end.
+            # The zip reader compares the checksum at the end of the member.
             if member.values.read(1):
                 raise ValueError(f"{name} is longer than its header says")
         if member.is_fortran:
@@ -140,7 +140,7 @@ class Archive:
 
 
 class _BoundedFile:
-    """A file of which no more than a bounded number of bytes is read at once."""
+    """A file that bounds the number of bytes of one read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -161,7 +161,8 @@ def _open(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
     Raises
     ------
     ValueError
-        If it holds anything but real numbers, or has another size than it declares.
+        If the member holds other values than real numbers, or its size differs from the declared
+        one.
     """
     if info.compress_type not in _COMPRESSIONS:
         raise ValueError(f"{info.filename[:80]!r} is compressed in an unknown way")
@@ -180,7 +181,7 @@ def _open(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
 
 
 def _fill(part: memoryview, file: IO[bytes]) -> int:
-    """Fill memory from a file, as far as there are bytes, and return their number."""
+    """Fill memory from a file up to its end, and return the number of bytes."""
     n_filled = 0
     while n_filled < len(part):
         content = file.read(len(part) - n_filled)
@@ -193,7 +194,7 @@ def _fill(part: memoryview, file: IO[bytes]) -> int:
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Raise what goes wrong in an archive as an error that says what to do."""
+    """Raise errors of an archive as errors that say what to do."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - raised again, with what to do

@@ -1,8 +1,9 @@
-"""What a model in a file has learned, so that nothing is learned twice.
+"""The ledger of a model: it records learned data, so that nothing is learned twice.
 
-A ledger knows batches by their ids, and files and arrays by their names with how far they have been
-read. It is saved with the model, in the same write. It does not grow for ever: of many names the
-lowest are forgotten, and from then on what is not above them counts as learned.
+A ledger records batches by their ids, and files and arrays by their names with the number of
+learned rows. It is saved with the model, in the same write. Its size is bounded: if there are many
+names, the lowest ones are forgotten, and every name up to the highest forgotten one counts as
+learned.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,9 +13,9 @@ from typing import Any, Generic, Self, TypeVar
 from streamgmm.model_files import has_updates
 from streamgmm.sources.files import natural_order
 
-# Names that are remembered, at most.
+# Largest number of names that are remembered.
 _MOST_NAMES = 1024
-# Of older ledgers and of those that are written now.
+# Lengths of stamps in older and in present ledgers.
 _STAMP_LENGTHS = (2, 4)
 
 V = TypeVar("V")
@@ -22,14 +23,14 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Register(Generic[V]):
-    """Values by name, of which those of the highest names are remembered.
+    """Values by name; only the highest names are remembered.
 
     Attributes
     ----------
     entries : dict of str to value
-        By the order of their names.
+        Values in the order of their names.
     watermark : str or None
-        The highest name that was forgotten; None if none was.
+        The highest forgotten name; None if no name was forgotten.
     """
 
     entries: Mapping[str, V] = field(default_factory=dict)
@@ -40,13 +41,13 @@ class Register(Generic[V]):
         return self.entries.get(name)
 
     def is_below(self, name: str) -> bool:
-        """Return whether a name that is not remembered may be one that was forgotten."""
+        """Return whether a name is not remembered, but may have been forgotten."""
         if self.watermark is None or name in self.entries:
             return False
         return natural_order(name) <= natural_order(self.watermark)
 
     def put(self, name: str, value: V) -> "Register[V]":
-        """With a value more, or another one."""
+        """Return the register with a new or changed value."""
         entries = {**self.entries, name: value}
         highest = next(reversed([*self.entries]), name)
         if natural_order(name) < natural_order(highest):
@@ -58,13 +59,13 @@ class Register(Generic[V]):
         return Register(entries, lowest)
 
     def to_header(self, plain: Callable[[V], Any]) -> dict[str, Any]:
-        """As JSON can say it, if it can say what is made of the values."""
+        """Return the register as JSON values; ``plain`` turns each value into one."""
         entries = {name: plain(value) for name, value in self.entries.items()}
         return {"entries": entries, "watermark": self.watermark}
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any], value: Callable[[Any], V]) -> Self:
-        """Return what :meth:`to_header` made a part of a header of.
+        """Return the register from the result of :meth:`to_header`.
 
         Raises
         ------
@@ -78,7 +79,7 @@ class Register(Generic[V]):
 
 @dataclass(frozen=True)
 class Position:
-    """How far a file or array has been learned.
+    """The learned part of a file or array.
 
     Attributes
     ----------
@@ -86,11 +87,10 @@ class Position:
     latest : str
         Digest of the last few of these rows.
     content : str or None
-        Digest of all of them, of a file that is learned as one of several; None of what may grow.
+        Digest of all rows, for a file that is learned as one of several; None if it may grow.
     stamp : tuple of int, or None
-        Of such a file, when all of it has been learned: its size, the time of its content, the
-        time of the last change of anything, its number in the file system. Older ledgers have
-        the first two.
+        For a completely learned file of this kind: size, modification time, time of the last change
+        of its metadata, and number in the file system. Older ledgers have the first two.
     """
 
     n_rows: int
@@ -100,21 +100,21 @@ class Position:
 
     @property
     def may_grow(self) -> bool:
-        """Whether rows that are appended are new."""
+        """Whether appended rows count as new."""
         return self.content is None
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether it is a file of which the first pieces have been learned."""
+        """Whether only the first pieces of the file have been learned."""
         return self.content is not None and self.stamp is None
 
     def has_stamp(self, stamp: tuple[int, ...]) -> bool:
-        """Return whether a file is as it was, by as much as is known of it."""
+        """Return whether a file is unchanged, by the recorded part of its stamp."""
         return self.stamp is not None and stamp[: len(self.stamp)] == self.stamp
 
     @classmethod
     def from_header(cls, values: Any) -> Self:
-        """Return what ``astuple`` made plain values of."""
+        """Return the position from the result of ``astuple``."""
         n_rows, latest, content, stamp = values
         if stamp is not None:
             if len(stamp) not in _STAMP_LENGTHS:
@@ -133,10 +133,10 @@ class Ledger:
     Attributes
     ----------
     batches : Register of str
-        Digests of what they held.
+        Digests of their content.
     folders : Register of Register of Position
     has_updates : bool
-        Whether updates have learned anything, which need not have a name.
+        Whether updates have learned data, with or without a name.
     """
 
     batches: Register[str] = field(default_factory=Register)
@@ -144,7 +144,7 @@ class Ledger:
     has_updates: bool = False
 
     def with_batch(self, batch_id: str, digest: str) -> "Ledger":
-        """Return the state after a batch more."""
+        """Return the ledger after one more batch."""
         return replace(self, batches=self.batches.put(batch_id, digest))
 
     def files_in(self, folder: str) -> Register[Position]:
@@ -152,12 +152,12 @@ class Ledger:
         return self.folders.get(folder) or Register()
 
     def with_position(self, folder: str, name: str, position: Position) -> "Ledger":
-        """Return the state after more rows of a file or array."""
+        """Return the ledger after more rows of a file or array."""
         files = self.files_in(folder).put(name, position)
         return replace(self, folders=self.folders.put(folder, files))
 
     def to_header(self) -> dict[str, Any]:
-        """As a part of a header."""
+        """Return the ledger as JSON values."""
         return {
             "batches": self.batches.to_header(str),
             "folders": self.folders.to_header(lambda files: files.to_header(astuple)),
@@ -166,12 +166,12 @@ class Ledger:
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any]) -> Self:
-        """Return what :meth:`to_header` made a part of a header of.
+        """Return the ledger from the result of :meth:`to_header`.
 
         Raises
         ------
         ValueError
-            If it is not.
+            If the header is not such a result.
         """
         try:
             batches = Register.from_header(header["batches"], _text)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What a file system without locks answers.
+# Errors of a file system without locks.
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 # Seconds between two attempts to take a lock that another process holds.
 _PAUSE = 0.002
@@ -18,8 +18,8 @@ _PAUSE = 0.002
 def locked(path: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold a lock while the block runs.
 
-    The lock is an advisory lock (flock) on a file that exists only while somebody holds or wants
-    the lock. The lock ends with its process, however that ends.
+    The lock is an advisory lock (flock) on a file that exists only while a process holds or waits
+    for the lock. The lock ends with its process, even if this is killed.
 
     Parameters
     ----------
@@ -43,7 +43,8 @@ def locked(path: Path, patience: float = 0.0) -> Iterator[None]:
     try:
         yield
     finally:
-        # The name goes before the lock: whoever waits with this file open finds that it has none.
+        # The file is removed before the lock is released. A process that waits with this file open
+        # finds that the file has no name.
         if _has_name(descriptor, path):
             path.unlink()
         # A forked process shares the lock, so closing the descriptor would not release it.
@@ -52,7 +53,7 @@ def locked(path: Path, patience: float = 0.0) -> Iterator[None]:
 
 
 def _attempt(path: Path) -> int | None:
-    """Return the descriptor of the locked file; None if somebody else has it or just had it."""
+    """Return the descriptor of the locked file; None if another holder has it or just had it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,7 +77,7 @@ def _attempt(path: Path) -> int | None:
 
 
 def _has_name(descriptor: int, path: Path) -> bool:
-    """Return whether the file that is open is the one at the path."""
+    """Return whether the open file is the one at the path."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat(follow_symlinks=False))
     except FileNotFoundError:

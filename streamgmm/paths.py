@@ -1,4 +1,4 @@
-"""Local paths: what cannot be one, and why there is nothing at a path."""
+"""Local paths: refuse values that are not paths, and explain why a path cannot be opened."""
 
 import os
 import stat
@@ -11,21 +11,21 @@ from streamgmm.errors import OutputError, ParameterError, StreamGMMError
 
 
 def local_path(path: object, error: type[StreamGMMError], purpose: str) -> Path:
-    """Return the path of a local file or folder, or refuse what cannot be one.
+    """Return the path of a local file or folder; refuse values that are not local paths.
 
     Parameters
     ----------
     path : object
-        What a caller gave as a path.
+        Value that a caller gave as a path.
     error : type
-        What is raised for text that is no local path.
+        Type of the error for text that is not a local path.
     purpose : str
-        What the file is for, in the plural, such as "model files".
+        Purpose of the file, in the plural, such as "model files".
 
     Raises
     ------
     ParameterError
-        If it is neither text nor path-like.
+        If the value is neither text nor path-like.
     """
     if not isinstance(path, str | os.PathLike) or isinstance(text := os.fspath(path), bytes):
         raise ParameterError(f"{path!r} is not a path; give the path of a file as text")
@@ -47,7 +47,7 @@ def open_regular(path: Path) -> BinaryIO:
     Raises
     ------
     OSError
-        If it is not a regular file, or cannot be opened.
+        If the file is not regular, or cannot be opened.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
@@ -73,7 +73,7 @@ def refuse_special(path: Path) -> None:
 
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
-    """Raise an error of the file system as one that names the file that is written.
+    """Raise errors of the file system as errors that name the file being written.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def writing(target: Path) -> Iterator[None]:
 
 
 def why_absent(path: Path) -> str | None:
-    """Return why nothing can be opened at a local path, and the way out; None if it is there."""
+    """Return why a local path cannot be opened, and what to do; None if it can be."""
     text = str(path)
     if "\0" in text:
         return f"{text!r} cannot be a path: it holds a NUL character; remove it"

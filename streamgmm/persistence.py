@@ -1,7 +1,7 @@
 """Models and results on disk: npz archives of arrays and one JSON header, without pickle.
 
-The header says what wrote the file and in which version of the format; a file is written beside
-its final name and takes it when it is whole.
+The header names the writer of the file and the version of the format. A file is written beside its
+final name, and gets this name when it is complete.
 """
 
 import contextlib
@@ -45,13 +45,13 @@ VERSION = 1
 #: Suffix of a file that is being written beside its final name.
 UNFINISHED = ".part"
 _HEADER, _DIGEST = "header", "digest"
-# Entries of a header that the digest does not cover.
+# Entries of a header that are not in the digest.
 _NOT_COVERED = ("format", "version", "settings", _DIGEST)
-# Bounds on a header: its bytes, how deeply it is nested, and the memory of its objects, which is
+# Bounds on a header: its bytes, its depth of nesting, and the memory of its objects, which is
 # estimated from the number of entries.
 _LONGEST_HEADER, _DEEPEST = 64 << 20, 32
 _BYTES_PER_ENTRY, _MOST_BYTES, _MOST_TIMES = 128, 32 << 20, 2
-#: Content of the wrong kind raises these where it is decoded.
+#: Errors that decoding raises for content of the wrong kind.
 WRONG_CONTENT = (
     ArithmeticError,
     AttributeError,
@@ -60,23 +60,23 @@ WRONG_CONTENT = (
     TypeError,
     ValueError,
 )
-# Bytes of a name to which more is added for a file beside it; most file systems take 255.
+# Longest name, in bytes, that is extended for a file beside it; most file systems allow 255.
 _LONGEST_STEM = 200
 
 V = TypeVar("V")
 
-#: Refuses a header and the arrays that a file declares, before any array is read.
+#: Function that refuses a header and declared arrays, before any array is read.
 Check = Callable[[Mapping[str, Any], Mapping[str, Declared]], None]
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a file holds.
+    """The content of a file.
 
     Attributes
     ----------
     header : dict
-        Whatever JSON can say.
+        JSON values.
     arrays : dict of str to ndarray
     """
 
@@ -112,13 +112,13 @@ def write_whole(
     """Write a file atomically: the file is the old one or the new one, never half of one.
 
     A symbolic link is followed. A file that is replaced keeps its mode and, where the system
-    permits it, its owner. A new file has the mode that the umask leaves.
+    permits it, its owner. A new file has the mode that the umask allows.
 
     Parameters
     ----------
     target : Path
     write : callable
-        Write the content into a file that is open.
+        Writes the content into an open file.
     private : bool
         Whether only its owner may read a new file.
 
@@ -144,7 +144,7 @@ def write_whole(
 
 
 def _create(path: Path, target: Path, private: bool) -> IO[bytes]:
-    """Create a file that is to replace the target, with the mode and the owner of the target."""
+    """Create a file that will replace the target, with the mode and the owner of the target."""
     former = target.stat() if target.is_file() else None
     mode = 0o600 if private or former is not None else 0o666
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -157,13 +157,13 @@ def _create(path: Path, target: Path, private: bool) -> IO[bytes]:
 
 
 def stem(target: Path) -> str:
-    """Return the name of a file, or a digest of it where a longer name would not fit."""
+    """Return the name of a file, or a digest of the name if it is too long to extend."""
     name = os.fsencode(target.name)
     return target.name if len(name) <= _LONGEST_STEM else hashlib.sha256(name).hexdigest()
 
 
 def discard_unfinished(target: Path) -> None:
-    """Remove what killed processes left beside a file that no process is writing."""
+    """Remove files that killed processes left beside a file that no process is writing."""
     unfinished = re.compile(rf"\.{re.escape(stem(target))}\.[0-9a-f]{{8}}{re.escape(UNFINISHED)}")
     for path in target.parent.iterdir():
         if unfinished.fullmatch(path.name):
@@ -171,7 +171,7 @@ def discard_unfinished(target: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Some network file systems cannot; the file itself is safe already.
+    # Some network file systems do not support this; the file itself is already on the disk.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -238,12 +238,12 @@ def load_record(
         Refuses a header and the arrays that the file declares, by a ValueError, a TypeError or a
         KeyError, before any array is read.
     needs_digest : bool
-        Whether a file without a digest, as release 0.1 wrote them, is refused.
+        Whether files without a digest, which release 0.1 wrote, are refused.
 
     Raises
     ------
     ModelFileError
-        If it is damaged, of another kind, or written by a newer version.
+        If the file is damaged, of another kind, or written by a newer version.
     """
     with Archive(file, name) as archive:
         header = _header(name, archive)
@@ -267,7 +267,7 @@ def load_record(
 
 @contextmanager
 def refusing(name: str) -> Iterator[None]:
-    """Raise what is wrong with the content of a file as an error that names the file.
+    """Raise errors of the content of a file as errors that name the file.
 
     Raises
     ------
@@ -303,14 +303,14 @@ def _header(path: str, archive: Archive) -> dict[str, Any]:
 
 
 def _parsed(text: bytes, path: str) -> Any:
-    """Parse JSON whose objects take no more memory than a header needs.
+    """Parse JSON, with bounds on the memory of its objects.
 
     Raises
     ------
     ValueError
-        If it is no JSON.
+        If the text is not JSON.
     ModelFileError
-        If it is nested too deeply, or has too many entries.
+        If the JSON is nested too deeply, or has too many entries.
     """
     n_entries = text.count(b",") + text.count(b"[") + text.count(b"{")
     too_large = ModelFileError(f"{path} is damaged: its header is nested too deeply or too large")
@@ -334,9 +334,9 @@ def _parsed(text: bytes, path: str) -> Any:
 
 
 def _digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Return a digest of the arrays and of the header but for the settings.
+    """Return a digest of the arrays and of the header without the settings.
 
-    It detects damage and changes by mistake. It does not prove who wrote a file.
+    The digest detects damage and accidental changes. It does not prove who wrote a file.
     """
     covered = {name: value for name, value in header.items() if name not in _NOT_COVERED}
     digest = xxhash.xxh3_128(json.dumps(covered).encode())
@@ -348,9 +348,9 @@ def _digest(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> st
 
 
 def pack_statistics(statistics: Statistics) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return statistics as a part of a header and arrays; undone by :func:`unpack_statistics`.
+    """Return statistics as header entries and arrays; :func:`unpack_statistics` undoes this.
 
-    The covariance type of the frame stands beside the numbers of the statistics.
+    The covariance type of the frame is stored with the numbers of the statistics.
     """
     header, arrays = pack(statistics)
     frame = header.pop("frame")
@@ -358,24 +358,24 @@ def pack_statistics(statistics: Statistics) -> tuple[dict[str, Any], dict[str, N
 
 
 def unpack_statistics(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Statistics:
-    """Return the statistics from what :func:`pack_statistics` made of them.
+    """Return statistics from the result of :func:`pack_statistics`.
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        If something is missing, or no statistics can have it.
+        If a value is missing, or is not valid in statistics.
     """
     # Files of release 0.1 have fewer numbers.
     return unpack(Statistics, {**dict.fromkeys(SCALARS, 0), **header, "frame": header}, arrays)
 
 
 def prefixed(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arrays of a part, under names of their own in the whole."""
+    """Return the arrays of a part, with a prefix to their names."""
     return {prefix + name: array for name, array in arrays.items()}
 
 
 def without_prefix(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arrays of a part of the whole."""
+    """Return the arrays whose names have a prefix, without the prefix."""
     return {
         name.removeprefix(prefix): array
         for name, array in arrays.items()
@@ -384,9 +384,9 @@ def without_prefix(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pack(value: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """A dataclass of arrays, plain values and more of its kind as a part of a header and arrays.
+    """Return a dataclass as header entries and arrays; :func:`unpack` undoes this.
 
-    Undone by :func:`unpack`.
+    Its fields may be arrays, plain values, and dataclasses of this kind.
     """
     header: dict[str, Any] = {}
     arrays: dict[str, NDArray[Any]] = {}
@@ -408,16 +408,16 @@ def pack(value: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 
 
 def pack_all(values: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
-    """Dataclasses of one kind as a part of a header and arrays; undone by :func:`unpack_all`."""
+    """Return dataclasses as header entries and arrays; :func:`unpack_all` undoes this."""
     packed = [pack(value) for value in values]
     arrays: dict[str, NDArray[Any]] = {}
-    for place, (_, own) in enumerate(packed):
-        arrays |= prefixed(f"{place}.", own)
+    for index, (_, own) in enumerate(packed):
+        arrays |= prefixed(f"{index}.", own)
     return [header for header, _ in packed], arrays
 
 
 def unpack(kind: type[V], header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> V:
-    """Return the dataclass that :func:`pack` took apart.
+    """Return the dataclass from the result of :func:`pack`.
 
     A dataclass with a method ``check`` checks itself.
 
@@ -438,7 +438,7 @@ def unpack(kind: type[V], header: Mapping[str, Any], arrays: Mapping[str, NDArra
 
 @runtime_checkable
 class Checked(Protocol):
-    """A value that refuses content which it cannot have, by a ValueError or a TypeError."""
+    """A value that refuses invalid content with a ValueError or a TypeError."""
 
     def check(self) -> None:
         """Refuse wrong content."""
@@ -447,7 +447,7 @@ class Checked(Protocol):
 def _unpacked(
     name: str, content: Any, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
 ) -> Any:
-    """Return the one field of a dataclass, of the type that its annotation says."""
+    """Return the value of a field of a dataclass, of its annotated type."""
     own = without_prefix(f"{name}.", arrays)
     origin = get_origin(content)
     if content is np.ndarray or origin is np.ndarray:
@@ -464,7 +464,7 @@ def _unpacked(
 
 
 def _of_dtype(name: str, array: NDArray[Any], arguments: tuple[Any, ...]) -> NDArray[Any]:
-    """Return the array, if its values are of the annotated type; of any real type if none is."""
+    """Return the array, if its values have the annotated type; any real type if none is given."""
     wanted = get_args(arguments[1])[0] if arguments else np.number
     if issubclass(wanted, np.generic) and not np.issubdtype(array.dtype, wanted):
         raise TypeError(f"{name} holds {array.dtype} and not {np.dtype(wanted)}")
@@ -479,10 +479,10 @@ def _real_dtype(text: str) -> np.dtype[Any]:
 
 
 def _plain(name: str, content: Any, value: Any) -> Any:
-    """Return the value, if JSON can hold one of the annotated type so."""
+    """Return the value, if it is a JSON form of the annotated type."""
     kinds = get_args(content) if get_origin(content) is UnionType else (content,)
     if content == CovarianceType:
-        # Others may have registered structures of their own.
+        # Users may have registered their own structures.
         is_right = value in STRUCTURES
     elif get_origin(content) is Literal:
         is_right = value in get_args(content)
@@ -498,7 +498,7 @@ def _plain(name: str, content: Any, value: Any) -> Any:
 def unpack_all(
     kind: type[V], headers: Sequence[Mapping[str, Any]], arrays: Mapping[str, NDArray[Any]]
 ) -> tuple[V, ...]:
-    """Return the dataclasses of one kind that :func:`pack_all` took apart.
+    """Return the dataclasses of one kind from the result of :func:`pack_all`.
 
     Raises
     ------
@@ -506,6 +506,6 @@ def unpack_all(
         If something is missing or of the wrong kind.
     """
     return tuple(
-        unpack(kind, header, without_prefix(f"{place}.", arrays))
-        for place, header in enumerate(headers)
+        unpack(kind, header, without_prefix(f"{index}.", arrays))
+        for index, header in enumerate(headers)
     )

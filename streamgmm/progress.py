@@ -1,6 +1,6 @@
 """Progress of the passes, for people: listeners of events.
 
-On a terminal a bar shows the pass that is under way; elsewhere each pass gets a line.
+On a terminal a bar shows the current pass; elsewhere each pass gets a line.
 """
 
 import math
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-# Of columns, how many a line names.
+# Number of columns that a line names.
 _NAMED = 5
 
 
@@ -43,9 +43,9 @@ class LineReporter:
     Parameters
     ----------
     every : int
-        Iterations between two lines; other passes always get theirs.
+        Iterations between two lines; other passes always get a line.
     stream : text file, optional
-        By default standard error.
+        Output of the lines; standard error by default.
     """
 
     def __init__(self, every: int = 1, stream: TextIO | None = None) -> None:
@@ -78,16 +78,16 @@ class LineReporter:
 
 
 class ProgressBar:
-    """Shows the pass that is under way on a terminal; a context manager and a listener.
+    """Shows the current pass on a terminal; a context manager and a listener.
 
-    Rows and bytes a second are those of this read so far; the log-likelihood and its gain are
-    those of the last iteration that has ended. Between reads the stage of the work in memory that
-    has ended last is named.
+    Rows and bytes per second are those of this pass so far. The log-likelihood and its gain are
+    those of the last finished iteration. Between passes the bar names the last finished stage of
+    the work in memory.
 
     Parameters
     ----------
     console : rich.console.Console, optional
-        By default standard error.
+        Console of the bar; standard error by default.
     """
 
     def __init__(self, console: "Console | None" = None) -> None:
@@ -139,7 +139,7 @@ class ProgressBar:
     def _begin(self, read: ReadStarted) -> None:
         self._started = time.perf_counter()
         self._n_rows = self._n_bytes = 0
-        # Iterations are told apart by their numbers; a narrow terminal has room for no more.
+        # A narrow terminal has room only for the numbers of iterations.
         description = f"pass {read.number}" if read.purpose == "iteration" else _title(read)
         self._progress.reset(self._task, total=read.n_rows, visible=True, description=description)
 
@@ -174,12 +174,12 @@ def reporting(quiet: bool = False) -> Iterator[Listener]:
 def _is_interactive() -> bool:
     from rich.console import Console
 
-    # rich alone can be made to take a file for a terminal, and a file wants no bars.
+    # The settings of rich can treat a file as a terminal, but bars do not belong in a file.
     return sys.stderr.isatty() and Console(stderr=True).is_interactive
 
 
 def describe_fit(fit: FitStarted) -> str:
-    """Return one line on what a fit will take."""
+    """Return one line on the work that a fit needs."""
     sizes = f"{fit.n_rows:,} rows of {fit.n_features} features, {fit.n_components} components"
     return (
         f"{sizes}, {fit.n_parameters:,} parameters; {with_prefix(fit.n_bytes)}B and "
@@ -188,7 +188,7 @@ def describe_fit(fit: FitStarted) -> str:
 
 
 def describe_read(read: ReadDone, n_bytes: int) -> str:
-    """Return one line on a pass of so many bytes."""
+    """Return one line on a pass over ``n_bytes`` bytes."""
     parts = [_title(read) + (f" {read.iteration}" if read.iteration else "")]
     if not math.isnan(read.log_likelihood):
         parts.append(describe_likelihood(read.log_likelihood, read.gain))
@@ -236,7 +236,7 @@ def describe_likelihood(log_likelihood: float, gain: float) -> str:
 
 
 def describe_rates(n_rows: int, n_bytes: int, seconds: float) -> str:
-    """Return the rows and bytes a second."""
+    """Return the rows and bytes per second."""
     seconds = max(seconds, 1e-9)
     return f"{with_prefix(n_rows / seconds)}rows/s {with_prefix(n_bytes / seconds)}B/s"
 
@@ -252,7 +252,7 @@ def describe_degenerate(event: ComponentsDegenerate) -> str:
 
 
 def describe_stream(event: MixtureFound | ComponentsReseeded | ChangeDetected) -> str:
-    """Return one line on what happened while a stream was learned."""
+    """Return one line on an event of learning a stream."""
     place = f"row {event.n_samples:.10g}"
     if isinstance(event, MixtureFound):
         return f"{place}, mixture found among {event.n_rows:,} rows"
@@ -263,7 +263,7 @@ def describe_stream(event: MixtureFound | ComponentsReseeded | ChangeDetected) -
 
 
 def describe_update(event: RowsLearned | BatchKnown | FilesSkipped) -> str:
-    """Return one line on rows that were learned, or were known."""
+    """Return one line on rows that were learned, or were already known."""
     if isinstance(event, FilesSkipped):
         return (
             f"{event.folder}: {len(event.names):,} files up to {event.names[-1]} skipped; names of "

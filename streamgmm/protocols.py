@@ -56,10 +56,10 @@ class Work:
     value : int
         Each value that waits to be merged.
     together : int
-        All of these, beside what is counted for each.
+        All threads and values together, in addition to the bytes for each of them.
     driver : int
-        The process that drives the work, beside all of these: parameters, samples and the algebra
-        between passes. It counts where that process has a memory limit.
+        The process that drives the work, in addition to all of these: parameters, samples and the
+        algebra between passes. It counts if this process has a memory limit.
     """
 
     thread: int = 0
@@ -77,7 +77,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, eq=False)
 class Job(Generic[S, V]):
-    """What is computed of each chunk: function(state, chunk).
+    """The computation on each chunk: function(state, chunk).
 
     Attributes
     ----------
@@ -104,13 +104,13 @@ class Job(Generic[S, V]):
 class Source(Protocol):
     """Rows that can be read again and again, chunk by chunk.
 
-    Sources are picklable; what they read from is opened where it is read.
+    Sources are picklable; each process opens the files that it reads.
 
     Attributes
     ----------
     missing : {"error", "drop", "em"}
-        What is done with rows that hold NaN. Chunks hold them as they are, and NaN for values
-        that the data mask or mark as missing; "error" refuses to read these.
+        Treatment of rows that hold NaN. Chunks contain these rows unchanged, and NaN for values
+        that the data mask or mark as missing; "error" refuses to read such values.
     feature_names : sequence of str, or None
         Names of the columns, if they have any.
     """
@@ -120,11 +120,11 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What a message calls the data."""
+        """Name of the data in messages."""
 
     @property
     def location(self) -> Path | None:
-        """Where the data are on disk; None if nowhere."""
+        """Path of the data on disk; None if they are not on disk."""
 
     @property
     def n_rows(self) -> int:
@@ -235,8 +235,8 @@ def is_contiguous(region: Region, shape: tuple[int, ...]) -> bool:
 def has_contiguous_chunks(source: GridSource) -> bool:
     """Return whether the samples of each chunk are consecutive in C order.
 
-    They are if those of the largest box are: along the dimensions before the first one where it has
-    more than one sample all boxes have one, and along the later dimensions they are whole.
+    It is enough to test the largest box. Along the dimensions before the first one where it has
+    more than one sample, all boxes have one sample. Along the later dimensions, boxes are whole.
     """
     largest = int(np.argmax(np.diff(source.boundaries)))
     return is_contiguous(source.region(largest), source.sample_shape)
@@ -297,7 +297,7 @@ class Monoid(Protocol):
     """A value that merges with others in any grouping, in the order of the chunks."""
 
     def merge(self, other: Self) -> Self:
-        """Return the value for the rows of both."""
+        """Return the value for the rows of both operands."""
 
 
 class Sink(Protocol):
@@ -320,7 +320,7 @@ class Writer(Protocol):
         """Store the values of a box of samples, as the sink does."""
 
     def sync(self, regions: Sequence[Region]) -> Sequence[bytes]:
-        """Force the data of some boxes to the disk, and return digests of them."""
+        """Write the data of some boxes through to the disk, and return digests of these boxes."""
 
 
 @runtime_checkable
@@ -372,7 +372,7 @@ class Journal(Protocol):
 
     @property
     def interval(self) -> float:
-        """Seconds between two records of a pass that goes on; infinity for none."""
+        """Seconds between two records of an unfinished pass; infinity for no records."""
 
     def recall(
         self, kind: type[V], is_asked: Callable[[V], bool]
@@ -398,7 +398,7 @@ class Journal(Protocol):
         Raises
         ------
         OutputError
-            If it cannot be written.
+            If the result cannot be written.
         """
 
     def partial_read(
@@ -418,7 +418,7 @@ class Journal(Protocol):
         Returns
         -------
         begun : PartialRead
-            Of no chunk if nothing was recorded.
+            The recorded part; it has no chunks if nothing was recorded.
         keep : callable
             Replaces the recorded part; raises OutputError if it cannot be written.
 
@@ -466,13 +466,13 @@ class Executor(Protocol):
         Parameters
         ----------
         source : Source
-            With one chunk or more.
+            A source with at least one chunk.
         job : Job
             Its values have a method ``merge``.
         listener : callable
-            Called for each chunk that is done.
+            Called for each finished chunk.
         chunks : sequence of int, optional
-            One or more, in the order in which their values merge; by default all.
+            At least one chunk, in the order in which the values merge; by default all chunks.
         """
 
     def map_write(
@@ -483,7 +483,7 @@ class Executor(Protocol):
         listener: Listener,
         piece_shape: tuple[int, ...] | None = None,
     ) -> None:
-        """Write the values of a job into the sink, for all chunks that it has not.
+        """Write the values of a job into the sink, for all chunks that the sink does not have.
 
         Parameters
         ----------
@@ -493,6 +493,7 @@ class Executor(Protocol):
             Its values are arrays with a row for each row.
         sink : Sink
         piece_shape : tuple of int, optional
-            Sizes of the boxes that are computed and written at once: 1 along the first sample
-            dimensions, some along one, all of a chunk along the others. By default a chunk.
+            Sizes of the boxes that are computed and written together: 1 along the first sample
+            dimensions, any size along the next one, and the size of a chunk along the others. By
+            default a whole chunk.
         """

@@ -1,7 +1,7 @@
-"""Checkpoints: what a fit has found is kept as it comes, so that an interrupted fit continues.
+"""Checkpoints keep the results of a fit, so that an interrupted fit can continue.
 
-``journal`` keeps results in order, each a file; ``places`` is where the files are. May import
-``streamgmm.algorithms`` and below.
+``journal`` keeps results in order, one file each; ``storage`` reads and writes the files. May
+import ``streamgmm.algorithms`` and below.
 """
 
 from streamgmm.checkpoint.journal import Checkpoint, open_checkpoint

@@ -1,14 +1,14 @@
-"""Checkpoints: what a fit has found is journalled, so that an interrupted fit continues from there.
+"""Checkpoints: the results of a fit are journalled, so that an interrupted fit can continue.
 
-The settings of a fit and the results of its passes over the data determine the fit. So each result
-is kept in a file of its own: the survey, the parameters of each stage of the search, the statistics
-of each pass. A fit that is resumed starts at the beginning and takes from the journal each result
-that is there. Beside the results are ``settings.json``, which identifies the fit, and
-``model.gmm``, the best model so far. On request a pass that is not complete has a file too; the
+The settings of a fit and the results of its passes over the data determine the fit. Each result is
+therefore kept in its own file: the survey, the parameters of each stage of the search, the
+statistics of each pass. A resumed fit starts at the beginning, and takes each result that is
+available from the journal. Beside the results are ``settings.json``, which identifies the fit, and
+``model.gmm``, the best model so far. On request an incomplete pass has a file too. This
 file is removed when the result of the pass is kept.
 
-Each of these files says which file of which fit it is, and carries a digest of all that it says. A
-file that is damaged, edited, or taken from elsewhere is refused.
+Each file names itself and its fit, and contains a digest of its content. A file that is damaged,
+edited, or copied from another checkpoint is refused.
 """
 
 import copy
@@ -52,7 +52,7 @@ from streamgmm.persistence import (
 from streamgmm.protocols import M, PartialRead, V
 
 _SETTINGS, _MODEL = "settings.json", "model.gmm"
-# The names by which results are stored, whatever their classes are called.
+# Names under which results are stored; they do not change with the names of the classes.
 _KINDS: Mapping[type, str] = {
     Farthest: "Farthest",
     Parameters: "Parameters",
@@ -79,19 +79,19 @@ class Checkpoint:
     ----------
     place : Place
     identity : str
-        Of the fit.
+        Identity of the fit.
     n_results : int
-        Results that are there.
+        Number of kept results.
     partial : set of str
-        Files of passes that are not complete.
+        Files of incomplete passes.
     random : numpy.random.RandomState
-        As it was when the fit began.
+        State at the beginning of the fit.
     interval : float
         Seconds after which a pass that continues is kept.
     as_model : callable
         Makes a model's record of a fit.
     listener : callable
-        Told of each result that is kept.
+        Called with an event for each result that is kept.
     """
 
     def __init__(
@@ -117,11 +117,11 @@ class Checkpoint:
     ) -> tuple[V, Sequence[ReadDone]] | None:
         """Return the next result and the passes that it took; None if there are no more."""
         if self._n_taken == self.n_results:
-            # The fit may have been killed before it wrote this.
+            # The fit may have been killed before it wrote the best model.
             self._write_best()
             return None
         name = _result_name(self._n_taken + 1)
-        remedy = "if it and those of higher numbers are removed, what they hold is found again"
+        remedy = "remove it and all results of higher numbers, and the fit computes them again"
         with self._opened(name, remedy) as record:
             found = record.header["kind"]
             value = None
@@ -130,8 +130,8 @@ class Checkpoint:
             reads = [unpack(ReadDone, read, {}) for read in record.header["reads"]]
         if value is None or not is_asked(value):
             raise CheckpointError(
-                f"{self._place}/{name} holds a {found} that this fit does not come to, as may be "
-                f"on another processor; {_way_out(self._place)}"
+                f"{self._place}/{name} holds a {found} that differs from the one that this fit "
+                f"needs, as can happen on another processor; {_way_out(self._place)}"
             )
         self._n_taken += 1
         self._note(value, reads)
@@ -156,8 +156,8 @@ class Checkpoint:
     def partial_read(
         self, number: int, kind: type[M], identity: Any
     ) -> tuple[PartialRead[M], Callable[[PartialRead[M]], None]]:
-        """Return what was kept of a pass that was not completed, and what keeps more of it."""
-        # Once: what is computed with may keep more in it.
+        """Return the kept part of an incomplete pass, and a function that keeps more of it."""
+        # Computed once, because the objects in it may cache more values later.
         name = f"read-{joblib.hash(identity)}.npz"
         begun: PartialRead[M] = PartialRead()
         if name in self._partial:
@@ -181,11 +181,11 @@ class Checkpoint:
         return not (self.n_results or self._partial)
 
     def finish(self, model: Record) -> None:
-        """Write the model that the fit has come to."""
+        """Write the final model of the fit."""
         self._write_model(model)
 
     def _note(self, value: Any, reads: Sequence[ReadDone]) -> None:
-        """See whether a result is a better model than those before."""
+        """Remember a result if it is a better model than the earlier ones."""
         self._n_reads += len(reads)
         found = None
         if isinstance(value, Stage):
@@ -214,12 +214,12 @@ class Checkpoint:
 
     @contextmanager
     def _opened(self, name: str, remedy: str) -> Iterator[Record]:
-        """Yield the record in a file; what is wrong with it is told, and what helps.
+        """Yield the record in a file; raise errors that say what is wrong and what helps.
 
         Raises
         ------
         CheckpointError
-            If it cannot be read, or is not what it should be.
+            If the file cannot be read, or its content is wrong.
         """
         path = f"{self._place}/{name}"
         try:
@@ -234,7 +234,7 @@ class Checkpoint:
             raise CheckpointError(f"{error}; {remedy}") from error
 
     def _why_foreign(self, name: str, record: Record) -> str | None:
-        """Return why a record is not what this fit wrote into a file; None if it is."""
+        """Return why this fit did not write a record into a file; None if it did."""
         header = record.header
         if header["fit"] != self._identity:
             return "was written by another fit"
@@ -249,7 +249,7 @@ def _begun(n_chunks: Any, values: tuple[M, ...], seconds: Any) -> PartialRead[M]
     Raises
     ------
     ValueError
-        If there are not as many values as so many chunks have.
+        If the number of values does not fit the number of chunks.
     """
     is_counted = type(n_chunks) is int and n_chunks >= 0 and n_chunks.bit_count() == len(values)
     if not is_counted or type(seconds) not in (int, float):
@@ -282,36 +282,36 @@ def open_checkpoint(
     as_model: Callable[[Fit], Record],
     listener: Listener,
 ) -> Iterator[Checkpoint]:
-    """Yield the checkpoint of a fit: a new one, or that of the same fit to continue with.
+    """Yield the checkpoint of a fit: a new one, or an earlier one of the same fit.
 
     Parameters
     ----------
     location : path-like
-        A folder, which only one process at a time may have open; or a URL, for which that is the
-        caller's duty.
-    settings : mapping of str to what JSON can say
-        Everything that decides what the fit finds.
+        A folder or a URL. Only one process at a time may use it; a folder is locked, but for a URL
+        the caller has to ensure this.
+    settings : mapping of str to JSON values
+        Everything that determines the result of the fit.
     random : numpy.random.RandomState
-        Its state is kept, and taken up again.
+        Its state is kept, and restored when the fit is resumed.
     resume : bool
-        Whether to continue with what is there, if anything is.
+        Whether to continue an existing checkpoint, if there is one.
     interval : float
         Seconds after which a pass that continues is kept.
     as_model : callable
         Makes a model's record of a fit.
     listener : callable
-        Told of each result that is kept.
+        Called with an event for each result that is kept.
 
     Raises
     ------
     CheckpointError
-        If a checkpoint is there that is not to be resumed, is of another fit, or lacks results.
+        If there is a checkpoint that must not be resumed, belongs to another fit, or lacks results.
     OutputError
-        If the place cannot be written, holds other things, or another process has it.
+        If the location cannot be written, holds other files, or is in use by another process.
     """
     place = place_at(location)
     names = place.names()
-    # What a checkpoint leaves that was killed as it began.
+    # A checkpoint that was killed at its beginning leaves unfinished files.
     foreign = sorted(name for name in names if name != LOCK and not _UNFINISHED.fullmatch(name))
     if _SETTINGS not in names and foreign:
         raise OutputError(
@@ -321,7 +321,7 @@ def open_checkpoint(
     with place.held():
         names = place.names()
         for name in filter(_UNFINISHED.fullmatch, names):
-            # Other writers of the model's file may be at work.
+            # Other processes may be writing the file of the model.
             if not name.startswith(f".{_MODEL}."):
                 place.remove(name)
         n_results, partial = _count_results(place, names), _partial_reads(names)
@@ -369,7 +369,7 @@ def _taken_up(
     """Return the random state and the identity of the fit of the same settings."""
     with place.reading(_SETTINGS) as file:
         text = file.read()
-    # The generator that is given may be NumPy's own, which is others' too.
+    # The given generator may be NumPy's global one, which other code uses too.
     taken = copy.deepcopy(random)
     try:
         content = json.loads(text)
@@ -411,6 +411,6 @@ def _count_results(place: Place, names: set[str]) -> int:
     if missing:
         raise CheckpointError(
             f"{place} lacks {_result_name(missing[0])}, but has results of higher numbers; restore "
-            "it, or remove these, and what they hold is found again"
+            "it, or remove these, and the fit computes them again"
         )
     return len(numbers)

@@ -1,4 +1,4 @@
-"""Where the files of a checkpoint are: a folder of this machine, or a prefix of URLs."""
+"""Storage of the files of a checkpoint: a folder of this machine, or a prefix of URLs."""
 
 import contextlib
 import os
@@ -16,12 +16,12 @@ from streamgmm.paths import local_path, open_regular
 from streamgmm.persistence import write_whole
 from streamgmm.sources.urls import is_url, without_credentials
 
-#: The file that a process locks which has a folder.
+#: The file that a process locks while it uses a folder.
 LOCK = "lock"
 
 
 def place_at(location: str | os.PathLike[str]) -> "Place":
-    """Return the place that a path or a URL names."""
+    """Return the storage at a path or a URL."""
     path = os.fspath(location)
     if is_url(path):
         return _Prefix(path)
@@ -29,25 +29,25 @@ def place_at(location: str | os.PathLike[str]) -> "Place":
 
 
 class Place(Protocol):
-    """Where files are, by name."""
+    """Storage of files by name."""
 
     def names(self) -> set[str]:
-        """Return the files that are there."""
+        """Return the names of the files."""
 
     def held(self) -> AbstractContextManager[object]:
-        """Return the place for this process alone, ready to be written."""
+        """Return a context in which this process alone uses the storage, and may write."""
 
     def write(self, name: str, write: Callable[[IO[bytes]], object]) -> int:
-        """Write a file, and give its size."""
+        """Write a file, and return its size."""
 
     def write_model(self, name: str, write: Callable[[IO[bytes]], object]) -> None:
-        """Write the file of a model, which others may write too."""
+        """Write the file of a model, which other processes may write too."""
 
     def reading(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """Return a file, open for reading."""
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
 
 
 class _Folder:
@@ -110,7 +110,7 @@ class _Folder:
 
 
 class _Prefix:
-    """A prefix of URLs, by whatever fsspec writes them; files go there and come whole."""
+    """A prefix of URLs, by fsspec; files are written and read as a whole."""
 
     def __init__(self, url: str) -> None:
         self._url = without_credentials(url.rstrip("/"))
@@ -163,12 +163,12 @@ class _Prefix:
     def _tried(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return self._tries(function, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - whatever a backend raises is explained
+        except Exception as error:  # noqa: BLE001 - every error of a backend is explained
             module = missing_module(error)
             failure = (
                 OutputError(f"{self} cannot be used as a checkpoint ({self._told(error)})")
                 if module is None
                 else missing_package(self._url, module)
             )
-        # Outside: tracebacks of what was raised before would show what the message skips.
+        # Raised outside, because the chained traceback would show what the message hides.
         raise failure

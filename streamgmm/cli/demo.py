@@ -1,4 +1,4 @@
-"""A demonstration: an array larger than the memory limit is made, fitted and compared."""
+"""A demonstration: write an array larger than the memory limit, fit a mixture, and compare."""
 
 import resource
 import shutil
@@ -46,31 +46,31 @@ def run_demo(
     n_jobs: int | None,
     quiet: bool,
 ) -> None:
-    """Make an array of a planted mixture, fit it within a memory limit, and print how it went.
+    """Write an array of a planted mixture, fit it within a memory limit, and print the result.
 
     Parameters
     ----------
     size : str
-        Of the array before compression.
+        Size of the array before compression.
     memory_limit : str
-        For the whole process.
+        Memory limit of the whole process.
     directory : Path, optional
-        Where the array is put; by default where temporary files are.
+        Folder for the array; by default the folder of temporary files.
     picture : Path
         Picture of data and ellipses to write.
     keep : bool
-        Whether the array remains.
+        Whether to keep the array.
     n_jobs : int, optional
         Threads that compute; by default as many as there are cores.
     quiet : bool
-        Without progress.
+        Whether to show no progress.
 
     Raises
     ------
     OutputError
-        If the directory is none or has not the space.
+        If the directory does not exist or has too little space.
     ParameterError
-        If the size is too small or not a size.
+        If the size is too small or is not a size.
     """
     limit, n_bytes = parse_bytes(memory_limit), parse_bytes(size, "--size")
     folder = Path(tempfile.gettempdir()) if directory is None else directory
@@ -114,7 +114,7 @@ def _generated(n_bytes: int) -> GeneratedSource:
 
 
 def planted_mixture() -> Parameters:
-    """Six components in four dimensions, that overlap but can be told apart."""
+    """Return a mixture of six components in four dimensions that overlap but are distinct."""
     weights = [0.25, 0.22, 0.18, 0.15, 0.12, 0.08]
     means = [
         [-3.0, -2.0, 0.0, 1.0],
@@ -164,7 +164,7 @@ def _rows(_: None, chunk: Chunk) -> NDArray[Any]:
 
 
 def _print_comparison(planted: Parameters, model: GaussianMixture) -> None:
-    """A table of what was planted and what was found; the numbers are those of the picture."""
+    """Print a table of planted and found components, numbered as in the picture."""
     own, found = _standard_deviations(planted), _standard_deviations(model.fitted_model_.parameters)
     order = _aligned(planted.means, own, model.means_, found)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -186,7 +186,7 @@ def _standard_deviations(parameters: Parameters) -> NDArray[np.float64]:
 def _aligned(
     means: NDArray[Any], deviations: NDArray[Any], means_b: NDArray[Any], deviations_b: NDArray[Any]
 ) -> NDArray[np.intp]:
-    """For each component the one of the other mixture that it is matched with."""
+    """Return for each component the index of its match in the other mixture."""
     points = np.hstack([means, deviations])[:, np.newaxis]
     distances = np.sum((points - np.hstack([means_b, deviations_b])) ** 2, axis=2)
     matches: NDArray[np.intp] = linear_sum_assignment(distances)[1]
@@ -203,7 +203,7 @@ def _row(weight: float, mean: NDArray[Any], deviations: NDArray[Any]) -> tuple[s
 
 def _print_account(model: GaussianMixture, n_bytes: int, limit: int) -> None:
     iterations = [read for read in model.history_ if read["purpose"] == "iteration"]
-    # The first iteration of all may have compiled the kernels.
+    # The first iteration may include the compilation of kernels.
     seconds = statistics.median(read["seconds"] for read in iterations)
     outcome = "converged" if model.converged_ else "not converged"
     click.echo(

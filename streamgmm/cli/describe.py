@@ -1,4 +1,4 @@
-"""What the command line says of a model."""
+"""Descriptions of a model for the command line."""
 
 import math
 import sys
@@ -19,7 +19,7 @@ _FOLDERS_SHOWN = 3
 
 
 def summary(model: "GaussianMixture | OnlineGaussianMixture") -> str:
-    """Return one line: what was fitted and how it went."""
+    """Return one line on the model and its fit."""
     from streamgmm.estimators import OnlineGaussianMixture
     from streamgmm.estimators.summary import describe
 
@@ -49,19 +49,19 @@ def _skipped_at_last(history: list[dict[str, Any]]) -> SkippedRows:
 
 
 def with_skipped(text: str, skipped: SkippedRows) -> str:
-    """Return the text, with the rows that were skipped if any were."""
+    """Return the text, followed by the number of skipped rows if there are any."""
     return f"{text}, {skipped}" if skipped.n_rows else text
 
 
 def has_mixture(model: "GaussianMixture | OnlineGaussianMixture") -> bool:
-    """Return whether there is one; of a stream there may have been too few rows."""
+    """Return whether the model has a mixture; a stream may have had too few rows."""
     from streamgmm.estimators import OnlineGaussianMixture
 
     return not isinstance(model, OnlineGaussianMixture) or model.__sklearn_is_fitted__()
 
 
 def print_ledger(model: "GaussianMixture | OnlineGaussianMixture") -> None:
-    """A line on the batches that were learned, and one on each of the last folders."""
+    """Print a line on the learned batches, and one on each of the last folders."""
     from streamgmm.estimators import OnlineGaussianMixture
 
     if not isinstance(model, OnlineGaussianMixture):
@@ -80,7 +80,7 @@ def print_ledger(model: "GaussianMixture | OnlineGaussianMixture") -> None:
 
 
 def contents(model: "GaussianMixture | OnlineGaussianMixture") -> dict[str, Any]:
-    """Everything, as JSON can say it."""
+    """Return all values of the model as JSON values."""
     from streamgmm.estimators import OnlineGaussianMixture
 
     names = getattr(model, "feature_names_in_", None)
@@ -114,7 +114,7 @@ def contents(model: "GaussianMixture | OnlineGaussianMixture") -> dict[str, Any]
 
 
 def finite(value: Any) -> Any:
-    """Return the same with null for what JSON has no number for."""
+    """Return the value with null for numbers that JSON cannot represent."""
     if isinstance(value, dict):
         return {key: finite(member) for key, member in value.items()}
     if isinstance(value, list):
@@ -123,7 +123,7 @@ def finite(value: Any) -> Any:
 
 
 def print_ridge(model: "GaussianMixture | OnlineGaussianMixture") -> None:
-    """Print what is added to variances, if that is known."""
+    """Print the ridge that is added to variances, if it is known."""
     ridge = getattr(model, "reg_covar_", None)
     if ridge is None:
         return
@@ -146,7 +146,7 @@ def print_components(model: "GaussianMixture | OnlineGaussianMixture") -> None:
 
 
 def print_history(model: "GaussianMixture | OnlineGaussianMixture") -> None:
-    """A table of the last passes, if there are any."""
+    """Print a table of the last passes, if there are any."""
     history = model.history_
     if not hasattr(model, "n_reads_") or not history:
         return
@@ -189,6 +189,6 @@ def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         column.justify = "right"
     for row in rows:
         table.add_row(*row)
-    # A file or a pipe is as wide as its content.
+    # Output to a file or a pipe has no width limit.
     console = Console() if sys.stdout.isatty() else Console(width=10_000)
     console.print(table, highlight=False)

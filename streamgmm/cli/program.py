@@ -1,4 +1,4 @@
-"""What holds for every command: exit codes, one-line messages, a clean stop."""
+"""Common behaviour of all commands: exit codes, one-line messages, a clean stop."""
 
 import os
 import signal
@@ -20,9 +20,9 @@ from streamgmm.paths import local_path
 from streamgmm.quantities import printable
 
 _BAD_INPUT = 2
-# Seconds until what a signal raised in vain is raised again.
+# Seconds until a signal whose exception was lost is raised again.
 _SOON = 0.01
-# Bytes that the name of a folder for an unfinished output has more.
+# Bytes that are added to a name for the folder of an unfinished output.
 _FOR_UNFINISHED = len(".part")
 
 
@@ -30,18 +30,18 @@ class Command(click.Command):
     """A command whose messages name its own options."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; errors that are bad input become one line.
+        """Run the command; turn errors of bad input into one line.
 
         Raises
         ------
         click.ClickException
-            In the place of an error of the library.
+            Instead of an error of the library.
         """
         try:
             with _one_line_warnings(ctx):
                 return super().invoke(ctx)
         except EOFError as error:
-            # Click would take it for Ctrl-D in a dialogue; here a file is too short.
+            # Click would treat this error as Ctrl-D in a dialogue; here a file is too short.
             raise click.ClickException(f"a file ends too early: {error}") from error
         except BrokenPipeError:
             raise
@@ -54,7 +54,7 @@ class Command(click.Command):
 
 
 class Program(click.Group):
-    """A group of commands that ends with an exit code and at most one line about what is wrong."""
+    """A group of commands that ends with an exit code and at most one line about an error."""
 
     command_class = Command
 
@@ -85,7 +85,7 @@ def _complain(message: str) -> None:
 
 
 def _with_notes(message: str, error: BaseException | None) -> str:
-    """Return a message and the notes that an error was given on its way."""
+    """Return a message with the notes that were added to an error."""
     return "; ".join([message, *getattr(error, "__notes__", ())])
 
 
@@ -103,7 +103,7 @@ def _one_line_warnings(context: click.Context) -> Iterator[None]:
 
 @contextmanager
 def _stopping_once() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM unwind the program once; more of them do not disturb the tidying."""
+    """Let Ctrl-C and SIGTERM unwind the program once; ignore more of them during the cleanup."""
     raised: dict[BaseException, int] = {}
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -113,7 +113,7 @@ def _stopping_once() -> Iterator[None]:
             raise error
 
     def try_again(lost: Any) -> None:
-        """What is raised while an object is destroyed ends there."""
+        """Raise a signal again if its exception was lost while an object was destroyed."""
         if lost.exc_value not in raised:
             unraisable(lost)
             return
@@ -121,7 +121,7 @@ def _stopping_once() -> Iterator[None]:
         again.daemon = True
         again.start()
 
-    # A signal that is ignored on purpose, as under nohup, stays so.
+    # A signal that is ignored on purpose, as under nohup, stays ignored.
     handled = {
         name: previous
         for name in (signal.SIGINT, signal.SIGTERM)
@@ -176,7 +176,7 @@ def check_output(path: Path, suffixes: tuple[str, ...], *inputs: str | Path | No
         file, _, _ = source.partition("::/")
         if _overlap(path.resolve(), Path(file).resolve()):
             raise OutputError(f"{path} and {source} overlap; write somewhere else")
-    # Permissions do not tell: root has all of them, and some file systems take no files.
+    # Permissions are not enough: root has all of them, and some file systems accept no files.
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".streamgmm-"):
             pass
@@ -192,7 +192,7 @@ class LocalPath(click.ParamType[Path]):
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Return the path, or refuse text that cannot be one."""
+        """Return the path, or refuse text that is not a path."""
         try:
             return local_path(value, OutputError, "models, outputs and pictures")
         except OutputError as error:

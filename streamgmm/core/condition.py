@@ -1,4 +1,4 @@
-"""Find the components and columns of a fitted mixture of which the data say too little.
+"""Find the components and columns of a fitted mixture that the data do not determine.
 
 A component is degenerate if it has no weight, if no more rows belong to it than there are
 columns, or if the ridge is more than half of one of its variances. A column is narrow if its
@@ -15,12 +15,13 @@ from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 
-#: A ridge that is more than this part of a variance is most of it.
+#: A variance is mostly ridge if the ridge is more than this part of it.
 MOSTLY = 0.5
-#: A column whose variance is below so many ridges is narrow.
+#: A column is narrow if its variance is below this multiple of the ridge.
 NARROW = 100.0
-# Without the extremes of its values, a column is taken for constant whose variance is below this
-# part of its ridge, or below that of values which differ by so many roundings of their mean.
+# If the extremes of a column are unknown, the column counts as constant if its variance is below
+# this part of its ridge, or below the variance of values that differ by this many roundings of
+# their mean.
 _CONSTANT, _ROUNDINGS = 1e-13, 8.0
 # A direction is along the columns whose coefficients are at least this part of the largest one.
 _SHARE = 0.1
@@ -34,7 +35,8 @@ class RidgeShare:
     ----------
     columns : ndarray of shape (n,), int
     variances, ridges : ndarray of shape (n,)
-        In squared data units, one for each column; of a direction (1,), one for all its columns.
+        One value for each column, in squared data units; for a direction (1,), one value for all
+        its columns.
     """
 
     columns: NDArray[np.intp]
@@ -49,14 +51,14 @@ class RidgeShare:
 
 @dataclass(frozen=True, eq=False)
 class DegenerateComponent:
-    """A component of which the data say too little.
+    """A component that the data do not determine.
 
     Attributes
     ----------
     number : int
     has_weight : bool
     n_rows : float or None
-        Rows that belong to it, if these are no more than the columns.
+        Number of rows of the component, if there are no more of them than columns.
     ridge : RidgeShare or None
         Variances that are mostly ridge.
     was_lost : bool
@@ -83,7 +85,7 @@ class DegenerateComponent:
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """What is wrong with a fitted mixture.
+    """The findings of :func:`examine` for a fitted mixture.
 
     Attributes
     ----------
@@ -120,10 +122,10 @@ def examine(
     ----------
     parameters : Parameters
     counts : ndarray of shape (K,), optional
-        Rows that belong to each component, N_k. A row counts as much as its weight, so that a
-        row of weight 2 is two rows. None if they are not known.
+        Rows that belong to each component, N_k. A row counts by its weight: a row of weight 2 is
+        two rows. None if the counts are not known.
     ridge : ndarray of shape (D,)
-        What was added to each variance; 0 where covariances were held fixed.
+        Value that was added to each variance; 0 if covariances were held fixed.
     columns : FeatureMoments, optional
         Moments of the rows; by default those that the mixture implies.
     lost : collection of int
@@ -143,7 +145,7 @@ def examine(
     if counts is not None:
         has_few_rows = has_weight & (counts <= parameters.n_features)
     shares = _ridge_shares(parameters, ridge, is_constant)
-    # That few rows leave directions without a width goes without saying.
+    # With few rows some directions never have a width, so components of few rows are skipped.
     wanted = np.flatnonzero(has_weight & ~has_few_rows)
     varying = np.flatnonzero(~is_constant & (ridge > 0.0))
     if parameters.structure.has_directions and varying.size:
@@ -178,36 +180,36 @@ def _implied_spread(parameters: Parameters, ridge: Array) -> tuple[Array, NDArra
 def _ridge_shares(
     parameters: Parameters, ridge: Array, is_constant: NDArray[np.bool_]
 ) -> dict[int, RidgeShare]:
-    """Return, by component of some weight, the variances that are mostly ridge."""
+    """Return, for each component with weight, the variances that are mostly ridge."""
     own = parameters.structure.variances(parameters.stacked(parameters.covariances))
     is_ridge = ~is_constant & (ridge > MOSTLY * own)
     alive = np.flatnonzero(parameters.weights > 0.0)
     found: dict[int, RidgeShare] = {}
     for k in alive.tolist():
-        place = min(k, len(own) - 1)
-        columns = np.flatnonzero(is_ridge[place])
+        index = min(k, len(own) - 1)
+        columns = np.flatnonzero(is_ridge[index])
         if columns.size:
-            found[k] = RidgeShare(columns, own[place, columns], ridge[columns])
+            found[k] = RidgeShare(columns, own[index, columns], ridge[columns])
     return found
 
 
 def _narrow_directions(
     parameters: Parameters, ridge: Array, columns: NDArray[np.intp], components: NDArray[np.intp]
 ) -> dict[int, RidgeShare]:
-    """Return, by component, a direction along some columns in which the variance is mostly ridge.
+    """Return, for some components, a direction in which the variance is mostly ridge.
 
-    Directions in which the data as a whole are narrow are no fault of a component.
+    Directions in which all the data are narrow are not counted.
     """
     roots = np.sqrt(ridge[columns])
     covariances = parameters.stacked(parameters.covariances)
-    places = np.minimum(components, len(covariances) - 1)
+    indices = np.minimum(components, len(covariances) - 1)
     # The trace of an inverse bounds its largest eigenvalue; few components are examined further.
     inverses = parameters.stacked(parameters.inverse_factors)
     precisions = np.einsum("kij,kij->kj", inverses, inverses)
     bounds = precisions[:, columns] @ ridge[columns]
     found: dict[int, RidgeShare] = {}
-    for place in np.unique(places[bounds[places] > MOSTLY]).tolist():
-        scaled = covariances[place][np.ix_(columns, columns)] / np.outer(roots, roots)
+    for index in np.unique(indices[bounds[indices] > MOSTLY]).tolist():
+        scaled = covariances[index][np.ix_(columns, columns)] / np.outer(roots, roots)
         eigenvalues, vectors = np.linalg.eigh(scaled)
         if MOSTLY * eigenvalues[0] >= 1.0:
             continue
@@ -219,7 +221,7 @@ def _narrow_directions(
         along = columns[size >= _SHARE * size.max()]
         unit = 1.0 / float(direction @ direction)
         share = RidgeShare(along, np.array([eigenvalues[0] * unit]), np.array([unit]))
-        found |= dict.fromkeys(components[places == place].tolist(), share)
+        found |= dict.fromkeys(components[indices == index].tolist(), share)
     return found
 
 

@@ -15,7 +15,7 @@ from streamgmm.options import ParameterName
 
 @dataclass(frozen=True)
 class Criteria:
-    """The numbers that information criteria follow from.
+    """The numbers from which information criteria are computed.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Criteria:
         Parameters
         ----------
         statistics : Statistics
-            Under the parameters, of all rows.
+            Statistics of all rows under the parameters.
         parameters : Parameters
         fixed : collection of {"weights", "means", "covariances"}
             Parameters that were held fixed and are not counted.
@@ -102,7 +102,7 @@ def assignment_entropy(statistics: Statistics, parameters: Parameters) -> float:
     Parameters
     ----------
     statistics : Statistics
-        Under the parameters.
+        Statistics under the parameters.
     parameters : Parameters
     """
     structure, d = parameters.structure, parameters.n_features

@@ -1,4 +1,4 @@
-"""Number, mean and covariance of rows, as far as a covariance structure needs them."""
+"""Number, mean and covariance of rows, in the form that a covariance structure needs."""
 
 import functools
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class DataMoments:
     def of(
         cls, rows: NDArray[Any], weights: Array, covariance_type: CovarianceType
     ) -> "DataMoments":
-        """Return the moments of rows; of missing values each moment uses the rows that have them.
+        """Return the moments of rows; each moment uses the rows that have the values it needs.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""The E-step: a mixture prepared for evaluation, and what it says of a chunk of rows."""
+"""The E-step: a mixture prepared for evaluation, and its results for a chunk of rows."""
 
 import functools
 import math
@@ -28,17 +28,17 @@ from streamgmm.core.structures import STRUCTURES, Array, blocks, upper_triangle
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.options import Arithmetic, CovarianceType
 
-#: Rows that hold a larger value take no part: sums of their squares may overflow.
+#: Rows that hold a larger value are skipped, because sums of their squares may overflow.
 LARGEST_VALUE = 1e130
-# Bound on the error of a log-density, in nats, above which the centred form is taken.
+# Bound on the error of a log-density, in nats, above which the centred form is used.
 _DENSITY_TOLERANCE = 1e-8
-# The same, in float32 if that is asked for.
+# The same bound if the user asks for float32.
 _SINGLE_TOLERANCE = 1e-3
 # Error of a covariance, relative to itself, from sums in float32 ...
 _SINGLE_COVARIANCE_TOLERANCE = 1e-4
-# ... in which so many terms follow one another: of rows in each lane of a vector, then of lanes.
+# ... of this length: first rows in each lane of a vector are summed, then lanes.
 _SINGLE_LENGTH = ROWS_AT_ONCE / SINGLE_LANES + math.log2(SINGLE_LANES)
-# Rows of a type that kernels do not read are cast so many bytes at a time.
+# Rows of a type that kernels do not read are cast in pieces of this many bytes.
 _CAST_BYTES = 1 << 20
 
 # Rows without weights count as rows of weight 1.
@@ -47,7 +47,7 @@ _NO_WEIGHTS = np.empty(0)
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What a mixture says of each of n rows.
+    """The density, label and responsibilities of each of n rows under a mixture.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Posterior:
         Component of largest responsibility.
     responsibilities : ndarray of shape (n, K), or (0, K) if not asked for
     n_not_finite : int
-        Rows that hold NaN or infinity; what is said of them means nothing.
+        Rows that hold NaN or infinity; their entries have no meaning.
     """
 
     scores: Array
@@ -77,7 +77,7 @@ class EStep:
     order : ndarray of shape (K',), int64
         The components of non-zero weight: those in the expanded form, then the centred ones.
     coefficients : Coefficients
-        Of these components, in this order.
+        Coefficients of these components, in this order.
     sums_single : bool
         Whether statistics may be summed in float32.
     is_hard : bool
@@ -107,17 +107,18 @@ class EStep:
         parameters : Parameters
         frame : Frame
         arithmetic : {"auto", "float64", "float32"}
-            With "auto" densities and sums are float64 wherever a component may have a share in a
-            row, and float32 may find where it has none; "float64" does without; with "float32"
-            densities are float32 wherever their error is bounded by 0.001 nats, and sums of some
-            hundred rows too, where that of covariances is bounded by 1e-4. With hard assignment
-            "float32" is the same as "auto": an error in a density would change a label.
+            With "auto", densities and sums are float64 wherever a component may have a share in a
+            row; float32 may find the rows in which it has none. With "float64", float32 is not used
+            at all. With "float32", densities are float32 wherever their error is bounded by 0.001
+            nats. Sums of some hundred rows are float32 too where the relative error of covariances
+            is bounded by 1e-4. With hard assignment "float32" is the same as "auto", because an
+            error in a density could change a label.
         log_offsets : ndarray of shape (K,), optional
             Replace ln π_k in the log-joint densities; -inf for a component that takes no part.
         is_hard : bool
             Whether statistics count each row wholly for the component of the largest log-joint
-            density; of equal densities, for that of the lowest number. Their log-likelihood is
-            then Σ w max_k ln π_k p_k(x).
+            density; among equal densities, for the component of the lowest number. The
+            log-likelihood is then Σ w max_k ln π_k p_k(x).
 
         Raises
         ------
@@ -153,9 +154,9 @@ class EStep:
         is_in_place = np.array_equal(order, np.arange(parameters.n_components))
         limit = _overflow_limit(stacked, frame.scale)
         bases = structure.invert(frame.factors)
-        # Centred components without weight have no part, so their bases have none either.
-        places = np.searchsorted(frame.centred, order[packed.size :])
-        is_whole = places.size == frame.centred.size
+        # Centred components without weight are skipped, so their bases are skipped too.
+        indices = np.searchsorted(frame.centred, order[packed.size :])
+        is_whole = indices.size == frame.centred.size
         coefficients = Coefficients(
             kind=structure.code,
             features=_features(parameters.covariance_type, d),
@@ -169,8 +170,8 @@ class EStep:
             means=parameters.means[order],
             factors=structure.kernel_factors(stacked, None if is_in_place else order),
             constants=constants[order],
-            origins=frame.means[places],
-            bases=structure.kernel_factors(bases, None if is_whole else places),
+            origins=frame.means[indices],
+            bases=structure.kernel_factors(bases, None if is_whole else indices),
             has_own_basis=structure.is_own_basis(frame.factors, parameters.factors),
             limit=limit,
             tolerance=_DENSITY_TOLERANCE,
@@ -198,8 +199,8 @@ class EStep:
             _NO_WEIGHTS if weights is None else writable(np.asarray(weights, dtype=np.float64))
         )
         self.require_shapes(rows, row_weights)
-        # Pieces would group sums in another way than the whole does, and change the last digits:
-        # the byte order of a float is a matter of storage alone.
+        # Floats of another byte order are converted as a whole. Pieces would change the order of
+        # sums and so the last digits, but the byte order must not change a result.
         if rows.dtype.kind == "f":
             rows = rows.astype(rows.dtype.newbyteorder("="), copy=False)
         coefficients = self.writable_coefficients
@@ -221,7 +222,7 @@ class EStep:
         return functools.reduce(Statistics.merge, others, first)
 
     def _as_statistics(self, moments: Array, scatter: Array, totals: Array) -> Statistics:
-        """Return what the kernel found, with the components in their own places."""
+        """Return statistics from the sums of the kernel, with the components in their own order."""
         scatter = STRUCTURES[self.frame.covariance_type].scatter_from(
             scatter, self.frame.n_features
         )
@@ -241,9 +242,9 @@ class EStep:
         return np.array_equal(self.order, np.arange(len(self.weights)))
 
     def _lost_to_coefficients(self, moments: Array) -> float:
-        """Return what the log-likelihood lacks because coefficients were rounded to float32.
+        """Return the part of the log-likelihood that rounding of coefficients to float32 lost.
 
-        Rounding of rows averages out over them; that of coefficients is the same for all.
+        Rounding errors of rows average out; those of coefficients are the same for all rows.
         """
         theta, single = self.coefficients.theta, self.coefficients.theta_single
         return float(np.sum((theta - single) * moments[: len(theta), : theta.shape[1]]))
@@ -271,7 +272,7 @@ class EStep:
         return _joined(parts)
 
     def assignment(self, rows: NDArray[np.generic]) -> Posterior:
-        """Label of each row by hard assignment, and its log-joint density.
+        """Return the label of each row by hard assignment, and its log-joint density.
 
         Parameters
         ----------
@@ -281,7 +282,8 @@ class EStep:
         Returns
         -------
         Posterior
-            Its scores are max_k ln π_k p_k(x); of equal densities the lowest number is the label.
+            Its scores are max_k ln π_k p_k(x). Among equal densities the lowest number is the
+            label.
         """
         self.require_shapes(rows)
         coefficients = self.writable_coefficients
@@ -297,7 +299,7 @@ class EStep:
         return _joined(parts)
 
     def require_shapes(self, rows: NDArray[np.generic], weights: Array = _NO_WEIGHTS) -> None:
-        """Refuse rows and weights of other shapes than kernels read: these look at no bounds.
+        """Refuse rows and weights of wrong shapes, because kernels do not check bounds.
 
         Raises
         ------
@@ -311,7 +313,7 @@ class EStep:
 
     @functools.cached_property
     def writable_coefficients(self) -> Coefficients:
-        """The coefficients as kernels are compiled for.
+        """The coefficients in the memory layout that kernels are compiled for.
 
         Raises
         ------
@@ -328,7 +330,7 @@ class EStep:
 
 
 def _joined(parts: list[Posterior]) -> Posterior:
-    """Return what is said of the rows of all parts."""
+    """Return the posteriors of the rows of all parts together."""
     if len(parts) == 1:
         return parts[0]
     return Posterior(
@@ -340,7 +342,7 @@ def _joined(parts: list[Posterior]) -> Posterior:
 
 
 def _require_offsets(log_offsets: Array, n_components: int) -> None:
-    """Refuse offsets that leave no component, or are no numbers below infinity.
+    """Refuse offsets that exclude all components, or are not numbers below infinity.
 
     Raises
     ------
@@ -357,7 +359,7 @@ def _require_offsets(log_offsets: Array, n_components: int) -> None:
 def _require_agreement(
     coefficients: Coefficients, order: NDArray[np.int64], n_components: int
 ) -> None:
-    """Refuse coefficients of which the shapes do not agree: kernels look at no bounds.
+    """Refuse coefficients whose shapes do not agree, because kernels do not check bounds.
 
     Raises
     ------
@@ -400,20 +402,20 @@ def statistics_bytes(covariance_type: CovarianceType, n_components: int, n_featu
 
 
 def writable(array: NDArray[Any]) -> NDArray[Any]:
-    """Return the array as kernels are compiled for it: C-ordered and writable.
+    """Return the array in the layout that kernels are compiled for: C-ordered and writable.
 
     Arrays that came from another process or a memory map may be read-only.
     """
     if array.flags.c_contiguous and array.flags.writeable:
-        # What NumPy finds too, in ten times the time.
+        # NumPy finds the same, but takes ten times as long.
         return array
     return np.require(array, requirements=["C", "W"])
 
 
 def _single(theta: Array, arithmetic: Arithmetic, is_hard: bool) -> NDArray[np.float32]:
-    """Return coefficients in float32; none if they are not wanted, would not pay or would overflow.
+    """Return coefficients in float32; none if not wanted, not worthwhile, or too large.
 
-    Hard assignment needs digits of few densities, and so it pays for few features too.
+    Hard assignment needs few densities in float64, so float32 is worthwhile for few features too.
     """
     pays = theta.shape[0] >= FORMS and (is_hard or theta.shape[1] >= MANY_FEATURES)
     wanted = arithmetic == "float32" or (arithmetic == "auto" and pays)
@@ -423,13 +425,13 @@ def _single(theta: Array, arithmetic: Arithmetic, is_hard: bool) -> NDArray[np.f
 
 @functools.lru_cache(maxsize=8)
 def _features(covariance_type: str, n_features: int) -> NDArray[np.int64]:
-    """Return the table of features, with those to spare that kernels read."""
+    """Return the table of features, with the spare entries that kernels read."""
     return _with_spare(STRUCTURES[covariance_type].features(n_features))
 
 
 @functools.lru_cache(maxsize=8)
 def _scatter_features(n_features: int) -> NDArray[np.int64]:
-    """Return the same for the upper triangle of z zᵀ."""
+    """Return the table of features of the upper triangle of z zᵀ, with spare entries."""
     return _with_spare(1 + np.stack(upper_triangle(n_features), axis=1))
 
 
@@ -438,7 +440,7 @@ def _with_spare(features: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _bears_single_sums(frame: Frame, parameters: Parameters) -> bool:
-    """Whether covariances from sums in float32 are good to a part in 10,000, in any direction."""
+    """Return whether covariances from float32 sums are exact to 1e-4 in every direction."""
     shorter = math.sqrt(_SINGLE_LENGTH / ACCUMULATION_LENGTH)
     errors = frame.covariance_error(parameters) * SINGLE_OVER_DOUBLE * shorter
     return bool(np.all(errors <= _SINGLE_COVARIANCE_TOLERANCE))
@@ -451,7 +453,7 @@ def _overflow_limit(inverse: Array, scale: Array) -> float:
     else:
         parts = (inverse[block] * scale for block in blocks(len(inverse), len(scale)))
         steepest = max(float(np.abs(part).max(initial=1.0)) for part in parts)
-    # What a weight times the square of a larger value comes to may overflow in data units.
+    # In data units a weight times the square of a larger value may overflow.
     largest = LARGEST_VALUE / max(float(scale.max()), 1.0)
     return min(1e140 / (float(len(scale)) * steepest), largest)
 
@@ -459,7 +461,7 @@ def _overflow_limit(inverse: Array, scale: Array) -> float:
 def _castable(
     rows: NDArray[np.generic],
 ) -> Iterator[tuple[int, int, NDArray[np.floating]]]:
-    """Rows as kernels read them: float64 and float32 as they are, others cast piece by piece."""
+    """Yield rows for kernels: float64 and float32 as they are, others cast piece by piece."""
     n, d = rows.shape
     if rows.dtype in (np.float64, np.float32):
         yield 0, n, rows  # type: ignore[misc]

@@ -10,7 +10,7 @@ from streamgmm.errors import ParameterError
 
 @dataclass(frozen=True, eq=False)
 class FeatureMoments:
-    """What is known of the values of D features; a monoid. NaN stands for no value.
+    """Weight, mean, scatter and extremes of D features; a monoid. NaN stands for no value.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class FeatureMoments:
     largest: Array
 
     def check(self) -> None:
-        """Refuse arrays that are no moments, as those of a file may be.
+        """Refuse arrays that are not valid moments; a file may hold such arrays.
 
         Raises
         ------
@@ -54,7 +54,7 @@ class FeatureMoments:
         Parameters
         ----------
         columns : ndarray of shape (D, n)
-            The rows, turned.
+            The rows, transposed.
         weights : ndarray of shape (n,), optional
             Positive; 1 if not given.
         """
@@ -67,7 +67,7 @@ class FeatureMoments:
         total = float(row_weights.sum())
         means = columns @ row_weights / (total or 1.0)
         deviations = columns - means[:, np.newaxis]
-        # What rounding of the mean leaves: of values far from 0 all of its digits.
+        # Correct the rounding error of the mean. Far from 0 it can exceed the deviations.
         shifts = deviations @ row_weights / (total or 1.0)
         weighted = deviations if weights is None else deviations * row_weights
         scatters = np.einsum("dn,dn->d", weighted, deviations) - total * np.square(shifts)
@@ -106,7 +106,7 @@ class FeatureMoments:
         return found
 
     def merge(self, other: "FeatureMoments") -> "FeatureMoments":
-        """Return the moments of the rows of both."""
+        """Return the moments of the rows of both operands."""
         totals = self.weights + other.weights
         part = other.weights / np.where(totals > 0.0, totals, 1.0)
         shifts = other.means - self.means

@@ -1,4 +1,4 @@
-"""The objective of a fit, which rows complete where settings leave it to the data."""
+"""The objective of a fit; data complete the settings that depend on them."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,13 +37,13 @@ class FitObjective:
 
     @property
     def known(self) -> Objective:
-        """The objective, whose parts have been given or found."""
+        """The objective; all its parts must have been given or found."""
         if self.lacks_prior:
             raise RuntimeError("the prior is used before rows were sampled")
         return Objective(self.ridge.known, self.fixed, self._completed)
 
     def complete_prior(self, rows: NDArray[Any], weights: Array) -> None:
-        """Take from rows what the prior needs of the data.
+        """Compute from rows the moments that the prior needs.
 
         Parameters
         ----------
@@ -57,9 +57,9 @@ class FitObjective:
             self._completed = completed_prior(self.prior, moments)
 
     def settle(self, rows: NDArray[Any], weights: Array) -> Objective:
-        """Return the objective; what is not known yet is found among rows.
+        """Return the objective; rows determine the parts that are not known yet.
 
-        Parameters are those of :meth:`complete_prior`.
+        The parameters are those of :meth:`complete_prior`.
         """
         self.ridge.settle(rows, weights)
         self.complete_prior(rows, weights)

@@ -25,7 +25,7 @@ class StopReason(Enum):
     LOSS = "loss"
     """EM's own step lowers the objective by the tolerance or more."""
     LIMIT = "limit"
-    """The iterations that are allowed came to an end first, or have not ended yet."""
+    """The largest number of iterations was reached first, or the fit has not ended yet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +39,10 @@ class FittedModel:
         Moments of the rows that the mixture was fitted to, component by component; None if it was
         derived from another mixture, converted, or not iterated.
     reg_covar : ndarray of shape (D,), or None
-        What was added to the diagonal entry of each column; None if no rule has decided it.
+        Value that was added to the diagonal entry of each column; None if no rule has decided it.
     feature_names : ndarray of str of shape (D,), or None
     history : tuple of dict
-        One entry for each pass over the data, or for each stretch of a stream.
+        One entry for each pass over the data, or for each segment of a stream.
     n_reads : float
         Passes over the data, partial ones as fractions.
     reason : StopReason or None
@@ -52,12 +52,12 @@ class FittedModel:
     log_likelihood : float
         Mean log-likelihood of the rows, nats per row; NaN if it is not known.
     log_likelihoods : tuple of float
-        The same, iteration by iteration.
+        Mean log-likelihood of the rows at each iteration.
     is_hard : bool
         Whether each row was assigned to one component, and the log-likelihoods are those of
         classification.
     criteria : Criteria or None
-        Of the parameters on the rows; None if no pass over the data has evaluated them.
+        Criteria of the parameters on the rows; None if no pass over the data has evaluated them.
     """
 
     parameters: Parameters
@@ -80,7 +80,7 @@ class FittedModel:
         Parameters
         ----------
         name : str
-            What a message calls the mixture.
+            Name of the mixture in the message.
 
         Raises
         ------

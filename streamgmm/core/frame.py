@@ -1,9 +1,9 @@
-"""Coordinates in which moments are summed without losing digits.
+"""Coordinates in which sums of moments keep their digits.
 
 Sums of x and x xᵀ about a far origin, or in badly scaled units, cancel when covariances are
 taken from them. A :class:`Frame` states the coordinates instead: a common origin and scale,
-and for components that even this does not serve, their own mean and factor. It is fixed
-before a pass and travels with the statistics.
+and, for components that lose digits even so, their own mean and factor. A frame is fixed
+before a pass over the data, and the statistics carry it.
 """
 
 import math
@@ -21,7 +21,7 @@ from streamgmm.options import CovarianceType
 # Rounding in a covariance, relative to the covariance itself in every direction, above which
 # a component's moments are summed about its own mean.
 _COVARIANCE_TOLERANCE = 1e-9
-#: Terms that follow one another in a sum: rows of a block, blocks that are summed together.
+#: Number of terms of a sum that are added in sequence: rows of a block, then blocks of a group.
 ACCUMULATION_LENGTH = 512
 
 
@@ -53,7 +53,7 @@ class Frame:
         The components in the centred form: o is their own mean, B their own factor.
     means : ndarray of shape (C, D)
     factors : ndarray of shape (C, D, D) full, (1, D, D) tied, (C, D) diag and spherical
-        For tied, B of all components, on whichever route.
+        For tied, B of all components, in the expanded and in the centred form.
     """
 
     covariance_type: CovarianceType
@@ -65,16 +65,16 @@ class Frame:
 
     @classmethod
     def of(cls, parameters: Parameters, dtype: DTypeLike = np.float64) -> "Frame":
-        """Return the frame in which a mixture's components are well placed.
+        """Return the frame in which the moments of a mixture keep their digits.
 
-        Origin and scale are weighted medians over components, which one component far
-        away, on an outlier, does not move.
+        Origin and scale are weighted medians over components. One component far away, on an
+        outlier, does not change them.
 
         Parameters
         ----------
         parameters : Parameters
         dtype : dtype
-            Type of the data, in which the origin is to be exact.
+            Type of the data. The origin is exact in it.
         """
         structure = parameters.structure
         shape = parameters.means.shape
@@ -112,7 +112,7 @@ class Frame:
         return STRUCTURES[self.covariance_type]
 
     def check_for(self, n_components: int) -> None:
-        """Refuse arrays that are no frame of so many components, as those of a file may be.
+        """Refuse arrays that are not a frame of this many components, as a file may hold.
 
         Raises
         ------
@@ -133,14 +133,14 @@ class Frame:
             raise ParameterError("the scale or a factor of the frame is not positive")
 
     def gathered(self, components: NDArray[np.intp]) -> "Frame":
-        """Return coordinates of mixtures whose components j have those of components[j] here."""
+        """Return a frame whose component j has the coordinates of components[j] of this frame."""
         is_centred = np.isin(components, self.centred)
-        places = np.searchsorted(self.centred, components[is_centred])
+        indices = np.searchsorted(self.centred, components[is_centred])
         return replace(
             self,
             centred=np.flatnonzero(is_centred),
-            means=self.means[places],
-            factors=self._structure.taken_frame_factors(self.factors, places),
+            means=self.means[indices],
+            factors=self._structure.taken_frame_factors(self.factors, indices),
         )
 
     def displacements(self, u: Array) -> Array:
@@ -148,15 +148,15 @@ class Frame:
         return self._structure.displacements(self, u)
 
     def points(self, u: Array) -> Array:
-        """o + B u in data units, for one point u a component: (K, D) to (K, D)."""
+        """Return o + B u in data units, for one point u of each component: (K, D) to (K, D)."""
         return self._origins(len(u)) + self.displacements(u)
 
     def coordinates(self, points: Array) -> Array:
-        """u = B⁻¹ (point - o), for one point in data units a component: (K, D) to (K, D)."""
+        """Return u = B⁻¹ (point - o) of one point of each component: (K, D) to (K, D)."""
         return self._structure.coordinates(self, points - self._origins(len(points)))
 
     def relative_factors(self, parameters: Parameters) -> Array:
-        """B⁻¹ L, stacked: the factors of covariances in the coordinates of the frame."""
+        """Return B⁻¹ L, stacked: the factors of covariances in the coordinates of the frame."""
         return self._structure.relative_factors(self, parameters.stacked(parameters.factors))
 
     def _origins(self, n_components: int) -> Array:
@@ -172,8 +172,8 @@ class Frame:
     def covariance_error(self, parameters: Parameters) -> Array:
         """Bound (K,) on the relative error of covariances from moments in this frame.
 
-        √m u ‖|L⁻¹ B| s‖², with s_d² the second moment of u_d and m the accumulation length (a
-        probabilistic bound: rounding errors of a sum grow as √m).
+        The bound is √m u ‖|L⁻¹ B| s‖², with s_d² the second moment of u_d and m the accumulation
+        length. It is probabilistic: rounding errors of a sum grow as √m.
         """
         displacements = parameters.means - self._origins(parameters.n_components)
         magnified = self._structure.magnified(self, parameters, displacements)

@@ -1,7 +1,8 @@
 """The E-step over chunks in which rows may lack values: NaN stands for a missing one.
 
-A row counts by the values that it has, which is maximum likelihood if values are missing at
-random: that one is missing may depend on the values that are there, not on the missing one.
+The likelihood of a row is that of its observed values. This gives maximum likelihood if values are
+missing at random: the observed values may decide which values are missing, but the missing values
+may not.
 """
 
 from dataclasses import dataclass, replace
@@ -48,12 +49,12 @@ class IncompleteExpectation:
         log_offsets: Array | None = None,
         is_hard: bool = False,
     ) -> "IncompleteExpectation":
-        """Prepare a mixture; as :meth:`streamgmm.core.e_step.EStep.prepare`."""
+        """Prepare a mixture as :meth:`streamgmm.core.e_step.EStep.prepare` does."""
         complete = EStep.prepare(parameters, frame, arithmetic, log_offsets, is_hard)
         return cls(complete, Whitening.of(parameters, frame))
 
     def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
-        """Sufficient statistics of a chunk of rows, expected given the values that are there.
+        """Return the sufficient statistics of a chunk, expected given the observed values.
 
         Parameters
         ----------
@@ -64,7 +65,7 @@ class IncompleteExpectation:
         Returns
         -------
         Statistics
-            Rows without any value are counted in ``n_missing`` and take no part.
+            Rows without any value are counted in ``n_missing`` and skipped.
         """
         found = self.complete.statistics(rows, weights)
         if not found.n_missing:
@@ -115,7 +116,7 @@ class IncompleteExpectation:
         return replace(found, n_not_finite=found.n_not_finite - chosen.size)
 
     def impute(self, rows: NDArray[np.generic]) -> Array:
-        """Return the rows with their missing values replaced by what is expected given the others.
+        """Return the rows with missing values replaced by their expectation given the others.
 
         Parameters
         ----------
@@ -125,7 +126,8 @@ class IncompleteExpectation:
         Returns
         -------
         ndarray of shape (n, D), float64
-            In rows without any value, and in those that overflow, the mean of the mixture.
+            In rows without any value, and in rows that overflow, the mean of the mixture replaces
+            missing values.
         """
         self.complete.require_shapes(rows)
         filled = rows.astype(np.float64)
@@ -156,7 +158,7 @@ class IncompleteExpectation:
         return found
 
     def _in_frame(self, moments: Array, scatter: Array) -> Statistics:
-        """Return statistics from what the kernel found, with the components in their own places."""
+        """Return statistics from the sums of the kernel, with the components in their own order."""
         order, d = self.complete.order, self.complete.frame.n_features
         placed = np.zeros((len(self.complete.weights), moments.shape[1]))
         placed[order] = moments
@@ -165,16 +167,16 @@ class IncompleteExpectation:
 
 
 def gap_bytes(n_components: int, n_features: int, n_rows: int) -> int:
-    """Memory that the rows with gaps of a chunk of n rows take, and a kernel for its blocks."""
+    """Return the memory that n rows with gaps, and a kernel for blocks of them, take."""
     rows = 24 * n_features * n_rows
     kept = max(KEPT, n_components * n_features * PANEL)
     return rows + 8 * (kept + 2 * n_features**2 + 3 * STRIDE * n_features)
 
 
 def _by_gaps(rows: NDArray[np.generic]) -> NDArray[np.intp]:
-    """Places of the rows that lack some of their values, those with the same gaps together."""
+    """Return the indices of the rows that lack some values, ordered by their gaps."""
     with np.errstate(over="ignore", invalid="ignore"):
-        # NaN wherever a row has a NaN, and in few others.
+        # The product is NaN for each row with a NaN, and for few other rows.
         doubtful = np.flatnonzero(np.isnan(rows @ np.ones(rows.shape[1], rows.dtype)))
     values = rows[doubtful].astype(np.float64)
     gaps = _as_words(np.isnan(values))

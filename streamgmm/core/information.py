@@ -1,15 +1,16 @@
-"""What rows tell of a mixture's parameters: the gradient, and how sure it is in each direction.
+"""Gradient and information: what rows determine of the parameters, direction by direction.
 
-A small move of a mixture is told in the coordinates in which EM sees it. With y = L⁻¹ (x - μ)
-the whitened residual of a row from a component, these are the changes of
+A small step of a mixture is expressed in the coordinates of EM. With y = L⁻¹ (x - μ)
+the whitened residual of a row from a component, the coordinates are the changes of
 
     N_k,   Σγy,   Σγ(yyᵀ - I),
 
-each over the standard deviation √N_k that it has when labels are known. There the information of
-labelled rows is the identity. The gradient of the log-likelihood is what an EM step moves, and the
-information of unlabelled rows is I - J, J the matrix of linear convergence of EM: close to 1
-along directions that the data determine well, close to 0 where EM is slow. It is the mean of the
-squared gradients of single rows, and a few rows a parameter are enough to estimate it.
+each divided by the standard deviation √N_k that it has when labels are known. In these coordinates
+the information of labelled rows is the identity. The gradient of the log-likelihood is the EM step,
+and the information of unlabelled rows is I - J, with J the matrix of linear convergence of EM. This
+information is close to 1 along directions that the data determine well, and close to 0 where EM is
+slow. It is the mean of the squared gradients of single rows. A few rows per parameter are enough to
+estimate it.
 
 References
 ----------
@@ -32,9 +33,9 @@ from streamgmm.core.structures import Array, CovarianceStructure
 from streamgmm.core.whitening import Whitening
 from streamgmm.options import ParameterName
 
-#: A row says nothing of components that have a smaller share in it.
+#: Components with a smaller share in a row are ignored for this row.
 LEAST_RESPONSIBILITY = 3e-3
-# Of the squared length of a residual, beyond its mean.
+# Largest excess of the squared length of a residual over its mean, in standard deviations.
 _DEVIATIONS = 8.0
 
 Single = NDArray[np.float32]
@@ -42,16 +43,16 @@ Single = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Tangent:
-    """The coordinates of small moves of a mixture; vectors have p entries.
+    """The coordinates of small steps of a mixture; vectors have p entries.
 
     Attributes
     ----------
     parameters : Parameters
-        Where the moves begin.
+        The parameters at which steps begin.
     frame : Frame
-        Of the statistics that moves are taken from and given as.
+        Frame of the statistics that are converted to coordinates and back.
     fixed : collection of {"weights", "means", "covariances"}
-        What does not move: its coordinates are 0.
+        Parameters that are held fixed: their coordinates are 0.
     """
 
     parameters: Parameters
@@ -59,14 +60,15 @@ class Tangent:
     fixed: Collection[ParameterName] = ()
 
     def gradient(self, statistics: Statistics, reg_covar: float | Array = 0.0) -> Array:
-        """Return what one EM step moves: the gradient of the mean log-likelihood, (p,).
+        """Return the step of EM, which is the gradient of the mean log-likelihood, (p,).
 
         Parameters
         ----------
         statistics : Statistics
-            Under the parameters, in the frame.
+            Statistics under the parameters, in the frame.
         reg_covar : float or ndarray of shape (D,)
-            As the M-step adds it to the diagonal of covariances, in squared units of the columns.
+            Ridge that the M-step adds to the diagonal of covariances, in squared units of the
+            columns.
         """
         moments, scatter = self._whitening.of_statistics(statistics)
         inverse = self.parameters.stacked(self.parameters.inverse_factors)
@@ -76,26 +78,26 @@ class Tangent:
         weight = statistics.weight
         scatter = scatter / weight + scatter_ridge - unit_scatter
         moments = moments / weight
-        # Mean 0 and covariance I of the rows of a component, whatever their number.
+        # Subtract the moments of rows with mean 0 and covariance I.
         second = slice(1 + self.frame.n_features, None)
         moments[:, second] -= moments[:, :1] * unit[second]
         moments[:, 0] -= self.parameters.weights
         return self.coordinates(moments, scatter)
 
     def coordinates(self, moments: Array, scatter: Array) -> Array:
-        """Return whitened moments (K, M) and scatter, of a unit of weight, as coordinates (p,)."""
+        """Return whitened moments (K, M) and scatter, per unit of weight, as coordinates (p,)."""
         own, shared = self._structure.to_coordinates(moments, scatter, self.frame.n_features)
         scales, shared_scales = self._scales
         return np.concatenate([(own * scales).ravel(), shared * shared_scales])
 
     def moved(self, step: Array, like: Statistics) -> Statistics:
-        """Return the statistics of which the mixture that lies a step (p,) away is the maximum.
+        """Return statistics whose M-step gives the mixture that lies a step (p,) away.
 
         Parameters
         ----------
         step : ndarray of shape (p,)
         like : Statistics
-            Whose counts of rows they have.
+            Statistics whose counts of rows are copied.
         """
         moments, scatter = self._unpack(step)
         unit, unit_scatter = self._units
@@ -107,7 +109,7 @@ class Tangent:
         return replace(like, moments=found.moments, scatter=found.scatter)
 
     def size(self, step: Array) -> float:
-        """Return the largest move of a component, in its own standard deviations."""
+        """Return the largest change of a component, in its own standard deviations."""
         own, shared = self.split(step)
         alive = self.parameters.weights > 0.0
         norms = np.linalg.norm(own[alive], axis=1) / np.sqrt(self.parameters.weights[alive])
@@ -115,7 +117,7 @@ class Tangent:
 
     @property
     def free(self) -> Array:
-        """1 for the coordinates that may move, else 0, (p,)."""
+        """1 for the coordinates that may change, else 0, (p,)."""
         scales, shared_scales = self._scales
         return np.concatenate([scales.ravel() > 0.0, shared_scales > 0.0]).astype(np.float64)
 
@@ -136,9 +138,9 @@ class Tangent:
 
     @property
     def _scales(self) -> tuple[Array, Array]:
-        """What turns own (K, m) and shared (s,) moments of a unit of weight into coordinates.
+        """Factors that turn own (K, m) and shared (s,) moments per unit of weight into coordinates.
 
-        They are 0 for what is fixed.
+        The factors are 0 for fixed parameters.
         """
         d = self.frame.n_features
         weights = self.parameters.weights[:, np.newaxis]
@@ -151,17 +153,17 @@ class Tangent:
 
     @property
     def n_shared(self) -> int:
-        """Coordinates that are no component's own: those of a covariance that all share."""
+        """Number of coordinates that no component has of its own: those of a shared covariance."""
         return self._structure.n_shared(self.frame.n_features)
 
     def split(self, vector: Array) -> tuple[Array, Array]:
-        """Return the coordinates of the components (K, m), and those that they share."""
+        """Return the coordinates of the components (K, m), and the shared ones."""
         k = self.parameters.n_components
         n_own = self._structure.n_own(self.frame.n_features)
         return vector[: k * n_own].reshape(k, n_own), vector[k * n_own :]
 
     def _unpack(self, vector: Array) -> tuple[Array, Array]:
-        """Return moments and scatter, of a unit of weight, of coordinates."""
+        """Return moments and scatter, per unit of weight, from coordinates."""
         own, shared = (
             np.divide(part, scales, out=np.zeros_like(part), where=scales > 0.0)
             for part, scales in zip(self.split(vector), self._scales, strict=True)
@@ -181,7 +183,7 @@ class _Members:
     shares : ndarray of shape (n_k,), float32
         Responsibilities over √π_k.
     features : ndarray of shape (n_k, m), float32
-        1, y, and what else is linear in the coordinates of the structure.
+        1, y, and the other quantities in which the gradient is linear.
     """
 
     places: NDArray[np.intp]
@@ -197,12 +199,12 @@ class Information:
     ----------
     tangent : Tangent
     weights : ndarray of shape (n,), float32
-        Of the rows; they sum to 1.
+        Weights of the rows; they sum to 1.
     members : list of _Members
-        By component.
+        Rows of each component.
     damping : ndarray of shape (p,)
-        Part of the information of labelled rows that is added, where rows are too few to tell of
-        a component's parameters; all of it, and so EM's own step, where there are none.
+        Part of the information of labelled rows that is added where a component has few rows. It
+        is 1 where a component has none; this gives EM's own step.
     """
 
     tangent: Tangent
@@ -227,8 +229,8 @@ class Information:
             Without NaN.
         weights : ndarray of shape (n,)
         responsibilities : ndarray or csc_array of shape (n, K)
-            Under the tangent's parameters; those below :data:`LEAST_RESPONSIBILITY` may be left
-            out.
+            Responsibilities under the tangent's parameters; entries below
+            :data:`LEAST_RESPONSIBILITY` may be missing.
         """
         parameters, structure = tangent.parameters, tangent.parameters.structure
         columns = scipy.sparse.csc_array(responsibilities)
@@ -241,7 +243,7 @@ class Information:
             places = columns.indices[own][is_member].astype(np.intp)
             shares = shares[is_member] / np.sqrt(weight) if places.size else np.empty(0)
             residuals = rows[places] - parameters.means[k]
-            # Data may lie in any units; whitened they fit in float32.
+            # Data may have any units; whitened residuals fit in float32.
             residuals = structure.scaled_rows(residuals, inverse, k)
             _draw_in(residuals)
             features = structure.row_features(residuals.astype(np.float32))
@@ -259,7 +261,7 @@ class Information:
         return cls(tangent, (weights / weights.sum()).astype(np.float32), members, damping)
 
     def product(self, vector: Array) -> Array:
-        """(I - J) v, (p,): the gradients of single rows times their products with v, averaged."""
+        """Return (I - J) v, (p,): the mean over rows of their gradient times its product with v."""
         free = self.tangent.free
         own, shared = (part.astype(np.float32) for part in self.tangent.split(vector * free))
         roots = np.sqrt(self.tangent.parameters.weights).astype(np.float32)
@@ -276,23 +278,23 @@ class Information:
         return found
 
     def _project(self, members: _Members, own: Single, shared: Single, root: np.float32) -> Single:
-        """Return the products (n_k,) of what a component adds to rows' gradients with a vector."""
+        """Return products (n_k,) of a vector with a component's parts of the rows' gradients."""
         structure = self.tangent.parameters.structure
         found = structure.along(members.features, own, shared, root)
         found *= members.shares
         return found
 
     def _gather(self, members: _Members, along: Single, root: np.float32) -> tuple[Single, Single]:
-        """Sums over rows (n_k,) of what a component adds to their gradients: own, and shared."""
+        """Return own and shared sums over rows of a component's parts of the rows' gradients."""
         parts, structure = members.shares * along, self.tangent.parameters.structure
         n_own = structure.n_own(self.tangent.frame.n_features)
         return structure.gathered(members.features, parts, root, n_own)
 
 
 def _draw_in(residuals: Array) -> None:
-    """Move residuals (n, D) that are no Gaussian's to where the last of a Gaussian's are.
+    """Shorten residuals (n, D) that are longer than almost all residuals of a Gaussian.
 
-    One row far away has so large a gradient that its square would pass for certainty.
+    The squared gradient of one row far away would otherwise count as much information.
     """
     d = residuals.shape[1]
     lengths = np.linalg.norm(residuals, axis=1)

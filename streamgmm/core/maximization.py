@@ -17,21 +17,21 @@ from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
 from streamgmm.options import ParameterName
 
-# A component with less mass than this, in rows, has none.
+# A component with less mass than this, in rows, counts as empty.
 _FEWEST_ROWS = 10.0 * np.finfo(np.float64).eps
-# No rounding is smaller, so that where data are 0 neither precisions nor whitened rows overflow.
+# Least rounding of data. With it neither precisions nor whitened rows overflow where data are 0.
 _LEAST_ROUNDING = 1e-130
 
 
 @dataclass(frozen=True)
 class Maximum:
-    """What an M-step found.
+    """The result of an M-step.
 
     Attributes
     ----------
     parameters : Parameters
     empty : tuple of int
-        Components without mass: weight 0 from now on, mean and covariance as they were.
+        Components without mass. Their weight becomes 0; their mean and covariance do not change.
     collapsed : tuple of int
         Components whose covariance was singular and was widened (all of them for tied).
     """
@@ -54,11 +54,11 @@ def maximize(
     ----------
     statistics : Statistics
     previous : Parameters
-        Where held-fixed parameters, and those of components without mass, are taken from.
+        Source of fixed parameters, and of the parameters of components without mass.
     reg_covar : float or ndarray of shape (D,)
         Added to the diagonal of each covariance, in squared units of the columns.
     fixed : collection of {"weights", "means", "covariances"}
-        What keeps its previous value.
+        Parameters that keep their previous values.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def maximize(
     weights, means = previous.weights, previous.means
     if "weights" not in fixed and alive.size:
         weights = counts / counts.sum()
-    # From the mean that the covariance is taken about to the mean of the rows.
+    # Differences of the rows' mean from the mean about which the covariance is taken.
     shifts = np.zeros_like(offsets)
     if "means" in fixed:
         shifts = offsets - frame.coordinates(means)
@@ -108,8 +108,8 @@ def maximize(
 def _has_mass(statistics: Statistics) -> NDArray[np.bool_]:
     """Return whether a component has more than a few roundoffs of a row, (K,).
 
-    With less its mean and covariance would be those of the one row that is nearest, and the
-    component would be reborn on it. scikit-learn's M-step draws the line at the same mass.
+    With less mass, its mean and covariance would be those of the nearest row alone. The threshold
+    is that of scikit-learn's M-step.
     """
     row = statistics.weight / max(statistics.n_rows, 1)
     mass: NDArray[np.bool_] = statistics.counts > _FEWEST_ROWS * row

@@ -1,7 +1,7 @@
 """The objective that a fit maximises: log-likelihood, ridge, fixed parameters, and a prior.
 
-Algorithms ask the objective for the M-step, for the value of parameters, for the gain of a step
-and for the gradient. So a prior, which changes all four, is written once.
+The objective provides the M-step, the value of parameters, the gain of a step and the gradient. A
+prior changes all four, so it is implemented once, here.
 """
 
 from dataclasses import dataclass, replace
@@ -29,19 +29,19 @@ class PseudoRows:
         Σ_k [a_k ln π_k - ½ κ_k (μ_k - m_k)ᵀ Σ_k⁻¹ (μ_k - m_k)]
             - ½ Σ_k [ν_k ln|Σ_k| + tr(Σ_k⁻¹ Λ_k)]
 
-    where a covariance that all components share has one term in the second sum. Each value is that
-    of all components, or has one entry for each of them.
+    A covariance that all components share has one term in the second sum. Each value holds for all
+    components, or has one entry for each of them.
 
     Attributes
     ----------
     weights : float or ndarray of shape (K,)
-        a: rows that are added to the counts from which weights follow. Not negative.
+        a: number of rows that are added to the counts of the weights. Not negative.
     means : float or ndarray of shape (K,)
-        κ: rows that are added to those from which means follow. Not negative.
+        κ: number of rows that are added to those of the means. Not negative.
     centres : ndarray of shape (D,) or (K, D), or 0.0
         m: the mean of these rows.
     covariances : float or ndarray of shape (K,)
-        ν: rows that are added to those from which covariances follow. Not negative.
+        ν: number of rows that are added to those of the covariances. Not negative.
     scatter : ndarray, or 0.0
         Λ: the scatter of these rows about the mean of the component. Matrices (D, D) or (K, D, D)
         for full, a matrix (D, D) for tied, diagonals (D,) or (K, D) for diag and spherical, a
@@ -59,10 +59,11 @@ class Prior(Protocol):
     """A conjugate prior of mixtures."""
 
     def pseudo_rows(self, parameters: Parameters) -> PseudoRows:
-        """Return the rows that the prior adds to a mixture of such a shape.
+        """Return the rows that the prior adds to a mixture of this shape.
 
-        The values of the parameters must not matter: the rows are the same throughout a fit. The
-        search for a start asks for mixtures of other numbers of components too.
+        The rows must not depend on the values of the parameters, because they are the same
+        throughout a fit. The search for a start also passes mixtures of other numbers of
+        components.
         """
         ...
 
@@ -91,7 +92,7 @@ class Objective:
         Parameters
         ----------
         statistics : Statistics
-            Under the previous parameters.
+            Statistics under the previous parameters.
         previous : Parameters
             Fixed parameters, and those of components without mass, keep these values.
         """
@@ -106,7 +107,7 @@ class Objective:
         Parameters
         ----------
         statistics : Statistics
-            Under the parameters.
+            Statistics under the parameters.
         parameters : Parameters
         """
         if self.prior is None:
@@ -117,23 +118,23 @@ class Objective:
     def gain(
         self, before: Statistics, old: Parameters, after: Statistics, new: Parameters
     ) -> float:
-        """Return the gain of a step in what EM with this objective ascends, in nats per row.
+        """Return the gain of a step in the function that EM increases, in nats per row.
 
-        EM with a ridge ascends the value less ½ Σ n_k tr(R Σ_k⁻¹) / n with R = diag(reg_covar),
-        where the rows n_k of the components do not move: the E-step does not depend on the ridge,
-        so a change of weights is neither charged nor credited for it.
+        EM with a ridge increases the value minus ½ Σ n_k tr(R Σ_k⁻¹) / n with R = diag(reg_covar),
+        with constant rows n_k of the components: the E-step does not depend on the ridge, so a
+        change of the weights does not change this term.
 
         Parameters
         ----------
         before, after : Statistics
-            Under the old and the new parameters.
+            Statistics under the old and the new parameters.
         old, new : Parameters
         """
         largest, relative = relative_ridge(self.reg_covar)
         narrower = _narrowness(new, relative) - _narrowness(old, relative)
         weights = 0.5 * (old.weights + new.weights)
         if self.prior is not None:
-            # Weights differ from the parts of the rows by pseudo-rows.
+            # With pseudo-rows the weights are not the components' parts of the rows.
             weights = 0.5 * (before.counts + after.counts) / after.weight
         held = 0.5 * largest * float(np.sum(weights * narrower))
         if self.prior is not None:
@@ -142,13 +143,13 @@ class Objective:
         return self.value(after, new) - self.value(before, old) - held
 
     def gradient(self, tangent: Tangent, statistics: Statistics) -> Array:
-        """Return the gradient, (p,), of what EM with this objective ascends.
+        """Return the gradient, (p,), of the function that EM with this objective increases.
 
         Parameters
         ----------
         tangent : Tangent
         statistics : Statistics
-            Under the parameters of the tangent, in its frame.
+            Statistics under the parameters of the tangent, in its frame.
         """
         gradient = tangent.gradient(statistics, self.reg_covar)
         if self.prior is None:
@@ -157,9 +158,9 @@ class Objective:
         return gradient + own.gradient(tangent) / statistics.weight
 
     def step(self, tangent: Tangent, statistics: Statistics, gradient: Array) -> Array:
-        """Return the step of EM, (p,): without a prior the gradient, with one a shorter step.
+        """Return the step of EM, (p,): the gradient, or with a prior a shorter step.
 
-        The parameters are those of :meth:`gradient`, and the gradient itself.
+        The arguments are those of :meth:`gradient`, and the gradient.
         """
         if self.prior is None:
             return gradient
@@ -167,14 +168,14 @@ class Objective:
         return tangent.gradient(posterior, self.reg_covar)
 
     def informed(self, information: Information, statistics: Statistics) -> Information:
-        """Return the information of rows with that of the prior.
+        """Return the information of rows plus the information of the prior.
 
         Parameters
         ----------
         information : Information
-            Of some of the rows.
+            Information of some of the rows.
         statistics : Statistics
-            Of all rows, under the parameters of the information, in its frame.
+            Statistics of all rows, under the parameters of the information, in its frame.
         """
         if self.prior is None:
             return information
@@ -183,7 +184,7 @@ class Objective:
         return replace(information, damping=information.damping + added)
 
     def _posterior(self, statistics: Statistics, previous: Parameters) -> Statistics:
-        """Return statistics of which the maximum likelihood is the maximum with the prior."""
+        """Return statistics whose maximum likelihood is the maximum with the prior."""
         if self.prior is None:
             return statistics
         tangent = Tangent(previous, statistics.frame)
@@ -221,12 +222,12 @@ class _Whitened:
     def of(
         cls, prior: Prior, parameters: Parameters, reg_covar: float | Array = 0.0
     ) -> "_Whitened":
-        """Return the pseudo-rows of a prior; a ridge widens them as it widens all rows.
+        """Return the pseudo-rows of a prior, widened by a ridge as all rows are.
 
         Raises
         ------
         ParameterError
-            If the scatter has another shape than those of :class:`PseudoRows`.
+            If the scatter does not have a shape that :class:`PseudoRows` allows.
         """
         rows = prior.pseudo_rows(parameters)
         k, d = parameters.means.shape
@@ -238,7 +239,7 @@ class _Whitened:
                 f"{inverse.shape}"
             )
         structure = parameters.structure
-        # What components share is divided among them, if it is there for each.
+        # A shared value is divided among the components, if each of them has an entry.
         n_parts = len(inverse) if structure.n_shared(d) else 1
         counts = np.full(len(inverse), rows.covariances, dtype=np.float64) / n_parts
         ridge = np.full(d, reg_covar)
@@ -252,7 +253,7 @@ class _Whitened:
         return cls(structure, weights, means, centres, counts, scatter)
 
     def log_density(self, parameters: Parameters) -> float:
-        """Return the log density of the parameters that the coordinates belong to, in nats."""
+        """Return the log density of the parameters, in nats."""
         factors = parameters.stacked(parameters.factors)
         return float(
             scipy.special.xlogy(self.weights, parameters.weights).sum()
@@ -277,9 +278,9 @@ class _Whitened:
         """Return the diagonal of the information that squared gradients of rows lack, (p,).
 
         Labelled rows whose covariance is I in whitened coordinates have the information I. A prior
-        adds its pseudo-rows to it, and it keeps components wider than their rows: of rows whose
-        covariance is t I squared gradients show the part t for a mean, and t² + u (1 - t)² / 2 for
-        a second moment that is u for covariance I.
+        adds its pseudo-rows to these rows, and it keeps components wider than their rows. If the
+        covariance of rows is t I, squared gradients contain the part t of the information on a
+        mean, and t² + u (1 - t)² / 2 of that on a second moment which is u for covariance I.
         """
         k, d = tangent.parameters.means.shape
         whitening = Whitening.of(tangent.parameters, tangent.frame)
@@ -310,10 +311,10 @@ class _Whitened:
     def posterior(
         self, tangent: Tangent, moments: Array, scatter: Array, has_fixed_means: bool
     ) -> tuple[Array, Array]:
-        """Return whitened moments and scatter of which the maximum is the maximum with the prior.
+        """Return whitened moments and scatter whose M-step gives the maximum with the prior.
 
-        Each component gets a count, a mean and a covariance, as they are with the pseudo-rows, and
-        then the moments of rows that have just these.
+        Each component gets the count, mean and covariance of its rows and pseudo-rows together. The
+        moments follow from these.
         """
         d = tangent.frame.n_features
         counts, first, second = moments[:, 0], moments[:, 1 : 1 + d], moments[:, 1 + d :]
@@ -321,7 +322,7 @@ class _Whitened:
         new_counts = (counts + self.weights) * (total / (total + self.weights.sum()))
         means = np.zeros_like(first)
         if not has_fixed_means:
-            # The mean of a component without rows stays.
+            # The mean of a component without rows does not change.
             rows = np.where(new_counts > 0.0, counts + self.means, 0.0)[:, np.newaxis]
             sums = first + _times(self.means, self.centres)
             np.divide(sums, rows, out=means, where=rows > 0.0)
@@ -333,7 +334,7 @@ class _Whitened:
         own, shared = self._moments(about)
         pseudo, shared_pseudo = self._moments(self.scatter)
         squares, shared_squares = self._moments(_times(new_counts, self._products(means, means)))
-        # A covariance that all share follows from the rows of all.
+        # A shared covariance follows from the rows of all components.
         part = total / (total + self.covariances.sum())
         if self.structure.n_shared(d):
             parts = np.full_like(counts, part)
@@ -372,7 +373,7 @@ def _lacking(spread: Array, units: Array) -> Array:
 
 
 def _times(factors: Array, arrays: Array) -> Array:
-    """Return arrays (k, ...), each times its own factor (k,)."""
+    """Return arrays (k, ...), each multiplied by its own factor (k,)."""
     return factors.reshape(-1, *[1] * (arrays.ndim - 1)) * arrays
 
 

@@ -1,4 +1,4 @@
-"""The parameters of a Gaussian mixture, validated once and never changed after."""
+"""The parameters of a Gaussian mixture: validated once, and never changed afterwards."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from streamgmm.options import CovarianceType, ParameterName
 
 PARAMETER_NAMES: tuple[ParameterName, ...] = get_args(ParameterName)
 
-# Of √(Σ_ii Σ_jj); scikit-learn accepts about as much.
+# Largest asymmetry, as a part of √(Σ_ii Σ_jj); the tolerance of scikit-learn is similar.
 _ASYMMETRY = 1e-5
 
 
@@ -28,14 +28,14 @@ class Parameters:
     ----------
     covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     weights : ndarray of shape (K,)
-        Non-negative, sum 1. A component of weight 0 takes no part.
+        Non-negative, with sum 1. A component of weight 0 is skipped.
     means : ndarray of shape (K, D)
     covariances : ndarray
         (K, D, D) full, (D, D) tied, (K, D) diag, (K,) spherical.
     factors : ndarray, shape of ``covariances``
         Cholesky factors L, Σ = L Lᵀ (standard deviations for diag and spherical). They are
-        carried along because a covariance rounded to float64 no longer determines a standard
-        deviation 1e8 times smaller than another; its factor does.
+        stored because a covariance rounded to float64 does not determine a standard deviation that
+        is 1e8 times smaller than another one; its factor does.
     """
 
     covariance_type: CovarianceType
@@ -123,7 +123,7 @@ class Parameters:
         return cls.create(covariance_type, weights, means, covariances, factors)
 
     def check(self) -> None:
-        """Refuse arrays that are no mixture, as those of a file may be.
+        """Refuse arrays that are not a mixture; a file may hold such arrays.
 
         Raises
         ------
@@ -175,7 +175,7 @@ class Parameters:
         Parameters
         ----------
         fixed : collection of {"weights", "means", "covariances"}
-            What was held fixed and so is not counted.
+            Parameters that were held fixed and are not counted.
         """
         return count_parameters(self.structure, self.n_components, self.n_features, fixed)
 
@@ -186,14 +186,14 @@ def count_parameters(
     n_features: int,
     fixed: Collection[ParameterName] = (),
 ) -> int:
-    """Return the number of free parameters of a mixture of such a size.
+    """Return the number of free parameters of a mixture of this size.
 
     Parameters
     ----------
     structure : CovarianceStructure
     n_components, n_features : int
     fixed : collection of {"weights", "means", "covariances"}
-        What is held fixed and so is not counted.
+        Parameters that are held fixed and are not counted.
     """
     free = {
         "weights": n_components - 1,
@@ -223,7 +223,7 @@ def covariances_from_precisions(
 
 
 def require_values(name: str, values: object, shape: tuple[int, ...]) -> None:
-    """Refuse what is no array of finite numbers of a shape.
+    """Refuse values that are not an array of finite numbers of a shape.
 
     Raises
     ------
@@ -280,7 +280,7 @@ def require_covariances(structure: CovarianceStructure, name: str, values: Array
     ------
     ParameterError
     """
-    # Most are symmetric to the last bit, and that is soon seen.
+    # Most matrices are symmetric to the last bit, and this test is fast.
     if not np.array_equal(values, structure.transposed(values)):
         _symmetric(structure, name, values)
     if not np.all(structure.widths(values) > 0.0):

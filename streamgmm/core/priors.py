@@ -1,7 +1,7 @@
 """The priors of mixtures that users choose, and how data complete them.
 
-A prior may depend on the mean and the covariance of the data. They are found once per fit, before
-the first M-step, and then held.
+A prior may depend on the mean and the covariance of the data. A fit computes them once, before the
+first M-step.
 """
 
 import math
@@ -76,7 +76,7 @@ class Prior:
     __hash__ = None  # type: ignore[assignment]
 
     def check(self, covariance_type: CovarianceType, n_features: int) -> None:
-        """Refuse values that are no prior of such a mixture.
+        """Refuse values that are not a prior for this kind of mixture.
 
         Raises
         ------
@@ -104,7 +104,7 @@ class Prior:
             )
 
     def completed(self, moments: DataMoments) -> "ConjugatePrior":
-        """Return the prior with what it takes from the data."""
+        """Return the prior, completed by moments of the data."""
         return ConjugatePrior(self, moments)
 
 
@@ -127,7 +127,7 @@ class ConjugatePrior:
     moments: DataMoments
 
     def pseudo_rows(self, parameters: Parameters) -> PseudoRows:
-        """Return the rows that the prior adds to a mixture of such a shape."""
+        """Return the rows that the prior adds to a mixture of this shape."""
         structure, (k, d) = parameters.structure, parameters.means.shape
         own = self.settings
         degrees = d + 2.0 if own.degrees_of_freedom_prior is None else own.degrees_of_freedom_prior
@@ -156,7 +156,7 @@ class ConjugatePrior:
 
 @dataclass(frozen=True)
 class ChenTan:
-    """Penalised likelihood of Chen & Tan: it bounds the likelihood, and vanishes as rows grow."""
+    """Penalty of Chen & Tan: it bounds the likelihood, and vanishes as the rows increase."""
 
     def check(self, covariance_type: CovarianceType, n_features: int) -> None:
         """Do nothing: there are no settings."""
@@ -183,7 +183,7 @@ class ChenTanPenalty:
     moments: DataMoments
 
     def pseudo_rows(self, parameters: Parameters) -> PseudoRows:
-        """Return the rows that the penalty adds to a mixture of such a shape."""
+        """Return the rows that the penalty adds to a mixture of this shape."""
         rows = 2.0 / np.sqrt(self.moments.n_rows)
         return PseudoRows(covariances=float(rows), scatter=rows * self.moments.covariance)
 

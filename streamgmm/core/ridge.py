@@ -23,16 +23,16 @@ RegCovar = float | ArrayLike | Literal["auto"]
 DEFAULT_RIDGE = 1e-6
 # The interquartile range of a Gaussian, in standard deviations.
 _QUARTILES, _IQR = (0.25, 0.75), 1.349
-# Quartiles of so many rows are known to about one percent.
+# This many rows determine quartiles to about one percent.
 _MOST_ROWS = 1 << 16
-# A column whose values differ by fewer roundings is constant.
+# A column counts as constant if its values differ by fewer roundings than this.
 _FEWEST_ROUNDINGS = 16.0
 # Squares of smaller numbers may underflow.
 _LEAST_DEVIATION = 1e-130
-# Weights of lighter rows, as a part of all, do not resolve positions among the rows.
+# Smallest unit of weight in quantiles, as a part of the weight of all rows.
 _LEAST_WEIGHT = 1e-12
-# k-means hardly sees a column whose standard deviation is smaller than another's by this factor.
-# Columns of like units may differ by so much, but seldom if one of the deviations is below 1.
+# k-means nearly ignores a column whose standard deviation is smaller than another one by this
+# factor. Columns of similar units may differ by this factor, but seldom if a deviation is below 1.
 _MIXED, _MIXED_IF_SMALL = 100.0, 10.0
 
 
@@ -100,8 +100,8 @@ class FitRidge:
     entries : ndarray of shape (D,), or None
         None until rows are sampled.
     scales : ndarray of shape (D,), or None
-        Standard deviations of the columns, where these differ so much that k-means in units of the
-        data does not see all columns; None where they do not, or the ridge was given.
+        Standard deviations of the columns, if they differ so much that k-means in units of the data
+        ignores some columns. None if they do not, or if the ridge was given.
     """
 
     covariance_type: CovarianceType
@@ -110,13 +110,13 @@ class FitRidge:
 
     @property
     def known(self) -> Array:
-        """The entries, which have been given or found."""
+        """The entries, which must have been given or found."""
         if self.entries is None:
             raise RuntimeError("the ridge is used before rows were sampled")
         return self.entries
 
     def settle(self, rows: NDArray[Any], weights: Array) -> Array:
-        """Return the entries, which are found among sampled rows unless they are known.
+        """Return the entries; sampled rows determine them unless they are known.
 
         Parameters
         ----------
@@ -135,22 +135,22 @@ class FitRidge:
 def ridge_of(variances: Array, covariance_type: CovarianceType) -> Array:
     """Return the ridge (D,) for columns with these variances (D,), 0 for constant columns.
 
-    It is a millionth of the variance, and never more than a millionth.
+    The ridge is a millionth of the variance, and at most 1e-6.
     """
     typical = np.where(variances > 0.0, variances, 1.0)
     return _shared(covariance_type, DEFAULT_RIDGE * np.minimum(typical, 1.0))
 
 
 def robust_variances(rows: NDArray[Any], weights: Array) -> Array:
-    """Return variances (D,) of columns that few outliers do not change.
+    """Return variances (D,) of columns that a few outliers do not change.
 
-    The variance of a Gaussian with the column's interquartile range; the column's own variance if
-    that range is 0.
+    Each is the variance of a Gaussian with the column's interquartile range, or the column's own
+    variance if this range is 0.
 
     Parameters
     ----------
     rows : ndarray of shape (m, D)
-        NaN where a value is missing. Of many rows some are used, from all over.
+        NaN where a value is missing. If there are many rows, a part of them is used, evenly spaced.
     weights : ndarray of shape (m,)
         Positive.
 
@@ -177,7 +177,7 @@ def _robust_variance(column: NDArray[Any], weights: Array) -> float:
     rounding = np.finfo(np.float64).eps * max(abs(lower), abs(upper))
     deviation = (upper - lower) / _IQR
     if deviation == 0.0:
-        # About a value that many rows have, so that these deviate by exactly 0.
+        # Subtract a value that many rows have, so that these rows deviate by exactly 0.
         offsets = values - lower
         mean = np.average(offsets, weights=weights)
         deviation = np.sqrt(np.average(np.square(offsets - mean), weights=weights))
@@ -189,8 +189,8 @@ def _robust_variance(column: NDArray[Any], weights: Array) -> float:
 def _quantiles(values: Array, weights: Array, parts: Sequence[float]) -> Array:
     """Return quantiles of weighted values.
 
-    Those of values that are each repeated as often as their weight says, in units of the smallest
-    weight; for equal weights those of :func:`numpy.quantile`.
+    Each value is repeated in proportion to its weight, in units of the smallest weight. For equal
+    weights the quantiles are those of :func:`numpy.quantile`.
     """
     order = np.argsort(values, kind="stable")
     values = values[order]
@@ -199,14 +199,14 @@ def _quantiles(values: Array, weights: Array, parts: Sequence[float]) -> Array:
     positions = np.asarray(parts) * max(ends[-1] - 1.0, 0.0)
     before = np.floor(positions)
     # The middle of a repetition lies within the value's own range.
-    places = np.searchsorted(ends, np.stack([before, before + 1.0]) + 0.5, side="right")
-    below, above = values[np.minimum(places, len(values) - 1)]
+    indices = np.searchsorted(ends, np.stack([before, before + 1.0]) + 0.5, side="right")
+    below, above = values[np.minimum(indices, len(values) - 1)]
     found: Array = below + (positions - before) * (above - below)
     return found
 
 
 def _mixed_scales(variances: Array) -> Array | None:
-    """Return the columns' standard deviations if k-means does not see all columns, else None."""
+    """Return the columns' standard deviations if k-means ignores some columns, else None."""
     scales = np.sqrt(np.where(variances > 0.0, variances, 1.0))
     varying = scales[variances > 0.0]
     smallest = varying.min(initial=np.inf)
@@ -215,5 +215,5 @@ def _mixed_scales(variances: Array) -> Array | None:
 
 
 def _shared(covariance_type: CovarianceType, ridge: Array) -> Array:
-    """Return the ridge, or where components have one variance its smallest entry for all."""
+    """Return the ridge; if components have one variance, all entries are the smallest one."""
     return STRUCTURES[covariance_type].shared_ridge(ridge)

@@ -1,7 +1,7 @@
-"""Sufficient statistics of a mixture: what one chunk says, and what all chunks say together.
+"""Sufficient statistics of a mixture, for one chunk or for many chunks together.
 
-They form a commutative monoid: statistics of disjoint rows in one frame add. They are the
-unit that is cached, shipped, saved and summed.
+Statistics form a commutative monoid: statistics of disjoint rows in one frame add. They are the
+unit that is sent, saved and summed.
 """
 
 import math
@@ -52,29 +52,29 @@ class Statistics:
     ----------
     frame : Frame
     moments : ndarray of shape (K, M)
-        By component: N_k = Σγ, Σγu (D), then second moments as the structure needs them, M - 1 - D.
+        For each component N_k = Σγ, Σγu (D), then M - 1 - D second moments of the structure.
     scatter : ndarray of shape (D, D), or (0, 0)
         Σ_k Σγuuᵀ, for structures that need no other second moments.
     log_likelihood : float
         Σ w ln p(x), nats.
     weight : float
-        Σ w over the rows that were counted in.
+        Σ w over the rows that are included.
     n_rows : int
-        Rows counted in.
+        Rows that are included.
     n_overflowing : int
         Rows skipped because their squares overflow.
     n_not_finite : int
         Rows skipped because they hold NaN or infinity.
     n_passed_over : int
-        Pairs of row and component that were not summed: the responsibility is negligible.
+        Pairs of row and component that were not summed, because the responsibility is negligible.
     n_screened : int
         Pairs that float32 showed to be negligible.
     n_single : int
-        Pairs whose density is that from float32.
+        Pairs whose density was computed in float32.
     n_missing : int
-        Of the rows that hold NaN or infinity, those without infinity.
+        Rows among ``n_not_finite`` that hold no infinity.
     n_weightless : int
-        Of the rows counted in, those of weight 0.
+        Rows among ``n_rows`` of weight 0.
     conditional_entropy : float
         Σ w Σ_k γ h_k, nats: h_k is the entropy of the missing values of a row in component k, given
         its observed values.
@@ -107,7 +107,7 @@ class Statistics:
         return len(self.moments)
 
     def check(self) -> None:
-        """Refuse values that are no statistics, as those of a file may be.
+        """Refuse values that are not valid statistics; a file may hold such values.
 
         Raises
         ------
@@ -139,7 +139,7 @@ class Statistics:
         return self.log_likelihood / self.weight if self.weight > 0.0 else -np.inf
 
     def merge(self, other: "Statistics") -> "Statistics":
-        """Return the statistics of the rows of both.
+        """Return the statistics of the rows of both operands.
 
         Raises
         ------
@@ -147,8 +147,8 @@ class Statistics:
             If the frames differ.
         """
         self._refuse_other_frame(other)
-        # Written out: a stream merges so often that a loop over names would cost as much as a small
-        # E-step.
+        # All fields are written out, because a stream merges often: a loop over names would take as
+        # long as a small E-step.
         return Statistics(
             self.frame,
             self.moments + other.moments,
@@ -167,7 +167,7 @@ class Statistics:
         )
 
     def subtract(self, other: "Statistics") -> "Statistics":
-        """Return the statistics of the rows of this one that are not in the other.
+        """Return the statistics of the rows of this operand that are not in the other one.
 
         Raises
         ------

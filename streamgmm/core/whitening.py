@@ -1,7 +1,7 @@
 """Moments in the coordinates of each component: whitened, about its mean.
 
-There a component that fits its rows has mean 0 and covariance I, whatever its own scale, and the
-numbers of different components compare.
+In these coordinates a component that fits its rows has mean 0 and covariance I for every scale, so
+moments of different components are comparable.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """How coordinates u of a frame follow from whitened residuals y = L⁻¹ (x - μ): u = a + T y.
+    """The map from whitened residuals y = L⁻¹ (x - μ) to coordinates u of a frame: u = a + T y.
 
     Attributes
     ----------
@@ -33,11 +33,11 @@ class Whitening:
 
     @classmethod
     def of(cls, parameters: Parameters, frame: Frame) -> "Whitening":
-        """That of a mixture's components."""
+        """Return the whitening by the components of a mixture."""
         return cls(frame, frame.coordinates(parameters.means), frame.relative_factors(parameters))
 
     def of_statistics(self, statistics: Statistics) -> tuple[Array, Array]:
-        """Moments and scatter of y from statistics in the frame; the inverse of :meth:`in_frame`.
+        """Return moments and scatter of y from statistics in the frame; undo :meth:`in_frame`.
 
         Returns
         -------
@@ -62,14 +62,14 @@ class Whitening:
         Parameters
         ----------
         moments : ndarray of shape (K, M)
-            Of y; otherwise as those of :class:`Statistics`.
+            Moments of y, in the order of :class:`Statistics`.
         scatter : ndarray of shape (D, D), or (0, 0)
             Tied: Σ_k Σγyyᵀ.
 
         Returns
         -------
         Statistics
-            Without log-likelihood and counts of rows.
+            Statistics without log-likelihood and counts of rows.
         """
         a, t, d = self.places, self.factors, self.frame.n_features
         counts, first, own = moments[:, :1], moments[:, 1 : 1 + d], moments[:, 1 + d :]
@@ -83,7 +83,7 @@ class Whitening:
         return found
 
     def standard(self, counts: Array) -> Statistics:
-        """Return statistics of so many rows (K,) of each component, distributed just as it says."""
+        """Return the expected statistics of counts (K,) of rows from each component."""
         d = self.frame.n_features
         moments = np.zeros_like(Statistics.zero(self.frame, len(counts)).moments)
         moments[:, 0] = counts
@@ -103,10 +103,10 @@ def carried(statistics: Statistics, parameters: Parameters, frame: Frame) -> Sta
     ----------
     statistics : Statistics
     parameters : Parameters
-        Close to what the statistics say: moments go over by way of residuals from it, in which
-        those of every component are small numbers.
+        A mixture close to the M-step of the statistics. Moments are converted through residuals
+        from this mixture, which are small numbers for every component.
     frame : Frame
-        Of the same covariance type.
+        A frame of the same covariance type.
     """
     moments, scatter = Whitening.of(parameters, statistics.frame).of_statistics(statistics)
     found = Whitening.of(parameters, frame).in_frame(moments, scatter)

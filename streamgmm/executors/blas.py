@@ -1,4 +1,4 @@
-"""One BLAS thread while we compute: parallelism is over chunks, and bits must not depend on it."""
+"""Limit BLAS to one thread: parallelism is over chunks, and must not change a bit."""
 
 import functools
 import threading
@@ -22,8 +22,8 @@ def _controller() -> ThreadpoolController:
 def single_threaded_blas() -> Iterator[None]:
     """Keep BLAS at one thread until the last of all concurrent users has left.
 
-    The limit belongs to the process; were each user to restore what it found, one that
-    ends early would take the limit from the others, and the last would restore 1.
+    The limit belongs to the process. If each user restored the limit that it found, a user that
+    ends early would lift the limit of the others, and the last one would restore 1.
     """
     global _holders, _limit
     with _lock:

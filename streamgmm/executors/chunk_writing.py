@@ -1,4 +1,4 @@
-"""A chunk is computed and written in pieces, whose values take less memory than all of it."""
+"""Compute and write a chunk in pieces, which take less memory than the whole chunk."""
 
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -18,7 +18,7 @@ def write_chunk(
     piece_shape: tuple[int, ...] | None,
     write: Callable[[Region, NDArray[Any]], None],
 ) -> None:
-    """Write function(state, piece) of all pieces of a chunk.
+    """Write function(state, piece) for all pieces of a chunk.
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ def write_chunk(
         As for :meth:`streamgmm.protocols.Executor.map_write`.
     chunk : Chunk
     region : tuple of slice
-        Its box.
+        Box of the chunk.
     write : callable
-        Takes a box and its values.
+        Function of a box and its values.
     """
     start = 0
     for piece in _pieces(region, piece_shape):
@@ -38,7 +38,7 @@ def write_chunk(
 
 
 def _pieces(region: Region, shape: tuple[int, ...] | None) -> Iterator[Region]:
-    """Boxes of some shape that make up a box, or the box itself, in C order."""
+    """Split a box into boxes of a shape, in C order; without a shape yield the box itself."""
     if shape is None:
         return iter([region])
     cuts = (

@@ -1,6 +1,6 @@
-"""Dask without a cluster: each chunk is a task of whichever scheduler is active.
+"""Dask without a cluster: each chunk is a task of the active scheduler.
 
-Dask schedules; nothing here does. Statistics merge in tasks too, by the same tree as on local
+Dask does all the scheduling. Statistics merge in tasks too, by the same tree as on local
 threads. For clusters see ``distributed``.
 """
 
@@ -34,7 +34,7 @@ from streamgmm.protocols import (
     unwritten_chunks,
 )
 
-# Chunks whose values are brought here at once to be written.
+# Number of chunks whose values are fetched together to be written.
 _BATCH = 32
 
 
@@ -44,8 +44,8 @@ class DaskExecutor:
     Parameters
     ----------
     memory_limit : int or str, optional
-        Of this process, which holds parameters and samples. Dask uses as many threads as it leaves
-        room for, unless it was given a pool of its own.
+        Limit of this process, which holds parameters and samples. Dask uses as many threads as fit
+        in the limit, unless the user gave Dask a pool.
     """
 
     def __init__(self, memory_limit: int | float | str | None = None) -> None:
@@ -68,12 +68,13 @@ class DaskExecutor:
     ) -> M:
         """Merge the values of a job over chunks; see :class:`streamgmm.protocols.Executor`.
 
-        Dask decides what is in memory at once; the job's work says how many threads it may use.
+        Dask decides which chunks are in memory together. The job's work bounds the number of
+        threads.
         """
         chosen = all_chunks(source) if chunks is None else chunks
         tree: MergeTree[_Node] = MergeTree(len(chosen))
-        for place, task in enumerate(_tasks(source, chosen, job.function, job.state)):
-            tree.add(place, _Node(task))
+        for index, task in enumerate(_tasks(source, chosen, job.function, job.state)):
+            tree.add(index, _Node(task))
         merged: M = _compute([tree.result.task], self._threads(source, job.work))[0]
         listener(chunks_done(source, chosen))
         return merged
@@ -101,12 +102,12 @@ class DaskExecutor:
     def check_memory(
         self, source: Source, work: Work, at_limit: Callable[[int], Sequence[Work]] | None = None
     ) -> None:
-        """Refuse a pass for which the memory limit, if there is one, does not hold one chunk.
+        """Refuse a pass if there is a memory limit and one chunk does not fit in it.
 
         Raises
         ------
         MemoryLimitError
-            With the sizes.
+            If the memory is too small; the message gives the sizes.
         """
         if self._budget.drives:
             n_values = _values(source)
@@ -114,24 +115,24 @@ class DaskExecutor:
                 self._budget.require_chunks(source, work, n_values, at_limit=at_limit)
 
     def _affordable(self, source: Source, work: Work) -> Budget:
-        """Return the budget of so many threads that each has memory for a chunk."""
+        """Return the budget with as many threads as have memory for a chunk each."""
         each = replace(work, thread=work.thread + source.read_bytes)
         return self._budget.with_threads_that_fit(source, each, _values(source))
 
     def _threads(self, source: Source, work: Work) -> dict[str, int]:
-        """Return how many threads Dask is asked for, if that is limited."""
+        """Return the number of threads for Dask, if it is limited."""
         if not self._budget.drives:
             return {}
         return {"num_workers": self._affordable(source, work).n_threads}
 
 
 def _values(source: Source) -> int:
-    """Return how many values wait to be merged, two a level: Dask's order is not strict."""
+    """Return how many values wait to be merged, two per level: Dask's order is not strict."""
     return 2 * tree_depth(len(all_chunks(source)))
 
 
 class _Node:
-    """A task whose value will be a monoid's; merging two makes a third task."""
+    """A task whose value is a monoid; merging two tasks makes a third one."""
 
     def __init__(self, task: Delayed) -> None:
         self.task = task
@@ -141,8 +142,8 @@ class _Node:
 
 
 def _compute(tasks: list[Delayed], threads: dict[str, int]) -> tuple[Any, ...]:
-    """Compute tasks by Dask's active scheduler; within one of its tasks, right here."""
-    # That task may have the only place in the pool where these could run.
+    """Compute tasks by Dask's active scheduler; within a task, compute in this thread."""
+    # The calling task may hold the only thread of the pool.
     how: dict[str, Any] = {"scheduler": "synchronous"} if in_local_task() else threads
     return tuple(dask.base.compute(*tasks, **how))  # type: ignore[no-untyped-call]
 
@@ -154,7 +155,7 @@ def _merge(left: M, right: M) -> M:
 def _tasks(
     source: Source, chosen: Sequence[int], function: Callable[[S, Chunk], Any], state: S
 ) -> list[Delayed]:
-    """Return the one task for each chosen chunk."""
+    """Return a task for each chosen chunk."""
     shared_state = delayed(state, pure=False, traverse=False)
     if isinstance(source, LazySource):
         lazy = source.lazy_chunks()
@@ -188,19 +189,19 @@ def map_rows(
     Parameters
     ----------
     array : dask.array.Array of shape (N, D)
-        In one block along the columns.
+        The array, in one block along the columns.
     function : callable
-        Gives an array of shape (n,), or (n, n_outputs).
+        Returns an array of shape (n,), or (n, n_outputs).
     state : object
     dtype : dtype
-        Of the result.
+        Type of the result.
     n_outputs : int, optional
         None for a result of shape (N,).
 
     Returns
     -------
     dask.array.Array
-        Of shape (N,) or (N, n_outputs), chunked along the rows like the input.
+        Array of shape (N,) or (N, n_outputs), chunked along the rows like the input.
     """
     shape: dict[str, Any] = (
         {"drop_axis": 1} if n_outputs is None else {"chunks": (array.chunks[0], (n_outputs,))}
@@ -222,7 +223,7 @@ def _rows_of_block(
     state: S,
     block_info: Any = None,
 ) -> NDArray[Any]:
-    # Dask fills in block_info, by its name; 0 stands for the first argument.
+    # Dask passes block_info by name; entry 0 is that of the first argument.
     rows_of_array, _ = block_info[0]["array-location"]
     chunk = Chunk(np.asarray(block), range(*rows_of_array))
     return np.asarray(_apply(function, state, chunk))

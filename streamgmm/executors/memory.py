@@ -1,4 +1,4 @@
-"""How much memory there is, and how many chunks fit in it."""
+"""Measure the available memory, and compute how many chunks fit in it."""
 
 import ctypes
 import re
@@ -12,20 +12,20 @@ from streamgmm.errors import MemoryLimitError, ParameterError
 from streamgmm.protocols import Source, Work
 from streamgmm.quantities import format_bytes
 
-# Of what is free, the part that is used when no limit is given.
+# Part of the free memory that is used if the user gives no limit.
 _DEFAULT_PART = 0.6
-# One byte in so many may be a sample's, of which there are copies while it is drawn.
+# A sample may take one byte in this many, because drawing a sample makes copies.
 _SAMPLE_PART = 8
 _LARGEST_SAMPLE = 1 << 30
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _CGROUP = Path("/sys/fs/cgroup")
-# Parameters of mallopt, of the GNU C library: arrays of this size or more are mapped one by one, so
-# that their memory goes back to the system with them, and so does so much that is free at the end.
+# Parameters of mallopt in the GNU C library. Arrays of the threshold or more are mapped one by one,
+# so their memory returns to the system; so does free memory of this size at the end of the heap.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE_ARRAY, _FREE_AT_END = 1 << 20, 1 << 23
-# Limits that a message names are multiples of this, and larger by it than what was found: what a
-# process holds differs from run to run.
+# Limits in messages are multiples of this, and larger by it than the measured size, because the
+# size of a process differs from run to run.
 _GRAIN = 1 << 24
 _MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ (\S{4}) \S+ \S+ \d+ +(/.*)$")
 
@@ -36,7 +36,7 @@ def parse_bytes(size: int | float | str, name: str = "memory_limit") -> int:
     Raises
     ------
     ParameterError
-        If it is not a positive size.
+        If the size is not positive, or is no size.
     """
     text = str(size).strip().lower()
     match = re.fullmatch(r"([0-9.]+(?:e\+?[0-9]+)?)\s*([kmgt]?)(i?)b?", text)
@@ -55,7 +55,7 @@ def parse_bytes(size: int | float | str, name: str = "memory_limit") -> int:
 def process_bytes() -> int:
     """Return the resident memory of the process, its libraries included.
 
-    Pages of data files that are mapped are not counted: the system takes them back where memory is
+    Pages of mapped data files are not counted, because the system reclaims them when memory is
     short.
     """
     return _resident_bytes() - _mapped_data_bytes()
@@ -66,7 +66,7 @@ def _resident_bytes() -> int:
 
 
 def _mapped_data_bytes() -> int:
-    """Return the resident bytes of mapped files of which no part can be executed."""
+    """Return the resident bytes of mapped files without executable parts."""
     try:
         lines = Path("/proc/self/smaps").read_text(errors="replace").splitlines()
     except OSError:
@@ -84,16 +84,16 @@ def _mapped_data_bytes() -> int:
             sizes[path] = sizes.get(path, 0) + 1024 * int(line.split()[1])
             path = ""
         elif line[:1] in "0123456789abcdef":
-            # A mapping of no file.
+            # This mapping has no file.
             path = ""
     return sum(size for path, size in sizes.items() if path not in executable)
 
 
 def return_freed_memory() -> None:
-    """Give the memory of arrays back to the system once they are freed, from now on.
+    """Make the C library return the memory of freed arrays to the system from now on.
 
-    Otherwise the C library keeps much of it, which counts as resident. Where another C library is
-    in use nothing changes.
+    By default the GNU C library keeps much of this memory, which counts as resident. With another C
+    library nothing changes.
     """
     libc = ctypes.CDLL(None)
     if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):
@@ -104,9 +104,9 @@ def return_freed_memory() -> None:
 
 
 def sample_bytes(memory_limit: int | float | str | None) -> int:
-    """Return what a sample of rows may take: a part of the limit, or of what the machine has.
+    """Return the bytes that a sample of rows may take: a part of the limit, or of the machine.
 
-    It must not depend on what is free at the moment, for it decides which rows are in the sample.
+    The result decides which rows are in the sample. It must not depend on the free memory.
     """
     if memory_limit is not None:
         return parse_bytes(memory_limit) // _SAMPLE_PART
@@ -114,7 +114,7 @@ def sample_bytes(memory_limit: int | float | str | None) -> int:
 
 
 def machine_bytes() -> int:
-    """Return the memory of the machine, or of the control group that the process is in."""
+    """Return the memory of the machine, or of the control group of the process."""
     total = int(psutil.virtual_memory().total)
     for folder in _control_groups():
         try:
@@ -127,7 +127,7 @@ def machine_bytes() -> int:
 
 
 def free_bytes() -> int:
-    """Return what the machine, or the control group that the process is in, has free."""
+    """Return the free memory of the machine, or of the control group of the process."""
     free = int(psutil.virtual_memory().available)
     for folder in _control_groups():
         try:
@@ -137,14 +137,14 @@ def free_bytes() -> int:
         except (OSError, ValueError):
             continue
         if limit != "max":
-            # Cached files count as used, but give way.
+            # Cached files count as used, but the system reclaims them.
             cached = re.search(r"^inactive_file (\d+)$", statistics, re.MULTILINE)
             free = min(free, int(limit) - used + (int(cached[1]) if cached else 0))
     return max(free, 0)
 
 
 def _control_groups() -> list[Path]:
-    """Folders of the process's own control group (version 2), and of the root of what it sees."""
+    """Return the folders of the process's control group (version 2) and of the visible root."""
     try:
         own = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
     except OSError:
@@ -153,7 +153,7 @@ def _control_groups() -> list[Path]:
 
 
 def resolve_limit(memory_limit: int | float | str | None) -> int:
-    """Bytes that the process may hold: as given, or its present size and most of what is free."""
+    """Return the memory limit: as given, or the present size plus most of the free memory."""
     if memory_limit is not None:
         return parse_bytes(memory_limit)
     return _resident_bytes() + int(_DEFAULT_PART * free_bytes())
@@ -161,21 +161,21 @@ def resolve_limit(memory_limit: int | float | str | None) -> int:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a process may hold, and what it held before the work began.
+    """The memory limit of a process, and the memory that it held before the work began.
 
     Attributes
     ----------
     limit : int
         Bytes that the process may hold.
     held : int
-        Bytes that it held. Measured once: memory that was freed since, but not given back to
-        the system, will be used again.
+        Bytes that it held. They are measured once: memory that was freed since, but not returned
+        to the system, will be used again.
     n_threads : int
         Threads that compute.
     name : str
-        What a message calls the limit.
+        Name of the limit in messages.
     drives : bool
-        Whether the process also drives the work, under a limit that somebody has given.
+        Whether the process also drives the work, under a limit that the user has given.
     """
 
     limit: int
@@ -186,7 +186,7 @@ class Budget:
 
     @classmethod
     def of(cls, memory_limit: int | float | str | None, n_threads: int) -> "Budget":
-        """Return that of this process: the limit as given, or its size and most of what is free."""
+        """Return the budget of this process; for the limit see :func:`resolve_limit`."""
         limit = resolve_limit(memory_limit)
         if memory_limit is None:
             return cls(limit, _resident_bytes(), n_threads)
@@ -194,7 +194,7 @@ class Budget:
         return cls(limit, process_bytes(), n_threads, drives=True)
 
     def with_threads_that_fit(self, source: Source, work: Work, n_values: int) -> "Budget":
-        """Return the same with so many threads that each has its memory; at least one."""
+        """Return the budget with as many threads as have their memory, but at least one."""
         budget = self
         while budget.n_threads > 1 and not budget.holds(source, work, n_values, 1):
             budget = replace(budget, n_threads=budget.n_threads - 1)
@@ -210,7 +210,7 @@ class Budget:
         n_values : int
             Values that wait to be merged.
         most : int
-            More are of no use.
+            Largest useful number.
 
         Returns
         -------
@@ -223,7 +223,7 @@ class Budget:
         return min(max(free // source.read_bytes, 0), most)
 
     def holds(self, source: Source, work: Work, n_values: int, n_chunks: int) -> bool:
-        """Return whether so many chunks fit, beside work and values that wait."""
+        """Return whether ``n_chunks`` chunks fit, with the work and the values that wait."""
         needed = self.held + self._fixed(work, n_values) + n_chunks * source.read_bytes
         return needed <= self.limit
 
@@ -235,7 +235,7 @@ class Budget:
         n_chunks: int = 1,
         at_limit: Callable[[int], Sequence[Work]] | None = None,
     ) -> None:
-        """Refuse work for which not so many chunks fit.
+        """Refuse work for which ``n_chunks`` chunks do not fit.
 
         Parameters
         ----------
@@ -248,7 +248,7 @@ class Budget:
         Raises
         ------
         MemoryLimitError
-            With the sizes.
+            If the memory is too small; the message gives the sizes.
         """
         if self.holds(source, work, n_values, n_chunks):
             return
@@ -278,12 +278,12 @@ class Budget:
         at_limit: Callable[[int], Sequence[Work]] | None,
         n_values: int,
     ) -> None:
-        """Refuse work that the process which drives it has no memory for, chunks apart.
+        """Refuse work whose driving process has too little memory, without counting chunks.
 
         Raises
         ------
         MemoryLimitError
-            With the sizes.
+            If the memory is too small; the message gives the sizes.
         """
         if not self.drives:
             return
@@ -303,7 +303,7 @@ class Budget:
         n_values: int,
         n_chunks: int,
     ) -> int:
-        """Return the smallest limit, in whole grains, under which they fit on one thread."""
+        """Return the smallest limit, a multiple of the grain, under which one thread can work."""
         limit = self.held // _GRAIN * _GRAIN
         fits = False
         while not fits:

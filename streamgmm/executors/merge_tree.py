@@ -7,7 +7,7 @@ from streamgmm.protocols import M
 
 
 def tree_depth(n_values: int) -> int:
-    """Return the levels above the leaves of the tree that merges so many values."""
+    """Return the number of levels above the leaves of the tree for ``n_values`` values."""
     return (n_values - 1).bit_length()
 
 
@@ -15,8 +15,8 @@ class MergeTree(Generic[M]):
     """Merges values that arrive in any order, by a binary tree over their indices.
 
     Node i of a level merges nodes 2i and 2i + 1 of the level below; the last one of an odd
-    level moves up as it is. The tree depends on the number of values alone, and holds a value
-    for each unfinished subtree only: about as many as are computed at once, and one a level.
+    level moves up unchanged. The tree depends on the number of values alone. It holds one value
+    for each unfinished subtree: about as many as are computed at once, and one per level.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class MergeTree(Generic[M]):
         self._lock = threading.Lock()
 
     def add(self, index: int, value: M) -> None:
-        """Add the value of an index; whatever can be merged with it is, in the calling thread."""
+        """Add the value of an index, and merge it in the calling thread as far as possible."""
         for level, size in enumerate(self._sizes[:-1]):
             sibling = index ^ 1
             if sibling < size:

@@ -1,4 +1,4 @@
-"""Whether the calling code is itself a task of Dask, whose place other tasks may need."""
+"""Find out whether the calling code runs in a task of Dask, whose thread other tasks may need."""
 
 import sys
 
@@ -12,8 +12,8 @@ def in_dask_task() -> bool:
 
 
 def in_worker_task() -> bool:
-    """Return whether a worker of a cluster computes a task, or an actor's method, right here."""
-    # Without the module there is no worker in this process.
+    """Return whether this thread computes a task, or an actor's method, of a cluster's worker."""
+    # If the module is not loaded, this process has no worker.
     worker = sys.modules.get("distributed.worker")
     if worker is None:
         return False
@@ -25,9 +25,10 @@ def in_worker_task() -> bool:
 
 
 def in_local_task() -> bool:
-    """Return whether one of Dask's schedulers without a cluster computes a task right here.
+    """Return whether this thread computes a task of a Dask scheduler without a cluster.
 
-    Dask has no function that says so, and all of these schedulers compute tasks in one function.
+    Dask has no function for this test. All of these schedulers compute tasks in one function, so
+    the call stack is searched for it.
     """
     local = sys.modules.get("dask.local")
     if local is None:

@@ -1,4 +1,4 @@
-"""Which executor does the work, decided without importing the one that is not used."""
+"""Choose the executor, without importing the executors that are not used."""
 
 import logging
 import sys
@@ -18,22 +18,22 @@ def open_executor(
     n_jobs: int | None = None,
     memory_limit: int | float | str | None = None,
 ) -> Any:
-    """Return the executor for a source, as a context manager; the log says which one, and why.
+    """Return the executor for a source, as a context manager, and log the choice.
 
     Parameters
     ----------
     executor : "auto", "threads", "dask" or distributed.Client
         "dask" is the cluster of the active client or, without one, Dask's active scheduler. "auto"
-        computes Dask arrays there too, and on a cluster whatever its workers can read without
-        its being sent to them; all else on local threads. Within a task of Dask "auto" takes local
-        threads, because tasks that wait for other tasks may hold all places in which these could
-        run; a cluster is used there only for arrays that it holds already. Where a cluster is used
-        within a task of its own, the task gives up its place until the work is done.
+        computes Dask arrays in the same way. It also uses a cluster for data that the workers can
+        read by themselves, and local threads for all other data. Within a task of Dask, "auto" uses
+        local threads, because tasks that wait for other tasks may occupy all threads of the pool;
+        it uses a cluster there only for arrays that the cluster holds already. A task that uses its
+        own cluster releases its thread until the work is done.
     source : Source
     n_jobs : int, optional
         Local threads; see :func:`streamgmm.executors.threads.thread_count`.
     memory_limit : int or str, optional
-        Of this process.
+        Limit of this process.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def open_executor(
     Raises
     ------
     ParameterError
-        If it is none of these, or a client that is closed or cannot be waited for.
+        If the executor is none of these, or a client that is closed or asynchronous.
     """
     place, client, reason = _chosen(executor, source)
     _logger.info("%s is computed on %s: %s", source.name, place, reason)
@@ -71,7 +71,7 @@ def is_local(executor: Any, source: Source) -> bool:
 def _chosen(
     executor: Any, source: Source
 ) -> tuple[Literal["local threads", "Dask's scheduler", "a Dask cluster"], Any, str]:
-    """Return where to compute, the client of a cluster, and why."""
+    """Return the kind of executor, the client of a cluster, and the reason."""
     if hasattr(executor, "scheduler_info") and hasattr(executor, "get"):
         return "a Dask cluster", _usable(executor), f"{executor} was given"
     if executor == "threads":
@@ -100,7 +100,7 @@ def _usable(client: Any) -> Any:
     Raises
     ------
     ParameterError
-        If it is not.
+        If the client is not connected, or is asynchronous.
     """
     if client.status in ("closing", "closed"):
         raise ParameterError(f"{client} is closed; give a client that is connected")
@@ -114,7 +114,7 @@ def _usable(client: Any) -> Any:
 
 def _active_client() -> Any:
     """Return the client of the cluster that Dask computes on by default; None if it does not."""
-    # Without the package nobody has made one.
+    # If the package is not loaded, there is no client.
     if "distributed" not in sys.modules:
         return None
     from streamgmm.executors.cluster.detection import active_client

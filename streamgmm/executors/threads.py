@@ -1,8 +1,8 @@
 """Local threads: each reads a chunk and computes it, while its values are in the cache.
 
-Kernels hold no lock while they compute, so threads are enough, and chunks need not be
-copied to other processes. There is one thread more than may compute at once: while some wait for
-a disk, all cores have work; where nothing waits, hardly more threads run than there are cores.
+Kernels release Python's lock, so threads are enough, and chunks need not be copied to other
+processes. There is one thread more than may compute at once. While some threads wait for a disk,
+all cores have work; if no thread waits, hardly more threads run than there are cores.
 """
 
 import threading
@@ -37,20 +37,20 @@ from streamgmm.protocols import (
     unwritten_chunks,
 )
 
-# The number of threads that fit into memory is looked for one by one.
+# Bound on the search for the number of threads that fit in memory, which is linear.
 _MOST_THREADS = 4096
 
 
 def thread_count(n_jobs: int | None) -> int:
-    """Return the threads to compute with: n_jobs, or as many as the process may run on.
+    """Return the number of threads: n_jobs, or the number of processors of the process.
 
-    Within a task of Dask it is one by default, because Dask computes as many tasks at once as
-    there are processors.
+    Within a task of Dask the default is one, because Dask computes as many tasks at once as there
+    are processors.
 
     Raises
     ------
     ParameterError
-        If n_jobs is 0, or more threads than any computer has use for.
+        If n_jobs is 0, or larger than any computer can use.
     """
     if n_jobs == 0:
         raise ParameterError("n_jobs is 0; give 1 or more, or leave it out for all cores")
@@ -75,10 +75,10 @@ class ThreadExecutor:
     n_jobs : int, optional
         Threads that compute; one more reads ahead. By default as many as there are cores.
     memory_limit : int or str, optional
-        Bytes that the process may hold. By default most of what is free.
+        Bytes that the process may hold. By default most of the free memory.
     is_checked : bool
-        Whether the caller has seen to it that reads fit; then none is refused, but fewer threads
-        compute where memory is short.
+        Whether the caller has checked that passes fit in memory. Then no pass is refused, but fewer
+        threads compute if memory is short.
     """
 
     def __init__(
@@ -117,11 +117,11 @@ class ThreadExecutor:
         """
         chosen = all_chunks(source) if chunks is None else chunks
         tree: MergeTree[M] = MergeTree(len(chosen))
-        places = {i: place for place, i in enumerate(chosen)}
+        indices = {i: index for index, i in enumerate(chosen)}
         self._for_each(
             source,
             chosen,
-            lambda i, chunk: tree.add(places[i], job.function(job.state, chunk)),
+            lambda i, chunk: tree.add(indices[i], job.function(job.state, chunk)),
             listener,
             job.work,
         )
@@ -153,12 +153,12 @@ class ThreadExecutor:
     def check_memory(
         self, source: Source, work: Work, at_limit: Callable[[int], Sequence[Work]] | None = None
     ) -> None:
-        """Refuse a pass for which the memory limit does not hold even one chunk, on one thread.
+        """Refuse a pass if not even one chunk on one thread fits in the memory limit.
 
         Raises
         ------
         MemoryLimitError
-            With the sizes.
+            If the memory is too small; the message gives the sizes.
         """
         n_values = _depth(source)
         budget = self._budget.with_threads_that_fit(source, work, n_values)
@@ -175,32 +175,32 @@ class ThreadExecutor:
     ) -> None:
         """Call consume(i, chunk) for each of some chunks, with a bounded number in memory.
 
-        Chunks are taken in order, so of several that fail the first is always among those that
-        have begun; its error is raised, whichever thread is faster.
+        Chunks are taken in order. If several fail, the first of them has always begun, and its
+        error is raised for any speed of the threads.
         """
-        # What has been read is not thrown away for a tight estimate of a later read.
+        # After the first pass, an estimate of a later pass must not discard finished work.
         if not self._has_read:
             self.check_memory(source, work)
         if len(chunks) == 1:
-            # To wake a thread takes longer than a small chunk.
+            # Waking a thread takes longer than computing a small chunk.
             with single_threaded_blas():
                 consume(chunks[0], source.read(chunks[0]))
             listener(chunks_done(source, chunks))
             self._has_read = True
             return
-        # What is in memory is not waited for.
+        # Data in memory need no thread that waits for a disk.
         budget = self._budget.with_threads_that_fit(source, work, _depth(source))
         most = budget.n_threads + (source.read_bytes > 0)
         n_workers = max(budget.chunks_in_flight(source, work, _depth(source), most), 1)
         computing = threading.Semaphore(budget.n_threads)
-        # Asked once: the answer takes a look at every attribute of the source.
+        # Tested once, because the test examines every attribute of the source.
         prefetch = source.prefetch if isinstance(source, StoredSource) else None
         waiting = deque(chunks)
         failures: dict[int, BaseException] = {}
         done: SimpleQueue[int | None] = SimpleQueue()
 
         def take() -> tuple[int, int | None] | None:
-            """Return a chunk, and the one to come when all threads are on chunks before it."""
+            """Return a chunk to compute, and one to fetch ahead for the threads' next turn."""
             with self._taking:
                 if not waiting:
                     return None
@@ -212,7 +212,7 @@ class ThreadExecutor:
                 waiting.clear()
 
         def process(i: int, ahead: int | None) -> None:
-            # The disk is at work on that one meanwhile.
+            # The disk fetches this chunk in the meantime.
             if prefetch is not None and ahead is not None:
                 prefetch(ahead)
             chunk = source.read(i)
@@ -237,7 +237,7 @@ class ThreadExecutor:
                     for i in iter(done.get, None):
                         listener(chunks_done(source, [i]))
             finally:
-                # After a failure or an interrupt nothing of ours continues.
+                # After a failure or an interrupt all threads stop.
                 stop()
                 wait(workers)
         if failures:

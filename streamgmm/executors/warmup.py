@@ -1,6 +1,6 @@
 """Compile all kernels ahead of their first use.
 
-``python -m streamgmm.executors.warmup float64`` compiles those for rows of one type.
+``python -m streamgmm.executors.warmup float64`` compiles kernels for rows of one type.
 """
 
 import subprocess
@@ -20,7 +20,7 @@ ROW_TYPES = ("float64", "float32")
 
 
 def compile_all() -> Path | None:
-    """Compile what the cache folder lacks, in one process for each type of rows.
+    """Compile kernels that the cache folder lacks, in one process for each type of rows.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def compile_kernels(row_type: str) -> None:
         EStep.prepare(parameters, frame, "float32"),
     ):
         expectation.statistics(rows)
-    # Rows with gaps are float64, whatever they were.
+    # Rows with gaps are always converted to float64.
     if row_type == "float64":
         rows[0, 0] = np.nan
         incomplete = IncompleteExpectation.prepare(parameters, frame)

@@ -1,9 +1,9 @@
-"""Where predictions go, chunk by chunk: an array in memory, a ``.npy`` file, a Zarr array.
+"""Sinks store predictions chunk by chunk: an array in memory, a ``.npy`` file, a Zarr array.
 
-``array`` writes into anything that slices; ``file`` makes a file that appears whole under its name,
-``zarr`` what is special about Zarr; ``part`` is the folder in which an output grows, with a journal
-of what is done, so that an interrupted write can continue; ``digest`` finds what was damaged. May
-import ``streamgmm.protocols`` and below; Zarr only in ``zarr``.
+``array`` writes into any object that slices like an array. ``file`` writes a file that gets its
+name when it is complete, and ``zarr`` a Zarr array. ``part`` is the folder of an unfinished output,
+with a journal of finished chunks, so that an interrupted write can continue. ``digest`` detects
+damage. May import ``streamgmm.protocols`` and below; Zarr only in ``zarr``.
 """
 
 from streamgmm.sinks.array import ArraySink

@@ -1,4 +1,4 @@
-"""Arrays in memory, and whatever slices like them."""
+"""A sink for arrays in memory, and for objects that slice like them."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from streamgmm.protocols import Region, region_shape
 
 
 class ArraySink:
-    """Writes into an array that slices like NumPy's: of the samples' shape, or theirs and (M,)."""
+    """Writes into an array that slices like NumPy's, of the samples' shape or this and (M,)."""
 
     def __init__(self, array: Any) -> None:
         self.array = array
 
     def has(self, i: int) -> bool:
-        """Nothing is there from a call before."""
+        """Return False: an array in memory keeps no chunk from an earlier call."""
         return False
 
     def write(self, region: Region, values: NDArray[Any]) -> None:
@@ -22,4 +22,4 @@ class ArraySink:
         self.array[region] = values.reshape(region_shape(region) + values.shape[1:])
 
     def finish(self, i: int) -> None:
-        """Nothing is to be noted."""
+        """Do nothing: an array in memory records no chunks."""

@@ -1,4 +1,4 @@
-"""Digests of what an unfinished output holds on the disk, so that damage is found."""
+"""Digests of the chunks of an unfinished output on the disk, to detect damage."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,26 +10,26 @@ from numpy.typing import NDArray
 
 from streamgmm.protocols import Region
 
-# A file says less than this about its values.
+# Metadata of a file are smaller than this.
 _MOST_HEADER_BYTES = 1 << 16
 
 
 def values_digest(region: Region, values: NDArray[Any]) -> bytes:
-    """Return the digest of a box of samples, by the values in it."""
+    """Return the digest of a box of samples and its values."""
     digest = _begun(region)
     if values.flags.c_contiguous:
         digest.update(values.data)
     else:
-        # A copy of all of them could be as large as a chunk of data.
+        # A copy of all values could be as large as a chunk of data.
         for part in values:
             digest.update(np.ascontiguousarray(part).data)
     return digest.digest()
 
 
 def files_digest(region: Region, files: Iterable[Path]) -> bytes:
-    """Return the digest of a box of samples, by the files that hold it.
+    """Return the digest of a box of samples and of the files that hold it.
 
-    A file may be absent: there is none for a stored chunk that holds nothing but zeros.
+    A file may be absent: a stored chunk that holds only zeros has no file.
     """
     digest = _begun(region)
     for file in files:
@@ -41,7 +41,7 @@ def files_digest(region: Region, files: Iterable[Path]) -> bytes:
 
 
 def layout_digest(path: Path, n_value_bytes: int) -> str:
-    """Return the digest of what an output says of its values: their type, shape and size.
+    """Return the digest of the metadata of an output: type, shape and size of its values.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""``.npy`` files and Zarr arrays, which appear under their name when they are whole."""
+"""Sinks for ``.npy`` files and Zarr arrays, which get their name when they are complete."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from streamgmm.sinks.array import ArraySink
 from streamgmm.sinks.digest import layout_digest, values_digest
 from streamgmm.sinks.part import Part, open_part, sync
 
-# Between two times that data are forced to the disk, of which little more may be lost.
+# Seconds between two times that data are forced to the disk. A crash loses little more work.
 _SYNC_SECONDS = 5.0
 
 
@@ -37,7 +37,7 @@ class FileSink(ArraySink):
     is_shared : bool
         Whether two boxes may share a stored chunk, and so must be written one at a time.
     done : set of int
-        Chunks that are there from a call before.
+        Chunks that an earlier call has stored.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class FileSink(ArraySink):
         self._next_sync = time.monotonic() + _SYNC_SECONDS
 
     def has(self, i: int) -> bool:
-        """Return whether chunk i is there from a call before."""
+        """Return whether an earlier call has stored chunk i."""
         return i in self._done
 
     def write(self, region: Region, values: NDArray[Any]) -> None:
@@ -71,11 +71,11 @@ class FileSink(ArraySink):
             self._written.append(region)
 
     def finish(self, i: int) -> None:
-        """Take note that all of chunk i has been written; now and then force it to the disk."""
+        """Record that all of chunk i has been written; force data to the disk at intervals."""
         self._note(i, None)
 
     def finish_elsewhere(self, i: int, digest: bytes) -> None:
-        """Take note that another process has written chunk i and has it on the disk."""
+        """Record that another process has written chunk i and forced it to the disk."""
         self._note(i, digest)
 
     def _note(self, i: int, digest: bytes | None) -> None:
@@ -89,7 +89,7 @@ class FileSink(ArraySink):
             self._next_sync = time.monotonic() + _SYNC_SECONDS
 
     def writer(self) -> Writer | None:
-        """What writes from other processes; none of a ``.npy`` file or of shared stored chunks."""
+        """Return a writer for other processes; None for ``.npy`` and for shared stored chunks."""
         if self._is_shared or isinstance(self.array, np.memmap):
             return None
         from streamgmm.sinks.zarr import BoxWriter
@@ -97,7 +97,7 @@ class FileSink(ArraySink):
         return BoxWriter(self.array, self._part.unfinished)
 
     def sync(self) -> None:
-        """Force to the disk what has been written, and journal the chunks that this finished."""
+        """Force written data to the disk, and journal the chunks that are finished by this."""
         with self._syncing, writing(self._part.target):
             with self._noting:
                 regions, self._written = self._written, []
@@ -125,13 +125,13 @@ def _is_zarr_array(folder: Path) -> bool:
 
 
 def check_target(target: Path) -> None:
-    """Refuse what has the name already and is not to be replaced.
+    """Refuse a target that exists and must not be replaced.
 
     Raises
     ------
     OutputError
-        If it is a directory but no Zarr array, a file that is named like a Zarr array, a device
-        or a pipe.
+        If the target is a directory but no Zarr array, a file that is named like a Zarr array, a
+        device or a pipe.
     """
     refuse_special(target)
     if target.is_dir():
@@ -142,7 +142,7 @@ def check_target(target: Path) -> None:
 
 
 def _followed(target: Path) -> Path:
-    """Return the file that a symbolic link names, if it is of the same kind; the link stays."""
+    """Return the target of a symbolic link, if it is of the same kind; keep the link."""
     real = Path(os.path.realpath(target)) if target.is_symlink() else target
     return real if real.suffix == target.suffix else target
 
@@ -160,40 +160,41 @@ def open_sink(
 ) -> Iterator[FileSink]:
     """Yield a sink that becomes the file or Zarr array ``path`` when the block ends well.
 
-    Until then it grows in the folder ``<path>.part``. That stays, with the chunks that are
-    finished, if the block does not end well and what is written has a fingerprint.
+    Until then the output grows in the folder ``<path>.part``. If the block fails and the output has
+    a fingerprint, this folder remains with the finished chunks.
 
     Parameters
     ----------
     path : path-like
-        Ends in ``.npy`` or ``.zarr``. A file or Zarr array that is there is replaced, at the end.
+        Ends in ``.npy`` or ``.zarr``. At the end, an existing file or Zarr array is replaced.
     shape : tuple of int
-        Of the samples, or theirs and (M,).
+        Shape of the samples, or this shape and (M,).
     dtype : dtype
     regions : iterable of tuple of slice
         The box of samples of each chunk.
     piece_shape : tuple of int
-        Sizes of the boxes of samples that are written at once; a Zarr array is stored in these.
+        Sizes of the boxes of samples that are written at once; stored chunks of a Zarr array have
+        this shape.
     dimension_names : sequence of str, optional
-        Of a Zarr array.
-    fingerprint : mapping of str to what JSON can say, optional
-        What decides the values; without it an unfinished output is not kept.
+        Names of the dimensions of a Zarr array.
+    fingerprint : mapping of str to JSON values, optional
+        Everything that determines the values; without it an unfinished output is not kept.
     resume : bool
-        Whether to continue with an unfinished output of the same fingerprint, if there is one;
-        otherwise it is discarded. Chunks that are not as they were written are written again.
+        Whether to continue an unfinished output of the same fingerprint, if there is one; otherwise
+        it is discarded. Damaged chunks are written again.
 
     Raises
     ------
     OutputError
-        If the suffix is another, the place cannot be written, another process writes it,
-        something else is there, or what is to be resumed is something else.
+        If the suffix is unknown, the path cannot be written, another process writes it, the path
+        holds something else, or the unfinished output is a different one.
     """
     if "://" in os.fspath(path):
         raise OutputError(
             "predictions are written to a path, not to a URL; to store them elsewhere, give the "
             "data as a Dask array: what is predicted is one too, and its to_zarr takes URLs"
         )
-    # Absolute, so that all of it is in one folder wherever this process goes.
+    # Absolute, so that a change of the working directory does not matter.
     target = local_path(path, OutputError, "predictions").absolute()
     if target.suffix not in (".npy", ".zarr"):
         raise OutputError(f"{target}: predictions are written to a path ending in .npy or .zarr")
@@ -229,7 +230,7 @@ def open_sink(
                 sink.sync()
                 part.publish()
         except BaseException as error:
-            # What ended the block is raised, whether or not this succeeds.
+            # The error that ended the block is raised, even if this fails.
             with suppress(OSError):
                 sink.sync()
             if fingerprint is None or not part.digests:
@@ -266,7 +267,7 @@ def _create(
 
         return create_array(path, shape, dtype, piece_shape, dimension_names, is_shared)
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    # A sparse file would meet a full disk as a bus error, when the rows are written.
+    # With a sparse file, a full disk would cause a bus error while rows are written.
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -278,12 +279,12 @@ def _create(
 def _taken_up(
     part: Part, regions: Sequence[Region], is_shared: bool, n_bytes: int
 ) -> tuple[Any, set[int]] | None:
-    """Open an unfinished output, and find the chunks that are as they were journalled.
+    """Open an unfinished output, and find the chunks that match the journal.
 
     Returns
     -------
     array, done : array and set of int, or None
-        None if all has to be written again.
+        None if everything has to be written again.
     """
     if layout_digest(part.unfinished, n_bytes) != part.layout:
         return None
@@ -299,7 +300,7 @@ def _taken_up(
         elif not is_shared and not isinstance(array, np.memmap):
             from streamgmm.sinks.zarr import remove_box
 
-            # A stored chunk of which a part is written would be read first.
+            # Zarr reads a stored chunk before it writes a part of it.
             remove_box(array, part.unfinished, region)
     part.digests = {i: part.digests[i] for i in done}
     return array, done
@@ -307,7 +308,7 @@ def _taken_up(
 
 def _stored_digest(array: Any, path: Path, region: Region, is_shared: bool) -> bytes:
     """Return the digest of a box of samples, as it is stored."""
-    # What holds other boxes too changes when these are written.
+    # Files that hold other boxes too change when those boxes are written.
     if isinstance(array, np.memmap) or is_shared:
         return values_digest(region, array[region])
     from streamgmm.sinks.zarr import box_digest
@@ -316,7 +317,7 @@ def _stored_digest(array: Any, path: Path, region: Region, is_shared: bool) -> b
 
 
 def _open(path: Path, is_shared: bool) -> Any:
-    """Return what :func:`_create` made, to continue writing."""
+    """Open the array that :func:`_create` made, to continue writing."""
     if path.suffix == ".zarr":
         from streamgmm.sinks.zarr import open_array
 

@@ -1,9 +1,9 @@
-"""The folder in which an output grows, and its journal of what is done.
+"""The folder of an unfinished output, and its journal of finished chunks.
 
-Beside the target ``out.npy`` lies, as long as that is unfinished, ``out.npy.part/``: the array
-under its final name, a ``lock``, and ``journal.jsonl``. The first line of the journal says what is
-written, each later one which chunks are. They are journalled only when they are on the disk, so
-that the journal can be believed after a power cut too.
+While the target ``out.npy`` is unfinished, ``out.npy.part/`` lies beside it. It holds the array
+under its final name, a ``lock``, and ``journal.jsonl``. The first line of the journal identifies
+the output, and each later line lists finished chunks. Chunks are journalled only when they are on
+the disk, so the journal is valid even after a power cut.
 """
 
 import json
@@ -30,15 +30,15 @@ class Part:
     Parameters
     ----------
     target : Path
-        What the output is to become.
+        Final path of the output.
 
     Attributes
     ----------
     folder : Path
     unfinished : Path
-        Where the output grows.
+        Path of the unfinished output.
     layout : str or None
-        Digest of what the output says of its values, when it was created.
+        Digest of the metadata of the output, when it was created.
     digests : dict of int to bytes
         Digests of the chunks that are journalled.
     """
@@ -52,20 +52,20 @@ class Part:
         self._former = self.folder / _FORMER
 
     def begin(self, fingerprint: Mapping[str, Any], layout: str) -> None:
-        """Begin the journal of an output that has been created."""
+        """Begin the journal of a new output."""
         self._append({**fingerprint, _LAYOUT: layout})
         sync(self.folder)
         sync(self.folder.parent)
 
     def resume(self, fingerprint: Mapping[str, Any]) -> bool:
-        """Take up what is there, if anything is.
+        """Read the journal of an unfinished output; return whether there is one.
 
-        A last line that was not written to its end counts for nothing.
+        A last line that was not written to its end is ignored.
 
         Raises
         ------
         OutputError
-            If it is the beginning of something else.
+            If the unfinished output has another fingerprint.
         """
         journal = self.folder / _JOURNAL
         if not self.unfinished.exists() or not journal.exists():
@@ -78,7 +78,7 @@ class Part:
         for key in {**begun, **fingerprint}:
             if begun.get(key) != fingerprint.get(key):
                 raise OutputError(
-                    f"{self.folder} is the beginning of something else: {key} was "
+                    f"{self.folder} is the beginning of another output: {key} was "
                     f"{begun.get(key)!r} and is {fingerprint.get(key)!r}; without "
                     "resume=True it is discarded, and another out= leaves it as it is"
                 )
@@ -88,17 +88,16 @@ class Part:
         return True
 
     def add(self, digests: Mapping[int, bytes]) -> None:
-        """Journal chunks, which are on the disk, with their digests."""
+        """Add chunks, which must be on the disk, with their digests to the journal."""
         if digests:
             texts = [digest.hex() for digest in digests.values()]
             self._append({"chunks": [*digests], "digests": texts})
             self.digests.update(digests)
 
     def publish(self) -> None:
-        """Give the output, which is on the disk, its name; what had it before goes last.
+        """Give the output, which must be on the disk, its final name; then remove the old target.
 
-        The output takes over the mode of what it replaces and, where the system permits it, the
-        owner.
+        The output gets the mode of the old target and, if the system permits it, the owner.
         """
         if self.target.exists():
             former = self.target.stat()
@@ -116,13 +115,13 @@ class Part:
         self.clear()
 
     def restore(self) -> None:
-        """Give back its name to what had it before, if only that was taken away."""
+        """Give the old target its name back, if the new output did not get it."""
         if self._former.exists() and not self.target.exists():
             self._former.rename(self.target)
 
     def clear(self) -> None:
-        """Discard what is there, but for the lock."""
-        # The journal goes first: it must not speak of what is not there.
+        """Remove everything in the folder except the lock."""
+        # The journal is removed first, because it must not list missing chunks.
         (self.folder / _JOURNAL).unlink(missing_ok=True)
         for path in (self.unfinished, self._former):
             if path.is_dir():
@@ -139,12 +138,12 @@ class Part:
 
 @contextmanager
 def open_part(target: Path) -> Iterator[Part]:
-    """Yield the folder of a target, locked; removed at the end if nothing in it is worth keeping.
+    """Yield the locked folder of a target; remove it at the end if it holds nothing to keep.
 
     Raises
     ------
     OutputError
-        If another process is writing the target, or the folder holds anything else.
+        If another process is writing the target, or the folder holds other files.
     """
     part = Part(target)
     ours = {_LOCK, _JOURNAL, _FORMER, target.name}
@@ -173,7 +172,7 @@ def open_part(target: Path) -> Iterator[Part]:
 
 
 def _folder_mode(target: Path) -> int:
-    """Return the mode of the folder: those who may not read what is replaced may not look in."""
+    """Return the mode of the folder: only users who may read the old target may open it."""
     if not target.exists():
         return 0o777
     readable = target.stat().st_mode & 0o444
@@ -193,9 +192,9 @@ def _whole_lines(content: bytes) -> Iterator[bytes]:
 
 
 def _chunks_of(line: Mapping[str, Any]) -> dict[int, bytes]:
-    """Return the chunks of a line with their digests; none of a damaged line.
+    """Return the chunks of a line with their digests; a damaged line has no chunks.
 
-    Journals of older releases have no digests, so none of their chunks counts.
+    Journals of older releases have no digests, so their chunks are written again.
     """
     try:
         digests = map(bytes.fromhex, line["digests"])
@@ -205,7 +204,7 @@ def _chunks_of(line: Mapping[str, Any]) -> dict[int, bytes]:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk."""
+    """Force a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

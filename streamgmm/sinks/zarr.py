@@ -1,4 +1,4 @@
-"""Zarr arrays that are written box by box, and when they are on the disk."""
+"""Write Zarr arrays box by box, and force them to the disk."""
 
 import os
 import platform
@@ -31,7 +31,7 @@ def create_array(
     is_shared: bool,
 ) -> "zarr.Array[Any]":
     """Return a new array, stored in boxes of samples; see :func:`streamgmm.sinks.open_sink`."""
-    # Zarr creates missing folders; a mistyped one should be an error here as for files.
+    # Zarr creates missing folders. A mistyped folder must be an error, as it is for files.
     folder.parent.resolve(strict=True)
     array: zarr.Array[Any] = zarr.create_array(
         _store(folder, is_shared),
@@ -47,19 +47,19 @@ def create_array(
 
 
 def open_array(folder: Path, is_shared: bool) -> "zarr.Array[Any]":
-    """Return an array of :func:`create_array`, to continue writing."""
+    """Open an array that :func:`create_array` made, to continue writing."""
     return zarr.open_array(_store(folder, is_shared), mode="r+")
 
 
 class BoxWriter:
-    """Writes boxes of samples that share no stored chunk, in any process that finds the array.
+    """Writes boxes of samples that share no stored chunk, in any process that can open the array.
 
     Parameters
     ----------
     array : zarr.Array
         Made by :func:`create_array`.
     folder : Path
-        Where it is.
+        Folder of the array.
     """
 
     def __init__(self, array: "zarr.Array[Any]", folder: Path) -> None:
@@ -74,7 +74,7 @@ class BoxWriter:
         OutputError
             If there is no such array in the file system of this machine.
         """
-        # Zarr would make the folder, and nobody would see what is in it.
+        # Zarr would create the folder, on a machine where nobody reads it.
         if not (self._folder / "zarr.json").exists():
             raise OutputError(
                 f"{self._folder} is not there on {platform.node()}, which is to write into it; "
@@ -84,14 +84,14 @@ class BoxWriter:
             self._sink.write(region, values)
 
     def sync(self, regions: Sequence[Region]) -> list[bytes]:
-        """Have the stored chunks of boxes on the disk, and return digests of the boxes."""
+        """Force the stored chunks of boxes to the disk, and return digests of the boxes."""
         with writing(self._folder):
             sync_boxes(self._sink.array, self._folder, regions)
         return [box_digest(self._sink.array, self._folder, region) for region in regions]
 
 
 def sync_boxes(array: "zarr.Array[Any]", folder: Path, regions: Iterable[Region]) -> None:
-    """Have the stored chunks of boxes of samples on the disk, and their names.
+    """Force the stored chunks of boxes of samples, and their names, to the disk.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def sync_boxes(array: "zarr.Array[Any]", folder: Path, regions: Iterable[Region]
     if not (folder / "zarr.json").exists():
         raise OutputError(f"{folder} was moved or deleted while it was written; write it again")
     files = {folder / key for region in regions for key in _keys(array, region)}
-    # There is no file of a chunk that holds nothing but zeros.
+    # A stored chunk that holds only zeros has no file.
     found = [file for file in files if file.exists()]
     for file in found:
         sync(file)
@@ -111,7 +111,7 @@ def sync_boxes(array: "zarr.Array[Any]", folder: Path, regions: Iterable[Region]
 
 
 def box_digest(array: "zarr.Array[Any]", folder: Path, region: Region) -> bytes:
-    """Return the digest of the stored chunks of a box of samples, which hold no other box."""
+    """Return the digest of the stored chunks of a box, which hold no other box."""
     return files_digest(region, (folder / key for key in _keys(array, region)))
 
 
@@ -122,7 +122,7 @@ def remove_box(array: "zarr.Array[Any]", folder: Path, region: Region) -> None:
 
 
 def _keys(array: "zarr.Array[Any]", region: Region) -> Iterable[str]:
-    """Return the keys of the stored chunks that hold a box of samples; none of an empty box."""
+    """Return the keys of the stored chunks that hold a box; an empty box has none."""
     if any(part.start == part.stop for part in region):
         return ()
     along = [
@@ -138,13 +138,13 @@ def _store(folder: Path, is_shared: bool) -> LocalStore:
 
 
 class _SyncedStore(LocalStore):
-    """Has files on the disk before they take the place of others.
+    """A store that forces files to the disk before they replace others.
 
-    Where boxes share stored chunks, a file that is replaced may hold what is journalled.
+    If boxes share stored chunks, a replaced file may hold journalled boxes.
     """
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Store a value, which appears whole or not at all, after a power cut too."""
+        """Store a value atomically, even if the power is cut."""
         path = self.root / key
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")

@@ -1,8 +1,8 @@
-"""Tests that a source or an executor from outside this package can inherit; they need pytest.
+"""Tests that sources and executors outside this package can inherit; they need pytest.
 
 A test module of a source makes a :class:`SourceCase` in a fixture ``case`` of a subclass of
 :class:`SourceConformance`. A test module of an executor makes the executor in a fixture
-``executor`` of a subclass of :class:`ExecutorConformance`. So that pytest explains failures, call
+``executor`` of a subclass of :class:`ExecutorConformance`. To let pytest explain failures, call
 ``pytest.register_assert_rewrite("streamgmm.testing")`` in ``conftest.py``.
 """
 

@@ -1,4 +1,4 @@
-"""An array in chunks of any size that keeps account of how it is read."""
+"""An array in chunks of any size that counts how it is read."""
 
 import threading
 import weakref
@@ -13,14 +13,14 @@ from streamgmm.protocols import Chunk
 
 
 class ChunkedSource:
-    """Chunks are copies, so that those that are alive can be counted.
+    """A source whose chunks are copies, so that live chunks can be counted.
 
     Attributes
     ----------
     n_reads : int
         Chunks read so far.
     n_live, most_live : int
-        Chunks whose rows are in memory now, and the most there ever were.
+        Chunks whose rows are in memory now, and the largest number of them so far.
     """
 
     def __init__(

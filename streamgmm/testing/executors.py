@@ -1,4 +1,4 @@
-"""What every executor promises; tests of an executor subclass :class:`ExecutorConformance`."""
+"""Requirements on every executor; tests of an executor subclass :class:`ExecutorConformance`."""
 
 import functools
 import operator
@@ -76,7 +76,7 @@ def fail_to_write(_: None, chunk: Chunk) -> NDArray[Any]:
 
 
 class HalfDoneSink(ArraySink):
-    """Has every other chunk already."""
+    """A sink that holds every other chunk already."""
 
     def __init__(self, array: NDArray[Any]) -> None:
         super().__init__(array)
@@ -103,7 +103,7 @@ def rows(n: int, d: int = 1) -> NDArray[np.float64]:
 
 
 def bracketed(values: list[str]) -> str:
-    """What the merge tree makes of values: neighbours first, an odd last one moves up."""
+    """Return values with the brackets of the merge tree; an odd last value moves up."""
     while len(values) > 1:
         pairs = [f"({a}{b})" for a, b in zip(values[::2], values[1::2], strict=False)]
         values = pairs + ([values[-1]] if len(values) % 2 else [])
@@ -115,12 +115,12 @@ def ignore(event: Event) -> None:
 
 
 class ExecutorConformance(ABC):
-    """Subclasses make an executor."""
+    """Tests of an executor; subclasses make the executor."""
 
     @pytest.fixture
     @abstractmethod
     def executor(self) -> Executor:
-        """The executor under test, open."""
+        """Return the executor under test, open."""
 
     @pytest.mark.parametrize("n_chunks", [1, 2, 3, 7, 16, 33])
     def test_values_merge_by_the_fixed_tree(self, executor: Executor, n_chunks: int) -> None:
@@ -154,7 +154,7 @@ class ExecutorConformance(ABC):
         values = rng.normal(size=(3000, 2)) * 10.0 ** rng.uniform(-8, 8, (3000, 1))
         source = ChunkedSource(values, 70)
         expected = [float(values[start : start + 70].sum()) for start in source.boundaries[:-1]]
-        # Or any order would do.
+        # Otherwise the sum would not depend on the order.
         assert functools.reduce(operator.add, expected) != self.tree_sum(expected)
         found = executor.map_reduce(source, Job(total, None), ignore)
         assert found.value == self.tree_sum(expected)
@@ -192,7 +192,7 @@ class ExecutorConformance(ABC):
         written = np.full((103, 1), -1.0)
         sink = HalfDoneSink(written)
         events: list[Event] = []
-        # Row 50 is the first of chunk 5, which is there.
+        # Row 50 is the first row of chunk 5, which the sink holds.
         executor.map_write(source, Job(fail_to_write, None), HalfDoneSink(np.empty(103)), ignore)
         executor.map_write(source, Job(doubled, 2.0), sink, events.append)
         expected = np.where(rows(103) // 10 % 2, -1.0, 2.0 * rows(103))
@@ -216,7 +216,7 @@ class ExecutorConformance(ABC):
             executor.map_reduce(source, Job(fail_at_row_50, None), ignore)
         with pytest.raises(LookupError, match="row 50"):
             executor.map_write(source, Job(fail_to_write, None), ArraySink(np.empty(100)), ignore)
-        # It continues working.
+        # The executor can still be used.
         assert executor.map_reduce(source, Job(total, None), ignore).value == 4950.0
 
     def test_errors_of_the_source_arrive_as_they_are(self, executor: Executor) -> None:

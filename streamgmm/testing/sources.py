@@ -1,4 +1,4 @@
-"""What every source promises; tests of a source subclass :class:`SourceConformance`."""
+"""Requirements on every source; tests of a source subclass :class:`SourceConformance`."""
 
 import pickle
 from abc import ABC, abstractmethod
@@ -16,21 +16,21 @@ from streamgmm.protocols import Chunk, GridSource, Source, regions_of, sample_di
 
 @dataclass(frozen=True)
 class SourceCase:
-    """A source and what it must give."""
+    """A source and the rows that it must return."""
 
     source: Source
     rows: NDArray[Any]
     weights: NDArray[np.float64] | None = None
 
     def places(self) -> list[NDArray[np.int64]]:
-        """Positions of the rows of each chunk, by the boxes that the source declares."""
+        """Return the positions of each chunk's rows, from the boxes that the source declares."""
         grid = np.arange(len(self.rows)).reshape(sample_shape(self.source))
         region_of = regions_of(self.source)
         return [grid[region_of(i)].ravel() for i in range(len(self.source.boundaries) - 1)]
 
 
 def table(n: int, d: int, dtype: Any = np.float64, seed: int = 0) -> NDArray[Any]:
-    """Values that a type holds exactly, no two rows alike in most types."""
+    """Return values that a type holds exactly; in most types all rows differ."""
     dtype = np.dtype(dtype)
     rng = np.random.default_rng(seed)
     if dtype.kind == "f":
@@ -44,12 +44,12 @@ def table(n: int, d: int, dtype: Any = np.float64, seed: int = 0) -> NDArray[Any
 
 
 class SourceConformance(ABC):
-    """Subclasses make a source; parametrize ``case`` for many of them."""
+    """Tests of a source; subclasses make the source, or parametrize ``case`` for several."""
 
     @pytest.fixture
     @abstractmethod
     def case(self, request: pytest.FixtureRequest, tmp_path: Path) -> SourceCase:
-        """The source under test."""
+        """Return the source under test."""
 
     @staticmethod
     def chunks(source: Source) -> list[Chunk]:
@@ -142,7 +142,7 @@ class SourceConformance(ABC):
             again = case.source.read(i)
             copied = 0
             for one, other in ((chunk.rows, again.rows), (chunk.weights, again.weights)):
-                # What is in memory anyway comes as the same memory twice.
+                # Data that are already in memory are returned as the same memory twice.
                 if one is not None and not np.shares_memory(one, other):
                     copied += one.nbytes
             assert case.source.read_bytes >= copied

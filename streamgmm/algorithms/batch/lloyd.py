@@ -1,7 +1,7 @@
 """K-means: the limit of a mixture with equal weights and one small variance for all components.
 
-With these held fixed, classification EM is Lloyd's algorithm. Each pass over the data assigns
-every row to its nearest centre, and returns the sums that the new centres follow from.
+With weights and variance held fixed, classification EM is Lloyd's algorithm. Each pass over the
+data assigns every row to its nearest centre, and returns the sums that give the new centres.
 """
 
 import math
@@ -22,25 +22,25 @@ from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
 from streamgmm.protocols import Chunk, Source, Work, all_chunks
 
-# Rows of restarts: at least, and for each cluster.
+# Rows of restarts: least number, and number per cluster.
 _FEWEST_ROWS, _ROWS_PER_CLUSTER = 4096, 50
-# Iterations of a restart, of a swap, and of the best on the whole sample.
+# Iterations of a restart, after a swap, and of the best centres on the whole sample.
 _SHORT, _SWAPPED, _LONG = 10, 5, 30
-# Data of so many rows are searched as a whole. For larger ones at most one part in so many is read
-# for a sample, at so many places or more.
+# Number of rows up to which all data are searched. For larger data a sample reads at most one of
+# this many parts of the data, in at least this many ranges.
 _ALL_ROWS, _PART_OF_DATA, _FEWEST_RANGES = 1 << 16, 8, 64
-# Attempts to swap clusters, the part of the inertia that one has to gain, and distances that are
-# held at once.
+# Largest number of swaps of centres, least gain of a swap as a part of the inertia, and number of
+# distances that are held at once.
 _MOST_SWAPS, _LEAST_GAIN, _BLOCK_DISTANCES = 16, 1e-6, 1 << 18
-# Of the inertia of a cluster, what a second centre in it may gain.
+# Largest gain of a second centre in a cluster, as a part of the inertia of the cluster.
 _LARGEST_PART = 2.0 / 3.0
-# Of the variance of the columns, the smallest unit of squared distances.
+# Smallest unit of squared distances, as a part of the variance of the columns.
 _LEAST_UNIT = 1e-14
 
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """How distances are evaluated: a frame, and a unit in which errors of squares are bounded.
+    """A frame for distances, and a unit in which errors of squared distances are bounded.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class Metric:
     def of(
         cls, rows: Array, weights: Array, centres: Array, dtype: np.dtype[np.generic]
     ) -> "Metric":
-        """Return what suits rows (m, D), with weights (m,), that belong to centres (K, D).
+        """Return the metric for rows (m, D), with weights (m,), and their centres (K, D).
 
         The origin is the mean of the rows, and the unit about their mean squared distance.
         """
@@ -72,7 +72,7 @@ class Metric:
         return cls(frame, _power_of_four(max(own, _LEAST_UNIT * d * variance)))
 
     def parameters(self, centres: Array) -> Parameters:
-        """Return the mixture whose hard assignment is that to the nearest centre."""
+        """Return the mixture whose hard assignment assigns rows to the nearest centre."""
         k = len(centres)
         weights = np.full(k, 1.0 / k)
         width = np.full(k, math.sqrt(self.unit))
@@ -80,7 +80,7 @@ class Metric:
 
     @property
     def offset(self) -> float:
-        """ln π of each component, such that its density at the mean is 1, up to rounding."""
+        """Log-weight of each component for which its density at the mean is 1, up to rounding."""
         d = self.frame.n_features
         return 0.5 * d * (math.log(self.unit) + math.log(2.0 * math.pi))
 
@@ -106,11 +106,11 @@ class Metric:
         return found
 
     def _rest(self, centres: Array) -> float:
-        """Return the log-density at a mean: what rounding has left of 0."""
+        """Return the log-density at a mean, which is 0 up to rounding."""
         return float(self.expectation(centres[:1]).coefficients.constants[0])
 
     def means(self, statistics: Statistics, centres: Array) -> tuple[Array, NDArray[np.intp]]:
-        """Return the means (K, D) of the rows of each centre, and the numbers of those without."""
+        """Return the means (K, D) of the rows of each centre, and the centres without rows."""
         counts = statistics.counts
         alive = np.flatnonzero(counts > 0.0)
         d = self.frame.n_features
@@ -130,7 +130,7 @@ class Metric:
 
 @dataclass(frozen=True, eq=False)
 class Clustering:
-    """What Lloyd's algorithm came to.
+    """The result of Lloyd's algorithm.
 
     Attributes
     ----------
@@ -138,12 +138,12 @@ class Clustering:
     inertia : float
         Σ w ‖x - c‖² over all rows, each to its nearest centre.
     inertias : list of float
-        That of the centres that each iteration began with.
+        Inertia of the centres at the beginning of each iteration.
     counts : ndarray of shape (K,)
         Weight of the rows of each centre.
     n_iterations : int
     converged : bool
-        Whether no row was assigned otherwise, or centres moved by less than the tolerance.
+        Whether no assignment changed, or centres moved by less than the tolerance.
     """
 
     centres: Array
@@ -161,7 +161,7 @@ class Farthest:
     Attributes
     ----------
     size : int
-        Most rows.
+        Largest number of rows.
     rows : ndarray of shape (m, D)
     weights, squares : ndarray of shape (m,)
         Squared distances.
@@ -177,7 +177,7 @@ class Farthest:
     index: NDArray[np.int64]
 
     def merge(self, other: "Farthest") -> "Farthest":
-        """Return the farthest rows of both."""
+        """Return the farthest rows of both operands."""
         joined = [
             np.concatenate([getattr(self, name), getattr(other, name)])
             for name in ("rows", "weights", "squares", "labels", "index")
@@ -196,25 +196,25 @@ def lloyd(
     max_iter: int,
     is_scored: bool = True,
 ) -> Clustering:
-    """Move centres to the means of their rows until they stay where they are.
+    """Move centres to the means of their rows until they no longer change.
 
-    The iterates, the stopping rule and the number of iterations are scikit-learn's. A centre
-    without rows moves to the row that is farthest from its own centre, which takes a pass more.
+    The iterates, the stopping rule and the number of iterations are those of scikit-learn. A centre
+    without rows moves to the row that is farthest from its own centre, which takes one more pass.
 
     Parameters
     ----------
     reader : Reader
-        With hard assignment and the offsets of the metric.
+        A reader with hard assignment and the offsets of the metric.
     start : ndarray of shape (K, D)
     metric : Metric
     tol : float
-        Sum of squared moves of the centres, relative to the mean variance of the columns, at which
-        the iteration ends. It always ends when no row is assigned otherwise.
+        Sum of squared changes of the centres, relative to the mean variance of the columns, at
+        which the iteration ends. The iteration also ends when no assignment changes.
     max_iter : int
         At least 1.
     is_scored : bool
-        Whether a last pass finds the inertia of the centres that are returned; without it the
-        inertia is that of the centres before.
+        Whether a last pass computes the inertia of the returned centres; otherwise the inertia is
+        that of the previous centres.
 
     Returns
     -------
@@ -234,7 +234,7 @@ def lloyd(
         moved, empty = metric.means(found, centres)
         if last is None:
             tolerance = tol * metric.variance(found)
-        # In one frame the same assignment gives the same sums, to the last bit.
+        # In the same frame, the same assignment gives the same sums, to the last bit.
         is_same = last is not None and np.array_equal(found.moments, last.moments)
         if empty.size:
             moved = _relocated(reader, found, centres, moved, empty, metric)
@@ -284,9 +284,9 @@ def _relocated(
     empty: NDArray[np.intp],
     metric: Metric,
 ) -> Array:
-    """Return centres of which those without rows have moved to the rows that are farthest.
+    """Return centres after those without rows moved to the farthest rows.
 
-    A row leaves the mean of the centre that it belonged to.
+    Each such row is removed from the mean of its former centre.
     """
     state = metric.expectation(centres), metric, centres, len(empty)
     d = metric.frame.n_features
@@ -299,7 +299,7 @@ def _relocated(
     for k, row, w, square, old in zip(
         empty, farthest.rows, farthest.weights, farthest.squares, farthest.labels, strict=False
     ):
-        # Where all rows lie on centres there are fewer different rows than clusters.
+        # If all rows lie on centres, there are fewer different rows than clusters.
         if square > 0.0:
             moved[k] = row
             if counts[old] > w:
@@ -328,9 +328,9 @@ def _find_farthest(state: tuple[EStep, Metric, Array, int], chunk: Chunk) -> Far
 def sample_for_clusters(
     reader: Reader, n_clusters: int, random: np.random.RandomState, is_search: bool
 ) -> RowSample:
-    """Return rows from all over the data, for a search; or a few, for a metric.
+    """Return rows from all over the data for a search, or a few rows for a metric.
 
-    Rows that are in memory are sampled without a pass that counts.
+    Rows in memory are sampled without a counted pass.
 
     Parameters
     ----------
@@ -342,7 +342,7 @@ def sample_for_clusters(
     Raises
     ------
     NotFiniteError
-        If the rows hold NaN that is not to be skipped, or infinity.
+        If the rows hold infinity, or NaN that is not skipped.
     """
     source = reader.source
     seed = int(random.randint(2**31))
@@ -366,7 +366,7 @@ def sample_for_clusters(
 
 
 def cluster_sample_size(source: Source, n_clusters: int, most_bytes: int) -> int:
-    """Return how many rows are searched: all if they are few."""
+    """Return the number of rows that are searched: all rows if they are few."""
     row_bytes = 8 * source.n_features
     if source.n_rows <= _ALL_ROWS and source.n_rows * row_bytes <= most_bytes:
         return source.n_rows
@@ -395,9 +395,9 @@ def search_centres(
 ) -> Array:
     """Search the rows of a sample for centres of small inertia.
 
-    Short runs of Lloyd's algorithm from several seeds, on few rows; from the best of them, swaps
-    of a centre that is hardly missed for one where the inertia is large; then iterations on all
-    rows of the sample.
+    First, Lloyd's algorithm makes short runs from several seeds on few rows. Then, in the best
+    result, centres whose removal costs little are moved to clusters of large inertia. The last
+    iterations use all rows of the sample.
 
     Parameters
     ----------
@@ -408,10 +408,10 @@ def search_centres(
     seeds : callable
         Returns centres (K, D) to begin with, from rows and weights.
     n_init : int
-        Short runs.
+        Number of short runs.
     random : numpy.random.RandomState
     dtype : dtype
-        Of the data.
+        Type of the data.
     tol : float
         As for :func:`lloyd`.
 
@@ -453,11 +453,12 @@ def _swapped(
     first: int,
     random: np.random.RandomState,
 ) -> Array | None:
-    """Return centres of which some that are hardly missed have moved to where the inertia is large.
+    """Return centres after some cheap ones moved to clusters of large inertia.
 
-    Removal of a centre costs what its rows are farther from the next one. A second centre in a
-    cluster may gain about two thirds of its inertia, if it is two clusters. The clusters of largest
-    inertia come first, but for so many that have been tried. None if no swap could gain.
+    The cost of removing a centre is the increase of its rows' distances to the next centre. A
+    second centre may gain about two thirds of the inertia of a cluster, if this is really two
+    clusters. The clusters of largest inertia come first, after skipping ``first`` that have been
+    tried. Return None if no swap can gain.
     """
     k = len(centres)
     origin = centres.mean(axis=0)
@@ -498,7 +499,7 @@ def _power_of_four(value: float) -> float:
 def seeder(
     n_clusters: int, method: str, random: np.random.RandomState
 ) -> Callable[[Array, Array], Array]:
-    """Return what draws centres to begin with by a method of :func:`seed_centres`."""
+    """Return a function that draws first centres by a method of :func:`seed_centres`."""
 
     def seeds(rows: Array, weights: Array) -> Array:
         return seed_centres(rows, weights, n_clusters, method, random)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Out of poor optima: one component is split where a mixture fits badly, two others merged.
+"""Split and merge, to leave poor optima: split a component where the fit is bad, merge two others.
 
-EM never moves a component from a place where there are too many to one where there are too few.
-Which move pays is estimated for all components at once, from rows in memory.
+EM never moves a component from a region with too many components to one with too few. The gains of
+splits and the costs of merges are estimated for all components at once, from rows in memory.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,23 +25,25 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array, CovarianceStructure
 from streamgmm.protocols import Chunk, Job, Work
 
-# Nats per row; a short run of EM ends with a step that gains less.
+# A short run of EM ends with a step that gains less, in nats per row.
 _SETTLED = 1e-6
-# EM steps before the worth of halves is estimated, and before a new mixture is compared.
+# EM steps before the gain of halves is estimated, and before a new mixture is compared.
 _STEPS_OF_PARTS, _STEPS = 8, 8
 _ROUNDS = 8
-# Moves that are tried one by one, where all of them together do not pay.
+# Number of swaps that are tried one by one, if all of them together do not pay.
 _ALONE = 3
-# New components may begin among so many of all rows, those explained worst: how many, of how many.
+# New components begin among the worst explained rows: part of all rows, and largest number; then
+# the number of new components, and least number of rows of one.
 _WORST, _MOST_WORST, _BIRTHS, _ROWS_OF_BIRTH = 1.0 / 128.0, 1024, 4, 8
-# Rows for each of the values that rows of D values have to determine.
+# Least number of rows per value that the rows have to determine.
 _SUPPORT = 3.0
-# A smaller share in a row is of no consequence, nor is a logarithm of less.
+# Smaller shares in a row, and logarithms of smaller numbers, are negligible.
 _SMALL_SHARE, _TINY = 1e-8, 1e-300
-# Each thread holds responsibilities of so many rows at a time that, with what is made of them, they
-# take as much; arrays of their size that are in memory at once.
+# Bytes of a block of responsibilities in a thread, with the arrays made from it; number of arrays
+# of this size that are in memory at once.
 _BLOCK_BYTES, _ARRAYS = 1 << 23, 6
-# Features up to which the longest axis of rows is an eigenvector; of more, power iterations.
+# Largest number of features for which the longest axis is an eigenvector; number of power
+# iterations for more features.
 _MOST_EXACT_FEATURES, _POWER_ITERATIONS = 128, 16
 
 
@@ -53,7 +55,7 @@ class Rows:
     ----------
     reader : Reader
     stored : ndarray of shape (m, D)
-        In the type of the sample. NaN where a value is missing.
+        Rows in the type of the sample. NaN where a value is missing.
     weights : ndarray of shape (m,)
     """
 
@@ -67,12 +69,12 @@ class Rows:
         return self.stored.astype(np.float64, copy=False)
 
     def prepared(self, parameters: Parameters) -> EStep | IncompleteExpectation:
-        """Return a mixture, for these rows."""
+        """Return a mixture prepared for these rows."""
         frame = Frame.of(parameters, self.stored.dtype)
         return prepare(parameters, frame, self.reader.source.missing)
 
     def short_run(self, start: Parameters, n_steps: int, *, objective: Objective) -> Fit:
-        """Run EM with these rows for so many steps, or until it has settled."""
+        """Run EM with these rows for ``n_steps`` steps, or until the gain is negligible."""
         fit = expectation_maximization(
             self.reader, start, tol=_SETTLED, max_iter=n_steps, objective=objective
         )
@@ -87,8 +89,8 @@ class Rows:
         ----------
         mixtures : sequence of Parameters
         values : callable
-            Takes the weights of some rows, (n,), and what each of the mixtures says of them;
-            returns weighted sums over them.
+            Takes the weights of some rows, (n,), and their posterior under each mixture. Returns
+            weighted sums over these rows.
         """
         prepared = [self.prepared(parameters) for parameters in mixtures]
         n_components = sum(parameters.n_components for parameters in mixtures)
@@ -123,7 +125,7 @@ class _Sums:
     arrays: tuple[Array, ...]
 
     def merge(self, other: "_Sums") -> "_Sums":
-        """Return the sums over the rows of both."""
+        """Return the sums over the rows of both operands."""
         return _Sums(tuple(a + b for a, b in zip(self.arrays, other.arrays, strict=True)))
 
 
@@ -134,7 +136,7 @@ def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> Fit:
     ----------
     rows : Rows
     fit : Fit
-        Where to begin, after some steps of EM with these rows.
+        The fit to begin with, after some steps of EM with these rows.
     objective : Objective
         Without fixed parameters.
 
@@ -164,7 +166,7 @@ def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> Fit:
 
 
 def _worth(rows: Rows, fit: Fit) -> float:
-    """Return the value of the objective that is to be expected on other rows, nats per row."""
+    """Return the expected value of the objective on other rows, in nats per row."""
     (masses,) = rows.means(
         [fit.parameters], lambda weights, found: (_masses(weights, found.responsibilities),)
     )
@@ -184,10 +186,10 @@ def _masses(weights: Array, responsibilities: Array) -> Array:
 
 
 def _prices(rows: Rows, parameters: Parameters, masses: Array) -> Array:
-    """What components gain on these rows and not on others, having been fitted to them, (K,).
+    """Return the gain of components on these rows that other rows would not show, (K,).
 
-    One nat for each parameter and row; a row of little weight is fitted at little cost (Akaike
-    1974, and Takeuchi's form of it where rows have weights).
+    It is one nat for each parameter, divided by the number of rows. Rows of small weight cost less
+    (Akaike 1974; with weights in the form of Takeuchi).
     """
     mass, squares, _ = masses
     mean_weights = np.divide(squares, mass, out=np.zeros_like(mass), where=mass > 0.0)
@@ -198,7 +200,7 @@ def _prices(rows: Rows, parameters: Parameters, masses: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class _Swaps:
-    """Moves that should pay, the best first.
+    """Pairs of a split and a merge that should gain, the best first.
 
     Attributes
     ----------
@@ -215,13 +217,13 @@ class _Swaps:
     merges: list[tuple[int, int]]
 
     def choices(self) -> list[range]:
-        """Moves to be tried together: all of them, then the best ones alone."""
+        """Return the swaps to try together: all of them, then the best ones alone."""
         n_swaps = len(self.splits)
         alone = [range(i, i + 1) for i in range(min(n_swaps, _ALONE))]
         return [range(n_swaps), *alone] if n_swaps > 1 else alone
 
     def applied(self, parameters: Parameters, chosen: Iterable[int]) -> Parameters:
-        """Return the mixture after some of the moves."""
+        """Return the mixture after some of the swaps."""
         weights, means = parameters.weights.copy(), parameters.means.copy()
         structure = parameters.structure
         covariances, factors = parameters.covariances, parameters.factors
@@ -229,14 +231,14 @@ class _Swaps:
             (k, parts), (i, j) = self.splits[swap], self.merges[swap]
             both = merged_pairs(parameters, np.array([i]), np.array([j]))
             replaced = [(i, both, 0, parameters.weights[i] + parameters.weights[j])]
-            places = (k, j) if len(parts) == 2 else (j,)
+            indices = (k, j) if len(parts) == 2 else (j,)
             replaced += [
-                (place, self.parts, part, self.parts.weights[part])
-                for place, part in zip(places, parts, strict=True)
+                (index, self.parts, part, self.parts.weights[part])
+                for index, part in zip(indices, parts, strict=True)
             ]
-            for place, origin, part, weight in replaced:
-                weights[place], means[place] = weight, origin.means[part]
-                own, one = np.array([place]), np.array([part])
+            for index, origin, part, weight in replaced:
+                weights[index], means[index] = weight, origin.means[part]
+                own, one = np.array([index]), np.array([part])
                 values = structure.taken(origin.covariances, one)
                 covariances = structure.replaced(covariances, own, values)
                 factors = structure.replaced(factors, own, structure.taken(origin.factors, one))
@@ -246,7 +248,7 @@ class _Swaps:
 
 
 def _promising_swaps(rows: Rows, parameters: Parameters, objective: Objective) -> _Swaps:
-    """Return the splits that gain more than the merges which make room for them cost."""
+    """Return the splits that gain more than the cost of the merges that make room for them."""
     parts, gains = _splits(rows, parameters, objective)
     pairs, costs = _merges(rows, parameters)
     taken: set[int] = set()
@@ -263,7 +265,7 @@ def _promising_swaps(rows: Rows, parameters: Parameters, objective: Objective) -
             None,
         )
         if pair is None or not gains[split] > costs[pair]:
-            # Another may still pay: the cheapest merge may be of the very component.
+            # A later split may still pay: the cheapest merge here may contain the component itself.
             continue
         replacing = (2 * int(split), 2 * int(split) + 1) if split < k else (k + int(split),)
         splits.append((int(split), replacing))
@@ -273,7 +275,7 @@ def _promising_swaps(rows: Rows, parameters: Parameters, objective: Objective) -
 
 
 def _splits(rows: Rows, parameters: Parameters, objective: Objective) -> tuple[Parameters, Array]:
-    """Both halves of all components, then some new ones; and what each split or birth gains."""
+    """Return the halves of all components and some new ones, and each split's or birth's gain."""
     k = parameters.n_components
     parts = _parts(rows, parameters, objective)
     halves, births = slice(2 * k), slice(2 * k, None)
@@ -286,7 +288,7 @@ def _splits(rows: Rows, parameters: Parameters, objective: Objective) -> tuple[P
         born = found.responsibilities[:, births] * relative
         return (
             _gains_of_halves(weights, one.responsibilities, factors, halves_of, relative[:, 0]),
-            # With room made for its weight.
+            # The weights of the other components shrink to make room for the new weight.
             weights @ np.log1p(born - parts.weights[births]),
             _masses(weights, found.responsibilities),
         )
@@ -304,7 +306,7 @@ def _splits(rows: Rows, parameters: Parameters, objective: Objective) -> tuple[P
 
 
 def _parts(rows: Rows, parameters: Parameters, objective: Objective) -> Parameters:
-    """Both halves of all components, then some new ones, after some steps of EM."""
+    """Return both halves of all components, then some new ones, after some steps of EM."""
     k = parameters.n_components
     posterior = rows.prepared(parameters).posterior(rows.stored)
     labels = 2 * posterior.labels + _far_side(rows.rows, parameters, posterior.labels)
@@ -337,9 +339,9 @@ def dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:
 
 
 def _supported(rows: Rows, parameters: Parameters, masses: Array) -> NDArray[np.bool_]:
-    """Whether components stand on more rows than they could be fitted to whatever these are, (K,).
+    """Return whether components have more rows than they could fit exactly, (K,).
 
-    Rows count as many of equal weight would (Kish).
+    The number of rows is the effective number for unequal weights (Kish).
     """
     mass, _, squares = masses * rows.weights.sum()
     n_rows = np.divide(np.square(mass), squares, out=np.zeros_like(mass), where=squares > 0.0)
@@ -360,10 +362,10 @@ def supporting_rows(structure: CovarianceStructure, n_features: int) -> float:
 def _gains_of_halves(
     weights: Array, shares: Array, factors: Array, halves: Array, relative: Array
 ) -> Array:
-    """Return what replacing each component by its halves gains at least, summed over rows, (K,).
+    """Return a lower bound on the gain of replacing each component by its halves, (K,).
 
-    The expected gain with responsibilities as they are, a lower bound as in EM: halves are not
-    credited with what they take from other components.
+    It is the expected gain, summed over rows, with unchanged responsibilities, as in EM: rows that
+    halves take from other components are not counted.
 
     Parameters
     ----------
@@ -375,9 +377,9 @@ def _gains_of_halves(
     halves : ndarray of shape (n, K, 2)
         Responsibilities in the mixture of halves.
     relative : ndarray of shape (n,)
-        Densities by that mixture over those by the components'.
+        Densities under that mixture over those under the components' mixture.
     """
-    # Of the few that are of consequence: logarithms of all would take most of the time.
+    # Only shares that matter: logarithms of all would take most of the time.
     rows, components = np.nonzero(shares > _SMALL_SHARE)
     own = shares[rows, components]
     replaced = halves[rows, components].sum(axis=1) * relative[rows] * factors[components]
@@ -387,7 +389,7 @@ def _gains_of_halves(
 
 
 def _merges(rows: Rows, parameters: Parameters) -> tuple[list[tuple[int, int]], Array]:
-    """Return each component with the one that it is merged with at least cost, and the costs."""
+    """Return each component with its partner of least merging cost, and the costs."""
     partners = merging_partners(parameters)
     pairs = sorted({(min(i, j), max(i, j)) for i, j in enumerate(partners.tolist()) if i != j})
     if not pairs:
@@ -409,7 +411,7 @@ def _merges(rows: Rows, parameters: Parameters) -> tuple[list[tuple[int, int]], 
 
 
 def _relative_densities(one: Posterior, other: Posterior) -> Array:
-    """Return the densities of rows over those by another mixture, (m, 1); 1 where both are 0."""
+    """Return densities of rows over those under another mixture, (m, 1); 1 where both are 0."""
     differences = np.maximum(one.scores, -1e300) - np.maximum(other.scores, -1e300)
     found: Array = np.exp(np.minimum(differences, 50.0))[:, np.newaxis]
     return found
@@ -431,8 +433,8 @@ def _far_side(rows: Array, parameters: Parameters, labels: NDArray[np.int64]) ->
 def longest_axis(rows: Array) -> Array:
     """Return the direction (D,) in which rows (n, D) about the origin spread most.
 
-    Of many features it is the end of some power iterations, which take no memory for a matrix of
-    features. If several directions are about equally long, it is some mixture of them.
+    For many features it is the result of some power iterations, which need no matrix of features.
+    If several directions are about equally long, it is a combination of them.
     """
     n_rows, n_features = rows.shape
     if n_features <= _MOST_EXACT_FEATURES:

@@ -1,9 +1,9 @@
 """Memory that the process which drives a fit takes, beside the chunks that it reads.
 
 The bytes of each stage follow from the shape of the mixture and of the sample. They are upper
-bounds, so that a fit that is accepted keeps its limit. Where a limit leaves less than all the work
-takes, :func:`affordable` chooses a cheaper way, by the limit and the shapes alone: what is free at
-the moment never decides what a fit finds.
+bounds, so that a fit that is accepted keeps its limit. If a limit is below the memory of all the
+work, :func:`affordable` chooses less work, by the limit and the shapes alone. The free memory of
+the moment never changes the result of a fit.
 """
 
 from collections.abc import Callable
@@ -14,30 +14,30 @@ from streamgmm.core.structures import STRUCTURES, CovarianceStructure
 from streamgmm.options import CovarianceType
 
 _VALUE = 8
-# Arrays of the size of a block that an operation on all covariances has in memory at once, and
-# arrays of shape (K, D).
+# Number of block-sized arrays that an operation on all covariances has in memory at once, and
+# number of arrays of shape (K, D).
 _BLOCK_ARRAYS, _ROW_ARRAYS = 20, 12
 # Index, hash, weight and stratum of a sampled row, and copies of them.
 _OTHER_BYTES = 64
 # Blocks of responsibilities, of distances and of columns, each with copies.
 _FIXED_BYTES = 24 << 20
-# A thread that computes means over rows holds this much; see ``moves``.
+# Bytes that a thread holds while it computes means over rows; see ``split_merge``.
 _MEANS_BYTES = 12 << 20
-# Rows and columns of distances between rows that are explained worst, with flags.
+# Bytes of the matrix of distances between the worst explained rows, with flags.
 _WORST_BYTES = 10 << 20
-# Responsibilities of informing rows: a dense block with flags, see ``search``.
+# Bytes of responsibilities of informing rows: a dense block with flags, see ``search``.
 _SHARES_BYTES = 3 << 24
 # Rows that are drawn from a pool of mixtures; see ``core.merging``.
 _DRAWN_ROWS = 1 << 13
-# Vectors of one entry for each parameter, while a step is found.
+# Number of vectors with an entry for each parameter, while a step is computed.
 _VECTORS = 12
-# What the interpreter, libraries and compiled kernels take, as far as a choice depends on it.
+# Bytes of the interpreter, libraries and compiled kernels that choices assume.
 _PROCESS_BYTES = 400 << 20
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much the work in memory may use.
+    """The size of the work in memory.
 
     Attributes
     ----------
@@ -46,9 +46,9 @@ class Effort:
     moves : bool
         Whether components are split and merged.
     informing_part : int
-        Of the bytes that rows may take in information, one in so many.
+        Information uses one of this many parts of the bytes that rows may take.
     starting_part : int
-        Of the sampled rows that starts, and split and merge, may use, one in so many.
+        Starts, and split and merge, use one of this many parts of the sampled rows.
     """
 
     order: int = 8
@@ -68,7 +68,7 @@ EFFORTS = tuple(
 
 @dataclass(frozen=True)
 class MixtureBytes:
-    """Sizes of what is made of a mixture.
+    """Sizes of the objects that are made from a mixture.
 
     Attributes
     ----------
@@ -126,25 +126,25 @@ class MixtureBytes:
 
     @property
     def temporaries(self) -> int:
-        """What an operation on all covariances takes, one block of them at a time."""
+        """Temporary arrays of an operation on all covariances, one block of them at a time."""
         block = self._structure.block_values(self.n_components, self.n_features)
         return _BLOCK_ARRAYS * _VALUE * block + self.rows if block else _ROW_ARRAYS * self.rows
 
     @property
     def mean_factor(self) -> int:
-        """The factor that components have on average: a QR of all of theirs."""
+        """The mean factor of the components: a QR factorisation of all their factors."""
         return self._structure.n_mean_arrays() * self.matrices
 
     @property
     def scoring(self) -> int:
-        """Prepare for a pass that only scores rows, and keep what it finds."""
+        """Return the bytes of a pass that only scores rows, and of its results."""
         return self.matrices + self.frame + self.expectation + self.temporaries
 
     @property
     def merging(self) -> int:
-        """Merge components of a pool like this, and measure by rows of it what was lost."""
+        """Return the bytes of merging a pool of this size, and of measuring the loss on rows."""
         bounds = 4 * _VALUE * self.n_components**2
-        # The pool and the mixture that is left of it, and their copies without a component.
+        # The pool and the reduced mixture, and their copies without a component.
         reduced = 4 * self.bare + self.matrices + self.temporaries + bounds
         carried = 3 * self.frame + 3 * self.statistics
         rows = 4 * _VALUE * _DRAWN_ROWS * self.n_features
@@ -152,14 +152,14 @@ class MixtureBytes:
         return self.bare + self.mean_factor + max(reduced + carried, measured) + _FIXED_BYTES
 
     def em(self, read: int) -> int:
-        """Plain EM: the start, old and new parameters, two frames, statistics, and a pass."""
+        """Return the bytes of plain EM: three mixtures, two frames, statistics, and a pass."""
         step = max(self.expectation + read, self.parameters + self.temporaries)
         return 2 * self.bare + self.matrices + 2 * self.frame + 2 * self.statistics + step
 
 
 @dataclass(frozen=True)
 class FitMemory:
-    """What the stages of a fit take in the process that drives it.
+    """Memory of the stages of a fit in the process that drives it.
 
     Attributes
     ----------
@@ -167,9 +167,9 @@ class FitMemory:
     n_sample : int
         Rows of the sample.
     itemsize : int
-        Of a sampled value.
+        Bytes of a sampled value.
     n_threads : int
-        That work on the sample.
+        Threads that work on the sample.
     n_init : int
     few : int
         Rows that starts use; split and merge uses twice as many.
@@ -178,9 +178,9 @@ class FitMemory:
     is_informed : bool
         Whether these are enough for all parameters, so that information is estimated.
     informing_bytes : int
-        Most bytes of what is kept of these in information.
+        Most bytes of the data that information keeps of these rows.
     scratch : int
-        Of a thread that computes, its own statistics included.
+        Bytes of a thread that computes, with its own statistics.
     n_pilot : int
         Rows of the pilot sample.
     """
@@ -208,18 +208,18 @@ class FitMemory:
         return self._sample + advancing
 
     def search(self, effort: Effort) -> int:
-        """Return what is held before these passes: of the pilot sample, then of the sample."""
+        """Return the bytes that are held before these passes: first the pilot, then the sample."""
         return max(self._pilot, self._sample + self._search(effort))
 
     @property
     def plain_passes(self) -> int:
-        """What plain EM holds while all the data are read: the sample and the best fit too."""
+        """Bytes that plain EM holds during passes over all data, with sample and best fit."""
         best = self.mixture.parameters + self.mixture.statistics + self.mixture.frame
         return self._rows(self.n_sample) + _FIXED_BYTES + best + self.mixture.em(0)
 
     @property
     def plain_start(self) -> int:
-        """What plain EM holds before."""
+        """Bytes that plain EM holds before its passes over all data."""
         start = self._initialize(self.n_sample, self.mixture)
         return self._rows(self.n_sample) + _FIXED_BYTES + start
 
@@ -242,7 +242,7 @@ class FitMemory:
         return self.n_threads * self.scratch + 6 * self.mixture.statistics
 
     def _initialize(self, n: int, mixture: MixtureBytes) -> int:
-        """Parameters of clusters of rows: these in float64, about their mean, and deviations."""
+        """Return the bytes to compute parameters of clusters: centred rows, and deviations."""
         d = mixture.n_features
         width = 2 * d if mixture.missing else d + 1
         masks = d * (3 if mixture.missing else 1)
@@ -258,7 +258,7 @@ class FitMemory:
         return _FIXED_BYTES + rows + max(self._initialize(self.n_pilot, rough), rough.em(0))
 
     def _search(self, effort: Effort) -> int:
-        """Starts, split and merge, and convergence on the sample."""
+        """Return the bytes of starts, split and merge, and convergence on the sample."""
         one = self.mixture
         starts = 3 * self.n_init * one.bare
         few = min(self.few, self.n_sample) // effort.starting_part
@@ -276,7 +276,7 @@ class FitMemory:
         return self.n_init * one.bare + 2 * min(self.n_init - 1, 1) * one.parameters
 
     def _moves(self, starts: int, effort: Effort) -> int:
-        """Split and merge: halves of all components, and mixtures with some of them replaced."""
+        """Return the bytes of split and merge: halves of all components, and changed mixtures."""
         one = self.mixture
         size = min(2 * self.few, self.n_sample) // effort.starting_part
         parts = MixtureBytes(
@@ -292,7 +292,7 @@ class FitMemory:
             factor + _WORST_BYTES,
             parts.em(read),
             means + self.n_threads * _MEANS_BYTES,
-            # Pairs of components, and the mixture that they replace some of.
+            # Pairs of components, and the mixture in which they replace components.
             parts.bare + one.bare + max(one.bare + one.temporaries, one.em(self._read)),
         )
 
@@ -306,7 +306,7 @@ class FitMemory:
         information, building = self._information(effort)
         point = one.parameters + one.statistics + vector + information
         iterates = (effort.order + 1) * (one.statistics + vector)
-        # The next point, beside the best one and the step that leads there.
+        # The next point, in addition to the best one and the step to the next one.
         reading = (
             one.parameters
             + vector
@@ -316,8 +316,8 @@ class FitMemory:
                 one.statistics + one.parameters + vector + building,
             )
         )
-        # EM's own step; then the solver's vectors, or proposals of scoring and of extrapolation
-        # with the statistics that they are made from.
+        # EM's own step; then the solver's vectors, or the proposals of scoring and of extrapolation
+        # with their statistics.
         advancing = one.parameters + max(
             _VECTORS * vector * self.is_informed,
             2 * one.bare + 4 * one.statistics + 4 * vector + one.matrices + one.temporaries,
@@ -326,24 +326,24 @@ class FitMemory:
         return held + reading, held + advancing
 
     def _information(self, effort: Effort) -> tuple[int, int]:
-        """Return what is kept of informing rows, and what else it takes to find that."""
+        """Return the bytes kept for informing rows, and the additional bytes to compute them."""
         one = self.mixture
         if not self.is_informed:
             return 0, 0
         n_shares = self.n_informing * one.n_components
         most = n_shares * _VALUE * (one.n_features + 2)
         kept = min(most, self.informing_bytes // effort.informing_part)
-        # A dense block with flags; those of consequence, joined and ordered by component.
+        # A dense block with flags; then the entries that matter, joined and ordered by component.
         responsibilities = min(_SHARES_BYTES, 2 * _VALUE * n_shares)
         responsibilities += _VALUE * kept // (one.n_features + 2)
-        # The rows, and the residuals of one component, in float64, with copies. Each row is that of
-        # a component at least.
+        # The rows, and the residuals of one component, in float64, with copies. Each row
+        # belongs to at least one component.
         rows = min(self.n_informing * _VALUE * one.n_features, kept)
         return kept, kept + responsibilities + 4 * rows
 
 
 def affordable(limit: int | None, needs: Callable[[Effort], int]) -> Effort:
-    """Choose the largest effort that a limit leaves room for.
+    """Choose the largest effort that fits in a limit.
 
     Parameters
     ----------
@@ -355,7 +355,7 @@ def affordable(limit: int | None, needs: Callable[[Effort], int]) -> Effort:
     Returns
     -------
     Effort
-        The smallest, if there is room for none.
+        The smallest effort, if none fits.
     """
     if limit is None:
         return EFFORTS[0]

@@ -1,7 +1,7 @@
-"""A long read is made segment by segment, and what it has come to can be kept on the way.
+"""Make a long pass segment by segment, so that intermediate results can be kept.
 
-A segment is a complete subtree of the tree by which values of chunks merge. So neither where a pass
-is cut nor where it was interrupted changes a bit of the result.
+A segment is a complete subtree of the tree by which values of chunks merge. Therefore neither the
+boundaries of segments nor an interruption changes a bit of the result.
 """
 
 import functools
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from streamgmm.protocols import M, PartialRead
 
-# Of a pass, the part that the first segment is: so that it is known how long segments take.
+# The first segment is one of this many parts of a pass; it measures the time of a chunk.
 _FIRST_PART = 256
 
 
@@ -27,29 +27,29 @@ def complete(
     Parameters
     ----------
     begun : PartialRead
-        What its first chunks have come to.
+        Merged values of the first chunks.
     chunks : sequence of int
-        All that are to be read.
+        All chunks of the pass.
     read : callable
-        Gives the merged value of some chunks.
+        Returns the merged value of some chunks.
     keep : callable
-        Keeps what the pass has come to.
+        Keeps the intermediate result of the pass.
     interval : float
-        Seconds between two calls of that, more or less; infinity for a pass in one piece.
+        Approximate seconds between two calls of ``keep``; infinity for a pass in one piece.
 
     Returns
     -------
     value : Monoid
-        Of all chunks.
+        Merged value of all chunks.
     seconds : float
-        That the pass took in all.
+        Duration of the whole pass.
     """
     n_chunks, start = len(chunks), time.perf_counter()
     length = n_chunks if math.isinf(interval) else max(n_chunks // _FIRST_PART, 1)
     length, last_kept, partial = _power_of_two(length), start, begun
     while partial.n_chunks < n_chunks:
         first, stretch_start = partial.n_chunks, time.perf_counter()
-        # Only so is it a subtree.
+        # With this length the segment is a complete subtree.
         length = min(length, first & -first) if first else length
         segment = chunks[first : first + length]
         values = _joined(partial, read(segment), length)
@@ -73,7 +73,7 @@ def _power_of_two(n: int) -> int:
 
 
 def _joined(partial: PartialRead[M], value: M, length: int) -> tuple[M, ...]:
-    """Return the values of complete subtrees, after one more of so many chunks."""
+    """Return the values of complete subtrees, after one more subtree of ``length`` chunks."""
     values = list(partial.values)
     while partial.n_chunks & length:
         value = values.pop().merge(value)

@@ -1,4 +1,4 @@
-"""What a fitted mixture says of each row of a chunk."""
+"""Predictions of a fitted mixture for each row of a chunk."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,22 +13,22 @@ from streamgmm.core.structures import Array
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk
 
-# Rows whose distances are found at once, and the part of ‖x‖² + ‖c‖² below which ‖x - c‖² is found
-# from the differences.
+# Rows whose distances are computed together, and the part of ‖x‖² + ‖c‖² below which ‖x - c‖² is
+# computed from the differences.
 _ROWS_AT_ONCE, _CLOSE = 1024, 1e-5
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What rows are asked about.
+    """A mixture, and the treatment of rows with missing values.
 
     Attributes
     ----------
     expectation : EStep
         The mixture.
     missing : {"error", "drop", "em"}
-        Rows with NaN are refused; or have the label -1, and NaN for a score and responsibilities;
-        or are judged by their other values, if they have any.
+        Treatment of rows with NaN. "error" refuses them. "drop" gives the label -1, and NaN for
+        the score and responsibilities. "em" uses their other values, if they have any.
     """
 
     expectation: EStep | IncompleteExpectation
@@ -52,17 +52,18 @@ def responsibilities(question: Question, chunk: Chunk) -> NDArray[Any]:
 
 @dataclass(frozen=True, eq=False)
 class Centres:
-    """Centres that rows are asked for their distances to.
+    """Centres for distances and nearest centres of rows.
 
     Attributes
     ----------
     expectation : EStep
-        With one variance for all, and equal offsets.
+        The mixture of these centres, with one variance for all and equal offsets.
     values : ndarray of shape (K, D)
     origin : ndarray of shape (D,)
         A point among the centres, about which distances keep their digits.
     missing : {"error", "drop"}
-        Rows with NaN are refused; or have the label -1, and NaN for distances.
+        Treatment of rows with NaN: "error" refuses them, "drop" gives the label -1, and NaN for
+        distances.
     """
 
     expectation: EStep
@@ -92,7 +93,7 @@ def distances(centres: Centres, chunk: Chunk) -> NDArray[Any]:
         found = x @ (-2.0 * c.T)
         sizes = squares + np.square(x).sum(axis=1, keepdims=True)
         found += sizes
-        # Differences of squares have lost their digits there.
+        # For close rows, differences of squares have lost their digits.
         is_close = found <= _CLOSE * sizes
         for k in np.flatnonzero(is_close.any(axis=0)):
             own = is_close[:, k]
@@ -102,19 +103,19 @@ def distances(centres: Centres, chunk: Chunk) -> NDArray[Any]:
 
 
 def distance_bytes(n_clusters: int, n_features: int) -> int:
-    """Return the memory that :func:`distances` takes beside what it returns."""
+    """Return the memory that :func:`distances` takes in addition to its result."""
     rows = _ROWS_AT_ONCE * (3 * n_clusters + 5 * n_features)
     return 8 * (rows + n_clusters * (2 * n_features + 1))
 
 
 def imputed(expectation: IncompleteExpectation, chunk: Chunk) -> NDArray[Any]:
-    """Return the rows (n, D) with their missing values as expected, of :func:`imputed_type`."""
+    """Return rows (n, D) with expected values for missing ones, of :func:`imputed_type`."""
     refuse_values(chunk, "em")
     return expectation.impute(chunk.rows).astype(imputed_type(chunk.rows.dtype), copy=False)
 
 
 def imputed_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type of rows of a type after :func:`imputed`: the same, if it is floating."""
+    """Return the type of rows after :func:`imputed`: floating types do not change."""
     return dtype if dtype.kind == "f" else np.dtype(np.float64)
 
 

@@ -1,4 +1,4 @@
-"""Reads of the whole data: each is numbered, timed, announced and kept in the history."""
+"""Passes over the data: each is numbered, timed, announced and kept in the history."""
 
 import math
 import time
@@ -40,14 +40,14 @@ from streamgmm.protocols import (
     unwritten_chunks,
 )
 
-# Other processors round otherwise: by how much parameters may differ that are taken for the same,
-# in standard deviations, and as a part of weights.
+# Largest difference of parameters that count as equal, in standard deviations and as a part of
+# weights. Other processors may round differently.
 _SAME = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a pass over all rows has said of parameters.
+    """The statistics of a pass over all rows, with their parameters.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class Reading:
     statistics: Statistics
 
     def is_of(self, parameters: Parameters) -> bool:
-        """Return whether it was made with these parameters, but for rounding."""
+        """Return whether the pass was made with these parameters, up to rounding."""
         own = self.parameters
         if own.covariance_type != parameters.covariance_type or (
             own.means.shape != parameters.means.shape
@@ -83,18 +83,18 @@ class StatisticsRequest:
     Attributes
     ----------
     purpose : str
-        For the history.
+        Purpose, for the history.
     parameters : Parameters
     frame : Frame
         Coordinates of the statistics.
     iteration : int
-        For the history.
+        Number of the iteration, for the history.
     previous : float
-        Mean log-likelihood that the gain is counted from, for the history.
+        Mean log-likelihood from which the gain is counted, for the history.
     accepts : callable
-        Whether the parameters are accepted given their statistics, for the history.
+        Returns whether the parameters are accepted given their statistics, for the history.
     remaining : float
-        Gain that is predicted to remain after the pass before, nats per row.
+        Gain that is predicted to remain after the previous pass, nats per row.
     """
 
     purpose: str
@@ -118,30 +118,30 @@ class SeveralStatistics:
     parts: tuple[Statistics, ...]
 
     def merge(self, other: "SeveralStatistics") -> "SeveralStatistics":
-        """Return the statistics of the rows of both."""
+        """Return the statistics of the rows of both operands."""
         pairs = zip(self.parts, other.parts, strict=True)
         return SeveralStatistics(tuple(own.merge(another) for own, another in pairs))
 
 
 @dataclass
 class Reader:
-    """Reads one source with one executor and keeps account of it.
+    """Passes over one source with one executor, and their history.
 
     Attributes
     ----------
     source : Source
     executor : Executor
     listener : callable
-        Told of every event.
+        Called with every event.
     arithmetic : {"auto", "float64", "float32"}
-        Of densities; see :meth:`streamgmm.core.e_step.EStep.prepare`.
+        Arithmetic of densities; see :meth:`streamgmm.core.e_step.EStep.prepare`.
     history : list of ReadDone
-        Every read of the data so far.
+        Every pass over the data so far.
     journal : Journal or None
-        Keeps what is found, and has what an interrupted fit found.
+        Keeps results, and holds the results of an interrupted fit.
     driver_bytes : int
-        Memory that this process needs beside passes for statistics. Samples are drawn before
-        there is anything to hold.
+        Memory that this process needs in addition to passes for statistics. Passes that draw
+        samples come before this memory is used.
     is_hard : bool
         Whether statistics count each row wholly for its component of largest density.
     log_offsets : ndarray of shape (K,), or None
@@ -159,12 +159,12 @@ class Reader:
     log_offsets: Array | None = None
 
     def notify(self, event: Event) -> None:
-        """Pass an event on."""
+        """Pass an event to the listener."""
         self.listener(event)
 
     @property
     def n_reads(self) -> float:
-        """How often the data were read, partial reads as fractions; an int if it is whole."""
+        """Number of passes over the data, partial ones as fractions; an int if it is whole."""
         total = math.fsum(read.part for read in self.history)
         return int(total) if total.is_integer() else total
 
@@ -174,21 +174,21 @@ class Reader:
         find: Callable[[], V],
         is_asked: Callable[[V], bool] = lambda value: True,
     ) -> V:
-        """Return a result from the journal; if that has no more, it is found, and kept.
+        """Return the next result from the journal; if there is none, compute and keep it.
 
         Parameters
         ----------
         kind : type
             A dataclass.
         find : callable
-            Gives the result.
+            Computes the result.
         is_asked : callable
-            Whether a kept result is what is asked now.
+            Returns whether a kept result is the one that is needed now.
 
         Raises
         ------
         CheckpointError
-            If the journal has something else.
+            If the next result of the journal is another one.
         """
         recalled = None if self.journal is None else self.journal.recall(kind, is_asked)
         if recalled is not None:
@@ -210,18 +210,18 @@ class Reader:
         work: Work,
         chunks: Sequence[int] | None = None,
     ) -> M:
-        """Read chunks once for something other than statistics.
+        """Make a pass over chunks for other values than statistics.
 
         Parameters
         ----------
         purpose : str
             For the history.
         kind : type
-            A dataclass: what the function gives.
+            The dataclass that the function returns.
         function, state, work
             As for :class:`streamgmm.protocols.Job`.
         chunks : sequence of int, optional
-            By default all.
+            All chunks by default.
         """
         value, n_rows, seconds = self._timed(purpose, kind, function, state, work, chunks)
         self._record(purpose, n_rows, seconds, part=n_rows / self.source.n_rows)
@@ -260,7 +260,8 @@ class Reader:
         Returns
         -------
         Statistics
-            From the journal, in coordinates that may differ from the requested ones by rounding.
+            Statistics, possibly from the journal. Their coordinates may differ from the requested
+            ones by rounding.
 
         Raises
         ------
@@ -281,8 +282,8 @@ class Reader:
     def answered_together(self, requests: Sequence[StatisticsRequest]) -> tuple[Statistics, ...]:
         """Answer several fits by one pass: each chunk is read once.
 
-        The statistics are those of a pass for each request, to the last bit. The history has one
-        entry; its log-likelihood is the largest.
+        The statistics equal those of one pass for each request, to the last bit. The history gets
+        one entry, with the largest log-likelihood.
 
         Parameters
         ----------
@@ -414,16 +415,17 @@ def prepare(
     log_offsets: Array | None = None,
     is_hard: bool = False,
 ) -> EStep | IncompleteExpectation:
-    """Return a mixture prepared for rows of which those with NaN are treated as is said."""
+    """Return a mixture prepared for rows, with a treatment of rows that hold NaN."""
     expectation = IncompleteExpectation if missing == "em" else EStep
     return expectation.prepare(parameters, frame, arithmetic, log_offsets, is_hard)
 
 
 def statistics_work(source: Source, covariance_type: CovarianceType, n_components: int) -> Work:
-    """Return the memory that reading for the statistics of a mixture takes."""
+    """Return the memory that a pass for the statistics of a mixture takes."""
     shape = n_components, source.n_features
     value = statistics_bytes(covariance_type, *shape)
-    # A thread sums in two levels, and a chunk's statistics lie beside those they merge with.
+    # A thread sums in two levels. The statistics of a chunk, and those they merge with, are both in
+    # memory.
     return Work(
         scratch_bytes(covariance_type, *shape)
         + gap_bytes(source, n_components)
@@ -436,7 +438,7 @@ def statistics_work(source: Source, covariance_type: CovarianceType, n_component
 def shared_work(source: Source, sizes: Iterable[tuple[CovarianceType, int]]) -> Work:
     """Return the memory that a pass for mixtures of some structures and sizes takes.
 
-    The mixtures follow one another on each chunk.
+    Each chunk is evaluated with one mixture after the other.
     """
     works = [statistics_work(source, kind, k) for kind, k in sizes]
     values = sum(work.value for work in works)
@@ -459,7 +461,7 @@ def gap_bytes(source: Source, n_components: int) -> int:
 
 
 def refuse_not_finite(source: Source, executor: Executor) -> NoReturn:
-    """Count NaN (if refused) and infinity in all the data; raise an error that says where.
+    """Count NaN (if refused) and infinity in all the data; raise an error with their positions.
 
     Raises
     ------
@@ -471,7 +473,7 @@ def refuse_not_finite(source: Source, executor: Executor) -> NoReturn:
 
 @contextmanager
 def announced(listener: Listener, purpose: str, source: Source, sink: Sink) -> Iterator[None]:
-    """Tell of a pass outside a fit, which has no number, of the chunks that a sink has not."""
+    """Announce a pass outside a fit, without a number, over chunks that a sink does not have."""
     chunks = unwritten_chunks(source, sink)
     n_rows = row_count(source, chunks)
     listener(ReadStarted(0, purpose, n_rows, len(chunks), n_rows * row_bytes(source)))

@@ -13,19 +13,19 @@ from streamgmm.events import SkippedRows
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk, Source
 
-# Of rows whose weights sum to less, the moments underflow.
+# Moments underflow if the weights of all rows sum to less.
 _LEAST_WEIGHT = 1e-100
-# Rows of weight 0 are examined so many at a time.
+# Rows of weight 0 are examined in blocks of this many rows.
 _BLOCK_ROWS = 1 << 12
-# Values that a message locates.
+# Number of values whose positions are in a message.
 _SHOWN = 5
 
 
 def all_within(values: NDArray[Any]) -> bool:
-    """Return whether the squares of all values surely do not overflow; False if one is NaN."""
+    """Return whether no square of the values can overflow; False if a value is NaN."""
     with np.errstate(invalid="ignore"):
         lowest, highest = values.min(initial=0.0), values.max(initial=0.0)
-    # The limit is no number of the narrower types.
+    # Narrower types cannot represent the limit.
     return float(lowest) >= -LARGEST_VALUE and float(highest) <= LARGEST_VALUE
 
 
@@ -61,7 +61,7 @@ def check_weight(weight: float) -> None:
     Raises
     ------
     DataError
-        If they do, and are not all 0.
+        If the sum is too small, but not all weights are 0.
     """
     if 0.0 < weight < _LEAST_WEIGHT:
         raise DataError(
@@ -71,8 +71,8 @@ def check_weight(weight: float) -> None:
 
 
 def is_refused(rows: NDArray[Any], missing: Missing) -> NDArray[np.bool_]:
-    """Return which values cannot be used: infinity, and NaN unless that is provided for."""
-    # As kernels see them: a wider type may hold what float64 cannot.
+    """Return which values cannot be used: infinity, and NaN unless ``missing`` allows it."""
+    # Kernels convert values to float64, where large values of a wider type become infinite.
     values = rows.astype(np.float64, copy=False)
     return ~np.isfinite(values) if missing == "error" else np.isinf(values)
 
@@ -88,9 +88,9 @@ def lacks_values(rows: NDArray[Any], missing: Missing) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, eq=False)
 class RowUse:
-    """Which rows of a block take part in a fit, and why the others do not.
+    """The rows of a block that take part in a fit, and the reasons to skip the others.
 
-    Each row that does not take part has one reason, of which the first in this order holds.
+    Each row that does not take part has one reason: the first that holds, in the order below.
 
     Attributes
     ----------
@@ -188,7 +188,7 @@ class NotFinite:
     ----------
     n_values, n_rows : int
     first : tuple of (int, int)
-        Row and column of the first ones.
+        Row and column of the first of these values.
     """
 
     n_values: int
@@ -197,7 +197,7 @@ class NotFinite:
 
     @classmethod
     def among(cls, chunk: Chunk, missing: Missing) -> "NotFinite":
-        """Find those of a chunk."""
+        """Find the values of a chunk that cannot be used."""
         bad = is_refused(chunk.rows, missing)
         rows, columns = np.nonzero(bad)
         index: NDArray[np.int64] = np.asarray(chunk.index)
@@ -205,12 +205,12 @@ class NotFinite:
         return cls(int(bad.sum()), int(bad.any(axis=1).sum()), tuple(first))
 
     def merge(self, other: "NotFinite") -> "NotFinite":
-        """Return those of both."""
+        """Return the values of both operands."""
         first = tuple(sorted(self.first + other.first)[:_SHOWN])
         return NotFinite(self.n_values + other.n_values, self.n_rows + other.n_rows, first)
 
     def message(self, name: str, n_rows: int, missing: Missing, consequence: str = "") -> str:
-        """Return the message of the error: what, where, and what to do."""
+        """Return the error message: which values, where they are, and how to handle them."""
         kind, remedy = "infinity", "Set these values to NaN, or correct them"
         if missing == "error":
             kind = "NaN or infinity"

@@ -1,4 +1,4 @@
-"""Where EM starts: centres from a sample in memory, and what they say of the other parameters."""
+"""Starts of EM: centres from a sample in memory, and the parameters of their clusters."""
 
 import contextlib
 from collections.abc import Callable
@@ -20,22 +20,22 @@ from streamgmm.options import CovarianceType
 
 _KMEANS_ITERATIONS = 100
 _KMEANS_TOLERANCE = 1e-4
-# Rows of a start from few rows, for each component.
+# Rows per component of a start from few rows.
 _FEW_PER_COMPONENT = 5
-# Distances that are held at once, so few that they stay in a core's own cache.
+# Number of distances that are held at once; they stay in the cache of a core.
 _BLOCK_DISTANCES = 1 << 17
-# Values of a block of columns.
+# Number of values in a block of columns.
 _BLOCK_COLUMN_VALUES = 1 << 20
-# Added to the variances of components, as a part of the sample's, where the ridge does not keep
-# them from being singular.
+# Added to the variances of components, as a part of the sample's variances, if they are singular in
+# spite of the ridge.
 _SMALLEST_VARIANCE = 1e-6
-# Added too, as a part of their own, because rounding may have made correlations larger than 1.
+# Added too, as a part of the variances themselves, because rounding may make correlations exceed 1.
 _ROUNDING = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What the caller knows of the parameters beforehand; None for what is to be found.
+    """Parameters that the caller gives; None for those that are to be found.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Start:
         Raises
         ------
         ParameterError
-            If they are not those of a mixture.
+            If they are not the parameters of a mixture.
         """
         if self.weights is None or self.means is None or self.precisions is None:
             return None
@@ -71,10 +71,10 @@ class _Rows:
     Attributes
     ----------
     terms : ndarray of shape (n, D + 1), or (n, 2 D) if values are missing
-        The values, 0 where one is missing; then 1, or for each value whether it is there.
+        The values, 0 where one is missing; then 1, or for each value whether it is observed.
     weights : ndarray of shape (n,)
     centre : ndarray of shape (D,)
-        What values are less than the data by.
+        Mean that was subtracted from the data.
     is_complete : bool
         Whether no value is missing.
     """
@@ -108,20 +108,20 @@ class _Rows:
 
     @property
     def seen(self) -> Array:
-        """1 where there is a value, else 0, (n, D); of rows without gaps (n, 1)."""
+        """1 where there is a value, else 0, (n, D); (n, 1) for rows without gaps."""
         return self.terms[:, len(self.centre) :]
 
     def variances(self) -> Array:
-        """Of each feature, (D,)."""
+        """Return the variance of each feature, (D,)."""
         return self.by_columns(lambda values: np.nanvar(values, axis=0))
 
     def by_columns(self, function: Callable[[Array], Array]) -> Array:
-        """Join what a function of columns (n, d), NaN where a value is missing, returns, (..., d).
+        """Join the results (..., d) of a function of columns (n, d); NaN is a missing value.
 
-        It is called with some columns at a time, so that copies of all rows are not needed.
+        The function is called with some columns at a time, to avoid copies of all rows.
         """
         n_features = len(self.centre)
-        # A column alone would be summed in another order.
+        # NumPy sums a single column in another order.
         size = max(2, _BLOCK_COLUMN_VALUES // max(len(self), 1))
         edges = [*range(0, max(n_features - 1, 1), size), n_features]
         parts = []
@@ -152,12 +152,12 @@ def initialize(
     n_components : int
     covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     method : {"kmeans", "k-means++", "random_from_data", "random"}
-        Clusters of k-means; rows nearest to centres that k-means++ seeds, or to random rows; or
-        rows dealt out at random.
+        "kmeans" takes the clusters of k-means, "k-means++" and "random_from_data" the rows nearest
+        to seeds of k-means++ or to random rows, "random" assigns rows at random.
     objective : Objective
         Its ridge is added to the diagonal of each covariance.
     known : Start
-        Replaces what was found.
+        Parameters that replace the found ones.
     random : numpy.random.RandomState
     scales : ndarray of shape (D,), optional
         Units of the columns in which distances are measured; those of the data by default.
@@ -171,7 +171,7 @@ def initialize(
     DataError
         If the sample has fewer rows than there are components, or no value of a feature.
     ParameterError
-        If what is known does not fit the data.
+        If the known parameters do not fit the data.
     """
     check_weight(float(weights.sum()))
     if len(rows) < n_components:
@@ -212,7 +212,7 @@ def seed_centres(
     method: Literal["k-means++", "random"],
     random: np.random.RandomState,
 ) -> Array:
-    """Choose rows that clusters begin with.
+    """Choose the rows with which clusters begin.
 
     Parameters
     ----------
@@ -282,7 +282,7 @@ def _parameters(
 def _regular(
     covariance_type: CovarianceType, covariances: Array, objective: Objective, rows: _Rows
 ) -> tuple[Array, Array]:
-    """Covariances with the ridge on the diagonal, or with more if that is not enough; factors."""
+    """Return covariances with the ridge, or a larger value if needed, and their factors."""
     structure = STRUCTURES[covariance_type]
     ridge = np.full(rows.values.shape[1], objective.reg_covar)
     if np.all(ridge > 0.0):
@@ -296,7 +296,7 @@ def _regular(
 
 
 def _cluster_means(rows: _Rows, labels: NDArray[np.intp], n_components: int) -> tuple[Array, Array]:
-    """Return weighted means (K, D) and counts (K,) of labelled rows; 0 for what has no values."""
+    """Return weighted means (K, D) and counts (K,) of labelled rows; means without values are 0."""
     counts: Array = np.bincount(labels, rows.weights, n_components).astype(np.float64)
     sums = _members(rows, labels, n_components) @ rows.terms
     n_features = len(rows.centre)
@@ -315,8 +315,8 @@ def _cluster_covariances(
 ) -> Array:
     """Return covariances of labelled rows about the means, cluster by cluster; 0 for an empty one.
 
-    Variances are those of the values that there are; of a feature without any in a cluster, that
-    of all rows.
+    Variances are those of the observed values. A feature without values in a cluster gets the
+    variance of all rows.
     """
     n_components, n_features = means.shape
     structure = STRUCTURES[covariance_type]
@@ -351,9 +351,9 @@ def _typical_variances(rows: _Rows) -> Array:
 
 
 def _terms_of(centres: Array, rows: _Rows) -> Array:
-    """Terms whose products with those of rows are ‖x - c‖² - ‖x‖² over the values that there are.
+    """Return terms whose products with those of rows are ‖x - c‖² - ‖x‖² of observed values.
 
-    Shape (K, D + 1) or (K, 2 D), as those of the rows.
+    Their shape is (K, D + 1) or (K, 2 D), as for the rows.
     """
     squares = np.square(centres)
     if rows.is_complete:
@@ -362,17 +362,17 @@ def _terms_of(centres: Array, rows: _Rows) -> Array:
 
 
 def _squared_distances(rows: _Rows, squares: Array, centres: Array) -> Array:
-    """‖x - c‖² (K, n) over the values that there are, of rows whose ‖x‖² are given."""
+    """Return ‖x - c‖² (K, n) of observed values, of rows whose ‖x‖² are given."""
     distances: Array = _terms_of(centres, rows) @ rows.terms.T
-    # In place: passes over so many values cost more than the product.
+    # In place, because passes over this many values cost more than the product.
     distances += squares
     return np.maximum(distances, 0.0, out=distances)
 
 
 def _seed_centres(rows: _Rows, n_components: int, random: np.random.RandomState) -> Array:
-    """Greedy k-means++ (Arthur & Vassilvitskii 2007): the best of several draws for each centre.
+    """Draw centres by greedy k-means++ (Arthur & Vassilvitskii 2007): the best of several draws.
 
-    What a centre lacks is the mean of all rows.
+    Missing values of a centre are those of the mean of all rows.
     """
     values, weights = rows.values, rows.weights
     squares = np.square(values).sum(axis=1)
@@ -393,7 +393,7 @@ def _seed_centres(rows: _Rows, n_components: int, random: np.random.RandomState)
 
 
 def _nearest(rows: _Rows, centres: Array) -> NDArray[np.intp]:
-    """Label of each row's nearest centre."""
+    """Return the label of each row's nearest centre."""
     labels = np.empty(len(rows), dtype=np.intp)
     terms = _terms_of(centres, rows).T
     size = max(1, _BLOCK_DISTANCES // len(centres))
@@ -412,7 +412,7 @@ def _farthest(rows: _Rows, centres: Array, labels: NDArray[np.intp], size: int) 
 def _kmeans(rows: _Rows, n_components: int, random: np.random.RandomState) -> NDArray[np.intp]:
     """Return the clusters of Lloyd's k-means, from k-means++ centres.
 
-    Over the values that there are, as in Chi, Chi & Baraniuk (2016), k-POD.
+    Missing values are ignored as in k-POD (Chi, Chi & Baraniuk 2016).
     """
     centres = _seed_centres(rows, n_components, random)
     tolerance = _KMEANS_TOLERANCE * rows.variances().mean()
@@ -421,7 +421,7 @@ def _kmeans(rows: _Rows, n_components: int, random: np.random.RandomState) -> ND
         moved, counts = _cluster_means(rows, labels, n_components)
         empty = np.flatnonzero(counts == 0.0)
         if empty.size:
-            # These continue from the rows that are served worst.
+            # Empty clusters continue from the rows that are farthest from their centres.
             moved[empty] = rows.values[_farthest(rows, centres, labels, empty.size)]
         shift = float(np.square(moved - centres).sum())
         centres = moved
@@ -446,7 +446,7 @@ def _random_from_data(
 def _kmeans_of_few(
     rows: _Rows, n_components: int, random: np.random.RandomState
 ) -> NDArray[np.intp]:
-    """Return the nearest centre of k-means on a few rows, which differ from draw to draw."""
+    """Return the nearest centre of k-means on a few rows, drawn anew for each call."""
     size = min(_FEW_PER_COMPONENT * n_components, len(rows))
     chosen = random.choice(len(rows), size=size, replace=False)
     few = replace(rows, terms=rows.terms[chosen], weights=rows.weights[chosen])
@@ -455,7 +455,7 @@ def _kmeans_of_few(
 
 
 def _random(rows: _Rows, n_components: int, random: np.random.RandomState) -> NDArray[np.intp]:
-    """Rows dealt out in random order, so that no component goes without."""
+    """Assign rows in random order and in turn, so that each component gets rows."""
     return random.permutation(len(rows)) % n_components
 
 
@@ -467,5 +467,5 @@ _METHODS: dict[str, Callable[..., NDArray[np.intp]]] = {
     "kmeans of few rows": _kmeans_of_few,
 }
 
-#: Methods of restarts that are to differ from each other.
+#: Methods of restarts, which differ from each other.
 VARIED_METHODS = ("k-means++", "random_from_data", "kmeans of few rows", "random")

@@ -1,8 +1,8 @@
 """A pilot sample, drawn before the survey: a rough mixture of it explains few rows badly.
 
-A component that holds a hundred-thousandth of all rows has next to none of a uniform sample. But
-its rows are among those that a mixture of the large components explains badly. Few rows are. A few
-thousand rows from all over the data show what "badly" means.
+A component that holds a hundred-thousandth of all rows has almost no rows in a uniform sample. But
+its rows are among the few that a mixture of the large components explains badly. A few thousand
+rows from all over the data give the threshold for "badly".
 """
 
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ from streamgmm.options import Missing
 from streamgmm.protocols import Source
 
 _MOST_ROWS, _FEWEST_ROWS = 4096, 512
-# At most so much of the data is read for a pilot: one part in so many.
+# A pilot reads at most one of this many parts of the data.
 _PART = 12
-# Part of the pilot that lies below the threshold: one row in so many.
+# One of this many rows of the pilot lies below the threshold.
 _BELOW = 512
-# A component has so many of the pilot's rows, or explains nothing.
+# A component with fewer rows of the pilot is dropped from the rough mixture.
 _ROWS_PER_COMPONENT = 16
 _ITERATIONS = 10
-# Scores of one row that is read in different company differ by less, relative to their size or 1.
+# Largest difference between scores of a row in different blocks, relative to their size or 1.
 _SCORE_MARGIN = 1e-6
 
 
@@ -51,8 +51,9 @@ class Explanation:
     def is_unexplained(self, rows: NDArray[np.generic]) -> NDArray[np.bool_]:
         """Return whether each row (n, D) is badly explained; rows with gaps are not.
 
-        Which rows go by which route through the kernels, and so the last digits of a score, depend
-        on the rows of the same block. What lies near the threshold is decided row by row.
+        The other rows of a block decide whether a row is evaluated in the expanded or in the
+        centred form, and so the last digits of its score. Rows near the threshold are therefore
+        evaluated one by one.
         """
         found = self.expectation.posterior(rows)
         distances = found.scores - self.threshold
@@ -61,7 +62,7 @@ class Explanation:
             alone = self.expectation.posterior(rows[[i]].astype(np.float64))
             unexplained[i] = alone.scores[0] < self.threshold
         if found.n_not_finite:
-            # Densities of fewer values are of another unit.
+            # Densities of fewer values have other units.
             unexplained &= ~np.isnan(rows).any(axis=1)
         return unexplained
 
@@ -73,9 +74,9 @@ class Pilot:
     Attributes
     ----------
     usable : float
-        Part of the rows that can be used: those with weight and without what is skipped.
+        Part of the rows that can be used: rows with weight that are not skipped.
     explanation : Explanation or None
-        None if the rows do not tell which ones are badly explained.
+        None if the rows do not determine which rows are badly explained.
     """
 
     usable: float
@@ -83,13 +84,13 @@ class Pilot:
 
 
 def pilot_size(n_rows: int) -> int:
-    """Return how many rows are looked at of so many; 0 if these are too few for a pilot."""
+    """Return the size of the pilot for ``n_rows`` rows; 0 if they are too few for a pilot."""
     most = n_rows // _PART
     return min(_MOST_ROWS, most) if most >= _FEWEST_ROWS else 0
 
 
 def take_pilot(reader: Reader, seed: int, n_components: int) -> Pilot | None:
-    """Look at ranges of rows from all over the data.
+    """Draw a pilot sample: ranges of rows from all over the data.
 
     Parameters
     ----------
@@ -97,17 +98,17 @@ def take_pilot(reader: Reader, seed: int, n_components: int) -> Pilot | None:
     seed : int
         Below 2**32.
     n_components : int
-        Most components of the rough mixture.
+        Largest number of components of the rough mixture.
 
     Returns
     -------
     Pilot or None
-        None if even one range would take too much, or the data have too few rows.
+        None if even one range reads too many rows, or the data have too few rows.
 
     Raises
     ------
     NotFiniteError
-        If the rows hold NaN that is not to be skipped, or infinity.
+        If the rows hold infinity, or NaN that is not skipped.
     """
     source = reader.source
     size = pilot_size(source.n_rows)
@@ -120,7 +121,7 @@ def take_pilot(reader: Reader, seed: int, n_components: int) -> Pilot | None:
 
 
 def _explain(sample: RowSample, n_components: int, seed: int, source: Source) -> Explanation | None:
-    """Return what a rough mixture of the rows explains; None if there are too few."""
+    """Return a rough mixture of the rows and its threshold; None if there are too few rows."""
     has_gaps = np.isnan(sample.rows).any(axis=1)
     if len(sample) - has_gaps.sum() < _FEWEST_ROWS or np.isnan(sample.rows).all(axis=0).any():
         return None
@@ -150,13 +151,13 @@ def _rough_mixture(sample: RowSample, n_components: int, seed: int, missing: Mis
 
 
 def _low_score(scores: Array) -> float | None:
-    """A score below which few rows lie, in a gap between two of them; None if there is no gap.
+    """Return a score below which few rows lie, in a gap between two rows; None without a gap.
 
-    Were it the score of a row, all rows that are equal would lie on the threshold.
+    If it were the score of a row, all equal rows would lie on the threshold.
     """
     ordered = np.sort(scores)[: len(scores) // _BELOW + 1]
     upper = ordered[1:]
-    # What overflows has no score.
+    # Rows that overflow have no score.
     lower = np.maximum(ordered[:-1], upper - 1.0)
     gaps = np.flatnonzero(upper - lower > 4.0 * _margin(upper))
     return float(0.5 * (lower + upper)[gaps[-1]]) if gaps.size else None

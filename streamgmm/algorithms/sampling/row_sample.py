@@ -20,24 +20,24 @@ from streamgmm.options import Missing
 from streamgmm.protocols import Chunk, Work, row_count
 
 _ALL_HASHES = np.uint64(2**64 - 1)
-# Of the places of a sample, one in so many is kept for rows that are badly explained.
+# One of this many rows of a sample is reserved for rows that are badly explained.
 _RESERVED = 8
-# Bytes of what is kept with a row: position, hash, weight and stratum; and, while samples are
-# joined, of places and copies of these.
+# Bytes that are kept with a row: position, hash, weight and stratum. While samples are joined, also
+# bytes of indices and of copies of these arrays.
 _OTHER_BYTES = 25
 _JOINING_BYTES = 32
 
 _MOST_ROWS = 1 << 16
 _MOST_BYTES = 32 << 20
-# Fewer sampled rows save nothing worth while where a mixture is fitted to them.
+# A fit to fewer sampled rows saves too little time.
 _FEWEST_ROWS = 1 << 14
 _ROWS_PER_PARAMETER = 2000
-# Parts of fewer rows are joined.
+# Parts with fewer rows than this are joined.
 _FEW_ROWS = 4096
 
 
 def sample_size(n_rows: int, row_bytes: int, n_parameters: int, most_bytes: int) -> int:
-    """Return the rows of the sample that a mixture is fitted to before all rows are read.
+    """Return the size of the sample to which a mixture is fitted before passes over all rows.
 
     Parameters
     ----------
@@ -53,14 +53,14 @@ def sample_size(n_rows: int, row_bytes: int, n_parameters: int, most_bytes: int)
     Returns
     -------
     int
-        All rows if they are few; else 2000 a parameter, but not more than an eighth of all.
+        All rows if they are few; else 2000 per parameter, but not more than an eighth of all rows.
     """
     wanted = max(_FEWEST_ROWS, min(n_rows // 8, _ROWS_PER_PARAMETER * n_parameters))
     return max(1, min(n_rows, wanted, most_bytes // row_bytes))
 
 
 def expected_shortfall(n_rows: int, size: int, n_parameters: int) -> float:
-    """Return what the maximum-likelihood estimate on a sample lacks on all rows, p/2 (1/m - 1/N).
+    """Return the expected loss on all rows of an estimate from a sample, p/2 (1/m - 1/N).
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def expected_shortfall(n_rows: int, size: int, n_parameters: int) -> float:
     Returns
     -------
     float
-        Nats per row, expected if the model is right.
+        The loss in nats per row, if the model is right.
 
     References
     ----------
@@ -83,20 +83,20 @@ def expected_shortfall(n_rows: int, size: int, n_parameters: int) -> float:
 
 @dataclass(frozen=True)
 class SampleDesign:
-    """Which rows a sample takes.
+    """The rule by which a sample takes rows.
 
     Attributes
     ----------
     seed : int
         Below 2**32.
     size : int
-        Most rows.
+        Largest number of rows.
     dtype : dtype
-        Of the sampled rows.
+        Type of the sampled rows.
     largest_hash : uint64
-        Rows with a larger one are not taken, unless they are badly explained.
+        Rows with a larger hash are not taken, unless they are badly explained.
     spare : float
-        Rows that are carried along until all are read, over ``size``.
+        Number of rows that are kept until the end of the pass, divided by ``size``.
     """
 
     seed: int
@@ -109,10 +109,10 @@ class SampleDesign:
     def among(
         cls, n_rows: float, size: int, seed: int, dtype: np.dtype[Any], spare: float = 1.0
     ) -> "SampleDesign":
-        """Return a sample of so many rows among those that can be used, of which there are n_rows.
+        """Return the design of a sample of ``size`` rows among ``n_rows`` usable rows.
 
-        Rows with larger hashes need not be carried along; six standard deviations are kept, and
-        ``spare`` times as many if ``n_rows`` is uncertain.
+        Rows with large hashes need not be kept during the pass. The limit leaves a margin of six
+        standard deviations, times ``spare`` if ``n_rows`` is uncertain.
         """
         part = spare * (size + 6.0 * math.sqrt(size) + 6.0) / max(n_rows, 1.0)
         largest = _ALL_HASHES if part >= 1.0 else np.uint64(part * 2.0**64)
@@ -131,27 +131,27 @@ class SampleDesign:
         joining_bytes = sample_bytes + 2 * self.size * _JOINING_BYTES
         if self.takes_all:
             return Work(sample_bytes + joining_bytes, sample_bytes)
-        # Samples that wait to be merged are of different rows; of all rows whose hash is small
-        # enough there are hardly more than are to be carried along.
+        # Samples that wait to be merged hold different rows. The number of all rows with small
+        # enough hashes is hardly larger than the number that is kept.
         reserved_bytes = self.n_reserved * row_bytes if stratified else 0
         carried_bytes = math.ceil(self.spare * sample_bytes)
         return Work(0, reserved_bytes, carried_bytes + joining_bytes)
 
     @property
     def n_reserved(self) -> int:
-        """Places kept for rows that are badly explained."""
+        """Number of rows reserved for rows that are badly explained."""
         return self.size // _RESERVED
 
     def draw(
         self, chunk: Chunk, missing: Missing, is_unexplained: NDArray[np.bool_] | None = None
     ) -> "Draw":
-        """Return what the sample takes of a chunk, of the rows that take part.
+        """Return the rows that the sample takes from the usable rows of a chunk.
 
         Parameters
         ----------
         chunk : Chunk
         missing : {"error", "drop", "em"}
-            Whether rows with NaN, or with nothing else, are skipped.
+            Treatment of rows with NaN: "drop" skips them, "em" skips rows without any value.
         is_unexplained : ndarray of shape (n,), optional
             The rows that are badly explained.
         """
@@ -167,7 +167,7 @@ class SampleDesign:
         weights = None if chunk.weights is None else chunk.weights[taken]
         use = RowUse.of(chunk.rows[taken], weights, missing)
         if use is not None:
-            # Rows that are refused stay: they are reported where the sample is checked.
+            # Refused rows stay, because the check of the sample reports them.
             taken = taken[use.used | use.refused]
         taken = taken[self.kept(hashes[taken], is_unexplained[taken])]
         sample = RowSample(
@@ -182,10 +182,11 @@ class SampleDesign:
     def kept(
         self, hashes: NDArray[np.uint64], is_unexplained: NDArray[np.bool_]
     ) -> NDArray[np.intp]:
-        """Return the places of the rows that a sample keeps, in their order.
+        """Return the indices of the rows that a sample keeps, in their order.
 
-        Those that are badly explained have places reserved; all others, and what of these goes
-        beyond, have the rest. Within either kind the smallest hashes come first.
+        A part of the sample is reserved for badly explained rows. All other rows, and badly
+        explained rows beyond the reserved number, share the rest. The smallest hashes have
+        priority in each part.
         """
         first = np.flatnonzero(is_unexplained)
         first = first[_smallest(hashes[first], self.n_reserved)]
@@ -223,7 +224,7 @@ class RowSample:
         return len(self.index)
 
     def check(self) -> None:
-        """Refuse arrays that are no sample, as those of a file may be.
+        """Refuse arrays that are not a sample; a file may hold such arrays.
 
         Raises
         ------
@@ -243,23 +244,23 @@ class RowSample:
             raise DataError("these arrays are no sample of rows")
 
     def part(self, size: int) -> "RowSample":
-        """Return fewer rows, from all over the sample, that stand for all of it.
+        """Return fewer rows, from all over the sample, that represent all of it.
 
-        So many of the first stratum, and up to half as many of the second, whose rows count for
-        little and are of kinds that a few would not show.
+        The part has ``size`` rows of the first stratum, and up to half as many of the second one.
+        Rows of the second stratum have small weights, and a few of them would miss rare kinds.
         """
         strata = [np.flatnonzero(self.is_unexplained == which) for which in (False, True)]
         sizes = [min(size, len(strata[0])), min(size // 2, len(strata[1]))]
         if sum(sizes) == len(self):
             return self
         chosen = [
-            places[np.arange(n) * len(places) // max(n, 1)]
-            for places, n in zip(strata, sizes, strict=True)
+            indices[np.arange(n) * len(indices) // max(n, 1)]
+            for indices, n in zip(strata, sizes, strict=True)
         ]
-        factors = [len(places) / max(n, 1) for places, n in zip(strata, sizes, strict=True)]
-        places = np.concatenate(chosen)
-        order = np.argsort(places)
-        taken = self.take(places[order])
+        factors = [len(indices) / max(n, 1) for indices, n in zip(strata, sizes, strict=True)]
+        indices = np.concatenate(chosen)
+        order = np.argsort(indices)
+        taken = self.take(indices[order])
         return replace(taken, weights=taken.weights * np.repeat(factors, sizes)[order])
 
     def take(self, places: NDArray[np.intp]) -> "RowSample":
@@ -275,9 +276,9 @@ class RowSample:
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """What a sample takes of some chunks, in parts; a monoid.
+    """The rows that a sample takes from some chunks, in parts; a monoid.
 
-    Rows are copied only if some of them are to go, or if they are few.
+    Rows are copied only if some of them are dropped, or if they are few.
 
     Attributes
     ----------
@@ -292,14 +293,14 @@ class Draw:
         return sum(map(len, self.parts))
 
     def merge(self, other: "Draw") -> "Draw":
-        """Return what is taken of both sides' chunks."""
+        """Return the rows that are taken from the chunks of both operands."""
         both = Draw(self.design, self.parts + other.parts)
         if _FEW_ROWS <= len(both) <= self.design.size:
             return both
         return Draw(self.design, (both._joined(),))
 
     def sample(self) -> RowSample:
-        """The rows that the sample keeps, by their position; chunks need not follow each other."""
+        """Return the rows that the sample keeps, ordered by position; chunks may have any order."""
         joined = self._joined()
         is_ordered = np.all(joined.index[1:] > joined.index[:-1])
         return joined if is_ordered else joined.take(np.argsort(joined.index))
@@ -320,7 +321,7 @@ class Draw:
         rows = np.empty((len(kept), first.shape[1]), first.dtype)
         outs = np.split(rows, np.cumsum([len(place) for place in own])[:-1])
         for part, place, out in zip(self.parts, own, outs, strict=True):
-            # Only so there is no third copy.
+            # With mode="clip" NumPy makes no third copy.
             np.take(part.rows, place, axis=0, out=out, mode="clip")
         index, weights = self._all("index")[kept], self._all("weights")[kept]
         return RowSample(index, hashes[kept], rows, weights, is_unexplained[kept])
@@ -330,14 +331,14 @@ class Draw:
 
 
 def _smallest(hashes: NDArray[np.uint64], size: int) -> NDArray[np.intp]:
-    """Return the places of the smallest hashes, at most ``size``."""
+    """Return the indices of the smallest hashes, at most ``size``."""
     if len(hashes) <= size:
         return np.arange(len(hashes))
     return np.argpartition(hashes, size)[:size]
 
 
 def hash_positions(index: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-    """SplitMix64 (Steele, Lea & Flood 2014) of row positions."""
+    """Hash row positions with SplitMix64 (Steele, Lea & Flood 2014)."""
     golden = 0x9E3779B97F4A7C15
     offset = np.uint64((seed * golden + golden) % 2**64)
     z = index.astype(np.uint64) * np.uint64(golden) + offset
@@ -347,14 +348,14 @@ def hash_positions(index: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
 
 
 def default_sample_size(n_rows: int, n_features: int) -> int:
-    """Return how many of so many rows plain EM starts from: 65536, or what 32 MiB hold."""
+    """Return the size of the sample that starts plain EM: 65536 rows, or 32 MiB if fewer."""
     return min(n_rows, _MOST_ROWS, max(1024, _MOST_BYTES // (8 * n_features)))
 
 
 def sample_rows(
     reader: Reader, seed: int, most_rows: int | None = None, chunks: Sequence[int] | None = None
 ) -> RowSample:
-    """Read everything once and keep a uniform sample of rows, as float64, in their order.
+    """Draw a uniform sample of rows in one pass, as float64, in the order of the data.
 
     Parameters
     ----------
@@ -362,28 +363,28 @@ def sample_rows(
     seed : int
         Below 2**32.
     most_rows : int, optional
-        By default 65536, or what 32 MiB hold.
+        By default 65536, or as many as fit in 32 MiB.
     chunks : sequence of int, optional
-        Read these and no others.
+        Chunks to read; all by default.
 
     Returns
     -------
     RowSample
-        All rows if there are no more than that. Rows of weight 0,
-        rows whose squares overflow and, if the source says so, rows with NaN (or without any
-        value) are skipped.
+        All rows if there are at most ``most_rows``. Rows of weight 0, rows whose squares overflow
+        and, depending on ``source.missing``, rows with NaN or without any value are skipped.
 
     Raises
     ------
     NotFiniteError
-        If sampled rows hold NaN that is not to be skipped, or infinity.
+        If sampled rows hold infinity, or NaN that is not skipped.
     """
     source = reader.source
     size = default_sample_size(source.n_rows, source.n_features)
     if most_rows is not None:
         size = min(source.n_rows, most_rows)
     dtype = np.dtype(np.float64)
-    # How many rows have weight, or no NaN, is not known beforehand: no hash is too large then.
+    # If rows may lack weight or hold NaN, the number of usable rows is unknown, and every hash is
+    # allowed.
     is_known = not source.has_weights and source.missing == "error"
     n_read = source.n_rows if chunks is None else row_count(source, chunks)
     n_rows = n_read if is_known else size
@@ -404,7 +405,7 @@ def checked(sample: RowSample, reader: Reader) -> RowSample:
     Raises
     ------
     NotFiniteError
-        If it holds NaN that is not to be skipped, or infinity.
+        If the sample holds infinity, or NaN that is not skipped.
     """
     if is_refused(sample.rows, reader.source.missing).any():
         refuse_not_finite(reader.source, reader.executor)

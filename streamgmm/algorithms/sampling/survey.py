@@ -1,7 +1,7 @@
-"""The first pass: what the data are like, and a sample of rows in which rare ones have a place.
+"""The first pass: moments of the features, and a sample of rows that includes rare ones.
 
-The sample has two strata, the rows that the mixture of a pilot explains and those that it explains
-badly; of the few rows of the second a larger part is taken, and each counts for fewer.
+The sample has two strata: rows that the mixture of a pilot explains, and rows that it explains
+badly. Of the few rows of the second stratum a larger part is taken, with smaller weights.
 """
 
 import functools
@@ -30,11 +30,12 @@ from streamgmm.events import SkippedRows, SurveyDone
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk, Source, Work, all_chunks, row_count
 
-# Rows that are carried along, over those of the sample, if a pilot alone tells how many are usable.
+# Rows that are kept, divided by the size of the sample, if only a pilot estimates how many are
+# usable.
 _SPARE = 2.0
-# Rows are looked at so many bytes at a time, as float64.
+# Bytes of the blocks in which rows are examined, as float64.
 _BLOCK_BYTES = 1 << 20
-# Arrays of a block that are in memory at once.
+# Number of arrays of a block that are in memory at once.
 _BLOCKS = 6
 # Bytes for each row of a chunk: hashes, positions, scores, labels and strata.
 _ROW_BYTES = 64
@@ -42,7 +43,7 @@ _ROW_BYTES = 64
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What one pass found.
+    """The results of the first pass.
 
     Attributes
     ----------
@@ -51,13 +52,13 @@ class Survey:
     skipped : SkippedRows
         Rows among these that were skipped.
     n_unexplained : int
-        Of the rows that take part, those that the pilot's mixture explains badly.
+        Number of usable rows that the pilot's mixture explains badly.
     moments : FeatureMoments
-        Of the rows that take part.
+        Moments of the usable rows.
     sample : RowSample
-        In the order of the data. A row's weight is its own times the number of rows that it stands
-        for: those of its stratum over those sampled, so that all weights sum to about that of all
-        rows that take part, read or not.
+        Sampled rows in the order of the data. The weight of a row is its own weight, times the
+        number of rows of its stratum per sampled row. All weights therefore sum to about the weight
+        of all usable rows, whether they were read or not.
     """
 
     n_rows: int
@@ -67,7 +68,7 @@ class Survey:
     sample: RowSample
 
     def check(self) -> None:
-        """Refuse moments and a sample of different numbers of columns, as a file may hold them.
+        """Refuse moments and a sample of different numbers of columns; a file may hold such values.
 
         Raises
         ------
@@ -80,22 +81,22 @@ class Survey:
 def survey(reader: Reader, size: int, seed: int, n_components: int, part: float = 1.0) -> Survey:
     """Survey the data in one pass, after a pilot sample of a small part of them.
 
-    The same rows are sampled for any chunks, threads and scheduler, if ``part`` is 1 and chunks are
+    The sampled rows do not depend on chunks, threads and scheduler, if ``part`` is 1 and chunks are
     small enough for the same pilot.
 
     Parameters
     ----------
     reader : Reader
     size : int
-        Most rows of the sample. Where some rows are skipped or have no weight it may be fewer, if
-        the pilot has seen less of these than there are.
+        Largest number of rows of the sample. The sample may be smaller if rows are skipped or have
+        no weight, and the pilot underestimates their number.
     seed : int
         Below 2**32.
     n_components : int
         Components of the pilot's mixture.
     part : float
-        About this part of the chunks is read, spread over the data, but at least what holds as
-        many rows as the sample.
+        About this part of the chunks is read, spread over the data, but at least as many rows as
+        the sample has.
 
     Returns
     -------
@@ -105,7 +106,7 @@ def survey(reader: Reader, size: int, seed: int, n_components: int, part: float 
     Raises
     ------
     NotFiniteError
-        If rows hold NaN that is not to be skipped, or infinity.
+        If rows hold infinity, or NaN that is not skipped.
     MemoryLimitError
         If the sample does not fit in memory.
     """
@@ -133,12 +134,12 @@ def survey(reader: Reader, size: int, seed: int, n_components: int, part: float 
 
 
 def refuse_unseen_features(found: Survey, source: Source) -> None:
-    """See that each feature has a value in some sampled row.
+    """Refuse a survey in which a feature has no value in any sampled row.
 
     Raises
     ------
     DataError
-        If one has none.
+        If a feature has no value.
     """
     n_sampled = len(found.sample)
     if not n_sampled:
@@ -148,18 +149,18 @@ def refuse_unseen_features(found: Survey, source: Source) -> None:
         (is_unseen & (found.moments.weights == 0.0), f"no value in {found.n_rows} rows"),
         (is_unseen, f"values in so few rows that none of the {n_sampled} sampled ones has any"),
     ):
-        places: list[int] = np.flatnonzero(is_named).tolist()
-        if places:
-            names = ", ".join(_feature_names(source)[place] for place in places)
+        indices: list[int] = np.flatnonzero(is_named).tolist()
+        if indices:
+            names = ", ".join(_feature_names(source)[index] for index in indices)
             raise DataError(f"{source.name} has {what} of column(s) {names}; exclude them")
 
 
 def _feature_names(source: Source) -> Sequence[str]:
-    return source.feature_names or [str(place) for place in range(source.n_features)]
+    return source.feature_names or [str(index) for index in range(source.n_features)]
 
 
 def report(found: Survey, source: Source, shortfall: float) -> SurveyDone:
-    """Return what listeners are told of a survey, and of what its sample is short."""
+    """Return the event of a survey, with the expected loss of its sample."""
     moments = found.moments
     return SurveyDone(
         found.n_rows,
@@ -179,7 +180,7 @@ def report(found: Survey, source: Source, shortfall: float) -> SurveyDone:
 
 
 def _total_weight(found: Survey, source: Source) -> float:
-    """Return the weight of all rows that take part, by the surveyed ones."""
+    """Estimate the weight of all usable rows from the surveyed ones."""
     surveyed = float(found.n_rows - found.skipped.n_rows)
     if source.has_weights:
         surveyed = float(found.moments.weights.max(initial=0.0))
@@ -193,24 +194,24 @@ def sample_dtype(source: Source) -> np.dtype[Any]:
 
 
 def _chosen_chunks(source: Source, size: int, part: float, seed: int) -> list[int] | None:
-    """Return the one chunk of each of as many segments as are wanted; None for all."""
+    """Return one chunk of each of as many segments as are needed; None for all chunks."""
     n_chunks = len(all_chunks(source))
     n_chosen = math.ceil(n_chunks * min(max(part, size / source.n_rows), 1.0))
     if n_chosen >= n_chunks:
         return None
     edges = n_chunks * np.arange(n_chosen + 1) // n_chosen
-    places = hash_positions(edges[:-1], seed) % np.diff(edges).astype(np.uint64)
-    chosen: list[int] = (edges[:-1] + places.astype(np.int64)).tolist()
+    offsets = hash_positions(edges[:-1], seed) % np.diff(edges).astype(np.uint64)
+    chosen: list[int] = (edges[:-1] + offsets.astype(np.int64)).tolist()
     return chosen
 
 
 def _design(source: Source, size: int, seed: int, n_rows: int, pilot: Pilot | None) -> SampleDesign:
-    """Return the sample that is to be taken of so many rows."""
+    """Return the design of the sample of ``n_rows`` rows."""
     dtype = sample_dtype(source)
     size = min(size, n_rows)
     if not source.has_weights and source.missing == "error":
         return SampleDesign.among(n_rows, size, seed, dtype)
-    # Rows that lie together are alike, so the pilot may be wrong by much.
+    # Neighbouring rows are often similar, so the estimate of the pilot may be far off.
     n_usable = 0.0 if pilot is None else pilot.usable * n_rows
     return SampleDesign.among(n_usable, size, seed, dtype, _SPARE)
 
@@ -226,27 +227,27 @@ def _work(design: SampleDesign, source: Source, n_components: int, stratified: b
 
 
 def survey_work(source: Source, size: int, n_components: int) -> Work:
-    """Return the memory that a survey takes at most, whatever its pilot finds."""
+    """Return the largest memory that a survey may take, for any result of its pilot."""
     is_stratified = size < source.n_rows
     design = _design(source, size, 0, source.n_rows, Pilot(1.0, None) if is_stratified else None)
     return _work(design, source, n_components, is_stratified)
 
 
 def _weighted(sample: RowSample, n_rows: Array) -> RowSample:
-    """Return the sample with its rows standing for all rows of their strata, (2,)."""
+    """Return the sample with weights such that its rows stand for all rows of their strata."""
     strata = sample.is_unexplained.astype(np.intp)
     n_sampled = np.bincount(strata, minlength=2)
     if np.all(n_sampled > 0):
         factors = n_rows / n_sampled
     else:
-        # One stratum, or one of which chance took no row.
+        # One stratum, or a stratum of which no row was sampled by chance.
         factors = np.full(2, n_rows.sum() / max(len(sample), 1))
     return replace(sample, weights=sample.weights * factors[strata])
 
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """What every chunk is surveyed with."""
+    """The arguments of the survey of each chunk."""
 
     design: SampleDesign
     explanation: Explanation | None
@@ -255,7 +256,7 @@ class _State:
 
 @dataclass(frozen=True, eq=False)
 class _Totals:
-    """What is counted and summed; a monoid.
+    """Counts and sums of a survey; a monoid.
 
     Attributes
     ----------
@@ -283,7 +284,7 @@ class _Totals:
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """All that is found of some rows; a monoid."""
+    """The results for some rows; a monoid."""
 
     totals: _Totals
     draw: Draw
@@ -317,7 +318,7 @@ def _survey_chunk(state: _State, chunk: Chunk) -> _Found:
 def _block_totals(
     rows: NDArray[Any], weights: Array | None, is_unexplained: NDArray[np.bool_], missing: Missing
 ) -> _Totals:
-    # Sums along lines of memory are the quicker.
+    # Sums along contiguous memory are faster.
     columns = np.ascontiguousarray(rows.T, dtype=np.float64)
     skipped, n_refused = SkippedRows(), 0
     use = RowUse.of(columns.T, weights, missing)

@@ -16,7 +16,7 @@ from streamgmm.algorithms.sampling.row_sample import (
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk, GridSource, Source, Work, all_chunks, row_count
 
-# Rows lie in so many ranges, or in more of so many rows each.
+# Least number of ranges, and number of rows of a range if there are more ranges.
 _RANGES, _ROWS_OF_RANGE = 64, 64
 
 
@@ -27,9 +27,9 @@ class SystematicSample:
     Attributes
     ----------
     sample : RowSample
-        Those that can be used.
+        Sampled rows that can be used.
     usable : float
-        Their part: those with weight and without what is skipped.
+        Their part of all sampled rows.
     """
 
     sample: RowSample
@@ -41,15 +41,16 @@ def draw_systematic(
 ) -> SystematicSample | None:
     """Sample ranges of rows from all over the data.
 
-    Where they begin follows from the number of rows and the seed alone. There are fewer and longer
-    ones if the chunks that hold them were more than may be read. Chunks count as read as a whole,
-    those of an array in memory too: the layout decides which rows are found, not the container.
+    The beginnings of the ranges follow from the number of rows and the seed alone. If the chunks
+    that hold the ranges have more rows than may be read, there are fewer and longer ranges. Every
+    chunk counts as a whole, also in memory, so that the sample depends on the layout and not on the
+    container.
 
     Parameters
     ----------
     reader : Reader
     purpose : str
-        For the history.
+        Purpose, for the history.
     seed : int
         Below 2**32.
     size : int
@@ -57,17 +58,17 @@ def draw_systematic(
     most_read : int
         Rows that may be read for them.
     fewest_ranges : int
-        Of which there must be room for so many.
+        Least number of ranges.
 
     Returns
     -------
     SystematicSample or None
-        None if there is not.
+        None if fewer ranges than that may be read.
 
     Raises
     ------
     NotFiniteError
-        If the rows hold NaN that is not to be skipped, or infinity.
+        If the rows hold infinity, or NaN that is not skipped.
     """
     source = reader.source
     places = _places(source, size, most_read, fewest_ranges, seed)
@@ -75,7 +76,7 @@ def draw_systematic(
         return None
     positions, chunks = places
     design = SampleDesign(seed, len(positions), np.dtype(np.float64))
-    # What chunks hold of the rows is together no more than all of them.
+    # The rows that chunks hold are together no more than all rows of the sample.
     work = Work(together=2 * (design.work(source.n_features).thread + positions.nbytes))
     state = design, positions, source.missing
     drawn = reader.reduce(purpose, Draw, _rows_at, state, work, chunks)
@@ -86,7 +87,7 @@ def draw_systematic(
 def _places(
     source: Source, size: int, most_read: int, fewest_ranges: int, seed: int
 ) -> tuple[NDArray[np.int64], list[int]] | None:
-    """Return positions of the rows, and the chunks that hold them; None if these are too many."""
+    """Return positions of the rows and the chunks that hold them; None if these are too many."""
     n_ranges = max(_RANGES, size // _ROWS_OF_RANGE)
     while n_ranges >= fewest_ranges:
         positions = _positions(source.n_rows, n_ranges, size, seed)
@@ -98,7 +99,7 @@ def _places(
 
 
 def _positions(n_rows: int, n_ranges: int, size: int, seed: int) -> NDArray[np.int64]:
-    """Return the rows of ranges at even spacing, each at a random place of its own segment."""
+    """Return the positions of the rows of ranges, one at a random start in each segment."""
     length = size // n_ranges
     segments = n_rows * np.arange(n_ranges + 1) // n_ranges
     free = np.diff(segments) - length + 1
@@ -112,14 +113,13 @@ def _chunks_of(source: Source, positions: NDArray[np.int64]) -> list[int]:
     """Return the chunks that hold rows, in ascending order."""
     if not isinstance(source, GridSource):
         return _distinct(np.searchsorted(source.boundaries, positions, side="right") - 1)
-    # Boxes lie in rows and columns, so the first sample of each is that of one along each
-    # dimension.
+    # Boxes form a grid, so the first sample of a box is given by one start along each dimension.
     regions = (source.region(i) for i in all_chunks(source))
     corners = np.array([[along.start for along in region] for region in regions])
     edges = [np.unique(starts) for starts in corners.T]
     own_corners = tuple(
-        starts[np.searchsorted(starts, places, side="right") - 1]
-        for starts, places in zip(
+        starts[np.searchsorted(starts, indices, side="right") - 1]
+        for starts, indices in zip(
             edges, np.unravel_index(positions, source.sample_shape), strict=True
         )
     )
@@ -140,9 +140,9 @@ def _rows_at(state: tuple[SampleDesign, NDArray[np.int64], Missing], chunk: Chun
     if isinstance(chunk.index, range):
         first, last = np.searchsorted(positions, (chunk.index.start, chunk.index.stop))
         index = positions[first:last]
-        places = index - chunk.index.start
+        indices = index - chunk.index.start
     else:
-        places = np.flatnonzero(np.isin(chunk.index, positions))
-        index = chunk.index[places]
-    weights = None if chunk.weights is None else chunk.weights[places]
-    return design.draw(Chunk(chunk.rows[places], index, weights), missing)
+        indices = np.flatnonzero(np.isin(chunk.index, positions))
+        index = chunk.index[indices]
+    weights = None if chunk.weights is None else chunk.weights[indices]
+    return design.draw(Chunk(chunk.rows[indices], index, weights), missing)

@@ -1,25 +1,25 @@
-"""What rows score before they are learned: a record of it, and a test for change.
+"""Scores of rows before they are learned: a record of them, and a test for change.
 
-The score of a row under a mixture that has not seen it says how good the mixture is without
-rows held out (Dawid 1984), and falls when the rows are no longer of the kind that was learned.
+The score of a row under a mixture that has not learned the row measures the mixture without
+held-out rows (Dawid 1984). Scores fall when the distribution of the rows changes.
 """
 
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-#: Entries of a record before neighbours are joined.
+#: Largest number of entries of a record; then neighbours are joined.
 MOST_ENTRIES = 1024
-# Blocks that say what scores are to be expected, and the most that count.
+# Number of blocks before the test begins, and the largest number that the mean stands for.
 _FEWEST_BLOCKS, _MOST_BLOCKS = 24, 1024
-# In standard deviations of a block: what is no change, what one block counts at most, and where
-# the sum of what goes beyond is an alarm. Normal scores raise less than one in 1e9 blocks, and
-# outliers do not before they are in three blocks that are close.
+# In standard deviations of a block: the allowance, the most that one block counts, and the sum of
+# the excesses that is an alarm. Normal scores raise less than one alarm in 1e9 blocks. Outliers
+# raise one only if they are in three blocks close to each other.
 _ALLOWANCE, _MOST_OF_BLOCK, _THRESHOLD = 1.0, 6.0, 12.0
 
 
 class Score(NamedTuple):
-    """Of some rows that followed each other."""
+    """The score of some consecutive rows."""
 
     weight: float
     """Σ w."""
@@ -32,7 +32,7 @@ class Score(NamedTuple):
         return self.log_likelihood / self.weight
 
     def join(self, other: "Score") -> "Score":
-        """Of the rows of both."""
+        """Return the score of the rows of both operands."""
         return Score(self.weight + other.weight, self.log_likelihood + other.log_likelihood)
 
 
@@ -40,13 +40,13 @@ class Score(NamedTuple):
 class ScoreRecord:
     """Scores in the order of the rows, in no more than a thousand entries.
 
-    When there are more, neighbours are joined, and from then on entries are of twice as many rows.
+    If there are more, neighbours are joined, and later entries have twice as many rows.
 
     Attributes
     ----------
     entries : tuple of Score
     last : Score or None
-        The entry that is added to, as long as it is of less weight than the width.
+        The entry to which scores are added while its weight is below the width.
     width : float
     """
 
@@ -56,11 +56,11 @@ class ScoreRecord:
 
     @property
     def all_entries(self) -> tuple[Score, ...]:
-        """The last one too."""
+        """All entries, with the last one."""
         return self.entries if self.last is None else (*self.entries, self.last)
 
     def add(self, score: Score) -> "ScoreRecord":
-        """With the score of the rows that came next."""
+        """Return the record with the score of the next rows."""
         if self.last is None:
             return ScoreRecord(self.entries, score, self.width)
         if self.last.weight < self.width:
@@ -82,18 +82,18 @@ class ScoreRecord:
 class ChangeTest:
     """One-sided cumulative sum of how far the scores of blocks of rows fall below the mean.
 
-    Mean and deviation are those of the blocks so far, so they hold whatever the rows are, and
-    blocks are compared for what they are: rows that are alike because they follow each other
-    deviate together.
+    Mean and deviation are those of the blocks so far, so the test needs no assumption about the
+    distribution of the rows. It compares blocks, not rows, because consecutive rows are often
+    similar and deviate together.
 
     Attributes
     ----------
     n_blocks : int
-        That mean and variance are from.
+        Number of blocks that gave mean and variance.
     mean : float
         Nats per row.
     variance : float
-        Of a row: that of a block times its weight.
+        Variance of a row: that of a block times its weight.
     excess : float
         The sum, in standard deviations.
 
@@ -109,7 +109,7 @@ class ChangeTest:
     excess: float = 0.0
 
     def add(self, score: Score) -> "ChangeTest":
-        """Return the state after one block more."""
+        """Return the state after one more block."""
         value, excess = score.mean, 0.0
         if self.n_blocks >= _FEWEST_BLOCKS:
             deviation = math.sqrt(max(self.variance / score.weight, 1e-300))

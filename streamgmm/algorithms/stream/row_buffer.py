@@ -26,12 +26,12 @@ class RowBuffer:
     n_rows: int = 0
 
     def add(self, rows: Array, weights: Array) -> "RowBuffer":
-        """Return these rows and some more, which nobody changes from now on."""
+        """Return these rows and some more, whose arrays must not change afterwards."""
         held = RowBuffer((*self.parts, (rows, weights)), self.n_rows + len(rows))
         return held if len(held.parts) <= _MOST_PARTS else held.joined()
 
     def latest(self, most: int) -> "RowBuffer":
-        """Return the last rows, at most so many."""
+        """Return the last rows, at most ``most``."""
         parts, surplus = self.parts, self.n_rows - most
         while surplus > 0:
             rows, weights = parts[0]

@@ -1,8 +1,8 @@
 """Stepwise EM: a mixture that follows a stream of rows, in statistics of bounded memory.
 
-An E-step adds the statistics of new rows to those of the rows before, of which a part is
-forgotten, and an M-step turns them into parameters, as in EM. What is forgotten is counted in
-rows, not in batches.
+An E-step adds the statistics of new rows to those of earlier rows, of which a part is forgotten.
+An M-step computes parameters from the statistics, as in EM. The forgotten part is counted in rows,
+not in batches.
 """
 
 import math
@@ -24,21 +24,22 @@ from streamgmm.core.whitening import Whitening, carried
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk
 
-# Rows of a step: of those that statistics stand for ...
+# Rows of a step, as a part of the rows that statistics stand for ...
 _PART, _MOST_PART = 1.0 / 16.0, 1.0 / 8.0
-# ... but not fewer than this without need: an M-step takes as long as an E-step of about so many.
+# ... but at least this many if possible: an M-step takes as long as an E-step of about so many
+# rows.
 _STEP_ROWS = 8192.0
-# A component is to stand on more rows, for each of the values that a row has to determine.
+# Least number of rows of a component, for each value that a row has to determine.
 _FEWEST_ROWS = 1.0
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many rows statistics stand for.
+    """The schedule of forgetting: the number of rows that statistics stand for.
 
-    All rows count alike until there are as many as the offset. From then on, after n rows,
-    statistics stand for offset (n / offset)^decay of them: a step of so many rows as the offset
-    has the size (n / offset)^-decay.
+    All rows count equally until their number reaches the offset. Afterwards, after n rows,
+    statistics stand for offset (n / offset)^decay of them. A step of ``offset`` rows then has the
+    size (n / offset)^-decay.
 
     Attributes
     ----------
@@ -47,7 +48,7 @@ class Schedule:
     decay : float
         Above 0.5, at most 1.
     half_life : float or None
-        Rows after which a row counts half; None if never.
+        Number of rows after which a row counts half; None for no forgetting.
 
     References
     ----------
@@ -60,12 +61,12 @@ class Schedule:
     half_life: float | None = None
 
     def memory(self, n_rows: float) -> float:
-        """Return the rows that statistics stand for after so many."""
+        """Return the number of rows that statistics stand for after ``n_rows`` rows."""
         grown = self._grown(n_rows)
         return grown if self.half_life is None else min(grown, self.half_life / math.log(2.0))
 
     def step_rows(self, n_rows: float) -> float:
-        """Return the rows after which parameters are found anew."""
+        """Return the number of rows until the next M-step."""
         memory = self.memory(n_rows)
         return max(_PART * memory, min(_STEP_ROWS, _MOST_PART * memory))
 
@@ -77,7 +78,7 @@ class Schedule:
         return min(kept, 1.0)
 
     def averages(self, n_rows: float) -> bool:
-        """Return whether statistics are noisier than those of all rows need be."""
+        """Return whether averaging reduces the noise of statistics."""
         return self.half_life is None and n_rows > self.offset
 
     def _grown(self, n_rows: float) -> float:
@@ -96,14 +97,14 @@ class Stepwise:
     schedule : Schedule
     objective : Objective
     parameters : Parameters
-        With which rows are met.
+        Parameters for the E-step of new rows.
     total : Statistics
-        Of the rows up to the last step, as far as they are not forgotten.
+        Statistics of the rows up to the last step that are not forgotten.
     recent : Statistics
-        Of the rows since then, in the same frame.
+        Statistics of the rows since the last step, in the same frame.
     average : Statistics or None
-        Of the totals of the latter half of the steps, by their rows (Polyak & Juditsky 1992); None
-        where there is no need.
+        Mean of the totals of the latter half of the steps, weighted by their rows (Polyak &
+        Juditsky 1992); None if averaging is not needed.
     n_rows : float
         Rows up to the last step, in units of weight.
     n_steps : int
@@ -126,7 +127,7 @@ class Stepwise:
         schedule: Schedule,
         objective: Objective,
     ) -> "Stepwise":
-        """Return what continues from a mixture and statistics of the rows that it was fitted to."""
+        """Return the state that continues from a mixture and the statistics of its rows."""
         nothing = Statistics.zero(statistics.frame, parameters.n_components)
         return cls(
             schedule, objective, parameters, statistics, nothing, None, float(statistics.weight)
@@ -136,7 +137,7 @@ class Stepwise:
     def fitted(
         cls, parameters: Parameters, chunk: Chunk, schedule: Schedule, objective: Objective
     ) -> "Stepwise":
-        """What continues from a mixture that was fitted to some rows; NaN is a missing value."""
+        """Return the state that continues from a mixture fitted to rows; NaN is a missing value."""
         frame = Frame.of(parameters)
         found = prepare(parameters, frame, "em").statistics(chunk.rows, chunk.weights)
         maximum = objective.maximize(found, parameters).parameters
@@ -151,7 +152,7 @@ class Stepwise:
         return prepare(self.parameters, self.total.frame, "em")
 
     def expectation(self, missing: Missing) -> EStep | IncompleteExpectation:
-        """Return the mixture with which rows are met."""
+        """Return the mixture for the E-step of new rows."""
         return self._incomplete if missing == "em" else self._complete
 
     @property
@@ -160,9 +161,9 @@ class Stepwise:
         return self.schedule.step_rows(self.n_rows)
 
     def joined(self, found: Statistics) -> "Stepwise":
-        """Return the state after an E-step of some rows more."""
+        """Return the state after an E-step of some more rows."""
         following = replace(self, recent=self.recent.merge(found))
-        # What is prepared holds until the parameters change.
+        # Prepared mixtures stay valid until the parameters change.
         for name in ("_complete", "_incomplete"):
             if name in self.__dict__:
                 following.__dict__[name] = self.__dict__[name]
@@ -193,13 +194,13 @@ class Stepwise:
         own = total.scale(new / total.weight)
         if self.average is None:
             return own
-        # Weighed by the rows before them, the earlier half of the totals counts for a quarter.
+        # Weighted by the rows before them, the earlier half of the totals counts for a quarter.
         wanted = 0.5 * (n_rows - self.schedule.offset) - new
         kept = min(max(wanted, 0.0) / self.average.weight, 1.0)
         return self.average.scale(kept).merge(own)
 
     def _resolved(self) -> "Stepwise":
-        """Return it in another frame, if this one does not show how narrow covariances are."""
+        """Return the state in another frame, if this one does not resolve narrow covariances."""
         if self.total.frame.resolves(self.parameters):
             return self
         frame = Frame.of(self.parameters)
@@ -213,7 +214,7 @@ class Stepwise:
 
     @property
     def basis(self) -> Statistics:
-        """What the estimate is made from, as statistics of so many rows as it stands for."""
+        """Statistics of the estimate, scaled to the number of rows that it stands for."""
         latest = self._latest
         if latest.average is None:
             return latest.total
@@ -234,12 +235,13 @@ class Stepwise:
         return np.flatnonzero(self.total.counts < fewest)
 
     def reseeded(self, places: dict[int, tuple[Array, float]]) -> "Stepwise":
-        """With components elsewhere, as wide as components are on average.
+        """Return the state with some components moved, with the mean covariance of all components.
 
         Parameters
         ----------
         places : dict of int to (ndarray of shape (D,), float)
-            By component its mean, and its part of all rows. There are no rows since the last step.
+            New mean of each such component, and its part of all rows. There must be no rows since
+            the last step.
         """
         chosen = np.array(list(places))
         means = self.parameters.means.copy()
@@ -261,7 +263,7 @@ class Stepwise:
             own = whitening.standard(parts * statistics.weight)
             moments = statistics.moments.copy()
             moments[chosen] = own.moments[chosen]
-            # What tied components had of the scatter is as little as their rows.
+            # Starved components have few rows, so their part of the shared scatter is negligible.
             return replace(statistics, moments=moments, scatter=statistics.scatter + own.scatter)
 
         total = replaced(self.total)

@@ -1,13 +1,14 @@
 """Learn a stream: searches among its first rows, then stepwise EM, and a test for change.
 
-The first rows are kept in memory, and mixtures are searched for among them each time that there are
-several times as many, until there are enough. Meanwhile, and from then on, every row is learned in
-a block of rows. Components that starve begin anew among rows that are badly explained; and where
-rows are to be forgotten, a change of the stream begins new searches among the rows that follow it.
+The first rows are kept in memory. Each time that their number has grown by a factor, mixtures are
+searched for among them, until there are enough rows. At the same time, and afterwards, every row is
+learned in a block of rows. Components with too few rows begin again among rows that are badly
+explained. If rows are to be forgotten, a change of the stream begins new searches among the rows
+that follow it.
 
 Blocks, steps and searches end at numbers of rows that follow from the plan and the rows, so the
-batches in which rows come do not matter. Rows of a block that has not ended are kept; whoever asks
-for the mixture before its end gets one that they are part of, and that does not enter the state.
+sizes of batches do not matter. Rows of an unfinished block are kept. A mixture that is requested
+before the end of the block includes these rows, but does not change the state.
 """
 
 import math
@@ -40,35 +41,36 @@ from streamgmm.events import (
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk
 
-# A block has so many values, but no fewer rows than the block of the kernels and no more than the
-# second number. As many of the last rows are kept.
+# Least and largest number of rows of a block, and number of its values. The last rows of one block
+# are kept.
 _FEWEST_ROWS, _MOST_ROWS, _BLOCK_VALUES = 1 << 10, 1 << 12, 1 << 15
-# Most rows that are looked through at once for the next step.
+# Largest number of rows in which the next step is searched at once.
 _SEGMENT_ROWS = 4 * _MOST_ROWS
-# Up to here counts of rows are exact in float64.
+# Counts of rows up to this number are exact in float64.
 _EXACT = 2.0**52
-# Searches with fewer rows for each component are early.
+# A search counts as early if there are fewer rows per component.
 _EARLY = 8
-# Rows fall short of the median score by so many times as much as a fifth of the rows do.
+# Rows are badly explained if they fall short of the median score by this multiple of the shortfall
+# that a fifth of the rows exceeds.
 _BADLY, _FIFTH = 6.0, 0.2
-# Of the rows of a search after a change, those of the first one.
+# Rows of the first search after a change, as a part of the rows of the last one.
 _FIRST_PART = 0.25
-# Changes that are remembered.
+# Number of changes that are remembered.
 _MOST_CHANGES = 64
 
-#: Finds a mixture for rows (n, D) of which values may be missing, with weights (n,), from a seed.
-#: The second value is the objective of the mixture.
+#: Function of rows (n, D), whose values may be missing, weights (n,) and a seed. It returns a
+#: mixture and the objective of the mixture.
 SearchRows = Callable[[Array, Array, int], tuple[Parameters, Objective]]
 
 
 def block_rows(n_features: int) -> int:
-    """Return the rows of a block: fewer where rows are long."""
+    """Return the number of rows of a block: fewer if there are many features."""
     return min(max(_BLOCK_VALUES // n_features, _FEWEST_ROWS), _MOST_ROWS)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a stream is learned.
+    """The settings of learning a stream.
 
     Attributes
     ----------
@@ -77,7 +79,7 @@ class Plan:
     init_size : int
         Rows of the first search, and of one after a change.
     seed : int
-        Of the searches.
+        Seed of the searches.
     """
 
     n_components: int
@@ -87,23 +89,23 @@ class Plan:
 
     @property
     def fewest_rows(self) -> int:
-        """Rows without which there is no search."""
+        """Least number of rows for a search."""
         return max(2, self.n_components)
 
     @property
     def first_search_after_change(self) -> int:
-        """Rows of the first of the searches after a change."""
+        """Number of rows of the first search after a change."""
         return max(int(_FIRST_PART * self.init_size), self.fewest_rows)
 
     @property
     def n_early(self) -> int:
-        """Rows among which a mixture of fewer rows may have missed a component."""
+        """Number of rows below which a search may miss a component."""
         return _EARLY * self.n_components
 
     def next_search(self, n_rows: int) -> int:
-        """Return the rows of the search that follows one among so many of the first rows.
+        """Return the number of rows of the search that follows one among ``n_rows`` first rows.
 
-        They are twice as many at first, and then four times, so that they come to ``init_size``.
+        The number doubles at first, and then grows by four, so that it reaches ``init_size``.
         """
         size = self.init_size
         if n_rows < self.n_early:
@@ -113,13 +115,13 @@ class Plan:
         return size
 
     def next_search_after_change(self, n_rows: int) -> int:
-        """Return the rows of the search that follows one among so many after a change."""
+        """Return the number of rows of the search that follows one after a change."""
         return min(2 * n_rows, self.init_size)
 
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """What has been learned of a stream so far; learning more gives another.
+    """The state of learning a stream; it does not change, and learning more returns another one.
 
     Attributes
     ----------
@@ -127,12 +129,12 @@ class Progress:
     model : Stepwise or None
         None before the first search. It has learned the rows up to the end of the last block.
     held : RowBuffer or None
-        Rows, up to the end of the last block, among which mixtures are searched for; None if none
-        is.
+        Rows, up to the end of the last block, among which mixtures are searched for; None if there
+        is no search.
     next_search : int
-        Number of these rows when the next search is due.
+        Number of held rows at which the next search is due.
     latest : RowBuffer
-        The last rows, at most those of a block.
+        The last rows, at most one block.
     n_pending : int
         Number of the latest rows that came after the end of the last block.
     step_weight : float
@@ -140,15 +142,15 @@ class Progress:
     record : ScoreRecord
     test : ChangeTest
     reference : Parameters or None
-        The mixture before the scores began to fall, which gives the mixture of a search after a
-        change its labels; None if the model does.
+        The mixture before the scores began to fall. It gives the labels to the mixture of a search
+        after a change; None if the model gives them.
     changes : tuple of float
         Rows seen when a change was detected; the last few.
     n_seen : float
         Rows up to the end of the last block, in units of weight.
     n_searches : int
     skipped : SkippedRows
-        Rows so far that were not learned.
+        Rows so far that were skipped.
     """
 
     plan: Plan
@@ -168,14 +170,14 @@ class Progress:
 
     @classmethod
     def start(cls, plan: Plan) -> "Progress":
-        """Nothing learned."""
+        """Return the progress before the first row."""
         return cls(plan, next_search=min(plan.fewest_rows, plan.init_size))
 
     @classmethod
     def continued(
         cls, plan: Plan, fitted: FittedModel, objective: Objective, n_seen: float
     ) -> "Progress":
-        """Continue from a mixture with statistics, which was fitted to so many rows."""
+        """Continue from a mixture with statistics, which was fitted to ``n_seen`` rows."""
         statistics = fitted.require_statistics("the mixture")
         model = Stepwise.after(statistics, fitted.parameters, plan.schedule, objective)
         return cls(plan, model, held=None, n_seen=n_seen)
@@ -183,7 +185,7 @@ class Progress:
     def learned(
         self, chunk: Chunk, missing: Missing, search: SearchRows, notify: Listener
     ) -> "Progress":
-        """Return the progress after some rows more.
+        """Return the progress after some more rows.
 
         Parameters
         ----------
@@ -214,7 +216,7 @@ class Progress:
         return after
 
     def has_room(self, n_rows: int) -> bool:
-        """Return whether neither a step nor a search is due after so many rows more of weight 1."""
+        """Return whether no step or search is due after ``n_rows`` more rows of weight 1."""
         return (
             self.held is None
             and self.model is not None
@@ -223,7 +225,7 @@ class Progress:
 
     @cached_property
     def provisional(self) -> "Progress":
-        """The progress as if a block had ended with the last row, without a step or a search."""
+        """Progress as if a block had ended with the last row, without a step or a search."""
         if not self.n_pending:
             return self
         return replace(self, n_pending=0)._with_blocks([self._pending])
@@ -245,7 +247,7 @@ class Progress:
         return pending.rows, pending.weights
 
     def _segment(self, weights: Array | None, start: int, n_rows: int) -> "_Segment":
-        """Return the rows of a chunk, from one on, up to the next step or search."""
+        """Return the rows of a chunk from ``start`` up to the next step or search."""
         stop = min(n_rows, start + _SEGMENT_ROWS)
         search = stop + 1
         if self.held is not None:
@@ -258,7 +260,7 @@ class Progress:
         return _Segment(start, stop, step_weight, is_step_due, stop == search)
 
     def _with_segment(self, part: Chunk, segment: "_Segment", notify: Listener) -> "Progress":
-        """Return the progress after a segment: its blocks, as far as they end, and its step."""
+        """Return the progress after a segment: its finished blocks, and its step."""
         size = block_rows(part.rows.shape[1])
         n_rows = self.n_pending + segment.stop - segment.start
         n_pending = n_rows % size if not segment.ends_block else 0
@@ -275,7 +277,7 @@ class Progress:
         return after._with_step(notify) if segment.is_step_due else after
 
     def _blocks(self, part: Chunk) -> Iterator[tuple[Array, Array | None]]:
-        """Yield rows and weights of the blocks that pending rows and those of a chunk make up."""
+        """Yield rows and weights of the blocks of pending rows and the rows of a chunk."""
         start, n_rows = 0, len(part.rows)
         size = block_rows(part.rows.shape[1])
         if self.n_pending:
@@ -319,7 +321,7 @@ class Progress:
         return replace(after, model=after._fed(self.model.stepped(), notify))
 
     def _with_score(self, score: Score, model: Stepwise, notify: Listener) -> "Progress":
-        """Return the progress after a test of the score of the rows of a step, under a model."""
+        """Return the progress after a test of the score of a step's rows under a model."""
         test = self.test.add(score)
         reference = self.reference
         if self.held is None:
@@ -339,9 +341,9 @@ class Progress:
         )
 
     def _fed(self, model: Stepwise, notify: Listener) -> Stepwise:
-        """Return the mixture with starved components among rows that are badly explained.
+        """Return the mixture with starved components moved to badly explained rows.
 
-        Where a search is to come, they wait for it.
+        If a search is due later, starved components wait for it.
         """
         starved = model.starved()
         if not starved.size or self.held is not None:
@@ -413,21 +415,21 @@ class _Segment:
 
     @property
     def ends_block(self) -> bool:
-        """Whether a block ends with its last row, of however many rows it is."""
+        """Whether a block ends with the last row of the segment, even if the block is short."""
         return self.is_step_due or self.is_search_due
 
 
 def _until(
     weights: Array | None, start: int, stop: int, before: float, wanted: float
 ) -> tuple[int, float, bool]:
-    """Return where a sum of weights that begins with ``before`` comes to what is wanted.
+    """Return the row at which a sum of weights that begins with ``before`` reaches a target.
 
     Returns
     -------
     end : int
-        One more than the place of the row with which it does; ``stop`` if it does not.
+        Index after this row; ``stop`` if the sum does not reach the target.
     total : float
-        The sum there. It is added up row by row, so that the batches do not matter.
+        The sum up to ``end``. It is added row by row, so that batches do not matter.
     is_reached : bool
     """
     if weights is None and before.is_integer() and before < _EXACT:
@@ -436,12 +438,12 @@ def _until(
         return end, total, total >= wanted
     own = np.ones(stop - start) if weights is None else weights[start:stop]
     totals = np.cumsum(np.concatenate([[before], own]))[1:]
-    place = min(int(np.searchsorted(totals, wanted)), len(own) - 1)
-    return start + place + 1, float(totals[place]), bool(totals[place] >= wanted)
+    index = min(int(np.searchsorted(totals, wanted)), len(own) - 1)
+    return start + index + 1, float(totals[index]), bool(totals[index] >= wanted)
 
 
 def _copied(chunk: Chunk) -> tuple[Array, Array]:
-    """Return copies of the rows and weights of a chunk, which nobody else changes."""
+    """Return copies of the rows and weights of a chunk, which callers cannot change."""
     rows = np.array(chunk.rows, dtype=np.float64, order="C")
     weights = np.ones(len(rows)) if chunk.weights is None else chunk.weights.copy()
     return rows, weights

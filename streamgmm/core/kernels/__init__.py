@@ -1,7 +1,7 @@
-"""The compiled kernels: arrays in, arrays out, no object of ours.
+"""The compiled kernels: functions from arrays to arrays, without objects of the package.
 
 May import NumPy, Numba and llvmlite. ``mixture`` holds the entry points that Python calls,
-``log_joint`` the evaluation of a block of rows, ``screening`` what of it need not be done,
-``products`` (in ``tiles``) and ``elementary`` what they are made of, ``compilation`` how they are
-compiled.
+``log_joint`` evaluates a block of rows, ``screening`` finds evaluations that can be skipped,
+``products``, ``tiles`` and ``elementary`` hold the inner loops, and ``compilation`` compiles all of
+them.
 """

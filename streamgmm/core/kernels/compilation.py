@@ -1,7 +1,7 @@
-"""How kernels are compiled and where their machine code is kept.
+"""Compile kernels, and cache their machine code.
 
 One module owns Numba's decorators. :func:`kernel` marks the entry points that Python calls,
-:func:`piece` what they are made of.
+:func:`piece` the functions that entry points call.
 
 Numba's own cache knows nothing of a callee in another file, and numbers the entries
 of one function in an index that concurrent writers can mix up. So each entry point,
@@ -36,33 +36,33 @@ from numba.core.typed_passes import AnnotateTypes
 # assumed away: a kernel must be able to see them.
 FAST_SUMS = {"reassoc", "contract", "nsz", "arcp"}
 
-# What Numba's own types do not know.
+# Numba's type stubs lack these settings.
 _settings: Any = numba.config
 _njit: Any = numba.njit
 _OPTIONS = {"nogil": True, "fastmath": FAST_SUMS, "error_model": "numpy"}
 _SOURCES = Path(__file__).parent
 
-# Compiled code calls pieces, Python must not: the code for that would be half of all there is.
-# Entry points own the arrays, pieces borrow them: without a runtime that counts references they
-# cannot make any, and spend no time on the count that all threads share.
+# Only compiled code calls pieces. Wrappers for calls from Python would double the compiled code.
+# Entry points own the arrays, and pieces borrow them. Pieces are compiled without the runtime that
+# counts references: they cannot allocate arrays, and do not wait for counters that threads share.
 _PIECE = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
 piece = _njit(**_PIECE)
-# LLVM works on a piece again in every piece that it is part of. Those that lie between small
-# pieces and entry points are therefore spliced into their callers first.
+# LLVM optimises a piece again in every piece that calls it. Pieces between the small ones and the
+# entry points are therefore spliced into their callers first.
 spliced_piece = _njit(**_PIECE, inline="always")
 # For arithmetic whose order of operations carries the result (splitting a number
 # into exponent and remainder); fused multiply-adds are still welcome.
 ordered_piece = _njit(**{**_PIECE, "fastmath": {"contract"}})
-# For those that make arrays.
+# For pieces that allocate arrays.
 allocating_piece = _njit(**{**_PIECE, "_nrt": True})
 
 
 class _OwnPieces(JITCodeLibrary):
-    """Machine code of an entry point in which pieces are its own.
+    """Machine code of an entry point that has its own copies of all pieces.
 
-    By default they are weak symbols, of which a process takes the first that it comes across: of
-    the piece compiled by itself, or for another entry point. Each is optimised where it lies, so
-    sums are not ordered alike in all, and bits would hang on what was compiled or loaded before.
+    By default pieces are weak symbols. A process uses the first copy that it loads, which may be
+    that of another entry point. Each copy is optimised in its own context, so copies may order sums
+    differently, and results would depend on the code that was compiled or loaded before.
     """
 
     def _optimize_final_module(self) -> None:
@@ -72,8 +72,8 @@ class _OwnPieces(JITCodeLibrary):
         prefix = hashlib.sha256(entry.encode()).hexdigest()[:16]
         for function in defined:
             if function.linkage == linkage.linkonce_odr:
-                # The loader knows internal functions by name too, and calls of others must not
-                # find them.
+                # The loader finds internal functions by name too. Calls from other libraries
+                # must not find these.
                 function.name = f"{prefix}.{function.name}"
                 function.linkage = linkage.internal
         super()._optimize_final_module()
@@ -81,7 +81,7 @@ class _OwnPieces(JITCodeLibrary):
 
 @register_pass(mutates_CFG=False, analysis_only=True)
 class _OwnPiecesPass(AnalysisPass):
-    """Has the code of an entry point go into such a library."""
+    """Put the code of an entry point into a library of :class:`_OwnPieces`."""
 
     _name = "streamgmm_own_pieces"
 
@@ -105,7 +105,7 @@ class _EntryPointCompiler(Compiler):
 
 @functools.cache
 def cpu_features() -> dict[str, bool]:
-    """What the processor that Numba compiles for can do, by LLVM's names."""
+    """Return the features of the processor that Numba compiles for, by LLVM's names."""
     if _settings.CPU_FEATURES is not None:
         named = filter(None, _settings.CPU_FEATURES.split(","))
         return {name[1:]: name[0] == "+" for name in named}
@@ -117,7 +117,7 @@ def cpu_features() -> dict[str, bool]:
 
 @functools.cache
 def _content_key() -> str:
-    """Digest of all that decides the machine code: sources, versions and CPU."""
+    """Return a digest of everything that decides the machine code: sources, versions and CPU."""
     digest = hashlib.sha256()
     for path in sorted(_SOURCES.glob("*.py")):
         digest.update(path.read_bytes())
@@ -137,14 +137,14 @@ def _writable(folder: Path) -> bool:
 
 @functools.cache
 def cache_folder() -> Path | None:
-    """Where machine code is kept between processes.
+    """Return the folder that keeps machine code between processes.
 
     Returns
     -------
     Path or None
         ``NUMBA_CACHE_DIR`` if set, else the package's ``__pycache__``, else the user's
-        cache folder: the first that can be written. None if there is none; kernels are then
-        compiled anew in each process.
+        cache folder: the first of these that can be written. None if none can be written;
+        each process then compiles the kernels again.
     """
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     user = platformdirs.user_cache_path("streamgmm", appauthor=False)
@@ -160,7 +160,7 @@ class Kernel:
     """An entry point, compiled at its first call for each type of its first argument.
 
     The first argument is the array of rows, of any memory layout; all further arrays
-    are C-contiguous. One signature for each row type is all that is ever compiled.
+    are C-contiguous. Exactly one signature is compiled for each type of rows.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -211,8 +211,8 @@ def _compile_cached(
     _settings.CACHE_DIR = str(folder)
     try:
         compiled: Callable[..., Any] = _njit(signature, cache=True, **_ENTRY_POINT)(function)
-    except Exception:  # noqa: BLE001 - a damaged file can fail in any way; see below for true errors
-        # Compiling without the cache raises whatever is not the cache's fault; the next
+    except Exception:  # noqa: BLE001 - a damaged file can fail in any way
+        # Errors that the cache did not cause are raised again by compiling without it. The next
         # process finds an empty folder.
         shutil.rmtree(folder, ignore_errors=True)
         return None

@@ -1,7 +1,7 @@
 """Exponential and logarithm that LLVM can vectorise.
 
 Numba from PyPI has no vector mathematics library, so ``np.exp`` in a loop is one call
-an element. These are straight-line polynomials instead.
+per element. These functions are straight-line polynomials instead.
 """
 
 import math
@@ -24,7 +24,9 @@ _SQRT_HALF_BITS = np.float64(math.sqrt(0.5)).view(np.int64)
 
 @ordered_piece
 def exponential(x):
-    """``exp(x)`` for x ≤ 0, to two units in the last place; exactly 0 for x < -708 and for NaN.
+    """Return ``exp(x)`` for x ≤ 0, to two units in the last place.
+
+    The result is exactly 0 for x < -708 and for NaN.
 
     x = k ln 2 + r with |r| ≤ ½ ln 2; 1 + r + r² q(r), where q meets (exp(r) - 1 - r) / r² in
     the ten Chebyshev points of that interval (relative error below 2e-17); then times 2**k, by
@@ -62,9 +64,10 @@ _QUINTIC, _SEXTIC = np.float32(0.008363173074513711), np.float32(0.0013926176119
 
 @ordered_piece
 def exponential_single(x):
-    """``exp(x)`` of float32 x ≤ 0, to two units in the last place; exactly 0 for x < -87 and NaN.
+    """Return ``exp(x)`` of float32 x ≤ 0, to two units in the last place.
 
-    As :func:`exponential`, with five Chebyshev points (relative error below 1.1e-8).
+    The result is exactly 0 for x < -87 and for NaN. The method is that of :func:`exponential`, with
+    five Chebyshev points (relative error below 1.1e-8).
     """
     inside = x >= _SMALLEST_EXPONENT_SINGLE
     clipped = x if inside else _NOUGHT
@@ -84,7 +87,7 @@ def exponential_single(x):
 
 @ordered_piece
 def logarithm(x):
-    """``log(x)`` for normal finite x ≥ 1, to two units in the last place of max(1, |log x|).
+    """Return ``log(x)`` for normal finite x ≥ 1, to two units in the last place of max(1, |log x|).
 
     x = 2**k m with √½ ≤ m < √2; log m = 2 artanh(f), f = (m - 1) / (m + 1), by its series to
     f**21 (remainder below 1e-18).

@@ -51,18 +51,18 @@ from streamgmm.core.kernels.tiles import (
 )
 from streamgmm.core.kernels.totals import N_SCREENED, N_SINGLE, N_TOTALS
 
-# Where float32 leaves many labels in doubt, so many blocks do without.
+# Number of following blocks that do not use float32, after one where it left many labels in doubt.
 _BLOCKS_WITHOUT = 15
 
 
 class Assignment(NamedTuple):
-    """Which row of a block belongs to which component."""
+    """The assignment of the rows of a block to components."""
 
-    labels: np.ndarray  #: (BLOCK,) int64, place among the coefficients of each row's component
-    starts: np.ndarray  #: (K + 1,) int64, where the rows of a component begin among the rows
+    labels: np.ndarray  #: (BLOCK,) int64, index of each row's component among the coefficients
+    starts: np.ndarray  #: (K + 1,) int64, first index of each component in rows
     rows: np.ndarray  #: (BLOCK,) int64, rows by component
     ends: np.ndarray  #: (K,) int64, scratch
-    margins: np.ndarray  #: (BLOCK,) float64, less what the largest density is ahead by
+    margins: np.ndarray  #: (BLOCK,) float64, minus the lead of the largest density
 
 
 class Comparison(NamedTuple):
@@ -70,8 +70,8 @@ class Comparison(NamedTuple):
 
     tile: np.ndarray  #: (FORMS, STRIDE) densities of some components
     best: np.ndarray  #: (BLOCK,) the largest density of each row
-    second: np.ndarray  #: (BLOCK,) the one after it
-    numbers: np.ndarray  #: (BLOCK,) place of the component of the largest
+    second: np.ndarray  #: (BLOCK,) the second largest density of each row
+    numbers: np.ndarray  #: (BLOCK,) index of the component of the largest
 
 
 @allocating_piece
@@ -99,8 +99,8 @@ def _comparison(dtype):
 def choose(n, n_packed, order, work, labels):
     """Find the component of the largest density of each of n rows; densities into work.largest.
 
-    Of equal densities that of the lowest number in the model is taken. Components are in order of
-    their numbers on either route.
+    Among equal densities the component of the lowest number in the model is taken. Components are
+    in the order of their numbers within the expanded form and within the centred form.
     """
     best = work.largest
     for r in range(n):
@@ -123,7 +123,7 @@ def choose(n, n_packed, order, work, labels):
 
 @piece
 def _is_packed(coefficients, work):
-    """Whether all components of a block that is loaded take the expanded form."""
+    """Return whether all components of a loaded block take the expanded form."""
     n_packed, n_features = coefficients.theta.shape
     packed = n_packed == coefficients.means.shape[0] and n_features < MANY_FEATURES
     for k in range(n_packed):
@@ -133,10 +133,10 @@ def _is_packed(coefficients, work):
 
 @piece
 def _compare(theta, features, z, n, found):
-    """Find the largest densities of n rows of z (E, STRIDE), of components that are all packed.
+    """Find the largest densities of n rows of z (E, STRIDE); all components are packed.
 
     Densities are not kept: a tile of them stays in the nearest cache until it is compared. Theta,
-    z and what is found are of one type; n is a multiple of PANEL.
+    z and found have one type; n is a multiple of PANEL.
     """
     n_components, n_map = theta.shape
     fill(found.best[:n], -np.inf)
@@ -155,7 +155,7 @@ def _compare(theta, features, z, n, found):
 
 @piece
 def _choose_packed(coefficients, n_rows, work, found, double):
-    """As :func:`choose`, for components that are all packed."""
+    """Do the work of :func:`choose` where all components take the expanded form."""
     theta, features = coefficients.theta, coefficients.features
     _compare(theta, features, work.z, whole_panels(n_rows), double)
     for r in range(n_rows):
@@ -165,7 +165,7 @@ def _choose_packed(coefficients, n_rows, work, found, double):
 
 @piece
 def _can_compare_single(coefficients, work):
-    """Whether float32 may find labels: it has the coefficients, and lately it found most."""
+    """Return whether to find labels in float32: it has coefficients, and it found most lately."""
     if coefficients.theta_single.shape[0] == 0 or coefficients.kind <= TIED:
         return False
     if work.unscreened[0] > 0:
@@ -176,9 +176,9 @@ def _can_compare_single(coefficients, work):
 
 @piece
 def _choose_by_single(coefficients, n_rows, work, found, double, single):
-    """Labels of a block from float32 where the errors cannot change them, else from float64.
+    """Find labels of a block in float32 if errors cannot change them, else in float64.
 
-    Returns False, and no labels, if they may change many. Densities are not found.
+    Return False, and no labels, if errors may change many labels. Densities are not computed.
     """
     n, bound = whole_panels(n_rows), 0.0
     for k in range(work.bounds.size):
@@ -187,7 +187,7 @@ def _choose_by_single(coefficients, n_rows, work, found, double, single):
     _compare(coefficients.theta_single, coefficients.features, work.z_single, n, single)
     for r in range(n_rows):
         margin = np.float64(single.second[r]) - np.float64(single.best[r])
-        # What is no number is in doubt.
+        # A label is in doubt if its margin is NaN.
         found.margins[r] = margin if margin <= 0.0 else np.inf
         found.labels[r] = np.int64(single.numbers[r])
     fill(found.margins[n_rows:n], -np.inf)
@@ -209,9 +209,9 @@ def _choose_by_single(coefficients, n_rows, work, found, double, single):
 
 @piece
 def harden(weights, n_packed, order, work, labels, n):
-    """work.log_joint, of log-joint densities, becomes the weight of each row in its component.
+    """Replace log-joint densities in work.log_joint by the weight of each row in its component.
 
-    Returns the sum of weights and of weighted largest densities.
+    Return the sum of weights and of weighted largest densities.
     """
     choose(n, n_packed, order, work, labels)
     weight, log_likelihood = 0.0, 0.0
@@ -244,10 +244,10 @@ def _sort(n, found):
 
 @piece
 def _measure(rows, coefficients, work, labels):
-    """Densities of each row's own component from its distance to the mean, into work.largest.
+    """Write the density of each row's own component, from its distance to the mean.
 
-    For factors that are scales this costs little, and keeps the digits that the expanded form loses
-    where components lie far apart.
+    The densities go into work.largest. For factors that are scales this costs little, and it keeps
+    the digits that the expanded form loses where components lie far apart.
     """
     n_features = coefficients.origin.size
     for r in range(rows.shape[0]):
@@ -263,12 +263,12 @@ def _measure(rows, coefficients, work, labels):
 
 @piece
 def _weigh(weights, work, n):
-    """Weights of n rows into work.total; returns their sum, and that of weighted densities."""
+    """Write weights of n rows into work.total; return their sum and that of weighted densities."""
     weight, log_likelihood = 0.0, 0.0
     for r in range(n):
         w = work.valid[r] * weights[r] if weights.size else work.valid[r]
         weight += w
-        # Of a row that is skipped the density means nothing, and may not be finite.
+        # The density of a skipped row has no meaning, and may not be finite.
         log_likelihood += w * (work.largest[r] + work.common[r]) if w > 0.0 else 0.0
         work.total[r] = w
     return weight, log_likelihood
@@ -333,9 +333,9 @@ def _visit_rows(
     totals,
     posteriors,
 ):
-    """Fill what :func:`hard_step` returns, block by block, as far as there is room for it.
+    """Fill the arrays that :func:`hard_step` returns, block by block; skip those without entries.
 
-    Recent, 0 before and after, is scratch: sums in two levels, as those of the soft E-step.
+    Recent, 0 before and after, is scratch: sums have two levels, as in the soft E-step.
     """
     scores, labels = posteriors
     double, single = scratch
@@ -376,7 +376,7 @@ def _visit_rows(
 
 @kernel
 def hard_step(rows, weights, priors, order, coefficients, with_sums, with_posteriors):
-    """E-step over a chunk with hard assignment: sufficient statistics, labels, or both.
+    """Run the E-step over a chunk with hard assignment: statistics, labels, or both.
 
     Parameters
     ----------

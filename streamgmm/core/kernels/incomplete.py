@@ -1,10 +1,10 @@
-"""The E-step over rows with missing values: what their observed values say, exactly.
+"""The E-step over rows with missing values, exact given their observed values.
 
 A missing value moves the whitened residual y = W (x - μ) along its column of W. Let V hold an
-orthonormal basis of the directions that the missing values of a row move in. Whatever they are,
+orthonormal basis of the directions that the missing values of a row move in. For all missing values
 ŷ = y - VᵀV y is the same: ½‖ŷ‖² and the volume that the columns span give the density of the
-observed values. Given these, the whitened row has mean ŷ and covariance VᵀV, which is all that
-the sums need.
+observed values. Given these, the whitened row has mean ŷ and covariance VᵀV, and the
+sums need no more.
 
 Rows with the same gaps, side by side, share the basis.
 
@@ -48,12 +48,12 @@ from streamgmm.core.kernels.totals import (
 )
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
-#: Values of a block's residuals that are kept, unless a panel of rows has more: they stay in cache.
+#: Number of residuals of a block that are kept in cache, unless a panel of rows has more.
 KEPT = 1 << 17
 
 
 class Gaps(NamedTuple):
-    """Where values of a block of rows are missing, and scratch for one run of rows."""
+    """The missing values of a block of rows, and scratch for one run of rows."""
 
     x: np.ndarray  #: (D, STRIDE) rows in data units, 0 where a value is missing
     seen: np.ndarray  #: (D, STRIDE) 1, or 0 where a value is missing
@@ -62,7 +62,7 @@ class Gaps(NamedTuple):
     basis: np.ndarray  #: (D, D) V in its first m lines
     triangle: np.ndarray  #: (D, D) R: the columns of W that are lacking are Vᵀ R
     moves: np.ndarray  #: (D, STRIDE) V y in its first m lines
-    log_volumes: np.ndarray  #: (BLOCK,) of each run, ln of what the columns span less m ½ ln 2π
+    log_volumes: np.ndarray  #: (BLOCK,) per run, ln of the volume of the columns less m ½ ln 2π
     kept: np.ndarray  #: (K, D, rows of a block) ŷ
 
 
@@ -86,9 +86,9 @@ def _gaps(coefficients):
 
 @piece
 def _load(rows, coefficients, work, gaps):
-    """Rows (n, D) into gaps. Those that overflow lack all values, and are marked in work.valid.
+    """Write rows (n, D) into gaps.
 
-    Returns how many overflow.
+    Rows that overflow lack all values there, and are marked in work.valid. Return their number.
     """
     n, n_features = rows.shape
     fill(work.valid, 1.0)
@@ -113,7 +113,7 @@ def _load(rows, coefficients, work, gaps):
 
 @piece
 def _find_runs(n, gaps):
-    """List, in gaps.starts, where runs of rows with the same gaps begin; returns their number."""
+    """List, in gaps.starts, the first row of each run of equal gaps; return the number of runs."""
     n_runs = 0
     for r in range(n):
         is_same = r > 0
@@ -128,7 +128,7 @@ def _find_runs(n, gaps):
 
 @piece
 def _residuals(coefficients, k, n, work, gaps):
-    """y of n rows, their missing values those of component k's mean, into work.residual."""
+    """Write residuals y of n rows into work.residual; component k's mean fills missing values."""
     shifted = work.shifted[1:]
     for d in range(shifted.shape[0]):
         mean = coefficients.means[k, d]
@@ -139,7 +139,7 @@ def _residuals(coefficients, k, n, work, gaps):
 
 @piece
 def _find_columns(r, gaps):
-    """List, in gaps.columns, what row r lacks; returns how many values."""
+    """List, in gaps.columns, the columns that row r lacks; return their number."""
     m = 0
     for d in range(gaps.seen.shape[0]):
         if gaps.seen[d, r] == 0.0:
@@ -150,9 +150,10 @@ def _find_columns(r, gaps):
 
 @piece
 def _span(factor, m, gaps):
-    """Orthonormal basis of the first m of gaps.columns of a factor; returns ln of their volume.
+    """Find an orthonormal basis of the first m of gaps.columns of a factor.
 
-    Gram-Schmidt, twice, which is enough (Giraud, Langou & Rozložník 2005).
+    Return ln of the volume that the columns span. The method is Gram-Schmidt, applied twice, which
+    is enough (Giraud, Langou & Rozložník 2005).
     """
     log_volume = 0.0
     for j in range(m):
@@ -182,7 +183,7 @@ def _span(factor, m, gaps):
 
 @piece
 def _take_out(m, first, last, y, gaps):
-    """V y of a run of rows of y (D, STRIDE) into gaps.moves; y becomes y - VᵀV y."""
+    """Write V y of a run of rows of y (D, STRIDE) into gaps.moves; replace y by y - VᵀV y."""
     for j in range(m):
         v, along = gaps.basis[j], gaps.moves[j, first:last]
         fill(along, 0.0)
@@ -198,9 +199,9 @@ def _take_out(m, first, last, y, gaps):
 
 @piece
 def _project(coefficients, k, run, work, gaps):
-    """Residuals y of component k become ŷ for a run of rows; also fills gaps.log_volumes.
+    """Replace residuals y of component k by ŷ for a run of rows; also fill gaps.log_volumes.
 
-    Returns m, the number of values that they lack. Without correlations ŷ is y.
+    Return m, the number of values that each row of the run lacks. Without correlations ŷ is y.
     """
     first, last = gaps.starts[run], gaps.starts[run + 1]
     m, log_volume = _find_columns(first, gaps), 0.0
@@ -217,7 +218,7 @@ def _project(coefficients, k, run, work, gaps):
 
 @piece
 def _project_together(coefficients, n, n_runs, work, gaps):
-    """As _project of all components, which share one factor and so a basis, into gaps.kept."""
+    """Project residuals of all components, which share a factor and a basis, into gaps.kept."""
     for k in range(work.log_joint.shape[0]):
         _residuals(coefficients, k, n, work, gaps)
         for d in range(coefficients.origin.size):
@@ -234,9 +235,9 @@ def _project_together(coefficients, n, n_runs, work, gaps):
 
 @piece
 def _evaluate(rows, coefficients, work, gaps):
-    """Log-joint densities of the observed values of a block of rows, into work.log_joint.
+    """Write log-joint densities of the observed values of a block into work.log_joint.
 
-    Returns how many rows overflow, and the number of runs of equal gaps.
+    Return the number of rows that overflow, and the number of runs of equal gaps.
     """
     n = rows.shape[0]
     n_overflowing = _load(rows, coefficients, work, gaps)
@@ -268,7 +269,7 @@ def _evaluate(rows, coefficients, work, gaps):
 
 @piece
 def _add_upper(m, mass, gaps, sums):
-    """Sums (D (D + 1) / 2,) += mass VᵀV, its upper triangle by rows."""
+    """Add mass VᵀV, its upper triangle by rows, to sums (D (D + 1) / 2,)."""
     n_features = gaps.columns.size
     for j in range(m):
         start = 0
@@ -291,9 +292,9 @@ def _total(values):
 
 @piece
 def _add_spread(coefficients, run, work, gaps, moments, scatter):
-    """Add what the missing values of a run scatter about their means: Σγ VᵀV.
+    """Add the scatter of the missing values of a run about their means: Σγ VᵀV.
 
-    Returns the conditional entropy of these values, Σγ (m ½ ln 2πe - ln of their volume).
+    Return the conditional entropy of these values, Σγ (m ½ ln 2πe - ln of their volume).
     """
     first, last = gaps.starts[run], gaps.starts[run + 1]
     m, n_features = _find_columns(first, gaps), coefficients.origin.size
@@ -326,7 +327,7 @@ def _add_spread(coefficients, run, work, gaps, moments, scatter):
 def _add_moments(coefficients, n, n_runs, work, gaps, moments, scatter):
     """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare).
 
-    Returns the conditional entropy of their missing values.
+    Return the conditional entropy of their missing values.
     """
     whole, y = whole_panels(n), work.residual
     entropy = 0.0
@@ -376,7 +377,7 @@ def _add_rows(
 
 @kernel
 def incomplete_statistics(rows, weights, order, coefficients, is_hard):
-    """E-step over rows with gaps, reduced to moments of whitened residuals.
+    """Run the E-step over rows with gaps; return moments of whitened residuals.
 
     Parameters
     ----------
@@ -414,7 +415,7 @@ def incomplete_statistics(rows, weights, order, coefficients, is_hard):
 
 @piece
 def _solve(m, first, last, gaps):
-    """Gaps.moves becomes R⁻¹ V y for a run of rows."""
+    """Replace gaps.moves by R⁻¹ V y for a run of rows."""
     for backwards in range(m):
         j = m - 1 - backwards
         own = gaps.moves[j, first:last]
@@ -428,9 +429,9 @@ def _solve(m, first, last, gaps):
 
 @piece
 def _add_conditional_means(coefficients, n, n_runs, work, gaps, imputed):
-    """Imputed (n, D) += Σ γ E[x | observed] where values are missing.
+    """Add Σ γ E[x | observed] to imputed (n, D) where values are missing.
 
-    Work.log_joint holds densities over the largest, work.total the inverse of their sum.
+    work.log_joint holds densities over the largest, and work.total the inverse of their sum.
     """
     shares = work.some[0]
     for k in range(work.log_joint.shape[0]):
@@ -456,7 +457,7 @@ def _add_conditional_means(coefficients, n, n_runs, work, gaps, imputed):
 
 @piece
 def _describe_rows(rows, priors, order, coefficients, work, gaps, best, out, imputed):
-    """Fill what :func:`incomplete_posteriors` returns, block by block."""
+    """Fill the arrays that :func:`incomplete_posteriors` returns, block by block."""
     scores, labels, responsibilities = out
     n_together = gaps.kept.shape[2]
     for start in range(0, rows.shape[0], n_together):
@@ -474,7 +475,7 @@ def _describe_rows(rows, priors, order, coefficients, work, gaps, best, out, imp
 def incomplete_posteriors(
     rows, priors, order, coefficients, with_responsibilities, with_missing_values
 ):
-    """What the observed values of rows with gaps say of each row.
+    """Return scores, labels, responsibilities and imputed values of rows with gaps.
 
     Parameters
     ----------
@@ -489,7 +490,7 @@ def incomplete_posteriors(
     scores, labels, responsibilities
         As of :func:`~streamgmm.core.kernels.mixture.e_step`.
     imputed : (n, D) float64, or (0, D)
-        EStep of the missing values given the others; 0 elsewhere and in rows that overflow.
+        Expectation of the missing values given the others; 0 elsewhere and in rows that overflow.
     """
     n_rows, n_features = rows.shape
     scores, labels = np.empty(n_rows), np.empty(n_rows, np.int64)

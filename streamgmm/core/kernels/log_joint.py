@@ -1,4 +1,4 @@
-"""Log-joint densities of a block of rows, by either of two routes.
+"""Log-joint densities of a block of rows, in the expanded form or in the centred form.
 
 A Gaussian's log-density is linear in the features φ(x) = (1, z, z zᵀ) of the row in the
 frame, z = (x - origin) / scale: log-joint densities of all components are one matrix
@@ -27,7 +27,7 @@ from streamgmm.core.kernels.screening import (
 )
 from streamgmm.core.kernels.tiles import BLOCK, TURNED, turn
 
-# Those whose factors are matrices come first.
+# Kinds whose factors are matrices come first.
 FULL, TIED, DIAG, SPHERICAL = range(4)
 
 UNIT_ROUNDOFF = 2.0**-53
@@ -90,7 +90,7 @@ class Workspace(NamedTuple):
 
 @allocating_piece
 def workspace(coefficients):
-    """Scratch arrays for the blocks of a chunk."""
+    """Allocate scratch arrays for the blocks of a chunk."""
     n_components, n_features = coefficients.means.shape
     n_coordinates = n_features + (2 if coefficients.kind == SPHERICAL else 1)
     z, residual = lines(n_coordinates, np.float64), lines(n_coordinates, np.float64)
@@ -134,10 +134,10 @@ def workspace(coefficients):
 
 @piece
 def _largest(values):
-    """Largest magnitude; not finite if a value is not.
+    """Return the largest magnitude; it is not finite if a value is not.
 
-    The bits of a non-negative float64 order as the number does, NaN and infinity on top, and an
-    integer maximum vectorises.
+    The bits of non-negative float64 numbers have the order of the numbers, with infinity and NaN at
+    the top. An integer maximum vectorises.
     """
     largest = np.int64(0)
     for r in range(values.size):
@@ -148,7 +148,7 @@ def _largest(values):
 
 @piece
 def _turn(rows, origin, scale, out):
-    """(rows - origin) scale into out (D, STRIDE), a line a feature; 0 up to a whole panel."""
+    """Write (rows - origin) scale into out (D, STRIDE), a line per feature; pad panels with 0."""
     n, n_features = rows.shape
     whole = n // TURNED * TURNED
     for first in range(0, whole, TURNED):
@@ -162,10 +162,11 @@ def _turn(rows, origin, scale, out):
 
 @spliced_piece
 def _load_rows(rows, coefficients, work):
-    """Rows (n, D) of any dtype and layout into work.z.
+    """Write the coordinates of rows (n, D) of any dtype and layout into work.z.
 
     Rows that are not finite or would overflow are replaced by the origin and marked in
-    work.valid. Returns how many (overflowing, not finite, of these with NaN but no infinity).
+    work.valid. Return three counts: overflowing rows, rows that are not finite, and among these the
+    rows with NaN but no infinity.
     """
     n, n_features = rows.shape
     z = work.z[1:]
@@ -209,13 +210,13 @@ def _set_aside(rows, coefficients, work):
 
 @spliced_piece
 def _linear(coefficients):
-    """The features 1 · z_d."""
+    """Return the table of the features 1 · z_d."""
     return coefficients.features[1 : 1 + coefficients.origin.size]
 
 
 @spliced_piece
 def _whiten(coefficients, work, n):
-    """TIED: z becomes y = whitener z, and -½‖y‖², the same for all components, goes apart."""
+    """Replace z by y = whitener z (TIED), and store -½‖y‖², which all components share, apart."""
     whitener = coefficients.whitener
     z, y = work.z[1:], work.residual[1:]
     for d in range(z.shape[0]):
@@ -238,7 +239,7 @@ def _whiten(coefficients, work, n):
 
 @piece
 def add_square(coordinates, n):
-    """SPHERICAL: the last coordinate becomes ‖z‖²."""
+    """Set the last coordinate to ‖z‖² (SPHERICAL)."""
     square = coordinates[-1]
     fill(square[: whole_panels(n)], 0.0)
     for d in range(1, coordinates.shape[0] - 1):
@@ -248,7 +249,7 @@ def add_square(coordinates, n):
 
 @piece
 def residuals(coefficients, x, origin, factors, k, n, work):
-    """y = factor_k (x - origin) for n rows of x (D, STRIDE), into work.residual."""
+    """Write y = factor_k (x - origin) for n rows of x (D, STRIDE) into work.residual."""
     shifted = work.shifted[1:]
     for d in range(x.shape[0]):
         for r in range(n):
@@ -258,7 +259,7 @@ def residuals(coefficients, x, origin, factors, k, n, work):
 
 @piece
 def transform(coefficients, factors, k, n, work):
-    """y = factor_k z for n rows of z in work.shifted, into work.residual."""
+    """Write y = factor_k z for n rows of z in work.shifted into work.residual."""
     shifted, y = work.shifted[1:], work.residual[1:]
     n_features, whole = shifted.shape[0], whole_panels(n)
     for d in range(n_features):
@@ -279,7 +280,7 @@ def transform(coefficients, factors, k, n, work):
 
 @piece
 def _centred_densities(coefficients, x, k, n, work, out):
-    """Log-joint densities of component k for n rows of x (D, STRIDE), into out (STRIDE,)."""
+    """Write log-joint densities of component k for n rows of x (D, STRIDE) into out (STRIDE,)."""
     residuals(coefficients, x, coefficients.means[k], coefficients.factors, k, n, work)
     fill(out, 0.0)
     for d in range(coefficients.origin.size):
@@ -291,7 +292,7 @@ def _centred_densities(coefficients, x, k, n, work, out):
 
 @spliced_piece
 def _centred_log_joint(coefficients, k, n, work):
-    """Densities of component k in the centred form, for the rows that they may matter to."""
+    """Write densities of component k in the centred form, for rows where they may matter."""
     is_packed = k < coefficients.theta.shape[0] and math.isfinite(work.bounds[k])
     count = _find_doubtful(k, n, work) if is_packed else FEW + 1
     if count > FEW:
@@ -309,7 +310,7 @@ def _centred_log_joint(coefficients, k, n, work):
 def _find_doubtful(k, n, work):
     """List, in work.some_rows, the rows where a packed component does not surely underflow.
 
-    Returns their number, or more than FEW. work.largest holds what the largest density surely is.
+    Return their number, or more than FEW. work.largest holds a lower bound on the largest density.
     """
     margins = work.some[0]
     for r in range(n):
@@ -321,7 +322,7 @@ def _find_doubtful(k, n, work):
 
 @piece
 def load_in_data_units(rows, coefficients, work):
-    """Rows (n, D) into work.x, with the origin for those skipped, and up to a whole panel."""
+    """Write rows (n, D) into work.x; the origin replaces skipped rows and fills the last panel."""
     n, n_features = rows.shape
     _turn(rows, work.nought, work.unit, work.x)
     for d in range(n_features):
@@ -334,7 +335,7 @@ def load_in_data_units(rows, coefficients, work):
 
 @piece
 def _fold_common(coefficients, work, n):
-    """Give back to the packed components what they share: centred ones do not share it."""
+    """Add the shared part back to packed components, because centred ones do not share it."""
     for k in range(coefficients.theta.shape[0]):
         for r in range(n):
             work.log_joint[k, r] += work.common[r]
@@ -343,7 +344,7 @@ def _fold_common(coefficients, work, n):
 
 @spliced_piece
 def _packed_log_joint(coefficients, work, n_rows):
-    """Θ Φ for the components in the expanded form."""
+    """Compute Θ Φ for the components in the expanded form."""
     n = whole_panels(n_rows)
     n_packed, n_map = coefficients.theta.shape
     for k in range(n_packed):
@@ -357,10 +358,10 @@ def _packed_log_joint(coefficients, work, n_rows):
 
 @piece
 def _bound_errors(coefficients, work):
-    """Bounds on the errors of packed components in this block, into work.bounds.
+    """Write bounds on the errors of packed components in this block into work.bounds.
 
-    (4 + √F) u |θ_k| φ(|z|), at the block's extent; for TIED with what ½‖y‖² and the rounding
-    of y add: errors of its coordinates are independent, and add in squares.
+    (4 + √F) u |θ_k| φ(|z|), at the block's extent; for TIED the bound includes ½‖y‖² and the
+    rounding of y. Errors of the coordinates of y are independent, and add in squares.
     """
     n_packed, n_map = coefficients.theta.shape
     extent, features = work.extent, work.extent_features
@@ -388,8 +389,9 @@ def _bound_errors(coefficients, work):
 def _find_centred(coefficients, work, n):
     """Mark, in work.is_centred, the components that use the centred form in this block.
 
-    Besides those that always do, the packed ones whose error bound is too large; what the
-    largest density of a row surely is goes into work.largest then. Returns whether there are any.
+    These are the components that always use it, and the packed ones whose error bound is too large.
+    If there are such packed ones, a lower bound on the largest density of each row goes into
+    work.largest. Return whether any component uses the centred form.
     """
     n_components, n_packed = work.is_centred.size, coefficients.theta.shape[0]
     doubtful = False
@@ -410,9 +412,9 @@ def _find_centred(coefficients, work, n):
 
 @spliced_piece
 def load(rows, coefficients, work):
-    """Coordinates of a block of rows into work.z, and bounds on what can be said of them.
+    """Write the coordinates of a block of rows into work.z, and find the bounds of their errors.
 
-    Returns how many rows were skipped, as :func:`_load_rows` does.
+    Return the counts of skipped rows, as :func:`_load_rows` does.
     """
     left_out = _load_rows(rows, coefficients, work)
     fill(work.common, 0.0)
@@ -426,7 +428,7 @@ def load(rows, coefficients, work):
 
 @spliced_piece
 def evaluate(rows, coefficients, work):
-    """Log-joint densities of a block of rows that is loaded, into work.log_joint."""
+    """Write log-joint densities of a loaded block of rows into work.log_joint."""
     n = rows.shape[0]
     _packed_log_joint(coefficients, work, n)
     any_centred = _find_centred(coefficients, work, n)
@@ -439,9 +441,9 @@ def evaluate(rows, coefficients, work):
 
 @piece
 def normalise(work, n):
-    """Log-sum-exp over components.
+    """Compute the log-sum-exp over components.
 
-    work.log_joint becomes exp(log_joint - largest), work.total its sum over components.
+    work.log_joint becomes exp(log_joint - largest). work.total becomes the sum over components.
     """
     largest, total, log_joint = work.largest, work.total, work.log_joint
     for r in range(n):

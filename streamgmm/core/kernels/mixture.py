@@ -1,4 +1,4 @@
-"""The E-step over one chunk: what it says of each row, or the sums of that over rows.
+"""The E-step over one chunk: posteriors of each row, or their sums over rows.
 
 The sums are a second matrix product, of responsibilities and features: R Φᵀ. Blocks of rows
 begin at multiples of :data:`~streamgmm.core.kernels.tiles.BLOCK`: the same chunk gives the
@@ -35,7 +35,7 @@ from streamgmm.core.kernels.totals import (
     WEIGHT,
 )
 
-#: So many blocks are summed apart before their sum is added to that of all.
+#: Number of blocks that are summed apart before their sum is added to the sum of all.
 BLOCKS_IN_SUM = 16
 _GROUP = MOMENT_TILES[0][0]
 # The responsibility at which densities are NEGLIGIBLE, but for a rounding error.
@@ -44,7 +44,7 @@ _NO_SHARE = 1.001 * math.exp(NEGLIGIBLE)
 
 @piece
 def move(part, total):
-    """Add part (K, F + spare) to total (K, F) and begin it anew."""
+    """Add part (K, F + spare) to total (K, F), and set part to 0."""
     for k in range(total.shape[0]):
         for f in range(total.shape[1]):
             total[k, f] += part[k, f]
@@ -53,12 +53,12 @@ def move(part, total):
 
 @spliced_piece
 def weigh(weights, work, n):
-    """work.log_joint, of densities over the largest, becomes responsibilities times weight.
+    """Replace densities over the largest, in work.log_joint, by responsibilities times weight.
 
-    Returns the sum of weights and of weighted log-densities.
+    Return the sum of weights and of weighted log-densities.
     """
-    # Not in the loop below: whether LLVM vectorises that one, and so the order of its sums,
-    # must not hang on where an empty array happens to lie in memory.
+    # Not in the loop below: the address of an empty array must not decide whether LLVM's code for
+    # that loop is vectorised, and so in which order it sums.
     if weights.size:
         for r in range(n):
             work.valid[r] *= weights[r]
@@ -78,10 +78,10 @@ def weigh(weights, work, n):
 
 @spliced_piece
 def gather_weighted(values, responsibilities, share_rows, work):
-    """Some rows (count,) of values (n, STRIDE) and of a component's responsibilities.
+    """Gather some rows of values (n, STRIDE) and of a component's responsibilities.
 
-    They go into the lines after the first of work.gathered, and into work.some; returns their
-    number, made up with repetitions that have no weight.
+    Values go into the lines of work.gathered after the first one, responsibilities into work.some.
+    Return the number of rows, padded with repetitions that have no weight.
     """
     count = share_rows.size
     n = (count + STRIP - 1) // STRIP * STRIP
@@ -96,7 +96,7 @@ def gather_weighted(values, responsibilities, share_rows, work):
 def _add_packed_moments(coefficients, z, n_rows, work, moments):
     """Add a block of rows to the moments of packed components, (K, F + spare).
 
-    Returns how many pairs of row and component were skipped, the component having no
+    Return how many pairs of row and component were skipped, the component having no
     share in the row.
     """
     n_packed, n_features = coefficients.theta.shape
@@ -129,7 +129,7 @@ def _add_packed_moments(coefficients, z, n_rows, work, moments):
 def add_centred_moments(coefficients, c, n_rows, work, moments, scatter):
     """Add a block of rows to the moments of centred component c, as far as it has a share.
 
-    Returns how many rows were skipped.
+    Return how many rows were skipped.
     """
     n, k = whole_panels(n_rows), coefficients.theta.shape[0] + c
     responsibilities = work.log_joint[k]
@@ -154,7 +154,7 @@ def add_centred_moments(coefficients, c, n_rows, work, moments, scatter):
 
 @spliced_piece
 def add_scatter(coefficients, z, n, work, scatter):
-    """scatter (1, S + spare) += Σ w z zᵀ, w in work.some, its upper triangle."""
+    """Add the upper triangle of Σ w z zᵀ to scatter (1, S + spare); w is in work.some."""
     table = coefficients.scatter_features
     add_moments_product(work.some, table, z, n, FIRST, FIRST + 1, scatter, FIRST)
 
@@ -163,7 +163,7 @@ def add_scatter(coefficients, z, n, work, scatter):
 def add_moments(coefficients, n_rows, work, moments, scatter):
     """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare).
 
-    Returns how many pairs of row and component were skipped.
+    Return how many pairs of row and component were skipped.
     """
     n, n_packed = whole_panels(n_rows), coefficients.theta.shape[0]
     passed_over = 0
@@ -188,7 +188,7 @@ def add_moments(coefficients, n_rows, work, moments, scatter):
 
 @piece
 def count_in(totals, n, left_out, weight, log_likelihood, passed_over):
-    """Add to totals what was found of n rows, of which some were skipped."""
+    """Add the counts and sums of n rows, some of them skipped, to totals."""
     n_overflowing, n_not_finite, n_missing = left_out
     totals[LOG_LIKELIHOOD] += log_likelihood
     totals[WEIGHT] += weight
@@ -240,7 +240,7 @@ def describe_block(start, n, priors, order, work, scores, labels, responsibiliti
 def _visit_rows(
     rows, weights, priors, order, coefficients, work, best, sums, recent, totals, posteriors
 ):
-    """Fill what :func:`e_step` returns, block by block, as far as there is room for it.
+    """Fill the arrays that :func:`e_step` returns, block by block; skip those without entries.
 
     Best (BLOCK,) and recent, 0 before and after, are scratch. There are sums of many blocks, and
     of the few blocks since they were last added to: in two levels rounding errors stay small
@@ -282,7 +282,7 @@ def e_step(
     with_posteriors,
     with_responsibilities,
 ):
-    """E-step over a chunk: its sufficient statistics, what it says of each row, or both.
+    """Run the E-step over a chunk: sufficient statistics, posteriors of the rows, or both.
 
     One entry point, because its parts are compiled again for each.
 
@@ -293,10 +293,11 @@ def e_step(
     priors : (K',) float64
         Responsibilities given to rows that are skipped.
     order : (K,) int64
-        Place among the model's K' components of each component of the coefficients.
+        Index of each component of the coefficients among the K' components of the model.
     coefficients : Coefficients
     with_sums, with_posteriors, with_responsibilities : bool
-        What is asked for; responsibilities come with posteriors alone. What is not has no entries.
+        Whether these results are wanted; responsibilities need posteriors. A result that is not
+        wanted has no entries.
 
     Returns
     -------

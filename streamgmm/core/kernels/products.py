@@ -18,19 +18,19 @@ from streamgmm.core.kernels.tiles import (
     form_rows,
 )
 
-# So many features are summed over all rows of a block before the next ones are: their
+# Number of features that are summed over all rows of a block before the next features are. Their
 # coefficients stay in the cache.
 _FEATURES_AT_ONCE = 1024
-#: So many rows of a tile's weights stay in the nearest cache while all features pass by.
+#: Number of rows whose weights in a tile stay in the nearest cache during a loop over features.
 ROWS_AT_ONCE = 512
 _ALIGNMENT = 64
-#: Typed: a literal integer would compile what it is given to once more.
+#: Typed, because a literal integer would compile the called function once more.
 FIRST = np.int64(0)
 
 
 @allocating_piece
 def lines(n, dtype):
-    """Uninitialised array (n, STRIDE) whose lines begin at cache lines."""
+    """Return an uninitialised array (n, STRIDE) whose lines begin at cache lines."""
     memory = np.empty(n * STRIDE + _ALIGNMENT, dtype)
     first = (-memory.ctypes.data % _ALIGNMENT) // memory.itemsize
     return memory[first : first + n * STRIDE].reshape(n, STRIDE)
@@ -38,7 +38,7 @@ def lines(n, dtype):
 
 @piece
 def whole_panels(n):
-    """Rows n of a block, made up to whole panels."""
+    """Return the number n of rows rounded up to whole panels."""
     return (n + PANEL - 1) // PANEL * PANEL
 
 
@@ -52,12 +52,13 @@ def fill(values, value):
 
 @piece
 def add_features_product(theta, features, z, n, component, stop, reach, out):
-    """Out (K, n) += Θ Φ, for the components from one to a stop.
+    """Add Θ Φ to out (K, n), for the components from one to a stop.
 
     Shapes: theta (K, F), features (F, 2), z (E, STRIDE) of theta's type, out (K, STRIDE) of this
     type or float64;
     n is a multiple of form_rows(z). Component c has coefficients for the first reach + c
-    features, or all: factors are triangular. An element does not depend on what the others are.
+    features, or all: factors are triangular. The value of an element does not depend on the
+    other elements.
     """
     n_features = features.shape[0]
     for first in range(0, n_features, _FEATURES_AT_ONCE):
@@ -73,7 +74,7 @@ def add_features_product(theta, features, z, n, component, stop, reach, out):
 
 @piece
 def add_moments_product(weights, features, z, n, component, stop, out, line):
-    """Out (lines, F) += R Φᵀ, R the lines of weights from a component to a stop.
+    """Add R Φᵀ to out (lines, F), where R is the weights of components up to a stop.
 
     Shapes: weights (K, STRIDE) and z (E, STRIDE) of one type, features (F + SPARE_FEATURES, 2),
     out (lines, F + SPARE_FEATURES) float64, added to from one line on; n is a multiple of

@@ -3,8 +3,8 @@
 Of many well separated components one or two have a share in a row. Log-joint densities in
 float32, at twice the speed, come with a bound on their error: a component that lies so far below
 another that its responsibility is negligible whatever the errors needs no more digits. The
-others are evaluated in float64, for these rows alone, and sums are the same to the last bit;
-or they are left as they are, if the caller can bear the error.
+other components are evaluated in float64, for these rows alone, and sums are the same to the last
+bit; or the densities stay in float32, if the caller accepts the error.
 """
 
 import numpy as np
@@ -16,10 +16,10 @@ from streamgmm.core.kernels.tiles import BLOCK, FORMS, MOMENT_TILES, STRIP, form
 #: A component with a log-joint density so far below another's, in nats, has no share in a row: a
 #: trillion of such responsibilities do not change the last digit of sums that have any mass.
 NEGLIGIBLE = -100.0
-#: Components that can matter to at most so many rows of a block are evaluated, or summed, over
-#: these rows alone, if all of a tile of components do.
+#: A component that can matter to at most this many rows of a block is evaluated, or summed, over
+#: these rows alone, if this holds for all components of its tile.
 FEW = BLOCK // 8
-#: From so many features on, finding the rows to which a component matters pays.
+#: Number of features from which it pays to find the rows to which a component matters.
 MANY_FEATURES = 128
 #: Most components in a tile.
 TOGETHER = max(FORMS, MOMENT_TILES[0][0])
@@ -27,15 +27,15 @@ TOGETHER = max(FORMS, MOMENT_TILES[0][0])
 SINGLE_OVER_DOUBLE = 2.0**29
 # Up to these, products of two coordinates and a coefficient do not overflow in float32.
 LARGEST_COORDINATE, LARGEST_COEFFICIENT = 1e9, 1e20
-# Bound on the error of a density in float64 beyond which float32 would know nothing of it.
+# Bound on the error of a density in float64, above which float32 gives no information on it.
 _LARGEST_BOUND = 1e-5
-# Where most components matter to many rows, so many blocks are not screened.
+# Number of following blocks that are not screened, after one where most components matter.
 _BLOCKS_WITHOUT = 15
 
 
 @piece
 def all_single(coefficients, work):
-    """Whether densities in float32 will do for all packed components."""
+    """Return whether densities in float32 are accurate enough for all packed components."""
     enough = True
     for k in range(work.bounds.size):
         enough &= SINGLE_OVER_DOUBLE * work.bounds[k] <= coefficients.single_tolerance
@@ -44,7 +44,7 @@ def all_single(coefficients, work):
 
 @piece
 def fits_single(work):
-    """Whether nothing of a block overflows in float32."""
+    """Return whether no value of a block overflows in float32."""
     fits = True
     for e in range(work.extent.size):
         fits &= work.extent[e] <= LARGEST_COORDINATE
@@ -53,7 +53,7 @@ def fits_single(work):
 
 @piece
 def can_screen(coefficients, work):
-    """Whether to begin a block in float32: nothing overflows, and lately it was of use."""
+    """Return whether to begin a block in float32: no value overflows, and it was useful lately."""
     if coefficients.theta_single.shape[0] == 0:
         return False
     if work.unscreened[0] > 0:
@@ -68,7 +68,7 @@ def can_screen(coefficients, work):
 
 @piece
 def narrow(work, n):
-    """Coordinates of n rows in float32."""
+    """Write the coordinates of n rows in float32 into work.z_single."""
     for e in range(work.z.shape[0]):
         for r in range(n):
             work.z_single[e, r] = work.z[e, r]
@@ -76,7 +76,7 @@ def narrow(work, n):
 
 @spliced_piece
 def screened_log_joint(coefficients, work, n_rows):
-    """Θ Φ for the packed components, into work.log_joint, whose elements are 0."""
+    """Add Θ Φ for the packed components to work.log_joint, whose elements are 0."""
     n = whole_panels(n_rows)
     theta, log_joint, sure = coefficients.theta, work.log_joint, work.largest
     n_packed, n_map = theta.shape
@@ -93,7 +93,7 @@ def screened_log_joint(coefficients, work, n_rows):
         bound = SINGLE_OVER_DOUBLE * work.bounds[k]
         for r in range(n):
             sure[r] = max(sure[r], log_joint[k, r] - bound)
-    # What is behind the last row matters to no component.
+    # No component has a share in the entries after the last row.
     fill(sure[n_rows:n], np.inf)
     n_dense = 0
     for first in range(0, n_packed, FORMS):
@@ -115,7 +115,7 @@ def screened_log_joint(coefficients, work, n_rows):
 def _list_candidates(coefficients, first, last, n_rows, work):
     """List, in work.some_rows, the rows for which components need more digits.
 
-    Returns False if a component needs them for many rows.
+    Return False if a component needs them for many rows.
     """
     n, n_single, n_screened = whole_panels(n_rows), 0, 0
     for k in range(first, last):
@@ -139,9 +139,9 @@ def _list_candidates(coefficients, first, last, n_rows, work):
 
 @piece
 def find_rows(values, threshold, n, rows):
-    """Rows of a block whose value lies above a threshold, into rows.
+    """List the rows of a block whose value lies above a threshold.
 
-    Returns their number, or one more than there is room for.
+    Return their number, or one more than the list has room for.
     """
     count = 0
     for first in range(0, n, STRIP):
@@ -160,7 +160,7 @@ def find_rows(values, threshold, n, rows):
 
 @spliced_piece
 def _evaluate_some(coefficients, features, k, rows, work):
-    """Log-joint densities of component k in some rows, in float64."""
+    """Evaluate log-joint densities of component k in some rows, in float64."""
     if rows.size == 0:
         return
     tile = form_rows(work.z)
@@ -178,7 +178,7 @@ def _evaluate_some(coefficients, features, k, rows, work):
 
 @piece
 def gather(values, rows, n, out):
-    """Some rows of all lines of values into out, and the first of them again up to n."""
+    """Copy some rows of all lines of values into out, and repeat the first of them up to n."""
     for e in range(values.shape[0]):
         for i in range(rows.size):
             out[e, i] = values[e, rows[i]]

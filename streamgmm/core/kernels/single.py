@@ -1,4 +1,4 @@
-"""The E-step in float32, for blocks of rows that can bear it; others take the usual way.
+"""The E-step in float32, for blocks of rows where its error is small enough.
 
 Densities, responsibilities and their sums over some hundreds of rows are float32, at twice the
 elements in a register; sums of more rows, and the log-likelihood, are float64.
@@ -46,7 +46,7 @@ def _single(n_components):
 
 @piece
 def _suits(coefficients, work):
-    """Whether float32 will do for a block that is loaded, and saves time."""
+    """Return whether float32 is accurate enough for a loaded block, and saves time."""
     n_packed, n_features = coefficients.theta.shape
     all_packed = n_packed == coefficients.means.shape[0] and coefficients.has_own_basis
     has_single = coefficients.theta_single.shape[0] == n_packed and n_features < MANY_FEATURES
@@ -55,7 +55,7 @@ def _suits(coefficients, work):
 
 @piece
 def _normalise(single, n):
-    """Log-sum-exp over components, as in :func:`~streamgmm.core.kernels.log_joint.normalise`."""
+    """Compute the log-sum-exp as :func:`~streamgmm.core.kernels.log_joint.normalise` does."""
     largest, total, log_joint = single.largest, single.total, single.log_joint
     for r in range(n):
         largest[r] = log_joint[0, r]
@@ -73,9 +73,9 @@ def _normalise(single, n):
 
 @piece
 def _weigh(weights, work, single, n):
-    """single.log_joint, of densities over the largest, becomes responsibilities times weight.
+    """Replace densities over the largest, in single.log_joint, by responsibilities times weight.
 
-    Returns the sum of weights and of weighted log-densities.
+    Return the sum of weights and of weighted log-densities.
     """
     if weights.size:
         for r in range(n):
@@ -97,7 +97,7 @@ def _weigh(weights, work, single, n):
 def _add_block(weights, coefficients, n_rows, work, single, moments, scatter):
     """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare).
 
-    Returns the sum of weights and of weighted log-densities.
+    Return the sum of weights and of weighted log-densities.
     """
     n, n_components = whole_panels(n_rows), single.log_joint.shape[0]
     n_map = coefficients.theta.shape[1]
@@ -158,9 +158,9 @@ def _add_rows(rows, weights, coefficients, work, single, sums, recent, totals):
 
 @kernel
 def single_statistics(rows, weights, coefficients):
-    """E-step over a chunk in float32, reduced to sufficient statistics.
+    """Run the E-step over a chunk in float32; return sufficient statistics.
 
-    Parameters and returns are the first of those of :func:`~streamgmm.core.kernels.mixture.e_step`.
+    Parameters and returns are the first ones of :func:`~streamgmm.core.kernels.mixture.e_step`.
     """
     n_components = coefficients.means.shape[0]
     n_scatter = coefficients.scatter_features.shape[0]

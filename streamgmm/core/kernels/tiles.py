@@ -18,8 +18,8 @@ from streamgmm.core.kernels.compilation import cgutils, cpu_features
 
 #: Rows of data in a block.
 BLOCK = 1024
-#: Elements from one line to the next. Were it a power of two, all lines would compete for the
-#: same few places of the cache.
+#: Elements from one line to the next. With a power of two, all lines would compete for the same
+#: few sets of the cache.
 STRIDE = BLOCK + 16
 #: Rows of a block are made up to a multiple of this, for Θ Φ ...
 PANEL = 64
@@ -34,14 +34,14 @@ _REGISTERS = 32 if _VECTOR_BITS == 512 or _IS_ARM else 16
 #: Rows that :func:`turn` takes.
 TURNED = _VECTOR_BITS // 64
 
-# Sums fill the registers, but for a few that hold what is added: components by vectors of rows ...
+# Sums fill all but a few registers, which hold the summands: components by vectors of rows ...
 #: Most components in a tile of Θ Φ.
 FORMS = 6
 _ROW_VECTORS = 4 if _REGISTERS == 32 else 2
 # ... and components by features.
 #: (components, features) of the tiles of R Φᵀ.
 MOMENT_TILES = ((8, 3), (4, 5), (2, 8), (1, 8)) if _REGISTERS == 32 else ((4, 3), (2, 4), (1, 8))
-#: Tiles of R Φᵀ are computed whole: tables of features, and sums, are longer than is used by this.
+#: Extra entries of tables of features and of sums: tiles of R Φᵀ are always computed whole.
 SPARE_FEATURES = 8
 
 
@@ -63,30 +63,30 @@ class _Vectors:
         self.type = ir.VectorType(element, self.lanes)
 
     def sums(self, n):
-        """Vector variables that begin at zero."""
+        """Return vector variables that begin at zero."""
         variables = [cgutils.alloca_once(self.builder, self.type) for _ in range(n)]
         for variable in variables:
             self.builder.store(ir.Constant(self.type, None), variable)
         return variables
 
     def load(self, pointer, offset):
-        """The vector that begins at an element of an array."""
+        """Return the vector that begins at an element of an array."""
         start = self.builder.gep(pointer, [offset])
         return self.builder.load(self.builder.bitcast(start, self.type.as_pointer()), align=4)
 
     def repeat(self, scalar):
-        """A vector of equal elements."""
+        """Return a vector of equal elements."""
         nothing = ir.Constant(self.type, ir.Undefined)
         first = self.builder.insert_element(nothing, scalar, ir.Constant(ir.IntType(32), 0))
         return self.shuffle(first, nothing, [0] * self.lanes)
 
     def shuffle(self, a, b, places):
-        """Elements of a, then b, at these places."""
+        """Return the elements of a, followed by b, at these indices."""
         mask = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
         return self.builder.shuffle_vector(a, b, mask)
 
     def accumulate(self, variable, a, b):
-        """Variable += a b, fused where the machine can."""
+        """Add a b to a variable, fused where the processor can."""
         name = f"llvm.fmuladd.v{self.lanes}f{self.bits}"
         signature = ir.FunctionType(self.type, [self.type] * 3)
         fused = cgutils.get_or_insert_function(self.builder.module, signature, name)
@@ -94,7 +94,7 @@ class _Vectors:
         self.builder.store(result, variable)
 
     def totals(self, vectors):
-        """The sum over lanes of each of at most as many vectors as lanes, in one vector.
+        """Return a vector of the sums over lanes of several vectors, at most as many as lanes.
 
         Halves of two vectors are added side by side, then quarters, and so on: each step
         leaves half as many vectors, with partial sums of twice as many.
@@ -104,7 +104,7 @@ class _Vectors:
             half = width // 2
             starts = range(0, self.lanes, width)
             places = [v + s + i for s in starts for v in (0, self.lanes) for i in range(half)]
-            # Vectors far apart meet first; so sums end in the order of the vectors.
+            # Vectors far apart are added first, so the sums end in the order of the vectors.
             middle = len(vectors) // 2
             pairs = zip(vectors[:middle], vectors[middle:], strict=True)
             vectors = [self._add_halves(a, b, places, half) for a, b in pairs]
@@ -135,7 +135,7 @@ def _add(builder, pointer, vector):
 
 
 def _for_size(builder, size, sizes, emit):
-    """Emit code for each of a few sizes, and the choice between them."""
+    """Emit code for each of a few sizes, and code that chooses between them."""
     end = builder.append_basic_block("end")
     unreachable = builder.append_basic_block("other")
     choice = builder.switch(size, unreachable)
@@ -151,7 +151,7 @@ def _for_size(builder, size, sizes, emit):
 
 
 def _coordinates(builder, features, f, z, row):
-    """Pointers to the two coordinates whose product is feature f, from a row of data on."""
+    """Return pointers to the two coordinates whose product is feature f, at a row of data."""
     pointers = []
     for side in range(2):
         place = builder.add(builder.mul(f, _integer(2)), _integer(side))
@@ -163,7 +163,7 @@ def _coordinates(builder, features, f, z, row):
 
 @intrinsic
 def turn(typing_context, rows, first, feature, origin, scale, out, line):
-    """out[line, r] = (rows[r, feature] - origin) scale, for TURNED rows from the first on.
+    """Set out[line, r] = (rows[r, feature] - origin) scale, for TURNED rows from the first on.
 
     Shapes: rows (n, D) float64 or float32 of any layout, out (E, STRIDE) float64. Neighbours in
     a line lie far apart in the rows; loops over either are slower than this by half and more.
@@ -198,7 +198,7 @@ def turn(typing_context, rows, first, feature, origin, scale, out, line):
 
 @intrinsic
 def add_forms(typing_context, theta, features, z, component, size, first, last, row, out):
-    """out[c, r] += Σ_f theta[c, f] z[left_f, r] z[right_f, r] for one tile.
+    """Add Σ_f theta[c, f] z[left_f, r] z[right_f, r] to out[c, r] for one tile.
 
     Shapes: theta (K, F) float64 or float32, features (F, 2) int64, z (E, STRIDE) of theta's type,
     out (K, STRIDE) of that type or float64. The tile: components from ``component`` on, ``size`` of
@@ -247,7 +247,7 @@ def compare_forms(typing_context, values, size, label, row, best, second, labels
 
     Shapes: values (size, STRIDE), best, second and labels (BLOCK,), all of one type. Of each of
     form_rows(values) rows from ``row`` on, best becomes the largest, second the one after it, and
-    labels ``label`` plus the place of the largest. Of equal values the first stays.
+    labels ``label`` plus the index of the largest. Among equal values the first one stays.
     """
     signature = types.void(values, *[types.int64] * 3, best, second, labels)
 
@@ -290,7 +290,7 @@ def compare_forms(typing_context, values, size, label, row, best, second, labels
 
 @intrinsic
 def form_rows(typing_context, z):
-    """Rows of data in a tile of :func:`add_forms`, for z of this type."""
+    """Return the number of rows of data in a tile of :func:`add_forms`, for z of this type."""
 
     def generate(context, builder, signature, arguments):
         vectors = _Vectors(builder, _element(signature.args[0]))
@@ -303,7 +303,7 @@ def form_rows(typing_context, z):
 def add_moments(
     typing_context, weights, features, z, component, size, first, row, last_row, out, line
 ):
-    """out[line + c, f] += Σ_r weights[component + c, r] z[left_f, r] z[right_f, r] for one tile.
+    """Add Σ_r weights[component + c, r] z[left_f, r] z[right_f, r] to out[line + c, f].
 
     Shapes: weights (K, STRIDE) float64 or float32, features (F + SPARE_FEATURES, 2) int64, z
     (E, STRIDE) of the weights' type, out (lines, F + SPARE_FEATURES) float64. The tile: one of

@@ -9,21 +9,21 @@ from scipy.optimize import linear_sum_assignment
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array, blocks
 
-# What nothing can cost: some pairs are too far apart for their distance to be squared.
+# Cost of pairs that are too far apart for their distance to be squared.
 _MOST = 1e9
 
 
 def aligned(parameters: Parameters, reference: Parameters) -> Parameters:
     """Return a mixture with its components in the order of those of another one.
 
-    Components are paired so that merging the two of each pair would cost least in all. The cost
-    grows as the logarithm of a distance, so that a component which is where it was keeps its
-    partner, however far another has moved.
+    Components are paired such that the sum of the costs of merging each pair is least. The cost
+    grows as the logarithm of a distance. A component that did not move therefore keeps its partner,
+    even if another component moved far.
 
     Parameters
     ----------
     parameters, reference : Parameters
-        Of the same size and covariance type.
+        Mixtures of the same size and covariance type.
 
     References
     ----------
@@ -35,7 +35,7 @@ def aligned(parameters: Parameters, reference: Parameters) -> Parameters:
 
 
 def by_first_rows(parameters: Parameters, labels: NDArray[np.int64]) -> Parameters:
-    """Return a mixture with its components in the order in which rows show them.
+    """Return a mixture with its components in the order of their first rows.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def merging_costs(first: Parameters, second: Parameters) -> Array:
     k, d = first.means.shape
     structure = first.structure
     inverse, factors = first.stacked(first.inverse_factors), second.stacked(second.factors)
-    # What all components share is there once.
+    # Arrays that all components share have one entry.
     inverse = np.broadcast_to(inverse, (k, *inverse.shape[1:]))
     factors = np.broadcast_to(factors, (k, *factors.shape[1:]))
     sizes = structure.log_determinants(factors)

@@ -1,4 +1,4 @@
-"""Mixtures of some features alone: whatever the others are, or given what they are."""
+"""Mixtures of some features: marginal over the other features, or conditional on them."""
 
 import math
 
@@ -22,7 +22,7 @@ def marginal(parameters: Parameters, features: NDArray[np.intp]) -> Parameters:
     Returns
     -------
     mixture : Parameters
-        Of d features.
+        The mixture of these d features.
 
     References
     ----------
@@ -37,7 +37,7 @@ def marginal(parameters: Parameters, features: NDArray[np.intp]) -> Parameters:
 
 
 def conditional(parameters: Parameters, given: NDArray[np.intp], values: Array) -> Parameters:
-    """Return the distribution of the other features, in their order, where some have known values.
+    """Return the distribution of the other features, in their order, given known values.
 
     Parameters
     ----------
@@ -48,7 +48,8 @@ def conditional(parameters: Parameters, given: NDArray[np.intp], values: Array) 
     Returns
     -------
     mixture : Parameters
-        Of D - g features; a component's weight is its responsibility for the values.
+        The mixture of D - g features. The weight of a component is its responsibility for the
+        values.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Mixtures that were fitted to different rows as one mixture of all of them.
+"""Merge mixtures that were fitted to different rows into one mixture of all rows.
 
-Statistics of disjoint rows add, once it is known which components are the same. All components of
-all mixtures, each weighed by its rows, are a mixture too: the pool. Merging those that cost least
-joins components that are the same, and leaves alone what one of the mixtures alone has seen.
+Statistics of disjoint rows add, once equal components are matched. All components of all mixtures,
+each weighted by its rows, form a mixture too: the pool. Merging the pairs of least cost joins equal
+components, and keeps components that only one of the mixtures has.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
 from streamgmm.core.whitening import carried
 
-# Rows of the pool that say what merging costs.
+# Rows drawn from the pool to measure the cost of merging.
 _DRAWN_ROWS = 1 << 13
 # A mixture that is merged with others, in a message.
 _PART = "a mixture"
@@ -34,12 +34,12 @@ def merge_mixtures(
 ) -> FittedModel:
     """Merge mixtures of the same features and covariance type into one.
 
-    Their order does not matter, but for rounding.
+    The order of the mixtures changes the result by rounding only.
 
     Parameters
     ----------
     parts : sequence of FittedModel
-        Each with statistics.
+        Mixtures with statistics.
     n_components : int
         At least 1, and no more than the mixtures have in all.
     objective : Objective
@@ -67,10 +67,10 @@ def merge_mixtures(
 
 
 def merging_loss(parts: Sequence[FittedModel], merged: Parameters) -> float:
-    """What the pool of some mixtures explains its rows better than another mixture, nats per row.
+    """Return the log-likelihood that merging loses on rows of the pool, in nats per row.
 
-    An estimate of the Kullback-Leibler divergence, from rows that are drawn from the pool: always
-    the same ones.
+    This estimates the Kullback-Leibler divergence from the pool to the merged mixture. The rows are
+    drawn from the pool with a fixed seed.
     """
     pool = pooled(parts)
     rows, _ = draw(pool, _DRAWN_ROWS, np.random.RandomState(0))
@@ -107,7 +107,7 @@ def pooled(parts: Sequence[FittedModel]) -> Parameters:
 def _grouped(
     part: FittedModel, groups: NDArray[np.intp], frame: Frame, n_components: int
 ) -> Statistics:
-    """Return statistics of the components that those of a part have become, in a frame of these."""
+    """Return statistics of a part, summed by group of components, in the frame of the groups."""
     statistics = part.require_statistics(_PART)
     own = carried(statistics, part.parameters, frame.gathered(groups))
     moments = np.zeros((n_components, own.moments.shape[1]))

@@ -1,4 +1,4 @@
-"""Components that are merged into one: mixture reduction."""
+"""Mixture reduction: merge components of a mixture."""
 
 from dataclasses import replace
 
@@ -15,9 +15,9 @@ _NEIGHBOURS = 32
 
 
 def merging_bounds(parameters: Parameters) -> Array:
-    """Bound (K, K) on what merging two components costs, in nats per row; inf on the diagonal.
+    """Bound (K, K) the cost of merging two components, in nats per row; inf on the diagonal.
 
-    ½ ((π_i + π_j) ln|Σ_ij| - π_i ln|Σ_i| - π_j ln|Σ_j|) with Σ_ij the covariance of both together:
+    ½ ((π_i + π_j) ln|Σ_ij| - π_i ln|Σ_i| - π_j ln|Σ_j|) with Σ_ij the covariance of both together
     bounds the Kullback-Leibler divergence from the mixture to the one with the two merged.
 
     References
@@ -27,7 +27,7 @@ def merging_bounds(parameters: Parameters) -> Array:
     k = parameters.n_components
     bounds = np.full((k, k), np.inf)
     for i in range(k - 1):
-        # One with all later ones at a time: covariances of all pairs may be too many for memory.
+        # One component with all later ones: covariances of all pairs may not fit in memory.
         others = np.arange(i + 1, k)
         own = np.full_like(others, i)
         bounds[i, others] = bounds[others, i] = _bounds_of(parameters, own, others)
@@ -35,7 +35,7 @@ def merging_bounds(parameters: Parameters) -> Array:
 
 
 def merging_partners(parameters: Parameters) -> NDArray[np.intp]:
-    """Return by component the one that it is merged with at the least bound, (K,).
+    """Return the partner of each component for which the bound is least, (K,).
 
     If there are many components, the partner is among those whose means are nearest, in units of
     the covariance that components have on average. A single component is its own partner.
@@ -64,7 +64,7 @@ def merging_partners(parameters: Parameters) -> NDArray[np.intp]:
 
 
 def _bounds_of(parameters: Parameters, first: NDArray[np.intp], second: NDArray[np.intp]) -> Array:
-    """Return what merging the components of each pair costs at most, (n,)."""
+    """Return bounds on the cost of merging the components of each pair, (n,)."""
     return parameters.structure.merging_costs(
         parameters, first, second, lambda one, other: merged_pairs(parameters, one, other)
     )
@@ -73,7 +73,7 @@ def _bounds_of(parameters: Parameters, first: NDArray[np.intp], second: NDArray[
 def merged_pairs(
     parameters: Parameters, first: NDArray[np.intp], second: NDArray[np.intp]
 ) -> Parameters:
-    """A mixture of pairs of components, each as one Gaussian with the mean and covariance of both.
+    """Return a mixture of pairs, each as one Gaussian with the mean and covariance of both.
 
     Weights are those of the pairs among all pairs: (π_i + π_j) over their sum. A covariance that
     all components share stays as it is.
@@ -100,7 +100,7 @@ def merged_pairs(
 def reduce_components(
     parameters: Parameters, n_components: int
 ) -> tuple[Parameters, NDArray[np.intp]]:
-    """Merge the two components whose merging costs least, until so many are left.
+    """Merge the pair of components of least cost until ``n_components`` are left.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def reduce_components(
         Each component has the mean and covariance of a group of components; a covariance that all
         share stays as it is.
     groups : ndarray of shape (K,), int
-        By component the one that it has become part of.
+        Index of the group of each component.
 
     References
     ----------
@@ -136,7 +136,7 @@ def reduce_components(
 
 
 def _with_merged(parameters: Parameters, i: int, j: int) -> Parameters:
-    """With a component i that is i and j, and without j."""
+    """Return the mixture after component j is merged into component i."""
     both = merged_pairs(parameters, np.array([i]), np.array([j]))
 
     structure = parameters.structure

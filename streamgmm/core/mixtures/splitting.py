@@ -6,7 +6,7 @@ from streamgmm.core.parameters import Parameters
 
 
 def split_component(parameters: Parameters, k: int, apart: float = 0.5) -> Parameters:
-    """Return a mixture with one component more: a component is replaced by two halves.
+    """Return a mixture in which two halves replace a component.
 
     The halves have half the weight and the covariance of the component. Their means lie apart along
     its direction of largest variance.
@@ -17,8 +17,8 @@ def split_component(parameters: Parameters, k: int, apart: float = 0.5) -> Param
     k : int
         Number of the component.
     apart : float
-        Distance of the two means from the old one, in standard deviations. The smaller it is, the
-        closer is the density to the old one.
+        Distance of the two means from the old one, in standard deviations. A smaller
+        distance keeps the density closer to the old one.
     """
     structure, d = parameters.structure, parameters.n_features
     stacked = parameters.stacked(parameters.factors)

@@ -1,9 +1,9 @@
 """Covariance structures: one file for each, with everything that is special about it.
 
-``structure`` says what a structure is, :data:`STRUCTURES` holds those that are known, and
+``structure`` defines the interface, :data:`STRUCTURES` holds the registered structures, and
 :func:`register` adds one, or refuses it if an operation is missing. ``matrix_structure``,
-``scale_structure``, ``own_covariances`` and ``shared_covariance`` hold what several structures
-have in common, ``covariance_update`` the M-step of covariances.
+``scale_structure``, ``own_covariances`` and ``shared_covariance`` hold the code that several
+structures share, ``covariance_update`` the M-step of covariances.
 """
 
 from streamgmm.core.structures.matrices import (

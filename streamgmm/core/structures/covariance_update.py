@@ -1,4 +1,4 @@
-"""How covariances follow from central moments, and what is done where they are singular."""
+"""Compute covariances from central moments, and widen those that are singular."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ from streamgmm.core.structures.matrices import (
     triangular,
 )
 
-# Rounding leaves about this much of a second moment when the variance that is taken from it is 0.
+# Relative rounding error of a variance that is computed as a difference of second moments.
 _ROUNDING = 1e-13
-# What a collapsed covariance is widened by, in variances of all the data: the first that makes it
-# positive definite.
+# A collapsed covariance is widened by the first of these that makes it positive definite, in units
+# of the variances of all the data.
 _FLOORS = (1e-12, 1e-8, 1e-4, 1.0)
-# Roundings of the data that such a covariance spans at least.
+# Least standard deviation of such a covariance, in roundings of the data.
 _VISIBLE = 16.0
-# Part of a diagonal element that is left in a Cholesky factorisation, below which rounding of the
-# elements, about 1e-16 of them, is more than 1e-12 of a covariance.
+# Least pivot of a Cholesky factorisation, as a part of the diagonal element. Below it the rounding
+# of elements, about 1e-16, is more than 1e-12 of a covariance.
 _LEAST_PIVOT = 1e-4
 
 
 @dataclass(frozen=True)
 class CovarianceUpdate:
-    """How the covariances of some components follow from their central moments.
+    """The computation of the covariances of some components from their central moments.
 
     Attributes
     ----------
@@ -47,8 +47,8 @@ class CovarianceUpdate:
     ) -> list[int]:
         """Write stored covariances and factors; return the components that had to be widened.
 
-        A component's own width is no measure of what is narrow, nor are those of others if they
-        collapse one after the other. The measure is the spread of all the data, variances (D,).
+        The floor is relative to the spread of all the data, variances (D,). Widths of components
+        are not used, because other components may collapse too.
         """
         resolution = resolution[self.components]
         n, size = self.components.size, _rows_of_block(covariances)
@@ -71,7 +71,7 @@ class CovarianceUpdate:
         covariances: Array,
         factors: Array,
     ) -> None:
-        """Write the components of some blocks, unless they are narrower than the data can be."""
+        """Write components of some blocks; raise if one is narrower than the data's rounding."""
         for route in self.routes:
             try:
                 for start in starts:
@@ -109,7 +109,7 @@ class CovarianceUpdate:
 
 
 def _rows_of_block(covariances: Array) -> int:
-    """Return how many components are updated at once."""
+    """Return the number of components that are updated at once."""
     return max(1, BLOCK_BYTES // covariances[:1].nbytes)
 
 
@@ -140,7 +140,7 @@ def whitened(
 
     T and B have shape (k, D, D); ``factor`` is :func:`whitened_factor` or :func:`spectral_factor`.
     """
-    # Each coordinate may be of several columns.
+    # A coordinate may combine several columns.
     _require_spread(diagonals(raw), diagonals(central), ridge.min())
     factors = factor(central, bases, ridge)
     if not np.all(diagonals(factors) > 0.0):
@@ -152,8 +152,8 @@ def whitened(
 def whitened_factor(central: Array, bases: Array, ridge: Array) -> Array:
     """Return the factors of B T Bᵀ + diag(ridge), of whitened moments T.
 
-    It is B C with the factor C of T + W Wᵀ, W = B⁻¹ diag(√ridge), where T may be singular. Where
-    rounding of that sum would show in C, it is the factor of (B root(T), diag(√ridge)).
+    The factor is B C with the factor C of T + W Wᵀ, W = B⁻¹ diag(√ridge), where T may be singular.
+    If rounding of this sum matters in C, it is the factor of (B root(T), diag(√ridge)) instead.
     """
     roots = _roots_of_sum(central, bases, ridge)
     if roots is None:
@@ -162,7 +162,7 @@ def whitened_factor(central: Array, bases: Array, ridge: Array) -> Array:
 
 
 def _roots_of_sum(central: Array, bases: Array, ridge: Array) -> Array | None:
-    """Return the factors of T + W Wᵀ, or None if rounding shows in one of them."""
+    """Return the factors of T + W Wᵀ, or None if rounding matters in one of them."""
     with np.errstate(over="ignore", invalid="ignore"):
         added = inverse_triangular(bases) * np.sqrt(ridge)
         sums = central + added @ np.swapaxes(added, 1, 2)
@@ -201,6 +201,6 @@ def spectral_roots(matrices: Array) -> Array:
 
 
 def _require_spread(raw: Array, central: Array, ridge: Array | float) -> None:
-    """Refuse variances that are nothing but rounding, where no ridge stands in for them."""
+    """Refuse variances that are only rounding, if the ridge is 0."""
     if np.any((central <= _ROUNDING * raw) & (np.asarray(ridge) == 0.0)):
         raise np.linalg.LinAlgError("a variance is 0 to rounding")

@@ -134,7 +134,7 @@ class Full(OwnCovariances, MatrixStructure):
         packed, centred = alive[~is_centred], alive[is_centred]
 
         def moments(components: Components) -> tuple[Array, Array]:
-            """Second moments of a row of each component, about the origin and about the mean."""
+            """Return mean second moments of each component's rows, about origin and mean."""
             raw = symmetric(statistics.moments[components, 1 + d :], d)
             raw /= statistics.counts[components, np.newaxis, np.newaxis]
             return raw, raw - outer(offsets[components]) + outer(shifts[components])
@@ -156,7 +156,7 @@ class Full(OwnCovariances, MatrixStructure):
                 bases = frame.factors[np.searchsorted(frame.centred, components)]
             return whitened(raw, central, bases, ridge, factor)
 
-        # Where rounding has made T indefinite by more than the ridge, roots of T do without that
+        # If rounding has made T indefinite by more than the ridge, roots of T omit the negative
         # part.
         of_packed, of_centred = (
             [

@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 #: Size of the blocks in which operations on all matrices of a mixture are done, so that their
 #: temporary arrays do not grow with the number of components.
 BLOCK_BYTES = 1 << 21
-# Columns from which a call for each matrix costs less than a factorisation of all of them.
+# Columns from which one call per matrix costs less than one factorisation of the whole stack.
 _WIDE = 32
 
 
@@ -57,8 +57,8 @@ def outer(vectors: Array) -> Array:
 def triangular(roots: Array) -> Array:
     """Return factors L (k, D, D), L Lᵀ = Rᵀ R, of roots R (k, n, D).
 
-    They are positive where R has full rank. They are found without the products, in which small
-    standard deviations would drown.
+    The diagonals are positive if R has full rank. The products are not formed, because they lose
+    small standard deviations.
     """
     factors = np.swapaxes(np.linalg.qr(roots, mode="r"), 1, 2)
     signs = np.sign(np.diagonal(factors, axis1=1, axis2=2))
@@ -122,7 +122,7 @@ def _substituted(factors: Array, values: Array) -> Array:
 def relative_ridge(ridge: float | Array) -> tuple[float, float | Array]:
     """Return the largest entry of a ridge, and the entries relative to it.
 
-    Where all entries are equal the second is exactly 1.
+    If all entries are equal, the second result is exactly 1.
     """
     largest = float(np.max(ridge))
     return largest, ridge / largest if largest > 0.0 else 1.0

@@ -1,4 +1,4 @@
-"""What structures share whose factors are lower triangular matrices."""
+"""The operations of structures whose factors are lower triangular matrices."""
 
 from collections.abc import Sequence
 
@@ -148,8 +148,8 @@ def quadratic_along(features: Single, linear: Single, upper: Single) -> Single:
     """Return the products of 1, y and the triangle of yyᵀ - I with coordinates, (n,)."""
     residuals = features[:, 1:]
     form = _matrix(upper, residuals.shape[1])
-    # OpenBLAS 0.3.31 with AVX-512 multiplies what is left on the stack too if there are five
-    # columns: products are right, but what was left may be a signalling NaN.
+    # With five columns, OpenBLAS 0.3.31 with AVX-512 also multiplies unused values on the stack.
+    # The products are right, but such a value may be a signalling NaN.
     with np.errstate(invalid="ignore"):
         found: Single = features @ linear
     found += np.einsum("ni,ni->n", residuals @ form, residuals) - np.trace(form)
@@ -169,7 +169,7 @@ def quadratic_sums(features: Single, parts: Single) -> tuple[Single, Single]:
 
 
 def _matrix(upper: Single, n_features: int) -> Single:
-    """Return the matrix A of which yᵀ A y - tr A is the product of yyᵀ - I with coordinates."""
+    """Return the matrix A such that yᵀ A y - tr A is the product of yyᵀ - I with coordinates."""
     rows, columns = upper_triangle(n_features)
     matrix = np.empty((n_features, n_features), dtype=np.float32)
     matrix[rows, columns] = matrix[columns, rows] = upper * np.where(
@@ -179,7 +179,7 @@ def _matrix(upper: Single, n_features: int) -> Single:
 
 
 def about(counts: Array, a: Array, moved: Array) -> Array:
-    """Return N a aᵀ + a bᵀ + b aᵀ (k, D, D) for the sums b of what is added to a."""
+    """Return N a aᵀ + a bᵀ + b aᵀ (k, D, D) for the sums b of deviations from a."""
     half = 0.5 * counts * a + moved
     product = a[:, :, np.newaxis] * half[:, np.newaxis, :]
     return product + np.swapaxes(product, 1, 2)

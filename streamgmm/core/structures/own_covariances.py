@@ -1,4 +1,4 @@
-"""What structures share in which each component has a covariance of its own."""
+"""The operations of structures in which each component has its own covariance."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING

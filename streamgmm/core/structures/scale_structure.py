@@ -1,4 +1,4 @@
-"""What structures share whose factors are standard deviations of the features."""
+"""The operations of structures whose factors are standard deviations of the features."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -159,8 +159,8 @@ class ScaleStructure(CovarianceStructure):
         return found
 
     def along(self, features: Single, own: Single, shared: Single, root: np.float32) -> Single:
-        # OpenBLAS 0.3.31 with AVX-512 multiplies what is left on the stack too if there are five
-        # columns: products are right, but what was left may be a signalling NaN.
+        # With five columns, OpenBLAS 0.3.31 with AVX-512 also multiplies unused stack values. The
+        # products are right, but such a value may be a signalling NaN.
         with np.errstate(invalid="ignore"):
             found: Single = features @ np.concatenate([own, shared * root])
         return found
@@ -180,7 +180,7 @@ class ScaleStructure(CovarianceStructure):
 
 
 def own_scales(frame: "Frame", n_components: int) -> Array:
-    """Return the scales (K, D) of a frame's coordinates, component by component."""
+    """Return the scales (K, D) of the coordinates of a frame for each component."""
     scales = np.repeat(frame.scale[np.newaxis], n_components, axis=0)
     scales[frame.centred] = frame.factors
     return scales

@@ -1,4 +1,4 @@
-"""What structures share in which all components have the same covariance."""
+"""The operations of structures in which all components have the same covariance."""
 
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class SharedCovariance(CovarianceStructure):
-    """One covariance and one factor; components have means alone."""
+    """One covariance and one factor for all components."""
 
     def taken(self, stored: Array, components: Components) -> Array:
         return stored
@@ -47,7 +47,7 @@ class SharedCovariance(CovarianceStructure):
     def merging_costs(
         self, parameters: "Parameters", first: Components, second: Components, merged: MergePairs
     ) -> Array:
-        # The covariance that all share would be widened: ½ π_i π_j / (π_i + π_j) d² to first order.
+        # Merging widens the shared covariance: ½ π_i π_j / (π_i + π_j) d² to first order.
         weights = parameters.weights
         both = weights[first] + weights[second]
         apart = parameters.means[first] - parameters.means[second]
@@ -85,5 +85,5 @@ class PooledScales(SharedCovariance, ScaleStructure):
     def from_coordinates(
         self, own: Array, shared: Array, weights: Array, n_features: int
     ) -> tuple[Array, Array]:
-        # Sums alone count, so that any division among the components will do.
+        # Only the sums matter, so any division among the components is right.
         return np.hstack([own, weights[:, np.newaxis] * shared]), np.empty((0, 0))

@@ -1,6 +1,6 @@
-"""What a covariance structure is: everything that distinguishes one kind of covariance from others.
+"""The interface of covariance structures: all operations that depend on the kind of covariance.
 
-Code outside of this package and of the kernels asks the object and never branches on its name.
+Code outside this package and the kernels calls the object, and never branches on its name.
 """
 
 from abc import ABC, abstractmethod
@@ -32,7 +32,7 @@ class CoefficientForm:
     Attributes
     ----------
     theta : ndarray of shape (k, F)
-        By component the coefficients of its features.
+        Coefficients of the features, for each component.
     whitener : ndarray of shape (D, D), or (0, 0)
         Matrix that whitens all rows before their features are taken.
     """
@@ -86,11 +86,11 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def taken(self, stored: Array, components: Components) -> Array:
-        """Return the covariances or factors of some components, or what they share."""
+        """Return the covariances or factors of some components, or the shared ones."""
 
     @abstractmethod
     def replaced(self, stored: Array, components: Components, values: Array) -> Array:
-        """Return a copy with the values of some components, or what is shared, unchanged.
+        """Return a copy with new values of some components; shared values do not change.
 
         Parameters
         ----------
@@ -102,7 +102,7 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def without(self, stored: Array, component: int) -> Array:
-        """Return the values without those of one component; what is shared, unchanged."""
+        """Return the values without those of one component; shared values do not change."""
 
     def for_sklearn(self, stored: Array, n_components: int) -> Array:
         """Return stored covariances, factors or precisions as ``sklearn_type`` stores them."""
@@ -120,13 +120,13 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def repeated(self, stored: Array, n_components: int) -> Array:
-        """Return the values as ``pooled_type`` stores them, for so many components."""
+        """Return the values as ``pooled_type`` stores them, for this number of components."""
 
     @abstractmethod
     def pooled(self, parameters: "Parameters") -> tuple[Array, Array]:
         """Return stored covariances and factors from a mixture of ``pooled_type``.
 
-        A covariance that components share is their mean.
+        A shared covariance is the mean of the covariances.
         """
 
     # Algebra
@@ -177,7 +177,7 @@ class CovarianceStructure(ABC):
     def symmetrized(self, values: Array, tolerance: float) -> Array | None:
         """Return stored values without the asymmetry that rounding leaves.
 
-        None if values differ by more than the tolerance, a part of their diagonals.
+        Return None if the asymmetry exceeds the tolerance, as a part of the diagonals.
         """
 
     @abstractmethod
@@ -246,16 +246,16 @@ class CovarianceStructure(ABC):
         n_given : int
             g, the number of features whose values are known.
         deviations : ndarray of shape (K, g)
-            Of these values from the means.
+            Deviations of these values from the means.
 
         Returns
         -------
         own : ndarray
             Stacked factors of these features.
         whitened : ndarray of shape (K, g)
-            Deviations in units of them.
+            Deviations in units of these factors.
         shifts : ndarray of shape (K, D - g)
-            Of the means of the other features.
+            Shifts of the means of the other features.
         rest : ndarray
             Stacked factors of the other features.
         """
@@ -306,7 +306,7 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def frame_factor_shape(self, n_centred: int, n_features: int) -> tuple[int, ...]:
-        """Return the shape of the bases of a frame with so many centred components."""
+        """Return the shape of the bases of a frame with this number of centred components."""
 
     def frame_factors(self, stacked_factors: Array, centred: Components) -> Array:
         """Return the bases of a frame from stacked factors."""
@@ -354,7 +354,7 @@ class CovarianceStructure(ABC):
         stacked_inverse : ndarray
             W of all components, in data units.
         components : ndarray of shape (k,), int
-            Those that are evaluated.
+            Components that are evaluated.
         scale : ndarray of shape (D,)
             Units of z.
         centres : ndarray of shape (k, D)
@@ -372,7 +372,7 @@ class CovarianceStructure(ABC):
         """
 
     def is_own_basis(self, bases: Array, factors: Array) -> bool:
-        """Return whether rows that kernels whiten are in the coordinates of the frame, too."""
+        """Return whether rows that kernels whiten are also in the coordinates of the frame."""
         return True
 
     # M-step
@@ -381,7 +381,7 @@ class CovarianceStructure(ABC):
     def updates(
         self, statistics: "Statistics", alive: Components, offsets: Array, shifts: Array
     ) -> "list[CovarianceUpdate]":
-        """Return how covariances follow from statistics.
+        """Return the computations of covariances from statistics.
 
         Parameters
         ----------
@@ -391,19 +391,19 @@ class CovarianceStructure(ABC):
         offsets : ndarray of shape (K, D)
             Means of the rows in the coordinates of the frame.
         shifts : ndarray of shape (K, D)
-            From the means that covariances are taken about to those of the rows.
+            Differences of the rows' means from the means about which covariances are taken.
         """
 
     @abstractmethod
     def update_views(self, covariances: Array, factors: Array) -> tuple[Array, Array]:
-        """Return views of stored arrays with a first axis that updates index."""
+        """Return views of stored arrays whose first axis is the one that updates index."""
 
     @abstractmethod
     def updated_components(self, updated: list[int], alive: Components) -> list[int]:
-        """Return the components whose covariances are those that an update has numbered."""
+        """Return the components whose covariances have the indices of an update."""
 
     def resolution(self, rounding: Array) -> Array:
-        """Return what widths are compared with, from the rounding of the data (K, D)."""
+        """Return the least widths that are allowed, from the rounding of the data (K, D)."""
         return rounding
 
     def joint_variances(self, variances: Array) -> Array:
@@ -456,12 +456,12 @@ class CovarianceStructure(ABC):
     def as_moments(self, stacked: Array, n_components: int) -> tuple[Array, Array]:
         """Return second moments (K, M - 1 - D) and scatter of stacked sums of yyᵀ.
 
-        Where there is one matrix for each component and they share the scatter, it is their sum.
+        If components share the scatter, it is the sum of the matrices of all components.
         """
 
     @abstractmethod
     def unit_moments(self, n_features: int) -> tuple[Array, Array]:
-        """Return second moments of one row of y, (M - 1 - D,), and its scatter, as expected."""
+        """Return expected second moments of one row of y, (M - 1 - D,), and its scatter."""
 
     # Gradient and information
 
@@ -471,9 +471,9 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def tangent_scales(self, n_features: int) -> tuple[Array, Array]:
-        """Return what turns second moments into coordinates of unit information.
+        """Return factors that turn second moments into coordinates of unit information.
 
-        The first are those of a component's own coordinates, the second those of shared ones.
+        The first factors are for own coordinates of a component, the second for shared ones.
         """
 
     @abstractmethod
@@ -498,7 +498,7 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def row_features(self, residuals: Single) -> Single:
-        """Return 1, y and what else of whitened residuals y (n, D) is linear in coordinates."""
+        """Return 1, y and further features of whitened residuals y (n, D) for :meth:`along`."""
 
     @abstractmethod
     def along(self, features: Single, own: Single, shared: Single, root: np.float32) -> Single:
@@ -507,7 +507,7 @@ class CovarianceStructure(ABC):
         Parameters
         ----------
         features : ndarray of shape (n, m)
-            As :meth:`row_features` gives them.
+            Result of :meth:`row_features`.
         own, shared : ndarray
             Coordinates of the vector: the component's and the shared ones.
         root : float
@@ -520,7 +520,7 @@ class CovarianceStructure(ABC):
     ) -> tuple[Single, Single]:
         """Return sums of rows' gradients for one component: ``n_own`` coordinates, and shared ones.
 
-        The adjoint of :meth:`along`. Parts (n,) are the weights of the rows.
+        This is the adjoint of :meth:`along`. Parts (n,) are the weights of the rows.
         """
 
     # Reduction
@@ -533,7 +533,7 @@ class CovarianceStructure(ABC):
         second: Components,
         merged: "MergePairs",
     ) -> Array:
-        """Return what merging the components of each pair costs at most, (n,).
+        """Return bounds on the cost of merging the components of each pair, (n,).
 
         Parameters
         ----------
@@ -558,7 +558,7 @@ class CovarianceStructure(ABC):
         ----------
         parameters : Parameters
         share : ndarray of shape (n, 1)
-            Part of the first in the weight of the pair.
+            Share of the first component in the weight of the pair.
         apart : ndarray of shape (n, D)
             Distance of the means, times the root of the product of both parts.
         first, second : ndarray of shape (n,), int
@@ -601,7 +601,7 @@ class CovarianceStructure(ABC):
         """Return stored covariances with values (D,) added to their diagonals."""
 
     def with_rounding(self, covariances: Array, part: float) -> Array:
-        """Return covariances wide enough to factor, by a part of their diagonals."""
+        """Return covariances with a part of their diagonals added, so that they can be factored."""
         return covariances
 
     # Condition
@@ -611,11 +611,11 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def block_values(self, n_components: int, n_features: int) -> int:
-        """Return the values of the matrices that an operation on all covariances takes at once.
+        """Return the number of matrix entries that an operation on covariances holds at once.
 
-        0 if there are no matrices.
+        The number is 0 if there are no matrices.
         """
 
     @abstractmethod
     def n_mean_arrays(self) -> int:
-        """Return how many arrays of all factors :meth:`mean_factor` takes."""
+        """Return the number of arrays of all factors that :meth:`mean_factor` allocates."""

@@ -90,7 +90,7 @@ class Tied(SharedCovariance, MatrixStructure):
     def frame_origin(
         self, parameters: "Parameters", median: Callable[[Array, Array], Array]
     ) -> Array:
-        # In whitened coordinates, so that it lies on a ridge that all components share.
+        # The median in whitened coordinates follows a narrow direction that all components share.
         whitened_means = parameters.means @ parameters.inverse_factors.T
         origin: Array = parameters.factors @ median(whitened_means, parameters.weights)
         return origin

@@ -1,7 +1,7 @@
-"""A cluster computes a graph of tasks: what is done comes as it is, what is lost is named.
+"""Compute a graph of tasks on a cluster, and explain the failures of the cluster.
 
-Dask computes again what dies with a worker. It says little of a cluster that is lost as a whole,
-and waits for workers for ever.
+Dask recomputes tasks whose worker died. If the whole cluster is lost, Dask reports little, and it
+waits for workers without end; this module raises clear errors instead.
 """
 
 import sys
@@ -23,16 +23,16 @@ from streamgmm.executors.cluster.tasks import Graph, Key, given
 from streamgmm.executors.cluster.worker_memory import WorkerMemory
 from streamgmm.protocols import Source
 
-# How often a task is tried again that failed by an error.
+# Number of retries of a task that failed with an error.
 _RETRIES = 2
-# How long to wait for a worker when there is none.
+# Time to wait for a worker when there is none.
 _PATIENCE = "5 minutes"
-# Between two looks at a cluster that says nothing.
+# Time between two checks of a cluster that sends no results.
 _SECONDS_BETWEEN_LOOKS = 5.0
 
 
 class Cluster:
-    """What computes graphs of tasks.
+    """A cluster that computes graphs of tasks.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ class Cluster:
 
     Notes
     -----
-    When there is no worker it waits for one, as long as Dask's own setting
-    ``distributed.scheduler.no-workers-timeout`` says, or for five minutes.
+    If there is no worker, the cluster waits for one. Dask's own setting
+    ``distributed.scheduler.no-workers-timeout`` limits the wait; the default is five minutes.
     """
 
     def __init__(self, client: Any) -> None:
@@ -52,16 +52,16 @@ class Cluster:
 
     @property
     def memory(self) -> WorkerMemory:
-        """What its workers may hold."""
+        """Memory budgets of its workers."""
         return WorkerMemory.of(self._client)
 
     def hold(self, source: Source) -> Any:
-        """Return a source as a task, which stays as long as what is returned.
+        """Return a source as a task, which stays on the cluster as long as the returned object.
 
         Raises
         ------
         ParameterError
-            If it cannot be pickled.
+            If the source cannot be pickled.
         """
         key = f"streamgmm-source-{uuid.uuid4().hex}"
         try:
@@ -77,7 +77,7 @@ class Cluster:
     def computing(
         self, source: Source, graph: Graph, keys: Sequence[Key]
     ) -> Iterator[Iterator[Any]]:
-        """Yield futures of some tasks as they are done; what is not done at the end is dropped."""
+        """Yield futures of tasks as they finish; drop unfinished ones at the end."""
         with _graphs_of_any_size():
             futures = self._client.get(graph.tasks, list(keys), sync=False, retries=_RETRIES)
         pending = {future.key: future for future in futures}
@@ -85,13 +85,14 @@ class Cluster:
         try:
             yield self._done(source, pending)
         finally:
-            # The scheduler drops what nobody waits for; to ask it to cancel drops our connection.
+            # The scheduler drops released futures. A request to cancel them would drop our
+            # connection.
             for future in pending.values():
                 future.release()
 
     @contextmanager
     def explained(self, source: Source) -> Iterator[None]:
-        """Say of a cluster that fails what happened, and what to do.
+        """Raise failures of the cluster as errors that say what happened and what to do.
 
         Raises
         ------
@@ -119,7 +120,7 @@ class Cluster:
             ) from error
 
     def _done(self, source: Source, pending: dict[Key, Any]) -> Iterator[Any]:
-        """Take futures from those that are pending, as they are done."""
+        """Take futures from the pending ones as they finish."""
         done: SimpleQueue[Any] = SimpleQueue()
         for future in pending.values():
             future.add_done_callback(done.put)
@@ -135,14 +136,14 @@ class Cluster:
                 continue
             last_seen = time.monotonic()
             if not future.done():
-                # Lost with its worker in the meantime, it is computed again.
+                # The result was lost with its worker in the meantime, and is computed again.
                 future.add_done_callback(done.put)
                 continue
             if future.status != "finished":
-                # Raises what went wrong.
+                # Raises the error of the task.
                 future.result()
             yield future
-            # What nobody holds gives way on the workers, once it is merged.
+            # Workers free a merged value as soon as no future refers to it.
             pending.pop(future.key).release()
 
     def _without_workers(self, source: Source, seconds: float) -> ClusterError:
@@ -157,6 +158,6 @@ class Cluster:
 
 @contextmanager
 def _graphs_of_any_size() -> Iterator[None]:
-    """Dask advises against large graphs; states of many components are large."""
+    """Silence Dask's warning about large graphs: states of many components are large."""
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": sys.maxsize}):
         yield

@@ -1,4 +1,4 @@
-"""Which cluster computes, and whether its workers get data without their being sent."""
+"""Find the active cluster, and test whether its workers can read data by themselves."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from streamgmm.protocols import LazySource, Source, data_bytes
 def active_client() -> Any:
     """Return the client of the cluster that Dask computes on by default; None if it does not."""
     if dask.config.get("scheduler", None) in (None, "distributed", "dask.distributed"):
-        # Dask refuses asynchronous clients without a word of what else could be done.
+        # Dask refuses asynchronous clients without naming an alternative.
         try:
             return get_client()
         except ValueError:
@@ -23,7 +23,7 @@ def active_client() -> Any:
 
 
 class _Scale:
-    """Weighs what is written to it, and refuses more than it bears; a file for a pickler."""
+    """A file for a pickler that counts bytes and refuses more than a limit."""
 
     def __init__(self, limit: float) -> None:
         self._left = limit
@@ -37,16 +37,16 @@ class _Scale:
 
 
 def can_be_read_elsewhere(source: Source) -> bool:
-    """Return whether workers get the data of a source without their being sent.
+    """Return whether workers can read the data of a source without receiving them.
 
-    It is pickled for the answer until that has taken half of what the data do; arrays are not
-    copied.
+    The test pickles the source, until the pickle reaches half of the size of the data. Arrays are
+    not copied.
     """
     if isinstance(source, LazySource):
         return True
     scale = _Scale(0.5 * data_bytes(source))
     try:
         cloudpickle.Pickler(scale, protocol=5, buffer_callback=scale.write).dump(source)
-    except Exception:  # noqa: BLE001 - whatever cannot be pickled cannot be sent
+    except Exception:  # noqa: BLE001 - a source that cannot be pickled cannot be sent
         return False
     return True

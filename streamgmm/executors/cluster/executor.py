@@ -1,9 +1,9 @@
 """A Dask cluster: its workers read, compute and merge chunks, a group of them in each task.
 
-Dask schedules; nothing here does. One task for each group keeps the scheduler's part small,
-however many chunks there are. What all groups need, the state and the source, are tasks too:
-they reach each worker once, and a worker that dies takes nothing along that cannot be computed
-again. Values merge on the workers, by the same tree as on local threads, and one comes back.
+Dask does all the scheduling. One task for each group keeps the load of the scheduler small for any
+number of chunks. The state and the source, which all groups need, are tasks too: they reach each
+worker once, and can be computed again if a worker dies. Values merge on the workers, by the same
+tree as on local threads, and only the merged value comes back.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,23 +47,23 @@ from streamgmm.protocols import (
     unwritten_chunks,
 )
 
-# Chunks whose values are brought here at once to be written.
+# Number of chunks whose values are fetched together to be written.
 _BATCH = 32
-# What is sent for a pass and comes back, with copies made to send it, in sizes of a value.
+# Memory for the data sent and received in a pass, with copies, in sizes of a value.
 _SHIPPED_VALUES = 12
 
 
 class DistributedExecutor:
     """Computes groups of chunks as tasks of a cluster.
 
-    Within a task of a worker it gives up the place of that task, so that its own tasks can run
-    there, and waits for a place when it is closed.
+    Within a task of a worker, the executor releases the thread of this task, so that other tasks
+    can run there. When it is closed, it waits for a free thread.
 
     Parameters
     ----------
     client : distributed.Client
     memory_limit : int or str, optional
-        Of this process, which holds samples; the workers have limits of their own.
+        Limit of this process, which holds samples; the workers have their own limits.
     """
 
     def __init__(self, client: Any, memory_limit: int | float | str | None = None) -> None:
@@ -72,7 +72,7 @@ class DistributedExecutor:
         self.sample_bytes = sample_bytes(memory_limit)
         self._cluster = Cluster(client)
         self._has_read = False
-        # By identity, with what is held so that no other source can have it.
+        # By identity. The source is held so that no other object can get the same identity.
         self._shipped: dict[int, tuple[Source, Any]] = {}
         self._lazy: dict[int, tuple[Source, Sequence[Any]]] = {}
         self._place = ExitStack()
@@ -123,7 +123,7 @@ class DistributedExecutor:
     ) -> None:
         """Write the values of a job for all chunks; see :class:`streamgmm.protocols.Executor`.
 
-        Workers write by themselves if the sink allows it, else values come here to be written.
+        Workers write by themselves if the sink allows it; otherwise this process writes.
 
         Raises
         ------
@@ -154,12 +154,12 @@ class DistributedExecutor:
     def check_memory(
         self, source: Source, work: Work, at_limit: Callable[[int], Sequence[Work]] | None = None
     ) -> None:
-        """Refuse a pass for which a worker, or this process, has not the memory.
+        """Refuse a pass for which a worker, or this process, has too little memory.
 
         Raises
         ------
         MemoryLimitError
-            With the sizes.
+            If the memory is too small; the message gives the sizes.
         """
         self._budget.require_driver(source, work, at_limit, _SHIPPED_VALUES)
         with self._cluster.explained(source):
@@ -174,11 +174,11 @@ class DistributedExecutor:
         chosen: Sequence[int],
         notify: Callable[[Sequence[int], Any], None],
     ) -> Any:
-        """Return the merged value of chunks; report groups of them, with futures, when done."""
+        """Return the merged value of chunks; report groups of chunks as they finish."""
         memory = self._cluster.memory
         size = memory.group_size(source, len(chosen))
         levels = graph.merged(self._leaves(graph, source, work, chosen, size, memory))
-        # The number of those that are told of is bounded.
+        # The number of reported groups is bounded.
         height = next(h for h, level in enumerate(levels) if len(level) <= MOST_GROUPS)
         groups = groups_of(chosen, size * MERGED_AT_ONCE**height)
         group_of = dict(zip(levels[height], groups, strict=True))
@@ -201,7 +201,7 @@ class DistributedExecutor:
         sink: Sink,
         listener: Listener,
     ) -> None:
-        """Write the values of chunks, which come here; report each chunk when it is done."""
+        """Fetch and write the values of chunks in this process; report each finished chunk."""
         region_of = regions_of(source)
         leaves = self._leaves(graph, source, work, chunks, 1, self._cluster.memory)
         chunk_of = dict(zip(leaves, chunks, strict=True))
@@ -221,14 +221,14 @@ class DistributedExecutor:
         size: int,
         memory: WorkerMemory,
     ) -> list[Key]:
-        """Return the tasks that compute groups of so many chunks.
+        """Return the tasks that compute groups of ``size`` chunks.
 
         Raises
         ------
         MemoryLimitError
-            Before the first of all passes, if a worker has not the memory.
+            Before the first pass, if a worker has too little memory.
         """
-        # What has been read is not thrown away for a tight estimate of a later read.
+        # After the first pass, an estimate of a later pass must not discard finished work.
         if not self._has_read:
             memory.require(source, work, size)
             self._has_read = True
@@ -244,7 +244,7 @@ class DistributedExecutor:
         ]
 
     def _lazy_leaves(self, graph: Graph, source: LazySource, chosen: Sequence[int]) -> list[Key]:
-        """Return a task for each chunk, to be computed where the chunk is."""
+        """Return a task for each chunk, to be computed on the worker that holds the chunk."""
         if id(source) not in self._lazy:
             self._lazy[id(source)] = source, source.lazy_chunks()
         chunks = self._lazy[id(source)][1]
@@ -253,7 +253,7 @@ class DistributedExecutor:
         leaves = []
         for n, i in enumerate(chosen):
             key = graph.add("chunk", n, apply, graph.job, TaskRef(chunks[i].key))
-            # One task less for the scheduler.
+            # Fusing saves a task of the scheduler.
             graph.tasks[key] = Task.fuse(tasks[chunks[i].key], graph.tasks[key], key=key)
             leaves.append(key)
         graph.tasks, _ = cull(graph.tasks, leaves)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The tasks of a pass on a cluster: what the client asks for, and what workers then do."""
+"""The tasks of a pass on a cluster: graphs on the client, functions on the workers."""
 
 import uuid
 from collections.abc import Callable, Sequence
@@ -26,16 +26,16 @@ Key = tuple[str, int]
 
 
 class Graph:
-    """Tasks that apply a function with a state, under names of their own.
+    """Tasks that apply a function with a state, under unique names.
 
     Parameters
     ----------
     purpose : str
-        Of the work, for those who watch it.
+        Purpose of the work, for the dashboard.
     function : callable
     state : object
     number : int
-        Of the pass.
+        Number of the pass.
 
     Attributes
     ----------
@@ -54,13 +54,13 @@ class Graph:
         self.job = TaskRef(self.add("job", 0, given, (function, state)))
 
     def add(self, kind: str, number: int, function: Callable[..., Any], *arguments: Any) -> Key:
-        """Add a task, and give its key."""
+        """Add a task, and return its key."""
         key = (f"{self._name}-{kind}-{self._token}", number)
         self.tasks[key] = Task(key, function, *arguments)
         return key
 
     def merged(self, leaves: list[Key]) -> list[list[Key]]:
-        """Return the levels of a tree of tasks that merge leaves, from these to the root."""
+        """Return the levels of a tree of tasks that merge leaves, from the leaves to the root."""
         levels = [leaves]
         while len(levels[-1]) > 1:
             kind = f"merge-{len(levels)}"
@@ -75,7 +75,7 @@ class Graph:
 
 
 def _size_of_statistics(value: Statistics) -> int:
-    """Bytes that Dask counts for statistics; it does not look into objects by itself."""
+    """Return the size of statistics for Dask, which does not count arrays within objects."""
     return sum(part.nbytes for part in vars(value).values() if isinstance(part, np.ndarray))
 
 
@@ -104,7 +104,7 @@ def reduce(
     Raises
     ------
     DataError
-        If the data are at a path that this worker has not.
+        If the data are at a path that does not exist on this worker.
     """
     function, state = job
     _require_data(source)
@@ -114,7 +114,7 @@ def reduce(
 
 @dataclass(frozen=True)
 class Writing(Generic[S]):
-    """What is to be written, and how; see :meth:`DistributedExecutor.map_write`."""
+    """Arguments of a task that writes; see :meth:`DistributedExecutor.map_write`."""
 
     job: Job[S, NDArray[Any]]
     writer: Writer
@@ -135,12 +135,12 @@ class Written:
     digests: tuple[bytes, ...]
 
     def merge(self, other: Self) -> Self:
-        """Return the chunks of both sides."""
+        """Return the chunks of both operands."""
         return replace(self, digests=self.digests + other.digests)
 
 
 def write(writing: Writing[Any], chunk: Chunk) -> Written:
-    """Write the values of a chunk, and have them on the disk."""
+    """Write the values of a chunk, and force them to the disk."""
     if not len(chunk.rows):
         return Written((b"",))
     job, region = writing.job, region_at(chunk.index, writing.sample_shape)
@@ -151,15 +151,15 @@ def write(writing: Writing[Any], chunk: Chunk) -> Written:
 def _merge(*values: M) -> M:
     tree: MergeTree[M] = MergeTree(len(values))
     with single_threaded_blas():
-        for place, value in enumerate(values):
-            tree.add(place, value)
+        for index, value in enumerate(values):
+            tree.add(index, value)
     return tree.result
 
 
 def _require_data(source: Source) -> None:
-    """Refuse data that are at a path which this worker has not.
+    """Refuse data at a path that does not exist on this worker.
 
-    Some formats take what is not there for chunks without values.
+    Some formats treat missing files as chunks without values.
 
     Raises
     ------

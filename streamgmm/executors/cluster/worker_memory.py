@@ -1,7 +1,8 @@
-"""What the workers of a cluster may hold, and what a pass has them hold.
+"""Memory budgets of the workers of a cluster, and the memory that a pass takes there.
 
-Dask can write data that wait to a disk; what tasks work with it cannot. So each thread of a worker
-needs room for its work and a chunk, and has a second chunk read ahead where there is room for that.
+Dask can write waiting data to a disk, but not the data that a task works with. Each thread of a
+worker therefore needs room for its work and a chunk. If there is room, a second chunk is read
+ahead.
 """
 
 import sys
@@ -15,13 +16,13 @@ from streamgmm.executors.memory import Budget
 from streamgmm.executors.merge_tree import tree_depth
 from streamgmm.protocols import LazySource, Source, Work, all_chunks
 
-# Of a worker's memory limit. Above it Dask writes to disk, and soon gives the worker no more work.
+# Usable part of a worker's memory limit. Above it Dask writes to disk, and soon pauses the worker.
 _USABLE_PART = 0.7
 
 
 @dataclass(frozen=True)
 class WorkerMemory:
-    """The budgets of all workers at some time.
+    """The budgets of all workers at one moment.
 
     Attributes
     ----------
@@ -32,7 +33,7 @@ class WorkerMemory:
 
     @classmethod
     def of(cls, client: Any) -> "WorkerMemory":
-        """Return what each worker may hold, and holds beside data that Dask can write to disk."""
+        """Measure each worker's limit and memory, without data that Dask can write to disk."""
         workers = client.scheduler_info(n_workers=-1)["workers"]
         return cls(
             [
@@ -47,25 +48,25 @@ class WorkerMemory:
         )
 
     def group_size(self, source: Source, n_chunks: int) -> int:
-        """Chunks in a group; each of a lazy source is by itself, to be computed where it is."""
+        """Return the chunks in a group: one for a lazy source, computed where the chunk is."""
         if isinstance(source, LazySource):
             return 1
         return group_size(n_chunks, sum(budget.n_threads for budget in self.budgets))
 
     def require(self, source: Source, work: Work, size: int | None = None) -> None:
-        """Refuse a pass for which a worker has not the memory.
+        """Refuse a pass for which a worker has too little memory.
 
         Parameters
         ----------
         source : Source
         work : Work
         size : int, optional
-            Chunks in a group; by default as many as for a pass over all.
+            Chunks in a group; the default is that of a pass over all chunks.
 
         Raises
         ------
         MemoryLimitError
-            With the sizes.
+            If the memory is too small; the message gives the sizes.
         """
         size = size or self.group_size(source, len(all_chunks(source)))
         for budget in self.budgets:
@@ -82,5 +83,5 @@ class WorkerMemory:
 
 
 def _values_at_once(budget: Budget, size: int) -> int:
-    """Return the values that may wait on a worker to be merged."""
+    """Return the number of values that may wait on a worker to be merged."""
     return budget.n_threads * max(tree_depth(size), MERGED_AT_ONCE)
