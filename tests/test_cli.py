@@ -545,7 +545,9 @@ def test_plots_are_written(run, files, tmp_path):
     assert run(*words, "2,0", "-o", "b.svg").code == 0
     assert run(*words, "1", "-o", "c.pdf").code == 0
     assert run("plot", "model.gmm", "--convergence", "-o", "d.svg") == Result(0, "", "")
-    assert _listing(tmp_path) == {"a.png", "b.svg", "c.pdf", "d.svg"}
+    entropy = "plot", "model.gmm", "--entropy", "-o", "e.svg"
+    assert run(*entropy, "--data", "data.npy") == Result(0, "", "")
+    assert _listing(tmp_path) == {"a.png", "b.svg", "c.pdf", "d.svg", "e.svg"}
 
 
 def test_without_matplotlib_a_plot_says_what_to_install(run, monkeypatch):
@@ -630,6 +632,7 @@ BAD = [
     (("plot", "model.gmm", "-o", "p.png", "--features", "a"), "'a' is not one or two column"),
     (("plot", "model.gmm", "-o", "p.png", "--data", "two.npy"), "2 features"),
     (("plot", "model.gmm", "-o", "p.png", "--convergence", "--features", "0"), "shows no data"),
+    (("plot", "model.gmm", "-o", "p.png", "--entropy"), "--entropy needs --data"),
     (("demo", "--size", "10"), "--size is 10 bytes; give 31.25 KiB or more"),
     (("demo", "--size", "9000TB"), "free, the array takes up to"),
     (("demo", "--size", "1MB", "--directory", "nowhere"), "there is no directory nowhere"),

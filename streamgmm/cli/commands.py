@@ -834,6 +834,11 @@ def info(model: Path, as_json: bool) -> None:
     is_flag=True,
     help="Draw the log-likelihood of each pass of the fit, or along the stream, instead.",
 )
+@click.option(
+    "--entropy",
+    is_flag=True,
+    help="Draw instead how merging components lowers the entropy; of all rows of --data.",
+)
 @_description
 def plot(
     model: Path,
@@ -841,20 +846,28 @@ def plot(
     data: str | None,
     features: str | None,
     convergence: bool,
+    entropy: bool,
     **settings: Any,
 ) -> None:
     """Draw the components of a model as ellipses, over data, or how its fit converged."""
+    if entropy and (convergence or data is None or features is not None):
+        raise click.UsageError("--entropy needs --data, and neither --convergence nor --features.")
     if convergence and (data is not None or features is not None):
         raise click.UsageError("--convergence shows no data; remove --data and --features.")
     if data is None and any(value is not None for value in settings.values()):
         raise click.UsageError("Options that describe data need --data, the data that are drawn.")
     columns = _columns(features or "0,1")
     check_output(output, _PICTURES, data, model)
-    from streamgmm.plotting import plot_convergence, plot_mixture, save_picture
+    from streamgmm.plotting import plot_convergence, plot_entropy, plot_mixture, save_picture
 
     fitted = _load(model)
     source = None if data is None else _opened(data, settings)
-    drawn = plot_convergence(fitted) if convergence else plot_mixture(fitted, source, columns)
+    if entropy and not hasattr(fitted, "merged_components"):
+        raise click.UsageError("--entropy needs a model of a fit, not one of a stream.")
+    if entropy:
+        drawn = plot_entropy(fitted.merged_components(source))
+    else:
+        drawn = plot_convergence(fitted) if convergence else plot_mixture(fitted, source, columns)
     save_picture(drawn, output)
 
 

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from numbers import Integral, Real
 from typing import Any, Self, get_args
 
@@ -23,13 +23,14 @@ from streamgmm.algorithms.batch.auto import (
     sample_for_start,
     survey_for_fit,
 )
+from streamgmm.algorithms.batch.component_clusters import merge_components
 from streamgmm.algorithms.batch.em import (
     Fit,
     expectation_maximization,
     with_mixture_evaluated,
 )
 from streamgmm.algorithms.batch.sample_fit import Settings
-from streamgmm.algorithms.reads.memory import Effort
+from streamgmm.algorithms.reads.memory import Effort, MixtureBytes
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.row_sample import RowSample, sample_rows
@@ -37,6 +38,7 @@ from streamgmm.checkpoint import open_checkpoint
 from streamgmm.core.criteria import Criteria
 from streamgmm.core.fit_objective import FitObjective
 from streamgmm.core.fitted_model import FittedModel, StopReason
+from streamgmm.core.mixtures.clusters import MergedComponents, require_clusters
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import PARAMETER_NAMES, Parameters, count_parameters
 from streamgmm.core.priors import PriorSetting, check_prior
@@ -77,6 +79,7 @@ from streamgmm.options import (
     CovarianceType,
     ExecutorName,
     InitParams,
+    Missing,
     ParameterName,
 )
 from streamgmm.persistence import Record
@@ -86,6 +89,9 @@ from streamgmm.sources.urls import is_url, without_credentials
 from streamgmm.sources.weighted import WeightedSource
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
+
+# Bytes of sampled rows that a model keeps.
+_KEPT_BYTES = 8 << 20
 
 # Arrays that a fit leaves, by the names of those of the parameters.
 _ARRAYS = ("weights", "means", "covariances", "precisions", "precisions_cholesky")
@@ -283,6 +289,8 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
     _is_hard_fit = False
     #: Criteria of the fitted parameters on the fitted rows; None if no pass has evaluated them.
     _criteria: Criteria | None = None
+    #: Some of the rows that a fit sampled; no copy and no file of the model has them.
+    _sample: SampleSource | None = None
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
         "n_components": [Interval(Integral, 1, None, closed="left")],
@@ -472,6 +480,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
                 if reader.is_hard:
                     best = with_mixture_evaluated(reader, best)
                 self._keep(best, reader, objective.ridge)
+                self.keep_sample(best.sample, source.missing)
         self._warn(best, reader, rows)
         return self
 
@@ -551,10 +560,11 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             settings.start(sample.rows, sample.weights, known, random, restart)
             for restart in range(self.n_init)
         )
-        return max(
+        best = max(
             (self._run(reader, start, settings.objective) for start in starts),
             key=lambda fit: fit.value,
         )
+        return replace(best, sample=sample)
 
     def _fit_in_few_reads(
         self,
@@ -732,6 +742,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             self.reg_covar_ = fitted.reg_covar
         self._statistics, self._reason = fitted.statistics, fitted.reason
         self._is_hard_fit, self._criteria = fitted.is_hard, fitted.criteria
+        self._sample = None
         self.converged_, self.n_iter_ = fitted.converged, fitted.n_iterations
         self.lower_bound_, self.lower_bounds_ = fitted.log_likelihood, [*fitted.log_likelihoods]
         self.history_, self.n_reads_ = [*map(dict, fitted.history)], fitted.n_reads
@@ -760,6 +771,23 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             self._is_hard_fit,
             self._criteria,
         )
+
+    def keep_sample(self, sample: RowSample | None, missing: Missing) -> None:
+        """Keep some of the rows that a fit sampled, in at most 8 MiB of memory.
+
+        Parameters
+        ----------
+        sample : RowSample or None
+        missing : {"error", "drop", "em"}
+            What is done with rows that hold NaN.
+        """
+        if sample is not None and len(sample):
+            part = sample.part(max(1, _KEPT_BYTES // (sample.rows.nbytes // len(sample))))
+            self._sample = SampleSource(part.rows, part.weights, missing)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_sample"}
 
     @classmethod
     def from_fitted_model(
@@ -851,6 +879,83 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
                 f"{name if name != 'n_parameters' else 'bic'}(X)"
             )
         return self._criteria
+
+    def merged_components(self, X: Any = None, n_clusters: int | None = None) -> MergedComponents:
+        """Merge components that overlap into clusters.
+
+        A cluster that is not Gaussian is described by several components. The entropy of the
+        assignment of rows to components measures how much these overlap. The pair whose merge
+        lowers the entropy most is merged, again and again. The mixture itself does not change.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features), default=None
+            Rows that the entropy is taken of; anything that :func:`streamgmm.open` takes. One pass
+            samples them; as a rule one more pass finds the tree, at most one for each component.
+            None for the rows that the fit has sampled, up to 8 MiB of them, and no pass. Files do
+            not hold these.
+        n_clusters : int, default=None
+            Number of clusters, from 1 to the number of components. None for the number at which
+            two lines that fit the entropies best meet: from 2 to one less than the number of
+            components. No components are merged if there are less than three, or if the entropy
+            is below 0.01 nats per row.
+
+        Returns
+        -------
+        merged : MergedComponents
+            With ``clusters``, the cluster of each component, the ``tree`` of merges, the
+            ``entropies`` with 1, 2, … clusters, in nats, and the methods ``cut`` for other
+            numbers of clusters and ``relabel`` for the labels of rows.
+
+        Raises
+        ------
+        ParameterError
+            If there cannot be so many clusters, or X is not given and the model has no sample.
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+
+        References
+        ----------
+        Baudry, Raftery, Celeux, Lo & Gottardo (2010), Combining mixture components for clustering.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> rng = np.random.default_rng(0)
+        >>> ring = rng.normal(size=(2000, 2))
+        >>> ring *= 5.0 / np.linalg.norm(ring, axis=1, keepdims=True)
+        >>> X = np.vstack([ring, rng.normal(size=(2000, 2))]) + 0.3 * rng.normal(size=(4000, 2))
+        >>> gm = GaussianMixture(7, random_state=0).fit(X)
+        >>> merged = gm.merged_components(n_clusters=2)
+        >>> np.bincount(merged.clusters[gm.predict(X)]).round(-2)
+        array([2000, 2000])
+        """
+        check_is_fitted(self)
+        if n_clusters is not None:
+            require_clusters(n_clusters, len(self.weights_))
+        if X is not None:
+            source = self._open(X, None, reset=False)
+            return self._merged(source, listener_of(self), self.executor, n_clusters)
+        if self._sample is None:
+            raise ParameterError(
+                "this model has no sample of rows, because it was loaded, copied, converted or "
+                "fitted from a given start; give rows: merged_components(X)"
+            )
+        return self._merged(self._sample, lambda event: None, "threads", n_clusters)
+
+    def _merged(
+        self, source: Source, listener: Listener, executor: Any, n_clusters: int | None
+    ) -> MergedComponents:
+        """Merge components by the rows of a source."""
+        k, d = self.means_.shape
+        sizes = MixtureBytes(self.covariance_type, k, d, source.missing == "em")
+        with (
+            open_executor(executor, source, self.n_jobs, self.memory_limit) as opened,
+            single_threaded_blas(),
+        ):
+            reader = Reader(source, opened, listener, driver_bytes=sizes.scoring)
+            return merge_components(reader, self._parameters(), n_clusters)
 
     def _warn(self, fit: Fit, reader: Reader, rows: "_RowCheck") -> None:
         """Report what the fit is worth."""

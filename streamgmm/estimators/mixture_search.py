@@ -259,6 +259,8 @@ executor, n_jobs, memory_limit, survey_part, callbacks
             )
             outcomes = selection.run(candidates)
             self._keep(outcomes, reader, objectives)
+            for model in self.estimators_:
+                model.keep_sample(sample, source.missing)
         return self
 
     def predict(
