@@ -41,6 +41,8 @@ _MOST_WITH_VALUES = 12
 _WINDOW = 0.01
 # Differences of criteria up to which a scale is linear.
 _LINEAR_UP_TO = 10.0
+# The same for log-likelihoods, in nats per row.
+_SCORES_LINEAR_UP_TO = 0.01
 _BRIEF = EngFormatter(places=0, sep="")
 
 
@@ -165,12 +167,12 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
 
 
 def plot_criteria(search: Any, ax: Axes | None = None) -> Axes:
-    """Draw how far the criterion of each candidate lies above that of the chosen one.
+    """Draw how much worse the criterion of each candidate is than that of the chosen one.
 
     There is a curve for each covariance structure, against the number of components. Open circles
     are forecasts, of pruned candidates. Crosses are degenerate candidates, which cannot be chosen.
-    A band holds the values that are not resolved from the best. The scale is linear up to 10, and
-    logarithmic beyond.
+    A band holds the values that are not resolved from the best. The scale is linear up to 10, of
+    the likelihood of held-out rows up to 0.01 nats per row, and logarithmic beyond.
 
     Parameters
     ----------
@@ -204,6 +206,9 @@ def plot_criteria(search: Any, ax: Axes | None = None) -> Axes:
     results, criterion = search.cv_results_, search.criterion
     best = search.best_index_
     sizes, values = results["param_n_components"], results[criterion] - search.best_score_
+    is_score = criterion == "held_out"
+    if is_score:
+        values = -values
     for kind, color in zip(
         dict.fromkeys(results["param_covariance_type"].tolist()),
         color_sequences["tab10"],
@@ -236,8 +241,12 @@ def plot_criteria(search: Any, ax: Axes | None = None) -> Axes:
     )
     ax.set_xlabel("components")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_yscale("symlog", linthresh=_LINEAR_UP_TO)
-    ax.set_ylabel(f"{criterion.upper()} above the chosen one, {search.best_score_:.2f}")
+    ax.set_yscale("symlog", linthresh=_SCORES_LINEAR_UP_TO if is_score else _LINEAR_UP_TO)
+    ax.set_ylabel(
+        f"held-out log-likelihood below the best, {search.best_score_:.6f}, nats per row"
+        if is_score
+        else f"{criterion.upper()} above the chosen one, {search.best_score_:.2f}"
+    )
     _legend_beside(ax)
     return ax
 

@@ -459,6 +459,10 @@ def test_a_model_is_selected(run, files, tmp_path):
     assert names.startswith("param_n_components,param_covariance_type,log_likelihood,")
     assert [row.split(",")[0] for row in rows] == ["1", "2", "3"]
     assert (tmp_path / "c.png").stat().st_size > 0
+    words = ["--criterion", "held_out", "--held-out", "0.3", "--repeats", 2, "-o", "other.gmm"]
+    result = run("select", "data.npy", "-k", "1:2", "--types", "diag", "--seed", 0, *words)
+    assert result.out.splitlines()[0].split()[2:5] == ["held_out", "below", "best"]
+    assert result.out.splitlines()[1].split()[:2] == ["diag", "2"]
     assert "give a range as in 1:12" in run("select", "data.npy", "-k", "a", "-o", "n.gmm").err
     assert "end in .csv" in run("select", "data.npy", "-o", "n.gmm", "--table", "t.txt").err
 

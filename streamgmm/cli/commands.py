@@ -428,7 +428,22 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> list[
     type=click.Choice(get_args(Criterion)),
     default="bic",
     show_default=True,
-    help="What the chosen model minimises: bic for a density, icl for clusters.",
+    help="What decides: bic for a density, icl for clusters, held_out for predictions of new rows.",
+)
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="With --criterion held_out, the part of the rows that is held out.",
+)
+@click.option(
+    "--repeats",
+    "n_repeats",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How often rows are held out, each time others.",
 )
 @click.option(
     "--tol",

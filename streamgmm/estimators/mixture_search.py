@@ -1,9 +1,10 @@
 """The estimator that chooses the number of components and the covariance structure."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Self, get_args
 
 import numpy as np
@@ -12,9 +13,11 @@ from sklearn.base import DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 
 from streamgmm.algorithms.batch.auto import survey_for_fit
+from streamgmm.algorithms.batch.held_out import RowSplit
 from streamgmm.algorithms.batch.sample_fit import Settings
 from streamgmm.algorithms.batch.selection import Outcome, Selection
 from streamgmm.algorithms.reads.reader import Reader, shared_work
+from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.core.fit_objective import FitObjective
 from streamgmm.core.parameters import count_parameters
 from streamgmm.core.priors import PriorSetting, check_prior
@@ -42,6 +45,7 @@ from streamgmm.protocols import Source
 from streamgmm.sources.sample import SampleSource
 
 _MOST_BY_DEFAULT = 12
+_VALUE = 8
 # Settings of a mixture that a search has too, with the same meaning and check.
 _SHARED = (
     "tol",
@@ -75,10 +79,19 @@ class GaussianMixtureSearch(DensityMixin, FitPredictMixin, DataEstimator):  # ty
         Numbers of components to choose from; None for 1 to 12.
     covariance_type : str or iterable of str, default=("full", "diag")
         Covariance structures to choose from, as of :class:`GaussianMixture`.
-    criterion : {"bic", "aic", "icl"}, default="bic"
-        What the best mixture minimises. BIC answers how many Gaussians describe the density; its
-        choice grows with the number of rows if clusters are not Gaussian. ICL answers how many
-        clusters there are.
+    criterion : {"bic", "aic", "icl", "held_out"}, default="bic"
+        What decides. BIC answers how many Gaussians describe the density; its choice grows with
+        the number of rows if clusters are not Gaussian. ICL answers how many clusters there are.
+        The best mixture has the least of BIC, AIC or ICL. "held_out" chooses the mixture that
+        predicts rows best that it was not fitted to: each candidate is also fitted without some
+        rows, and the mean log-likelihood of these rows decides.
+    held_out : float, default=0.1
+        With ``criterion="held_out"`` about this part of the rows is held out. A hash of their
+        positions chooses them, so it depends on ``random_state`` and on no chunks or threads.
+    n_repeats : int, default=1
+        Number of times that rows are held out, each time others as far as there are enough: 10
+        times with ``held_out=0.1`` holds out each row once. All repeats share the passes over the
+        data.
     random_state : int, RandomState instance or None, default=None
         Decides the sample and the starts.
     tol : float, default=1e-3
@@ -97,14 +110,16 @@ executor, n_jobs, memory_limit, survey_part, callbacks
     best_index_ : int
         Its row in ``cv_results_``.
     best_score_ : float
-        Its criterion, in its own sign: lower is better.
+        Its criterion, in its own sign: lower is better, but of "held_out" higher.
     cv_results_ : dict of ndarray
         A row for each candidate: ``param_n_components``, ``param_covariance_type``;
         ``log_likelihood``, in nats, and ``log_likelihood_std_error``, 0 where it is exact;
-        ``n_parameters``, ``bic``, ``aic``, ``icl``, ``entropy``; ``predicted_remaining_gain`` of
-        the log-likelihood, in nats, inf without a pass; ``smallest_component_rows``;
-        ``degenerate``; ``resolved``, whether the difference from the best is larger than what
-        both may still gain, or than the error of a forecast; ``rank_criterion``, 1 for the best,
+        ``n_parameters``, ``bic``, ``aic``, ``icl``, ``entropy``; ``held_out``, the mean
+        log-likelihood of held-out rows in nats per row, and ``held_out_std_error``, both NaN with
+        another criterion; ``predicted_remaining_gain`` of the log-likelihood, in nats, inf without
+        a pass; ``smallest_component_rows``; ``degenerate``; ``resolved``, whether the difference
+        from the best is larger than what both may still gain, than the error of a forecast, or
+        than two standard errors of held-out rows; ``rank_criterion``, 1 for the best,
         the same last rank for all that are not eligible; and ``status``: "complete", "stopped"
         after some passes because it could not win, or "pruned" on the sample. Only complete rows
         hold exact values of converged fits; pruned rows hold forecasts. Structures that coincide,
@@ -138,6 +153,8 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         "n_components": [Interval(Integral, 1, None, closed="left"), "array-like", range, None],
         "covariance_type": [str, "array-like"],
         "criterion": [StrOptions(set(get_args(Criterion)))],
+        "held_out": [Interval(Real, 0.0, 1.0, closed="neither")],
+        "n_repeats": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
         **{name: GaussianMixture._parameter_constraints[name] for name in _SHARED},
     }
@@ -148,6 +165,8 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         *,
         covariance_type: CovarianceType | Iterable[CovarianceType] = ("full", "diag"),
         criterion: Criterion = "bic",
+        held_out: float = 0.1,
+        n_repeats: int = 1,
         random_state: Any = None,
         tol: float = 1e-3,
         reg_covar: RegCovar = "auto",
@@ -167,6 +186,8 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         self.n_components = n_components
         self.covariance_type = covariance_type
         self.criterion = criterion
+        self.held_out = held_out
+        self.n_repeats = n_repeats
         self.random_state = random_state
         self.tol = tol
         self.reg_covar = reg_covar
@@ -228,7 +249,12 @@ executor, n_jobs, memory_limit, survey_part, callbacks
             for work in works:
                 executor.check_memory(source, work, needs.works)
             distinct = _distinct(kinds, sizes, source.n_features)
-            shared = shared_work(source, distinct)
+            n_splits = self.n_repeats if self.criterion == "held_out" else 0
+            shared = shared_work(source, distinct * (1 + n_splits))
+            if n_splits:
+                # Weights of the rows of a chunk, and whether they are held out.
+                weights = 4 * _VALUE * int(max(np.diff(source.boundaries)))
+                shared = replace(shared, thread=shared.thread + weights)
             # Each fit keeps its best statistics and those of its last step.
             held = works[0].driver + 4 * shared.value
             executor.check_memory(source, replace(shared, driver=held))
@@ -246,6 +272,8 @@ executor, n_jobs, memory_limit, survey_part, callbacks
             sample = survey.sample
             for objective in objectives.values():
                 objective.settle(sample.rows, sample.weights)
+            splits = self._splits(n_splits, random)
+            _require_rows(splits, sample, source, sizes[-1])
             candidates = [self._settings(k, kind, objectives[kind]) for kind, k in distinct]
             selection = Selection(
                 reader,
@@ -256,6 +284,7 @@ executor, n_jobs, memory_limit, survey_part, callbacks
                 self.max_iter,
                 int(random.randint(2**31)),
                 needs.effort(executor.memory_limit),
+                splits,
             )
             outcomes = selection.run(candidates)
             self._keep(outcomes, reader, objectives)
@@ -347,6 +376,13 @@ executor, n_jobs, memory_limit, survey_part, callbacks
             k, kind, self.init_params, objective.known, self.n_init, objective.ridge.scales
         )
 
+    def _splits(self, n_splits: int, random: np.random.RandomState) -> tuple[RowSplit, ...]:
+        """Return the splits of the rows; none draw nothing from the random state."""
+        if not n_splits:
+            return ()
+        seed = int(random.randint(2**31))
+        return tuple(RowSplit(seed, float(self.held_out), number) for number in range(n_splits))
+
     def _keep(
         self,
         outcomes: Sequence[Outcome],
@@ -418,6 +454,26 @@ def _possible_sizes(sizes: Sequence[int], source: Source, is_chosen: bool) -> li
     return possible
 
 
+def _require_rows(
+    splits: Sequence[RowSplit], sample: RowSample, source: Source, n_components: int
+) -> None:
+    """Refuse splits that leave too few rows to fit to, or to hold out.
+
+    Raises
+    ------
+    DataError
+    """
+    for split in splits:
+        n_fitted, n_held_out = map(len, split.of_sample(sample))
+        if n_held_out < 2 or n_fitted < max(2, n_components):
+            raise DataError(
+                f"held_out={split.part:g} leaves {n_fitted} row(s) of {source.name} to fit to and "
+                f"{n_held_out} to hold out, among {len(sample)} that can be used; "
+                f"{max(2, n_components)} and 2 are needed; give more rows, another held_out, fewer "
+                "components or another criterion"
+            )
+
+
 def _distinct(
     kinds: Sequence[CovarianceType], sizes: Sequence[int], n_features: int
 ) -> list[tuple[CovarianceType, int]]:
@@ -445,7 +501,11 @@ def _table(
     """Return the table of the candidates."""
     criteria = [one.criteria for one in outcomes]
     status = np.array([one.status for one in outcomes])
-    values = np.array([getattr(one, criterion) for one in criteria])
+    held_out, errors = _held_out_columns(outcomes)
+    # What the best candidate has the least of.
+    values = -held_out
+    if criterion != "held_out":
+        values = np.array([getattr(one, criterion) for one in criteria])
     is_eligible = (status == "complete") & ~degenerate
     if not is_eligible.any():
         is_eligible = status == "complete"
@@ -455,6 +515,10 @@ def _table(
     best = order[0]
     remaining = np.array([one.remaining for one in outcomes])
     resolved = np.abs(values - values[best]) > 2.0 * (remaining + remaining[best])
+    if criterion == "held_out":
+        resolved = np.abs(values - values[best]) > 2.0 * np.array(
+            [one.held_out.difference_errors[best] for one in outcomes if one.held_out is not None]
+        )
     # A pruned candidate is worse by more than the errors of the forecasts.
     resolved |= status == "pruned"
     resolved[best] = True
@@ -468,6 +532,8 @@ def _table(
         "aic": np.array([one.aic for one in criteria]),
         "icl": np.array([one.icl for one in criteria]),
         "entropy": np.array([one.entropy for one in criteria]),
+        "held_out": held_out,
+        "held_out_std_error": errors,
         "predicted_remaining_gain": remaining,
         "smallest_component_rows": np.array([one.smallest for one in outcomes]),
         "degenerate": degenerate,
@@ -475,3 +541,15 @@ def _table(
         "rank_criterion": ranks,
         "status": status,
     }
+
+
+def _held_out_columns(outcomes: Sequence[Outcome]) -> tuple[Array, Array]:
+    """Return the mean log-likelihoods of held-out rows and their standard errors, NaN if none."""
+    pairs = [
+        (math.nan, math.nan)
+        if one.held_out is None
+        else (one.held_out.mean, one.held_out.std_error)
+        for one in outcomes
+    ]
+    means, errors = np.array(pairs).T
+    return means, errors

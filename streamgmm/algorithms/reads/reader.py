@@ -40,6 +40,9 @@ from streamgmm.protocols import (
     unwritten_chunks,
 )
 
+#: Gives the part of a chunk that statistics are of.
+ChunkPart = Callable[[Chunk], Chunk]
+
 # Other processors round otherwise: by how much parameters may differ that are taken for the same,
 # in standard deviations, and as a part of weights.
 _SAME = 1e-6
@@ -278,7 +281,9 @@ class Reader:
 
         return self.kept(Reading, read, lambda reading: reading.is_of(parameters)).statistics
 
-    def answered_together(self, requests: Sequence[StatisticsRequest]) -> tuple[Statistics, ...]:
+    def answered_together(
+        self, requests: Sequence[StatisticsRequest], parts: Sequence[ChunkPart | None] | None = None
+    ) -> tuple[Statistics, ...]:
         """Answer several fits by one pass: each chunk is read once.
 
         The statistics are those of a pass for each request, to the last bit. The history has one
@@ -287,13 +292,18 @@ class Reader:
         Parameters
         ----------
         requests : sequence of StatisticsRequest
+        parts : sequence of callable, optional
+            For each request the part of a chunk that it is about: the rows with other weights. None
+            for the chunk itself.
 
         Raises
         ------
         NotFiniteError, DataError
             As :meth:`statistics`.
         """
-        mixtures = tuple(self._prepared(one) for one in requests)
+        prepared = [self._prepared(one) for one in requests]
+        chosen = [None] * len(requests) if parts is None else parts
+        mixtures = tuple(zip(prepared, chosen, strict=True))
         sizes = [(p.covariance_type, p.n_components) for p in (one.parameters for one in requests)]
         work = replace(shared_work(self.source, sizes), driver=self.driver_bytes)
         found, _, seconds = self._timed("shared", SeveralStatistics, _several, mixtures, work)
@@ -494,9 +504,21 @@ def chunk_statistics(expectation: EStep | IncompleteExpectation, chunk: Chunk) -
 
 
 def _several(
-    mixtures: tuple[EStep | IncompleteExpectation, ...], chunk: Chunk
+    mixtures: tuple[tuple[EStep | IncompleteExpectation, ChunkPart | None], ...], chunk: Chunk
 ) -> SeveralStatistics:
-    return SeveralStatistics(tuple(chunk_statistics(one, chunk) for one in mixtures))
+    return SeveralStatistics(tuple(_part_statistics(*one, chunk) for one in mixtures))
+
+
+def _part_statistics(
+    expectation: EStep | IncompleteExpectation, part: ChunkPart | None, chunk: Chunk
+) -> Statistics:
+    """Return the statistics of a part of a chunk; rows of weight 0 are those of the chunk."""
+    if part is None:
+        return chunk_statistics(expectation, chunk)
+    own = part(chunk)
+    found = expectation.statistics(own.rows, own.weights)
+    missing: Missing = "em" if isinstance(expectation, IncompleteExpectation) else "drop"
+    return replace(found, n_weightless=count_weightless(chunk, missing))
 
 
 def _find_not_finite(missing: Missing, chunk: Chunk) -> NotFinite:
