@@ -303,7 +303,8 @@ def main(context: click.Context) -> None:
     "--fixed",
     type=click.Choice(get_args(ParameterName)),
     multiple=True,
-    help="Parameters to keep as they are in --start; may be repeated.",
+    help="Parameters to keep as they are in --start; may be repeated. Without --start weights can "
+    "be kept, all equal.",
 )
 @click.option(
     "--checkpoint",
@@ -339,7 +340,7 @@ def fit(
     """Fit a mixture to DATA and write the model."""
     if n_components is None and start is None:
         raise click.UsageError("Give the number of components, -k, or a model to --start from.")
-    if settings["fixed"] and start is None:
+    if {*settings["fixed"]} - {"weights"} and start is None:
         raise click.UsageError("--fixed needs --start, the model whose values are held.")
     if resume and settings["checkpoint"] is None:
         raise click.UsageError("--resume needs --checkpoint, the folder of what was interrupted.")

@@ -13,6 +13,7 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.priors import Prior
 from streamgmm.core.structures import Array
 from streamgmm.estimators.outputs import description
+from streamgmm.estimators.records import plain_fixed
 from streamgmm.protocols import LazySource, Source, all_chunks, regions_of
 
 # Settings that do not decide what is found, or of which what decides is said in another way.
@@ -55,7 +56,8 @@ def fingerprint(
         Memory that this sample may take.
     """
     known = _settings(model)
-    known["fixed"] = sorted(model.fixed)
+    fixed = plain_fixed(model.fixed)
+    known["fixed"] = sorted(fixed) if isinstance(fixed, list) else fixed
     if start is not None:
         known["start"] = _digest([start.weights, start.means, start.covariances])
         if isinstance(model.reg_covar, str) and ridge is not None:

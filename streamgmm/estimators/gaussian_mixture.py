@@ -10,7 +10,7 @@ from numbers import Integral, Real
 from typing import Any, Self, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import estimator_html_repr
@@ -40,7 +40,13 @@ from streamgmm.core.fit_objective import FitObjective
 from streamgmm.core.fitted_model import FittedModel, StopReason
 from streamgmm.core.mixtures.clusters import MergedComponents, require_clusters
 from streamgmm.core.objective import Objective
-from streamgmm.core.parameters import PARAMETER_NAMES, Parameters, count_parameters
+from streamgmm.core.parameters import (
+    PARAMETER_NAMES,
+    Fixed,
+    Parameters,
+    count_parameters,
+    n_held_components,
+)
 from streamgmm.core.priors import PriorSetting, check_prior
 from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
 from streamgmm.core.statistics import Statistics
@@ -56,6 +62,7 @@ from streamgmm.estimators.condition import (
 )
 from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, load_kernels, log_effort
+from streamgmm.estimators.kept_samples import forget_sample, keep_sample, kept_sample
 from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.outputs import refuse_overlap
 from streamgmm.estimators.records import copy_fitted, to_record
@@ -79,7 +86,6 @@ from streamgmm.options import (
     CovarianceType,
     ExecutorName,
     InitParams,
-    Missing,
     ParameterName,
 )
 from streamgmm.persistence import Record
@@ -89,9 +95,6 @@ from streamgmm.sources.urls import is_url, without_credentials
 from streamgmm.sources.weighted import WeightedSource
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
-
-# Bytes of sampled rows that a model keeps.
-_KEPT_BYTES = 8 << 20
 
 # Arrays that a fit leaves, by the names of those of the parameters.
 _ARRAYS = ("weights", "means", "covariances", "precisions", "precisions_cholesky")
@@ -169,8 +172,11 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         0.001 nats, and sums of some hundred rows too where that of covariances is below a part
         in 10,000, else as with "auto". What was done is in ``history_``. Hard assignment needs all
         digits of densities that matter: there "float32" is "auto".
-    fixed : collection of {"weights", "means", "covariances"}, default=()
-        Parameters held at their ``*_init`` values (``precisions_init`` for covariances).
+    fixed : collection of {"weights", "means", "covariances"}, or dict, default=()
+        Parameters held at their ``*_init`` values (``precisions_init`` for covariances). A dict
+        has, for a name, True or False for each component: ``{"means": [True, False, False]}``
+        holds the first mean. Weights that are not held share what the others leave. Weights that
+        are all held and not given are equal: ``fixed={"weights"}``.
     prior : None, "fraley-raftery", "chen-tan" or :class:`streamgmm.Prior`, default=None
         Prior of the means and covariances: the fit maximises the log-likelihood and the log density
         of the prior, so no component collapses. "fraley-raftery" is ``Prior()``. "chen-tan"
@@ -289,8 +295,6 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
     _is_hard_fit = False
     #: Criteria of the fitted parameters on the fitted rows; None if no pass has evaluated them.
     _criteria: Criteria | None = None
-    #: Some of the rows that a fit sampled; no copy and no file of the model has them.
-    _sample: SampleSource | None = None
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
         "n_components": [Interval(Integral, 1, None, closed="left")],
@@ -309,7 +313,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "algorithm": [StrOptions(set(get_args(Algorithm)))],
         "arithmetic": [StrOptions(set(get_args(Arithmetic)))],
-        "fixed": ["array-like", set, frozenset],
+        "fixed": ["array-like", set, frozenset, dict],
         "prior": PRIOR_CONSTRAINTS,
         "executor": [StrOptions(set(get_args(ExecutorName))), HasMethods("scheduler_info")],
         "n_jobs": [Integral, None],
@@ -339,7 +343,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         verbose_interval: int = 10,
         algorithm: str = "auto",
         arithmetic: Arithmetic = "auto",
-        fixed: Collection[ParameterName] = (),
+        fixed: Collection[ParameterName] | Mapping[ParameterName, ArrayLike] = (),
         prior: PriorSetting = None,
         executor: Any = "auto",
         n_jobs: int | None = None,
@@ -441,9 +445,10 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
                 "Expected n_samples >= n_components and a minimum of 2 is required, but got "
                 f"n_components = {self.n_components}, n_samples = {source.n_rows}"
             )
-        known = self._known_start(source.n_features)
+        fixed = self._held_parameters(source.n_features)
+        known = self._known_start(source.n_features, fixed)
         check_prior(self.prior, self.covariance_type, source.n_features)
-        objective = FitObjective(self._ridge(source), frozenset(self.fixed), self.prior)
+        objective = FitObjective(self._ridge(source), fixed, self.prior)
         rows = _RowCheck(self, source)
         if self.memory_limit is not None:
             load_kernels(source)
@@ -456,7 +461,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             # What a fit needs does not depend on the ridge and the prior.
             needs = FitNeeds(
                 source,
-                self._settings(Objective(fixed=frozenset(self.fixed))),
+                self._settings(Objective(fixed=fixed)),
                 self.algorithm == "em",
             )
             works = needs.works(executor.memory_limit)
@@ -480,7 +485,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
                 if reader.is_hard:
                     best = with_mixture_evaluated(reader, best)
                 self._keep(best, reader, objective.ridge)
-                self.keep_sample(best.sample, source.missing)
+                keep_sample(self, best.sample, source.missing)
         self._warn(best, reader, rows)
         return self
 
@@ -698,16 +703,53 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             previous=previous,
         )
 
-    def _known_start(self, n_features: int) -> Start:
-        initial = {name: _as_numbers(name, getattr(self, name)) for name in _STARTS}
+    def _held_parameters(self, n_features: int) -> Fixed:
+        """Return the parameters that are held: names, or masks if some components are free.
+
+        Raises
+        ------
+        ParameterError
+            If a name is unknown, or a mask is none that the mixture can have.
+        """
         unknown = [name for name in self.fixed if name not in PARAMETER_NAMES]
         if unknown:
             raise ParameterError(
                 f"fixed names {', '.join(sorted(map(str, unknown)))}; "
                 f"choose among {', '.join(PARAMETER_NAMES)}"
             )
+        if not isinstance(self.fixed, Mapping):
+            return frozenset(self.fixed)
+        k = self.n_components
+        masks: dict[ParameterName, NDArray[np.bool_]] = {}
+        for name, given in self.fixed.items():
+            mask = np.asarray(given)
+            if mask.dtype != np.bool_ or mask.shape != (k,):
+                raise ParameterError(
+                    f"fixed[{name!r}] is {given!r}; give True or False for each of the {k} "
+                    "component(s)"
+                )
+            is_shared = STRUCTURES[self.covariance_type].n_shared(n_features) > 0
+            if name == "covariances" and is_shared and 0 < mask.sum() < k:
+                raise ParameterError(
+                    f"fixed['covariances'] is {given!r}, but with covariance_type="
+                    f"{self.covariance_type!r} all components share one covariance; hold it for "
+                    "all of them or for none"
+                )
+            if name == "weights" and mask.sum() == k - 1:
+                # The last one is what the others leave.
+                mask = np.ones(k, dtype=np.bool_)
+            if mask.any():
+                masks[name] = mask
+        return frozenset(masks) if all(map(np.all, masks.values())) else masks
+
+    def _known_start(self, n_features: int, fixed: Fixed) -> Start:
+        initial = {name: _as_numbers(name, getattr(self, name)) for name in _STARTS}
+        if n_held_components(fixed, "weights", self.n_components) == self.n_components:
+            equal = np.full(self.n_components, 1.0 / self.n_components)
+            if self.weights_init is None:
+                initial["weights_init"] = equal
         for held, needed in zip(PARAMETER_NAMES, _STARTS, strict=True):
-            if held in self.fixed and initial[needed] is None:
+            if held in fixed and initial[needed] is None:
                 raise ParameterError(f"fixed holds {held!r}, so {needed} must be given")
         shape = self.n_components, n_features
         expected = dict(
@@ -742,7 +784,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             self.reg_covar_ = fitted.reg_covar
         self._statistics, self._reason = fitted.statistics, fitted.reason
         self._is_hard_fit, self._criteria = fitted.is_hard, fitted.criteria
-        self._sample = None
+        forget_sample(self)
         self.converged_, self.n_iter_ = fitted.converged, fitted.n_iterations
         self.lower_bound_, self.lower_bounds_ = fitted.log_likelihood, [*fitted.log_likelihoods]
         self.history_, self.n_reads_ = [*map(dict, fitted.history)], fitted.n_reads
@@ -771,23 +813,6 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             self._is_hard_fit,
             self._criteria,
         )
-
-    def keep_sample(self, sample: RowSample | None, missing: Missing) -> None:
-        """Keep some of the rows that a fit sampled, in at most 8 MiB of memory.
-
-        Parameters
-        ----------
-        sample : RowSample or None
-        missing : {"error", "drop", "em"}
-            What is done with rows that hold NaN.
-        """
-        if sample is not None and len(sample):
-            part = sample.part(max(1, _KEPT_BYTES // (sample.rows.nbytes // len(sample))))
-            self._sample = SampleSource(part.rows, part.weights, missing)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_sample"}
 
     @classmethod
     def from_fitted_model(
@@ -937,12 +962,13 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         if X is not None:
             source = self._open(X, None, reset=False)
             return self._merged(source, listener_of(self), self.executor, n_clusters)
-        if self._sample is None:
+        sample = kept_sample(self)
+        if sample is None:
             raise ParameterError(
                 "this model has no sample of rows, because it was loaded, copied, converted or "
                 "fitted from a given start; give rows: merged_components(X)"
             )
-        return self._merged(self._sample, lambda event: None, "threads", n_clusters)
+        return self._merged(sample, lambda event: None, "threads", n_clusters)
 
     def _merged(
         self, source: Source, listener: Listener, executor: Any, n_clusters: int | None
@@ -1046,7 +1072,7 @@ def fitted_model(
     reader: Reader,
     ridge: FitRidge,
     feature_names: Any,
-    fixed: Collection[ParameterName] = (),
+    fixed: Fixed = (),
 ) -> FittedModel:
     """Return what a fit found as a plain value.
 
@@ -1057,7 +1083,7 @@ def fitted_model(
         It made the passes of the fit.
     ridge : FitRidge
     feature_names : ndarray of str, or None
-    fixed : collection of {"weights", "means", "covariances"}
+    fixed : collection of {"weights", "means", "covariances"}, or mapping of these to masks
         Parameters that were held fixed.
     """
     criteria = None

@@ -27,6 +27,7 @@ from streamgmm.errors import DataError, DegenerateComponentWarning, FewRowsWarni
 from streamgmm.estimators.condition import condition_of, warn
 from streamgmm.estimators.fit_needs import FitNeeds, load_kernels
 from streamgmm.estimators.gaussian_mixture import GaussianMixture, fitted_model
+from streamgmm.estimators.kept_samples import keep_sample
 from streamgmm.estimators.numeric_limits import within_float64
 from streamgmm.estimators.row_estimator import DataEstimator, FitPredictMixin, listener_of
 from streamgmm.estimators.validation import (
@@ -289,7 +290,7 @@ executor, n_jobs, memory_limit, survey_part, callbacks
             outcomes = selection.run(candidates)
             self._keep(outcomes, reader, objectives)
             for model in self.estimators_:
-                model.keep_sample(sample, source.missing)
+                keep_sample(model, sample, source.missing)
         return self
 
     def predict(
