@@ -173,6 +173,12 @@ def test_options_have_the_defaults_and_choices_of_the_estimator():
     assert set(parameters["fixed"].type.choices) == set(PARAMETER_NAMES)
 
 
+def test_weights_are_held_equal(run, files, tmp_path):
+    words = "fit", "data.npy", "-k", 2, "-o", "m.gmm", "--seed", 0, "--fixed", "weights"
+    assert run(*words).code == 0
+    assert streamgmm.load(tmp_path / "m.gmm").weights_.tolist() == [0.5, 0.5]
+
+
 def test_a_fit_goes_on_from_a_model_with_parts_of_it_fixed(run, files, tmp_path):
     fixed = ["--fixed", "means", "--fixed", "weights"]
     result = run("fit", "data.npy", "--start", "model.gmm", "-o", "m.gmm", "--tol", 1e-9, *fixed)
@@ -463,6 +469,10 @@ def test_a_model_is_selected(run, files, tmp_path):
     result = run("select", "data.npy", "-k", "1:2", "--types", "diag", "--seed", 0, *words)
     assert result.out.splitlines()[0].split()[2:5] == ["held_out", "below", "best"]
     assert result.out.splitlines()[1].split()[:2] == ["diag", "2"]
+    words = ["select", "data.npy", "-k", "2", "--types", "diag", "-o", "again.gmm", "--seed", 0]
+    assert run(*words, "--checkpoint", "c").code == 0
+    assert run(*words, "--checkpoint", "c", "--resume").code == 0
+    assert "--resume needs --checkpoint" in run(*words, "--resume").err
     assert "give a range as in 1:12" in run("select", "data.npy", "-k", "a", "-o", "n.gmm").err
     assert "end in .csv" in run("select", "data.npy", "-o", "n.gmm", "--table", "t.txt").err
 

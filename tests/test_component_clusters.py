@@ -19,6 +19,7 @@ from streamgmm.core.structures import Array
 from streamgmm.errors import DataError, NotFiniteError, NotFittedError, ParameterError
 from streamgmm.events import ReadDone
 from streamgmm.plotting import plot_entropy
+from streamgmm.testing.chunked import ChunkedSource
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +120,9 @@ def test_weights_gaps_and_data_on_disk(
     assert_is_reference(merged, shares[used], weights[used])
 
 
-def test_rows_beyond_the_sample_take_one_more_pass(
-    model: GaussianMixture, rows: Array, tmp_path: Path
-) -> None:
+def test_rows_beyond_the_sample_take_one_more_pass(model: GaussianMixture, rows: Array) -> None:
     many = np.concatenate([rows + shift for shift in np.linspace(0.0, 1e-3, 9)])
-    source = zarr.create_array(tmp_path / "x.zarr", shape=many.shape, chunks=(5000, 2), dtype="f8")
-    source[:] = many
+    source = ChunkedSource(many, 5000)
     reads: list[ReadDone] = []
     listening = copy.copy(model).set_params(
         callbacks=lambda event: reads.append(event) if isinstance(event, ReadDone) else None

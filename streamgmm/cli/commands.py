@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
@@ -181,6 +181,41 @@ _memory_limit = click.option(
 )
 
 
+def _checkpoint(command: Any) -> Any:
+    """Return where intermediate results are kept, and whether to continue from there."""
+    options = (
+        click.option(
+            "--checkpoint",
+            metavar="FOLDER",
+            help="Folder or URL for intermediate results and the best model so far.",
+        ),
+        click.option(
+            "--checkpoint-interval",
+            type=click.FloatRange(0.0, min_open=True),
+            metavar="SECONDS",
+            help="Also save the state of a running pass there, about so often.",
+        ),
+        click.option(
+            "--resume",
+            is_flag=True,
+            help="Resume an interrupted command from --checkpoint; begin if it is empty.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _check_checkpoint(settings: Mapping[str, Any], resume: bool) -> None:
+    """Refuse options that need a checkpoint without one."""
+    if settings["checkpoint"] is not None:
+        return
+    if resume:
+        raise click.UsageError("--resume needs --checkpoint, the folder of what was interrupted.")
+    if settings["checkpoint_interval"] is not None:
+        raise click.UsageError("--checkpoint-interval needs --checkpoint, where passes are saved.")
+
+
 def _resources(command: Any) -> Any:
     """Return where and with what the data are read and computed."""
     options = (
@@ -306,22 +341,7 @@ def main(context: click.Context) -> None:
     help="Parameters to keep as they are in --start; may be repeated. Without --start weights can "
     "be kept, all equal.",
 )
-@click.option(
-    "--checkpoint",
-    metavar="FOLDER",
-    help="Folder or URL for intermediate results and the best model so far.",
-)
-@click.option(
-    "--checkpoint-interval",
-    type=click.FloatRange(0.0, min_open=True),
-    metavar="SECONDS",
-    help="Also save the state of a running pass there, about so often.",
-)
-@click.option(
-    "--resume",
-    is_flag=True,
-    help="Resume an interrupted command from --checkpoint; begin if it is empty.",
-)
+@_checkpoint
 @_description
 @_sample_weight
 @_seed
@@ -342,10 +362,7 @@ def fit(
         raise click.UsageError("Give the number of components, -k, or a model to --start from.")
     if {*settings["fixed"]} - {"weights"} and start is None:
         raise click.UsageError("--fixed needs --start, the model whose values are held.")
-    if resume and settings["checkpoint"] is None:
-        raise click.UsageError("--resume needs --checkpoint, the folder of what was interrupted.")
-    if settings["checkpoint_interval"] is not None and settings["checkpoint"] is None:
-        raise click.UsageError("--checkpoint-interval needs --checkpoint, where passes are saved.")
+    _check_checkpoint(settings, resume)
     check_output(output, _MODELS, data, sample_weight)
     from streamgmm.estimators import GaussianMixture
     from streamgmm.model_files import refuse_loss
@@ -456,6 +473,7 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> list[
 @_prior
 @_path_option("--table", help="Table of all candidates to write; ends in .csv.")
 @_path_option("--plot", "picture", help="Picture of the criterion: ends in .png, .pdf or .svg.")
+@_checkpoint
 @_description
 @_sample_weight
 @_seed
@@ -466,10 +484,12 @@ def select(
     table: Path | None,
     picture: Path | None,
     sample_weight: str | None,
+    resume: bool,
     quiet: bool,
     **settings: Any,
 ) -> None:
     """Choose the number of components and the covariance structure; write the best model."""
+    _check_checkpoint(settings, resume)
     check_output(output, _MODELS, data, sample_weight)
     if table is not None:
         check_output(table, _TABLES, data, output)
@@ -481,7 +501,8 @@ def select(
     refuse_loss(output.resolve(), None)
     source = _opened(data, settings, sample_weight)
     with reporting(quiet) as listener:
-        search = GaussianMixtureSearch(**settings, callbacks=[listener]).fit(source)
+        search = GaussianMixtureSearch(**settings, callbacks=[listener])
+        search.fit(source, resume=resume)
     search.best_estimator_.save(output)
     if table is not None:
         write_table(table, search.cv_results_)

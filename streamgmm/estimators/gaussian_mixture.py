@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import estimator_html_repr
 
 from streamgmm.algorithms.batch.auto import (
     fit_by_assignment,
@@ -53,6 +52,7 @@ from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.base import MixtureEstimator
+from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
 from streamgmm.estimators.condition import (
     condition_of,
     warn,
@@ -91,7 +91,7 @@ from streamgmm.options import (
 from streamgmm.persistence import Record
 from streamgmm.protocols import Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
-from streamgmm.sources.urls import is_url, without_credentials
+from streamgmm.sources.urls import is_url
 from streamgmm.sources.weighted import WeightedSource
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
@@ -100,7 +100,7 @@ _STARTS = ("weights_init", "means_init", "precisions_init")
 _ARRAYS = ("weights", "means", "covariances", "precisions", "precisions_cholesky")
 
 
-class GaussianMixture(FitPredictMixin, MixtureEstimator):
+class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     """Gaussian mixture fitted by maximum likelihood to data of any size.
 
     Arguments, attributes and their meanings are those of
@@ -379,23 +379,6 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         self.checkpoint_interval = checkpoint_interval
         self.callbacks = callbacks
 
-    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
-        shown = self._without_credentials()
-        text: str = super(GaussianMixture, shown).__repr__(N_CHAR_MAX)
-        return text
-
-    def _html_repr(self) -> str:
-        html: str = estimator_html_repr(self._without_credentials())
-        return html
-
-    def _without_credentials(self) -> Self:
-        """Return a copy for display: the URL of a checkpoint may hold a password or signature."""
-        if not isinstance(self.checkpoint, str):
-            return self
-        shown = copy.copy(self)
-        shown.checkpoint = without_credentials(self.checkpoint)
-        return shown
-
     def fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, resume: bool = False
     ) -> Self:
@@ -433,12 +416,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             If the checkpoint cannot be written; what it holds stays.
         """
         check_settings(self)
-        if resume and self.checkpoint is None:
-            raise ParameterError(
-                "resume=True needs checkpoint=, the folder of what was interrupted"
-            )
-        if self.checkpoint_interval is not None and self.checkpoint is None:
-            raise ParameterError("checkpoint_interval= needs checkpoint=, where passes are saved")
+        check_resume(self.checkpoint, self.checkpoint_interval, resume)
         source = self._open(X, sample_weight, reset=not self._goes_on())
         if source.n_rows < max(2, self.n_components):
             raise DataError(

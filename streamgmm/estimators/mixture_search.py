@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from numbers import Integral, Real
 from typing import Any, Self, get_args
@@ -18,17 +19,22 @@ from streamgmm.algorithms.batch.sample_fit import Settings
 from streamgmm.algorithms.batch.selection import Outcome, Selection
 from streamgmm.algorithms.reads.reader import Reader, shared_work
 from streamgmm.algorithms.sampling.row_sample import RowSample
+from streamgmm.checkpoint import open_checkpoint
 from streamgmm.core.fit_objective import FitObjective
 from streamgmm.core.parameters import count_parameters
 from streamgmm.core.priors import PriorSetting, check_prior
 from streamgmm.core.ridge import FitRidge, RegCovar, given_ridge
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError, DegenerateComponentWarning, FewRowsWarning, ParameterError
+from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
 from streamgmm.estimators.condition import condition_of, warn
+from streamgmm.estimators.fingerprint import search_fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, load_kernels
 from streamgmm.estimators.gaussian_mixture import GaussianMixture, fitted_model
 from streamgmm.estimators.kept_samples import keep_sample
 from streamgmm.estimators.numeric_limits import within_float64
+from streamgmm.estimators.outputs import refuse_overlap
+from streamgmm.estimators.records import to_record
 from streamgmm.estimators.row_estimator import DataEstimator, FitPredictMixin, listener_of
 from streamgmm.estimators.validation import (
     Interval,
@@ -44,6 +50,7 @@ from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import Arithmetic, CovarianceType, Criterion
 from streamgmm.protocols import Source
 from streamgmm.sources.sample import SampleSource
+from streamgmm.sources.urls import is_url
 
 _MOST_BY_DEFAULT = 12
 _VALUE = 8
@@ -66,7 +73,12 @@ _SHARED = (
 )
 
 
-class GaussianMixtureSearch(DensityMixin, FitPredictMixin, DataEstimator):  # type: ignore[misc]
+class GaussianMixtureSearch(
+    CheckpointedMixin,
+    DensityMixin,  # type: ignore[misc]
+    FitPredictMixin,
+    DataEstimator,
+):
     """Choose the number of components and the covariance structure of a Gaussian mixture.
 
     One survey serves all candidates. Each is fitted to the surveyed sample in memory. Candidates
@@ -101,6 +113,11 @@ class GaussianMixtureSearch(DensityMixin, FitPredictMixin, DataEstimator):  # ty
     reg_covar, max_iter, n_init, init_params, verbose, verbose_interval, arithmetic, prior, \
 executor, n_jobs, memory_limit, survey_part, callbacks
         As for :class:`GaussianMixture`, of each candidate; ``max_iter`` bounds its passes.
+    checkpoint : path-like or URL, default=None
+        Folder in which :meth:`fit` keeps what it finds, so that an interrupted search can
+        continue; in the end also ``model.gmm``, the best mixture.
+    checkpoint_interval : float, default=None
+        As for :class:`GaussianMixture`.
 
     Attributes
     ----------
@@ -157,7 +174,10 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         "held_out": [Interval(Real, 0.0, 1.0, closed="neither")],
         "n_repeats": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
-        **{name: GaussianMixture._parameter_constraints[name] for name in _SHARED},
+        **{
+            name: GaussianMixture._parameter_constraints[name]
+            for name in (*_SHARED, "checkpoint", "checkpoint_interval")
+        },
     }
 
     def __init__(
@@ -182,6 +202,8 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         n_jobs: int | None = None,
         memory_limit: int | str | None = None,
         survey_part: float = 1.0,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_interval: float | None = None,
         callbacks: Sequence[Callable[[Event], None]] = (),
     ) -> None:
         self.n_components = n_components
@@ -203,9 +225,13 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         self.n_jobs = n_jobs
         self.memory_limit = memory_limit
         self.survey_part = survey_part
+        self.checkpoint = checkpoint
+        self.checkpoint_interval = checkpoint_interval
         self.callbacks = callbacks
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, resume: bool = False
+    ) -> Self:
         """Fit the candidates and choose the best.
 
         Parameters
@@ -215,10 +241,14 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         y : Ignored
         sample_weight : array-like of shape (n_samples,), default=None
             Row weights; a weight of 2 counts a row twice.
+        resume : bool, default=False
+            Whether to continue with what an interrupted call of the same settings and data left in
+            ``checkpoint``; if there is nothing, the search begins.
 
         Returns
         -------
         self : GaussianMixtureSearch
+            Of a search that continued, to the last bit that of one that was not interrupted.
 
         Raises
         ------
@@ -228,8 +258,13 @@ executor, n_jobs, memory_limit, survey_part, callbacks
             If a setting is not valid, or there is no candidate.
         MemoryLimitError
             If the search does not fit in the memory limit.
+        CheckpointError
+            If the checkpoint is there and not to be resumed, or is that of another search.
+        OutputError
+            If the checkpoint cannot be written.
         """
         check_settings(self)
+        check_resume(self.checkpoint, self.checkpoint_interval, resume)
         sizes, kinds = self._sizes(), self._kinds()
         source = self._open(X, sample_weight, reset=True)
         for kind in kinds:
@@ -265,33 +300,58 @@ executor, n_jobs, memory_limit, survey_part, callbacks
                 sample = SampleSource(rows, weights, source.missing)
                 return Reader(sample, local, listener, self.arithmetic, driver_bytes=held)
 
-            random = check_random_state(self.random_state)
-            n_parameters = largest.n_parameters(source.n_features)
-            survey = survey_for_fit(
-                reader, largest.n_components, n_parameters, random, self.survey_part
-            )
-            sample = survey.sample
-            for objective in objectives.values():
-                objective.settle(sample.rows, sample.weights)
-            splits = self._splits(n_splits, random)
-            _require_rows(splits, sample, source, sizes[-1])
-            candidates = [self._settings(k, kind, objectives[kind]) for kind, k in distinct]
-            selection = Selection(
-                reader,
-                open_rows,
-                survey,
-                self.criterion,
-                self.tol,
-                self.max_iter,
-                int(random.randint(2**31)),
-                needs.effort(executor.memory_limit),
-                splits,
-            )
-            outcomes = selection.run(candidates)
-            self._keep(outcomes, reader, objectives)
-            for model in self.estimators_:
-                keep_sample(model, sample, source.missing)
+            with self._checkpointed(reader, sizes, kinds, resume) as random:
+                n_parameters = largest.n_parameters(source.n_features)
+                survey = survey_for_fit(
+                    reader, largest.n_components, n_parameters, random, self.survey_part
+                )
+                sample = survey.sample
+                for objective in objectives.values():
+                    objective.settle(sample.rows, sample.weights)
+                splits = self._splits(n_splits, random)
+                _require_rows(splits, sample, source, sizes[-1])
+                candidates = [self._settings(k, kind, objectives[kind]) for kind, k in distinct]
+                selection = Selection(
+                    reader,
+                    open_rows,
+                    survey,
+                    self.criterion,
+                    self.tol,
+                    self.max_iter,
+                    int(random.randint(2**31)),
+                    needs.effort(executor.memory_limit),
+                    splits,
+                )
+                outcomes = selection.run(candidates)
+                self._keep(outcomes, reader, objectives)
+                for model in self.estimators_:
+                    keep_sample(model, sample, source.missing)
         return self
+
+    @contextmanager
+    def _checkpointed(
+        self, reader: Reader, sizes: Sequence[int], kinds: Sequence[CovarianceType], resume: bool
+    ) -> Iterator[np.random.RandomState]:
+        """Keep what a search finds, if that is wanted; gives the random state that it begins with.
+
+        The best mixture is written in the end.
+        """
+        random = check_random_state(self.random_state)
+        if self.checkpoint is None:
+            yield random
+            return
+        if not is_url(os.fspath(self.checkpoint)):
+            refuse_overlap(self.checkpoint, reader.source)
+        settings = search_fingerprint(
+            self, reader.source, sizes, kinds, reader.executor.sample_bytes
+        )
+        interval = math.inf if self.checkpoint_interval is None else self.checkpoint_interval
+        with open_checkpoint(
+            self.checkpoint, settings, random, resume, interval, None, reader.notify
+        ) as checkpoint:
+            reader.journal = checkpoint
+            yield checkpoint.random
+            checkpoint.finish(to_record(self.best_estimator_))
 
     def predict(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False

@@ -14,7 +14,7 @@ from streamgmm.core.e_step import scratch_bytes
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
-from streamgmm.errors import NotFiniteError
+from streamgmm.errors import DataError, NotFiniteError
 from streamgmm.protocols import Chunk, Source, Work
 
 # Hashes of positions.
@@ -93,6 +93,17 @@ class HeldOutSums:
         """Return the sums for scores (n, C) and weights (n,) of rows."""
         weighted = weights[:, np.newaxis] * np.column_stack([np.ones(len(scores)), scores])
         return cls(float(weights.sum()), weights @ scores, weighted.T @ weighted)
+
+    def check(self) -> None:
+        """Refuse sums of different numbers of mixtures, as a file may hold them.
+
+        Raises
+        ------
+        DataError
+        """
+        size = len(self.totals) + 1
+        if self.totals.ndim != 1 or self.squares.shape != (size, size) or not self.weight >= 0.0:
+            raise DataError("these arrays are no sums over held-out rows")
 
     def merge(self, other: "HeldOutSums") -> "HeldOutSums":
         """Return the sums for the rows of both."""
@@ -181,8 +192,12 @@ def held_out_scores(
     rows = largest * (source.n_features * source.dtype.itemsize + 8 * (3 * n_columns + 6))
     value = 8 * (n_columns + 2) ** 2
     work = Work(scratch + rows + 3 * value, value, driver=reader.driver_bytes)
-    try:
+
+    def read() -> HeldOutSums:
         return reader.reduce("held out", HeldOutSums, _chunk_scores, state, work)
+
+    try:
+        return reader.kept(HeldOutSums, read)
     except NotFiniteError:
         refuse_not_finite(source, reader.executor)
 

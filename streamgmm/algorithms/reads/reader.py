@@ -80,6 +80,24 @@ class Reading:
 
 
 @dataclass(frozen=True, eq=False)
+class SharedReading:
+    """What a pass over all rows has said of the parameters of several mixtures.
+
+    Attributes
+    ----------
+    readings : tuple of Reading
+    """
+
+    readings: tuple[Reading, ...]
+
+    def is_of(self, mixtures: Sequence[Parameters]) -> bool:
+        """Return whether it was made with these mixtures, but for rounding."""
+        return len(self.readings) == len(mixtures) and all(
+            reading.is_of(own) for reading, own in zip(self.readings, mixtures, strict=True)
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class StatisticsRequest:
     """A pass over all rows for the sufficient statistics under given parameters.
 
@@ -286,8 +304,8 @@ class Reader:
     ) -> tuple[Statistics, ...]:
         """Answer several fits by one pass: each chunk is read once.
 
-        The statistics are those of a pass for each request, to the last bit. The history has one
-        entry; its log-likelihood is the largest.
+        The statistics are those of a pass for each request, to the last bit, or from the journal.
+        The history has one entry; its log-likelihood is the largest.
 
         Parameters
         ----------
@@ -298,12 +316,25 @@ class Reader:
 
         Raises
         ------
-        NotFiniteError, DataError
-            As :meth:`statistics`.
+        NotFiniteError, DataError, CheckpointError
+            As :meth:`answered`.
         """
-        prepared = [self._prepared(one) for one in requests]
+        mixtures = [one.parameters for one in requests]
         chosen = [None] * len(requests) if parts is None else parts
-        mixtures = tuple(zip(prepared, chosen, strict=True))
+
+        def read() -> SharedReading:
+            found = self._shared_statistics(requests, chosen)
+            return SharedReading(tuple(map(Reading, mixtures, found)))
+
+        shared = self.kept(SharedReading, read, lambda reading: reading.is_of(mixtures))
+        return tuple(reading.statistics for reading in shared.readings)
+
+    def _shared_statistics(
+        self, requests: Sequence[StatisticsRequest], parts: Sequence[ChunkPart | None]
+    ) -> tuple[Statistics, ...]:
+        """Make the pass that several fits ask for together."""
+        prepared = [self._prepared(one) for one in requests]
+        mixtures = tuple(zip(prepared, parts, strict=True))
         sizes = [(p.covariance_type, p.n_components) for p in (one.parameters for one in requests)]
         work = replace(shared_work(self.source, sizes), driver=self.driver_bytes)
         found, _, seconds = self._timed("shared", SeveralStatistics, _several, mixtures, work)
