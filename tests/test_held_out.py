@@ -180,9 +180,9 @@ def test_bad_input(rows: Array) -> None:
         with pytest.raises(ParameterError, match=name):
             GaussianMixtureSearch([1], **settings).fit(rows)
     settings = {"criterion": "held_out", "random_state": 0}
-    with pytest.raises(DataError, match=r"held_out=0.01 leaves .* to hold out, among 20"):
+    with pytest.raises(DataError, match=r"held_out = 0.01 leaves .* to hold out, among 20"):
         GaussianMixtureSearch([1], held_out=0.01, **settings).fit(rows[:20])
-    with pytest.raises(DataError, match=r"held_out=0.9 leaves .* to fit to"):
+    with pytest.raises(DataError, match=r"held_out = 0.9 leaves .* to fit to"):
         GaussianMixtureSearch([12], held_out=0.9, **settings).fit(rows[:20])
 
 

@@ -528,8 +528,8 @@ def _require_rows(
         n_fitted, n_held_out = map(len, split.of_sample(sample))
         if n_held_out < 2 or n_fitted < max(2, n_components):
             raise DataError(
-                f"held_out={split.part:g} leaves {n_fitted} row(s) of {source.name} to fit to and "
-                f"{n_held_out} to hold out, among {len(sample)} that can be used; "
+                f"held_out = {split.part:g} leaves {n_fitted} row(s) of {source.name} to fit to "
+                f"and {n_held_out} to hold out, among {len(sample)} that can be used; "
                 f"{max(2, n_components)} and 2 are needed; give more rows, another held_out, fewer "
                 "components or another criterion"
             )
