@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamgmm.core.mixtures.clusters import MergedComponents, elbow, elbow_lines
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import NotFittedError, OutputError, ParameterError
 from streamgmm.packages import needed_by
@@ -40,6 +41,8 @@ _MOST_WITH_VALUES = 12
 _WINDOW = 0.01
 # Differences of criteria up to which a scale is linear.
 _LINEAR_UP_TO = 10.0
+# The same for log-likelihoods, in nats per row.
+_SCORES_LINEAR_UP_TO = 0.01
 _BRIEF = EngFormatter(places=0, sep="")
 
 
@@ -164,12 +167,12 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
 
 
 def plot_criteria(search: Any, ax: Axes | None = None) -> Axes:
-    """Draw how far the criterion of each candidate lies above that of the chosen one.
+    """Draw how much worse the criterion of each candidate is than that of the chosen one.
 
     There is a curve for each covariance structure, against the number of components. Open circles
     are forecasts, of pruned candidates. Crosses are degenerate candidates, which cannot be chosen.
-    A band holds the values that are not resolved from the best. The scale is linear up to 10, and
-    logarithmic beyond.
+    A band holds the values that are not resolved from the best. The scale is linear up to 10, of
+    the likelihood of held-out rows up to 0.01 nats per row, and logarithmic beyond.
 
     Parameters
     ----------
@@ -203,6 +206,9 @@ def plot_criteria(search: Any, ax: Axes | None = None) -> Axes:
     results, criterion = search.cv_results_, search.criterion
     best = search.best_index_
     sizes, values = results["param_n_components"], results[criterion] - search.best_score_
+    is_score = criterion == "held_out"
+    if is_score:
+        values = -values
     for kind, color in zip(
         dict.fromkeys(results["param_covariance_type"].tolist()),
         color_sequences["tab10"],
@@ -235,8 +241,85 @@ def plot_criteria(search: Any, ax: Axes | None = None) -> Axes:
     )
     ax.set_xlabel("components")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_yscale("symlog", linthresh=_LINEAR_UP_TO)
-    ax.set_ylabel(f"{criterion.upper()} above the chosen one, {search.best_score_:.2f}")
+    ax.set_yscale("symlog", linthresh=_SCORES_LINEAR_UP_TO if is_score else _LINEAR_UP_TO)
+    ax.set_ylabel(
+        f"held-out log-likelihood below the best, {search.best_score_:.6f}, nats per row"
+        if is_score
+        else f"{criterion.upper()} above the chosen one, {search.best_score_:.2f}"
+    )
+    _legend_beside(ax)
+    return ax
+
+
+def plot_entropy(merged: Any, ax: Axes | None = None) -> Axes:
+    """Draw the entropy of the assignment of rows against the number of clusters.
+
+    Where the curve rises steeply components overlap, and merging them loses little. The dashed
+    lines are the two that fit the entropies best; they meet at the elbow. A circle marks the number
+    of clusters that was chosen.
+
+    Parameters
+    ----------
+    merged : MergedComponents or GaussianMixture
+        What ``merged_components`` returned; of a fitted model, what it returns without rows.
+    ax : matplotlib.axes.Axes, default=None
+        Where to draw; by default a new figure, outside pyplot.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    NotFittedError
+        If the model is not fitted.
+    ParameterError
+        If the model has no sample of rows, or ``merged`` is something else.
+
+    References
+    ----------
+    Baudry, Raftery, Celeux, Lo & Gottardo (2010), Combining mixture components for clustering.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from streamgmm import GaussianMixture
+    >>> from streamgmm.plotting import plot_entropy
+    >>> X = np.random.default_rng(0).standard_t(5, size=(500, 2)) + [[0, 0], [9, 9]] * 250
+    >>> ax = plot_entropy(GaussianMixture(4, random_state=0).fit(X).merged_components())
+    >>> ax.get_xlabel()
+    'clusters'
+    """
+    if not isinstance(merged, MergedComponents):
+        if not hasattr(merged, "merged_components"):
+            raise ParameterError(
+                f"merged is a {type(merged).__name__}; give a fitted GaussianMixture, or what its "
+                "merged_components returned"
+            )
+        _check_fitted(merged)
+        merged = merged.merged_components()
+    ax = _given_or_new(ax, 5.0)
+    entropies, chosen = merged.entropies, merged.n_clusters
+    sizes = np.arange(1, len(entropies) + 1)
+    colour, other, _ = _colours(3)
+    ax.plot(sizes, entropies, "o-", color=colour, linewidth=1.2)
+    if len(entropies) > 2:
+        label = "two lines that fit best"
+        for places, values in elbow_lines(entropies, elbow(entropies)):
+            ax.plot(places, values, "--", color=other, linewidth=1.5, label=label)
+            label = "_"
+    ax.plot(
+        chosen,
+        entropies[chosen - 1],
+        "o",
+        markersize=14,
+        markerfacecolor="none",
+        markeredgecolor="black",
+        label="choice",
+    )
+    ax.set_xlabel("clusters")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_ylabel("entropy of the assignment, nats")
     _legend_beside(ax)
     return ax
 

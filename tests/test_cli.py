@@ -173,6 +173,12 @@ def test_options_have_the_defaults_and_choices_of_the_estimator():
     assert set(parameters["fixed"].type.choices) == set(PARAMETER_NAMES)
 
 
+def test_weights_are_held_equal(run, files, tmp_path):
+    words = "fit", "data.npy", "-k", 2, "-o", "m.gmm", "--seed", 0, "--fixed", "weights"
+    assert run(*words).code == 0
+    assert streamgmm.load(tmp_path / "m.gmm").weights_.tolist() == [0.5, 0.5]
+
+
 def test_a_fit_goes_on_from_a_model_with_parts_of_it_fixed(run, files, tmp_path):
     fixed = ["--fixed", "means", "--fixed", "weights"]
     result = run("fit", "data.npy", "--start", "model.gmm", "-o", "m.gmm", "--tol", 1e-9, *fixed)
@@ -459,6 +465,14 @@ def test_a_model_is_selected(run, files, tmp_path):
     assert names.startswith("param_n_components,param_covariance_type,log_likelihood,")
     assert [row.split(",")[0] for row in rows] == ["1", "2", "3"]
     assert (tmp_path / "c.png").stat().st_size > 0
+    words = ["--criterion", "held_out", "--held-out", "0.3", "--repeats", 2, "-o", "other.gmm"]
+    result = run("select", "data.npy", "-k", "1:2", "--types", "diag", "--seed", 0, *words)
+    assert result.out.splitlines()[0].split()[2:5] == ["held_out", "below", "best"]
+    assert result.out.splitlines()[1].split()[:2] == ["diag", "2"]
+    words = ["select", "data.npy", "-k", "2", "--types", "diag", "-o", "again.gmm", "--seed", 0]
+    assert run(*words, "--checkpoint", "c").code == 0
+    assert run(*words, "--checkpoint", "c", "--resume").code == 0
+    assert "--resume needs --checkpoint" in run(*words, "--resume").err
     assert "give a range as in 1:12" in run("select", "data.npy", "-k", "a", "-o", "n.gmm").err
     assert "end in .csv" in run("select", "data.npy", "-o", "n.gmm", "--table", "t.txt").err
 
@@ -545,7 +559,9 @@ def test_plots_are_written(run, files, tmp_path):
     assert run(*words, "2,0", "-o", "b.svg").code == 0
     assert run(*words, "1", "-o", "c.pdf").code == 0
     assert run("plot", "model.gmm", "--convergence", "-o", "d.svg") == Result(0, "", "")
-    assert _listing(tmp_path) == {"a.png", "b.svg", "c.pdf", "d.svg"}
+    entropy = "plot", "model.gmm", "--entropy", "-o", "e.svg"
+    assert run(*entropy, "--data", "data.npy") == Result(0, "", "")
+    assert _listing(tmp_path) == {"a.png", "b.svg", "c.pdf", "d.svg", "e.svg"}
 
 
 def test_without_matplotlib_a_plot_says_what_to_install(run, monkeypatch):
@@ -630,6 +646,7 @@ BAD = [
     (("plot", "model.gmm", "-o", "p.png", "--features", "a"), "'a' is not one or two column"),
     (("plot", "model.gmm", "-o", "p.png", "--data", "two.npy"), "2 features"),
     (("plot", "model.gmm", "-o", "p.png", "--convergence", "--features", "0"), "shows no data"),
+    (("plot", "model.gmm", "-o", "p.png", "--entropy"), "--entropy needs --data"),
     (("demo", "--size", "10"), "--size is 10 bytes; give 31.25 KiB or more"),
     (("demo", "--size", "9000TB"), "free, the array takes up to"),
     (("demo", "--size", "1MB", "--directory", "nowhere"), "there is no directory nowhere"),

@@ -20,7 +20,8 @@ import reprlib
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
+from types import MethodType
 from typing import Any
 
 import joblib
@@ -28,9 +29,10 @@ import numpy as np
 import xxhash
 
 from streamgmm.algorithms.batch.em import Fit
+from streamgmm.algorithms.batch.held_out import HeldOutSums
 from streamgmm.algorithms.batch.lloyd import Farthest
 from streamgmm.algorithms.batch.sample_fit import Stage
-from streamgmm.algorithms.reads.reader import Reading
+from streamgmm.algorithms.reads.reader import Reading, SharedReading
 from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.algorithms.sampling.survey import Survey
 from streamgmm.checkpoint.storage import LOCK, Place, place_at
@@ -55,9 +57,11 @@ _SETTINGS, _MODEL = "settings.json", "model.gmm"
 # Names under which results are stored; they do not change with the names of the classes.
 _KINDS: Mapping[type, str] = {
     Farthest: "Farthest",
+    HeldOutSums: "HeldOutSums",
     Parameters: "Parameters",
     Reading: "Reading",
     RowSample: "RowSample",
+    SharedReading: "SharedReading",
     Stage: "Stage",
     Survey: "Survey",
 }
@@ -88,8 +92,8 @@ class Checkpoint:
         State at the beginning of the fit.
     interval : float
         Seconds after which a pass that continues is kept.
-    as_model : callable
-        Makes a model's record of a fit.
+    as_model : callable or None
+        Makes a model's record of a fit; None if there is no model before the end.
     listener : callable
         Called with an event for each result that is kept.
     """
@@ -102,7 +106,7 @@ class Checkpoint:
         partial: set[str],
         random: np.random.RandomState,
         interval: float,
-        as_model: Callable[[Fit], Record],
+        as_model: Callable[[Fit], Record] | None,
         listener: Listener,
     ) -> None:
         self.n_results, self.random, self.interval = n_results, random, interval
@@ -158,7 +162,7 @@ class Checkpoint:
     ) -> tuple[PartialRead[M], Callable[[PartialRead[M]], None]]:
         """Return the kept part of an incomplete pass, and a function that keeps more of it."""
         # Computed once, because the objects in it may cache more values later.
-        name = f"read-{joblib.hash(identity)}.npz"
+        name = f"read-{_identity_digest(identity)}.npz"
         begun: PartialRead[M] = PartialRead()
         if name in self._partial:
             with self._opened(name, "if it is removed, the pass begins again") as record:
@@ -201,6 +205,8 @@ class Checkpoint:
             self._best, self._is_best_written = found, False
 
     def _write_best(self) -> None:
+        if self._as_model is None:
+            return
         if self._best is not None and not self._is_best_written:
             self._write_model(self._as_model(self._best))
             self._is_best_written = True
@@ -243,6 +249,38 @@ class Checkpoint:
         return None
 
 
+def _identity_digest(identity: Any) -> str:
+    """Return a digest of the values that determine a pass, wherever they come from.
+
+    The fields of dataclasses count, and not what is kept beside these.
+    """
+    digest = xxhash.xxh3_128()
+    for part in _identity_parts(identity):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _identity_parts(value: Any) -> Iterator[bytes]:
+    if isinstance(value, np.ndarray):
+        # Layouts in memory, as those of arrays from a file, make no difference.
+        yield f"{value.dtype.str} {value.shape}".encode()
+        yield np.ascontiguousarray(value).tobytes()
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield type(value).__qualname__.encode()
+        for field in fields(value):
+            yield field.name.encode()
+            yield from _identity_parts(getattr(value, field.name))
+    elif isinstance(value, tuple | list):
+        yield f"{len(value)} values".encode()
+        for entry in value:
+            yield from _identity_parts(entry)
+    elif isinstance(value, MethodType):
+        yield value.__func__.__qualname__.encode()
+        yield from _identity_parts(value.__self__)
+    else:
+        yield joblib.hash(value).encode()
+
+
 def _begun(n_chunks: Any, values: tuple[M, ...], seconds: Any) -> PartialRead[M]:
     """Return the part of a pass that was kept.
 
@@ -266,9 +304,12 @@ def _partial_reads(names: set[str]) -> set[str]:
 
 
 def _way_out(place: Place) -> str:
+    another = "name another checkpoint for a new fit"
+    if _MODEL not in place.names():
+        return another
     return (
-        "name another checkpoint for a new fit, which may begin at the parameters of the model in "
-        f"{place}/{_MODEL}: weights_init=, means_init= and precisions_init="
+        f"{another}, which may begin at the parameters of the model in {place}/{_MODEL}: "
+        "weights_init=, means_init= and precisions_init="
     )
 
 
@@ -279,7 +320,7 @@ def open_checkpoint(
     random: np.random.RandomState,
     resume: bool,
     interval: float,
-    as_model: Callable[[Fit], Record],
+    as_model: Callable[[Fit], Record] | None,
     listener: Listener,
 ) -> Iterator[Checkpoint]:
     """Yield the checkpoint of a fit: a new one, or an earlier one of the same fit.
@@ -297,8 +338,8 @@ def open_checkpoint(
         Whether to continue an existing checkpoint, if there is one.
     interval : float
         Seconds after which a pass that continues is kept.
-    as_model : callable
-        Makes a model's record of a fit.
+    as_model : callable or None
+        Makes a model's record of a fit; None if there is no model before the end.
     listener : callable
         Called with an event for each result that is kept.
 

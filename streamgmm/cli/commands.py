@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
@@ -181,6 +181,41 @@ _memory_limit = click.option(
 )
 
 
+def _checkpoint(command: Any) -> Any:
+    """Return where intermediate results are kept, and whether to continue from there."""
+    options = (
+        click.option(
+            "--checkpoint",
+            metavar="FOLDER",
+            help="Folder or URL for intermediate results and the best model so far.",
+        ),
+        click.option(
+            "--checkpoint-interval",
+            type=click.FloatRange(0.0, min_open=True),
+            metavar="SECONDS",
+            help="Also save the state of a running pass there, about so often.",
+        ),
+        click.option(
+            "--resume",
+            is_flag=True,
+            help="Resume an interrupted command from --checkpoint; begin if it is empty.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _check_checkpoint(settings: Mapping[str, Any], resume: bool) -> None:
+    """Refuse options that need a checkpoint without one."""
+    if settings["checkpoint"] is not None:
+        return
+    if resume:
+        raise click.UsageError("--resume needs --checkpoint, the folder of what was interrupted.")
+    if settings["checkpoint_interval"] is not None:
+        raise click.UsageError("--checkpoint-interval needs --checkpoint, where passes are saved.")
+
+
 def _resources(command: Any) -> Any:
     """Return where and with what the data are read and computed."""
     options = (
@@ -303,24 +338,10 @@ def main(context: click.Context) -> None:
     "--fixed",
     type=click.Choice(get_args(ParameterName)),
     multiple=True,
-    help="Parameters to keep as they are in --start; may be repeated.",
+    help="Parameters to keep as they are in --start; may be repeated. Without --start weights can "
+    "be kept, all equal.",
 )
-@click.option(
-    "--checkpoint",
-    metavar="FOLDER",
-    help="Folder or URL for intermediate results and the best model so far.",
-)
-@click.option(
-    "--checkpoint-interval",
-    type=click.FloatRange(0.0, min_open=True),
-    metavar="SECONDS",
-    help="Also save the state of a running pass there, about so often.",
-)
-@click.option(
-    "--resume",
-    is_flag=True,
-    help="Resume an interrupted command from --checkpoint; begin if it is empty.",
-)
+@_checkpoint
 @_description
 @_sample_weight
 @_seed
@@ -339,12 +360,9 @@ def fit(
     """Fit a mixture to DATA and write the model."""
     if n_components is None and start is None:
         raise click.UsageError("Give the number of components, -k, or a model to --start from.")
-    if settings["fixed"] and start is None:
+    if {*settings["fixed"]} - {"weights"} and start is None:
         raise click.UsageError("--fixed needs --start, the model whose values are held.")
-    if resume and settings["checkpoint"] is None:
-        raise click.UsageError("--resume needs --checkpoint, the folder of what was interrupted.")
-    if settings["checkpoint_interval"] is not None and settings["checkpoint"] is None:
-        raise click.UsageError("--checkpoint-interval needs --checkpoint, where passes are saved.")
+    _check_checkpoint(settings, resume)
     check_output(output, _MODELS, data, sample_weight)
     from streamgmm.estimators import GaussianMixture
     from streamgmm.model_files import refuse_loss
@@ -428,7 +446,22 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> list[
     type=click.Choice(get_args(Criterion)),
     default="bic",
     show_default=True,
-    help="What the chosen model minimises: bic for a density, icl for clusters.",
+    help="What decides: bic for a density, icl for clusters, held_out for predictions of new rows.",
+)
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="With --criterion held_out, the part of the rows that is held out.",
+)
+@click.option(
+    "--repeats",
+    "n_repeats",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How often rows are held out, each time others.",
 )
 @click.option(
     "--tol",
@@ -440,6 +473,7 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> list[
 @_prior
 @_path_option("--table", help="Table of all candidates to write; ends in .csv.")
 @_path_option("--plot", "picture", help="Picture of the criterion: ends in .png, .pdf or .svg.")
+@_checkpoint
 @_description
 @_sample_weight
 @_seed
@@ -450,10 +484,12 @@ def select(
     table: Path | None,
     picture: Path | None,
     sample_weight: str | None,
+    resume: bool,
     quiet: bool,
     **settings: Any,
 ) -> None:
     """Choose the number of components and the covariance structure; write the best model."""
+    _check_checkpoint(settings, resume)
     check_output(output, _MODELS, data, sample_weight)
     if table is not None:
         check_output(table, _TABLES, data, output)
@@ -465,7 +501,8 @@ def select(
     refuse_loss(output.resolve(), None)
     source = _opened(data, settings, sample_weight)
     with reporting(quiet) as listener:
-        search = GaussianMixtureSearch(**settings, callbacks=[listener]).fit(source)
+        search = GaussianMixtureSearch(**settings, callbacks=[listener])
+        search.fit(source, resume=resume)
     search.best_estimator_.save(output)
     if table is not None:
         write_table(table, search.cv_results_)
@@ -834,6 +871,11 @@ def info(model: Path, as_json: bool) -> None:
     is_flag=True,
     help="Draw the log-likelihood of each pass of the fit, or along the stream, instead.",
 )
+@click.option(
+    "--entropy",
+    is_flag=True,
+    help="Draw instead how merging components lowers the entropy; of all rows of --data.",
+)
 @_description
 def plot(
     model: Path,
@@ -841,20 +883,28 @@ def plot(
     data: str | None,
     features: str | None,
     convergence: bool,
+    entropy: bool,
     **settings: Any,
 ) -> None:
     """Draw the components of a model as ellipses, over data, or how its fit converged."""
+    if entropy and (convergence or data is None or features is not None):
+        raise click.UsageError("--entropy needs --data, and neither --convergence nor --features.")
     if convergence and (data is not None or features is not None):
         raise click.UsageError("--convergence shows no data; remove --data and --features.")
     if data is None and any(value is not None for value in settings.values()):
         raise click.UsageError("Options that describe data need --data, the data that are drawn.")
     columns = _columns(features or "0,1")
     check_output(output, _PICTURES, data, model)
-    from streamgmm.plotting import plot_convergence, plot_mixture, save_picture
+    from streamgmm.plotting import plot_convergence, plot_entropy, plot_mixture, save_picture
 
     fitted = _load(model)
     source = None if data is None else _opened(data, settings)
-    drawn = plot_convergence(fitted) if convergence else plot_mixture(fitted, source, columns)
+    if entropy and not hasattr(fitted, "merged_components"):
+        raise click.UsageError("--entropy needs a model of a fit, not one of a stream.")
+    if entropy:
+        drawn = plot_entropy(fitted.merged_components(source))
+    else:
+        drawn = plot_convergence(fitted) if convergence else plot_mixture(fitted, source, columns)
     save_picture(drawn, output)
 
 

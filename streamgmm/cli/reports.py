@@ -60,9 +60,11 @@ def candidates(results: "Mapping[str, NDArray[Any]]", criterion: str) -> str:
     """
     import numpy as np
 
-    order = np.lexsort((results[criterion], results["rank_criterion"]))
+    # Higher is better of held-out rows, and differences are small.
+    sign, side, digits = (-1, "below", 5) if criterion == "held_out" else (1, "above", 2)
+    order = np.lexsort((sign * results[criterion], results["rank_criterion"]))
     best = results[criterion][order[0]]
-    lines = [f"{'covariances':15}{'components':>11}{criterion:>18}{'above best':>14}  status"]
+    lines = [f"{'covariances':15}{'components':>11}{criterion:>18}{side + ' best':>14}  status"]
     for i in order:
         value = results[criterion][i]
         notes = [str(results["status"][i])]
@@ -72,7 +74,7 @@ def candidates(results: "Mapping[str, NDArray[Any]]", criterion: str) -> str:
             notes.append("not resolved")
         lines.append(
             f"{results['param_covariance_type'][i]:15}{results['param_n_components'][i]:>11}"
-            f"{value:>18.2f}{value - best:>14.2f}  {', '.join(notes)}"
+            f"{value:>18.{digits}f}{sign * (value - best):>14.{digits}f}  {', '.join(notes)}"
         )
     return "\n".join(lines)
 

@@ -1,16 +1,14 @@
 """Information criteria of a mixture, from the statistics of one pass over the data."""
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.special
 
-from streamgmm.core.parameters import Parameters
+from streamgmm.core.parameters import Fixed, Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.whitening import Whitening
-from streamgmm.options import ParameterName
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Criteria:
         cls,
         statistics: Statistics,
         parameters: Parameters,
-        fixed: Collection[ParameterName] = (),
+        fixed: Fixed = (),
     ) -> "Criteria":
         """Return the criteria of a mixture.
 
@@ -52,7 +50,7 @@ class Criteria:
         statistics : Statistics
             Statistics of all rows under the parameters.
         parameters : Parameters
-        fixed : collection of {"weights", "means", "covariances"}
+        fixed : collection of {"weights", "means", "covariances"}, or mapping of these to masks
             Parameters that were held fixed and are not counted.
         """
         n_rows = statistics.weight + statistics.n_overflowing

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from streamgmm.core.data_moments import DataMoments
 from streamgmm.core.objective import Objective
 from streamgmm.core.objective import Prior as MixturePrior
+from streamgmm.core.parameters import Fixed
 from streamgmm.core.priors import PriorSetting, completed_prior
 from streamgmm.core.ridge import FitRidge
 from streamgmm.core.structures import Array
-from streamgmm.options import ParameterName
 
 
 @dataclass(eq=False)
@@ -21,12 +21,12 @@ class FitObjective:
     Attributes
     ----------
     ridge : FitRidge
-    fixed : frozenset of {"weights", "means", "covariances"}
+    fixed : collection of {"weights", "means", "covariances"}, or mapping of these to masks
     prior : None, str, Prior or an object with ``pseudo_rows``
     """
 
     ridge: FitRidge
-    fixed: frozenset[ParameterName] = frozenset()
+    fixed: Fixed = frozenset()
     prior: PriorSetting = None
     _completed: MixturePrior | None = field(default=None, init=False)
 

@@ -19,7 +19,6 @@ Dempster, Laird & Rubin (1977), section 3, the rate of convergence.
 Meilijson (1989), A fast improvement to the EM algorithm on its own terms.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,14 +26,15 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from streamgmm.core.frame import Frame
-from streamgmm.core.parameters import Parameters
+from streamgmm.core.parameters import PARAMETER_NAMES, Fixed, Parameters, held_components
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array, CovarianceStructure
 from streamgmm.core.whitening import Whitening
-from streamgmm.options import ParameterName
 
 #: Components with a smaller share in a row are ignored for this row.
 LEAST_RESPONSIBILITY = 3e-3
+# Least sum of weights that a division is made by.
+_LEAST_WEIGHT = 1e-300
 # Largest excess of the squared length of a residual over its mean, in standard deviations.
 _DEVIATIONS = 8.0
 
@@ -51,13 +51,13 @@ class Tangent:
         The parameters at which steps begin.
     frame : Frame
         Frame of the statistics that are converted to coordinates and back.
-    fixed : collection of {"weights", "means", "covariances"}
+    fixed : collection of {"weights", "means", "covariances"}, or mapping of these to masks
         Parameters that are held fixed: their coordinates are 0.
     """
 
     parameters: Parameters
     frame: Frame
-    fixed: Collection[ParameterName] = ()
+    fixed: Fixed = ()
 
     def gradient(self, statistics: Statistics, reg_covar: float | Array = 0.0) -> Array:
         """Return the step of EM, which is the gradient of the mean log-likelihood, (p,).
@@ -88,7 +88,31 @@ class Tangent:
         """Return whitened moments (K, M) and scatter, per unit of weight, as coordinates (p,)."""
         own, shared = self._structure.to_coordinates(moments, scatter, self.frame.n_features)
         scales, shared_scales = self._scales
-        return np.concatenate([(own * scales).ravel(), shared * shared_scales])
+        own = own * scales
+        self._balance(own)
+        return np.concatenate([own.ravel(), shared * shared_scales])
+
+    def feasible(self, vector: Array) -> Array:
+        """Return the part of a vector (p,) along which the mixture may move."""
+        found: Array = vector * self.free
+        self._balance(self.split(found)[0])
+        return found
+
+    def _balance(self, own: Array) -> None:
+        """Take from moves of some weights, if others are held, what would change their sum.
+
+        Where none is held the sum of all responsibilities of a row sees to it.
+
+        Parameters
+        ----------
+        own : ndarray of shape (K, m)
+            Coordinates of the components; changed in place.
+        """
+        is_held = held_components(self.fixed, "weights", len(own))
+        if is_held.any() and not is_held.all():
+            roots = np.where(is_held, 0.0, np.sqrt(self.parameters.weights))
+            length = max(float(roots @ roots), _LEAST_WEIGHT)
+            own[:, 0] -= roots * (float(own[:, 0] @ roots) / length)
 
     def moved(self, step: Array, like: Statistics) -> Statistics:
         """Return statistics whose M-step gives the mixture that lies a step (p,) away.
@@ -145,11 +169,13 @@ class Tangent:
         d = self.frame.n_features
         weights = self.parameters.weights[:, np.newaxis]
         second, shared = self._structure.tangent_scales(d)
-        moves = [name not in self.fixed for name in ("weights", "means", "covariances")]
-        own = np.concatenate([[moves[0]], np.full(d, moves[1]), moves[2] * second])
-        scales = np.zeros((len(weights), len(own)))
+        free = [~held_components(self.fixed, name, len(weights)) for name in PARAMETER_NAMES]
+        own = np.column_stack(
+            [free[0], np.repeat(free[1][:, None], d, 1), np.outer(free[2], second)]
+        )
+        scales = np.zeros(own.shape)
         np.divide(own, np.sqrt(weights), out=scales, where=weights > 0.0)
-        return scales, moves[2] * shared
+        return scales, free[2].any() * shared
 
     @property
     def n_shared(self) -> int:
@@ -262,8 +288,8 @@ class Information:
 
     def product(self, vector: Array) -> Array:
         """Return (I - J) v, (p,): the mean over rows of their gradient times its product with v."""
-        free = self.tangent.free
-        own, shared = (part.astype(np.float32) for part in self.tangent.split(vector * free))
+        feasible = self.tangent.feasible
+        own, shared = (part.astype(np.float32) for part in self.tangent.split(feasible(vector)))
         roots = np.sqrt(self.tangent.parameters.weights).astype(np.float32)
         along = np.zeros_like(self.weights)
         for k, members in enumerate(self.members):
@@ -274,8 +300,7 @@ class Information:
             own[k], part = self._gather(members, along[members.places], roots[k])
             shared = part if k == 0 else shared + part
         own[:, 0] -= roots * along.sum()
-        found: Array = (np.concatenate([own.ravel(), shared]) + self.damping * vector) * free
-        return found
+        return feasible(np.concatenate([own.ravel(), shared]) + self.damping * vector)
 
     def _project(self, members: _Members, own: Single, shared: Single, root: np.float32) -> Single:
         """Return products (n_k,) of a vector with a component's parts of the rows' gradients."""

@@ -5,17 +5,15 @@ Covariances are formed in the frame's coordinates u = B⁻¹ (x - o) and carried
 that even a standard deviation 1e8 times smaller than another keeps its digits.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.frame import Frame
-from streamgmm.core.parameters import Parameters
+from streamgmm.core.parameters import PARAMETER_NAMES, Fixed, Parameters, held_components
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
-from streamgmm.options import ParameterName
 
 # A component with less mass than this, in rows, counts as empty.
 _FEWEST_ROWS = 10.0 * np.finfo(np.float64).eps
@@ -46,7 +44,7 @@ def maximize(
     previous: Parameters,
     *,
     reg_covar: float | Array = 0.0,
-    fixed: Collection[ParameterName] = (),
+    fixed: Fixed = (),
 ) -> Maximum:
     """Return the parameters that maximise the expected log-likelihood of the statistics.
 
@@ -57,8 +55,8 @@ def maximize(
         Source of fixed parameters, and of the parameters of components without mass.
     reg_covar : float or ndarray of shape (D,)
         Added to the diagonal of each covariance, in squared units of the columns.
-    fixed : collection of {"weights", "means", "covariances"}
-        Parameters that keep their previous values.
+    fixed : collection of {"weights", "means", "covariances"}, or mapping of these to masks
+        Parameters that keep their previous values. Free weights share the rest.
 
     Returns
     -------
@@ -75,19 +73,22 @@ def maximize(
     offsets[alive] = statistics.moments[alive, 1 : 1 + frame.n_features]
     offsets[alive] /= counts[alive, np.newaxis]
 
-    weights, means = previous.weights, previous.means
-    if "weights" not in fixed and alive.size:
-        weights = counts / counts.sum()
+    k = previous.n_components
+    has_held_weight, has_held_mean, has_held_covariance = (
+        held_components(fixed, name, k) for name in PARAMETER_NAMES
+    )
+    weights = _maximal_weights(counts, previous.weights, has_held_weight)
+    means = previous.means.copy()
+    moving = alive[~has_held_mean[alive]]
+    means[moving] = frame.points(offsets)[moving]
     # Differences of the rows' mean from the mean about which the covariance is taken.
     shifts = np.zeros_like(offsets)
-    if "means" in fixed:
-        shifts = offsets - frame.coordinates(means)
-    else:
-        means = means.copy()
-        means[alive] = frame.points(offsets)[alive]
+    if has_held_mean.any():
+        shifts[has_held_mean] = (offsets - frame.coordinates(means))[has_held_mean]
     covariances, factors = previous.covariances, previous.factors
     collapsed: list[int] = []
-    if "covariances" not in fixed and alive.size:
+    alive = alive[~has_held_covariance[alive]]
+    if alive.size:
         structure = previous.structure
         covariances, factors = np.array(covariances), np.array(factors)
         resolution = structure.resolution(_rounding(frame, means))
@@ -103,6 +104,17 @@ def maximize(
         tuple(empty.tolist()),
         tuple(collapsed),
     )
+
+
+def _maximal_weights(counts: Array, previous: Array, is_held: NDArray[np.bool_]) -> Array:
+    """Return the weights: those that are not held are as the counts, and sum to what is left."""
+    if not is_held.any() and counts.any():
+        weights: Array = counts / counts.sum()
+        return weights
+    weights, free = previous.copy(), ~is_held
+    if counts[free].any():
+        weights[free] = counts[free] * (previous[free].sum() / counts[free].sum())
+    return weights
 
 
 def _has_mass(statistics: Statistics) -> NDArray[np.bool_]:

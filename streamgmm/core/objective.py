@@ -9,15 +9,15 @@ from typing import Protocol
 
 import numpy as np
 import scipy.special
+from numpy.typing import NDArray
 
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import Maximum, maximize
-from streamgmm.core.parameters import Parameters
+from streamgmm.core.parameters import Fixed, Parameters, held_components
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array, CovarianceStructure, relative_ridge
 from streamgmm.core.whitening import Whitening
 from streamgmm.errors import ParameterError
-from streamgmm.options import ParameterName
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +76,14 @@ class Objective:
     ----------
     reg_covar : float or ndarray of shape (D,)
         The ridge: it is added to the diagonal of each covariance, in squared units of the columns.
-    fixed : frozenset of {"weights", "means", "covariances"}
+    fixed : collection of {"weights", "means", "covariances"}, or mapping of these to masks
         Parameters that are held at their starting values.
     prior : Prior or None
         None for maximum likelihood.
     """
 
     reg_covar: float | Array = 0.0
-    fixed: frozenset[ParameterName] = frozenset()
+    fixed: Fixed = frozenset()
     prior: Prior | None = None
 
     def maximize(self, statistics: Statistics, previous: Parameters) -> Maximum:
@@ -190,7 +190,9 @@ class Objective:
         tangent = Tangent(previous, statistics.frame)
         whitening = Whitening.of(previous, statistics.frame)
         moments, scatter = _Whitened.of(self.prior, previous).posterior(
-            tangent, *whitening.of_statistics(statistics), "means" in self.fixed
+            tangent,
+            *whitening.of_statistics(statistics),
+            held_components(self.fixed, "means", previous.n_components),
         )
         found = whitening.in_frame(moments, scatter)
         return replace(statistics, moments=found.moments, scatter=found.scatter)
@@ -309,7 +311,7 @@ class _Whitened:
         return np.concatenate([parts.ravel(), of_shared / statistics.weight])
 
     def posterior(
-        self, tangent: Tangent, moments: Array, scatter: Array, has_fixed_means: bool
+        self, tangent: Tangent, moments: Array, scatter: Array, is_held: NDArray[np.bool_]
     ) -> tuple[Array, Array]:
         """Return whitened moments and scatter whose M-step gives the maximum with the prior.
 
@@ -321,11 +323,11 @@ class _Whitened:
         total = counts.sum()
         new_counts = (counts + self.weights) * (total / (total + self.weights.sum()))
         means = np.zeros_like(first)
-        if not has_fixed_means:
-            # The mean of a component without rows does not change.
-            rows = np.where(new_counts > 0.0, counts + self.means, 0.0)[:, np.newaxis]
-            sums = first + _times(self.means, self.centres)
-            np.divide(sums, rows, out=means, where=rows > 0.0)
+        # A fixed mean, and that of a component without rows, does not change.
+        moves = ~is_held & (new_counts > 0.0)
+        rows = np.where(moves, counts + self.means, 0.0)[:, np.newaxis]
+        sums = first + _times(self.means, self.centres)
+        np.divide(sums, rows, out=means, where=rows > 0.0)
         # Second moments about the new means, and of the new means about the origin.
         away = means - self.centres
         half = first - 0.5 * _times(counts, means)

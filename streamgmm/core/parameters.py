@@ -1,18 +1,21 @@
 """The parameters of a Gaussian mixture: validated once, and never changed afterwards."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure, require_structure
 from streamgmm.errors import ParameterError
 from streamgmm.options import CovarianceType, ParameterName
 
 PARAMETER_NAMES: tuple[ParameterName, ...] = get_args(ParameterName)
+
+#: Fixed parameters: their names, or a mask over components (K,) for each name.
+Fixed = Collection[ParameterName] | Mapping[ParameterName, NDArray[np.bool_]]
 
 # Largest asymmetry, as a part of √(Σ_ii Σ_jj); the tolerance of scikit-learn is similar.
 _ASYMMETRY = 1e-5
@@ -169,12 +172,12 @@ class Parameters:
         """Return the covariances or factors as matrices (K or 1, D, D) or scales (K, D)."""
         return self.structure.stacked(array, self.n_components, self.n_features)
 
-    def n_parameters(self, fixed: Collection[ParameterName] = ()) -> int:
+    def n_parameters(self, fixed: Fixed = ()) -> int:
         """Return the number of free parameters.
 
         Parameters
         ----------
-        fixed : collection of {"weights", "means", "covariances"}
+        fixed : collection of {"weights", "means", "covariances"}, or mapping of these to masks
             Parameters that were held fixed and are not counted.
         """
         return count_parameters(self.structure, self.n_components, self.n_features, fixed)
@@ -184,7 +187,7 @@ def count_parameters(
     structure: CovarianceStructure,
     n_components: int,
     n_features: int,
-    fixed: Collection[ParameterName] = (),
+    fixed: Fixed = (),
 ) -> int:
     """Return the number of free parameters of a mixture of this size.
 
@@ -192,15 +195,30 @@ def count_parameters(
     ----------
     structure : CovarianceStructure
     n_components, n_features : int
-    fixed : collection of {"weights", "means", "covariances"}
+    fixed : collection of {"weights", "means", "covariances"}, or mapping of these to masks
         Parameters that are held fixed and are not counted.
     """
-    free = {
-        "weights": n_components - 1,
-        "means": n_components * n_features,
-        "covariances": structure.n_parameters(n_components, n_features),
+    n_free = {
+        name: n_components - n_held_components(fixed, name, n_components)
+        for name in PARAMETER_NAMES
     }
-    return sum(count for name, count in free.items() if name not in fixed)
+    # Free weights sum to what the others leave.
+    found = max(n_free["weights"] - 1, 0) + n_free["means"] * n_features
+    if n_free["covariances"]:
+        found += structure.n_parameters(n_free["covariances"], n_features)
+    return found
+
+
+def held_components(fixed: Fixed, name: ParameterName, n_components: int) -> NDArray[np.bool_]:
+    """Return whether a parameter is held for each component, (K,)."""
+    if isinstance(fixed, Mapping) and name in fixed:
+        return np.asarray(fixed[name], dtype=np.bool_)
+    return np.full(n_components, name in fixed)
+
+
+def n_held_components(fixed: Fixed, name: ParameterName, n_components: int) -> int:
+    """Return for how many components a parameter is held, were there so many components."""
+    return min(int(held_components(fixed, name, n_components).sum()), n_components)
 
 
 def covariances_from_precisions(

@@ -542,7 +542,8 @@ or the path ``out``
             n_iterations=own.n_iterations,
         )
         model = self._as_batch(fitted)
-        model.set_params(weights_init=None, means_init=None, precisions_init=None)
+        # The values that were held are those of other features.
+        model.set_params(weights_init=None, means_init=None, precisions_init=None, fixed=())
         if np.ndim(self.reg_covar):
             model.set_params(reg_covar=np.asarray(self.reg_covar)[features])
         return model

@@ -20,7 +20,7 @@ from streamgmm.core.condition import (
     examine,
 )
 from streamgmm.core.feature_moments import FeatureMoments
-from streamgmm.core.parameters import Parameters, count_parameters
+from streamgmm.core.parameters import Parameters, count_parameters, n_held_components
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import (
     DegenerateComponentWarning,
@@ -59,7 +59,9 @@ def condition_of(
     ridge = np.zeros(parameters.n_features)
     added = getattr(model, "reg_covar_", model.reg_covar)
     # Where nothing has been estimated there may be a rule for the ridge, and no ridge yet.
-    if "covariances" not in model.fixed and not isinstance(added, str):
+    k = parameters.n_components
+    is_held = n_held_components(model.fixed, "covariances", k) == k
+    if not is_held and not isinstance(added, str):
         ridge[:] = added
     ridge = parameters.structure.shared_ridge(ridge)
     return examine(parameters, counts, ridge, columns=columns, lost=lost)

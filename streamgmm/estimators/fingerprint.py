@@ -1,7 +1,7 @@
 """What decides the result of a fit: data, settings and versions, as plain values to compare."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from numbers import Integral
@@ -13,6 +13,8 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.priors import Prior
 from streamgmm.core.structures import Array
 from streamgmm.estimators.outputs import description
+from streamgmm.estimators.records import plain_fixed
+from streamgmm.options import CovarianceType
 from streamgmm.protocols import LazySource, Source, all_chunks, regions_of
 
 # Settings that do not decide what is found, or of which what decides is said in another way.
@@ -55,7 +57,8 @@ def fingerprint(
         Memory that this sample may take.
     """
     known = _settings(model)
-    known["fixed"] = sorted(model.fixed)
+    fixed = plain_fixed(model.fixed)
+    known["fixed"] = sorted(fixed) if isinstance(fixed, list) else fixed
     if start is not None:
         known["start"] = _digest([start.weights, start.means, start.covariances])
         if isinstance(model.reg_covar, str) and ridge is not None:
@@ -79,12 +82,41 @@ def clustering_fingerprint(model: Any, source: Source, sample_bytes: int) -> dic
     return {"estimator": type(model).__name__, **known, **_data(source), **_versions()}
 
 
-def _settings(model: Any) -> dict[str, Any]:
-    """Return the settings that decide what is found."""
+def search_fingerprint(
+    model: Any,
+    source: Source,
+    sizes: Sequence[int],
+    kinds: Sequence[CovarianceType],
+    sample_bytes: int,
+) -> dict[str, Any]:
+    """Return what decides the result of a search among mixtures, as JSON can say it.
+
+    Parameters
+    ----------
+    model : GaussianMixtureSearch
+    source : Source
+    sizes : sequence of int
+        Numbers of components.
+    kinds : sequence of str
+        Covariance structures.
+    sample_bytes : int
+        Memory that the sample may take.
+    """
+    known = {
+        **_settings(model, ("n_components", "covariance_type")),
+        "n_components": [*sizes],
+        "covariance_type": [*kinds],
+        "bytes of the sample, by memory_limit": sample_bytes,
+    }
+    return {"estimator": type(model).__name__, **known, **_data(source), **_versions()}
+
+
+def _settings(model: Any, others: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the settings that decide what is found, without those that are said otherwise."""
     known: dict[str, Any] = {
         name: _plain(value)
         for name, value in model.get_params(deep=False).items()
-        if name not in _INDIFFERENT
+        if name not in (*_INDIFFERENT, *others)
     }
     seed = model.random_state
     known["random_state"] = int(seed) if isinstance(seed, Integral) else type(seed).__name__

@@ -5,15 +5,14 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from numbers import Integral, Real
 from typing import Any, Self, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import estimator_html_repr
 
 from streamgmm.algorithms.batch.auto import (
     fit_by_assignment,
@@ -23,13 +22,14 @@ from streamgmm.algorithms.batch.auto import (
     sample_for_start,
     survey_for_fit,
 )
+from streamgmm.algorithms.batch.component_clusters import merge_components
 from streamgmm.algorithms.batch.em import (
     Fit,
     expectation_maximization,
     with_mixture_evaluated,
 )
 from streamgmm.algorithms.batch.sample_fit import Settings
-from streamgmm.algorithms.reads.memory import Effort
+from streamgmm.algorithms.reads.memory import Effort, MixtureBytes
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.row_sample import RowSample, sample_rows
@@ -37,14 +37,22 @@ from streamgmm.checkpoint import open_checkpoint
 from streamgmm.core.criteria import Criteria
 from streamgmm.core.fit_objective import FitObjective
 from streamgmm.core.fitted_model import FittedModel, StopReason
+from streamgmm.core.mixtures.clusters import MergedComponents, require_clusters
 from streamgmm.core.objective import Objective
-from streamgmm.core.parameters import PARAMETER_NAMES, Parameters, count_parameters
+from streamgmm.core.parameters import (
+    PARAMETER_NAMES,
+    Fixed,
+    Parameters,
+    count_parameters,
+    n_held_components,
+)
 from streamgmm.core.priors import PriorSetting, check_prior
 from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.base import MixtureEstimator
+from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
 from streamgmm.estimators.condition import (
     condition_of,
     warn,
@@ -54,6 +62,7 @@ from streamgmm.estimators.condition import (
 )
 from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, load_kernels, log_effort
+from streamgmm.estimators.kept_samples import forget_sample, keep_sample, kept_sample
 from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.outputs import refuse_overlap
 from streamgmm.estimators.records import copy_fitted, to_record
@@ -82,7 +91,7 @@ from streamgmm.options import (
 from streamgmm.persistence import Record
 from streamgmm.protocols import Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
-from streamgmm.sources.urls import is_url, without_credentials
+from streamgmm.sources.urls import is_url
 from streamgmm.sources.weighted import WeightedSource
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
@@ -91,7 +100,7 @@ _STARTS = ("weights_init", "means_init", "precisions_init")
 _ARRAYS = ("weights", "means", "covariances", "precisions", "precisions_cholesky")
 
 
-class GaussianMixture(FitPredictMixin, MixtureEstimator):
+class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     """Gaussian mixture fitted by maximum likelihood to data of any size.
 
     Arguments, attributes and their meanings are those of
@@ -163,8 +172,11 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         0.001 nats, and sums of some hundred rows too where that of covariances is below a part
         in 10,000, else as with "auto". What was done is in ``history_``. Hard assignment needs all
         digits of densities that matter: there "float32" is "auto".
-    fixed : collection of {"weights", "means", "covariances"}, default=()
-        Parameters held at their ``*_init`` values (``precisions_init`` for covariances).
+    fixed : collection of {"weights", "means", "covariances"}, or dict, default=()
+        Parameters held at their ``*_init`` values (``precisions_init`` for covariances). A dict
+        has, for a name, True or False for each component: ``{"means": [True, False, False]}``
+        holds the first mean. Weights that are not held share what the others leave. Weights that
+        are all held and not given are equal: ``fixed={"weights"}``.
     prior : None, "fraley-raftery", "chen-tan" or :class:`streamgmm.Prior`, default=None
         Prior of the means and covariances: the fit maximises the log-likelihood and the log density
         of the prior, so no component collapses. "fraley-raftery" is ``Prior()``. "chen-tan"
@@ -301,7 +313,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "algorithm": [StrOptions(set(get_args(Algorithm)))],
         "arithmetic": [StrOptions(set(get_args(Arithmetic)))],
-        "fixed": ["array-like", set, frozenset],
+        "fixed": ["array-like", set, frozenset, dict],
         "prior": PRIOR_CONSTRAINTS,
         "executor": [StrOptions(set(get_args(ExecutorName))), HasMethods("scheduler_info")],
         "n_jobs": [Integral, None],
@@ -331,7 +343,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         verbose_interval: int = 10,
         algorithm: str = "auto",
         arithmetic: Arithmetic = "auto",
-        fixed: Collection[ParameterName] = (),
+        fixed: Collection[ParameterName] | Mapping[ParameterName, ArrayLike] = (),
         prior: PriorSetting = None,
         executor: Any = "auto",
         n_jobs: int | None = None,
@@ -366,23 +378,6 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
         self.checkpoint = checkpoint
         self.checkpoint_interval = checkpoint_interval
         self.callbacks = callbacks
-
-    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
-        shown = self._without_credentials()
-        text: str = super(GaussianMixture, shown).__repr__(N_CHAR_MAX)
-        return text
-
-    def _html_repr(self) -> str:
-        html: str = estimator_html_repr(self._without_credentials())
-        return html
-
-    def _without_credentials(self) -> Self:
-        """Return a copy for display: the URL of a checkpoint may hold a password or signature."""
-        if not isinstance(self.checkpoint, str):
-            return self
-        shown = copy.copy(self)
-        shown.checkpoint = without_credentials(self.checkpoint)
-        return shown
 
     def fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, resume: bool = False
@@ -421,21 +416,17 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             If the checkpoint cannot be written; what it holds stays.
         """
         check_settings(self)
-        if resume and self.checkpoint is None:
-            raise ParameterError(
-                "resume=True needs checkpoint=, the folder of what was interrupted"
-            )
-        if self.checkpoint_interval is not None and self.checkpoint is None:
-            raise ParameterError("checkpoint_interval= needs checkpoint=, where passes are saved")
+        check_resume(self.checkpoint, self.checkpoint_interval, resume)
         source = self._open(X, sample_weight, reset=not self._goes_on())
         if source.n_rows < max(2, self.n_components):
             raise DataError(
                 "Expected n_samples >= n_components and a minimum of 2 is required, but got "
                 f"n_components = {self.n_components}, n_samples = {source.n_rows}"
             )
-        known = self._known_start(source.n_features)
+        fixed = self._held_parameters(source.n_features)
+        known = self._known_start(source.n_features, fixed)
         check_prior(self.prior, self.covariance_type, source.n_features)
-        objective = FitObjective(self._ridge(source), frozenset(self.fixed), self.prior)
+        objective = FitObjective(self._ridge(source), fixed, self.prior)
         rows = _RowCheck(self, source)
         if self.memory_limit is not None:
             load_kernels(source)
@@ -448,7 +439,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             # What a fit needs does not depend on the ridge and the prior.
             needs = FitNeeds(
                 source,
-                self._settings(Objective(fixed=frozenset(self.fixed))),
+                self._settings(Objective(fixed=fixed)),
                 self.algorithm == "em",
             )
             works = needs.works(executor.memory_limit)
@@ -472,6 +463,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
                 if reader.is_hard:
                     best = with_mixture_evaluated(reader, best)
                 self._keep(best, reader, objective.ridge)
+                keep_sample(self, best.sample, source.missing)
         self._warn(best, reader, rows)
         return self
 
@@ -551,10 +543,11 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             settings.start(sample.rows, sample.weights, known, random, restart)
             for restart in range(self.n_init)
         )
-        return max(
+        best = max(
             (self._run(reader, start, settings.objective) for start in starts),
             key=lambda fit: fit.value,
         )
+        return replace(best, sample=sample)
 
     def _fit_in_few_reads(
         self,
@@ -688,16 +681,53 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             previous=previous,
         )
 
-    def _known_start(self, n_features: int) -> Start:
-        initial = {name: _as_numbers(name, getattr(self, name)) for name in _STARTS}
+    def _held_parameters(self, n_features: int) -> Fixed:
+        """Return the parameters that are held: names, or masks if some components are free.
+
+        Raises
+        ------
+        ParameterError
+            If a name is unknown, or a mask is none that the mixture can have.
+        """
         unknown = [name for name in self.fixed if name not in PARAMETER_NAMES]
         if unknown:
             raise ParameterError(
                 f"fixed names {', '.join(sorted(map(str, unknown)))}; "
                 f"choose among {', '.join(PARAMETER_NAMES)}"
             )
+        if not isinstance(self.fixed, Mapping):
+            return frozenset(self.fixed)
+        k = self.n_components
+        masks: dict[ParameterName, NDArray[np.bool_]] = {}
+        for name, given in self.fixed.items():
+            mask = np.asarray(given)
+            if mask.dtype != np.bool_ or mask.shape != (k,):
+                raise ParameterError(
+                    f"fixed[{name!r}] is {given!r}; give True or False for each of the {k} "
+                    "component(s)"
+                )
+            is_shared = STRUCTURES[self.covariance_type].n_shared(n_features) > 0
+            if name == "covariances" and is_shared and 0 < mask.sum() < k:
+                raise ParameterError(
+                    f"fixed['covariances'] is {given!r}, but with covariance_type="
+                    f"{self.covariance_type!r} all components share one covariance; hold it for "
+                    "all of them or for none"
+                )
+            if name == "weights" and mask.sum() == k - 1:
+                # The last one is what the others leave.
+                mask = np.ones(k, dtype=np.bool_)
+            if mask.any():
+                masks[name] = mask
+        return frozenset(masks) if all(map(np.all, masks.values())) else masks
+
+    def _known_start(self, n_features: int, fixed: Fixed) -> Start:
+        initial = {name: _as_numbers(name, getattr(self, name)) for name in _STARTS}
+        if n_held_components(fixed, "weights", self.n_components) == self.n_components:
+            equal = np.full(self.n_components, 1.0 / self.n_components)
+            if self.weights_init is None:
+                initial["weights_init"] = equal
         for held, needed in zip(PARAMETER_NAMES, _STARTS, strict=True):
-            if held in self.fixed and initial[needed] is None:
+            if held in fixed and initial[needed] is None:
                 raise ParameterError(f"fixed holds {held!r}, so {needed} must be given")
         shape = self.n_components, n_features
         expected = dict(
@@ -732,6 +762,7 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             self.reg_covar_ = fitted.reg_covar
         self._statistics, self._reason = fitted.statistics, fitted.reason
         self._is_hard_fit, self._criteria = fitted.is_hard, fitted.criteria
+        forget_sample(self)
         self.converged_, self.n_iter_ = fitted.converged, fitted.n_iterations
         self.lower_bound_, self.lower_bounds_ = fitted.log_likelihood, [*fitted.log_likelihoods]
         self.history_, self.n_reads_ = [*map(dict, fitted.history)], fitted.n_reads
@@ -852,6 +883,84 @@ class GaussianMixture(FitPredictMixin, MixtureEstimator):
             )
         return self._criteria
 
+    def merged_components(self, X: Any = None, n_clusters: int | None = None) -> MergedComponents:
+        """Merge components that overlap into clusters.
+
+        A cluster that is not Gaussian is described by several components. The entropy of the
+        assignment of rows to components measures how much these overlap. The pair whose merge
+        lowers the entropy most is merged, again and again. The mixture itself does not change.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features), default=None
+            Rows that the entropy is taken of; anything that :func:`streamgmm.open` takes. One pass
+            samples them; as a rule one more pass finds the tree, at most one for each component.
+            None for the rows that the fit has sampled, up to 8 MiB of them, and no pass. Files do
+            not hold these.
+        n_clusters : int, default=None
+            Number of clusters, from 1 to the number of components. None for the number at which
+            two lines that fit the entropies best meet: from 2 to one less than the number of
+            components. No components are merged if there are less than three, or if the entropy
+            is below 0.01 nats per row.
+
+        Returns
+        -------
+        merged : MergedComponents
+            With ``clusters``, the cluster of each component, the ``tree`` of merges, the
+            ``entropies`` with 1, 2, … clusters, in nats, and the methods ``cut`` for other
+            numbers of clusters and ``relabel`` for the labels of rows.
+
+        Raises
+        ------
+        ParameterError
+            If there cannot be so many clusters, or X is not given and the model has no sample.
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+
+        References
+        ----------
+        Baudry, Raftery, Celeux, Lo & Gottardo (2010), Combining mixture components for clustering.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> rng = np.random.default_rng(0)
+        >>> ring = rng.normal(size=(2000, 2))
+        >>> ring *= 5.0 / np.linalg.norm(ring, axis=1, keepdims=True)
+        >>> X = np.vstack([ring, rng.normal(size=(2000, 2))]) + 0.3 * rng.normal(size=(4000, 2))
+        >>> gm = GaussianMixture(7, random_state=0).fit(X)
+        >>> merged = gm.merged_components(n_clusters=2)
+        >>> np.bincount(merged.clusters[gm.predict(X)]).round(-2)
+        array([2000, 2000])
+        """
+        check_is_fitted(self)
+        if n_clusters is not None:
+            require_clusters(n_clusters, len(self.weights_))
+        if X is not None:
+            source = self._open(X, None, reset=False)
+            return self._merged(source, listener_of(self), self.executor, n_clusters)
+        sample = kept_sample(self)
+        if sample is None:
+            raise ParameterError(
+                "this model has no sample of rows, because it was loaded, copied, converted or "
+                "fitted from a given start; give rows: merged_components(X)"
+            )
+        return self._merged(sample, lambda event: None, "threads", n_clusters)
+
+    def _merged(
+        self, source: Source, listener: Listener, executor: Any, n_clusters: int | None
+    ) -> MergedComponents:
+        """Merge components by the rows of a source."""
+        k, d = self.means_.shape
+        sizes = MixtureBytes(self.covariance_type, k, d, source.missing == "em")
+        with (
+            open_executor(executor, source, self.n_jobs, self.memory_limit) as opened,
+            single_threaded_blas(),
+        ):
+            reader = Reader(source, opened, listener, driver_bytes=sizes.scoring)
+            return merge_components(reader, self._parameters(), n_clusters)
+
     def _warn(self, fit: Fit, reader: Reader, rows: "_RowCheck") -> None:
         """Report what the fit is worth."""
         counts = None
@@ -941,7 +1050,7 @@ def fitted_model(
     reader: Reader,
     ridge: FitRidge,
     feature_names: Any,
-    fixed: Collection[ParameterName] = (),
+    fixed: Fixed = (),
 ) -> FittedModel:
     """Return what a fit found as a plain value.
 
@@ -952,7 +1061,7 @@ def fitted_model(
         It made the passes of the fit.
     ridge : FitRidge
     feature_names : ndarray of str, or None
-    fixed : collection of {"weights", "means", "covariances"}
+    fixed : collection of {"weights", "means", "covariances"}, or mapping of these to masks
         Parameters that were held fixed.
     """
     criteria = None

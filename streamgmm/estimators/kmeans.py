@@ -34,6 +34,7 @@ from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.errors import DataError, ParameterError
+from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
 from streamgmm.estimators.condition import warn, warn_of_skipped_rows
 from streamgmm.estimators.fingerprint import clustering_fingerprint
 from streamgmm.estimators.fit_needs import load_kernels
@@ -64,6 +65,7 @@ _RUNS = {"k-means++": 4, "random": 10}
 
 
 class KMeans(
+    CheckpointedMixin,
     FitPredictMixin,
     ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]
     TransformerMixin,  # type: ignore[misc]
@@ -238,10 +240,7 @@ default="k-means++"
             If the checkpoint cannot be written.
         """
         check_settings(self)
-        if resume and self.checkpoint is None:
-            raise ParameterError(
-                "resume=True needs checkpoint=, the folder of what was interrupted"
-            )
+        check_resume(self.checkpoint, None, resume)
         source = self._opened(X, sample_weight, reset=True)
         given = self._given_centres(source.n_features)
         with (

@@ -1,9 +1,11 @@
 """The estimator that chooses the number of components and the covariance structure."""
 
+import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Self, get_args
 
 import numpy as np
@@ -12,19 +14,27 @@ from sklearn.base import DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 
 from streamgmm.algorithms.batch.auto import survey_for_fit
+from streamgmm.algorithms.batch.held_out import RowSplit
 from streamgmm.algorithms.batch.sample_fit import Settings
 from streamgmm.algorithms.batch.selection import Outcome, Selection
 from streamgmm.algorithms.reads.reader import Reader, shared_work
+from streamgmm.algorithms.sampling.row_sample import RowSample
+from streamgmm.checkpoint import open_checkpoint
 from streamgmm.core.fit_objective import FitObjective
 from streamgmm.core.parameters import count_parameters
 from streamgmm.core.priors import PriorSetting, check_prior
 from streamgmm.core.ridge import FitRidge, RegCovar, given_ridge
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError, DegenerateComponentWarning, FewRowsWarning, ParameterError
+from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
 from streamgmm.estimators.condition import condition_of, warn
+from streamgmm.estimators.fingerprint import search_fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, load_kernels
 from streamgmm.estimators.gaussian_mixture import GaussianMixture, fitted_model
+from streamgmm.estimators.kept_samples import keep_sample
 from streamgmm.estimators.numeric_limits import within_float64
+from streamgmm.estimators.outputs import refuse_overlap
+from streamgmm.estimators.records import to_record
 from streamgmm.estimators.row_estimator import DataEstimator, FitPredictMixin, listener_of
 from streamgmm.estimators.validation import (
     Interval,
@@ -40,8 +50,10 @@ from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import Arithmetic, CovarianceType, Criterion
 from streamgmm.protocols import Source
 from streamgmm.sources.sample import SampleSource
+from streamgmm.sources.urls import is_url
 
 _MOST_BY_DEFAULT = 12
+_VALUE = 8
 # Settings of a mixture that a search has too, with the same meaning and check.
 _SHARED = (
     "tol",
@@ -61,7 +73,12 @@ _SHARED = (
 )
 
 
-class GaussianMixtureSearch(DensityMixin, FitPredictMixin, DataEstimator):  # type: ignore[misc]
+class GaussianMixtureSearch(
+    CheckpointedMixin,
+    DensityMixin,  # type: ignore[misc]
+    FitPredictMixin,
+    DataEstimator,
+):
     """Choose the number of components and the covariance structure of a Gaussian mixture.
 
     One survey serves all candidates. Each is fitted to the surveyed sample in memory. Candidates
@@ -75,10 +92,19 @@ class GaussianMixtureSearch(DensityMixin, FitPredictMixin, DataEstimator):  # ty
         Numbers of components to choose from; None for 1 to 12.
     covariance_type : str or iterable of str, default=("full", "diag")
         Covariance structures to choose from, as of :class:`GaussianMixture`.
-    criterion : {"bic", "aic", "icl"}, default="bic"
-        What the best mixture minimises. BIC answers how many Gaussians describe the density; its
-        choice grows with the number of rows if clusters are not Gaussian. ICL answers how many
-        clusters there are.
+    criterion : {"bic", "aic", "icl", "held_out"}, default="bic"
+        What decides. BIC answers how many Gaussians describe the density; its choice grows with
+        the number of rows if clusters are not Gaussian. ICL answers how many clusters there are.
+        The best mixture has the least of BIC, AIC or ICL. "held_out" chooses the mixture that
+        predicts rows best that it was not fitted to: each candidate is also fitted without some
+        rows, and the mean log-likelihood of these rows decides.
+    held_out : float, default=0.1
+        With ``criterion="held_out"`` about this part of the rows is held out. A hash of their
+        positions chooses them, so it depends on ``random_state`` and on no chunks or threads.
+    n_repeats : int, default=1
+        Number of times that rows are held out, each time others as far as there are enough: 10
+        times with ``held_out=0.1`` holds out each row once. All repeats share the passes over the
+        data.
     random_state : int, RandomState instance or None, default=None
         Decides the sample and the starts.
     tol : float, default=1e-3
@@ -87,6 +113,11 @@ class GaussianMixtureSearch(DensityMixin, FitPredictMixin, DataEstimator):  # ty
     reg_covar, max_iter, n_init, init_params, verbose, verbose_interval, arithmetic, prior, \
 executor, n_jobs, memory_limit, survey_part, callbacks
         As for :class:`GaussianMixture`, of each candidate; ``max_iter`` bounds its passes.
+    checkpoint : path-like or URL, default=None
+        Folder in which :meth:`fit` keeps what it finds, so that an interrupted search can
+        continue; in the end also ``model.gmm``, the best mixture.
+    checkpoint_interval : float, default=None
+        As for :class:`GaussianMixture`.
 
     Attributes
     ----------
@@ -97,14 +128,16 @@ executor, n_jobs, memory_limit, survey_part, callbacks
     best_index_ : int
         Its row in ``cv_results_``.
     best_score_ : float
-        Its criterion, in its own sign: lower is better.
+        Its criterion, in its own sign: lower is better, but of "held_out" higher.
     cv_results_ : dict of ndarray
         A row for each candidate: ``param_n_components``, ``param_covariance_type``;
         ``log_likelihood``, in nats, and ``log_likelihood_std_error``, 0 where it is exact;
-        ``n_parameters``, ``bic``, ``aic``, ``icl``, ``entropy``; ``predicted_remaining_gain`` of
-        the log-likelihood, in nats, inf without a pass; ``smallest_component_rows``;
-        ``degenerate``; ``resolved``, whether the difference from the best is larger than what
-        both may still gain, or than the error of a forecast; ``rank_criterion``, 1 for the best,
+        ``n_parameters``, ``bic``, ``aic``, ``icl``, ``entropy``; ``held_out``, the mean
+        log-likelihood of held-out rows in nats per row, and ``held_out_std_error``, both NaN with
+        another criterion; ``predicted_remaining_gain`` of the log-likelihood, in nats, inf without
+        a pass; ``smallest_component_rows``; ``degenerate``; ``resolved``, whether the difference
+        from the best is larger than what both may still gain, than the error of a forecast, or
+        than two standard errors of held-out rows; ``rank_criterion``, 1 for the best,
         the same last rank for all that are not eligible; and ``status``: "complete", "stopped"
         after some passes because it could not win, or "pruned" on the sample. Only complete rows
         hold exact values of converged fits; pruned rows hold forecasts. Structures that coincide,
@@ -138,8 +171,13 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         "n_components": [Interval(Integral, 1, None, closed="left"), "array-like", range, None],
         "covariance_type": [str, "array-like"],
         "criterion": [StrOptions(set(get_args(Criterion)))],
+        "held_out": [Interval(Real, 0.0, 1.0, closed="neither")],
+        "n_repeats": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
-        **{name: GaussianMixture._parameter_constraints[name] for name in _SHARED},
+        **{
+            name: GaussianMixture._parameter_constraints[name]
+            for name in (*_SHARED, "checkpoint", "checkpoint_interval")
+        },
     }
 
     def __init__(
@@ -148,6 +186,8 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         *,
         covariance_type: CovarianceType | Iterable[CovarianceType] = ("full", "diag"),
         criterion: Criterion = "bic",
+        held_out: float = 0.1,
+        n_repeats: int = 1,
         random_state: Any = None,
         tol: float = 1e-3,
         reg_covar: RegCovar = "auto",
@@ -162,11 +202,15 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         n_jobs: int | None = None,
         memory_limit: int | str | None = None,
         survey_part: float = 1.0,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_interval: float | None = None,
         callbacks: Sequence[Callable[[Event], None]] = (),
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
         self.criterion = criterion
+        self.held_out = held_out
+        self.n_repeats = n_repeats
         self.random_state = random_state
         self.tol = tol
         self.reg_covar = reg_covar
@@ -181,9 +225,13 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         self.n_jobs = n_jobs
         self.memory_limit = memory_limit
         self.survey_part = survey_part
+        self.checkpoint = checkpoint
+        self.checkpoint_interval = checkpoint_interval
         self.callbacks = callbacks
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, resume: bool = False
+    ) -> Self:
         """Fit the candidates and choose the best.
 
         Parameters
@@ -193,10 +241,14 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         y : Ignored
         sample_weight : array-like of shape (n_samples,), default=None
             Row weights; a weight of 2 counts a row twice.
+        resume : bool, default=False
+            Whether to continue with what an interrupted call of the same settings and data left in
+            ``checkpoint``; if there is nothing, the search begins.
 
         Returns
         -------
         self : GaussianMixtureSearch
+            Of a search that continued, to the last bit that of one that was not interrupted.
 
         Raises
         ------
@@ -206,8 +258,13 @@ executor, n_jobs, memory_limit, survey_part, callbacks
             If a setting is not valid, or there is no candidate.
         MemoryLimitError
             If the search does not fit in the memory limit.
+        CheckpointError
+            If the checkpoint is there and not to be resumed, or is that of another search.
+        OutputError
+            If the checkpoint cannot be written.
         """
         check_settings(self)
+        check_resume(self.checkpoint, self.checkpoint_interval, resume)
         sizes, kinds = self._sizes(), self._kinds()
         source = self._open(X, sample_weight, reset=True)
         for kind in kinds:
@@ -228,7 +285,12 @@ executor, n_jobs, memory_limit, survey_part, callbacks
             for work in works:
                 executor.check_memory(source, work, needs.works)
             distinct = _distinct(kinds, sizes, source.n_features)
-            shared = shared_work(source, distinct)
+            n_splits = self.n_repeats if self.criterion == "held_out" else 0
+            shared = shared_work(source, distinct * (1 + n_splits))
+            if n_splits:
+                # Weights of the rows of a chunk, and whether they are held out.
+                weights = 4 * _VALUE * int(max(np.diff(source.boundaries)))
+                shared = replace(shared, thread=shared.thread + weights)
             # Each fit keeps its best statistics and those of its last step.
             held = max(work.driver for work in works[:2]) + 4 * shared.value
             executor.check_memory(source, replace(shared, driver=held))
@@ -238,28 +300,58 @@ executor, n_jobs, memory_limit, survey_part, callbacks
                 sample = SampleSource(rows, weights, source.missing)
                 return Reader(sample, local, listener, self.arithmetic, driver_bytes=held)
 
-            random = check_random_state(self.random_state)
-            n_parameters = largest.n_parameters(source.n_features)
-            survey = survey_for_fit(
-                reader, largest.n_components, n_parameters, random, self.survey_part
-            )
-            sample = survey.sample
-            for objective in objectives.values():
-                objective.settle(sample.rows, sample.weights)
-            candidates = [self._settings(k, kind, objectives[kind]) for kind, k in distinct]
-            selection = Selection(
-                reader,
-                open_rows,
-                survey,
-                self.criterion,
-                self.tol,
-                self.max_iter,
-                int(random.randint(2**31)),
-                needs.effort(executor.memory_limit),
-            )
-            outcomes = selection.run(candidates)
-            self._keep(outcomes, reader, objectives)
+            with self._checkpointed(reader, sizes, kinds, resume) as random:
+                n_parameters = largest.n_parameters(source.n_features)
+                survey = survey_for_fit(
+                    reader, largest.n_components, n_parameters, random, self.survey_part
+                )
+                sample = survey.sample
+                for objective in objectives.values():
+                    objective.settle(sample.rows, sample.weights)
+                splits = self._splits(n_splits, random)
+                _require_rows(splits, sample, source, sizes[-1])
+                candidates = [self._settings(k, kind, objectives[kind]) for kind, k in distinct]
+                selection = Selection(
+                    reader,
+                    open_rows,
+                    survey,
+                    self.criterion,
+                    self.tol,
+                    self.max_iter,
+                    int(random.randint(2**31)),
+                    needs.effort(executor.memory_limit),
+                    splits,
+                )
+                outcomes = selection.run(candidates)
+                self._keep(outcomes, reader, objectives)
+                for model in self.estimators_:
+                    keep_sample(model, sample, source.missing)
         return self
+
+    @contextmanager
+    def _checkpointed(
+        self, reader: Reader, sizes: Sequence[int], kinds: Sequence[CovarianceType], resume: bool
+    ) -> Iterator[np.random.RandomState]:
+        """Keep what a search finds, if that is wanted; gives the random state that it begins with.
+
+        The best mixture is written in the end.
+        """
+        random = check_random_state(self.random_state)
+        if self.checkpoint is None:
+            yield random
+            return
+        if not is_url(os.fspath(self.checkpoint)):
+            refuse_overlap(self.checkpoint, reader.source)
+        settings = search_fingerprint(
+            self, reader.source, sizes, kinds, reader.executor.sample_bytes
+        )
+        interval = math.inf if self.checkpoint_interval is None else self.checkpoint_interval
+        with open_checkpoint(
+            self.checkpoint, settings, random, resume, interval, None, reader.notify
+        ) as checkpoint:
+            reader.journal = checkpoint
+            yield checkpoint.random
+            checkpoint.finish(to_record(self.best_estimator_))
 
     def predict(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
@@ -345,6 +437,13 @@ executor, n_jobs, memory_limit, survey_part, callbacks
             k, kind, self.init_params, objective.known, self.n_init, objective.ridge.scales
         )
 
+    def _splits(self, n_splits: int, random: np.random.RandomState) -> tuple[RowSplit, ...]:
+        """Return the splits of the rows; none draw nothing from the random state."""
+        if not n_splits:
+            return ()
+        seed = int(random.randint(2**31))
+        return tuple(RowSplit(seed, float(self.held_out), number) for number in range(n_splits))
+
     def _keep(
         self,
         outcomes: Sequence[Outcome],
@@ -416,6 +515,26 @@ def _possible_sizes(sizes: Sequence[int], source: Source, is_chosen: bool) -> li
     return possible
 
 
+def _require_rows(
+    splits: Sequence[RowSplit], sample: RowSample, source: Source, n_components: int
+) -> None:
+    """Refuse splits that leave too few rows to fit to, or to hold out.
+
+    Raises
+    ------
+    DataError
+    """
+    for split in splits:
+        n_fitted, n_held_out = map(len, split.of_sample(sample))
+        if n_held_out < 2 or n_fitted < max(2, n_components):
+            raise DataError(
+                f"held_out = {split.part:g} leaves {n_fitted} row(s) of {source.name} to fit to "
+                f"and {n_held_out} to hold out, among {len(sample)} that can be used; "
+                f"{max(2, n_components)} and 2 are needed; give more rows, another held_out, fewer "
+                "components or another criterion"
+            )
+
+
 def _distinct(
     kinds: Sequence[CovarianceType], sizes: Sequence[int], n_features: int
 ) -> list[tuple[CovarianceType, int]]:
@@ -443,7 +562,11 @@ def _table(
     """Return the table of the candidates."""
     criteria = [one.criteria for one in outcomes]
     status = np.array([one.status for one in outcomes])
-    values = np.array([getattr(one, criterion) for one in criteria])
+    held_out, errors = _held_out_columns(outcomes)
+    # What the best candidate has the least of.
+    values = -held_out
+    if criterion != "held_out":
+        values = np.array([getattr(one, criterion) for one in criteria])
     is_eligible = (status == "complete") & ~degenerate
     if not is_eligible.any():
         is_eligible = status == "complete"
@@ -453,6 +576,10 @@ def _table(
     best = order[0]
     remaining = np.array([one.remaining for one in outcomes])
     resolved = np.abs(values - values[best]) > 2.0 * (remaining + remaining[best])
+    if criterion == "held_out":
+        resolved = np.abs(values - values[best]) > 2.0 * np.array(
+            [one.held_out.difference_errors[best] for one in outcomes if one.held_out is not None]
+        )
     # A pruned candidate is worse by more than the errors of the forecasts.
     resolved |= status == "pruned"
     resolved[best] = True
@@ -466,6 +593,8 @@ def _table(
         "aic": np.array([one.aic for one in criteria]),
         "icl": np.array([one.icl for one in criteria]),
         "entropy": np.array([one.entropy for one in criteria]),
+        "held_out": held_out,
+        "held_out_std_error": errors,
         "predicted_remaining_gain": remaining,
         "smallest_component_rows": np.array([one.smallest for one in outcomes]),
         "degenerate": degenerate,
@@ -473,3 +602,15 @@ def _table(
         "rank_criterion": ranks,
         "status": status,
     }
+
+
+def _held_out_columns(outcomes: Sequence[Outcome]) -> tuple[Array, Array]:
+    """Return the mean log-likelihoods of held-out rows and their standard errors, NaN if none."""
+    pairs = [
+        (math.nan, math.nan)
+        if one.held_out is None
+        else (one.held_out.mean, one.held_out.std_error)
+        for one in outcomes
+    ]
+    means, errors = np.array(pairs).T
+    return means, errors

@@ -229,7 +229,7 @@ def pack_settings(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         # A file holds no code of others.
         del settings["prior"]
     if "fixed" in settings:
-        settings["fixed"] = list(settings["fixed"])
+        settings["fixed"] = plain_fixed(settings["fixed"])
     if not isinstance(settings["random_state"], Integral):
         del settings["random_state"]
     header: dict[str, Any] = {
@@ -260,9 +260,7 @@ def unpack_settings(record: Record) -> dict[str, Any]:
                 "the setting %s of a model file is ignored: a file cannot choose it", name
             )
     if "fixed" in settings:
-        settings["fixed"] = tuple(listed("fixed", settings["fixed"]))
-        if not set(settings["fixed"]) <= set(PARAMETER_NAMES):
-            raise ValueError("its fixed parameters are unknown")
+        settings["fixed"] = _unpacked_fixed(settings["fixed"], settings["n_components"])
     if isinstance(settings.get("prior"), Mapping):
         settings["prior"] = _unpacked_prior(settings["prior"], record.arrays)
     n_features = record.header["fitted"].get("n_features_in_")
@@ -270,6 +268,32 @@ def unpack_settings(record: Record) -> dict[str, Any]:
         check_prior(settings["prior"], settings["covariance_type"], n_features)
     stored = (*_INITIAL, "reg_covar")
     return settings | {name: record.arrays[name] for name in stored if name in record.arrays}
+
+
+def plain_fixed(fixed: Any) -> list[str] | dict[str, list[bool]]:
+    """Return the setting ``fixed`` as JSON can say it: names, or lists by name."""
+    if not isinstance(fixed, Mapping):
+        return list(fixed)
+    return {name: np.asarray(mask).tolist() for name, mask in sorted(fixed.items())}
+
+
+def _unpacked_fixed(fixed: Any, n_components: Any) -> Any:
+    """Return the setting that :func:`plain_fixed` was given.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, or a list is no mask of the components.
+    """
+    found = fixed if isinstance(fixed, Mapping) else tuple(listed("fixed", fixed))
+    if not set(found) <= set(PARAMETER_NAMES):
+        raise ValueError("its fixed parameters are unknown")
+    if not isinstance(fixed, Mapping):
+        return found
+    for name, mask in fixed.items():
+        if len([truth(name, entry) for entry in listed(name, mask)]) != n_components:
+            raise ValueError(f"its fixed {name} are not of {n_components} component(s)")
+    return dict(fixed)
 
 
 def feature_names(record: Record, n_features: int) -> Any:

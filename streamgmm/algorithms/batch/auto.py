@@ -138,7 +138,7 @@ def fit_in_few_reads(
         informed_by=search.informant,
         order=effort.order,
     )
-    return replace(fit, columns=found.moments)
+    return replace(fit, columns=found.moments, sample=found.sample)
 
 
 def fit_by_assignment(
@@ -170,7 +170,7 @@ def fit_by_assignment(
         max_iter=max_iter,
         objective=settings.objective,
     )
-    return replace(fit, columns=found.moments)
+    return replace(fit, columns=found.moments, sample=found.sample)
 
 
 def _searched(
@@ -238,7 +238,7 @@ def fit_from(
         fit = improve(in_memory, start, settings, informant, enough, effort)
         if fit.value - fit.values[0] > overfit and not fit.degenerate:
             leap = fit.parameters
-    return accelerated_em(
+    fit = accelerated_em(
         reader,
         start,
         tol=tol,
@@ -248,6 +248,7 @@ def fit_from(
         order=effort.order,
         leap=leap,
     )
+    return replace(fit, sample=sample)
 
 
 def fit_memory(source: Source, settings: Settings, most_bytes: int) -> FitMemory:

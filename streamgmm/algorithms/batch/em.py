@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.fitted_model import StopReason
 from streamgmm.core.frame import Frame
@@ -41,6 +42,8 @@ class Fit:
         Statistics under the parameters, with soft assignment; None if no pass has evaluated them.
     remaining : float
         Gain that was predicted to remain at the end, nats per row; inf if nothing is known.
+    sample : RowSample or None
+        Rows from all over the data that the fit began with, if it took a sample.
     """
 
     parameters: Parameters
@@ -53,6 +56,7 @@ class Fit:
     columns: FeatureMoments | None = None
     evaluated: Statistics | None = None
     remaining: float = math.inf
+    sample: RowSample | None = None
 
     @property
     def log_likelihood(self) -> float:

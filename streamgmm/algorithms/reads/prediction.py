@@ -35,19 +35,36 @@ class Question:
     missing: Missing
 
 
+def posterior(question: Question, chunk: Chunk, with_responsibilities: bool = False) -> Posterior:
+    """Return the log-density, label and, if asked for, responsibilities of each row.
+
+    Skipped rows have NaN for a score and responsibilities.
+    """
+    found = question.expectation.posterior(chunk.rows, with_responsibilities)
+    if not found.n_not_finite:
+        return found
+    refuse_values(chunk, question.missing)
+    skipped = lacks_values(chunk.rows, question.missing)
+    found.labels[skipped] = -1
+    found.scores[skipped] = np.nan
+    if with_responsibilities:
+        found.responsibilities[skipped] = np.nan
+    return found
+
+
 def labels(question: Question, chunk: Chunk) -> NDArray[Any]:
     """Return the component of largest responsibility, (n,) int64."""
-    return _posterior(question, chunk).labels
+    return posterior(question, chunk).labels
 
 
 def scores(question: Question, chunk: Chunk) -> NDArray[Any]:
     """Return the log-density ln p(x), (n,) nats."""
-    return _posterior(question, chunk).scores
+    return posterior(question, chunk).scores
 
 
 def responsibilities(question: Question, chunk: Chunk) -> NDArray[Any]:
     """Return the posterior probabilities of the components, (n, K)."""
-    return _posterior(question, chunk, with_responsibilities=True).responsibilities
+    return posterior(question, chunk, with_responsibilities=True).responsibilities
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,16 +134,3 @@ def imputed(expectation: IncompleteExpectation, chunk: Chunk) -> NDArray[Any]:
 def imputed_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the type of rows after :func:`imputed`: floating types do not change."""
     return dtype if dtype.kind == "f" else np.dtype(np.float64)
-
-
-def _posterior(question: Question, chunk: Chunk, with_responsibilities: bool = False) -> Posterior:
-    found = question.expectation.posterior(chunk.rows, with_responsibilities)
-    if not found.n_not_finite:
-        return found
-    refuse_values(chunk, question.missing)
-    skipped = lacks_values(chunk.rows, question.missing)
-    found.labels[skipped] = -1
-    found.scores[skipped] = np.nan
-    if with_responsibilities:
-        found.responsibilities[skipped] = np.nan
-    return found

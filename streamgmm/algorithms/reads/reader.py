@@ -40,6 +40,9 @@ from streamgmm.protocols import (
     unwritten_chunks,
 )
 
+#: Function that returns the part of a chunk that statistics are computed from.
+ChunkPart = Callable[[Chunk], Chunk]
+
 # Largest difference of parameters that count as equal, in standard deviations and as a part of
 # weights. Other processors may round differently.
 _SAME = 1e-6
@@ -73,6 +76,24 @@ class Reading:
             np.all(np.abs(moved) <= _SAME)
             and np.all(np.abs(widened) <= _SAME)
             and np.all(np.abs(weights) <= _SAME * own.weights)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SharedReading:
+    """What a pass over all rows has said of the parameters of several mixtures.
+
+    Attributes
+    ----------
+    readings : tuple of Reading
+    """
+
+    readings: tuple[Reading, ...]
+
+    def is_of(self, mixtures: Sequence[Parameters]) -> bool:
+        """Return whether it was made with these mixtures, but for rounding."""
+        return len(self.readings) == len(mixtures) and all(
+            reading.is_of(own) for reading, own in zip(self.readings, mixtures, strict=True)
         )
 
 
@@ -279,22 +300,42 @@ class Reader:
 
         return self.kept(Reading, read, lambda reading: reading.is_of(parameters)).statistics
 
-    def answered_together(self, requests: Sequence[StatisticsRequest]) -> tuple[Statistics, ...]:
+    def answered_together(
+        self, requests: Sequence[StatisticsRequest], parts: Sequence[ChunkPart | None] | None = None
+    ) -> tuple[Statistics, ...]:
         """Answer several fits by one pass: each chunk is read once.
 
-        The statistics equal those of one pass for each request, to the last bit. The history gets
-        one entry, with the largest log-likelihood.
+        The statistics equal those of one pass for each request, to the last bit; they may come from
+        the journal. The history gets one entry, with the largest log-likelihood.
 
         Parameters
         ----------
         requests : sequence of StatisticsRequest
+        parts : sequence of callable, optional
+            For each request the part of a chunk that it is about: the rows with other weights. None
+            for the chunk itself.
 
         Raises
         ------
-        NotFiniteError, DataError
-            As :meth:`statistics`.
+        NotFiniteError, DataError, CheckpointError
+            As :meth:`answered`.
         """
-        mixtures = tuple(self._prepared(one) for one in requests)
+        mixtures = [one.parameters for one in requests]
+        chosen = [None] * len(requests) if parts is None else parts
+
+        def read() -> SharedReading:
+            found = self._shared_statistics(requests, chosen)
+            return SharedReading(tuple(map(Reading, mixtures, found)))
+
+        shared = self.kept(SharedReading, read, lambda reading: reading.is_of(mixtures))
+        return tuple(reading.statistics for reading in shared.readings)
+
+    def _shared_statistics(
+        self, requests: Sequence[StatisticsRequest], parts: Sequence[ChunkPart | None]
+    ) -> tuple[Statistics, ...]:
+        """Make the pass that several fits ask for together."""
+        prepared = [self._prepared(one) for one in requests]
+        mixtures = tuple(zip(prepared, parts, strict=True))
         sizes = [(p.covariance_type, p.n_components) for p in (one.parameters for one in requests)]
         work = replace(shared_work(self.source, sizes), driver=self.driver_bytes)
         found, _, seconds = self._timed("shared", SeveralStatistics, _several, mixtures, work)
@@ -496,9 +537,21 @@ def chunk_statistics(expectation: EStep | IncompleteExpectation, chunk: Chunk) -
 
 
 def _several(
-    mixtures: tuple[EStep | IncompleteExpectation, ...], chunk: Chunk
+    mixtures: tuple[tuple[EStep | IncompleteExpectation, ChunkPart | None], ...], chunk: Chunk
 ) -> SeveralStatistics:
-    return SeveralStatistics(tuple(chunk_statistics(one, chunk) for one in mixtures))
+    return SeveralStatistics(tuple(_part_statistics(*one, chunk) for one in mixtures))
+
+
+def _part_statistics(
+    expectation: EStep | IncompleteExpectation, part: ChunkPart | None, chunk: Chunk
+) -> Statistics:
+    """Return the statistics of a part of a chunk; rows of weight 0 are those of the chunk."""
+    if part is None:
+        return chunk_statistics(expectation, chunk)
+    own = part(chunk)
+    found = expectation.statistics(own.rows, own.weights)
+    missing: Missing = "em" if isinstance(expectation, IncompleteExpectation) else "drop"
+    return replace(found, n_weightless=count_weightless(chunk, missing))
 
 
 def _find_not_finite(missing: Missing, chunk: Chunk) -> NotFinite:
