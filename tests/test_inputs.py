@@ -216,8 +216,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
         narwhals.from_native(polars.LazyFrame({"a": [1.0]})),
         r"not in memory; give X\.collect\(\).*sink_parquet",
     ),
-    "arrow dataset": (
-        pyarrow.dataset.dataset(pyarrow.table({"a": [1.0]})),
+    "arrow scanner": (
+        pyarrow.dataset.dataset(pyarrow.table({"a": [1.0]})).scanner(),
         r"not in memory; give X\.to_table\(\)",
     ),
     "Dask DataFrame": (
@@ -454,8 +454,8 @@ REMEDIES: dict[str, tuple[Callable[[], Any], str, Callable[[Any, Path], Any], An
         lambda X, folder: X.write.parquet(folder / "rows.parquet") or folder / "rows.parquet",
         ROWS,
     ),
-    "dataset": (
-        lambda: pyarrow.dataset.dataset(LAZY.collect().to_arrow()),
+    "scanner": (
+        lambda: pyarrow.dataset.dataset(LAZY.collect().to_arrow()).scanner(),
         r"X\.to_table\(\)",
         lambda X, folder: X.to_table(),
         ROWS,

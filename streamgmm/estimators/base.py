@@ -117,7 +117,7 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
         Returns
         -------
         labels : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
-            Of a DataFrame a Series with its index, of xarray data a DataArray with the dimensions
+            Of a data frame a Series of its library, of xarray data a DataArray with the dimensions
             and coordinates of the samples.
 
         Raises
@@ -239,7 +239,7 @@ or the path ``out``
 ``out``
             In the type of the data if that is floating. A missing value is the mean of its
             conditional distribution, over all components; in rows without any value, the mean of
-            the mixture. Of a DataFrame a DataFrame, of xarray data a DataArray with the features
+            the mixture. Of a data frame a data frame, of xarray data a DataArray with the features
             along the dimension ``feature``.
 
         Raises

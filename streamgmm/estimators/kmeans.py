@@ -338,7 +338,7 @@ default="k-means++"
         Returns
         -------
         labels : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
-            Of a DataFrame a Series with its index, of xarray data a DataArray. -1 for rows with
+            Of a data frame a Series of its library, of xarray data a DataArray. -1 for rows with
             NaN of data that were opened with ``missing="drop"``.
 
         Raises

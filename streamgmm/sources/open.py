@@ -1,6 +1,7 @@
 """Which source reads which data, decided without importing what is not used."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -83,8 +84,8 @@ def open_source(
     Parameters
     ----------
     data : str, path-like, array-like or Source
-        A table of shape (N, D): an array-like, memory map or data frame (pandas, polars or
-        pyarrow, whose null values are NaN); an open Zarr array or group, HDF5 dataset, Dask array,
+        A table of shape (N, D): an array-like, memory map or data frame (pandas, polars, pyarrow
+        and other Arrow tables, whose null values are NaN); a pyarrow.dataset.Dataset; an open Zarr array or group, HDF5 dataset, Dask array,
         xarray Dataset or DataArray; or the path or URL of a ``.npy`` file, a Zarr store, an HDF5
         file, a Parquet file, a folder or glob pattern of Parquet files. Reading from a URL is
         tried again if it fails now and then.
@@ -96,7 +97,7 @@ def open_source(
     path : str, optional
         The array within a Zarr store or HDF5 file; ``"file.h5::/group/data"`` says the same.
     columns : sequence of str, optional
-        Columns of a data frame or of Parquet files, each once.
+        Columns of a data frame, of a data set or of Parquet files, each once.
     missing : {"error", "drop", "em"}, optional
         What is done with rows that hold NaN, or values that the data mask or mark as missing
         (``_FillValue`` and its kin). "error" refuses them. "drop" excludes their rows from a fit
@@ -224,9 +225,26 @@ def _kind_of(data: Any) -> _Kind:
     for package, kind in _KINDS.items():
         if is_from(data, package):
             return kind
+    if _is_dataset(data):
+        return _DATASET
     from streamgmm.sources.frame import is_frame
 
     return _FRAME if is_frame(data) else _ARRAY
+
+
+def _is_dataset(data: Any) -> bool:
+    """Return whether data are a data set of pyarrow, or of a library that derives its own."""
+    module = sys.modules.get("pyarrow.dataset")
+    return module is not None and isinstance(data, module.Dataset)
+
+
+def is_stream(data: Any) -> bool:
+    """Return whether data are an Arrow stream of rows that come once, and no table in memory."""
+    if not hasattr(type(data), "__arrow_c_stream__"):
+        return False
+    from streamgmm.sources.frame import is_arrow_stream
+
+    return is_arrow_stream(data)
 
 
 def _kind_of_path(text: str) -> _Kind:
@@ -333,6 +351,13 @@ def _open_frame(frame: Any, columns: Sequence[str] | None = None) -> Source:
     return FrameSource(frame, columns)
 
 
+def _open_dataset(dataset: Any, columns: Sequence[str] | None = None) -> Source:
+    from streamgmm.sources.dataset import DatasetSource, rows_in_memory
+
+    rows = rows_in_memory(dataset)
+    return DatasetSource(dataset, columns) if rows is None else _open_frame(rows, columns)
+
+
 def _open_zarr(
     data: Any,
     path: str | None = None,
@@ -410,6 +435,7 @@ _ZARR = _Kind("a Zarr store", _open_zarr, _LABELLED | {"path", "storage_options"
 _HDF5 = _Kind("an HDF5 file", _open_hdf5, _LABELLED | {"path", "storage_options"})
 _PARQUET = _Kind("Parquet", _open_parquet, frozenset({"columns", "storage_options"}))
 _XARRAY = _Kind("xarray data", _open_xarray, _LABELLED)
+_DATASET = _Kind("a data set of pyarrow", _open_dataset, frozenset({"columns"}))
 _FRAME = _Kind("a DataFrame", _open_frame, frozenset({"columns"}))
 # By the package that defines the type of what is given.
 _KINDS = {"zarr": _ZARR, "h5py": _HDF5, "xarray": _XARRAY}

@@ -42,7 +42,7 @@ from streamgmm.model_files import held, replace_model
 from streamgmm.paths import local_path
 from streamgmm.protocols import Chunk, Source, chunks_of
 from streamgmm.sources.files import files_of
-from streamgmm.sources.open import is_path, is_source, open_source
+from streamgmm.sources.open import is_path, is_source, is_stream, open_source
 from streamgmm.updates.appended_rows import (
     LatestRows,
     OrderedRows,
@@ -92,7 +92,8 @@ def update(
     data : path-like, array-like, Source or iterator of batches
         Anything that :func:`streamgmm.open` takes, or, without an id, a path to a folder or a
         pattern of such files. Of an iterator each batch is learned, and the model saved, as it
-        comes.
+        comes; an Arrow stream, such as a pyarrow.RecordBatchReader or a relation of DuckDB, is an
+        iterator of its record batches.
     batch_id : str, int or date, default=None
         What the batch is known by: its text, so that 7 and ``"7"`` are one id.
     sample_weight : array-like or path, default=None
@@ -142,6 +143,10 @@ def update(
     if sample_weight is not None:
         description["sample_weight"] = sample_weight
     known_id = None if batch_id is None else _checked_id(batch_id)
+    if is_stream(data):
+        from streamgmm.sources.arrow_stream import batches_of
+
+        data = batches_of(data)
     if isinstance(data, Iterator) and (known_id is not None or sample_weight is not None):
         raise ParameterError(
             "batch_id and sample_weight are for one batch; update the model with each batch of "
@@ -360,7 +365,7 @@ class _StoredModel:
         """Learn chunks of so many rows, all of them or none; messages call them what is said."""
         before = self.model.state_.skipped
         try:
-            self.model.learn_chunks(source, chunks, n_rows)
+            self.model.learn_chunks(source, chunks)
         except NotFiniteError as error:
             raise NotFiniteError(f"{what}: {error}") from None
         skipped = self.model.state_.skipped - before
