@@ -85,8 +85,8 @@ def open_source(
     ----------
     data : str, path-like, array-like or Source
         A table of shape (N, D): an array-like, memory map or data frame (pandas, polars, pyarrow
-        and other Arrow tables, whose null values are NaN); a pyarrow.dataset.Dataset; an open Zarr array or group, HDF5 dataset, Dask array,
-        xarray Dataset or DataArray; or the path or URL of a ``.npy`` file, a Zarr store, an HDF5
+        and other Arrow tables, whose null values are NaN); a pyarrow.dataset.Dataset; an
+        open Zarr array or group, HDF5 dataset, Dask array, xarray Dataset or DataArray; or the path or URL of a ``.npy`` file, a Zarr store, an HDF5
         file, a Parquet file, a folder or glob pattern of Parquet files. Reading from a URL is
         tried again if it fails now and then.
     variables : sequence of str, optional

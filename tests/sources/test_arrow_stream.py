@@ -150,12 +150,12 @@ def test_streams_that_fail_or_are_no_tables() -> None:
         raise RuntimeError("the engine died")
 
     model = online()
-    with pytest.raises(DataError, match="batch 2 of its Arrow stream.*the engine died"):
+    with pytest.raises(DataError, match=r"batch 2 of its Arrow stream.*the engine died"):
         model.partial_fit(pa.RecordBatchReader.from_batches(TABLE.schema, batches()))
     assert model.state_.progress is None
     column = Producer(TABLE["a"])  # type: ignore[arg-type]
     for entrance in (streamgmm.open, model.partial_fit):
-        with pytest.raises(DataTypeError, match="cannot be read as a table.*pyarrow"):
+        with pytest.raises(DataTypeError, match=r"cannot be read as a table.*pyarrow"):
             entrance(column)
     taken = TABLE.to_reader()
     taken.read_all()
@@ -176,8 +176,12 @@ FRAMES: dict[str, tuple[Callable[[pa.Table], Any], type, type]] = {
     "pandas": (lambda table: table.to_pandas(), pandas.Series, pandas.DataFrame),
     "polars": (polars.from_arrow, polars.Series, polars.DataFrame),
     "pyarrow": (lambda table: table, pa.ChunkedArray, pa.Table),
-    "record batch": (lambda table: table.combine_chunks().to_batches()[0], pa.ChunkedArray, pa.Table),
-}  # fmt: skip
+    "record batch": (
+        lambda table: table.combine_chunks().to_batches()[0],
+        pa.ChunkedArray,
+        pa.Table,
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", FRAMES)
@@ -197,8 +201,8 @@ def test_predictions_come_in_the_library_of_the_data(kind: str) -> None:
         assert isinstance(shares, frame)
         names = shares.column_names if kind in ("pyarrow", "record batch") else [*shares.columns]
         assert [str(name) for name in names] == ["0", "1"]
-        np.testing.assert_array_equal(shares.to_pandas() if frame is pa.Table else shares,
-                                      bare.predict_proba(rows))  # fmt: skip
+        values = shares.to_pandas() if frame is pa.Table else shares
+        np.testing.assert_array_equal(values, bare.predict_proba(rows))
         filled = model.impute(data)
         assert isinstance(filled, frame)
         names = filled.column_names if frame is pa.Table else [*filled.columns]
