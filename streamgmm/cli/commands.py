@@ -40,6 +40,7 @@ from streamgmm.options import (
     CovarianceType,
     Criterion,
     ExecutorName,
+    Format,
     InitParams,
     Missing,
     ParameterName,
@@ -100,7 +101,15 @@ def _example(*commands: str) -> str:
 
 
 # Options that describe data, by the names that streamgmm.open gives them.
-_DESCRIPTION = ("variables", "feature_dim", "path", "columns", "missing", "storage_options")
+_DESCRIPTION = (
+    "variables",
+    "feature_dim",
+    "path",
+    "columns",
+    "missing",
+    "storage_options",
+    "format",
+)
 
 
 def _names(context: click.Context, option: click.Parameter, value: str | None) -> Any:
@@ -150,6 +159,11 @@ def _description(command: Any) -> Any:
             type=click.Choice(get_args(Missing)),
             help="Rows that hold NaN: refuse them, skip them, or use their other values.  "
             "[default: error]",
+        ),
+        click.option(
+            "--format",
+            type=click.Choice(get_args(Format)),
+            help="Kind of the files.  [default: as their content says]",
         ),
         click.option(
             "--storage-option",
@@ -213,9 +227,9 @@ def _load(path: Path, **settings: Any) -> "GaussianMixture":
 def main(context: click.Context) -> None:
     """Gaussian mixture models for data larger than memory.
 
-    DATA is a table (rows, features): a .npy file, a Zarr store, an HDF5 file (or
-    file.h5::/group/data), a Parquet file, or a folder or quoted pattern of Parquet files; Zarr and
-    Parquet may be URLs.
+    DATA is a table (rows, features): a .npy file, a Zarr store, an HDF5 or netCDF file (or
+    file.h5::/group/data), a Parquet file, or a folder or quoted pattern of such files; each may be
+    at a URL.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

@@ -166,9 +166,8 @@ def _reason_by_interface(data: Any, name: str) -> str | None:
         )
     if isinstance(data, list | tuple) and data and isinstance(data[0], str | PathLike):
         return (
-            " and holds paths or text, not numbers; name several Parquet files by their folder "
-            "or by a pattern, such as 'folder/*.parquet'; streamgmm.update takes a folder or a "
-            "pattern of other files"
+            " and holds paths or text beside other objects; give a list of paths alone, or of "
+            "numbers alone"
         )
     return None
 

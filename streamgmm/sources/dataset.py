@@ -17,7 +17,13 @@ from streamgmm.protocols import Chunk
 from streamgmm.sources.columns import feature_names, refuse_duplicates
 from streamgmm.sources.described import Described
 from streamgmm.sources.frame import as_arrow, chosen_columns
-from streamgmm.sources.layout import check_table, naming_place, naming_rows, rows_per_chunk
+from streamgmm.sources.layout import (
+    check_table,
+    name_of_several,
+    naming_place,
+    naming_rows,
+    rows_per_chunk,
+)
 
 # A table as decoded, as pyarrow's scanner holds it while it goes on, and as stored.
 _COPIES = 3
@@ -223,8 +229,7 @@ def _name(dataset: Any) -> str:
     files = _files(dataset)
     if not files:
         return str(getattr(dataset, "uri", "X"))
-    more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
-    return f"data set of {files[0]}{more}"
+    return f"data set of {name_of_several(files)}"
 
 
 def _location(dataset: Any) -> Path | None:

@@ -18,6 +18,7 @@ from streamgmm.protocols import (
     Source,
     StoredSource,
     has_contiguous_chunks,
+    locations_of,
     sample_dims,
     sample_shape,
 )
@@ -87,6 +88,11 @@ class WeightedSource(Described):
     def location(self) -> Path | None:
         """Where the rows are on disk; None if nowhere."""
         return self._source.location
+
+    @property
+    def locations(self) -> Sequence[Path]:
+        """Where the files of the rows are on disk."""
+        return locations_of(self._source)
 
     @property
     def total_weight(self) -> float | None:
