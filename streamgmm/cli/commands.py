@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -71,9 +72,19 @@ def _path_argument(name: str) -> Callable[[Any], Any]:
 # A path, a URL, or a path and another within it.
 _data = click.argument("data")
 _model = _path_argument("model")
+
+
+def _weights(context: click.Context, option: click.Parameter, value: str | None) -> Any:
+    match = None if value is None else re.fullmatch(r"cos\((.+)\)", value)
+    return streamgmm.cos_latitude(match[1].strip()) if match else value
+
+
 _sample_weight = click.option(
     "--sample-weight",
-    help="Row weights: path or URL of a .npy file or Zarr array of shape (rows,).",
+    callback=_weights,
+    metavar="WEIGHTS",
+    help="Row weights: the name of a column, variable or coordinate of DATA; 'cos(NAME)' of a "
+    "latitude; or the path or URL of a .npy file or Zarr array of shape (rows,).",
 )
 _quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress; warnings remain.")
 _seed = click.option(
@@ -179,7 +190,12 @@ def _description(command: Any) -> Any:
     return command
 
 
-def _opened(data: str, settings: dict[str, Any], sample_weight: str | None = None) -> "Source":
+def _path_of(sample_weight: Any) -> str | None:
+    """Return the path that weights may be named by."""
+    return sample_weight if isinstance(sample_weight, str) else None
+
+
+def _opened(data: str, settings: dict[str, Any], sample_weight: Any = None) -> "Source":
     """Return the data as the command line describes them; the description leaves the settings."""
     description = {name: settings.pop(name) for name in _DESCRIPTION}
     return streamgmm.open(data, sample_weight=sample_weight, **description)
@@ -345,7 +361,7 @@ def fit(
     n_components: int | None,
     covariance_type: str | None,
     start: Path | None,
-    sample_weight: str | None,
+    sample_weight: Any,
     resume: bool,
     quiet: bool,
     **settings: Any,
@@ -359,7 +375,7 @@ def fit(
         raise click.UsageError("--resume needs --checkpoint, the folder of what was interrupted.")
     if settings["checkpoint_interval"] is not None and settings["checkpoint"] is None:
         raise click.UsageError("--checkpoint-interval needs --checkpoint, where passes are saved.")
-    check_output(output, _MODELS, data, sample_weight)
+    check_output(output, _MODELS, data, _path_of(sample_weight))
     from streamgmm.estimators import GaussianMixture
     from streamgmm.model_files import refuse_loss
 
@@ -463,12 +479,12 @@ def select(
     output: Path,
     table: Path | None,
     picture: Path | None,
-    sample_weight: str | None,
+    sample_weight: Any,
     quiet: bool,
     **settings: Any,
 ) -> None:
     """Choose the number of components and the covariance structure; write the best model."""
-    check_output(output, _MODELS, data, sample_weight)
+    check_output(output, _MODELS, data, _path_of(sample_weight))
     if table is not None:
         check_output(table, _TABLES, data, output)
     if picture is not None:
@@ -584,7 +600,7 @@ def score(
     samples: bool,
     output: Path | None,
     resume: bool,
-    sample_weight: str | None,
+    sample_weight: Any,
     quiet: bool,
     **settings: Any,
 ) -> None:

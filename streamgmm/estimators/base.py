@@ -361,7 +361,7 @@ or the path ``out``
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
         y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
 
         Returns
         -------
@@ -381,7 +381,7 @@ or the path ``out``
         Parameters
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
             Row weights; a weight of 2 counts a row twice.
 
         Returns
@@ -398,7 +398,7 @@ or the path ``out``
         Parameters
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
             Row weights; a weight of 2 counts a row twice.
 
         Returns
@@ -417,7 +417,7 @@ or the path ``out``
         Parameters
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
             Row weights; a weight of 2 counts a row twice.
 
         Returns
@@ -447,7 +447,7 @@ or the path ``out``
         Parameters
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
             Row weights; a weight of 2 counts a row twice.
 
         Returns

@@ -214,7 +214,7 @@ default="k-means++"
         X : array-like, path or Source of shape (n_samples, n_features)
             Anything that :func:`streamgmm.open` takes.
         y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
             Row weights; a weight of 2 counts a row twice.
         resume : bool, default=False
             Whether to continue with what an interrupted call of the same settings and data left in
@@ -277,7 +277,7 @@ default="k-means++"
         X : array-like, path or Source of shape (n_samples, n_features)
             The first batch needs as many rows as there are clusters.
         y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
 
         Returns
         -------
@@ -394,7 +394,7 @@ default="k-means++"
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
         y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
 
         Returns
         -------

@@ -480,7 +480,7 @@ class OnlineGaussianMixture(MixtureEstimator):
             an Arrow stream whose rows come once: a pyarrow.RecordBatchReader, or a relation of
             DuckDB.
         y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
             Row weights; a weight of 2 counts a row twice.
 
         Returns
@@ -564,7 +564,7 @@ class OnlineGaussianMixture(MixtureEstimator):
             its record batches. What an iterator gave before it failed or was interrupted stays
             learned.
         y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
             Row weights; not for an iterator.
 
         Returns

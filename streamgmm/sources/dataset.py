@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from streamgmm.sources.layout import (
     naming_rows,
     rows_per_chunk,
 )
+from streamgmm.sources.named_weights import ColumnWeights, Convert
 
 # A table as decoded, as pyarrow's scanner holds it while it goes on, and as stored.
 _COPIES = 3
@@ -59,6 +61,7 @@ class DatasetSource(Described):
         unless the schema says that none is null; null is NaN.
     """
 
+    chosen_by = "columns"
     has_weights = False
     missing: Missing = "error"
 
@@ -80,12 +83,38 @@ class DatasetSource(Described):
         self.n_rows: int = self.boundaries[-1]
         check_table(self.name, (self.n_rows, self.n_features), self.dtype)
         self.location = _location(dataset)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of a chunk: assembled, and decoded with the rows that the filter excludes."""
         row_bytes = self.n_features * self.dtype.itemsize
-        decoded_bytes = sum(map(_width, fields))
-        self.read_bytes: int = max(
+        decoded_bytes = sum(_width(self._schema.field(name)) for name in self._columns)
+        return max(
             part.n_rows * row_bytes + _COPIES * part.n_stored_rows * decoded_bytes
             for part in self._parts
         )
+
+    def names(self) -> list[str]:
+        """Return the names of all columns."""
+        return list(self._schema.names)
+
+    def chosen(self) -> list[str]:
+        """Return the names of the columns that are features."""
+        return self._columns
+
+    def weights_named(self, name: str, convert: Convert) -> ColumnWeights:
+        """Return a column, converted, as weights of the rows.
+
+        Raises
+        ------
+        DataError
+            If it does not hold real numbers.
+        """
+        column = copy(self)
+        column._columns = chosen_columns(self._schema.empty_table(), [name], "X").names
+        column.feature_names, column.n_features = [name], 1
+        column.dtype = _dtype(self._schema.field(name))
+        return ColumnWeights(column, convert)
 
     def read(self, i: int) -> Chunk:
         """Return chunk i."""

@@ -19,6 +19,7 @@ from streamgmm.sources.array import ArraySource
 from streamgmm.sources.arraylike import is_lazy_table
 from streamgmm.sources.columns import feature_names
 from streamgmm.sources.layout import naming_place
+from streamgmm.sources.named_weights import Convert
 from streamgmm.sources.objects import as_floats, index_of_other
 
 # Names of columns that a message lists.
@@ -44,12 +45,32 @@ class FrameSource(ArraySource):
         If a column is not there, or does not hold real numbers, or two have the same name.
     """
 
+    chosen_by = "columns"
+
     def __init__(self, frame: Any, columns: Sequence[str] | None = None, name: str = "X") -> None:
         columns_of_frame = chosen_columns(frame, columns, name)
         super().__init__(columns_of_frame.values(), name)
         self.feature_names = feature_names(name, columns_of_frame.names)
         self._kind = columns_of_frame.kind
         self._index = columns_of_frame.index
+        self._columns: ChosenColumns | None = columns_of_frame
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process gets the features alone.
+        return {**self.__dict__, "_columns": None}
+
+    def names(self) -> list[Any]:
+        """Return the names of all columns of the data frame."""
+        return [] if self._columns is None else self._columns.all_names
+
+    def chosen(self) -> list[Any]:
+        """Return the names of the columns that are features."""
+        return [] if self._columns is None else self._columns.names
+
+    def weights_named(self, name: str, convert: Convert) -> NDArray[Any]:
+        """Return a column of the data frame, converted, as weights of the rows."""
+        assert self._columns is not None
+        return convert(self._columns.column(name, self.name))
 
     def labelled(self, values: NDArray[Any], dim: str | None, names: Sequence[int | str]) -> Any:
         """Return values of the rows, (N,) or (N, M), in the library of the data frame.
@@ -81,6 +102,21 @@ class ChosenColumns:
     def index(self) -> Any:
         """Index of the rows of a pandas.DataFrame; None for other data frames."""
         return self._table.to_native().index if self.kind.is_pandas() else None
+
+    @property
+    def all_names(self) -> list[Any]:
+        """Names of all columns of the data frame."""
+        return list(self._table.columns)
+
+    def column(self, name: str, frame: str) -> NDArray[Any]:
+        """Return the values of one column of the data frame, (N,).
+
+        Raises
+        ------
+        DataError
+            If it does not hold real numbers.
+        """
+        return series_values(self._table[name].to_native(), f"column {name!r} of {frame}")
 
     def values(self) -> NDArray[Any]:
         """Return the values, (N, D), in their common NumPy type; null is NaN."""

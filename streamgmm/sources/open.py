@@ -20,6 +20,7 @@ from streamgmm.sources.array import ArraySource, FileArray, FileSource
 from streamgmm.sources.arraylike import as_array
 from streamgmm.sources.columns import refuse_duplicates
 from streamgmm.sources.layout import name_of_several
+from streamgmm.sources.named_weights import CosLatitude, NamingSource, unchanged
 from streamgmm.sources.table_formats import (
     LOGS,
     folders_above,
@@ -46,6 +47,8 @@ _NPY_MAGIC, _PARQUET_MAGIC, _HDF5_MAGIC = b"\x93NUMPY", b"PAR1", b"\x89HDF\r\n\x
 _NETCDF3_MAGIC = b"CDF"
 _HDF5_STARTS = (0, 512, 1024, 2048)
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".he5", ".nc", ".nc4")
+# Names that a message lists.
+_MOST_NAMES = 10
 #: Suffixes of the files and stores that can be read.
 TABLE_SUFFIXES = (".npy", ".zarr", *_HDF5_SUFFIXES, *PARQUET_SUFFIXES)
 
@@ -123,9 +126,11 @@ def open_source(
         "em" uses the values that they have: maximum likelihood with incomplete rows, exact if
         values are missing at random; rows without any value are skipped. By default what the
         source says, and "error" for other data.
-    sample_weight : array or path, optional
+    sample_weight : array, str or path, optional
         Weights of shape (N,), as an array of any of these kinds or the path or URL of one; of
         xarray data also of the shape of the samples, or a DataArray along some of their dimensions.
+        Text that names a column, variable or coordinate of the data is that, and no feature unless
+        the features were chosen; :func:`streamgmm.cos_latitude` makes weights of such a one.
     storage_options : mapping, optional
         What URLs need, of the data and of weights, credentials for instance; fsspec's options for
         their protocol.
@@ -153,7 +158,11 @@ def open_source(
     >>> source.n_rows, source.n_features, source.dtype
     (1000, 3, dtype('float32'))
     """
-    weights = None if sample_weight is None else _open_weights(sample_weight, storage_options)
+    is_named = isinstance(sample_weight, str | CosLatitude)
+    if sample_weight is None or is_named:
+        weights = None
+    else:
+        weights = _open_weights(sample_weight, storage_options)
     options = {
         "variables": _names(variables),
         "feature_dim": feature_dim,
@@ -166,7 +175,13 @@ def open_source(
         refuse_duplicates(name, given.get(name, ()))
     if is_path(sample_weight) and "storage_options" not in _kind_of(data, format).options:
         given.pop("storage_options", None)
-    source = _open(data if missing in ("drop", "em") else unmasked(data, "X"), given, format)
+    data = data if missing in ("drop", "em") else unmasked(data, "X")
+    source = _open(data, given, format)
+    if is_named and _holds_weights(source, sample_weight):
+        source = _without_weights(source, data, given, format, _name_of_weights(sample_weight))
+        weights = _named_weights(source, sample_weight)
+    elif is_named:
+        weights = _open_weights(sample_weight, storage_options)
     if missing is not None:
         source = _with_missing(source, missing)
     return source if weights is None else _with_weights(source, weights)
@@ -629,6 +644,72 @@ def _with_weights(source: Source, weights: Any) -> Source:
         if isinstance(source, DaskSource):
             return source.with_weights(weights, rules)
     return WeightedSource(source, weights, rules)
+
+
+def _name_of_weights(sample_weight: str | CosLatitude) -> str:
+    return sample_weight if isinstance(sample_weight, str) else sample_weight.name
+
+
+def _holds_weights(source: Source, sample_weight: str | CosLatitude) -> bool:
+    """Return whether data hold what weights are named by, so that text is not a path.
+
+    Raises
+    ------
+    ParameterError
+        If the text names a file, too.
+    DataError
+        If it names nothing.
+    """
+    name = _name_of_weights(sample_weight)
+    known = list(source.names()) if isinstance(source, NamingSource) else []
+    is_path_only = isinstance(sample_weight, str) and (is_url(name) or not known)
+    location = split(name)[0]
+    is_file = not is_path_only and bool(location) and why_absent(Path(location)) is None
+    if name in known and is_file and isinstance(sample_weight, str):
+        raise ParameterError(
+            f"sample_weight is {name!r}, which names both a part of {source.name} and a file; give "
+            f"{'./' + name!r} for the file, or the values of the other as an array"
+        )
+    if name in known or is_path_only or (is_file and isinstance(sample_weight, str)):
+        return name in known
+    listed = ", ".join(map(str, known[:_MOST_NAMES])) + (
+        ", ..." if len(known) > _MOST_NAMES else ""
+    )
+    end = " and no such path" if isinstance(sample_weight, str) else ""
+    raise DataError(
+        f"sample_weight: {source.name} holds no {name!r}{end}; it holds {listed or 'no names'}"
+    )
+
+
+def _without_weights(
+    source: Source, data: Any, options: dict[str, Any], known: Format | None, name: str
+) -> Source:
+    """Return data without what the weights are, where features were not chosen.
+
+    Raises
+    ------
+    ParameterError
+        If it was chosen as a feature.
+    """
+    assert isinstance(source, NamingSource)
+    chosen = source.chosen()
+    if name not in chosen:
+        return source
+    option = source.chosen_by
+    if option in options or is_source(data):
+        raise ParameterError(
+            f"{name} is a feature of {source.name} and its weights, too; open the data with the "
+            f"other {option}, {option}={[other for other in chosen if other != name]}"
+        )
+    others = [other for other in chosen if other != name]
+    return _open(data, {**options, option: others}, known)
+
+
+def _named_weights(source: Source, sample_weight: str | CosLatitude) -> Any:
+    """Return the weights that data hold by a name."""
+    assert isinstance(source, NamingSource)
+    convert = unchanged if isinstance(sample_weight, str) else sample_weight
+    return source.weights_named(_name_of_weights(sample_weight), convert)
 
 
 def _open_weights(weights: Any, storage_options: Mapping[str, Any] | None) -> Any:

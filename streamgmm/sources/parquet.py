@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from streamgmm.packages import needed_by
 from streamgmm.protocols import Chunk
 from streamgmm.sources.described import Described
 from streamgmm.sources.layout import check_table, name_of_several, rows_per_chunk
+from streamgmm.sources.named_weights import ColumnWeights, Convert
 from streamgmm.sources.table_formats import LOGS, folders_above, refuse_table_with_log
 from streamgmm.sources.urls import (
     PARQUET_SUFFIXES,
@@ -88,6 +90,7 @@ class ParquetSource(Described):
         Bytes of a chunk: assembled, decoded and as stored.
     """
 
+    chosen_by = "columns"
     has_weights = False
     missing: Missing = "error"
 
@@ -143,6 +146,35 @@ class ParquetSource(Described):
         ):
             rows = self._rows(opened, i)
         return Chunk(rows, range(start, stop))
+
+    def names(self) -> list[str]:
+        """Return the names of all columns of the first file."""
+        return list(self._parts[0][0].schema.names)
+
+    def chosen(self) -> list[str]:
+        """Return the names of the columns that are features."""
+        return list(self._widths)
+
+    def weights_named(self, name: str, convert: Convert) -> ColumnWeights:
+        """Return a column of numbers, converted, as weights of the rows.
+
+        Raises
+        ------
+        DataError
+            If a file lacks the column, or it holds no numbers.
+        """
+        files = list(dict.fromkeys(file for file, _ in self._parts))
+        for file in files:
+            file.check([name])
+        if any(_is_list(file.schema.field(name).type) for file in files):
+            raise DataError(f"{self.name}: column {name!r} holds lists, which are no row weights")
+        column = copy(self)
+        column._widths, column._widest = {name: None}, 1
+        column.feature_names, column.n_features = [name], 1
+        column.dtype = np.result_type(*(file.dtype(name) for file in files))
+        column.missing = "drop"
+        column.read_bytes = max(map(column._most_bytes, range(len(self._parts))))
+        return ColumnWeights(column, convert)
 
     def _width(self, name: str, files: "Sequence[_File]") -> int | None:
         """Return the length of the lists in a column; None if it holds numbers.

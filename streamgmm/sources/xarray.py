@@ -35,6 +35,7 @@ from streamgmm.sources.layout import (
     naming_place,
     rows_per_chunk,
 )
+from streamgmm.sources.named_weights import Convert, unchanged
 from streamgmm.sources.urls import FetchError, without_credentials
 from streamgmm.sources.values import (
     ValueRules,
@@ -100,6 +101,7 @@ class XarraySource(Described):
         The file or directory of all variables; None if they come from anywhere else.
     """
 
+    chosen_by = "variables"
     has_weights = False
     missing: Missing = "error"
 
@@ -130,6 +132,8 @@ class XarraySource(Described):
         self.n_features = sum(self._widths)
         self.feature_names: Sequence[str] | None = _feature_names(data, arrays, self._feature_dim)
         self._names = [f"{name} of {self.name}" for name in names]
+        self._data: xarray.Dataset | xarray.DataArray | None = data
+        self._chosen = names if isinstance(data, xarray.Dataset) else []
         # Without their coordinates, which would be sliced and computed too.
         self._variables = [_guarded(array.variable) for array in arrays]
         self._rules = [*map(rules_of, self._names, self._variables)]
@@ -153,6 +157,29 @@ class XarraySource(Described):
         self.box_shape = tuple(int(max(along)) for along in lengths)
         n_rows_of_boxes = reduce(np.multiply.outer, lengths)
         self.boundaries: Sequence[int] = [0, *np.cumsum(n_rows_of_boxes).tolist()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process gets the features alone.
+        return {**self.__dict__, "_data": None}
+
+    def names(self) -> list[Hashable]:
+        """Return the names of all variables and coordinates."""
+        if isinstance(self._data, xarray.Dataset):
+            return [*self._data.variables]
+        return [] if self._data is None else [*self._data.coords]
+
+    def chosen(self) -> list[str]:
+        """Return the names of the variables that are features."""
+        return self._chosen
+
+    def weights_named(self, name: str, convert: Convert) -> xarray.DataArray:
+        """Return a variable or coordinate, or what is made of its values, as weights."""
+        assert self._data is not None
+        array: xarray.DataArray = self._data[name]
+        if convert is unchanged:
+            return array
+        with naming_place("sample_weight", f"values of {name}"):
+            return xarray.DataArray(convert(array.values), array.coords, array.dims)
 
     @property
     def dtype(self) -> np.dtype[Any]:
