@@ -174,15 +174,18 @@ def as_arrow(values: NDArray[Any], names: Sequence[int | str]) -> Any:
 
 def is_frame(data: Any) -> bool:
     """Return whether data are a data frame whose rows are in memory, or give all at once."""
-    if nw.dependencies.is_into_dataframe(data) or _is_convertible(data):
-        return True
-    return is_arrow_stream(data) and not is_lazy_table(data)
+    return _is_table(data) or (is_arrow_stream(data) and not is_lazy_table(data))
 
 
 def is_arrow_stream(data: Any) -> bool:
     """Return whether data are no data frame, but give rows by the Arrow PyCapsule interface."""
     has_stream = hasattr(type(data), "__arrow_c_stream__")
-    return has_stream and not is_series(data) and not nw.dependencies.is_into_dataframe(data)
+    return has_stream and not is_series(data) and not _is_table(data)
+
+
+def _is_table(data: Any) -> bool:
+    """Return whether data are a known kind of table whose rows are in memory."""
+    return bool(nw.dependencies.is_into_dataframe(data)) or _is_convertible(data)
 
 
 def is_series(data: Any) -> bool:

@@ -163,6 +163,14 @@ def test_streams_that_fail_or_are_no_tables() -> None:
         model.partial_fit(taken)
 
 
+def test_a_record_batch_is_a_table() -> None:
+    batch = TABLE.combine_chunks().to_batches()[0]
+    model = online().partial_fit(batch, sample_weight=np.full(N, 2.0))
+    assert model.n_samples_seen_ == 2 * N
+    with pytest.raises(DataError, match="same order"):
+        model.partial_fit(batch.select(["b", "a"]))
+
+
 def test_weights_and_ids_are_for_batches(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="sample_weight"):
         online().partial_fit(TABLE.to_reader(), sample_weight=np.ones(N))
