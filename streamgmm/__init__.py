@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         OnlineGaussianMixture,
         load,
     )
+    from streamgmm.sources.named_weights import cos_latitude
     from streamgmm.sources.open import open_source as open  # noqa: A004 - a name of its own place
     from streamgmm.updates import update
 
@@ -34,6 +35,7 @@ __all__ = [
     "OnlineGaussianMixture",
     "Prior",
     "__version__",
+    "cos_latitude",
     "load",
     "open",
     "update",
@@ -45,6 +47,7 @@ _HOMES = {
     "KMeans": ("streamgmm.estimators", "KMeans"),
     "OnlineGaussianMixture": ("streamgmm.estimators", "OnlineGaussianMixture"),
     "Prior": ("streamgmm.core.priors", "Prior"),
+    "cos_latitude": ("streamgmm.sources.named_weights", "cos_latitude"),
     "load": ("streamgmm.estimators", "load"),
     "open": ("streamgmm.sources.open", "open_source"),
     "update": ("streamgmm.updates", "update"),

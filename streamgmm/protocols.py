@@ -163,6 +163,13 @@ def row_bytes(source: Source) -> int:
     return source.n_features * source.dtype.itemsize
 
 
+def locations_of(source: Source) -> Sequence[Path]:
+    """Return where the data are on disk: one location, several, or none."""
+    if isinstance(source, ScatteredSource):
+        return source.locations
+    return [] if source.location is None else [source.location]
+
+
 def data_bytes(source: Source) -> int:
     """Return the size of all values of a source, as stored in memory."""
     return source.n_rows * row_bytes(source)
@@ -283,6 +290,15 @@ class LabelledSource(Source, Protocol):
 
     def labelled(self, values: NDArray[Any], dim: str | None, names: Sequence[int | str]) -> Any:
         """Return values of all samples, (*shape) or (*shape, K), in the container of the data."""
+
+
+@runtime_checkable
+class ScatteredSource(Source, Protocol):
+    """A source in several files, of which ``location`` is the first."""
+
+    @property
+    def locations(self) -> Sequence[Path]:
+        """Where the files are on disk."""
 
 
 @runtime_checkable

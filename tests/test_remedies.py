@@ -380,10 +380,10 @@ REMEDIES = [
         lambda message: (_parquet(a=ROWS[:, 0]), _n_rows(60, "x*.parquet")),
     ),
     Remedy(
-        "a pattern of other files",
-        _open(_saved, "*.npy"),
-        r"let it end in \.parquet, or name one file; streamgmm\.update learns files of other kinds",
-        lambda message: streamgmm.update("m.gmm", "*.npy", n_components=2),
+        "files of several kinds",
+        _open(lambda: (_saved("a.npy"), _hdf5("b.h5", x=ROWS)()), "*.*"),
+        r"give a list or a pattern of files of one kind, such as 'folder/\*\.npy'",
+        lambda message: (_n_rows(60, "*.npy"), _n_rows(60, ["a.npy"])),
     ),
     Remedy(
         "a folder that is no table",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -40,6 +41,7 @@ from streamgmm.options import (
     CovarianceType,
     Criterion,
     ExecutorName,
+    Format,
     InitParams,
     Missing,
     ParameterName,
@@ -70,9 +72,19 @@ def _path_argument(name: str) -> Callable[[Any], Any]:
 # A path, a URL, or a path and another within it.
 _data = click.argument("data")
 _model = _path_argument("model")
+
+
+def _weights(context: click.Context, option: click.Parameter, value: str | None) -> Any:
+    match = None if value is None else re.fullmatch(r"cos\((.+)\)", value)
+    return streamgmm.cos_latitude(match[1].strip()) if match else value
+
+
 _sample_weight = click.option(
     "--sample-weight",
-    help="Row weights: path or URL of a .npy file or Zarr array of shape (rows,).",
+    callback=_weights,
+    metavar="WEIGHTS",
+    help="Row weights: the name of a column, variable or coordinate of DATA; 'cos(NAME)' of a "
+    "latitude; or the path or URL of a .npy file or Zarr array of shape (rows,).",
 )
 _quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress; warnings remain.")
 _seed = click.option(
@@ -100,7 +112,15 @@ def _example(*commands: str) -> str:
 
 
 # Options that describe data, by the names that streamgmm.open gives them.
-_DESCRIPTION = ("variables", "feature_dim", "path", "columns", "missing", "storage_options")
+_DESCRIPTION = (
+    "variables",
+    "feature_dim",
+    "path",
+    "columns",
+    "missing",
+    "storage_options",
+    "format",
+)
 
 
 def _names(context: click.Context, option: click.Parameter, value: str | None) -> Any:
@@ -152,6 +172,11 @@ def _description(command: Any) -> Any:
             "[default: error]",
         ),
         click.option(
+            "--format",
+            type=click.Choice(get_args(Format)),
+            help="Kind of the files.  [default: as their content says]",
+        ),
+        click.option(
             "--storage-option",
             "storage_options",
             multiple=True,
@@ -165,7 +190,12 @@ def _description(command: Any) -> Any:
     return command
 
 
-def _opened(data: str, settings: dict[str, Any], sample_weight: str | None = None) -> "Source":
+def _path_of(sample_weight: Any) -> str | None:
+    """Return the path that weights may be named by."""
+    return sample_weight if isinstance(sample_weight, str) else None
+
+
+def _opened(data: str, settings: dict[str, Any], sample_weight: Any = None) -> "Source":
     """Return the data as the command line describes them; the description leaves the settings."""
     description = {name: settings.pop(name) for name in _DESCRIPTION}
     return streamgmm.open(data, sample_weight=sample_weight, **description)
@@ -248,9 +278,9 @@ def _load(path: Path, **settings: Any) -> "GaussianMixture":
 def main(context: click.Context) -> None:
     """Gaussian mixture models for data larger than memory.
 
-    DATA is a table (rows, features): a .npy file, a Zarr store, an HDF5 file (or
-    file.h5::/group/data), a Parquet file, or a folder or quoted pattern of Parquet files; Zarr and
-    Parquet may be URLs.
+    DATA is a table (rows, features): a .npy file, a Zarr store, an HDF5 or netCDF file (or
+    file.h5::/group/data), a Parquet file, or a folder or quoted pattern of such files; each may be
+    at a URL.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
@@ -352,7 +382,7 @@ def fit(
     n_components: int | None,
     covariance_type: str | None,
     start: Path | None,
-    sample_weight: str | None,
+    sample_weight: Any,
     resume: bool,
     quiet: bool,
     **settings: Any,
@@ -363,7 +393,7 @@ def fit(
     if {*settings["fixed"]} - {"weights"} and start is None:
         raise click.UsageError("--fixed needs --start, the model whose values are held.")
     _check_checkpoint(settings, resume)
-    check_output(output, _MODELS, data, sample_weight)
+    check_output(output, _MODELS, data, _path_of(sample_weight))
     from streamgmm.estimators import GaussianMixture
     from streamgmm.model_files import refuse_loss
 
@@ -483,14 +513,14 @@ def select(
     output: Path,
     table: Path | None,
     picture: Path | None,
-    sample_weight: str | None,
+    sample_weight: Any,
     resume: bool,
     quiet: bool,
     **settings: Any,
 ) -> None:
     """Choose the number of components and the covariance structure; write the best model."""
     _check_checkpoint(settings, resume)
-    check_output(output, _MODELS, data, sample_weight)
+    check_output(output, _MODELS, data, _path_of(sample_weight))
     if table is not None:
         check_output(table, _TABLES, data, output)
     if picture is not None:
@@ -607,7 +637,7 @@ def score(
     samples: bool,
     output: Path | None,
     resume: bool,
-    sample_weight: str | None,
+    sample_weight: Any,
     quiet: bool,
     **settings: Any,
 ) -> None:

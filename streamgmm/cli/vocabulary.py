@@ -18,6 +18,8 @@ _OTHER_ARGUMENTS = {
 _WORDS = {"n_samples": "rows", "n_features": "features"}
 # Arguments without an underscore are words of English, too, but for this one.
 _NO_ENGLISH_WORD = {"tol"}
+# What comes before lines of Python in a message.
+_CODE = "in Python: "
 # What may follow an argument: a list, text, True, or nothing.
 _VALUE = r"(?P<value>\[[^\]]*\]|'[^']*'|\"[^\"]*\"|True\b|(?![\w/]))"
 # Parts of paths and names in quotes are data.
@@ -38,6 +40,8 @@ def in_options(text: str, context: click.Context) -> str:
     -------
     str
     """
+    # Lines of Python that a message shows stay as they are.
+    text, marker, code = text.partition(_CODE)
     words = _words(context)
     names = _any_of(words)
     bare = _any_of(name for name in words if "_" in name or name in _NO_ENGLISH_WORD)
@@ -54,7 +58,7 @@ def in_options(text: str, context: click.Context) -> str:
     text = re.sub(rf"{_BEFORE}(?P<name>{names})={_VALUE}", word, text)
     text = re.sub(rf"{_BEFORE}(?P<name>{bare}){_AFTER}", word, text)
     # Several arguments may be set by one option.
-    return re.sub(r"(--[a-z-]+)(?:,? (?:and |or )?\1\b)+", r"\1", text)
+    return re.sub(r"(--[a-z-]+)(?:,? (?:and |or )?\1\b)+", r"\1", text) + marker + code
 
 
 def _words(context: click.Context) -> Mapping[str, str]:

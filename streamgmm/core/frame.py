@@ -102,6 +102,19 @@ class Frame:
         factors = structure.frame_factors(stacked, centred)
         return replace(shared, centred=centred, means=parameters.means[centred], factors=factors)
 
+    def reordered(self, order: NDArray[np.intp]) -> "Frame":
+        """Return the frame of the same mixture with its components in another order."""
+        centred = np.argsort(order)[self.centred]
+        by_number = np.argsort(centred)
+        # What all components share is there once.
+        is_shared = len(self.factors) != len(centred)
+        return replace(
+            self,
+            centred=centred[by_number],
+            means=self.means[by_number],
+            factors=self.factors if is_shared else self.factors[by_number],
+        )
+
     @property
     def n_features(self) -> int:
         """D."""

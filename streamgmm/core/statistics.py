@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import require_values
@@ -105,6 +106,10 @@ class Statistics:
     def n_components(self) -> int:
         """K."""
         return len(self.moments)
+
+    def reordered(self, order: NDArray[np.intp]) -> "Statistics":
+        """Return the statistics of the same mixture with its components in another order."""
+        return replace(self, frame=self.frame.reordered(order), moments=self.moments[order])
 
     def check(self) -> None:
         """Refuse values that are not valid statistics; a file may hold such values.

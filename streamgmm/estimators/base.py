@@ -27,6 +27,7 @@ from streamgmm.core.e_step import EStep, scratch_bytes
 from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
+from streamgmm.core.mixtures.alignment import aligned_fit
 from streamgmm.core.mixtures.conditioning import conditional, marginal
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
@@ -117,7 +118,7 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
         Returns
         -------
         labels : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
-            Of a DataFrame a Series with its index, of xarray data a DataArray with the dimensions
+            Of a data frame a Series of its library, of xarray data a DataArray with the dimensions
             and coordinates of the samples.
 
         Raises
@@ -239,7 +240,7 @@ or the path ``out``
 ``out``
             In the type of the data if that is floating. A missing value is the mean of its
             conditional distribution, over all components; in rows without any value, the mean of
-            the mixture. Of a DataFrame a DataFrame, of xarray data a DataArray with the features
+            the mixture. Of a data frame a data frame, of xarray data a DataArray with the features
             along the dimension ``feature``.
 
         Raises
@@ -268,6 +269,65 @@ or the path ``out``
         names = getattr(self, "feature_names_in_", range(source.n_features))
         output = Output(prediction.imputed_type(source.dtype), "feature", list(names))
         return self._map_rows(X, source, prediction.imputed, expectation, output, out, resume)
+
+    def aligned(self, reference: "MixtureEstimator") -> Any:
+        """Return this mixture with its components in the order of those of another one.
+
+        Label k of the result then means what label k of the reference means, as far as the two
+        mixtures agree. Components are paired so that merging the two of each pair would cost least
+        in all; each is paired, however far it is from its partner.
+
+        Parameters
+        ----------
+        reference : GaussianMixture or OnlineGaussianMixture
+            Fitted, with as many components, the same covariance type and the same columns.
+
+        Returns
+        -------
+        model : GaussianMixture
+            The same mixture and history; of a stream the mixture as it is now.
+
+        Raises
+        ------
+        ParameterError
+            If the reference is something else, or the two do not go together.
+
+        References
+        ----------
+        Runnalls (2007), Kullback-Leibler approach to Gaussian mixture reduction, equation 21.
+        Kuhn (1955), The Hungarian method for the assignment problem.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.random.default_rng(0).normal(size=(2000, 1)) + [[-5], [5]] * 1000
+        >>> monday = GaussianMixture(2, random_state=0).fit(X)
+        >>> tuesday = GaussianMixture(2, random_state=1).fit(-X)
+        >>> bool((np.sign(tuesday.aligned(monday).means_) == np.sign(monday.means_)).all())
+        True
+        """
+        check_is_fitted(self)
+        if not isinstance(reference, MixtureEstimator):
+            raise ParameterError(
+                f"reference is a {type(reference).__name__}; give a fitted GaussianMixture or "
+                "OnlineGaussianMixture"
+            )
+        check_is_fitted(reference)
+        fitted, other = self.fitted_model_, reference.fitted_model_
+        for what, own, wanted in (
+            ("components", len(self.weights_), len(reference.weights_)),
+            ("covariance type", self.covariance_type, reference.covariance_type),
+            ("number of columns", self.n_features_in_, reference.n_features_in_),
+            ("columns", _names_of(fitted), _names_of(other)),
+        ):
+            if own != wanted and None not in (own, wanted):
+                raise ParameterError(
+                    f"the {what} of the model and of the reference differ: {own} and {wanted}; "
+                    "align models of one kind"
+                )
+        with single_threaded_blas():
+            return self._as_batch(aligned_fit(fitted, other.parameters))
 
     def marginal(self, features: Sequence[int | str]) -> Any:
         """Return the distribution of some of the features, whatever the others are.
@@ -361,7 +421,7 @@ or the path ``out``
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
         y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
 
         Returns
         -------
@@ -381,7 +441,7 @@ or the path ``out``
         Parameters
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
             Row weights; a weight of 2 counts a row twice.
 
         Returns
@@ -398,7 +458,7 @@ or the path ``out``
         Parameters
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
             Row weights; a weight of 2 counts a row twice.
 
         Returns
@@ -417,7 +477,7 @@ or the path ``out``
         Parameters
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
             Row weights; a weight of 2 counts a row twice.
 
         Returns
@@ -447,7 +507,7 @@ or the path ``out``
         Parameters
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
             Row weights; a weight of 2 counts a row twice.
 
         Returns
@@ -691,6 +751,10 @@ or the path ``out``
     def _record(self) -> Record:
         check_is_fitted(self)
         return to_record(self)
+
+
+def _names_of(fitted: FittedModel) -> list[str] | None:
+    return None if fitted.feature_names is None else [*fitted.feature_names]
 
 
 def _prepared_from(

@@ -389,7 +389,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         X : array-like, path or Source of shape (n_samples, n_features)
             Anything that :func:`streamgmm.open` takes.
         y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
             Row weights; a weight of 2 counts a row twice.
         resume : bool, default=False
             Whether to continue with what an interrupted call of the same settings and data left in

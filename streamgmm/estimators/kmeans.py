@@ -216,7 +216,7 @@ default="k-means++"
         X : array-like, path or Source of shape (n_samples, n_features)
             Anything that :func:`streamgmm.open` takes.
         y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
             Row weights; a weight of 2 counts a row twice.
         resume : bool, default=False
             Whether to continue with what an interrupted call of the same settings and data left in
@@ -276,7 +276,7 @@ default="k-means++"
         X : array-like, path or Source of shape (n_samples, n_features)
             The first batch needs as many rows as there are clusters.
         y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
 
         Returns
         -------
@@ -337,7 +337,7 @@ default="k-means++"
         Returns
         -------
         labels : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
-            Of a DataFrame a Series with its index, of xarray data a DataArray. -1 for rows with
+            Of a data frame a Series of its library, of xarray data a DataArray. -1 for rows with
             NaN of data that were opened with ``missing="drop"``.
 
         Raises
@@ -393,7 +393,7 @@ default="k-means++"
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
         y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
 
         Returns
         -------

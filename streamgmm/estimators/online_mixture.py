@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any, Self, get_args
 
@@ -62,6 +63,7 @@ from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import CovarianceType, ExecutorName, InitParams, Missing
 from streamgmm.persistence import Record
 from streamgmm.protocols import Chunk, Source, chunks_of
+from streamgmm.sources.open import is_stream
 from streamgmm.sources.sample import SampleSource
 
 # Rows of the first search: for each parameter, at least, and at most in bytes.
@@ -474,9 +476,11 @@ class OnlineGaussianMixture(MixtureEstimator):
         Parameters
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
-            Anything that :func:`streamgmm.open` takes; read once, chunk by chunk.
+            Anything that :func:`streamgmm.open` takes; read once, chunk by chunk. So it may also be
+            an Arrow stream whose rows come once: a pyarrow.RecordBatchReader, or a relation of
+            DuckDB.
         y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
             Row weights; a weight of 2 counts a row twice.
 
         Returns
@@ -496,13 +500,34 @@ class OnlineGaussianMixture(MixtureEstimator):
             n_rows = len(X)
             # A few rows more take kernels alone; to hold BLAS takes as long.
             with nullcontext() if progress.has_room(n_rows) else single_threaded_blas():
-                return self._learn(progress, [Chunk(X, range(n_rows))], "error", n_rows)
+                return self._learn(progress, [Chunk(X, range(n_rows))], "error")
         if progress is None:
             check_settings(self)
+        if is_stream(X):
+            return self._learn_stream(X, sample_weight)
         source = self._open(X, sample_weight, reset=progress is None)
-        return self.learn_chunks(source, chunks_of(source), source.n_rows)
+        return self.learn_chunks(source, chunks_of(source))
 
-    def learn_chunks(self, source: Source, chunks: Iterable[Chunk], n_rows: int) -> Self:
+    def _learn_stream(self, stream: Any, sample_weight: Any) -> Self:
+        """Learn the rows of an Arrow stream as they come: all of them or none."""
+        if sample_weight is not None:
+            raise ParameterError(
+                "sample_weight is for a table, but X is an Arrow stream; learn each batch of it "
+                "with its own weights, or give X as a table in memory"
+            )
+        from streamgmm.sources.arrow_stream import joined_chunks, tables_of
+
+        tables = tables_of(stream)
+        first = next(tables, None)
+        if first is None:
+            raise DataError(
+                "X has 0 sample(s) while a minimum of 1 is required: the stream is empty, or its "
+                "rows were taken before"
+            )
+        source = self._open(first, None, reset=self.state_.progress is None)
+        return self.learn_chunks(source, joined_chunks(chain([first], tables)))
+
+    def learn_chunks(self, source: Source, chunks: Iterable[Chunk]) -> Self:
         """Learn some chunks of a source: all of them or none.
 
         Parameters
@@ -511,8 +536,6 @@ class OnlineGaussianMixture(MixtureEstimator):
             Its columns are those of the rows before.
         chunks : iterable of Chunk
             In the order in which they are to be learned.
-        n_rows : int
-            Rows in these chunks.
 
         Returns
         -------
@@ -529,7 +552,7 @@ class OnlineGaussianMixture(MixtureEstimator):
             self._remember_features(source)
             progress = self._start(source)
         with single_threaded_blas():
-            return self._learn(progress, chunks, source.missing, n_rows)
+            return self._learn(progress, chunks, source.missing)
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Forget what was learned, and learn a whole stream.
@@ -537,10 +560,11 @@ class OnlineGaussianMixture(MixtureEstimator):
         Parameters
         ----------
         X : iterator of batches; or array-like, path or Source of shape (n_samples, n_features)
-            A batch is anything that :meth:`partial_fit` takes. What an iterator gave before it
-            failed or was interrupted stays learned.
+            A batch is anything that :meth:`partial_fit` takes. An Arrow stream is an iterator of
+            its record batches. What an iterator gave before it failed or was interrupted stays
+            learned.
         y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
             Row weights; not for an iterator.
 
         Returns
@@ -555,14 +579,14 @@ class OnlineGaussianMixture(MixtureEstimator):
             If a setting is not valid.
         """
         check_settings(self)
-        if isinstance(X, Iterator):
+        if is_stream(X) or isinstance(X, Iterator):
             if sample_weight is not None:
                 raise ParameterError(
                     "sample_weight is for one table; of an iterator of batches give each its own: "
                     "streamgmm.open(batch, sample_weight=...)"
                 )
             self._forget("state_")
-            for batch in X:
+            for batch in _batches(X):
                 self.partial_fit(batch)
             self._require_fitted()
         else:
@@ -747,20 +771,21 @@ class OnlineGaussianMixture(MixtureEstimator):
         seed = int(check_random_state(self.random_state).randint(2**31 - 2**16))
         return Plan(k, schedule, size, seed)
 
-    def _learn(
-        self, progress: Progress, chunks: Iterable[Chunk], missing: Missing, n_rows: int
-    ) -> Self:
-        """Learn chunks of so many rows in all; all of them or none."""
+    def _learn(self, progress: Progress, chunks: Iterable[Chunk], missing: Missing) -> Self:
+        """Learn chunks: all of them or none."""
         before = progress.skipped
-        self._advance(progress, chunks, missing)
+        n_rows = self._advance(progress, chunks, missing)
         self._warn(before, n_rows)
         return self
 
-    def _advance(self, progress: Progress, chunks: Iterable[Chunk], missing: Missing) -> None:
+    def _advance(self, progress: Progress, chunks: Iterable[Chunk], missing: Missing) -> int:
+        """Learn chunks, and return how many rows they have."""
         events: list[Event] = []
+        n_rows = 0
         with within_float64():
             for chunk in chunks:
                 progress = progress.learned(chunk, missing, self._search, events.append)
+                n_rows += len(chunk.rows)
         model = progress.model
         if model is not None and model.parameters is not self._examined:
             check_finite(model.parameters)
@@ -769,6 +794,7 @@ class OnlineGaussianMixture(MixtureEstimator):
             notify = listener_of(self)
             for event in events:
                 notify(event)
+        return n_rows
 
     def _warn(self, before: SkippedRows, n_rows: int) -> None:
         """Warn of rows that were skipped and of the condition of the mixture, if it is another."""
@@ -869,6 +895,15 @@ class OnlineGaussianMixture(MixtureEstimator):
         if self.state_.progress is None:
             check_settings(self)
         return to_online_record(self)
+
+
+def _batches(stream: Any) -> Iterator[Any]:
+    """Return an iterator over the batches of a stream."""
+    if not is_stream(stream):
+        return iter(stream)
+    from streamgmm.sources.arrow_stream import batches_of
+
+    return batches_of(stream)
 
 
 def _listed(models: Any) -> list[Any]:

@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 
 from streamgmm.errors import OutputError, ParameterError
 from streamgmm.paths import local_path
-from streamgmm.protocols import LabelledSource, Source, region_shape, regions_of, sample_shape
-from streamgmm.sources.open import is_path
+from streamgmm.protocols import (
+    LabelledSource,
+    Source,
+    locations_of,
+    region_shape,
+    regions_of,
+    sample_shape,
+)
+from streamgmm.sources.open import is_path, is_paths
 from streamgmm.sources.urls import is_url
 
 # Of predictions that a thread holds before they are written.
@@ -67,7 +74,7 @@ def refuse_unnamed_output(X: Any) -> None:
     ------
     ParameterError
     """
-    if is_path(X):
+    if is_path(X) or is_paths(X):
         raise ParameterError(
             "predictions of data named by a path are not held in memory; give out=, "
             "a .npy or .zarr path to write them to"
@@ -104,8 +111,8 @@ def refuse_overlap(out: str | os.PathLike[str], source: Source) -> None:
     if is_path(out) and is_url(os.fspath(out)):
         return
     path = local_path(out, OutputError, "outputs")
-    if source.location is None:
-        return
-    written, read = path.resolve(), source.location.resolve()
-    if written == read or written in read.parents or read in written.parents:
-        raise OutputError(f"{out} overlaps the data that are read; write somewhere else")
+    written = path.resolve()
+    for location in locations_of(source):
+        read = location.resolve()
+        if written == read or written in read.parents or read in written.parents:
+            raise OutputError(f"{out} overlaps the data that are read; write somewhere else")

@@ -44,6 +44,7 @@ from streamgmm.protocols import (
 from streamgmm.sinks import ArraySink, open_sink
 from streamgmm.sources.array import ArraySource
 from streamgmm.sources.columns import check_features
+from streamgmm.sources.named_weights import CosLatitude
 from streamgmm.sources.open import is_source, open_source
 
 # Memory that work may take without a question how much is free.
@@ -63,12 +64,14 @@ class DataEstimator(CheckedEstimator):
         self, X: Any, sample_weight: Any, *, reset: bool, missing: Missing | None = None
     ) -> Source:
         """Describe data, and remember their columns or check them against those fitted."""
-        source = open_source(X, missing=missing)
+        # Text may name a part of the data, which is then no feature.
+        is_named = isinstance(sample_weight, str | CosLatitude)
+        source = open_source(X, missing=missing, sample_weight=sample_weight if is_named else None)
         if reset:
             self._remember_features(source)
         else:
             require_fitted_columns(self, source, was_source=is_source(X))
-        if sample_weight is None:
+        if sample_weight is None or is_named:
             return source
         if isinstance(sample_weight, Real):
             # As in scikit-learn, a single number is the weight of each row.
@@ -258,7 +261,7 @@ class FitPredictMixin:
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
         y : Ignored
-        sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,) or str, default=None
         out : path-like, default=None
             As for :meth:`predict`.
 

@@ -57,6 +57,16 @@ def as_array(data: Any, name: str) -> NDArray[Any]:
     return array if array.dtype != object else _numbers(array, data, name)
 
 
+def is_lazy_table(data: Any) -> bool:
+    """Return whether data are a table of a known library whose rows are not in memory."""
+    return any(hasattr(data, rows) for rows, _ in _lazy_methods(data))
+
+
+def _lazy_methods(data: Any) -> list[tuple[str, str | None]]:
+    """Return the methods of such tables in the library that defines the type of the data."""
+    return _LAZY_METHODS.get(type(data).__module__.partition(".")[0], [])
+
+
 def _converted(data: Any, name: str) -> NDArray[Any]:
     try:
         return np.asarray(data)
@@ -121,8 +131,7 @@ def _refuse_other_kinds(data: Any, name: str) -> None:
 
 def _reason_by_package(data: Any, name: str) -> str | None:
     """Say why a table of some library is refused, and what to do."""
-    package = type(data).__module__.partition(".")[0]
-    for rows, writer in _LAZY_METHODS.get(package, ()):
+    for rows, writer in _lazy_methods(data):
         if hasattr(data, rows):
             reason = f", whose rows are not in memory; give {name}.{rows}()"
             if writer is not None:
@@ -131,7 +140,7 @@ def _reason_by_package(data: Any, name: str) -> str | None:
                     "('rows.parquet') and give that path"
                 )
             return reason
-    is_of_sparse = package == "sparse" and hasattr(data, "todense")
+    is_of_sparse = type(data).__module__.partition(".")[0] == "sparse" and hasattr(data, "todense")
     if hasattr(data, "tocsr") or is_of_sparse:
         dense = "todense" if is_of_sparse else "toarray"
         return f". Sparse data was passed, but dense data is required; give {name}.{dense}()"
@@ -157,9 +166,8 @@ def _reason_by_interface(data: Any, name: str) -> str | None:
         )
     if isinstance(data, list | tuple) and data and isinstance(data[0], str | PathLike):
         return (
-            " and holds paths or text, not numbers; name several Parquet files by their folder "
-            "or by a pattern, such as 'folder/*.parquet'; streamgmm.update takes a folder or a "
-            "pattern of other files"
+            " and holds paths or text beside other objects; give a list of paths alone, or of "
+            "numbers alone"
         )
     return None
 

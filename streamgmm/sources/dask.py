@@ -135,7 +135,9 @@ class DaskSource(Described):
         layer: dict[Any, Task] = {}
         for i, start in enumerate(self.boundaries[:-1]):
             blocks = (TaskRef((array.name, i, *[0] * (array.ndim - 1))) for array in arrays)
-            layer[name, i] = Task((name, i), _chunk, start, self._weight_rules, *blocks)
+            layer[name, i] = Task(
+                (name, i), _chunk, start, self._weight_rules, self.missing, *blocks
+            )
         graph = HighLevelGraph.from_collections(name, layer, dependencies=arrays)
         return [Delayed(key, graph, layer=name) for key in layer]  # type: ignore[no-untyped-call]
 
@@ -145,7 +147,7 @@ class DaskSource(Described):
         if self._weights is not None:
             blocks.append(self._weights.blocks[i])
         computed = dask.base.compute(*blocks, **self._scheduler)  # type: ignore[no-untyped-call]
-        return _chunk(self.boundaries[i], self._weight_rules, *computed)
+        return _chunk(self.boundaries[i], self._weight_rules, self.missing, *computed)
 
     def _usable(self, array: Any, first_row: int) -> Any:
         """Return the usable values of some blocks of rows, in one block along the columns."""
@@ -267,7 +269,11 @@ def _usable_block(block: Any, blocks: _Blocks, block_info: Any = None) -> NDArra
 
 
 def _chunk(
-    start: int, rules: ValueRules, block: NDArray[Any], weights: NDArray[Any] | None = None
+    start: int,
+    rules: ValueRules,
+    missing: Missing,
+    block: NDArray[Any],
+    weights: NDArray[Any] | None = None,
 ) -> Chunk:
     chunk = Chunk(block, range(start, start + len(block)))
-    return chunk if weights is None else weighted(chunk, weights, rules)
+    return chunk if weights is None else weighted(chunk, weights, rules, missing)

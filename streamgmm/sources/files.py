@@ -1,6 +1,7 @@
 """Several files, one after the other: those of a folder or of a pattern."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from streamgmm.errors import DataError
@@ -22,14 +23,36 @@ def natural_order(name: str) -> tuple[str | int, ...]:
     return tuple(int(part) if part.isdecimal() else part for part in _NUMBER.split(name))
 
 
-def files_of(data: str) -> list[Path] | None:
+def listed(data: str, *, is_table: Callable[[Path], bool]) -> list[str]:
+    """Return the paths of the tables that a path, a folder or a pattern stands for, in their order.
+
+    Parameters
+    ----------
+    data : str
+        A path or URL.
+    is_table : callable
+        Return whether a path is one of them.
+
+    Raises
+    ------
+    DataError
+        If there are none.
+    """
+    files = files_of(data, is_table=is_table)
+    inner = split(data)[1]
+    end = "" if inner is None else f"::{inner}"
+    return [data] if files is None else sorted(f"{file}{end}" for file in files)
+
+
+def files_of(data: str, *, is_table: Callable[[Path], bool] = is_stored_table) -> list[Path] | None:
     """Files and Zarr stores that a folder or pattern stands for, by folders and then by names.
 
     Parameters
     ----------
     data : str
-        A path or URL. What has a name that begins with ``_`` or ``.``, or a suffix that is not
-        known, is skipped.
+        A path or URL. What has a name that begins with ``_`` or ``.`` is skipped.
+    is_table : callable
+        Return whether a path is one of them; by default those of a known suffix are.
 
     Returns
     -------
@@ -51,10 +74,10 @@ def files_of(data: str) -> list[Path] | None:
     has_matches = reason is not None and is_pattern(location)
     if reason is not None and not has_matches:
         raise DataError(reason)
-    if not has_matches and (is_stored_table(root) or not root.is_dir()):
+    if not has_matches and (is_table(root) or not root.is_dir()):
         return None
     try:
-        found = _matches(root) if has_matches else _files_below(root)
+        found = _matches(root, is_table) if has_matches else _files_below(root, is_table)
     except OSError as error:
         raise DataError(f"{location} cannot be listed: {error}") from error
     if not found:
@@ -70,10 +93,10 @@ def _nothing_found(location: str, has_matches: bool) -> str:
     return f"{location} holds no files that can be read; put files there that end in {suffixes}"
 
 
-def _files_below(root: Path) -> list[Path]:
+def _files_below(root: Path, is_table: Callable[[Path], bool]) -> list[Path]:
     """Return the files and Zarr stores in a folder and below it."""
     _refuse_tables_above(root)
-    return _files_in(root)
+    return _files_in(root, is_table)
 
 
 def _refuse_tables_above(path: Path) -> None:
@@ -87,7 +110,9 @@ def _folder_and_name(path: Path) -> tuple[tuple[str | int, ...], tuple[str | int
     return natural_order(str(path.parent)), natural_order(path.name)
 
 
-def _files_in(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
+def _files_in(
+    folder: Path, is_table: Callable[[Path], bool], above: tuple[Path, ...] = ()
+) -> list[Path]:
     """Return files and Zarr stores in a folder and below it, links to folders above it apart."""
     above = (*above, folder.resolve())
     found: list[Path] = []
@@ -97,14 +122,14 @@ def _files_in(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
     for path in paths:
         if _is_hidden(path):
             continue
-        if is_stored_table(path):
+        if is_table(path):
             found.append(path)
         elif path.is_dir() and path.resolve() not in above:
-            found += _files_in(path, above)
+            found += _files_in(path, is_table, above)
     return found
 
 
-def _matches(pattern: Path) -> list[Path]:
+def _matches(pattern: Path, is_table: Callable[[Path], bool]) -> list[Path]:
     """Return the files and Zarr stores that a pattern stands for.
 
     Raises
@@ -115,7 +140,7 @@ def _matches(pattern: Path) -> list[Path]:
     parts = pattern.parts
     n_fixed = next(i for i, part in enumerate(parts) if is_pattern(part))
     matches = Path(*parts[:n_fixed]).glob("/".join(parts[n_fixed:]))
-    found = [path for path in matches if is_stored_table(path) and not _is_hidden(path)]
+    found = [path for path in matches if is_table(path) and not _is_hidden(path)]
     # One file stands for all files of its folder.
     for path in {path.parent: path for path in found if path.suffix in PARQUET_SUFFIXES}.values():
         _refuse_tables_above(path)

@@ -1,9 +1,11 @@
 """Data frames of pandas, polars and pyarrow: columns are features, null is NaN.
 
-Other libraries that Narwhals knows work alike.
+Other libraries that Narwhals knows work alike, and so do tables in memory that give their rows by
+the Arrow PyCapsule interface.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import narwhals as nw
@@ -11,9 +13,13 @@ import numpy as np
 from narwhals.exceptions import DuplicateError
 from numpy.typing import NDArray
 
-from streamgmm.errors import DataError
+from streamgmm.errors import DataError, DataTypeError
+from streamgmm.packages import needed_by
 from streamgmm.sources.array import ArraySource
+from streamgmm.sources.arraylike import is_lazy_table
 from streamgmm.sources.columns import feature_names
+from streamgmm.sources.layout import naming_place
+from streamgmm.sources.named_weights import Convert
 from streamgmm.sources.objects import as_floats, index_of_other
 
 # Names of columns that a message lists.
@@ -26,7 +32,8 @@ class FrameSource(ArraySource):
     Parameters
     ----------
     frame : pandas.DataFrame, polars.DataFrame, pyarrow.Table or pyarrow.RecordBatch
-        Columns are booleans, integers, floats, decimals, or objects that are real numbers.
+        Or any other table with the method ``__arrow_c_stream__``, of which a table of pyarrow is
+        made. Columns are booleans, integers, floats, decimals, or objects that are real numbers.
     columns : sequence of str, optional
         The columns that are features, in this order; all by default.
     name : str
@@ -38,38 +45,147 @@ class FrameSource(ArraySource):
         If a column is not there, or does not hold real numbers, or two have the same name.
     """
 
+    chosen_by = "columns"
+
     def __init__(self, frame: Any, columns: Sequence[str] | None = None, name: str = "X") -> None:
-        table = _narwhals_frame(frame, name)
-        known = dict(zip(table.columns, table.iter_columns(), strict=True))
-        chosen = list(known) if columns is None else list(columns)
-        absent = [column for column in chosen if column not in known]
-        if absent:
-            raise DataError(
-                f"{name} has no column {', '.join(map(repr, absent))}; it has {[*known]}"
-            )
-        _refuse_other_columns(known, chosen, name)
-        is_all = chosen == list(known)
-        super().__init__(_values(table, [known[column] for column in chosen], is_all), name)
-        self.feature_names = feature_names(name, chosen)
-        self._index = table.to_native().index if table.implementation.is_pandas() else None
+        columns_of_frame = chosen_columns(frame, columns, name)
+        super().__init__(columns_of_frame.values(), name)
+        self.feature_names = feature_names(name, columns_of_frame.names)
+        self._kind = columns_of_frame.kind
+        self._index = columns_of_frame.index
+        self._columns: ChosenColumns | None = columns_of_frame
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process gets the features alone.
+        return {**self.__dict__, "_columns": None}
+
+    def names(self) -> list[Any]:
+        """Return the names of all columns of the data frame."""
+        return [] if self._columns is None else self._columns.all_names
+
+    def chosen(self) -> list[Any]:
+        """Return the names of the columns that are features."""
+        return [] if self._columns is None else self._columns.names
+
+    def weights_named(self, name: str, convert: Convert) -> NDArray[Any]:
+        """Return a column of the data frame, converted, as weights of the rows."""
+        assert self._columns is not None
+        return convert(self._columns.column(name, self.name))
 
     def labelled(self, values: NDArray[Any], dim: str | None, names: Sequence[int | str]) -> Any:
-        """Return values of the rows, (N,) or (N, M), with the index of the rows if they have one.
+        """Return values of the rows, (N,) or (N, M), in the library of the data frame.
 
-        For a pandas.DataFrame that is a Series, or a DataFrame with the given names of columns.
+        They are a Series, or a DataFrame with the given names of columns; for pyarrow a
+        ChunkedArray or a Table. Those of pandas have the index of the rows.
         """
-        if self._index is None:
-            return values
+        return as_frame(self._kind, values, names, self._index)
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenColumns:
+    """Columns of a data frame that hold real numbers.
+
+    Attributes
+    ----------
+    names : list
+    """
+
+    names: list[Any]
+    _table: "nw.DataFrame[Any]"
+
+    @property
+    def kind(self) -> Any:
+        """The library of the data frame, as Narwhals knows it."""
+        return self._table.implementation
+
+    @property
+    def index(self) -> Any:
+        """Index of the rows of a pandas.DataFrame; None for other data frames."""
+        return self._table.to_native().index if self.kind.is_pandas() else None
+
+    @property
+    def all_names(self) -> list[Any]:
+        """Names of all columns of the data frame."""
+        return list(self._table.columns)
+
+    def column(self, name: str, frame: str) -> NDArray[Any]:
+        """Return the values of one column of the data frame, (N,).
+
+        Raises
+        ------
+        DataError
+            If it does not hold real numbers.
+        """
+        return series_values(self._table[name].to_native(), f"column {name!r} of {frame}")
+
+    def values(self) -> NDArray[Any]:
+        """Return the values, (N, D), in their common NumPy type; null is NaN."""
+        known = dict(zip(self._table.columns, self._table.iter_columns(), strict=True))
+        is_all = self.names == list(known)
+        return _values(self._table, [known[name] for name in self.names], is_all)
+
+
+def chosen_columns(frame: Any, columns: Sequence[str] | None, name: str) -> ChosenColumns:
+    """Return columns of a data frame, in the order in which they are named; all by default.
+
+    Raises
+    ------
+    DataError
+        If a column is not there, or does not hold real numbers, or two have the same name.
+    """
+    table = _narwhals_frame(frame, name)
+    known = dict(zip(table.columns, table.iter_columns(), strict=True))
+    chosen = list(known) if columns is None else list(columns)
+    absent = [column for column in chosen if column not in known]
+    if absent:
+        raise DataError(f"{name} has no column {', '.join(map(repr, absent))}; it has {[*known]}")
+    _refuse_other_columns(known, chosen, name)
+    return ChosenColumns(chosen, table)
+
+
+def as_frame(kind: Any, values: NDArray[Any], names: Sequence[int | str], index: Any = None) -> Any:
+    """Return values of rows, (N,) or (N, M), as a Series or a DataFrame of a library.
+
+    Parameters
+    ----------
+    kind : narwhals.Implementation
+    values : ndarray
+    names : sequence
+        Names of M columns. Only pandas has names that are numbers; others get their text.
+    index : pandas.Index, optional
+        Index of the rows, for pandas.
+    """
+    if kind.is_pandas():
         import pandas
 
         if values.ndim == 1:
-            return pandas.Series(values, index=self._index)
-        return pandas.DataFrame(values, index=self._index, columns=list(names))
+            return pandas.Series(values, index=index)
+        return pandas.DataFrame(values, index=index, columns=list(names))
+    if values.ndim == 1:
+        return nw.new_series("", values, backend=kind).to_native()
+    columns = {str(name): column for name, column in zip(names, values.T, strict=True)}
+    return nw.from_dict(columns, backend=kind).to_native()
+
+
+def as_arrow(values: NDArray[Any], names: Sequence[int | str]) -> Any:
+    """Return values of rows, (N,) or (N, M), as a ChunkedArray or a Table of pyarrow."""
+    return as_frame(nw.Implementation.PYARROW, values, names)
 
 
 def is_frame(data: Any) -> bool:
-    """Return whether data are a data frame whose rows are in memory."""
-    return bool(nw.dependencies.is_into_dataframe(_table_of_batch(data)))
+    """Return whether data are a data frame whose rows are in memory, or give all at once."""
+    return _is_table(data) or (is_arrow_stream(data) and not is_lazy_table(data))
+
+
+def is_arrow_stream(data: Any) -> bool:
+    """Return whether data are no data frame, but give rows by the Arrow PyCapsule interface."""
+    has_stream = hasattr(type(data), "__arrow_c_stream__")
+    return has_stream and not is_series(data) and not _is_table(data)
+
+
+def _is_table(data: Any) -> bool:
+    """Return whether data are a known kind of table whose rows are in memory."""
+    return bool(nw.dependencies.is_into_dataframe(data)) or _is_convertible(data)
 
 
 def is_series(data: Any) -> bool:
@@ -112,22 +228,78 @@ def _narwhals_frame(frame: Any, name: str) -> "nw.DataFrame[Any]":
     DataError
         If two columns have the same name.
     """
+    table = frame if nw.dependencies.is_into_dataframe(frame) else _arrow_table(frame, name)
     try:
-        return nw.from_native(_table_of_batch(frame), eager_only=True)
+        return nw.from_native(table, eager_only=True)
     except DuplicateError as error:
         raise DataError(
             f"{name} has more than one column with the same name; rename the columns first. {error}"
         ) from error
 
 
-def _table_of_batch(data: Any) -> Any:
-    """Return a pyarrow.RecordBatch as a table, and other data as they are."""
-    if type(data).__module__.partition(".")[0] != "pyarrow":
-        return data
+def arrow_reader(stream: Any, name: str) -> Any:
+    """Return pyarrow's reader of a table that gives its rows by the Arrow PyCapsule interface.
+
+    Parameters
+    ----------
+    stream : object with the method ``__arrow_c_stream__``
+    name : str
+        What messages call it.
+
+    Raises
+    ------
+    DataTypeError
+        If the stream does not consist of columns.
+    MissingPackageError
+        If pyarrow is not installed.
+    """
+    with needed_by(f"{name} is of type {type(stream).__name__}, and its Arrow stream"):
+        import pyarrow
+    try:
+        return pyarrow.RecordBatchReader.from_stream(stream)
+    except Exception as error:
+        raise DataTypeError(
+            f"{name} is of type {type(stream).__name__}, and its Arrow stream cannot be read as a "
+            f"table ({type(error).__name__}: {error}); give a table of pyarrow"
+        ) from error
+
+
+def _is_convertible(data: Any) -> bool:
+    """Return whether data are no stream, but rows in memory of which pyarrow makes a table."""
+    package = type(data).__module__.partition(".")[0]
+    if package == "pyarrow":
+        import pyarrow
+
+        return isinstance(data, pyarrow.RecordBatch)
+    return package == "datasets" and (_is_data_set(data) or hasattr(data, "table"))
+
+
+def _is_data_set(data: Any) -> bool:
+    """Return whether data are a data set of Hugging Face that knows how many rows it has."""
+    is_sized = hasattr(data, "__len__") and not isinstance(data, Mapping)
+    return is_sized and hasattr(data, "with_format")
+
+
+def _arrow_table(data: Any, name: str) -> Any:
+    """Return a table of pyarrow with all rows of data that are no data frame.
+
+    Raises
+    ------
+    DataError
+        If their stream cannot be read.
+    """
+    if not _is_convertible(data):
+        reader = arrow_reader(data, name)
+        with naming_place(name, "its Arrow stream"):
+            return reader.read_all()
+    if _is_data_set(data):
+        # It may choose and order the rows of its table.
+        return data.with_format("arrow")[:]
+    if hasattr(data, "table"):
+        return data.table
     import pyarrow
 
-    is_batch = isinstance(data, pyarrow.RecordBatch)
-    return pyarrow.Table.from_batches([data]) if is_batch else data
+    return pyarrow.Table.from_batches([data])
 
 
 def _refuse_other_columns(

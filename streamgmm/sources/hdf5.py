@@ -39,7 +39,8 @@ class Hdf5Source(Described):
     Parameters
     ----------
     dataset : h5py.Dataset of shape (N, D)
-        Contiguous, or chunked in any way, along columns too.
+        Contiguous, or chunked in any way, along columns too. Of a matrix that MATLAB wrote the rows
+        are those that it has in MATLAB.
     remote : RemoteFile, optional
         Its file, if that is at a URL.
 
@@ -69,15 +70,18 @@ class Hdf5Source(Described):
         with _explained(self.name):
             if isinstance(dataset, h5py.Group):
                 raise _not_one_dataset(f"{self.name} is a group, not a dataset", dataset, True)
-            check_table(self.name, dataset.shape or (), dataset.dtype)
+            # MATLAB stores the transpose of a matrix.
+            self._is_transposed = "MATLAB_class" in dataset.attrs and dataset.ndim == 2
+            shape = _in_order(dataset.shape or (), self._is_transposed)
+            check_table(self.name, shape, dataset.dtype)
             self._rules = rules_of(dataset)
             _refuse_unknown_filters(dataset)
             self._handle = _Handle(dataset, remote)
         self.location = self._handle.location
-        self.n_rows: int = dataset.shape[0]
-        self.n_features: int = dataset.shape[1]
+        self.n_rows: int = shape[0]
+        self.n_features: int = shape[1]
         self._stored_dtype: np.dtype[Any] = dataset.dtype
-        stored_shape = dataset.chunks or (1, 0)
+        stored_shape = _in_order(dataset.chunks, self._is_transposed) if dataset.chunks else (1, 0)
         chunk_rows = rows_per_chunk(self.n_features, min(stored_shape[0], self.n_rows))
         self.boundaries: Sequence[int] = regular_boundaries(self.n_rows, chunk_rows)
         self._chunk_values = chunk_rows * self.n_features
@@ -121,14 +125,23 @@ class Hdf5Source(Described):
             raise _no_table(dataset)
         return cls(dataset, remote)
 
+    def release(self) -> None:
+        """Close the file until a chunk is read again, unless it is open in other hands too."""
+        self._handle.release()
+
     def read(self, i: int) -> Chunk:
         """Return chunk i."""
         start, stop = self.boundaries[i], self.boundaries[i + 1]
         with naming_rows(self.name, start, stop, "; the file may be damaged"):
-            stored = self._handle.dataset()[start:stop]
+            dataset = self._handle.dataset()
+            stored = dataset[:, start:stop].T if self._is_transposed else dataset[start:stop]
             self._handle.check_length()
         index = range(start, stop)
         return Chunk(usable(stored, self._rules, self.missing, self.name, index), index)
+
+
+def _in_order(shape: tuple[int, ...], is_transposed: bool) -> tuple[int, ...]:
+    return shape[::-1] if is_transposed else shape
 
 
 def rules_of(dataset: "h5py.Dataset") -> ValueRules:
@@ -208,6 +221,11 @@ class _Handle:
             raise DataError(f"{self._name} was replaced by another table while it was read")
         self._opened = os.getpid(), dataset
         return dataset
+
+    def release(self) -> None:
+        """Let go of the dataset, if it can be opened again."""
+        if self._file is not None:
+            self._opened = 0, None
 
     def check_length(self) -> None:
         """Refuse a file that was cut: HDF5 gives zeros for what is missing at its end."""

@@ -31,6 +31,16 @@ def regular_boundaries(n_rows: int, chunk_rows: int) -> Sequence[int]:
     return [*range(0, n_rows, chunk_rows), n_rows]
 
 
+def name_of_several(names: Sequence[str]) -> str:
+    """Return what messages call several files: the first one, and how many there are."""
+    more = len(names) - 1
+    return names[0] if not more else f"{names[0]} and {more} more file{'s' * (more > 1)}"
+
+
+class NoRowsError(DataError):
+    """A table has no rows."""
+
+
 def check_table(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Refuse what is no table of real numbers.
 
@@ -51,7 +61,9 @@ def check_table(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None
             f"Expected 2D array (n_samples, n_features), but {name} has shape {shape}{hint}"
         )
     if shape[0] == 0:
-        raise DataError(f"{name} has 0 sample(s) (shape={shape}) while a minimum of 1 is required.")
+        raise NoRowsError(
+            f"{name} has 0 sample(s) (shape={shape}) while a minimum of 1 is required."
+        )
     if shape[1] == 0:
         raise DataError(f"0 feature(s) (shape={shape}) while a minimum of 1 is required: {name}")
     if dtype.kind not in "buif":

@@ -1,6 +1,7 @@
 """Which source reads which data, decided without importing what is not used."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -11,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.errors import DataError, ParameterError
-from streamgmm.options import Missing
+from streamgmm.options import Format, Missing
 from streamgmm.packages import needed_by
 from streamgmm.paths import why_absent
 from streamgmm.protocols import LazySource, Source
 from streamgmm.sources.array import ArraySource, FileArray, FileSource
 from streamgmm.sources.arraylike import as_array
 from streamgmm.sources.columns import refuse_duplicates
+from streamgmm.sources.layout import name_of_several
+from streamgmm.sources.named_weights import CosLatitude, NamingSource, unchanged
 from streamgmm.sources.table_formats import (
     LOGS,
     folders_above,
@@ -39,7 +42,13 @@ if TYPE_CHECKING:
     from streamgmm.sources.remote.filesystem import RemoteFile
 
 _ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
+# What files of a kind begin with. HDF5 may follow a block of another program, such as MATLAB.
+_NPY_MAGIC, _PARQUET_MAGIC, _HDF5_MAGIC = b"\x93NUMPY", b"PAR1", b"\x89HDF\r\n\x1a\n"
+_NETCDF3_MAGIC = b"CDF"
+_HDF5_STARTS = (0, 512, 1024, 2048)
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".he5", ".nc", ".nc4")
+# Names that a message lists.
+_MOST_NAMES = 10
 #: Suffixes of the files and stores that can be read.
 TABLE_SUFFIXES = (".npy", ".zarr", *_HDF5_SUFFIXES, *PARQUET_SUFFIXES)
 
@@ -47,6 +56,17 @@ TABLE_SUFFIXES = (".npy", ".zarr", *_HDF5_SUFFIXES, *PARQUET_SUFFIXES)
 def is_path(data: Any) -> TypeGuard[str | os.PathLike[str]]:
     """Return whether data are named by a path or URL rather than given."""
     return isinstance(data, (str, os.PathLike))
+
+
+def is_paths(data: Any) -> TypeGuard[Sequence[str | os.PathLike[str]]]:
+    """Return whether data are named by several paths or URLs."""
+    return isinstance(data, list | tuple) and len(data) > 0 and all(map(is_path, data))
+
+
+def paths_of(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Return the paths or URLs that data are named by, as text."""
+    paths = [data] if isinstance(data, str | os.PathLike) else data
+    return [os.fspath(path) for path in paths]
 
 
 def is_source(data: Any) -> TypeGuard[Source]:
@@ -77,17 +97,19 @@ def open_source(
     missing: Missing | None = None,
     sample_weight: Any = None,
     storage_options: Mapping[str, Any] | None = None,
+    format: Format | None = None,  # noqa: A002 - the word that users of stores expect
 ) -> Source:
     """Describe data once, for every method that reads them.
 
     Parameters
     ----------
     data : str, path-like, array-like or Source
-        A table of shape (N, D): an array-like, memory map or data frame (pandas, polars or
-        pyarrow, whose null values are NaN); an open Zarr array or group, HDF5 dataset, Dask array,
-        xarray Dataset or DataArray; or the path or URL of a ``.npy`` file, a Zarr store, an HDF5
-        file, a Parquet file, a folder or glob pattern of Parquet files. Reading from a URL is
-        tried again if it fails now and then.
+        A table of shape (N, D): an array-like, memory map or data frame (pandas, polars, pyarrow
+        and other Arrow tables, whose null values are NaN); a pyarrow.dataset.Dataset; an open Zarr
+        array or group, HDF5 dataset, Dask array, xarray Dataset or DataArray; or the path or URL of
+        a ``.npy`` file, a Zarr store, an HDF5 or netCDF file, or a Parquet file. A list of paths, a
+        folder or a glob pattern is one table of all its files, in the order of the list or of their
+        names. Reading from a URL is tried again if it fails now and then.
     variables : sequence of str, optional
         Arrays of an xarray Dataset, Zarr group or netCDF file that are the features; they share
         their dimensions, which are the samples.
@@ -96,7 +118,7 @@ def open_source(
     path : str, optional
         The array within a Zarr store or HDF5 file; ``"file.h5::/group/data"`` says the same.
     columns : sequence of str, optional
-        Columns of a data frame or of Parquet files, each once.
+        Columns of a data frame, of a data set or of Parquet files, each once.
     missing : {"error", "drop", "em"}, optional
         What is done with rows that hold NaN, or values that the data mask or mark as missing
         (``_FillValue`` and its kin). "error" refuses them. "drop" excludes their rows from a fit
@@ -104,12 +126,16 @@ def open_source(
         "em" uses the values that they have: maximum likelihood with incomplete rows, exact if
         values are missing at random; rows without any value are skipped. By default what the
         source says, and "error" for other data.
-    sample_weight : array or path, optional
+    sample_weight : array, str or path, optional
         Weights of shape (N,), as an array of any of these kinds or the path or URL of one; of
         xarray data also of the shape of the samples, or a DataArray along some of their dimensions.
+        Text that names a column, variable or coordinate of the data is that, and no feature unless
+        the features were chosen; :func:`streamgmm.cos_latitude` makes weights of such a one.
     storage_options : mapping, optional
         What URLs need, of the data and of weights, credentials for instance; fsspec's options for
         their protocol.
+    format : {"npy", "zarr", "hdf5", "netcdf", "parquet"}, optional
+        The kind of the files. By default local files say it by their content, URLs by their suffix.
 
     Returns
     -------
@@ -132,7 +158,11 @@ def open_source(
     >>> source.n_rows, source.n_features, source.dtype
     (1000, 3, dtype('float32'))
     """
-    weights = None if sample_weight is None else _open_weights(sample_weight, storage_options)
+    is_named = isinstance(sample_weight, str | CosLatitude)
+    if sample_weight is None or is_named:
+        weights = None
+    else:
+        weights = _open_weights(sample_weight, storage_options)
     options = {
         "variables": _names(variables),
         "feature_dim": feature_dim,
@@ -143,9 +173,15 @@ def open_source(
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("columns", "variables"):
         refuse_duplicates(name, given.get(name, ()))
-    if is_path(sample_weight) and "storage_options" not in _kind_of(data).options:
+    if is_path(sample_weight) and "storage_options" not in _kind_of(data, format).options:
         given.pop("storage_options", None)
-    source = _open(data if missing in ("drop", "em") else unmasked(data, "X"), given)
+    data = data if missing in ("drop", "em") else unmasked(data, "X")
+    source = _open(data, given, format)
+    if is_named and _holds_weights(source, sample_weight):
+        source = _without_weights(source, data, given, format, _name_of_weights(sample_weight))
+        weights = _named_weights(source, sample_weight)
+    elif is_named:
+        weights = _open_weights(sample_weight, storage_options)
     if missing is not None:
         source = _with_missing(source, missing)
     return source if weights is None else _with_weights(source, weights)
@@ -184,15 +220,11 @@ class _Kind:
     options: frozenset[str] = frozenset()
 
 
-def _open(data: Any, options: dict[str, Any]) -> Source:
-    kind = _kind_of(data)
-    unused = sorted(options.keys() - kind.options)
-    if unused:
-        taken = f"; {kind.name} takes {_arguments(kind.options)}" if kind.options else ""
-        raise ParameterError(
-            f"{', '.join(unused)} has no meaning for {kind.name}; "
-            f"remove {_arguments(unused)}{taken}"
-        )
+def _open(data: Any, options: dict[str, Any], known: Format | None) -> Source:
+    kind = _kind_of(data, known)
+    _refuse_other_options(kind, options)
+    if known is not None and kind in (_FILES, _PARQUET):
+        options = {**options, "known": known}
     if is_path(data) and "path" not in kind.options:
         location, inner = split(os.fspath(data))
         if inner is not None:
@@ -206,49 +238,105 @@ def _open(data: Any, options: dict[str, Any]) -> Source:
     return source
 
 
+def _refuse_other_options(kind: _Kind, options: Iterable[str]) -> None:
+    """Refuse options that a kind of data does not take.
+
+    Raises
+    ------
+    ParameterError
+    """
+    unused = sorted({*options} - kind.options)
+    if unused:
+        taken = f"; {kind.name} takes {_arguments(kind.options)}" if kind.options else ""
+        raise ParameterError(
+            f"{', '.join(unused)} has no meaning for {kind.name}; "
+            f"remove {_arguments(unused)}{taken}"
+        )
+
+
 def _arguments(names: Iterable[str]) -> str:
     """Return names of arguments for a message, as they are written in a call."""
     return ", ".join(f"{name}=" for name in sorted(names))
 
 
-def _kind_of(data: Any) -> _Kind:
+def _kind_of(data: Any, known: Format | None = None) -> _Kind:
+    """Return the kind of data, of which the format of the files may be known.
+
+    Raises
+    ------
+    DataError
+        If a path names nothing that can be read.
+    ParameterError
+        If a format is given that there is not, or for data that are not in files.
+    """
+    if is_paths(data):
+        kinds = {_kind_of_path(os.fspath(path), known) for path in data}
+        return _PARQUET if kinds == {_PARQUET} else _FILES
+    if is_path(data):
+        return _kind_of_path(os.fspath(data), known)
+    kind = _kind_of_object(data)
+    if known is not None:
+        raise ParameterError(f"format has no meaning for {kind.name}; remove format=")
+    return kind
+
+
+def _kind_of_object(data: Any) -> _Kind:
     # First of all, because a Delayed claims to have any attribute, those of a source too.
     if is_from(data, "dask"):
         return _DASK
     if is_source(data):
         return _SOURCE
-    if is_path(data):
-        return _kind_of_path(os.fspath(data))
     if isinstance(data, np.ndarray | list | tuple):
         return _ARRAY
     for package, kind in _KINDS.items():
         if is_from(data, package):
             return kind
+    if _is_dataset(data):
+        return _DATASET
     from streamgmm.sources.frame import is_frame
 
     return _FRAME if is_frame(data) else _ARRAY
 
 
-def _kind_of_path(text: str) -> _Kind:
-    """Return the kind of the data at a path or URL.
+def _is_dataset(data: Any) -> bool:
+    """Return whether data are a data set of pyarrow, or of a library that derives its own."""
+    module = sys.modules.get("pyarrow.dataset")
+    return module is not None and isinstance(data, module.Dataset)
+
+
+def is_stream(data: Any) -> bool:
+    """Return whether data are an Arrow stream of rows that come once, and no table in memory."""
+    if not hasattr(type(data), "__arrow_c_stream__"):
+        return False
+    from streamgmm.sources.frame import is_arrow_stream
+
+    return is_arrow_stream(data)
+
+
+def _kind_of_path(text: str, known: Format | None) -> _Kind:
+    """Return the kind of the data at a path or URL, of which the format may be known.
 
     Raises
     ------
     DataError
         If there is nothing, or nothing that can be read.
+    ParameterError
+        If there is no such format.
     """
+    if known is not None and known not in get_args(Format):
+        raise ParameterError(f"format is {known!r}; choose one of {', '.join(get_args(Format))}")
     location, _ = split(text)
     if not location:
         raise DataError("the path of the data is empty; name a file, a folder or a URL")
-    kind = _kind_of_suffix(location)
+    kind = _kind_of_suffix(location) if known is None else _FORMATS[known]
     if not is_url(location):
-        kind = _kind_of_local(location, kind)
+        kind = _kind_of_local(location, kind, known)
     if kind is None:
         raise DataError(
             f"{without_credentials(location)} is neither a .npy file nor a Zarr array (a directory "
             "with zarr.json or .zarray), nor an HDF5 file (.h5), nor a Parquet file (.parquet) or "
             "a folder of them; convert it to one of these; a URL has to end in .npy, .zarr, .h5 or "
-            ".parquet"
+            ".parquet, or to be given with format="
         )
     return kind
 
@@ -265,34 +353,53 @@ def _kind_of_suffix(location: str) -> _Kind | None:
     return {".npy": _NPY, ".zarr": _ZARR}.get(ending)
 
 
-def _kind_of_local(location: str, kind: _Kind | None) -> _Kind | None:
-    """Return the kind of the data at a local path, whose suffix says the given kind."""
+def _kind_of_local(location: str, kind: _Kind | None, known: Format | None) -> _Kind | None:
+    """Return the kind of the data at a local path, whose suffix or format says the given kind."""
     path = Path(location)
     reason = why_absent(path)
     if reason is not None and is_pattern(location):
         if kind is not _PARQUET:
             for folder in folders_above(str(path.absolute())):
                 refuse_table_with_log(folder, LOGS, names_in_local)
-            raise DataError(_not_a_pattern(path))
-        return kind
+        return kind if kind is _PARQUET else _FILES
     if reason is not None:
         raise DataError(reason)
     if not path.is_dir():
+        is_said = known is not None and known != "netcdf"
+        return kind if is_said else _kind_of_content(path) or kind
+    if known in ("zarr", "parquet"):
         return kind
     if any((path / name).exists() for name in _ZARR_METADATA):
         return _ZARR
-    if any(next(path.rglob(f"*{s}"), None) for s in PARQUET_SUFFIXES):
+    if known is None and any(next(path.rglob(f"*{s}"), None) for s in PARQUET_SUFFIXES):
         return _PARQUET
     refuse_table_with_log(location, LOGS, names_in_local)
-    return kind
+    has_files = known is not None or any(map(_is_readable, path.rglob("*")))
+    return _FILES if has_files else kind
 
 
-def _not_a_pattern(pattern: Path) -> str:
-    """Return the message for a pattern that is not one of Parquet files."""
-    return (
-        f"{pattern} is a pattern, and patterns stand for Parquet files alone: let it end in "
-        ".parquet, or name one file; streamgmm.update learns files of other kinds one by one"
-    )
+def _is_readable(path: Path) -> bool:
+    """Return whether a local path is one table, by its suffix or its content."""
+    return is_stored_table(path) or _kind_of_content(path) is not None
+
+
+def _kind_of_content(path: Path) -> _Kind | None:
+    """Return the kind that a local file says by its first bytes; None if they are not known."""
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            start = file.read(_HDF5_STARTS[-1] + len(_HDF5_MAGIC))
+    except OSError:
+        # Its reader says why it cannot be opened.
+        return None
+    if start.startswith(_NPY_MAGIC):
+        return _NPY
+    if start.startswith(_PARQUET_MAGIC):
+        return _PARQUET
+    if start.startswith(_NETCDF3_MAGIC) and start[3:4] in (b"\x01", b"\x02", b"\x05"):
+        return _NETCDF3
+    return _HDF5 if any(start.startswith(_HDF5_MAGIC, n) for n in _HDF5_STARTS) else None
 
 
 def _file(location: str, storage_options: Mapping[str, Any] | None = None) -> "Path | RemoteFile":
@@ -331,6 +438,13 @@ def _open_frame(frame: Any, columns: Sequence[str] | None = None) -> Source:
     from streamgmm.sources.frame import FrameSource
 
     return FrameSource(frame, columns)
+
+
+def _open_dataset(dataset: Any, columns: Sequence[str] | None = None) -> Source:
+    from streamgmm.sources.dataset import DatasetSource, rows_in_memory
+
+    rows = rows_in_memory(dataset)
+    return DatasetSource(dataset, columns) if rows is None else _open_frame(rows, columns)
 
 
 def _open_zarr(
@@ -376,21 +490,99 @@ def _open_hdf5(
     path = path or inner
     file = _file(location, storage_options)
     if is_labelled:
-        from streamgmm.sources.xarray import XarraySource, open_netcdf
+        from streamgmm.sources.xarray import XarraySource
 
-        dataset = open_netcdf(location if isinstance(file, Path) else file, path, variables)
+        dataset = _labelled_file(_HDF5, data, path, variables, feature_dim, storage_options)
         return XarraySource(dataset, variables, feature_dim)
     return Hdf5Source.from_path(file, path)
 
 
 def _open_parquet(
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     columns: Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    known: Format | None = None,
 ) -> Source:
     from streamgmm.sources.parquet import ParquetSource
 
-    return ParquetSource(os.fspath(data), columns, storage_options)
+    return ParquetSource(paths_of(data), columns, storage_options, is_any_suffix=known is not None)
+
+
+def _open_netcdf3(
+    data: str | os.PathLike[str],
+    path: str | None = None,
+    variables: Sequence[str] | None = None,
+    feature_dim: str | None = None,
+) -> Source:
+    from streamgmm.sources.xarray import XarraySource
+
+    dataset = _labelled_file(_NETCDF3, data, path, variables, feature_dim, None)
+    return XarraySource(dataset, variables, feature_dim)
+
+
+def _labelled_file(
+    kind: _Kind,
+    data: str | os.PathLike[str],
+    path: str | None,
+    variables: Sequence[str] | None,
+    feature_dim: str | None,
+    storage_options: Mapping[str, Any] | None,
+) -> Any:
+    """Return the labelled arrays in a file, of which the features are some."""
+    from streamgmm.sources import xarray
+
+    location, inner = split(os.fspath(data))
+    path = path or inner
+    if kind is _ZARR:
+        return xarray.open_zarr(location, path, storage_options, variables)
+    file = _file(location, storage_options)
+    if kind is _HDF5:
+        return xarray.open_netcdf(location if isinstance(file, Path) else file, path, variables)
+    dataset = xarray.open_netcdf3(Path(location).absolute(), path, variables)
+    is_chosen = path is not None or variables is not None or feature_dim is not None
+    return dataset if is_chosen else xarray.only_table(dataset, location)
+
+
+def _open_files(
+    data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    known: Format | None = None,
+    **options: Any,
+) -> Source:
+    """Open several files as one table.
+
+    Raises
+    ------
+    DataError
+        If there are none, they are of several kinds, or have different columns.
+    """
+    from streamgmm.sources.files import listed
+    from streamgmm.sources.joined import joined
+
+    given = paths_of(data)
+    is_table = _is_readable if known is None else Path.is_file
+    files = [file for path in given for file in listed(path, is_table=is_table)]
+    kinds: dict[_Kind, str] = {}
+    for file in files:
+        kinds.setdefault(_kind_of_path(file, known), file)
+    name = name_of_several([without_credentials(path) for path in given])
+    if len(kinds) > 1:
+        found = ", ".join(f"{file} ({kind.name})" for kind, file in kinds.items())
+        raise DataError(
+            f"{name}: files of one table are of one kind, but there are {found}; give a list or a "
+            "pattern of files of one kind, such as 'folder/*.npy'"
+        )
+    (kind,) = kinds
+    _refuse_other_options(kind, options)
+    if kind is _PARQUET:
+        return _open_parquet(files, **options, known=known)
+    chosen = {key: options.get(key) for key in ("variables", "feature_dim")}
+    if kind is _NETCDF3 or any(value is not None for value in chosen.values()):
+        from streamgmm.sources.xarray import XarraySource, join_files
+
+        opening = {"path": None, "storage_options": None, **chosen, **options}
+        opened = {file: _labelled_file(kind, file, **opening) for file in files}
+        return XarraySource(join_files(opened, **chosen), **chosen)
+    return joined(name, files, lambda file: kind.open(file, **options))
 
 
 def _open_xarray(
@@ -409,8 +601,18 @@ _DASK = _Kind("a Dask collection", _open_dask)
 _ZARR = _Kind("a Zarr store", _open_zarr, _LABELLED | {"path", "storage_options"})
 _HDF5 = _Kind("an HDF5 file", _open_hdf5, _LABELLED | {"path", "storage_options"})
 _PARQUET = _Kind("Parquet", _open_parquet, frozenset({"columns", "storage_options"}))
+_NETCDF3 = _Kind("a netCDF file", _open_netcdf3, _LABELLED | {"path"})
+_FILES = _Kind("several files", _open_files, _LABELLED | {"path", "columns", "storage_options"})
 _XARRAY = _Kind("xarray data", _open_xarray, _LABELLED)
+_DATASET = _Kind("a data set of pyarrow", _open_dataset, frozenset({"columns"}))
 _FRAME = _Kind("a DataFrame", _open_frame, frozenset({"columns"}))
+_FORMATS: dict[Format, _Kind] = {
+    "npy": _NPY,
+    "zarr": _ZARR,
+    "hdf5": _HDF5,
+    "netcdf": _HDF5,
+    "parquet": _PARQUET,
+}
 # By the package that defines the type of what is given.
 _KINDS = {"zarr": _ZARR, "h5py": _HDF5, "xarray": _XARRAY}
 
@@ -442,6 +644,72 @@ def _with_weights(source: Source, weights: Any) -> Source:
         if isinstance(source, DaskSource):
             return source.with_weights(weights, rules)
     return WeightedSource(source, weights, rules)
+
+
+def _name_of_weights(sample_weight: str | CosLatitude) -> str:
+    return sample_weight if isinstance(sample_weight, str) else sample_weight.name
+
+
+def _holds_weights(source: Source, sample_weight: str | CosLatitude) -> bool:
+    """Return whether data hold what weights are named by, so that text is not a path.
+
+    Raises
+    ------
+    ParameterError
+        If the text names a file, too.
+    DataError
+        If it names nothing.
+    """
+    name = _name_of_weights(sample_weight)
+    known = list(source.names()) if isinstance(source, NamingSource) else []
+    is_path_only = isinstance(sample_weight, str) and (is_url(name) or not known)
+    location = split(name)[0]
+    is_file = not is_path_only and bool(location) and why_absent(Path(location)) is None
+    if name in known and is_file and isinstance(sample_weight, str):
+        raise ParameterError(
+            f"sample_weight is {name!r}, which names both a part of {source.name} and a file; give "
+            f"{'./' + name!r} for the file, or the values of the other as an array"
+        )
+    if name in known or is_path_only or (is_file and isinstance(sample_weight, str)):
+        return name in known
+    listed = ", ".join(map(str, known[:_MOST_NAMES])) + (
+        ", ..." if len(known) > _MOST_NAMES else ""
+    )
+    end = " and no such path" if isinstance(sample_weight, str) else ""
+    raise DataError(
+        f"sample_weight: {source.name} holds no {name!r}{end}; it holds {listed or 'no names'}"
+    )
+
+
+def _without_weights(
+    source: Source, data: Any, options: dict[str, Any], known: Format | None, name: str
+) -> Source:
+    """Return data without what the weights are, where features were not chosen.
+
+    Raises
+    ------
+    ParameterError
+        If it was chosen as a feature.
+    """
+    assert isinstance(source, NamingSource)
+    chosen = source.chosen()
+    if name not in chosen:
+        return source
+    option = source.chosen_by
+    if option in options or is_source(data):
+        raise ParameterError(
+            f"{name} is a feature of {source.name} and its weights, too; open the data with the "
+            f"other {option}, {option}={[other for other in chosen if other != name]}"
+        )
+    others = [other for other in chosen if other != name]
+    return _open(data, {**options, option: others}, known)
+
+
+def _named_weights(source: Source, sample_weight: str | CosLatitude) -> Any:
+    """Return the weights that data hold by a name."""
+    assert isinstance(source, NamingSource)
+    convert = unchanged if isinstance(sample_weight, str) else sample_weight
+    return source.weights_named(_name_of_weights(sample_weight), convert)
 
 
 def _open_weights(weights: Any, storage_options: Mapping[str, Any] | None) -> Any:
@@ -493,7 +761,7 @@ def _weight_rules(weights: Any) -> ValueRules:
 
 
 def _open_weights_path(path: str, storage_options: Mapping[str, Any] | None) -> Any:
-    kind = _kind_of_path(path)
+    kind = _kind_of_path(path, None)
     location, inner = split(path)
     if kind is _NPY:
         return FileArray.from_npy(_file(location, storage_options))

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,7 +26,8 @@ from streamgmm.options import Missing
 from streamgmm.packages import needed_by
 from streamgmm.protocols import Chunk
 from streamgmm.sources.described import Described
-from streamgmm.sources.layout import check_table, rows_per_chunk
+from streamgmm.sources.layout import check_table, name_of_several, rows_per_chunk
+from streamgmm.sources.named_weights import ColumnWeights, Convert
 from streamgmm.sources.table_formats import LOGS, folders_above, refuse_table_with_log
 from streamgmm.sources.urls import (
     PARQUET_SUFFIXES,
@@ -55,22 +57,25 @@ class ParquetSource(Described):
 
     Parameters
     ----------
-    path : str or Path
-        A file, a folder, a glob pattern, or a URL of one of these. Of a folder all ``.parquet``,
-        ``.parq`` and ``.pq`` files in it and below are read. What has a name that begins with
-        ``_`` or ``.`` is skipped, and links to folders are not followed.
+    path : str, Path or sequence of these
+        A file, a folder, a glob pattern, or a URL of one of these; of several, one after the other.
+        Of a folder all ``.parquet``, ``.parq`` and ``.pq`` files in it and below are read. What has
+        a name that begins with ``_`` or ``.`` is skipped, and links to folders are not followed.
     columns : sequence of str, optional
         Columns of numbers, or of lists of numbers, whose elements are features. By default all
         columns of all files but the index of a DataFrame.
     storage_options : mapping, optional
         What a URL needs, credentials for instance; fsspec's options for its protocol.
+    is_any_suffix : bool
+        Whether files of a folder are Parquet whatever their suffix.
 
     Raises
     ------
     DataError
         If there are no such files or one cannot be read, if a file lacks a column that others
-        have or that was asked for, or if a column holds no numbers; on reading also if lists
-        have different lengths.
+        have or that was asked for, or if a column holds no numbers; if columns are not chosen, and
+        integers, which may be an identifier, stand beside lists; on reading also if lists have
+        different lengths.
 
     Attributes
     ----------
@@ -85,31 +90,40 @@ class ParquetSource(Described):
         Bytes of a chunk: assembled, decoded and as stored.
     """
 
+    chosen_by = "columns"
     has_weights = False
     missing: Missing = "error"
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | Sequence[str | Path],
         columns: Sequence[str] | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        is_any_suffix: bool = False,
     ) -> None:
-        self.name = without_credentials(str(path))
-        with _explained(f"{self.name} cannot be opened"):
-            filesystem, root = _filesystem(str(path), storage_options)
-            paths = _find_files(filesystem, root)
-        if not paths:
-            raise DataError(
-                f"{self.name} holds no Parquet files ({', '.join(PARQUET_SUFFIXES)}); check the "
-                "path, and quote a pattern in a shell"
-            )
-        is_local = isinstance(filesystem, LocalFileSystem)
+        given = [path] if isinstance(path, str | Path) else path
+        self.name = name_of_several([without_credentials(str(one)) for one in given])
+        places: list[tuple[Any, str]] = []
+        for one in given:
+            with _explained(f"{without_credentials(str(one))} cannot be opened"):
+                filesystem, root = _filesystem(str(one), storage_options)
+                paths = _find_files(filesystem, root, is_any_suffix)
+            if not paths:
+                raise DataError(
+                    f"{without_credentials(str(one))} holds no Parquet files "
+                    f"({', '.join(PARQUET_SUFFIXES)}); check the path, and quote a pattern in a "
+                    "shell"
+                )
+            places += [(filesystem, path) for path in paths]
+        is_local = isinstance(filesystem, LocalFileSystem) and len(given) == 1
         self.location = Path(root) if is_local and Path(root).exists() else None
         with ThreadPoolExecutor() as threads:
-            files = list(threads.map(partial(_described, filesystem), paths))
+            files = list(threads.map(_described, *zip(*places, strict=True)))
         chosen = _all_columns(files) if columns is None else columns
         for file in files:
             file.check(chosen)
+        if columns is None:
+            _refuse_identifiers(self.name, files[0], chosen)
         self._widths = {name: self._width(name, files) for name in chosen}
         self._widest = max((width or 1 for width in self._widths.values()), default=0)
         self.feature_names: Sequence[str] | None = _feature_names(self._widths)
@@ -132,6 +146,35 @@ class ParquetSource(Described):
         ):
             rows = self._rows(opened, i)
         return Chunk(rows, range(start, stop))
+
+    def names(self) -> list[str]:
+        """Return the names of all columns of the first file."""
+        return list(self._parts[0][0].schema.names)
+
+    def chosen(self) -> list[str]:
+        """Return the names of the columns that are features."""
+        return list(self._widths)
+
+    def weights_named(self, name: str, convert: Convert) -> ColumnWeights:
+        """Return a column of numbers, converted, as weights of the rows.
+
+        Raises
+        ------
+        DataError
+            If a file lacks the column, or it holds no numbers.
+        """
+        files = list(dict.fromkeys(file for file, _ in self._parts))
+        for file in files:
+            file.check([name])
+        if any(_is_list(file.schema.field(name).type) for file in files):
+            raise DataError(f"{self.name}: column {name!r} holds lists, which are no row weights")
+        column = copy(self)
+        column._widths, column._widest = {name: None}, 1
+        column.feature_names, column.n_features = [name], 1
+        column.dtype = np.result_type(*(file.dtype(name) for file in files))
+        column.missing = "drop"
+        column.read_bytes = max(map(column._most_bytes, range(len(self._parts))))
+        return ColumnWeights(column, convert)
 
     def _width(self, name: str, files: "Sequence[_File]") -> int | None:
         """Return the length of the lists in a column; None if it holds numbers.
@@ -398,7 +441,7 @@ def _explained(what: str) -> Iterator[None]:
         raise DataError(f"{what} ({type(error).__name__}: {error})") from error
 
 
-def _find_files(filesystem: Any, root: str) -> list[str]:
+def _find_files(filesystem: Any, root: str, is_any_suffix: bool) -> list[str]:
     """Return the paths of the files that a path, a folder or a pattern stands for.
 
     Raises
@@ -419,7 +462,8 @@ def _find_files(filesystem: Any, root: str) -> list[str]:
     paths: set[str] = set()
     for entry in found:
         is_folder = entry["type"] == "directory"
-        paths.update(_files_in(filesystem, entry["name"]) if is_folder else [entry["name"]])
+        name = entry["name"]
+        paths.update(_files_in(filesystem, name, is_any_suffix) if is_folder else [name])
     return sorted(paths)
 
 
@@ -478,7 +522,7 @@ def _shown(filesystem: "LocalFileSystem | RetryingFileSystem", path: str) -> str
     return path if isinstance(filesystem, LocalFileSystem) else filesystem.url(path)
 
 
-def _files_in(filesystem: Any, folder: str) -> Iterator[str]:
+def _files_in(filesystem: Any, folder: str, is_any_suffix: bool) -> Iterator[str]:
     """Yield the paths of the Parquet files in a folder and below it.
 
     The file system's own search would pass over folders that it may not list.
@@ -492,8 +536,8 @@ def _files_in(filesystem: Any, folder: str) -> Iterator[str]:
         if path == folder.rstrip("/") or _is_hidden(path[len(folder) :]):
             continue
         if entry["type"] == "directory":
-            yield from _files_in(filesystem, path)
-        elif path.endswith(PARQUET_SUFFIXES):
+            yield from _files_in(filesystem, path, is_any_suffix)
+        elif is_any_suffix or path.endswith(PARQUET_SUFFIXES):
             yield path
 
 
@@ -508,6 +552,28 @@ def _all_columns(files: Sequence[_File]) -> list[str]:
         index = (file.schema.pandas_metadata or {}).get("index_columns", [])
         names.update((name, None) for name in file.schema.names if name not in index)
     return list(names)
+
+
+def _refuse_identifiers(name: str, file: _File, columns: Sequence[str]) -> None:
+    """Refuse integers of 32 or 64 bits beside lists, unless the columns were chosen.
+
+    Raises
+    ------
+    DataError
+    """
+    kinds = {column: file.schema.field(column).type for column in columns}
+    with_lists = [column for column, kind in kinds.items() if _is_list(kind)]
+    integers = [
+        column
+        for column, kind in kinds.items()
+        if pa.types.is_integer(kind) and kind.bit_width >= 32
+    ]
+    if with_lists and integers:
+        raise DataError(
+            f"{name} has lists of numbers ({', '.join(with_lists)}) beside integers "
+            f"({', '.join(integers)}), which may be an identifier; name the columns that are "
+            f"features: columns={with_lists}"
+        )
 
 
 def _feature_names(widths: Mapping[str, int | None]) -> list[str]:

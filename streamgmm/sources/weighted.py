@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamgmm.core.e_step import LARGEST_VALUE
 from streamgmm.errors import DataError
 from streamgmm.options import Missing
 from streamgmm.protocols import (
@@ -18,6 +20,7 @@ from streamgmm.protocols import (
     Source,
     StoredSource,
     has_contiguous_chunks,
+    locations_of,
     sample_dims,
     sample_shape,
 )
@@ -27,6 +30,8 @@ from streamgmm.sources.values import NO_RULES, WEIGHT_REMEDY, ValueRules, usable
 
 # Sums of weights times squares of values must not overflow.
 _LARGEST = 1e30
+# The cosine of 90° is so much below 0 in float32, or less.
+_ROUNDING = 1e-7
 
 
 class WeightedSource(Described):
@@ -89,6 +94,11 @@ class WeightedSource(Described):
         return self._source.location
 
     @property
+    def locations(self) -> Sequence[Path]:
+        """Where the files of the rows are on disk."""
+        return locations_of(self._source)
+
+    @property
     def total_weight(self) -> float | None:
         """Sum of the weights, if these are in memory."""
         is_array = type(self._weights) is np.ndarray
@@ -100,7 +110,8 @@ class WeightedSource(Described):
         largest = max(np.diff(self.boundaries))
         is_array = type(self._weights) is np.ndarray and self._weights.dtype == np.float64
         is_view = is_array and self._has_ranges
-        return self._source.read_bytes + (0 if is_view else 16 * int(largest))
+        column_bytes = getattr(self._weights, "read_bytes", 0)
+        return self._source.read_bytes + column_bytes + (0 if is_view else 16 * int(largest))
 
     def region(self, i: int) -> Region:
         """Return the box of chunk i along the sample dimensions."""
@@ -130,7 +141,7 @@ class WeightedSource(Described):
             else:
                 rows = slice(index.start, index.stop) if isinstance(index, range) else index
                 weights = _loaded(self._weights[rows])
-        return weighted(chunk, weights, self._rules)
+        return weighted(chunk, weights, self._rules, self.missing)
 
 
 def _loaded(weights: Any) -> Any:
@@ -161,18 +172,31 @@ def weighted_twice(name: str) -> DataError:
     return DataError(f"{name} has weights already; give sample_weight once")
 
 
-def weighted(chunk: Chunk, weights: Any, rules: ValueRules = NO_RULES) -> Chunk:
+def weighted(
+    chunk: Chunk, weights: Any, rules: ValueRules = NO_RULES, missing: Missing = "error"
+) -> Chunk:
     """Return the chunk with the weights of its rows.
+
+    A weight that is NaN or missing is 0 where its row is skipped anyway. A weight that is below 0
+    by no more than the rounding of float32 is 0.
 
     Raises
     ------
     DataError
-        If a weight is missing, negative, NaN or above 1e30.
+        If a weight of another row is missing, negative, NaN or above 1e30.
     """
-    stored = usable(weights, rules, "error", "sample_weight", chunk.index, WEIGHT_REMEDY)
+    rules = replace(rules, may_be_masked=True)
+    stored = usable(weights, rules, "drop", "sample_weight", chunk.index, WEIGHT_REMEDY)
     values = np.asarray(stored, dtype=np.float64)
     bad = ~((values >= 0.0) & (values <= _LARGEST))
     if bad.any():
+        harmless = (values < 0.0) & (values >= -_ROUNDING)
+        absent = np.flatnonzero(np.isnan(values))
+        harmless[absent] = _are_skipped(chunk.rows[absent], missing)
+        values, bad = np.where(harmless, 0.0, values), bad & ~harmless
+    if bad.any():
+        # What marks a weight as missing is said first.
+        usable(weights, rules, "error", "sample_weight", chunk.index, WEIGHT_REMEDY)
         first = int(np.argmax(bad))
         raise DataError(
             f"sample_weight holds {int(bad.sum())} value(s) that are negative, NaN or above "
@@ -181,3 +205,15 @@ def weighted(chunk: Chunk, weights: Any, rules: ValueRules = NO_RULES) -> Chunk:
             "if they are large, and give 0 for rows that are not to count"
         )
     return Chunk(chunk.rows, chunk.index, values)
+
+
+def _are_skipped(rows: NDArray[Any], missing: Missing) -> NDArray[np.bool_]:
+    """Return which rows take no part whatever their weights are: for lack of values, or overflow.
+
+    Rows with NaN that "error" refuses are refused as rows, by an error of their own.
+    """
+    values = rows.astype(np.float64, copy=False)
+    absent = np.isnan(values)
+    lacking = absent.all(axis=1) if missing == "em" else absent.any(axis=1)
+    overflowing = (np.abs(values) > LARGEST_VALUE).any(axis=1)
+    return np.asarray(np.logical_or(lacking, overflowing))

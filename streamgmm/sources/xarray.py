@@ -24,10 +24,18 @@ from streamgmm.errors import DataError
 from streamgmm.options import Missing
 from streamgmm.packages import needed_by
 from streamgmm.protocols import Chunk, Region, has_contiguous_chunks, positions, region_shape
+from streamgmm.sources.choosing import StoredArray, how_to_choose
 from streamgmm.sources.dask import computed, guarded_graph
 from streamgmm.sources.described import Described
 from streamgmm.sources.guarded import ArrayV3Metadata, guarded
-from streamgmm.sources.layout import check_table, naming_place, rows_per_chunk
+from streamgmm.sources.layout import (
+    NoRowsError,
+    check_table,
+    name_of_several,
+    naming_place,
+    rows_per_chunk,
+)
+from streamgmm.sources.named_weights import Convert, unchanged
 from streamgmm.sources.urls import FetchError, without_credentials
 from streamgmm.sources.values import (
     ValueRules,
@@ -93,6 +101,7 @@ class XarraySource(Described):
         The file or directory of all variables; None if they come from anywhere else.
     """
 
+    chosen_by = "variables"
     has_weights = False
     missing: Missing = "error"
 
@@ -123,6 +132,8 @@ class XarraySource(Described):
         self.n_features = sum(self._widths)
         self.feature_names: Sequence[str] | None = _feature_names(data, arrays, self._feature_dim)
         self._names = [f"{name} of {self.name}" for name in names]
+        self._data: xarray.Dataset | xarray.DataArray | None = data
+        self._chosen = names if isinstance(data, xarray.Dataset) else []
         # Without their coordinates, which would be sliced and computed too.
         self._variables = [_guarded(array.variable) for array in arrays]
         self._rules = [*map(rules_of, self._names, self._variables)]
@@ -146,6 +157,29 @@ class XarraySource(Described):
         self.box_shape = tuple(int(max(along)) for along in lengths)
         n_rows_of_boxes = reduce(np.multiply.outer, lengths)
         self.boundaries: Sequence[int] = [0, *np.cumsum(n_rows_of_boxes).tolist()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process gets the features alone.
+        return {**self.__dict__, "_data": None}
+
+    def names(self) -> list[Hashable]:
+        """Return the names of all variables and coordinates."""
+        if isinstance(self._data, xarray.Dataset):
+            return [*self._data.variables]
+        return [] if self._data is None else [*self._data.coords]
+
+    def chosen(self) -> list[str]:
+        """Return the names of the variables that are features."""
+        return self._chosen
+
+    def weights_named(self, name: str, convert: Convert) -> xarray.DataArray:
+        """Return a variable or coordinate, or what is made of its values, as weights."""
+        assert self._data is not None
+        array: xarray.DataArray = self._data[name]
+        if convert is unchanged:
+            return array
+        with naming_place("sample_weight", f"values of {name}"):
+            return xarray.DataArray(convert(array.values), array.coords, array.dims)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -476,6 +510,150 @@ def open_netcdf(
     except Exception as error:
         raise DataError(f"{named} cannot be opened as variables of a file: {error}") from error
     return _decoded(stored, named, variables)
+
+
+def open_netcdf3(file: Path, path: str | None, variables: Sequence[str] | None) -> Any:
+    """Open the variables of a file of the classic netCDF format, which is not HDF5.
+
+    Parameters
+    ----------
+    file : Path
+    path : str, optional
+        The one variable that is a table.
+    variables : sequence of str, optional
+        The features; by default all data variables.
+
+    Returns
+    -------
+    xarray.Dataset, or xarray.DataArray if there is a path
+
+    Raises
+    ------
+    DataError
+        If there is no such variable, or the file cannot be read.
+    """
+    try:
+        stored = xarray.open_dataset(file, engine="scipy", chunks=None, decode_cf=False)
+    except Exception as error:
+        raise DataError(f"{file} cannot be opened as a netCDF file: {error}") from error
+    for variable in stored.variables.values():
+        # As other files of netCDF have it; values that were never written are known by it.
+        variable.encoding.setdefault("original_shape", variable.shape)
+    if path is None:
+        return _decoded(stored, str(file), variables)
+    name = path.strip("/")
+    if name not in stored.data_vars:
+        raise DataError(f"{file} has no variable {name!r}; it has: {_names_of(stored)}")
+    return _decoded(stored, str(file), [name])[name]
+
+
+def _names_of(dataset: xarray.Dataset) -> str:
+    return ", ".join(map(str, dataset.data_vars)) or "none"
+
+
+def only_table(dataset: xarray.Dataset, name: str) -> xarray.DataArray:
+    """Return the only variable that may be a table, with two dimensions.
+
+    Raises
+    ------
+    DataError
+        If there is none, or there are several.
+    """
+    arrays = [
+        StoredArray(str(key), array.shape, array.dtype, array.dims)
+        for key, array in dataset.data_vars.items()
+    ]
+    tables = [array.path for array in arrays if array.is_numeric and len(array.shape) == 2]
+    if len(tables) == 1:
+        return dataset[tables[0]]
+    advice = how_to_choose(arrays, f"{name}::/{{}}".format)
+    held = ", ".join(f"{array.path} {array.shape}" for array in arrays) or "no variables"
+    raise DataError(
+        f"{name} holds {len(tables)} two-dimensional variables of numbers; there are {held}; "
+        f"{advice}"
+    )
+
+
+def join_files(
+    opened: Mapping[str, xarray.Dataset | xarray.DataArray],
+    variables: Sequence[str] | None,
+    feature_dim: str | None,
+) -> Any:
+    """Join the labelled arrays of several files along their first sample dimension.
+
+    Parameters
+    ----------
+    opened : mapping of str to xarray.Dataset or xarray.DataArray
+        What each file holds, in the order of the samples; files without samples are skipped.
+    variables, feature_dim
+        As for :class:`XarraySource`.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataArray
+        Of Dask arrays.
+
+    Raises
+    ------
+    DataError
+        If a file has other variables, dimensions, labels or types than the first one.
+    """
+    sources = {}
+    for name, data in opened.items():
+        try:
+            sources[name] = XarraySource(data, variables, feature_dim)
+        except NoRowsError:
+            continue
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+    if not sources:
+        raise DataError(f"{name_of_several([*opened])}: 0 sample(s): no file has any")
+    first_name, first = next(iter(sources.items()))
+    for name, source in sources.items():
+        _refuse_other_layout(name, source, first_name, first)
+    dim = first.sample_dims[0]
+    length = max(1, rows_per_chunk(first.n_features) // max(prod(first.sample_shape[1:]), 1))
+    parts = [_in_chunks(opened[name], dim, length) for name in sources]
+    try:
+        return xarray.concat(
+            parts,
+            dim=dim,
+            data_vars="minimal",
+            coords="minimal",
+            compat="override",
+            join="exact",
+            combine_attrs="override",
+        )
+    except Exception as error:
+        raise DataError(
+            f"{name_of_several([*sources])} cannot be joined along {dim} ({error}); give files "
+            "with the same labels along the other dimensions"
+        ) from error
+
+
+def _refuse_other_layout(
+    name: str, source: XarraySource, first_name: str, first: XarraySource
+) -> None:
+    """Refuse a file whose arrays cannot follow those of the first file."""
+    for what, own, other in (
+        ("dimensions", source.sample_dims, first.sample_dims),
+        ("features", source.feature_names, first.feature_names),
+        ("dtype", source.dtype, first.dtype),
+        ("a number of features of", source.n_features, first.n_features),
+        ("other dimensions of the sizes", source.sample_shape[1:], first.sample_shape[1:]),
+    ):
+        if own != other:
+            raise DataError(
+                f"{name} has {what} {own}, but {first_name} has {other}; files of one table have "
+                "the same"
+            )
+
+
+def _in_chunks(data: Any, dim: str, length: int) -> Any:
+    """Return labelled arrays as Dask arrays, in their stored chunks or in slabs."""
+    arrays = data.data_vars.values() if isinstance(data, xarray.Dataset) else [data]
+    has_chunks = any(array.encoding.get("preferred_chunks") for array in arrays)
+    return data.chunk({} if has_chunks else {dim: length})
 
 
 def _decoded(stored: xarray.Dataset, name: str, variables: Sequence[str] | None) -> xarray.Dataset:

@@ -42,7 +42,8 @@ from streamgmm.model_files import held, replace_model
 from streamgmm.paths import local_path
 from streamgmm.protocols import Chunk, Source, chunks_of
 from streamgmm.sources.files import files_of
-from streamgmm.sources.open import is_path, is_source, open_source
+from streamgmm.sources.layout import name_of_several
+from streamgmm.sources.open import is_path, is_paths, is_source, is_stream, open_source, paths_of
 from streamgmm.updates.appended_rows import (
     LatestRows,
     OrderedRows,
@@ -90,9 +91,10 @@ def update(
         :meth:`OnlineGaussianMixture.from_batch`. If there is no such file and ``n_components`` is
         given, it is begun.
     data : path-like, array-like, Source or iterator of batches
-        Anything that :func:`streamgmm.open` takes, or, without an id, a path to a folder or a
-        pattern of such files. Of an iterator each batch is learned, and the model saved, as it
-        comes.
+        Anything that :func:`streamgmm.open` takes. Without an id, a path to a folder, a pattern or
+        a list of paths stands for files that are learned one by one. Of an iterator each batch is
+        learned, and the model saved, as it comes; an Arrow stream, such as a
+        pyarrow.RecordBatchReader or a relation of DuckDB, is an iterator of its record batches.
     batch_id : str, int or date, default=None
         What the batch is known by: its text, so that 7 and ``"7"`` are one id.
     sample_weight : array-like or path, default=None
@@ -142,6 +144,10 @@ def update(
     if sample_weight is not None:
         description["sample_weight"] = sample_weight
     known_id = None if batch_id is None else _checked_id(batch_id)
+    if is_stream(data):
+        from streamgmm.sources.arrow_stream import batches_of
+
+        data = batches_of(data)
     if isinstance(data, Iterator) and (known_id is not None or sample_weight is not None):
         raise ParameterError(
             "batch_id and sample_weight are for one batch; update the model with each batch of "
@@ -156,10 +162,13 @@ def update(
         if isinstance(data, Iterator):
             for batch in data:
                 stored.learn_batch(batch, description)
-        elif known_id is not None or not is_path(data):
+        elif known_id is not None or not (is_path(data) or is_paths(data)):
             stored.learn_batch(data, description, known_id)
         else:
-            stored.learn_stored(os.fspath(data), description)
+            if is_paths(data) and sample_weight is not None:
+                raise _weights_of_several(name_of_several(paths_of(data)))
+            for file in paths_of(data):
+                stored.learn_stored(file, description)
         return stored.model
 
 
@@ -246,10 +255,7 @@ class _StoredModel:
             self._learn_appended(TableKey.of(data, description))
             return
         if "sample_weight" in description:
-            raise ParameterError(
-                f"{data} stands for several files, and sample_weight for the rows of one; update "
-                "the model with each file"
-            )
+            raise _weights_of_several(data)
         skipped: dict[str, list[str]] = {}
         for file in files:
             key = TableKey.of(str(file), description)
@@ -360,7 +366,7 @@ class _StoredModel:
         """Learn chunks of so many rows, all of them or none; messages call them what is said."""
         before = self.model.state_.skipped
         try:
-            self.model.learn_chunks(source, chunks, n_rows)
+            self.model.learn_chunks(source, chunks)
         except NotFiniteError as error:
             raise NotFiniteError(f"{what}: {error}") from None
         skipped = self.model.state_.skipped - before
@@ -393,6 +399,13 @@ class _Learned:
 
     n_rows: int
     skipped: SkippedRows
+
+
+def _weights_of_several(data: str) -> ParameterError:
+    return ParameterError(
+        f"{data} stands for several files, and sample_weight for the rows of one; update the model "
+        "with each file"
+    )
 
 
 def _stamp(file: Path) -> tuple[int, ...]:

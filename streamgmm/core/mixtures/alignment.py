@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array, blocks
 
@@ -30,8 +31,31 @@ def aligned(parameters: Parameters, reference: Parameters) -> Parameters:
     Runnalls (2007), Kullback-Leibler approach to Gaussian mixture reduction, equation 21.
     Kuhn (1955), The Hungarian method for the assignment problem.
     """
+    return _reordered(parameters, _order(parameters, reference))
+
+
+def aligned_fit(fitted: FittedModel, reference: Parameters) -> FittedModel:
+    """Return a fitted mixture, with its statistics, in the order of the components of another.
+
+    Parameters
+    ----------
+    fitted : FittedModel
+    reference : Parameters
+        As for :func:`aligned`.
+    """
+    order = _order(fitted.parameters, reference)
+    statistics = fitted.statistics
+    return replace(
+        fitted,
+        parameters=_reordered(fitted.parameters, order),
+        statistics=None if statistics is None else statistics.reordered(order),
+    )
+
+
+def _order(parameters: Parameters, reference: Parameters) -> NDArray[np.intp]:
+    """Return the number of the component that takes each place, so that pairs cost least."""
     _, order = linear_sum_assignment(merging_costs(reference, parameters))
-    return _reordered(parameters, order)
+    return np.asarray(order, dtype=np.intp)
 
 
 def by_first_rows(parameters: Parameters, labels: NDArray[np.int64]) -> Parameters:
