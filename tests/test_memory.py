@@ -131,7 +131,8 @@ def test_responsibilities_of_many_components_are_written_within_the_limit(tmp_pa
     model = GaussianMixture(256, covariance_type="diag", max_iter=1, random_state=0, n_jobs=2)
     model.fit(rows).set_params(memory_limit=limit).predict_proba(path, out=out)
     """
-    limit = 400 * MIB
+    # Interpreter and libraries take 250 to 390 MiB, by how the system maps their files.
+    limit = 460 * MIB
     # The result, 600 MB, is on disk; Zarr because pages of a mapped file count as resident.
     assert peak_of(code, path, tmp_path / "r.zarr", limit) <= limit
 

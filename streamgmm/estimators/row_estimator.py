@@ -41,7 +41,7 @@ from streamgmm.protocols import (
     sample_dims,
     sample_shape,
 )
-from streamgmm.sinks import ArraySink, open_sink
+from streamgmm.sinks import ArraySink, load_library, open_sink
 from streamgmm.sources.array import ArraySource
 from streamgmm.sources.columns import check_features
 from streamgmm.sources.named_weights import CosLatitude
@@ -181,6 +181,7 @@ class RowEstimator(DataEstimator, ABC):
                 "model": self._digest(),
                 **description(source),
             }
+            load_library(out)
             opened = open_sink(out, shape, stored, regions, piece_shape, dims, fingerprint, resume)
         work = Work(self._scratch_bytes(source) + 2 * math.prod(piece_shape) * row_bytes)
         listener = listener_of(self)

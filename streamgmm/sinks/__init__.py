@@ -7,6 +7,6 @@ damage. May import ``streamgmm.protocols`` and below; Zarr only in ``zarr``.
 """
 
 from streamgmm.sinks.array import ArraySink
-from streamgmm.sinks.file import check_target, open_sink
+from streamgmm.sinks.file import check_target, load_library, open_sink
 
-__all__ = ["ArraySink", "check_target", "open_sink"]
+__all__ = ["ArraySink", "check_target", "load_library", "open_sink"]

@@ -141,6 +141,12 @@ def check_target(target: Path) -> None:
         raise OutputError(f"{target} is a file, not a Zarr array; it will not be replaced")
 
 
+def load_library(path: str | os.PathLike[str]) -> None:
+    """Import the library that writes a path, before the memory of the process is measured."""
+    if os.fspath(path).endswith(".zarr"):
+        import streamgmm.sinks.zarr  # noqa: F401
+
+
 def _followed(target: Path) -> Path:
     """Return the target of a symbolic link, if it is of the same kind; keep the link."""
     real = Path(os.path.realpath(target)) if target.is_symlink() else target

@@ -80,7 +80,10 @@ def inverse_triangular(factors: Array) -> Array:
         if info != 0:
             raise np.linalg.LinAlgError("a covariance factor is singular")
         inverse[index] = transposed.T
-    return np.tril(inverse)
+    matrices = inverse.reshape(-1, *inverse.shape[-2:])
+    for block in blocks(len(matrices), inverse.shape[-1]):
+        matrices[block] = np.tril(matrices[block])
+    return inverse
 
 
 def solve(factors: Array, values: Array) -> Array:
