@@ -5,6 +5,7 @@ final name, and gets this name when it is complete.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -416,6 +417,12 @@ def pack_all(values: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, NDA
     return [header for header, _ in packed], arrays
 
 
+@functools.cache
+def _field_types(kind: type) -> Mapping[str, Any]:
+    """Return the annotated types of the fields of a dataclass."""
+    return get_type_hints(kind)
+
+
 def unpack(kind: type[V], header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> V:
     """Return the dataclass from the result of :func:`pack`.
 
@@ -428,7 +435,7 @@ def unpack(kind: type[V], header: Mapping[str, Any], arrays: Mapping[str, NDArra
     """
     values = {
         name: _unpacked(name, content, header, arrays)
-        for name, content in get_type_hints(kind).items()
+        for name, content in _field_types(kind).items()
     }
     value = kind(**values)
     if isinstance(value, Checked):
