@@ -24,6 +24,7 @@ from typing import (
     Literal,
     Protocol,
     TypeVar,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -435,7 +436,7 @@ def unpack(kind: type[V], header: Mapping[str, Any], arrays: Mapping[str, NDArra
     """
     values = {
         name: _unpacked(name, content, header, arrays)
-        for name, content in _field_types(kind).items()
+        for name, content in _field_types(cast(Any, kind)).items()
     }
     value = kind(**values)
     if isinstance(value, Checked):

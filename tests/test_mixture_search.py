@@ -165,6 +165,13 @@ def test_hopeless_candidates_make_no_pass() -> None:
     assert table["predicted_remaining_gain"][1] < np.log(n)
 
 
+def test_rows_of_no_weight_prune_no_candidate_of_small_data(rows: Array) -> None:
+    weights = np.arange(len(rows)) % 2
+    search = GaussianMixtureSearch([1, 2, 6], covariance_type="diag", random_state=0)
+    found = search.fit(rows, sample_weight=weights)
+    assert set(found.cv_results_["status"]) == {"complete"}
+
+
 def test_degenerate_models_are_not_chosen() -> None:
     rng = np.random.default_rng(5)
     # Many rows of one value: a component on them has no width.
@@ -238,6 +245,7 @@ def test_bad_input(rows: Array) -> None:
         ({"covariance_type": []}, "covariance_type"),
         ({"covariance_type": ["full", "round"]}, "covariance_type"),
         ({"criterion": "mdl"}, "criterion"),
+        ({"max_iter": 0}, "max_iter"),
         ({"prior": streamgmm.Prior(mean_prior=[0.0])}, "mean_prior"),
     ]
     for settings, message in wrong:

@@ -112,7 +112,8 @@ class GaussianMixtureSearch(
         rows is more than one parameter costs, ½ ln n nats.
     reg_covar, max_iter, n_init, init_params, verbose, verbose_interval, arithmetic, prior, \
 executor, n_jobs, memory_limit, survey_part, callbacks
-        As for :class:`GaussianMixture`, of each candidate; ``max_iter`` bounds its passes.
+        As for :class:`GaussianMixture`, of each candidate; ``max_iter``, at least 1, bounds its
+        passes.
     checkpoint : path-like or URL, default=None
         Folder in which :meth:`fit` keeps what it finds, so that an interrupted search can
         continue; in the end also ``model.gmm``, the best mixture.
@@ -178,6 +179,8 @@ executor, n_jobs, memory_limit, survey_part, callbacks
             name: GaussianMixture._parameter_constraints[name]
             for name in (*_SHARED, "checkpoint", "checkpoint_interval")
         },
+        # Criteria come from passes over the data.
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
     }
 
     def __init__(
@@ -469,7 +472,7 @@ executor, n_jobs, memory_limit, survey_part, callbacks
                 "fewer components or simpler structures",
                 DegenerateComponentWarning,
             )
-        if not outcomes[self.best_index_].fit.converged and self.max_iter > 0:
+        if not outcomes[self.best_index_].fit.converged:
             warn(
                 f"the best mixture did not converge in {self.max_iter} passes; increase max_iter "
                 "or tol",

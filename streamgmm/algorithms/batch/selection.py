@@ -300,9 +300,14 @@ class Selection:
         return [
             i
             for i, value in enumerate(values)
-            if len(self.survey.sample) >= self.reader.source.n_rows
-            or value - values[leader] <= _ERRORS * error(i)
+            if self._is_complete or value - values[leader] <= _ERRORS * error(i)
         ]
+
+    @property
+    def _is_complete(self) -> bool:
+        """Whether the sample holds all rows that take part."""
+        n_skipped = self.survey.skipped.n_rows
+        return len(self.survey.sample) + n_skipped >= self.reader.source.n_rows
 
     def _forecast(self, tested: Sequence[Sequence[SampleFit]]) -> list[HeldOut | None]:
         """Forecast by the held-out rows of the sample how each candidate predicts such rows."""
@@ -342,9 +347,9 @@ class Selection:
 
     def _error(self, one: SampleFit, other: SampleFit) -> float:
         """Return the standard error of the difference of two forecast log-likelihoods."""
-        sample = self.survey.sample
-        if len(sample) >= self.reader.source.n_rows:
+        if self._is_complete:
             return 0.0
+        sample = self.survey.sample
         values = one.scores - other.scores
         usable = np.isfinite(values)
         weights, values = sample.weights[usable], values[usable]
