@@ -136,6 +136,29 @@ def test_stages_are_told_of() -> None:
     assert all(stage.n_row_visits > stage.n_rows for stage in stages[1:])
 
 
+@pytest.mark.parametrize(
+    "covariance_type, d, n_rows, names",
+    [
+        # A component is to have three rows for each of its (D + 2) (D + 1) / 2 moments over D.
+        ("full", 30, 90, ["starts", "EM"]),
+        ("full", 30, 110, ["starts", "moves", "EM"]),
+        ("diag", 30, 30, ["starts", "moves", "EM"]),
+    ],
+)
+def test_few_rows_are_worth_one_start(
+    covariance_type: CovarianceType, d: int, n_rows: int, names: list[str]
+) -> None:
+    rows = np.random.default_rng(1).normal(size=(n_rows, d))
+    rows[::2] += 3.0
+    events: list[Event] = []
+    search(as_sample(rows), 2, covariance_type, events=events)
+    stages = [event for event in events if isinstance(event, SampleStage)]
+    assert [stage.name for stage in stages] == names
+    if len(names) == 2:
+        # One run of four steps at most, which continues for eight.
+        assert stages[0].n_row_visits <= n_rows * (4 + 8)
+
+
 def test_runs_end_where_they_have_settled() -> None:
     rows, _ = planted("full")
     events: list[Event] = []
