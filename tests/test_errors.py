@@ -273,7 +273,7 @@ PATHS = {
     "~nobody-of-this-name/x.npy": "~ is not replaced by .*; write the whole path",
     "folder": r"folder (is neither|holds no files that can be read)",
     "table.csv": r"table\.csv is neither a \.npy file .*convert it to one of these",
-    "none*.npy": r"none\*\.npy( is a pattern|; check it)",
+    "none*.npy": r"none\*\.npy(; name one of these|; check it)",
     "none*.parquet": r"none\*\.parquet holds no Parquet files|the pattern none\*",
     "unheard://b/x.npy": r"unheard://b/x\.npy .*not known: unheard\); check it, or",
     "memory://absent.npy": r"there is no file memory:///absent\.npy",

@@ -330,7 +330,7 @@ def test_em_takes_no_more_than_is_accounted_for(
 
 def test_less_memory_means_less_effort_and_nothing_else_does() -> None:
     needs = {effort: (len(EFFORTS) - i) * MIB for i, effort in enumerate(EFFORTS)}
-    limits = range(300 * MIB, 400 * MIB, MIB)
+    limits = range(396 * MIB, 496 * MIB, MIB)
     found = [EFFORTS.index(affordable(limit, needs.__getitem__)) for limit in limits]
     assert found == sorted(found, reverse=True)
     assert (found[0], found[-1]) == (len(EFFORTS) - 1, 0)

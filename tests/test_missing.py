@@ -340,7 +340,7 @@ def test_nothing_is_left() -> None:
     source = streamgmm.open(np.full((10, D), np.nan), missing="drop")
     with pytest.raises(DataError, match="10 because they hold NaN"):
         start().fit(source)
-    with pytest.raises(DataError, match=r"only 0 row\(s\)"):
+    with pytest.raises(DataError, match="10 because they hold NaN"):
         GaussianMixture(2).fit(source)
 
 

@@ -60,8 +60,8 @@ from streamgmm.protocols import LazySource, Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
 from streamgmm.sources.urls import is_url
 
-# Short runs of a search, by the way in which it begins.
-_RUNS = {"k-means++": 4, "random": 10}
+# Short runs of a search.
+_RUNS = 12
 
 
 class KMeans(
@@ -90,8 +90,8 @@ default="k-means++"
         algorithm on all rows begins at given centres, or those that a callable returns, without a
         search. A callable takes rows (a sample of the data), ``n_clusters`` and a ``RandomState``.
     n_init : "auto" or int, default="auto"
-        Runs on the sample, of which the best is improved; "auto" is 4 for "k-means++", 10 for
-        "random". All rows are read for one start only.
+        Number of runs on the sample, of which the best four are improved; "auto" is 12. Passes
+        over all rows are made for one start only.
     max_iter : int, default=300
         Bound on iterations over all rows.
     tol : float, default=1e-4
@@ -562,7 +562,7 @@ default="k-means++"
             open_rows,
             self.n_clusters,
             seeder(self.n_clusters, method, random),
-            _RUNS[method] if isinstance(self.n_init, str) else self.n_init,
+            _RUNS if isinstance(self.n_init, str) else self.n_init,
             random,
             reader.source.dtype,
             self.tol,

@@ -767,7 +767,9 @@ def _open_weights_path(path: str, storage_options: Mapping[str, Any] | None) -> 
         return FileArray.from_npy(_file(location, storage_options))
     if kind is not _ZARR:
         named = without_credentials(path)
-        raise DataError(f"weights are read from .npy files and Zarr arrays, not from {named}")
+        raise DataError(
+            f"weights are read from .npy files and Zarr arrays, not from {named}; name one of these"
+        )
     from streamgmm.sources.zarr import open_array
 
     return open_array(location, inner, storage_options)

@@ -4,6 +4,7 @@ With weights and variance held fixed, classification EM is Lloyd's algorithm. Ea
 data assigns every row to its nearest centre, and returns the sums that give the new centres.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ from streamgmm.core.structures import Array
 from streamgmm.protocols import Chunk, Source, Work, all_chunks
 
 # Rows of restarts: least number, and number per cluster.
-_FEWEST_ROWS, _ROWS_PER_CLUSTER = 4096, 50
+_FEWEST_ROWS, _ROWS_PER_CLUSTER = 1 << 14, 50
+# Number of restarts, the best ones, whose centres are swapped.
+_CONTINUED = 4
 # Iterations of a restart, after a swap, and of the best centres on the whole sample.
-_SHORT, _SWAPPED, _LONG = 10, 5, 30
+_SHORT, _SWAPPED, _LONG = 20, 5, 30
 # Number of rows up to which all data are searched. For larger data a sample reads at most one of
 # this many parts of the data, in at least this many ranges.
 _ALL_ROWS, _PART_OF_DATA, _FEWEST_RANGES = 1 << 16, 8, 64
@@ -396,7 +399,7 @@ def search_centres(
     """Search the rows of a sample for centres of small inertia.
 
     First, Lloyd's algorithm makes short runs from several seeds on few rows. Then, in the best
-    result, centres whose removal costs little are moved to clusters of large inertia. The last
+    results, centres whose removal costs little are moved to clusters of large inertia. The last
     iterations use all rows of the sample.
 
     Parameters
@@ -418,6 +421,7 @@ def search_centres(
     Returns
     -------
     centres : ndarray of shape (K, D)
+        Ordered by the first column, then by the others.
     """
     part = sample.part(max(_FEWEST_ROWS, _ROWS_PER_CLUSTER * n_clusters))
     rows = part.rows.astype(np.float64, copy=False)
@@ -427,22 +431,31 @@ def search_centres(
         reader = open_rows(some, weights, metric)
         return lloyd(reader, start, metric, tol=tol, max_iter=most)
 
+    def after_swaps(best: Clustering) -> Clustering:
+        n_swaps, n_failed = max(1, n_clusters // 8), 0
+        for _ in range(_MOST_SWAPS if n_clusters > 1 else 0):
+            swapped = _swapped(rows, part.weights, best.centres, n_swaps, n_failed, random)
+            if swapped is None:
+                break
+            found = run(rows, part.weights, swapped, _SWAPPED)
+            if found.inertia < (1.0 - _LEAST_GAIN) * best.inertia:
+                best, n_failed = found, 0
+            elif n_swaps > 1:
+                n_swaps //= 2
+            else:
+                n_failed += 1
+        return best
+
+    def inertia(found: Clustering) -> float:
+        return found.inertia
+
     runs = [run(rows, part.weights, seeds(rows, part.weights), _SHORT) for _ in range(n_init)]
-    best = min(runs, key=lambda found: found.inertia)
-    n_swaps, n_failed = max(1, n_clusters // 8), 0
-    for _ in range(_MOST_SWAPS if n_clusters > 1 else 0):
-        swapped = _swapped(rows, part.weights, best.centres, n_swaps, n_failed, random)
-        if swapped is None:
-            break
-        found = run(rows, part.weights, swapped, _SWAPPED)
-        if found.inertia < (1.0 - _LEAST_GAIN) * best.inertia:
-            best, n_failed = found, 0
-        elif n_swaps > 1:
-            n_swaps //= 2
-        else:
-            n_failed += 1
+    best = min(map(after_swaps, sorted(runs, key=inertia)[:_CONTINUED]), key=inertia)
     whole = sample.rows.astype(np.float64, copy=False)
-    return run(whole, sample.weights, best.centres, _LONG).centres
+    centres = run(whole, sample.weights, best.centres, _LONG).centres
+    # Labels do not depend on the run that was the best.
+    ordered: Array = centres[np.lexsort(centres.T[::-1])]
+    return ordered
 
 
 def _swapped(
@@ -499,9 +512,14 @@ def _power_of_four(value: float) -> float:
 def seeder(
     n_clusters: int, method: str, random: np.random.RandomState
 ) -> Callable[[Array, Array], Array]:
-    """Return a function that draws first centres by a method of :func:`seed_centres`."""
+    """Return a function that draws first centres by a method of :func:`seed_centres`.
+
+    Greedy k-means++ begins at similar centres again and again, so each third start draws rows at
+    random.
+    """
+    methods = itertools.cycle([method, method, "random"])
 
     def seeds(rows: Array, weights: Array) -> Array:
-        return seed_centres(rows, weights, n_clusters, method, random)  # type: ignore[arg-type]
+        return seed_centres(rows, weights, n_clusters, next(methods), random)  # type: ignore[arg-type]
 
     return seeds
