@@ -61,7 +61,7 @@ from streamgmm.sources.sample import SampleSource
 from streamgmm.sources.urls import is_url
 
 # Short runs of a search.
-_RUNS = 12
+_RUNS = 9
 
 
 class KMeans(
@@ -90,7 +90,7 @@ default="k-means++"
         algorithm on all rows begins at given centres, or those that a callable returns, without a
         search. A callable takes rows (a sample of the data), ``n_clusters`` and a ``RandomState``.
     n_init : "auto" or int, default="auto"
-        Number of runs on the sample, of which the best four are improved; "auto" is 12. Passes
+        Number of runs on the sample, of which the best three are improved; "auto" is 9. Passes
         over all rows are made for one start only.
     max_iter : int, default=300
         Bound on iterations over all rows.

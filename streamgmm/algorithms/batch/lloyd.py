@@ -23,12 +23,12 @@ from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
 from streamgmm.protocols import Chunk, Source, Work, all_chunks
 
-# Rows of restarts: least number, and number per cluster.
-_FEWEST_ROWS, _ROWS_PER_CLUSTER = 1 << 14, 50
+# Rows of restarts: least number, and number per cluster. Swaps use this many times as many.
+_FEWEST_ROWS, _ROWS_PER_CLUSTER, _MORE_ROWS = 4096, 50, 4
 # Number of restarts, the best ones, whose centres are swapped.
-_CONTINUED = 4
+_CONTINUED = 3
 # Iterations of a restart, after a swap, and of the best centres on the whole sample.
-_SHORT, _SWAPPED, _LONG = 20, 5, 30
+_SHORT, _SWAPPED, _LONG = 10, 5, 30
 # Number of rows up to which all data are searched. For larger data a sample reads at most one of
 # this many parts of the data, in at least this many ranges.
 _ALL_ROWS, _PART_OF_DATA, _FEWEST_RANGES = 1 << 16, 8, 64
@@ -378,7 +378,7 @@ def cluster_sample_size(source: Source, n_clusters: int, most_bytes: int) -> int
 
 def search_bytes(n_sample: int, n_clusters: int, n_features: int) -> int:
     """Return the memory that the sample and a search among its rows take."""
-    part = min(n_sample, max(_FEWEST_ROWS, _ROWS_PER_CLUSTER * n_clusters))
+    part = min(n_sample, _MORE_ROWS * max(_FEWEST_ROWS, _ROWS_PER_CLUSTER * n_clusters))
     sample = n_sample * (8 * n_features + 64)
     rows = part * (8 * (6 * n_features + 4) + 64)
     centres = 8 * n_clusters * n_features * 16
@@ -399,8 +399,8 @@ def search_centres(
     """Search the rows of a sample for centres of small inertia.
 
     First, Lloyd's algorithm makes short runs from several seeds on few rows. Then, in the best
-    results, centres whose removal costs little are moved to clusters of large inertia. The last
-    iterations use all rows of the sample.
+    results and on more rows, centres whose removal costs little are moved to clusters of large
+    inertia. The last iterations use all rows of the sample.
 
     Parameters
     ----------
@@ -423,21 +423,25 @@ def search_centres(
     centres : ndarray of shape (K, D)
         Ordered by the first column, then by the others.
     """
-    part = sample.part(max(_FEWEST_ROWS, _ROWS_PER_CLUSTER * n_clusters))
-    rows = part.rows.astype(np.float64, copy=False)
+    n_few = max(_FEWEST_ROWS, _ROWS_PER_CLUSTER * n_clusters)
+    few, more = sample.part(n_few), sample.part(_MORE_ROWS * n_few)
 
-    def run(some: Array, weights: Array, start: Array, most: int) -> Clustering:
-        metric = Metric.of(some, weights, start, dtype)
-        reader = open_rows(some, weights, metric)
+    def run(part: RowSample, start: Array, most: int) -> Clustering:
+        rows = part.rows.astype(np.float64, copy=False)
+        metric = Metric.of(rows, part.weights, start, dtype)
+        reader = open_rows(rows, part.weights, metric)
         return lloyd(reader, start, metric, tol=tol, max_iter=most)
+
+    def begun() -> Clustering:
+        return run(few, seeds(few.rows.astype(np.float64, copy=False), few.weights), _SHORT)
 
     def after_swaps(best: Clustering) -> Clustering:
         n_swaps, n_failed = max(1, n_clusters // 8), 0
         for _ in range(_MOST_SWAPS if n_clusters > 1 else 0):
-            swapped = _swapped(rows, part.weights, best.centres, n_swaps, n_failed, random)
+            swapped = _swapped(more, best.centres, n_swaps, n_failed, random)
             if swapped is None:
                 break
-            found = run(rows, part.weights, swapped, _SWAPPED)
+            found = run(more, swapped, _SWAPPED)
             if found.inertia < (1.0 - _LEAST_GAIN) * best.inertia:
                 best, n_failed = found, 0
             elif n_swaps > 1:
@@ -449,18 +453,16 @@ def search_centres(
     def inertia(found: Clustering) -> float:
         return found.inertia
 
-    runs = [run(rows, part.weights, seeds(rows, part.weights), _SHORT) for _ in range(n_init)]
-    best = min(map(after_swaps, sorted(runs, key=inertia)[:_CONTINUED]), key=inertia)
-    whole = sample.rows.astype(np.float64, copy=False)
-    centres = run(whole, sample.weights, best.centres, _LONG).centres
+    runs = sorted((begun() for _ in range(n_init)), key=inertia)[:_CONTINUED]
+    ends = [after_swaps(run(more, one.centres, _SWAPPED)) for one in runs]
+    centres = run(sample, min(ends, key=inertia).centres, _LONG).centres
     # Labels do not depend on the run that was the best.
     ordered: Array = centres[np.lexsort(centres.T[::-1])]
     return ordered
 
 
 def _swapped(
-    rows: Array,
-    weights: Array,
+    part: RowSample,
     centres: Array,
     most: int,
     first: int,
@@ -473,6 +475,7 @@ def _swapped(
     clusters. The clusters of largest inertia come first, after skipping ``first`` that have been
     tried. Return None if no swap can gain.
     """
+    rows, weights = part.rows.astype(np.float64, copy=False), part.weights
     k = len(centres)
     origin = centres.mean(axis=0)
     c = centres - origin
