@@ -565,7 +565,7 @@ class _Reads:
 
 
 def _draw_reads(ax: Axes, reads: _Reads) -> None:
-    """A line for each start, and a mark or a band for each pass, in the colour of its purpose."""
+    """Draw a line for each start, and a mark or band for each pass in the colour of its purpose."""
     places = np.arange(len(reads.ends))
     for start in np.split(places, np.flatnonzero(reads.is_first)):
         kept = start[reads.is_kept[start]]
@@ -605,7 +605,7 @@ def _write_values(ax: Axes, reads: _Reads) -> None:
 
 
 def _draw_stream(ax: Axes, model: Any) -> None:
-    """Scores of rows before they were learned, and changes."""
+    """Draw the scores of rows before they were learned, and the changes of the stream."""
     if not model.history_:
         raise ParameterError(
             "no rows in the model's history were scored before they were learned; give it more by "

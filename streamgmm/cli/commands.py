@@ -265,7 +265,7 @@ def _resources(command: Any) -> Any:
 
 
 def _load(path: Path, **settings: Any) -> "GaussianMixture":
-    """The model in a file, with these settings instead of those of the machine that fitted it."""
+    """Load a model, with these settings in place of those of the machine that fitted it."""
     from streamgmm.estimators import load
 
     model: GaussianMixture = load(path).set_params(**settings)

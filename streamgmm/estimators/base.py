@@ -436,7 +436,7 @@ or the path ``out``
         return mean_score(self._scored(X, sample_weight))
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
-        """Bayesian information criterion on X; lower is better.
+        """Return the Bayesian information criterion on X; lower is better.
 
         Parameters
         ----------

@@ -168,7 +168,7 @@ def _some_rows(source: Source) -> Iterable[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A setting as JSON can say it; arrays as digests, functions and objects as their names."""
+    """Return a setting as a JSON value: arrays as digests, functions and objects as names."""
     if isinstance(value, Prior):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if hasattr(value, "pseudo_rows"):

@@ -57,7 +57,7 @@ def as_given(source: Source, values: NDArray[Any], output: Output) -> Any:
 
 
 def description(source: Source) -> dict[str, Any]:
-    """What predictions of a source depend on, as far as it can be told without reading it."""
+    """Return what predictions of a source depend on, as far as its metadata tell."""
     return {
         "data": source.name,
         "data shape": [*sample_shape(source), source.n_features],
@@ -82,7 +82,7 @@ def refuse_unnamed_output(X: Any) -> None:
 
 
 def piece_shape_of(source: Source, row_bytes: int) -> tuple[int, ...]:
-    """Sizes of the boxes whose predictions are computed at once: a chunk, cut to a few bytes.
+    """Return the sizes of the boxes whose predictions are computed at once.
 
     Rows of such a box follow each other in their chunk. Sizes are halved as long as they are
     even, because boxes that divide the chunks share no chunk of a Zarr array.

@@ -154,7 +154,7 @@ class FileArray:
         return cls(file, dtype, shape, offset, is_fortran, first_bytes)
 
     def __getitem__(self, place: slice | tuple[slice, ...]) -> NDArray[Any]:
-        """Rows from start to stop, without a step, or a box within them; whole rows are read.
+        """Return rows from start to stop, without a step, or a box within them.
 
         Raises
         ------

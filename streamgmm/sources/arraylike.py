@@ -130,7 +130,7 @@ def _refuse_other_kinds(data: Any, name: str) -> None:
 
 
 def _reason_by_package(data: Any, name: str) -> str | None:
-    """Say why a table of some library is refused, and what to do."""
+    """Return why a table of some library is refused, and the remedy."""
     for rows, writer in _lazy_methods(data):
         if hasattr(data, rows):
             reason = f", whose rows are not in memory; give {name}.{rows}()"
@@ -148,7 +148,7 @@ def _reason_by_package(data: Any, name: str) -> str | None:
 
 
 def _reason_by_interface(data: Any, name: str) -> str | None:
-    """Say why an object is refused whose methods show what it is, and what to do."""
+    """Return why an object is refused whose methods show its kind, and the remedy."""
     if hasattr(data, "to_frame"):
         return f", not a table: Expected 2D array; {name}.to_frame() makes a table of one feature"
     if isinstance(data, Mapping):

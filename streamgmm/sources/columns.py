@@ -82,7 +82,7 @@ def check_features(
 
 
 def _differences(given: Sequence[str], fitted: Sequence[str]) -> str:
-    """Say in which names data differ from a model, in scikit-learn's words."""
+    """Return in which names data differ from a model, in scikit-learn's words."""
     unseen, missing = sorted({*given} - {*fitted}), sorted({*fitted} - {*given})
     if not unseen and not missing:
         return "Feature names must be in the same order as they were in fit.\n"

@@ -45,7 +45,7 @@ def listed(data: str, *, is_table: Callable[[Path], bool]) -> list[str]:
 
 
 def files_of(data: str, *, is_table: Callable[[Path], bool] = is_stored_table) -> list[Path] | None:
-    """Files and Zarr stores that a folder or pattern stands for, by folders and then by names.
+    """Return the files and Zarr stores of a folder or pattern, by folders and then by names.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ def rows_per_chunk(n_features: int, stored_rows: int = 1) -> int:
 
 
 def regular_boundaries(n_rows: int, chunk_rows: int) -> Sequence[int]:
-    """0, then every ``chunk_rows`` rows, then ``n_rows``."""
+    """Return 0, then every multiple of ``chunk_rows``, then ``n_rows``."""
     return [*range(0, n_rows, chunk_rows), n_rows]
 
 
@@ -75,13 +75,13 @@ def check_table(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None
 
 
 def naming_rows(name: str, start: int, stop: int, advice: str = "") -> AbstractContextManager[None]:
-    """Say of whatever goes wrong which rows of what were read, and what that may mean."""
+    """Name the rows and the data in each error that is raised while they are read."""
     return naming_place(name, f"rows {start} to {stop}", advice)
 
 
 @contextmanager
 def naming_place(name: str, place: str, advice: str = "") -> Iterator[None]:
-    """Say of whatever goes wrong what was read, which part of it, and what that may mean."""
+    """Name the data and the part of them in each error that is raised while they are read."""
     try:
         yield
     except (DataError, MemoryError):

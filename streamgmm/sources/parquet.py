@@ -351,7 +351,7 @@ class _File:
         return np.dtype(np.float64)
 
     def stored_bytes(self, row_groups: Iterable[int], names: Iterable[str]) -> int:
-        """Bytes of the largest column in row groups, as stored and once decompressed."""
+        """Return the bytes of the largest column in row groups, as stored and decompressed."""
         most = 0
         for name in names:
             stored = [
@@ -430,7 +430,7 @@ def _opened(file: "_File", buffer_size: int = 0) -> Any:
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Say of an error what could not be done."""
+    """Raise an error again with the operation that failed."""
     try:
         yield
     except (DataError, MemoryError):

@@ -359,7 +359,7 @@ class BroadcastWeights:
 
 
 def weights_of(source: XarraySource, weights: xarray.DataArray) -> BroadcastWeights:
-    """Weights of the rows of a source, read with each chunk; at once if several chunks share them.
+    """Return the row weights, read with each chunk, or at once if several chunks share them.
 
     Parameters
     ----------

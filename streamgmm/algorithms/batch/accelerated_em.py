@@ -105,7 +105,7 @@ def accelerated_em(
     most_products: int = MOST_PRODUCTS,
     leap: Parameters | None = None,
 ) -> Fit:
-    """EM from given parameters until what remains to be gained is predicted to be below ``tol``.
+    """Run accelerated EM until the predicted remaining gain is below ``tol``.
 
     The parameters that are returned are the best that were read with, and the last log-likelihood
     is theirs.
@@ -355,7 +355,7 @@ class _Ascent:
         return _Proposal(parameters, "anderson", step), remaining
 
     def leap(self, parameters: Parameters) -> _Proposal:
-        """To read next with parameters that are no step from where this is."""
+        """Continue from other parameters, which are no step from the present ones."""
         self._anderson.clear()
         return _Proposal(parameters, "leap")
 
@@ -394,7 +394,7 @@ class _Ascent:
         return point.maximum or self._maximized(point.statistics, point.parameters)
 
     def restart(self, lost: Maximum) -> _Proposal:
-        """EM's own step, after components have lost their mass or collapsed."""
+        """Return EM's own step, after components have lost their mass or collapsed."""
         self._reader.notify(
             ComponentsDegenerate(len(self._reader.history), lost.empty, lost.collapsed)
         )

@@ -183,7 +183,7 @@ def _searched(
     random: np.random.RandomState,
     effort: Effort,
 ) -> tuple[Search, Parameters]:
-    """Search the sample of a survey; return the search and what it comes to."""
+    """Search the sample of a survey; return the search and its result."""
     sample = found.sample
     informant = informant_for(reader, settings, sample, effort)
     search = Search(open_rows, settings, known, informant, random, reader, effort)

@@ -178,7 +178,7 @@ class Informant:
     def among(
         cls, rows: Array, weights: Array, n_parameters: int, most_bytes: int = 1 << 30
     ) -> "Informant":
-        """As many of some rows (m, D), with weights (m,), as that many parameters need.
+        """Choose as many of the rows (m, D), with weights (m,), as the parameters need.
 
         None if most rows have gaps.
         """

@@ -383,7 +383,7 @@ def _no_filesystem(url: str, error: Exception) -> DataError:
 
 
 def _with_timeouts(url: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with which servers that say nothing are given up, and no request is made twice.
+    """Return options with which silent servers time out, and no request is made twice.
 
     Other backends than these have limits of their own.
     """

@@ -34,7 +34,7 @@ _logger = logging.getLogger("streamgmm")
 
 
 def tries(url: str, reason: Callable[[BaseException | None], str]) -> Retrying:
-    """Calls a function while it may succeed; url and reason are what the log may show.
+    """Call a function while it may succeed; the log may show the url and the reason.
 
     Parameters
     ----------
