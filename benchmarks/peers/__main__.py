@@ -29,7 +29,7 @@ PROBLEMS = [
 
 
 def small(problem: Problem) -> Problem:
-    """The same with few rows, but so many that every component has full rank."""
+    """Return the problem with few rows, but enough for full rank of every component."""
     least = 2 * problem.n_components * problem.n_features
     return replace(problem, n_rows=max(problem.n_rows // 100, least))
 

@@ -24,11 +24,11 @@ from benchmarks.peers.libraries import Fitted, Library
 from benchmarks.planted import Problem
 from streamgmm.options import CovarianceType
 
-# A run of one iteration is taken from a run of so many.
+# Iterations of a run from which a run of one iteration is subtracted.
 MANY = 4
 # What hangs is ended.
 _MOST_SECONDS = 300
-# What is quickly done is done again, for so many seconds.
+# Seconds for which a short run is repeated.
 _LEAST_SECONDS = 1.0
 # A library that takes longer to warm up is timed in one pair only.
 _PATIENCE = 60.0
@@ -136,7 +136,7 @@ def _prepare(limit: int) -> None:
 def compare(
     problem: Problem, libraries: list[Library], processes: Processes, pairs: int, threads: int
 ) -> list[Result]:
-    """Time libraries in turn, so many times."""
+    """Time libraries in turn, in several rounds."""
     results = [Result(library, problem) for library in libraries]
     quick = [_warm_up(result, processes, threads) for result in results]
     for pair in range(pairs):

@@ -135,7 +135,7 @@ class Tiled:
     ----------
     name : str
     n_features : int
-        Where the data have more, so many principal components.
+        Number of principal components, if the data have more columns.
     """
 
     name: str
@@ -159,7 +159,7 @@ class Tiled:
 
 @dataclass(frozen=True)
 class Cell:
-    """A population, so many rows of it, and so many components to fit with full covariances."""
+    """A population, a number of rows, and a number of components with full covariances."""
 
     name: str
     population: Population
@@ -182,7 +182,7 @@ class Cell:
 
     @property
     def is_large(self) -> bool:
-        """Whether there are so many rows that the targets are about it."""
+        """Whether there are enough rows for the targets to apply."""
         return self.n_rows >= ROWS_A_PARAMETER * self.n_parameters
 
 

@@ -13,7 +13,7 @@ from benchmarks.reads.ways import REG_COVAR, Way, beginning_at, result
 from streamgmm import GaussianMixture
 from streamgmm.core.parameters import Parameters
 
-# scikit-learn's fits that have taken so many times as long as ours are given up.
+# A fit of scikit-learn is given up after this many times the seconds of ours.
 PATIENCE = 25.0
 _LONG: dict[str, Any] = {"algorithm": "auto", "tol": 1e-7, "max_iter": 20}
 # Of reg_covar: a component that is narrower than this along some direction has collapsed.

@@ -43,7 +43,7 @@ class Record:
     def speedup(self) -> float:
         """Seconds of scikit-learn's default fit over those of ours; NaN if not known.
 
-        At least so many if scikit-learn was given up.
+        A lower bound if scikit-learn was given up.
         """
         if self.timing is None:
             return math.nan

@@ -78,7 +78,7 @@ def beside_scikit_learn(results: Results) -> Table:
 
 
 def _held_out_gains(results: Results) -> list[tuple[int, list[float]]]:
-    """Numbers of starts, and what auto gains on scikit-learn's best of so many, cell by cell."""
+    """Return numbers of starts, and the gains of auto on the best of them, cell by cell."""
     gains: dict[int, list[float]] = {}
     for _, record in results:
         if not math.isnan(record.held_out_gain):
@@ -153,7 +153,7 @@ def _plot_gaps(axes: Axes, results: Results, way: str, colour: str) -> None:
 
 
 def highest_after(reads: NDArray[np.float64], found: Found) -> NDArray[np.float64]:
-    """Highest log-likelihood that so many reads have found; -inf before the first."""
+    """Return the highest log-likelihood after these numbers of passes; -inf before the first."""
     highest = np.maximum.accumulate([-np.inf, *found.log_likelihoods])
     return highest[np.searchsorted(found.reads, reads, side="right")]
 

@@ -1,10 +1,9 @@
 """The batch estimator: scikit-learn's GaussianMixture for data of any size."""
 
 import copy
-import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from numbers import Integral, Real
 from typing import Any, Self, get_args
@@ -33,7 +32,6 @@ from streamgmm.algorithms.reads.memory import Effort, MixtureBytes
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.row_sample import RowSample, sample_rows
-from streamgmm.checkpoint import open_checkpoint
 from streamgmm.core.criteria import Criteria
 from streamgmm.core.fit_objective import FitObjective
 from streamgmm.core.fitted_model import FittedModel, StopReason
@@ -64,7 +62,6 @@ from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, load_kernels, log_effort
 from streamgmm.estimators.kept_samples import forget_sample, keep_sample, kept_sample
 from streamgmm.estimators.numeric_limits import check_finite, within_float64
-from streamgmm.estimators.outputs import refuse_overlap
 from streamgmm.estimators.records import copy_fitted, to_record
 from streamgmm.estimators.row_estimator import FitPredictMixin, listener_of
 from streamgmm.estimators.validation import (
@@ -73,7 +70,6 @@ from streamgmm.estimators.validation import (
     Interval,
     StrOptions,
     check_is_fitted,
-    check_random_state,
     check_settings,
 )
 from streamgmm.events import Event, FitStarted, Listener, SkippedRows, SurveyDone
@@ -91,7 +87,6 @@ from streamgmm.options import (
 from streamgmm.persistence import Record
 from streamgmm.protocols import Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
-from streamgmm.sources.urls import is_url
 from streamgmm.sources.weighted import WeightedSource
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
@@ -481,33 +476,21 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             4 * source.n_rows * k * structure.n_moments(d),
         )
 
-    @contextmanager
     def _checkpointed(
         self, reader: Reader, start: Parameters | None, objective: FitObjective, resume: bool
-    ) -> Iterator[np.random.RandomState]:
-        """Keep what a fit finds, if that is wanted; gives the random state that it begins with."""
-        random = check_random_state(self.random_state)
-        if self.checkpoint is None:
-            yield random
-            return
-        source = reader.source
-        if not is_url(os.fspath(self.checkpoint)):
-            refuse_overlap(self.checkpoint, source)
+    ) -> AbstractContextManager[np.random.RandomState]:
+        """Return a context in which results of the fit are kept; it gives the random state."""
 
-        def as_record(fit: Fit) -> Record:
+        def settings() -> Mapping[str, Any]:
+            entries = objective.ridge.entries
+            return fingerprint(self, reader.source, start, entries, reader.executor.sample_bytes)
+
+        def as_model(fit: Fit) -> Record:
             model = copy.copy(self)
             model._keep(fit, reader, objective.ridge)
             return to_record(model)
 
-        entries = objective.ridge.entries
-        settings = fingerprint(self, source, start, entries, reader.executor.sample_bytes)
-        interval = math.inf if self.checkpoint_interval is None else self.checkpoint_interval
-        with open_checkpoint(
-            self.checkpoint, settings, random, resume, interval, as_record, reader.notify
-        ) as checkpoint:
-            reader.journal = checkpoint
-            yield checkpoint.random
-            checkpoint.finish(to_record(self))
+        return self._open_checkpoint(reader, settings, as_model, lambda: to_record(self), resume)
 
     def _given_start(self, reader: Reader, known: Start) -> Parameters | None:
         """Return what reads begin with, if that need not be found."""

@@ -1,10 +1,9 @@
 """K-means for data of any size: scikit-learn's KMeans over every source."""
 
 import hashlib
-import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from numbers import Integral, Real
 from typing import Any, Self
@@ -28,7 +27,6 @@ from streamgmm.algorithms.batch.lloyd import (
 from streamgmm.algorithms.reads import prediction
 from streamgmm.algorithms.reads.reader import Reader, statistics_work
 from streamgmm.algorithms.sampling.row_sample import RowSample
-from streamgmm.checkpoint import open_checkpoint
 from streamgmm.core.e_step import scratch_bytes
 from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.parameters import Parameters
@@ -40,7 +38,7 @@ from streamgmm.estimators.fingerprint import clustering_fingerprint
 from streamgmm.estimators.fit_needs import load_kernels
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.numeric_limits import within_float64
-from streamgmm.estimators.outputs import Output, refuse_overlap
+from streamgmm.estimators.outputs import Output
 from streamgmm.estimators.records import to_record
 from streamgmm.estimators.row_estimator import FitPredictMixin, RowEstimator, listener_of
 from streamgmm.estimators.validation import (
@@ -58,7 +56,6 @@ from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record
 from streamgmm.protocols import LazySource, Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
-from streamgmm.sources.urls import is_url
 
 # Short runs of a search.
 _RUNS = 9
@@ -581,28 +578,21 @@ default="k-means++"
         found = lloyd(reader, start, metric, tol=self.tol, max_iter=self.max_iter)
         return found, metric
 
-    @contextmanager
-    def _checkpointed(self, reader: Reader, resume: bool) -> Iterator[np.random.RandomState]:
-        """Keep what a fit finds, if that is wanted; gives the random state that it begins with."""
-        random = check_random_state(self.random_state)
-        if self.checkpoint is None:
-            yield random
-            return
-        if not is_url(os.fspath(self.checkpoint)):
-            refuse_overlap(self.checkpoint, reader.source)
+    def _checkpointed(
+        self, reader: Reader, resume: bool
+    ) -> AbstractContextManager[np.random.RandomState]:
+        """Return a context in which results of the fit are kept; it gives the random state."""
 
-        def as_record(fit: Fit) -> Record:
+        def settings() -> Mapping[str, Any]:
+            return clustering_fingerprint(self, reader.source, reader.executor.sample_bytes)
+
+        def as_model(fit: Fit) -> Record:
             return self._as_mixture(fit.parameters, reader)
 
-        settings = clustering_fingerprint(self, reader.source, reader.executor.sample_bytes)
-        with open_checkpoint(
-            self.checkpoint, settings, random, resume, math.inf, as_record, reader.notify
-        ) as checkpoint:
-            reader.journal = checkpoint
-            yield checkpoint.random
-            checkpoint.finish(
-                self._as_mixture(self._metric.parameters(self.cluster_centers_), reader)
-            )
+        def final() -> Record:
+            return self._as_mixture(self._metric.parameters(self.cluster_centers_), reader)
+
+        return self._open_checkpoint(reader, settings, as_model, final, resume)
 
     def _as_mixture(self, parameters: Parameters, reader: Reader) -> Record:
         """Return the mixture that has these clusters, as what a file holds."""

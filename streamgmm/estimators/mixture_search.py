@@ -2,8 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from numbers import Integral, Real
 from typing import Any, Self, get_args
@@ -19,7 +19,6 @@ from streamgmm.algorithms.batch.sample_fit import Settings
 from streamgmm.algorithms.batch.selection import Outcome, Selection
 from streamgmm.algorithms.reads.reader import Reader, shared_work
 from streamgmm.algorithms.sampling.row_sample import RowSample
-from streamgmm.checkpoint import open_checkpoint
 from streamgmm.core.fit_objective import FitObjective
 from streamgmm.core.parameters import count_parameters
 from streamgmm.core.priors import PriorSetting, check_prior
@@ -33,14 +32,12 @@ from streamgmm.estimators.fit_needs import FitNeeds, load_kernels
 from streamgmm.estimators.gaussian_mixture import GaussianMixture, fitted_model
 from streamgmm.estimators.kept_samples import keep_sample
 from streamgmm.estimators.numeric_limits import within_float64
-from streamgmm.estimators.outputs import refuse_overlap
 from streamgmm.estimators.records import to_record
 from streamgmm.estimators.row_estimator import DataEstimator, FitPredictMixin, listener_of
 from streamgmm.estimators.validation import (
     Interval,
     StrOptions,
     check_is_fitted,
-    check_random_state,
     check_settings,
 )
 from streamgmm.events import Event, Listener
@@ -48,9 +45,9 @@ from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import Arithmetic, CovarianceType, Criterion
+from streamgmm.persistence import Record
 from streamgmm.protocols import Source
 from streamgmm.sources.sample import SampleSource
-from streamgmm.sources.urls import is_url
 
 _MOST_BY_DEFAULT = 12
 _VALUE = 8
@@ -331,30 +328,22 @@ executor, n_jobs, memory_limit, survey_part, callbacks
                     keep_sample(model, sample, source.missing)
         return self
 
-    @contextmanager
     def _checkpointed(
         self, reader: Reader, sizes: Sequence[int], kinds: Sequence[CovarianceType], resume: bool
-    ) -> Iterator[np.random.RandomState]:
-        """Keep what a search finds, if that is wanted; gives the random state that it begins with.
+    ) -> AbstractContextManager[np.random.RandomState]:
+        """Return a context in which results of the search are kept; it gives the random state.
 
-        The best mixture is written in the end.
+        The best mixture is written at the end.
         """
-        random = check_random_state(self.random_state)
-        if self.checkpoint is None:
-            yield random
-            return
-        if not is_url(os.fspath(self.checkpoint)):
-            refuse_overlap(self.checkpoint, reader.source)
-        settings = search_fingerprint(
-            self, reader.source, sizes, kinds, reader.executor.sample_bytes
-        )
-        interval = math.inf if self.checkpoint_interval is None else self.checkpoint_interval
-        with open_checkpoint(
-            self.checkpoint, settings, random, resume, interval, None, reader.notify
-        ) as checkpoint:
-            reader.journal = checkpoint
-            yield checkpoint.random
-            checkpoint.finish(to_record(self.best_estimator_))
+
+        def settings() -> Mapping[str, Any]:
+            most_bytes = reader.executor.sample_bytes
+            return search_fingerprint(self, reader.source, sizes, kinds, most_bytes)
+
+        def final() -> Record:
+            return to_record(self.best_estimator_)
+
+        return self._open_checkpoint(reader, settings, None, final, resume)
 
     def predict(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False

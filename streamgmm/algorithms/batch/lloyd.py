@@ -7,7 +7,7 @@ data assigns every row to its nearest centre, and returns the sums that give the
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -423,17 +423,17 @@ def search_centres(
     centres : ndarray of shape (K, D)
         Ordered by the first column, then by the others.
     """
+    sample = replace(sample, rows=sample.rows.astype(np.float64, copy=False))
     n_few = max(_FEWEST_ROWS, _ROWS_PER_CLUSTER * n_clusters)
     few, more = sample.part(n_few), sample.part(_MORE_ROWS * n_few)
 
     def run(part: RowSample, start: Array, most: int) -> Clustering:
-        rows = part.rows.astype(np.float64, copy=False)
-        metric = Metric.of(rows, part.weights, start, dtype)
-        reader = open_rows(rows, part.weights, metric)
+        metric = Metric.of(part.rows, part.weights, start, dtype)
+        reader = open_rows(part.rows, part.weights, metric)
         return lloyd(reader, start, metric, tol=tol, max_iter=most)
 
     def begun() -> Clustering:
-        return run(few, seeds(few.rows.astype(np.float64, copy=False), few.weights), _SHORT)
+        return run(few, seeds(few.rows, few.weights), _SHORT)
 
     def after_swaps(best: Clustering) -> Clustering:
         n_swaps, n_failed = max(1, n_clusters // 8), 0
@@ -475,7 +475,7 @@ def _swapped(
     clusters. The clusters of largest inertia come first, after skipping ``first`` that have been
     tried. Return None if no swap can gain.
     """
-    rows, weights = part.rows.astype(np.float64, copy=False), part.weights
+    rows, weights = part.rows, part.weights
     k = len(centres)
     origin = centres.mean(axis=0)
     c = centres - origin
