@@ -186,7 +186,7 @@ def check_output(path: Path, suffixes: tuple[str, ...], *inputs: str | Path | No
         ) from error
 
 
-class LocalPath(click.ParamType[Path]):
+class LocalPath(click.Path):
     """A path on a local disk."""
 
     name = "path"

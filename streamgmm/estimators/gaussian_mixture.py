@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, Self, get_args
 
@@ -14,9 +15,11 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from streamgmm.algorithms.batch.auto import (
+    PilotFit,
     fit_by_assignment,
     fit_from,
     fit_in_few_reads,
+    fit_to_pilot,
     rows_at_hand,
     sample_for_start,
     survey_for_fit,
@@ -555,13 +558,32 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             # What is given leaves nothing to chance but the rows that steps are informed by.
             random = np.random.RandomState(0) if self.random_state is None else random
             return self._fit_from(reader, open_rows, start, objective, n_parameters, random, effort)
-        found = survey_for_fit(reader, k, n_parameters, random, self.survey_part)
-        settled = objective.settle(found.sample.rows, found.sample.weights)
-        fit = fit_by_assignment if reader.is_hard else fit_in_few_reads
+
+        def settings_for(sample: RowSample, objective: FitObjective) -> Settings:
+            settled = objective.settle(sample.rows, sample.weights)
+            return self._settings(settled, objective.ridge.scales)
+
+        begun: PilotFit | None = None
+        if self.survey_part == 1.0 and not reader.is_hard:
+            # The sample of the survey decides what the objective takes from the data.
+            for_pilot = replace(objective, ridge=replace(objective.ridge))
+            begun = fit_to_pilot(
+                reader,
+                open_rows,
+                lambda sample: settings_for(sample, for_pilot),
+                known,
+                n_parameters,
+                tol=self.tol,
+                random=random,
+                effort=effort,
+            )
+        found = survey_for_fit(reader, k, n_parameters, random, self.survey_part, begun)
+        settings = settings_for(found.sample, objective)
+        fit = fit_by_assignment if reader.is_hard else partial(fit_in_few_reads, begun=begun)
         return fit(
             reader,
             open_rows,
-            self._settings(settled, objective.ridge.scales),
+            settings,
             known,
             found,
             tol=self.tol,

@@ -86,7 +86,8 @@ def test_a_component_of_one_row_in_ten_thousand_is_found(order: str) -> None:
         np.testing.assert_array_less(distances.min(axis=0), [0.02, 0.02, 0.02, 0.7])
         assert model.weights_[nearest[3]] == pytest.approx(1e-4, rel=0.1)
         assert model.converged_
-        assert model.n_reads_ <= 5
+        # The pilot is a sixteenth of the data.
+        assert model.n_reads_ <= 5 + 1 / 16
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

@@ -42,7 +42,7 @@ def log_likelihood(rows: Rows, parameters: Parameters) -> float:
 
 
 def moved(rows: Rows, fit: Fit, reg_covar: float = 0.0) -> Fit:
-    return move_components(rows, fit, objective=Objective(reg_covar))
+    return move_components(rows, fit, objective=Objective(reg_covar))[0]
 
 
 def clusters(covariance_type: CovarianceType) -> Parameters:

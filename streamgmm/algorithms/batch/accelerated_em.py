@@ -93,6 +93,10 @@ class _Proposal:
     step: Scoring | None = None
 
 
+#: Returns parameters to continue from instead of a step; see :func:`accelerated_em`.
+Leap = Callable[[Parameters, bool], Parameters | None]
+
+
 def accelerated_em(
     reader: Reader,
     start: Parameters,
@@ -103,7 +107,8 @@ def accelerated_em(
     informed_by: Callable[[Tangent], Information | None] | None = None,
     order: int = _ORDER,
     most_products: int = MOST_PRODUCTS,
-    leap: Parameters | None = None,
+    leap: Leap | None = None,
+    evaluated: Statistics | None = None,
 ) -> Fit:
     """Run accelerated EM until the predicted remaining gain is below ``tol``.
 
@@ -126,9 +131,11 @@ def accelerated_em(
         Reads before that are extrapolated from.
     most_products : int
         Work on these rows that a pass is worth, in passes over them.
-    leap : Parameters, optional
-        To be read with after the start, if there is anything to be gained; a step like any other,
-        that is not kept if it is a loss.
+    leap : callable, optional
+        Given the first step, and whether the fit would end before it, it returns parameters for the
+        next pass instead of that step, or None. They are not kept if they are a loss.
+    evaluated : Statistics, optional
+        Statistics of all rows under the start, if a pass has collected them already.
 
     Returns
     -------
@@ -153,6 +160,8 @@ def accelerated_em(
     )
     try:
         request = next(steps)
+        if evaluated is not None:
+            request = steps.send(evaluated)
         while True:
             statistics = [reader.answered(request)]
             # The request holds what the pass before has found.
@@ -173,7 +182,7 @@ def ascent_of(
     informed_by: Callable[[Tangent], Information | None] | None = None,
     order: int = _ORDER,
     most_products: int = MOST_PRODUCTS,
-    leap: Parameters | None = None,
+    leap: Leap | None = None,
 ) -> Ascent:
     """Make the steps of :func:`accelerated_em`, and leave the passes over the data to the caller.
 
@@ -230,8 +239,10 @@ def ascent_of(
                 reason = StopReason.STATIONARY
             elif _CAUTION * remaining < tol:
                 reason = StopReason.TOLERANCE
-            if leap is not None:
-                proposal, leap = ascent.leap(leap), None
+            other = leap(proposal.parameters, reason is not StopReason.LIMIT) if leap else None
+            leap = None
+            if other is not None:
+                proposal, reason = ascent.leap(other), StopReason.LIMIT
         best = replace(point, maximum=None)
         del point, maximum
         gains.append(gain)
@@ -356,7 +367,7 @@ class _Ascent:
 
     def leap(self, parameters: Parameters) -> _Proposal:
         """Continue from other parameters, which are no step from the present ones."""
-        self._anderson.clear()
+        self._rebase(parameters)
         return _Proposal(parameters, "leap")
 
     def retreat(self, best: _Point, rejected: _Proposal) -> _Proposal:

@@ -1,16 +1,19 @@
 """The default way to fit: a survey, work in memory on its sample, then few passes over all rows.
 
+If the data have many rows for each parameter, the mixture is fitted to a pilot sample first. The
+survey collects its statistics beside the sample, so one more pass may be enough.
+
 Where the start is given a sample without a survey is enough, as a rule from a small part of the
 data. It shows where EM leads from there, and how far each step should go.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from streamgmm.algorithms.batch.accelerated_em import accelerated_em
+from streamgmm.algorithms.batch.accelerated_em import Leap, accelerated_em
 from streamgmm.algorithms.batch.em import Fit, expectation_maximization
 from streamgmm.algorithms.batch.sample_fit import (
     FEWEST_INFORMING,
@@ -23,7 +26,12 @@ from streamgmm.algorithms.reads.memory import EFFORTS, Effort, FitMemory
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.reads.usable_rows import require_weight
 from streamgmm.algorithms.sampling.initialization import Start
-from streamgmm.algorithms.sampling.pilot import pilot_size
+from streamgmm.algorithms.sampling.pilot import (
+    draw_fitted_pilot,
+    fitted_pilot_size,
+    pilot_of,
+    pilot_size,
+)
 from streamgmm.algorithms.sampling.row_sample import (
     RowSample,
     default_sample_size,
@@ -37,9 +45,10 @@ from streamgmm.algorithms.sampling.survey import (
     report,
     sample_dtype,
     survey,
+    survey_with_statistics,
     survey_work,
 )
-from streamgmm.algorithms.sampling.systematic_sample import draw_systematic
+from streamgmm.algorithms.sampling.systematic_sample import SystematicSample, draw_systematic
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.events import Listener
@@ -55,12 +64,87 @@ _PART_OF_DATA = 8
 _FEWEST_RANGES = 64
 
 
+@dataclass(frozen=True, eq=False)
+class PilotFit:
+    """A mixture that was fitted to a pilot sample.
+
+    Attributes
+    ----------
+    found : SystematicSample
+    parameters : Parameters
+    """
+
+    found: SystematicSample
+    parameters: Parameters
+
+
+def fit_to_pilot(
+    reader: Reader,
+    open_rows: Callable[[Array, Array, Listener], Reader],
+    settings_for: Callable[[RowSample], Settings],
+    known: Start,
+    n_parameters: int,
+    *,
+    tol: float,
+    random: np.random.RandomState,
+    effort: Effort = EFFORTS[0],
+) -> PilotFit | None:
+    """Fit the mixture that is sought to a pilot sample.
+
+    Parameters
+    ----------
+    reader : Reader
+    open_rows : callable
+        Gives a reader of rows in memory (m, D) and their weights (m,), with a listener.
+    settings_for : callable
+        Returns what is to be fitted, given a sample of the rows.
+    known : Start
+    n_parameters : int
+        Free parameters of the mixture.
+    tol : float
+        What may remain to be gained, nats per row.
+    random : numpy.random.RandomState
+    effort : Effort
+        How much memory the work may use.
+
+    Returns
+    -------
+    PilotFit or None
+        None if the pilot would have few rows for each parameter, or cannot be read alone.
+
+    Raises
+    ------
+    StreamGMMError
+        As the initialisation.
+    """
+    source = reader.source
+    n_sample = _sample_size(reader, n_parameters, sample_dtype(source))
+    size = fitted_pilot_size(source.n_rows, n_sample, n_parameters)
+    if not size:
+        return None
+    seed = int(random.randint(2**31))
+    found = reader.kept(_Pilots, lambda: _Pilots(draw_fitted_pilot(reader, seed, size))).found
+    if found is None:
+        return None
+    settings = settings_for(found.sample)
+    _, parameters = _searched(reader, open_rows, settings, known, found.sample, tol, random, effort)
+    return PilotFit(found, parameters)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pilots:
+    """A pilot sample, or None; the journal keeps it."""
+
+    found: SystematicSample | None
+
+
 def survey_for_fit(
     reader: Reader,
     n_components: int,
     n_parameters: int,
     random: np.random.RandomState,
     survey_part: float = 1.0,
+    begun: PilotFit | None = None,
 ) -> Survey:
     """Survey the data for a fit.
 
@@ -73,6 +157,8 @@ def survey_for_fit(
     random : numpy.random.RandomState
     survey_part : float
         Part of the data that the survey reads.
+    begun : PilotFit, optional
+        A mixture of which the survey collects the statistics.
 
     Raises
     ------
@@ -82,7 +168,14 @@ def survey_for_fit(
     source = reader.source
     size = _sample_size(reader, n_parameters, sample_dtype(source))
     seed = int(random.randint(2**31))
-    found = reader.kept(Survey, lambda: survey(reader, size, seed, n_components, survey_part))
+
+    def find() -> Survey:
+        if begun is None:
+            return survey(reader, size, seed, n_components, survey_part)
+        pilot = pilot_of(begun.parameters, begun.found, source)
+        return survey_with_statistics(reader, size, seed, pilot, begun.parameters)
+
+    found = reader.kept(Survey, find)
     reader.notify(report(found, source, _shortfall(source, found.sample, n_parameters)))
     require_weight(float(found.sample.weights.sum()), source, found.skipped)
     refuse_unseen_features(found, source)
@@ -100,6 +193,7 @@ def fit_in_few_reads(
     max_iter: int,
     random: np.random.RandomState,
     effort: Effort = EFFORTS[0],
+    begun: PilotFit | None = None,
 ) -> Fit:
     """Fit a mixture to all rows, from nothing or from what is known beforehand.
 
@@ -118,6 +212,8 @@ def fit_in_few_reads(
     random : numpy.random.RandomState
     effort : Effort
         How much memory the work may use.
+    begun : PilotFit, optional
+        The mixture of which the survey has collected the statistics.
 
     Returns
     -------
@@ -128,7 +224,20 @@ def fit_in_few_reads(
     StreamGMMError
         As the initialisation.
     """
-    search, start = _searched(reader, open_rows, settings, known, found, tol, random, effort)
+    sample = found.sample
+    leap: Leap | None = None
+    if begun is None or found.statistics is None:
+        search, start = _searched(reader, open_rows, settings, known, sample, tol, random, effort)
+    else:
+        search = _search(reader, open_rows, settings, known, sample, random, effort)
+        start = begun.parameters
+        enough = sample_tolerance(reader, settings, sample, tol)
+
+        def leap(proposal: Parameters, is_done: bool) -> Parameters | None:
+            return search.better_than(proposal, sample, enough)
+
+        # The survey is the first iteration.
+        max_iter += 1
     fit = accelerated_em(
         reader,
         start,
@@ -137,6 +246,8 @@ def fit_in_few_reads(
         objective=settings.objective,
         informed_by=search.informant,
         order=effort.order,
+        leap=leap,
+        evaluated=found.statistics,
     )
     return replace(fit, columns=found.moments, sample=found.sample)
 
@@ -162,7 +273,7 @@ def fit_by_assignment(
     -------
     Fit
     """
-    _, start = _searched(reader, open_rows, settings, known, found, tol, random, effort)
+    _, start = _searched(reader, open_rows, settings, known, found.sample, tol, random, effort)
     fit = expectation_maximization(
         reader,
         start,
@@ -178,16 +289,28 @@ def _searched(
     open_rows: Callable[[Array, Array, Listener], Reader],
     settings: Settings,
     known: Start,
-    found: Survey,
+    sample: RowSample,
     tol: float,
     random: np.random.RandomState,
     effort: Effort,
 ) -> tuple[Search, Parameters]:
-    """Search the sample of a survey; return the search and its result."""
-    sample = found.sample
-    informant = informant_for(reader, settings, sample, effort)
-    search = Search(open_rows, settings, known, informant, random, reader, effort)
+    """Search a sample; return the search and its result."""
+    search = _search(reader, open_rows, settings, known, sample, random, effort)
     return search, search.run(sample, sample_tolerance(reader, settings, sample, tol))
+
+
+def _search(
+    reader: Reader,
+    open_rows: Callable[[Array, Array, Listener], Reader],
+    settings: Settings,
+    known: Start,
+    sample: RowSample,
+    random: np.random.RandomState,
+    effort: Effort,
+) -> Search:
+    """Return a search that is informed by a sample."""
+    informant = informant_for(reader, settings, sample, effort)
+    return Search(open_rows, settings, known, informant, random, reader, effort)
 
 
 def informant_for(
@@ -226,7 +349,8 @@ def fit_from(
     NotFiniteError
         If the rows hold NaN that is not to be skipped, or infinity.
     """
-    informant, leap = None, None
+    informant: Informant | None = None
+    leap: Leap | None = None
     n_parameters = settings.n_parameters(reader.source.n_features)
     if sample is not None and _informs(_size_for_start(reader, n_parameters), n_parameters):
         most_bytes = _informing_bytes(reader, effort)
@@ -237,7 +361,11 @@ def fit_from(
         enough = _tolerance(tol, 0.5 * overfit)
         fit = improve(in_memory, start, settings, informant, enough, effort)
         if fit.value - fit.values[0] > overfit and not fit.degenerate:
-            leap = fit.parameters
+            end = fit.parameters
+
+            def leap(proposal: Parameters, is_done: bool) -> Parameters | None:
+                return None if is_done else end
+
     fit = accelerated_em(
         reader,
         start,
@@ -265,6 +393,7 @@ def fit_memory(source: Source, settings: Settings, most_bytes: int) -> FitMemory
     n_parameters = settings.n_parameters(d)
     size = sample_size(n_rows, d * dtype.itemsize, n_parameters, most_bytes)
     n_pilot = pilot_size(n_rows) if size < n_rows else 0
+    # A pilot that a mixture is fitted to has half as many rows as the sample, in float64.
     missing = source.missing == "em"
     return settings.memory(d, size, dtype.itemsize, missing, most_bytes, n_pilot)
 
@@ -281,7 +410,8 @@ def survey_memory(source: Source, settings: Settings, most_bytes: int) -> Work:
     n_parameters = settings.n_parameters(source.n_features)
     row_bytes = source.n_features * sample_dtype(source).itemsize
     size = sample_size(source.n_rows, row_bytes, n_parameters, most_bytes)
-    return survey_work(source, size, settings.n_components)
+    is_begun = fitted_pilot_size(source.n_rows, size, n_parameters) > 0
+    return survey_work(source, size, settings.covariance_type, settings.n_components, is_begun)
 
 
 def _informing_bytes(reader: Reader, effort: Effort) -> int:

@@ -4,6 +4,7 @@ Short runs of EM on few rows; from the better ones, moves out of poor optima on 
 convergence of the best on the whole sample, where iterations cost next to nothing beside a pass.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ _THREADS = 2
 _SHORT, _LONGER = 4, 8
 # Nats per row by which fits differ at most that are at the same optimum.
 _ALIKE = 1e-4
+# Gain on a sample, in units of what chance explains, from which the start was of other rows.
+_UNLIKE = 4.0
 # Rows of short runs: at least, and for each parameter; moves use so many times as many.
 _FEWEST_ROWS, _ROWS_PER_PARAMETER, _MORE = 4096, 20, 2
 _MOST_ITERATIONS = 100
@@ -313,12 +316,58 @@ class Search:
         few = _few_rows(n_parameters)
         size = self._size(sample, few)
         found = self._stage("starts", sample, size, self._started, is_supported)
-        can_move = self.effort.moves and not settings.objective.fixed and settings.n_components > 1
-        if can_move and is_supported:
+        if self._can_move and is_supported:
             size = self._size(sample, _MORE * few)
             found = self._stage("moves", sample, size, self._moved, found)
         found = found[: settings.n_init]
         return self._stage("EM", sample, len(sample), self._converged, found, tol)[0]
+
+    def better_than(self, proposal: Parameters, sample: RowSample, tol: float) -> Parameters | None:
+        """Return an optimum of the sample that all rows should prefer to a proposal.
+
+        Parameters
+        ----------
+        proposal : Parameters
+            A step from parameters that were fitted to other rows.
+        sample : RowSample
+        tol : float
+            What may remain to be gained on the sample, nats per row.
+
+        Returns
+        -------
+        Parameters or None
+            None if the sample shows nothing that is significantly better than the proposal.
+        """
+        n_parameters = self.settings.n_parameters(sample.rows.shape[1])
+        size = self._size(sample, _MORE * _few_rows(n_parameters))
+        found = self._stage("moves", sample, size, self._continued, proposal)
+        ends = [
+            self._stage("EM", sample, len(sample), self._converged, (one,), tol)[0] for one in found
+        ]
+        reader = self.open_rows(sample.rows, sample.weights, lambda event: None)
+        values = [self._value(reader, parameters) for parameters in ends]
+        # An optimum of the sample gains half a nat for each parameter on it, and lacks as much on
+        # all rows.
+        overfit = (n_parameters + math.sqrt(2.0 * n_parameters)) / len(sample)
+        gain = values[-1] - self._value(reader, proposal)
+        if gain <= overfit and values[0] <= values[-1] + _ALIKE:
+            return None
+        if gain > _UNLIKE * overfit:
+            # The rows of the start were not like all others.
+            ends.append(self.run(sample, tol))
+            values.append(self._value(reader, ends[-1]))
+        return ends[int(np.argmax(values))]
+
+    @property
+    def _can_move(self) -> bool:
+        """Whether components may be split and merged."""
+        settings = self.settings
+        return self.effort.moves and not settings.objective.fixed and settings.n_components > 1
+
+    def _value(self, reader: Reader, parameters: Parameters) -> float:
+        """Return the value of the objective on rows in memory, nats per row."""
+        statistics = reader.statistics("value", parameters)
+        return self.settings.objective.value(statistics, parameters)
 
     def _is_supported(self, n_parameters: int) -> bool:
         """Return whether the data have rows enough to choose among starts, and to split and merge.
@@ -391,10 +440,18 @@ class Search:
             fit = self._em(rows, start, _LONGER)
             if not all(abs(fit.value - end) > _ALIKE for end in ends):
                 continue
-            fit = move_components(rows, fit, objective=self.settings.objective)
+            fit, _ = move_components(rows, fit, objective=self.settings.objective)
             ends.append(fit.value)
             best = self._ranked(rows, [*best, fit])[: self.settings.n_init]
         return best
+
+    def _continued(self, rows: Rows, start: Parameters) -> list[Fit]:
+        """Return the end of EM, and before it that of splits and merges if they gained."""
+        fit = self._em(rows, start, _LONGER)
+        if not self._can_move:
+            return [fit]
+        moved, n_rounds = move_components(rows, fit, objective=self.settings.objective)
+        return [moved, fit] if n_rounds else [fit]
 
     def _converged(self, rows: Rows, starts: Sequence[Parameters], tol: float) -> list[Fit]:
         best: list[Fit] = []

@@ -129,7 +129,7 @@ class _Sums:
         return _Sums(tuple(a + b for a, b in zip(self.arrays, other.arrays, strict=True)))
 
 
-def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> Fit:
+def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> tuple[Fit, int]:
     """Split and merge components as long as this raises the objective.
 
     Parameters
@@ -142,16 +142,18 @@ def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> Fit:
 
     Returns
     -------
-    Fit
+    fit : Fit
+    n_rounds : int
+        Number of rounds that raised the objective.
 
     References
     ----------
     Ueda, Nakano, Ghahramani & Hinton (2000), SMEM algorithm for mixture models.
     """
-    for _ in range(_ROUNDS):
+    for n_rounds in range(_ROUNDS):
         swaps = _promising_swaps(rows, fit.parameters, objective)
         if not swaps.splits:
-            break
+            return fit, n_rounds
         rival = rows.short_run(fit.parameters, _STEPS, objective=objective)
         worth = _worth(rows, rival)
         candidates = (
@@ -160,9 +162,9 @@ def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> Fit:
         )
         found = next((one for one in candidates if _worth(rows, one) > worth), None)
         if found is None:
-            return rival
+            return rival, n_rounds
         fit = found
-    return fit
+    return fit, _ROUNDS
 
 
 def _worth(rows: Rows, fit: Fit) -> float:

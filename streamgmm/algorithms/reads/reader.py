@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
@@ -230,8 +230,9 @@ class Reader:
         state: S,
         work: Work,
         chunks: Sequence[int] | None = None,
+        entry: Callable[[M], Mapping[str, Any]] = lambda value: {},
     ) -> M:
-        """Make a pass over chunks for other values than statistics.
+        """Make a pass over chunks for other values than statistics alone.
 
         Parameters
         ----------
@@ -243,9 +244,11 @@ class Reader:
             As for :class:`streamgmm.protocols.Job`.
         chunks : sequence of int, optional
             All chunks by default.
+        entry : callable, optional
+            Returns other values for the history, given the result.
         """
         value, n_rows, seconds = self._timed(purpose, kind, function, state, work, chunks)
-        self._record(purpose, n_rows, seconds, part=n_rows / self.source.n_rows)
+        self._record(purpose, n_rows, seconds, part=n_rows / self.source.n_rows, **entry(value))
         return value
 
     def statistics(
@@ -334,7 +337,7 @@ class Reader:
         self, requests: Sequence[StatisticsRequest], parts: Sequence[ChunkPart | None]
     ) -> tuple[Statistics, ...]:
         """Make the pass that several fits ask for together."""
-        prepared = [self._prepared(one) for one in requests]
+        prepared = [self.prepared(one) for one in requests]
         mixtures = tuple(zip(prepared, parts, strict=True))
         sizes = [(p.covariance_type, p.n_components) for p in (one.parameters for one in requests)]
         work = replace(shared_work(self.source, sizes), driver=self.driver_bytes)
@@ -371,7 +374,8 @@ class Reader:
         """Return the number of rows that were skipped for lack of values."""
         return 0 if self.source.missing == "error" else found.n_missing
 
-    def _prepared(self, request: StatisticsRequest) -> EStep | IncompleteExpectation:
+    def prepared(self, request: StatisticsRequest) -> EStep | IncompleteExpectation:
+        """Return the mixture of a request, prepared for the rows."""
         return prepare(
             request.parameters,
             request.frame,
@@ -382,33 +386,34 @@ class Reader:
         )
 
     def _statistics(self, request: StatisticsRequest) -> Statistics:
-        parameters, previous = request.parameters, request.previous
-        expectation = self._prepared(request)
+        parameters = request.parameters
+        expectation = self.prepared(request)
         work = statistics_work(self.source, parameters.covariance_type, parameters.n_components)
         work = replace(work, driver=self.driver_bytes)
         found, _, seconds = self._timed(
             request.purpose, Statistics, chunk_statistics, expectation, work
         )
         self._require_usable(found)
-        mean = found.mean_log_likelihood
-        n_pairs = self.source.n_rows * parameters.n_components
-        self._record(
-            request.purpose,
-            found.n_rows,
-            seconds,
-            iteration=request.iteration,
-            log_likelihood=mean,
-            gain=mean - previous if math.isfinite(previous) else math.nan,
-            n_overflowing=found.n_overflowing,
-            n_centred=request.frame.centred.size,
-            arithmetic="float32" if found.n_single else "float64",
-            screened=found.n_screened / n_pairs,
-            passed_over=found.n_passed_over / n_pairs,
-            n_missing=self._n_missing(found),
-            accepted=request.accepts(found),
-            n_weightless=found.n_weightless,
-        )
+        self._record(request.purpose, found.n_rows, seconds, **self.entry_of(request, found))
         return found
+
+    def entry_of(self, request: StatisticsRequest, found: Statistics) -> dict[str, Any]:
+        """Return what the history says of the statistics that answer a request."""
+        mean, previous = found.mean_log_likelihood, request.previous
+        n_pairs = self.source.n_rows * request.parameters.n_components
+        return {
+            "iteration": request.iteration,
+            "log_likelihood": mean,
+            "gain": mean - previous if math.isfinite(previous) else math.nan,
+            "n_overflowing": found.n_overflowing,
+            "n_centred": request.frame.centred.size,
+            "arithmetic": "float32" if found.n_single else "float64",
+            "screened": found.n_screened / n_pairs,
+            "passed_over": found.n_passed_over / n_pairs,
+            "n_missing": self._n_missing(found),
+            "accepted": request.accepts(found),
+            "n_weightless": found.n_weightless,
+        }
 
     def _timed(
         self,

@@ -1,10 +1,14 @@
-"""A pilot sample, drawn before the survey: a rough mixture of it explains few rows badly.
+"""A pilot sample, drawn before the survey: a mixture of it explains few rows badly.
 
 A component that holds a hundred-thousandth of all rows has almost no rows in a uniform sample. But
 its rows are among the few that a mixture of the large components explains badly. A few thousand
 rows from all over the data give the threshold for "badly".
+
+If the data have many rows for each parameter, the pilot is larger, and the mixture that is sought
+is fitted to it. The survey can then collect the statistics of this mixture.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +17,19 @@ from numpy.typing import NDArray
 from streamgmm.algorithms.reads.reader import Reader, prepare
 from streamgmm.algorithms.sampling.initialization import Start, initialize
 from streamgmm.algorithms.sampling.row_sample import RowSample
-from streamgmm.algorithms.sampling.systematic_sample import draw_systematic
+from streamgmm.algorithms.sampling.systematic_sample import (
+    SystematicSample,
+    draw_from_chunks,
+    draw_systematic,
+    spread_chunks,
+)
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.options import Missing
-from streamgmm.protocols import Source
+from streamgmm.protocols import Source, all_chunks, row_count
 
 _MOST_ROWS, _FEWEST_ROWS = 4096, 512
 # A pilot reads at most one of this many parts of the data.
@@ -32,6 +41,13 @@ _ROWS_PER_COMPONENT = 16
 _ITERATIONS = 10
 # Largest difference between scores of a row in different blocks, relative to their size or 1.
 _SCORE_MARGIN = 1e-6
+# A pilot that a mixture is fitted to: part of the data, part of the sample of the survey, and rows
+# that it needs at least, for each parameter too.
+_PART_OF_DATA, _PART_OF_SAMPLE = 16, 2
+_FEWEST_FITTED, _FITTED_PER_PARAMETER = 1 << 13, 50
+# From fewer chunks all over the data its rows may be of another mixture; from so many they hardly
+# are.
+_FEWEST_CHUNKS, _MANY_CHUNKS = 4, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,17 +133,87 @@ def take_pilot(reader: Reader, seed: int, n_components: int) -> Pilot | None:
     found = draw_systematic(reader, "pilot", seed, size, source.n_rows // _PART)
     if found is None:
         return None
-    return Pilot(found.usable, _explain(found.sample, n_components, seed, source))
+    sample = found.sample
+    explanation = None
+    if _determines_explanation(sample):
+        mixture = _rough_mixture(sample, n_components, seed, source.missing)
+        explanation = _explanation(mixture, sample, source)
+    return Pilot(found.usable, explanation)
 
 
-def _explain(sample: RowSample, n_components: int, seed: int, source: Source) -> Explanation | None:
-    """Return a rough mixture of the rows and its threshold; None if there are too few rows."""
-    has_gaps = np.isnan(sample.rows).any(axis=1)
-    if len(sample) - has_gaps.sum() < _FEWEST_ROWS or np.isnan(sample.rows).all(axis=0).any():
+def fitted_pilot_size(n_rows: int, n_sample: int, n_parameters: int) -> int:
+    """Return the size of a pilot to which the mixture that is sought is fitted.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows of the data.
+    n_sample : int
+        Rows of the sample of the survey.
+    n_parameters : int
+        Free parameters of the mixture.
+
+    Returns
+    -------
+    int
+        0 if the pilot would have too few rows.
+    """
+    size = min(n_rows // _PART_OF_DATA, n_sample // _PART_OF_SAMPLE)
+    return size if size >= max(_FEWEST_FITTED, _FITTED_PER_PARAMETER * n_parameters) else 0
+
+
+def draw_fitted_pilot(reader: Reader, seed: int, size: int) -> SystematicSample | None:
+    """Draw a pilot to which the mixture that is sought is fitted, from chunks all over the data.
+
+    Parameters
+    ----------
+    reader : Reader
+    seed : int
+        Below 2**32.
+    size : int
+        As :func:`fitted_pilot_size` gives it.
+
+    Returns
+    -------
+    SystematicSample or None
+        None if chunks are too large a part of the data, or too few rows can be used.
+
+    Raises
+    ------
+    NotFiniteError
+        If the rows hold infinity, or NaN that is not skipped.
+    """
+    source = reader.source
+    n_chunks = len(all_chunks(source))
+    most = n_chunks // _PART_OF_DATA
+    wanted = max(math.ceil(n_chunks * size / source.n_rows), _MANY_CHUNKS)
+    n_chosen = min(wanted, most)
+    if n_chosen < _FEWEST_CHUNKS:
         return None
-    mixture = _rough_mixture(sample, n_components, seed, source.missing)
+    chunks = spread_chunks(source, n_chosen, seed)
+    if row_count(source, chunks) > source.n_rows // _PART:
+        return None
+    found = draw_from_chunks(reader, "pilot", seed, size, chunks)
+    return found if _determines_explanation(found.sample) else None
+
+
+def pilot_of(mixture: Parameters, found: SystematicSample, source: Source) -> Pilot:
+    """Return the pilot whose mixture was fitted to the rows of a systematic sample."""
+    return Pilot(found.usable, _explanation(mixture, found.sample, source))
+
+
+def _determines_explanation(sample: RowSample) -> bool:
+    """Return whether there are enough rows, with values of each feature."""
+    has_gaps = np.isnan(sample.rows).any(axis=1)
+    n_complete = len(sample) - has_gaps.sum()
+    return bool(n_complete >= _FEWEST_ROWS and not np.isnan(sample.rows).all(axis=0).any())
+
+
+def _explanation(mixture: Parameters, sample: RowSample, source: Source) -> Explanation | None:
+    """Return a mixture with the score below which few rows lie; None if there is no such score."""
     expectation = EStep.prepare(mixture, Frame.of(mixture, source.dtype))
-    threshold = _low_score(expectation.posterior(sample.rows[~has_gaps]).scores)
+    is_complete = ~np.isnan(sample.rows).any(axis=1)
+    threshold = _low_score(expectation.posterior(sample.rows[is_complete]).scores)
     return None if threshold is None else Explanation(expectation, threshold)
 
 

@@ -13,21 +13,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.reads.reader import Reader, refuse_not_finite
+from streamgmm.algorithms.reads.reader import (
+    Reader,
+    StatisticsRequest,
+    chunk_statistics,
+    refuse_not_finite,
+    statistics_work,
+)
 from streamgmm.algorithms.reads.usable_rows import RowUse
 from streamgmm.algorithms.sampling.pilot import Explanation, Pilot, take_pilot
 from streamgmm.algorithms.sampling.row_sample import (
     Draw,
     RowSample,
     SampleDesign,
-    hash_positions,
 )
-from streamgmm.core.e_step import scratch_bytes
+from streamgmm.algorithms.sampling.systematic_sample import spread_chunks
+from streamgmm.core.e_step import EStep, scratch_bytes
 from streamgmm.core.feature_moments import FeatureMoments
+from streamgmm.core.frame import Frame
+from streamgmm.core.incomplete import IncompleteExpectation
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
 from streamgmm.errors import DataError
 from streamgmm.events import SkippedRows, SurveyDone
-from streamgmm.options import Missing
+from streamgmm.options import CovarianceType, Missing
 from streamgmm.protocols import Chunk, Source, Work, all_chunks, row_count
 
 # Rows that are kept, divided by the size of the sample, if only a pilot estimates how many are
@@ -59,6 +69,8 @@ class Survey:
         Sampled rows in the order of the data. The weight of a row is its own weight, times the
         number of rows of its stratum per sampled row. All weights therefore sum to about the weight
         of all usable rows, whether they were read or not.
+    statistics : Statistics, optional
+        Statistics of all rows under the parameters that were asked for.
     """
 
     n_rows: int
@@ -66,6 +78,7 @@ class Survey:
     n_unexplained: int
     moments: FeatureMoments
     sample: RowSample
+    statistics: Statistics | None = None
 
     def check(self) -> None:
         """Refuse moments and a sample of different numbers of columns; a file may hold such values.
@@ -114,12 +127,48 @@ def survey(reader: Reader, size: int, seed: int, n_components: int, part: float 
     chunks = _chosen_chunks(source, size, part, seed)
     n_rows = source.n_rows if chunks is None else row_count(source, chunks)
     pilot = take_pilot(reader, seed, n_components) if size < n_rows else None
+    return _survey(reader, size, seed, pilot, chunks)
+
+
+def survey_with_statistics(
+    reader: Reader, size: int, seed: int, pilot: Pilot, parameters: Parameters
+) -> Survey:
+    """Survey the data in one pass that also collects the statistics of a mixture.
+
+    Parameters, results and errors are those of :func:`survey`; the pilot sample has been taken.
+    """
+    frame = Frame.of(parameters, reader.source.dtype)
+    request = StatisticsRequest("survey", parameters, frame, iteration=1)
+    return _survey(reader, size, seed, pilot, None, request)
+
+
+def _survey(
+    reader: Reader,
+    size: int,
+    seed: int,
+    pilot: Pilot | None,
+    chunks: list[int] | None,
+    request: StatisticsRequest | None = None,
+) -> Survey:
+    """Survey some chunks, or all; a request asks for statistics."""
+    source = reader.source
+    n_rows = source.n_rows if chunks is None else row_count(source, chunks)
     explanation = None if pilot is None else pilot.explanation
     design = _design(source, size, seed, n_rows, pilot)
-    work = _work(design, source, n_components, explanation is not None)
+    work = _work(design, source, explanation)
+    expectation = None
+    if request is not None:
+        expectation = reader.prepared(request)
+        work = _with_statistics(work, source, request.parameters)
     reader.executor.check_memory(source, work)
-    state = _State(design, explanation, source.missing)
-    found = reader.reduce("survey", _Found, _survey_chunk, state, work, chunks)
+    state = _State(design, explanation, source.missing, expectation)
+
+    def record(found: _Found) -> dict[str, Any]:
+        if request is None or found.statistics is None:
+            return {}
+        return reader.entry_of(request, found.statistics)
+
+    found = reader.reduce("survey", _Found, _survey_chunk, state, work, chunks, record)
     totals = found.totals
     if totals.n_refused:
         refuse_not_finite(source, reader.executor)
@@ -130,6 +179,7 @@ def survey(reader: Reader, size: int, seed: int, n_components: int, part: float 
         int(totals.n_used[1]),
         totals.moments,
         _weighted(found.draw.sample(), scale * totals.n_used),
+        found.statistics,
     )
 
 
@@ -199,10 +249,7 @@ def _chosen_chunks(source: Source, size: int, part: float, seed: int) -> list[in
     n_chosen = math.ceil(n_chunks * min(max(part, size / source.n_rows), 1.0))
     if n_chosen >= n_chunks:
         return None
-    edges = n_chunks * np.arange(n_chosen + 1) // n_chosen
-    offsets = hash_positions(edges[:-1], seed) % np.diff(edges).astype(np.uint64)
-    chosen: list[int] = (edges[:-1] + offsets.astype(np.int64)).tolist()
-    return chosen
+    return spread_chunks(source, n_chosen, seed)
 
 
 def _design(source: Source, size: int, seed: int, n_rows: int, pilot: Pilot | None) -> SampleDesign:
@@ -216,21 +263,59 @@ def _design(source: Source, size: int, seed: int, n_rows: int, pilot: Pilot | No
     return SampleDesign.among(n_usable, size, seed, dtype, _SPARE)
 
 
-def _work(design: SampleDesign, source: Source, n_components: int, stratified: bool) -> Work:
+def _work(design: SampleDesign, source: Source, explanation: Explanation | None) -> Work:
     """Return the memory that the pass takes."""
+    if explanation is None:
+        return _sampling_work(design, source, is_stratified=False)
+    expectation = explanation.expectation
+    shape = len(expectation.weights), source.n_features
+    scores = scratch_bytes(expectation.frame.covariance_type, *shape)
+    return _sampling_work(design, source, is_stratified=True, scores=scores)
+
+
+def _sampling_work(
+    design: SampleDesign, source: Source, *, is_stratified: bool, scores: int = 0
+) -> Work:
     d = source.n_features
-    sample = design.work(d, stratified)
+    sample = design.work(d, is_stratified)
     largest = int(max(np.diff(source.boundaries)))
     block = _BLOCKS * max(_BLOCK_BYTES, 8 * d)
-    scores = scratch_bytes("diag", n_components, d) if stratified else 0
     return replace(sample, thread=sample.thread + block + _ROW_BYTES * largest + scores)
 
 
-def survey_work(source: Source, size: int, n_components: int) -> Work:
+def _with_statistics(work: Work, source: Source, parameters: Parameters) -> Work:
+    """Return the memory of a pass that also collects statistics."""
+    return _added(
+        work, statistics_work(source, parameters.covariance_type, parameters.n_components)
+    )
+
+
+def survey_work(
+    source: Source,
+    size: int,
+    covariance_type: CovarianceType,
+    n_components: int,
+    with_statistics: bool,
+) -> Work:
     """Return the largest memory that a survey may take, for any result of its pilot."""
     is_stratified = size < source.n_rows
     design = _design(source, size, 0, source.n_rows, Pilot(1.0, None) if is_stratified else None)
-    return _work(design, source, n_components, is_stratified)
+    kind: CovarianceType = covariance_type if with_statistics else "diag"
+    scores = scratch_bytes(kind, n_components, source.n_features) if is_stratified else 0
+    work = _sampling_work(design, source, is_stratified=is_stratified, scores=scores)
+    if not with_statistics:
+        return work
+    return _added(work, statistics_work(source, covariance_type, n_components))
+
+
+def _added(work: Work, other: Work) -> Work:
+    """Return the memory of a pass that does the work of two."""
+    return replace(
+        work,
+        thread=work.thread + other.thread,
+        value=work.value + other.value,
+        together=work.together + other.together,
+    )
 
 
 def _weighted(sample: RowSample, n_rows: Array) -> RowSample:
@@ -252,6 +337,7 @@ class _State:
     design: SampleDesign
     explanation: Explanation | None
     missing: Missing
+    expectation: EStep | IncompleteExpectation | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,9 +374,13 @@ class _Found:
 
     totals: _Totals
     draw: Draw
+    statistics: Statistics | None
 
     def merge(self, other: "_Found") -> "_Found":
-        return _Found(self.totals.merge(other.totals), self.draw.merge(other.draw))
+        statistics = None
+        if self.statistics is not None and other.statistics is not None:
+            statistics = self.statistics.merge(other.statistics)
+        return _Found(self.totals.merge(other.totals), self.draw.merge(other.draw), statistics)
 
 
 def _survey_chunk(state: _State, chunk: Chunk) -> _Found:
@@ -312,7 +402,10 @@ def _survey_chunk(state: _State, chunk: Chunk) -> _Found:
             for block in blocks
         ),
     )
-    return _Found(totals, state.design.draw(chunk, state.missing, is_unexplained))
+    drawn = state.design.draw(chunk, state.missing, is_unexplained)
+    if state.expectation is None:
+        return _Found(totals, drawn, None)
+    return _Found(totals, drawn, chunk_statistics(state.expectation, chunk))
 
 
 def _block_totals(

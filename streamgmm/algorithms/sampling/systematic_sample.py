@@ -1,11 +1,13 @@
-"""A systematic sample: ranges of rows from all over the data, of which a small part is read."""
+"""A systematic sample: ranges of rows, or chunks, from all over the data; few rows are read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.algorithms.reads.usable_rows import RowUse
 from streamgmm.algorithms.sampling.row_sample import (
     Draw,
     RowSample,
@@ -82,6 +84,68 @@ def draw_systematic(
     drawn = reader.reduce(purpose, Draw, _rows_at, state, work, chunks)
     sample = checked(drawn.sample(), reader)
     return SystematicSample(sample, len(sample) / len(positions))
+
+
+def spread_chunks(source: Source, n_chosen: int, seed: int) -> list[int]:
+    """Return one chunk of each of as many segments of the data."""
+    edges = len(all_chunks(source)) * np.arange(n_chosen + 1) // n_chosen
+    offsets = hash_positions(edges[:-1], seed) % np.diff(edges).astype(np.uint64)
+    chosen: list[int] = (edges[:-1] + offsets.astype(np.int64)).tolist()
+    return chosen
+
+
+def draw_from_chunks(
+    reader: Reader, purpose: str, seed: int, size: int, chunks: Sequence[int]
+) -> SystematicSample:
+    """Sample rows of some chunks.
+
+    Parameters
+    ----------
+    reader : Reader
+    purpose : str
+        Purpose, for the history.
+    seed : int
+        Below 2**32.
+    size : int
+        Largest number of rows.
+    chunks : sequence of int
+
+    Returns
+    -------
+    SystematicSample
+
+    Raises
+    ------
+    NotFiniteError
+        If the sampled rows hold infinity, or NaN that is not skipped.
+    """
+    source = reader.source
+    n_rows = row_count(source, chunks)
+    # Where rows may be skipped it is not known how many can be used, so every hash is allowed.
+    is_known = not source.has_weights and source.missing == "error"
+    dtype = np.dtype(np.float64)
+    design = SampleDesign.among(n_rows if is_known else size, min(size, n_rows), seed, dtype)
+    work = design.work(source.n_features)
+    drawn = reader.reduce(purpose, _Counted, _counted, (design, source.missing), work, chunks)
+    return SystematicSample(checked(drawn.draw.sample(), reader), drawn.n_used / max(n_rows, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class _Counted:
+    """Rows that are drawn, and the number of rows that can be used; a monoid."""
+
+    draw: Draw
+    n_used: int
+
+    def merge(self, other: "_Counted") -> "_Counted":
+        return _Counted(self.draw.merge(other.draw), self.n_used + other.n_used)
+
+
+def _counted(state: tuple[SampleDesign, Missing], chunk: Chunk) -> _Counted:
+    design, missing = state
+    use = RowUse.of(chunk.rows, chunk.weights, missing)
+    n_used = len(chunk.rows) if use is None else int(np.count_nonzero(use.used))
+    return _Counted(design.draw(chunk, missing), n_used)
 
 
 def _places(
