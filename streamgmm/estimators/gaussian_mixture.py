@@ -579,7 +579,10 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             )
         found = survey_for_fit(reader, k, n_parameters, random, self.survey_part, begun)
         settings = settings_for(found.sample, objective)
-        fit = fit_by_assignment if reader.is_hard else partial(fit_in_few_reads, begun=begun)
+        begun_at = None if begun is None else begun.parameters
+        # The pilot holds a mixture that is prepared for rows.
+        del begun
+        fit = fit_by_assignment if reader.is_hard else partial(fit_in_few_reads, start=begun_at)
         return fit(
             reader,
             open_rows,

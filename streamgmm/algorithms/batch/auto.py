@@ -27,6 +27,7 @@ from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.reads.usable_rows import require_weight
 from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.pilot import (
+    Pilot,
     draw_fitted_pilot,
     fitted_pilot_size,
     pilot_of,
@@ -70,11 +71,12 @@ class PilotFit:
 
     Attributes
     ----------
-    found : SystematicSample
+    pilot : Pilot
+        Which rows the mixture explains badly.
     parameters : Parameters
     """
 
-    found: SystematicSample
+    pilot: Pilot
     parameters: Parameters
 
 
@@ -128,7 +130,7 @@ def fit_to_pilot(
         return None
     settings = settings_for(found.sample)
     _, parameters = _searched(reader, open_rows, settings, known, found.sample, tol, random, effort)
-    return PilotFit(found, parameters)
+    return PilotFit(pilot_of(parameters, found, source), parameters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,8 +174,7 @@ def survey_for_fit(
     def find() -> Survey:
         if begun is None:
             return survey(reader, size, seed, n_components, survey_part)
-        pilot = pilot_of(begun.parameters, begun.found, source)
-        return survey_with_statistics(reader, size, seed, pilot, begun.parameters)
+        return survey_with_statistics(reader, size, seed, begun.pilot, begun.parameters)
 
     found = reader.kept(Survey, find)
     reader.notify(report(found, source, _shortfall(source, found.sample, n_parameters)))
@@ -193,7 +194,7 @@ def fit_in_few_reads(
     max_iter: int,
     random: np.random.RandomState,
     effort: Effort = EFFORTS[0],
-    begun: PilotFit | None = None,
+    start: Parameters | None = None,
 ) -> Fit:
     """Fit a mixture to all rows, from nothing or from what is known beforehand.
 
@@ -212,7 +213,7 @@ def fit_in_few_reads(
     random : numpy.random.RandomState
     effort : Effort
         How much memory the work may use.
-    begun : PilotFit, optional
+    start : Parameters, optional
         The mixture of which the survey has collected the statistics.
 
     Returns
@@ -226,11 +227,10 @@ def fit_in_few_reads(
     """
     sample = found.sample
     leap: Leap | None = None
-    if begun is None or found.statistics is None:
+    if start is None:
         search, start = _searched(reader, open_rows, settings, known, sample, tol, random, effort)
     else:
         search = _search(reader, open_rows, settings, known, sample, random, effort)
-        start = begun.parameters
         enough = sample_tolerance(reader, settings, sample, tol)
 
         def leap(proposal: Parameters, is_done: bool) -> Parameters | None:
