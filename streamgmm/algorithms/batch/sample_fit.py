@@ -4,6 +4,7 @@ Short runs of EM on few rows; from the better ones, moves out of poor optima on 
 convergence of the best on the whole sample, where iterations cost next to nothing beside a pass.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -254,14 +255,17 @@ class Stage:
 
 
 class _Visits:
-    """Listens to work on rows, and counts these."""
+    """Listens to work on rows, counts these, and keeps their log-likelihoods."""
 
     def __init__(self) -> None:
         self.n_rows = 0
+        self.log_likelihoods: list[float] = []
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, ReadDone):
             self.n_rows += event.n_rows
+            if math.isfinite(event.log_likelihood):
+                self.log_likelihoods.append(event.log_likelihood)
         elif isinstance(event, StepScored):
             self.n_rows += event.n_row_visits
 
@@ -358,7 +362,9 @@ class Search:
             fits = work(Rows(reader, part.rows, part.weights), *arguments)
             seconds = time.perf_counter() - start
             best = fits[0].log_likelihood
-            self.reader.notify(SampleStage(name, len(part), visits.n_rows, best, seconds))
+            path = tuple(visits.log_likelihoods)
+            stage = SampleStage(name, len(part), visits.n_rows, best, seconds, path)
+            self.reader.notify(stage)
             return Stage(tuple(fit.parameters for fit in fits))
 
         return self.reader.kept(Stage, find).found
