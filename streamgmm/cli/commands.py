@@ -952,7 +952,15 @@ def plot(
     if data is None and any(value is not None for value in described):
         raise click.UsageError("Options that describe data need --data, the data that are drawn.")
     check_output(output, _PICTURES, data, model, _path_of(sample_weight))
-    from streamgmm import plotting
+    from streamgmm.plotting import (
+        plot_convergence,
+        plot_entropy,
+        plot_fit,
+        plot_mixture,
+        plot_pairs,
+        plot_uncertainty,
+        save_picture,
+    )
 
     fitted = _load(model)
     source = None if data is None else _opened(data, settings, sample_weight)
@@ -961,18 +969,18 @@ def plot(
     shown = None if features is None else _columns(features, fitted)
     match kind:
         case "mixture":
-            drawn: Any = plotting.plot_mixture(fitted, source, shown, contours=contours)
+            drawn: Any = plot_mixture(fitted, source, shown, contours=contours)
         case "pairs":
-            drawn = plotting.plot_pairs(fitted, source, shown)
+            drawn = plot_pairs(fitted, source, shown)
         case "uncertainty":
-            drawn = plotting.plot_uncertainty(fitted, source, shown)
+            drawn = plot_uncertainty(fitted, source, shown)
         case "fit":
-            drawn = plotting.plot_fit(fitted, source, shown)
+            drawn = plot_fit(fitted, source, shown)
         case "convergence":
-            drawn = plotting.plot_convergence(fitted)
+            drawn = plot_convergence(fitted)
         case _:
-            drawn = plotting.plot_entropy(fitted.merged_components(source))
-    plotting.save_picture(drawn, output)
+            drawn = plot_entropy(fitted.merged_components(source))
+    save_picture(drawn, output)
 
 
 def _kind(kind: str | None, convergence: bool, entropy: bool) -> str:

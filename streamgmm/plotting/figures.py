@@ -97,6 +97,8 @@ def save_picture(ax: Axes | NDArray[Any], path: str | os.PathLike[str]) -> None:
     ------
     OutputError
         If the file cannot be written.
+    ParameterError
+        If the axes are in no figure.
 
     Examples
     --------
@@ -109,10 +111,11 @@ def save_picture(ax: Axes | NDArray[Any], path: str | os.PathLike[str]) -> None:
     target = local_path(path, OutputError, "pictures")
     if target.is_dir():
         raise OutputError(f"{target} cannot be written: it is a directory; name a file in it")
+    figure = _figure_of(ax)
     unfinished = target.with_name(f".{uuid.uuid4().hex[:8]}.{target.name}")
     try:
         with writing(target):
-            _figure_of(ax).savefig(unfinished, dpi=_DOTS_PER_INCH)
+            figure.savefig(unfinished, dpi=_DOTS_PER_INCH)
             unfinished.replace(target)
     except ValueError as error:
         raise OutputError(
