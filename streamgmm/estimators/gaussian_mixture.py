@@ -246,8 +246,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         another, or a whole one of data in few chunks.
     sample_history_ : list of dict
         One entry for each stage of the work on the sample in memory; the keys are the fields of
-        :class:`streamgmm.events.SampleStage`. Files do not hold it, and stages that an interrupted
-        call has finished are not in it.
+        :class:`streamgmm.events.SampleStage`. Stages that an interrupted call has finished are not
+        in it.
     reg_covar_ : ndarray of shape (n_features,)
         The number that was added to the diagonal entry of each column; with "spherical" all are
         equal. Not set by "auto" where a given start was kept without iterations.
@@ -464,7 +464,9 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
                     best = with_mixture_evaluated(reader, best)
                 self._keep(best, reader, objective.ridge)
                 keep_sample(self, best.sample, source.missing)
-        self.sample_history_ = [asdict(stage) for stage in stages]
+        self.sample_history_ = [
+            {**asdict(stage), "log_likelihoods": [*stage.log_likelihoods]} for stage in stages
+        ]
         self._warn(best, reader, rows)
         return self
 
@@ -752,10 +754,10 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         self._statistics, self._reason = fitted.statistics, fitted.reason
         self._is_hard_fit, self._criteria = fitted.is_hard, fitted.criteria
         forget_sample(self)
-        self.__dict__.pop("sample_history_", None)
         self.converged_, self.n_iter_ = fitted.converged, fitted.n_iterations
         self.lower_bound_, self.lower_bounds_ = fitted.log_likelihood, [*fitted.log_likelihoods]
         self.history_, self.n_reads_ = [*map(dict, fitted.history)], fitted.n_reads
+        self.sample_history_ = [*map(dict, fitted.sample_history)]
         self.n_features_in_ = parameters.n_features
         self.__dict__.pop("feature_names_in_", None)
         if fitted.feature_names is not None:
@@ -780,6 +782,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             tuple(getattr(self, "lower_bounds_", ())),
             self._is_hard_fit,
             self._criteria,
+            tuple(self.sample_history_),
         )
 
     @classmethod
@@ -1032,6 +1035,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         copy_fitted(model, converted)
         converted.reg_covar_ = np.full(converted.means_.shape[1], float(model.reg_covar))
         converted.history_, converted.n_reads_ = [], 0
+        converted.sample_history_ = []
         return converted
 
 

@@ -66,7 +66,7 @@ class Palette:
         """Colours from certain to uncertain; lightness alone tells the order."""
         if self.ink == "0.85":
             return LinearSegmentedColormap.from_list("doubts", ["0.4", "#c46a1e", "#ffe08a"])
-        return LinearSegmentedColormap.from_list("doubts", ["0.75", "#d0661a", "#5c0a3c"])
+        return LinearSegmentedColormap.from_list("doubts", ["0.65", "#d0661a", "#5c0a3c"])
 
 
 def relative_luminance(colour: tuple[float, float, float]) -> float:

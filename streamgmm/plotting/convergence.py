@@ -33,10 +33,10 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     accepted are crosses beside the line. The scale is logarithmic down to ``tol`` and linear from
     there to 0, where the best accepted pass lies.
 
-    Of a default fit a second axes to the left shows the work on the sample in memory, if the model
-    still knows it: a dot for each iteration of the starts, the splits and merges ("moves") and the
-    final EM, as far as it is below the best of its stage, and a line for the best so far. Stages
-    use different rows, so that their values are not compared.
+    Of a default fit a second axes to the left shows the work on the sample in memory. Each
+    iteration of the starts, of the splits and merges ("moves") and of the final EM is a dot, as far
+    as it is below the best of its stage; a line shows the best so far. Stages use different rows,
+    so that their values are not compared.
 
     Of a model that learned a stream it is what rows scored before they were learned, entry by entry
     of its history, with the mean over a hundredth of these rows; lines stand where the stream was

@@ -14,7 +14,7 @@ from streamgmm.plotting.views import Features, View, check_fitted
 
 _MOST_ROWS = 5000
 # Areas of the points of certain rows, and of the most uncertain ones, in square points.
-_SMALLEST, _LARGEST = 3.0, 40.0
+_SMALLEST, _LARGEST = 6.0, 40.0
 # The scale reaches the uncertainty between two components.
 _LEAST_SCALE = 0.5
 
