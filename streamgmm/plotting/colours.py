@@ -58,7 +58,7 @@ class Palette:
     @property
     def densities(self) -> Colormap:
         """Greys of few to many rows, none of which hides a line."""
-        ends = ("0.45", "0.85") if self.ink == "0.85" else ("0.8", "0.4")
+        ends = ("0.25", "0.5") if self.ink == "0.85" else ("0.8", "0.4")
         return LinearSegmentedColormap.from_list("densities", ends)
 
     @property

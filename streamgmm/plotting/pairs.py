@@ -30,6 +30,8 @@ from streamgmm.plotting.views import (
 
 # Features that are shown if none are given, and at most.
 _SHOWN, _MOST = 6, 12
+# A longer list of components has two columns.
+_MOST_LINES = 10
 # Width and height of the axes of a pair, and of the smallest figure, in inches.
 _CELL, _SMALLEST = 2.1, 5.0
 # Cells across a pair, and rows that are drawn.
@@ -104,11 +106,13 @@ def plot_pairs(
             _draw_pair(axes[i, j], components, rows, (j, i), limits)
             _label(axes[i, j], view, i, j)
     handles = [*component_handles(components), sum_handle(components)]
+    is_long = len(handles) > _MOST_LINES
     figure.legend(
         handles=handles,
         title="component: weight",
         frameon=False,
-        fontsize="small",
+        fontsize="x-small" if is_long else "small",
+        ncols=2 if is_long else 1,
         loc="upper right" if m > 1 else "outside right upper",
     )
     if note:
