@@ -45,7 +45,7 @@ copy_examples()
 sphinx_gallery_conf = {
     "examples_dirs": "_build/examples",
     "gallery_dirs": "tutorials",
-    "filename_pattern": "(number_of_components|fit_zarr|live_stream|nightly_appends)",
+    "filename_pattern": "/(number_of_components|fit_zarr|live_stream|nightly_appends|pictures).py",
     "within_subsection_order": "FileNameSortKey",
     "image_scrapers": "gallery.take_pictures",
     "reset_modules": "gallery.remove_outputs",

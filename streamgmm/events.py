@@ -250,6 +250,9 @@ class SampleStage(Event):
     log_likelihood : float
         Mean log-likelihood of these rows, nats per row.
     seconds : float
+    log_likelihoods : tuple of float
+        Mean log-likelihood of these rows at each iteration, in order, nats per row. Each start,
+        and each attempt to split and merge components, begins with a value of its own.
     """
 
     name: str
@@ -257,6 +260,7 @@ class SampleStage(Event):
     n_row_visits: int
     log_likelihood: float
     seconds: float
+    log_likelihoods: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pyarrow
 import pytest
 import zarr
@@ -564,6 +565,31 @@ def test_plots_are_written(run, files, tmp_path):
     assert _listing(tmp_path) == {"a.png", "b.svg", "c.pdf", "d.svg", "e.svg"}
 
 
+@pytest.mark.parametrize("kind", ["mixture", "pairs", "uncertainty", "fit", "entropy"])
+def test_each_kind_of_picture_is_written(run, files, tmp_path, kind):
+    words = ["plot", "model.gmm", "--data", "data.npy", "--kind", kind, "-o", "p.png"]
+    assert run(*words) == Result(0, "", "")
+    assert (tmp_path / "p.png").stat().st_size > 0
+
+
+def test_features_of_a_picture_are_named(run, files, tmp_path):
+    frame = pandas.DataFrame(np.load(files / "data.npy"), columns=["t", "q", "77"])
+    frame.to_parquet("named.parquet")
+    GaussianMixture(2, random_state=0).fit(frame).save("named.gmm")
+    words = ["plot", "named.gmm", "--data", "named.parquet", "--columns", "t,q,77", "-o", "p.svg"]
+    for kind in ("mixture", "pairs", "uncertainty", "fit"):
+        # What is a name is no number.
+        assert run(*words, "--kind", kind, "--features", "q,77") == Result(0, "", "")
+        picture = (tmp_path / "p.svg").read_text()
+        assert "<!-- q -->" in picture
+        assert "<!-- 77 -->" in picture
+        assert "<!-- t -->" not in picture
+    assert run(*words, "--features", "2,t", "--contours") == Result(0, "", "")
+    weighted = ["--sample-weight", "w.npy", "--kind", "fit"]
+    np.save("w.npy", np.ones(len(frame)))
+    assert run(*words, *weighted) == Result(0, "", "")
+
+
 def test_without_matplotlib_a_plot_says_what_to_install(run, monkeypatch):
     monkeypatch.delitem(sys.modules, "streamgmm.plotting", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -642,11 +668,15 @@ BAD = [
     (("sample", "model.gmm", "-n", 9, "-o", "r.npy", "--labels", "r.npy"), "overlap"),
     (("info", "missing.gmm"), "missing.gmm: no such file"),
     (("plot", "model.gmm", "-o", "p.jpg"), "end in .png or .pdf or .svg"),
-    (("plot", "model.gmm", "-o", "p.png", "--features", "0,3"), "model has columns 0 to 2"),
-    (("plot", "model.gmm", "-o", "p.png", "--features", "a"), "'a' is not one or two column"),
+    (("plot", "model.gmm", "-o", "p.png", "--features", "0,3"), "numbers from 0 to 2"),
+    (("plot", "model.gmm", "-o", "p.png", "--features", "a"), "['a'] are not columns of the"),
+    (("plot", "model.gmm", "-o", "p.png", "--features", "0,1,2"), "shows one or two"),
+    (("plot", "model.gmm", "-o", "p.png", "--kind", "fit"), "--kind fit needs --data"),
+    (("plot", "model.gmm", "-o", "p.png", "--kind", "pairs", "--contours"), "--kind mixture"),
+    (("plot", "model.gmm", "-o", "p.png", "--kind", "pairs", "--entropy"), "has one kind"),
     (("plot", "model.gmm", "-o", "p.png", "--data", "two.npy"), "2 features"),
-    (("plot", "model.gmm", "-o", "p.png", "--convergence", "--features", "0"), "shows no data"),
-    (("plot", "model.gmm", "-o", "p.png", "--entropy"), "--entropy needs --data"),
+    (("plot", "model.gmm", "-o", "p.png", "--convergence", "--features", "0"), "shows no features"),
+    (("plot", "model.gmm", "-o", "p.png", "--entropy"), "--kind entropy needs --data"),
     (("demo", "--size", "10"), "--size is 10 bytes; give 31.25 KiB or more"),
     (("demo", "--size", "9000TB"), "free, the array takes up to"),
     (("demo", "--size", "1MB", "--directory", "nowhere"), "there is no directory nowhere"),

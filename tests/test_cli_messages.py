@@ -79,7 +79,7 @@ LINES: list[tuple[tuple[str, ...], str]] = [
     (("fit", "gone*.npy", *FIT), r"no file that can be read .* matches the pattern gone\*\.npy"),
     (("plot", "m.gmm", "-o", "p.png", "--data", "two.npy"), "two.npy has 2 features"),
     (("plot", "m.gmm", "-o", "p.png", "--path", "a"), "need --data"),
-    (("plot", "m.gmm", "-o", "p.png", "--features", "7"), "columns 0 to 2"),
+    (("plot", "m.gmm", "-o", "p.png", "--features", "7"), "numbers from 0 to 2"),
     # What must be local says so of a URL.
     (("fit", "x.npy", "-k", "2", "-o", "s3://b/m.gmm"), "s3://b/m.gmm is a URL"),
     (("fit", "x.npy", "--start", "s3://b/m.gmm", "-o", "n.gmm"), "s3://b/m.gmm is a URL"),

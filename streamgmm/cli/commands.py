@@ -885,67 +885,127 @@ def info(model: Path, as_json: bool) -> None:
         print_history(fitted)
 
 
+_KINDS = ("mixture", "pairs", "uncertainty", "fit", "convergence", "entropy")
+_KINDS_OF_FEATURES = ("mixture", "pairs", "uncertainty", "fit")
+_KINDS_OF_DATA = ("uncertainty", "fit", "entropy")
+
+
 @main.command(
-    epilog=_example("streamgmm plot model.gmm --data data.zarr --features 0,1 -o picture.png")
+    epilog=_example(
+        "streamgmm plot model.gmm --data data.zarr --features 0,1 -o picture.png",
+        "streamgmm plot model.gmm --data data.parquet --kind fit -o fit.png",
+    )
 )
 @_model
 @_path_option("-o", "--output", required=True, help="Picture: ends in .png, .pdf or .svg.")
 @click.option(
+    "--kind",
+    type=click.Choice(_KINDS),
+    help="mixture: the components as ellipses, over --data. pairs: several features, one by one "
+    "and pair by pair. uncertainty: rows of --data by how uncertain their component is. fit: how "
+    "well the model describes --data. convergence: the log-likelihood of each pass, or along a "
+    "stream. entropy: how merging components lowers the entropy, of all rows of --data.  "
+    "[default: mixture]",
+)
+@click.option(
     "--data",
     metavar="DATA",
-    help="Draw these data behind the ellipses: path or URL; a few chunks are read.",
-)
-@click.option("--features", metavar="I,J", help="Columns to show.  [default: 0,1]")
-@click.option(
-    "--convergence",
-    is_flag=True,
-    help="Draw the log-likelihood of each pass of the fit, or along the stream, instead.",
+    help="Data to draw: path or URL; a few chunks are read.",
 )
 @click.option(
-    "--entropy",
-    is_flag=True,
-    help="Draw instead how merging components lowers the entropy; of all rows of --data.",
+    "--features",
+    callback=_names,
+    metavar="A,B,...",
+    help="Names or numbers of the columns to show.  [default: the two directions, or the "
+    "features, that separate the components best]",
 )
+@click.option(
+    "--contours", is_flag=True, help="Draw lines of equal density in place of the ellipses."
+)
+@click.option("--convergence", is_flag=True, help="The same as --kind convergence.")
+@click.option("--entropy", is_flag=True, help="The same as --kind entropy.")
 @_description
+@_sample_weight
 def plot(
     model: Path,
     output: Path,
+    kind: str | None,
     data: str | None,
-    features: str | None,
+    features: list[str] | None,
+    contours: bool,
     convergence: bool,
     entropy: bool,
+    sample_weight: Any,
     **settings: Any,
 ) -> None:
-    """Draw the components of a model as ellipses, over data, or how its fit converged."""
-    if entropy and (convergence or data is None or features is not None):
-        raise click.UsageError("--entropy needs --data, and neither --convergence nor --features.")
-    if convergence and (data is not None or features is not None):
-        raise click.UsageError("--convergence shows no data; remove --data and --features.")
-    if data is None and any(value is not None for value in settings.values()):
+    """Draw the components of a model over data, how well they fit, or how they were found."""
+    kind = _kind(kind, convergence, entropy)
+    if data is None and kind in _KINDS_OF_DATA:
+        raise click.UsageError(f"--kind {kind} needs --data, the rows that are drawn.")
+    if data is not None and kind == "convergence":
+        raise click.UsageError("--kind convergence shows no data; remove --data.")
+    if features is not None and kind not in _KINDS_OF_FEATURES:
+        raise click.UsageError(f"--kind {kind} shows no features; remove --features.")
+    if contours and kind != "mixture":
+        raise click.UsageError("--contours are drawn by --kind mixture alone.")
+    described = [*settings.values(), sample_weight]
+    if data is None and any(value is not None for value in described):
         raise click.UsageError("Options that describe data need --data, the data that are drawn.")
-    columns = _columns(features or "0,1")
-    check_output(output, _PICTURES, data, model)
-    from streamgmm.plotting import plot_convergence, plot_entropy, plot_mixture, save_picture
+    check_output(output, _PICTURES, data, model, _path_of(sample_weight))
+    from streamgmm.plotting import (
+        plot_convergence,
+        plot_entropy,
+        plot_fit,
+        plot_mixture,
+        plot_pairs,
+        plot_uncertainty,
+        save_picture,
+    )
 
     fitted = _load(model)
-    source = None if data is None else _opened(data, settings)
-    if entropy and not hasattr(fitted, "merged_components"):
-        raise click.UsageError("--entropy needs a model of a fit, not one of a stream.")
-    if entropy:
-        drawn = plot_entropy(fitted.merged_components(source))
-    else:
-        drawn = plot_convergence(fitted) if convergence else plot_mixture(fitted, source, columns)
+    source = None if data is None else _opened(data, settings, sample_weight)
+    if kind == "entropy" and not hasattr(fitted, "merged_components"):
+        raise click.UsageError("--kind entropy needs a model of a fit, not one of a stream.")
+    shown = None if features is None else _columns(features, fitted)
+    match kind:
+        case "mixture":
+            drawn: Any = plot_mixture(fitted, source, shown, contours=contours)
+        case "pairs":
+            drawn = plot_pairs(fitted, source, shown)
+        case "uncertainty":
+            drawn = plot_uncertainty(fitted, source, shown)
+        case "fit":
+            drawn = plot_fit(fitted, source, shown)
+        case "convergence":
+            drawn = plot_convergence(fitted)
+        case _:
+            drawn = plot_entropy(fitted.merged_components(source))
     save_picture(drawn, output)
 
 
-def _columns(features: str) -> list[int]:
-    try:
-        return [int(column) for column in features.split(",")]
-    except ValueError:
-        raise click.BadParameter(
-            f"{features!r} is not one or two column numbers such as 0,1.",
-            param_hint="'--features'",
-        ) from None
+def _kind(kind: str | None, convergence: bool, entropy: bool) -> str:
+    """Return the kind of picture that the options name.
+
+    Raises
+    ------
+    click.UsageError
+        If they name different ones.
+    """
+    named = {kind} if kind else set()
+    named |= {"convergence"} if convergence else set()
+    named |= {"entropy"} if entropy else set()
+    if len(named) > 1:
+        raise click.UsageError(f"A picture has one kind, not {' and '.join(sorted(named))}.")
+    return named.pop() if named else "mixture"
+
+
+def _columns(features: list[str], model: Any) -> list[int | str]:
+    """Return columns as the library takes them; a text is a number unless it is a name."""
+    names = getattr(model, "feature_names_in_", ())
+    return [
+        int(name) if name not in names and re.fullmatch(r"-?\d+", name) else name
+        for name in features
+    ]
 
 
 @main.command(epilog=_example("streamgmm warmup"))

@@ -58,6 +58,8 @@ class FittedModel:
         classification.
     criteria : Criteria or None
         Criteria of the parameters on the rows; None if no pass over the data has evaluated them.
+    sample_history : tuple of dict
+        One entry for each stage of the work on a sample in memory.
     """
 
     parameters: Parameters
@@ -73,6 +75,7 @@ class FittedModel:
     log_likelihoods: tuple[float, ...] = ()
     is_hard: bool = False
     criteria: Criteria | None = None
+    sample_history: tuple[Mapping[str, Any], ...] = ()
 
     def require_statistics(self, name: str) -> Statistics:
         """Return the statistics, or refuse a mixture that has none.

@@ -55,6 +55,7 @@ from streamgmm.protocols import (
     Chunk,
     Source,
 )
+from streamgmm.sources.columns import chosen_columns
 
 #: The path of an output, in the type in which it was given.
 OutputPath = TypeVar("OutputPath", bound=str | os.PathLike[str])
@@ -579,16 +580,9 @@ or the path ``out``
         """Return the numbers of columns that are given by number or name."""
         if not isinstance(features, Iterable) or isinstance(features, str):
             raise ParameterError(f"features is {features!r}; give a list of columns of the model")
-        names = getattr(self, "feature_names_in_", np.empty(0, dtype=object)).tolist()
-        numbers = [names.index(f) if f in names else f for f in features]
-        unknown = [f for f in numbers if f not in range(self.n_features_in_)]
-        if unknown or not numbers or len(set(numbers)) < len(numbers):
-            known = f", or names: {', '.join(names)}" if names else ""
-            raise ParameterError(
-                f"features {list(features)} are not columns of the model, each once; choose "
-                f"numbers from 0 to {self.n_features_in_ - 1}{known}"
-            )
-        return np.array(numbers, dtype=np.intp)
+        names = getattr(self, "feature_names_in_", None)
+        known = None if names is None else names.tolist()
+        return np.array(chosen_columns(features, self.n_features_in_, known), dtype=np.intp)
 
     def _derived(self, parameters: Parameters, features: NDArray[np.intp]) -> "MixtureEstimator":
         """Return a model of the same settings with other parameters, of some of the features."""

@@ -75,7 +75,7 @@ from streamgmm.estimators.validation import (
     check_is_fitted,
     check_settings,
 )
-from streamgmm.events import Event, FitStarted, Listener, SkippedRows, SurveyDone
+from streamgmm.events import Event, FitStarted, Listener, SampleStage, SkippedRows, SurveyDone
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
@@ -247,6 +247,10 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         begins with a "survey", and, if its sample is not all of the data, a "pilot" before it,
         which is a fraction of a pass; from a start that is given, with a "sample", which is
         another, or a whole one of data in few chunks.
+    sample_history_ : list of dict
+        One entry for each stage of the work on the sample in memory; the keys are the fields of
+        :class:`streamgmm.events.SampleStage`. Stages that an interrupted call has finished are not
+        in it.
     reg_covar_ : ndarray of shape (n_features,)
         The number that was added to the diagonal entry of each column; with "spherical" all are
         equal. Not set by "auto" where a given start was kept without iterations.
@@ -445,7 +449,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
                 executor.check_memory(source, work, needs.works)
             work, effort = works[0], needs.effort(executor.memory_limit)
             log_effort(effort)
-            listener = rows.before(listener_of(self))
+            stages: list[SampleStage] = []
+            listener = rows.before(_keeping(stages, listener_of(self)))
             reader = Reader(
                 source,
                 executor,
@@ -462,6 +467,9 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
                     best = with_mixture_evaluated(reader, best)
                 self._keep(best, reader, objective.ridge)
                 keep_sample(self, best.sample, source.missing)
+        self.sample_history_ = [
+            {**asdict(stage), "log_likelihoods": [*stage.log_likelihoods]} for stage in stages
+        ]
         self._warn(best, reader, rows)
         return self
 
@@ -774,6 +782,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         self.converged_, self.n_iter_ = fitted.converged, fitted.n_iterations
         self.lower_bound_, self.lower_bounds_ = fitted.log_likelihood, [*fitted.log_likelihoods]
         self.history_, self.n_reads_ = [*map(dict, fitted.history)], fitted.n_reads
+        self.sample_history_ = [*map(dict, fitted.sample_history)]
         self.n_features_in_ = parameters.n_features
         self.__dict__.pop("feature_names_in_", None)
         if fitted.feature_names is not None:
@@ -798,6 +807,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             tuple(getattr(self, "lower_bounds_", ())),
             self._is_hard_fit,
             self._criteria,
+            tuple(self.sample_history_),
         )
 
     @classmethod
@@ -1050,6 +1060,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         copy_fitted(model, converted)
         converted.reg_covar_ = np.full(converted.means_.shape[1], float(model.reg_covar))
         converted.history_, converted.n_reads_ = [], 0
+        converted.sample_history_ = []
         return converted
 
 
@@ -1100,6 +1111,17 @@ def _as_numbers(name: str, value: Any) -> Array | None:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ParameterError(f"{name} is not an array of real numbers: {error}") from None
+
+
+def _keeping(stages: list[SampleStage], listener: Listener) -> Listener:
+    """Return a listener that keeps the stages of the work on the sample, and passes all events."""
+
+    def listen(event: Event) -> None:
+        if isinstance(event, SampleStage):
+            stages.append(event)
+        listener(event)
+
+    return listen
 
 
 class _RowCheck:

@@ -33,7 +33,7 @@ from streamgmm.estimators.header_values import (
     truth,
     whole,
 )
-from streamgmm.events import ReadDone
+from streamgmm.events import ReadDone, SampleStage
 from streamgmm.persistence import (
     Record,
     pack_statistics,
@@ -60,11 +60,25 @@ def _passes(name: str, value: Any) -> None:
         known(name, entry, _PASS)
 
 
+def _stages(name: str, value: Any) -> None:
+    """Refuse a value that is no list of stages of the work on a sample."""
+    for entry in listed(name, value):
+        known(name, entry, _STAGE)
+
+
 def _check_of(kind: Any) -> Callable[[str, Any], Any]:
     """Return the check of a field of a pass over the data."""
     return {int: whole, float: any_number, bool: truth, str: text}[kind]
 
 
+_STAGE = {
+    **{
+        name: _check_of(kind)
+        for name, kind in get_type_hints(SampleStage).items()
+        if kind in (int, float, str)
+    },
+    "log_likelihoods": _numbers,
+}
 _PASS = {name: _check_of(kind) for name, kind in get_type_hints(ReadDone).items()}
 #: Fitted attributes that are plain values, each with a check of what a file says.
 _VALUES: Mapping[str, Callable[[str, Any], Any]] = {
@@ -74,6 +88,7 @@ _VALUES: Mapping[str, Callable[[str, Any], Any]] = {
     "lower_bounds_": _numbers,
     "n_features_in_": whole,
     "history_": _passes,
+    "sample_history_": _stages,
     "n_reads_": amount,
 }
 #: Settings that are not stored: a file cannot name a place to write to, an executor or a function.
@@ -146,6 +161,7 @@ def from_record(estimator: Any, record: Record) -> Any:
         tuple(values.get("lower_bounds_", ())),
         settings.get("algorithm") == "hard",
         _criteria(header),
+        tuple(values.get("sample_history_", ())),
     )
     # What is computed anew differs from what was saved by rounding.
     return estimator.from_fitted_model(fitted, arrays, **settings)

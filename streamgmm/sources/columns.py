@@ -2,11 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import Any
 
-from streamgmm.errors import DataError, DataTypeError
+from streamgmm.errors import DataError, DataTypeError, ParameterError
 from streamgmm.protocols import Source
 
 _MOST_SHOWN = 5
+# Names that an error offers.
+_MOST_CHOICES = 20
 
 
 def refuse_duplicates(name: str, columns: Iterable[object]) -> None:
@@ -43,6 +47,36 @@ def feature_names(name: str, columns: Sequence[object]) -> list[str] | None:
             "strings, for example with X.columns = X.columns.astype(str)"
         )
     return names
+
+
+def chosen_columns(
+    features: Iterable[object], n_features: int, names: Sequence[str] | None
+) -> list[int]:
+    """Return the numbers of columns that are given by number or name.
+
+    Parameters
+    ----------
+    features : iterable of int or str
+    n_features : int
+        Number of columns.
+    names : sequence of str, or None
+        Their names.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such column, one is given twice, or there is none.
+    """
+    given, known = list(features), [] if names is None else list(names)
+    numbers: list[Any] = [known.index(f) if isinstance(f, str) and f in known else f for f in given]
+    are_known = all(isinstance(f, Integral) and f in range(n_features) for f in numbers)
+    if not are_known or not numbers or len(set(numbers)) < len(numbers):
+        shown = ", ".join([*known[:_MOST_CHOICES], *["..."] * (len(known) > _MOST_CHOICES)])
+        raise ParameterError(
+            f"features {given} are not columns of the model, each once; choose numbers from 0 to "
+            f"{n_features - 1}" + (f", or names: {shown}" if known else "")
+        )
+    return [int(number) for number in numbers]
 
 
 def check_features(

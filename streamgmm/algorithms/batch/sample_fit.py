@@ -257,14 +257,17 @@ class Stage:
 
 
 class _Visits:
-    """Listens to work on rows, and counts these."""
+    """Listens to work on rows, counts these, and keeps their log-likelihoods."""
 
     def __init__(self) -> None:
         self.n_rows = 0
+        self.log_likelihoods: list[float] = []
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, ReadDone):
             self.n_rows += event.n_rows
+            if math.isfinite(event.log_likelihood):
+                self.log_likelihoods.append(event.log_likelihood)
         elif isinstance(event, StepScored):
             self.n_rows += event.n_row_visits
 
@@ -407,7 +410,9 @@ class Search:
             fits = work(Rows(reader, part.rows, part.weights), *arguments)
             seconds = time.perf_counter() - start
             best = fits[0].log_likelihood
-            self.reader.notify(SampleStage(name, len(part), visits.n_rows, best, seconds))
+            path = tuple(visits.log_likelihoods)
+            stage = SampleStage(name, len(part), visits.n_rows, best, seconds, path)
+            self.reader.notify(stage)
             return Stage(tuple(fit.parameters for fit in fits))
 
         return self.reader.kept(Stage, find).found
