@@ -79,6 +79,10 @@ class FitStarted(Event):
         Memory that each thread uses beside the chunk that it reads.
     n_operations : int
         Floating-point operations of a pass, 4 N K F with F moments of each component.
+    tol : float
+        Gain that may remain when the fit ends, nats per row; NaN if the fit ends otherwise.
+    max_iter : int
+        Largest number of iterations; 0 if it is not known.
     """
 
     n_rows: int
@@ -88,6 +92,28 @@ class FitStarted(Event):
     n_bytes: int
     work_bytes: int
     n_operations: int
+    tol: float = math.nan
+    max_iter: int = 0
+
+
+@dataclass(frozen=True)
+class KernelCompiling(Event):
+    """A kernel is being compiled; it takes some seconds, once per machine.
+
+    Attributes
+    ----------
+    name : str
+        Name of the kernel.
+    dtype : str
+        Type of the rows that it is compiled for.
+    is_kept : bool
+        Whether the machine code is kept for later processes. It is False if no folder can be
+        written.
+    """
+
+    name: str
+    dtype: str
+    is_kept: bool
 
 
 @dataclass(frozen=True)
@@ -236,13 +262,112 @@ class SurveyDone(Event):
 
 
 @dataclass(frozen=True)
+class StageStarted(Event):
+    """A stage of the work on rows in memory begins.
+
+    Attributes
+    ----------
+    name : str
+        As in :class:`SampleStage`; "clusters" for a search for clusters of k-means.
+    n_rows : int
+        Number of rows that the stage will use.
+    n_components : int
+        Number of components, or of clusters.
+    """
+
+    name: str
+    n_rows: int
+    n_components: int
+
+
+@dataclass(frozen=True)
+class StartBegun(Event):
+    """A start of the search in memory begins: first centres are chosen among the rows.
+
+    Attributes
+    ----------
+    number : int
+        1 for the first start.
+    n_starts : int
+        Number of all starts.
+    """
+
+    number: int
+    n_starts: int
+
+
+@dataclass(frozen=True)
+class StartDone(Event):
+    """A start of the search in memory has ended, after some iterations.
+
+    Attributes
+    ----------
+    number, n_starts : as in :class:`StartBegun`
+    log_likelihood : float
+        Mean log-likelihood of the best start so far, nats per row; NaN for k-means.
+    inertia : float
+        For k-means, the sum of squared distances of the best start so far; NaN otherwise.
+    """
+
+    number: int
+    n_starts: int
+    log_likelihood: float = math.nan
+    inertia: float = math.nan
+
+
+@dataclass(frozen=True)
+class RoundDone(Event):
+    """A round of the search in memory has ended.
+
+    In a round the search splits some components and merges others, or k-means moves some centres
+    to other clusters.
+
+    Attributes
+    ----------
+    number : int
+        1 for the first round after a start.
+    n_tried : int
+        Number of splits, or of moved centres, that promised a gain.
+    log_likelihood : float
+        Mean log-likelihood so far, nats per row; NaN for k-means.
+    inertia : float
+        For k-means, the sum of squared distances so far; NaN otherwise.
+    """
+
+    number: int
+    n_tried: int
+    log_likelihood: float = math.nan
+    inertia: float = math.nan
+
+
+@dataclass(frozen=True)
+class SampleStep(Event):
+    """An iteration on rows in memory has ended.
+
+    Attributes
+    ----------
+    stage : str
+        Name of the stage, as in :class:`StageStarted`.
+    number : int
+        Number of the iterations of this stage so far.
+    log_likelihood : float
+        Mean log-likelihood of the parameters that the iteration began with, nats per row; NaN for
+        k-means.
+    """
+
+    stage: str
+    number: int
+    log_likelihood: float = math.nan
+
+
+@dataclass(frozen=True)
 class SampleStage(Event):
     """A stage of the work on rows in memory has ended.
 
     Attributes
     ----------
     name : str
-        "starts", "moves" or "EM".
+        "starts", "moves" (splits and merges) or "EM".
     n_rows : int
         Number of rows that the stage used.
     n_row_visits : int

@@ -39,7 +39,7 @@ from streamgmm.estimators.outputs import (
     Output,
 )
 from streamgmm.estimators.records import to_record
-from streamgmm.estimators.row_estimator import RowEstimator, listener_of
+from streamgmm.estimators.row_estimator import RowEstimator, notified
 from streamgmm.estimators.summary import component_table, describe
 from streamgmm.estimators.validation import (
     check_is_fitted,
@@ -538,12 +538,13 @@ or the path ``out``
         check_is_fitted(self)
         source = self._open(X, sample_weight, reset=False)
         with (
+            notified(self) as listener,
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             single_threaded_blas(),
         ):
             k, d = self.means_.shape
             sizes = MixtureBytes(self.covariance_type, k, d, source.missing == "em")
-            reader = Reader(source, executor, listener_of(self), driver_bytes=sizes.scoring)
+            reader = Reader(source, executor, listener, driver_bytes=sizes.scoring)
             found = reader.statistics("score", self._parameters())
         warn_of_skipped_rows(reader.history[-1].skipped, source.n_rows, ", and the score is -inf")
         return found

@@ -59,11 +59,11 @@ from streamgmm.estimators.condition import (
     warn_of_skipped_rows,
 )
 from streamgmm.estimators.fingerprint import fingerprint
-from streamgmm.estimators.fit_needs import FitNeeds, load_kernels, log_effort
+from streamgmm.estimators.fit_needs import FitNeeds, fitting, log_effort
 from streamgmm.estimators.kept_samples import forget_sample, keep_sample, kept_sample
 from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.records import copy_fitted, to_record
-from streamgmm.estimators.row_estimator import FitPredictMixin, listener_of
+from streamgmm.estimators.row_estimator import FitPredictMixin, notified
 from streamgmm.estimators.validation import (
     PRIOR_CONSTRAINTS,
     HasMethods,
@@ -423,9 +423,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         check_prior(self.prior, self.covariance_type, source.n_features)
         objective = FitObjective(self._ridge(source), fixed, self.prior)
         rows = _RowCheck(self, source)
-        if self.memory_limit is not None:
-            load_kernels(source)
         with (
+            fitting(self, source) as listener,
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
             single_threaded_blas(),
@@ -442,11 +441,10 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
                 executor.check_memory(source, work, needs.works)
             work, effort = works[0], needs.effort(executor.memory_limit)
             log_effort(effort)
-            listener = rows.before(listener_of(self))
             reader = Reader(
                 source,
                 executor,
-                listener,
+                rows.before(listener),
                 self.arithmetic,
                 driver_bytes=work.driver,
                 is_hard=self.algorithm == "hard",
@@ -474,6 +472,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             data_bytes(source),
             work.thread,
             4 * source.n_rows * k * structure.n_moments(d),
+            self.tol,
+            self.max_iter,
         )
 
     def _checkpointed(
@@ -922,7 +922,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             require_clusters(n_clusters, len(self.weights_))
         if X is not None:
             source = self._open(X, None, reset=False)
-            return self._merged(source, listener_of(self), self.executor, n_clusters)
+            with notified(self) as listener:
+                return self._merged(source, listener, self.executor, n_clusters)
         sample = kept_sample(self)
         if sample is None:
             raise ParameterError(

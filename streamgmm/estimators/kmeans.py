@@ -35,12 +35,12 @@ from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
 from streamgmm.estimators.condition import warn, warn_of_skipped_rows
 from streamgmm.estimators.fingerprint import clustering_fingerprint
-from streamgmm.estimators.fit_needs import load_kernels
+from streamgmm.estimators.fit_needs import fitting
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.numeric_limits import within_float64
 from streamgmm.estimators.outputs import Output
 from streamgmm.estimators.records import to_record
-from streamgmm.estimators.row_estimator import FitPredictMixin, RowEstimator, listener_of
+from streamgmm.estimators.row_estimator import FitPredictMixin, RowEstimator
 from streamgmm.estimators.validation import (
     HasMethods,
     Interval,
@@ -49,7 +49,7 @@ from streamgmm.estimators.validation import (
     check_random_state,
     check_settings,
 )
-from streamgmm.events import Event, FitStarted, SkippedRows
+from streamgmm.events import Event, FitStarted, Listener, SkippedRows
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
@@ -472,10 +472,9 @@ default="k-means++"
     @contextmanager
     def _reading(self, source: Source) -> Iterator[tuple[Reader, ThreadExecutor, Work]]:
         """Open executors, and check that passes and a search fit in memory."""
-        if self.memory_limit is not None:
-            load_kernels(source)
         shape = self.n_clusters, source.n_features
         with (
+            fitting(self, source) as listener,
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
             single_threaded_blas(),
@@ -489,7 +488,7 @@ default="k-means++"
             work = Work(passes.thread, passes.value, passes.together, driver)
             executor.check_memory(source, work)
             yield (
-                Reader(source, executor, listener_of(self), driver_bytes=driver, is_hard=True),
+                Reader(source, executor, listener, driver_bytes=driver, is_hard=True),
                 local,
                 work,
             )
@@ -544,11 +543,11 @@ default="k-means++"
     ) -> Array:
         """Return the centres of small inertia on the sample."""
 
-        def open_rows(rows: Array, weights: Array, metric: Metric) -> Reader:
+        def open_rows(rows: Array, weights: Array, metric: Metric, listener: Listener) -> Reader:
             return Reader(
                 SampleSource(rows, weights),
                 local,
-                lambda event: None,
+                listener,
                 driver_bytes=reader.driver_bytes,
                 is_hard=True,
                 log_offsets=np.full(self.n_clusters, metric.offset),
@@ -563,6 +562,7 @@ default="k-means++"
             random,
             reader.source.dtype,
             self.tol,
+            reader.notify,
         )
 
     def _clustered(

@@ -28,12 +28,12 @@ from streamgmm.errors import DataError, DegenerateComponentWarning, FewRowsWarni
 from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
 from streamgmm.estimators.condition import condition_of, warn
 from streamgmm.estimators.fingerprint import search_fingerprint
-from streamgmm.estimators.fit_needs import FitNeeds, load_kernels
+from streamgmm.estimators.fit_needs import FitNeeds, fitting
 from streamgmm.estimators.gaussian_mixture import GaussianMixture, fitted_model
 from streamgmm.estimators.kept_samples import keep_sample
 from streamgmm.estimators.numeric_limits import within_float64
 from streamgmm.estimators.records import to_record
-from streamgmm.estimators.row_estimator import DataEstimator, FitPredictMixin, listener_of
+from streamgmm.estimators.row_estimator import DataEstimator, FitPredictMixin
 from streamgmm.estimators.validation import (
     Interval,
     StrOptions,
@@ -270,9 +270,8 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         for kind in kinds:
             check_prior(self.prior, kind, source.n_features)
         sizes = _possible_sizes(sizes, source, self.n_components is not None)
-        if self.memory_limit is not None:
-            load_kernels(source)
         with (
+            fitting(self, source) as listener,
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
             single_threaded_blas(),
@@ -294,7 +293,7 @@ executor, n_jobs, memory_limit, survey_part, callbacks
             # Each fit keeps its best statistics and those of its last step.
             held = max(work.driver for work in works[:2]) + 4 * shared.value
             executor.check_memory(source, replace(shared, driver=held))
-            reader = Reader(source, executor, listener_of(self), self.arithmetic, driver_bytes=held)
+            reader = Reader(source, executor, listener, self.arithmetic, driver_bytes=held)
 
             def open_rows(rows: Array, weights: Array, listener: Listener) -> Reader:
                 sample = SampleSource(rows, weights, source.missing)

@@ -36,7 +36,7 @@ from streamgmm.estimators.condition import (
 )
 from streamgmm.estimators.fit_needs import (
     StreamNeeds,
-    load_kernels,
+    fitting,
     log_effort,
     refuse_merging,
     search_effort,
@@ -46,7 +46,7 @@ from streamgmm.estimators.merging import fitted_part, fitted_parts, refuse_size
 from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.online_records import to_online_record
 from streamgmm.estimators.online_state import OnlineState
-from streamgmm.estimators.row_estimator import listener_of
+from streamgmm.estimators.row_estimator import listener_of, notified
 from streamgmm.estimators.validation import (
     PRIOR_CONSTRAINTS,
     HasMethods,
@@ -744,8 +744,10 @@ class OnlineGaussianMixture(MixtureEstimator):
         check_prior(self.prior, self.covariance_type, source.n_features)
         plan = self._plan(source.n_features)
         if self.memory_limit is not None:
-            load_kernels(source)
-            with ThreadExecutor(self.n_jobs, self.memory_limit) as local:
+            with (
+                fitting(self, source),
+                ThreadExecutor(self.n_jobs, self.memory_limit) as local,
+            ):
                 # What a search needs does not depend on the ridge.
                 needs = StreamNeeds(source, self._settings(Objective()), plan.init_size)
                 for work in needs.works(parse_bytes(self.memory_limit)):
@@ -870,7 +872,10 @@ class OnlineGaussianMixture(MixtureEstimator):
             weights,
             np.zeros(n_rows, dtype=np.bool_),
         )
-        with ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local:
+        with (
+            notified(self) as listener,
+            ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
+        ):
             effort, held = search_effort(settings, rows, local.memory_limit)
             log_effort(effort)
             most_bytes = local.sample_bytes // effort.informing_part
@@ -885,7 +890,7 @@ class OnlineGaussianMixture(MixtureEstimator):
                 Start(),
                 Informant.among(rows, weights, n_parameters, most_bytes),
                 np.random.RandomState(seed),
-                open_rows(rows, weights, lambda event: None),
+                open_rows(rows, weights, listener),
                 effort,
             )
             tol = _PART_OF_SHORTFALL * expected_shortfall(_ENDLESS, n_rows, n_parameters)

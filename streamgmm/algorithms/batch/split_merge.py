@@ -23,6 +23,7 @@ from streamgmm.core.mixtures.reduction import merged_pairs, merging_partners
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array, CovarianceStructure
+from streamgmm.events import RoundDone
 from streamgmm.protocols import Chunk, Job, Work
 
 # A short run of EM ends with a step that gains less, in nats per row.
@@ -148,7 +149,7 @@ def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> Fit:
     ----------
     Ueda, Nakano, Ghahramani & Hinton (2000), SMEM algorithm for mixture models.
     """
-    for _ in range(_ROUNDS):
+    for number in range(1, _ROUNDS + 1):
         swaps = _promising_swaps(rows, fit.parameters, objective)
         if not swaps.splits:
             break
@@ -159,9 +160,10 @@ def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> Fit:
             for chosen in swaps.choices()
         )
         found = next((one for one in candidates if _worth(rows, one) > worth), None)
+        fit = rival if found is None else found
+        rows.reader.notify(RoundDone(number, len(swaps.splits), fit.log_likelihood))
         if found is None:
-            return rival
-        fit = found
+            break
     return fit
 
 
