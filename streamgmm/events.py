@@ -143,7 +143,13 @@ class ReadStarted(Event):
 
 @dataclass(frozen=True)
 class ChunkDone(Event):
-    """One or more chunks have been read and computed."""
+    """One or more chunks have been read and computed.
+
+    Attributes
+    ----------
+    n_rows, n_bytes : int
+        Numbers of their rows and bytes.
+    """
 
     n_rows: int
     n_bytes: int

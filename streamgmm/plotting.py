@@ -337,6 +337,19 @@ def save_picture(ax: Axes, path: str | os.PathLike[str]) -> None:
     ------
     OutputError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from streamgmm import GaussianMixture
+    >>> from streamgmm.plotting import plot_mixture, save_picture
+    >>> gm = GaussianMixture().fit(np.random.default_rng(0).normal(size=(100, 2)))
+    >>> path = Path(tempfile.mkdtemp()) / "mixture.svg"
+    >>> save_picture(plot_mixture(gm), path)
+    >>> path.exists()
+    True
     """
     target = local_path(path, OutputError, "pictures")
     if target.is_dir():

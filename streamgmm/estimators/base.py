@@ -128,6 +128,16 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
         OutputError
             If ``out`` cannot be written, another process is writing it, or what is to be resumed
             was begun with another model or other data.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0], [1], [2], [10], [11], [12]])
+        >>> gm = GaussianMixture(2, covariance_type="tied", random_state=0).fit(X)
+        >>> labels = gm.predict(X)
+        >>> bool(labels[0] == labels[1] != labels[5])
+        True
         """
         return self._predicted(X, prediction.labels, Output(np.dtype(np.int64)), out, resume)
 
@@ -167,6 +177,15 @@ or the path ``out``
             If the data cannot be used or have other columns than those fitted.
         OutputError
             As for :meth:`predict`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0], [1], [2], [10], [11], [12]])
+        >>> gm = GaussianMixture(2, covariance_type="tied", random_state=0).fit(X)
+        >>> gm.predict_proba(X).shape
+        (6, 2)
         """
         check_is_fitted(self)
         output = Output(np.dtype(np.float64), "component", range(len(self.weights_)))
@@ -209,6 +228,14 @@ or the path ``out``
             If the data cannot be used or have other columns than those fitted.
         OutputError
             As for :meth:`predict`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> gm = GaussianMixture().fit(np.array([[-1.0], [1]]))
+        >>> gm.score_samples([[0.0]]).round(3)
+        array([-0.919])
         """
         return self._predicted(X, prediction.scores, Output(np.dtype(np.float64)), out, resume)
 
@@ -432,6 +459,15 @@ or the path ``out``
         ------
         DataError
             If the data cannot be used or have other columns than those fitted.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[-1.0], [1]])
+        >>> gm = GaussianMixture().fit(X)
+        >>> bool(gm.score(X) == gm.score_samples(X).mean())
+        True
         """
         return mean_score(self._scored(X, sample_weight))
 
@@ -449,6 +485,15 @@ or the path ``out``
         bic : float
             -2 ln L + p ln n, for p free parameters and n rows; of rows with weights n is the sum
             of the weights, and ln L the sum of the weighted log-densities.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0], [1], [2], [10], [11], [12]])
+        >>> gm = GaussianMixture(2, covariance_type="tied", random_state=0).fit(X)
+        >>> gm.bic(X) < GaussianMixture().fit(X).bic(X)
+        True
         """
         return self.criteria(X, sample_weight).bic
 
@@ -465,6 +510,15 @@ or the path ``out``
         -------
         aic : float
             -2 ln L + 2 p, for p free parameters; ln L as for :meth:`bic`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0], [1], [2], [10], [11], [12]])
+        >>> gm = GaussianMixture(2, covariance_type="tied", random_state=0).fit(X)
+        >>> gm.aic(X) < GaussianMixture().fit(X).aic(X)
+        True
         """
         return self.criteria(X, sample_weight).aic
 
@@ -567,6 +621,16 @@ or the path ``out``
         ------
         ParameterError
             If ``n_samples`` is less than 1.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0], [1], [2], [10], [11], [12]])
+        >>> gm = GaussianMixture(2, covariance_type="tied", random_state=0).fit(X)
+        >>> rows, components = gm.sample(100)
+        >>> rows.shape, components.shape
+        ((100, 1), (100,))
         """
         check_is_fitted(self)
         is_number = isinstance(n_samples, Integral) and not isinstance(n_samples, bool)
@@ -682,6 +746,17 @@ or the path ``out``
         ------
         OutputError
             If the file cannot be written, or is not to be replaced.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture, load
+        >>> path = Path(tempfile.mkdtemp()) / "model.gmm"
+        >>> GaussianMixture().fit(np.arange(10.0).reshape(5, 2)).save(path)
+        >>> load(path)
+        GaussianMixture()
         """
         target = Path(os.path.realpath(local_path(path, OutputError, "model files")))
         with held(target):

@@ -409,6 +409,13 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             data, settings or versions.
         OutputError
             If the checkpoint cannot be written; what it holds stays.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> GaussianMixture().fit(np.array([[0.0, 1], [2, 5]])).means_
+        array([[1., 3.]])
         """
         check_settings(self)
         check_resume(self.checkpoint, self.checkpoint_interval, resume)
@@ -974,6 +981,13 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         sklearn.mixture.GaussianMixture
             Its ``reg_covar`` is one number, the smallest entry of ``reg_covar_``. "tied_diag" is
             given as "diag", and "tied_spherical" as "spherical".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> GaussianMixture().fit(np.array([[0.0, 1], [2, 5]])).to_sklearn().means_
+        array([[1., 3.]])
         """
         check_is_fitted(self)
         from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
@@ -1013,6 +1027,16 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         ------
         ParameterError
             If it is another kind of model.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.mixture import GaussianMixture as SklearnMixture
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0], [1], [2], [10], [11], [12]])
+        >>> theirs = SklearnMixture(2, random_state=0).fit(X)
+        >>> bool((GaussianMixture.from_sklearn(theirs).predict(X) == theirs.predict(X)).all())
+        True
         """
         from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
 

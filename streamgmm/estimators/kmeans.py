@@ -235,6 +235,15 @@ default="k-means++"
             If the checkpoint is there and not to be resumed, or is that of another fit.
         OutputError
             If the checkpoint cannot be written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import KMeans
+        >>> X = np.array([[0.0], [1], [9], [10]])
+        >>> KMeans(2, random_state=0).fit(X).cluster_centers_
+        array([[0.5],
+               [9.5]])
         """
         check_settings(self)
         check_resume(self.checkpoint, None, resume)
@@ -291,6 +300,16 @@ default="k-means++"
         ----------
         MacQueen (1967), Some methods for classification and analysis of multivariate observations.
         Sculley (2010), Web-scale k-means clustering.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import KMeans
+        >>> X = np.array([[0.0], [1], [9], [10]])
+        >>> km = KMeans(2, random_state=0).partial_fit(X)
+        >>> km.partial_fit([[2.0], [8.0]]).cluster_centers_
+        array([[1.],
+               [9.]])
         """
         check_settings(self)
         is_first = not hasattr(self, "cluster_centers_")
@@ -343,6 +362,14 @@ default="k-means++"
             If the data cannot be used or have other columns than those fitted.
         OutputError
             If ``out`` cannot be written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import KMeans
+        >>> X = np.array([[0.0], [1], [9], [10]])
+        >>> KMeans(2, random_state=0).fit(X).predict([[3.0], [8.0]])
+        array([0, 1])
         """
         check_is_fitted(self)
         source = self._opened(X, None, reset=False, fewest=0)
@@ -376,6 +403,14 @@ default="k-means++"
             If the data cannot be used or have other columns than those fitted.
         OutputError
             If ``out`` cannot be written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import KMeans
+        >>> X = np.array([[0.0], [1], [9], [10]])
+        >>> KMeans(2, random_state=0).fit(X).transform([[3.0]])
+        array([[2.5, 6.5]])
         """
         check_is_fitted(self)
         source = self._opened(X, None, reset=False, fewest=0)
@@ -401,6 +436,14 @@ default="k-means++"
         ------
         DataError
             If the data cannot be used or have other columns than those fitted.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import KMeans
+        >>> X = np.array([[0.0], [1], [9], [10]])
+        >>> KMeans(2, random_state=0).fit(X).score(X)
+        -1.0
         """
         check_is_fitted(self)
         source = self._opened(X, sample_weight, reset=False, fewest=0)

@@ -108,13 +108,14 @@ class GaussianMixtureSearch(
         Gain that may remain, in nats per row. A candidate converges further where ``tol`` of all
         rows is more than one parameter costs, ½ ln n nats.
     reg_covar, max_iter, n_init, init_params, verbose, verbose_interval, arithmetic, prior, \
-executor, n_jobs, memory_limit, survey_part, callbacks
-        As for :class:`GaussianMixture`, of each candidate; ``max_iter``, at least 1, bounds its
-        passes.
+executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
+        Of each candidate; ``max_iter``, at least 1, bounds its passes.
     checkpoint : path-like or URL, default=None
         Folder in which :meth:`fit` keeps what it finds, so that an interrupted search can
         continue; in the end also ``model.gmm``, the best mixture.
     checkpoint_interval : float, default=None
+        As for :class:`GaussianMixture`.
+    callbacks : callable or sequence of callables, default=()
         As for :class:`GaussianMixture`.
 
     Attributes
@@ -262,6 +263,15 @@ executor, n_jobs, memory_limit, survey_part, callbacks
             If the checkpoint is there and not to be resumed, or is that of another search.
         OutputError
             If the checkpoint cannot be written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixtureSearch
+        >>> X = np.random.default_rng(0).normal(size=(400, 1)) + [[-9.0], [9.0]] * 200
+        >>> search = GaussianMixtureSearch([1, 2], random_state=0).fit(X)
+        >>> search.best_estimator_.n_components
+        2
         """
         check_settings(self)
         check_resume(self.checkpoint, self.checkpoint_interval, resume)
@@ -347,23 +357,110 @@ executor, n_jobs, memory_limit, survey_part, callbacks
     def predict(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
-        """Return the labels of the best mixture; see :meth:`GaussianMixture.predict`."""
+        """Return the labels of the best mixture; see :meth:`GaussianMixture.predict`.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            As for :meth:`GaussianMixture.predict`.
+        resume : bool, default=False
+            As for :meth:`GaussianMixture.predict`.
+
+        Returns
+        -------
+        labels : as for :meth:`GaussianMixture.predict`
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixtureSearch
+        >>> X = np.random.default_rng(0).normal(size=(400, 1)) + [[-9.0], [9.0]] * 200
+        >>> search = GaussianMixtureSearch([1, 2], random_state=0).fit(X)
+        >>> search.predict(X).shape
+        (400,)
+        """
         return self._best("predict").predict(X, out=out, resume=resume)
 
     def predict_proba(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
-        """Return its responsibilities; see :meth:`GaussianMixture.predict_proba`."""
+        """Return its responsibilities; see :meth:`GaussianMixture.predict_proba`.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            As for :meth:`GaussianMixture.predict_proba`.
+        resume : bool, default=False
+            As for :meth:`GaussianMixture.predict_proba`.
+
+        Returns
+        -------
+        responsibilities : as for :meth:`GaussianMixture.predict_proba`
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixtureSearch
+        >>> X = np.random.default_rng(0).normal(size=(400, 1)) + [[-9.0], [9.0]] * 200
+        >>> search = GaussianMixtureSearch([1, 2], random_state=0).fit(X)
+        >>> search.predict_proba(X).shape
+        (400, 2)
+        """
         return self._best("predict_proba").predict_proba(X, out=out, resume=resume)
 
     def score_samples(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
-        """Return its log-density of each row; see :meth:`GaussianMixture.score_samples`."""
+        """Return its log-density of each row; see :meth:`GaussianMixture.score_samples`.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            As for :meth:`GaussianMixture.score_samples`.
+        resume : bool, default=False
+            As for :meth:`GaussianMixture.score_samples`.
+
+        Returns
+        -------
+        log_density : as for :meth:`GaussianMixture.score_samples`
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixtureSearch
+        >>> X = np.random.default_rng(0).normal(size=(400, 1)) + [[-9.0], [9.0]] * 200
+        >>> search = GaussianMixtureSearch([1, 2], random_state=0).fit(X)
+        >>> search.score_samples(X).shape
+        (400,)
+        """
         return self._best("score_samples").score_samples(X, out=out, resume=resume)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Return its mean log-density of the rows; see :meth:`GaussianMixture.score`."""
+        """Return its mean log-density of the rows; see :meth:`GaussianMixture.score`.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,) or str, default=None
+
+        Returns
+        -------
+        score : float
+            Nats per row.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixtureSearch
+        >>> X = np.random.default_rng(0).normal(size=(400, 1)) + [[-9.0], [9.0]] * 200
+        >>> search = GaussianMixtureSearch([1, 2], random_state=0).fit(X)
+        >>> search.score(X) == search.best_estimator_.score(X)
+        True
+        """
         return self._best("score").score(X, y, sample_weight)
 
     def _best(self, name: str) -> GaussianMixture:

@@ -285,6 +285,15 @@ class OnlineGaussianMixture(MixtureEstimator):
         ------
         ParameterError
             If the model has no statistics, having been converted or derived from another one.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture, OnlineGaussianMixture
+        >>> X = np.random.default_rng(0).normal(size=(100, 2))
+        >>> gm = OnlineGaussianMixture.from_batch(GaussianMixture().fit(X))
+        >>> gm.partial_fit(X + 1.0).means_.shape
+        (1, 2)
         """
         fitted = fitted_part(model, "the model")
         online = cls._with_settings_of(model, settings)
@@ -494,6 +503,16 @@ class OnlineGaussianMixture(MixtureEstimator):
             them has been learned.
         ParameterError
             If a setting is not valid.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import OnlineGaussianMixture
+        >>> gm = OnlineGaussianMixture(random_state=0)
+        >>> for batch in np.random.default_rng(0).normal(size=(5, 100, 2)):
+        ...     gm = gm.partial_fit(batch)
+        >>> gm.n_samples_seen_
+        500.0
         """
         progress = self.state_.progress
         if progress is not None and sample_weight is None and self._is_plain(X):
@@ -545,6 +564,15 @@ class OnlineGaussianMixture(MixtureEstimator):
         ------
         DataError
             If a chunk cannot be used.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import streamgmm
+        >>> source = streamgmm.open(np.random.default_rng(0).normal(size=(100, 2)))
+        >>> gm = streamgmm.OnlineGaussianMixture(random_state=0)
+        >>> gm.learn_chunks(source, [source.read(0)]).n_samples_seen_
+        100.0
         """
         progress = self.state_.progress
         if progress is None:
@@ -577,6 +605,14 @@ class OnlineGaussianMixture(MixtureEstimator):
             If the data cannot be used, or there are fewer rows than components.
         ParameterError
             If a setting is not valid.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import OnlineGaussianMixture
+        >>> batches = np.random.default_rng(0).normal(size=(5, 100, 2))
+        >>> OnlineGaussianMixture(random_state=0).fit(iter(batches)).means_.shape
+        (1, 2)
         """
         check_settings(self)
         if is_stream(X) or isinstance(X, Iterator):

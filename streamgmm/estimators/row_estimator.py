@@ -294,6 +294,14 @@ class FitPredictMixin:
         ------
         StreamGMMError
             As :meth:`fit` and :meth:`predict`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import KMeans
+        >>> labels = KMeans(2, random_state=0).fit_predict(np.array([[0.0], [1], [9], [10]]))
+        >>> bool(labels[0] == labels[1] != labels[2])
+        True
         """
         if out is None:
             refuse_unnamed_output(X)
