@@ -414,8 +414,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         --------
         >>> import numpy as np
         >>> from streamgmm import GaussianMixture
-        >>> GaussianMixture().fit(np.array([[0.0, 1], [2, 5]])).means_
-        array([[1., 3.]])
+        >>> GaussianMixture().fit(np.arange(10.0).reshape(5, 2)).means_
+        array([[4., 5.]])
         """
         check_settings(self)
         check_resume(self.checkpoint, self.checkpoint_interval, resume)
@@ -986,8 +986,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         --------
         >>> import numpy as np
         >>> from streamgmm import GaussianMixture
-        >>> GaussianMixture().fit(np.array([[0.0, 1], [2, 5]])).to_sklearn().means_
-        array([[1., 3.]])
+        >>> GaussianMixture().fit(np.arange(10.0).reshape(5, 2)).to_sklearn().means_
+        array([[4., 5.]])
         """
         check_is_fitted(self)
         from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
