@@ -6,9 +6,11 @@ Progress bars, histories and the callbacks of users receive the same events.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -249,10 +251,10 @@ class SurveyDone(Event):
     n_unexplained: int
     shortfall: float
     feature_names: Sequence[str]
-    smallest: NDArray[np.float64]
-    largest: NDArray[np.float64]
-    means: NDArray[np.float64]
-    deviations: NDArray[np.float64]
+    smallest: "NDArray[np.float64]"
+    largest: "NDArray[np.float64]"
+    means: "NDArray[np.float64]"
+    deviations: "NDArray[np.float64]"
     weight: float = math.nan
 
     @property
@@ -263,7 +265,7 @@ class SurveyDone(Event):
     @property
     def constant_features(self) -> list[str]:
         """Names of the features that have the same value in all rows."""
-        places: list[int] = np.flatnonzero(self.smallest == self.largest).tolist()
+        places: list[int] = (self.smallest == self.largest).nonzero()[0].tolist()
         return [self.feature_names[place] for place in places]
 
 

@@ -185,10 +185,14 @@ def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.table import Table
 
     table = Table(*map(escape, columns), title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in table.columns:
+    narrowest = len("  ")
+    for column, cells in zip(table.columns, zip(columns, *rows, strict=True), strict=True):
         column.justify = "right"
+        # Text is broken between words where a terminal is narrow, and numbers never.
+        column.no_wrap = not any(" " in cell for cell in cells)
+        narrowest += max(len(word) for cell in cells for word in [*cell.split(), ""]) + len("   ")
     for row in rows:
         table.add_row(*row)
     # Output to a file or a pipe has no width limit.
-    console = Console() if sys.stdout.isatty() else Console(width=10_000)
+    console = Console(width=max(Console().width, narrowest) if sys.stdout.isatty() else 10_000)
     console.print(table, highlight=False)
