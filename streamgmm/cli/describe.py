@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ def summary(model: "GaussianMixture | OnlineGaussianMixture") -> str:
     return with_skipped(described, _skipped_at_last(model.history_))
 
 
-def _skipped_at_last(history: list[dict[str, Any]]) -> SkippedRows:
+def _skipped_at_last(history: Sequence[Mapping[str, Any]]) -> SkippedRows:
     """Return the rows that the last pass over the data skipped."""
     if not history:
         return SkippedRows()
@@ -169,7 +170,7 @@ def print_history(model: "GaussianMixture | OnlineGaussianMixture") -> None:
     _print_table(title, columns, rows)
 
 
-def _purpose(read: dict[str, Any]) -> str:
+def _purpose(read: Mapping[str, Any]) -> str:
     text = f"{read['purpose']} {read['iteration'] or ''}".rstrip()
     return text if read.get("accepted", True) else f"{text}, not accepted"
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure
 from streamgmm.errors import ModelFileError, OutputError, ParameterError
 from streamgmm.estimators.condition import warn_of_skipped_rows
+from streamgmm.estimators.data_types import InMemory, OutputPath, PandasFrame
 from streamgmm.estimators.outputs import (
     Output,
 )
@@ -56,10 +57,9 @@ from streamgmm.protocols import (
     Source,
 )
 
-#: The path of an output, in the type in which it was given.
-OutputPath = TypeVar("OutputPath", bound=str | os.PathLike[str])
-#: Data whose predictions are NumPy arrays.
-InMemory = NDArray[Any] | Sequence[Sequence[float]]
+if TYPE_CHECKING:
+    import pandas as pd
+
 # Size of a mixture up to which it is kept as it was prepared for predictions.
 _KEPT_BYTES = 1 << 16
 
@@ -95,6 +95,9 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
 
     @overload
     def predict(self, X: InMemory, *, resume: bool = False) -> NDArray[np.int64]: ...
+
+    @overload
+    def predict(self, X: PandasFrame, *, resume: bool = False) -> "pd.Series[int]": ...
 
     @overload
     def predict(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
@@ -148,6 +151,9 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
     def predict_proba(self, X: InMemory, *, resume: bool = False) -> NDArray[np.float64]: ...
 
     @overload
+    def predict_proba(self, X: PandasFrame, *, resume: bool = False) -> "pd.DataFrame": ...
+
+    @overload
     def predict_proba(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
 
     def predict_proba(
@@ -198,6 +204,9 @@ or the path ``out``
     def score_samples(self, X: InMemory, *, resume: bool = False) -> NDArray[np.float64]: ...
 
     @overload
+    def score_samples(self, X: PandasFrame, *, resume: bool = False) -> "pd.Series[float]": ...
+
+    @overload
     def score_samples(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
 
     def score_samples(
@@ -244,6 +253,9 @@ or the path ``out``
 
     @overload
     def impute(self, X: InMemory, *, resume: bool = False) -> NDArray[Any]: ...
+
+    @overload
+    def impute(self, X: PandasFrame, *, resume: bool = False) -> "pd.DataFrame": ...
 
     @overload
     def impute(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...

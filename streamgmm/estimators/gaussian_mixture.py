@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from numbers import Integral, Real
-from typing import Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,6 +58,7 @@ from streamgmm.estimators.condition import (
     warn_of_few_rows,
     warn_of_skipped_rows,
 )
+from streamgmm.estimators.data_types import PassRecord
 from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, fitting, log_effort
 from streamgmm.estimators.kept_samples import forget_sample, keep_sample, kept_sample
@@ -90,6 +91,9 @@ from streamgmm.sources.sample import SampleSource
 from streamgmm.sources.weighted import WeightedSource
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture as SklearnMixture
 
 # Arrays that a fit leaves, by the names of those of the parameters.
 _ARRAYS = ("weights", "means", "covariances", "precisions", "precisions_cholesky")
@@ -755,7 +759,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         forget_sample(self)
         self.converged_, self.n_iter_ = fitted.converged, fitted.n_iterations
         self.lower_bound_, self.lower_bounds_ = fitted.log_likelihood, [*fitted.log_likelihoods]
-        self.history_, self.n_reads_ = [*map(dict, fitted.history)], fitted.n_reads
+        self.history_ = [cast(PassRecord, dict(entry)) for entry in fitted.history]
+        self.n_reads_ = fitted.n_reads
         self.n_features_in_ = parameters.n_features
         self.__dict__.pop("feature_names_in_", None)
         if fitted.feature_names is not None:
@@ -770,7 +775,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             self._statistics,
             getattr(self, "reg_covar_", None),
             getattr(self, "feature_names_in_", None),
-            tuple(self.history_),
+            tuple(map(dict, self.history_)),
             self.n_reads_,
             self._reason,
             self.converged_,
@@ -973,7 +978,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
                 ConvergenceWarning,
             )
 
-    def to_sklearn(self) -> Any:
+    def to_sklearn(self) -> "SklearnMixture":
         """Return the same fitted model as a :class:`sklearn.mixture.GaussianMixture`.
 
         Returns

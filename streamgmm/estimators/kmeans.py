@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,6 +34,7 @@ from streamgmm.core.structures import Array
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
 from streamgmm.estimators.condition import warn, warn_of_skipped_rows
+from streamgmm.estimators.data_types import InMemory, OutputPath, PandasFrame, PassRecord
 from streamgmm.estimators.fingerprint import clustering_fingerprint
 from streamgmm.estimators.fit_needs import fitting
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
@@ -56,6 +57,9 @@ from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record
 from streamgmm.protocols import LazySource, Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Short runs of a search.
 _RUNS = 9
@@ -337,6 +341,18 @@ default="k-means++"
         self.__dict__.pop("labels_", None)
         return self
 
+    @overload
+    def predict(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+
+    @overload
+    def predict(self, X: InMemory, *, resume: bool = False) -> NDArray[np.int64]: ...
+
+    @overload
+    def predict(self, X: PandasFrame, *, resume: bool = False) -> "pd.Series[int]": ...
+
+    @overload
+    def predict(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
+
     def predict(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
@@ -377,6 +393,18 @@ default="k-means++"
         return self._map_rows(
             X, source, prediction.nearest, question, Output(np.dtype(np.int64)), out, resume
         )
+
+    @overload
+    def transform(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+
+    @overload
+    def transform(self, X: InMemory, *, resume: bool = False) -> NDArray[Any]: ...
+
+    @overload
+    def transform(self, X: PandasFrame, *, resume: bool = False) -> "pd.DataFrame": ...
+
+    @overload
+    def transform(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
 
     def transform(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
@@ -652,7 +680,7 @@ default="k-means++"
         self.cluster_centers_ = found.centres
         self.inertia_ = found.inertia
         self.n_iter_ = found.n_iterations
-        self.history_ = [asdict(read) for read in reader.history]
+        self.history_ = [cast(PassRecord, asdict(read)) for read in reader.history]
         self.n_reads_ = reader.n_reads
         self._metric = metric
         self.__dict__.pop("labels_", None)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from numbers import Integral, Real
-from typing import Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, cast, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError, DegenerateComponentWarning, FewRowsWarning, ParameterError
 from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
 from streamgmm.estimators.condition import condition_of, warn
+from streamgmm.estimators.data_types import InMemory, OutputPath, PandasFrame, PassRecord
 from streamgmm.estimators.fingerprint import search_fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, fitting
 from streamgmm.estimators.gaussian_mixture import GaussianMixture, fitted_model
@@ -51,6 +52,9 @@ from streamgmm.sources.sample import SampleSource
 
 _MOST_BY_DEFAULT = 12
 _VALUE = 8
+if TYPE_CHECKING:
+    import pandas as pd
+
 # Settings of a mixture that a search has too, with the same meaning and check.
 _SHARED = (
     "tol",
@@ -354,6 +358,18 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
 
         return self._open_checkpoint(reader, settings, None, final, resume)
 
+    @overload
+    def predict(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+
+    @overload
+    def predict(self, X: InMemory, *, resume: bool = False) -> NDArray[np.int64]: ...
+
+    @overload
+    def predict(self, X: PandasFrame, *, resume: bool = False) -> "pd.Series[int]": ...
+
+    @overload
+    def predict(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
+
     def predict(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
@@ -382,6 +398,18 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         """
         return self._best("predict").predict(X, out=out, resume=resume)
 
+    @overload
+    def predict_proba(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+
+    @overload
+    def predict_proba(self, X: InMemory, *, resume: bool = False) -> NDArray[np.float64]: ...
+
+    @overload
+    def predict_proba(self, X: PandasFrame, *, resume: bool = False) -> "pd.DataFrame": ...
+
+    @overload
+    def predict_proba(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
+
     def predict_proba(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
@@ -409,6 +437,18 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         (400, 2)
         """
         return self._best("predict_proba").predict_proba(X, out=out, resume=resume)
+
+    @overload
+    def score_samples(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+
+    @overload
+    def score_samples(self, X: InMemory, *, resume: bool = False) -> NDArray[np.float64]: ...
+
+    @overload
+    def score_samples(self, X: PandasFrame, *, resume: bool = False) -> "pd.Series[float]": ...
+
+    @overload
+    def score_samples(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
 
     def score_samples(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
@@ -570,7 +610,7 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
             "covariance_type": best.covariance_type,
         }
         self.best_score_ = float(self.cv_results_[self.criterion][self.best_index_])
-        self.history_ = [asdict(read) for read in reader.history]
+        self.history_ = [cast(PassRecord, asdict(read)) for read in reader.history]
         self.n_reads_ = reader.n_reads
 
     def _estimator(self, one: Outcome, reader: Reader, ridge: FitRidge) -> GaussianMixture:

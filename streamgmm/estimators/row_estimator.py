@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from streamgmm.algorithms.reads.reader import announced, refuse_not_finite
 from streamgmm.core.kernels.compilation import watched
 from streamgmm.errors import NotFiniteError, ParameterError
 from streamgmm.estimators.condition import warn
+from streamgmm.estimators.data_types import InMemory, OutputPath, PandasFrame
 from streamgmm.estimators.outputs import (
     Output,
     as_given,
@@ -48,6 +49,9 @@ from streamgmm.sources.array import ArraySource
 from streamgmm.sources.columns import check_features
 from streamgmm.sources.named_weights import CosLatitude
 from streamgmm.sources.open import is_source, open_source
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Memory that work may take without a question how much is free.
 _LITTLE_BYTES = 64 << 20
@@ -267,6 +271,26 @@ def notified(model: DataEstimator) -> Iterator[Listener]:
 
 class FitPredictMixin:
     """Fit to data, then label them."""
+
+    @overload
+    def fit_predict(
+        self: Any, X: Any, y: Any = None, sample_weight: Any = None, *, out: OutputPath
+    ) -> OutputPath: ...
+
+    @overload
+    def fit_predict(
+        self: Any, X: InMemory, y: Any = None, sample_weight: Any = None
+    ) -> NDArray[np.int64]: ...
+
+    @overload
+    def fit_predict(
+        self: Any, X: PandasFrame, y: Any = None, sample_weight: Any = None
+    ) -> "pd.Series[int]": ...
+
+    @overload
+    def fit_predict(
+        self: Any, X: Any, y: Any = None, sample_weight: Any = None, *, out: None = None
+    ) -> Any: ...
 
     def fit_predict(
         self: Any,
