@@ -65,6 +65,7 @@ from streamgmm.estimators.kept_samples import forget_sample, keep_sample, kept_s
 from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.records import copy_fitted, to_record
 from streamgmm.estimators.row_estimator import FitPredictMixin, notified
+from streamgmm.estimators.summary import with_description
 from streamgmm.estimators.validation import (
     PRIOR_CONSTRAINTS,
     HasMethods,
@@ -977,6 +978,11 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
                 "max_iter or tol, try other init_params, or check for degenerate data",
                 ConvergenceWarning,
             )
+
+    def _html_repr(self) -> str:
+        page: str = super()._html_repr()
+        is_fitted = hasattr(self, "converged_")
+        return with_description(page, self.fitted_model_) if is_fitted else page
 
     def to_sklearn(self) -> "SklearnMixture":
         """Return the same fitted model as a :class:`sklearn.mixture.GaussianMixture`.

@@ -47,6 +47,7 @@ from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.online_records import to_online_record
 from streamgmm.estimators.online_state import OnlineState
 from streamgmm.estimators.row_estimator import listener_of, notified
+from streamgmm.estimators.summary import with_description
 from streamgmm.estimators.validation import (
     PRIOR_CONSTRAINTS,
     HasMethods,
@@ -931,6 +932,11 @@ class OnlineGaussianMixture(MixtureEstimator):
             )
             tol = _PART_OF_SHORTFALL * expected_shortfall(_ENDLESS, n_rows, n_parameters)
             return search.run(sample, tol), objective
+
+    def _html_repr(self) -> str:
+        page: str = super()._html_repr()
+        is_fitted = self.__sklearn_is_fitted__()
+        return with_description(page, self.fitted_model_) if is_fitted else page
 
     def _record(self) -> Record:
         if self.state_.progress is None:
