@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gallery import copy_examples
+from inventories import MAPPING
 
 project = "streamgmm"
 author = "The streamgmm developers"
@@ -18,12 +19,13 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.doctest",
+    "sphinx.ext.intersphinx",
     "sphinx_click",
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "_templates", "tutorials/GALLERY_HEADER.rst"]
+exclude_patterns = ["_build", "_templates", "inventories", "tutorials/GALLERY_HEADER.rst"]
 templates_path = ["_templates"]
 html_theme = "pydata_sphinx_theme"
 html_theme_options = {"navigation_with_keys": False, "show_toc_level": 2}
@@ -37,8 +39,8 @@ autodoc_typehints = "none"
 autosummary_generate = True
 numpydoc_show_class_members = False
 
-# Names of other projects are not resolved: their inventories would need a network.
-nitpick_ignore_regex = [(r"py:.*", r"(sklearn|numpy|matplotlib|distributed)\..*")]
+# Inventories are committed, so that the site builds without a network.
+intersphinx_mapping = MAPPING
 
 # Examples that need neither a server, a cluster nor a download run while the site is built.
 copy_examples()

@@ -6,9 +6,11 @@ Progress bars, histories and the callbacks of users receive the same events.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ class FitStarted(Event):
         Memory that each thread uses beside the chunk that it reads.
     n_operations : int
         Floating-point operations of a pass, 4 N K F with F moments of each component.
+    tol : float
+        Gain that may remain when the fit ends, nats per row; NaN if the fit ends otherwise.
+    max_iter : int
+        Largest number of iterations; 0 if it is not known.
     """
 
     n_rows: int
@@ -88,6 +94,28 @@ class FitStarted(Event):
     n_bytes: int
     work_bytes: int
     n_operations: int
+    tol: float = math.nan
+    max_iter: int = 0
+
+
+@dataclass(frozen=True)
+class KernelCompiling(Event):
+    """A kernel is being compiled; it takes some seconds, once per machine.
+
+    Attributes
+    ----------
+    name : str
+        Name of the kernel.
+    dtype : str
+        Type of the rows that it is compiled for.
+    is_kept : bool
+        Whether the machine code is kept for later processes. It is False if no folder can be
+        written.
+    """
+
+    name: str
+    dtype: str
+    is_kept: bool
 
 
 @dataclass(frozen=True)
@@ -117,7 +145,13 @@ class ReadStarted(Event):
 
 @dataclass(frozen=True)
 class ChunkDone(Event):
-    """One or more chunks have been read and computed."""
+    """One or more chunks have been read and computed.
+
+    Attributes
+    ----------
+    n_rows, n_bytes : int
+        Numbers of their rows and bytes.
+    """
 
     n_rows: int
     n_bytes: int
@@ -217,10 +251,10 @@ class SurveyDone(Event):
     n_unexplained: int
     shortfall: float
     feature_names: Sequence[str]
-    smallest: NDArray[np.float64]
-    largest: NDArray[np.float64]
-    means: NDArray[np.float64]
-    deviations: NDArray[np.float64]
+    smallest: "NDArray[np.float64]"
+    largest: "NDArray[np.float64]"
+    means: "NDArray[np.float64]"
+    deviations: "NDArray[np.float64]"
     weight: float = math.nan
 
     @property
@@ -231,8 +265,107 @@ class SurveyDone(Event):
     @property
     def constant_features(self) -> list[str]:
         """Names of the features that have the same value in all rows."""
-        places: list[int] = np.flatnonzero(self.smallest == self.largest).tolist()
+        places: list[int] = (self.smallest == self.largest).nonzero()[0].tolist()
         return [self.feature_names[place] for place in places]
+
+
+@dataclass(frozen=True)
+class StageStarted(Event):
+    """A stage of the work on rows in memory begins.
+
+    Attributes
+    ----------
+    name : str
+        As in :class:`SampleStage`; "clusters" for a search for clusters of k-means.
+    n_rows : int
+        Number of rows that the stage will use.
+    n_components : int
+        Number of components, or of clusters.
+    """
+
+    name: str
+    n_rows: int
+    n_components: int
+
+
+@dataclass(frozen=True)
+class StartBegun(Event):
+    """A start of the search in memory begins: first centres are chosen among the rows.
+
+    Attributes
+    ----------
+    number : int
+        1 for the first start.
+    n_starts : int
+        Number of all starts.
+    """
+
+    number: int
+    n_starts: int
+
+
+@dataclass(frozen=True)
+class StartDone(Event):
+    """A start of the search in memory has ended, after some iterations.
+
+    Attributes
+    ----------
+    number, n_starts : as in :class:`StartBegun`
+    log_likelihood : float
+        Mean log-likelihood of the best start so far, nats per row; NaN for k-means.
+    inertia : float
+        For k-means, the sum of squared distances of the best start so far; NaN otherwise.
+    """
+
+    number: int
+    n_starts: int
+    log_likelihood: float = math.nan
+    inertia: float = math.nan
+
+
+@dataclass(frozen=True)
+class RoundDone(Event):
+    """A round of the search in memory has ended.
+
+    In a round the search splits some components and merges others, or k-means moves some centres
+    to other clusters.
+
+    Attributes
+    ----------
+    number : int
+        1 for the first round after a start.
+    n_tried : int
+        Number of splits, or of moved centres, that promised a gain.
+    log_likelihood : float
+        Mean log-likelihood so far, nats per row; NaN for k-means.
+    inertia : float
+        For k-means, the sum of squared distances so far; NaN otherwise.
+    """
+
+    number: int
+    n_tried: int
+    log_likelihood: float = math.nan
+    inertia: float = math.nan
+
+
+@dataclass(frozen=True)
+class SampleStep(Event):
+    """An iteration on rows in memory has ended.
+
+    Attributes
+    ----------
+    stage : str
+        Name of the stage, as in :class:`StageStarted`.
+    number : int
+        Number of the iterations of this stage so far.
+    log_likelihood : float
+        Mean log-likelihood of the parameters that the iteration began with, nats per row; NaN for
+        k-means.
+    """
+
+    stage: str
+    number: int
+    log_likelihood: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -242,7 +375,7 @@ class SampleStage(Event):
     Attributes
     ----------
     name : str
-        "starts", "moves" or "EM".
+        "starts", "moves" (splits and merges) or "EM".
     n_rows : int
         Number of rows that the stage used.
     n_row_visits : int

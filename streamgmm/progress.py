@@ -3,6 +3,7 @@
 On a terminal a bar shows the current pass; elsewhere each pass gets a line.
 """
 
+import logging
 import math
 import sys
 import time
@@ -19,12 +20,19 @@ from streamgmm.events import (
     Event,
     FilesSkipped,
     FitStarted,
+    KernelCompiling,
     Listener,
     MixtureFound,
     ReadDone,
     ReadStarted,
+    RoundDone,
     RowsLearned,
     SampleStage,
+    SampleStep,
+    StageStarted,
+    StartBegun,
+    StartDone,
+    StepScored,
     SurveyDone,
 )
 from streamgmm.quantities import with_prefix
@@ -33,12 +41,84 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_logger = logging.getLogger("streamgmm")
+
 # Number of columns that a line names.
 _NAMED = 5
+# Seconds without a line after which details of the work in memory get one.
+_PATIENCE = 2.0
+# Width of a terminal from which a bar has room for the predicted passes.
+_WIDE = 110
+
+#: Details of the work in memory.
+Detail = StageStarted | StartBegun | StartDone | RoundDone | SampleStep
+
+
+class Pace:
+    """Predicts how many passes a fit has left, from the events of the fit.
+
+    The gain that remains falls by about the same factor from pass to pass. The fit ends when it is
+    below the tolerance.
+    """
+
+    def __init__(self) -> None:
+        self._tol, self._max_iter = math.nan, 0
+        self._remaining: list[float] = []
+        self._is_scored = False
+        self._n_iterations = 0
+
+    def __call__(self, event: Event) -> None:
+        """Listen to an event."""
+        if isinstance(event, FitStarted):
+            self._tol, self._max_iter = event.tol, event.max_iter
+            self._remaining = []
+            self._n_iterations = 0
+        elif isinstance(event, StepScored):
+            self._is_scored = True
+            self._remaining.append(event.remaining)
+        elif isinstance(event, ReadDone) and event.iteration:
+            self._n_iterations = event.iteration
+            if not self._is_scored:
+                self._remaining.append(abs(event.gain))
+            self._is_scored = False
+
+    @property
+    def n_passes(self) -> int | None:
+        """Predicted number of further passes; None if nothing is known."""
+        if len(self._remaining) < 2 or not self._tol > 0.0:
+            return None
+        before, now = self._remaining[-2:]
+        if not 0.0 < now < before < math.inf:
+            return None
+        needed = math.log(max(now / self._tol, 1.0)) / math.log(before / now)
+        return min(max(math.ceil(needed), 1), max(self._max_iter - self._n_iterations, 0))
+
+
+class LogReporter:
+    """Writes passes and stages to the logger ``streamgmm``, level INFO, and details as DEBUG."""
+
+    def __init__(self) -> None:
+        self._n_bytes = 0
+
+    def __call__(self, event: Event) -> None:
+        """Listen to an event."""
+        if not _logger.isEnabledFor(logging.INFO):
+            return
+        if isinstance(event, ReadStarted):
+            self._n_bytes = event.n_bytes
+        if isinstance(event, Detail):
+            _logger.debug("%s", describe_detail(event))
+        else:
+            line = describe(event, self._n_bytes)
+            if line is not None:
+                _logger.info("%s", line)
 
 
 class LineReporter:
     """Writes a line for each pass over the data, and for each stage of the work in memory.
+
+    Starts, rounds and iterations of the work in memory get a line only where none has been written
+    for a while.
 
     Parameters
     ----------
@@ -46,43 +126,65 @@ class LineReporter:
         Iterations between two lines; other passes always get a line.
     stream : text file, optional
         Output of the lines; standard error by default.
+    patience : float
+        Seconds without a line after which a detail gets one.
     """
 
-    def __init__(self, every: int = 1, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, every: int = 1, stream: TextIO | None = None, patience: float = _PATIENCE
+    ) -> None:
         self._every = every
         self._stream = stream
+        self._patience = patience
         self._n_bytes = 0
+        self._pace = Pace()
+        self._started: float | None = None
+        self._last = time.perf_counter()
+        self._is_compiling = False
 
     def __call__(self, event: Event) -> None:
         """Listen to an event."""
+        self._pace(event)
         if isinstance(event, FitStarted):
-            self._write(describe_fit(event))
+            self._started = time.perf_counter()
         elif isinstance(event, ReadStarted):
             self._n_bytes = event.n_bytes
-        elif isinstance(event, ReadDone):
-            if event.iteration == 0 or (event.iteration - 1) % self._every == 0:
-                self._write(describe_read(event, self._n_bytes))
-        elif isinstance(event, SurveyDone):
-            self._write(describe_survey(event))
-        elif isinstance(event, SampleStage):
-            self._write(describe_stage(event))
-        elif isinstance(event, ComponentsDegenerate):
-            self._write(describe_degenerate(event))
-        elif isinstance(event, MixtureFound | ComponentsReseeded | ChangeDetected):
-            self._write(describe_stream(event))
-        elif isinstance(event, RowsLearned | BatchKnown | FilesSkipped):
-            self._write(describe_update(event))
+        if isinstance(event, Detail):
+            if time.perf_counter() - self._last >= self._patience:
+                self._write(describe_detail(event))
+        elif self._is_due(event):
+            line = describe(event, self._n_bytes)
+            if line is not None:
+                self._write(line + self._outlook(event))
+
+    def _is_due(self, event: Event) -> bool:
+        """Return whether an event gets a line, if it is one that can be described."""
+        if isinstance(event, ReadDone) and event.iteration:
+            return (event.iteration - 1) % self._every == 0
+        if isinstance(event, KernelCompiling):
+            is_first, self._is_compiling = not self._is_compiling, True
+            return is_first
+        return True
+
+    def _outlook(self, event: Event) -> str:
+        """Return the elapsed time and the predicted number of passes, after a pass of a fit."""
+        if self._started is None or not isinstance(event, ReadDone):
+            return ""
+        elapsed = f"; {describe_seconds(time.perf_counter() - self._started)} elapsed"
+        n_passes = self._pace.n_passes
+        return elapsed if n_passes is None else f"{elapsed}, {describe_passes(n_passes)}"
 
     def _write(self, line: str) -> None:
         print(line, file=self._stream or sys.stderr, flush=True)
+        self._last = time.perf_counter()
 
 
 class ProgressBar:
     """Shows the current pass on a terminal; a context manager and a listener.
 
     Rows and bytes per second are those of this pass so far. The log-likelihood and its gain are
-    those of the last finished iteration. Between passes the bar names the last finished stage of
-    the work in memory.
+    those of the last finished iteration. Between passes the bar names the present work in memory:
+    its stage, start or round. The elapsed time moves on while nothing else does.
 
     Parameters
     ----------
@@ -93,18 +195,31 @@ class ProgressBar:
     def __init__(self, console: "Console | None" = None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+        from rich.text import Text
 
+        bar = self
+
+        class Elapsed(TextColumn):
+            def render(self, task: Any) -> Text:
+                return Text(describe_seconds(time.perf_counter() - bar._first))
+
+        self._first = time.perf_counter()
+        self._pace = Pace()
         self._progress = Progress(
+            Elapsed(""),
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
             TextColumn("{task.fields[rates]}"),
             TextColumn("{task.fields[likelihood]}"),
+            TextColumn("{task.fields[outlook]}"),
             console=console or Console(stderr=True),
             expand=True,
             transient=True,
         )
-        self._task = self._progress.add_task("", total=None, visible=False, rates="", likelihood="")
+        self._task = self._progress.add_task(
+            "", total=None, visible=False, rates="", likelihood="", outlook=""
+        )
         self._started = 0.0
         self._n_rows = self._n_bytes = 0
 
@@ -117,14 +232,20 @@ class ProgressBar:
 
     def __call__(self, event: Event) -> None:
         """Listen to an event."""
+        self._pace(event)
         if isinstance(event, FitStarted):
+            self._first = time.perf_counter()
             self._progress.console.print(describe_fit(event), highlight=False)
+        elif isinstance(event, KernelCompiling):
+            self._rest(describe_compiling(event), "")
         elif isinstance(event, ReadStarted):
             self._begin(event)
         elif isinstance(event, ChunkDone):
             self._advance(event)
-        elif isinstance(event, ReadDone) and not math.isnan(event.log_likelihood):
-            self._show(likelihood=describe_likelihood(event.log_likelihood, event.gain))
+        elif isinstance(event, ReadDone):
+            self._end(event)
+        elif isinstance(event, Detail):
+            self._detail(event)
         elif isinstance(event, SurveyDone):
             self._progress.console.print(describe_survey(event), highlight=False)
             self._rest(f"sample of {event.n_sampled:,} rows", "")
@@ -143,9 +264,29 @@ class ProgressBar:
         description = f"pass {read.number}" if read.purpose == "iteration" else _title(read)
         self._progress.reset(self._task, total=read.n_rows, visible=True, description=description)
 
+    def _end(self, read: ReadDone) -> None:
+        if not math.isnan(read.log_likelihood):
+            self._show(likelihood=describe_likelihood(read.log_likelihood, read.gain))
+        n_passes = self._pace.n_passes
+        if n_passes is not None and self._progress.console.width >= _WIDE:
+            self._show(outlook=describe_passes(n_passes))
+
+    def _detail(self, event: Detail) -> None:
+        likelihood = getattr(event, "log_likelihood", math.nan)
+        if not math.isnan(likelihood):
+            self._show(likelihood=describe_likelihood(likelihood, math.nan))
+        if not isinstance(event, SampleStep):
+            self._show(total=None, visible=True, description=_activity(event), rates="")
+
     def _rest(self, description: str, likelihood: str) -> None:
         self._progress.reset(
-            self._task, total=None, description=description, rates="", likelihood=likelihood
+            self._task,
+            total=None,
+            visible=True,
+            description=description,
+            rates="",
+            likelihood=likelihood,
+            outlook="",
         )
 
     def _advance(self, chunk: ChunkDone) -> None:
@@ -176,6 +317,85 @@ def _is_interactive() -> bool:
 
     # The settings of rich can treat a file as a terminal, but bars do not belong in a file.
     return sys.stderr.isatty() and Console(stderr=True).is_interactive
+
+
+def describe(event: Event, n_bytes: int) -> str | None:
+    """Return one line on an event; None for one that gets no line of its own.
+
+    Parameters
+    ----------
+    event : Event
+    n_bytes : int
+        Size of the values of the present pass.
+
+    Returns
+    -------
+    str or None
+    """
+    match event:
+        case FitStarted():
+            return describe_fit(event)
+        case KernelCompiling():
+            return describe_compiling(event)
+        case ReadDone():
+            return describe_read(event, n_bytes)
+        case SurveyDone():
+            return describe_survey(event)
+        case SampleStage():
+            return describe_stage(event)
+        case ComponentsDegenerate():
+            return describe_degenerate(event)
+        case MixtureFound() | ComponentsReseeded() | ChangeDetected():
+            return describe_stream(event)
+        case RowsLearned() | BatchKnown() | FilesSkipped():
+            return describe_update(event)
+        case _:
+            return None
+
+
+def describe_compiling(event: KernelCompiling) -> str:
+    """Return one line on a kernel that is being compiled."""
+    how_often = "once per machine" if event.is_kept else "again, as no folder can keep them"
+    return f"compiling kernels, {how_often}"
+
+
+def describe_detail(event: Detail) -> str:
+    """Return one line on a detail of the work in memory."""
+    text = _activity(event)
+    if isinstance(event, StageStarted | StartBegun):
+        return f"{text} begins"
+    if math.isfinite(event.log_likelihood):
+        text += f", {describe_likelihood(event.log_likelihood, math.nan)}"
+    inertia = getattr(event, "inertia", math.nan)
+    return f"{text}, inertia {inertia:.6g}" if math.isfinite(inertia) else text
+
+
+def _activity(event: Detail) -> str:
+    """Return the present work in memory."""
+    match event:
+        case StageStarted():
+            return f"sample, {event.name} on {event.n_rows:,} rows"
+        case StartBegun() | StartDone():
+            return f"sample, start {event.number} of {event.n_starts}"
+        case RoundDone():
+            return f"sample, round {event.number}"
+        case SampleStep():
+            return f"sample, {event.stage}, iteration {event.number}"
+
+
+def describe_passes(n_passes: int) -> str:
+    """Return a predicted number of passes."""
+    return f"about {n_passes} pass{'es' * (n_passes != 1)} left"
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a duration."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, seconds = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02} min"
 
 
 def describe_fit(fit: FitStarted) -> str:

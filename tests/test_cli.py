@@ -11,9 +11,11 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
+import click
 import numpy as np
 import pandas
 import pyarrow
@@ -23,7 +25,7 @@ import zarr
 import streamgmm
 from streamgmm import GaussianMixture, OnlineGaussianMixture, cli
 from streamgmm.cli import commands
-from streamgmm.cli.describe import summary
+from streamgmm.cli.describe import print_history, summary
 from streamgmm.core.kernels.compilation import cache_folder
 from streamgmm.core.parameters import PARAMETER_NAMES
 from streamgmm.core.structures import STRUCTURES
@@ -606,8 +608,57 @@ def test_without_matplotlib_a_plot_says_what_to_install(run, monkeypatch):
 def test_help_and_version(run):
     assert run().out == run("--help").out
     assert run("--version").out.strip() == f"streamgmm, version {streamgmm.__version__}"
-    for command in cli.main.commands:
-        assert run(command, "--help").code == 0
+    assert "..." not in run("--help").out.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("command", sorted(cli.main.commands))
+def test_a_help_page_is_80_columns_wide_and_ends_with_an_example(run, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = run(command, "--help").out
+    assert max(map(len, text.splitlines())) <= 80
+    assert re.search(rf"\n  Examples?:\n  streamgmm {command}\b", text)
+
+
+def test_many_options_have_headings(run):
+    for command in ("fit", "select", "update", "score"):
+        text = run(command, "--help").out
+        assert "\nDescription of DATA:\n  --variables" in text
+        shown = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", text, re.M)
+        options = [
+            one for one in cli.main.commands[command].params if isinstance(one, click.Option)
+        ]
+        names = [next(name for name in one.opts if name.startswith("--")) for one in options]
+        assert sorted(shown) == sorted([*names, "--help"])
+    assert "\nInterrupted work:\n  --checkpoint " in run("fit", "--help").out
+    assert run("warmup", "--help").out.count(":\n  ") == 2
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_numbers_of_a_history_are_whole_on_a_narrow_terminal(monkeypatch, width):
+    read = {
+        "number": 123,
+        "purpose": "refinement",
+        "iteration": 122,
+        "log_likelihood": -123456789.123456,
+        "gain": -1.25e-12,
+        "n_rows": 1_234_567_890_123,
+        "seconds": 123456.25,
+        "accepted": False,
+    }
+    monkeypatch.setenv("COLUMNS", str(width))
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    print_history(SimpleNamespace(history_=[read], n_reads_=1))
+    for number in ("123", "-123456789.123456", "-1.25e-12", "1234567890123", "123456.25"):
+        assert f" {number}" in terminal.getvalue()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 82
+    assert "…" not in terminal.getvalue()
 
 
 # What is wrong is one line that says what and where
@@ -752,7 +803,7 @@ def test_help_loads_nothing_heavy():
         "import sys; from streamgmm.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'numba', 'scipy', 'sklearn', 'dask', 'zarr', 'matplotlib', 'rich'}\n"
+        "heavy = {'numpy', 'numba', 'scipy', 'sklearn', 'dask', 'zarr', 'matplotlib', 'rich'}\n"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

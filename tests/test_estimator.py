@@ -37,6 +37,8 @@ from streamgmm.events import (
     FitStarted,
     ReadDone,
     ReadStarted,
+    SampleStage,
+    StageStarted,
     StepScored,
     SurveyDone,
 )
@@ -665,11 +667,16 @@ def test_callbacks_hear_of_everything(algorithm: str) -> None:
     if algorithm == "auto":
         # Between the survey and the first iteration.
         first = next(i for i, event in enumerate(events) if isinstance(event, SurveyDone))
-        surveyed, *stages = (events.pop(first) for _ in range(4))
+        last = max(i for i, event in enumerate(events) if isinstance(event, SampleStage)) + 1
+        surveyed, *work = events[first:last]
+        del events[first:last]
+        stages = [event for event in work if isinstance(event, SampleStage)]
         assert isinstance(surveyed, SurveyDone)
         assert (surveyed.n_rows, surveyed.n_sampled, surveyed.shortfall) == (N, N, 0.0)
         assert [stage.name for stage in stages] == ["starts", "moves", "EM"]
         assert all(stage.n_rows == N and stage.n_row_visits > N for stage in stages)
+        begun = [(stage.name, stage.n_rows) for stage in work if isinstance(stage, StageStarted)]
+        assert begun == [(stage.name, stage.n_rows) for stage in stages]
         # How far to go is said between iterations.
         assert any(isinstance(event, StepScored) for event in events)
         events = [event for event in events if not isinstance(event, StepScored)]

@@ -77,3 +77,12 @@ def test_sources_say_their_size_without_reading(tmp_path: Path) -> None:
     frame = streamgmm.open(pandas.DataFrame({"<b>": [1.0, 2.0]}), sample_weight=[1.0, 2.0])
     assert "&lt;b&gt;" in frame._repr_html_()
     assert "each row has a weight" in frame._repr_html_()
+
+
+def test_a_notebook_shows_what_was_fitted():
+    rows = np.random.default_rng(0).normal(size=(500, 2))
+    for model in (GaussianMixture(random_state=0), OnlineGaussianMixture(random_state=0)):
+        assert "1 components (full) of 2 features" not in model._repr_html_()
+        page = model.fit(rows)._repr_html_()
+        assert "1 components (full) of 2 features" in page
+        assert page.endswith("features</p>") or "log-likelihood" in page

@@ -445,9 +445,11 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> list[
 
 
 @main.command(
+    short_help="Choose the number of components.",
     epilog=_example(
-        "streamgmm select data.zarr -k 1:12 --types full,diag -o best.gmm --table table.csv"
-    )
+        "streamgmm select data.zarr -k 1:12 --types full,diag -o best.gmm",
+        "streamgmm select data.zarr --criterion held_out -o best.gmm --table table.csv",
+    ),
 )
 @_data
 @_path_option("-o", "--output", required=True, help="Model to write; ends in .gmm.")
@@ -545,7 +547,10 @@ def select(
         click.echo(f"{output}: {summary(search.best_estimator_)}")
 
 
-@main.command(epilog=_example("streamgmm predict model.gmm data.zarr -o labels.zarr"))
+@main.command(
+    short_help="Write the component of each row of DATA.",
+    epilog=_example("streamgmm predict model.gmm data.zarr -o labels.zarr"),
+)
 @_model
 @_data
 @_path_option("-o", "--output", required=True, help="Output; ends in .npy or .zarr.")
@@ -573,7 +578,10 @@ def predict(
         click.echo(output_report(output, what, k))
 
 
-@main.command(epilog=_example("streamgmm impute model.gmm data.zarr -o filled.zarr"))
+@main.command(
+    short_help="Write rows with their missing values filled.",
+    epilog=_example("streamgmm impute model.gmm data.zarr -o filled.zarr"),
+)
 @_model
 @_data
 @_path_option("-o", "--output", required=True, help="Output; ends in .npy or .zarr.")
@@ -593,7 +601,10 @@ def impute(
         click.echo(output_report(output, "rows"))
 
 
-@main.command(epilog=_example("streamgmm merge monday.gmm tuesday.gmm -o week.gmm"))
+@main.command(
+    short_help="Merge models of different rows into one.",
+    epilog=_example("streamgmm merge monday.gmm tuesday.gmm -o week.gmm"),
+)
 @click.argument("models", type=LocalPath(), nargs=-1, required=True)
 @_path_option("-o", "--output", required=True, help="Model to write; ends in .gmm.")
 @click.option(
@@ -738,7 +749,10 @@ def sample(
         click.echo(f"{output_report(output, 'rows')}; {rows_of_components(counts)}")
 
 
-@main.command(epilog=_example("streamgmm update model.gmm data.zarr -k 8 --half-life 1000000"))
+@main.command(
+    short_help="Learn new rows of DATA, and save the model.",
+    epilog=_example("streamgmm update model.gmm data.zarr -k 8 --half-life 1000000"),
+)
 @_model
 @_data
 @click.option(
@@ -891,10 +905,11 @@ _KINDS_OF_DATA = ("uncertainty", "fit", "entropy")
 
 
 @main.command(
+    short_help="Draw a model, or how its fit converged.",
     epilog=_example(
         "streamgmm plot model.gmm --data data.zarr --features 0,1 -o picture.png",
         "streamgmm plot model.gmm --data data.parquet --kind fit -o fit.png",
-    )
+    ),
 )
 @_model
 @_path_option("-o", "--output", required=True, help="Picture: ends in .png, .pdf or .svg.")
@@ -1008,7 +1023,9 @@ def _columns(features: list[str], model: Any) -> list[int | str]:
     ]
 
 
-@main.command(epilog=_example("streamgmm warmup"))
+@main.command(
+    short_help="Compile the kernels for this machine.", epilog=_example("streamgmm warmup")
+)
 @_quiet
 def warmup(quiet: bool) -> None:
     """Compile the kernels for this machine, so that the first fit does not have to.

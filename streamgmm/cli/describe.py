@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ def summary(model: "GaussianMixture | OnlineGaussianMixture") -> str:
     return with_skipped(described, _skipped_at_last(model.history_))
 
 
-def _skipped_at_last(history: list[dict[str, Any]]) -> SkippedRows:
+def _skipped_at_last(history: Sequence[Mapping[str, Any]]) -> SkippedRows:
     """Return the rows that the last pass over the data skipped."""
     if not history:
         return SkippedRows()
@@ -169,7 +170,7 @@ def print_history(model: "GaussianMixture | OnlineGaussianMixture") -> None:
     _print_table(title, columns, rows)
 
 
-def _purpose(read: dict[str, Any]) -> str:
+def _purpose(read: Mapping[str, Any]) -> str:
     text = f"{read['purpose']} {read['iteration'] or ''}".rstrip()
     return text if read.get("accepted", True) else f"{text}, not accepted"
 
@@ -185,10 +186,14 @@ def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.table import Table
 
     table = Table(*map(escape, columns), title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in table.columns:
+    narrowest = len("  ")
+    for column, cells in zip(table.columns, zip(columns, *rows, strict=True), strict=True):
         column.justify = "right"
+        # Text is broken between words where a terminal is narrow, and numbers never.
+        column.no_wrap = not any(" " in cell for cell in cells)
+        narrowest += max(len(word) for cell in cells for word in [*cell.split(), ""]) + len("   ")
     for row in rows:
         table.add_row(*row)
     # Output to a file or a pipe has no width limit.
-    console = Console() if sys.stdout.isatty() else Console(width=10_000)
+    console = Console(width=max(Console().width, narrowest) if sys.stdout.isatty() else 10_000)
     console.print(table, highlight=False)

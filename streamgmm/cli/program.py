@@ -26,8 +26,64 @@ _SOON = 0.01
 _FOR_UNFINISHED = len(".part")
 
 
+# Headings of options in the help of a command with many of them, by the names of the arguments.
+# Other options come first.
+_HEADINGS = {
+    "Model and search": (
+        "covariance_type",
+        "tol",
+        "reg_covar",
+        "max_iter",
+        "n_init",
+        "init_params",
+        "init_size",
+        "algorithm",
+        "survey_part",
+        "arithmetic",
+        "prior",
+        "start",
+        "fixed",
+        "criterion",
+        "held_out",
+        "n_repeats",
+        "half_life",
+    ),
+    "Description of DATA": (
+        "variables",
+        "feature_dim",
+        "path",
+        "columns",
+        "missing",
+        "format",
+        "storage_options",
+        "sample_weight",
+    ),
+    "Interrupted work": ("checkpoint", "checkpoint_interval", "resume"),
+    "Computation": ("random_state", "n_jobs", "memory_limit", "executor"),
+    "Other": ("quiet", "help"),
+}
+_FEW_OPTIONS = 10
+
+
 class Command(click.Command):
     """A command whose messages name its own options."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options; if there are many, under headings."""
+        parameters = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
+        if len(parameters) <= _FEW_OPTIONS:
+            super().format_options(ctx, formatter)
+            return
+        heading_of = {name: heading for heading, names in _HEADINGS.items() for name in names}
+        sections: dict[str, list[tuple[str, str]]] = {"Options": [], **{h: [] for h in _HEADINGS}}
+        for parameter in parameters:
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections[heading_of.get(parameter.name or "", "Options")].append(record)
+        for heading, records in sections.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors of bad input into one line.

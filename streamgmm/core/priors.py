@@ -78,9 +78,21 @@ class Prior:
     def check(self, covariance_type: CovarianceType, n_features: int) -> None:
         """Refuse values that are not a prior for this kind of mixture.
 
+        Parameters
+        ----------
+        covariance_type : str
+            A structure of covariances.
+        n_features : int
+
         Raises
         ------
         ParameterError
+            If a value has the wrong shape or range.
+
+        Examples
+        --------
+        >>> from streamgmm import Prior
+        >>> Prior(covariance_prior=2.0).check("spherical", 5)
         """
         structure = STRUCTURES[covariance_type]
         shape = structure.one_shape(n_features)
@@ -104,7 +116,26 @@ class Prior:
             )
 
     def completed(self, moments: DataMoments) -> "ConjugatePrior":
-        """Return the prior, completed by moments of the data."""
+        """Return the prior, completed by moments of the data.
+
+        Parameters
+        ----------
+        moments : DataMoments
+            Number, mean and covariance of the rows.
+
+        Returns
+        -------
+        prior : ConjugatePrior
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import Prior
+        >>> from streamgmm.core.data_moments import DataMoments
+        >>> moments = DataMoments(10.0, np.zeros(2), np.eye(2))
+        >>> Prior().completed(moments).moments.n_rows
+        10.0
+        """
         return ConjugatePrior(self, moments)
 
 

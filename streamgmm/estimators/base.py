@@ -9,7 +9,7 @@ from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +35,12 @@ from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure
 from streamgmm.errors import ModelFileError, OutputError, ParameterError
 from streamgmm.estimators.condition import warn_of_skipped_rows
+from streamgmm.estimators.data_types import InMemory, OutputPath, PandasFrame
 from streamgmm.estimators.outputs import (
     Output,
 )
 from streamgmm.estimators.records import to_record
-from streamgmm.estimators.row_estimator import RowEstimator, listener_of
+from streamgmm.estimators.row_estimator import RowEstimator, notified
 from streamgmm.estimators.summary import component_table, describe
 from streamgmm.estimators.validation import (
     check_is_fitted,
@@ -57,10 +58,9 @@ from streamgmm.protocols import (
 )
 from streamgmm.sources.columns import chosen_columns
 
-#: The path of an output, in the type in which it was given.
-OutputPath = TypeVar("OutputPath", bound=str | os.PathLike[str])
-#: Data whose predictions are NumPy arrays.
-InMemory = NDArray[Any] | Sequence[Sequence[float]]
+if TYPE_CHECKING:
+    import pandas as pd
+
 # Size of a mixture up to which it is kept as it was prepared for predictions.
 _KEPT_BYTES = 1 << 16
 
@@ -98,6 +98,9 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
     def predict(self, X: InMemory, *, resume: bool = False) -> NDArray[np.int64]: ...
 
     @overload
+    def predict(self, X: PandasFrame, *, resume: bool = False) -> "pd.Series[int]": ...
+
+    @overload
     def predict(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
 
     def predict(
@@ -129,6 +132,16 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
         OutputError
             If ``out`` cannot be written, another process is writing it, or what is to be resumed
             was begun with another model or other data.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0], [1], [2], [10], [11], [12]])
+        >>> gm = GaussianMixture(2, covariance_type="tied", random_state=0).fit(X)
+        >>> labels = gm.predict(X)
+        >>> bool(labels[0] == labels[1] != labels[5])
+        True
         """
         return self._predicted(X, prediction.labels, Output(np.dtype(np.int64)), out, resume)
 
@@ -137,6 +150,9 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
 
     @overload
     def predict_proba(self, X: InMemory, *, resume: bool = False) -> NDArray[np.float64]: ...
+
+    @overload
+    def predict_proba(self, X: PandasFrame, *, resume: bool = False) -> "pd.DataFrame": ...
 
     @overload
     def predict_proba(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
@@ -168,6 +184,15 @@ or the path ``out``
             If the data cannot be used or have other columns than those fitted.
         OutputError
             As for :meth:`predict`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0], [1], [2], [10], [11], [12]])
+        >>> gm = GaussianMixture(2, covariance_type="tied", random_state=0).fit(X)
+        >>> gm.predict_proba(X).shape
+        (6, 2)
         """
         check_is_fitted(self)
         output = Output(np.dtype(np.float64), "component", range(len(self.weights_)))
@@ -178,6 +203,9 @@ or the path ``out``
 
     @overload
     def score_samples(self, X: InMemory, *, resume: bool = False) -> NDArray[np.float64]: ...
+
+    @overload
+    def score_samples(self, X: PandasFrame, *, resume: bool = False) -> "pd.Series[float]": ...
 
     @overload
     def score_samples(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
@@ -210,6 +238,14 @@ or the path ``out``
             If the data cannot be used or have other columns than those fitted.
         OutputError
             As for :meth:`predict`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> gm = GaussianMixture().fit(np.array([[-1.0], [1]]))
+        >>> gm.score_samples([[0.0]]).round(3)
+        array([-0.919])
         """
         return self._predicted(X, prediction.scores, Output(np.dtype(np.float64)), out, resume)
 
@@ -218,6 +254,9 @@ or the path ``out``
 
     @overload
     def impute(self, X: InMemory, *, resume: bool = False) -> NDArray[Any]: ...
+
+    @overload
+    def impute(self, X: PandasFrame, *, resume: bool = False) -> "pd.DataFrame": ...
 
     @overload
     def impute(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
@@ -433,6 +472,15 @@ or the path ``out``
         ------
         DataError
             If the data cannot be used or have other columns than those fitted.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[-1.0], [1]])
+        >>> gm = GaussianMixture().fit(X)
+        >>> bool(gm.score(X) == gm.score_samples(X).mean())
+        True
         """
         return mean_score(self._scored(X, sample_weight))
 
@@ -450,6 +498,15 @@ or the path ``out``
         bic : float
             -2 ln L + p ln n, for p free parameters and n rows; of rows with weights n is the sum
             of the weights, and ln L the sum of the weighted log-densities.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0], [1], [2], [10], [11], [12]])
+        >>> gm = GaussianMixture(2, covariance_type="tied", random_state=0).fit(X)
+        >>> gm.bic(X) < GaussianMixture().fit(X).bic(X)
+        True
         """
         return self.criteria(X, sample_weight).bic
 
@@ -466,6 +523,15 @@ or the path ``out``
         -------
         aic : float
             -2 ln L + 2 p, for p free parameters; ln L as for :meth:`bic`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0], [1], [2], [10], [11], [12]])
+        >>> gm = GaussianMixture(2, covariance_type="tied", random_state=0).fit(X)
+        >>> gm.aic(X) < GaussianMixture().fit(X).aic(X)
+        True
         """
         return self.criteria(X, sample_weight).aic
 
@@ -539,12 +605,13 @@ or the path ``out``
         check_is_fitted(self)
         source = self._open(X, sample_weight, reset=False)
         with (
+            notified(self) as listener,
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             single_threaded_blas(),
         ):
             k, d = self.means_.shape
             sizes = MixtureBytes(self.covariance_type, k, d, source.missing == "em")
-            reader = Reader(source, executor, listener_of(self), driver_bytes=sizes.scoring)
+            reader = Reader(source, executor, listener, driver_bytes=sizes.scoring)
             found = reader.statistics("score", self._parameters())
         warn_of_skipped_rows(reader.history[-1].skipped, source.n_rows, ", and the score is -inf")
         return found
@@ -567,6 +634,16 @@ or the path ``out``
         ------
         ParameterError
             If ``n_samples`` is less than 1.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0], [1], [2], [10], [11], [12]])
+        >>> gm = GaussianMixture(2, covariance_type="tied", random_state=0).fit(X)
+        >>> rows, components = gm.sample(100)
+        >>> rows.shape, components.shape
+        ((100, 1), (100,))
         """
         check_is_fitted(self)
         is_number = isinstance(n_samples, Integral) and not isinstance(n_samples, bool)
@@ -675,6 +752,17 @@ or the path ``out``
         ------
         OutputError
             If the file cannot be written, or is not to be replaced.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture, load
+        >>> path = Path(tempfile.mkdtemp()) / "model.gmm"
+        >>> GaussianMixture().fit(np.arange(10.0).reshape(5, 2)).save(path)
+        >>> load(path)
+        GaussianMixture()
         """
         target = Path(os.path.realpath(local_path(path, OutputError, "model files")))
         with held(target):

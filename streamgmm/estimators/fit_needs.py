@@ -1,7 +1,8 @@
 """What fits, streams and merging need in memory, and how much work a memory limit allows."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +22,8 @@ from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
+from streamgmm.estimators.row_estimator import DataEstimator, notified
+from streamgmm.events import Listener
 from streamgmm.executors.memory import Budget, sample_bytes
 from streamgmm.protocols import Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
@@ -171,7 +174,16 @@ def refuse_merging(parts: Sequence[FittedModel], memory_limit: int | float | str
     Budget.of(memory_limit, 1).require_driver(source, work, None, 0)
 
 
-def load_kernels(source: Source) -> None:
+@contextmanager
+def fitting(model: DataEstimator, source: Source) -> Iterator[Listener]:
+    """Yield the listener of a fit; under a memory limit, load the kernels first."""
+    with notified(model) as listener:
+        if model.memory_limit is not None:
+            _load_kernels(source)
+        yield listener
+
+
+def _load_kernels(source: Source) -> None:
     """Load the compiled kernels, or compile them, before the size of the process is measured."""
     types = {np.dtype(np.float64)}
     if source.dtype == np.float32:

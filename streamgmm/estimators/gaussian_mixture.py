@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -61,12 +61,14 @@ from streamgmm.estimators.condition import (
     warn_of_few_rows,
     warn_of_skipped_rows,
 )
+from streamgmm.estimators.data_types import PassRecord
 from streamgmm.estimators.fingerprint import fingerprint
-from streamgmm.estimators.fit_needs import FitNeeds, load_kernels, log_effort
+from streamgmm.estimators.fit_needs import FitNeeds, fitting, log_effort
 from streamgmm.estimators.kept_samples import forget_sample, keep_sample, kept_sample
 from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.records import copy_fitted, to_record
-from streamgmm.estimators.row_estimator import FitPredictMixin, listener_of
+from streamgmm.estimators.row_estimator import FitPredictMixin, notified
+from streamgmm.estimators.summary import with_description
 from streamgmm.estimators.validation import (
     PRIOR_CONSTRAINTS,
     HasMethods,
@@ -93,6 +95,9 @@ from streamgmm.sources.sample import SampleSource
 from streamgmm.sources.weighted import WeightedSource
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture as SklearnMixture
 
 # Arrays that a fit leaves, by the names of those of the parameters.
 _ARRAYS = ("weights", "means", "covariances", "precisions", "precisions_cholesky")
@@ -416,6 +421,13 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             data, settings or versions.
         OutputError
             If the checkpoint cannot be written; what it holds stays.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> GaussianMixture().fit(np.arange(10.0).reshape(5, 2)).means_
+        array([[4., 5.]])
         """
         check_settings(self)
         check_resume(self.checkpoint, self.checkpoint_interval, resume)
@@ -430,9 +442,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         check_prior(self.prior, self.covariance_type, source.n_features)
         objective = FitObjective(self._ridge(source), fixed, self.prior)
         rows = _RowCheck(self, source)
-        if self.memory_limit is not None:
-            load_kernels(source)
         with (
+            fitting(self, source) as listener,
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
             single_threaded_blas(),
@@ -450,11 +461,10 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             work, effort = works[0], needs.effort(executor.memory_limit)
             log_effort(effort)
             stages: list[SampleStage] = []
-            listener = rows.before(_keeping(stages, listener_of(self)))
             reader = Reader(
                 source,
                 executor,
-                listener,
+                rows.before(_keeping(stages, listener)),
                 self.arithmetic,
                 driver_bytes=work.driver,
                 is_hard=self.algorithm == "hard",
@@ -485,6 +495,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             data_bytes(source),
             work.thread,
             4 * source.n_rows * k * structure.n_moments(d),
+            self.tol,
+            self.max_iter,
         )
 
     def _checkpointed(
@@ -781,7 +793,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         forget_sample(self)
         self.converged_, self.n_iter_ = fitted.converged, fitted.n_iterations
         self.lower_bound_, self.lower_bounds_ = fitted.log_likelihood, [*fitted.log_likelihoods]
-        self.history_, self.n_reads_ = [*map(dict, fitted.history)], fitted.n_reads
+        self.history_ = [cast(PassRecord, dict(entry)) for entry in fitted.history]
+        self.n_reads_ = fitted.n_reads
         self.sample_history_ = [*map(dict, fitted.sample_history)]
         self.n_features_in_ = parameters.n_features
         self.__dict__.pop("feature_names_in_", None)
@@ -797,7 +810,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             self._statistics,
             getattr(self, "reg_covar_", None),
             getattr(self, "feature_names_in_", None),
-            tuple(self.history_),
+            tuple(map(dict, self.history_)),
             self.n_reads_,
             self._reason,
             self.converged_,
@@ -957,7 +970,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             require_clusters(n_clusters, len(self.weights_))
         if X is not None:
             source = self._open(X, None, reset=False)
-            return self._merged(source, listener_of(self), self.executor, n_clusters)
+            with notified(self) as listener:
+                return self._merged(source, listener, self.executor, n_clusters)
         sample = kept_sample(self)
         if sample is None:
             raise ParameterError(
@@ -1000,7 +1014,12 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
                 ConvergenceWarning,
             )
 
-    def to_sklearn(self) -> Any:
+    def _html_repr(self) -> str:
+        page: str = super()._html_repr()
+        is_fitted = hasattr(self, "converged_")
+        return with_description(page, self.fitted_model_) if is_fitted else page
+
+    def to_sklearn(self) -> "SklearnMixture":
         """Return the same fitted model as a :class:`sklearn.mixture.GaussianMixture`.
 
         Returns
@@ -1008,6 +1027,13 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         sklearn.mixture.GaussianMixture
             Its ``reg_covar`` is one number, the smallest entry of ``reg_covar_``. "tied_diag" is
             given as "diag", and "tied_spherical" as "spherical".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> GaussianMixture().fit(np.arange(10.0).reshape(5, 2)).to_sklearn().means_
+        array([[4., 5.]])
         """
         check_is_fitted(self)
         from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
@@ -1047,6 +1073,16 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         ------
         ParameterError
             If it is another kind of model.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.mixture import GaussianMixture as SklearnMixture
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.array([[0.0], [1], [2], [10], [11], [12]])
+        >>> theirs = SklearnMixture(2, random_state=0).fit(X)
+        >>> bool((GaussianMixture.from_sklearn(theirs).predict(X) == theirs.predict(X)).all())
+        True
         """
         from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
 

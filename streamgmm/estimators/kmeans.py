@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,13 +34,14 @@ from streamgmm.core.structures import Array
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
 from streamgmm.estimators.condition import warn, warn_of_skipped_rows
+from streamgmm.estimators.data_types import InMemory, OutputPath, PandasFrame, PassRecord
 from streamgmm.estimators.fingerprint import clustering_fingerprint
-from streamgmm.estimators.fit_needs import load_kernels
+from streamgmm.estimators.fit_needs import fitting
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.numeric_limits import within_float64
 from streamgmm.estimators.outputs import Output
 from streamgmm.estimators.records import to_record
-from streamgmm.estimators.row_estimator import FitPredictMixin, RowEstimator, listener_of
+from streamgmm.estimators.row_estimator import FitPredictMixin, RowEstimator
 from streamgmm.estimators.validation import (
     HasMethods,
     Interval,
@@ -49,13 +50,16 @@ from streamgmm.estimators.validation import (
     check_random_state,
     check_settings,
 )
-from streamgmm.events import Event, FitStarted, SkippedRows
+from streamgmm.events import Event, FitStarted, Listener, SkippedRows
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record
 from streamgmm.protocols import LazySource, Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Short runs of a search.
 _RUNS = 9
@@ -235,6 +239,15 @@ default="k-means++"
             If the checkpoint is there and not to be resumed, or is that of another fit.
         OutputError
             If the checkpoint cannot be written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import KMeans
+        >>> X = np.array([[0.0], [1], [9], [10]])
+        >>> KMeans(2, random_state=0).fit(X).cluster_centers_
+        array([[0.5],
+               [9.5]])
         """
         check_settings(self)
         check_resume(self.checkpoint, None, resume)
@@ -291,6 +304,16 @@ default="k-means++"
         ----------
         MacQueen (1967), Some methods for classification and analysis of multivariate observations.
         Sculley (2010), Web-scale k-means clustering.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import KMeans
+        >>> X = np.array([[0.0], [1], [9], [10]])
+        >>> km = KMeans(2, random_state=0).partial_fit(X)
+        >>> km.partial_fit([[2.0], [8.0]]).cluster_centers_
+        array([[1.],
+               [9.]])
         """
         check_settings(self)
         is_first = not hasattr(self, "cluster_centers_")
@@ -318,6 +341,18 @@ default="k-means++"
         self.__dict__.pop("labels_", None)
         return self
 
+    @overload
+    def predict(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+
+    @overload
+    def predict(self, X: InMemory, *, resume: bool = False) -> NDArray[np.int64]: ...
+
+    @overload
+    def predict(self, X: PandasFrame, *, resume: bool = False) -> "pd.Series[int]": ...
+
+    @overload
+    def predict(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
+
     def predict(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
@@ -343,6 +378,14 @@ default="k-means++"
             If the data cannot be used or have other columns than those fitted.
         OutputError
             If ``out`` cannot be written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import KMeans
+        >>> X = np.array([[0.0], [1], [9], [10]])
+        >>> KMeans(2, random_state=0).fit(X).predict([[3.0], [8.0]])
+        array([0, 1])
         """
         check_is_fitted(self)
         source = self._opened(X, None, reset=False, fewest=0)
@@ -350,6 +393,18 @@ default="k-means++"
         return self._map_rows(
             X, source, prediction.nearest, question, Output(np.dtype(np.int64)), out, resume
         )
+
+    @overload
+    def transform(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+
+    @overload
+    def transform(self, X: InMemory, *, resume: bool = False) -> NDArray[Any]: ...
+
+    @overload
+    def transform(self, X: PandasFrame, *, resume: bool = False) -> "pd.DataFrame": ...
+
+    @overload
+    def transform(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
 
     def transform(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
@@ -376,6 +431,14 @@ default="k-means++"
             If the data cannot be used or have other columns than those fitted.
         OutputError
             If ``out`` cannot be written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import KMeans
+        >>> X = np.array([[0.0], [1], [9], [10]])
+        >>> KMeans(2, random_state=0).fit(X).transform([[3.0]])
+        array([[2.5, 6.5]])
         """
         check_is_fitted(self)
         source = self._opened(X, None, reset=False, fewest=0)
@@ -401,6 +464,14 @@ default="k-means++"
         ------
         DataError
             If the data cannot be used or have other columns than those fitted.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import KMeans
+        >>> X = np.array([[0.0], [1], [9], [10]])
+        >>> KMeans(2, random_state=0).fit(X).score(X)
+        -1.0
         """
         check_is_fitted(self)
         source = self._opened(X, sample_weight, reset=False, fewest=0)
@@ -472,10 +543,9 @@ default="k-means++"
     @contextmanager
     def _reading(self, source: Source) -> Iterator[tuple[Reader, ThreadExecutor, Work]]:
         """Open executors, and check that passes and a search fit in memory."""
-        if self.memory_limit is not None:
-            load_kernels(source)
         shape = self.n_clusters, source.n_features
         with (
+            fitting(self, source) as listener,
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
             single_threaded_blas(),
@@ -489,7 +559,7 @@ default="k-means++"
             work = Work(passes.thread, passes.value, passes.together, driver)
             executor.check_memory(source, work)
             yield (
-                Reader(source, executor, listener_of(self), driver_bytes=driver, is_hard=True),
+                Reader(source, executor, listener, driver_bytes=driver, is_hard=True),
                 local,
                 work,
             )
@@ -544,11 +614,11 @@ default="k-means++"
     ) -> Array:
         """Return the centres of small inertia on the sample."""
 
-        def open_rows(rows: Array, weights: Array, metric: Metric) -> Reader:
+        def open_rows(rows: Array, weights: Array, metric: Metric, listener: Listener) -> Reader:
             return Reader(
                 SampleSource(rows, weights),
                 local,
-                lambda event: None,
+                listener,
                 driver_bytes=reader.driver_bytes,
                 is_hard=True,
                 log_offsets=np.full(self.n_clusters, metric.offset),
@@ -563,6 +633,7 @@ default="k-means++"
             random,
             reader.source.dtype,
             self.tol,
+            reader.notify,
         )
 
     def _clustered(
@@ -609,7 +680,7 @@ default="k-means++"
         self.cluster_centers_ = found.centres
         self.inertia_ = found.inertia
         self.n_iter_ = found.n_iterations
-        self.history_ = [asdict(read) for read in reader.history]
+        self.history_ = [cast(PassRecord, asdict(read)) for read in reader.history]
         self.n_reads_ = reader.n_reads
         self._metric = metric
         self.__dict__.pop("labels_", None)

@@ -46,6 +46,17 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture | OnlineGaussianMixtur
     ------
     ModelFileError
         If the file is missing, damaged, of another kind or written by a newer version.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import streamgmm
+    >>> path = Path(tempfile.mkdtemp()) / "model.gmm"
+    >>> streamgmm.GaussianMixture().fit(np.arange(10.0).reshape(5, 2)).save(path)
+    >>> streamgmm.load(path).means_
+    array([[4., 5.]])
     """
     target = Path(os.path.realpath(local_path(path, ModelFileError, "model files")))
     # Before the file is read: a file that is replaced meanwhile counts as changed.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from numbers import Integral, Real
-from typing import Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, cast, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,14 @@ from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError, DegenerateComponentWarning, FewRowsWarning, ParameterError
 from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
 from streamgmm.estimators.condition import condition_of, warn
+from streamgmm.estimators.data_types import InMemory, OutputPath, PandasFrame, PassRecord
 from streamgmm.estimators.fingerprint import search_fingerprint
-from streamgmm.estimators.fit_needs import FitNeeds, load_kernels
+from streamgmm.estimators.fit_needs import FitNeeds, fitting
 from streamgmm.estimators.gaussian_mixture import GaussianMixture, fitted_model
 from streamgmm.estimators.kept_samples import keep_sample
 from streamgmm.estimators.numeric_limits import within_float64
 from streamgmm.estimators.records import to_record
-from streamgmm.estimators.row_estimator import DataEstimator, FitPredictMixin, listener_of
+from streamgmm.estimators.row_estimator import DataEstimator, FitPredictMixin
 from streamgmm.estimators.validation import (
     Interval,
     StrOptions,
@@ -51,6 +52,9 @@ from streamgmm.sources.sample import SampleSource
 
 _MOST_BY_DEFAULT = 12
 _VALUE = 8
+if TYPE_CHECKING:
+    import pandas as pd
+
 # Settings of a mixture that a search has too, with the same meaning and check.
 _SHARED = (
     "tol",
@@ -108,13 +112,14 @@ class GaussianMixtureSearch(
         Gain that may remain, in nats per row. A candidate converges further where ``tol`` of all
         rows is more than one parameter costs, ½ ln n nats.
     reg_covar, max_iter, n_init, init_params, verbose, verbose_interval, arithmetic, prior, \
-executor, n_jobs, memory_limit, survey_part, callbacks
-        As for :class:`GaussianMixture`, of each candidate; ``max_iter``, at least 1, bounds its
-        passes.
+executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
+        Of each candidate; ``max_iter``, at least 1, bounds its passes.
     checkpoint : path-like or URL, default=None
         Folder in which :meth:`fit` keeps what it finds, so that an interrupted search can
         continue; in the end also ``model.gmm``, the best mixture.
     checkpoint_interval : float, default=None
+        As for :class:`GaussianMixture`.
+    callbacks : callable or sequence of callables, default=()
         As for :class:`GaussianMixture`.
 
     Attributes
@@ -262,6 +267,15 @@ executor, n_jobs, memory_limit, survey_part, callbacks
             If the checkpoint is there and not to be resumed, or is that of another search.
         OutputError
             If the checkpoint cannot be written.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixtureSearch
+        >>> X = np.random.default_rng(0).normal(size=(400, 1)) + [[-9.0], [9.0]] * 200
+        >>> search = GaussianMixtureSearch([1, 2], random_state=0).fit(X)
+        >>> search.best_estimator_.n_components
+        2
         """
         check_settings(self)
         check_resume(self.checkpoint, self.checkpoint_interval, resume)
@@ -270,9 +284,8 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         for kind in kinds:
             check_prior(self.prior, kind, source.n_features)
         sizes = _possible_sizes(sizes, source, self.n_components is not None)
-        if self.memory_limit is not None:
-            load_kernels(source)
         with (
+            fitting(self, source) as listener,
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
             single_threaded_blas(),
@@ -294,7 +307,7 @@ executor, n_jobs, memory_limit, survey_part, callbacks
             # Each fit keeps its best statistics and those of its last step.
             held = max(work.driver for work in works[:2]) + 4 * shared.value
             executor.check_memory(source, replace(shared, driver=held))
-            reader = Reader(source, executor, listener_of(self), self.arithmetic, driver_bytes=held)
+            reader = Reader(source, executor, listener, self.arithmetic, driver_bytes=held)
 
             def open_rows(rows: Array, weights: Array, listener: Listener) -> Reader:
                 sample = SampleSource(rows, weights, source.missing)
@@ -345,26 +358,149 @@ executor, n_jobs, memory_limit, survey_part, callbacks
 
         return self._open_checkpoint(reader, settings, None, final, resume)
 
+    @overload
+    def predict(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+
+    @overload
+    def predict(self, X: InMemory, *, resume: bool = False) -> NDArray[np.int64]: ...
+
+    @overload
+    def predict(self, X: PandasFrame, *, resume: bool = False) -> "pd.Series[int]": ...
+
+    @overload
+    def predict(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
+
     def predict(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
-        """Return the labels of the best mixture; see :meth:`GaussianMixture.predict`."""
+        """Return the labels of the best mixture; see :meth:`GaussianMixture.predict`.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            As for :meth:`GaussianMixture.predict`.
+        resume : bool, default=False
+            As for :meth:`GaussianMixture.predict`.
+
+        Returns
+        -------
+        labels : as for :meth:`GaussianMixture.predict`
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixtureSearch
+        >>> X = np.random.default_rng(0).normal(size=(400, 1)) + [[-9.0], [9.0]] * 200
+        >>> search = GaussianMixtureSearch([1, 2], random_state=0).fit(X)
+        >>> search.predict(X).shape
+        (400,)
+        """
         return self._best("predict").predict(X, out=out, resume=resume)
+
+    @overload
+    def predict_proba(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+
+    @overload
+    def predict_proba(self, X: InMemory, *, resume: bool = False) -> NDArray[np.float64]: ...
+
+    @overload
+    def predict_proba(self, X: PandasFrame, *, resume: bool = False) -> "pd.DataFrame": ...
+
+    @overload
+    def predict_proba(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
 
     def predict_proba(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
-        """Return its responsibilities; see :meth:`GaussianMixture.predict_proba`."""
+        """Return its responsibilities; see :meth:`GaussianMixture.predict_proba`.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            As for :meth:`GaussianMixture.predict_proba`.
+        resume : bool, default=False
+            As for :meth:`GaussianMixture.predict_proba`.
+
+        Returns
+        -------
+        responsibilities : as for :meth:`GaussianMixture.predict_proba`
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixtureSearch
+        >>> X = np.random.default_rng(0).normal(size=(400, 1)) + [[-9.0], [9.0]] * 200
+        >>> search = GaussianMixtureSearch([1, 2], random_state=0).fit(X)
+        >>> search.predict_proba(X).shape
+        (400, 2)
+        """
         return self._best("predict_proba").predict_proba(X, out=out, resume=resume)
+
+    @overload
+    def score_samples(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+
+    @overload
+    def score_samples(self, X: InMemory, *, resume: bool = False) -> NDArray[np.float64]: ...
+
+    @overload
+    def score_samples(self, X: PandasFrame, *, resume: bool = False) -> "pd.Series[float]": ...
+
+    @overload
+    def score_samples(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
 
     def score_samples(
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
-        """Return its log-density of each row; see :meth:`GaussianMixture.score_samples`."""
+        """Return its log-density of each row; see :meth:`GaussianMixture.score_samples`.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            As for :meth:`GaussianMixture.score_samples`.
+        resume : bool, default=False
+            As for :meth:`GaussianMixture.score_samples`.
+
+        Returns
+        -------
+        log_density : as for :meth:`GaussianMixture.score_samples`
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixtureSearch
+        >>> X = np.random.default_rng(0).normal(size=(400, 1)) + [[-9.0], [9.0]] * 200
+        >>> search = GaussianMixtureSearch([1, 2], random_state=0).fit(X)
+        >>> search.score_samples(X).shape
+        (400,)
+        """
         return self._best("score_samples").score_samples(X, out=out, resume=resume)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Return its mean log-density of the rows; see :meth:`GaussianMixture.score`."""
+        """Return its mean log-density of the rows; see :meth:`GaussianMixture.score`.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,) or str, default=None
+
+        Returns
+        -------
+        score : float
+            Nats per row.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixtureSearch
+        >>> X = np.random.default_rng(0).normal(size=(400, 1)) + [[-9.0], [9.0]] * 200
+        >>> search = GaussianMixtureSearch([1, 2], random_state=0).fit(X)
+        >>> search.score(X) == search.best_estimator_.score(X)
+        True
+        """
         return self._best("score").score(X, y, sample_weight)
 
     def _best(self, name: str) -> GaussianMixture:
@@ -474,7 +610,7 @@ executor, n_jobs, memory_limit, survey_part, callbacks
             "covariance_type": best.covariance_type,
         }
         self.best_score_ = float(self.cv_results_[self.criterion][self.best_index_])
-        self.history_ = [asdict(read) for read in reader.history]
+        self.history_ = [cast(PassRecord, asdict(read)) for read in reader.history]
         self.n_reads_ = reader.n_reads
 
     def _estimator(self, one: Outcome, reader: Reader, ridge: FitRidge) -> GaussianMixture:

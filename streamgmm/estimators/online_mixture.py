@@ -36,7 +36,7 @@ from streamgmm.estimators.condition import (
 )
 from streamgmm.estimators.fit_needs import (
     StreamNeeds,
-    load_kernels,
+    fitting,
     log_effort,
     refuse_merging,
     search_effort,
@@ -46,7 +46,8 @@ from streamgmm.estimators.merging import fitted_part, fitted_parts, refuse_size
 from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.online_records import to_online_record
 from streamgmm.estimators.online_state import OnlineState
-from streamgmm.estimators.row_estimator import listener_of
+from streamgmm.estimators.row_estimator import listener_of, notified
+from streamgmm.estimators.summary import with_description
 from streamgmm.estimators.validation import (
     PRIOR_CONSTRAINTS,
     HasMethods,
@@ -285,6 +286,15 @@ class OnlineGaussianMixture(MixtureEstimator):
         ------
         ParameterError
             If the model has no statistics, having been converted or derived from another one.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture, OnlineGaussianMixture
+        >>> X = np.random.default_rng(0).normal(size=(100, 2))
+        >>> gm = OnlineGaussianMixture.from_batch(GaussianMixture().fit(X))
+        >>> gm.partial_fit(X + 1.0).means_.shape
+        (1, 2)
         """
         fitted = fitted_part(model, "the model")
         online = cls._with_settings_of(model, settings)
@@ -494,6 +504,16 @@ class OnlineGaussianMixture(MixtureEstimator):
             them has been learned.
         ParameterError
             If a setting is not valid.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import OnlineGaussianMixture
+        >>> gm = OnlineGaussianMixture(random_state=0)
+        >>> for batch in np.random.default_rng(0).normal(size=(5, 100, 2)):
+        ...     gm = gm.partial_fit(batch)
+        >>> gm.n_samples_seen_
+        500.0
         """
         progress = self.state_.progress
         if progress is not None and sample_weight is None and self._is_plain(X):
@@ -545,6 +565,15 @@ class OnlineGaussianMixture(MixtureEstimator):
         ------
         DataError
             If a chunk cannot be used.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import streamgmm
+        >>> source = streamgmm.open(np.random.default_rng(0).normal(size=(100, 2)))
+        >>> gm = streamgmm.OnlineGaussianMixture(random_state=0)
+        >>> gm.learn_chunks(source, [source.read(0)]).n_samples_seen_
+        100.0
         """
         progress = self.state_.progress
         if progress is None:
@@ -577,6 +606,14 @@ class OnlineGaussianMixture(MixtureEstimator):
             If the data cannot be used, or there are fewer rows than components.
         ParameterError
             If a setting is not valid.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import OnlineGaussianMixture
+        >>> batches = np.random.default_rng(0).normal(size=(5, 100, 2))
+        >>> OnlineGaussianMixture(random_state=0).fit(iter(batches)).means_.shape
+        (1, 2)
         """
         check_settings(self)
         if is_stream(X) or isinstance(X, Iterator):
@@ -744,8 +781,10 @@ class OnlineGaussianMixture(MixtureEstimator):
         check_prior(self.prior, self.covariance_type, source.n_features)
         plan = self._plan(source.n_features)
         if self.memory_limit is not None:
-            load_kernels(source)
-            with ThreadExecutor(self.n_jobs, self.memory_limit) as local:
+            with (
+                fitting(self, source),
+                ThreadExecutor(self.n_jobs, self.memory_limit) as local,
+            ):
                 # What a search needs does not depend on the ridge.
                 needs = StreamNeeds(source, self._settings(Objective()), plan.init_size)
                 for work in needs.works(parse_bytes(self.memory_limit)):
@@ -870,7 +909,10 @@ class OnlineGaussianMixture(MixtureEstimator):
             weights,
             np.zeros(n_rows, dtype=np.bool_),
         )
-        with ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local:
+        with (
+            notified(self) as listener,
+            ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
+        ):
             effort, held = search_effort(settings, rows, local.memory_limit)
             log_effort(effort)
             most_bytes = local.sample_bytes // effort.informing_part
@@ -885,11 +927,16 @@ class OnlineGaussianMixture(MixtureEstimator):
                 Start(),
                 Informant.among(rows, weights, n_parameters, most_bytes),
                 np.random.RandomState(seed),
-                open_rows(rows, weights, lambda event: None),
+                open_rows(rows, weights, listener),
                 effort,
             )
             tol = _PART_OF_SHORTFALL * expected_shortfall(_ENDLESS, n_rows, n_parameters)
             return search.run(sample, tol), objective
+
+    def _html_repr(self) -> str:
+        page: str = super()._html_repr()
+        is_fitted = self.__sklearn_is_fitted__()
+        return with_description(page, self.fitted_model_) if is_fitted else page
 
     def _record(self) -> Record:
         if self.state_.progress is None:

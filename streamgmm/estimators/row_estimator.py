@@ -2,19 +2,22 @@
 
 import math
 import os
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.reader import announced, refuse_not_finite
+from streamgmm.core.kernels.compilation import watched
 from streamgmm.errors import NotFiniteError, ParameterError
 from streamgmm.estimators.condition import warn
+from streamgmm.estimators.data_types import InMemory, OutputPath, PandasFrame
 from streamgmm.estimators.outputs import (
     Output,
     as_given,
@@ -24,12 +27,12 @@ from streamgmm.estimators.outputs import (
     refuse_unnamed_output,
 )
 from streamgmm.estimators.validation import CheckedEstimator, check_callbacks
-from streamgmm.events import Event, Listener
+from streamgmm.events import Event, KernelCompiling, Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import is_local, open_executor
 from streamgmm.executors.threads import thread_count
 from streamgmm.options import Missing
-from streamgmm.progress import LineReporter
+from streamgmm.progress import LineReporter, LogReporter
 from streamgmm.protocols import (
     Chunk,
     Job,
@@ -47,6 +50,9 @@ from streamgmm.sources.columns import check_features
 from streamgmm.sources.named_weights import CosLatitude
 from streamgmm.sources.open import is_source, open_source
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # Memory that work may take without a question how much is free.
 _LITTLE_BYTES = 64 << 20
 
@@ -54,9 +60,10 @@ _LITTLE_BYTES = 64 << 20
 class DataEstimator(CheckedEstimator):
     """An estimator that opens data, and knows the columns that it was fitted to.
 
-    Its settings include ``verbose``, ``verbose_interval`` and ``callbacks``.
+    Its settings include ``memory_limit``, ``verbose``, ``verbose_interval`` and ``callbacks``.
     """
 
+    memory_limit: Any
     #: Iterations between two lines with ``verbose=1``.
     verbose_interval: int = 1
 
@@ -184,8 +191,8 @@ class RowEstimator(DataEstimator, ABC):
             load_library(out)
             opened = open_sink(out, shape, stored, regions, piece_shape, dims, fingerprint, resume)
         work = Work(self._scratch_bytes(source) + 2 * math.prod(piece_shape) * row_bytes)
-        listener = listener_of(self)
         with (
+            notified(self) as listener,
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             opened as sink,
         ):
@@ -232,21 +239,58 @@ def require_fitted_columns(model: DataEstimator, source: Source, *, was_source: 
 
 
 def listener_of(model: DataEstimator) -> Listener:
-    """Return a listener that passes events to an estimator's callbacks and progress lines."""
+    """Return a listener that passes events to callbacks, progress lines and the log."""
     callbacks: list[Listener] = check_callbacks(model.callbacks)
     if model.verbose:
         every = model.verbose_interval if model.verbose == 1 else 1
         callbacks.append(LineReporter(every=every))
 
+    callbacks.append(LogReporter())
+    one_at_a_time = threading.RLock()
+
     def notify(event: Event) -> None:
-        for callback in callbacks:
-            callback(event)
+        # Threads that compile kernels report that.
+        with one_at_a_time:
+            for callback in callbacks:
+                callback(event)
 
     return notify
 
 
+@contextmanager
+def notified(model: DataEstimator) -> Iterator[Listener]:
+    """Yield the listener of :func:`listener_of`, which also hears of kernels being compiled."""
+    listener = listener_of(model)
+
+    def compiling(name: str, dtype: str, is_kept: bool) -> None:
+        listener(KernelCompiling(name, dtype, is_kept))
+
+    with watched(compiling):
+        yield listener
+
+
 class FitPredictMixin:
     """Fit to data, then label them."""
+
+    @overload
+    def fit_predict(
+        self: Any, X: Any, y: Any = None, sample_weight: Any = None, *, out: OutputPath
+    ) -> OutputPath: ...
+
+    @overload
+    def fit_predict(
+        self: Any, X: InMemory, y: Any = None, sample_weight: Any = None
+    ) -> NDArray[np.int64]: ...
+
+    @overload
+    def fit_predict(
+        self: Any, X: PandasFrame, y: Any = None, sample_weight: Any = None
+    ) -> "pd.Series[int]": ...
+
+    @overload
+    def fit_predict(
+        self: Any, X: Any, y: Any = None, sample_weight: Any = None, *, out: None = None
+    ) -> Any: ...
 
     def fit_predict(
         self: Any,
@@ -274,6 +318,14 @@ class FitPredictMixin:
         ------
         StreamGMMError
             As :meth:`fit` and :meth:`predict`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import KMeans
+        >>> labels = KMeans(2, random_state=0).fit_predict(np.array([[0.0], [1], [9], [10]]))
+        >>> bool(labels[0] == labels[1] != labels[2])
+        True
         """
         if out is None:
             refuse_unnamed_output(X)

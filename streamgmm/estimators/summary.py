@@ -1,5 +1,6 @@
 """A fitted mixture as text."""
 
+import html
 import math
 from collections.abc import Sequence
 
@@ -30,6 +31,11 @@ def describe(fitted: FittedModel) -> str:
         facts.append(f"BIC {fitted.criteria.bic:.10g}")
         facts.append(f"AIC {fitted.criteria.aic:.10g}")
     return ", ".join(facts)
+
+
+def with_description(page: str, fitted: FittedModel) -> str:
+    """Return the HTML of an estimator, followed by the line that describes the fit."""
+    return f"{page}<p>{html.escape(describe(fitted))}</p>"
 
 
 def component_table(fitted: FittedModel, width: int = _WIDTH) -> str:

@@ -100,6 +100,12 @@ class CheckedEstimator(BaseEstimator):  # type: ignore[misc]
         ------
         ParameterError
             If there is no such setting.
+
+        Examples
+        --------
+        >>> from streamgmm import GaussianMixture
+        >>> GaussianMixture().set_params(n_components=3)
+        GaussianMixture(n_components=3)
         """
         try:
             return super().set_params(**params)

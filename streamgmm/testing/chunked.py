@@ -15,12 +15,33 @@ from streamgmm.protocols import Chunk
 class ChunkedSource:
     """A source whose chunks are copies, so that live chunks can be counted.
 
+    Parameters
+    ----------
+    array : array-like of shape (n_rows, n_features)
+    chunk_rows : int, default=None
+        Rows of each chunk but the last; None for a single chunk.
+    boundaries : sequence of int, default=None
+        First rows of the chunks and the number of rows, in place of ``chunk_rows``.
+    weights : ndarray of shape (n_rows,), default=None
+    read_bytes : int, default=None
+        Memory that a chunk takes while it is read; None for the size of the largest chunk.
+
     Attributes
     ----------
     n_reads : int
         Chunks read so far.
     n_live, most_live : int
         Chunks whose rows are in memory now, and the largest number of them so far.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from streamgmm import GaussianMixture
+    >>> from streamgmm.testing import ChunkedSource
+    >>> source = ChunkedSource(np.random.default_rng(0).normal(size=(100, 2)), 30)
+    >>> gm = GaussianMixture().fit(source)
+    >>> source.n_reads >= source.n_chunks
+    True
     """
 
     def __init__(
@@ -52,9 +73,26 @@ class ChunkedSource:
 
     @property
     def n_chunks(self) -> int:
+        """Number of chunks."""
         return len(self.boundaries) - 1
 
     def read(self, i: int) -> Chunk:
+        """Return a chunk, and count it.
+
+        Parameters
+        ----------
+        i : int
+
+        Returns
+        -------
+        chunk : Chunk
+
+        Examples
+        --------
+        >>> from streamgmm.testing import ChunkedSource
+        >>> ChunkedSource([[1.0], [2.0], [3.0]], 2).read(1).rows
+        array([[3.]])
+        """
         start, stop = self.boundaries[i], self.boundaries[i + 1]
         rows = self._array[start:stop].copy()
         with self._lock:

@@ -115,7 +115,19 @@ def ignore(event: Event) -> None:
 
 
 class ExecutorConformance(ABC):
-    """Tests of an executor; subclasses make the executor."""
+    """Tests of an executor; subclasses make the executor.
+
+    Examples
+    --------
+    >>> import pytest
+    >>> from streamgmm.executors.threads import ThreadExecutor
+    >>> from streamgmm.testing import ExecutorConformance
+    >>> class TestThreads(ExecutorConformance):
+    ...     @pytest.fixture
+    ...     def executor(self):
+    ...         with ThreadExecutor(2) as executor:
+    ...             yield executor
+    """
 
     @pytest.fixture
     @abstractmethod
@@ -161,6 +173,22 @@ class ExecutorConformance(ABC):
 
     @staticmethod
     def tree_sum(values: list[float]) -> float:
+        """Return the sum of numbers by the tree in which chunks are merged.
+
+        Parameters
+        ----------
+        values : list of float
+
+        Returns
+        -------
+        total : float
+
+        Examples
+        --------
+        >>> from streamgmm.testing import ExecutorConformance
+        >>> ExecutorConformance.tree_sum([1.0, 2.0, 3.0])
+        6.0
+        """
         while len(values) > 1:
             pairs = [a + b for a, b in zip(values[::2], values[1::2], strict=False)]
             values = pairs + ([values[-1]] if len(values) % 2 else [])

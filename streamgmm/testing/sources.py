@@ -16,21 +16,69 @@ from streamgmm.protocols import Chunk, GridSource, Source, regions_of, sample_di
 
 @dataclass(frozen=True)
 class SourceCase:
-    """A source and the rows that it must return."""
+    """A source and the rows that it must return.
+
+    Attributes
+    ----------
+    source : Source
+    rows : ndarray of shape (n_rows, n_features)
+    weights : ndarray of shape (n_rows,), default=None
+        Row weights; None if the source has none.
+
+    Examples
+    --------
+    >>> import streamgmm
+    >>> from streamgmm.testing import SourceCase, table
+    >>> rows = table(100, 2)
+    >>> SourceCase(streamgmm.open(rows), rows).rows.shape
+    (100, 2)
+    """
 
     source: Source
     rows: NDArray[Any]
     weights: NDArray[np.float64] | None = None
 
     def places(self) -> list[NDArray[np.int64]]:
-        """Return the positions of each chunk's rows, from the boxes that the source declares."""
+        """Return the positions of each chunk's rows, from the boxes that the source declares.
+
+        Returns
+        -------
+        list of ndarray, int64
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm.testing import ChunkedSource, SourceCase
+        >>> rows = np.zeros((3, 1))
+        >>> SourceCase(ChunkedSource(rows, 2), rows).places()
+        [array([0, 1]), array([2])]
+        """
         grid = np.arange(len(self.rows)).reshape(sample_shape(self.source))
         region_of = regions_of(self.source)
         return [grid[region_of(i)].ravel() for i in range(len(self.source.boundaries) - 1)]
 
 
 def table(n: int, d: int, dtype: Any = np.float64, seed: int = 0) -> NDArray[Any]:
-    """Return values that a type holds exactly; in most types all rows differ."""
+    """Return values that a type holds exactly; in most types all rows differ.
+
+    Parameters
+    ----------
+    n, d : int
+        Numbers of rows and columns.
+    dtype : dtype, default=float64
+        A real type.
+    seed : int, default=0
+
+    Returns
+    -------
+    rows : ndarray of shape (n, d)
+
+    Examples
+    --------
+    >>> from streamgmm.testing import table
+    >>> table(100, 2, "int16").dtype
+    dtype('int16')
+    """
     dtype = np.dtype(dtype)
     rng = np.random.default_rng(seed)
     if dtype.kind == "f":
@@ -44,7 +92,19 @@ def table(n: int, d: int, dtype: Any = np.float64, seed: int = 0) -> NDArray[Any
 
 
 class SourceConformance(ABC):
-    """Tests of a source; subclasses make the source, or parametrize ``case`` for several."""
+    """Tests of a source; subclasses make the source, or parametrize ``case`` for several.
+
+    Examples
+    --------
+    >>> import pytest
+    >>> import streamgmm
+    >>> from streamgmm.testing import SourceCase, SourceConformance, table
+    >>> class TestArrays(SourceConformance):
+    ...     @pytest.fixture
+    ...     def case(self):
+    ...         rows = table(100, 2)
+    ...         return SourceCase(streamgmm.open(rows), rows)
+    """
 
     @pytest.fixture
     @abstractmethod
@@ -53,6 +113,22 @@ class SourceConformance(ABC):
 
     @staticmethod
     def chunks(source: Source) -> list[Chunk]:
+        """Return all chunks of a source.
+
+        Parameters
+        ----------
+        source : Source
+
+        Returns
+        -------
+        list of Chunk
+
+        Examples
+        --------
+        >>> from streamgmm.testing import ChunkedSource, SourceConformance
+        >>> len(SourceConformance.chunks(ChunkedSource([[1.0], [2.0], [3.0]], 2)))
+        2
+        """
         return [source.read(i) for i in range(len(source.boundaries) - 1)]
 
     def test_it_says_what_it_is(self, case: SourceCase) -> None:

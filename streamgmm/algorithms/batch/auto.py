@@ -20,6 +20,7 @@ from streamgmm.algorithms.batch.sample_fit import (
     Informant,
     Search,
     Settings,
+    StageListener,
     improve,
 )
 from streamgmm.algorithms.reads.memory import EFFORTS, Effort, FitMemory
@@ -52,7 +53,7 @@ from streamgmm.algorithms.sampling.survey import (
 from streamgmm.algorithms.sampling.systematic_sample import SystematicSample, draw_systematic
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
-from streamgmm.events import Listener
+from streamgmm.events import Listener, StageStarted
 from streamgmm.protocols import Source, Work
 
 # What remains to be gained on the sample: of the tolerance, and of what the sample is short anyway.
@@ -357,7 +358,9 @@ def fit_from(
         informant = Informant.among(sample.rows, sample.weights, n_parameters, most_bytes)
         # By fitting these rows, and no others, each parameter gains a nat.
         overfit = n_parameters / max(len(sample), 1)
-        in_memory = open_rows(sample.rows, sample.weights, lambda event: None)
+        reader.notify(StageStarted("EM", len(sample), settings.n_components))
+        listener = StageListener("EM", reader.notify)
+        in_memory = open_rows(sample.rows, sample.weights, listener)
         enough = _tolerance(tol, 0.5 * overfit)
         fit = improve(in_memory, start, settings, informant, enough, effort)
         if fit.value - fit.values[0] > overfit and not fit.degenerate:

@@ -21,6 +21,16 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
+from streamgmm.events import (
+    Event,
+    Listener,
+    ReadDone,
+    RoundDone,
+    SampleStep,
+    StageStarted,
+    StartBegun,
+    StartDone,
+)
 from streamgmm.protocols import Chunk, Source, Work, all_chunks
 
 # Rows of restarts: least number, and number per cluster. Swaps use this many times as many.
@@ -388,13 +398,14 @@ def search_bytes(n_sample: int, n_clusters: int, n_features: int) -> int:
 
 def search_centres(
     sample: RowSample,
-    open_rows: Callable[[Array, Array, Metric], Reader],
+    open_rows: Callable[[Array, Array, Metric, Listener], Reader],
     n_clusters: int,
     seeds: Callable[[Array, Array], Array],
     n_init: int,
     random: np.random.RandomState,
     dtype: np.dtype[np.generic],
     tol: float,
+    notify: Listener,
 ) -> Array:
     """Search the rows of a sample for centres of small inertia.
 
@@ -406,7 +417,7 @@ def search_centres(
     ----------
     sample : RowSample
     open_rows : callable
-        Returns a reader of rows (m, D) in memory with weights (m,), for a metric.
+        Returns a reader of rows (m, D) in memory with weights (m,), for a metric and a listener.
     n_clusters : int
     seeds : callable
         Returns centres (K, D) to begin with, from rows and weights.
@@ -417,6 +428,8 @@ def search_centres(
         Type of the data.
     tol : float
         As for :func:`lloyd`.
+    notify : callable
+        Called with the events of the search.
 
     Returns
     -------
@@ -426,18 +439,30 @@ def search_centres(
     sample = replace(sample, rows=sample.rows.astype(np.float64, copy=False))
     n_few = max(_FEWEST_ROWS, _ROWS_PER_CLUSTER * n_clusters)
     few, more = sample.part(n_few), sample.part(_MORE_ROWS * n_few)
+    notify(StageStarted("clusters", len(sample), n_clusters))
+    steps = itertools.count(1)
+
+    def step(event: Event) -> None:
+        if isinstance(event, ReadDone):
+            notify(SampleStep("clusters", next(steps)))
 
     def run(part: RowSample, start: Array, most: int) -> Clustering:
         metric = Metric.of(part.rows, part.weights, start, dtype)
-        reader = open_rows(part.rows, part.weights, metric)
+        reader = open_rows(part.rows, part.weights, metric, step)
         return lloyd(reader, start, metric, tol=tol, max_iter=most)
 
-    def begun() -> Clustering:
-        return run(few, seeds(few.rows, few.weights), _SHORT)
+    def begun() -> list[Clustering]:
+        found: list[Clustering] = []
+        for number in range(1, n_init + 1):
+            notify(StartBegun(number, n_init))
+            found.append(run(few, seeds(few.rows, few.weights), _SHORT))
+            notify(StartDone(number, n_init, inertia=min(map(inertia, found))))
+        return found
 
     def after_swaps(best: Clustering) -> Clustering:
         n_swaps, n_failed = max(1, n_clusters // 8), 0
-        for _ in range(_MOST_SWAPS if n_clusters > 1 else 0):
+        for number in range(1, _MOST_SWAPS + 1 if n_clusters > 1 else 1):
+            n_tried = n_swaps
             swapped = _swapped(more, best.centres, n_swaps, n_failed, random)
             if swapped is None:
                 break
@@ -448,12 +473,13 @@ def search_centres(
                 n_swaps //= 2
             else:
                 n_failed += 1
+            notify(RoundDone(number, n_tried, inertia=best.inertia))
         return best
 
     def inertia(found: Clustering) -> float:
         return found.inertia
 
-    runs = sorted((begun() for _ in range(n_init)), key=inertia)[:_CONTINUED]
+    runs = sorted(begun(), key=inertia)[:_CONTINUED]
     ends = [after_swaps(run(more, one.centres, _SWAPPED)) for one in runs]
     centres = run(sample, min(ends, key=inertia).centres, _LONG).centres
     # Labels do not depend on the run that was the best.

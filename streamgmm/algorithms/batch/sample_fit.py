@@ -27,7 +27,18 @@ from streamgmm.core.information import LEAST_RESPONSIBILITY, Information, Tangen
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters, count_parameters
 from streamgmm.core.structures import STRUCTURES, Array
-from streamgmm.events import Event, Listener, ReadDone, SampleStage, StepScored
+from streamgmm.events import (
+    Event,
+    Listener,
+    ReadDone,
+    RoundDone,
+    SampleStage,
+    SampleStep,
+    StageStarted,
+    StartBegun,
+    StartDone,
+    StepScored,
+)
 from streamgmm.options import CovarianceType
 
 # Starts that continue for each restart, and short runs of which each start is the best: what a run
@@ -256,20 +267,41 @@ class Stage:
     found: tuple[Parameters, ...]
 
 
-class _Visits:
-    """Listens to work on rows, counts these, and keeps their log-likelihoods."""
+class StageListener:
+    """Counts the rows that a stage computes, and reports each of its iterations.
 
-    def __init__(self) -> None:
-        self.n_rows = 0
+    Parameters
+    ----------
+    name : str
+        Name of the stage.
+    listener : callable
+        Receives the reports.
+
+    Attributes
+    ----------
+    n_rows : int
+        Number of rows so far; a row counts each time.
+    log_likelihoods : list of float
+        Those of the iterations, nats per row.
+    """
+
+    def __init__(self, name: str, listener: Listener) -> None:
+        self._name, self._listener = name, listener
+        self._n_steps = self.n_rows = 0
         self.log_likelihoods: list[float] = []
 
     def __call__(self, event: Event) -> None:
+        """Listen to an event of the work on the rows."""
         if isinstance(event, ReadDone):
             self.n_rows += event.n_rows
             if math.isfinite(event.log_likelihood):
                 self.log_likelihoods.append(event.log_likelihood)
+            self._n_steps += 1
+            self._listener(SampleStep(self._name, self._n_steps, event.log_likelihood))
         elif isinstance(event, StepScored):
             self.n_rows += event.n_row_visits
+        elif isinstance(event, StartBegun | StartDone | RoundDone):
+            self._listener(event)
 
 
 @dataclass(frozen=True, eq=False)
@@ -403,15 +435,16 @@ class Search:
         """Return what some work comes to with rows from all over the sample, the best first."""
 
         def find() -> Stage:
-            visits = _Visits()
+            listener = StageListener(name, self.reader.notify)
             start = time.perf_counter()
             part = _part(sample, size)
-            reader = self.open_rows(part.rows, part.weights, visits)
+            self.reader.notify(StageStarted(name, len(part), self.settings.n_components))
+            reader = self.open_rows(part.rows, part.weights, listener)
             fits = work(Rows(reader, part.rows, part.weights), *arguments)
             seconds = time.perf_counter() - start
             best = fits[0].log_likelihood
-            path = tuple(visits.log_likelihoods)
-            stage = SampleStage(name, len(part), visits.n_rows, best, seconds, path)
+            path = tuple(listener.log_likelihoods)
+            stage = SampleStage(name, len(part), listener.n_rows, best, seconds, path)
             self.reader.notify(stage)
             return Stage(tuple(fit.parameters for fit in fits))
 
@@ -421,18 +454,25 @@ class Search:
         """Return the fits that each continue from the best of some short runs."""
         is_single = not is_supported or self.settings.n_components >= _MANY_COMPONENTS
         n_starts, n_runs = (1, 1) if is_single else (_STARTS, _RUNS)
+        n_all = self.settings.n_init * n_starts * n_runs
+        numbers = iter(range(1, n_all + 1))
+        best = -math.inf
+
+        def run(restart: int) -> Fit:
+            nonlocal best
+            number = next(numbers)
+            rows.reader.notify(StartBegun(number, n_all))
+            start = self.settings.start(rows.rows, rows.weights, self.known, self.random, restart)
+            fit = self._em(rows, start, _SHORT)
+            best = max(best, fit.log_likelihood)
+            rows.reader.notify(StartDone(number, n_all, best))
+            return fit
+
         return _best_first(
-            self._em(rows, self._best_run(rows, restart, n_runs).parameters, _LONGER)
+            self._em(rows, _best_first(run(restart) for _ in range(n_runs))[0].parameters, _LONGER)
             for restart in range(self.settings.n_init)
             for _ in range(n_starts)
         )
-
-    def _best_run(self, rows: Rows, restart: int, n_runs: int) -> Fit:
-        starts = (
-            self.settings.start(rows.rows, rows.weights, self.known, self.random, restart)
-            for _ in range(n_runs)
-        )
-        return _best_first(self._em(rows, start, _SHORT) for start in starts)[0]
 
     def _moved(self, rows: Rows, starts: Sequence[Parameters]) -> list[Fit]:
         """Return the ends of splits and merges, the best first, one for each restart at most.

@@ -23,6 +23,7 @@ from streamgmm.core.mixtures.reduction import merged_pairs, merging_partners
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array, CovarianceStructure
+from streamgmm.events import RoundDone
 from streamgmm.protocols import Chunk, Job, Work
 
 # A short run of EM ends with a step that gains less, in nats per row.
@@ -150,10 +151,10 @@ def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> tuple[Fit,
     ----------
     Ueda, Nakano, Ghahramani & Hinton (2000), SMEM algorithm for mixture models.
     """
-    for n_rounds in range(_ROUNDS):
+    for number in range(1, _ROUNDS + 1):
         swaps = _promising_swaps(rows, fit.parameters, objective)
         if not swaps.splits:
-            return fit, n_rounds
+            return fit, number - 1
         rival = rows.short_run(fit.parameters, _STEPS, objective=objective)
         worth = _worth(rows, rival)
         candidates = (
@@ -161,9 +162,10 @@ def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> tuple[Fit,
             for chosen in swaps.choices()
         )
         found = next((one for one in candidates if _worth(rows, one) > worth), None)
+        fit = rival if found is None else found
+        rows.reader.notify(RoundDone(number, len(swaps.splits), fit.log_likelihood))
         if found is None:
-            return rival, n_rounds
-        fit = found
+            return fit, number - 1
     return fit, _ROUNDS
 
 

@@ -16,7 +16,8 @@ import platform
 import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,20 @@ def cache_folder() -> Path | None:
 _ENTRY_POINT = {**_OPTIONS, "pipeline_class": _EntryPointCompiler}
 _compiling = threading.Lock()
 
+#: A function that takes the name of a kernel, the type of its rows, and whether it will be kept.
+Watcher = Callable[[str, str, bool], None]
+_watchers: list[Watcher] = []
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Call a function before each compilation in this process, in the thread that compiles."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
 
 class Kernel:
     """An entry point, compiled at its first call for each type of its first argument.
@@ -191,15 +206,23 @@ class Kernel:
             )
             signature = (row_type, *(numba.typeof(argument) for argument in arguments))
             folder = cache_folder()
+            # One folder for each release and type of rows.
+            own = None if folder is None else folder / f"{_content_key()}-{rows.dtype.name}"
+            if own is None or not _holds(own, self._function):
+                for watcher in tuple(_watchers):
+                    watcher(self._function.__name__, rows.dtype.name, own is not None)
             compiled = None
-            if folder is not None:
-                # One folder for each release and type of rows.
-                own = folder / f"{_content_key()}-{rows.dtype.name}"
+            if own is not None:
                 compiled = _compile_cached(self._function, signature, own)
             if compiled is None:
                 compiled = _njit(signature, **_ENTRY_POINT)(self._function)
             self._compiled[rows.dtype] = compiled
             return compiled
+
+
+def _holds(folder: Path, function: Callable[..., Any]) -> bool:
+    """Return whether a cache folder has an index of a function, by Numba's names of files."""
+    return any(folder.glob(f"*/*.{function.__name__}-*.nbi"))
 
 
 def _compile_cached(
