@@ -242,9 +242,10 @@ class _Swaps:
                 values = structure.taken(origin.covariances, one)
                 covariances = structure.replaced(covariances, own, values)
                 factors = structure.replaced(factors, own, structure.taken(origin.factors, one))
-        return Parameters.create(
+        mixture = Parameters.create(
             parameters.covariance_type, weights / weights.sum(), means, covariances, factors
         )
+        return mixture.with_noise(parameters.noise)
 
 
 def _promising_swaps(rows: Rows, parameters: Parameters, objective: Objective) -> _Swaps:
@@ -323,7 +324,7 @@ def _parts(rows: Rows, parameters: Parameters, objective: Objective) -> Paramete
 def dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:
     """Return groups of rows (n, D) that lie as near to each other as those of one component do."""
     d = parameters.n_features
-    centred = np.nan_to_num(rows - parameters.weights @ parameters.means)
+    centred = np.nan_to_num(rows - parameters.shares @ parameters.means)
     whitened = parameters.structure.solved_rows(centred, _mean_factor(parameters), 0)
     # Squared distances of two rows of a Gaussian: mean 2 D, variance 8 D.
     is_near = cdist(whitened, whitened, "sqeuclidean") < 2.0 * d + np.sqrt(8.0 * d)
@@ -454,4 +455,4 @@ def longest_axis(rows: Array) -> Array:
 def _mean_factor(parameters: Parameters) -> Array:
     """Return the factor of the covariance that components have on average, stacked."""
     stacked = parameters.stacked(parameters.factors)
-    return parameters.structure.mean_factor(stacked, parameters.weights)
+    return parameters.structure.mean_factor(stacked, parameters.shares)
