@@ -27,25 +27,29 @@ class FitObjective:
     prior : None, str, Prior or an object with ``pseudo_rows``
     noise : Noise or None
         The noise that the fit begins with; its box may wait for rows.
+    names : sequence of str, optional
+        Names of the columns, for messages.
     """
 
     ridge: FitRidge
     fixed: Fixed = frozenset()
     prior: PriorSetting = None
     noise: Noise | None = None
+    names: Sequence[str] | None = None
     _completed: MixturePrior | None = field(default=None, init=False)
 
     @property
     def lacks_rows(self) -> bool:
         """Whether the prior or the noise still waits for rows."""
-        return self._lacks_prior or self._lacks_noise
+        return self._lacks_prior or self.lacks_noise
 
     @property
     def _lacks_prior(self) -> bool:
         return self.prior is not None and self._completed is None
 
     @property
-    def _lacks_noise(self) -> bool:
+    def lacks_noise(self) -> bool:
+        """Whether the box of the noise still waits for rows."""
         return self.noise is not None and not self.noise.is_known
 
     @property
@@ -55,9 +59,7 @@ class FitObjective:
             raise RuntimeError("the prior or the noise is used before rows were sampled")
         return Objective(self.ridge.known, self.fixed, self._completed, self.noise)
 
-    def complete(
-        self, rows: NDArray[Any], weights: Array, names: Sequence[str] | None = None
-    ) -> None:
+    def complete(self, rows: NDArray[Any], weights: Array) -> None:
         """Find in rows the moments that the prior needs, and the box of the noise.
 
         Parameters
@@ -66,8 +68,6 @@ class FitObjective:
             NaN where a value is missing.
         weights : ndarray of shape (m,)
             Positive.
-        names : sequence of str, optional
-            Names of the columns, for messages.
 
         Raises
         ------
@@ -77,16 +77,14 @@ class FitObjective:
         if self._lacks_prior:
             moments = DataMoments.of(rows, weights, self.ridge.covariance_type)
             self._completed = completed_prior(self.prior, moments)
-        if self._lacks_noise:
-            self.noise = Noise.among(rows, weights, names)
+        if self.lacks_noise:
+            self.noise = Noise.among(rows, weights, self.names)
 
-    def settle(
-        self, rows: NDArray[Any], weights: Array, names: Sequence[str] | None = None
-    ) -> Objective:
+    def settle(self, rows: NDArray[Any], weights: Array) -> Objective:
         """Return the objective; rows determine the parts that are not known yet.
 
         The parameters and errors are those of :meth:`complete`.
         """
         self.ridge.settle(rows, weights)
-        self.complete(rows, weights, names)
+        self.complete(rows, weights)
         return self.known

@@ -13,6 +13,7 @@ Coretto & Hennig (2016), Robust improper maximum likelihood.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ NoiseSetting = NoiseName | float | None
 _FIRST_WEIGHT = 0.05
 # Part of the rows beyond each side of the box; the outermost row is always beyond.
 _BEYOND = 0.001
-_NO_BOX = np.empty((2, 0))
+#: The box of noise of which only the density is known.
+NO_BOX = np.empty((2, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +59,7 @@ class Noise:
         if setting is None:
             return None
         density = math.nan if isinstance(setting, str) else float(setting)
-        return cls(_FIRST_WEIGHT, density, _NO_BOX)
+        return cls(_FIRST_WEIGHT, density, NO_BOX)
 
     @classmethod
     def in_box(cls, weight: float, box: Array) -> "Noise":
@@ -95,6 +97,11 @@ class Noise:
                 "density of the noise as a number: noise=-10.0"
             )
         return cls.in_box(_FIRST_WEIGHT, box)
+
+    @property
+    def setting(self) -> NoiseSetting:
+        """The setting of an estimator that gives such noise."""
+        return "uniform" if self.has_box else self.log_density
 
     @property
     def is_known(self) -> bool:
@@ -179,9 +186,10 @@ def check_noise(setting: Any) -> None:
     Raises
     ------
     ParameterError
-        If it is a number that is not finite.
+        If it is another text, or no finite number.
     """
-    if setting is not None and not isinstance(setting, str) and not math.isfinite(setting):
+    is_number = isinstance(setting, Real) and not isinstance(setting, bool)
+    if setting not in (None, "uniform") and not (is_number and math.isfinite(setting)):
         raise ParameterError(
             f"noise is {setting!r}; give 'uniform', None, or a finite number, the log density of "
             "the noise"

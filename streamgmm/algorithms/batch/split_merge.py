@@ -19,6 +19,7 @@ from streamgmm.algorithms.sampling.initialization import parameters_of_clusters
 from streamgmm.core.e_step import EStep, Posterior
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
+from streamgmm.core.kernels.log_joint import NOISE
 from streamgmm.core.mixtures.reduction import merged_pairs, merging_partners
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
@@ -310,13 +311,22 @@ def _parts(rows: Rows, parameters: Parameters, objective: Objective) -> Paramete
     """Return both halves of all components, then some new ones, after some steps of EM."""
     k = parameters.n_components
     posterior = rows.prepared(parameters).posterior(rows.stored)
-    labels = 2 * posterior.labels + _far_side(rows.rows, parameters, posterior.labels)
+    is_in_half = posterior.labels != NOISE
+    labels = np.full(len(posterior.labels), NOISE)
+    own_labels = posterior.labels[is_in_half]
+    labels[is_in_half] = 2 * own_labels + _far_side(rows.rows[is_in_half], parameters, own_labels)
     worst = np.argsort(posterior.scores)[: min(int(_WORST * len(labels)), _MOST_WORST)]
     dense = dense_places(rows.rows[worst], parameters)
     for birth, own in enumerate(dense):
         labels[worst[own]] = 2 * k + birth
+    used = labels != NOISE
     start = parameters_of_clusters(
-        rows.rows, rows.weights, labels, 2 * k + len(dense), parameters.covariance_type, objective
+        rows.rows[used],
+        rows.weights[used],
+        labels[used],
+        2 * k + len(dense),
+        parameters.covariance_type,
+        objective,
     )
     return rows.short_run(start, _STEPS_OF_PARTS, objective=objective).parameters
 
