@@ -26,7 +26,7 @@ with needed_by("a picture"):
     from matplotlib import color_sequences, patheffects
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.patches import Ellipse
+    from matplotlib.patches import Ellipse, Rectangle
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
 # A picture needs no more than this, from anywhere in the data.
@@ -55,7 +55,8 @@ def plot_mixture(
     """Draw the components as ellipses of one and two standard deviations, over the data.
 
     Ellipses are those of the marginal distribution over two features. Of a single feature, the
-    weighted densities of the components and their sum are drawn over a histogram.
+    weighted densities of the components and their sum are drawn over a histogram. Noise is the box
+    of dashed lines, or a line of its own; the limits of the picture may lie within the box.
 
     Parameters
     ----------
@@ -100,11 +101,12 @@ def plot_mixture(
     ax.set_xlim(lower[0], upper[0])
     if len(columns) == 1:
         ax.set_ylabel("density")
-        _draw_densities(ax, model.weights_, means[:, 0], covariances[:, 0, 0], rows)
+        noise = _noise_density(model, columns[0])
+        _draw_densities(ax, model.weights_, means[:, 0], covariances[:, 0, 0], rows, noise)
     else:
         ax.set_ylabel(names[1])
         ax.set_ylim(lower[1], upper[1])
-        _draw_ellipses(ax, model.weights_, means, covariances, rows)
+        _draw_ellipses(ax, model.weights_, means, covariances, rows, _noise_box(model, columns))
     return ax
 
 
@@ -457,6 +459,7 @@ def _draw_ellipses(
     means: Array,
     covariances: Array,
     rows: Array | None,
+    box: Array | None,
 ) -> None:
     if rows is not None and len(rows):
         (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
@@ -493,7 +496,35 @@ def _draw_ellipses(
             path_effects=outline,
             annotation_clip=True,
         )
+    if box is not None:
+        low, high = box
+        size = high - low
+        style: dict[str, Any] = {"fill": False, "edgecolor": "0.3", "linestyle": "--"}
+        place = (float(low[0]), float(low[1]))
+        ax.add_patch(Rectangle(place, float(size[0]), float(size[1]), label="noise", **style))
     _draw_legend(ax, len(means))
+
+
+def _noise_box(model: Any, columns: list[int]) -> Array | None:
+    """Return the limits (2, 2) of the noise of a mixture in two columns, if it has a box."""
+    box: Array | None = getattr(model, "noise_box_", None)
+    return None if box is None else box[:, columns]
+
+
+def _noise_density(model: Any, column: int) -> float:
+    """Return the weighted density of the noise along a column, 0 without noise.
+
+    Raises
+    ------
+    ParameterError
+        If only the density of several columns together is known.
+    """
+    if not hasattr(model, "noise_weight_"):
+        return 0.0
+    noise = model.fitted_model_.parameters.noise
+    if noise.has_box or model.means_.shape[1] > 1:
+        noise = noise.of_features(np.array([column]))
+    return float(np.exp(noise.log_joint))
 
 
 def _ellipse(mean: Array, covariance: Array, deviations: float) -> Ellipse:
@@ -640,7 +671,12 @@ def _draw_stream(ax: Axes, model: Any) -> None:
 
 
 def _draw_densities(
-    ax: Axes, weights: NDArray[Any], means: Array, variances: Array, rows: Array | None
+    ax: Axes,
+    weights: NDArray[Any],
+    means: Array,
+    variances: Array,
+    rows: Array | None,
+    noise: float,
 ) -> None:
     lower, upper = ax.get_xlim()
     if rows is not None and len(rows):
@@ -653,7 +689,11 @@ def _draw_densities(
     densities = weights * np.exp(-0.5 * distances) / np.sqrt(2.0 * np.pi * variances)
     for k, colour in enumerate(_colours(len(means))):
         ax.plot(x, densities[:, k], color=colour, label=f"{k}: {weights[k]:.3g}")
-    ax.plot(x, densities.sum(axis=1), color="black", linewidth=1.0, linestyle="--", label="sum")
+    if noise:
+        ax.axhline(noise, color="0.3", linestyle=":", label="noise")
+    ax.plot(
+        x, noise + densities.sum(axis=1), color="black", linewidth=1.0, linestyle="--", label="sum"
+    )
     ax.set_ylim(bottom=0.0)
     _draw_legend(ax, len(means))
 

@@ -114,8 +114,8 @@ class EStep:
             row; float32 may find the rows in which it has none. With "float64", float32 is not used
             at all. With "float32", densities are float32 wherever their error is bounded by 0.001
             nats. Sums of some hundred rows are float32 too where the relative error of covariances
-            is bounded by 1e-4 and the mixture has no noise. With hard assignment "float32" is the same as "auto", because an
-            error in a density could change a label.
+            is bounded by 1e-4 and the mixture has no noise. With hard assignment "float32" is the
+            same as "auto", because an error in a density could change a label.
         log_offsets : ndarray of shape (K,), optional
             Replace ln π_k in the log-joint densities; -inf for a component that takes no part.
         is_hard : bool

@@ -5,13 +5,12 @@ the whitened residual of a row from a component, the coordinates are the changes
 
     N_k,   Σγy,   Σγ(yyᵀ - I),
 
-each divided by the standard deviation √N_k that it has when labels are known. Noise adds the one
-change of N_0, as the last coordinate; it is what the changes of the other N_k leave. In these coordinates
-the information of labelled rows is the identity. The gradient of the log-likelihood is the EM step,
-and the information of unlabelled rows is I - J, with J the matrix of linear convergence of EM. This
-information is close to 1 along directions that the data determine well, and close to 0 where EM is
-slow. It is the mean of the squared gradients of single rows. A few rows per parameter are enough to
-estimate it.
+each divided by the standard deviation √N_k that it has when labels are known. Noise adds the change
+of N_0 as the last coordinate. In these coordinates the information of labelled rows is the
+identity. The gradient of the log-likelihood is the EM step, and the information of unlabelled rows
+is I - J, with J the matrix of linear convergence of EM. This information is close to 1 along
+directions that the data determine well, and close to 0 where EM is slow. It is the mean of the
+squared gradients of single rows. A few rows per parameter are enough to estimate it.
 
 References
 ----------
@@ -213,9 +212,9 @@ class Tangent:
 
     @property
     def _noise_scale(self) -> Array:
-        """The factor that turns a change of the weight of the noise into a coordinate, (1,) or (0,).
+        """The factor that turns a change of the weight of the noise into a coordinate, (1,).
 
-        It is 0 if the noise has no weight.
+        It is 0 if the noise has no weight; without noise there is none, (0,).
         """
         noise = self.parameters.noise
         if noise is None:

@@ -1,8 +1,8 @@
 """Noise: a component of a mixture whose density is constant.
 
-The density is that of a uniform distribution in a box with sides along the columns. It holds outside
-the box, too, so that every row has a density: the mixture then is not a density of all of space. In
-rows with missing values it is the uniform density of the observed values.
+The density is that of a uniform distribution in a box with sides along the columns. It holds
+outside of the box, too, so no row is impossible, but the mixture is no density over all of space.
+For a row with missing values it is the uniform density of the observed values.
 
 References
 ----------
@@ -111,7 +111,7 @@ class Noise:
     @property
     def has_box(self) -> bool:
         """Whether the box is known, and not only its volume."""
-        return self.box.shape[1] > 0
+        return bool(self.box.shape[1] > 0)
 
     @property
     def log_joint(self) -> float:

@@ -249,8 +249,8 @@ or the path ``out``
 ``out``
             In the type of the data if that is floating. A missing value is the mean of its
             conditional distribution, over all components; in rows without any value, the mean of
-            the mixture. The mean of noise is the centre of its box. Of a data frame a data frame, of xarray data a DataArray with the features
-            along the dimension ``feature``.
+            the mixture. The mean of noise is the centre of its box. Of a data frame a data frame,
+            of xarray data a DataArray with the features along the dimension ``feature``.
 
         Raises
         ------
@@ -786,10 +786,12 @@ def _prepared_from(
     covariance_type: CovarianceType, dtype: np.dtype[Any], missing: Missing, *arrays: Array
 ) -> EStep | IncompleteExpectation:
     """Return a mixture prepared for rows of a type, from the attributes of a fit."""
-    mixture, of_noise = arrays[:4], arrays[4:]
-    noise = Noise(*of_noise[0].tolist(), of_noise[1]) if of_noise else None
+    weights, means, covariances, factors, *of_noise = arrays
+    noise = Noise(float(of_noise[0][0]), float(of_noise[0][1]), of_noise[1]) if of_noise else None
     with single_threaded_blas():
-        parameters = Parameters.from_precisions_cholesky(covariance_type, *mixture, noise)
+        parameters = Parameters.from_precisions_cholesky(
+            covariance_type, weights, means, covariances, factors, noise
+        )
         return prepare(parameters, Frame.of(parameters, dtype), missing)
 
 

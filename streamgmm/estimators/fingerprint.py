@@ -109,6 +109,7 @@ def search_fingerprint(
         **_settings(model, ("n_components", "covariance_type")),
         "n_components": [*sizes],
         "covariance_type": [*kinds],
+        "fixed": sorted(model.fixed),
         "bytes of the sample, by memory_limit": sample_bytes,
     }
     return {"estimator": type(model).__name__, **known, **_data(source), **_versions()}

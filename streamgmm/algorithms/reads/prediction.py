@@ -29,7 +29,8 @@ class Question:
         The mixture.
     missing : {"error", "drop", "em"}
         Treatment of rows with NaN. "error" refuses them. "drop" gives the label -1, or -2 if -1
-        stands for noise, and NaN for the score and responsibilities. "em" uses their other values, if they have any.
+        stands for noise, and NaN for the score and responsibilities. "em" uses their other values,
+        if they have any.
     """
 
     expectation: EStep | IncompleteExpectation

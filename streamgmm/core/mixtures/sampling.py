@@ -57,7 +57,8 @@ def _draw_with_noise(
     """Draw rows from the box of the noise, and from the components."""
     noise.require_box("no rows can be drawn from it")
     n_noise = int(random.binomial(n_rows, min(noise.weight, 1.0)))
-    rows = random.uniform(*noise.box, size=(n_noise, parameters.n_features))
+    low, high = noise.box
+    rows = low + (high - low) * random.uniform(size=(n_noise, parameters.n_features))
     components = replace(parameters, weights=parameters.shares, noise=None)
     others, labels = draw(components, n_rows - n_noise, random)
     return np.concatenate([rows, others]), np.concatenate([np.full(n_noise, NOISE), labels])
