@@ -83,7 +83,7 @@ def _weights(context: click.Context, option: click.Parameter, value: str | None)
 def _noise_setting(
     context: click.Context, option: click.Parameter, value: str | None
 ) -> str | float | None:
-    if value in (None, *get_args(NoiseName)):
+    if value is None or value in get_args(NoiseName):
         return value
     try:
         return float(value)
