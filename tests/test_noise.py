@@ -271,6 +271,10 @@ def test_a_search_chooses_among_mixtures_with_noise() -> None:
     np.testing.assert_array_equal(search.cv_results_["n_parameters"], 4 * sizes)
     assert search.best_score_ == pytest.approx(best.bic(rows))
     assert {model.noise_log_density_ for model in search.estimators_} == {best.noise_log_density_}
+    held_out = GaussianMixtureSearch(
+        [1, 3], covariance_type="tied", noise="uniform", criterion="held_out", random_state=0
+    ).fit(rows)
+    assert held_out.best_params_["n_components"] == 3
 
 
 def test_a_search_with_equal_weights() -> None:
@@ -290,7 +294,7 @@ def test_a_search_with_equal_weights() -> None:
             GaussianMixtureSearch(3, fixed=wrong).fit(rows)
 
 
-def test_what_cannot_have_noise_is_refused() -> None:
+def test_what_cannot_have_noise_is_refused(tmp_path: Path) -> None:
     rows, _ = rows_with_noise(500)
     for wrong, match in (("box", "noise"), (np.nan, "finite"), (True, "noise")):
         with pytest.raises(ParameterError, match=match):
@@ -307,6 +311,9 @@ def test_what_cannot_have_noise_is_refused() -> None:
         OnlineGaussianMixture.from_batch(model)
     with pytest.raises(ParameterError, match="noise"):
         OnlineGaussianMixture.merged([model, model])
+    model.save(tmp_path / "model.gmm")
+    with pytest.raises(ParameterError, match="noise"):
+        streamgmm.update(tmp_path / "model.gmm", rows)
     for ask in (
         lambda: number.sample(3),
         lambda: number.marginal([0]),
@@ -344,6 +351,9 @@ def test_the_command_line_fits_noise(tmp_path: Path) -> None:
     assert streamgmm.load(tmp_path / "b.gmm").noise_weight_ == pytest.approx(
         shown["noise_weight"], abs=1e-3
     )
+    select = ["select", str(data), "-k", "2:3", "--types", "diag", "-o", str(tmp_path / "c.gmm")]
+    assert run(main, [*select, "--fixed", "weights"]).exit_code == 0
+    np.testing.assert_allclose(streamgmm.load(tmp_path / "c.gmm").weights_, 1.0 / 3.0)
     found = run(main, [*fit, "--noise", "much"])
     assert found.exit_code != 0
     assert "give uniform, or a number" in found.output

@@ -531,6 +531,12 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> list[
 )
 @_prior
 @_noise
+@click.option(
+    "--fixed",
+    type=click.Choice(["weights"]),
+    multiple=True,
+    help="weights: the components of each candidate have equal weights.",
+)
 @_path_option("--table", help="Table of all candidates to write; ends in .csv.")
 @_path_option("--plot", "picture", help="Picture of the criterion: ends in .png, .pdf or .svg.")
 @_checkpoint

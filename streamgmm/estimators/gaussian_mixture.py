@@ -166,9 +166,9 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         With "auto" densities and sums are float64 wherever a component may have a share in a row,
         and float32 may find where it has none: the result is that of "float64", to the last bit,
         sooner. With "float32" densities are float32 wherever the bound on their error is below
-        0.001 nats, and sums of some hundred rows too where that of covariances is below a part
-        in 10,000, else as with "auto". What was done is in ``history_``. Hard assignment needs all
-        digits of densities that matter: there "float32" is "auto".
+        0.001 nats, and sums of some hundred rows too where that of covariances is below a part in
+        10,000 and there is no ``noise``, else as with "auto". What was done is in ``history_``.
+        Hard assignment needs all digits of densities that matter: there "float32" is "auto".
     fixed : collection of {"weights", "means", "covariances"}, or dict, default=()
         Parameters held at their ``*_init`` values (``precisions_init`` for covariances). A dict
         has, for a name, True or False for each component: ``{"means": [True, False, False]}``

@@ -1,5 +1,6 @@
 """Mixtures with a component of constant density, compared with SciPy row by row."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.mixtures.conditioning import conditional, marginal
 from streamgmm.core.noise import NO_BOX, Noise
-from streamgmm.core.objective import Objective
+from streamgmm.core.objective import Objective, PseudoRows
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.priors import ConjugatePrior, DataMoments, Prior
 from streamgmm.core.structures import STRUCTURES
@@ -186,12 +187,19 @@ def direction_of(tangent: Tangent, size: int) -> Rows:
     return direction
 
 
+class WithCounts(ConjugatePrior):
+    """A conjugate prior that adds rows to the counts of the weights, too."""
+
+    def pseudo_rows(self, parameters: Parameters) -> PseudoRows:
+        return replace(super().pseudo_rows(parameters), weights=30.0)
+
+
 @pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "tied_spherical"])
 def test_em_with_a_prior_never_lowers_the_objective(covariance_type: CovarianceType) -> None:
     parameters = mixture(covariance_type)
     rows = rows_of(parameters)
     moments = DataMoments.of(rows, np.ones(len(rows)), covariance_type)
-    objective = Objective(prior=ConjugatePrior(Prior(mean_precision_prior=50.0), moments))
+    objective = Objective(prior=WithCounts(Prior(mean_precision_prior=50.0), moments))
     values = []
     for _ in range(15):
         statistics = EStep.prepare(parameters, Frame.of(parameters)).statistics(rows)
