@@ -269,7 +269,7 @@ def sharing(folder: Path, n_rows: int) -> Table:
 def timed(
     source: Source, executor: ThreadExecutor, models: Sequence[Parameters], is_shared: bool
 ) -> tuple[float, list[Statistics]]:
-    """Return the seconds of the processor that passes take for some mixtures, and the statistics."""
+    """Return the seconds of the processor of passes for some mixtures, and the statistics."""
     reader = Reader(source, executor, lambda event: None)
     requests = [
         StatisticsRequest("iteration", model, Frame.of(model, source.dtype)) for model in models
