@@ -331,8 +331,9 @@ def main() -> None:
         }
         tables = [parts[part]() for part in options.only]
     command = f"python -m benchmarks.selection --rows {options.rows:g}"
-    is_whole = not options.small and len(options.only) == len(_PARTS)
-    report("selection", command, tables, options.save and is_whole)
+    if len(options.only) < len(_PARTS):
+        command += f" --only {' '.join(options.only)}"
+    report("selection", command, tables, options.save and not options.small)
 
 
 if __name__ == "__main__":
