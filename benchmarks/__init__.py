@@ -12,6 +12,8 @@
   of fits whose parameters take more than their data
 - ``python -m benchmarks.missing``: rows with missing values: cost, and information
 - ``python -m benchmarks.rare``: a component that holds few of all rows: the rows that are sampled
+- ``python -m benchmarks.noise``: planted noise: its weight and the means, with and without noise
+- ``python -m benchmarks.selection``: the search among mixtures: passes, choices, shared passes
 - ``python -m benchmarks.cluster``: cost of a Dask cluster, compared with local threads
 - ``python -m benchmarks.streams``: learning from streams, and detection of changes
 - ``python -m benchmarks.updates``: updates of models in files: cost and memory

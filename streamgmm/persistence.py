@@ -388,7 +388,7 @@ def without_prefix(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
 def pack(value: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return a dataclass as header entries and arrays; :func:`unpack` undoes this.
 
-    Its fields may be arrays, plain values, and dataclasses of this kind.
+    Its fields may be arrays, plain values, dataclasses of this kind, and None in place of one.
     """
     header: dict[str, Any] = {}
     arrays: dict[str, NDArray[Any]] = {}
@@ -464,6 +464,8 @@ def _unpacked(
         return unpack_all(get_args(content)[0], header[name], own)
     if origin is np.dtype:
         return _real_dtype(header[name])
+    if origin is UnionType and header[name] is not None:
+        content = next(filter(is_dataclass, get_args(content)), content)
     if isinstance(content, type) and is_dataclass(content):
         return unpack(content, header[name], own)
     if isinstance(content, type) and issubclass(content, np.generic):

@@ -44,6 +44,7 @@ from streamgmm.options import (
     Format,
     InitParams,
     Missing,
+    NoiseName,
     ParameterName,
     PriorName,
 )
@@ -79,6 +80,17 @@ def _weights(context: click.Context, option: click.Parameter, value: str | None)
     return streamgmm.cos_latitude(match[1].strip()) if match else value
 
 
+def _noise_setting(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> str | float | None:
+    if value is None or value in get_args(NoiseName):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise click.BadParameter("give uniform, or a number, the log density of noise") from None
+
+
 _sample_weight = click.option(
     "--sample-weight",
     callback=_weights,
@@ -97,6 +109,15 @@ _prior = click.option(
     "--prior",
     type=click.Choice(get_args(PriorName)),
     help="Prior of means and covariances, which keeps components from collapsing.  [default: none]",
+)
+
+
+_noise = click.option(
+    "--noise",
+    callback=_noise_setting,
+    metavar="uniform|NUMBER",
+    help="Add noise, a component of constant density, for rows that belong to no component: "
+    "uniform in the box of the data, or of this log density.  [default: none]",
 )
 
 
@@ -359,6 +380,7 @@ def main(context: click.Context) -> None:
     help="Arithmetic of densities; float32 is used where its error is below 0.001 nats.",
 )
 @_prior
+@_noise
 @_path_option(
     "--start",
     metavar="MODEL",
@@ -400,7 +422,9 @@ def fit(
     refuse_loss(output.resolve(), None)
 
     source = _opened(data, settings, sample_weight)
-    settings |= _shape(n_components, covariance_type, start, settings["reg_covar"])
+    settings |= _shape(
+        n_components, covariance_type, start, settings["reg_covar"], settings["noise"]
+    )
     start_time = time.perf_counter()
     with reporting(quiet) as listener:
         model = GaussianMixture(**settings, callbacks=[listener])
@@ -413,7 +437,11 @@ def fit(
 
 
 def _shape(
-    n_components: int | None, covariance_type: str | None, start: Path | None, reg_covar: Any
+    n_components: int | None,
+    covariance_type: str | None,
+    start: Path | None,
+    reg_covar: Any,
+    noise: str | float | None,
 ) -> dict[str, Any]:
     """Return settings that say what is fitted; a model to start from decides them."""
     if start is None:
@@ -426,10 +454,11 @@ def _shape(
     return {
         "n_components": model.n_components,
         "covariance_type": model.covariance_type,
-        "weights_init": model.weights_,
+        "weights_init": model.fitted_model_.parameters.shares,
         "means_init": model.means_,
         "precisions_init": model.precisions_,
         "reg_covar": getattr(model, "reg_covar_", reg_covar) if reg_covar == "auto" else reg_covar,
+        "noise": getattr(model, "noise", None) if noise is None else noise,
     }
 
 
@@ -503,6 +532,13 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> list[
     help="Gain that may remain, nats per row; the search lowers it where criteria need that.",
 )
 @_prior
+@_noise
+@click.option(
+    "--fixed",
+    type=click.Choice(["weights"]),
+    multiple=True,
+    help="weights: the components of each candidate have equal weights.",
+)
 @_path_option("--table", help="Table of all candidates to write; ends in .csv.")
 @_path_option("--plot", "picture", help="Picture of the criterion: ends in .png, .pdf or .svg.")
 @_checkpoint

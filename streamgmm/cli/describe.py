@@ -98,6 +98,11 @@ def contents(model: "GaussianMixture | OnlineGaussianMixture") -> dict[str, Any]
         "means": model.means_.tolist(),
         "covariances": model.covariances_.tolist(),
     }
+    if hasattr(model, "noise_weight_"):
+        found["noise_weight"] = model.noise_weight_
+        found["noise_log_density"] = model.noise_log_density_
+    if hasattr(model, "noise_box_"):
+        found["noise_box"] = model.noise_box_.tolist()
     if hasattr(model, "reg_covar_"):
         found["reg_covar"] = model.reg_covar_.tolist()
     if isinstance(model, OnlineGaussianMixture):

@@ -170,9 +170,9 @@ def examine(
 def _implied_spread(parameters: Parameters, ridge: Array) -> tuple[Array, NDArray[np.bool_]]:
     """Return variances (D,) of columns without the ridge, and whether they are only rounding."""
     own = parameters.structure.variances(parameters.stacked(parameters.covariances)) - ridge
-    mean = parameters.weights @ parameters.means
+    mean = parameters.shares @ parameters.means
     own = np.broadcast_to(own, parameters.means.shape)
-    spread = parameters.weights @ (own + np.square(parameters.means - mean))
+    spread = parameters.shares @ (own + np.square(parameters.means - mean))
     rounding = _ROUNDINGS * np.finfo(np.float64).eps * np.abs(mean)
     return np.maximum(spread, 0.0), spread <= _CONSTANT * ridge + np.square(rounding)
 
@@ -229,5 +229,5 @@ def _spread_along(parameters: Parameters, direction: Array) -> float:
     """Return the variance of the whole mixture, with the ridge, along a direction (D,)."""
     own = parameters.stacked(parameters.covariances) @ direction @ direction
     centres = parameters.means @ direction
-    deviations = centres - parameters.weights @ centres
-    return float(parameters.weights @ (own + np.square(deviations)))
+    deviations = centres - parameters.shares @ centres
+    return float(parameters.shares @ (own + np.square(deviations)))

@@ -24,7 +24,7 @@ class Criteria:
     n_parameters : int
         Number of free parameters p.
     entropy : float
-        Entropy of the assignment, -Σ w Σ_k γ ln γ, in nats.
+        Entropy of the assignment, -Σ w Σ_k γ ln γ, in nats; noise counts as a component.
 
     References
     ----------
@@ -116,5 +116,8 @@ def assignment_entropy(statistics: Statistics, parameters: Parameters) -> float:
         - 0.5 * squares
         + statistics.conditional_entropy
     )
+    noise = parameters.noise
+    if noise is not None and noise.weight > 0.0:
+        log_joint += max(statistics.weight - counts.sum(), 0.0) * noise.log_joint
     # Rounding may leave a negative number where the components are far apart.
     return max(0.0, float(statistics.log_likelihood - log_joint))

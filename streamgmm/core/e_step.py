@@ -54,7 +54,7 @@ class Posterior:
     scores : ndarray of shape (n,)
         ln p(x), nats; -inf for rows that overflow.
     labels : ndarray of shape (n,), int64
-        Component of largest responsibility.
+        Component of largest responsibility; -1 for noise.
     responsibilities : ndarray of shape (n, K), or (0, K) if not asked for
     n_not_finite : int
         Rows that hold NaN or infinity; their entries have no meaning.
@@ -82,6 +82,8 @@ class EStep:
         Whether statistics may be summed in float32.
     is_hard : bool
         Whether statistics count a row wholly for its component of largest density.
+    has_noise : bool
+        Whether the mixture has a component of constant density.
     """
 
     frame: Frame
@@ -90,6 +92,7 @@ class EStep:
     coefficients: Coefficients
     sums_single: bool = False
     is_hard: bool = False
+    has_noise: bool = False
 
     @classmethod
     def prepare(
@@ -111,8 +114,8 @@ class EStep:
             row; float32 may find the rows in which it has none. With "float64", float32 is not used
             at all. With "float32", densities are float32 wherever their error is bounded by 0.001
             nats. Sums of some hundred rows are float32 too where the relative error of covariances
-            is bounded by 1e-4. With hard assignment "float32" is the same as "auto", because an
-            error in a density could change a label.
+            is bounded by 1e-4 and the mixture has no noise. With hard assignment "float32" is the
+            same as "auto", because an error in a density could change a label.
         log_offsets : ndarray of shape (K,), optional
             Replace ln π_k in the log-joint densities; -inf for a component that takes no part.
         is_hard : bool
@@ -138,6 +141,7 @@ class EStep:
         if is_hard and arithmetic == "float32":
             arithmetic = "auto"
         alive = log_offsets > -np.inf
+        noise = parameters.noise
         is_centred = np.zeros(parameters.n_components, dtype=bool)
         is_centred[frame.centred] = True
         packed = np.flatnonzero(alive & ~is_centred)
@@ -175,9 +179,22 @@ class EStep:
             has_own_basis=structure.is_own_basis(frame.factors, parameters.factors),
             limit=limit,
             tolerance=_DENSITY_TOLERANCE,
+            log_noise=-math.inf if noise is None else noise.log_joint,
+            log_ranges=np.empty(0) if noise is None else noise.log_ranges,
         )
-        sums_single = arithmetic == "float32" and _bears_single_sums(frame, parameters)
-        return cls(frame, parameters.weights, order, coefficients, sums_single, is_hard)
+        # Sums in float32 have no place for noise.
+        sums_single = (
+            arithmetic == "float32" and noise is None and _bears_single_sums(frame, parameters)
+        )
+        return cls(
+            frame,
+            parameters.weights,
+            order,
+            coefficients,
+            sums_single,
+            is_hard,
+            noise is not None,
+        )
 
     def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
         """Return the sufficient statistics of a chunk of rows.
@@ -282,8 +299,8 @@ class EStep:
         Returns
         -------
         Posterior
-            Its scores are max_k ln π_k p_k(x). Among equal densities the lowest number is the
-            label.
+            Its scores are max_k ln π_k p_k(x), the noise included. Among equal densities the
+            lowest number is the label.
         """
         self.require_shapes(rows)
         coefficients = self.writable_coefficients
@@ -381,6 +398,7 @@ def _require_agreement(
         "constants": (k,),
         "origins": (k - n_packed, d),
         "bases": (n_bases, n_lines, d),
+        "log_ranges": (d if c.log_ranges.size else 0,),
     }
     wrong = [name for name, shape in expected.items() if getattr(c, name).shape != shape]
     is_placed = order.shape == (k,) and bool(np.all((order >= 0) & (order < n_components)))

@@ -15,6 +15,7 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.incomplete import KEPT, incomplete_posteriors, incomplete_statistics
 from streamgmm.core.kernels.tiles import PANEL, STRIDE
 from streamgmm.core.kernels.totals import CONDITIONAL_ENTROPY, named
+from streamgmm.core.noise import Noise
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
@@ -31,6 +32,8 @@ class IncompleteExpectation:
     complete : EStep
         For the rows without gaps.
     whitening : Whitening
+    noise : Noise or None
+        The noise of the mixture.
 
     References
     ----------
@@ -39,6 +42,7 @@ class IncompleteExpectation:
 
     complete: EStep
     whitening: Whitening
+    noise: Noise | None = None
 
     @classmethod
     def prepare(
@@ -49,9 +53,22 @@ class IncompleteExpectation:
         log_offsets: Array | None = None,
         is_hard: bool = False,
     ) -> "IncompleteExpectation":
-        """Prepare a mixture as :meth:`streamgmm.core.e_step.EStep.prepare` does."""
+        """Prepare a mixture as :meth:`streamgmm.core.e_step.EStep.prepare` does.
+
+        Raises
+        ------
+        ParameterError
+            Also if the mixture has noise of which only the density is known.
+        """
+        if parameters.noise is not None:
+            parameters.noise.require_box("its density of some columns is not known")
         complete = EStep.prepare(parameters, frame, arithmetic, log_offsets, is_hard)
-        return cls(complete, Whitening.of(parameters, frame))
+        return cls(complete, Whitening.of(parameters, frame), parameters.noise)
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether the mixture has a component of constant density."""
+        return self.complete.has_noise
 
     def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
         """Return the sufficient statistics of a chunk, expected given the observed values.
@@ -127,17 +144,21 @@ class IncompleteExpectation:
         -------
         ndarray of shape (n, D), float64
             In rows without any value, and in rows that overflow, the mean of the mixture replaces
-            missing values.
+            missing values. The mean of noise is the centre of its box.
         """
         self.complete.require_shapes(rows)
         filled = rows.astype(np.float64)
         chosen = _by_gaps(rows)
-        scores, _, _, expected = self._incomplete(rows[chosen], with_missing_values=True)
+        scores, _, shares, expected = self._incomplete(rows[chosen], self.has_noise, True)
+        if self.noise is not None:
+            expected += (1.0 - shares.sum(axis=1, keepdims=True)) * self.noise.centre
         is_sound = np.isfinite(scores)
         chosen, expected = chosen[is_sound], expected[is_sound]
         filled[chosen] = np.where(np.isnan(filled[chosen]), expected, filled[chosen])
         rest = np.flatnonzero(np.isnan(filled).any(axis=1))
         mean = self.complete.weights[self.complete.order] @ self.complete.coefficients.means
+        if self.noise is not None:
+            mean = mean + self.noise.weight * self.noise.centre
         filled[rest] = np.where(np.isnan(filled[rest]), mean, filled[rest])
         return filled
 

@@ -5,12 +5,12 @@ the whitened residual of a row from a component, the coordinates are the changes
 
     N_k,   Σγy,   Σγ(yyᵀ - I),
 
-each divided by the standard deviation √N_k that it has when labels are known. In these coordinates
-the information of labelled rows is the identity. The gradient of the log-likelihood is the EM step,
-and the information of unlabelled rows is I - J, with J the matrix of linear convergence of EM. This
-information is close to 1 along directions that the data determine well, and close to 0 where EM is
-slow. It is the mean of the squared gradients of single rows. A few rows per parameter are enough to
-estimate it.
+each divided by the standard deviation √N_k that it has when labels are known. Noise adds the change
+of N_0 as the last coordinate. In these coordinates the information of labelled rows is the
+identity. The gradient of the log-likelihood is the EM step, and the information of unlabelled rows
+is I - J, with J the matrix of linear convergence of EM. This information is close to 1 along
+directions that the data determine well, and close to 0 where EM is slow. It is the mean of the
+squared gradients of single rows. A few rows per parameter are enough to estimate it.
 
 References
 ----------
@@ -76,6 +76,9 @@ class Tangent:
         moments[:, 1 + self.frame.n_features :] += moments[:, :1] * ridge
         unit, unit_scatter = self._units
         weight = statistics.weight
+        if self.parameters.noise is not None:
+            part = statistics.counts.sum() / weight
+            scatter_ridge, unit_scatter = part * scatter_ridge, part * unit_scatter
         scatter = scatter / weight + scatter_ridge - unit_scatter
         moments = moments / weight
         # Subtract the moments of rows with mean 0 and covariance I.
@@ -90,7 +93,9 @@ class Tangent:
         scales, shared_scales = self._scales
         own = own * scales
         self._balance(own)
-        return np.concatenate([own.ravel(), shared * shared_scales])
+        # All changes of weights together are 0.
+        noise = -moments[:, 0].sum() * self._noise_scale
+        return np.concatenate([own.ravel(), shared * shared_scales, noise])
 
     def feasible(self, vector: Array) -> Array:
         """Return the part of a vector (p,) along which the mixture may move."""
@@ -128,6 +133,8 @@ class Tangent:
         moments[:, 0] += self.parameters.weights
         second = slice(1 + self.frame.n_features, None)
         moments[:, second] += moments[:, :1] * unit[second]
+        if self.parameters.noise is not None:
+            unit_scatter = moments[:, 0].sum() * unit_scatter
         scatter = like.weight * (scatter + unit_scatter)
         found = self._whitening.in_frame(like.weight * moments, scatter)
         return replace(like, moments=found.moments, scatter=found.scatter)
@@ -137,13 +144,16 @@ class Tangent:
         own, shared = self.split(step)
         alive = self.parameters.weights > 0.0
         norms = np.linalg.norm(own[alive], axis=1) / np.sqrt(self.parameters.weights[alive])
-        return float(max(norms.max(initial=0.0), np.linalg.norm(shared)))
+        widening = np.linalg.norm(shared * self.shared_root)
+        noise = np.abs(self.noise_of(step) * self._noise_scale)
+        return float(max(norms.max(initial=0.0), widening, noise.max(initial=0.0)))
 
     @property
     def free(self) -> Array:
         """1 for the coordinates that may change, else 0, (p,)."""
         scales, shared_scales = self._scales
-        return np.concatenate([scales.ravel() > 0.0, shared_scales > 0.0]).astype(np.float64)
+        moves = [scales.ravel() > 0.0, shared_scales > 0.0, self._noise_scale > 0.0]
+        return np.concatenate(moves).astype(np.float64)
 
     @property
     def _whitening(self) -> Whitening:
@@ -175,7 +185,14 @@ class Tangent:
         )
         scales = np.zeros(own.shape)
         np.divide(own, np.sqrt(weights), out=scales, where=weights > 0.0)
-        return scales, free[2].any() * shared
+        return scales, free[2].any() * self.shared_root * shared
+
+    @property
+    def shared_root(self) -> float:
+        """1/√(1 - π_0): a shared covariance is that of the rows that are no noise."""
+        if self.parameters.noise is None:
+            return 1.0
+        return float(1.0 / np.sqrt(self.parameters.weights.sum()))
 
     @property
     def n_shared(self) -> int:
@@ -186,7 +203,24 @@ class Tangent:
         """Return the coordinates of the components (K, m), and the shared ones."""
         k = self.parameters.n_components
         n_own = self._structure.n_own(self.frame.n_features)
-        return vector[: k * n_own].reshape(k, n_own), vector[k * n_own :]
+        end = len(vector) - len(self._noise_scale)
+        return vector[: k * n_own].reshape(k, n_own), vector[k * n_own : end]
+
+    def noise_of(self, vector: Array) -> Array:
+        """Return the coordinate of the weight of the noise, (1,), or (0,) without noise."""
+        return vector[len(vector) - len(self._noise_scale) :]
+
+    @property
+    def _noise_scale(self) -> Array:
+        """The factor that turns a change of the weight of the noise into a coordinate, (1,).
+
+        It is 0 if the noise has no weight; without noise there is none, (0,).
+        """
+        noise = self.parameters.noise
+        if noise is None:
+            return np.empty(0)
+        is_free = noise.weight > 0.0 and "weights" not in self.fixed
+        return np.array([1.0 / np.sqrt(noise.weight) if is_free else 0.0])
 
     def _unpack(self, vector: Array) -> tuple[Array, Array]:
         """Return moments and scatter, per unit of weight, from coordinates."""
@@ -195,7 +229,7 @@ class Tangent:
             for part, scales in zip(self.split(vector), self._scales, strict=True)
         )
         return self._structure.from_coordinates(
-            own, shared, self.parameters.weights, self.frame.n_features
+            own, shared, self.parameters.shares, self.frame.n_features
         )
 
 
@@ -228,6 +262,8 @@ class Information:
         Weights of the rows; they sum to 1.
     members : list of _Members
         Rows of each component.
+    noise : _Members or None
+        Rows of the noise, if it has weight; their features are 1.
     damping : ndarray of shape (p,)
         Part of the information of labelled rows that is added where a component has few rows. It
         is 1 where a component has none; this gives EM's own step.
@@ -237,6 +273,7 @@ class Information:
     weights: Single
     members: list[_Members]
     damping: Array
+    noise: _Members | None = None
 
     @classmethod
     def estimate(
@@ -256,7 +293,8 @@ class Information:
         weights : ndarray of shape (n,)
         responsibilities : ndarray or csc_array of shape (n, K)
             Responsibilities under the tangent's parameters; entries below
-            :data:`LEAST_RESPONSIBILITY` may be missing.
+            :data:`LEAST_RESPONSIBILITY` may be missing. A mixture with noise has one more column,
+            for the noise.
         """
         parameters, structure = tangent.parameters, tangent.parameters.structure
         columns = scipy.sparse.csc_array(responsibilities)
@@ -277,30 +315,50 @@ class Information:
         counts = columns.sum(axis=0)
         n_own = structure.n_own(parameters.n_features)
         n_together = max(structure.n_scatter(parameters.n_features) ** 2, tangent.n_shared)
-        ratios = n_own / np.maximum(counts, 1.0)
+        ratios = n_own / np.maximum(counts[: parameters.n_components], 1.0)
         damping = np.concatenate(
             [
                 np.repeat(np.square(np.minimum(ratios, 1.0)), n_own),
                 np.full(tangent.n_shared, min(n_together / len(rows), 1.0) ** 2),
             ]
         )
-        return cls(tangent, (weights / weights.sum()).astype(np.float32), members, damping)
+        noise = None
+        if parameters.noise is not None:
+            noise = _members_of_noise(columns, parameters.noise.weight)
+            part = min(1.0 / max(counts[-1], 1.0), 1.0) ** 2
+            damping = np.append(damping, part)
+        return cls(tangent, (weights / weights.sum()).astype(np.float32), members, damping, noise)
 
     def product(self, vector: Array) -> Array:
         """Return (I - J) v, (p,): the mean over rows of their gradient times its product with v."""
         feasible = self.tangent.feasible
-        own, shared = (part.astype(np.float32) for part in self.tangent.split(feasible(vector)))
+        moving = feasible(vector)
+        own, shared = (part.astype(np.float32) for part in self.tangent.split(moving))
+        noise = self.tangent.noise_of(moving).astype(np.float32)
+        shared_root = np.float32(self.tangent.shared_root)
+        shared *= shared_root
         roots = np.sqrt(self.tangent.parameters.weights).astype(np.float32)
         along = np.zeros_like(self.weights)
         for k, members in enumerate(self.members):
             along[members.places] += self._project(members, own[k], shared, roots[k])
         along -= own[:, 0] @ roots
+        if self.noise is not None:
+            along[self.noise.places] += self.noise.shares * noise
+            along -= noise * self._noise_root
         along *= self.weights
         for k, members in enumerate(self.members):
             own[k], part = self._gather(members, along[members.places], roots[k])
             shared = part if k == 0 else shared + part
+        shared = shared * shared_root
         own[:, 0] -= roots * along.sum()
-        return feasible(np.concatenate([own.ravel(), shared]) + self.damping * vector)
+        if self.noise is not None:
+            noise[:] = self.noise.shares @ along[self.noise.places] - self._noise_root * along.sum()
+        return feasible(np.concatenate([own.ravel(), shared, noise]) + self.damping * vector)
+
+    @property
+    def _noise_root(self) -> np.float32:
+        noise = self.tangent.parameters.noise
+        return np.float32(0.0 if noise is None else np.sqrt(noise.weight))
 
     def _project(self, members: _Members, own: Single, shared: Single, root: np.float32) -> Single:
         """Return products (n_k,) of a vector with a component's parts of the rows' gradients."""
@@ -314,6 +372,18 @@ class Information:
         parts, structure = members.shares * along, self.tangent.parameters.structure
         n_own = structure.n_own(self.tangent.frame.n_features)
         return structure.gathered(members.features, parts, root, n_own)
+
+
+def _members_of_noise(columns: scipy.sparse.csc_array, weight: float) -> _Members | None:
+    """Return the rows of the noise, from the last column of responsibilities."""
+    own = slice(columns.indptr[-2], columns.indptr[-1])
+    shares = columns.data[own]
+    if weight <= 0.0:
+        return None
+    is_member = shares > LEAST_RESPONSIBILITY
+    shares = (shares[is_member] / np.sqrt(weight)).astype(np.float32)
+    places = columns.indices[own][is_member].astype(np.intp)
+    return _Members(places, shares, np.ones((len(places), 1), dtype=np.float32))
 
 
 def _draw_in(residuals: Array) -> None:

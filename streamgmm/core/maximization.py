@@ -56,7 +56,8 @@ def maximize(
     reg_covar : float or ndarray of shape (D,)
         Added to the diagonal of each covariance, in squared units of the columns.
     fixed : collection of {"weights", "means", "covariances"}, or mapping of these to masks
-        Parameters that keep their previous values. Free weights share the rest.
+        Parameters that keep their previous values. Free weights share the rest. If some weights
+        are held, a mixture with noise keeps all of them.
 
     Returns
     -------
@@ -77,7 +78,14 @@ def maximize(
     has_held_weight, has_held_mean, has_held_covariance = (
         held_components(fixed, name, k) for name in PARAMETER_NAMES
     )
-    weights = _maximal_weights(counts, previous.weights, has_held_weight)
+    weights, noise = previous.weights, previous.noise
+    if noise is None:
+        weights = _maximal_weights(counts, previous.weights, has_held_weight)
+    elif counts.any() and not has_held_weight.any():
+        # Rows that no component holds are noise.
+        total = max(statistics.weight, counts.sum())
+        weights = counts / total
+        noise = noise.of_weight(float((total - counts.sum()) / total))
     means = previous.means.copy()
     moving = alive[~has_held_mean[alive]]
     means[moving] = frame.points(offsets)[moving]
@@ -100,7 +108,7 @@ def maximize(
             collapsed += structure.updated_components(widened, alive)
     empty = np.flatnonzero((counts <= 0.0) & (previous.weights > 0.0))
     return Maximum(
-        Parameters(frame.covariance_type, weights, means, covariances, factors),
+        Parameters(frame.covariance_type, weights, means, covariances, factors, noise),
         tuple(empty.tolist()),
         tuple(collapsed),
     )
@@ -130,7 +138,7 @@ def _has_mass(statistics: Statistics) -> NDArray[np.bool_]:
 
 def _overall_variances(parameters: Parameters) -> Array:
     """Return variances (D,) of the whole mixture, equal where columns share one variance."""
-    structure, weights = parameters.structure, parameters.weights
+    structure, weights = parameters.structure, parameters.shares
     own = structure.variances(parameters.stacked(parameters.covariances))
     deviations = parameters.means - weights @ parameters.means
     return structure.joint_variances(weights @ (own + np.square(deviations)))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.maximization import Maximum, maximize
+from streamgmm.core.noise import Noise
 from streamgmm.core.parameters import Fixed, Parameters, held_components
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array, CovarianceStructure, relative_ridge
@@ -80,11 +81,14 @@ class Objective:
         Parameters that are held at their starting values.
     prior : Prior or None
         None for maximum likelihood.
+    noise : Noise or None
+        The noise that a start of the fit begins with. Later mixtures hold their own.
     """
 
     reg_covar: float | Array = 0.0
     fixed: Fixed = frozenset()
     prior: Prior | None = None
+    noise: Noise | None = None
 
     def maximize(self, statistics: Statistics, previous: Parameters) -> Maximum:
         """Return the maximum of an M-step.
@@ -193,6 +197,7 @@ class Objective:
             tangent,
             *whitening.of_statistics(statistics),
             held_components(self.fixed, "means", previous.n_components),
+            statistics.weight if previous.noise is not None else None,
         )
         found = whitening.in_frame(moments, scatter)
         return replace(statistics, moments=found.moments, scatter=found.scatter)
@@ -308,19 +313,29 @@ class _Whitened:
         counts = np.column_stack([self.weights, np.repeat(of_means, d, axis=1), of_own])
         weights = statistics.weight * tangent.parameters.weights[:, np.newaxis]
         parts = np.divide(counts, weights, out=np.zeros_like(counts), where=weights > 0.0)
-        return np.concatenate([parts.ravel(), of_shared / statistics.weight])
+        of_shared = of_shared * tangent.shared_root**2 / statistics.weight
+        # Priors say nothing of noise.
+        of_noise = np.zeros(len(tangent.free) - parts.size - of_shared.size)
+        return np.concatenate([parts.ravel(), of_shared, of_noise])
 
     def posterior(
-        self, tangent: Tangent, moments: Array, scatter: Array, is_held: NDArray[np.bool_]
+        self,
+        tangent: Tangent,
+        moments: Array,
+        scatter: Array,
+        is_held: NDArray[np.bool_],
+        weight: float | None = None,
     ) -> tuple[Array, Array]:
         """Return whitened moments and scatter whose M-step gives the maximum with the prior.
 
         Each component gets the count, mean and covariance of its rows and pseudo-rows together. The
-        moments follow from these.
+        moments follow from these. The weight of all rows is that of the components, unless it is
+        given because some rows are noise.
         """
         d = tangent.frame.n_features
         counts, first, second = moments[:, 0], moments[:, 1 : 1 + d], moments[:, 1 + d :]
-        total = counts.sum()
+        mixed = counts.sum()
+        total = mixed if weight is None else weight
         new_counts = (counts + self.weights) * (total / (total + self.weights.sum()))
         means = np.zeros_like(first)
         # A fixed mean, and that of a component without rows, does not change.
@@ -337,7 +352,8 @@ class _Whitened:
         pseudo, shared_pseudo = self._moments(self.scatter)
         squares, shared_squares = self._moments(_times(new_counts, self._products(means, means)))
         # A shared covariance follows from the rows of all components.
-        part = total / (total + self.covariances.sum())
+        held = total if weight is None else new_counts.sum()
+        part = held / (mixed + self.covariances.sum())
         if self.structure.n_shared(d):
             parts = np.full_like(counts, part)
         else:

@@ -1,13 +1,14 @@
 """The parameters of a Gaussian mixture: validated once, and never changed afterwards."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from streamgmm.core.noise import Noise
 from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure, require_structure
 from streamgmm.errors import ParameterError
 from streamgmm.options import CovarianceType, ParameterName
@@ -31,7 +32,7 @@ class Parameters:
     ----------
     covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     weights : ndarray of shape (K,)
-        Non-negative, with sum 1. A component of weight 0 is skipped.
+        Non-negative, with sum 1 less the weight of the noise. A component of weight 0 is skipped.
     means : ndarray of shape (K, D)
     covariances : ndarray
         (K, D, D) full, (D, D) tied, (K, D) diag, (K,) spherical.
@@ -39,6 +40,8 @@ class Parameters:
         Cholesky factors L, Σ = L Lᵀ (standard deviations for diag and spherical). They are
         stored because a covariance rounded to float64 does not determine a standard deviation that
         is 1e8 times smaller than another one; its factor does.
+    noise : Noise or None
+        A further component, of constant density.
     """
 
     covariance_type: CovarianceType
@@ -46,6 +49,7 @@ class Parameters:
     means: Array
     covariances: Array
     factors: Array
+    noise: Noise | None = None
 
     @classmethod
     def create(
@@ -55,6 +59,7 @@ class Parameters:
         means: ArrayLike,
         covariances: ArrayLike,
         factors: ArrayLike | None = None,
+        noise: Noise | None = None,
     ) -> "Parameters":
         """Return the parameters from arrays of the shapes given in the class.
 
@@ -62,10 +67,10 @@ class Parameters:
         ------
         ParameterError
             If a shape is wrong, a value is not finite, the weights are negative or do not sum
-            to 1, or a covariance is not symmetric and positive definite.
+            to 1 with that of the noise, or a covariance is not symmetric and positive definite.
         """
         structure = require_structure(covariance_type)
-        weights, means = _weights(weights), _finite("means", means)
+        weights, means = _weights(weights, noise), _finite("means", means)
         if means.ndim != 2 or len(means) != len(weights):
             raise ParameterError(
                 f"means have shape {means.shape}; expected (n_components, n_features) with "
@@ -84,7 +89,11 @@ class Parameters:
         factors = _matching(structure, "factors", factors, means.shape)
         if not np.all(structure.widths(factors) > 0.0):
             raise ParameterError(f"a {covariance_type} covariance factor is singular")
-        return cls(covariance_type, weights, means, covariances, factors)
+        if noise is not None and noise.has_box and noise.box.shape[1] != means.shape[1]:
+            raise ParameterError(
+                f"the box of the noise has {noise.box.shape[1]} columns, the means {means.shape[1]}"
+            )
+        return cls(covariance_type, weights, means, covariances, factors, noise)
 
     @classmethod
     def from_precisions(
@@ -113,6 +122,7 @@ class Parameters:
         means: ArrayLike,
         covariances: ArrayLike,
         precisions_cholesky: Array,
+        noise: Noise | None = None,
     ) -> "Parameters":
         """Return parameters from covariances and the upper factors U of their inverses, P = U Uᵀ.
 
@@ -123,7 +133,7 @@ class Parameters:
         """
         structure = require_structure(covariance_type)
         factors = structure.invert(structure.transposed(precisions_cholesky))
-        return cls.create(covariance_type, weights, means, covariances, factors)
+        return cls.create(covariance_type, weights, means, covariances, factors, noise)
 
     def check(self) -> None:
         """Refuse arrays that are not a mixture; a file may hold such arrays.
@@ -134,7 +144,12 @@ class Parameters:
             As :meth:`create`.
         """
         Parameters.create(
-            self.covariance_type, self.weights, self.means, self.covariances, self.factors
+            self.covariance_type,
+            self.weights,
+            self.means,
+            self.covariances,
+            self.factors,
+            self.noise,
         )
         require_covariances(self.structure, "covariances", self.covariances)
 
@@ -152,6 +167,17 @@ class Parameters:
     def n_features(self) -> int:
         """D."""
         return int(self.means.shape[1])
+
+    @property
+    def shares(self) -> Array:
+        """Weights (K,) of the components among themselves, with sum 1."""
+        return self.weights if self.noise is None else self.weights / self.weights.sum()
+
+    def with_noise(self, noise: Noise | None) -> "Parameters":
+        """Return the mixture with noise, unless there is none or the mixture has its own."""
+        if noise is None or self.noise is not None:
+            return self
+        return replace(self, weights=self.weights * (1.0 - noise.weight), noise=noise)
 
     @cached_property
     def inverse_factors(self) -> Array:
@@ -180,7 +206,8 @@ class Parameters:
         fixed : collection of {"weights", "means", "covariances"}, or mapping of these to masks
             Parameters that were held fixed and are not counted.
         """
-        return count_parameters(self.structure, self.n_components, self.n_features, fixed)
+        shape = self.n_components, self.n_features
+        return count_parameters(self.structure, *shape, fixed, self.noise is not None)
 
 
 def count_parameters(
@@ -188,6 +215,7 @@ def count_parameters(
     n_components: int,
     n_features: int,
     fixed: Fixed = (),
+    has_noise: bool = False,
 ) -> int:
     """Return the number of free parameters of a mixture of this size.
 
@@ -197,6 +225,8 @@ def count_parameters(
     n_components, n_features : int
     fixed : collection of {"weights", "means", "covariances"}, or mapping of these to masks
         Parameters that are held fixed and are not counted.
+    has_noise : bool
+        Whether the mixture has noise; its weight is one parameter, its density is given.
     """
     n_free = {
         name: n_components - n_held_components(fixed, name, n_components)
@@ -206,7 +236,7 @@ def count_parameters(
     found = max(n_free["weights"] - 1, 0) + n_free["means"] * n_features
     if n_free["covariances"]:
         found += structure.n_parameters(n_free["covariances"], n_features)
-    return found
+    return found + has_noise
 
 
 def held_components(fixed: Fixed, name: ParameterName, n_components: int) -> NDArray[np.bool_]:
@@ -262,14 +292,16 @@ def _finite(name: str, values: ArrayLike) -> Array:
     return array
 
 
-def _weights(values: ArrayLike) -> Array:
+def _weights(values: ArrayLike, noise: Noise | None) -> Array:
     weights = _finite("weights", values)
     if weights.ndim != 1 or weights.size == 0:
         raise ParameterError(f"weights have shape {weights.shape}; expected (n_components,)")
-    if np.any(weights < 0.0) or not np.isclose(weights.sum(), 1.0, atol=1e-8):
+    total = weights.sum() + (0.0 if noise is None else noise.weight)
+    if np.any(weights < 0.0) or not np.isclose(total, 1.0, atol=1e-8):
+        with_noise = "" if noise is None else ", with that of the noise"
         raise ParameterError(
-            "weights must be non-negative and sum to 1; "
-            f"the smallest is {weights.min():.6g}, their sum {weights.sum():.10g}"
+            f"weights must be non-negative and sum to 1{with_noise}; "
+            f"the smallest is {weights.min():.6g}, their sum {total:.10g}"
         )
     return weights
 

@@ -30,6 +30,7 @@ from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.mixtures.alignment import aligned_fit
 from streamgmm.core.mixtures.conditioning import conditional, marginal
 from streamgmm.core.mixtures.sampling import draw
+from streamgmm.core.noise import NO_BOX, Noise
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure
@@ -63,6 +64,8 @@ if TYPE_CHECKING:
 
 # Size of a mixture up to which it is kept as it was prepared for predictions.
 _KEPT_BYTES = 1 << 16
+#: Fitted attributes that only a mixture with noise has.
+NOISE_ATTRIBUTES = ("noise_weight_", "noise_log_density_", "noise_box_")
 
 
 class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
@@ -107,6 +110,9 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
         """Return the component of largest responsibility of each row.
+
+        Of a mixture with noise the label -1 stands for noise, and -2 for rows that are skipped
+        because they lack values. Otherwise -1 stands for such rows.
 
         Parameters
         ----------
@@ -161,6 +167,8 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
         self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
     ) -> Any:
         """Return the posterior probability (responsibility) of each component for each row.
+
+        Of a mixture with noise the probabilities of a row sum to 1 less that of the noise.
 
         Parameters
         ----------
@@ -230,7 +238,8 @@ or the path ``out``
         -------
         log_density : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
             As for :meth:`predict`.
-            Nats; -inf for rows whose squares overflow.
+            Nats; -inf for rows whose squares overflow. Noise adds its constant density everywhere,
+            outside of its box, too.
 
         Raises
         ------
@@ -280,8 +289,8 @@ or the path ``out``
 ``out``
             In the type of the data if that is floating. A missing value is the mean of its
             conditional distribution, over all components; in rows without any value, the mean of
-            the mixture. Of a data frame a data frame, of xarray data a DataArray with the features
-            along the dimension ``feature``.
+            the mixture. The mean of noise is the centre of its box. Of a data frame a data frame,
+            of xarray data a DataArray with the features along the dimension ``feature``.
 
         Raises
         ------
@@ -385,7 +394,7 @@ or the path ``out``
         Raises
         ------
         ParameterError
-            If there is no such feature, or one is named twice.
+            If there is no such feature, one is named twice, or the model has noise without a box.
 
         References
         ----------
@@ -422,8 +431,8 @@ or the path ``out``
         Raises
         ------
         ParameterError
-            If there is no such feature, none is left, or a value is not finite or beyond all
-            reason.
+            If there is no such feature, none is left, a value is not finite or beyond all reason,
+            or the model has noise without a box.
 
         References
         ----------
@@ -626,14 +635,15 @@ or the path ``out``
         Returns
         -------
         X : ndarray of shape (n_samples, n_features)
-            Grouped by component.
+            Grouped by component. Noise comes first, from its box.
         y : ndarray of shape (n_samples,)
-            The component of each.
+            The component of each; -1 for noise.
 
         Raises
         ------
         ParameterError
-            If ``n_samples`` is less than 1.
+            If ``n_samples`` is less than 1, or the model has noise without a box: its ``noise`` is
+            a number.
 
         Examples
         --------
@@ -689,6 +699,9 @@ or the path ``out``
                 self.precisions_cholesky_,
             )
         ]
+        noise = self._noise()
+        if noise is not None:
+            arrays += [np.array([noise.weight, noise.log_density]), noise.box]
         settings = self.covariance_type, source.dtype, source.missing
         if sum(array.nbytes for array in arrays) > _KEPT_BYTES:
             return _prepared_from(*settings, *arrays)
@@ -720,7 +733,9 @@ or the path ``out``
     def _digest(self) -> str:
         """Return a digest of what predictions depend on."""
         digest = hashlib.sha256(self.covariance_type.encode())
-        for array in (self.weights_, self.means_, self.covariances_, self.precisions_cholesky_):
+        values = [self.weights_, self.means_, self.covariances_, self.precisions_cholesky_]
+        values += [getattr(self, name) for name in NOISE_ATTRIBUTES if hasattr(self, name)]
+        for array in values:
             digest.update(np.ascontiguousarray(array, dtype=np.float64).tobytes())
         return digest.hexdigest()
 
@@ -732,7 +747,17 @@ or the path ``out``
             self.means_,
             self.covariances_,
             np.asarray(self.precisions_cholesky_, dtype=np.float64, order="C"),
+            self._noise(),
         )
+
+    def _noise(self) -> Noise | None:
+        """Return the noise of the fitted mixture, from the attributes."""
+        if not hasattr(self, "noise_weight_"):
+            return None
+        weight = float(self.noise_weight_)
+        if hasattr(self, "noise_box_"):
+            return Noise.in_box(weight, np.asarray(self.noise_box_, dtype=np.float64))
+        return Noise(weight, float(self.noise_log_density_), NO_BOX)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to a ``.gmm`` file, atomically.
@@ -843,8 +868,12 @@ def _prepared_from(
     covariance_type: CovarianceType, dtype: np.dtype[Any], missing: Missing, *arrays: Array
 ) -> EStep | IncompleteExpectation:
     """Return a mixture prepared for rows of a type, from the attributes of a fit."""
+    weights, means, covariances, factors, *of_noise = arrays
+    noise = Noise(float(of_noise[0][0]), float(of_noise[0][1]), of_noise[1]) if of_noise else None
     with single_threaded_blas():
-        parameters = Parameters.from_precisions_cholesky(covariance_type, *arrays)
+        parameters = Parameters.from_precisions_cholesky(
+            covariance_type, weights, means, covariances, factors, noise
+        )
         return prepare(parameters, Frame.of(parameters, dtype), missing)
 
 

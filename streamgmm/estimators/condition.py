@@ -118,7 +118,8 @@ def warn_of_few_rows(model: Any, n_features: int, weight: float, is_weighted: bo
 
     def size(covariance_type: CovarianceType, n_components: int) -> int:
         structure = STRUCTURES[covariance_type]
-        return count_parameters(structure, n_components, n_features, model.fixed)
+        has_noise = getattr(model, "noise", None) is not None
+        return count_parameters(structure, n_components, n_features, model.fixed, has_noise)
 
     k = model.n_components
     n_parameters = size(model.covariance_type, k)

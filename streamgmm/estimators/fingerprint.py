@@ -60,7 +60,10 @@ def fingerprint(
     fixed = plain_fixed(model.fixed)
     known["fixed"] = sorted(fixed) if isinstance(fixed, list) else fixed
     if start is not None:
-        known["start"] = _digest([start.weights, start.means, start.covariances])
+        values: list[Any] = [start.weights, start.means, start.covariances]
+        if start.noise is not None:
+            values += [start.noise.weight, start.noise.log_density, start.noise.box]
+        known["start"] = _digest(values)
         if isinstance(model.reg_covar, str) and ridge is not None:
             known["reg_covar of the start"] = _digest([ridge])
     elif model.algorithm != "em":
@@ -106,6 +109,7 @@ def search_fingerprint(
         **_settings(model, ("n_components", "covariance_type")),
         "n_components": [*sizes],
         "covariance_type": [*kinds],
+        "fixed": sorted(model.fixed),
         "bytes of the sample, by memory_limit": sample_bytes,
     }
     return {"estimator": type(model).__name__, **known, **_data(source), **_versions()}

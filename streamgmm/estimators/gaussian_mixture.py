@@ -39,6 +39,7 @@ from streamgmm.core.criteria import Criteria
 from streamgmm.core.fit_objective import FitObjective
 from streamgmm.core.fitted_model import FittedModel, StopReason
 from streamgmm.core.mixtures.clusters import MergedComponents, require_clusters
+from streamgmm.core.noise import Noise, NoiseSetting, check_noise
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import (
     PARAMETER_NAMES,
@@ -52,7 +53,7 @@ from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError, ParameterError
-from streamgmm.estimators.base import MixtureEstimator
+from streamgmm.estimators.base import NOISE_ATTRIBUTES, MixtureEstimator
 from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
 from streamgmm.estimators.condition import (
     condition_of,
@@ -87,6 +88,7 @@ from streamgmm.options import (
     CovarianceType,
     ExecutorName,
     InitParams,
+    NoiseName,
     ParameterName,
 )
 from streamgmm.persistence import Record
@@ -172,9 +174,9 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         With "auto" densities and sums are float64 wherever a component may have a share in a row,
         and float32 may find where it has none: the result is that of "float64", to the last bit,
         sooner. With "float32" densities are float32 wherever the bound on their error is below
-        0.001 nats, and sums of some hundred rows too where that of covariances is below a part
-        in 10,000, else as with "auto". What was done is in ``history_``. Hard assignment needs all
-        digits of densities that matter: there "float32" is "auto".
+        0.001 nats, and sums of some hundred rows too where that of covariances is below a part in
+        10,000 and there is no ``noise``, else as with "auto". What was done is in ``history_``.
+        Hard assignment needs all digits of densities that matter: there "float32" is "auto".
     fixed : collection of {"weights", "means", "covariances"}, or dict, default=()
         Parameters held at their ``*_init`` values (``precisions_init`` for covariances). A dict
         has, for a name, True or False for each component: ``{"means": [True, False, False]}``
@@ -188,6 +190,14 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         from a sample of up to 65536 rows. ``lower_bound_`` and the criteria hold the
         log-likelihood alone. Any object with a method ``pseudo_rows``
         (``streamgmm.core.objective.Prior``) is taken too, but files do not hold it.
+    noise : None, "uniform" or float, default=None
+        A further component of constant density, for rows that belong to no component. "uniform":
+        the density is 1/V everywhere, with the volume V of a box with sides along the columns,
+        between the quantiles 0.001 and 0.999 of each column among the sampled rows, of which the
+        outermost row at each side is always excluded. A number is the log density, -ln V, in units
+        of the data. The weight of the noise is fitted: one more free parameter. It begins at 0.05,
+        and ``weights_init``, which sums to 1, shares the rest. V counts as given, also in the
+        criteria. With noise no weight can be held fixed.
     executor : "auto", "threads", "dask" or distributed.Client, default="auto"
         Where chunks are computed. "auto" takes the cluster of an active client for what its workers
         can read by themselves, Dask for Dask arrays, and local threads otherwise.
@@ -217,6 +227,15 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     Attributes
     ----------
     weights_ : ndarray of shape (n_components,)
+        Their sum is 1; with ``noise`` it is 1 - ``noise_weight_``.
+    noise_weight_ : float
+        Part of the rows that are noise. This and the next two attributes are there only with
+        ``noise``.
+    noise_log_density_ : float
+        ln(1/V), nats in units of the data: what was chosen with ``noise="uniform"`` decides the
+        likelihood and the criteria.
+    noise_box_ : ndarray of shape (2, n_features)
+        Lower and upper limits of the box; only with ``noise="uniform"``.
     means_ : ndarray of shape (n_components, n_features)
     covariances_ : ndarray
         ================  =======================================
@@ -322,6 +341,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         "arithmetic": [StrOptions(set(get_args(Arithmetic)))],
         "fixed": ["array-like", set, frozenset, dict],
         "prior": PRIOR_CONSTRAINTS,
+        "noise": [StrOptions(set(get_args(NoiseName))), Real, None],
         "executor": [StrOptions(set(get_args(ExecutorName))), HasMethods("scheduler_info")],
         "n_jobs": [Integral, None],
         "memory_limit": [Real, str, None],
@@ -352,6 +372,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         arithmetic: Arithmetic = "auto",
         fixed: Collection[ParameterName] | Mapping[ParameterName, ArrayLike] = (),
         prior: PriorSetting = None,
+        noise: NoiseSetting = None,
         executor: Any = "auto",
         n_jobs: int | None = None,
         memory_limit: int | str | None = None,
@@ -378,6 +399,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         self.arithmetic = arithmetic
         self.fixed = fixed
         self.prior = prior
+        self.noise = noise
         self.executor = executor
         self.n_jobs = n_jobs
         self.memory_limit = memory_limit
@@ -440,7 +462,10 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         fixed = self._held_parameters(source.n_features)
         known = self._known_start(source.n_features, fixed)
         check_prior(self.prior, self.covariance_type, source.n_features)
-        objective = FitObjective(self._ridge(source), fixed, self.prior)
+        refuse_noise(self.noise, source, fixed)
+        names = getattr(self, "feature_names_in_", None)
+        noise = Noise.begun(self.noise)
+        objective = FitObjective(self._ridge(source), fixed, self.prior, noise, names)
         rows = _RowCheck(self, source)
         with (
             fitting(self, source) as listener,
@@ -449,10 +474,10 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             single_threaded_blas(),
             within_float64(),
         ):
-            # What a fit needs does not depend on the ridge and the prior.
+            # What a fit needs does not depend on the ridge, the prior and the volume of noise.
             needs = FitNeeds(
                 source,
-                self._settings(Objective(fixed=fixed)),
+                self._settings(Objective(fixed=fixed, noise=noise)),
                 self.algorithm == "em",
             )
             works = needs.works(executor.memory_limit)
@@ -470,6 +495,9 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
                 is_hard=self.algorithm == "hard",
             )
             start = self._given_start(reader, known)
+            if start is not None and start.noise is not None:
+                # A warm start keeps its box, too.
+                objective.noise = start.noise
             with self._checkpointed(reader, start, objective, resume) as random:
                 reader.notify(self._size(source, work))
                 best = self._best_fit(reader, known, start, objective, local, random, effort)
@@ -491,7 +519,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             source.n_rows,
             d,
             k,
-            count_parameters(structure, k, d, self.fixed),
+            count_parameters(structure, k, d, self.fixed, self.noise is not None),
             data_bytes(source),
             work.thread,
             4 * source.n_rows * k * structure.n_moments(d),
@@ -539,7 +567,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         if start is not None:
             # The bound of a hard fit is that of another objective, and has no part of a prior.
             is_bound = self._goes_on() and not self._is_hard_fit and self.prior is None
-            self._complete_prior(reader, objective)
+            self._complete(reader, objective)
+            start = start.with_noise(objective.noise)
             previous = self.lower_bound_ if is_bound else -np.inf
             return self._run(reader, start, objective.known, previous)
         seed = int(random.randint(2**31))
@@ -573,7 +602,9 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             return Reader(sample, local, listener, self.arithmetic, driver_bytes=held)
 
         k, n_features = self.n_components, reader.source.n_features
-        n_parameters = count_parameters(STRUCTURES[self.covariance_type], k, n_features, self.fixed)
+        n_parameters = self._settings(
+            Objective(fixed=objective.fixed, noise=objective.noise)
+        ).n_parameters(n_features)
         if start is not None:
             # What is given leaves nothing to chance but the rows that steps are informed by.
             random = np.random.RandomState(0) if self.random_state is None else random
@@ -584,7 +615,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             return self._settings(settled, objective.ridge.scales)
 
         begun: PilotFit | None = None
-        if self.survey_part == 1.0 and not reader.is_hard:
+        # The box of the noise is that of the survey's sample, and its statistics need it.
+        if self.survey_part == 1.0 and not reader.is_hard and not objective.lacks_noise:
             # The sample of the survey decides what the objective takes from the data.
             for_pilot = replace(objective, ridge=replace(objective.ridge))
             begun = fit_to_pilot(
@@ -626,11 +658,14 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         effort: Effort,
     ) -> Fit:
         """Fit from parameters that are known, with a sample if there are iterations."""
+        if objective.lacks_noise:
+            self._complete(reader, objective)
+        start = start.with_noise(objective.noise)
         kept = reader.kept(Parameters, lambda: start)
         if not self.max_iter:
             return Fit(kept)
         sample = None
-        self._complete_prior(reader, objective)
+        self._complete(reader, objective)
         lacks_ridge = objective.ridge.entries is None
         if lacks_ridge or not reader.is_hard:
             sample = sample_for_start(reader, n_parameters, random, lacks_ridge)
@@ -660,11 +695,11 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             entries = np.full(d, DEFAULT_RIDGE)
         return FitRidge(kind, entries)
 
-    def _complete_prior(self, reader: Reader, objective: FitObjective) -> None:
-        """Complete the prior from sampled rows where a given start makes no other sample."""
-        if objective.lacks_prior:
+    def _complete(self, reader: Reader, objective: FitObjective) -> None:
+        """Complete prior and noise from sampled rows where a given start makes no other sample."""
+        if objective.lacks_rows:
             sample = reader.kept(RowSample, lambda: rows_at_hand(reader, 0))
-            objective.complete_prior(sample.rows, sample.weights)
+            objective.complete(sample.rows, sample.weights)
 
     def _settings(self, objective: Objective, scales: Array | None = None) -> Settings:
         """Return what is to be fitted, and how."""
@@ -687,7 +722,14 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
                 f"{self.means_.shape} and covariances of shape {self.covariances_.shape}, but "
                 f"{shape} and {expected} are asked for now; set warm_start=False to start anew"
             )
-        return self._parameters()
+        parameters = self._parameters()
+        fitted = None if parameters.noise is None else parameters.noise.setting
+        if fitted != self.noise:
+            raise ParameterError(
+                f"warm_start continues from a model with noise={fitted!r}, but noise="
+                f"{self.noise!r} is asked for now; set warm_start=False to start anew"
+            )
+        return parameters
 
     def _run(
         self, reader: Reader, start: Parameters, objective: Objective, previous: float = -np.inf
@@ -785,6 +827,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             stored = {f"{name}_": getattr(parameters, name) for name in _ARRAYS}
         for name in _ARRAYS:
             setattr(self, f"{name}_", stored[f"{name}_"])
+        self._set_noise(parameters.noise)
         self.__dict__.pop("reg_covar_", None)
         if fitted.reg_covar is not None:
             self.reg_covar_ = fitted.reg_covar
@@ -800,6 +843,15 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         self.__dict__.pop("feature_names_in_", None)
         if fitted.feature_names is not None:
             self.feature_names_in_ = fitted.feature_names
+
+    def _set_noise(self, noise: Noise | None) -> None:
+        """Set the attributes of the noise, as far as there are any."""
+        for name in NOISE_ATTRIBUTES:
+            self.__dict__.pop(name, None)
+        if noise is not None:
+            self.noise_weight_, self.noise_log_density_ = noise.weight, noise.log_density
+            if noise.has_box:
+                self.noise_box_ = noise.box
 
     @property
     def fitted_model_(self) -> FittedModel:
@@ -847,8 +899,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         Raises
         ------
         ParameterError
-            If a setting is not valid, or is a number of components or a covariance type other
-            than that of the mixture.
+            If a setting is not valid, or is a number of components, a covariance type or noise
+            other than that of the mixture.
 
         Examples
         --------
@@ -862,6 +914,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         own: dict[str, Any] = {
             "n_components": parameters.n_components,
             "covariance_type": parameters.covariance_type,
+            "noise": None if parameters.noise is None else parameters.noise.setting,
         }
         model = cls()
         model.set_params(**{**own, **settings})
@@ -1028,6 +1081,11 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             Its ``reg_covar`` is one number, the smallest entry of ``reg_covar_``. "tied_diag" is
             given as "diag", and "tied_spherical" as "spherical".
 
+        Raises
+        ------
+        ParameterError
+            If the model has noise, which scikit-learn's cannot hold.
+
         Examples
         --------
         >>> import numpy as np
@@ -1036,6 +1094,11 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         array([[4., 5.]])
         """
         check_is_fitted(self)
+        if self._noise() is not None:
+            raise ParameterError(
+                "this model has noise, which a mixture of scikit-learn cannot hold; fit without "
+                "noise, or convert a mixture of its weights_, means_ and covariances_ by hand"
+            )
         from sklearn.mixture import GaussianMixture as SklearnGaussianMixture
 
         shared = SklearnGaussianMixture().get_params()
@@ -1098,6 +1161,35 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         converted.history_, converted.n_reads_ = [], 0
         converted.sample_history_ = []
         return converted
+
+
+def refuse_noise(noise: NoiseSetting, source: Source, fixed: Fixed) -> None:
+    """Refuse noise that a fit cannot have.
+
+    Parameters
+    ----------
+    noise : None, "uniform" or float
+    source : Source
+    fixed : collection of {"weights", "means", "covariances"}, or mapping of these to masks
+
+    Raises
+    ------
+    ParameterError
+        If it is not valid, or does not go with the data or the fixed parameters.
+    """
+    check_noise(noise)
+    if noise is None:
+        return
+    if "weights" in fixed:
+        raise ParameterError(
+            "fixed holds weights, but with noise all weights are free; leave out fixed weights or "
+            "noise"
+        )
+    if source.missing == "em" and not isinstance(noise, str):
+        raise ParameterError(
+            f"noise is {noise!r}, the log density of all columns together, but with missing='em' "
+            "rows may have values in some columns only; give noise='uniform'"
+        )
 
 
 def fitted_model(

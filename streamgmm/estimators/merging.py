@@ -23,7 +23,7 @@ def fitted_part(model: Any, name: str) -> FittedModel:
     NotFittedError
         If it is not fitted.
     ParameterError
-        If it is something else, or has no statistics.
+        If it is something else, has no statistics, or has noise.
     """
     if not isinstance(model, MixtureEstimator):
         raise ParameterError(
@@ -32,6 +32,10 @@ def fitted_part(model: Any, name: str) -> FittedModel:
     check_is_fitted(model)
     fitted = model.fitted_model_
     fitted.require_statistics(name)
+    if fitted.parameters.noise is not None:
+        raise ParameterError(
+            f"{name} has noise; a stream and a merged mixture cannot have noise: fit without it"
+        )
     return fitted
 
 

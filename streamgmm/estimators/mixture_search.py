@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from numbers import Integral, Real
@@ -20,6 +20,8 @@ from streamgmm.algorithms.batch.selection import Outcome, Selection
 from streamgmm.algorithms.reads.reader import Reader, shared_work
 from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.core.fit_objective import FitObjective
+from streamgmm.core.noise import Noise, NoiseSetting
+from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import count_parameters
 from streamgmm.core.priors import PriorSetting, check_prior
 from streamgmm.core.ridge import FitRidge, RegCovar, given_ridge
@@ -30,7 +32,7 @@ from streamgmm.estimators.condition import condition_of, warn
 from streamgmm.estimators.data_types import InMemory, OutputPath, PandasFrame, PassRecord
 from streamgmm.estimators.fingerprint import search_fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, fitting
-from streamgmm.estimators.gaussian_mixture import GaussianMixture, fitted_model
+from streamgmm.estimators.gaussian_mixture import GaussianMixture, fitted_model, refuse_noise
 from streamgmm.estimators.kept_samples import keep_sample
 from streamgmm.estimators.numeric_limits import within_float64
 from streamgmm.estimators.records import to_record
@@ -45,7 +47,7 @@ from streamgmm.events import Event, Listener
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
-from streamgmm.options import Arithmetic, CovarianceType, Criterion
+from streamgmm.options import Arithmetic, CovarianceType, Criterion, ParameterName
 from streamgmm.persistence import Record
 from streamgmm.protocols import Source
 from streamgmm.sources.sample import SampleSource
@@ -66,6 +68,7 @@ _SHARED = (
     "verbose_interval",
     "arithmetic",
     "prior",
+    "noise",
     "executor",
     "n_jobs",
     "memory_limit",
@@ -111,9 +114,13 @@ class GaussianMixtureSearch(
     tol : float, default=1e-3
         Gain that may remain, in nats per row. A candidate converges further where ``tol`` of all
         rows is more than one parameter costs, ½ ln n nats.
-    reg_covar, max_iter, n_init, init_params, verbose, verbose_interval, arithmetic, prior, \
+    fixed : collection of {"weights"}, default=()
+        With "weights" the components of each candidate have equal weights. Means and covariances
+        cannot be held, because no values suit all numbers of components.
+    reg_covar, max_iter, n_init, init_params, verbose, verbose_interval, arithmetic, prior, noise, \
 executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
-        Of each candidate; ``max_iter``, at least 1, bounds its passes.
+        Of each candidate; ``max_iter``, at least 1, bounds its passes. With ``noise`` all
+        candidates have noise, with the same volume.
     checkpoint : path-like or URL, default=None
         Folder in which :meth:`fit` keeps what it finds, so that an interrupted search can
         continue; in the end also ``model.gmm``, the best mixture.
@@ -177,6 +184,7 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         "held_out": [Interval(Real, 0.0, 1.0, closed="neither")],
         "n_repeats": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
+        "fixed": ["array-like", set, frozenset, dict],
         **{
             name: GaussianMixture._parameter_constraints[name]
             for name in (*_SHARED, "checkpoint", "checkpoint_interval")
@@ -203,6 +211,8 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         verbose_interval: int = 10,
         arithmetic: Arithmetic = "auto",
         prior: PriorSetting = None,
+        fixed: Collection[ParameterName] = (),
+        noise: NoiseSetting = None,
         executor: Any = "auto",
         n_jobs: int | None = None,
         memory_limit: int | str | None = None,
@@ -226,6 +236,8 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         self.verbose_interval = verbose_interval
         self.arithmetic = arithmetic
         self.prior = prior
+        self.fixed = fixed
+        self.noise = noise
         self.executor = executor
         self.n_jobs = n_jobs
         self.memory_limit = memory_limit
@@ -283,6 +295,8 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         source = self._open(X, sample_weight, reset=True)
         for kind in kinds:
             check_prior(self.prior, kind, source.n_features)
+        fixed = self._held()
+        refuse_noise(self.noise, source, fixed)
         sizes = _possible_sizes(sizes, source, self.n_components is not None)
         with (
             fitting(self, source) as listener,
@@ -291,7 +305,12 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
             single_threaded_blas(),
             within_float64(),
         ):
-            objectives = {kind: FitObjective(self._ridge(kind), prior=self.prior) for kind in kinds}
+            names = getattr(self, "feature_names_in_", None)
+            noise = Noise.begun(self.noise)
+            objectives = {
+                kind: FitObjective(self._ridge(kind), fixed, self.prior, noise, names)
+                for kind in kinds
+            }
             largest = self._largest(sizes, kinds, source.n_features)
             needs = FitNeeds(source, largest, is_plain=False)
             works = needs.works(executor.memory_limit)
@@ -323,7 +342,10 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
                     objective.settle(sample.rows, sample.weights)
                 splits = self._splits(n_splits, random)
                 _require_rows(splits, sample, source, sizes[-1])
-                candidates = [self._settings(k, kind, objectives[kind]) for kind, k in distinct]
+                candidates = [
+                    self._settings(k, kind, objectives[kind].known, objectives[kind].ridge.scales)
+                    for kind, k in distinct
+                ]
                 selection = Selection(
                     reader,
                     open_rows,
@@ -544,6 +566,23 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
             )
         return list(dict.fromkeys(kinds))
 
+    def _held(self) -> frozenset[ParameterName]:
+        """Return the parameters that are held: the weights, or none.
+
+        Raises
+        ------
+        ParameterError
+            If others are named.
+        """
+        names = set(self.fixed)
+        if isinstance(self.fixed, Mapping) or not names <= {"weights"}:
+            raise ParameterError(
+                f"fixed is {self.fixed!r}; a search can hold equal weights, fixed=['weights']. "
+                "Means, covariances and single components have no values that suit all numbers "
+                "of components: use GaussianMixture for these"
+            )
+        return frozenset(self.fixed)
+
     def _ridge(self, kind: CovarianceType) -> FitRidge:
         names = getattr(self, "feature_names_in_", None)
         return FitRidge(kind, given_ridge(self.reg_covar, kind, self.n_features_in_, names))
@@ -557,13 +596,13 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
             return count_parameters(STRUCTURES[kind], sizes[-1], n_features)
 
         kind = max(kinds, key=n_parameters)
-        ridge = FitRidge(kind, np.zeros(n_features))
-        return self._settings(sizes[-1], kind, FitObjective(ridge))
+        objective = Objective(fixed=self._held(), noise=Noise.begun(self.noise))
+        return self._settings(sizes[-1], kind, objective)
 
-    def _settings(self, k: int, kind: CovarianceType, objective: FitObjective) -> Settings:
-        return Settings(
-            k, kind, self.init_params, objective.known, self.n_init, objective.ridge.scales
-        )
+    def _settings(
+        self, k: int, kind: CovarianceType, objective: Objective, scales: Array | None = None
+    ) -> Settings:
+        return Settings(k, kind, self.init_params, objective, self.n_init, scales)
 
     def _splits(self, n_splits: int, random: np.random.RandomState) -> tuple[RowSplit, ...]:
         """Return the splits of the rows; none draw nothing from the random state."""
@@ -615,9 +654,9 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
 
     def _estimator(self, one: Outcome, reader: Reader, ridge: FitRidge) -> GaussianMixture:
         """Return a candidate as a fitted model."""
-        settings = {name: getattr(self, name) for name in _SHARED}
+        settings = {name: getattr(self, name) for name in (*_SHARED, "fixed")}
         names = getattr(self, "feature_names_in_", None)
-        fitted = fitted_model(one.fit, reader, ridge, names)
+        fitted = fitted_model(one.fit, reader, ridge, names, self._held())
         return GaussianMixture.from_fitted_model(fitted, random_state=self.random_state, **settings)
 
 

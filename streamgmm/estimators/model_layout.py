@@ -85,6 +85,7 @@ class Size:
             "precisions_": shape,
             "precisions_cholesky_": shape,
             "reg_covar_": (d,),
+            "noise_box_": (2, d),
             **self._statistics("statistics.", _length("statistics.frame.centred", declared)),
         }
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from streamgmm.core.criteria import Criteria
 from streamgmm.core.fitted_model import FittedModel, StopReason
+from streamgmm.core.noise import NO_BOX, Noise
 from streamgmm.core.parameters import (
     PARAMETER_NAMES,
     Parameters,
@@ -46,7 +47,7 @@ _logger = logging.getLogger("streamgmm")
 
 _PARAMETERS = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_")
 _INITIAL = ("weights_init", "means_init", "precisions_init")
-_RIDGE, _REASON = "reg_covar_", "reason"
+_RIDGE, _REASON, _BOX = "reg_covar_", "reason", "noise_box_"
 
 
 def _numbers(name: str, value: Any) -> None:
@@ -90,6 +91,8 @@ _VALUES: Mapping[str, Callable[[str, Any], Any]] = {
     "history_": _passes,
     "sample_history_": _stages,
     "n_reads_": amount,
+    "noise_weight_": amount,
+    "noise_log_density_": number,
 }
 #: Settings that are not stored: a file cannot name a place to write to, an executor or a function.
 _NOT_STORED = ("callbacks", "checkpoint", "checkpoint_interval", "executor")
@@ -113,6 +116,8 @@ def to_record(model: Any) -> Record:
     arrays |= {name: np.asarray(getattr(model, name)) for name in _PARAMETERS}
     if hasattr(model, _RIDGE):
         arrays[_RIDGE] = model.reg_covar_
+    if hasattr(model, _BOX):
+        arrays[_BOX] = model.noise_box_
     header["fitted"] |= {
         name: _plain(getattr(model, name)) for name in _VALUES if hasattr(model, name)
     }
@@ -146,7 +151,7 @@ def from_record(estimator: Any, record: Record) -> Any:
         ridge = np.full(n_features, float(settings["reg_covar"]))
     if ridge is not None:
         require_ridge(ridge, n_features)
-    parameters = _parameters(settings, arrays, n_features)
+    parameters = _parameters(settings, arrays, n_features, _noise(values, arrays))
     fitted = FittedModel(
         parameters,
         _statistics(record, parameters),
@@ -190,8 +195,24 @@ def _statistics(record: Record, parameters: Parameters) -> Statistics | None:
     return found
 
 
+def _noise(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> Noise | None:
+    """Return the noise of fitted values, which may have none.
+
+    Raises
+    ------
+    KeyError, ParameterError
+        If something is missing, or is no noise.
+    """
+    if "noise_weight_" not in values:
+        return None
+    box = np.asarray(arrays.get(_BOX, NO_BOX), dtype=np.float64)
+    found = Noise(values["noise_weight_"], values["noise_log_density_"], box)
+    found.check()
+    return found
+
+
 def _parameters(
-    settings: Mapping[str, Any], arrays: Mapping[str, Any], n_features: int
+    settings: Mapping[str, Any], arrays: Mapping[str, Any], n_features: int, noise: Noise | None
 ) -> Parameters:
     """Return the mixture of some arrays, of the size that the settings name."""
     covariance_type = settings["covariance_type"]
@@ -205,7 +226,12 @@ def _parameters(
     with np.errstate(all="ignore"):
         upper = np.asarray(arrays["precisions_cholesky_"], dtype=np.float64, order="C")
         parameters = Parameters.from_precisions_cholesky(
-            covariance_type, arrays["weights_"], arrays["means_"], arrays["covariances_"], upper
+            covariance_type,
+            arrays["weights_"],
+            arrays["means_"],
+            arrays["covariances_"],
+            upper,
+            noise,
         )
     if parameters.means.shape != shape:
         raise ValueError("the means do not have the shape that the settings say")

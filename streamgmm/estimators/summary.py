@@ -20,6 +20,8 @@ def describe(fitted: FittedModel) -> str:
         f"{parameters.n_components} components ({parameters.covariance_type}) of "
         f"{parameters.n_features} features"
     ]
+    if parameters.noise is not None:
+        facts.append(f"noise {parameters.noise.weight:.4f}")
     if math.isfinite(fitted.log_likelihood):
         kind = "classification log-likelihood" if fitted.is_hard else "log-likelihood"
         facts.append(f"{kind} {fitted.log_likelihood:.6f} nats/row")

@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patches import Ellipse
+from matplotlib.patches import Ellipse, Rectangle
 
+from streamgmm.core.noise import Noise
 from streamgmm.core.structures import Array
 from streamgmm.plotting.colours import N_COLOURS, Palette
 from streamgmm.plotting.views import View
@@ -60,6 +61,8 @@ class Components:
     covariances : ndarray of shape (K, m, m)
     styles : list of Style
     palette : Palette
+    noise : Noise or None
+        Noise on these axes; None if there is none, or the axes combine features.
     """
 
     weights: Array
@@ -67,18 +70,29 @@ class Components:
     covariances: Array
     styles: list[Style]
     palette: Palette
+    noise: Noise | None = None
 
     @classmethod
     def of(cls, model: Any, view: View, palette: Palette) -> "Components":
-        """Return the components of a fitted model."""
+        """Return the components of a fitted model.
+
+        Raises
+        ------
+        ParameterError
+            If the model has noise of which only the density of all features together is known.
+        """
         weights = np.asarray(model.weights_)
-        return cls(weights, *view.components(model), _styles(weights, palette), palette)
+        styles = _styles(weights, palette)
+        return cls(weights, *view.components(model), styles, palette, noise_of(model, view))
 
     def along(self, *axes: int) -> "Components":
         """Return the same components on some of the axes."""
         chosen = list(axes)
         covariances = self.covariances[:, chosen][:, :, chosen]
-        return replace(self, means=self.means[:, chosen], covariances=covariances)
+        noise = self.noise
+        if noise is not None and noise.has_box:
+            noise = noise.of_features(np.array(chosen))
+        return replace(self, means=self.means[:, chosen], covariances=covariances, noise=noise)
 
     def at(self, means: Array) -> "Components":
         """Return the same components at other places (K, m)."""
@@ -107,6 +121,22 @@ class Components:
             replace(style, colour=ink, dashes="-", widths=_FAINT_WIDTHS) for style in self.styles
         ]
         return replace(self, styles=styles)
+
+
+def noise_of(model: Any, view: View) -> Noise | None:
+    """Return the noise of a fitted model on the axes of a view; None if these combine features.
+
+    Raises
+    ------
+    ParameterError
+        If only the density of all features together is known, and the view shows some of them.
+    """
+    noise: Noise | None = model.fitted_model_.parameters.noise
+    if noise is None or not view.is_of_features:
+        return None
+    if len(view.columns) == model.means_.shape[1] and not noise.has_box:
+        return noise
+    return noise.of_features(np.array(view.columns))
 
 
 def _styles(weights: Array, palette: Palette) -> list[Style]:
@@ -141,6 +171,12 @@ def draw_ellipses(ax: Axes, components: Components) -> None:
             if style.is_listed:
                 ellipse.set_path_effects(_halo(width + 1.5, components.palette))
             ax.add_patch(ellipse)
+    if components.noise is not None and components.noise.has_box:
+        low, high = components.noise.box
+        width, height = (high - low).tolist()
+        box = Rectangle((float(low[0]), float(low[1])), width, height, fill=False)
+        box.set(edgecolor=components.palette.ink, linestyle=":", zorder=2.5)
+        ax.add_patch(box)
 
 
 def draw_numbers(ax: Axes, components: Components) -> None:
@@ -191,7 +227,12 @@ def draw_densities(ax: Axes, components: Components, n_coloured: int | None = No
                 linewidth=style.widths[0] * 0.7,
                 zorder=2.0 + 0.9 * style.height,
             )
-    ax.plot(x, total, color=components.palette.ink, linewidth=1.0, linestyle="--", zorder=3.0)
+    ink = components.palette.ink
+    if components.noise is not None:
+        noise = _noise_density(x, components.noise)
+        total += noise
+        ax.plot(x, noise, color=ink, linewidth=1.0, linestyle=":", zorder=2.5)
+    ax.plot(x, total, color=ink, linewidth=1.0, linestyle="--", zorder=3.0)
     ax.set_ylim(bottom=0.0)
 
 
@@ -205,9 +246,12 @@ def component_handles(components: Components) -> list[Line2D]:
     ]
     n_others = len(weights) - len(listed)
     if n_others:
-        rest = max(1.0 - float(weights[listed].sum()), 0.0)
+        rest = max(float(weights.sum() - weights[listed].sum()), 0.0)
         label = f"{n_others} others: {rest:.3g}"
         handles.append(_line(components.palette.ink, label, linewidth=0.7))
+    if components.noise is not None:
+        label = f"noise: {components.noise.weight:.3g}"
+        handles.append(_line(components.palette.ink, label, linestyle=":", linewidth=1.0))
     return handles
 
 
@@ -230,6 +274,14 @@ def list_components(ax: Axes, handles: list[Line2D]) -> None:
 
 def _line(colour: str, label: str, linestyle: Any = "-", linewidth: float = 2.0) -> Line2D:
     return Line2D([], [], color=colour, label=label, linestyle=linestyle, linewidth=linewidth)
+
+
+def _noise_density(x: Array, noise: Noise) -> Array:
+    """Return the weighted density of the noise of one feature at some values."""
+    found: Array = np.full(len(x), np.exp(noise.log_joint))
+    if noise.has_box:
+        found[(x < noise.box[0, 0]) | (x > noise.box[1, 0])] = 0.0
+    return found
 
 
 def _density(x: Array, mean: float, variance: float) -> Array:

@@ -16,6 +16,7 @@ from streamgmm.plotting.components import (
     Components,
     component_handles,
     draw_densities,
+    noise_of,
     sum_handle,
 )
 from streamgmm.plotting.density import draw_histogram
@@ -151,9 +152,15 @@ def _gap(model: Any, rows: SomeRows, column: int) -> float:
     """Return the largest difference of the distribution functions of a feature."""
     values, weights = rows.present(column)
     order = np.argsort(values)
-    means, covariances = View.of(model, column).components(model)
+    view = View.of(model, column)
+    means, covariances = view.components(model)
     scores = (values[order, np.newaxis] - means[:, 0]) / np.sqrt(covariances[:, 0, 0])
     expected = scipy.special.ndtr(scores) @ model.weights_
+    noise = noise_of(model, view)
+    if noise is not None:
+        noise.require_box("has no distribution of a feature")
+        low, high = noise.box[:, 0]
+        expected = expected + noise.weight * np.clip((values[order] - low) / (high - low), 0.0, 1.0)
     up_to = np.cumsum(weights[order]) / weights.sum()
     before = np.concatenate([[0.0], up_to[:-1]])
     return float(np.maximum(up_to - expected, expected - before).max())

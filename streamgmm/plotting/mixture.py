@@ -42,7 +42,8 @@ def plot_mixture(
     histogram.
 
     Components are listed by their weight, with the label that ``predict`` gives. Of more than 20
-    components the eight largest have colours and numbers.
+    components the eight largest have colours and numbers. Noise is the box of dotted lines, or a
+    dotted line of its own, where the axes show features; contours are those of the components.
 
     Parameters
     ----------

@@ -74,7 +74,9 @@ def plot_uncertainty(
     rows, note = some_rows(source, range(source.n_features), _MOST_ROWS).complete(
         view.columns if source.missing == "em" else None
     )
-    uncertainties = 1.0 - responsibilities(model, rows, source.missing).max(axis=1)
+    found = responsibilities(model, rows, source.missing)
+    # The noise has the rest.
+    uncertainties = 1.0 - np.maximum(found.max(axis=1), 1.0 - found.sum(axis=1))
     ax = given_or_new(ax, 6.5)
     palette = Palette.of(ax)
     components = Components.of(model, view, palette).in_ink()

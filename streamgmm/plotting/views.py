@@ -82,6 +82,11 @@ class View:
         labels = [feature_name(model, column) for column in columns]
         return cls(columns, np.zeros(len(columns)), np.eye(len(columns)), labels)
 
+    @property
+    def is_of_features(self) -> bool:
+        """Whether each axis is one feature."""
+        return np.array_equal(self.axes, np.eye(len(self.columns)))
+
     def rows(self, values: Array) -> Array:
         """Return the projections (n, m) of values (n, c) of the columns."""
         found: Array = (values - self.origin) @ self.axes.T

@@ -122,10 +122,10 @@ def open_source(
     missing : {"error", "drop", "em"}, optional
         What is done with rows that hold NaN, or values that the data mask or mark as missing
         (``_FillValue`` and its kin). "error" refuses them. "drop" excludes their rows from a fit
-        and says how many there were; predictions keep their places, with the label -1 and NaN.
-        "em" uses the values that they have: maximum likelihood with incomplete rows, exact if
-        values are missing at random; rows without any value are skipped. By default what the
-        source says, and "error" for other data.
+        and says how many there were; predictions keep their places, with NaN and the label -1, or
+        -2 if the mixture has noise. "em" uses the values that they have: maximum likelihood with
+        incomplete rows, exact if values are missing at random; rows without any value are skipped.
+        By default what the source says, and "error" for other data.
     sample_weight : array, str or path, optional
         Weights of shape (N,), as an array of any of these kinds or the path or URL of one; of
         xarray data also of the shape of the samples, or a DataArray along some of their dimensions.

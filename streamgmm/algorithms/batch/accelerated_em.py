@@ -450,13 +450,18 @@ class _Ascent:
 def _admissible(point: _Point, statistics: Statistics) -> Parameters | None:
     """Return parameters of extrapolated statistics, if they are those of a mixture not far away.
 
-    Every component keeps some of its mass, and of its width in every direction.
+    Every component, and the noise, keeps some of its mass. Components keep some of their width in
+    every direction.
     """
     old = point.parameters
     alive = old.weights > 0.0
     least = _LEAST_MASS * old.weights[alive] * statistics.weight
     if not np.all(statistics.counts[alive] >= least):
         return None
+    if old.noise is not None:
+        n_noise = statistics.weight - statistics.counts.sum()
+        if n_noise < _LEAST_MASS * old.noise.weight * statistics.weight:
+            return None
     maximum = maximize(statistics, old, fixed=point.tangent.fixed)
     if maximum.empty or maximum.collapsed:
         return None

@@ -71,11 +71,11 @@ def merge_components(
     question = Question(expectation, source.missing)
     sample = rows_at_hand(reader, _SEED).part(_SAMPLED_SHARES // parameters.n_components)
     rows = _shares(question, Chunk(sample.rows, sample.index, sample.weights))
-    is_whole = len(sample) == source.n_rows
+    is_whole, has_noise = len(sample) == source.n_rows, expectation.has_noise
 
     def gains_of(tree: Sequence[Merge], n_known: int) -> MergeGains:
         if is_whole:
-            return merge_gains(*rows, tree, n_known)
+            return merge_gains(*rows, tree, n_known, has_noise)
         return _read(reader, parameters, _State(question, tuple(tree), n_known))
 
     known: list[Merge] = []
@@ -93,8 +93,9 @@ def merge_components(
         if len(known) == len(tree):
             break
     entropies = np.maximum(found.entropy - np.cumsum([0.0, *gains])[::-1], 0.0)
-    # One cluster has all rows; what is left is rounding.
-    entropies[0] = 0.0
+    if not has_noise:
+        # One cluster has all rows; what is left is rounding.
+        entropies[0] = 0.0
     return merged_components(known, entropies, found.weight, n_clusters)
 
 
@@ -118,12 +119,15 @@ def _read(reader: Reader, parameters: Parameters, state: _State) -> MergeGains:
 
 
 def _chunk_gains(state: _State, chunk: Chunk) -> MergeGains:
-    n_components = len(state.tree) + 1
+    n_components, has_noise = len(state.tree) + 1, state.question.expectation.has_noise
     step = _SHARES_AT_ONCE // n_components + 1
     parts = (chunk.part(start, start + step) for start in range(0, max(len(chunk.rows), 1), step))
     return reduce(
         MergeGains.merge,
-        (merge_gains(*_shares(state.question, part), state.tree, state.n_known) for part in parts),
+        (
+            merge_gains(*_shares(state.question, part), state.tree, state.n_known, has_noise)
+            for part in parts
+        ),
     )
 
 

@@ -97,7 +97,8 @@ class Settings:
     def n_parameters(self, n_features: int) -> int:
         """Return the number of free parameters for that many features."""
         structure = STRUCTURES[self.covariance_type]
-        return count_parameters(structure, self.n_components, n_features, self.objective.fixed)
+        fixed, has_noise = self.objective.fixed, self.objective.noise is not None
+        return count_parameters(structure, self.n_components, n_features, fixed, has_noise)
 
     def memory(
         self,
@@ -220,7 +221,8 @@ class Informant:
         shares: list[scipy.sparse.csr_array] = []
         n_bytes = 0
         for block in blocks:
-            own = _shares(prepared.posterior(self.rows[block], with_responsibilities=True))
+            found = prepared.posterior(self.rows[block], with_responsibilities=True)
+            own = _shares(found, prepared.has_noise)
             own_bytes = own.nnz * _BYTES_PER_VALUE * (tangent.parameters.n_features + 2)
             n_bytes += own_bytes
             if n_bytes > self.most_bytes:
@@ -246,10 +248,12 @@ def _few_rows(n_parameters: int) -> int:
     return max(_FEWEST_ROWS, _ROWS_PER_PARAMETER * n_parameters)
 
 
-def _shares(found: Posterior) -> scipy.sparse.csr_array:
-    """Return the responsibilities (n, K) that are of consequence."""
+def _shares(found: Posterior, has_noise: bool) -> scipy.sparse.csr_array:
+    """Return the responsibilities (n, K) that are of consequence; those of noise come last."""
     # A row that no component explains says nothing of any.
     shares = found.responsibilities
+    if has_noise:
+        shares = np.column_stack([shares, 1.0 - shares.sum(axis=1)])
     shares[~((shares > LEAST_RESPONSIBILITY) & np.isfinite(found.scores)[:, None])] = 0.0
     return scipy.sparse.csr_array(shares)
 

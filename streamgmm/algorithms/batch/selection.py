@@ -253,10 +253,11 @@ class Selection:
         informant = self._informant(settings, sample)
         random = np.random.RandomState(self.seed)
         search = Search(
-            self.open_rows, settings, Start(), informant, random, self.reader, self.effort
+            self.open_rows, settings, _known(settings), informant, random, self.reader, self.effort
         )
         found = self._described(settings, search.run(sample, tol), sample)
-        if smaller and _mean(found, sample) < _mean(smaller[-1], sample) - _ALIKE:
+        is_worse = smaller and _mean(found, sample) < _mean(smaller[-1], sample) - _ALIKE
+        if is_worse and _is_nested(settings):
             rows = self.open_rows(sample.rows, sample.weights, _ignore)
             starts = _grown(smaller[-1].parameters, settings.n_components)
             fits = [improve(rows, start, settings, informant, tol, self.effort) for start in starts]
@@ -400,7 +401,7 @@ class Selection:
     def _no_worse(self, run: _Run, smaller: Sequence[_Run]) -> _Run:
         """Fit again from a smaller mixture, if that is better than what was found."""
         better = [one for one in smaller if one.fit is not None and one.value > run.value + _ALIKE]
-        if not better or run.fit is None:
+        if not better or run.fit is None or not _is_nested(run.sampled.settings):
             return run
         best = max(better, key=lambda one: one.value)
         assert best.best is not None
@@ -474,6 +475,20 @@ def _is_smaller(one: Settings, other: Settings) -> bool:
     """Return whether a candidate has the same structure and fewer components."""
     is_same = one.covariance_type == other.covariance_type
     return is_same and one.n_components < other.n_components
+
+
+def _is_nested(settings: Settings) -> bool:
+    """Return whether smaller mixtures of the structure are special cases of these.
+
+    A component with its weight may be halved, unless all weights are equal.
+    """
+    return "weights" not in settings.objective.fixed
+
+
+def _known(settings: Settings) -> Start:
+    """Return what is known of a start: equal weights, if they are held."""
+    k = settings.n_components
+    return Start() if _is_nested(settings) else Start(weights=np.full(k, 1.0 / k))
 
 
 def _grown(parameters: Parameters, n_components: int) -> list[Parameters]:

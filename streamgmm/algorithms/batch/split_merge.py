@@ -19,6 +19,7 @@ from streamgmm.algorithms.sampling.initialization import parameters_of_clusters
 from streamgmm.core.e_step import EStep, Posterior
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
+from streamgmm.core.kernels.log_joint import NOISE
 from streamgmm.core.mixtures.reduction import merged_pairs, merging_partners
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
@@ -246,9 +247,10 @@ class _Swaps:
                 values = structure.taken(origin.covariances, one)
                 covariances = structure.replaced(covariances, own, values)
                 factors = structure.replaced(factors, own, structure.taken(origin.factors, one))
-        return Parameters.create(
+        mixture = Parameters.create(
             parameters.covariance_type, weights / weights.sum(), means, covariances, factors
         )
+        return mixture.with_noise(parameters.noise)
 
 
 def _promising_swaps(rows: Rows, parameters: Parameters, objective: Objective) -> _Swaps:
@@ -313,13 +315,22 @@ def _parts(rows: Rows, parameters: Parameters, objective: Objective) -> Paramete
     """Return both halves of all components, then some new ones, after some steps of EM."""
     k = parameters.n_components
     posterior = rows.prepared(parameters).posterior(rows.stored)
-    labels = 2 * posterior.labels + _far_side(rows.rows, parameters, posterior.labels)
+    is_in_half = posterior.labels != NOISE
+    labels = np.full(len(posterior.labels), NOISE)
+    own_labels = posterior.labels[is_in_half]
+    labels[is_in_half] = 2 * own_labels + _far_side(rows.rows[is_in_half], parameters, own_labels)
     worst = np.argsort(posterior.scores)[: min(int(_WORST * len(labels)), _MOST_WORST)]
     dense = dense_places(rows.rows[worst], parameters)
     for birth, own in enumerate(dense):
         labels[worst[own]] = 2 * k + birth
+    used = labels != NOISE
     start = parameters_of_clusters(
-        rows.rows, rows.weights, labels, 2 * k + len(dense), parameters.covariance_type, objective
+        rows.rows[used],
+        rows.weights[used],
+        labels[used],
+        2 * k + len(dense),
+        parameters.covariance_type,
+        objective,
     )
     return rows.short_run(start, _STEPS_OF_PARTS, objective=objective).parameters
 
@@ -327,7 +338,7 @@ def _parts(rows: Rows, parameters: Parameters, objective: Objective) -> Paramete
 def dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:
     """Return groups of rows (n, D) that lie as near to each other as those of one component do."""
     d = parameters.n_features
-    centred = np.nan_to_num(rows - parameters.weights @ parameters.means)
+    centred = np.nan_to_num(rows - parameters.shares @ parameters.means)
     whitened = parameters.structure.solved_rows(centred, _mean_factor(parameters), 0)
     # Squared distances of two rows of a Gaussian: mean 2 D, variance 8 D.
     is_near = cdist(whitened, whitened, "sqeuclidean") < 2.0 * d + np.sqrt(8.0 * d)
@@ -458,4 +469,4 @@ def longest_axis(rows: Array) -> Array:
 def _mean_factor(parameters: Parameters) -> Array:
     """Return the factor of the covariance that components have on average, stacked."""
     stacked = parameters.stacked(parameters.factors)
-    return parameters.structure.mean_factor(stacked, parameters.weights)
+    return parameters.structure.mean_factor(stacked, parameters.shares)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from streamgmm.algorithms.reads.usable_rows import lacks_values, refuse_values
 from streamgmm.core.e_step import EStep, Posterior
 from streamgmm.core.incomplete import IncompleteExpectation
+from streamgmm.core.kernels.log_joint import NOISE
 from streamgmm.core.structures import Array
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk
@@ -27,8 +28,9 @@ class Question:
     expectation : EStep
         The mixture.
     missing : {"error", "drop", "em"}
-        Treatment of rows with NaN. "error" refuses them. "drop" gives the label -1, and NaN for
-        the score and responsibilities. "em" uses their other values, if they have any.
+        Treatment of rows with NaN. "error" refuses them. "drop" gives the label -1, or -2 if -1
+        stands for noise, and NaN for the score and responsibilities. "em" uses their other values,
+        if they have any.
     """
 
     expectation: EStep | IncompleteExpectation
@@ -38,14 +40,15 @@ class Question:
 def posterior(question: Question, chunk: Chunk, with_responsibilities: bool = False) -> Posterior:
     """Return the log-density, label and, if asked for, responsibilities of each row.
 
-    Skipped rows have NaN for a score and responsibilities.
+    Skipped rows have NaN for a score and responsibilities. Their label is -1, or -2 if -1 stands
+    for noise.
     """
     found = question.expectation.posterior(chunk.rows, with_responsibilities)
     if not found.n_not_finite:
         return found
     refuse_values(chunk, question.missing)
     skipped = lacks_values(chunk.rows, question.missing)
-    found.labels[skipped] = -1
+    found.labels[skipped] = NOISE - 1 if question.expectation.has_noise else -1
     found.scores[skipped] = np.nan
     if with_responsibilities:
         found.responsibilities[skipped] = np.nan

@@ -15,6 +15,7 @@ from streamgmm.core import incomplete
 from streamgmm.core.e_step import EStep, scratch_bytes, statistics_bytes
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
+from streamgmm.core.noise import Noise
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
@@ -72,11 +73,25 @@ class Reading:
         moved = own.structure.product(inverse, parameters.means - own.means)
         widened = own.structure.composed(inverse, own.stacked(parameters.factors - own.factors))
         weights = parameters.weights - own.weights
+        if not _has_same_noise(parameters.noise, own.noise):
+            return False
         return bool(
             np.all(np.abs(moved) <= _SAME)
             and np.all(np.abs(widened) <= _SAME)
             and np.all(np.abs(weights) <= _SAME * own.weights)
         )
+
+
+def _has_same_noise(one: Noise | None, other: Noise | None) -> bool:
+    """Return whether two mixtures have the same noise, up to rounding, or none."""
+    if one is None or other is None:
+        return one is other
+    return (
+        abs(one.weight - other.weight) <= _SAME * other.weight
+        and math.isclose(one.log_density, other.log_density, rel_tol=_SAME, abs_tol=_SAME)
+        and one.box.shape == other.box.shape
+        and bool(np.allclose(one.box, other.box, rtol=_SAME, atol=0.0))
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.usable_rows import check_weight
 from streamgmm.core.e_step import LARGEST_VALUE
+from streamgmm.core.noise import Noise
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters, covariances_from_precisions
 from streamgmm.core.structures import STRUCTURES, Array
@@ -155,7 +156,8 @@ def initialize(
         "kmeans" takes the clusters of k-means, "k-means++" and "random_from_data" the rows nearest
         to seeds of k-means++ or to random rows, "random" assigns rows at random.
     objective : Objective
-        Its ridge is added to the diagonal of each covariance.
+        Its ridge is added to the diagonal of each covariance. If it has noise, so has the start,
+        and rows beyond the box of the noise are not used.
     known : Start
         Parameters that replace the found ones.
     random : numpy.random.RandomState
@@ -185,6 +187,7 @@ def initialize(
             f"column(s) {', '.join(map(str, empty))} hold nothing but NaN in {len(rows)} "
             "sampled rows; exclude them"
         )
+    rows, weights = _within_box(rows, weights, n_components, objective.noise)
     centred = _Rows.of(rows, weights)
     measured = centred
     if scales is not None:
@@ -196,13 +199,27 @@ def initialize(
         covariances, factors = covariances_from_precisions(
             covariance_type, known.precisions, found.means.shape
         )
-    return Parameters.create(
+    start = Parameters.create(
         covariance_type,
-        found.weights if known.weights is None else known.weights,
+        found.shares if known.weights is None else known.weights,
         found.means if known.means is None else known.means,
         covariances,
         factors,
     )
+    return start.with_noise(objective.noise)
+
+
+def _within_box(
+    rows: Array, weights: Array, n_components: int, noise: Noise | None
+) -> tuple[Array, Array]:
+    """Return the rows in the box of the noise, as far as they are enough: others are noise."""
+    if noise is None or not noise.has_box:
+        return rows, weights
+    is_within = ~((rows < noise.box[0]) | (rows > noise.box[1])).any(axis=1)
+    has_values = ~np.isnan(rows[is_within]).all(axis=0)
+    if is_within.sum() < n_components or not has_values.all():
+        return rows, weights
+    return rows[is_within], weights[is_within]
 
 
 def seed_centres(
@@ -274,9 +291,10 @@ def _parameters(
     means, counts = _cluster_means(rows, labels, n_components)
     covariances = _cluster_covariances(covariance_type, rows, labels, means)
     covariances, factors = _regular(covariance_type, covariances, objective, rows)
-    return Parameters.create(
+    found = Parameters.create(
         covariance_type, counts / counts.sum(), means + rows.centre, covariances, factors
     )
+    return found.with_noise(objective.noise)
 
 
 def _regular(

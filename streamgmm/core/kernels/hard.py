@@ -14,8 +14,10 @@ import numpy as np
 
 from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece, spliced_piece
 from streamgmm.core.kernels.log_joint import (
+    NOISE,
     TIED,
     evaluate,
+    has_noise,
     load,
     load_in_data_units,
     residuals,
@@ -63,6 +65,7 @@ class Assignment(NamedTuple):
     rows: np.ndarray  #: (BLOCK,) int64, rows by component
     ends: np.ndarray  #: (K,) int64, scratch
     margins: np.ndarray  #: (BLOCK,) float64, minus the lead of the largest density
+    is_noise: np.ndarray  #: (BLOCK,) bool, rows that belong to no component
 
 
 class Comparison(NamedTuple):
@@ -82,6 +85,7 @@ def _assignment(n_components):
         np.zeros(BLOCK, np.int64),
         np.zeros(n_components, np.int64),
         np.empty(BLOCK),
+        np.zeros(BLOCK, np.bool_),
     )
 
 
@@ -208,22 +212,35 @@ def _choose_by_single(coefficients, n_rows, work, found, double, single):
 
 
 @piece
-def harden(weights, n_packed, order, work, labels, n):
+def find_noise(coefficients, n, work, is_noise):
+    """Mark the rows whose largest density in work.largest is below that of the noise.
+
+    The density of the noise, less the common part, replaces it.
+    """
+    if has_noise(coefficients):
+        for r in range(n):
+            is_noise[r] = work.noise[r] > work.largest[r]
+            work.largest[r] = max(work.largest[r], work.noise[r])
+
+
+@piece
+def harden(weights, coefficients, order, work, labels, is_noise, n):
     """Replace log-joint densities in work.log_joint by the weight of each row in its component.
 
     Return the sum of weights and of weighted largest densities.
     """
-    choose(n, n_packed, order, work, labels)
+    choose(n, coefficients.theta.shape[0], order, work, labels)
+    find_noise(coefficients, n, work, is_noise)
     weight, log_likelihood = 0.0, 0.0
     for r in range(n):
         w = work.valid[r] * weights[r] if weights.size else work.valid[r]
         weight += w
         log_likelihood += w * (work.largest[r] + work.common[r])
-        work.total[r] = w
+        work.valid[r] = work.total[r] = w
     for k in range(work.log_joint.shape[0]):
         fill(work.log_joint[k, : whole_panels(n)], 0.0)
     for r in range(n):
-        work.log_joint[labels[r], r] = work.total[r]
+        work.log_joint[labels[r], r] = 0.0 if is_noise[r] else work.total[r]
     return weight, log_likelihood
 
 
@@ -262,15 +279,18 @@ def _measure(rows, coefficients, work, labels):
 
 
 @piece
-def _weigh(weights, work, n):
-    """Write weights of n rows into work.total; return their sum and that of weighted densities."""
+def _weigh(weights, work, is_noise, n):
+    """Write weights of n rows into work.total; return their sum and that of weighted densities.
+
+    Rows that are noise count in the sums, and have weight 0 in work.total.
+    """
     weight, log_likelihood = 0.0, 0.0
     for r in range(n):
         w = work.valid[r] * weights[r] if weights.size else work.valid[r]
         weight += w
         # The density of a skipped row has no meaning, and may not be finite.
         log_likelihood += w * (work.largest[r] + work.common[r]) if w > 0.0 else 0.0
-        work.total[r] = w
+        work.total[r] = 0.0 if is_noise[r] else w
     return weight, log_likelihood
 
 
@@ -358,14 +378,20 @@ def _visit_rows(
             choose(n, n_packed, order, work, found.labels)
         if coefficients.kind > TIED:
             _measure(part, coefficients, work, found.labels)
+        if has_noise(coefficients):
+            for r in range(n):
+                work.noise[r] = coefficients.log_noise - work.common[r]
+            find_noise(coefficients, n, work, found.is_noise)
         if with_posteriors:
             for r in range(n):
                 is_valid = work.valid[r] > 0.0
                 scores[start + r] = work.largest[r] + work.common[r] if is_valid else -np.inf
                 labels[start + r] = order[found.labels[r]] if is_valid else np.argmax(priors)
+                if found.is_noise[r]:
+                    labels[start + r] = NOISE
         weight, log_likelihood = 0.0, 0.0
         if with_sums:
-            weight, log_likelihood = _weigh(weights[start:stop], work, n)
+            weight, log_likelihood = _weigh(weights[start:stop], work, found.is_noise, n)
             _add_moments(coefficients, n, work, found, recent[0], recent[1])
             if (start // BLOCK + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
                 move(recent[0], sums[0])
@@ -393,7 +419,7 @@ def hard_step(rows, weights, priors, order, coefficients, with_sums, with_poster
     scores : (n,) float64
         max_k ln π_k p_k(x); -inf for rows that overflow.
     labels : (n,) int64
-        Component of that density; of equal ones the first.
+        Component of that density; of equal ones the first. NOISE if that of the noise is larger.
     """
     n_rows = rows.shape[0] if with_posteriors else 0
     posteriors = np.empty(n_rows), np.empty(n_rows, np.int64)

@@ -26,6 +26,7 @@ from streamgmm.core.kernels.log_joint import (
     SPHERICAL,
     TIED,
     add_square,
+    has_noise,
     normalise,
     transform,
     workspace,
@@ -264,7 +265,20 @@ def _evaluate(rows, coefficients, work, gaps):
             constant = coefficients.constants[k] - gaps.log_volumes[run]
             for r in range(gaps.starts[run], gaps.starts[run + 1]):
                 out[r] = constant - 0.5 * out[r]
+    if has_noise(coefficients):
+        for run in range(n_runs):
+            value = coefficients.log_noise + _lacking_ranges(coefficients, run, gaps)
+            fill(work.noise[gaps.starts[run] : gaps.starts[run + 1]], value)
     return n_overflowing, n_runs
+
+
+@piece
+def _lacking_ranges(coefficients, run, gaps):
+    """Return the sum of the logarithms of the widths of the box in the columns that a run lacks."""
+    total = 0.0
+    for j in range(_find_columns(gaps.starts[run], gaps)):
+        total += coefficients.log_ranges[gaps.columns[j]]
+    return total
 
 
 @piece
@@ -327,7 +341,7 @@ def _add_spread(coefficients, run, work, gaps, moments, scatter):
 def _add_moments(coefficients, n, n_runs, work, gaps, moments, scatter):
     """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare).
 
-    Return the conditional entropy of their missing values.
+    Return the conditional entropy of their missing values. Work.valid holds the rows' weights.
     """
     whole, y = whole_panels(n), work.residual
     entropy = 0.0
@@ -344,25 +358,31 @@ def _add_moments(coefficients, n, n_runs, work, gaps, moments, scatter):
             add_moments_product(work.log_joint, table, y, whole, k, k + 1, scatter, FIRST)
     for run in range(n_runs):
         entropy += _add_spread(coefficients, run, work, gaps, moments, scatter)
+        if has_noise(coefficients):
+            first, last = gaps.starts[run], gaps.starts[run + 1]
+            rest = _total(work.valid[first:last])
+            for k in range(work.log_joint.shape[0]):
+                rest -= _total(work.log_joint[k, first:last])
+            entropy += rest * _lacking_ranges(coefficients, run, gaps)
     return entropy
 
 
 @piece
 def _add_rows(
-    rows, weights, order, coefficients, is_hard, work, labels, gaps, sums, recent, totals
+    rows, weights, order, coefficients, is_hard, work, assigned, gaps, sums, recent, totals
 ):
     """Add rows, block by block, to sums and totals; recent, 0 before and after, is scratch."""
+    labels, is_noise = assigned
     n_together = gaps.kept.shape[2]
     for start in range(0, rows.shape[0], n_together):
         stop = min(start + n_together, rows.shape[0])
         n_overflowing, n_runs = _evaluate(rows[start:stop], coefficients, work, gaps)
         if is_hard:
-            n_packed = coefficients.theta.shape[0]
             weight, log_likelihood = harden(
-                weights[start:stop], n_packed, order, work, labels, stop - start
+                weights[start:stop], coefficients, order, work, labels, is_noise, stop - start
             )
         else:
-            normalise(work, stop - start)
+            normalise(coefficients, work, stop - start)
             weight, log_likelihood = weigh(weights[start:stop], work, stop - start)
         entropy = _add_moments(coefficients, stop - start, n_runs, work, gaps, recent[0], recent[1])
         if (start // n_together + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
@@ -408,8 +428,10 @@ def incomplete_statistics(rows, weights, order, coefficients, is_hard):
     totals = np.zeros(CONDITIONAL_ENTROPY + 1)
     work, gaps = workspace(coefficients), _gaps(coefficients)
     sums, recent = (moments, scatter), (recent_moments, recent_scatter)
-    labels = np.zeros(BLOCK, np.int64)
-    _add_rows(rows, weights, order, coefficients, is_hard, work, labels, gaps, sums, recent, totals)
+    assigned = np.zeros(BLOCK, np.int64), np.zeros(BLOCK, np.bool_)
+    _add_rows(
+        rows, weights, order, coefficients, is_hard, work, assigned, gaps, sums, recent, totals
+    )
     return moments, scatter[0], totals
 
 
@@ -463,9 +485,11 @@ def _describe_rows(rows, priors, order, coefficients, work, gaps, best, out, imp
     for start in range(0, rows.shape[0], n_together):
         n = min(n_together, rows.shape[0] - start)
         _, n_runs = _evaluate(rows[start : start + n], coefficients, work, gaps)
-        label_block(start, n, order, work, best, labels)
-        normalise(work, n)
-        describe_block(start, n, priors, order, work, scores, labels, responsibilities)
+        label_block(start, n, order, coefficients, work, best, labels)
+        normalise(coefficients, work, n)
+        describe_block(
+            start, n, priors, order, coefficients, work, scores, labels, responsibilities
+        )
         if imputed.shape[0]:
             part = imputed[start : start + n]
             _add_conditional_means(coefficients, n, n_runs, work, gaps, part)

@@ -31,6 +31,8 @@ from streamgmm.core.kernels.tiles import BLOCK, TURNED, turn
 FULL, TIED, DIAG, SPHERICAL = range(4)
 
 UNIT_ROUNDOFF = 2.0**-53
+#: The label of rows that are noise.
+NOISE = -1
 
 
 class Coefficients(NamedTuple):
@@ -57,6 +59,8 @@ class Coefficients(NamedTuple):
     has_own_basis: bool  #: TIED: whether the basis is the factor
     limit: float  #: rows with |z| beyond it would overflow when squared
     tolerance: float  #: error in nats that the expanded form may have
+    log_noise: float  #: log-joint density of the noise, -inf if there is none
+    log_ranges: np.ndarray  #: (D,) logarithms of the widths of its box, or (0,)
 
 
 class Workspace(NamedTuple):
@@ -78,6 +82,7 @@ class Workspace(NamedTuple):
     largest: np.ndarray  #: (BLOCK,)
     total: np.ndarray  #: (BLOCK,)
     common: np.ndarray  #: (BLOCK,) part of the log-joint density that all components share
+    noise: np.ndarray  #: (BLOCK,) log-joint density of the noise, less the common part
     gathered: np.ndarray  #: (E, STRIDE) 1, then some rows of z or x
     some: np.ndarray  #: (1, STRIDE) of rows: weights, or densities of a component
     some_rows: np.ndarray  #: (TOGETHER, FEW) int64, rows in which components matter
@@ -117,6 +122,7 @@ def workspace(coefficients):
         np.empty(coefficients.theta.shape[1]),
         np.empty(coefficients.theta.shape[0]),
         np.empty(n_components, np.bool_),
+        np.empty(BLOCK),
         np.empty(BLOCK),
         np.empty(BLOCK),
         np.empty(BLOCK),
@@ -437,13 +443,23 @@ def evaluate(rows, coefficients, work):
     for k in range(work.is_centred.size):
         if work.is_centred[k]:
             _centred_log_joint(coefficients, k, n, work)
+    if has_noise(coefficients):
+        for r in range(n):
+            work.noise[r] = coefficients.log_noise - work.common[r]
 
 
 @piece
-def normalise(work, n):
-    """Compute the log-sum-exp over components.
+def has_noise(coefficients):
+    """Return whether the mixture has a component of constant density."""
+    return coefficients.log_noise > -np.inf
 
-    work.log_joint becomes exp(log_joint - largest). work.total becomes the sum over components.
+
+@piece
+def normalise(coefficients, work, n):
+    """Compute the log-sum-exp over components, and the noise.
+
+    work.log_joint becomes exp(log_joint - largest). work.total becomes the sum over components and
+    the noise.
     """
     largest, total, log_joint = work.largest, work.total, work.log_joint
     for r in range(n):
@@ -454,6 +470,10 @@ def normalise(work, n):
             largest[r] = value if value > largest[r] else largest[r]
     for r in range(n):
         total[r] = 0.0
+    if has_noise(coefficients):
+        for r in range(n):
+            largest[r] = max(largest[r], work.noise[r])
+            total[r] = exponential(work.noise[r] - largest[r])
     for k in range(log_joint.shape[0]):
         for r in range(n):
             value = exponential(log_joint[k, r] - largest[r])

@@ -12,8 +12,10 @@ import numpy as np
 from streamgmm.core.kernels.compilation import kernel, piece, spliced_piece
 from streamgmm.core.kernels.elementary import logarithm
 from streamgmm.core.kernels.log_joint import (
+    NOISE,
     TIED,
     evaluate,
+    has_noise,
     load,
     normalise,
     residuals,
@@ -200,12 +202,16 @@ def count_in(totals, n, left_out, weight, log_likelihood, passed_over):
 
 
 @piece
-def label_block(start, n, order, work, best, labels):
-    """Label n rows by their largest density in work.log_joint.
+def label_block(start, n, order, coefficients, work, best, labels):
+    """Label n rows by their largest density in work.log_joint, or as noise.
 
     The rows begin at start; best (BLOCK,) is scratch.
     """
     fill(best, -np.inf)
+    if has_noise(coefficients):
+        for r in range(n):
+            best[r] = work.noise[r]
+            labels[start + r] = NOISE
     for k in range(work.log_joint.shape[0]):
         for r in range(n):
             if work.log_joint[k, r] > best[r]:
@@ -214,12 +220,13 @@ def label_block(start, n, order, work, best, labels):
 
 
 @piece
-def describe_block(start, n, priors, order, work, scores, labels, responsibilities):
+def describe_block(start, n, priors, order, coefficients, work, scores, labels, responsibilities):
     """Fill scores and, if there is room for them, responsibilities of n rows that begin at start.
 
     Work.log_joint holds densities over the largest, work.total becomes the inverse of their sum.
-    Rows that are skipped are labelled anew.
+    Rows that are skipped are labelled anew; a mixture with noise calls them noise.
     """
+    with_noise = has_noise(coefficients)
     for r in range(n):
         scores[start + r] = work.largest[r] + logarithm(work.total[r]) + work.common[r]
         work.total[r] = 1.0 / work.total[r]
@@ -230,10 +237,10 @@ def describe_block(start, n, priors, order, work, scores, labels, responsibiliti
     for r in range(n):
         if work.valid[r] == 0.0:
             scores[start + r] = -np.inf
-            labels[start + r] = np.argmax(priors)
+            labels[start + r] = NOISE if with_noise else np.argmax(priors)
             if responsibilities.shape[0]:
                 for k in range(priors.size):
-                    responsibilities[start + r, k] = priors[k]
+                    responsibilities[start + r, k] = 0.0 if with_noise else priors[k]
 
 
 @piece
@@ -254,11 +261,19 @@ def _visit_rows(
         left_out = load(part, coefficients, work)
         evaluate(part, coefficients, work)
         if with_posteriors:
-            label_block(start, stop - start, order, work, best, labels)
-        normalise(work, stop - start)
+            label_block(start, stop - start, order, coefficients, work, best, labels)
+        normalise(coefficients, work, stop - start)
         if with_posteriors:
             describe_block(
-                start, stop - start, priors, order, work, scores, labels, responsibilities
+                start,
+                stop - start,
+                priors,
+                order,
+                coefficients,
+                work,
+                scores,
+                labels,
+                responsibilities,
             )
         weight, log_likelihood, passed_over = 0.0, 0.0, 0
         if with_sums:
@@ -312,8 +327,9 @@ def e_step(
     scores : (n,) float64
         log p(x); -inf for rows that overflow.
     labels : (n,) int64
-        Component with the largest responsibility.
+        Component with the largest responsibility; NOISE if that of the noise is larger.
     responsibilities : (n, K') float64
+        They sum to 1, less the responsibility of the noise.
     """
     n_rows = rows.shape[0] if with_posteriors else 0
     # Components that are not among the coefficients have weight 0.

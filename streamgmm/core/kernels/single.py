@@ -146,7 +146,7 @@ def _add_rows(rows, weights, coefficients, work, single, sums, recent, totals):
             )
         else:
             evaluate(part, coefficients, work)
-            normalise(work, stop - start)
+            normalise(coefficients, work, stop - start)
             weight, log_likelihood = weigh(own_weights, work, stop - start)
             passed_over = add_moments(coefficients, stop - start, work, recent[0], recent[1])
         count_in(totals, stop - start, left_out, weight, log_likelihood, passed_over)

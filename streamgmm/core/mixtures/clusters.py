@@ -34,7 +34,8 @@ class MergedComponents:
         The clusters that each step merges. Numbers below K are components; K + i is the cluster
         that step i made.
     entropies : ndarray of shape (K,)
-        Entropy of the assignment of the rows to 1, 2, …, K clusters, in nats.
+        Entropy of the assignment of the rows to 1, 2, …, K clusters, in nats. Noise, if the mixture
+        has any, counts as one more.
     clusters : ndarray of shape (K,), int64
         Cluster of each component. Clusters are numbered by their first component.
     """
@@ -134,7 +135,7 @@ def merged_components(
     """
     merges = np.array(tree, dtype=np.int64).reshape(-1, 2)
     if n_clusters is None:
-        overlap = entropies[-1] > _NEGLIGIBLE * weight
+        overlap = entropies[-1] - entropies[0] > _NEGLIGIBLE * weight
         n_clusters = elbow(entropies) if overlap else len(entropies)
     return MergedComponents(merges, entropies, _clusters(merges, n_clusters))
 
@@ -266,7 +267,11 @@ class MergeGains:
 
 
 def merge_gains(
-    responsibilities: Array, weights: Array, tree: Sequence[Merge], n_known: int
+    responsibilities: Array,
+    weights: Array,
+    tree: Sequence[Merge],
+    n_known: int,
+    has_noise: bool = False,
 ) -> MergeGains:
     """Return what the merges of a tree, and all others beside them, take from the entropy of rows.
 
@@ -278,11 +283,16 @@ def merge_gains(
         Merges of all components into one cluster.
     n_known : int
         Merges whose gains are not asked for.
+    has_noise : bool
+        Whether what responsibilities lack to 1 is that of noise. It is part of the entropy, and
+        never merged.
     """
     n_components = responsibilities.shape[1]
     gains = np.zeros((2 * n_components - 1, 2 * n_components - 1))
     shares = _Shares(responsibilities, weights)
     entropy = shares.entropy
+    if has_noise:
+        entropy -= float(weights @ _h(np.clip(1.0 - responsibilities.sum(axis=1), 0.0, 1.0)))
     for merge in tree[:n_known]:
         shares.merge(merge)
 

@@ -6,6 +6,7 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
+from streamgmm.core.noise import Noise
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.errors import ParameterError
@@ -22,7 +23,12 @@ def marginal(parameters: Parameters, features: NDArray[np.intp]) -> Parameters:
     Returns
     -------
     mixture : Parameters
-        The mixture of these d features.
+        The mixture of these d features. Noise is uniform in the sides of its box.
+
+    Raises
+    ------
+    ParameterError
+        If the mixture has noise of which only the density is known.
 
     References
     ----------
@@ -33,6 +39,7 @@ def marginal(parameters: Parameters, features: NDArray[np.intp]) -> Parameters:
         parameters.weights,
         parameters.means[:, features],
         _reordered_factors(parameters, features),
+        None if parameters.noise is None else parameters.noise.of_features(features),
     )
 
 
@@ -54,7 +61,8 @@ def conditional(parameters: Parameters, given: NDArray[np.intp], values: Array) 
     Raises
     ------
     ParameterError
-        If the values are so far from all components that their squared distance overflows.
+        If the values are so far from all components that their squared distance overflows, or the
+        mixture has noise of which only the density is known.
 
     References
     ----------
@@ -70,12 +78,21 @@ def conditional(parameters: Parameters, given: NDArray[np.intp], values: Array) 
     with np.errstate(divide="ignore", over="ignore"):
         log_joint = np.log(parameters.weights) - 0.5 * np.square(y).sum(axis=1)
     log_joint -= parameters.structure.log_determinants(own)
+    noise = parameters.noise
+    if noise is not None:
+        # The noise has its place after the components.
+        of_given = noise.of_features(given).log_joint + 0.5 * g * math.log(2.0 * math.pi)
+        log_joint = np.append(log_joint, of_given)
     if not math.isfinite(log_joint.max()):
         raise ParameterError(
             "the given values are so far from all components that none explains them; "
             "check their units"
         )
-    return _mixture(parameters, scipy.special.softmax(log_joint), means, factors)
+    weights = scipy.special.softmax(log_joint)
+    if noise is not None:
+        noise = noise.of_features(rest).of_weight(float(weights[-1]))
+        weights = weights[:-1]
+    return _mixture(parameters, weights, means, factors, noise)
 
 
 def _reordered_factors(parameters: Parameters, features: NDArray[np.intp]) -> Array:
@@ -83,9 +100,13 @@ def _reordered_factors(parameters: Parameters, features: NDArray[np.intp]) -> Ar
     return parameters.structure.reordered(parameters.stacked(parameters.factors), features)
 
 
-def _mixture(parameters: Parameters, weights: Array, means: Array, stacked: Array) -> Parameters:
+def _mixture(
+    parameters: Parameters, weights: Array, means: Array, stacked: Array, noise: Noise | None
+) -> Parameters:
     """Return a mixture of the same covariance type from stacked factors."""
     structure = parameters.structure
     covariances = structure.stored(structure.covariances_of(stacked))
     factors = structure.stored(stacked)
-    return Parameters.create(parameters.covariance_type, weights, means, covariances, factors)
+    return Parameters.create(
+        parameters.covariance_type, weights, means, covariances, factors, noise
+    )

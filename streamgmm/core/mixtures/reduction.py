@@ -46,8 +46,8 @@ def merging_partners(parameters: Parameters) -> NDArray[np.intp]:
         return found
     structure = parameters.structure
     stacked = parameters.stacked(parameters.factors)
-    centred = parameters.means - parameters.weights @ parameters.means
-    factor = structure.mean_factor(stacked, parameters.weights)
+    centred = parameters.means - parameters.shares @ parameters.means
+    factor = structure.mean_factor(stacked, parameters.shares)
     whitened = structure.solved_rows(centred, factor, 0)
     neighbours = np.asarray(KDTree(whitened).query(whitened, _NEIGHBOURS + 1)[1])
     partners = np.empty(k, dtype=np.intp)

@@ -1,5 +1,7 @@
 """Split a component of a mixture into two, along its longest axis."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from streamgmm.core.parameters import Parameters
@@ -38,4 +40,6 @@ def split_component(parameters: Parameters, k: int, apart: float = 0.5) -> Param
     covariances, factors = parameters.covariances, parameters.factors
     if not structure.n_shared(d):
         covariances, factors = covariances[order], factors[order]
-    return Parameters(parameters.covariance_type, weights, means, covariances, factors)
+    return replace(
+        parameters, weights=weights, means=means, covariances=covariances, factors=factors
+    )
