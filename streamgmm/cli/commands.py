@@ -29,6 +29,7 @@ from streamgmm.cli.program import LocalPath, Program, check_output
 from streamgmm.cli.reports import (
     candidates,
     fit_report,
+    label_counts,
     output_report,
     rows_of_components,
     write_table,
@@ -48,6 +49,7 @@ from streamgmm.options import (
     PriorName,
 )
 from streamgmm.progress import reporting
+from streamgmm.protocols import sample_shape
 
 if TYPE_CHECKING:
     from streamgmm.estimators import GaussianMixture
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
 
 _MODELS = (".gmm",)
 _ARRAYS = (".npy", ".zarr")
+# What predictions may be written to; netCDF holds those of labelled data.
+_PREDICTIONS = (*_ARRAYS, ".nc")
 _PICTURES = (".png", ".pdf", ".svg")
 _TABLES = (".csv",)
 _SAMPLE_ROWS = 65536
@@ -63,6 +67,12 @@ _STANDARD_INPUT = "-"
 
 def _path_option(*names: str, **settings: Any) -> Callable[[Any], Any]:
     return click.option(*names, type=LocalPath(), **settings)
+
+
+_OUTPUT_FORMS = (
+    "ends in .npy or .zarr; of labelled data also in .nc, or is a group of a store that exists, "
+    "store.zarr::/labels."
+)
 
 
 def _path_argument(name: str) -> Callable[[Any], Any]:
@@ -86,6 +96,7 @@ _sample_weight = click.option(
     help="Row weights: the name of a column, variable or coordinate of DATA; 'cos(NAME)' of a "
     "latitude; or the path or URL of a .npy file or Zarr array of shape (rows,).",
 )
+_predictions = _path_option("-o", "--output", required=True, help=f"Output; {_OUTPUT_FORMS}")
 _quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress; warnings remain.")
 _seed = click.option(
     "--seed",
@@ -290,7 +301,12 @@ def main(context: click.Context) -> None:
 @_data
 @_path_option("-o", "--output", required=True, help="Model to write; ends in .gmm.")
 @click.option(
-    "-k", "--components", "n_components", type=click.IntRange(1), help="Number of components."
+    "-k",
+    "--components",
+    "--n-components",
+    "n_components",
+    type=click.IntRange(1),
+    help="Number of components.",
 )
 @click.option(
     "-t",
@@ -548,7 +564,7 @@ def select(
 @main.command(epilog=_example("streamgmm predict model.gmm data.zarr -o labels.zarr"))
 @_model
 @_data
-@_path_option("-o", "--output", required=True, help="Output; ends in .npy or .zarr.")
+@_predictions
 @click.option("--proba", is_flag=True, help="Write responsibilities instead of labels.")
 @_resume
 @_description
@@ -563,14 +579,18 @@ def predict(
     **settings: Any,
 ) -> None:
     """Write the component of each row of DATA, or its responsibilities."""
-    check_output(output, _ARRAYS, data, model)
+    check_output(output, _PREDICTIONS, data, model)
     source = _opened(data, settings)
     fitted = _load(model, **settings)
     function = fitted.predict_proba if proba else fitted.predict
     _write_rows(fitted, function, source, output, resume, quiet)
     if not quiet:
-        what, k = ("responsibilities", None) if proba else ("labels", fitted.n_components)
-        click.echo(output_report(output, what, k))
+        shape, k = sample_shape(source), fitted.n_components
+        if proba:
+            click.echo(output_report(output, "responsibilities", (*shape, k)))
+        else:
+            counts = rows_of_components(label_counts(output, k))
+            click.echo(f"{output_report(output, 'labels', shape)}; {counts}")
 
 
 @main.command(epilog=_example("streamgmm impute model.gmm data.zarr -o filled.zarr"))
@@ -584,13 +604,14 @@ def impute(
     model: Path, data: str, output: Path, resume: bool, quiet: bool, **settings: Any
 ) -> None:
     """Write the rows of DATA with missing values (NaN) replaced by their expectation."""
-    check_output(output, _ARRAYS, data, model)
+    check_output(output, _PREDICTIONS, data, model)
     settings["missing"] = settings["missing"] or "em"
     source = _opened(data, settings)
     fitted = _load(model, **settings)
     _write_rows(fitted, fitted.impute, source, output, resume, quiet)
     if not quiet:
-        click.echo(output_report(output, "rows"))
+        shape = (*sample_shape(source), source.n_features)
+        click.echo(output_report(output, "rows", shape))
 
 
 @main.command(epilog=_example("streamgmm merge monday.gmm tuesday.gmm -o week.gmm"))
@@ -626,7 +647,7 @@ def merge(models: tuple[Path, ...], output: Path, n_components: int | None, quie
 @_model
 @_data
 @click.option("--samples", is_flag=True, help="Write the log-density of each row instead.")
-@_path_option("-o", "--output", help="Output of --samples; ends in .npy or .zarr.")
+@_path_option("-o", "--output", help=f"Output of --samples; {_OUTPUT_FORMS}")
 @_resume
 @_description
 @_sample_weight
@@ -652,13 +673,13 @@ def score(
     if samples and sample_weight is not None:
         raise click.UsageError("--samples does not depend on --sample-weight; leave it out.")
     if output is not None:
-        check_output(output, _ARRAYS, data, model)
+        check_output(output, _PREDICTIONS, data, model)
     source = _opened(data, settings, sample_weight)
     fitted = _load(model, **settings)
     if output is not None:
         _write_rows(fitted, fitted.score_samples, source, output, resume, quiet)
         if not quiet:
-            click.echo(output_report(output, "log-densities, nats"))
+            click.echo(output_report(output, "log-densities, nats", sample_shape(source)))
         return
     with reporting(quiet) as listener:
         criteria = fitted.set_params(callbacks=[listener]).criteria(source)
@@ -717,6 +738,7 @@ def sample(
     boundaries = regular_boundaries(n_rows, _SAMPLE_ROWS)
     regions = [(part,) for part in map(slice, boundaries, boundaries[1:])]
     counts = np.zeros(fitted.n_components + 1, dtype=np.int64)
+    shape = n_rows, fitted.means_.shape[1]
     with ExitStack() as files:
 
         def opened(path: Path, dtype: Any, *columns: int) -> Any:
@@ -735,7 +757,7 @@ def sample(
             if labels_sink:
                 labels_sink.write(region, components[order])
     if not quiet:
-        click.echo(f"{output_report(output, 'rows')}; {rows_of_components(counts)}")
+        click.echo(f"{output_report(output, 'rows', shape)}; {rows_of_components(counts)}")
 
 
 @main.command(epilog=_example("streamgmm update model.gmm data.zarr -k 8 --half-life 1000000"))

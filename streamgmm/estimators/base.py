@@ -35,9 +35,7 @@ from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure
 from streamgmm.errors import ModelFileError, OutputError, ParameterError
 from streamgmm.estimators.condition import warn_of_skipped_rows
-from streamgmm.estimators.outputs import (
-    Output,
-)
+from streamgmm.estimators.outputs import labels_output, numbers_output
 from streamgmm.estimators.records import to_record
 from streamgmm.estimators.row_estimator import RowEstimator, listener_of
 from streamgmm.estimators.summary import component_table, describe
@@ -51,10 +49,7 @@ from streamgmm.model_files import held, replace_model
 from streamgmm.options import CovarianceType, Missing
 from streamgmm.paths import local_path
 from streamgmm.persistence import Record
-from streamgmm.protocols import (
-    Chunk,
-    Source,
-)
+from streamgmm.protocols import Chunk, Output, Source
 
 #: The path of an output, in the type in which it was given.
 OutputPath = TypeVar("OutputPath", bound=str | os.PathLike[str])
@@ -91,16 +86,25 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
         """Return a batch model of another mixture, with the settings of this model."""
 
     @overload
-    def predict(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+    def predict(
+        self, X: Any, *, out: OutputPath, resume: bool = False, dtype: Any = None
+    ) -> OutputPath: ...
 
     @overload
     def predict(self, X: InMemory, *, resume: bool = False) -> NDArray[np.int64]: ...
 
     @overload
-    def predict(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
+    def predict(
+        self, X: Any, *, out: None = None, resume: bool = False, dtype: Any = None
+    ) -> Any: ...
 
     def predict(
-        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
     ) -> Any:
         """Return the component of largest responsibility of each row.
 
@@ -109,17 +113,23 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
         X : array-like, path or Source of shape (n_samples, n_features)
         out : path-like, default=None
             A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path. Of
-            labelled data what is written has the shape of the samples. Until it is whole it grows
-            in the folder ``<out>.part``, which stays if the write is interrupted.
+            labelled data the Zarr store holds the variable ``component`` with the coordinates
+            of the data, for ``xarray.open_zarr``; ``out`` may also be a ``.nc`` file, a group of a
+            store that exists, such as ``"store.zarr::/labels"``, or the URL of a Zarr store. Until
+            it is whole a local output grows in the folder ``<out>.part``, which stays if the write
+            is interrupted.
         resume : bool, default=False
             Whether to continue what an interrupted call of the same model and data has left in that
             folder; otherwise it is discarded. If there is nothing, all is computed.
+        dtype : dtype-like, default=None
+            A signed integer type for the labels. By default int64 in memory, and at a path the
+            smallest one that holds them.
 
         Returns
         -------
         labels : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
             Of a data frame a Series of its library, of xarray data a DataArray with the dimensions
-            and coordinates of the samples.
+            and coordinates of the samples, lazy if they are Dask arrays.
 
         Raises
         ------
@@ -129,19 +139,30 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
             If ``out`` cannot be written, another process is writing it, or what is to be resumed
             was begun with another model or other data.
         """
-        return self._predicted(X, prediction.labels, Output(np.dtype(np.int64)), out, resume)
+        check_is_fitted(self)
+        output = labels_output("component", len(self.weights_), dtype)
+        return self._predicted(X, prediction.labels, output, out, resume)
 
     @overload
-    def predict_proba(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+    def predict_proba(
+        self, X: Any, *, out: OutputPath, resume: bool = False, dtype: Any = None
+    ) -> OutputPath: ...
 
     @overload
     def predict_proba(self, X: InMemory, *, resume: bool = False) -> NDArray[np.float64]: ...
 
     @overload
-    def predict_proba(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
+    def predict_proba(
+        self, X: Any, *, out: None = None, resume: bool = False, dtype: Any = None
+    ) -> Any: ...
 
     def predict_proba(
-        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
     ) -> Any:
         """Return the posterior probability (responsibility) of each component for each row.
 
@@ -150,11 +171,16 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
         X : array-like, path or Source of shape (n_samples, n_features)
         out : path-like, default=None
             A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path. Of
-            labelled data what is written has the shape of the samples. Until it is whole it grows
-            in the folder ``<out>.part``, which stays if the write is interrupted.
+            labelled data the Zarr store holds the variable ``responsibility`` with the coordinates
+            of the data, for ``xarray.open_zarr``; ``out`` may also be a ``.nc`` file, a group of a
+            store that exists, such as ``"store.zarr::/labels"``, or the URL of a Zarr store. Until
+            it is whole a local output grows in the folder ``<out>.part``, which stays if the write
+            is interrupted.
         resume : bool, default=False
             Whether to continue what an interrupted call of the same model and data has left in that
             folder; otherwise it is discarded. If there is nothing, all is computed.
+        dtype : dtype-like, default=None
+            float32 or float64, the default.
 
         Returns
         -------
@@ -169,20 +195,35 @@ or the path ``out``
             As for :meth:`predict`.
         """
         check_is_fitted(self)
-        output = Output(np.dtype(np.float64), "component", range(len(self.weights_)))
+        output = numbers_output(
+            "responsibility",
+            {"long_name": "posterior probability of each component", "units": "1"},
+            dtype,
+            dim="component",
+            length=len(self.weights_),
+        )
         return self._predicted(X, prediction.responsibilities, output, out, resume)
 
     @overload
-    def score_samples(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+    def score_samples(
+        self, X: Any, *, out: OutputPath, resume: bool = False, dtype: Any = None
+    ) -> OutputPath: ...
 
     @overload
     def score_samples(self, X: InMemory, *, resume: bool = False) -> NDArray[np.float64]: ...
 
     @overload
-    def score_samples(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
+    def score_samples(
+        self, X: Any, *, out: None = None, resume: bool = False, dtype: Any = None
+    ) -> Any: ...
 
     def score_samples(
-        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
     ) -> Any:
         """Return the log-density of each row.
 
@@ -191,11 +232,16 @@ or the path ``out``
         X : array-like, path or Source of shape (n_samples, n_features)
         out : path-like, default=None
             A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path. Of
-            labelled data what is written has the shape of the samples. Until it is whole it grows
-            in the folder ``<out>.part``, which stays if the write is interrupted.
+            labelled data the Zarr store holds the variable ``log_density`` with the coordinates
+            of the data, for ``xarray.open_zarr``; ``out`` may also be a ``.nc`` file, a group of a
+            store that exists, such as ``"store.zarr::/labels"``, or the URL of a Zarr store. Until
+            it is whole a local output grows in the folder ``<out>.part``, which stays if the write
+            is interrupted.
         resume : bool, default=False
             Whether to continue what an interrupted call of the same model and data has left in that
             folder; otherwise it is discarded. If there is nothing, all is computed.
+        dtype : dtype-like, default=None
+            float32 or float64, the default.
 
         Returns
         -------
@@ -210,7 +256,9 @@ or the path ``out``
         OutputError
             As for :meth:`predict`.
         """
-        return self._predicted(X, prediction.scores, Output(np.dtype(np.float64)), out, resume)
+        attributes = {"long_name": "log-density of each sample, in nats", "units": "1"}
+        output = numbers_output("log_density", attributes, dtype)
+        return self._predicted(X, prediction.scores, output, out, resume)
 
     @overload
     def impute(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
@@ -230,7 +278,7 @@ or the path ``out``
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
         out : path-like, default=None
-            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
+            As for :meth:`predict`; of labelled data the store holds the variables of the data.
         resume : bool, default=False
             As for :meth:`predict`.
 
@@ -240,8 +288,8 @@ or the path ``out``
 ``out``
             In the type of the data if that is floating. A missing value is the mean of its
             conditional distribution, over all components; in rows without any value, the mean of
-            the mixture. Of a data frame a data frame, of xarray data a DataArray with the features
-            along the dimension ``feature``.
+            the mixture. Of a data frame a data frame, of an xarray Dataset a Dataset with the same
+            variables, of a DataArray a DataArray.
 
         Raises
         ------
@@ -267,7 +315,7 @@ or the path ``out``
             frame = Frame.of(parameters, source.dtype)
             expectation = IncompleteExpectation.prepare(parameters, frame)
         names = getattr(self, "feature_names_in_", range(source.n_features))
-        output = Output(prediction.imputed_type(source.dtype), "feature", list(names))
+        output = Output(prediction.imputed_type(source.dtype), "feature", list(names), is_rows=True)
         return self._map_rows(X, source, prediction.imputed, expectation, output, out, resume)
 
     def aligned(self, reference: "MixtureEstimator") -> Any:
@@ -637,10 +685,6 @@ or the path ``out``
         source = self._open(X, None, reset=False)
         question = prediction.Question(self._prepared(source), source.missing)
         return self._map_rows(X, source, function, question, output, out, resume)
-
-    @property
-    def _n_labels(self) -> int:
-        return len(self.weights_)
 
     def _scratch_bytes(self, source: Source) -> int:
         scratch = scratch_bytes(self.covariance_type, *self.means_.shape)

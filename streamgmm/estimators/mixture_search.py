@@ -346,22 +346,37 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         return self._open_checkpoint(reader, settings, None, final, resume)
 
     def predict(
-        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
     ) -> Any:
         """Return the labels of the best mixture; see :meth:`GaussianMixture.predict`."""
-        return self._best("predict").predict(X, out=out, resume=resume)
+        return self._best("predict").predict(X, out=out, resume=resume, dtype=dtype)
 
     def predict_proba(
-        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
     ) -> Any:
         """Return its responsibilities; see :meth:`GaussianMixture.predict_proba`."""
-        return self._best("predict_proba").predict_proba(X, out=out, resume=resume)
+        return self._best("predict_proba").predict_proba(X, out=out, resume=resume, dtype=dtype)
 
     def score_samples(
-        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
     ) -> Any:
         """Return its log-density of each row; see :meth:`GaussianMixture.score_samples`."""
-        return self._best("score_samples").score_samples(X, out=out, resume=resume)
+        return self._best("score_samples").score_samples(X, out=out, resume=resume, dtype=dtype)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return its mean log-density of the rows; see :meth:`GaussianMixture.score`."""

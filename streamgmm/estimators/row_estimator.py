@@ -16,7 +16,6 @@ from streamgmm.algorithms.reads.reader import announced, refuse_not_finite
 from streamgmm.errors import NotFiniteError, ParameterError
 from streamgmm.estimators.condition import warn
 from streamgmm.estimators.outputs import (
-    Output,
     as_given,
     description,
     piece_shape_of,
@@ -32,8 +31,10 @@ from streamgmm.options import Missing
 from streamgmm.progress import LineReporter
 from streamgmm.protocols import (
     Chunk,
+    CoordinateSource,
     Job,
     LazySource,
+    Output,
     S,
     Source,
     Work,
@@ -93,11 +94,6 @@ class RowEstimator(DataEstimator, ABC):
     ``verbose_interval`` and ``callbacks``. A subclass says what predictions depend on.
     """
 
-    @property
-    @abstractmethod
-    def _n_labels(self) -> int:
-        """Number of different labels that a row may have."""
-
     @abstractmethod
     def _scratch_bytes(self, source: Source) -> int:
         """Return the memory that a thread takes for the predictions of a chunk."""
@@ -129,6 +125,11 @@ class RowEstimator(DataEstimator, ABC):
             from streamgmm.executors.dask import map_rows
 
             return map_rows(source.array, function, question, output.dtype, output.length)
+        elif isinstance(source, CoordinateSource) and (rows := source.lazy_rows()) is not None:
+            from streamgmm.executors.dask import map_rows
+
+            found = map_rows(rows, function, question, output.dtype, output.length)
+            return as_given(source, found, output)
         else:
             refuse_unnamed_output(X)
         found = self._computed_rows(source, function, question, output, out, resume)
@@ -173,16 +174,25 @@ class RowEstimator(DataEstimator, ABC):
         if out is None:
             opened = nullcontext(ArraySink(np.empty(shape, dtype)))
         else:
-            # Labels on disk take no more room than their number needs.
-            stored = np.min_scalar_type(-self._n_labels) if dtype == np.int64 else dtype
+            layout = source.layout(output) if isinstance(source, CoordinateSource) else None
             fingerprint = {
                 "streamgmm": version("streamgmm"),
                 "what is computed": function.__name__,
                 "model": self._digest(),
                 **description(source),
             }
-            load_library(out)
-            opened = open_sink(out, shape, stored, regions, piece_shape, dims, fingerprint, resume)
+            load_library(out, layout)
+            opened = open_sink(
+                out,
+                shape,
+                output.stored_dtype or dtype,
+                regions,
+                piece_shape,
+                dims,
+                fingerprint,
+                resume,
+                layout,
+            )
         work = Work(self._scratch_bytes(source) + 2 * math.prod(piece_shape) * row_bytes)
         listener = listener_of(self)
         with (

@@ -27,7 +27,9 @@ from streamgmm.sources.table_formats import (
     names_in_local,
     refuse_table_with_log,
 )
-from streamgmm.sources.urls import (
+from streamgmm.sources.values import NO_RULES, ValueRules
+from streamgmm.sources.weighted import WeightedSource
+from streamgmm.urls import (
     PARQUET_SUFFIXES,
     is_pattern,
     is_url,
@@ -35,8 +37,6 @@ from streamgmm.sources.urls import (
     suffix,
     without_credentials,
 )
-from streamgmm.sources.values import NO_RULES, ValueRules
-from streamgmm.sources.weighted import WeightedSource
 
 if TYPE_CHECKING:
     from streamgmm.sources.remote.filesystem import RemoteFile
@@ -581,7 +581,7 @@ def _open_files(
 
         opening = {"path": None, "storage_options": None, **chosen, **options}
         opened = {file: _labelled_file(kind, file, **opening) for file in files}
-        return XarraySource(join_files(opened, **chosen), **chosen)
+        return XarraySource(join_files(opened, **chosen), **chosen, is_lazy=False)
     return joined(name, files, lambda file: kind.open(file, **options))
 
 

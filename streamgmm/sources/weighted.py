@@ -14,8 +14,11 @@ from streamgmm.errors import DataError
 from streamgmm.options import Missing
 from streamgmm.protocols import (
     Chunk,
+    CoordinateSource,
     GridSource,
     LabelledSource,
+    Layout,
+    Output,
     Region,
     Source,
     StoredSource,
@@ -124,10 +127,20 @@ class WeightedSource(Described):
         if self._stored is not None:
             self._stored.prefetch(i)
 
-    def labelled(self, values: NDArray[Any], dim: str | None, names: Sequence[int | str]) -> Any:
+    def labelled(self, values: NDArray[Any], output: Output) -> Any:
         """Return what was found of all samples, in the form that the data have."""
         source = self._source
-        return source.labelled(values, dim, names) if isinstance(source, LabelledSource) else values
+        return source.labelled(values, output) if isinstance(source, LabelledSource) else values
+
+    def layout(self, output: Output) -> Layout | None:
+        """Return the variables of a written output, as the source of the rows describes them."""
+        source = self._source
+        return source.layout(output) if isinstance(source, CoordinateSource) else None
+
+    def lazy_rows(self) -> Any:
+        """Return the features of all samples as a lazy array, or None."""
+        source = self._source
+        return source.lazy_rows() if isinstance(source, CoordinateSource) else None
 
     def read(self, i: int) -> Chunk:
         """Return chunk i."""
