@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from streamgmm.core.data_description import DataDescription
 from streamgmm.events import ChunkDone, Listener, ReadDone
 from streamgmm.options import Missing
 
@@ -382,6 +383,23 @@ class CoordinateSource(GridSource, Protocol):
 
     def lazy_rows(self) -> Any:
         """Return the features of all samples as a lazy array, (*sample_shape, D), or None."""
+
+
+@runtime_checkable
+class DescribingSource(Source, Protocol):
+    """A source that says how its data were described, and compares data with such a description."""
+
+    def data_description(self) -> DataDescription | None:
+        """Return the variables, labels and units of the features; None if they have none."""
+
+    def like(self, description: DataDescription) -> Self:
+        """Return the same data with the features in the order of a description.
+
+        Raises
+        ------
+        DataError
+            If labels along the features or units differ.
+        """
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from streamgmm.core.criteria import Criteria
+from streamgmm.core.data_description import DataDescription
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
@@ -58,6 +59,8 @@ class FittedModel:
         classification.
     criteria : Criteria or None
         Criteria of the parameters on the rows; None if no pass over the data has evaluated them.
+    data : DataDescription or None
+        How the data were described; None if it is not known.
     """
 
     parameters: Parameters
@@ -73,6 +76,7 @@ class FittedModel:
     log_likelihoods: tuple[float, ...] = ()
     is_hard: bool = False
     criteria: Criteria | None = None
+    data: DataDescription | None = None
 
     def require_statistics(self, name: str) -> Statistics:
         """Return the statistics, or refuse a mixture that has none.

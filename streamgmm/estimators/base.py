@@ -47,6 +47,7 @@ from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
 from streamgmm.model_files import held, replace_model
 from streamgmm.options import CovarianceType, Missing
+from streamgmm.packages import needed_by
 from streamgmm.paths import local_path
 from streamgmm.persistence import Record
 from streamgmm.protocols import Chunk, Output, Source
@@ -791,6 +792,40 @@ or the path ``out``
         fitted = self.fitted_model_
         heading = textwrap.fill(describe(fitted), 80)
         return f"{heading}\n\n{component_table(fitted)}"
+
+    def to_xarray(self) -> Any:
+        """Return the parameters as an xarray Dataset, with the labels and units of the data.
+
+        Returns
+        -------
+        parameters : xarray.Dataset
+            ``weights`` (component), ``means`` and ``covariances``. The features lie along
+            ``variable``, along the feature dimension of the data, or along both: (component,
+            variable, level). If only some variables have the feature dimension, or the data are no
+            labelled ones, they lie along ``feature``. The columns of matrices lie along dimensions
+            with ``_2`` at the end of the name. The coordinate ``component`` is the label that
+            :meth:`predict` gives; ``label`` is its name in ``flag_meanings``; ``units`` are those
+            of the variables.
+
+        Raises
+        ------
+        MissingPackageError
+            If xarray is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import xarray
+        >>> from streamgmm import GaussianMixture
+        >>> t = xarray.DataArray([1.0, 2, 3, 4], dims="time", attrs={"units": "K"})
+        >>> gm = GaussianMixture().fit(xarray.Dataset({"t": t, "q": 2 * t**2}))
+        >>> gm.to_xarray()["means"].sel(variable="t").values
+        array([2.5])
+        """
+        check_is_fitted(self)
+        with needed_by("to_xarray"):
+            from streamgmm.estimators.labelled_parameters import parameters_dataset
+        return parameters_dataset(self.fitted_model_)
 
     def _record(self) -> Record:
         check_is_fitted(self)

@@ -58,6 +58,7 @@ from streamgmm.estimators.condition import (
     warn_of_few_rows,
     warn_of_skipped_rows,
 )
+from streamgmm.estimators.described_data import description_of
 from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, load_kernels, log_effort
 from streamgmm.estimators.kept_samples import forget_sample, keep_sample, kept_sample
@@ -258,6 +259,9 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features,)
         Only if the data had column names that are all strings.
+    data_description_ : streamgmm.core.data_description.DataDescription
+        Variables, columns, units and treatment of missing values of the data; by it predictions
+        find the features of other data, and refuse other units.
 
     See Also
     --------
@@ -753,6 +757,9 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         self.__dict__.pop("feature_names_in_", None)
         if fitted.feature_names is not None:
             self.feature_names_in_ = fitted.feature_names
+        self.__dict__.pop("data_description_", None)
+        if fitted.data is not None:
+            self.data_description_ = fitted.data
 
     @property
     def fitted_model_(self) -> FittedModel:
@@ -773,6 +780,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             tuple(getattr(self, "lower_bounds_", ())),
             self._is_hard_fit,
             self._criteria,
+            getattr(self, "data_description_", None),
         )
 
     @classmethod
@@ -1064,6 +1072,7 @@ def fitted_model(
         tuple(fit.log_likelihoods),
         reader.is_hard,
         criteria,
+        description_of(reader.source),
     )
 
 

@@ -149,6 +149,9 @@ executor, n_jobs, memory_limit, survey_part, callbacks
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features,)
         Only if the data had column names that are all strings.
+    data_description_ : streamgmm.core.data_description.DataDescription
+        Variables, columns, units and treatment of missing values of the data; by it predictions
+        find the features of other data, and refuse other units.
 
     References
     ----------

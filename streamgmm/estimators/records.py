@@ -21,6 +21,7 @@ from streamgmm.core.priors import Prior, check_prior
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import ParameterError
+from streamgmm.estimators.described_data import from_header, to_header
 from streamgmm.estimators.header_values import (
     amount,
     any_number,
@@ -146,6 +147,7 @@ def from_record(estimator: Any, record: Record) -> Any:
         tuple(values.get("lower_bounds_", ())),
         settings.get("algorithm") == "hard",
         _criteria(header),
+        from_header(header),
     )
     # What is computed anew differs from what was saved by rounding.
     return estimator.from_fitted_model(fitted, arrays, **settings)
@@ -241,6 +243,8 @@ def pack_settings(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         header["fitted"]["n_features_in_"] = model.n_features_in_
     if hasattr(model, "feature_names_in_"):
         header["feature_names"] = model.feature_names_in_.tolist()
+    if hasattr(model, "data_description_"):
+        header["data"] = to_header(model.data_description_)
     return header, arrays
 
 
@@ -340,7 +344,7 @@ def _unpacked_prior(numbers: Mapping[str, Any], arrays: Mapping[str, Any]) -> Pr
 
 def copy_fitted(origin: Any, target: Any) -> None:
     """Give an estimator copies of the fitted attributes of another of the same vocabulary."""
-    for name in (*_PARAMETERS, *_VALUES, "feature_names_in_"):
+    for name in (*_PARAMETERS, *_VALUES, "feature_names_in_", "data_description_"):
         if hasattr(origin, name):
             value = getattr(origin, name)
             setattr(target, name, value.copy() if hasattr(value, "copy") else value)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from streamgmm.algorithms.reads.reader import announced, refuse_not_finite
 from streamgmm.errors import NotFiniteError, ParameterError
 from streamgmm.estimators.condition import warn
+from streamgmm.estimators.described_data import description_of, open_described
 from streamgmm.estimators.outputs import (
     as_given,
     description,
@@ -67,10 +68,13 @@ class DataEstimator(CheckedEstimator):
         """Describe data, and remember their columns or check them against those fitted."""
         # Text may name a part of the data, which is then no feature.
         is_named = isinstance(sample_weight, str | CosLatitude)
-        source = open_source(X, missing=missing, sample_weight=sample_weight if is_named else None)
+        named = sample_weight if is_named else None
         if reset:
+            source = open_source(X, missing=missing, sample_weight=named)
             self._remember_features(source)
         else:
+            described = getattr(self, "data_description_", None)
+            source = open_described(X, described, missing=missing, sample_weight=named)
             require_fitted_columns(self, source, was_source=is_source(X))
         if sample_weight is None or is_named:
             return source
@@ -81,6 +85,7 @@ class DataEstimator(CheckedEstimator):
 
     def _remember_features(self, source: Source) -> None:
         self.n_features_in_ = source.n_features
+        self.data_description_ = description_of(source)
         if source.feature_names is not None:
             self.feature_names_in_ = np.array(source.feature_names, dtype=object)
         elif hasattr(self, "feature_names_in_"):

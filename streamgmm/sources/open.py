@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from streamgmm.core.data_description import DataDescription
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.options import Format, Missing
 from streamgmm.packages import needed_by
@@ -204,6 +205,46 @@ def unmasked(data: Any, name: str) -> Any:
             "their rows first"
         )
     return data.data
+
+
+def options_by_name(data: Any, description: DataDescription) -> dict[str, Any] | None:
+    """Return the options that find the features of a description in data, by their names.
+
+    Returns
+    -------
+    options : dict, or None
+        None for data that are described already, or hold their features in their order.
+    """
+    is_path_of = is_path(data) or is_paths(data)
+    if not is_path_of and not (is_from(data, "xarray") or is_from(data, "zarr")):
+        return None
+    kind = _kind_of(data)
+    if kind in (_PARQUET, _DATASET):
+        return {} if description.columns is None else {"columns": list(description.columns)}
+    if description.variables is None and description.feature_dim is None:
+        return {}
+    is_labelled = kind in (_NETCDF3, _FILES, _HDF5) or (kind is _ZARR and _is_group(data))
+    if kind is _XARRAY:
+        is_labelled = hasattr(data, "data_vars")
+    chosen: dict[str, Any] = {}
+    if is_labelled and description.variables is not None:
+        chosen["variables"] = list(description.variables)
+    dims = getattr(data, "dims", None) if kind is _XARRAY else None
+    if description.feature_dim is not None and (dims is None or description.feature_dim in dims):
+        chosen["feature_dim"] = description.feature_dim
+    return chosen
+
+
+def _is_group(data: Any) -> bool:
+    """Return whether a path or URL, or what is open, is a group of Zarr arrays."""
+    import zarr
+
+    if not is_path(data):
+        return isinstance(data, zarr.Group)
+    from streamgmm.sources.zarr import open_node
+
+    location, inner = split(os.fspath(data))
+    return isinstance(open_node(location, inner, None, "a Zarr store"), zarr.Group)
 
 
 def _names(names: str | Sequence[str] | None) -> Sequence[str] | None:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamgmm.core.data_description import DataDescription
 from streamgmm.core.e_step import LARGEST_VALUE
 from streamgmm.errors import DataError
 from streamgmm.options import Missing
 from streamgmm.protocols import (
     Chunk,
     CoordinateSource,
+    DescribingSource,
     GridSource,
     LabelledSource,
     Layout,
@@ -136,6 +138,20 @@ class WeightedSource(Described):
         """Return the variables of a written output, as the source of the rows describes them."""
         source = self._source
         return source.layout(output) if isinstance(source, CoordinateSource) else None
+
+    def data_description(self) -> DataDescription | None:
+        """Return how the source of the rows is described."""
+        source = self._source
+        return source.data_description() if isinstance(source, DescribingSource) else None
+
+    def like(self, description: DataDescription) -> "WeightedSource":
+        """Return the same data with the features in the order of a description."""
+        if not isinstance(self._source, DescribingSource):
+            return self
+        source = copy(self)
+        source._source = self._source.like(description)
+        source.feature_names = source._source.feature_names
+        return source
 
     def lazy_rows(self) -> Any:
         """Return the features of all samples as a lazy array, or None."""

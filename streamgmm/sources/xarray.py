@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import reduce
 from itertools import accumulate
@@ -21,6 +22,7 @@ from xarray.backends.zarr import ZarrArrayWrapper
 from xarray.core.indexing import LazilyIndexedArray
 from zarr.storage import LocalStore
 
+from streamgmm.core.data_description import DataDescription
 from streamgmm.errors import DataError, OutputError
 from streamgmm.options import Missing
 from streamgmm.packages import needed_by
@@ -80,6 +82,8 @@ _OF_STORED_VALUES = frozenset(
         "flag_meanings",
     )
 )
+# Labels that a message lists.
+_MOST_SHOWN = 10
 # A box may be so many times as long as the longest chunk, so that no chunk is read twice.
 _MOST_JOINED = 4
 
@@ -315,6 +319,67 @@ class XarraySource(Described):
         variables = [_with_coordinates(variable, described) for variable in variables]
         return Layout(described, variables, output.no_value, _digest_of(described, variables))
 
+    def data_description(self) -> DataDescription:
+        """Return the variables, the labels along the feature dimension, and the units."""
+        units = {
+            name: str(variable.attrs["units"])
+            for name, variable in zip(self._variable_names, self._variables, strict=True)
+            if "units" in variable.attrs
+        }
+        labels = self._feature_labels
+        if labels is not None and "units" in labels.attrs:
+            units[str(self._feature_dim)] = str(labels.attrs["units"])
+        has_dim = any(self._feature_dim in variable.dims for variable in self._variables)
+        return DataDescription(
+            variables=tuple(self._chosen) or None,
+            feature_dim=str(self._feature_dim) if has_dim else None,
+            levels=None if labels is None else tuple(map(_plain, labels.values.tolist())),
+            units=units,
+            missing=self.missing,
+        )
+
+    def like(self, description: DataDescription) -> "XarraySource":
+        """Return the same data with the features in the order of a description.
+
+        Raises
+        ------
+        DataError
+            If variables or labels along the features are others, or units differ.
+        """
+        source, wanted = self, description.variables
+        if wanted is not None and self._chosen and {*wanted} == {*self._chosen}:
+            source = self._in_order_of([self._chosen.index(name) for name in wanted])
+        own = source.data_description()
+        for name, unit in own.units.items():
+            fitted = description.units.get(name)
+            if fitted is not None and fitted.strip() != unit.strip():
+                raise DataError(
+                    f"{name} of {self.name} is in {unit}, but the model was fitted to {fitted}; "
+                    f"convert the values, or, if the two are one unit, give it the name {fitted} "
+                    "in the attribute units"
+                )
+        if None not in (own.levels, description.levels) and own.levels != description.levels:
+            raise DataError(
+                f"{own.feature_dim} of {self.name} is {_shown(own.levels)}, but the model was "
+                f"fitted to {_shown(description.levels)}, in this order; select these by "
+                f"sel({own.feature_dim}=[{_shown(description.levels)}])"
+            )
+        return source
+
+    def _in_order_of(self, order: Sequence[int]) -> "XarraySource":
+        """Return the same data with the variables in another order."""
+        if order == [*range(len(order))]:
+            return self
+        source = copy(self)
+        starts = [0, *accumulate(self._widths)]
+        for name in ("_variables", "_widths", "_rules", "_names", "_variable_names", "_chosen"):
+            setattr(source, name, [getattr(self, name)[i] for i in order])
+        if self.feature_names is not None:
+            source.feature_names = [
+                name for i in order for name in self.feature_names[starts[i] : starts[i + 1]]
+            ]
+        return source
+
     def lazy_rows(self) -> Any:
         """Return the features of all samples as a Dask array, (*sample_shape, D).
 
@@ -408,6 +473,18 @@ class XarraySource(Described):
         values = usable(stored, self._rules[number], self.missing, name, place)
         order = (self._feature_dim, *self.sample_dims)
         return values.transpose([box.get_axis_num(dim) for dim in order if dim in box.dims])
+
+
+def _plain(label: Any) -> float | str:
+    """Return a label as a number or text; 850 and 850.0 are the same."""
+    is_number = isinstance(label, int | float) and not isinstance(label, bool)
+    return float(label) if is_number else str(label)
+
+
+def _shown(labels: Sequence[float | str] | None) -> str:
+    """Return the first of some labels, for a message."""
+    shown = [f"{label:g}" if isinstance(label, float) else label for label in labels or ()]
+    return ", ".join(shown[:_MOST_SHOWN]) + (", ..." if len(shown) > _MOST_SHOWN else "")
 
 
 def _with_coordinates(variable: Variable, described: xarray.Dataset) -> Variable:
