@@ -261,6 +261,61 @@ or the path ``out``
         output = numbers_output("log_density", attributes, dtype)
         return self._predicted(X, prediction.scores, output, out, resume)
 
+    def entropy_samples(
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
+    ) -> Any:
+        """Return the entropy of the assignment of each row: how uncertain its label is.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            As for :meth:`predict`; of labelled data the store holds the variable ``entropy``.
+        resume : bool, default=False
+            As for :meth:`predict`.
+        dtype : dtype-like, default=None
+            float32 or float64, the default.
+
+        Returns
+        -------
+        entropy : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
+            -Σ_k γ_k ln γ_k of the responsibilities γ, in nats: 0 where one component is certain,
+            ln K where all are alike. NaN for skipped rows. Other containers as for :meth:`predict`.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        OutputError
+            As for :meth:`predict`.
+
+        References
+        ----------
+        Celeux & Soromenho (1996), An entropy criterion for assessing the number of clusters in a
+        mixture model.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.random.default_rng(0).normal(size=(2000, 1)) + [[-3], [3]] * 1000
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> gm.entropy_samples([[-3.0], [0.0]]).round(1)
+        array([0. , 0.7])
+        """
+        check_is_fitted(self)
+        attributes = {
+            "long_name": "entropy of the assignment of each sample, in nats",
+            "units": "1",
+        }
+        output = numbers_output("entropy", attributes, dtype)
+        return self._predicted(X, prediction.entropies, output, out, resume)
+
     @overload
     def impute(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
 
@@ -688,8 +743,9 @@ or the path ``out``
         return self._map_rows(X, source, function, question, output, out, resume)
 
     def _scratch_bytes(self, source: Source) -> int:
+        k = len(self.weights_)
         scratch = scratch_bytes(self.covariance_type, *self.means_.shape)
-        return scratch + gap_bytes(source, len(self.weights_))
+        return scratch + gap_bytes(source, k) + prediction.entropy_bytes(k)
 
     def _digest(self) -> str:
         """Return a digest of what predictions depend on."""
@@ -775,7 +831,9 @@ or the path ``out``
         """Return the fitted mixture as text of lines of at most 80 characters.
 
         The first lines say what was fitted and how it went. A table follows: a line for each
-        feature with the mean, and the standard deviation in parentheses, of each component.
+        feature with the mean, and the standard deviation in parentheses, of each component. The
+        components are listed by weight, the largest first, under the label that :meth:`predict`
+        gives.
 
         Returns
         -------

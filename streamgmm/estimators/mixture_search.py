@@ -381,6 +381,18 @@ executor, n_jobs, memory_limit, survey_part, callbacks
         """Return its log-density of each row; see :meth:`GaussianMixture.score_samples`."""
         return self._best("score_samples").score_samples(X, out=out, resume=resume, dtype=dtype)
 
+    def entropy_samples(
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
+    ) -> Any:
+        """Return the entropy of its assignment; see :meth:`GaussianMixture.entropy_samples`."""
+        best = self._best("entropy_samples")
+        return best.entropy_samples(X, out=out, resume=resume, dtype=dtype)
+
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return its mean log-density of the rows; see :meth:`GaussianMixture.score`."""
         return self._best("score").score(X, y, sample_weight)
