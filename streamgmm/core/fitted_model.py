@@ -61,6 +61,8 @@ class FittedModel:
         Criteria of the parameters on the rows; None if no pass over the data has evaluated them.
     data : DataDescription or None
         How the data were described; None if it is not known.
+    provenance : mapping of str to JSON values, or None
+        Data, versions, machine and date of the fit; None if they are not known.
     """
 
     parameters: Parameters
@@ -77,6 +79,7 @@ class FittedModel:
     is_hard: bool = False
     criteria: Criteria | None = None
     data: DataDescription | None = None
+    provenance: Mapping[str, Any] | None = None
 
     def require_statistics(self, name: str) -> Statistics:
         """Return the statistics, or refuse a mixture that has none.

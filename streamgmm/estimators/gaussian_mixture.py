@@ -63,6 +63,7 @@ from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, load_kernels, log_effort
 from streamgmm.estimators.kept_samples import forget_sample, keep_sample, kept_sample
 from streamgmm.estimators.numeric_limits import check_finite, within_float64
+from streamgmm.estimators.provenance import provenance_of
 from streamgmm.estimators.records import copy_fitted, to_record
 from streamgmm.estimators.row_estimator import FitPredictMixin, listener_of
 from streamgmm.estimators.validation import (
@@ -262,6 +263,9 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     data_description_ : streamgmm.core.data_description.DataDescription
         Variables, columns, units and treatment of missing values of the data; by it predictions
         find the features of other data, and refuse other units.
+    provenance_ : dict
+        Date (UTC), processor, versions of libraries, locations of the data without credentials, and
+        a fingerprint of their metadata; not for mixtures that were derived or converted.
 
     See Also
     --------
@@ -760,6 +764,9 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         self.__dict__.pop("data_description_", None)
         if fitted.data is not None:
             self.data_description_ = fitted.data
+        self.__dict__.pop("provenance_", None)
+        if fitted.provenance is not None:
+            self.provenance_ = dict(fitted.provenance)
 
     @property
     def fitted_model_(self) -> FittedModel:
@@ -781,6 +788,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             self._is_hard_fit,
             self._criteria,
             getattr(self, "data_description_", None),
+            getattr(self, "provenance_", None),
         )
 
     @classmethod
@@ -1073,6 +1081,7 @@ def fitted_model(
         reader.is_hard,
         criteria,
         description_of(reader.source),
+        provenance_of(reader.source),
     )
 
 
