@@ -15,13 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import DensityMixin
 
-from streamgmm.algorithms.reads import prediction
+from streamgmm.algorithms.reads import component_sketch, prediction
+from streamgmm.algorithms.reads.component_sketch import (
+    SketchQuestion,
+    sketch_bytes,
+    sketch_chunk,
+)
 from streamgmm.algorithms.reads.memory import MixtureBytes
 from streamgmm.algorithms.reads.reader import (
     Reader,
+    announced,
     gap_bytes,
     prepare,
+    refuse_not_finite,
 )
+from streamgmm.core.component_statistics import ComponentStatistics
 from streamgmm.core.criteria import Criteria, mean_score
 from streamgmm.core.e_step import EStep, scratch_bytes
 from streamgmm.core.fitted_model import FittedModel
@@ -33,7 +41,7 @@ from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure
-from streamgmm.errors import ModelFileError, OutputError, ParameterError
+from streamgmm.errors import ModelFileError, NotFiniteError, OutputError, ParameterError
 from streamgmm.estimators.condition import warn_of_skipped_rows
 from streamgmm.estimators.outputs import labels_output, numbers_output
 from streamgmm.estimators.records import to_record
@@ -50,7 +58,9 @@ from streamgmm.options import CovarianceType, Missing
 from streamgmm.packages import needed_by
 from streamgmm.paths import local_path
 from streamgmm.persistence import Record
-from streamgmm.protocols import Chunk, Output, Source
+from streamgmm.protocols import Chunk, Job, Output, Source, Work
+from streamgmm.sinks import ArraySink
+from streamgmm.sources.open import open_beside
 
 #: The path of an output, in the type in which it was given.
 OutputPath = TypeVar("OutputPath", bound=str | os.PathLike[str])
@@ -651,6 +661,90 @@ or the path ``out``
             found = reader.statistics("score", self._parameters())
         warn_of_skipped_rows(reader.history[-1].skipped, source.n_rows, ", and the score is -inf")
         return found
+
+    def component_statistics(
+        self,
+        X: Any,
+        of: Any,
+        *,
+        quantiles: Sequence[float] = (0.25, 0.5, 0.75),
+        relative_error: float = 1e-3,
+        sample_weight: Any = None,
+    ) -> ComponentStatistics:
+        """Return means and quantiles of other variables within each component, from one pass.
+
+        Each row counts for a component as much as its responsibility.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+            The features of the mixture.
+        of : str, sequence of str, or array of shape (n_samples,) or (n_samples, n_variables)
+            The other variables: names of columns, variables or coordinates of the data, or values.
+            NaN and values that are marked as missing are skipped.
+        quantiles : sequence of float, default=(0.25, 0.5, 0.75)
+        relative_error : float, default=1e-3
+            Largest relative error of the quantiles, which come from a histogram whose bins have
+            this width; means have none. A smaller one takes more memory.
+        sample_weight : array-like of shape (n_samples,) or str, default=None
+
+        Returns
+        -------
+        statistics : ComponentStatistics
+            With ``names``, ``weights``, ``means``, ``quantiles`` and ``relative_error``.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used, or hold no such variable.
+        ParameterError
+            If a quantile is not between 0 and 1, or the error not between 1e-6 and 0.5.
+
+        References
+        ----------
+        Masson, Rim & Lee (2019), DDSketch: a fast and fully-mergeable quantile sketch with
+        relative-error guarantees.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.random.default_rng(0).normal(size=(2000, 1)) + [[-9], [9]] * 1000
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> rain = np.tile([1.0, 5.0], 1000)
+        >>> found = gm.component_statistics(X, of=rain)
+        >>> sorted(found.means[:, 0].round(2).tolist())
+        [1.0, 5.0]
+        """
+        check_is_fitted(self)
+        probabilities = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
+        if probabilities.ndim != 1 or not ((probabilities >= 0) & (probabilities <= 1)).all():
+            raise ParameterError(f"quantiles is {quantiles!r}; give numbers from 0 to 1")
+        if not 1e-6 <= relative_error <= 0.5:
+            raise ParameterError(
+                f"relative_error is {relative_error!r}; give a number from 1e-06 to 0.5"
+            )
+        source = self._open(X, sample_weight, reset=False)
+        names, beside = open_beside(source, of)
+        mixture = prediction.Question(self._prepared(beside), source.missing)
+        question = SketchQuestion(mixture, source.n_features, relative_error)
+        k = len(self.weights_)
+        n_bytes = sketch_bytes(k, len(names))
+        scratch = self._scratch_bytes(source) + component_sketch.scratch_bytes(k)
+        work = Work(scratch + n_bytes, n_bytes)
+        listener = listener_of(self)
+        nothing = ArraySink(np.empty(0))
+        with open_executor(self.executor, beside, self.n_jobs, self.memory_limit) as executor:
+            try:
+                with announced(listener, "component statistics", beside, nothing):
+                    found = executor.map_reduce(beside, Job(sketch_chunk, question, work), listener)
+            except NotFiniteError:
+                refuse_not_finite(source, executor)
+        weights, sums = found.sums
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = sums / weights
+        values = found.quantiles(probabilities, relative_error)
+        return ComponentStatistics(names, weights, means, probabilities, values, relative_error)
 
     def sample(self, n_samples: int = 1) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Draw rows from the fitted mixture.

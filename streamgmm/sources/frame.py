@@ -56,6 +56,12 @@ class FrameSource(ArraySource):
         self._index = columns_of_frame.index
         self._columns: ChosenColumns | None = columns_of_frame
 
+    def __copy__(self) -> "FrameSource":
+        # In this process all data stay at hand, as pickling would not have it.
+        found = type(self).__new__(type(self))
+        found.__dict__.update(self.__dict__)
+        return found
+
     def __getstate__(self) -> dict[str, Any]:
         # Another process gets the features alone.
         return {**self.__dict__, "_columns": None}

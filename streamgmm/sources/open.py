@@ -16,9 +16,10 @@ from streamgmm.errors import DataError, ParameterError
 from streamgmm.options import Format, Missing
 from streamgmm.packages import needed_by
 from streamgmm.paths import why_absent
-from streamgmm.protocols import LazySource, Source
+from streamgmm.protocols import LazySource, Source, sample_shape
 from streamgmm.sources.array import ArraySource, FileArray, FileSource
 from streamgmm.sources.arraylike import as_array
+from streamgmm.sources.beside import BesideSource
 from streamgmm.sources.columns import refuse_duplicates
 from streamgmm.sources.layout import name_of_several
 from streamgmm.sources.named_weights import CosLatitude, NamingSource, unchanged
@@ -685,6 +686,59 @@ def _with_weights(source: Source, weights: Any) -> Source:
         if isinstance(source, DaskSource):
             return source.with_weights(weights, rules)
     return WeightedSource(source, weights, rules)
+
+
+def open_beside(source: Source, others: Any) -> tuple[list[str], BesideSource]:
+    """Return rows with other variables of the same samples beside them, and their names.
+
+    Parameters
+    ----------
+    source : Source
+    others : str, sequence of str, or array
+        Variables, coordinates or columns that the data hold by these names; or values of shape
+        (N,), (N, M) or of the shape of the samples.
+
+    Raises
+    ------
+    DataError
+        If the data hold no such variable, or there is not one value for each row.
+    """
+    rows = source.rows if isinstance(source, WeightedSource) else source
+    if isinstance(others, str) or (is_paths(others)):
+        names = [others] if isinstance(others, str) else [str(name) for name in others]
+        known = [str(name) for name in rows.names()] if isinstance(rows, NamingSource) else []
+        absent = [name for name in names if name not in known]
+        if absent:
+            raise DataError(
+                f"{source.name} holds no {', '.join(map(repr, absent))}; it holds "
+                f"{', '.join(known[:_MOST_NAMES]) or 'no names'}"
+            )
+        assert isinstance(rows, NamingSource)
+        arrays = [rows.weights_named(name, unchanged) for name in names]
+    else:
+        values = _open_weights(others, None)
+        arrays = [values[:, j] for j in range(values.shape[1])] if _is_matrix(values, rows) else []
+        arrays = arrays or [values]
+        names = [str(j) for j in range(len(arrays))]
+    columns = []
+    for name, array in zip(names, arrays, strict=True):
+        rules = _weight_rules(array)
+        columns.append((name, _along_samples(rows, array), rules))
+    return names, BesideSource(source, columns)
+
+
+def _is_matrix(values: Any, source: Source) -> bool:
+    """Return whether an array has several values for each row."""
+    return len(values.shape) == 2 and values.shape != sample_shape(source)
+
+
+def _along_samples(source: Source, array: Any) -> Any:
+    """Return an array that slices along the rows or the samples of a source."""
+    if not is_from(array, "xarray"):
+        return array
+    from streamgmm.sources.xarray import XarraySource, weights_of
+
+    return weights_of(source, array) if isinstance(source, XarraySource) else array.values
 
 
 def _name_of_weights(sample_weight: str | CosLatitude) -> str:

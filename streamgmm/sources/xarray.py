@@ -200,6 +200,12 @@ class XarraySource(Described):
         n_rows_of_boxes = reduce(np.multiply.outer, lengths)
         self.boundaries: Sequence[int] = [0, *np.cumsum(n_rows_of_boxes).tolist()]
 
+    def __copy__(self) -> "XarraySource":
+        # In this process all data stay at hand, as pickling would not have it.
+        found = type(self).__new__(type(self))
+        found.__dict__.update(self.__dict__)
+        return found
+
     def __getstate__(self) -> dict[str, Any]:
         # Another process gets the features alone.
         return {**self.__dict__, "_data": None}
@@ -613,7 +619,8 @@ def weights_of(source: XarraySource, weights: xarray.DataArray) -> BroadcastWeig
                 f"sample_weight and {source.name} have different labels along {dim}; select "
                 f"weights by the labels of the data, or drop theirs by drop_vars({dim!r})"
             )
-    variable = _guarded(weights.variable)
+    # Labels of a dimension have no lazy values.
+    variable = _guarded(weights.variable.to_base_variable())
     lengths = zip(source.sample_dims, source.sample_shape, source.box_shape, strict=True)
     if any(length < size and dim not in weights.dims for dim, size, length in lengths):
         with naming_place("sample_weight", "values"):
