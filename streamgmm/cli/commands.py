@@ -132,6 +132,8 @@ _DESCRIPTION = (
     "storage_options",
     "format",
 )
+# Those by which features are found.
+_FEATURES = ("variables", "feature_dim", "path", "columns", "format")
 
 
 def _names(context: click.Context, option: click.Parameter, value: str | None) -> Any:
@@ -210,6 +212,21 @@ def _opened(data: str, settings: dict[str, Any], sample_weight: Any = None) -> "
     """Return the data as the command line describes them; the description leaves the settings."""
     description = {name: settings.pop(name) for name in _DESCRIPTION}
     return streamgmm.open(data, sample_weight=sample_weight, **description)
+
+
+def _opened_for(
+    model: "GaussianMixture", data: str, settings: dict[str, Any], sample_weight: Any = None
+) -> "Source":
+    """Return the data as the command line describes them, or else as the model remembers."""
+    from streamgmm.sources.open import options_by_name
+
+    described = getattr(model, "data_description_", None)
+    says_features = any(settings[name] is not None for name in _FEATURES)
+    if described is not None:
+        settings["missing"] = settings["missing"] or described.missing
+    if described is not None and not says_features:
+        settings |= options_by_name(data, described, settings["storage_options"]) or {}
+    return _opened(data, settings, sample_weight)
 
 
 _jobs = click.option(
@@ -580,8 +597,9 @@ def predict(
 ) -> None:
     """Write the component of each row of DATA, or its responsibilities."""
     check_output(output, _PREDICTIONS, data, model)
-    source = _opened(data, settings)
-    fitted = _load(model, **settings)
+    fitted = _load(model)
+    source = _opened_for(fitted, data, settings)
+    fitted.set_params(**settings)
     function = fitted.predict_proba if proba else fitted.predict
     _write_rows(fitted, function, source, output, resume, quiet)
     if not quiet:
@@ -606,8 +624,9 @@ def impute(
     """Write the rows of DATA with missing values (NaN) replaced by their expectation."""
     check_output(output, _PREDICTIONS, data, model)
     settings["missing"] = settings["missing"] or "em"
-    source = _opened(data, settings)
-    fitted = _load(model, **settings)
+    fitted = _load(model)
+    source = _opened_for(fitted, data, settings)
+    fitted.set_params(**settings)
     _write_rows(fitted, fitted.impute, source, output, resume, quiet)
     if not quiet:
         shape = (*sample_shape(source), source.n_features)
@@ -674,8 +693,9 @@ def score(
         raise click.UsageError("--samples does not depend on --sample-weight; leave it out.")
     if output is not None:
         check_output(output, _PREDICTIONS, data, model)
-    source = _opened(data, settings, sample_weight)
-    fitted = _load(model, **settings)
+    fitted = _load(model)
+    source = _opened_for(fitted, data, settings, sample_weight)
+    fitted.set_params(**settings)
     if output is not None:
         _write_rows(fitted, fitted.score_samples, source, output, resume, quiet)
         if not quiet:

@@ -208,8 +208,19 @@ def unmasked(data: Any, name: str) -> Any:
     return data.data
 
 
-def options_by_name(data: Any, description: DataDescription) -> dict[str, Any] | None:
+def options_by_name(
+    data: Any,
+    description: DataDescription,
+    storage_options: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | None:
     """Return the options that find the features of a description in data, by their names.
+
+    Parameters
+    ----------
+    data : str, path-like or array-like
+    description : DataDescription
+    storage_options : mapping, optional
+        For a URL.
 
     Returns
     -------
@@ -224,7 +235,9 @@ def options_by_name(data: Any, description: DataDescription) -> dict[str, Any] |
         return {} if description.columns is None else {"columns": list(description.columns)}
     if description.variables is None and description.feature_dim is None:
         return {}
-    is_labelled = kind in (_NETCDF3, _FILES, _HDF5) or (kind is _ZARR and _is_group(data))
+    is_labelled = kind in (_NETCDF3, _FILES, _HDF5) or (
+        kind is _ZARR and _is_group(data, storage_options)
+    )
     if kind is _XARRAY:
         is_labelled = hasattr(data, "data_vars")
     chosen: dict[str, Any] = {}
@@ -236,7 +249,7 @@ def options_by_name(data: Any, description: DataDescription) -> dict[str, Any] |
     return chosen
 
 
-def _is_group(data: Any) -> bool:
+def _is_group(data: Any, storage_options: Mapping[str, Any] | None) -> bool:
     """Return whether a path or URL, or what is open, is a group of Zarr arrays."""
     import zarr
 
@@ -245,7 +258,7 @@ def _is_group(data: Any) -> bool:
     from streamgmm.sources.zarr import open_node
 
     location, inner = split(os.fspath(data))
-    return isinstance(open_node(location, inner, None, "a Zarr store"), zarr.Group)
+    return isinstance(open_node(location, inner, storage_options, "a Zarr store"), zarr.Group)
 
 
 def _names(names: str | Sequence[str] | None) -> Sequence[str] | None:
