@@ -969,10 +969,10 @@ or the path ``out``
         >>> import numpy as np
         >>> import xarray
         >>> from streamgmm import GaussianMixture
-        >>> t = xarray.DataArray([1.0, 2, 3, 4], dims="time", attrs={"units": "K"})
+        >>> t = xarray.DataArray(np.arange(9.0), dims="time", attrs={"units": "K"})
         >>> gm = GaussianMixture().fit(xarray.Dataset({"t": t, "q": 2 * t**2}))
         >>> gm.to_xarray()["means"].sel(variable="t").values
-        array([2.5])
+        array([4.])
         """
         check_is_fitted(self)
         with needed_by("to_xarray"):
