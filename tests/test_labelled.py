@@ -220,7 +220,7 @@ def test_predictions_of_lazy_data_are_lazy(fitted: GaussianMixture) -> None:
 
 def test_lazy_predictions_refuse_missing_values(fitted: GaussianMixture) -> None:
     with pytest.raises(DataError, match="NaN"):
-        fitted.predict(climate().chunk(time=7)).compute()
+        fitted.predict(streamgmm.open(climate().chunk(time=7), missing="error")).compute()
 
 
 def test_other_data_are_never_replaced(fitted: GaussianMixture, tmp_path: Path) -> None:
