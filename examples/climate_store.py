@@ -15,6 +15,7 @@ position that holds data a row.
 
 import logging
 
+import fsspec
 import numpy as np
 import s3fs
 import xarray
@@ -74,14 +75,19 @@ print("share of the area, " + ", ".join(model.feature_names_in_))
 for k in np.argsort(-model.weights_):
     print(f"{model.weights_[k]:.2f}  ", *(f"{mean:8.2f}" for mean in model.means_[k]))
 
-labels = model.predict(streamgmm.open("s3://climate/store.zarr", **described))
+# Labels are written beside the data, a group of the same store, with its coordinates. fsspec's own
+# configuration holds what the store asks for.
+fsspec.config.conf["s3"] = options
+model.predict(source, out="s3://climate/store.zarr::/regimes")
+labels = xarray.open_zarr("s3://climate/store.zarr", group="regimes", consolidated=False)
+labels = labels["component"].load()
 server.stop()
 print("labels have the dimensions", *labels.dims)
 
 figure = Figure(figsize=(9.0, 6.0), layout="constrained")
 for axes, step in zip(figure.subplots(2, 1), (10, 30), strict=True):
     regimes = labels.isel(time=step)
-    regimes.where(regimes >= 0).plot(ax=axes, cmap="viridis", vmin=0, vmax=3, add_colorbar=False)
+    regimes.plot(ax=axes, cmap="viridis", vmin=0, vmax=3, add_colorbar=False)
     axes.set_facecolor("lightgray")
     axes.set_title(f"regimes at step {step}; land is gray")
 figure.savefig("regimes.png", dpi=100)

@@ -6,14 +6,15 @@ executor applies a function to every chunk, and merges or writes the values. It 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamgmm.core.data_description import DataDescription
 from streamgmm.events import ChunkDone, Listener, ReadDone
 from streamgmm.options import Missing
 
@@ -284,12 +285,121 @@ class LazySource(Source, Protocol):
         """Return a task for each chunk."""
 
 
+@dataclass(frozen=True)
+class Output:
+    """The type and the description of what is found of each row.
+
+    Attributes
+    ----------
+    dtype : dtype
+        Type in memory.
+    dim : str or None
+        Name of the dimension that several values of a row lie along.
+    names : sequence
+        Their labels along it.
+    stored_dtype : dtype or None
+        Type at a path; None if it is the same.
+    name : str
+        Name of the variable.
+    attributes : mapping of str to JSON values
+        Its description, by the conventions for climate data (CF).
+    no_value : int or None
+        Value of rows that have none; None for NaN.
+    is_rows : bool
+        Whether the values are those of the features.
+    """
+
+    dtype: np.dtype[Any]
+    dim: str | None = None
+    names: Sequence[int | str] = ()
+    stored_dtype: np.dtype[Any] | None = None
+    name: str = "values"
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    no_value: int | None = None
+    is_rows: bool = False
+
+    @property
+    def length(self) -> int | None:
+        """Number of values of a row; None for a single one without a dimension of its own."""
+        return None if self.dim is None else len(self.names)
+
+
 @runtime_checkable
 class LabelledSource(Source, Protocol):
     """A source whose rows have coordinates along named dimensions."""
 
-    def labelled(self, values: NDArray[Any], dim: str | None, names: Sequence[int | str]) -> Any:
+    def labelled(self, values: NDArray[Any], output: Output) -> Any:
         """Return values of all samples, (*shape) or (*shape, K), in the container of the data."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of an output that holds several.
+
+    Attributes
+    ----------
+    name : str
+    dims : tuple of str
+    shape : tuple of int
+    part : int, slice or None
+        Which of the values of a sample it holds: one, some, or all that there are.
+    attributes : mapping of str to JSON values
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    part: int | slice | None
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The variables of an output of labelled data, and everything that describes them.
+
+    Attributes
+    ----------
+    described : object
+        An xarray.Dataset with the coordinates and the attributes, without the variables.
+    variables : sequence of Variable
+    no_value : int or None
+        As in :class:`Output`.
+    digest : str
+        Digest of the coordinates and attributes.
+    """
+
+    described: Any
+    variables: Sequence[Variable]
+    no_value: int | None
+    digest: str
+
+
+@runtime_checkable
+class CoordinateSource(GridSource, Protocol):
+    """A source on a grid with coordinates, whose predictions can be written with these."""
+
+    def layout(self, output: Output) -> Layout | None:
+        """Return the variables of a written output; None if the data have no coordinates."""
+
+    def lazy_rows(self) -> Any:
+        """Return the features of all samples as a lazy array, (*sample_shape, D), or None."""
+
+
+@runtime_checkable
+class DescribingSource(Source, Protocol):
+    """A source that says how its data were described, and compares data with such a description."""
+
+    def data_description(self) -> DataDescription | None:
+        """Return the variables, labels and units of the features; None if they have none."""
+
+    def like(self, description: DataDescription) -> Self:
+        """Return the same data with the features in the order of a description.
+
+        Raises
+        ------
+        DataError
+            If labels along the features or units differ.
+        """
 
 
 @runtime_checkable

@@ -172,7 +172,8 @@ def test_predictions_of_labelled_data_are_written_in_their_shape(
     ):
         for suffix in (".npy", ".zarr"):
             out = getattr(fitted, method)(source, out=tmp_path / f"{method}{suffix}")
-            written = np.load(out) if suffix == ".npy" else zarr.open_array(out, mode="r")
+            of = "component" if method == "predict" else "responsibility"
+            written = np.load(out) if suffix == ".npy" else zarr.open_array(out, path=of, mode="r")
             np.testing.assert_array_equal(written[...], expected)
         assert list(written.metadata.dimension_names) == dims
 
@@ -187,7 +188,11 @@ def test_pieces_of_predictions_are_those_of_whole_chunks(
         monkeypatch.setattr("streamgmm.estimators.outputs._PIECE_BYTES", n_bytes)
         for suffix in (".npy", ".zarr"):
             out = fitted.predict_proba(data, out=tmp_path / f"out{suffix}")
-            written = np.load(out) if suffix == ".npy" else zarr.open_array(out, mode="r")[...]
+            written = (
+                np.load(out)
+                if suffix == ".npy"
+                else zarr.open_array(out, path="responsibility", mode="r")[...]
+            )
             np.testing.assert_allclose(written, expected, rtol=1e-12)
 
 

@@ -217,7 +217,7 @@ def test_settings_of_a_batch_model(name: str, value: Any, tmp_path: Path) -> Non
         ("n_iter_", -1),
         ("n_iter_", 1.5),
         ("lower_bound_", "high"),
-        ("lower_bounds_", [0.0, None]),
+        ("lower_bounds_", [0.0, "none"]),
         ("lower_bounds_", 0.0),
         ("n_features_in_", 0),
         ("n_features_in_", "2"),

@@ -14,7 +14,7 @@ from streamgmm.model_files import content_of, held, refuse_loss
 from streamgmm.packages import missing_module, missing_package, needed_by
 from streamgmm.paths import local_path, open_regular
 from streamgmm.persistence import write_whole
-from streamgmm.sources.urls import is_url, without_credentials
+from streamgmm.urls import is_url, without_credentials
 
 #: The file that a process locks while it uses a folder.
 LOCK = "lock"

@@ -29,6 +29,7 @@ from streamgmm.cli.program import LocalPath, Program, check_output
 from streamgmm.cli.reports import (
     candidates,
     fit_report,
+    label_counts,
     output_report,
     rows_of_components,
     write_table,
@@ -49,6 +50,7 @@ from streamgmm.options import (
     PriorName,
 )
 from streamgmm.progress import reporting
+from streamgmm.protocols import sample_shape
 
 if TYPE_CHECKING:
     from streamgmm.estimators import GaussianMixture
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
 
 _MODELS = (".gmm",)
 _ARRAYS = (".npy", ".zarr")
+# What predictions may be written to; netCDF holds those of labelled data.
+_PREDICTIONS = (*_ARRAYS, ".nc")
 _PICTURES = (".png", ".pdf", ".svg")
 _TABLES = (".csv",)
 _SAMPLE_ROWS = 65536
@@ -64,6 +68,12 @@ _STANDARD_INPUT = "-"
 
 def _path_option(*names: str, **settings: Any) -> Callable[[Any], Any]:
     return click.option(*names, type=LocalPath(), **settings)
+
+
+_OUTPUT_FORMS = (
+    "ends in .npy or .zarr; of labelled data also in .nc, or is a group of a store that exists, "
+    "store.zarr::/labels."
+)
 
 
 def _path_argument(name: str) -> Callable[[Any], Any]:
@@ -98,6 +108,7 @@ _sample_weight = click.option(
     help="Row weights: the name of a column, variable or coordinate of DATA; 'cos(NAME)' of a "
     "latitude; or the path or URL of a .npy file or Zarr array of shape (rows,).",
 )
+_predictions = _path_option("-o", "--output", required=True, help=f"Output; {_OUTPUT_FORMS}")
 _quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress; warnings remain.")
 _seed = click.option(
     "--seed",
@@ -142,6 +153,8 @@ _DESCRIPTION = (
     "storage_options",
     "format",
 )
+# Those by which features are found.
+_FEATURES = ("variables", "feature_dim", "path", "columns", "format")
 
 
 def _names(context: click.Context, option: click.Parameter, value: str | None) -> Any:
@@ -220,6 +233,21 @@ def _opened(data: str, settings: dict[str, Any], sample_weight: Any = None) -> "
     """Return the data as the command line describes them; the description leaves the settings."""
     description = {name: settings.pop(name) for name in _DESCRIPTION}
     return streamgmm.open(data, sample_weight=sample_weight, **description)
+
+
+def _opened_for(
+    model: "GaussianMixture", data: str, settings: dict[str, Any], sample_weight: Any = None
+) -> "Source":
+    """Return the data as the command line describes them, or else as the model remembers."""
+    from streamgmm.sources.open import options_by_name
+
+    described = getattr(model, "data_description_", None)
+    says_features = any(settings[name] is not None for name in _FEATURES)
+    if described is not None:
+        settings["missing"] = settings["missing"] or described.missing
+    if described is not None and not says_features:
+        settings |= options_by_name(data, described, settings["storage_options"]) or {}
+    return _opened(data, settings, sample_weight)
 
 
 _jobs = click.option(
@@ -311,7 +339,12 @@ def main(context: click.Context) -> None:
 @_data
 @_path_option("-o", "--output", required=True, help="Model to write; ends in .gmm.")
 @click.option(
-    "-k", "--components", "n_components", type=click.IntRange(1), help="Number of components."
+    "-k",
+    "--components",
+    "--n-components",
+    "n_components",
+    type=click.IntRange(1),
+    help="Number of components.",
 )
 @click.option(
     "-t",
@@ -589,7 +622,7 @@ def select(
 )
 @_model
 @_data
-@_path_option("-o", "--output", required=True, help="Output; ends in .npy or .zarr.")
+@_predictions
 @click.option("--proba", is_flag=True, help="Write responsibilities instead of labels.")
 @_resume
 @_description
@@ -604,14 +637,19 @@ def predict(
     **settings: Any,
 ) -> None:
     """Write the component of each row of DATA, or its responsibilities."""
-    check_output(output, _ARRAYS, data, model)
-    source = _opened(data, settings)
-    fitted = _load(model, **settings)
+    check_output(output, _PREDICTIONS, data, model)
+    fitted = _load(model)
+    source = _opened_for(fitted, data, settings)
+    fitted.set_params(**settings)
     function = fitted.predict_proba if proba else fitted.predict
     _write_rows(fitted, function, source, output, resume, quiet)
     if not quiet:
-        what, k = ("responsibilities", None) if proba else ("labels", fitted.n_components)
-        click.echo(output_report(output, what, k))
+        shape, k = sample_shape(source), fitted.n_components
+        if proba:
+            click.echo(output_report(output, "responsibilities", (*shape, k)))
+        else:
+            counts = rows_of_components(label_counts(output, k))
+            click.echo(f"{output_report(output, 'labels', shape)}; {counts}")
 
 
 @main.command(
@@ -628,13 +666,15 @@ def impute(
     model: Path, data: str, output: Path, resume: bool, quiet: bool, **settings: Any
 ) -> None:
     """Write the rows of DATA with missing values (NaN) replaced by their expectation."""
-    check_output(output, _ARRAYS, data, model)
+    check_output(output, _PREDICTIONS, data, model)
     settings["missing"] = settings["missing"] or "em"
-    source = _opened(data, settings)
-    fitted = _load(model, **settings)
+    fitted = _load(model)
+    source = _opened_for(fitted, data, settings)
+    fitted.set_params(**settings)
     _write_rows(fitted, fitted.impute, source, output, resume, quiet)
     if not quiet:
-        click.echo(output_report(output, "rows"))
+        shape = (*sample_shape(source), source.n_features)
+        click.echo(output_report(output, "rows", shape))
 
 
 @main.command(
@@ -673,7 +713,7 @@ def merge(models: tuple[Path, ...], output: Path, n_components: int | None, quie
 @_model
 @_data
 @click.option("--samples", is_flag=True, help="Write the log-density of each row instead.")
-@_path_option("-o", "--output", help="Output of --samples; ends in .npy or .zarr.")
+@_path_option("-o", "--output", help=f"Output of --samples; {_OUTPUT_FORMS}")
 @_resume
 @_description
 @_sample_weight
@@ -699,13 +739,14 @@ def score(
     if samples and sample_weight is not None:
         raise click.UsageError("--samples does not depend on --sample-weight; leave it out.")
     if output is not None:
-        check_output(output, _ARRAYS, data, model)
-    source = _opened(data, settings, sample_weight)
-    fitted = _load(model, **settings)
+        check_output(output, _PREDICTIONS, data, model)
+    fitted = _load(model)
+    source = _opened_for(fitted, data, settings, sample_weight)
+    fitted.set_params(**settings)
     if output is not None:
         _write_rows(fitted, fitted.score_samples, source, output, resume, quiet)
         if not quiet:
-            click.echo(output_report(output, "log-densities, nats"))
+            click.echo(output_report(output, "log-densities, nats", sample_shape(source)))
         return
     with reporting(quiet) as listener:
         criteria = fitted.set_params(callbacks=[listener]).criteria(source)
@@ -764,6 +805,7 @@ def sample(
     boundaries = regular_boundaries(n_rows, _SAMPLE_ROWS)
     regions = [(part,) for part in map(slice, boundaries, boundaries[1:])]
     counts = np.zeros(fitted.n_components + 1, dtype=np.int64)
+    shape = n_rows, fitted.means_.shape[1]
     with ExitStack() as files:
 
         def opened(path: Path, dtype: Any, *columns: int) -> Any:
@@ -782,7 +824,7 @@ def sample(
             if labels_sink:
                 labels_sink.write(region, components[order])
     if not quiet:
-        click.echo(f"{output_report(output, 'rows')}; {rows_of_components(counts)}")
+        click.echo(f"{output_report(output, 'rows', shape)}; {rows_of_components(counts)}")
 
 
 @main.command(

@@ -92,6 +92,8 @@ def contents(model: "GaussianMixture | OnlineGaussianMixture") -> dict[str, Any]
     }
     if not has_mixture(model):
         return {**found, "ledger": model.state_.ledger.to_header()}
+    if hasattr(model, "provenance_"):
+        found["provenance"] = model.provenance_
     found |= {
         "n_features": model.means_.shape[1],
         "weights": model.weights_.tolist(),

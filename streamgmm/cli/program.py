@@ -18,6 +18,7 @@ from streamgmm.cli.vocabulary import in_options
 from streamgmm.errors import OutputError, StreamGMMError
 from streamgmm.paths import local_path
 from streamgmm.quantities import printable
+from streamgmm.urls import split
 
 _BAD_INPUT = 2
 # Seconds until a signal whose exception was lost is raised again.
@@ -209,8 +210,10 @@ def check_output(path: Path, suffixes: tuple[str, ...], *inputs: str | Path | No
     ------
     OutputError
     """
-    if path.suffix not in suffixes:
-        raise OutputError(f"{path}: the output must end in {' or '.join(suffixes)}")
+    text, (location, group) = str(path), split(str(path))
+    path = Path(location)
+    if path.suffix not in suffixes or (group is not None and ".nc" not in suffixes):
+        raise OutputError(f"{text}: the output must end in {' or '.join(suffixes)}")
     folder = path.resolve().parent
     if not folder.is_dir():
         raise OutputError(
@@ -226,11 +229,12 @@ def check_output(path: Path, suffixes: tuple[str, ...], *inputs: str | Path | No
         raise OutputError(f"{path} is a directory; name a file to write to")
     from streamgmm.sinks import check_target
 
-    check_target(path)
+    check_target(text)
     local = [str(source) for source in inputs if source and "://" not in str(source)]
     for source in local:
         file, _, _ = source.partition("::/")
-        if _overlap(path.resolve(), Path(file).resolve()):
+        # A group is compared with the data more closely when it is opened.
+        if group is None and _overlap(path.resolve(), Path(file).resolve()):
             raise OutputError(f"{path} and {source} overlap; write somewhere else")
     # Permissions are not enough: root has all of them, and some file systems accept no files.
     try:

@@ -2,11 +2,13 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from streamgmm.protocols import chunks_of
 from streamgmm.quantities import with_prefix
+from streamgmm.sources.open import open_source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,23 +31,9 @@ def fit_report(model: "GaussianMixture", output: Path, data: str, seconds: float
     )
 
 
-def output_report(output: Path, what: str, n_components: int | None = None) -> str:
-    """Return the path and the shape of an output; of labels also the rows of each component.
-
-    Parameters
-    ----------
-    output : Path
-        A ``.npy`` file or Zarr array.
-    what : str
-        Name of the values.
-    n_components : int, optional
-        Of labels the number of components.
-    """
-    stored = _opened(output)
-    shape = " × ".join(f"{length:,}" for length in stored.shape)
-    if n_components is None:
-        return f"{output}: {what}, {shape}"
-    return f"{output}: {what}, {shape}; {rows_of_components(_counts(stored, n_components))}"
+def output_report(output: Path, what: str, shape: Sequence[int]) -> str:
+    """Return the path and the shape of an output."""
+    return f"{output}: {what}, {' × '.join(f'{length:,}' for length in shape)}"
 
 
 def candidates(results: "Mapping[str, NDArray[Any]]", criterion: str) -> str:
@@ -105,25 +93,36 @@ def rows_of_components(counts: "NDArray[np.int64]") -> str:
     return f"rows of each component: {text}{more}{others}"
 
 
-def _opened(output: Path) -> Any:
-    """Return an output as an array whose values are read where they are asked for."""
-    if output.suffix == ".npy":
-        import numpy as np
-
-        return np.load(output, mmap_mode="r")
-    import zarr
-
-    return zarr.open_array(output, mode="r")
-
-
-def _counts(labels: Any, n_components: int) -> "NDArray[np.int64]":
+def label_counts(output: Path, n_components: int) -> "NDArray[np.int64]":
+    """Return the number of rows with each label in an output; the last count is of no label."""
     import numpy as np
 
     counts = np.zeros(n_components + 1, dtype=np.int64)
-    for part in _parts(labels):
-        own = part.astype(np.int64)
-        counts += np.bincount(np.where(own < 0, n_components, own), minlength=len(counts))
+    for part in _labels_in(output):
+        own = np.where(part >= 0, part, n_components).astype(np.int64)
+        counts += np.bincount(own, minlength=len(counts))
     return counts
+
+
+def _labels_in(output: Path) -> "Iterator[NDArray[Any]]":
+    """Yield the labels of an output some at a time; NaN or -1 of rows without one."""
+    import numpy as np
+
+    if output.suffix == ".npy":
+        yield from _parts(np.load(output, mmap_mode="r"))
+    elif output.suffix == ".zarr" and _is_array(output):
+        import zarr
+
+        yield from _parts(zarr.open_array(output, mode="r"))
+    else:
+        source = open_source(output, variables="component", missing="drop")
+        yield from (chunk.rows[:, 0] for chunk in chunks_of(source))
+
+
+def _is_array(output: Path) -> bool:
+    from streamgmm.sinks.zarr import is_zarr_array
+
+    return is_zarr_array(output)
 
 
 def _parts(labels: Any) -> "Iterator[NDArray[Any]]":

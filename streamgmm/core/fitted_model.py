@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from streamgmm.core.criteria import Criteria
+from streamgmm.core.data_description import DataDescription
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
@@ -60,6 +61,10 @@ class FittedModel:
         Criteria of the parameters on the rows; None if no pass over the data has evaluated them.
     sample_history : tuple of dict
         One entry for each stage of the work on a sample in memory.
+    data : DataDescription or None
+        How the data were described; None if it is not known.
+    provenance : mapping of str to JSON values, or None
+        Data, versions, machine and date of the fit; None if they are not known.
     """
 
     parameters: Parameters
@@ -76,6 +81,8 @@ class FittedModel:
     is_hard: bool = False
     criteria: Criteria | None = None
     sample_history: tuple[Mapping[str, Any], ...] = ()
+    data: DataDescription | None = None
+    provenance: Mapping[str, Any] | None = None
 
     def require_statistics(self, name: str) -> Statistics:
         """Return the statistics, or refuse a mixture that has none.

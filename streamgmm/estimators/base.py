@@ -15,13 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import DensityMixin
 
-from streamgmm.algorithms.reads import prediction
+from streamgmm.algorithms.reads import component_sketch, prediction
+from streamgmm.algorithms.reads.component_sketch import (
+    SketchQuestion,
+    sketch_bytes,
+    sketch_chunk,
+)
 from streamgmm.algorithms.reads.memory import MixtureBytes
 from streamgmm.algorithms.reads.reader import (
     Reader,
+    announced,
     gap_bytes,
     prepare,
+    refuse_not_finite,
 )
+from streamgmm.core.component_statistics import ComponentStatistics
 from streamgmm.core.criteria import Criteria, mean_score
 from streamgmm.core.e_step import EStep, scratch_bytes
 from streamgmm.core.fitted_model import FittedModel
@@ -34,12 +42,10 @@ from streamgmm.core.noise import NO_BOX, Noise
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure
-from streamgmm.errors import ModelFileError, OutputError, ParameterError
+from streamgmm.errors import ModelFileError, NotFiniteError, OutputError, ParameterError
 from streamgmm.estimators.condition import warn_of_skipped_rows
 from streamgmm.estimators.data_types import InMemory, OutputPath, PandasFrame
-from streamgmm.estimators.outputs import (
-    Output,
-)
+from streamgmm.estimators.outputs import labels_output, numbers_output
 from streamgmm.estimators.records import to_record
 from streamgmm.estimators.row_estimator import RowEstimator, notified
 from streamgmm.estimators.summary import component_table, describe
@@ -51,13 +57,13 @@ from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
 from streamgmm.model_files import held, replace_model
 from streamgmm.options import CovarianceType, Missing
+from streamgmm.packages import needed_by
 from streamgmm.paths import local_path
 from streamgmm.persistence import Record
-from streamgmm.protocols import (
-    Chunk,
-    Source,
-)
+from streamgmm.protocols import Chunk, Job, Output, Source, Work
+from streamgmm.sinks import ArraySink
 from streamgmm.sources.columns import chosen_columns
+from streamgmm.sources.open import open_beside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,19 +101,30 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
         """Return a batch model of another mixture, with the settings of this model."""
 
     @overload
-    def predict(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+    def predict(
+        self, X: Any, *, out: OutputPath, resume: bool = False, dtype: Any = None
+    ) -> OutputPath: ...
 
     @overload
     def predict(self, X: InMemory, *, resume: bool = False) -> NDArray[np.int64]: ...
 
     @overload
-    def predict(self, X: PandasFrame, *, resume: bool = False) -> "pd.Series[int]": ...
+    def predict(
+        self, X: PandasFrame, *, resume: bool = False, dtype: Any = None
+    ) -> "pd.Series[int]": ...
 
     @overload
-    def predict(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
+    def predict(
+        self, X: Any, *, out: None = None, resume: bool = False, dtype: Any = None
+    ) -> Any: ...
 
     def predict(
-        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
     ) -> Any:
         """Return the component of largest responsibility of each row.
 
@@ -119,17 +136,23 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
         X : array-like, path or Source of shape (n_samples, n_features)
         out : path-like, default=None
             A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path. Of
-            labelled data what is written has the shape of the samples. Until it is whole it grows
-            in the folder ``<out>.part``, which stays if the write is interrupted.
+            labelled data the Zarr store holds the variable ``component`` with the coordinates
+            of the data, for ``xarray.open_zarr``; ``out`` may also be a ``.nc`` file, a group of a
+            store that exists, such as ``"store.zarr::/labels"``, or the URL of a Zarr store. Until
+            it is whole a local output grows in the folder ``<out>.part``, which stays if the write
+            is interrupted.
         resume : bool, default=False
             Whether to continue what an interrupted call of the same model and data has left in that
             folder; otherwise it is discarded. If there is nothing, all is computed.
+        dtype : dtype-like, default=None
+            A signed integer type for the labels. By default int64 in memory, and at a path the
+            smallest one that holds them.
 
         Returns
         -------
         labels : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
             Of a data frame a Series of its library, of xarray data a DataArray with the dimensions
-            and coordinates of the samples.
+            and coordinates of the samples, lazy if they are Dask arrays.
 
         Raises
         ------
@@ -149,22 +172,35 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
         >>> bool(labels[0] == labels[1] != labels[5])
         True
         """
-        return self._predicted(X, prediction.labels, Output(np.dtype(np.int64)), out, resume)
+        check_is_fitted(self)
+        output = labels_output("component", len(self.weights_), dtype)
+        return self._predicted(X, prediction.labels, output, out, resume)
 
     @overload
-    def predict_proba(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+    def predict_proba(
+        self, X: Any, *, out: OutputPath, resume: bool = False, dtype: Any = None
+    ) -> OutputPath: ...
 
     @overload
     def predict_proba(self, X: InMemory, *, resume: bool = False) -> NDArray[np.float64]: ...
 
     @overload
-    def predict_proba(self, X: PandasFrame, *, resume: bool = False) -> "pd.DataFrame": ...
+    def predict_proba(
+        self, X: PandasFrame, *, resume: bool = False, dtype: Any = None
+    ) -> "pd.DataFrame": ...
 
     @overload
-    def predict_proba(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
+    def predict_proba(
+        self, X: Any, *, out: None = None, resume: bool = False, dtype: Any = None
+    ) -> Any: ...
 
     def predict_proba(
-        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
     ) -> Any:
         """Return the posterior probability (responsibility) of each component for each row.
 
@@ -175,11 +211,16 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
         X : array-like, path or Source of shape (n_samples, n_features)
         out : path-like, default=None
             A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path. Of
-            labelled data what is written has the shape of the samples. Until it is whole it grows
-            in the folder ``<out>.part``, which stays if the write is interrupted.
+            labelled data the Zarr store holds the variable ``responsibility`` with the coordinates
+            of the data, for ``xarray.open_zarr``; ``out`` may also be a ``.nc`` file, a group of a
+            store that exists, such as ``"store.zarr::/labels"``, or the URL of a Zarr store. Until
+            it is whole a local output grows in the folder ``<out>.part``, which stays if the write
+            is interrupted.
         resume : bool, default=False
             Whether to continue what an interrupted call of the same model and data has left in that
             folder; otherwise it is discarded. If there is nothing, all is computed.
+        dtype : dtype-like, default=None
+            float32 or float64, the default.
 
         Returns
         -------
@@ -203,23 +244,40 @@ or the path ``out``
         (6, 2)
         """
         check_is_fitted(self)
-        output = Output(np.dtype(np.float64), "component", range(len(self.weights_)))
+        output = numbers_output(
+            "responsibility",
+            {"long_name": "posterior probability of each component", "units": "1"},
+            dtype,
+            dim="component",
+            length=len(self.weights_),
+        )
         return self._predicted(X, prediction.responsibilities, output, out, resume)
 
     @overload
-    def score_samples(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
+    def score_samples(
+        self, X: Any, *, out: OutputPath, resume: bool = False, dtype: Any = None
+    ) -> OutputPath: ...
 
     @overload
     def score_samples(self, X: InMemory, *, resume: bool = False) -> NDArray[np.float64]: ...
 
     @overload
-    def score_samples(self, X: PandasFrame, *, resume: bool = False) -> "pd.Series[float]": ...
+    def score_samples(
+        self, X: PandasFrame, *, resume: bool = False, dtype: Any = None
+    ) -> "pd.Series[float]": ...
 
     @overload
-    def score_samples(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
+    def score_samples(
+        self, X: Any, *, out: None = None, resume: bool = False, dtype: Any = None
+    ) -> Any: ...
 
     def score_samples(
-        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
     ) -> Any:
         """Return the log-density of each row.
 
@@ -228,11 +286,16 @@ or the path ``out``
         X : array-like, path or Source of shape (n_samples, n_features)
         out : path-like, default=None
             A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path. Of
-            labelled data what is written has the shape of the samples. Until it is whole it grows
-            in the folder ``<out>.part``, which stays if the write is interrupted.
+            labelled data the Zarr store holds the variable ``log_density`` with the coordinates
+            of the data, for ``xarray.open_zarr``; ``out`` may also be a ``.nc`` file, a group of a
+            store that exists, such as ``"store.zarr::/labels"``, or the URL of a Zarr store. Until
+            it is whole a local output grows in the folder ``<out>.part``, which stays if the write
+            is interrupted.
         resume : bool, default=False
             Whether to continue what an interrupted call of the same model and data has left in that
             folder; otherwise it is discarded. If there is nothing, all is computed.
+        dtype : dtype-like, default=None
+            float32 or float64, the default.
 
         Returns
         -------
@@ -256,7 +319,64 @@ or the path ``out``
         >>> gm.score_samples([[0.0]]).round(3)
         array([-0.919])
         """
-        return self._predicted(X, prediction.scores, Output(np.dtype(np.float64)), out, resume)
+        attributes = {"long_name": "log-density of each sample, in nats", "units": "1"}
+        output = numbers_output("log_density", attributes, dtype)
+        return self._predicted(X, prediction.scores, output, out, resume)
+
+    def entropy_samples(
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
+    ) -> Any:
+        """Return the entropy of the assignment of each row: how uncertain its label is.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            As for :meth:`predict`; of labelled data the store holds the variable ``entropy``.
+        resume : bool, default=False
+            As for :meth:`predict`.
+        dtype : dtype-like, default=None
+            float32 or float64, the default.
+
+        Returns
+        -------
+        entropy : ndarray or lazy dask.array.Array of shape (n_samples,), or the path ``out``
+            -Σ_k γ_k ln γ_k of the responsibilities γ, in nats: 0 where one component is certain,
+            ln K where all are alike. NaN for skipped rows. Other containers as for :meth:`predict`.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used or have other columns than those fitted.
+        OutputError
+            As for :meth:`predict`.
+
+        References
+        ----------
+        Celeux & Soromenho (1996), An entropy criterion for assessing the number of clusters in a
+        mixture model.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.random.default_rng(0).normal(size=(2000, 1)) + [[-3], [3]] * 1000
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> gm.entropy_samples([[-3.0], [0.0]]).round(1)
+        array([0. , 0.7])
+        """
+        check_is_fitted(self)
+        attributes = {
+            "long_name": "entropy of the assignment of each sample, in nats",
+            "units": "1",
+        }
+        output = numbers_output("entropy", attributes, dtype)
+        return self._predicted(X, prediction.entropies, output, out, resume)
 
     @overload
     def impute(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
@@ -279,7 +399,7 @@ or the path ``out``
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
         out : path-like, default=None
-            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
+            As for :meth:`predict`; of labelled data the store holds the variables of the data.
         resume : bool, default=False
             As for :meth:`predict`.
 
@@ -290,7 +410,7 @@ or the path ``out``
             In the type of the data if that is floating. A missing value is the mean of its
             conditional distribution, over all components; in rows without any value, the mean of
             the mixture. The mean of noise is the centre of its box. Of a data frame a data frame,
-            of xarray data a DataArray with the features along the dimension ``feature``.
+            of an xarray Dataset a Dataset with the same variables, of a DataArray a DataArray.
 
         Raises
         ------
@@ -316,7 +436,7 @@ or the path ``out``
             frame = Frame.of(parameters, source.dtype)
             expectation = IncompleteExpectation.prepare(parameters, frame)
         names = getattr(self, "feature_names_in_", range(source.n_features))
-        output = Output(prediction.imputed_type(source.dtype), "feature", list(names))
+        output = Output(prediction.imputed_type(source.dtype), "feature", list(names), is_rows=True)
         return self._map_rows(X, source, prediction.imputed, expectation, output, out, resume)
 
     def aligned(self, reference: "MixtureEstimator") -> Any:
@@ -625,6 +745,92 @@ or the path ``out``
         warn_of_skipped_rows(reader.history[-1].skipped, source.n_rows, ", and the score is -inf")
         return found
 
+    def component_statistics(
+        self,
+        X: Any,
+        of: Any,
+        *,
+        quantiles: Sequence[float] = (0.25, 0.5, 0.75),
+        relative_error: float = 1e-3,
+        sample_weight: Any = None,
+    ) -> ComponentStatistics:
+        """Return means and quantiles of other variables within each component, from one pass.
+
+        Each row counts for a component as much as its responsibility.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+            The features of the mixture.
+        of : str, sequence of str, or array of shape (n_samples,) or (n_samples, n_variables)
+            The other variables: names of columns, variables or coordinates of the data, or values.
+            NaN and values that are marked as missing are skipped.
+        quantiles : sequence of float, default=(0.25, 0.5, 0.75)
+        relative_error : float, default=1e-3
+            Largest relative error of the quantiles, which come from a histogram whose bins have
+            this width; means have none. A smaller one takes more memory.
+        sample_weight : array-like of shape (n_samples,) or str, default=None
+
+        Returns
+        -------
+        statistics : ComponentStatistics
+            With ``names``, ``weights``, ``means``, ``quantiles`` and ``relative_error``.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used, or hold no such variable.
+        ParameterError
+            If a quantile is not between 0 and 1, or the error not between 1e-6 and 0.5.
+
+        References
+        ----------
+        Masson, Rim & Lee (2019), DDSketch: a fast and fully-mergeable quantile sketch with
+        relative-error guarantees.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixture
+        >>> X = np.random.default_rng(0).normal(size=(2000, 1)) + [[-9], [9]] * 1000
+        >>> gm = GaussianMixture(2, random_state=0).fit(X)
+        >>> rain = np.tile([1.0, 5.0], 1000)
+        >>> found = gm.component_statistics(X, of=rain)
+        >>> sorted(found.means[:, 0].round(2).tolist())
+        [1.0, 5.0]
+        """
+        check_is_fitted(self)
+        probabilities = np.atleast_1d(np.asarray(quantiles, dtype=np.float64))
+        if probabilities.ndim != 1 or not ((probabilities >= 0) & (probabilities <= 1)).all():
+            raise ParameterError(f"quantiles is {quantiles!r}; give numbers from 0 to 1")
+        if not 1e-6 <= relative_error <= 0.5:
+            raise ParameterError(
+                f"relative_error is {relative_error!r}; give a number from 1e-06 to 0.5"
+            )
+        source = self._open(X, sample_weight, reset=False)
+        names, beside = open_beside(source, of)
+        mixture = prediction.Question(self._prepared(beside), source.missing)
+        question = SketchQuestion(mixture, source.n_features, relative_error)
+        k = len(self.weights_)
+        n_bytes = sketch_bytes(k, len(names))
+        scratch = self._scratch_bytes(source) + component_sketch.scratch_bytes(k)
+        work = Work(scratch + n_bytes, n_bytes)
+        nothing = ArraySink(np.empty(0))
+        with (
+            notified(self) as listener,
+            open_executor(self.executor, beside, self.n_jobs, self.memory_limit) as executor,
+        ):
+            try:
+                with announced(listener, "component statistics", beside, nothing):
+                    found = executor.map_reduce(beside, Job(sketch_chunk, question, work), listener)
+            except NotFiniteError:
+                refuse_not_finite(source, executor)
+        weights, sums = found.sums
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = sums / weights
+        values = found.quantiles(probabilities, relative_error)
+        return ComponentStatistics(names, weights, means, probabilities, values, relative_error)
+
     def sample(self, n_samples: int = 1) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Draw rows from the fitted mixture.
 
@@ -722,13 +928,10 @@ or the path ``out``
         question = prediction.Question(self._prepared(source), source.missing)
         return self._map_rows(X, source, function, question, output, out, resume)
 
-    @property
-    def _n_labels(self) -> int:
-        return len(self.weights_)
-
     def _scratch_bytes(self, source: Source) -> int:
+        k = len(self.weights_)
         scratch = scratch_bytes(self.covariance_type, *self.means_.shape)
-        return scratch + gap_bytes(source, len(self.weights_))
+        return scratch + gap_bytes(source, k) + prediction.entropy_bytes(k)
 
     def _digest(self) -> str:
         """Return a digest of what predictions depend on."""
@@ -837,7 +1040,9 @@ or the path ``out``
         """Return the fitted mixture as text of lines of at most 80 characters.
 
         The first lines say what was fitted and how it went. A table follows: a line for each
-        feature with the mean, and the standard deviation in parentheses, of each component.
+        feature with the mean, and the standard deviation in parentheses, of each component. The
+        components are listed by weight, the largest first, under the label that :meth:`predict`
+        gives.
 
         Returns
         -------
@@ -854,6 +1059,40 @@ or the path ``out``
         fitted = self.fitted_model_
         heading = textwrap.fill(describe(fitted), 80)
         return f"{heading}\n\n{component_table(fitted)}"
+
+    def to_xarray(self) -> Any:
+        """Return the parameters as an xarray Dataset, with the labels and units of the data.
+
+        Returns
+        -------
+        parameters : xarray.Dataset
+            ``weights`` (component), ``means`` and ``covariances``. The features lie along
+            ``variable``, along the feature dimension of the data, or along both: (component,
+            variable, level). If only some variables have the feature dimension, or the data are no
+            labelled ones, they lie along ``feature``. The columns of matrices lie along dimensions
+            with ``_2`` at the end of the name. The coordinate ``component`` is the label that
+            :meth:`predict` gives; ``label`` is its name in ``flag_meanings``; ``units`` are those
+            of the variables.
+
+        Raises
+        ------
+        MissingPackageError
+            If xarray is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import xarray
+        >>> from streamgmm import GaussianMixture
+        >>> t = xarray.DataArray(np.arange(9.0), dims="time", attrs={"units": "K"})
+        >>> gm = GaussianMixture().fit(xarray.Dataset({"t": t, "q": 2 * t**2}))
+        >>> gm.to_xarray()["means"].sel(variable="t").values
+        array([4.])
+        """
+        check_is_fitted(self)
+        with needed_by("to_xarray"):
+            from streamgmm.estimators.labelled_parameters import parameters_dataset
+        return parameters_dataset(self.fitted_model_)
 
     def _record(self) -> Record:
         check_is_fitted(self)

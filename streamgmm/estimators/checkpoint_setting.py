@@ -17,7 +17,7 @@ from streamgmm.errors import ParameterError
 from streamgmm.estimators.outputs import refuse_overlap
 from streamgmm.estimators.validation import check_random_state
 from streamgmm.persistence import Record
-from streamgmm.sources.urls import is_url, without_credentials
+from streamgmm.urls import is_url, without_credentials
 
 
 def check_resume(checkpoint: Any, interval: Any, resume: bool) -> None:

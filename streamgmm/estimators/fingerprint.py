@@ -139,20 +139,25 @@ def _digest(arrays: Iterable[Any]) -> str:
     return found.hexdigest()[:16]
 
 
-def _data(source: Source) -> dict[str, Any]:
-    """Return what is known of data before they are read."""
+def data_fingerprint(source: Source) -> dict[str, Any]:
+    """Return what the metadata say of data; nothing of them is read."""
     region_of = regions_of(source)
     boxes = ([(along.start, along.stop) for along in region_of(i)] for i in all_chunks(source))
     known = {
         **description(source),
         "data weights": source.has_weights,
         "digest of the chunks": _digest(np.array(box) for box in boxes),
-        "digest of some rows": _digest(_some_rows(source)) if _is_at_hand(source) else None,
     }
     if isinstance(source, LazySource):
         # Dask gives some arrays another name in each process.
         del known["data"]
     return known
+
+
+def _data(source: Source) -> dict[str, Any]:
+    """Return what is known of data before they are read, and of some rows at hand."""
+    rows = _digest(_some_rows(source)) if _is_at_hand(source) else None
+    return {**data_fingerprint(source), "digest of some rows": rows}
 
 
 def _is_at_hand(source: Source) -> bool:

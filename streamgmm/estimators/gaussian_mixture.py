@@ -63,10 +63,12 @@ from streamgmm.estimators.condition import (
     warn_of_skipped_rows,
 )
 from streamgmm.estimators.data_types import PassRecord
+from streamgmm.estimators.described_data import description_of
 from streamgmm.estimators.fingerprint import fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, fitting, log_effort
 from streamgmm.estimators.kept_samples import forget_sample, keep_sample, kept_sample
 from streamgmm.estimators.numeric_limits import check_finite, within_float64
+from streamgmm.estimators.provenance import provenance_of
 from streamgmm.estimators.records import copy_fitted, to_record
 from streamgmm.estimators.row_estimator import FitPredictMixin, notified
 from streamgmm.estimators.summary import with_description
@@ -289,6 +291,12 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features,)
         Only if the data had column names that are all strings.
+    data_description_ : streamgmm.core.data_description.DataDescription
+        Variables, columns, units and treatment of missing values of the data; by it predictions
+        find the features of other data, and refuse other units.
+    provenance_ : dict
+        Date (UTC), processor, versions of libraries, locations of the data without credentials, and
+        a fingerprint of their metadata; not for mixtures that were derived or converted.
 
     See Also
     --------
@@ -843,6 +851,12 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         self.__dict__.pop("feature_names_in_", None)
         if fitted.feature_names is not None:
             self.feature_names_in_ = fitted.feature_names
+        self.__dict__.pop("data_description_", None)
+        if fitted.data is not None:
+            self.data_description_ = fitted.data
+        self.__dict__.pop("provenance_", None)
+        if fitted.provenance is not None:
+            self.provenance_ = dict(fitted.provenance)
 
     def _set_noise(self, noise: Noise | None) -> None:
         """Set the attributes of the noise, as far as there are any."""
@@ -873,6 +887,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             self._is_hard_fit,
             self._criteria,
             tuple(self.sample_history_),
+            getattr(self, "data_description_", None),
+            getattr(self, "provenance_", None),
         )
 
     @classmethod
@@ -1228,6 +1244,8 @@ def fitted_model(
         tuple(fit.log_likelihoods),
         reader.is_hard,
         criteria,
+        data=description_of(reader.source),
+        provenance=provenance_of(reader.source),
     )
 
 

@@ -59,13 +59,15 @@ def positive(name: str, value: Any) -> float:
 
 
 def any_number(name: str, value: Any) -> float:
-    """Return a number, which may be NaN or infinite.
+    """Return a number, which may be NaN or infinite: null, "inf" or "-inf" in JSON.
 
     Raises
     ------
     ValueError
         If the value is none.
     """
+    if value is None or (type(value) is str and value in ("inf", "-inf")):
+        return math.nan if value is None else float(value)
     if type(value) not in (int, float):
         raise _wrong(name, value, "a number")
     return value  # type: ignore[no-any-return]

@@ -39,7 +39,7 @@ from streamgmm.estimators.fingerprint import clustering_fingerprint
 from streamgmm.estimators.fit_needs import fitting
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.numeric_limits import within_float64
-from streamgmm.estimators.outputs import Output
+from streamgmm.estimators.outputs import labels_output, numbers_output
 from streamgmm.estimators.records import to_record
 from streamgmm.estimators.row_estimator import FitPredictMixin, RowEstimator
 from streamgmm.estimators.validation import (
@@ -133,6 +133,9 @@ default="k-means++"
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features,)
         Only if the data had column names that are all strings.
+    data_description_ : streamgmm.core.data_description.DataDescription
+        Variables, columns, units and treatment of missing values of the data; by it predictions
+        find the features of other data, and refuse other units.
 
     See Also
     --------
@@ -354,7 +357,12 @@ default="k-means++"
     def predict(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
 
     def predict(
-        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
     ) -> Any:
         """Return the number of the nearest centre of each row.
 
@@ -362,9 +370,13 @@ default="k-means++"
         ----------
         X : array-like, path or Source of shape (n_samples, n_features)
         out : path-like, default=None
-            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path.
+            A ``.npy`` or ``.zarr`` path to write to, chunk by chunk; needed if X is a path. Of
+            labelled data also as for :meth:`GaussianMixture.predict`; the variable is ``cluster``.
         resume : bool, default=False
             Whether to continue with what an interrupted call of the same model and data left.
+        dtype : dtype-like, default=None
+            A signed integer type for the labels. By default int64 in memory, and at a path the
+            smallest one that holds them.
 
         Returns
         -------
@@ -389,10 +401,8 @@ default="k-means++"
         """
         check_is_fitted(self)
         source = self._opened(X, None, reset=False, fewest=0)
-        question = self._question(source)
-        return self._map_rows(
-            X, source, prediction.nearest, question, Output(np.dtype(np.int64)), out, resume
-        )
+        question, output = self._question(source), labels_output("cluster", self.n_clusters, dtype)
+        return self._map_rows(X, source, prediction.nearest, question, output, out, resume)
 
     @overload
     def transform(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
@@ -407,7 +417,12 @@ default="k-means++"
     def transform(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
 
     def transform(
-        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
     ) -> Any:
         """Return the distance of each row to each centre.
 
@@ -418,6 +433,8 @@ default="k-means++"
             As for :meth:`predict`.
         resume : bool, default=False
             As for :meth:`predict`.
+        dtype : dtype-like, default=None
+            float32 or float64; by default the type of the data if that is floating.
 
         Returns
         -------
@@ -442,7 +459,14 @@ default="k-means++"
         """
         check_is_fitted(self)
         source = self._opened(X, None, reset=False, fewest=0)
-        output = Output(prediction.imputed_type(source.dtype), "cluster", range(self.n_clusters))
+        output = numbers_output(
+            "distance",
+            {"long_name": "distance to the centre of each cluster"},
+            dtype,
+            prediction.imputed_type(source.dtype),
+            "cluster",
+            self.n_clusters,
+        )
         question = self._question(source)
         return self._map_rows(X, source, prediction.distances, question, output, out, resume)
 
@@ -487,10 +511,6 @@ default="k-means++"
     def _n_features_out(self) -> int:
         """Number of columns of :meth:`transform`."""
         return len(self.cluster_centers_)
-
-    @property
-    def _n_labels(self) -> int:
-        return self.n_clusters
 
     def _scratch_bytes(self, source: Source) -> int:
         shape = self.n_clusters, source.n_features
@@ -696,7 +716,7 @@ default="k-means++"
             source,
             prediction.nearest,
             self._question(source),
-            Output(np.dtype(np.int64)),
+            labels_output("cluster", self.n_clusters, None),
             None,
             False,
         )

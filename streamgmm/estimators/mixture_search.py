@@ -161,6 +161,9 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features,)
         Only if the data had column names that are all strings.
+    data_description_ : streamgmm.core.data_description.DataDescription
+        Variables, columns, units and treatment of missing values of the data; by it predictions
+        find the features of other data, and refuse other units.
 
     References
     ----------
@@ -393,7 +396,12 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
     def predict(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
 
     def predict(
-        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
     ) -> Any:
         """Return the labels of the best mixture; see :meth:`GaussianMixture.predict`.
 
@@ -403,6 +411,8 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         out : path-like, default=None
             As for :meth:`GaussianMixture.predict`.
         resume : bool, default=False
+            As for :meth:`GaussianMixture.predict`.
+        dtype : dtype-like, default=None
             As for :meth:`GaussianMixture.predict`.
 
         Returns
@@ -418,7 +428,7 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         >>> search.predict(X).shape
         (400,)
         """
-        return self._best("predict").predict(X, out=out, resume=resume)
+        return self._best("predict").predict(X, out=out, resume=resume, dtype=dtype)
 
     @overload
     def predict_proba(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
@@ -433,7 +443,12 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
     def predict_proba(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
 
     def predict_proba(
-        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
     ) -> Any:
         """Return its responsibilities; see :meth:`GaussianMixture.predict_proba`.
 
@@ -443,6 +458,8 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         out : path-like, default=None
             As for :meth:`GaussianMixture.predict_proba`.
         resume : bool, default=False
+            As for :meth:`GaussianMixture.predict_proba`.
+        dtype : dtype-like, default=None
             As for :meth:`GaussianMixture.predict_proba`.
 
         Returns
@@ -458,7 +475,7 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         >>> search.predict_proba(X).shape
         (400, 2)
         """
-        return self._best("predict_proba").predict_proba(X, out=out, resume=resume)
+        return self._best("predict_proba").predict_proba(X, out=out, resume=resume, dtype=dtype)
 
     @overload
     def score_samples(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
@@ -473,7 +490,12 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
     def score_samples(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
 
     def score_samples(
-        self, X: Any, *, out: str | os.PathLike[str] | None = None, resume: bool = False
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
     ) -> Any:
         """Return its log-density of each row; see :meth:`GaussianMixture.score_samples`.
 
@@ -483,6 +505,8 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         out : path-like, default=None
             As for :meth:`GaussianMixture.score_samples`.
         resume : bool, default=False
+            As for :meth:`GaussianMixture.score_samples`.
+        dtype : dtype-like, default=None
             As for :meth:`GaussianMixture.score_samples`.
 
         Returns
@@ -498,7 +522,43 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         >>> search.score_samples(X).shape
         (400,)
         """
-        return self._best("score_samples").score_samples(X, out=out, resume=resume)
+        return self._best("score_samples").score_samples(X, out=out, resume=resume, dtype=dtype)
+
+    def entropy_samples(
+        self,
+        X: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        dtype: Any = None,
+    ) -> Any:
+        """Return the entropy of its assignment; see :meth:`GaussianMixture.entropy_samples`.
+
+        Parameters
+        ----------
+        X : array-like, path or Source of shape (n_samples, n_features)
+        out : path-like, default=None
+            As for :meth:`GaussianMixture.entropy_samples`.
+        resume : bool, default=False
+            As for :meth:`GaussianMixture.entropy_samples`.
+        dtype : dtype-like, default=None
+            As for :meth:`GaussianMixture.entropy_samples`.
+
+        Returns
+        -------
+        entropy : as for :meth:`GaussianMixture.entropy_samples`
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from streamgmm import GaussianMixtureSearch
+        >>> X = np.random.default_rng(0).normal(size=(400, 1)) + [[-9.0], [9.0]] * 200
+        >>> search = GaussianMixtureSearch([1, 2], random_state=0).fit(X)
+        >>> search.entropy_samples(X).shape
+        (400,)
+        """
+        best = self._best("entropy_samples")
+        return best.entropy_samples(X, out=out, resume=resume, dtype=dtype)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return its mean log-density of the rows; see :meth:`GaussianMixture.score`.

@@ -166,6 +166,9 @@ class OnlineGaussianMixture(MixtureEstimator):
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features,)
         Only if the data had column names that are all strings.
+    data_description_ : streamgmm.core.data_description.DataDescription
+        Variables, columns, units and treatment of missing values of the data; by it predictions
+        find the features of other data, and refuse other units.
 
     See Also
     --------
@@ -392,6 +395,8 @@ class OnlineGaussianMixture(MixtureEstimator):
         online.n_features_in_ = model.n_features_in_
         if hasattr(model, "feature_names_in_"):
             online.feature_names_in_ = model.feature_names_in_
+        if hasattr(model, "data_description_"):
+            online.data_description_ = model.data_description_
         return online
 
     def _ridge_of(self, models: Sequence[MixtureEstimator]) -> Array:
@@ -726,6 +731,7 @@ class OnlineGaussianMixture(MixtureEstimator):
             getattr(self, "feature_names_in_", None),
             tuple(self.history_),
             n_iterations=self.n_steps_,
+            data=getattr(self, "data_description_", None),
         )
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -28,6 +28,7 @@ from streamgmm.core.priors import (
     prior_of,
 )
 from streamgmm.errors import OutputError
+from streamgmm.estimators.described_data import from_header
 from streamgmm.estimators.header_values import (
     amount,
     any_number,
@@ -128,6 +129,9 @@ def from_online_record(estimator: type, record: Record) -> Any:
         names = feature_names(record, model.n_features_in_)
         if names is not None:
             model.feature_names_in_ = names
+    described = from_header(header)
+    if described is not None:
+        model.data_description_ = described
     model.state_ = OnlineState(
         _progress(model, header, arrays) if "plan" in header else None,
         # Files of release 0.1 have no ledger.

@@ -2,8 +2,9 @@
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from streamgmm.errors import OutputError, ParameterError
 from streamgmm.paths import local_path
 from streamgmm.protocols import (
     LabelledSource,
+    Output,
     Source,
     locations_of,
     region_shape,
@@ -20,39 +22,95 @@ from streamgmm.protocols import (
     sample_shape,
 )
 from streamgmm.sources.open import is_path, is_paths
-from streamgmm.sources.urls import is_url
+from streamgmm.urls import is_url, split
 
+#: Label of rows that cannot be labelled.
+NO_LABEL = -1
 # Of predictions that a thread holds before they are written.
 _PIECE_BYTES = 8 << 20
 
 
-@dataclass(frozen=True)
-class Output:
-    """What is found of each row.
+def labels_output(name: str, n_labels: int, dtype: Any) -> Output:
+    """Return the description of labels from 0 to n_labels - 1, and -1 for rows without one.
 
-    Attributes
+    Parameters
     ----------
-    dtype : dtype
-    dim : str or None
-        Name of the dimension that several values of a row lie along.
-    names : sequence
-        Their labels along it.
+    name : str
+        What the labels are numbers of.
+    n_labels : int
+    dtype : dtype-like or None
+        By default int64 in memory, and the smallest type that holds the labels at a path.
+
+    Raises
+    ------
+    ParameterError
+        If the type cannot hold the labels.
     """
+    smallest = np.min_scalar_type(-n_labels)
+    attributes = {
+        "long_name": f"{name} of each sample",
+        "flag_values": list(range(n_labels)),
+        "flag_meanings": " ".join(f"{name}_{k}" for k in range(n_labels)),
+    }
+    described = Output(np.dtype(np.int64), None, (), smallest, name, attributes, NO_LABEL)
+    if dtype is None:
+        return described
+    chosen = _dtype_of(dtype)
+    if chosen.kind != "i" or chosen.itemsize < smallest.itemsize:
+        raise ParameterError(
+            f"dtype is {chosen}, which cannot hold the labels -1 to {n_labels - 1}; choose a "
+            f"signed integer type of at least {8 * smallest.itemsize} bits, such as {smallest}"
+        )
+    return replace(described, dtype=chosen, stored_dtype=chosen)
 
-    dtype: np.dtype[Any]
-    dim: str | None = None
-    names: Sequence[int | str] = ()
 
-    @property
-    def length(self) -> int | None:
-        """Number of values of a row; None for a single one without a dimension of its own."""
-        return None if self.dim is None else len(self.names)
+def numbers_output(
+    name: str,
+    attributes: Mapping[str, Any],
+    dtype: Any,
+    default: Any = np.float64,
+    dim: str | None = None,
+    length: int = 0,
+) -> Output:
+    """Return the description of real numbers.
+
+    Parameters
+    ----------
+    name : str
+    attributes : mapping of str to JSON values
+        By the conventions for climate data.
+    dtype : dtype-like or None
+        float32 or float64.
+    default : dtype-like
+        Type without a choice.
+    dim : str, optional
+        Dimension along which a row has several of them.
+    length : int
+        Number of them.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such type.
+    """
+    chosen = np.dtype(default) if dtype is None else _dtype_of(dtype)
+    if dtype is not None and chosen not in (np.float32, np.float64):
+        raise ParameterError(f"dtype is {chosen}; choose float32 or float64")
+    return Output(chosen, dim, range(length), name=name, attributes=attributes)
+
+
+def _dtype_of(dtype: Any) -> np.dtype[Any]:
+    try:
+        chosen: np.dtype[Any] = np.dtype(dtype)
+    except TypeError:
+        raise ParameterError(f"dtype is {dtype!r}; give a type of NumPy, such as int8") from None
+    return chosen
 
 
 def as_given(source: Source, values: NDArray[Any], output: Output) -> Any:
     """Return values of all rows in the kind of container that the rows came in."""
     if isinstance(source, LabelledSource):
-        return source.labelled(values, output.dim, output.names)
+        return source.labelled(values, output)
     return values
 
 
@@ -77,7 +135,7 @@ def refuse_unnamed_output(X: Any) -> None:
     if is_path(X) or is_paths(X):
         raise ParameterError(
             "predictions of data named by a path are not held in memory; give out=, "
-            "a .npy or .zarr path to write them to"
+            "a .npy or .zarr path to write them to, of labelled data also .nc"
         )
 
 
@@ -104,15 +162,18 @@ def piece_shape_of(source: Source, row_bytes: int) -> tuple[int, ...]:
 def refuse_overlap(out: str | os.PathLike[str], source: Source) -> None:
     """Refuse to write over the data that are read, or into or around them.
 
+    A group of the Zarr store that the data are in is no part of them.
+
     Raises
     ------
     OutputError
     """
     if is_path(out) and is_url(os.fspath(out)):
         return
-    path = local_path(out, OutputError, "outputs")
-    written = path.resolve()
-    for location in locations_of(source):
-        read = location.resolve()
-        if written == read or written in read.parents or read in written.parents:
+    location, group = split(os.fspath(local_path(out, OutputError, "outputs")))
+    written = Path(location, (group or "").strip("/")).resolve()
+    for place in locations_of(source):
+        read = place.resolve()
+        is_inside = read in written.parents and group is None
+        if written == read or written in read.parents or is_inside:
             raise OutputError(f"{out} overlaps the data that are read; write somewhere else")

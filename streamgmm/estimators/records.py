@@ -22,6 +22,7 @@ from streamgmm.core.priors import Prior, check_prior
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import ParameterError
+from streamgmm.estimators.described_data import from_header, to_header
 from streamgmm.estimators.header_values import (
     amount,
     any_number,
@@ -97,6 +98,7 @@ _VALUES: Mapping[str, Callable[[str, Any], Any]] = {
 #: Settings that are not stored: a file cannot name a place to write to, an executor or a function.
 _NOT_STORED = ("callbacks", "checkpoint", "checkpoint_interval", "executor")
 _STATISTICS = "statistics."
+_INFINITE = {"inf": math.inf, "-inf": -math.inf}
 _PRIOR_ARRAYS = ("mean_prior", "covariance_prior")
 _PRIOR_NUMBERS: Mapping[str, Callable[[str, Any], Any]] = {
     "mean_precision_prior": amount,
@@ -119,13 +121,15 @@ def to_record(model: Any) -> Record:
     if hasattr(model, _BOX):
         arrays[_BOX] = model.noise_box_
     header["fitted"] |= {
-        name: _plain(getattr(model, name)) for name in _VALUES if hasattr(model, name)
+        name: _jsonable(_plain(getattr(model, name))) for name in _VALUES if hasattr(model, name)
     }
     fitted: FittedModel = model.fitted_model_
+    if fitted.provenance is not None:
+        header["provenance"] = dict(fitted.provenance)
     if fitted.reason is not None:
         header["fitted"][_REASON] = fitted.reason.value
     if fitted.criteria is not None:
-        header["criteria"] = asdict(fitted.criteria)
+        header["criteria"] = _jsonable(asdict(fitted.criteria))
     if fitted.statistics is not None:
         header["statistics"], own = pack_statistics(fitted.statistics)
         arrays |= prefixed(_STATISTICS, own)
@@ -142,7 +146,8 @@ def from_record(estimator: Any, record: Record) -> Any:
     """
     header, arrays = record.header, record.arrays
     settings = unpack_settings(record)
-    values = known("fitted values", header["fitted"], {**_VALUES, _REASON: _stop_reason})
+    stored = known("fitted values", header["fitted"], {**_VALUES, _REASON: _stop_reason})
+    values = _restored(stored)
     n_features = header["fitted"]["n_features_in_"]
     names = feature_names(record, n_features)
     ridge = arrays.get(_RIDGE)
@@ -167,6 +172,8 @@ def from_record(estimator: Any, record: Record) -> Any:
         settings.get("algorithm") == "hard",
         _criteria(header),
         tuple(values.get("sample_history_", ())),
+        from_header(header),
+        _provenance(header),
     )
     # What is computed anew differs from what was saved by rounding.
     return estimator.from_fitted_model(fitted, arrays, **settings)
@@ -175,7 +182,32 @@ def from_record(estimator: Any, record: Record) -> Any:
 def _criteria(header: Mapping[str, Any]) -> Criteria | None:
     if "criteria" not in header:
         return None
-    return Criteria(**known("criteria", header["criteria"], _CRITERIA))
+    return Criteria(**_restored(known("criteria", header["criteria"], _CRITERIA)))
+
+
+def _provenance(header: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if "provenance" not in header:
+        return None
+    return known("provenance", header["provenance"], _PROVENANCE)
+
+
+def _texts(name: str, value: Any) -> None:
+    for entry in listed(name, value):
+        text(name, entry)
+
+
+def _texts_by_name(name: str, value: Any) -> None:
+    for entry in entries(name, value).values():
+        text(name, entry)
+
+
+_PROVENANCE: Mapping[str, Callable[[str, Any], Any]] = {
+    "date": text,
+    "cpu": text,
+    "versions": _texts_by_name,
+    "data": _texts,
+    "fingerprint": text,
+}
 
 
 def _stop_reason(name: str, value: Any) -> None:
@@ -283,6 +315,8 @@ def pack_settings(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         header["fitted"]["n_features_in_"] = model.n_features_in_
     if hasattr(model, "feature_names_in_"):
         header["feature_names"] = model.feature_names_in_.tolist()
+    if hasattr(model, "data_description_"):
+        header["data"] = to_header(model.data_description_)
     return header, arrays
 
 
@@ -382,10 +416,32 @@ def _unpacked_prior(numbers: Mapping[str, Any], arrays: Mapping[str, Any]) -> Pr
 
 def copy_fitted(origin: Any, target: Any) -> None:
     """Give an estimator copies of the fitted attributes of another of the same vocabulary."""
-    for name in (*_PARAMETERS, *_VALUES, "feature_names_in_"):
+    for name in (*_PARAMETERS, *_VALUES, "feature_names_in_", "data_description_", "provenance_"):
         if hasattr(origin, name):
             value = getattr(origin, name)
             setattr(target, name, value.copy() if hasattr(value, "copy") else value)
+
+
+def _jsonable(value: Any) -> Any:
+    """Return a value with null for NaN and text for infinity, which JSON has no numbers for."""
+    if isinstance(value, Mapping):
+        return {key: _jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def _restored(value: Any) -> Any:
+    """Return the value that :func:`_jsonable` was given."""
+    if isinstance(value, Mapping):
+        return {key: _restored(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_restored(entry) for entry in value]
+    if value is None:
+        return math.nan
+    return _INFINITE.get(value, value) if isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:

@@ -18,8 +18,8 @@ from streamgmm.core.kernels.compilation import watched
 from streamgmm.errors import NotFiniteError, ParameterError
 from streamgmm.estimators.condition import warn
 from streamgmm.estimators.data_types import InMemory, OutputPath, PandasFrame
+from streamgmm.estimators.described_data import description_of, open_described
 from streamgmm.estimators.outputs import (
-    Output,
     as_given,
     description,
     piece_shape_of,
@@ -35,8 +35,10 @@ from streamgmm.options import Missing
 from streamgmm.progress import LineReporter, LogReporter
 from streamgmm.protocols import (
     Chunk,
+    CoordinateSource,
     Job,
     LazySource,
+    Output,
     S,
     Source,
     Work,
@@ -73,10 +75,13 @@ class DataEstimator(CheckedEstimator):
         """Describe data, and remember their columns or check them against those fitted."""
         # Text may name a part of the data, which is then no feature.
         is_named = isinstance(sample_weight, str | CosLatitude)
-        source = open_source(X, missing=missing, sample_weight=sample_weight if is_named else None)
+        named = sample_weight if is_named else None
         if reset:
+            source = open_source(X, missing=missing, sample_weight=named)
             self._remember_features(source)
         else:
+            described = getattr(self, "data_description_", None)
+            source = open_described(X, described, missing=missing, sample_weight=named)
             require_fitted_columns(self, source, was_source=is_source(X))
         if sample_weight is None or is_named:
             return source
@@ -87,6 +92,7 @@ class DataEstimator(CheckedEstimator):
 
     def _remember_features(self, source: Source) -> None:
         self.n_features_in_ = source.n_features
+        self.data_description_ = description_of(source)
         if source.feature_names is not None:
             self.feature_names_in_ = np.array(source.feature_names, dtype=object)
         elif hasattr(self, "feature_names_in_"):
@@ -99,11 +105,6 @@ class RowEstimator(DataEstimator, ABC):
     Its settings include ``executor``, ``n_jobs``, ``memory_limit``, ``verbose``,
     ``verbose_interval`` and ``callbacks``. A subclass says what predictions depend on.
     """
-
-    @property
-    @abstractmethod
-    def _n_labels(self) -> int:
-        """Number of different labels that a row may have."""
 
     @abstractmethod
     def _scratch_bytes(self, source: Source) -> int:
@@ -136,6 +137,11 @@ class RowEstimator(DataEstimator, ABC):
             from streamgmm.executors.dask import map_rows
 
             return map_rows(source.array, function, question, output.dtype, output.length)
+        elif isinstance(source, CoordinateSource) and (rows := source.lazy_rows()) is not None:
+            from streamgmm.executors.dask import map_rows
+
+            found = map_rows(rows, function, question, output.dtype, output.length)
+            return as_given(source, found, output)
         else:
             refuse_unnamed_output(X)
         found = self._computed_rows(source, function, question, output, out, resume)
@@ -180,16 +186,25 @@ class RowEstimator(DataEstimator, ABC):
         if out is None:
             opened = nullcontext(ArraySink(np.empty(shape, dtype)))
         else:
-            # Labels on disk take no more room than their number needs.
-            stored = np.min_scalar_type(-self._n_labels) if dtype == np.int64 else dtype
+            layout = source.layout(output) if isinstance(source, CoordinateSource) else None
             fingerprint = {
                 "streamgmm": version("streamgmm"),
                 "what is computed": function.__name__,
                 "model": self._digest(),
                 **description(source),
             }
-            load_library(out)
-            opened = open_sink(out, shape, stored, regions, piece_shape, dims, fingerprint, resume)
+            load_library(out, layout)
+            opened = open_sink(
+                out,
+                shape,
+                output.stored_dtype or dtype,
+                regions,
+                piece_shape,
+                dims,
+                fingerprint,
+                resume,
+                layout,
+            )
         work = Work(self._scratch_bytes(source) + 2 * math.prod(piece_shape) * row_bytes)
         with (
             notified(self) as listener,

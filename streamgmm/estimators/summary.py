@@ -43,6 +43,8 @@ def with_description(page: str, fitted: FittedModel) -> str:
 def component_table(fitted: FittedModel, width: int = _WIDTH) -> str:
     """Return weights, means and standard deviations: a line for each feature.
 
+    Components come in the order of their weights, the largest first, under their labels.
+
     Parameters
     ----------
     fitted : FittedModel
@@ -72,10 +74,10 @@ def _cells(fitted: FittedModel) -> tuple[list[str], list[list[str]]]:
     deviations = np.broadcast_to(np.sqrt(variances), (parameters.n_components, d))
     labels = ["component", "weight", *(_shortened(str(name)) for name in names[:shown])]
     columns = []
-    for k, (weight, mean) in enumerate(zip(parameters.weights, parameters.means, strict=True)):
-        values = zip(mean[:shown], deviations[k, :shown], strict=True)
+    for k in np.argsort(-parameters.weights, kind="stable"):
+        values = zip(parameters.means[k, :shown], deviations[k, :shown], strict=True)
         cells = [f"{m:.4g} ({s:.3g})" for m, s in values]
-        columns.append([str(k), f"{weight:.4f}", *cells])
+        columns.append([str(k), f"{parameters.weights[k]:.4f}", *cells])
     if d > shown:
         labels.append(f"({d - shown} more)")
         columns = [[*cells, ""] for cells in columns]

@@ -4,6 +4,7 @@ Dask does all the scheduling. Statistics merge in tasks too, by the same tree as
 threads. For clusters see ``distributed``.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -30,6 +31,7 @@ from streamgmm.protocols import (
     Work,
     all_chunks,
     chunks_done,
+    positions,
     regions_of,
     unwritten_chunks,
 )
@@ -188,7 +190,7 @@ def map_rows(
 
     Parameters
     ----------
-    array : dask.array.Array of shape (N, D)
+    array : dask.array.Array of shape (N, D) or (*sample_shape, D)
         The array, in one block along the columns.
     function : callable
         Returns an array of shape (n,), or (n, n_outputs).
@@ -196,21 +198,27 @@ def map_rows(
     dtype : dtype
         Type of the result.
     n_outputs : int, optional
-        None for a result of shape (N,).
+        None for one value of each sample.
 
     Returns
     -------
     dask.array.Array
-        Array of shape (N,) or (N, n_outputs), chunked along the rows like the input.
+        Array of the shape of the samples, or this shape and (n_outputs,), chunked along the samples
+        like the input.
     """
+    columns = array.ndim - 1
     shape: dict[str, Any] = (
-        {"drop_axis": 1} if n_outputs is None else {"chunks": (array.chunks[0], (n_outputs,))}
+        {"drop_axis": columns}
+        if n_outputs is None
+        else {"chunks": (*array.chunks[:-1], (n_outputs,))}
     )
-    ndim = 1 if n_outputs is None else 2
+    ndim = columns + (n_outputs is not None)
     return array.map_blocks(
         _rows_of_block,
         function,
         delayed(state, pure=False, traverse=False),
+        dtype,
+        array.shape[:-1],
         dtype=dtype,
         meta=np.empty((0,) * ndim, dtype=dtype),
         **shape,
@@ -221,9 +229,15 @@ def _rows_of_block(
     block: NDArray[Any],
     function: Callable[[S, Chunk], NDArray[Any]],
     state: S,
+    dtype: np.dtype[Any],
+    sample_shape: tuple[int, ...],
     block_info: Any = None,
 ) -> NDArray[Any]:
     # Dask passes block_info by name; entry 0 is that of the first argument.
-    rows_of_array, _ = block_info[0]["array-location"]
-    chunk = Chunk(np.asarray(block), range(*rows_of_array))
-    return np.asarray(_apply(function, state, chunk))
+    region = tuple(slice(*along) for along in block_info[0]["array-location"][:-1])
+    samples = block.shape[:-1]
+    if not math.prod(samples):
+        return np.empty(block_info[None]["chunk-shape"], dtype)
+    rows = np.asarray(block).reshape(-1, block.shape[-1])
+    found = np.asarray(_apply(function, state, Chunk(rows, positions(region, sample_shape))))
+    return found.astype(dtype, copy=False).reshape(*samples, *found.shape[1:])

@@ -1,7 +1,6 @@
-"""Sinks for ``.npy`` files and Zarr arrays, which get their name when they are complete."""
+"""A sink for outputs on the disk, which get their name when they are complete."""
 
 import hashlib
-import json
 import math
 import os
 import threading
@@ -16,21 +15,23 @@ from numpy.typing import NDArray
 
 from streamgmm.errors import OutputError
 from streamgmm.paths import local_path, refuse_special, writing
-from streamgmm.protocols import Region, Writer
+from streamgmm.protocols import Layout, Region, Writer
 from streamgmm.sinks.array import ArraySink
-from streamgmm.sinks.digest import layout_digest, values_digest
-from streamgmm.sinks.part import Part, open_part, sync
+from streamgmm.sinks.form import Form, Stored
+from streamgmm.sinks.npy import NpyForm
+from streamgmm.sinks.part import Part, open_part
+from streamgmm.urls import is_url, split
 
 # Seconds between two times that data are forced to the disk. A crash loses little more work.
 _SYNC_SECONDS = 5.0
 
 
 class FileSink(ArraySink):
-    """Writes into an unfinished file or Zarr array, and journals the chunks that are on the disk.
+    """Writes into an unfinished output, and journals the chunks that are on the disk.
 
     Parameters
     ----------
-    array : numpy.memmap or zarr.Array
+    stored : Stored
     part : Part
     regions : sequence of tuple of slice
         The box of samples of each chunk.
@@ -42,16 +43,15 @@ class FileSink(ArraySink):
 
     def __init__(
         self,
-        array: Any,
+        stored: Stored,
         part: Part,
         regions: Sequence[Region],
         is_shared: bool,
         done: set[int],
     ) -> None:
-        super().__init__(array)
+        super().__init__(stored)
         self._part = part
         self._regions = regions
-        self._is_shared = is_shared
         self._done = done
         self._writing = threading.Lock() if is_shared else nullcontext()
         self._syncing, self._noting = threading.Lock(), threading.Lock()
@@ -89,12 +89,9 @@ class FileSink(ArraySink):
             self._next_sync = time.monotonic() + _SYNC_SECONDS
 
     def writer(self) -> Writer | None:
-        """Return a writer for other processes; None for ``.npy`` and for shared stored chunks."""
-        if self._is_shared or isinstance(self.array, np.memmap):
-            return None
-        from streamgmm.sinks.zarr import BoxWriter
-
-        return BoxWriter(self.array, self._part.unfinished)
+        """Return a writer for other processes; None if only this process can write."""
+        writer: Writer | None = self.array.writer()
+        return writer
 
     def sync(self) -> None:
         """Force written data to the disk, and journal the chunks that are finished by this."""
@@ -102,48 +99,42 @@ class FileSink(ArraySink):
             with self._noting:
                 regions, self._written = self._written, []
                 finished, self._finished = self._finished, {}
-            if isinstance(self.array, np.memmap):
-                self.array.flush()
-            else:
-                from streamgmm.sinks.zarr import sync_boxes
-
-                sync_boxes(self.array, self._part.unfinished, regions)
-            self._part.add({i: digest or self._digest(i) for i, digest in finished.items()})
-
-    def _digest(self, i: int) -> bytes:
-        return _stored_digest(self.array, self._part.unfinished, self._regions[i], self._is_shared)
+            self.array.sync(regions)
+            self._part.add(
+                {i: digest or self.array.digest(self._regions[i]) for i, digest in finished.items()}
+            )
 
 
-def _is_zarr_array(folder: Path) -> bool:
-    metadata = folder / "zarr.json"
-    if not metadata.exists():
-        return (folder / ".zarray").exists()
-    try:
-        return bool(json.loads(metadata.read_bytes())["node_type"] == "array")
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-
-
-def check_target(target: Path) -> None:
+def check_target(target: str | os.PathLike[str]) -> None:
     """Refuse a target that exists and must not be replaced.
+
+    Outputs of labelled data are compared more closely when they are opened.
 
     Raises
     ------
     OutputError
-        If the target is a directory but no Zarr array, a file that is named like a Zarr array, a
+        If the target is a directory but no Zarr store, a file that is named like a Zarr array, a
         device or a pipe.
     """
-    refuse_special(target)
-    if target.is_dir():
-        if target.suffix != ".zarr" or not _is_zarr_array(target):
-            raise OutputError(f"{target} is a directory but no Zarr array; it will not be replaced")
-    elif target.suffix == ".zarr" and (target.exists() or target.is_symlink()):
-        raise OutputError(f"{target} is a file, not a Zarr array; it will not be replaced")
+    location, inner = split(os.fspath(target))
+    path = Path(location)
+    refuse_special(path)
+    if inner is not None:
+        return
+    if path.is_dir():
+        from streamgmm.sinks.zarr import has_metadata
+
+        if path.suffix != ".zarr" or not has_metadata(path):
+            raise OutputError(f"{path} is a directory but no Zarr array; it will not be replaced")
+    elif path.suffix == ".zarr" and (path.exists() or path.is_symlink()):
+        raise OutputError(f"{path} is a file, not a Zarr array; it will not be replaced")
 
 
-def load_library(path: str | os.PathLike[str]) -> None:
+def load_library(path: str | os.PathLike[str], layout: Layout | None = None) -> None:
     """Import the library that writes a path, before the memory of the process is measured."""
-    if os.fspath(path).endswith(".zarr"):
+    if layout is not None and not os.fspath(path).endswith(".npy"):
+        import streamgmm.sinks.labelled
+    elif os.fspath(path).endswith(".zarr"):
         import streamgmm.sinks.zarr  # noqa: F401
 
 
@@ -151,6 +142,48 @@ def _followed(target: Path) -> Path:
     """Return the target of a symbolic link, if it is of the same kind; keep the link."""
     real = Path(os.path.realpath(target)) if target.is_symlink() else target
     return real if real.suffix == target.suffix else target
+
+
+def _form_of(
+    path: str | os.PathLike[str],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    piece_shape: tuple[int, ...],
+    dimension_names: Sequence[str] | None,
+    layout: Layout | None,
+) -> Form:
+    """Return the form of the output at a local path.
+
+    Raises
+    ------
+    OutputError
+        If there is none for this path.
+    """
+    location, inner = split(os.fspath(path))
+    # Absolute, so that a change of the working directory does not matter.
+    target = local_path(location, OutputError, "predictions").absolute()
+    if layout is None and (inner is not None or target.suffix == ".nc"):
+        raise OutputError(
+            f"{path} is for predictions of labelled data (xarray, or Zarr groups and netCDF files "
+            "opened with variables=); of other data they are written to a path ending in .npy or "
+            ".zarr"
+        )
+    if target.suffix not in (".npy", ".zarr", ".nc"):
+        raise OutputError(
+            f"{target}: predictions are written to a path ending in .npy or .zarr, those of "
+            "labelled data also in .nc"
+        )
+    if target.suffix == ".npy" and inner is None:
+        return NpyForm(_followed(target), shape, dtype)
+    if layout is None:
+        from streamgmm.sinks.zarr import ZarrForm
+
+        # A link is refused before it is followed, if there is nothing at its end.
+        ZarrForm(target, shape, dtype, piece_shape, dimension_names).check_target()
+        return ZarrForm(_followed(target), shape, dtype, piece_shape, dimension_names)
+    from streamgmm.sinks.labelled import labelled_form
+
+    return labelled_form(_followed(target), inner, layout, dtype, piece_shape)
 
 
 @contextmanager
@@ -163,8 +196,9 @@ def open_sink(
     dimension_names: Sequence[str] | None = None,
     fingerprint: Mapping[str, Any] | None = None,
     resume: bool = False,
-) -> Iterator[FileSink]:
-    """Yield a sink that becomes the file or Zarr array ``path`` when the block ends well.
+    layout: Layout | None = None,
+) -> Iterator[ArraySink]:
+    """Yield a sink that becomes the file, Zarr array or group ``path`` when the block ends well.
 
     Until then the output grows in the folder ``<path>.part``. If the block fails and the output has
     a fingerprint, this folder remains with the finished chunks.
@@ -172,7 +206,9 @@ def open_sink(
     Parameters
     ----------
     path : path-like
-        Ends in ``.npy`` or ``.zarr``. At the end, an existing file or Zarr array is replaced.
+        Ends in ``.npy`` or ``.zarr``. With a layout it may also end in ``.nc``, be a URL, or name a
+        group of a Zarr store, ``store.zarr::/group``. At the end, an existing file, Zarr array or
+        group that this function wrote is replaced.
     shape : tuple of int
         Shape of the samples, or this shape and (M,).
     dtype : dtype
@@ -188,6 +224,8 @@ def open_sink(
     resume : bool
         Whether to continue an unfinished output of the same fingerprint, if there is one; otherwise
         it is discarded. Damaged chunks are written again.
+    layout : Layout, optional
+        Variables and coordinates of labelled data, which become a Zarr group or a netCDF file.
 
     Raises
     ------
@@ -195,46 +233,50 @@ def open_sink(
         If the suffix is unknown, the path cannot be written, another process writes it, the path
         holds something else, or the unfinished output is a different one.
     """
-    if "://" in os.fspath(path):
-        raise OutputError(
-            "predictions are written to a path, not to a URL; to store them elsewhere, give the "
-            "data as a Dask array: what is predicted is one too, and its to_zarr takes URLs"
-        )
-    # Absolute, so that a change of the working directory does not matter.
-    target = local_path(path, OutputError, "predictions").absolute()
-    if target.suffix not in (".npy", ".zarr"):
-        raise OutputError(f"{target}: predictions are written to a path ending in .npy or .zarr")
-    check_target(target)
-    target = _followed(target)
     boxes = list(regions)
     chunks, is_shared = _chunking(boxes, piece_shape)
+    if is_url(os.fspath(path)):
+        if layout is None:
+            raise OutputError(
+                "predictions are written to a path, not to a URL; to store them elsewhere, give "
+                "the data as a Dask array: what is predicted is one too, and its to_zarr takes "
+                "URLs; or give them as labelled data"
+            )
+        from streamgmm.sinks.remote import open_remote_sink
+
+        with open_remote_sink(
+            os.fspath(path), layout, dtype, piece_shape, is_shared, resume
+        ) as remote:
+            yield remote
+        return
+    form = _form_of(path, shape, dtype, piece_shape, dimension_names, layout)
+    form.check_target()
     whole = {
         **(fingerprint or {}),
         "chunks": chunks,
         "output shape": list(shape),
         "output dtype": dtype.str,
     }
+    if layout is not None:
+        whole["labels and attributes"] = layout.digest
     with ExitStack() as stack:
-        with writing(target):
-            part = stack.enter_context(open_part(target))
-            n_bytes = math.prod(shape) * dtype.itemsize
+        with writing(form.target):
+            part = stack.enter_context(open_part(form))
             is_begun = resume and part.resume(whole)
-            found = _taken_up(part, boxes, is_shared, n_bytes) if is_begun else None
+            found = _taken_up(form, part, boxes, is_shared) if is_begun else None
             if found is None:
                 part.clear()
-                array, done = (
-                    _create(part.unfinished, shape, dtype, piece_shape, dimension_names, is_shared),
-                    set[int](),
-                )
-                part.begin(whole, layout_digest(part.unfinished, n_bytes))
+                stored, done = form.create(part.unfinished, is_shared), set[int]()
+                part.begin(whole, form.layout_digest(part.unfinished))
             else:
-                array, done = found
-        sink = FileSink(array, part, boxes, is_shared, done)
+                stored, done = found
+        sink = FileSink(stored, part, boxes, is_shared, done)
         try:
             yield sink
-            with writing(target):
+            with writing(form.target):
                 sink.sync()
-                part.publish()
+                part.publish(form.finished(part.unfinished))
+                form.published()
         except BaseException as error:
             # The error that ended the block is raised, even if this fails.
             with suppress(OSError):
@@ -260,72 +302,28 @@ def _chunking(regions: Iterable[Region], piece_shape: tuple[int, ...]) -> tuple[
     return digest.hexdigest(), is_shared
 
 
-def _create(
-    path: Path,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    piece_shape: tuple[int, ...],
-    dimension_names: Sequence[str] | None,
-    is_shared: bool,
-) -> Any:
-    if path.suffix == ".zarr":
-        from streamgmm.sinks.zarr import create_array
-
-        return create_array(path, shape, dtype, piece_shape, dimension_names, is_shared)
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    # With a sparse file, a full disk would cause a bus error while rows are written.
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    array.flush()
-    sync(path)
-    return array
-
-
 def _taken_up(
-    part: Part, regions: Sequence[Region], is_shared: bool, n_bytes: int
-) -> tuple[Any, set[int]] | None:
+    form: Form, part: Part, regions: Sequence[Region], is_shared: bool
+) -> tuple[Stored, set[int]] | None:
     """Open an unfinished output, and find the chunks that match the journal.
 
     Returns
     -------
-    array, done : array and set of int, or None
+    stored, done : Stored and set of int, or None
         None if everything has to be written again.
     """
-    if layout_digest(part.unfinished, n_bytes) != part.layout:
+    if form.layout_digest(part.unfinished) != part.layout:
         return None
-    array = _open(part.unfinished, is_shared)
+    stored = form.open(part.unfinished, is_shared)
     done = set()
     for i, region in enumerate(regions):
         try:
-            digest = _stored_digest(array, part.unfinished, region, is_shared)
+            digest = stored.digest(region)
         except Exception:  # noqa: BLE001 - a damaged stored chunk can fail in any way
             return None
         if digest == part.digests.get(i):
             done.add(i)
-        elif not is_shared and not isinstance(array, np.memmap):
-            from streamgmm.sinks.zarr import remove_box
-
-            # Zarr reads a stored chunk before it writes a part of it.
-            remove_box(array, part.unfinished, region)
+        else:
+            stored.remove(region)
     part.digests = {i: part.digests[i] for i in done}
-    return array, done
-
-
-def _stored_digest(array: Any, path: Path, region: Region, is_shared: bool) -> bytes:
-    """Return the digest of a box of samples, as it is stored."""
-    # Files that hold other boxes too change when those boxes are written.
-    if isinstance(array, np.memmap) or is_shared:
-        return values_digest(region, array[region])
-    from streamgmm.sinks.zarr import box_digest
-
-    return box_digest(array, path, region)
-
-
-def _open(path: Path, is_shared: bool) -> Any:
-    """Open the array that :func:`_create` made, to continue writing."""
-    if path.suffix == ".zarr":
-        from streamgmm.sinks.zarr import open_array
-
-        return open_array(path, is_shared)
-    return np.lib.format.open_memmap(path, mode="r+")
+    return stored, done

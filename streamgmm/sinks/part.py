@@ -1,9 +1,9 @@
 """The folder of an unfinished output, and its journal of finished chunks.
 
-While the target ``out.npy`` is unfinished, ``out.npy.part/`` lies beside it. It holds the array
-under its final name, a ``lock``, and ``journal.jsonl``. The first line of the journal identifies
-the output, and each later line lists finished chunks. Chunks are journalled only when they are on
-the disk, so the journal is valid even after a power cut.
+While the target ``out.npy`` is unfinished, ``out.npy.part/`` lies beside it; for a group of a Zarr
+store, the folder lies beside the store. It holds the output, a ``lock``, and ``journal.jsonl``. The
+first line of the journal identifies the output, and each later line lists finished chunks. Chunks
+are journalled only when they are on the disk, so the journal is valid even after a power cut.
 """
 
 import json
@@ -13,10 +13,13 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streamgmm.errors import OutputError
 from streamgmm.locks import locked
+
+if TYPE_CHECKING:
+    from streamgmm.sinks.form import Form
 
 _LOCK, _JOURNAL, _FORMER = "lock", "journal.jsonl", "former"
 _LAYOUT = "layout"
@@ -29,11 +32,12 @@ class Part:
 
     Parameters
     ----------
-    target : Path
-        Final path of the output.
+    form : Form
 
     Attributes
     ----------
+    target : Path
+        Final path of the output.
     folder : Path
     unfinished : Path
         Path of the unfinished output.
@@ -43,10 +47,10 @@ class Part:
         Digests of the chunks that are journalled.
     """
 
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self.folder = target.with_name(f"{target.name}.part")
-        self.unfinished = self.folder / target.name
+    def __init__(self, form: "Form") -> None:
+        self.target = form.target
+        self.folder = form.part_folder
+        self.unfinished = self.folder / form.grown_name
         self.layout: str | None = None
         self.digests: dict[int, bytes] = {}
         self._former = self.folder / _FORMER
@@ -94,20 +98,25 @@ class Part:
             self._append({"chunks": [*digests], "digests": texts})
             self.digests.update(digests)
 
-    def publish(self) -> None:
+    def publish(self, finished: Path) -> None:
         """Give the output, which must be on the disk, its final name; then remove the old target.
 
         The output gets the mode of the old target and, if the system permits it, the owner.
+
+        Parameters
+        ----------
+        finished : Path
+            The output, in the folder.
         """
         if self.target.exists():
             former = self.target.stat()
             with suppress(PermissionError):
-                os.chown(self.unfinished, former.st_uid, former.st_gid)
-            self.unfinished.chmod(stat.S_IMODE(former.st_mode))
+                os.chown(finished, former.st_uid, former.st_gid)
+            finished.chmod(stat.S_IMODE(former.st_mode))
         if self.target.is_dir():
             self.target.rename(self._former)
         try:
-            self.unfinished.replace(self.target)
+            finished.replace(self.target)
         except BaseException:
             self.restore()
             raise
@@ -121,9 +130,10 @@ class Part:
 
     def clear(self) -> None:
         """Remove everything in the folder except the lock."""
+        self.digests = {}
         # The journal is removed first, because it must not list missing chunks.
         (self.folder / _JOURNAL).unlink(missing_ok=True)
-        for path in (self.unfinished, self._former):
+        for path in (self.unfinished, self.folder / self.target.name, self._former):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -137,16 +147,16 @@ class Part:
 
 
 @contextmanager
-def open_part(target: Path) -> Iterator[Part]:
-    """Yield the locked folder of a target; remove it at the end if it holds nothing to keep.
+def open_part(form: "Form") -> Iterator[Part]:
+    """Yield the locked folder of an output; remove it at the end if it holds nothing to keep.
 
     Raises
     ------
     OutputError
         If another process is writing the target, or the folder holds other files.
     """
-    part = Part(target)
-    ours = {_LOCK, _JOURNAL, _FORMER, target.name}
+    target, part = form.target, Part(form)
+    ours = {_LOCK, _JOURNAL, _FORMER, target.name, form.grown_name}
     part.folder.mkdir(_folder_mode(target), exist_ok=True)
     foreign = sorted(path.name for path in part.folder.iterdir() if path.name not in ours)
     if foreign:

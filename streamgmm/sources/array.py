@@ -19,8 +19,8 @@ from streamgmm.sources.layout import (
     regular_boundaries,
     rows_per_chunk,
 )
-from streamgmm.sources.urls import FetchError
 from streamgmm.sources.values import ValueRules, usable
+from streamgmm.urls import FetchError
 
 if TYPE_CHECKING:
     from streamgmm.sources.remote.filesystem import RemoteFile

@@ -219,6 +219,32 @@ def guarded_graph(array: Any) -> Any:
     return type(array)(graph, array.name, array.chunks, meta=array._meta)
 
 
+def lazy_rows(
+    parts: Sequence[tuple[str, Any, ValueRules]], missing: Missing, dtype: np.dtype[Any]
+) -> Any:
+    """Return the features of all samples of a grid, in one lazy array and one block along them.
+
+    Parameters
+    ----------
+    parts : sequence of tuple of str, dask.array.Array and ValueRules
+        The name of each variable, its values of shape (*sample_shape, width), and its rules.
+    missing : {"error", "drop", "em"}
+    dtype : dtype
+        Type of all features together.
+
+    Returns
+    -------
+    dask.array.Array of shape (*sample_shape, D)
+        Its blocks are refused, where they are computed, if they hold values that cannot be used.
+    """
+    checked = [
+        _checked(array, _Blocks(name, array.dtype, rules, missing)).astype(dtype)
+        for name, array, rules in parts
+    ]
+    features = dask.array.concatenate(checked, axis=-1)  # type: ignore[no-untyped-call]
+    return features.rechunk({features.ndim - 1: -1})
+
+
 def computed(arrays: Sequence[Any]) -> tuple[Any, ...]:
     """Return the values of arrays, of which some are lazy, computed in the calling thread."""
     found: tuple[Any, ...] = dask.base.compute(*arrays, scheduler="synchronous")  # type: ignore[no-untyped-call]

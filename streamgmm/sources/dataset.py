@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from streamgmm.errors import DataError
 from streamgmm.options import Missing
-from streamgmm.protocols import Chunk
+from streamgmm.protocols import Chunk, Output
 from streamgmm.sources.columns import feature_names, refuse_duplicates
 from streamgmm.sources.described import Described
 from streamgmm.sources.frame import as_arrow, chosen_columns
@@ -129,9 +129,9 @@ class DatasetSource(Described):
             )
         return Chunk(rows.astype(self.dtype, copy=False), range(start, stop))
 
-    def labelled(self, values: NDArray[Any], dim: str | None, names: Sequence[int | str]) -> Any:
+    def labelled(self, values: NDArray[Any], output: Output) -> Any:
         """Return values of the rows, (N,) or (N, M), as a pyarrow.ChunkedArray or a Table."""
-        return as_arrow(values, names)
+        return as_arrow(values, output.names)
 
 
 def rows_in_memory(dataset: pyarrow.dataset.Dataset) -> Any:

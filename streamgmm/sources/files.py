@@ -13,7 +13,7 @@ from streamgmm.sources.table_formats import (
     names_in_local,
     refuse_table_with_log,
 )
-from streamgmm.sources.urls import PARQUET_SUFFIXES, is_pattern, is_url, split
+from streamgmm.urls import PARQUET_SUFFIXES, is_pattern, is_url, split
 
 _NUMBER = re.compile(r"(\d+)")
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from streamgmm.errors import DataError, DataTypeError
 from streamgmm.packages import needed_by
+from streamgmm.protocols import Output
 from streamgmm.sources.array import ArraySource
 from streamgmm.sources.arraylike import is_lazy_table
 from streamgmm.sources.columns import feature_names
@@ -55,6 +56,12 @@ class FrameSource(ArraySource):
         self._index = columns_of_frame.index
         self._columns: ChosenColumns | None = columns_of_frame
 
+    def __copy__(self) -> "FrameSource":
+        # In this process all data stay at hand, as pickling would not have it.
+        found = type(self).__new__(type(self))
+        found.__dict__.update(self.__dict__)
+        return found
+
     def __getstate__(self) -> dict[str, Any]:
         # Another process gets the features alone.
         return {**self.__dict__, "_columns": None}
@@ -72,13 +79,13 @@ class FrameSource(ArraySource):
         assert self._columns is not None
         return convert(self._columns.column(name, self.name))
 
-    def labelled(self, values: NDArray[Any], dim: str | None, names: Sequence[int | str]) -> Any:
+    def labelled(self, values: NDArray[Any], output: Output) -> Any:
         """Return values of the rows, (N,) or (N, M), in the library of the data frame.
 
         They are a Series, or a DataFrame with the given names of columns; for pyarrow a
         ChunkedArray or a Table. Those of pandas have the index of the rows.
         """
-        return as_frame(self._kind, values, names, self._index)
+        return as_frame(self._kind, values, output.names, self._index)
 
 
 @dataclass(frozen=True, eq=False)

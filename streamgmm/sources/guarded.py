@@ -21,7 +21,7 @@ from zarr.core.metadata import ArrayV3Metadata as ArrayV3Metadata
 from zarr.storage import LocalStore, StorePath, WrapperStore
 
 from streamgmm.errors import DataError
-from streamgmm.sources.urls import without_credentials
+from streamgmm.urls import without_credentials
 
 _Metadata = ArrayV2Metadata | ArrayV3Metadata
 

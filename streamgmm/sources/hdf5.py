@@ -23,8 +23,8 @@ from streamgmm.sources.layout import (
     regular_boundaries,
     rows_per_chunk,
 )
-from streamgmm.sources.urls import FetchError
 from streamgmm.sources.values import ValueRules, marking_fill_value, usable, value_rules
+from streamgmm.urls import FetchError
 
 if TYPE_CHECKING:
     from streamgmm.sources.remote.filesystem import RemoteFile

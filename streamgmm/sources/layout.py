@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from streamgmm.errors import DataError
-from streamgmm.sources.urls import FetchError
+from streamgmm.urls import FetchError
 
 # A chunk is large enough that its computation outweighs handing it to a thread, and small
 # enough that many of them are in the air: so many bytes as float64, within bounds on its rows.

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeGuard, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from streamgmm.core.data_description import DataDescription
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.options import Format, Missing
 from streamgmm.packages import needed_by
 from streamgmm.paths import why_absent
-from streamgmm.protocols import LazySource, Source
+from streamgmm.protocols import LazySource, Source, sample_shape
 from streamgmm.sources.array import ArraySource, FileArray, FileSource
 from streamgmm.sources.arraylike import as_array
+from streamgmm.sources.beside import BesideSource
 from streamgmm.sources.columns import refuse_duplicates
 from streamgmm.sources.layout import name_of_several
 from streamgmm.sources.named_weights import CosLatitude, NamingSource, unchanged
@@ -27,7 +29,9 @@ from streamgmm.sources.table_formats import (
     names_in_local,
     refuse_table_with_log,
 )
-from streamgmm.sources.urls import (
+from streamgmm.sources.values import NO_RULES, ValueRules
+from streamgmm.sources.weighted import WeightedSource
+from streamgmm.urls import (
     PARQUET_SUFFIXES,
     is_pattern,
     is_url,
@@ -35,8 +39,6 @@ from streamgmm.sources.urls import (
     suffix,
     without_credentials,
 )
-from streamgmm.sources.values import NO_RULES, ValueRules
-from streamgmm.sources.weighted import WeightedSource
 
 if TYPE_CHECKING:
     from streamgmm.sources.remote.filesystem import RemoteFile
@@ -204,6 +206,59 @@ def unmasked(data: Any, name: str) -> Any:
             "their rows first"
         )
     return data.data
+
+
+def options_by_name(
+    data: Any,
+    description: DataDescription,
+    storage_options: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    """Return the options that find the features of a description in data, by their names.
+
+    Parameters
+    ----------
+    data : str, path-like or array-like
+    description : DataDescription
+    storage_options : mapping, optional
+        For a URL.
+
+    Returns
+    -------
+    options : dict, or None
+        None for data that are described already, or hold their features in their order.
+    """
+    is_path_of = is_path(data) or is_paths(data)
+    if not is_path_of and not (is_from(data, "xarray") or is_from(data, "zarr")):
+        return None
+    kind = _kind_of(data)
+    if kind in (_PARQUET, _DATASET):
+        return {} if description.columns is None else {"columns": list(description.columns)}
+    if description.variables is None and description.feature_dim is None:
+        return {}
+    is_labelled = kind in (_NETCDF3, _FILES, _HDF5) or (
+        kind is _ZARR and _is_group(data, storage_options)
+    )
+    if kind is _XARRAY:
+        is_labelled = hasattr(data, "data_vars")
+    chosen: dict[str, Any] = {}
+    if is_labelled and description.variables is not None:
+        chosen["variables"] = list(description.variables)
+    dims = getattr(data, "dims", None) if kind is _XARRAY else None
+    if description.feature_dim is not None and (dims is None or description.feature_dim in dims):
+        chosen["feature_dim"] = description.feature_dim
+    return chosen
+
+
+def _is_group(data: Any, storage_options: Mapping[str, Any] | None) -> bool:
+    """Return whether a path or URL, or what is open, is a group of Zarr arrays."""
+    import zarr
+
+    if not is_path(data):
+        return isinstance(data, zarr.Group)
+    from streamgmm.sources.zarr import open_node
+
+    location, inner = split(os.fspath(data))
+    return isinstance(open_node(location, inner, storage_options, "a Zarr store"), zarr.Group)
 
 
 def _names(names: str | Sequence[str] | None) -> Sequence[str] | None:
@@ -581,7 +636,7 @@ def _open_files(
 
         opening = {"path": None, "storage_options": None, **chosen, **options}
         opened = {file: _labelled_file(kind, file, **opening) for file in files}
-        return XarraySource(join_files(opened, **chosen), **chosen)
+        return XarraySource(join_files(opened, **chosen), **chosen, is_lazy=False)
     return joined(name, files, lambda file: kind.open(file, **options))
 
 
@@ -644,6 +699,59 @@ def _with_weights(source: Source, weights: Any) -> Source:
         if isinstance(source, DaskSource):
             return source.with_weights(weights, rules)
     return WeightedSource(source, weights, rules)
+
+
+def open_beside(source: Source, others: Any) -> tuple[list[str], BesideSource]:
+    """Return rows with other variables of the same samples beside them, and their names.
+
+    Parameters
+    ----------
+    source : Source
+    others : str, sequence of str, or array
+        Variables, coordinates or columns that the data hold by these names; or values of shape
+        (N,), (N, M) or of the shape of the samples.
+
+    Raises
+    ------
+    DataError
+        If the data hold no such variable, or there is not one value for each row.
+    """
+    rows = source.rows if isinstance(source, WeightedSource) else source
+    if isinstance(others, str) or (is_paths(others)):
+        names = [others] if isinstance(others, str) else [str(name) for name in others]
+        known = [str(name) for name in rows.names()] if isinstance(rows, NamingSource) else []
+        absent = [name for name in names if name not in known]
+        if absent:
+            raise DataError(
+                f"{source.name} holds no {', '.join(map(repr, absent))}; it holds "
+                f"{', '.join(known[:_MOST_NAMES]) or 'no names'}"
+            )
+        assert isinstance(rows, NamingSource)
+        arrays = [rows.weights_named(name, unchanged) for name in names]
+    else:
+        values = _open_weights(others, None)
+        arrays = [values[:, j] for j in range(values.shape[1])] if _is_matrix(values, rows) else []
+        arrays = arrays or [values]
+        names = [str(j) for j in range(len(arrays))]
+    columns = []
+    for name, array in zip(names, arrays, strict=True):
+        rules = _weight_rules(array)
+        columns.append((name, _along_samples(rows, array), rules))
+    return names, BesideSource(source, columns)
+
+
+def _is_matrix(values: Any, source: Source) -> bool:
+    """Return whether an array has several values for each row."""
+    return len(values.shape) == 2 and values.shape != sample_shape(source)
+
+
+def _along_samples(source: Source, array: Any) -> Any:
+    """Return an array that slices along the rows or the samples of a source."""
+    if not is_from(array, "xarray"):
+        return array
+    from streamgmm.sources.xarray import XarraySource, weights_of
+
+    return weights_of(source, array) if isinstance(source, XarraySource) else array.values
 
 
 def _name_of_weights(sample_weight: str | CosLatitude) -> str:

@@ -29,7 +29,7 @@ from streamgmm.sources.described import Described
 from streamgmm.sources.layout import check_table, name_of_several, rows_per_chunk
 from streamgmm.sources.named_weights import ColumnWeights, Convert
 from streamgmm.sources.table_formats import LOGS, folders_above, refuse_table_with_log
-from streamgmm.sources.urls import (
+from streamgmm.urls import (
     PARQUET_SUFFIXES,
     FetchError,
     is_url,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamgmm.errors import DataError
-from streamgmm.sources.urls import is_url
+from streamgmm.urls import is_url
 
 
 @dataclass(frozen=True)

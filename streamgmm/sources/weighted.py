@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamgmm.core.data_description import DataDescription
 from streamgmm.core.e_step import LARGEST_VALUE
 from streamgmm.errors import DataError
 from streamgmm.options import Missing
 from streamgmm.protocols import (
     Chunk,
+    CoordinateSource,
+    DescribingSource,
     GridSource,
     LabelledSource,
+    Layout,
+    Output,
     Region,
     Source,
     StoredSource,
@@ -73,6 +78,11 @@ class WeightedSource(Described):
             self._weights = _loaded(weights[:])
 
     @property
+    def rows(self) -> Source:
+        """The source of the rows, without the weights."""
+        return self._source
+
+    @property
     def missing(self) -> Missing:
         """What is done with rows that hold NaN, as the source of the rows says."""
         return self._source.missing
@@ -124,10 +134,34 @@ class WeightedSource(Described):
         if self._stored is not None:
             self._stored.prefetch(i)
 
-    def labelled(self, values: NDArray[Any], dim: str | None, names: Sequence[int | str]) -> Any:
+    def labelled(self, values: NDArray[Any], output: Output) -> Any:
         """Return what was found of all samples, in the form that the data have."""
         source = self._source
-        return source.labelled(values, dim, names) if isinstance(source, LabelledSource) else values
+        return source.labelled(values, output) if isinstance(source, LabelledSource) else values
+
+    def layout(self, output: Output) -> Layout | None:
+        """Return the variables of a written output, as the source of the rows describes them."""
+        source = self._source
+        return source.layout(output) if isinstance(source, CoordinateSource) else None
+
+    def data_description(self) -> DataDescription | None:
+        """Return how the source of the rows is described."""
+        source = self._source
+        return source.data_description() if isinstance(source, DescribingSource) else None
+
+    def like(self, description: DataDescription) -> "WeightedSource":
+        """Return the same data with the features in the order of a description."""
+        if not isinstance(self._source, DescribingSource):
+            return self
+        source = copy(self)
+        source._source = self._source.like(description)
+        source.feature_names = source._source.feature_names
+        return source
+
+    def lazy_rows(self) -> Any:
+        """Return the features of all samples as a lazy array, or None."""
+        source = self._source
+        return source.lazy_rows() if isinstance(source, CoordinateSource) else None
 
     def read(self, i: int) -> Chunk:
         """Return chunk i."""

@@ -1,7 +1,9 @@
 """Labelled arrays of any number of dimensions, as xarray has them."""
 
+import hashlib
 import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import reduce
 from itertools import accumulate
@@ -20,12 +22,22 @@ from xarray.backends.zarr import ZarrArrayWrapper
 from xarray.core.indexing import LazilyIndexedArray
 from zarr.storage import LocalStore
 
-from streamgmm.errors import DataError
+from streamgmm.core.data_description import DataDescription
+from streamgmm.errors import DataError, OutputError
 from streamgmm.options import Missing
 from streamgmm.packages import needed_by
-from streamgmm.protocols import Chunk, Region, has_contiguous_chunks, positions, region_shape
+from streamgmm.protocols import (
+    Chunk,
+    Layout,
+    Output,
+    Region,
+    Variable,
+    has_contiguous_chunks,
+    positions,
+    region_shape,
+)
 from streamgmm.sources.choosing import StoredArray, how_to_choose
-from streamgmm.sources.dask import computed, guarded_graph
+from streamgmm.sources.dask import computed, guarded_graph, lazy_rows
 from streamgmm.sources.described import Described
 from streamgmm.sources.guarded import ArrayV3Metadata, guarded
 from streamgmm.sources.layout import (
@@ -36,7 +48,6 @@ from streamgmm.sources.layout import (
     rows_per_chunk,
 )
 from streamgmm.sources.named_weights import Convert, unchanged
-from streamgmm.sources.urls import FetchError, without_credentials
 from streamgmm.sources.values import (
     ValueRules,
     check_block,
@@ -45,6 +56,7 @@ from streamgmm.sources.values import (
     value_rules,
 )
 from streamgmm.sources.zarr import decoded_attributes, open_node
+from streamgmm.urls import FetchError, without_credentials
 
 if TYPE_CHECKING:
     from streamgmm.sources.remote.filesystem import RemoteFile
@@ -52,6 +64,26 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("streamgmm")
 # Value of numbers that were never written, where a netCDF file does not choose another.
 _NETCDF_FILL_VALUE = 9.969209968386869e36
+# Attributes of values as they are stored, or that name other variables.
+_OF_STORED_VALUES = frozenset(
+    (
+        "_FillValue",
+        "missing_value",
+        "valid_min",
+        "valid_max",
+        "valid_range",
+        "_Unsigned",
+        "ancillary_variables",
+        "cell_measures",
+        "coordinates",
+        "grid_mapping",
+        "flag_values",
+        "flag_masks",
+        "flag_meanings",
+    )
+)
+# Labels that a message lists.
+_MOST_SHOWN = 10
 # A box may be so many times as long as the longest chunk, so that no chunk is read twice.
 _MOST_JOINED = 4
 
@@ -79,6 +111,8 @@ class XarraySource(Described):
     feature_dim : str, optional
         Dimension along which a DataArray has its features; by default the last one of two.
         Variables of a Dataset may have it too, and then are a feature for each of its entries.
+    is_lazy : bool
+        Whether predictions of Dask arrays are lazy.
 
     Raises
     ------
@@ -110,6 +144,8 @@ class XarraySource(Described):
         data: xarray.Dataset | xarray.DataArray,
         variables: Sequence[str] | None = None,
         feature_dim: str | None = None,
+        *,
+        is_lazy: bool = True,
     ) -> None:
         arrays = _arrays(data, variables)
         names = [str(array.name or "unnamed") for array in arrays]
@@ -132,12 +168,17 @@ class XarraySource(Described):
         self.n_features = sum(self._widths)
         self.feature_names: Sequence[str] | None = _feature_names(data, arrays, self._feature_dim)
         self._names = [f"{name} of {self.name}" for name in names]
+        # An array within a store is named by its path.
+        self._variable_names = [Path(name).stem if "/" in name else name for name in names]
         self._data: xarray.Dataset | xarray.DataArray | None = data
         self._chosen = names if isinstance(data, xarray.Dataset) else []
+        attributes = data.attrs if isinstance(data, xarray.Dataset) else {}
+        self._attributes = {key: x for key, x in attributes.items() if key != "coordinates"}
         # Without their coordinates, which would be sliced and computed too.
         self._variables = [_guarded(array.variable) for array in arrays]
         self._rules = [*map(rules_of, self._names, self._variables)]
-        self._is_dask = any(variable.chunks is not None for variable in self._variables)
+        is_dask = [variable.chunks is not None for variable in self._variables]
+        self._is_dask, self._is_lazy = any(is_dask), is_lazy and all(is_dask)
         self.location = _location(data, self._variables)
         # Those that describe samples; predictions keep them.
         self._coords = {
@@ -145,6 +186,7 @@ class XarraySource(Described):
             for name, coord in data.coords.items()
             if set(coord.dims) <= set(self.sample_dims)
         }
+        self._feature_labels = data.coords.get(self._feature_dim)
         self._indexes = {
             dim: index for dim, index in data.xindexes.items() if dim in self.sample_dims
         }
@@ -157,6 +199,12 @@ class XarraySource(Described):
         self.box_shape = tuple(int(max(along)) for along in lengths)
         n_rows_of_boxes = reduce(np.multiply.outer, lengths)
         self.boundaries: Sequence[int] = [0, *np.cumsum(n_rows_of_boxes).tolist()]
+
+    def __copy__(self) -> "XarraySource":
+        # In this process all data stay at hand, as pickling would not have it.
+        found = type(self).__new__(type(self))
+        found.__dict__.update(self.__dict__)
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process gets the features alone.
@@ -230,20 +278,166 @@ class XarraySource(Described):
             rows = self._read_rows(slab)
         return Chunk(rows, positions(region, self.sample_shape))
 
-    def labelled(
-        self, values: NDArray[Any], dim: str | None, names: Sequence[int | str]
-    ) -> xarray.DataArray:
+    def labelled(self, values: Any, output: Output) -> xarray.DataArray | xarray.Dataset:
         """Return what was found of all samples, of their shape or theirs and (M,).
 
-        Coordinates along their dimensions are kept. M values of a sample lie along the dimension
-        ``dim``, with their names if these are strings.
+        Coordinates along their dimensions are kept. Values of features get the names, dimensions
+        and attributes of the variables of the data.
         """
-        dims, coords = self.sample_dims, dict(self._coords)
-        if dim is not None:
-            dims = (*dims, dim)
-            if all(isinstance(name, str) for name in names):
-                coords[dim] = xarray.DataArray(list(names), dims=dim)
-        return xarray.DataArray(values, dims=dims, coords=coords)
+        self._refuse_taken(output)
+        coords = {**self._coords, **self._labels_along(output)}
+        if not output.is_rows:
+            dims = self.sample_dims if output.dim is None else (*self.sample_dims, output.dim)
+            return xarray.DataArray(values, coords, dims, output.name, output.attributes)
+        found = {
+            variable.name: xarray.Variable(
+                variable.dims, values[..., variable.part], variable.attributes
+            )
+            for variable in self._feature_variables()
+        }
+        filled = xarray.Dataset(found, coords, self._attributes)
+        return filled if self._chosen else filled[self._variable_names[0]]
+
+    def layout(self, output: Output) -> Layout:
+        """Return the variables of a written output, with the coordinates and attributes.
+
+        Raises
+        ------
+        OutputError
+            If a coordinate has the name of a variable that is to be written.
+        """
+        self._refuse_taken(output)
+        coords = {**self._coords, **self._labels_along(output)}
+        described = xarray.Dataset(coords=coords, attrs=self._attributes)
+        if output.is_rows:
+            variables = self._feature_variables()
+        else:
+            length = () if output.length is None else (output.length,)
+            dims = self.sample_dims if output.dim is None else (*self.sample_dims, output.dim)
+            shape = (*self.sample_shape, *length)
+            variables = [Variable(output.name, dims, shape, None, output.attributes)]
+        taken = sorted({variable.name for variable in variables} & {*map(str, coords)})
+        if taken:
+            raise OutputError(
+                f"{self.name} has a coordinate with the name of a variable that is written: "
+                f"{', '.join(taken)}; rename it, as in data.rename({taken[0]}=...)"
+            )
+        variables = [_with_coordinates(variable, described) for variable in variables]
+        return Layout(described, variables, output.no_value, _digest_of(described, variables))
+
+    def data_description(self) -> DataDescription:
+        """Return the variables, the labels along the feature dimension, and the units."""
+        units = {
+            name: str(variable.attrs["units"])
+            for name, variable in zip(self._variable_names, self._variables, strict=True)
+            if "units" in variable.attrs
+        }
+        labels = self._feature_labels
+        if labels is not None and "units" in labels.attrs:
+            units[str(self._feature_dim)] = str(labels.attrs["units"])
+        has_dim = any(self._feature_dim in variable.dims for variable in self._variables)
+        return DataDescription(
+            variables=tuple(self._chosen) or None,
+            feature_dim=str(self._feature_dim) if has_dim else None,
+            levels=None if labels is None else tuple(map(_plain, labels.values.tolist())),
+            units=units,
+            missing=self.missing,
+        )
+
+    def like(self, description: DataDescription) -> "XarraySource":
+        """Return the same data with the features in the order of a description.
+
+        Raises
+        ------
+        DataError
+            If variables or labels along the features are others, or units differ.
+        """
+        source, wanted = self, description.variables
+        if wanted is not None and self._chosen and {*wanted} == {*self._chosen}:
+            source = self._in_order_of([self._chosen.index(name) for name in wanted])
+        own = source.data_description()
+        for name, unit in own.units.items():
+            fitted = description.units.get(name)
+            if fitted is not None and fitted.strip() != unit.strip():
+                raise DataError(
+                    f"{name} of {self.name} is in {unit}, but the model was fitted to {fitted}; "
+                    f"convert the values, or, if the two are one unit, give it the name {fitted} "
+                    "in the attribute units"
+                )
+        if None not in (own.levels, description.levels) and own.levels != description.levels:
+            raise DataError(
+                f"{own.feature_dim} of {self.name} is {_shown(own.levels)}, but the model was "
+                f"fitted to {_shown(description.levels)}, in this order; select these by "
+                f"sel({own.feature_dim}=[{_shown(description.levels)}])"
+            )
+        return source
+
+    def _in_order_of(self, order: Sequence[int]) -> "XarraySource":
+        """Return the same data with the variables in another order."""
+        if order == [*range(len(order))]:
+            return self
+        source = copy(self)
+        starts = [0, *accumulate(self._widths)]
+        for name in ("_variables", "_widths", "_rules", "_names", "_variable_names", "_chosen"):
+            setattr(source, name, [getattr(self, name)[i] for i in order])
+        if self.feature_names is not None:
+            source.feature_names = [
+                name for i in order for name in self.feature_names[starts[i] : starts[i + 1]]
+            ]
+        return source
+
+    def lazy_rows(self) -> Any:
+        """Return the features of all samples as a Dask array, (*sample_shape, D).
+
+        None if predictions are not lazy.
+        """
+        if not self._is_lazy:
+            return None
+        parts = []
+        for name, variable, rules in zip(self._names, self._variables, self._rules, strict=True):
+            has_features = self._feature_dim in variable.dims
+            dims = (*self.sample_dims, self._feature_dim) if has_features else self.sample_dims
+            array = variable.transpose(*dims).data
+            parts.append((name, array if has_features else array[..., np.newaxis], rules))
+        return lazy_rows(parts, self.missing, self.dtype)
+
+    def _feature_variables(self) -> list[Variable]:
+        """Return the variables that hold the features, in the order of the features."""
+        found, start = [], 0
+        for name, variable, width in zip(
+            self._variable_names, self._variables, self._widths, strict=True
+        ):
+            dims, shape = self.sample_dims, self.sample_shape
+            part: int | slice = start
+            if self._feature_dim in variable.dims:
+                dims, shape = (*dims, str(self._feature_dim)), (*shape, width)
+                part = slice(start, start + width)
+            kept = {key: x for key, x in variable.attrs.items() if key not in _OF_STORED_VALUES}
+            found.append(Variable(name, dims, shape, part, kept))
+            start += width
+        return found
+
+    def _labels_along(self, output: Output) -> dict[Any, Any]:
+        """Return the coordinate along the last dimension of an output, if it has one."""
+        if output.is_rows:
+            labels = self._feature_labels
+            return {} if labels is None else {self._feature_dim: labels}
+        if output.dim is None:
+            return {}
+        return {output.dim: xarray.DataArray(list(output.names), dims=output.dim)}
+
+    def _refuse_taken(self, output: Output) -> None:
+        """Refuse data one of whose dimensions has the name of one of the output.
+
+        Raises
+        ------
+        DataError
+        """
+        if output.dim in self.sample_dims and not output.is_rows:
+            raise DataError(
+                f"{self.name} has a dimension {output.dim!r}, which is the name of the dimension "
+                f"of what is found; rename it, as in data.rename({output.dim}=...)"
+            )
 
     @property
     def _is_table(self) -> bool:
@@ -285,6 +479,43 @@ class XarraySource(Described):
         values = usable(stored, self._rules[number], self.missing, name, place)
         order = (self._feature_dim, *self.sample_dims)
         return values.transpose([box.get_axis_num(dim) for dim in order if dim in box.dims])
+
+
+def _plain(label: Any) -> float | str:
+    """Return a label as a number or text; 850 and 850.0 are the same."""
+    is_number = isinstance(label, int | float) and not isinstance(label, bool)
+    return float(label) if is_number else str(label)
+
+
+def _shown(labels: Sequence[float | str] | None) -> str:
+    """Return the first of some labels, for a message."""
+    shown = [f"{label:g}" if isinstance(label, float) else label for label in labels or ()]
+    return ", ".join(shown[:_MOST_SHOWN]) + (", ..." if len(shown) > _MOST_SHOWN else "")
+
+
+def _with_coordinates(variable: Variable, described: xarray.Dataset) -> Variable:
+    """Return a variable whose attributes name its coordinates, as readers by CF expect it."""
+    names = [
+        str(name)
+        for name, coord in described.coords.items()
+        if name not in described.dims and {*coord.dims} <= {*variable.dims}
+    ]
+    if not names or any(" " in name for name in names):
+        return variable
+    return replace(variable, attributes={**variable.attributes, "coordinates": " ".join(names)})
+
+
+def _digest_of(described: xarray.Dataset, variables: Sequence[Variable]) -> str:
+    """Return a digest of coordinates and attributes.
+
+    Coordinates with several dimensions may be large; their values are no part of it.
+    """
+    digest = hashlib.sha256(repr([described.attrs, *variables]).encode())
+    for name, coord in described.coords.items():
+        digest.update(repr((name, coord.dims, coord.shape, coord.dtype, coord.attrs)).encode())
+        if coord.ndim <= 1:
+            digest.update(repr(coord.values.tolist()).encode())
+    return digest.hexdigest()
 
 
 def rules_of(name: str, variable: xarray.Variable) -> ValueRules:
@@ -388,7 +619,8 @@ def weights_of(source: XarraySource, weights: xarray.DataArray) -> BroadcastWeig
                 f"sample_weight and {source.name} have different labels along {dim}; select "
                 f"weights by the labels of the data, or drop theirs by drop_vars({dim!r})"
             )
-    variable = _guarded(weights.variable)
+    # Labels of a dimension have no lazy values.
+    variable = _guarded(weights.variable.to_base_variable())
     lengths = zip(source.sample_dims, source.sample_shape, source.box_shape, strict=True)
     if any(length < size and dim not in weights.dims for dim, size, length in lengths):
         with naming_place("sample_weight", "values"):

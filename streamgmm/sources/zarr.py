@@ -31,8 +31,8 @@ from streamgmm.sources.layout import (
     rows_per_chunk,
 )
 from streamgmm.sources.remote.event_loop import OneThreadLoop, in_event_loop
-from streamgmm.sources.urls import FetchError, is_url, without_credentials
 from streamgmm.sources.values import ValueRules, marking_fill_value, usable, value_rules
+from streamgmm.urls import FetchError, is_url, without_credentials
 
 # What the two formats of Zarr raise for a codec that is not installed.
 _UNKNOWN_CODEC = (numcodecs.errors.UnknownCodecError, zarr.errors.UnknownCodecError)

@@ -9,7 +9,7 @@ from typing import Any, Self
 from streamgmm.ledger import Ledger, Position
 from streamgmm.protocols import Source
 from streamgmm.sources.open import open_source
-from streamgmm.sources.urls import is_url, split, without_credentials
+from streamgmm.urls import is_url, split, without_credentials
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ from streamgmm.protocols import Source
 from streamgmm.sources.remote import filesystem as remote
 from streamgmm.sources.remote import retrying
 from streamgmm.sources.remote.retrying import causes_of, may_pass
-from streamgmm.sources.urls import split, suffix, without_credentials
 from streamgmm.testing.sources import SourceCase, SourceConformance, table
+from streamgmm.urls import split, suffix, without_credentials
 from tests.object_store import object_store
 
 N, D = 70_000, 4

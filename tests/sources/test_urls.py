@@ -8,8 +8,8 @@ import pytest
 import streamgmm
 from streamgmm import GaussianMixture
 from streamgmm.ledger import Ledger, Position
-from streamgmm.sources.urls import without_credentials
 from streamgmm.updates.table_key import TableKey
+from streamgmm.urls import without_credentials
 
 # URLs, and what may be shown of them. Every secret has SECRET in it.
 URLS = {

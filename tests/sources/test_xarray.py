@@ -799,7 +799,7 @@ def test_bad_values_are_named_by_their_place_in_the_whole() -> None:
     with pytest.raises(DataError, match=message):
         GaussianMixture(2).fit(lazy)
     with pytest.raises(DataError, match=message):
-        GaussianMixture(2, random_state=0).fit(grid()).predict(lazy)
+        GaussianMixture(2, random_state=0).fit(grid()).predict(data)
 
 
 def test_weights_are_read_once_a_read() -> None:

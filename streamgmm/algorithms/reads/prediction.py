@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import entr
 
 from streamgmm.algorithms.reads.usable_rows import lacks_values, refuse_values
 from streamgmm.core.e_step import EStep, Posterior
@@ -14,8 +15,8 @@ from streamgmm.core.structures import Array
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk
 
-# Rows whose distances are computed together, and the part of ‖x‖² + ‖c‖² below which ‖x - c‖² is
-# computed from the differences.
+# Rows whose distances or responsibilities are computed together, and the part of ‖x‖² + ‖c‖² below
+# which ‖x - c‖² is computed from the differences.
 _ROWS_AT_ONCE, _CLOSE = 1024, 1e-5
 
 
@@ -68,6 +69,21 @@ def scores(question: Question, chunk: Chunk) -> NDArray[Any]:
 def responsibilities(question: Question, chunk: Chunk) -> NDArray[Any]:
     """Return the posterior probabilities of the components, (n, K)."""
     return posterior(question, chunk, with_responsibilities=True).responsibilities
+
+
+def entropies(question: Question, chunk: Chunk) -> NDArray[Any]:
+    """Return the entropy of the responsibilities, (n,) nats."""
+    out = np.empty(len(chunk.rows))
+    for start in range(0, len(out), _ROWS_AT_ONCE):
+        block = slice(start, start + _ROWS_AT_ONCE)
+        shares = responsibilities(question, chunk.part(start, start + _ROWS_AT_ONCE))
+        out[block] = entr(shares).sum(axis=1)
+    return out
+
+
+def entropy_bytes(n_components: int) -> int:
+    """Return the memory that :func:`entropies` takes in addition to its result."""
+    return 2 * 8 * _ROWS_AT_ONCE * n_components
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,7 +35,7 @@ from streamgmm.sources.remote.retrying import (
     told,
     tries,
 )
-from streamgmm.sources.urls import FetchError, MissingFileError, without_credentials
+from streamgmm.urls import FetchError, MissingFileError, without_credentials
 
 #: A server that sends nothing for so long is not waited for.
 STALL_SECONDS = 30.0

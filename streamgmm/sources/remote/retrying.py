@@ -17,7 +17,7 @@ from tenacity import (
     wait_random,
 )
 
-from streamgmm.sources.urls import without_credentials
+from streamgmm.urls import without_credentials
 
 #: How often a request is made, and the first wait between two; each wait is twice the last.
 ATTEMPTS = 8

@@ -1,0 +1,129 @@
+"""Parameters of a mixture as labelled arrays."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray
+
+from streamgmm.core.data_description import DataDescription
+from streamgmm.core.fitted_model import FittedModel
+
+# Sizes by which the dimensions of covariances are told from each other.
+_COMPONENTS, _FEATURES = 3, 5
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """The dimensions that stand for the features.
+
+    Attributes
+    ----------
+    sizes : dict of str to int
+    coords : dict of str to tuple
+        As xarray takes them: dimension, values, attributes.
+    """
+
+    sizes: dict[str, int]
+    coords: dict[str, Any]
+
+    def repeated(self) -> "_Axes":
+        """Return the same dimensions under other names, for the columns of matrices."""
+        coords = {
+            f"{name}_2": (f"{dim}_2", values, attributes)
+            for name, (dim, values, attributes) in self.coords.items()
+        }
+        return _Axes({f"{name}_2": size for name, size in self.sizes.items()}, coords)
+
+
+def parameters_dataset(fitted: FittedModel) -> xarray.Dataset:
+    """Return weights, means and covariances with labels and units.
+
+    Parameters
+    ----------
+    fitted : FittedModel
+
+    Returns
+    -------
+    parameters : xarray.Dataset
+    """
+    parameters = fitted.parameters
+    k = parameters.n_components
+    axes = _axes_of(fitted)
+    means = parameters.means.reshape(k, *axes.sizes.values())
+    structure = parameters.structure
+    dims, coords, shape = list[str](), dict(axes.coords), list[int]()
+    for size in structure.shape(_COMPONENTS, _FEATURES):
+        if size == _COMPONENTS:
+            dims.append("component")
+            shape.append(k)
+            continue
+        own = axes.repeated() if set(axes.sizes) <= {*dims} else axes
+        dims += own.sizes
+        shape += own.sizes.values()
+        coords |= own.coords
+    covariances = np.reshape(parameters.covariances, shape)
+    return xarray.Dataset(
+        {
+            "weights": ("component", parameters.weights, {"units": "1"}),
+            "means": (("component", *axes.sizes), means, _units_of_all(fitted.data)),
+            "covariances": (tuple(dims), covariances),
+        },
+        {
+            "component": np.arange(k),
+            "label": ("component", [f"component_{i}" for i in range(k)]),
+            **coords,
+        },
+        {"covariance_type": parameters.covariance_type},
+    )
+
+
+def _axes_of(fitted: FittedModel) -> _Axes:
+    """Return the dimensions of the features: variables, labels along them, or both."""
+    names = None if fitted.feature_names is None else [*map(str, fitted.feature_names)]
+    d, data = fitted.parameters.n_features, fitted.data or DataDescription()
+    dim, variables = data.feature_dim, data.variables
+    along = {} if dim is None or data.levels is None else {dim: _labels(dim, data)}
+    if dim is not None and variables is None:
+        return _Axes({dim: d}, along)
+    if names is None or variables is None:
+        return _Axes({"feature": d}, {"feature": ("feature", names or np.arange(d), {})})
+    owners = [_variable_of(name, variables) for name in names]
+    if dim is None:
+        coords = {"variable": ("variable", names, {}), "units": _units(names, "variable", data)}
+        return _Axes({"variable": d}, coords)
+    n_levels = d // len(variables)
+    if owners == [name for name in variables for _ in range(n_levels)]:
+        units = _units(variables, "variable", data)
+        coords = {"variable": ("variable", list(variables), {}), "units": units}
+        return _Axes({"variable": len(variables), dim: n_levels}, {**coords, **along})
+    coords = {
+        "feature": ("feature", names, {}),
+        "variable": ("feature", owners, {}),
+        "units": _units(owners, "feature", data),
+    }
+    return _Axes({"feature": d}, coords)
+
+
+def _variable_of(feature: str, variables: Sequence[str]) -> str:
+    """Return the variable that a feature is of: ``t[850]`` is of ``t``."""
+    return feature if feature in variables else feature.rpartition("[")[0]
+
+
+def _labels(dim: str, data: DataDescription) -> tuple[str, list[Any], Mapping[str, str]]:
+    unit = data.units.get(dim)
+    return dim, list(data.levels or ()), {} if unit is None else {"units": unit}
+
+
+def _units(names: Sequence[str], dim: str, data: DataDescription) -> tuple[str, list[str], Any]:
+    return dim, [data.units.get(name, "") for name in names], {}
+
+
+def _units_of_all(data: DataDescription | None) -> dict[str, str]:
+    """Return the units of the means, if all have the same."""
+    if data is None:
+        return {}
+    named = data.variables or [name for name in data.units if name != data.feature_dim]
+    found = {data.units.get(name) for name in named}
+    return {"units": str(*found)} if len(found) == 1 and None not in found else {}
