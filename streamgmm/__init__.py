@@ -5,7 +5,7 @@ statistics merge; an M-step turns them into parameters, and the next pass begins
 layers never import higher ones::
 
     errors < core, events < protocols < sources, sinks, executors, persistence
-           < algorithms < checkpoint < estimators, plotting, progress < updates < cli
+           < algorithms < checkpoint < estimators, preprocessing, plotting, progress < updates < cli
 
 Importing this package loads nothing; names load what they need when they are first used.
 """
@@ -53,7 +53,7 @@ _HOMES = {
     "update": ("streamgmm.updates", "update"),
 }
 # Modules that are loaded when they are first used.
-_MODULES = ("errors", "events", "plotting", "testing")
+_MODULES = ("errors", "events", "plotting", "preprocessing", "testing")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Thin scikit-learn faces over the algorithms.
 
-Only this package may import scikit-learn, and of it only ``sklearn.base`` and its validation.
-Data that scikit-learn knows (arrays, lists, DataFrames) are validated by it; all else by its
+Only this package and ``preprocessing`` may import scikit-learn, and of it only ``sklearn.base``,
+pipelines and its validation. Data that scikit-learn knows (arrays, lists, DataFrames) are validated by it; all else by its
 source. ``row_estimator`` holds what all of them share, ``base`` what any fitted mixture can do;
 ``gaussian_mixture`` fits data that are there, ``online_mixture`` data that keep coming, and
 ``kmeans`` finds clusters, and

@@ -20,6 +20,7 @@ from streamgmm.protocols import (
     sample_shape,
 )
 from streamgmm.sources.open import is_path, is_paths
+from streamgmm.sources.transformed import TransformedSource
 from streamgmm.sources.urls import is_url
 
 # Of predictions that a thread holds before they are written.
@@ -58,13 +59,16 @@ def as_given(source: Source, values: NDArray[Any], output: Output) -> Any:
 
 def description(source: Source) -> dict[str, Any]:
     """Return what predictions of a source depend on, as far as its metadata tell."""
-    return {
+    known = {
         "data": source.name,
         "data shape": [*sample_shape(source), source.n_features],
         "data dtype": source.dtype.str,
         "missing": source.missing,
         "column names": None if source.feature_names is None else [*source.feature_names],
     }
+    if isinstance(source, TransformedSource):
+        known["maps of the rows"] = source.digest
+    return known
 
 
 def refuse_unnamed_output(X: Any) -> None:

@@ -46,6 +46,7 @@ from streamgmm.sources.array import ArraySource
 from streamgmm.sources.columns import check_features
 from streamgmm.sources.named_weights import CosLatitude
 from streamgmm.sources.open import is_source, open_source
+from streamgmm.sources.transformed import TransformedSource
 
 # Memory that work may take without a question how much is free.
 _LITTLE_BYTES = 64 << 20
@@ -59,6 +60,8 @@ class DataEstimator(CheckedEstimator):
 
     #: Iterations between two lines with ``verbose=1``.
     verbose_interval: int = 1
+    # The step before it in a pipeline gives names to the columns of a source, and none to arrays.
+    _has_names_of_pipeline: bool = False
 
     def _open(
         self, X: Any, sample_weight: Any, *, reset: bool, missing: Missing | None = None
@@ -80,6 +83,7 @@ class DataEstimator(CheckedEstimator):
 
     def _remember_features(self, source: Source) -> None:
         self.n_features_in_ = source.n_features
+        self._has_names_of_pipeline = isinstance(source, TransformedSource)
         if source.feature_names is not None:
             self.feature_names_in_ = np.array(source.feature_names, dtype=object)
         elif hasattr(self, "feature_names_in_"):
@@ -221,7 +225,7 @@ def require_fitted_columns(model: DataEstimator, source: Source, *, was_source: 
     check_features(source, model.n_features_in_, None if fitted is None else fitted.tolist(), kind)
     has_names = source.feature_names is not None
     is_in_memory = isinstance(source, ArraySource) and not was_source
-    if not is_in_memory or has_names == (fitted is not None):
+    if not is_in_memory or has_names == (fitted is not None) or model._has_names_of_pipeline:
         return
     warn(
         f"X has feature names, but {kind} was fitted without feature names"

@@ -27,6 +27,7 @@ from streamgmm.sources.table_formats import (
     names_in_local,
     refuse_table_with_log,
 )
+from streamgmm.sources.transformed import TransformedSource
 from streamgmm.sources.urls import (
     PARQUET_SUFFIXES,
     is_pattern,
@@ -73,6 +74,12 @@ def is_source(data: Any) -> TypeGuard[Source]:
     """Return whether data are described already."""
     # The class is asked, because a DataFrame may have columns with these names.
     return callable(getattr(type(data), "read", None)) and hasattr(data, "boundaries")
+
+
+def is_in_memory(data: Any) -> bool:
+    """Return whether data are an array or a data frame, and neither named nor described."""
+    is_named = is_path(data) or is_paths(data)
+    return not is_named and _kind_of_object(data) in (_ARRAY, _FRAME)
 
 
 def is_stored_table(path: Path) -> bool:
@@ -628,6 +635,8 @@ def _with_missing(source: Source, missing: Missing) -> Source:
 
 
 def _with_weights(source: Source, weights: Any) -> Source:
+    if isinstance(source, TransformedSource):
+        return source.over(_with_weights(source.base, weights))
     rules = _weight_rules(weights)
     if is_from(weights, "xarray"):
         from streamgmm.sources.xarray import XarraySource, weights_of

@@ -73,6 +73,11 @@ class WeightedSource(Described):
             self._weights = _loaded(weights[:])
 
     @property
+    def unweighted(self) -> Source:
+        """The rows without their weights."""
+        return self._source
+
+    @property
     def missing(self) -> Missing:
         """What is done with rows that hold NaN, as the source of the rows says."""
         return self._source.missing
