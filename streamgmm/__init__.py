@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         KMeans,
         OnlineGaussianMixture,
         load,
+        save,
     )
     from streamgmm.sources.named_weights import cos_latitude
     from streamgmm.sources.open import open_source as open  # noqa: A004 - a name of its own place
@@ -38,6 +39,7 @@ __all__ = [
     "cos_latitude",
     "load",
     "open",
+    "save",
     "update",
 ]
 
@@ -50,6 +52,7 @@ _HOMES = {
     "cos_latitude": ("streamgmm.sources.named_weights", "cos_latitude"),
     "load": ("streamgmm.estimators", "load"),
     "open": ("streamgmm.sources.open", "open_source"),
+    "save": ("streamgmm.estimators", "save"),
     "update": ("streamgmm.updates", "update"),
 }
 # Modules that are loaded when they are first used.

@@ -721,9 +721,7 @@ or the path ``out``
         model = load(path)
         if not isinstance(model, cls):
             kind = type(model).__name__
-            raise ModelFileError(
-                f"{path} holds a model of class {kind}; load it by {kind}.load or streamgmm.load"
-            )
+            raise ModelFileError(f"{path} holds a model of class {kind}; load it by streamgmm.load")
         return model
 
     def summary(self) -> str:

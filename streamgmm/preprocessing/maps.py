@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.row_moments import RowMoments
 from streamgmm.core.structures import Array
+from streamgmm.errors import ParameterError
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.sources.transformed import RowMap
 
@@ -232,6 +233,20 @@ class Normalization:
     n_outputs: int
 
     mixes_columns = True
+
+    @classmethod
+    def checked(cls, norm: str, n_outputs: int) -> "Normalization":
+        """Return the division by a norm that a file names.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such norm.
+        """
+        for known in NORMS:
+            if norm == known:
+                return cls(known, n_outputs)
+        raise ParameterError(f"norm is {norm!r}; choose one of {', '.join(NORMS)}")
 
     def apply(self, rows: Array) -> Array:
         """Return the rows with a norm of 1; the array is changed."""

@@ -22,7 +22,8 @@ from streamgmm.preprocessing.maps import Projection
 from streamgmm.preprocessing.transformer import RESOURCES, InvertibleTransformer
 from streamgmm.protocols import Source
 
-_PREFIX = "pca"
+#: Names of projected columns are this and their numbers, as in scikit-learn.
+PREFIX = "pca"
 
 
 class PCA(
@@ -146,7 +147,7 @@ class PCA(
             _check_number(n_outputs, source.n_rows, source)
         find = partial(_projection, number, self.whiten)
         question = Question(source, find, is_joint=True, settings=self._pass_settings())
-        return Deferred(question, n_outputs, _PREFIX)
+        return Deferred(question, n_outputs, PREFIX)
 
     @property
     def components_(self) -> NDArray[np.float64]:

@@ -146,10 +146,14 @@ class TransformedSource(Described):
 
     def _known(self) -> tuple[Transform, ...]:
         known, names = [], self.base.feature_names
-        for transform in self.transforms:
+        for row_map, transform in zip(self._maps(), self.transforms, strict=True):
             names = transform.names(names)
-            known.append(KnownTransform(transform.row_map, names))
+            known.append(KnownTransform(row_map, names))
         return tuple(known)
+
+    def _maps(self) -> tuple[RowMap, ...]:
+        """Return the maps; one pass for the last that waits may answer those before it, too."""
+        return tuple(reversed([transform.row_map for transform in reversed(self.transforms)]))
 
     def over(self, base: Source) -> "TransformedSource":
         """Return a source of the rows of another source, mapped in the same way."""
@@ -219,8 +223,8 @@ class TransformedSource(Described):
     def digest(self) -> str:
         """Digest of the maps."""
         found = hashlib.sha256()
-        for transform in self.transforms:
-            found.update(transform.row_map.digest())
+        for row_map in self._maps():
+            found.update(row_map.digest())
         return found.hexdigest()[:16]
 
     def region(self, i: int) -> Region:
@@ -254,8 +258,7 @@ class TransformedSource(Described):
     @property
     def mapping(self) -> "Mapping":
         """The maps, with all that is needed to apply them to rows."""
-        maps = tuple(transform.row_map for transform in self.transforms)
-        return Mapping(maps, self.n_features, self.missing, self.name)
+        return Mapping(self._maps(), self.n_features, self.missing, self.name)
 
 
 class LazyTransformedSource(TransformedSource):

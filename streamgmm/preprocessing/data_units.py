@@ -1,0 +1,107 @@
+"""A mixture of transformed rows in the units and along the axes of the data."""
+
+import reprlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+
+from streamgmm.core.structures import STRUCTURES, Array
+from streamgmm.errors import ParameterError
+from streamgmm.estimators.base import MixtureEstimator
+from streamgmm.executors.blas import single_threaded_blas
+from streamgmm.preprocessing.transformer import InvertibleTransformer, LazyTransformer
+
+
+class DataUnits(NamedTuple):
+    """Means and covariances of components in the units of the data.
+
+    Attributes
+    ----------
+    means : ndarray of shape (n_components, n_features)
+    covariances : ndarray of shape (n_components, n_features, n_features)
+        After a projection on fewer columns they are singular.
+    """
+
+    means: Array
+    covariances: Array
+
+
+def in_data_units(pipeline: Pipeline) -> DataUnits:
+    """Return the means and covariances of the components of a pipeline in units of the data.
+
+    Parameters
+    ----------
+    pipeline : sklearn.pipeline.Pipeline
+        Fitted: scalers and projections of :mod:`streamgmm.preprocessing`, then a mixture.
+
+    Returns
+    -------
+    units : DataUnits
+        ``means`` (n_components, n_features) and ``covariances``
+        (n_components, n_features, n_features), whatever the covariance type is. The covariance of a
+        component has the rank of the mixture: after a projection on R components at most R.
+
+    Raises
+    ------
+    ParameterError
+        If a step cannot be inverted, as a :class:`Normalizer`, or the last one is no mixture.
+    NotFittedError
+        If the pipeline is not fitted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from streamgmm import GaussianMixture
+    >>> from streamgmm.preprocessing import StandardScaler, in_data_units
+    >>> X = np.array([[0.0, 100.0], [2.0, 300.0], [4.0, 200.0]])
+    >>> pipeline = make_pipeline(StandardScaler(), GaussianMixture(reg_covar=0)).fit(X)
+    >>> means, covariances = in_data_units(pipeline)
+    >>> means.round(3)
+    array([[  2., 200.]])
+    >>> np.allclose(covariances[0], np.cov(X.T, bias=True))
+    True
+    """
+    if not isinstance(pipeline, Pipeline):
+        raise ParameterError(
+            f"pipeline is {reprlib.repr(pipeline)}; give a sklearn.pipeline.Pipeline"
+        )
+    transformers, mixture = _parts(pipeline)
+    fitted = mixture.fitted_model_.parameters
+    structure = STRUCTURES[fitted.covariance_type]
+    k, r = fitted.means.shape
+    with single_threaded_blas():
+        dense = structure.dense(fitted.stacked(fitted.covariances), range(r))
+        covariances = np.broadcast_to(dense, (k, r, r))
+        means = fitted.means
+        for transformer in reversed(transformers):
+            row_map: Any = transformer._row_map
+            means = row_map.inverse(means)
+            directions = row_map.inverse_directions(np.eye(covariances.shape[-1]))
+            covariances = directions.T @ covariances @ directions
+        covariances = 0.5 * (covariances + np.swapaxes(covariances, 1, 2))
+    return DataUnits(np.array(means), covariances)
+
+
+def _parts(pipeline: Pipeline) -> tuple[list[LazyTransformer], Any]:
+    """Return the transformers and the mixture of a pipeline.
+
+    Raises
+    ------
+    ParameterError
+        If a step cannot be inverted, or the last one is no mixture.
+    """
+    *transformers, mixture = (model for _, model in pipeline.steps)
+    if not isinstance(mixture, MixtureEstimator):
+        raise ParameterError(
+            f"the last step of the pipeline is {reprlib.repr(mixture)}, which is no mixture; give "
+            "a pipeline that ends in a GaussianMixture or an OnlineGaussianMixture"
+        )
+    for transformer in transformers:
+        if not isinstance(transformer, InvertibleTransformer):
+            raise ParameterError(
+                f"the step {reprlib.repr(transformer)} of the pipeline has no inverse, so the "
+                "mixture has no means and covariances in units of the data"
+            )
+    return transformers, mixture
