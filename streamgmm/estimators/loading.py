@@ -115,8 +115,7 @@ def load_mixture(path: str | os.PathLike[str]) -> GaussianMixture | OnlineGaussi
     model = load(path)
     if not isinstance(model, GaussianMixture | OnlineGaussianMixture):
         raise ModelFileError(
-            f"{path} holds a {type(model).__name__}, but a mixture that stands alone is needed "
-            "here; load it by streamgmm.load"
+            f"{path} holds a {type(model).__name__}, but a mixture that stands alone is needed here"
         )
     return model
 

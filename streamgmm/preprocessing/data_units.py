@@ -8,9 +8,9 @@ from sklearn.pipeline import Pipeline
 
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import ParameterError
-from streamgmm.estimators.base import MixtureEstimator
 from streamgmm.executors.blas import single_threaded_blas
-from streamgmm.preprocessing.transformer import InvertibleTransformer, LazyTransformer
+from streamgmm.preprocessing.chains import parts_of
+from streamgmm.preprocessing.transformer import InvertibleTransformer
 
 
 class DataUnits(NamedTuple):
@@ -67,7 +67,13 @@ def in_data_units(pipeline: Pipeline) -> DataUnits:
         raise ParameterError(
             f"pipeline is {reprlib.repr(pipeline)}; give a sklearn.pipeline.Pipeline"
         )
-    transformers, mixture = _parts(pipeline)
+    transformers, mixture = parts_of(pipeline)
+    for transformer in transformers:
+        if not isinstance(transformer, InvertibleTransformer):
+            raise ParameterError(
+                f"the step {reprlib.repr(transformer)} of the pipeline has no inverse, so the "
+                "mixture has no means and covariances in units of the data"
+            )
     fitted = mixture.fitted_model_.parameters
     structure = STRUCTURES[fitted.covariance_type]
     k, r = fitted.means.shape
@@ -82,26 +88,3 @@ def in_data_units(pipeline: Pipeline) -> DataUnits:
             covariances = directions.T @ covariances @ directions
         covariances = 0.5 * (covariances + np.swapaxes(covariances, 1, 2))
     return DataUnits(np.array(means), covariances)
-
-
-def _parts(pipeline: Pipeline) -> tuple[list[LazyTransformer], Any]:
-    """Return the transformers and the mixture of a pipeline.
-
-    Raises
-    ------
-    ParameterError
-        If a step cannot be inverted, or the last one is no mixture.
-    """
-    *transformers, mixture = (model for _, model in pipeline.steps)
-    if not isinstance(mixture, MixtureEstimator):
-        raise ParameterError(
-            f"the last step of the pipeline is {reprlib.repr(mixture)}, which is no mixture; give "
-            "a pipeline that ends in a GaussianMixture or an OnlineGaussianMixture"
-        )
-    for transformer in transformers:
-        if not isinstance(transformer, InvertibleTransformer):
-            raise ParameterError(
-                f"the step {reprlib.repr(transformer)} of the pipeline has no inverse, so the "
-                "mixture has no means and covariances in units of the data"
-            )
-    return transformers, mixture

@@ -217,9 +217,8 @@ def _check_number(n_components: int, n_rows: int, source: Source) -> None:
     most = min(n_rows, source.n_features)
     if n_components > most:
         raise ParameterError(
-            f"n_components={n_components} must be between 1 and "
-            f"min(n_samples, n_features)={most}; {source.name} has {n_rows} usable rows and "
-            f"{source.n_features} columns"
+            f"a PCA of {n_components} components needs as many rows and columns, but {source.name} "
+            f"has {n_rows} usable rows and {source.n_features} columns; ask for at most {most}"
         )
 
 
@@ -313,7 +312,7 @@ def _number_of_components(
     if not total > 0.0:
         raise DataError(
             f"all usable rows of {source.name} are equal, so no number of components explains "
-            f"{number:g} of their variance; give n_components as a number of components"
+            f"{number:g} of their variance; ask for a number of components instead"
         )
     first = int(np.searchsorted(np.cumsum(ratios[:n_ranks]), number, side="right")) + 1
     return min(first, n_ranks)
