@@ -96,6 +96,13 @@ class Scaling:
             rows /= self.scale
         return rows
 
+    def followed_by(self, other: RowMap) -> RowMap | None:
+        """Return one map for the scaling and a projection; None for other maps."""
+        if not isinstance(other, Projection):
+            return None
+        shift = self._shift + self._divisor * other.mean
+        return Product(shift, other.matrix / self._divisor[:, np.newaxis])
+
     def digest(self) -> bytes:
         """Return a digest of the means, the scales and the flags."""
         return _digest(self)
@@ -187,15 +194,17 @@ class Projection:
         return np.maximum(np.sqrt(self.explained_variance), smallest)
 
     @cached_property
-    def _matrix(self) -> Array:
+    def matrix(self) -> Array:
+        """The components as columns (D, R), divided by the deviations if they are whitened."""
         return np.ascontiguousarray(self.components.T / self._deviations)
 
     def apply(self, rows: Array) -> Array:
         """Return the projected rows; the array of the rows is changed."""
-        rows -= self.mean
-        with single_threaded_blas():
-            found: Array = rows @ self._matrix
-        return found
+        return Product(self.mean, self.matrix).apply(rows)
+
+    def followed_by(self, other: RowMap) -> RowMap | None:
+        """Return None: no map is joined with a projection before it."""
+        return None
 
     def digest(self) -> bytes:
         """Return a digest of the mean, the components and the deviations."""
@@ -204,7 +213,7 @@ class Projection:
     def moments(self, given: RowMoments) -> RowMoments:
         """Return the moments of projected rows, which are the rows that lack no value."""
         assert given.joint is not None
-        joint = given.joint.mapped(self.mean, self._matrix)
+        joint = given.joint.mapped(self.mean, self.matrix)
         return RowMoments(joint.columns, joint)
 
     def inverse(self, rows: Array) -> Array:
@@ -216,6 +225,42 @@ class Projection:
         with single_threaded_blas():
             found: Array = (vectors * self._deviations) @ self.components
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """Subtract a vector and multiply with a matrix.
+
+    Attributes
+    ----------
+    shift : ndarray of shape (D,)
+    matrix : ndarray of shape (D, R)
+    """
+
+    shift: Array
+    matrix: Array
+
+    mixes_columns = True
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of columns of the products."""
+        return len(self.matrix.T)
+
+    def apply(self, rows: Array) -> Array:
+        """Return the products (n, R); the array of the rows is changed."""
+        rows -= self.shift
+        with single_threaded_blas():
+            found: Array = rows @ self.matrix
+        return found
+
+    def followed_by(self, other: RowMap) -> RowMap | None:
+        """Return None: no map is joined with a product before it."""
+        return None
+
+    def digest(self) -> bytes:
+        """Return a digest of the vector and the matrix."""
+        return _digest(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,6 +304,10 @@ class Normalization:
         rows /= np.where(norms == 0.0, 1.0, norms)[:, np.newaxis]
         return rows
 
+    def followed_by(self, other: RowMap) -> RowMap | None:
+        """Return None: no map is joined with a norm before it."""
+        return None
+
     def digest(self) -> bytes:
         """Return a digest of the norm."""
         return _digest(self)
@@ -286,6 +335,10 @@ class Inverse:
     def apply(self, rows: Array) -> Array:
         """Return the rows that mapped rows stand for."""
         return self.forward.inverse(rows)
+
+    def followed_by(self, other: RowMap) -> RowMap | None:
+        """Return None: no map is joined with an inverse before it."""
+        return None
 
     def digest(self) -> bytes:
         """Return a digest of the map."""

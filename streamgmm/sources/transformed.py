@@ -47,6 +47,9 @@ class RowMap(Protocol):
     def apply(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the mapped rows (n, R) of rows (n, D), whose array may be changed."""
 
+    def followed_by(self, other: "RowMap") -> "RowMap | None":
+        """Return one map for this map and another after it; None if they stay two."""
+
     def digest(self) -> bytes:
         """Return a digest of all that the mapped rows depend on."""
 
@@ -138,8 +141,9 @@ class TransformedSource(Described):
         self.sample_dims, self.sample_shape = sample_dims(base), sample_shape(base)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Another process gets the maps, and not what they are computed from.
-        return {**self.__dict__, "transforms": self._known()}
+        # Another process gets the maps, and not the data that they are computed from.
+        state = {**self.__dict__, "transforms": self._known()}
+        return {name: state[name] for name in state if name not in ("_joined_maps", "_mapped")}
 
     def __copy__(self) -> "TransformedSource":
         return self.over(self.base)
@@ -258,7 +262,19 @@ class TransformedSource(Described):
     @property
     def mapping(self) -> "Mapping":
         """The maps, with all that is needed to apply them to rows."""
-        return Mapping(self._maps(), self.n_features, self.missing, self.name)
+        return Mapping(self._joined_maps, self.n_features, self.missing, self.name)
+
+    @cached_property
+    def _joined_maps(self) -> tuple[RowMap, ...]:
+        """The maps, with as few steps as they can be joined to."""
+        joined: list[RowMap] = []
+        for row_map in self._maps():
+            both = joined[-1].followed_by(row_map) if joined else None
+            if both is None:
+                joined.append(row_map)
+            else:
+                joined[-1] = both
+        return tuple(joined)
 
 
 class LazyTransformedSource(TransformedSource):
@@ -278,9 +294,6 @@ class LazyTransformedSource(TransformedSource):
         """Return a task for each chunk."""
         chunks: Sequence[Any] = self._mapped.lazy_chunks()
         return chunks
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_mapped"}
 
     @cached_property
     def _mapped(self) -> Any:
