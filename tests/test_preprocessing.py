@@ -1,6 +1,7 @@
 """Scaling, principal components and norms: against scikit-learn, in one pass, over any source."""
 
 import pickle
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import dask.array as da
 import numpy as np
 import pandas
 import pytest
+import sklearn.base
 import sklearn.decomposition
 import sklearn.mixture
 import sklearn.preprocessing
@@ -119,6 +121,51 @@ def test_a_mixture_after_both_takes_one_pass_more_than_alone() -> None:
         warnings.simplefilter("ignore")
         pipeline = make_pipeline(StandardScaler(), PCA(2), mixture).fit(source)
     assert source.n_read == round((1 + pipeline[-1].n_reads_) * source.n_rows)
+
+
+def test_the_pass_is_made_in_the_thread_of_the_fit() -> None:
+    source, threads = CountingSource(rows()), set()
+    scaler = StandardScaler(callbacks=[lambda event: threads.add(threading.current_thread())])
+    make_pipeline(scaler, GaussianMixture(1, algorithm="em")).fit(source)
+    assert threads == {threading.current_thread()}
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        streamgmm.KMeans(2, random_state=0),
+        streamgmm.GaussianMixtureSearch((1, 2), covariance_type="diag", random_state=0),
+        streamgmm.OnlineGaussianMixture(2, random_state=0, init_size=500),
+    ],
+)
+def test_other_models_may_come_last(last: Any, tmp_path: Path) -> None:
+    values = rows()
+    lazy = make_pipeline(StandardScaler(), PCA(2), last).fit(streamgmm.open(values))
+    scaled = make_pipeline(StandardScaler(), PCA(2)).fit_transform(values)
+    eager = sklearn.base.clone(last).fit(streamgmm.open(scaled))
+    assert np.mean(lazy.predict(values) == eager.predict(scaled)) in (0.0, 1.0)
+
+
+def test_moments_do_not_follow_through_a_norm() -> None:
+    source = CountingSource(rows())
+    pipeline = make_pipeline(StandardScaler(), Normalizer(), StandardScaler(), PCA(2))
+    found = np.asarray(pipeline.fit_transform(source))
+    theirs = make_pipeline(
+        sklearn.preprocessing.StandardScaler(),
+        sklearn.preprocessing.Normalizer(),
+        sklearn.preprocessing.StandardScaler(),
+        sklearn.decomposition.PCA(2),
+    )
+    assert_close(found, theirs.fit_transform(rows()))
+    assert source.n_read == 3 * source.n_rows  # two passes for moments, and the one here
+
+
+def test_a_scaler_after_a_projection_follows_from_the_same_pass() -> None:
+    source = CountingSource(rows())
+    pipeline = make_pipeline(StandardScaler(), PCA(3), StandardScaler())
+    found = np.asarray(pipeline.fit_transform(source))
+    assert_close(found.std(axis=0), np.ones(3))
+    assert source.n_read == 2 * source.n_rows
 
 
 def test_settings_are_those_of_the_fit() -> None:

@@ -721,7 +721,10 @@ or the path ``out``
         model = load(path)
         if not isinstance(model, cls):
             kind = type(model).__name__
-            raise ModelFileError(f"{path} holds a model of class {kind}; load it by streamgmm.load")
+            own = f"{kind}.load or " if isinstance(model, MixtureEstimator) else ""
+            raise ModelFileError(
+                f"{path} holds a model of class {kind}; load it by {own}streamgmm.load"
+            )
         return model
 
     def summary(self) -> str:

@@ -60,6 +60,9 @@ class DataEstimator(CheckedEstimator):
 
     #: Iterations between two lines with ``verbose=1``.
     verbose_interval: int = 1
+    # Whether the maps of a transformed source are computed before they are needed. A transformer
+    # leaves that to later steps, to share a pass with them.
+    _settles_maps: bool = True
     # The step before it in a pipeline gives names to the columns of a source, and none to arrays.
     _has_names_of_pipeline: bool = False
 
@@ -70,6 +73,8 @@ class DataEstimator(CheckedEstimator):
         # Text may name a part of the data, which is then no feature.
         is_named = isinstance(sample_weight, str | CosLatitude)
         source = open_source(X, missing=missing, sample_weight=sample_weight if is_named else None)
+        if self._settles_maps and isinstance(source, TransformedSource):
+            source.settle()
         if reset:
             self._remember_features(source)
         else:

@@ -45,7 +45,8 @@ def in_data_units(pipeline: Pipeline) -> DataUnits:
     Raises
     ------
     ParameterError
-        If a step cannot be inverted, as a :class:`Normalizer`, or the last one is no mixture.
+        If a step has no inverse, as :class:`streamgmm.preprocessing.Normalizer`, or the last one is
+        no mixture.
     NotFittedError
         If the pipeline is not fitted.
 

@@ -18,7 +18,7 @@ from streamgmm.events import Listener, SkippedRows
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
 from streamgmm.protocols import Source
-from streamgmm.sources.transformed import RowMap, Transform, TransformedSource
+from streamgmm.sources.transformed import RowMap, Transform, TransformedSource, transformed
 
 V = TypeVar("V", bound=RowMap)
 
@@ -170,16 +170,19 @@ def _moments(question: Question[Any]) -> MomentsFound:
         As :func:`streamgmm.algorithms.reads.moments.read_moments`.
     """
     base, transforms = _parts(question.source)
-    steps = [
-        (one, transforms[:i])
-        for i, one in enumerate(transforms)
-        if isinstance(one, Deferred) and one.is_affine
-    ]
-    if len(steps) < len(transforms):
-        # Moments do not follow through all of these maps.
-        base, steps = question.source, []
+    steps: list[tuple[Deferred[Any], tuple[Transform, ...]]] = []
+    for i, one in enumerate(transforms):
+        if isinstance(one, Deferred) and one.is_affine:
+            steps.append((one, transforms[:i]))
+        else:
+            # Moments do not follow through this map: its rows are read.
+            steps = []
+    n_applied = len(transforms) - len(steps)
+    source: Any = transformed(base, transforms[:n_applied]) if n_applied else base
+    if isinstance(source, TransformedSource):
+        source.settle()
     is_joint = question.is_joint or any(one.needs_joint(base, before) for one, before in steps)
-    found = _read(base, is_joint, question.settings)
+    found = _read(source, is_joint, question.settings)
     for one, before in steps:
         found = one.mapped(base, before, found)
     return found

@@ -19,6 +19,9 @@ from streamgmm.preprocessing.maps import Scaling
 from streamgmm.preprocessing.transformer import RESOURCES, InvertibleTransformer
 from streamgmm.protocols import Source
 
+# Larger sums of weights stay floats.
+_LARGEST_WHOLE = 2.0**53
+
 
 class StandardScaler(
     InvertibleTransformer,
@@ -191,7 +194,7 @@ class StandardScaler(
     def n_samples_seen_(self) -> int | float | Array:
         """Number of rows, or the sum of their weights."""
         counts: Any = self._row_map.counts
-        if np.array_equal(counts, np.round(counts)):
+        if np.array_equal(counts, np.round(counts)) and counts.max() < _LARGEST_WHOLE:
             counts = counts.astype(np.int64)
         found: int | float | Array = counts if np.ptp(counts) else counts[0].item()
         return found

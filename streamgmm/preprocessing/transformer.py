@@ -46,6 +46,7 @@ class LazyTransformer:
 
     #: Treatment of rows with NaN among rows in memory: "em" takes them.
     _missing_in_memory: ClassVar[Missing] = "error"
+    _settles_maps = False
     _deferred: Deferred[Any]
 
     @abstractmethod

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -139,11 +138,14 @@ class TransformedSource(Described):
         self.n_rows, self.boundaries = base.n_rows, base.boundaries
         self.has_weights: bool = base.has_weights
         self.sample_dims, self.sample_shape = sample_dims(base), sample_shape(base)
+        # No cached_property: before Python 3.12 it has one lock for all sources, and a map may be
+        # computed by threads that read another one.
+        self._joined: tuple[RowMap, ...] | None = None
+        self._lazy: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process gets the maps, and not the data that they are computed from.
-        state = {**self.__dict__, "transforms": self._known()}
-        return {name: state[name] for name in state if name not in ("_joined_maps", "_mapped")}
+        return {**self.__dict__, "transforms": self._known(), "_joined": None, "_lazy": None}
 
     def __copy__(self) -> "TransformedSource":
         return self.over(self.base)
@@ -159,6 +161,10 @@ class TransformedSource(Described):
         """Return the maps; one pass for the last that waits may answer those before it, too."""
         return tuple(reversed([transform.row_map for transform in reversed(self.transforms)]))
 
+    def settle(self) -> None:
+        """Compute maps that are not known yet, in the calling thread."""
+        self._maps()
+
     def over(self, base: Source) -> "TransformedSource":
         """Return a source of the rows of another source, mapped in the same way."""
         return transformed(base, self.transforms)
@@ -173,6 +179,7 @@ class TransformedSource(Described):
         # Others may use the same source.
         self.base = copy(self.base)
         self.base.missing = missing
+        self._lazy = None
 
     @property
     def n_features(self) -> int:
@@ -262,19 +269,9 @@ class TransformedSource(Described):
     @property
     def mapping(self) -> "Mapping":
         """The maps, with all that is needed to apply them to rows."""
-        return Mapping(self._joined_maps, self.n_features, self.missing, self.name)
-
-    @cached_property
-    def _joined_maps(self) -> tuple[RowMap, ...]:
-        """The maps, with as few steps as they can be joined to."""
-        joined: list[RowMap] = []
-        for row_map in self._maps():
-            both = joined[-1].followed_by(row_map) if joined else None
-            if both is None:
-                joined.append(row_map)
-            else:
-                joined[-1] = both
-        return tuple(joined)
+        if self._joined is None:
+            self._joined = _joined(self._maps())
+        return Mapping(self._joined, self.n_features, self.missing, self.name)
 
 
 class LazyTransformedSource(TransformedSource):
@@ -295,12 +292,26 @@ class LazyTransformedSource(TransformedSource):
         chunks: Sequence[Any] = self._mapped.lazy_chunks()
         return chunks
 
-    @cached_property
+    @property
     def _mapped(self) -> Any:
         from streamgmm.sources.dask import mapped
 
-        base: Any = self.base
-        return mapped(base, self.mapping)
+        if self._lazy is None:
+            base: Any = self.base
+            self._lazy = mapped(base, self.mapping)
+        return self._lazy
+
+
+def _joined(maps: Sequence[RowMap]) -> tuple[RowMap, ...]:
+    """Return maps in as few steps as they can be joined to."""
+    joined: list[RowMap] = []
+    for row_map in maps:
+        both = joined[-1].followed_by(row_map) if joined else None
+        if both is None:
+            joined.append(row_map)
+        else:
+            joined[-1] = both
+    return tuple(joined)
 
 
 def transformed(source: Source, transforms: Sequence[Transform]) -> TransformedSource:
