@@ -39,7 +39,7 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     model : GaussianMixture, OnlineGaussianMixture, transformer or sklearn.pipeline.Pipeline
-        A pipeline has transformers of :mod:`streamgmm.preprocessing` and, as its last step, a
+        A pipeline has transformers of ``streamgmm.preprocessing`` and, as its last step, a
         mixture or another transformer.
     path : path-like
         A file that is there is replaced, except in two cases: it was changed after this model was

@@ -169,7 +169,7 @@ class InvertibleTransformer(LazyTransformer):
 
         Returns
         -------
-        rows : ndarray or Source of shape (n_samples, n_features_in_)
+        rows : ndarray or Source of shape (n_samples, n_features)
             For an array or a data frame in memory an array, for all other data a source.
 
         Raises

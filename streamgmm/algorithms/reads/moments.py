@@ -30,10 +30,9 @@ class MomentsFound:
     moments : RowMoments
         Of rows without infinity and without values whose squares overflow, with a weight above 0.
         NaN is no value.
-    n_rows : int
-        Number of these rows.
     n_incomplete : int
-        Number of these rows that lack a value, and of rows that lack all.
+        Number of rows that lack all values and, if all columns together were asked for, of rows
+        that lack a value.
     skipped : SkippedRows
         The other rows.
     n_refused : int
@@ -41,7 +40,6 @@ class MomentsFound:
     """
 
     moments: RowMoments
-    n_rows: int
     n_incomplete: int
     skipped: SkippedRows
     n_refused: int
@@ -50,7 +48,6 @@ class MomentsFound:
         """Return the moments of the rows of both operands."""
         return MomentsFound(
             self.moments.merge(other.moments),
-            self.n_rows + other.n_rows,
             self.n_incomplete + other.n_incomplete,
             self.skipped + other.skipped,
             self.n_refused + other.n_refused,
@@ -112,6 +109,8 @@ def _block_moments(rows: NDArray[Any], weights: Array | None, is_joint: bool) ->
         used, skipped, n_refused = use.used, use.skipped, int(np.count_nonzero(use.refused))
         weights = None if weights is None else weights[used]
         columns = columns[:, used]
-    n_incomplete = skipped.n_missing + int(np.count_nonzero(np.isnan(columns).any(axis=0)))
     moments = RowMoments.of(columns, weights, is_joint)
-    return MomentsFound(moments, columns.shape[1], n_incomplete, skipped, n_refused)
+    n_incomplete = skipped.n_missing
+    if moments.joint is not None:
+        n_incomplete += columns.shape[1] - moments.joint.n_rows
+    return MomentsFound(moments, n_incomplete, skipped, n_refused)
