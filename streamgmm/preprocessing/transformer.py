@@ -116,8 +116,8 @@ class LazyTransformer:
         rows : ndarray, data frame or Source
             For an array in memory an array: float32 if the data are float32 or float16, else
             float64. For a data frame an array too, or the container that ``set_output`` names. For
-            all other data a source that maps its rows as they are read, with the weights, the
-            treatment of missing values and the samples of the data.
+            all other data, memory maps included, a source that maps its rows as they are read, with
+            the weights, the treatment of missing values and the samples of the data.
 
         Raises
         ------
