@@ -10,6 +10,8 @@
 - ``python -m benchmarks.scale``: time and memory against rows, components, features and threads
 - ``python -m benchmarks.memory``: peak memory of fits to arrays larger than the memory limit, and
   of fits whose parameters take more than their data
+- ``python -m benchmarks.pipelines``: scaling and principal components before a mixture: peak
+  memory, and time of a pass
 - ``python -m benchmarks.missing``: rows with missing values: cost, and information
 - ``python -m benchmarks.rare``: a component that holds few of all rows: the rows that are sampled
 - ``python -m benchmarks.noise``: planted noise: its weight and the means, with and without noise

@@ -5,7 +5,7 @@ statistics merge; an M-step turns them into parameters, and the next pass begins
 layers never import higher ones::
 
     errors < core, events < protocols < sources, sinks, executors, persistence
-           < algorithms < checkpoint < estimators, plotting, progress < updates < cli
+           < algorithms < checkpoint < estimators, preprocessing, plotting, progress < updates < cli
 
 Importing this package loads nothing; names load what they need when they are first used.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         KMeans,
         OnlineGaussianMixture,
         load,
+        save,
     )
     from streamgmm.sources.named_weights import cos_latitude
     from streamgmm.sources.open import open_source as open  # noqa: A004 - a name of its own place
@@ -38,6 +39,7 @@ __all__ = [
     "cos_latitude",
     "load",
     "open",
+    "save",
     "update",
 ]
 
@@ -50,10 +52,11 @@ _HOMES = {
     "cos_latitude": ("streamgmm.sources.named_weights", "cos_latitude"),
     "load": ("streamgmm.estimators", "load"),
     "open": ("streamgmm.sources.open", "open_source"),
+    "save": ("streamgmm.estimators", "save"),
     "update": ("streamgmm.updates", "update"),
 }
 # Modules that are loaded when they are first used.
-_MODULES = ("errors", "events", "plotting", "testing")
+_MODULES = ("errors", "events", "plotting", "preprocessing", "testing")
 
 
 def __getattr__(name: str) -> Any:

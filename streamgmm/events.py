@@ -127,9 +127,10 @@ class ReadStarted(Event):
     number : int
         1 for the first pass.
     purpose : str
-        Purpose of the pass: "sample", "pilot" (a sample of a few chunks), "survey", "iteration",
-        "refinement" (the same iteration again, in coordinates that show how narrow a covariance
-        is) or "score"; for predictions the name of the predicted values.
+        Purpose of the pass: "moments" (of rows that are scaled or projected), "sample", "pilot" (a
+        sample of a few chunks), "survey", "iteration", "refinement" (the same iteration again, in
+        coordinates that show how narrow a covariance is) or "score"; for predictions the name of
+        the predicted values.
     n_rows, n_chunks : int
         Numbers of rows and chunks that the pass will read.
     n_bytes : int

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import xxhash
 
@@ -53,19 +53,7 @@ def held(path: Path) -> Iterator[None]:
         yield
 
 
-class Saved(Protocol):
-    """A model that knows the files that it was loaded from or saved to.
-
-    Attributes
-    ----------
-    known_files_ : mapping of str to str or None
-        What :func:`content_of` returned for each file then.
-    """
-
-    known_files_: Mapping[str, str | None]
-
-
-def replace_model(path: Path, record: Record, model: Saved) -> None:
+def replace_model(path: Path, record: Record, model: Any) -> None:
     """Write the record of a model to a file that the caller holds.
 
     Parameters
@@ -73,16 +61,19 @@ def replace_model(path: Path, record: Record, model: Saved) -> None:
     path : Path
     record : Record
     model : estimator
-        It then knows what the file holds.
+        It then knows what the file holds: its ``known_files_`` gives by file what
+        :func:`content_of` returned.
 
     Raises
     ------
     OutputError
         If the file cannot be written, or something that the writer does not know would be lost.
     """
-    refuse_loss(path, model.known_files_.get(str(path)))
+    # A pipeline of scikit-learn knows no files before it is saved.
+    known: Mapping[str, str | None] = getattr(model, "known_files_", {})
+    refuse_loss(path, known.get(str(path)))
     write_record(path, record)
-    model.known_files_ = {**model.known_files_, str(path): content_of(path)}
+    model.known_files_ = {**known, str(path): content_of(path)}
 
 
 def refuse_loss(path: Path, known: str | None) -> None:

@@ -37,6 +37,11 @@ def test_the_estimator_loads_no_backend() -> None:
     assert not loaded & HEAVY
 
 
+def test_transformers_load_no_backend() -> None:
+    loaded = packages_after("from streamgmm import preprocessing; preprocessing.StandardScaler()")
+    assert not loaded & HEAVY
+
+
 def test_fitting_arrays_loads_no_backend() -> None:
     loaded = packages_after(
         "import numpy as np\n"
@@ -60,7 +65,7 @@ def test_lower_layers_do_not_load_scikit_learn(module: str) -> None:
 
 
 def test_names() -> None:
-    modules = ["errors", "events", "plotting", "testing"]
+    modules = ["errors", "events", "plotting", "preprocessing", "testing"]
     assert dir(streamgmm) == sorted([*streamgmm.__all__, *modules])
     for name in dir(streamgmm):
         assert getattr(streamgmm, name) is not None

@@ -22,6 +22,7 @@ from streamgmm.cli.describe import (
     print_history,
     print_ledger,
     print_ridge,
+    print_transformers,
     summary,
     with_skipped,
 )
@@ -236,7 +237,7 @@ def _opened(data: str, settings: dict[str, Any], sample_weight: Any = None) -> "
 
 
 def _opened_for(
-    model: "GaussianMixture", data: str, settings: dict[str, Any], sample_weight: Any = None
+    model: Any, data: str, settings: dict[str, Any], sample_weight: Any = None
 ) -> "Source":
     """Return the data as the command line describes them, or else as the model remembers."""
     from streamgmm.sources.open import options_by_name
@@ -258,6 +259,74 @@ _memory_limit = click.option(
     metavar="SIZE",
     help="Memory limit of the whole process, such as 4GiB.  [default: most of the free memory]",
 )
+
+
+def _part_or_number(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> int | float | None:
+    """Return a number of components, or a part of the variance."""
+    if value is None:
+        return None
+    try:
+        number = int(value) if value.isdigit() else float(value)
+    except ValueError:
+        number = math.nan
+    if not (0.0 < number < 1.0 or (isinstance(number, int) and number >= 1)):
+        raise click.BadParameter("give a number of components, or a part below 1 as in 0.99")
+    return number
+
+
+def _preprocessing(command: Any) -> Any:
+    """Return what is done to the rows before the mixture."""
+    options = (
+        click.option(
+            "--scale",
+            is_flag=True,
+            help="Scale each column to mean 0 and variance 1 first. The scaling is a part of the "
+            "model file.",
+        ),
+        click.option(
+            "--pca",
+            "n_directions",
+            callback=_part_or_number,
+            metavar="NUMBER",
+            help="Project on principal components first, after --scale: how many, or the part of "
+            "the variance that they explain, as in 0.99. The projection is a part of the model "
+            "file.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _preprocessed(
+    source: "Source", scale: bool, n_directions: int | float | None, **resources: Any
+) -> "tuple[list[Any], Source]":
+    """Return the transformers that are asked for, fitted to the rows, and transformed rows."""
+    if not scale and n_directions is None:
+        return [], source
+    from streamgmm.preprocessing import PCA, StandardScaler
+
+    transformers: list[Any] = [StandardScaler(**resources)] if scale else []
+    if n_directions is not None:
+        transformers.append(PCA(n_directions, **resources))
+    for transformer in transformers:
+        source = transformer.fit_transform(source)
+    return transformers, source
+
+
+def _write_model(transformers: list[Any], mixture: Any, output: Path) -> None:
+    """Write a mixture, with the transformers of its rows if there are any."""
+    if not transformers:
+        mixture.save(output)
+        return
+    from streamgmm.preprocessing.chains import chained
+
+    streamgmm.save(chained(transformers, mixture), output)
+
+
+_RESOURCES = ("executor", "n_jobs", "memory_limit")
 
 
 def _checkpoint(command: Any) -> Any:
@@ -315,10 +384,32 @@ def _resources(command: Any) -> Any:
 
 def _load(path: Path, **settings: Any) -> "GaussianMixture":
     """Load a model, with these settings in place of those of the machine that fitted it."""
-    from streamgmm.estimators import load
+    from streamgmm.estimators.loading import load_mixture
 
-    model: GaussianMixture = load(path).set_params(**settings)
+    model: GaussianMixture = load_mixture(path).set_params(**settings)
     return model
+
+
+def _load_parts(path: Path) -> "tuple[list[Any], GaussianMixture]":
+    """Load the transformers of rows and the mixture of a model."""
+    from streamgmm.preprocessing.chains import parts_of
+
+    transformers, mixture = parts_of(streamgmm.load(path))
+    return transformers, mixture
+
+
+def _load_for(
+    path: Path, data: str, settings: dict[str, Any], sample_weight: Any = None
+) -> "tuple[GaussianMixture, Source]":
+    """Load a model; return its mixture, and the rows as the mixture takes them."""
+    transformers, mixture = _load_parts(path)
+    first = transformers[0] if transformers else mixture
+    source = _opened_for(first, data, settings, sample_weight)
+    for part in (*transformers, mixture):
+        part.set_params(**settings)
+    for transformer in transformers:
+        source = transformer.transform(source)
+    return mixture, source
 
 
 @click.group(cls=Program, invoke_without_command=True)
@@ -414,6 +505,7 @@ def main(context: click.Context) -> None:
 )
 @_prior
 @_noise
+@_preprocessing
 @_path_option(
     "--start",
     metavar="MODEL",
@@ -438,6 +530,8 @@ def fit(
     covariance_type: str | None,
     start: Path | None,
     sample_weight: Any,
+    scale: bool,
+    n_directions: int | float | None,
     resume: bool,
     quiet: bool,
     **settings: Any,
@@ -459,12 +553,17 @@ def fit(
         n_components, covariance_type, start, settings["reg_covar"], settings["noise"]
     )
     start_time = time.perf_counter()
+    resources = {name: settings[name] for name in _RESOURCES}
     with reporting(quiet) as listener:
+        transformers, source = _preprocessed(
+            source, scale, n_directions, **resources, callbacks=[listener]
+        )
         model = GaussianMixture(**settings, callbacks=[listener])
         model.fit(source, resume=resume)
     seconds = time.perf_counter() - start_time
-    model.save(output)
+    _write_model(transformers, model, output)
     if not quiet:
+        print_transformers(transformers)
         click.echo(f"{output}: {summary(model)}")
         click.echo(fit_report(model, output, data, seconds))
 
@@ -572,6 +671,7 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> list[
     multiple=True,
     help="weights: the components of each candidate have equal weights.",
 )
+@_preprocessing
 @_path_option("--table", help="Table of all candidates to write; ends in .csv.")
 @_path_option("--plot", "picture", help="Picture of the criterion: ends in .png, .pdf or .svg.")
 @_checkpoint
@@ -585,6 +685,8 @@ def select(
     table: Path | None,
     picture: Path | None,
     sample_weight: Any,
+    scale: bool,
+    n_directions: int | float | None,
     resume: bool,
     quiet: bool,
     **settings: Any,
@@ -601,10 +703,14 @@ def select(
 
     refuse_loss(output.resolve(), None)
     source = _opened(data, settings, sample_weight)
+    resources = {name: settings[name] for name in _RESOURCES}
     with reporting(quiet) as listener:
+        transformers, source = _preprocessed(
+            source, scale, n_directions, **resources, callbacks=[listener]
+        )
         search = GaussianMixtureSearch(**settings, callbacks=[listener])
         search.fit(source, resume=resume)
-    search.best_estimator_.save(output)
+    _write_model(transformers, search.best_estimator_, output)
     if table is not None:
         write_table(table, search.cv_results_)
     if picture is not None:
@@ -613,6 +719,7 @@ def select(
         save_picture(plot_criteria(search), picture)
     if not quiet:
         click.echo(candidates(search.cv_results_, search.criterion))
+        print_transformers(transformers)
         click.echo(f"{output}: {summary(search.best_estimator_)}")
 
 
@@ -638,9 +745,7 @@ def predict(
 ) -> None:
     """Write the component of each row of DATA, or its responsibilities."""
     check_output(output, _PREDICTIONS, data, model)
-    fitted = _load(model)
-    source = _opened_for(fitted, data, settings)
-    fitted.set_params(**settings)
+    fitted, source = _load_for(model, data, settings)
     function = fitted.predict_proba if proba else fitted.predict
     _write_rows(fitted, function, source, output, resume, quiet)
     if not quiet:
@@ -740,9 +845,7 @@ def score(
         raise click.UsageError("--samples does not depend on --sample-weight; leave it out.")
     if output is not None:
         check_output(output, _PREDICTIONS, data, model)
-    fitted = _load(model)
-    source = _opened_for(fitted, data, settings, sample_weight)
-    fitted.set_params(**settings)
+    fitted, source = _load_for(model, data, settings, sample_weight)
     if output is not None:
         _write_rows(fitted, fitted.score_samples, source, output, resume, quiet)
         if not quiet:
@@ -962,11 +1065,12 @@ def _standard_input(columns: list[str] | None) -> "Iterator[Source]":
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def info(model: Path, as_json: bool) -> None:
     """Print what a model file holds."""
-    fitted = _load(model)
+    transformers, fitted = _load_parts(model)
     if as_json:
-        click.echo(json.dumps(finite(contents(fitted)), indent=2))
+        click.echo(json.dumps(finite(contents(fitted, transformers)), indent=2))
         return
     click.echo(f"{model}: {summary(fitted)}")
+    print_transformers(transformers)
     print_ledger(fitted)
     if has_mixture(fitted):
         from streamgmm.estimators.condition import warn_of_model

@@ -61,6 +61,16 @@ def has_mixture(model: "GaussianMixture | OnlineGaussianMixture") -> bool:
     return not isinstance(model, OnlineGaussianMixture) or model.__sklearn_is_fitted__()
 
 
+def print_transformers(transformers: Sequence[Any]) -> None:
+    """Print a line on each transformer of the rows before the mixture."""
+    if not transformers:
+        return
+    from streamgmm.preprocessing.chains import describe
+
+    for transformer in transformers:
+        click.echo(f"before the mixture: {describe(transformer)}")
+
+
 def print_ledger(model: "GaussianMixture | OnlineGaussianMixture") -> None:
     """Print a line on the learned batches, and one on each of the last folders."""
     from streamgmm.estimators import OnlineGaussianMixture
@@ -80,8 +90,10 @@ def print_ledger(model: "GaussianMixture | OnlineGaussianMixture") -> None:
         click.echo(place if len(files.entries) == 1 else others)
 
 
-def contents(model: "GaussianMixture | OnlineGaussianMixture") -> dict[str, Any]:
-    """Return all values of the model as JSON values."""
+def contents(
+    model: "GaussianMixture | OnlineGaussianMixture", transformers: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """Return all values of the model, and of the transformers of its rows, as JSON values."""
     from streamgmm.estimators import OnlineGaussianMixture
 
     names = getattr(model, "feature_names_in_", None)
@@ -90,6 +102,18 @@ def contents(model: "GaussianMixture | OnlineGaussianMixture") -> dict[str, Any]
         "covariance_type": model.covariance_type,
         "feature_names": None if names is None else list(names),
     }
+    if transformers:
+        from streamgmm.preprocessing.files import transformer_record
+
+        found["transformers"] = [
+            {
+                "name": type(transformer).__name__,
+                **record.header["fitted"],
+                **{name: array.tolist() for name, array in record.arrays.items()},
+            }
+            for transformer in transformers
+            for record in [transformer_record(transformer)]
+        ]
     if not has_mixture(model):
         return {**found, "ledger": model.state_.ledger.to_header()}
     if hasattr(model, "provenance_"):

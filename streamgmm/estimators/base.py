@@ -173,7 +173,8 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
         True
         """
         check_is_fitted(self)
-        output = labels_output("component", len(self.weights_), dtype)
+        has_noise = self._noise() is not None
+        output = labels_output("component", len(self.weights_), dtype, has_noise)
         return self._predicted(X, prediction.labels, output, out, resume)
 
     @overload
@@ -1031,8 +1032,9 @@ or the path ``out``
         model = load(path)
         if not isinstance(model, cls):
             kind = type(model).__name__
+            own = f"{kind}.load or " if isinstance(model, MixtureEstimator) else ""
             raise ModelFileError(
-                f"{path} holds a model of class {kind}; load it by {kind}.load or streamgmm.load"
+                f"{path} holds a model of class {kind}; load it by {own}streamgmm.load"
             )
         return model
 

@@ -1,4 +1,4 @@
-"""Models from files, of whichever class they were."""
+"""Models into files and from files, of whichever class they are."""
 
 import os
 import reprlib
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from streamgmm.archive import Declared
-from streamgmm.errors import ModelFileError, ParameterError
+from streamgmm.errors import ModelFileError, OutputError, ParameterError
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
 from streamgmm.estimators.model_layout import check_arrays
 from streamgmm.estimators.online_mixture import OnlineGaussianMixture
 from streamgmm.estimators.online_records import from_online_record
 from streamgmm.estimators.records import from_record
 from streamgmm.estimators.validation import check_settings
-from streamgmm.model_files import content_of
+from streamgmm.model_files import content_of, held, replace_model
 from streamgmm.paths import local_path
 from streamgmm.persistence import Record, read_record, refusing
 
@@ -24,14 +24,61 @@ from streamgmm.persistence import Record, read_record, refusing
 _LOCAL = frozenset({"executor", "memory_limit", "n_jobs", "verbose", "verbose_interval"})
 # Settings that a batch fit has decided.
 _OF_BATCH = frozenset({"n_components", "covariance_type"})
-_CLASSES: Mapping[str, Callable[[Record], GaussianMixture | OnlineGaussianMixture]] = {
+_MIXTURES: Mapping[str, Callable[[Record], GaussianMixture | OnlineGaussianMixture]] = {
     "GaussianMixture": lambda record: from_record(GaussianMixture, record),
     "OnlineGaussianMixture": lambda record: from_online_record(OnlineGaussianMixture, record),
 }
 
 
-def load(path: str | os.PathLike[str]) -> GaussianMixture | OnlineGaussianMixture:
-    """Load a model that its method ``save`` wrote.
+def save(model: Any, path: str | os.PathLike[str]) -> None:
+    """Write a fitted model to one ``.gmm`` file, atomically.
+
+    Settings that a file cannot hold (an executor, callbacks) are left at their defaults. Nothing is
+    pickled.
+
+    Parameters
+    ----------
+    model : GaussianMixture, OnlineGaussianMixture, transformer or sklearn.pipeline.Pipeline
+        A pipeline has transformers of ``streamgmm.preprocessing`` and, as its last step, a
+        mixture or another transformer.
+    path : path-like
+        A file that is there is replaced, except in two cases: it was changed after this model was
+        loaded from it or saved to it, or :func:`streamgmm.update` has learned there what this model
+        does not know.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written, or is not to be replaced.
+    ParameterError
+        If a file cannot hold the model, or a step of the pipeline.
+    NotFittedError
+        If the model is not fitted.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import streamgmm
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from streamgmm import GaussianMixture
+    >>> from streamgmm.preprocessing import StandardScaler
+    >>> X = np.arange(10.0).reshape(5, 2)
+    >>> pipeline = make_pipeline(StandardScaler(), GaussianMixture()).fit(X)
+    >>> path = Path(tempfile.mkdtemp()) / "model.gmm"
+    >>> streamgmm.save(pipeline, path)
+    >>> streamgmm.load(path).predict(X)
+    array([0, 0, 0, 0, 0])
+    """
+    target = Path(os.path.realpath(local_path(path, OutputError, "model files")))
+    record = _record_of(model)
+    with held(target):
+        replace_model(target, record, model)
+
+
+def load(path: str | os.PathLike[str]) -> GaussianMixture | OnlineGaussianMixture | Any:
+    """Load a model that :func:`streamgmm.save` or its method ``save`` wrote.
 
     Parameters
     ----------
@@ -39,7 +86,7 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture | OnlineGaussianMixtur
 
     Returns
     -------
-    GaussianMixture or OnlineGaussianMixture
+    GaussianMixture, OnlineGaussianMixture, transformer or sklearn.pipeline.Pipeline
         Of the class that was saved.
 
     Raises
@@ -63,9 +110,60 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture | OnlineGaussianMixtur
     content = content_of(target)
     record = read_record(path, _check)
     with refusing(str(path)):
-        model = _CLASSES[record.header["estimator"]](record)
+        model = _model_from(record.header["estimator"], record)
     model.known_files_ = {str(target): content}
     return model
+
+
+def load_mixture(path: str | os.PathLike[str]) -> GaussianMixture | OnlineGaussianMixture:
+    """Load a mixture that stands alone, and refuse a file of a pipeline or a transformer.
+
+    Raises
+    ------
+    ModelFileError
+        As :func:`load`, or if the file holds another kind of model.
+    """
+    model = load(path)
+    if not isinstance(model, GaussianMixture | OnlineGaussianMixture):
+        raise ModelFileError(
+            f"{path} holds a {type(model).__name__}, but a mixture that stands alone is needed here"
+        )
+    return model
+
+
+def _record_of(model: Any) -> Record:
+    """Return a model as the content of a file.
+
+    Raises
+    ------
+    ParameterError
+        If a file cannot hold it.
+    """
+    from sklearn.pipeline import Pipeline
+
+    if isinstance(model, GaussianMixture | OnlineGaussianMixture):
+        return model._record()
+    from streamgmm.preprocessing import files
+
+    if isinstance(model, Pipeline):
+        return files.pipeline_record(model, _record_of)
+    if type(model) in files.TRANSFORMERS.values():
+        return files.transformer_record(model)
+    raise ParameterError(
+        f"a model file cannot hold {reprlib.repr(model)}; save a GaussianMixture, an "
+        "OnlineGaussianMixture, a transformer of streamgmm.preprocessing, or a pipeline of them"
+    )
+
+
+def _model_from(kind: str, record: Record) -> Any:
+    """Return the model of a class from its record."""
+    if kind in _MIXTURES:
+        return _MIXTURES[kind](record)
+    from streamgmm.preprocessing import files
+
+    if kind == files.PIPELINE:
+        return files.pipeline_from(record, _model_from)
+    return files.transformer_from(record)
 
 
 def load_or_begin(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixture:
@@ -86,7 +184,7 @@ def load_or_begin(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixt
                 "OnlineGaussianMixture there"
             )
         return asked
-    model = load(path)
+    model = load_mixture(path)
     decided = _OF_BATCH if isinstance(model, GaussianMixture) else settings.keys() - _LOCAL
     known = model.get_params(deep=False) if settings else {}
     other = [
@@ -132,6 +230,14 @@ def _asked(settings: Mapping[str, Any]) -> OnlineGaussianMixture:
 def _check(header: Mapping[str, Any], declared: Mapping[str, Declared]) -> None:
     """Refuse a model of an unknown class, and arrays that its class does not have."""
     name = header.get("estimator")
-    if not isinstance(name, str) or name not in _CLASSES:
+    if name in _MIXTURES:
+        check_arrays(header, declared)
+        return
+    from streamgmm.preprocessing import files
+
+    if name == files.PIPELINE:
+        files.check_pipeline(header, declared, _check)
+    elif isinstance(name, str) and name in files.TRANSFORMERS:
+        files.check_transformer(header, declared)
+    else:
         raise ValueError(f"it holds a {reprlib.repr(name)}, which this release does not know")
-    check_arrays(header, declared)

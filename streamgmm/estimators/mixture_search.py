@@ -703,6 +703,8 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
                 ConvergenceWarning,
             )
         best = outcomes[self.best_index_].settings
+        for model in self.estimators_:
+            model._has_names_of_pipeline = self._has_names_of_pipeline
         self.best_estimator_ = self.estimators_[self.best_index_]
         self.best_params_ = {
             "n_components": best.n_components,

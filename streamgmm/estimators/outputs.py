@@ -22,6 +22,7 @@ from streamgmm.protocols import (
     sample_shape,
 )
 from streamgmm.sources.open import is_path, is_paths
+from streamgmm.sources.transformed import TransformedSource
 from streamgmm.urls import is_url, split
 
 #: Label of rows that cannot be labelled.
@@ -30,8 +31,10 @@ NO_LABEL = -1
 _PIECE_BYTES = 8 << 20
 
 
-def labels_output(name: str, n_labels: int, dtype: Any) -> Output:
+def labels_output(name: str, n_labels: int, dtype: Any, has_noise: bool = False) -> Output:
     """Return the description of labels from 0 to n_labels - 1, and -1 for rows without one.
+
+    With noise -1 is its label, and -2 that of rows without one.
 
     Parameters
     ----------
@@ -40,25 +43,28 @@ def labels_output(name: str, n_labels: int, dtype: Any) -> Output:
     n_labels : int
     dtype : dtype-like or None
         By default int64 in memory, and the smallest type that holds the labels at a path.
+    has_noise : bool
 
     Raises
     ------
     ParameterError
         If the type cannot hold the labels.
     """
-    smallest = np.min_scalar_type(-n_labels)
+    no_label = NO_LABEL - has_noise
+    smallest = np.min_scalar_type(min(-n_labels, no_label))
+    meanings = [*(["noise"] if has_noise else []), *(f"{name}_{k}" for k in range(n_labels))]
     attributes = {
         "long_name": f"{name} of each sample",
-        "flag_values": list(range(n_labels)),
-        "flag_meanings": " ".join(f"{name}_{k}" for k in range(n_labels)),
+        "flag_values": list(range(no_label + 1, n_labels)),
+        "flag_meanings": " ".join(meanings),
     }
-    described = Output(np.dtype(np.int64), None, (), smallest, name, attributes, NO_LABEL)
+    described = Output(np.dtype(np.int64), None, (), smallest, name, attributes, no_label)
     if dtype is None:
         return described
     chosen = _dtype_of(dtype)
     if chosen.kind != "i" or chosen.itemsize < smallest.itemsize:
         raise ParameterError(
-            f"dtype is {chosen}, which cannot hold the labels -1 to {n_labels - 1}; choose a "
+            f"dtype is {chosen}, which cannot hold the labels {no_label} to {n_labels - 1}; choose a "
             f"signed integer type of at least {8 * smallest.itemsize} bits, such as {smallest}"
         )
     return replace(described, dtype=chosen, stored_dtype=chosen)
@@ -116,13 +122,16 @@ def as_given(source: Source, values: NDArray[Any], output: Output) -> Any:
 
 def description(source: Source) -> dict[str, Any]:
     """Return what predictions of a source depend on, as far as its metadata tell."""
-    return {
+    known = {
         "data": source.name,
         "data shape": [*sample_shape(source), source.n_features],
         "data dtype": source.dtype.str,
         "missing": source.missing,
         "column names": None if source.feature_names is None else [*source.feature_names],
     }
+    if isinstance(source, TransformedSource):
+        known["maps of the rows"] = source.digest
+    return known
 
 
 def refuse_unnamed_output(X: Any) -> None:

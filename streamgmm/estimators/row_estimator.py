@@ -51,6 +51,7 @@ from streamgmm.sources.array import ArraySource
 from streamgmm.sources.columns import check_features
 from streamgmm.sources.named_weights import CosLatitude
 from streamgmm.sources.open import is_source, open_source
+from streamgmm.sources.transformed import TransformedSource
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +69,11 @@ class DataEstimator(CheckedEstimator):
     memory_limit: Any
     #: Iterations between two lines with ``verbose=1``.
     verbose_interval: int = 1
+    # Whether the maps of a transformed source are computed before they are needed. A transformer
+    # leaves that to later steps, to share a pass with them.
+    _settles_maps: bool = True
+    # The step before it in a pipeline gives names to the columns of a source, and none to arrays.
+    _has_names_of_pipeline: bool = False
 
     def _open(
         self, X: Any, sample_weight: Any, *, reset: bool, missing: Missing | None = None
@@ -78,10 +84,14 @@ class DataEstimator(CheckedEstimator):
         named = sample_weight if is_named else None
         if reset:
             source = open_source(X, missing=missing, sample_weight=named)
-            self._remember_features(source)
         else:
             described = getattr(self, "data_description_", None)
             source = open_described(X, described, missing=missing, sample_weight=named)
+        if self._settles_maps and isinstance(source, TransformedSource):
+            source.settle()
+        if reset:
+            self._remember_features(source)
+        else:
             require_fitted_columns(self, source, was_source=is_source(X))
         if sample_weight is None or is_named:
             return source
@@ -93,6 +103,7 @@ class DataEstimator(CheckedEstimator):
     def _remember_features(self, source: Source) -> None:
         self.n_features_in_ = source.n_features
         self.data_description_ = description_of(source)
+        self._has_names_of_pipeline = isinstance(source, TransformedSource)
         if source.feature_names is not None:
             self.feature_names_in_ = np.array(source.feature_names, dtype=object)
         elif hasattr(self, "feature_names_in_"):
@@ -243,7 +254,7 @@ def require_fitted_columns(model: DataEstimator, source: Source, *, was_source: 
     check_features(source, model.n_features_in_, None if fitted is None else fitted.tolist(), kind)
     has_names = source.feature_names is not None
     is_in_memory = isinstance(source, ArraySource) and not was_source
-    if not is_in_memory or has_names == (fitted is not None):
+    if not is_in_memory or has_names == (fitted is not None) or model._has_names_of_pipeline:
         return
     warn(
         f"X has feature names, but {kind} was fitted without feature names"

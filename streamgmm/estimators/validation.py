@@ -7,13 +7,17 @@ import numpy as np
 import sklearn.exceptions
 import sklearn.utils
 import sklearn.utils.validation
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import _param_validation
 
-# The one module that uses scikit-learn's private checks of settings.
+# The one module that uses scikit-learn's private checks of settings, and its private way to
+# answer data frames.
 from sklearn.utils._param_validation import HasMethods as HasMethods
 from sklearn.utils._param_validation import Interval as Interval
+from sklearn.utils._param_validation import RealNotInt as RealNotInt
 from sklearn.utils._param_validation import StrOptions as StrOptions
+from sklearn.utils._set_output import _wrap_data_with_container
 
 from streamgmm import errors
 from streamgmm.core.priors import Prior
@@ -23,6 +27,21 @@ from streamgmm.options import PriorName
 
 #: What scikit-learn's checks accept as the setting ``prior``.
 PRIOR_CONSTRAINTS = [StrOptions(set(get_args(PriorName))), Prior, HasMethods("pseudo_rows"), None]
+
+
+def in_container(method: str, rows: NDArray[Any], X: Any, transformer: Any) -> Any:
+    """Return mapped rows as an array, or in the container that ``set_output`` has chosen.
+
+    Parameters
+    ----------
+    method : str
+        Name of the method that mapped them.
+    rows : ndarray
+    X : object
+        The rows as they were given; a data frame also gives its index.
+    transformer : estimator
+    """
+    return _wrap_data_with_container(method, rows, X, transformer)
 
 
 class InvalidParameterError(errors.ParameterError, _param_validation.InvalidParameterError):  # type: ignore[misc]

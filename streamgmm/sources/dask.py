@@ -22,6 +22,7 @@ from streamgmm.options import Missing
 from streamgmm.protocols import Chunk
 from streamgmm.sources.described import Described
 from streamgmm.sources.layout import check_table
+from streamgmm.sources.transformed import Mapping, mapped_dtype, mapped_rows
 from streamgmm.sources.values import (
     NO_RULES,
     ROW_REMEDY,
@@ -163,6 +164,23 @@ class DaskSource(Described):
     def _scheduler(self) -> dict[str, str]:
         """What computes a chunk, as Dask takes it."""
         return {} if self.holds_futures() else {"scheduler": "synchronous"}
+
+
+def mapped(source: DaskSource, mapping: Mapping) -> DaskSource:
+    """Return the same rows and weights, with each block of rows mapped where it is computed."""
+    found = copy(source)
+    vars(found).pop("_scheduler", None)
+    dtype = mapped_dtype(source.dtype)
+    found._array = source.array.map_blocks(
+        mapped_rows,
+        mapping,
+        dtype=dtype,
+        meta=np.empty((0, 0), dtype),
+        chunks=(source._array.chunks[0], (mapping.n_outputs,)),
+    )
+    found._rules = NO_RULES
+    found.n_features = mapping.n_outputs
+    return found
 
 
 def check_array(data: Any, name: str) -> None:

@@ -29,6 +29,7 @@ from streamgmm.sources.table_formats import (
     names_in_local,
     refuse_table_with_log,
 )
+from streamgmm.sources.transformed import TransformedSource
 from streamgmm.sources.values import NO_RULES, ValueRules
 from streamgmm.sources.weighted import WeightedSource
 from streamgmm.urls import (
@@ -75,6 +76,12 @@ def is_source(data: Any) -> TypeGuard[Source]:
     """Return whether data are described already."""
     # The class is asked, because a DataFrame may have columns with these names.
     return callable(getattr(type(data), "read", None)) and hasattr(data, "boundaries")
+
+
+def is_in_memory(data: Any) -> bool:
+    """Return whether data are an array or a data frame, and neither named nor described."""
+    is_named = is_path(data) or is_paths(data)
+    return not is_named and _kind_of_object(data) in (_ARRAY, _FRAME)
 
 
 def is_stored_table(path: Path) -> bool:
@@ -683,6 +690,8 @@ def _with_missing(source: Source, missing: Missing) -> Source:
 
 
 def _with_weights(source: Source, weights: Any) -> Source:
+    if isinstance(source, TransformedSource):
+        return source.over(_with_weights(source.base, weights))
     rules = _weight_rules(weights)
     if is_from(weights, "xarray"):
         from streamgmm.sources.xarray import XarraySource, weights_of
@@ -716,7 +725,7 @@ def open_beside(source: Source, others: Any) -> tuple[list[str], BesideSource]:
     DataError
         If the data hold no such variable, or there is not one value for each row.
     """
-    rows = source.rows if isinstance(source, WeightedSource) else source
+    rows = source.unweighted if isinstance(source, WeightedSource) else source
     if isinstance(others, str) or (is_paths(others)):
         names = [others] if isinstance(others, str) else [str(name) for name in others]
         known = [str(name) for name in rows.names()] if isinstance(rows, NamingSource) else []

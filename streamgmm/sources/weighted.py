@@ -78,8 +78,8 @@ class WeightedSource(Described):
             self._weights = _loaded(weights[:])
 
     @property
-    def rows(self) -> Source:
-        """The source of the rows, without the weights."""
+    def unweighted(self) -> Source:
+        """The rows without their weights."""
         return self._source
 
     @property
