@@ -8,6 +8,7 @@ row holds the fill value 1e30 in all columns.
 """
 
 import argparse
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
+from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks.reads.cells import Planted
 from benchmarks.reporting import Table, report
@@ -100,6 +102,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="few rows, one shape")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
+    # Without noise some mixtures have no good fit.
+    warnings.simplefilter("ignore", ConvergenceWarning)
     n_rows = 5000 if options.small else int(options.rows)
     problems = [Noisy.drawn(k, d, n_rows) for k, d in (_FEW_SHAPES if options.small else _SHAPES)]
     header = [

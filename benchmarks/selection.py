@@ -307,9 +307,11 @@ def clusters(is_small: bool) -> Table:
             ]
         )
     header = ["rows", "components by BIC", "components by ICL", "clusters of merged components"]
-    return Table(
-        header, cells, "Three clusters of Student-t rows with 6 degrees of freedom, D = 2."
+    caption = (
+        f"Three clusters of Student-t rows with {_DEGREES_OF_FREEDOM:g} degrees of freedom, means "
+        f"{_APART:g} apart, D = 2."
     )
+    return Table(header, cells, caption)
 
 
 def main() -> None:

@@ -265,9 +265,7 @@ def test_settings_are_those_of_a_mixture() -> None:
     theirs = GaussianMixture().get_params()
     shared = own.keys() & theirs.keys() - {"n_components", "covariance_type"}
     assert {name: own[name] for name in shared} == {name: theirs[name] for name in shared}
-    left = {
-        "algorithm", "fixed", "means_init", "precisions_init", "warm_start", "weights_init",
-    }  # fmt: skip
+    left = {"algorithm", "means_init", "precisions_init", "warm_start", "weights_init"}
     assert theirs.keys() - own.keys() == left
     search = GaussianMixtureSearch(range(2, 4), tol=0.1)
     assert clone(search).get_params() == search.get_params()
