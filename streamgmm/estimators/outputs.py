@@ -65,7 +65,8 @@ def labels_output(name: str, n_labels: int, dtype: Any, has_noise: bool = False)
     if chosen.kind != "i" or chosen.itemsize < smallest.itemsize:
         raise ParameterError(
             f"dtype is {chosen}, which cannot hold the labels {no_label} to {n_labels - 1}; "
-            f"choose a signed integer type of at least {8 * smallest.itemsize} bits, such as {smallest}"
+            f"choose a signed integer type of at least {8 * smallest.itemsize} bits, such as "
+            f"{smallest}"
         )
     return replace(described, dtype=chosen, stored_dtype=chosen)
 
