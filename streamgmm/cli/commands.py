@@ -299,6 +299,11 @@ def main(context: click.Context) -> None:
     help="Structure of the covariances.  [default: full]",
 )
 @click.option(
+    "--rank",
+    type=click.IntRange(0),
+    help="Rank of the loadings with low_rank.  [default: 8, or what the columns allow]",
+)
+@click.option(
     "--tol",
     type=click.FloatRange(0),
     default=1e-3,
@@ -381,6 +386,7 @@ def fit(
     output: Path,
     n_components: int | None,
     covariance_type: str | None,
+    rank: int | None,
     start: Path | None,
     sample_weight: Any,
     resume: bool,
@@ -400,7 +406,7 @@ def fit(
     refuse_loss(output.resolve(), None)
 
     source = _opened(data, settings, sample_weight)
-    settings |= _shape(n_components, covariance_type, start, settings["reg_covar"])
+    settings |= _shape(n_components, covariance_type, rank, start, settings["reg_covar"])
     start_time = time.perf_counter()
     with reporting(quiet) as listener:
         model = GaussianMixture(**settings, callbacks=[listener])
@@ -413,12 +419,22 @@ def fit(
 
 
 def _shape(
-    n_components: int | None, covariance_type: str | None, start: Path | None, reg_covar: Any
+    n_components: int | None,
+    covariance_type: str | None,
+    rank: int | None,
+    start: Path | None,
+    reg_covar: Any,
 ) -> dict[str, Any]:
     """Return settings that say what is fitted; a model to start from decides them."""
     if start is None:
-        return {"n_components": n_components, "covariance_type": covariance_type or "full"}
+        kind = covariance_type or "full"
+        return {"n_components": n_components, "covariance_type": kind, "rank": rank}
     model = _load(start)
+    if hasattr(model, "loadings_"):
+        raise ParameterError(
+            f"{start} has low_rank covariances, which the command cannot start from; fit without "
+            "--start, or use warm_start in Python"
+        )
     if n_components not in (None, model.n_components):
         raise ParameterError(f"{start} has {model.n_components} components, not {n_components}")
     if covariance_type not in (None, model.covariance_type):
@@ -429,6 +445,7 @@ def _shape(
         "weights_init": model.weights_,
         "means_init": model.means_,
         "precisions_init": model.precisions_,
+        "rank": rank,
         "reg_covar": getattr(model, "reg_covar_", reg_covar) if reg_covar == "auto" else reg_covar,
     }
 

@@ -95,8 +95,12 @@ def contents(model: "GaussianMixture | OnlineGaussianMixture") -> dict[str, Any]
         "n_features": model.means_.shape[1],
         "weights": model.weights_.tolist(),
         "means": model.means_.tolist(),
-        "covariances": model.covariances_.tolist(),
     }
+    if hasattr(model, "loadings_"):
+        found["loadings"] = model.loadings_.tolist()
+        found["noise_variances"] = model.noise_variances_.tolist()
+    else:
+        found["covariances"] = model.covariances_.tolist()
     if hasattr(model, "reg_covar_"):
         found["reg_covar"] = model.reg_covar_.tolist()
     if isinstance(model, OnlineGaussianMixture):

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from streamgmm.core.e_step import EStep, Posterior, writable
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.incomplete import KEPT, incomplete_posteriors, incomplete_statistics
+from streamgmm.core.kernels.log_joint import LOW_RANK
 from streamgmm.core.kernels.tiles import PANEL, STRIDE
 from streamgmm.core.kernels.totals import CONDITIONAL_ENTROPY, named
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.core.whitening import Whitening
+from streamgmm.errors import ParameterError
 from streamgmm.options import Arithmetic
 
 
@@ -50,6 +52,11 @@ class IncompleteExpectation:
         is_hard: bool = False,
     ) -> "IncompleteExpectation":
         """Prepare a mixture as :meth:`streamgmm.core.e_step.EStep.prepare` does."""
+        if parameters.structure.code == LOW_RANK:
+            raise ParameterError(
+                "covariance_type='low_rank' does not support rows with missing values; use "
+                "missing='drop', or covariance_type='full' or 'diag'"
+            )
         complete = EStep.prepare(parameters, frame, arithmetic, log_offsets, is_hard)
         return cls(complete, Whitening.of(parameters, frame))
 

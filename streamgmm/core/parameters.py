@@ -122,7 +122,9 @@ class Parameters:
             As :meth:`create`.
         """
         structure = require_structure(covariance_type)
-        factors = structure.invert(structure.transposed(precisions_cholesky))
+        factors = structure.factors_from_stored(
+            np.asarray(covariances, dtype=np.float64), precisions_cholesky
+        )
         return cls.create(covariance_type, weights, means, covariances, factors)
 
     def check(self) -> None:

@@ -21,7 +21,9 @@ from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
+from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, public_type, structure_name
 from streamgmm.executors.memory import Budget, sample_bytes
+from streamgmm.options import CovarianceType
 from streamgmm.protocols import Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
 
@@ -171,16 +173,27 @@ def refuse_merging(parts: Sequence[FittedModel], memory_limit: int | float | str
     Budget.of(memory_limit, 1).require_driver(source, work, None, 0)
 
 
-def load_kernels(source: Source) -> None:
-    """Load the compiled kernels, or compile them, before the size of the process is measured."""
+def load_kernels(source: Source, covariance_type: CovarianceType = "full") -> None:
+    """Load the compiled kernels, or compile them, before the size of the process is measured.
+
+    Parameters
+    ----------
+    source : Source
+    covariance_type : str, default="full"
+        The covariances of the fit; those of low rank have a kernel of their own.
+    """
     types = {np.dtype(np.float64)}
     if source.dtype == np.float32:
         types.add(source.dtype)
-    parameters = Parameters.create("spherical", [1.0], np.zeros((1, 2)), [1.0])
-    expectation = prepare(parameters, Frame.of(parameters), source.missing)
-    for dtype in types:
-        rows = np.zeros((2, 2), dtype=dtype)
-        if source.missing == "em":
-            rows[1, 1] = np.nan
-        expectation.statistics(rows)
-        expectation.posterior(rows)
+    mixtures = [Parameters.create("spherical", [1.0], np.zeros((1, 2)), [1.0])]
+    if public_type(covariance_type) == LOW_RANK_TYPE:
+        name = structure_name(LOW_RANK_TYPE, 0, 2)
+        mixtures.append(Parameters.create(name, [1.0], np.zeros((1, 2)), np.ones((1, 2, 1))))
+    for parameters in mixtures:
+        expectation = prepare(parameters, Frame.of(parameters), source.missing)
+        for dtype in types:
+            rows = np.zeros((2, 2), dtype=dtype)
+            if source.missing == "em":
+                rows[1, 1] = np.nan
+            expectation.statistics(rows)
+            expectation.posterior(rows)

@@ -314,7 +314,9 @@ class Search:
         size = self._size(sample, few)
         found = self._stage("starts", sample, size, self._started, is_supported)
         can_move = self.effort.moves and not settings.objective.fixed and settings.n_components > 1
-        if can_move and is_supported:
+        # Components of low rank are neither split nor merged.
+        has_moves = not STRUCTURES[settings.covariance_type].moments_depend_on_parameters
+        if can_move and has_moves and is_supported:
             size = self._size(sample, _MORE * few)
             found = self._stage("moves", sample, size, self._moved, found)
         found = found[: settings.n_init]

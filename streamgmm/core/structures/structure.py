@@ -53,9 +53,11 @@ class CovarianceStructure(ABC):
     """
 
     code: ClassVar[int]
-    """The number of the form that compiled kernels evaluate: FULL, TIED, DIAG or SPHERICAL."""
+    """The number of the form that kernels evaluate: FULL, TIED, DIAG, SPHERICAL or LOW_RANK."""
     sklearn_type: ClassVar[str]
     """The covariance type of scikit-learn that can hold these covariances."""
+    moments_depend_on_parameters: ClassVar[bool] = False
+    """Whether moments are those of features that depend on the parameters of the E-step."""
 
     # Storage
 
@@ -150,6 +152,16 @@ class CovarianceStructure(ABC):
         numpy.linalg.LinAlgError
             If a factor is singular.
         """
+
+    def factors_from_stored(self, covariances: Array, precisions_cholesky: Array) -> Array:
+        """Return stored factors from covariances and the upper factors of their inverses.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            If a factor is singular.
+        """
+        return self.invert(self.transposed(precisions_cholesky))
 
     @abstractmethod
     def precisions(self, inverse_factors: Array) -> Array:
@@ -276,6 +288,10 @@ class CovarianceStructure(ABC):
 
         Coordinates are (1, z_1, ... z_D), and for SPHERICAL ‖z‖² as well.
         """
+
+    def scratch_lines(self, n_components: int, n_features: int) -> int:
+        """Return the number of lines of a block of rows that a kernel works on."""
+        return 7 * (2 + n_features) + n_components + 8
 
     def n_scatter(self, n_features: int) -> int:
         """Return the number of lines of the scatter: D, or 0 if there is none."""
@@ -463,7 +479,40 @@ class CovarianceStructure(ABC):
     def unit_moments(self, n_features: int) -> tuple[Array, Array]:
         """Return expected second moments of one row of y, (M - 1 - D,), and its scatter."""
 
+    def squared_distances(
+        self,
+        statistics: "Statistics",
+        parameters: "Parameters",
+        whitened: Callable[[], tuple[Array, Array]],
+    ) -> float:
+        """Return Σ w Σ_k γ ‖L⁻¹ (x - μ)‖² from statistics under the parameters.
+
+        Parameters
+        ----------
+        statistics : Statistics
+        parameters : Parameters
+        whitened : callable
+            Returns the moments (K, M) and the scatter of whitened residuals.
+        """
+        moments, scatter = whitened()
+        d = parameters.n_features
+        unit, unit_scatter = self.unit_moments(d)
+        squares = (moments[:, 1 + d :] @ unit).sum() + (scatter * unit_scatter).sum()
+        return float(squares * d / (np.square(unit).sum() + np.square(unit_scatter).sum()))
+
     # Gradient and information
+
+    def ridge_traces(self, stacked_inverse: Array, ridge: float | Array) -> Array:
+        """Return tr(diag(ridge) Σ⁻¹) of each component, (K,), or of a shared covariance, (1,)."""
+        if stacked_inverse.ndim == 2:
+            traces: Array = (np.square(stacked_inverse) * ridge).sum(axis=1)
+            return traces
+        return np.array([(np.square(one) * ridge).ravel().sum() for one in stacked_inverse])
+
+    def relative_changes(self, parameters: "Parameters", factors: Array) -> Array:
+        """Return the changes of stored factors to others, relative to the covariances."""
+        inverse = parameters.stacked(parameters.inverse_factors)
+        return self.composed(inverse, parameters.stacked(factors - parameters.factors))
 
     @abstractmethod
     def ridge_moments(self, stacked_inverse: Array, ridge: float | Array) -> tuple[Array, Array]:
