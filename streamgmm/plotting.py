@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from streamgmm.core.mixtures.clusters import MergedComponents, elbow, elbow_lines
 from streamgmm.core.structures import STRUCTURES, Array
+from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, joined, structure_name
 from streamgmm.errors import NotFittedError, OutputError, ParameterError
 from streamgmm.packages import needed_by
 from streamgmm.paths import local_path, writing
@@ -392,8 +393,12 @@ def _feature_name(model: Any, column: int) -> str:
 
 def _marginals(model: Any, columns: list[int]) -> tuple[Array, Array]:
     """Return the means (K, m) and covariances (K, m, m) over m features."""
-    structure = STRUCTURES[model.covariance_type]
-    stacked = structure.stacked(model.covariances_, *model.means_.shape)
+    if hasattr(model, "loadings_"):
+        stored = joined(model.loadings_, model.noise_variances_)
+        structure = STRUCTURES[structure_name(LOW_RANK_TYPE, model.rank_, model.means_.shape[1])]
+    else:
+        stored, structure = model.covariances_, STRUCTURES[model.covariance_type]
+    stacked = structure.stacked(stored, *model.means_.shape)
     covariances = structure.dense(stacked, columns)
     means = model.means_[:, columns]
     return means, np.broadcast_to(covariances, (len(means), *covariances.shape[1:]))

@@ -21,6 +21,7 @@ from streamgmm import GaussianMixture, GaussianMixtureSearch, OnlineGaussianMixt
 from streamgmm.cli.commands import main
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
+from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import STRUCTURES
@@ -304,24 +305,125 @@ def test_operations_that_are_refused(tmp_path: Path) -> None:
     rows = draw(mixture(), 500)
     model = fitted(rows)
     for refused in (
-        lambda: model.marginal([0]),
-        lambda: model.conditional({0: 1.0}),
-        lambda: model.impute(rows),
-        lambda: model.aligned(model),
         lambda: OnlineGaussianMixture.from_batch(model),
         lambda: OnlineGaussianMixture(2, covariance_type="low_rank").partial_fit(rows),
-        lambda: GaussianMixtureSearch(2, covariance_type="low_rank").fit(rows),
-        lambda: (
-            streamgmm.core.mixtures.merging.pooled([model.fitted_model_] * 2)
-            and GaussianMixture.from_fitted_model(model.fitted_model_).aligned(model)
-        ),
+        lambda: GaussianMixtureSearch(2, covariance_type="diag", rank=2).fit(rows),
+        lambda: GaussianMixtureSearch(2, covariance_type="low_rank", rank=D).fit(rows),
+        lambda: GaussianMixtureSearch(2, covariance_type="low_rank", prior="chen-tan").fit(rows),
+        lambda: OnlineGaussianMixture.merged([model, model], n_components=K),
     ):
         with pytest.raises(StreamGMMError):
             refused()
-    rows[0, 0] = np.nan
-    with pytest.raises(ParameterError, match="missing='drop'"):
-        fitted(streamgmm.open(rows, missing="em"))
-    assert fitted(streamgmm.open(rows, missing="drop")).n_features_in_ == D
+
+
+def test_search_chooses_the_components_and_the_structure() -> None:
+    rows = draw(mixture(), 2000)
+    search = GaussianMixtureSearch(
+        range(1, 5), covariance_type=("diag", "low_rank", "full"), rank=RANK, random_state=0
+    ).fit(rows)
+    assert search.best_params_ == {
+        "n_components": K,
+        "covariance_type": "low_rank",
+        "rank": RANK,
+    }
+    assert search.best_estimator_.bic(rows) == pytest.approx(search.best_score_)
+    is_low_rank = search.cv_results_["param_covariance_type"] == "low_rank"
+    is_exact = is_low_rank & (search.cv_results_["status"] != "pruned")
+    assert (np.diff(search.cv_results_["log_likelihood"][is_exact]) > 0.0).all()
+
+
+@pytest.mark.parametrize("features", [[3, 1, 0, 7, 5, 8], [1, 4, 5, 6], [2]])
+def test_marginal_is_that_of_the_matrices(features: list[int]) -> None:
+    rows = draw(mixture(), 400)
+    model = fitted(rows, max_iter=5)
+    dense = GaussianMixture.from_sklearn(model.to_sklearn())
+    own, other = model.marginal(features), dense.marginal(features)
+    # Few columns determine no loadings of this rank.
+    expected = "low_rank" if largest_rank(len(features)) >= RANK else "full"
+    assert own.covariance_type == expected
+    np.testing.assert_allclose(own.covariances_, other.covariances_, atol=1e-12)
+    chosen = rows[:, features]
+    np.testing.assert_allclose(own.score_samples(chosen), other.score_samples(chosen))
+
+
+@pytest.mark.parametrize("given", [{0: 1.0, 5: -1.0}, {3: 0.5}, {i: 0.3 * i for i in range(7)}])
+def test_conditional_is_that_of_the_matrices(given: dict[int, float]) -> None:
+    model = fitted(draw(mixture(), 400), max_iter=5)
+    dense = GaussianMixture.from_sklearn(model.to_sklearn())
+    own, other = model.conditional(given), dense.conditional(given)
+    np.testing.assert_allclose(own.covariances_, other.covariances_, atol=1e-12)
+    np.testing.assert_allclose(own.means_, other.means_, atol=1e-12)
+    np.testing.assert_allclose(own.weights_, other.weights_, atol=1e-12)
+
+
+def gapped(n: int = 500) -> NDArray[np.float64]:
+    rows = draw(mixture(), n)
+    is_missing = np.random.default_rng(5).uniform(size=rows.shape) < 0.3
+    is_missing[:50], is_missing[60] = False, True
+    return np.where(is_missing, np.nan, rows)
+
+
+@pytest.mark.parametrize("is_hard", [False, True])
+def test_rows_with_gaps_count_as_under_the_matrices(is_hard: bool) -> None:
+    parameters, rows = mixture(), gapped()
+    weights = np.random.default_rng(6).uniform(0.5, 2.0, size=len(rows))
+    matrices = dense_covariances(parameters.covariances)
+    full = Parameters.create("full", parameters.weights, parameters.means, matrices)
+    own, other = (
+        IncompleteExpectation.prepare(one, Frame.of(one), is_hard=is_hard)
+        for one in (parameters, full)
+    )
+    found, expected = (one.statistics(rows, weights) for one in (own, other))
+    for name in ("log_likelihood", "weight", "n_rows", "n_not_finite", "n_missing"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-12)
+    assert found.conditional_entropy == pytest.approx(expected.conditional_entropy, rel=1e-10)
+    np.testing.assert_allclose(found.counts, expected.counts)
+    step, dense_step = maximize(found, parameters).parameters, maximize(expected, full).parameters
+    np.testing.assert_allclose(step.means, dense_step.means)
+    for k, spread in enumerate(dense_step.covariances):
+        # One step of factor analysis from the expected covariance of the rows.
+        loadings = parameters.covariances[k, :, :-1]
+        beta = loadings.T @ np.linalg.inv(matrices[k])
+        second = np.eye(RANK) - beta @ loadings + beta @ spread @ beta.T
+        new = spread @ beta.T @ np.linalg.inv(second)
+        noise = np.diagonal(spread - new @ beta @ spread)
+        np.testing.assert_allclose(step.covariances[k, :, -1], noise, rtol=1e-9)
+        found_loadings = step.covariances[k, :, :-1]
+        np.testing.assert_allclose(found_loadings @ found_loadings.T, new @ new.T, atol=1e-9)
+    posterior, dense_posterior = (one.posterior(rows, True) for one in (own, other))
+    has_values = ~np.isnan(rows).all(axis=1)
+    for name in ("scores", "responsibilities", "labels"):
+        values = (getattr(one, name)[has_values] for one in (posterior, dense_posterior))
+        np.testing.assert_allclose(*values, atol=1e-12)
+    np.testing.assert_allclose(own.impute(rows), other.impute(rows), atol=1e-12)
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "em", "hard"])
+def test_fits_of_rows_with_gaps(algorithm: str) -> None:
+    source = streamgmm.open(gapped(1000), missing="em")
+    model = fitted(source, algorithm=algorithm, reg_covar=0.0, max_iter=40, tol=1e-6)
+    assert np.diff(model.lower_bounds_).min() >= -1e-12
+    assert not np.isnan(model.impute(source)).any()
+    if algorithm == "auto":
+        assert model.icl_ == pytest.approx(model.icl(source))
+    assert fitted(streamgmm.open(gapped(), missing="drop"), max_iter=3).n_features_in_ == D
+
+
+def test_alignment_pairs_the_same_components() -> None:
+    rows = draw(mixture(), 1000)
+    model, other = fitted(rows), fitted(rows[:500], random_state=5)
+    found = other.aligned(model)
+    assert np.abs(found.means_ - model.means_).max() < 1.0
+    dense, other_dense = (GaussianMixture.from_sklearn(one.to_sklearn()) for one in (model, other))
+    np.testing.assert_array_equal(found.means_, other_dense.aligned(dense).means_)
+
+
+def test_pictures_need_the_shown_columns_only() -> None:
+    rows = draw(mixture(), 300)
+    model = fitted(rows, max_iter=3)
+    model.set_params(memory_limit="1KiB")
+    axes = streamgmm.plotting.plot_mixture(model, rows, features=(0, 1))
+    assert axes.has_data()
 
 
 def test_matrices_that_do_not_fit_are_refused() -> None:

@@ -93,6 +93,11 @@ _seed = click.option(
     type=click.IntRange(0, 2**32 - 1),
     help="Seed of the random numbers; the same seed gives the same result.",
 )
+_rank = click.option(
+    "--rank",
+    type=click.IntRange(0),
+    help="Rank of the loadings with low_rank.  [default: 8, or what the columns allow]",
+)
 _prior = click.option(
     "--prior",
     type=click.Choice(get_args(PriorName)),
@@ -298,11 +303,7 @@ def main(context: click.Context) -> None:
     type=click.Choice(get_args(CovarianceType)),
     help="Structure of the covariances.  [default: full]",
 )
-@click.option(
-    "--rank",
-    type=click.IntRange(0),
-    help="Rank of the loadings with low_rank.  [default: 8, or what the columns allow]",
-)
+@_rank
 @click.option(
     "--tol",
     type=click.FloatRange(0),
@@ -488,6 +489,7 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> list[
     metavar="A,B,...",
     help="Structures of the covariances to choose from.",
 )
+@_rank
 @click.option(
     "--criterion",
     type=click.Choice(get_args(Criterion)),

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from streamgmm.core.e_step import EStep, Posterior, writable
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.incomplete import KEPT, incomplete_posteriors, incomplete_statistics
-from streamgmm.core.kernels.log_joint import LOW_RANK
+from streamgmm.core.kernels.low_rank import LowRankCoefficients
 from streamgmm.core.kernels.tiles import PANEL, STRIDE
 from streamgmm.core.kernels.totals import CONDITIONAL_ENTROPY, named
+from streamgmm.core.low_rank_gaps import LowRankGaps
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.core.whitening import Whitening
-from streamgmm.errors import ParameterError
 from streamgmm.options import Arithmetic
 
 
@@ -32,7 +32,8 @@ class IncompleteExpectation:
     ----------
     complete : EStep
         For the rows without gaps.
-    whitening : Whitening
+    gaps : Whitening or LowRankGaps
+        For the rows with gaps.
 
     References
     ----------
@@ -40,7 +41,7 @@ class IncompleteExpectation:
     """
 
     complete: EStep
-    whitening: Whitening
+    gaps: Whitening | LowRankGaps
 
     @classmethod
     def prepare(
@@ -52,13 +53,14 @@ class IncompleteExpectation:
         is_hard: bool = False,
     ) -> "IncompleteExpectation":
         """Prepare a mixture as :meth:`streamgmm.core.e_step.EStep.prepare` does."""
-        if parameters.structure.code == LOW_RANK:
-            raise ParameterError(
-                "covariance_type='low_rank' does not support rows with missing values; use "
-                "missing='drop', or covariance_type='full' or 'diag'"
-            )
         complete = EStep.prepare(parameters, frame, arithmetic, log_offsets, is_hard)
-        return cls(complete, Whitening.of(parameters, frame))
+        if not isinstance(complete.coefficients, LowRankCoefficients):
+            return cls(complete, Whitening.of(parameters, frame))
+        if log_offsets is None:
+            with np.errstate(divide="ignore"):
+                log_offsets = np.log(parameters.weights)
+        limit = complete.coefficients.limit
+        return cls(complete, LowRankGaps(parameters, frame, log_offsets, limit, is_hard))
 
     def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
         """Return the sufficient statistics of a chunk, expected given the observed values.
@@ -79,6 +81,10 @@ class IncompleteExpectation:
             return found
         chosen = _by_gaps(rows)
         row_weights = np.empty(0) if weights is None else np.asarray(weights, np.float64)[chosen]
+        if isinstance(self.gaps, LowRankGaps):
+            incomplete = self.gaps.statistics(rows[chosen].astype(np.float64), row_weights)
+            without = replace(incomplete, n_not_finite=-chosen.size, n_missing=-chosen.size)
+            return found.merge(without)
         moments, scatter, totals = incomplete_statistics(
             rows[chosen].astype(np.float64),
             row_weights,
@@ -154,6 +160,10 @@ class IncompleteExpectation:
         with_responsibilities: bool = False,
         with_missing_values: bool = False,
     ) -> tuple[Array, NDArray[np.int64], Array, Array]:
+        if isinstance(self.gaps, LowRankGaps):
+            return self.gaps.posteriors(
+                rows.astype(np.float64), with_responsibilities, with_missing_values
+            )
         found: tuple[Array, NDArray[np.int64], Array, Array] = incomplete_posteriors(
             rows.astype(np.float64),
             writable(self.complete.weights),
@@ -170,7 +180,8 @@ class IncompleteExpectation:
         placed = np.zeros((len(self.complete.weights), moments.shape[1]))
         placed[order] = moments
         structure = STRUCTURES[self.complete.frame.covariance_type]
-        return self.whitening.in_frame(placed, structure.scatter_from(scatter, d))
+        assert isinstance(self.gaps, Whitening)
+        return self.gaps.in_frame(placed, structure.scatter_from(scatter, d))
 
 
 def gap_bytes(n_components: int, n_features: int, n_rows: int) -> int:

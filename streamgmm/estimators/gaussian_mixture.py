@@ -69,7 +69,7 @@ from streamgmm.estimators.records import (
     stored_arrays,
     to_record,
 )
-from streamgmm.estimators.refusals import refuse_unsupported
+from streamgmm.estimators.refusals import refuse_for_low_rank
 from streamgmm.estimators.row_estimator import FitPredictMixin, listener_of
 from streamgmm.estimators.validation import (
     PRIOR_CONSTRAINTS,
@@ -443,7 +443,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
                 f"n_components = {self.n_components}, n_samples = {source.n_rows}"
             )
         structure = self._asked_structure(source.n_features)
-        refuse_unsupported(self, source)
+        if self.covariance_type == LOW_RANK_TYPE:
+            refuse_for_low_rank(self, source)
         fixed = self._held_parameters(source.n_features)
         known = self._known_start(source.n_features, fixed)
         check_prior(self.prior, structure, source.n_features)
@@ -878,7 +879,12 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         return model
 
     def _as_batch(self, fitted: FittedModel) -> Self:
-        return type(self).from_fitted_model(fitted, **clone(self).get_params(deep=False))
+        settings = clone(self).get_params(deep=False)
+        # Few features have full covariances in place of low rank.
+        settings["covariance_type"] = public_type(fitted.parameters.covariance_type)
+        if settings["covariance_type"] != LOW_RANK_TYPE:
+            settings["rank"] = None
+        return type(self).from_fitted_model(fitted, **settings)
 
     @property
     def bic_(self) -> float:

@@ -2,17 +2,16 @@
 
 from typing import Any
 
-from streamgmm.core.structures.low_rank import LOW_RANK_TYPE
 from streamgmm.errors import ParameterError
 from streamgmm.protocols import Source
 
 
-def refuse_unsupported(model: Any, source: Source) -> None:
-    """Refuse a fit that the covariance structure of a model does not support.
+def refuse_for_low_rank(model: Any, source: Source) -> None:
+    """Refuse a fit of covariances of low rank that the settings or the data do not allow.
 
     Parameters
     ----------
-    model : GaussianMixture
+    model : GaussianMixture or GaussianMixtureSearch
     source : Source
 
     Raises
@@ -20,21 +19,15 @@ def refuse_unsupported(model: Any, source: Source) -> None:
     ParameterError
         With what to use instead.
     """
-    if model.covariance_type != LOW_RANK_TYPE:
-        return
     refusals = (
-        (
-            source.missing == "em",
-            "missing='em'",
-            "use missing='drop', fill the gaps first, or choose covariance_type='diag'",
-        ),
         (
             model.prior is not None,
             f"prior={model.prior!r}",
             "leave prior at None, and give a reg_covar that keeps noise variances positive",
         ),
         (
-            model.precisions_init is not None or "covariances" in model.fixed,
+            getattr(model, "precisions_init", None) is not None
+            or "covariances" in getattr(model, "fixed", ()),
             "precisions_init and fixed covariances",
             "give means_init and weights_init, or continue from a fitted model with "
             "warm_start=True",

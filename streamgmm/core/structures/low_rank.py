@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from streamgmm.core.kernels.log_joint import LOW_RANK
 from streamgmm.core.structures.covariance_update import CovarianceUpdate
-from streamgmm.core.structures.matrices import Array
+from streamgmm.core.structures.matrices import Array, solve
 from streamgmm.core.structures.own_covariances import OwnCovariances
 from streamgmm.core.structures.structure import (
     CoefficientForm,
@@ -242,7 +242,11 @@ def factors_of(covariances: Array) -> Array:
     directions, sizes, _ = np.linalg.svd(covariances[:, :, :-1] / roots, full_matrices=False)
     # g = √(1 + s²) - 1, which is s² / (1 + √(1 + s²)).
     scales = sizes / np.sqrt(1.0 + np.hypot(1.0, sizes))
-    return np.concatenate([directions * scales[:, np.newaxis, :], roots], axis=2)
+    # Fewer columns than the rank have fewer directions.
+    found = np.zeros_like(covariances, dtype=np.float64)
+    found[:, :, : sizes.shape[1]] = directions * scales[:, np.newaxis, :]
+    found[:, :, -1:] = roots
+    return found
 
 
 class LowRank(OwnCovariances):
@@ -361,8 +365,34 @@ class LowRank(OwnCovariances):
     def merged_log_determinants(self, factors: Array, moved: Array) -> Array:
         self._refuse("merging of components")
 
+    def pair_log_determinants(
+        self, first: "Parameters", i: int, second: "Parameters", components: slice
+    ) -> Array:
+        # ½ (Σ_i + Σ_j) + ¼ d dᵀ is of low rank plus a diagonal, too.
+        own, others = first.covariances[i], second.covariances[components]
+        n, d = len(others), first.n_features
+        noise = 0.5 * (own[:, -1] + others[:, :, -1])
+        own_loadings = np.broadcast_to(own[:, :-1], (n, d, self.rank))
+        moved = (second.means[components] - first.means[i])[:, :, np.newaxis]
+        loadings = [own_loadings, others[:, :, :-1], np.sqrt(0.5) * moved]
+        columns = np.sqrt(0.5 / noise)[:, :, np.newaxis] * np.concatenate(loadings, axis=2)
+        inner = np.eye(columns.shape[2]) + np.swapaxes(columns, 1, 2) @ columns
+        found: Array = np.linalg.slogdet(inner)[1] + np.log(noise).sum(axis=1)
+        return found - 2.0 * self.log_determinants(first.factors[i : i + 1])
+
     def dense(self, stacked_covariances: Array, columns: Sequence[int]) -> Array:
         return dense_covariances(stacked_covariances[:, list(columns)])
+
+    def longest_axis(self, stacked_factors: Array, component: int) -> Array:
+        own = self.covariances_of(stacked_factors[component, np.newaxis])[0]
+        loadings, noise = own[:, :-1], own[:, -1]
+        if self.rank == 0:
+            return super().longest_axis(np.sqrt(noise)[np.newaxis], 0)
+        # The leading direction of the loadings, which the noise hardly turns.
+        direction = np.linalg.svd(loadings, full_matrices=False)[0][:, 0]
+        variance = np.square(direction @ loadings).sum() + np.square(direction) @ noise
+        axis: Array = np.sqrt(variance) * direction
+        return axis
 
     def mean_factor(self, stacked_factors: Array, weights: Array) -> Array:
         self._refuse("the search that splits and merges components")
@@ -377,12 +407,30 @@ class LowRank(OwnCovariances):
     # Marginal and conditional distributions
 
     def reordered(self, stacked_factors: Array, features: NDArray[np.intp]) -> Array:
-        self._refuse("marginal and conditional distributions")
+        return factors_of(self.covariances_of(stacked_factors)[:, features])
 
     def conditioned(
         self, stacked_factors: Array, n_given: int, deviations: Array
     ) -> tuple[Array, Array, Array, Array]:
-        self._refuse("marginal and conditional distributions")
+        covariances = self.covariances_of(stacked_factors)
+        given, others = covariances[:, :n_given], covariances[:, n_given:]
+        own = factors_of(given)
+        # The factors z given these features have precision I + Λᵀ Ψ⁻¹ Λ.
+        scaled = given[:, :, :-1] / given[:, :, -1:]
+        precisions = np.eye(self.rank) + np.swapaxes(scaled, 1, 2) @ given[:, :, :-1]
+        roots = np.linalg.cholesky(precisions).astype(np.float64, copy=False)
+        loadings = np.swapaxes(solve(roots, np.swapaxes(others[:, :, :-1], 1, 2)), 1, 2)
+        along = solve(roots, np.einsum("kgr,kg->kr", scaled, deviations)[:, :, np.newaxis])
+        rest = factors_of(joined(loadings, others[:, :, -1]))
+        return own, self.solved(own, deviations), (loadings @ along)[:, :, 0], rest
+
+    def reduced(
+        self, covariance_type: CovarianceType, covariances: Array, factors: Array
+    ) -> tuple[CovarianceType, Array, Array]:
+        if self.rank <= largest_rank(covariances.shape[1]):
+            return covariance_type, covariances, factors
+        matrices = dense_covariances(covariances)
+        return "full", matrices, np.linalg.cholesky(matrices).astype(np.float64, copy=False)
 
     def covariances_of(self, stacked_factors: Array) -> Array:
         gains = _gains(stacked_factors)[:, np.newaxis, :]

@@ -58,6 +58,8 @@ class CovarianceStructure(ABC):
     """The covariance type of scikit-learn that can hold these covariances."""
     moments_depend_on_parameters: ClassVar[bool] = False
     """Whether moments are those of features that depend on the parameters of the E-step."""
+    rank: int = 0
+    """Rank of the loadings; 0 for covariances without loadings."""
 
     # Storage
 
@@ -232,9 +234,44 @@ class CovarianceStructure(ABC):
     def merged_log_determinants(self, factors: Array, moved: Array) -> Array:
         """Return ln |½ (I + L Lᵀ) + m mᵀ| (k,) of stacked factors L and vectors m (k, D)."""
 
+    def pair_log_determinants(
+        self, first: "Parameters", i: int, second: "Parameters", components: slice
+    ) -> Array:
+        """Return ln |½ (Σ_i + Σ_j) + ¼ d dᵀ| - ln |Σ_i| of components of two mixtures, (k,).
+
+        Parameters
+        ----------
+        first, second : Parameters
+        i : int
+            Component of the first mixture.
+        components : slice
+            Components j of the second mixture; d is the difference of the means.
+        """
+        k = first.n_components
+        inverse, factors = first.stacked(first.inverse_factors), second.stacked(second.factors)
+        # Arrays that all components share have one entry.
+        inverse = np.broadcast_to(inverse, (k, *inverse.shape[1:]))
+        factors = np.broadcast_to(factors, (k, *factors.shape[1:]))
+        # In coordinates in which component i of the first mixture has covariance I.
+        moved = second.means[components] - first.means[i]
+        own = self.composed(inverse[i : i + 1], factors[components])
+        return self.merged_log_determinants(own, 0.5 * self.scaled_rows(moved, inverse, i))
+
     @abstractmethod
     def dense(self, stacked_covariances: Array, columns: Sequence[int]) -> Array:
         """Return covariances (K or 1, m, m) of some columns."""
+
+    def longest_axis(self, stacked_factors: Array, component: int) -> Array:
+        """Return a standard deviation of a component in its direction of largest variance, (D,)."""
+        factor = stacked_factors[min(component, len(stacked_factors) - 1)]
+        if factor.ndim == 2:
+            directions, lengths, _ = np.linalg.svd(factor)
+            along: Array = lengths[0] * directions[:, 0]
+            return along
+        axis = np.zeros(factor.size)
+        longest = int(np.argmax(factor))
+        axis[longest] = factor[longest]
+        return axis
 
     @abstractmethod
     def mean_factor(self, stacked_factors: Array, weights: Array) -> Array:
@@ -271,6 +308,12 @@ class CovarianceStructure(ABC):
         rest : ndarray
             Stacked factors of the other features.
         """
+
+    def reduced(
+        self, covariance_type: CovarianceType, covariances: Array, factors: Array
+    ) -> tuple[CovarianceType, Array, Array]:
+        """Return the type that can hold covariances of fewer features, with stored values."""
+        return covariance_type, covariances, factors
 
     @abstractmethod
     def covariances_of(self, stacked_factors: Array) -> Array:
