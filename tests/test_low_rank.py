@@ -32,7 +32,13 @@ from streamgmm.core.structures.low_rank import (
     largest_rank,
     structure_name,
 )
-from streamgmm.errors import DataError, MemoryLimitError, ParameterError, StreamGMMError
+from streamgmm.errors import (
+    DataError,
+    MemoryLimitError,
+    ModelFileError,
+    ParameterError,
+    StreamGMMError,
+)
 from streamgmm.events import ReadDone
 from tests import naive
 
@@ -263,6 +269,21 @@ def test_attributes_files_and_copies(tmp_path: Path) -> None:
     model.set_params(covariance_type="diag", rank=None).fit(rows)
     assert not hasattr(model, "loadings_")
     assert model.covariances_.shape == (K, D)
+
+
+@pytest.mark.parametrize("shape", [(), (K, D), (K, D, RANK + 5), (K + 1, D, RANK)])
+def test_a_file_with_loadings_of_another_shape_is_refused(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.gmm"
+    fitted(draw(mixture(), 300), max_iter=2).save(path)
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    arrays["loadings_"] = np.full(shape, 0.5)
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+    with pytest.raises(ModelFileError):
+        streamgmm.load(path)
 
 
 def test_default_rank() -> None:

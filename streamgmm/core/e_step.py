@@ -492,16 +492,19 @@ def _low_rank_coefficients(
     structure = parameters.structure
     assert isinstance(structure, LowRank)
     d, rank = parameters.n_features, structure.rank
-    own, bases = parameters.factors[order], frame.factors[np.searchsorted(frame.centred, order)]
-    origins = frame.means[np.searchsorted(frame.centred, order)]
-    means = parameters.means[order]
+    # All components have an origin and a basis of their own.
+    positions = np.searchsorted(frame.centred, order)
+    own, means = parameters.factors[order], parameters.means[order]
+    origins = frame.means[positions]
+    has_own_basis = np.array_equal(means, origins) and np.array_equal(own, frame.factors[positions])
     constants = log_offsets[order] - structure.log_determinants(own)
     precisions = 1.0 / np.square(own[:, :, -1])
     steepest = math.sqrt(max(1.0, float(precisions.max(initial=1.0))))
     coordinates = 1 + np.arange(d)
-    projections, other_projections = (
-        np.swapaxes(projections_of(factors), 1, 2).reshape(-1, d) for factors in (own, bases)
-    )
+    projections = np.swapaxes(projections_of(own), 1, 2).reshape(-1, d)
+    bases = projections
+    if not has_own_basis:
+        bases = np.swapaxes(projections_of(frame.factors[positions]), 1, 2).reshape(-1, d)
     return LowRankCoefficients(
         features=_with_spare(np.stack([np.zeros_like(coordinates), coordinates], axis=1)),
         squares=_with_spare(np.stack([coordinates, coordinates], axis=1)),
@@ -512,8 +515,8 @@ def _low_rank_coefficients(
         projections=projections,
         constants=constants - 0.5 * d * math.log(2.0 * math.pi),
         origins=origins,
-        bases=other_projections,
-        has_own_basis=np.array_equal(own, bases) and np.array_equal(origins, means),
+        bases=bases,
+        has_own_basis=has_own_basis,
         rank=rank,
         limit=min(1e140 / (d * steepest), LARGEST_VALUE),
     )

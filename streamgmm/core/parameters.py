@@ -34,7 +34,8 @@ class Parameters:
         Non-negative, with sum 1. A component of weight 0 is skipped.
     means : ndarray of shape (K, D)
     covariances : ndarray
-        (K, D, D) full, (D, D) tied, (K, D) diag, (K,) spherical.
+        (K, D, D) full, (D, D) tied, (K, D) diag, (K,) spherical; of low rank (K, D, R + 1), the
+        loadings and the noise variances.
     factors : ndarray, shape of ``covariances``
         Cholesky factors L, Σ = L Lᵀ (standard deviations for diag and spherical). They are
         stored because a covariance rounded to float64 does not determine a standard deviation that

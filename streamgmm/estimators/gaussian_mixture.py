@@ -165,17 +165,20 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         searches for a start and converges; from there it reads all rows as long as this gains
         anything, going further in a step than EM does. The parameters that it returns are those
         whose log-likelihood it found last. "em" is plain EM: from the same start it gives
-        scikit-learn's iterates, and its conventions. "hard" is classification EM: each row counts
-        wholly for the component of the largest π_k p_k(x), of equal ones for that of the lowest
-        number, and the iterations maximise the mean of max_k ln π_k p_k(x). The start is that of
-        "auto"; then every iteration reads all rows once. Means and covariances are those of the
-        assigned rows, narrower than those of the maximum likelihood where components overlap.
+        scikit-learn's iterates, and its conventions. With covariances of low rank "auto" neither
+        splits nor merges components, and extrapolates the steps of EM. "hard" is classification
+        EM: each row counts wholly for the component of the largest π_k p_k(x), of equal ones for
+        that of the lowest number, and the iterations maximise the mean of max_k ln π_k p_k(x). The
+        start is that of "auto"; then every iteration reads all rows once. Means and covariances are
+        those of the assigned rows, narrower than those of the maximum likelihood where components
+        overlap.
     arithmetic : {"auto", "float64", "float32"}, default="auto"
         With "auto" densities and sums are float64 wherever a component may have a share in a row,
         and float32 may find where it has none: the result is that of "float64", to the last bit,
         sooner. With "float32" densities are float32 wherever the bound on their error is below
         0.001 nats, and sums of some hundred rows too where that of covariances is below a part
-        in 10,000, else as with "auto". What was done is in ``history_``. Hard assignment needs all
+        in 10,000, else as with "auto"; "low_rank" is always computed in float64, and refuses
+        "float32". What was done is in ``history_``. Hard assignment needs all
         digits of densities that matter: there "float32" is "auto".
     fixed : collection of {"weights", "means", "covariances"}, or dict, default=()
         Parameters held at their ``*_init`` values (``precisions_init`` for covariances). A dict

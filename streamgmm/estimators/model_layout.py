@@ -55,8 +55,10 @@ class Size:
             names = ("reg_covar", "prior.mean_prior", "prior.covariance_prior")
             d = max(_length(name, declared) for name in names)
         if covariance_type == LOW_RANK_TYPE:
-            rank = declared["loadings_"].shape[-1]
-            covariance_type = structure_name(LOW_RANK_TYPE, rank, d)
+            loadings = declared["loadings_"].shape
+            if len(loadings) != 3:
+                raise ValueError(f"loadings_ has shape {loadings}; expected three axes")
+            covariance_type = structure_name(LOW_RANK_TYPE, loadings[2], d)
         require_structure(covariance_type)
         return cls(covariance_type, k, d)
 

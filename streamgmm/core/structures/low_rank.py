@@ -180,19 +180,14 @@ class _FactorUpdate(CovarianceUpdate):
 
     Attributes
     ----------
-    counts : ndarray of shape (K,)
-    squares : ndarray of shape (K, D)
-        Central second moments of the columns, summed.
-    products : ndarray of shape (K, D, R)
-        Central moments of the rows and their projections, summed.
-    bases : ndarray of shape (K, D, R + 1)
-        Factors under which the moments were taken.
+    statistics : Statistics
+    offsets, shifts : ndarray of shape (K, D)
+        As for :meth:`LowRank.updates`.
     """
 
-    counts: Array
-    squares: Array
-    products: Array
-    bases: Array
+    statistics: "Statistics"
+    offsets: Array
+    shifts: Array
 
     def apply(
         self, resolution: Array, ridge: Array, spread: Array, covariances: Array, factors: Array
@@ -214,10 +209,17 @@ class _FactorUpdate(CovarianceUpdate):
 
     def _step(self, k: int, ridge: Array) -> tuple[Array, Array, Array]:
         """Return the loadings, the noise variances and the columns' variances of a component."""
-        basis = self.bases[k : k + 1]
+        frame, d = self.statistics.frame, self.statistics.frame.n_features
+        position = int(np.searchsorted(frame.centred, k))
+        basis = frame.factors[position : position + 1]
         projections, shrinkage = projections_of(basis)[0], 1.0 / (1.0 + _gains(basis)[0])
-        squares = np.maximum(self.squares[k] / self.counts[k], 0.0) + ridge
-        products = self.products[k] / self.counts[k] + ridge[:, np.newaxis] * projections
+        count, offset, shift = self.statistics.counts[k], self.offsets[k], self.shifts[k]
+        moments = self.statistics.moments[k, 1 + d :] / count
+        moved = np.square(offset) - np.square(shift)
+        squares = np.maximum(moments[:d] - moved, 0.0) + ridge
+        products = moments[d:].reshape(-1, d).T + ridge[:, np.newaxis] * projections
+        products -= np.outer(offset, offset @ projections)
+        products += np.outer(shift, shift @ projections)
         # Moments of the rows with the expected factors, and second moments of the factors.
         across = products * shrinkage
         inner = (projections.T @ across) * shrinkage[:, np.newaxis]
@@ -491,20 +493,7 @@ class LowRank(OwnCovariances):
     def updates(
         self, statistics: "Statistics", alive: Components, offsets: Array, shifts: Array
     ) -> list[CovarianceUpdate]:
-        frame, d, k = statistics.frame, statistics.frame.n_features, statistics.n_components
-        counts = statistics.counts
-        factors = np.empty((k, d, self.rank + 1))
-        factors[frame.centred] = frame.factors
-        moved = np.square(offsets) - np.square(shifts)
-        squares = statistics.moments[:, 1 + d : 1 + 2 * d] - counts[:, np.newaxis] * moved
-        products = statistics.moments[:, 1 + 2 * d :].reshape(k, self.rank, d)
-        products = np.swapaxes(products, 1, 2).copy()
-        projections = projections_of(factors)
-        for sign, vectors in ((-1.0, offsets), (1.0, shifts)):
-            along = np.einsum("kd,kdr->kr", vectors, projections)
-            parts = (sign * counts)[:, np.newaxis, np.newaxis]
-            products += parts * vectors[:, :, np.newaxis] * along[:, np.newaxis, :]
-        return [_FactorUpdate(alive, (), counts, squares, products, factors)]
+        return [_FactorUpdate(alive, (), statistics, offsets, shifts)]
 
     def update_views(self, covariances: Array, factors: Array) -> tuple[Array, Array]:
         return covariances, factors
