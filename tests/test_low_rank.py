@@ -158,6 +158,21 @@ def test_densities_are_those_of_the_matrices(rank: int) -> None:
     np.testing.assert_allclose(assigned.scores, largest, rtol=1e-12)
 
 
+@pytest.mark.parametrize(("noise", "error"), [(1e-3, 1e-9), (1e-5, 1e-6)])
+def test_densities_keep_their_digits_where_noise_is_small(noise: float, error: float) -> None:
+    parameters = mixture()
+    covariances = parameters.covariances.copy()
+    covariances[:, :, -1] *= noise**2
+    small = Parameters.create(
+        parameters.covariance_type, parameters.weights, parameters.means, covariances
+    )
+    rows = draw(small, 300)
+    found = EStep.prepare(small, Frame.of(small)).posterior(rows).scores
+    expected = naive.scores(rows, as_full(small)).astype(float)
+    # What remains is the rounding of the rows: 1e-16 over the noise.
+    np.testing.assert_allclose(found, expected, atol=error)
+
+
 def test_algebra_of_factors() -> None:
     parameters = mixture()
     structure, factors = parameters.structure, parameters.factors

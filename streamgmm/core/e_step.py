@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
 from streamgmm.core.kernels.hard import hard_step
-from streamgmm.core.kernels.log_joint import LOW_RANK, TIED, Coefficients
+from streamgmm.core.kernels.log_joint import LOW_RANK, TIED, UNIT_ROUNDOFF, Coefficients
 from streamgmm.core.kernels.low_rank import LowRankCoefficients, low_rank_step
 from streamgmm.core.kernels.mixture import e_step
 from streamgmm.core.kernels.products import ROWS_AT_ONCE
@@ -465,6 +465,9 @@ def _require_low_rank_agreement(
         "precisions": (k, d),
         "projections": (k * c.rank, d),
         "constants": (k,),
+        "positions": (k,),
+        "shrinkages": (k, c.rank),
+        "loadings": ((1 + int(c.positions.max(initial=-1))) * d, c.rank),
         "origins": (k, d),
         "bases": (k * c.rank, d),
     }
@@ -500,6 +503,13 @@ def _low_rank_coefficients(
     constants = log_offsets[order] - structure.log_determinants(own)
     precisions = 1.0 / np.square(own[:, :, -1])
     steepest = math.sqrt(max(1.0, float(precisions.max(initial=1.0))))
+    # E[z] = y / √(1 + s²) under loadings that are orthogonal in units of the noise.
+    shrinkages = 1.0 / (1.0 + np.square(own[:, :, :-1]).sum(axis=1))
+    # Σ u²/ψ of a typical row, and the rounding of its difference from ‖y‖².
+    typical = d + (1.0 / np.square(shrinkages) - 1.0).sum(axis=1)
+    is_doubtful = UNIT_ROUNDOFF * (4.0 + math.sqrt(d)) * typical > _DENSITY_TOLERANCE
+    chosen = own[is_doubtful]
+    loadings = structure.covariances_of(chosen)[:, :, :-1] * shrinkages[is_doubtful, np.newaxis]
     coordinates = 1 + np.arange(d)
     projections = np.swapaxes(projections_of(own), 1, 2).reshape(-1, d)
     bases = projections
@@ -514,6 +524,9 @@ def _low_rank_coefficients(
         precisions=precisions,
         projections=projections,
         constants=constants - 0.5 * d * math.log(2.0 * math.pi),
+        positions=np.where(is_doubtful, np.cumsum(is_doubtful) - 1, -1),
+        shrinkages=shrinkages,
+        loadings=np.ascontiguousarray(-loadings.reshape(len(chosen) * d, rank)),
         origins=origins,
         bases=bases,
         has_own_basis=has_own_basis,

@@ -3,7 +3,9 @@
 With residuals u = x - μ the log-joint density is c - ½ Σ u²/ψ + ½‖Vᵀu‖², by the identity of
 Woodbury. The projections y = Vᵀu are computed once: the sums Σγ u yᵀ of an EM step use them too.
 Both are the matrix products of :mod:`~streamgmm.core.kernels.products`, whose features are here the
-residuals of one component.
+residuals of one component. Where the difference would lose digits, because noise is small beside
+the loadings, the density is c - ½ Σ (u - Λ E[z])²/ψ - ½‖E[z]‖² with the expected factors E[z]; both
+sums are positive.
 
 References
 ----------
@@ -51,6 +53,11 @@ class LowRankCoefficients(NamedTuple):
     precisions: np.ndarray  #: (K, D) 1/ψ
     projections: np.ndarray  #: (K R, D) Vᵀ of one component after the other
     constants: np.ndarray  #: (K,) log-joint density at the mean
+    positions: np.ndarray  #: (K,) int64, index among the components of little noise, or -1
+    shrinkages: np.ndarray  #: (K, R) E[z] = shrinkage · y
+    loadings: (
+        np.ndarray
+    )  #: (little noise · D, R) -Λ E[z] = loadings y, one component after the other
     origins: np.ndarray  #: (K, D) where moments are taken about
     bases: np.ndarray  #: (K R, D) shaped like projections, those of the moments
     has_own_basis: bool  #: whether moments are about the means, with the same projections
@@ -157,11 +164,42 @@ def _evaluate(coefficients, n, work):
                 density[r] += precision * work.residual[1 + d, r] ** 2
         projected = work.projected[k * rank : (k + 1) * rank]
         _project(coefficients, coefficients.projections, k, whole_panels(n), work, projected)
-        for line in range(rank):
-            for r in range(n):
-                density[r] -= projected[line, r] ** 2
+        if coefficients.positions[k] < 0:
+            for line in range(rank):
+                for r in range(n):
+                    density[r] -= projected[line, r] ** 2
+        else:
+            _square_sums(coefficients, k, n, work, projected, density)
         for r in range(n):
             density[r] = coefficients.constants[k] - 0.5 * density[r]
+
+
+@piece
+def _square_sums(coefficients, k, n, work, projected, out):
+    """Write Σ (u - Λ E[z])²/ψ + ‖E[z]‖² of residuals in work.residual into out."""
+    rank, n_features, whole = coefficients.rank, coefficients.origin.size, whole_panels(n)
+    first = coefficients.positions[k] * n_features
+    fill(work.shares[0, :whole], 1.0)
+    fill(out[:whole], 0.0)
+    for line in range(rank):
+        shrinkage = coefficients.shrinkages[k, line]
+        for r in range(whole):
+            work.shares[1 + line, r] = projected[line, r]
+            out[r] += (shrinkage * projected[line, r]) ** 2
+    add_features_product(
+        coefficients.loadings[first : first + n_features],
+        coefficients.features[:rank],
+        work.shares,
+        whole,
+        FIRST,
+        n_features,
+        rank,
+        work.residual[1:],
+    )
+    for d in range(n_features):
+        precision = coefficients.precisions[k, d]
+        for r in range(n):
+            out[r] += precision * work.residual[1 + d, r] ** 2
 
 
 @piece
