@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from streamgmm.estimators import GaussianMixture
     from streamgmm.protocols import Source
 
+# Streams do not learn covariances of low rank.
+_STREAM_TYPES = [kind for kind in get_args(CovarianceType) if kind != "low_rank"]
 _MODELS = (".gmm",)
 _ARRAYS = (".npy", ".zarr")
 _PICTURES = (".png", ".pdf", ".svg")
@@ -785,7 +787,7 @@ def sample(
 @click.option(
     "-t",
     "--covariance-type",
-    type=click.Choice(get_args(CovarianceType)),
+    type=click.Choice(_STREAM_TYPES),
     help="Structure of the covariances.  [default: full]",
 )
 @click.option(
