@@ -220,7 +220,7 @@ def test_objective_falls_by_no_more_than_the_ridge_allows(ridge: float) -> None:
     model = fitted(rows, max_iter=1, reg_covar=ridge, init_params="random")
     model.set_params(warm_start=True)
     old, values = model, []
-    for _ in range(40):
+    for _ in range(15):
         new = copy.deepcopy(old)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -355,7 +355,7 @@ def test_operations_that_are_refused(tmp_path: Path) -> None:
 def test_search_chooses_the_components_and_the_structure() -> None:
     rows = draw(mixture(), 2000)
     search = GaussianMixtureSearch(
-        range(1, 5), covariance_type=("diag", "low_rank", "full"), rank=RANK, random_state=0
+        range(2, 5), covariance_type=("diag", "low_rank"), rank=RANK, random_state=0
     ).fit(rows)
     assert search.best_params_ == {
         "n_components": K,
