@@ -9,12 +9,14 @@ from typing import Any
 import dask.array
 import numpy as np
 import pytest
+import xarray
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import make_pipeline
 
 import streamgmm
 from streamgmm import GaussianMixture, GaussianMixtureSearch, OnlineGaussianMixture
@@ -40,6 +42,9 @@ from streamgmm.errors import (
     StreamGMMError,
 )
 from streamgmm.events import ReadDone
+from streamgmm.options import Missing
+from streamgmm.preprocessing import StandardScaler, in_data_units
+from streamgmm.testing import ChunkedSource
 from tests import naive
 
 K, D, RANK, N = 3, 9, 2, 3000
@@ -327,6 +332,8 @@ def test_default_rank() -> None:
         ({"rank": 1.5}, "rank"),
         ({"prior": "chen-tan"}, "leave prior at None"),
         ({"arithmetic": "float32"}, "arithmetic='auto'"),
+        ({"noise": "uniform"}, "leave noise at None"),
+        ({"noise": -10.0}, "leave noise at None"),
         ({"precisions_init": np.ones((K, D, 1))}, "means_init"),
     ],
 )
@@ -346,6 +353,7 @@ def test_operations_that_are_refused(tmp_path: Path) -> None:
         lambda: GaussianMixtureSearch(2, covariance_type="diag", rank=2).fit(rows),
         lambda: GaussianMixtureSearch(2, covariance_type="low_rank", rank=D).fit(rows),
         lambda: GaussianMixtureSearch(2, covariance_type="low_rank", prior="chen-tan").fit(rows),
+        lambda: GaussianMixtureSearch(2, covariance_type="low_rank", noise="uniform").fit(rows),
         lambda: OnlineGaussianMixture.merged([model, model], n_components=K),
     ):
         with pytest.raises(StreamGMMError):
@@ -552,6 +560,75 @@ def test_few_passes_reach_what_em_reaches() -> None:
     shares = np.exp(np.stack(matrices, axis=1) - found.score_samples(rows)[:, np.newaxis])
     entropy = -np.sum(shares * np.log(np.maximum(shares, 1e-300)))
     assert found.icl_ - found.bic_ == pytest.approx(2.0 * entropy, rel=1e-6)
+
+
+@pytest.mark.parametrize("missing", ["error", "em"])
+def test_statistics_of_the_survey_are_those_of_a_pass_of_their_own(missing: Missing) -> None:
+    rows = draw(mixture(1, 5), 140_000)
+    if missing == "em":
+        rows[np.random.default_rng(2).random(rows.shape) < 0.02] = np.nan
+
+    def fit(survey_part: float) -> GaussianMixture:
+        source = ChunkedSource(rows, 1400)
+        source.missing = missing
+        return fitted(source, rank=1, algorithm="auto", tol=1e-6, survey_part=survey_part)
+
+    found, apart = fit(1.0), fit(0.9)
+    purposes = [entry["purpose"] for entry in found.history_]
+    assert purposes[:2] == ["pilot", "survey"]
+    # Had the statistics of the survey been of no use, there would be one iteration more.
+    assert purposes.count("iteration") == found.n_iter_ - 1
+    assert found.lower_bound_ == pytest.approx(apart.lower_bound_, abs=1e-5)
+    first, *others = found.lower_bounds_
+    assert first == next(e["log_likelihood"] for e in found.history_ if e["purpose"] == "survey")
+    assert first < min(others)
+
+
+def test_parameters_as_labelled_arrays() -> None:
+    data = xarray.DataArray(
+        draw(mixture(d=6), 600).reshape(20, 30, 6), dims=("y", "x", "band"), name="radiance"
+    )
+    source = streamgmm.open(data, feature_dim="band")
+    model = fitted(source)
+    found = model.to_xarray()
+    assert found["loadings"].dims == ("component", "band", "factor")
+    assert found["noise_variances"].dims == ("component", "band")
+    assert "covariances" not in found
+    assert found.attrs["covariance_type"] == "low_rank"
+    dense = xarray.dot(found["loadings"], found["loadings"].rename(band="band_2"), dim="factor")
+    covariances = dense.values + np.eye(6) * found["noise_variances"].values[:, np.newaxis]
+    np.testing.assert_allclose(covariances, model.covariances_, rtol=1e-12, atol=1e-12)
+    assert model.predict(source).dims == ("y", "x")
+
+
+def test_statistics_and_units_are_those_of_the_matrices() -> None:
+    rows = draw(mixture(), 1000)
+    model = fitted(rows)
+    dense = GaussianMixture.from_sklearn(model.to_sklearn())
+    np.testing.assert_allclose(
+        model.entropy_samples(rows), dense.entropy_samples(rows), rtol=1e-9, atol=1e-12
+    )
+    of = rows[:, 0] ** 2
+    means = [one.component_statistics(rows, of=of).means for one in (model, dense)]
+    np.testing.assert_allclose(means[0], means[1], rtol=1e-9)
+    pipeline = make_pipeline(StandardScaler(), clone(model)).fit(rows)
+    scale, fit_of_scaled = pipeline[0].scale_, pipeline[1]
+    np.testing.assert_allclose(
+        in_data_units(pipeline).covariances,
+        fit_of_scaled.covariances_ * np.outer(scale, scale),
+        rtol=1e-9,
+        atol=1e-12,
+    )
+
+
+def test_noise_given_by_hand_is_refused(tmp_path: Path) -> None:
+    rows = draw(mixture(), 300)
+    model = fitted(rows, max_iter=3)
+    model.noise_weight_, model.noise_log_density_ = 0.1, -3.0
+    with pytest.raises(ParameterError, match="low rank cannot have noise"):
+        model.score(rows)
+    with pytest.raises(ParameterError, match="low rank cannot have noise"):
+        model.save(tmp_path / "model.gmm")
 
 
 def test_hard_assignment_never_falls() -> None:

@@ -1086,9 +1086,10 @@ or the path ``out``
             ``variable``, along the feature dimension of the data, or along both: (component,
             variable, level). If only some variables have the feature dimension, or the data are no
             labelled ones, they lie along ``feature``. The columns of matrices lie along dimensions
-            with ``_2`` at the end of the name. The coordinate ``component`` is the label that
-            :meth:`predict` gives; ``label`` is its name in ``flag_meanings``; ``units`` are those
-            of the variables.
+            with ``_2`` at the end of the name. A model of low rank has ``loadings``, whose last
+            dimension is ``factor``, and ``noise_variances`` in their place. The coordinate
+            ``component`` is the label that :meth:`predict` gives; ``label`` is its name in
+            ``flag_meanings``; ``units`` are those of the variables.
 
         Raises
         ------

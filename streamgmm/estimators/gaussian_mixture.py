@@ -213,7 +213,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         outermost row at each side is always excluded. A number is the log density, -ln V, in units
         of the data. The weight of the noise is fitted: one more free parameter. It begins at 0.05,
         and ``weights_init``, which sums to 1, shares the rest. V counts as given, also in the
-        criteria. With noise no weight can be held fixed.
+        criteria. With noise no weight can be held fixed, and "low_rank" is refused.
     executor : "auto", "threads", "dask" or distributed.Client, default="auto"
         Where chunks are computed. "auto" takes the cluster of an active client for what its workers
         can read by themselves, Dask for Dask arrays, and local threads otherwise.
