@@ -89,9 +89,16 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
     #: Rank of covariances of low rank, as it is asked for and as it was fitted.
     rank: int | None = None
     rank_: int
-    covariances_ = matrices_on_access("covariances_")
-    precisions_ = matrices_on_access("precisions_")
-    precisions_cholesky_ = matrices_on_access("precisions_cholesky_")
+    covariances_ = matrices_on_access(
+        "covariances_", "Covariances of the components; those of low rank are computed each time."
+    )
+    precisions_ = matrices_on_access(
+        "precisions_", "Inverse covariances; those of low rank are computed each time."
+    )
+    precisions_cholesky_ = matrices_on_access(
+        "precisions_cholesky_",
+        "Upper factors U of the precisions, P = U Uᵀ; those of low rank are computed each time.",
+    )
 
     @property
     @abstractmethod

@@ -14,12 +14,14 @@ from streamgmm.quantities import format_bytes
 _COPIES = 3
 
 
-def matrices_on_access(name: str) -> Any:
+def matrices_on_access(name: str, description: str) -> Any:
     """Return a property of a model: the stored array, or matrices computed from the loadings.
 
     Parameters
     ----------
     name : {"covariances_", "precisions_", "precisions_cholesky_"}
+    description : str
+        The docstring of the property.
     """
 
     def stored_or_computed(self: Any) -> Array:
@@ -37,7 +39,7 @@ def matrices_on_access(name: str) -> Any:
     def delete(self: Any) -> None:
         del self.__dict__[name]
 
-    return property(stored_or_computed, store, delete)
+    return property(stored_or_computed, store, delete, description)
 
 
 def _require_room(name: str, model: Any) -> None:

@@ -118,13 +118,14 @@ class GaussianMixtureSearch(
     tol : float, default=1e-3
         Gain that may remain, in nats per row. A candidate converges further where ``tol`` of all
         rows is more than one parameter costs, ½ ln n nats.
+    reg_covar, max_iter, n_init, init_params, verbose, verbose_interval, arithmetic, \
+prior : as for :class:`GaussianMixture`
+        Of each candidate; ``max_iter``, at least 1, bounds its passes.
     fixed : collection of {"weights"}, default=()
         With "weights" the components of each candidate have equal weights. Means and covariances
         cannot be held, because no values suit all numbers of components.
-    reg_covar, max_iter, n_init, init_params, verbose, verbose_interval, arithmetic, prior, noise, \
-executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
-        Of each candidate; ``max_iter``, at least 1, bounds its passes. With ``noise`` all
-        candidates have noise, with the same volume.
+    noise, executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
+        With ``noise`` all candidates have noise, with the same volume.
     checkpoint : path-like or URL, default=None
         Folder in which :meth:`fit` keeps what it finds, so that an interrupted search can
         continue; in the end also ``model.gmm``, the best mixture.
