@@ -51,7 +51,6 @@ from streamgmm.options import (
     PriorName,
 )
 from streamgmm.progress import reporting
-from streamgmm.protocols import sample_shape
 
 if TYPE_CHECKING:
     from streamgmm.estimators import GaussianMixture
@@ -448,7 +447,9 @@ def main(context: click.Context) -> None:
     "-t",
     "--covariance-type",
     type=click.Choice(get_args(CovarianceType)),
-    help="Structure of the covariances.  [default: full]",
+    metavar="TYPE",
+    help="Structure of the covariances: " + ", ".join(get_args(CovarianceType)) + ".  "
+    "[default: full]",
 )
 @_rank
 @click.option(
@@ -763,6 +764,8 @@ def predict(
 ) -> None:
     """Write the component of each row of DATA, or its responsibilities."""
     check_output(output, _PREDICTIONS, data, model)
+    from streamgmm.protocols import sample_shape
+
     fitted, source = _load_for(model, data, settings)
     function = fitted.predict_proba if proba else fitted.predict
     _write_rows(fitted, function, source, output, resume, quiet)
@@ -790,6 +793,8 @@ def impute(
 ) -> None:
     """Write the rows of DATA with missing values (NaN) replaced by their expectation."""
     check_output(output, _PREDICTIONS, data, model)
+    from streamgmm.protocols import sample_shape
+
     settings["missing"] = settings["missing"] or "em"
     fitted = _load(model)
     source = _opened_for(fitted, data, settings)
@@ -863,6 +868,8 @@ def score(
         raise click.UsageError("--samples does not depend on --sample-weight; leave it out.")
     if output is not None:
         check_output(output, _PREDICTIONS, data, model)
+    from streamgmm.protocols import sample_shape
+
     fitted, source = _load_for(model, data, settings, sample_weight)
     if output is not None:
         _write_rows(fitted, fitted.score_samples, source, output, resume, quiet)
