@@ -21,6 +21,7 @@
 - ``python -m benchmarks.updates``: updates of models in files: cost and memory
 - ``python -m benchmarks.kills``: updates that are killed at random moments
 - ``python -m benchmarks.kmeans``: k-means compared with scikit-learn, by pass and by fit
+- ``python -m benchmarks.low_rank``: covariances of low rank compared with other types
 - ``python -m benchmarks.startup``: imports and first fits
 - ``python -m pytest benchmarks --benchmark-only``: kernels on one chunk, to compare over time
 

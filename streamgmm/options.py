@@ -4,7 +4,9 @@ from typing import Literal
 
 Algorithm = Literal["auto", "em", "hard"]
 Arithmetic = Literal["auto", "float64", "float32"]
-CovarianceType = Literal["full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"]
+CovarianceType = Literal[
+    "full", "tied", "diag", "spherical", "tied_diag", "tied_spherical", "low_rank"
+]
 ExecutorName = Literal["auto", "threads", "dask"]
 Format = Literal["npy", "zarr", "hdf5", "netcdf", "parquet"]
 InitParams = Literal["kmeans", "k-means++", "random", "random_from_data"]

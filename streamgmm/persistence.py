@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from streamgmm.archive import Archive, Declared
 from streamgmm.core.statistics import SCALARS, Statistics
 from streamgmm.core.structures import STRUCTURES
+from streamgmm.core.structures.low_rank import structure_of_name
 from streamgmm.errors import ModelFileError, OutputError
 from streamgmm.options import CovarianceType
 from streamgmm.paths import local_path, open_regular, refuse_special, why_absent, writing
@@ -493,7 +494,9 @@ def _plain(name: str, content: Any, value: Any) -> Any:
     kinds = get_args(content) if get_origin(content) is UnionType else (content,)
     if content == CovarianceType:
         # Users may have registered their own structures.
-        is_right = value in STRUCTURES
+        is_right = isinstance(value, str) and (
+            value in STRUCTURES or structure_of_name(value) is not None
+        )
     elif get_origin(content) is Literal:
         is_right = value in get_args(content)
     elif float in kinds:

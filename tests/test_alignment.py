@@ -1,6 +1,6 @@
 """A model in the order of the components of another one."""
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas
@@ -12,6 +12,7 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import STRUCTURES
 from streamgmm.errors import NotFittedError, ParameterError
 from streamgmm.options import CovarianceType
+from tests.core.cases import ALL_TYPES
 
 RNG = np.random.default_rng(0)
 CENTRES = np.array([[0.0, 0.0], [8.0, 0.0], [0.0, 8.0], [30.0, 20.0]])
@@ -35,7 +36,7 @@ def shuffled(model: GaussianMixture, order: list[int]) -> GaussianMixture:
     return again.fit(ROWS)
 
 
-@pytest.mark.parametrize("kind", get_args(CovarianceType))
+@pytest.mark.parametrize("kind", ALL_TYPES)
 def test_labels_mean_what_they_mean_in_the_reference(kind: CovarianceType) -> None:
     reference = fitted(0, covariance_type=kind)
     model = shuffled(reference, [2, 3, 1, 0])
@@ -60,7 +61,7 @@ def test_labels_mean_what_they_mean_in_the_reference(kind: CovarianceType) -> No
     )
 
 
-@pytest.mark.parametrize("kind", get_args(CovarianceType))
+@pytest.mark.parametrize("kind", ALL_TYPES)
 def test_the_frame_follows_its_components(kind: CovarianceType) -> None:
     """The frame of the same mixture in another order, of whose components some are far away."""
     shape = {"full": (4, 2, 2), "tied": (2, 2), "diag": (4, 2), "spherical": (4,)}.get(kind)

@@ -309,6 +309,27 @@ def test_a_finished_fit_comes_back_without_a_read(store: Path, tmp_path: Path) -
     assert_same_content(tmp_path / "without.gmm", tmp_path / "first.gmm")
 
 
+@pytest.mark.parametrize("settings", [{}, {"covariance_type": "low_rank", "rank": 1}])
+def test_a_fit_that_begins_with_a_pilot_goes_on(settings: dict[str, Any], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(140_000, 3)) + 4.0 * rng.integers(2, size=(140_000, 1))
+
+    def fit(resume: bool = False, **more: Any) -> GaussianMixture:
+        model = GaussianMixture(2, random_state=0, **settings, **more)
+        return model.fit(ChunkedSource(rows, 2000), resume=resume)
+
+    whole = fit()
+    assert [entry["purpose"] for entry in whole.history_][:2] == ["pilot", "survey"]
+    assert whole.sample_history_[0]["n_rows"] <= 140_000 // 16
+    for n_results in (1, 3, 5):
+        path = tmp_path / str(n_results)
+        with pytest.raises(Stop):
+            fit(checkpoint=path, callbacks=[stopping_after(n_results)])
+        resumed = fit(True, checkpoint=path)
+        assert resumed.score(rows) == whole.score(rows)
+        assert resumed.lower_bounds_ == whole.lower_bounds_
+
+
 def test_the_best_model_so_far(store: Path, tmp_path: Path) -> None:
     path = tmp_path / "c" / "model.gmm"
     source = data_of("x", store)

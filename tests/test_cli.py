@@ -172,7 +172,7 @@ def test_options_have_the_defaults_and_choices_of_the_estimator():
         "executor",
     ):
         assert parameters[name].default == signature[name].default
-    assert set(parameters["covariance_type"].type.choices) == set(STRUCTURES)
+    assert set(parameters["covariance_type"].type.choices) == {*STRUCTURES, "low_rank"}
     assert set(parameters["fixed"].type.choices) == set(PARAMETER_NAMES)
 
 

@@ -1,8 +1,8 @@
 """Checkpoints: the results of a fit are journalled, so that an interrupted fit can continue.
 
 The settings of a fit and the results of its passes over the data determine the fit. Each result is
-therefore kept in its own file: the survey, the parameters of each stage of the search, the
-statistics of each pass. A resumed fit starts at the beginning, and takes each result that is
+therefore kept in its own file: the pilot, the survey, the parameters of each stage of the search,
+the statistics of each pass. A resumed fit starts at the beginning, and takes each result that is
 available from the journal. Beside the results are ``settings.json``, which identifies the fit, and
 ``model.gmm``, the best model so far. On request an incomplete pass has a file too. This
 file is removed when the result of the pass is kept.
@@ -28,6 +28,7 @@ import joblib
 import numpy as np
 import xxhash
 
+from streamgmm.algorithms.batch.auto import PilotRows
 from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.held_out import HeldOutSums
 from streamgmm.algorithms.batch.lloyd import Farthest
@@ -59,6 +60,7 @@ _KINDS: Mapping[type, str] = {
     Farthest: "Farthest",
     HeldOutSums: "HeldOutSums",
     Parameters: "Parameters",
+    PilotRows: "PilotRows",
     Reading: "Reading",
     RowSample: "RowSample",
     SharedReading: "SharedReading",

@@ -51,12 +51,13 @@ from streamgmm.options import (
     PriorName,
 )
 from streamgmm.progress import reporting
-from streamgmm.protocols import sample_shape
 
 if TYPE_CHECKING:
     from streamgmm.estimators import GaussianMixture
     from streamgmm.protocols import Source
 
+# Streams do not learn covariances of low rank.
+_STREAM_TYPES = [kind for kind in get_args(CovarianceType) if kind != "low_rank"]
 _MODELS = (".gmm",)
 _ARRAYS = (".npy", ".zarr")
 # What predictions may be written to; netCDF holds those of labelled data.
@@ -116,6 +117,11 @@ _seed = click.option(
     "random_state",
     type=click.IntRange(0, 2**32 - 1),
     help="Seed of the random numbers; the same seed gives the same result.",
+)
+_rank = click.option(
+    "--rank",
+    type=click.IntRange(0),
+    help="Rank of the loadings with low_rank.  [default: 8, or what the columns allow]",
 )
 _prior = click.option(
     "--prior",
@@ -441,8 +447,11 @@ def main(context: click.Context) -> None:
     "-t",
     "--covariance-type",
     type=click.Choice(get_args(CovarianceType)),
-    help="Structure of the covariances.  [default: full]",
+    metavar="TYPE",
+    help="Structure of the covariances: " + ", ".join(get_args(CovarianceType)) + ".  "
+    "[default: full]",
 )
+@_rank
 @click.option(
     "--tol",
     type=click.FloatRange(0),
@@ -528,6 +537,7 @@ def fit(
     output: Path,
     n_components: int | None,
     covariance_type: str | None,
+    rank: int | None,
     start: Path | None,
     sample_weight: Any,
     scale: bool,
@@ -550,7 +560,7 @@ def fit(
 
     source = _opened(data, settings, sample_weight)
     settings |= _shape(
-        n_components, covariance_type, start, settings["reg_covar"], settings["noise"]
+        n_components, covariance_type, rank, start, settings["reg_covar"], settings["noise"]
     )
     start_time = time.perf_counter()
     resources = {name: settings[name] for name in _RESOURCES}
@@ -571,14 +581,21 @@ def fit(
 def _shape(
     n_components: int | None,
     covariance_type: str | None,
+    rank: int | None,
     start: Path | None,
     reg_covar: Any,
     noise: str | float | None,
 ) -> dict[str, Any]:
     """Return settings that say what is fitted; a model to start from decides them."""
     if start is None:
-        return {"n_components": n_components, "covariance_type": covariance_type or "full"}
+        kind = covariance_type or "full"
+        return {"n_components": n_components, "covariance_type": kind, "rank": rank}
     model = _load(start)
+    if hasattr(model, "loadings_"):
+        raise ParameterError(
+            f"{start} has low_rank covariances, which the command cannot start from; fit without "
+            "--start, or use warm_start in Python"
+        )
     if n_components not in (None, model.n_components):
         raise ParameterError(f"{start} has {model.n_components} components, not {n_components}")
     if covariance_type not in (None, model.covariance_type):
@@ -589,6 +606,7 @@ def _shape(
         "weights_init": model.fitted_model_.parameters.shares,
         "means_init": model.means_,
         "precisions_init": model.precisions_,
+        "rank": rank,
         "reg_covar": getattr(model, "reg_covar_", reg_covar) if reg_covar == "auto" else reg_covar,
         "noise": getattr(model, "noise", None) if noise is None else noise,
     }
@@ -634,6 +652,7 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> list[
     metavar="A,B,...",
     help="Structures of the covariances to choose from.",
 )
+@_rank
 @click.option(
     "--criterion",
     type=click.Choice(get_args(Criterion)),
@@ -745,6 +764,8 @@ def predict(
 ) -> None:
     """Write the component of each row of DATA, or its responsibilities."""
     check_output(output, _PREDICTIONS, data, model)
+    from streamgmm.protocols import sample_shape
+
     fitted, source = _load_for(model, data, settings)
     function = fitted.predict_proba if proba else fitted.predict
     _write_rows(fitted, function, source, output, resume, quiet)
@@ -772,6 +793,8 @@ def impute(
 ) -> None:
     """Write the rows of DATA with missing values (NaN) replaced by their expectation."""
     check_output(output, _PREDICTIONS, data, model)
+    from streamgmm.protocols import sample_shape
+
     settings["missing"] = settings["missing"] or "em"
     fitted = _load(model)
     source = _opened_for(fitted, data, settings)
@@ -845,6 +868,8 @@ def score(
         raise click.UsageError("--samples does not depend on --sample-weight; leave it out.")
     if output is not None:
         check_output(output, _PREDICTIONS, data, model)
+    from streamgmm.protocols import sample_shape
+
     fitted, source = _load_for(model, data, settings, sample_weight)
     if output is not None:
         _write_rows(fitted, fitted.score_samples, source, output, resume, quiet)
@@ -961,7 +986,7 @@ def sample(
 @click.option(
     "-t",
     "--covariance-type",
-    type=click.Choice(get_args(CovarianceType)),
+    type=click.Choice(_STREAM_TYPES),
     help="Structure of the covariances.  [default: full]",
 )
 @click.option(

@@ -122,8 +122,12 @@ def contents(
         "n_features": model.means_.shape[1],
         "weights": model.weights_.tolist(),
         "means": model.means_.tolist(),
-        "covariances": model.covariances_.tolist(),
     }
+    if hasattr(model, "loadings_"):
+        found["loadings"] = model.loadings_.tolist()
+        found["noise_variances"] = model.noise_variances_.tolist()
+    else:
+        found["covariances"] = model.covariances_.tolist()
     if hasattr(model, "noise_weight_"):
         found["noise_weight"] = model.noise_weight_
         found["noise_log_density"] = model.noise_log_density_

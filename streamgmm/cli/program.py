@@ -32,6 +32,8 @@ _FOR_UNFINISHED = len(".part")
 _HEADINGS = {
     "Model and search": (
         "covariance_type",
+        "rank",
+        "noise",
         "tol",
         "reg_covar",
         "max_iter",

@@ -6,9 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamgmm.protocols import chunks_of
 from streamgmm.quantities import with_prefix
-from streamgmm.sources.open import open_source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,6 +113,9 @@ def _labels_in(output: Path) -> "Iterator[NDArray[Any]]":
 
         yield from _parts(zarr.open_array(output, mode="r"))
     else:
+        from streamgmm.protocols import chunks_of
+        from streamgmm.sources.open import open_source
+
         source = open_source(output, variables="component", missing="drop")
         yield from (chunk.rows[:, 0] for chunk in chunks_of(source))
 

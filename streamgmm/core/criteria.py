@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import scipy.special
 
 from streamgmm.core.parameters import Fixed, Parameters
@@ -104,10 +103,11 @@ def assignment_entropy(statistics: Statistics, parameters: Parameters) -> float:
     parameters : Parameters
     """
     structure, d = parameters.structure, parameters.n_features
-    moments, scatter = Whitening.of(parameters, statistics.frame).of_statistics(statistics)
-    unit, unit_scatter = structure.unit_moments(d)
-    squares = (moments[:, 1 + d :] @ unit).sum() + (scatter * unit_scatter).sum()
-    squares *= d / (np.square(unit).sum() + np.square(unit_scatter).sum())
+    squares = structure.squared_distances(
+        statistics,
+        parameters,
+        lambda: Whitening.of(parameters, statistics.frame).of_statistics(statistics),
+    )
     counts = statistics.counts
     log_factors = structure.log_determinants(parameters.stacked(parameters.factors))
     log_joint = (

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
 from streamgmm.core.kernels.hard import hard_step
-from streamgmm.core.kernels.log_joint import TIED, Coefficients
+from streamgmm.core.kernels.log_joint import LOW_RANK, TIED, UNIT_ROUNDOFF, Coefficients
+from streamgmm.core.kernels.low_rank import LowRankCoefficients, low_rank_step
 from streamgmm.core.kernels.mixture import e_step
 from streamgmm.core.kernels.products import ROWS_AT_ONCE
 from streamgmm.core.kernels.screening import (
@@ -25,6 +26,7 @@ from streamgmm.core.kernels.totals import N_NOT_FINITE, named
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array, blocks, upper_triangle
+from streamgmm.core.structures.low_rank import LowRank, projections_of
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.options import Arithmetic, CovarianceType
 
@@ -76,7 +78,7 @@ class EStep:
     weights : ndarray of shape (K,)
     order : ndarray of shape (K',), int64
         The components of non-zero weight: those in the expanded form, then the centred ones.
-    coefficients : Coefficients
+    coefficients : Coefficients or LowRankCoefficients
         Coefficients of these components, in this order.
     sums_single : bool
         Whether statistics may be summed in float32.
@@ -89,7 +91,7 @@ class EStep:
     frame: Frame
     weights: Array
     order: NDArray[np.int64]
-    coefficients: Coefficients
+    coefficients: Coefficients | LowRankCoefficients
     sums_single: bool = False
     is_hard: bool = False
     has_noise: bool = False
@@ -141,6 +143,10 @@ class EStep:
         if is_hard and arithmetic == "float32":
             arithmetic = "auto"
         alive = log_offsets > -np.inf
+        if parameters.structure.code == LOW_RANK:
+            order = np.flatnonzero(alive)
+            found = _low_rank_coefficients(parameters, frame, order, log_offsets)
+            return cls(frame, parameters.weights, order, found, is_hard=is_hard)
         noise = parameters.noise
         is_centred = np.zeros(parameters.n_components, dtype=bool)
         is_centred[frame.centred] = True
@@ -216,6 +222,8 @@ class EStep:
             _NO_WEIGHTS if weights is None else writable(np.asarray(weights, dtype=np.float64))
         )
         self.require_shapes(rows, row_weights)
+        if isinstance(self.coefficients, LowRankCoefficients):
+            return self._low_rank_statistics(rows, row_weights)
         # Floats of another byte order are converted as a whole. Pieces would change the order of
         # sums and so the last digits, but the byte order must not change a result.
         if rows.dtype.kind == "f":
@@ -238,6 +246,54 @@ class EStep:
         )
         return functools.reduce(Statistics.merge, others, first)
 
+    def _low_rank_statistics(self, rows: NDArray[np.generic], row_weights: Array) -> Statistics:
+        """Return the sufficient statistics of a chunk of rows under covariances of low rank."""
+        if rows.dtype.kind == "f":
+            rows = rows.astype(rows.dtype.newbyteorder("="), copy=False)
+        total = Statistics.zero(self.frame, len(self.weights))
+        for start, stop, part in _castable(rows):
+            sums, totals, _ = self._low_rank_step(part, row_weights[start:stop], False, False)
+            k, d = len(self.order), len(self.frame.origin)
+            linear = sums.linear.reshape(k, -1, d)
+            moments = np.zeros_like(total.moments)
+            moments[self.order, 0] = sums.counts
+            moments[self.order, 1 : 1 + d] = linear[:, 0]
+            moments[self.order, 1 + d : 1 + 2 * d] = sums.squares
+            moments[self.order, 1 + 2 * d :] = linear[:, 1:].reshape(k, -1)
+            total = total.merge(Statistics(self.frame, moments, total.scatter, **named(totals)))
+        return total
+
+    def _low_rank_step(
+        self,
+        part: NDArray[np.floating],
+        row_weights: Array,
+        with_posteriors: bool,
+        with_responsibilities: bool,
+    ) -> Any:
+        return low_rank_step(
+            part,
+            row_weights,
+            writable(self.weights),
+            writable(self.order),
+            self.writable_coefficients,
+            with_posteriors,
+            with_responsibilities,
+            self.is_hard,
+        )
+
+    def _low_rank_posterior(
+        self, rows: NDArray[np.generic], with_responsibilities: bool
+    ) -> Posterior:
+        """Return what :meth:`posterior` and :meth:`assignment` do, for covariances of low rank."""
+        parts = []
+        for _, _, part in _castable(rows):
+            _, totals, (scores, labels, responsibilities) = self._low_rank_step(
+                part, _NO_WEIGHTS, True, with_responsibilities
+            )
+            n_not_finite = int(totals[N_NOT_FINITE])
+            parts.append(Posterior(scores, labels, responsibilities, n_not_finite))
+        return _joined(parts)
+
     def _as_statistics(self, moments: Array, scatter: Array, totals: Array) -> Statistics:
         """Return statistics from the sums of the kernel, with the components in their own order."""
         scatter = STRUCTURES[self.frame.covariance_type].scatter_from(
@@ -248,6 +304,7 @@ class EStep:
             placed = np.zeros((len(self.weights), moments.shape[1]))
             placed[self.order] = moments
         found = Statistics(self.frame, placed, scatter, **named(totals))
+        assert isinstance(self.coefficients, Coefficients)
         if found.n_single == 0 or found.n_single < found.n_rows * len(self.coefficients.theta):
             return found
         lost = self._lost_to_coefficients(moments)
@@ -263,6 +320,7 @@ class EStep:
 
         Rounding errors of rows average out; those of coefficients are the same for all rows.
         """
+        assert isinstance(self.coefficients, Coefficients)
         theta, single = self.coefficients.theta, self.coefficients.theta_single
         return float(np.sum((theta - single) * moments[: len(theta), : theta.shape[1]]))
 
@@ -278,6 +336,8 @@ class EStep:
         with_responsibilities : bool
         """
         self.require_shapes(rows)
+        if isinstance(self.coefficients, LowRankCoefficients):
+            return replace(self, is_hard=False)._low_rank_posterior(rows, with_responsibilities)
         coefficients = self.writable_coefficients
         priors, order = writable(self.weights), writable(self.order)
         parts = []
@@ -303,6 +363,8 @@ class EStep:
             lowest number is the label.
         """
         self.require_shapes(rows)
+        if isinstance(self.coefficients, LowRankCoefficients):
+            return replace(self, is_hard=True)._low_rank_posterior(rows, False)
         coefficients = self.writable_coefficients
         priors, order = writable(self.weights), writable(self.order)
         parts = []
@@ -329,7 +391,7 @@ class EStep:
             raise DataError(f"weights have shape {weights.shape}, rows {rows.shape}")
 
     @functools.cached_property
-    def writable_coefficients(self) -> Coefficients:
+    def writable_coefficients(self) -> Any:
         """The coefficients in the memory layout that kernels are compiled for.
 
         Raises
@@ -337,7 +399,10 @@ class EStep:
         ParameterError
             If their shapes do not agree.
         """
-        _require_agreement(self.coefficients, self.order, len(self.weights))
+        if isinstance(self.coefficients, LowRankCoefficients):
+            _require_low_rank_agreement(self.coefficients, self.order, len(self.weights))
+        else:
+            _require_agreement(self.coefficients, self.order, len(self.weights))
         arrays: dict[str, Any] = {
             name: writable(value)
             for name, value in self.coefficients._asdict().items()
@@ -400,15 +465,98 @@ def _require_agreement(
         "bases": (n_bases, n_lines, d),
         "log_ranges": (d if c.log_ranges.size else 0,),
     }
-    wrong = [name for name, shape in expected.items() if getattr(c, name).shape != shape]
+    _require_expected(c, expected, order, n_components)
+
+
+def _require_low_rank_agreement(
+    coefficients: LowRankCoefficients, order: NDArray[np.int64], n_components: int
+) -> None:
+    """Refuse coefficients whose shapes do not agree, as :func:`_require_agreement` does."""
+    c, d = coefficients, coefficients.origin.size
+    k = len(c.means)
+    expected: dict[str, tuple[int, ...]] = {
+        "features": (d + SPARE_FEATURES, 2),
+        "squares": (d + SPARE_FEATURES, 2),
+        "origin": (d,),
+        "inverse_scale": (d,),
+        "means": (k, d),
+        "precisions": (k, d),
+        "projections": (k * c.rank, d),
+        "constants": (k,),
+        "positions": (k,),
+        "shrinkages": (k, c.rank),
+        "loadings": ((1 + int(c.positions.max(initial=-1))) * d, c.rank),
+        "origins": (k, d),
+        "bases": (k * c.rank, d),
+    }
+    _require_expected(c, expected, order, n_components)
+
+
+def _require_expected(
+    coefficients: Coefficients | LowRankCoefficients,
+    expected: dict[str, tuple[int, ...]],
+    order: NDArray[np.int64],
+    n_components: int,
+) -> None:
+    """Refuse arrays of other shapes than expected, and an order that is none of components."""
+    wrong = [name for name, shape in expected.items() if getattr(coefficients, name).shape != shape]
+    k = len(coefficients.means)
     is_placed = order.shape == (k,) and bool(np.all((order >= 0) & (order < n_components)))
     if wrong or not is_placed:
         raise ParameterError(f"a mixture has arrays of other shapes than its frame: {wrong}")
 
 
+def _low_rank_coefficients(
+    parameters: Parameters, frame: Frame, order: NDArray[np.intp], log_offsets: Array
+) -> LowRankCoefficients:
+    """Return the coefficients of some components of low rank."""
+    structure = parameters.structure
+    assert isinstance(structure, LowRank)
+    d, rank = parameters.n_features, structure.rank
+    # All components have an origin and a basis of their own.
+    positions = np.searchsorted(frame.centred, order)
+    own, means = parameters.factors[order], parameters.means[order]
+    origins = frame.means[positions]
+    has_own_basis = np.array_equal(means, origins) and np.array_equal(own, frame.factors[positions])
+    constants = log_offsets[order] - structure.log_determinants(own)
+    precisions = 1.0 / np.square(own[:, :, -1])
+    steepest = math.sqrt(max(1.0, float(precisions.max(initial=1.0))))
+    # E[z] = y / √(1 + s²) under loadings that are orthogonal in units of the noise.
+    shrinkages = 1.0 / (1.0 + np.square(own[:, :, :-1]).sum(axis=1))
+    # Σ u²/ψ of a typical row, and the rounding of its difference from ‖y‖².
+    typical = d + (1.0 / np.square(shrinkages) - 1.0).sum(axis=1)
+    is_doubtful = UNIT_ROUNDOFF * (4.0 + math.sqrt(d)) * typical > _DENSITY_TOLERANCE
+    chosen = own[is_doubtful]
+    loadings = structure.covariances_of(chosen)[:, :, :-1] * shrinkages[is_doubtful, np.newaxis]
+    coordinates = 1 + np.arange(d)
+    projections = np.swapaxes(projections_of(own), 1, 2).reshape(-1, d)
+    bases = projections
+    if not has_own_basis:
+        bases = np.swapaxes(projections_of(frame.factors[positions]), 1, 2).reshape(-1, d)
+    return LowRankCoefficients(
+        features=_with_spare(np.stack([np.zeros_like(coordinates), coordinates], axis=1)),
+        squares=_with_spare(np.stack([coordinates, coordinates], axis=1)),
+        origin=np.zeros(d),
+        inverse_scale=np.ones(d),
+        means=means,
+        precisions=precisions,
+        projections=projections,
+        constants=constants - 0.5 * d * math.log(2.0 * math.pi),
+        positions=np.where(is_doubtful, np.cumsum(is_doubtful) - 1, -1),
+        shrinkages=shrinkages,
+        loadings=np.ascontiguousarray(-loadings.reshape(len(chosen) * d, rank)),
+        origins=origins,
+        bases=bases,
+        has_own_basis=has_own_basis,
+        rank=rank,
+        limit=min(1e140 / (d * steepest), LARGEST_VALUE),
+        log_noise=-math.inf,
+    )
+
+
 def scratch_bytes(covariance_type: CovarianceType, n_components: int, n_features: int) -> int:
     """Return the memory that a kernel takes for the blocks of a chunk."""
-    n_lines = 7 * (2 + n_features) + n_components + 8
+    n_lines = STRUCTURES[covariance_type].scratch_lines(n_components, n_features)
     return 8 * STRIDE * n_lines + statistics_bytes(covariance_type, n_components, n_features)
 
 

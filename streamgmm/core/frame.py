@@ -50,7 +50,8 @@ class Frame:
     scale : ndarray of shape (D,)
         B = diag(scale) of these components; powers of two, all equal for spherical.
     centred : ndarray of shape (C,), int
-        The components in the centred form: o is their own mean, B their own factor.
+        The components in the centred form: o is their own mean, B their own factor. Of low rank
+        they are all components; B is I, and the factors say which moments are taken.
     means : ndarray of shape (C, D)
     factors : ndarray of shape (C, D, D) full, (1, D, D) tied, (C, D) diag and spherical
         For tied, B of all components, in the expanded and in the centred form.
@@ -141,6 +142,8 @@ class Frame:
             raise ParameterError(
                 f"the centred components of the frame are not numbers below {n_components} in order"
             )
+        if self._structure.moments_depend_on_parameters and not is_listed.all():
+            raise ParameterError("the frame lacks the origin of a component")
         widths = self._structure.widths(self.factors)
         if not (np.all(self.scale > 0.0) and np.all(widths > 0.0)):
             raise ParameterError("the scale or a factor of the frame is not positive")

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from streamgmm.core.e_step import EStep, Posterior, writable
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.incomplete import KEPT, incomplete_posteriors, incomplete_statistics
+from streamgmm.core.kernels.low_rank import LowRankCoefficients
 from streamgmm.core.kernels.tiles import PANEL, STRIDE
 from streamgmm.core.kernels.totals import CONDITIONAL_ENTROPY, named
+from streamgmm.core.low_rank_gaps import LowRankGaps
 from streamgmm.core.noise import Noise
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
@@ -31,7 +33,8 @@ class IncompleteExpectation:
     ----------
     complete : EStep
         For the rows without gaps.
-    whitening : Whitening
+    gaps : Whitening or LowRankGaps
+        For the rows with gaps.
     noise : Noise or None
         The noise of the mixture.
 
@@ -41,7 +44,7 @@ class IncompleteExpectation:
     """
 
     complete: EStep
-    whitening: Whitening
+    gaps: Whitening | LowRankGaps
     noise: Noise | None = None
 
     @classmethod
@@ -63,7 +66,13 @@ class IncompleteExpectation:
         if parameters.noise is not None:
             parameters.noise.require_box("its density of some columns is not known")
         complete = EStep.prepare(parameters, frame, arithmetic, log_offsets, is_hard)
-        return cls(complete, Whitening.of(parameters, frame), parameters.noise)
+        if not isinstance(complete.coefficients, LowRankCoefficients):
+            return cls(complete, Whitening.of(parameters, frame), parameters.noise)
+        if log_offsets is None:
+            with np.errstate(divide="ignore"):
+                log_offsets = np.log(parameters.weights)
+        limit = complete.coefficients.limit
+        return cls(complete, LowRankGaps(parameters, frame, log_offsets, limit, is_hard))
 
     @property
     def has_noise(self) -> bool:
@@ -89,6 +98,10 @@ class IncompleteExpectation:
             return found
         chosen = _by_gaps(rows)
         row_weights = np.empty(0) if weights is None else np.asarray(weights, np.float64)[chosen]
+        if isinstance(self.gaps, LowRankGaps):
+            incomplete = self.gaps.statistics(rows[chosen].astype(np.float64), row_weights)
+            without = replace(incomplete, n_not_finite=-chosen.size, n_missing=-chosen.size)
+            return found.merge(without)
         moments, scatter, totals = incomplete_statistics(
             rows[chosen].astype(np.float64),
             row_weights,
@@ -168,6 +181,10 @@ class IncompleteExpectation:
         with_responsibilities: bool = False,
         with_missing_values: bool = False,
     ) -> tuple[Array, NDArray[np.int64], Array, Array]:
+        if isinstance(self.gaps, LowRankGaps):
+            return self.gaps.posteriors(
+                rows.astype(np.float64), with_responsibilities, with_missing_values
+            )
         found: tuple[Array, NDArray[np.int64], Array, Array] = incomplete_posteriors(
             rows.astype(np.float64),
             writable(self.complete.weights),
@@ -184,7 +201,8 @@ class IncompleteExpectation:
         placed = np.zeros((len(self.complete.weights), moments.shape[1]))
         placed[order] = moments
         structure = STRUCTURES[self.complete.frame.covariance_type]
-        return self.whitening.in_frame(placed, structure.scatter_from(scatter, d))
+        assert isinstance(self.gaps, Whitening)
+        return self.gaps.in_frame(placed, structure.scatter_from(scatter, d))
 
 
 def gap_bytes(n_components: int, n_features: int, n_rows: int) -> int:

@@ -398,7 +398,4 @@ def _times(factors: Array, arrays: Array) -> Array:
 def _narrowness(parameters: Parameters, ridge: float | Array) -> Array:
     """Return tr(diag(ridge) Σ⁻¹) of each component, (K,), or of tied, (1,)."""
     inverse = parameters.stacked(parameters.inverse_factors)
-    if inverse.ndim == 2:
-        traces: Array = (np.square(inverse) * ridge).sum(axis=1)
-        return traces
-    return np.array([(np.square(one) * ridge).ravel().sum() for one in inverse])
+    return parameters.structure.ridge_traces(inverse, ridge)

@@ -35,7 +35,8 @@ class Parameters:
         Non-negative, with sum 1 less the weight of the noise. A component of weight 0 is skipped.
     means : ndarray of shape (K, D)
     covariances : ndarray
-        (K, D, D) full, (D, D) tied, (K, D) diag, (K,) spherical.
+        (K, D, D) full, (D, D) tied, (K, D) diag, (K,) spherical; of low rank (K, D, R + 1), the
+        loadings and the noise variances.
     factors : ndarray, shape of ``covariances``
         Cholesky factors L, Σ = L Lᵀ (standard deviations for diag and spherical). They are
         stored because a covariance rounded to float64 does not determine a standard deviation that
@@ -70,6 +71,8 @@ class Parameters:
             to 1 with that of the noise, or a covariance is not symmetric and positive definite.
         """
         structure = require_structure(covariance_type)
+        if noise is not None and not structure.has_room_for_noise:
+            raise ParameterError("covariances of low rank cannot have noise; leave noise at None")
         weights, means = _weights(weights, noise), _finite("means", means)
         if means.ndim != 2 or len(means) != len(weights):
             raise ParameterError(
@@ -132,7 +135,9 @@ class Parameters:
             As :meth:`create`.
         """
         structure = require_structure(covariance_type)
-        factors = structure.invert(structure.transposed(precisions_cholesky))
+        factors = structure.factors_from_stored(
+            np.asarray(covariances, dtype=np.float64), precisions_cholesky
+        )
         return cls.create(covariance_type, weights, means, covariances, factors, noise)
 
     def check(self) -> None:

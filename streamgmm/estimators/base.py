@@ -42,9 +42,11 @@ from streamgmm.core.noise import NO_BOX, Noise
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure
+from streamgmm.core.structures.low_rank import joined, structure_name
 from streamgmm.errors import ModelFileError, NotFiniteError, OutputError, ParameterError
 from streamgmm.estimators.condition import warn_of_skipped_rows
 from streamgmm.estimators.data_types import InMemory, OutputPath, PandasFrame
+from streamgmm.estimators.matrices import matrices_on_access
 from streamgmm.estimators.outputs import labels_output, numbers_output
 from streamgmm.estimators.records import to_record
 from streamgmm.estimators.row_estimator import RowEstimator, notified
@@ -84,6 +86,19 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
 
     #: Files that the model was loaded from or saved to, and a digest of what they held then.
     known_files_: Mapping[str, str | None] = MappingProxyType({})
+    #: Rank of covariances of low rank, as it is asked for and as it was fitted.
+    rank: int | None = None
+    rank_: int
+    covariances_ = matrices_on_access(
+        "covariances_", "Covariances of the components; those of low rank are computed each time."
+    )
+    precisions_ = matrices_on_access(
+        "precisions_", "Inverse covariances; those of low rank are computed each time."
+    )
+    precisions_cholesky_ = matrices_on_access(
+        "precisions_cholesky_",
+        "Upper factors U of the precisions, P = U Uᵀ; those of low rank are computed each time.",
+    )
 
     @property
     @abstractmethod
@@ -740,7 +755,7 @@ or the path ``out``
             single_threaded_blas(),
         ):
             k, d = self.means_.shape
-            sizes = MixtureBytes(self.covariance_type, k, d, source.missing == "em")
+            sizes = MixtureBytes(self._structure_name, k, d, source.missing == "em")
             reader = Reader(source, executor, listener, driver_bytes=sizes.scoring)
             found = reader.statistics("score", self._parameters())
         warn_of_skipped_rows(reader.history[-1].skipped, source.n_rows, ", and the score is -inf")
@@ -897,24 +912,16 @@ or the path ``out``
         return model
 
     def _prepared(self, source: Source) -> EStep | IncompleteExpectation:
-        arrays = [
-            np.asarray(array, dtype=np.float64, order="C")
-            for array in (
-                self.weights_,
-                self.means_,
-                self.covariances_,
-                self.precisions_cholesky_,
-            )
-        ]
+        arrays = [np.asarray(array, dtype=np.float64, order="C") for array in self._stored_arrays()]
         noise = self._noise()
         if noise is not None:
             arrays += [np.array([noise.weight, noise.log_density]), noise.box]
-        settings = self.covariance_type, source.dtype, source.missing
+        settings = self._structure_name, source.dtype, source.missing
         if sum(array.nbytes for array in arrays) > _KEPT_BYTES:
             return _prepared_from(*settings, *arrays)
         # Attributes may be assigned by hand, and so the values themselves are what is looked up.
         values = ((array.shape, array.tobytes()) for array in arrays)
-        return _kept(STRUCTURES[self.covariance_type], *settings, *values)
+        return _kept(STRUCTURES[settings[0]], *settings, *values)
 
     def _predicted(
         self,
@@ -931,13 +938,13 @@ or the path ``out``
 
     def _scratch_bytes(self, source: Source) -> int:
         k = len(self.weights_)
-        scratch = scratch_bytes(self.covariance_type, *self.means_.shape)
+        scratch = scratch_bytes(self._structure_name, *self.means_.shape)
         return scratch + gap_bytes(source, k) + prediction.entropy_bytes(k)
 
     def _digest(self) -> str:
         """Return a digest of what predictions depend on."""
-        digest = hashlib.sha256(self.covariance_type.encode())
-        values = [self.weights_, self.means_, self.covariances_, self.precisions_cholesky_]
+        digest = hashlib.sha256(self._structure_name.encode())
+        values = [*self._stored_arrays()]
         values += [getattr(self, name) for name in NOISE_ATTRIBUTES if hasattr(self, name)]
         for array in values:
             digest.update(np.ascontiguousarray(array, dtype=np.float64).tobytes())
@@ -945,12 +952,13 @@ or the path ``out``
 
     def _parameters(self) -> Parameters:
         """Return the fitted attributes as parameters; they may have been assigned by hand."""
+        weights, means, covariances, precisions_cholesky = self._stored_arrays()
         return Parameters.from_precisions_cholesky(
-            self.covariance_type,
-            self.weights_,
-            self.means_,
-            self.covariances_,
-            np.asarray(self.precisions_cholesky_, dtype=np.float64, order="C"),
+            self._structure_name,
+            weights,
+            means,
+            covariances,
+            np.asarray(precisions_cholesky, dtype=np.float64, order="C"),
             self._noise(),
         )
 
@@ -962,6 +970,19 @@ or the path ``out``
         if hasattr(self, "noise_box_"):
             return Noise.in_box(weight, np.asarray(self.noise_box_, dtype=np.float64))
         return Noise(weight, float(self.noise_log_density_), NO_BOX)
+
+    @property
+    def _structure_name(self) -> CovarianceType:
+        """The name of the covariance structure of the fitted mixture, with its rank."""
+        rank = self.rank_ if hasattr(self, "loadings_") else None
+        return structure_name(self.covariance_type, rank, self.means_.shape[1])
+
+    def _stored_arrays(self) -> tuple[Array, Array, Array, Array]:
+        """Return weights, means, covariances and factors of precisions as parameters do."""
+        if hasattr(self, "loadings_"):
+            own = joined(np.asarray(self.loadings_), np.asarray(self.noise_variances_))
+            return self.weights_, self.means_, own, own
+        return self.weights_, self.means_, self.covariances_, self.precisions_cholesky_
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to a ``.gmm`` file, atomically.
@@ -1072,9 +1093,10 @@ or the path ``out``
             ``variable``, along the feature dimension of the data, or along both: (component,
             variable, level). If only some variables have the feature dimension, or the data are no
             labelled ones, they lie along ``feature``. The columns of matrices lie along dimensions
-            with ``_2`` at the end of the name. The coordinate ``component`` is the label that
-            :meth:`predict` gives; ``label`` is its name in ``flag_meanings``; ``units`` are those
-            of the variables.
+            with ``_2`` at the end of the name. A model of low rank has ``loadings``, whose last
+            dimension is ``factor``, and ``noise_variances`` in their place. The coordinate
+            ``component`` is the label that :meth:`predict` gives; ``label`` is its name in
+            ``flag_meanings``; ``units`` are those of the variables.
 
         Raises
         ------

@@ -22,6 +22,7 @@ from streamgmm.core.condition import (
 from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.parameters import Parameters, count_parameters, n_held_components
 from streamgmm.core.structures import STRUCTURES, Array
+from streamgmm.core.structures.low_rank import structure_name
 from streamgmm.errors import (
     DegenerateComponentWarning,
     FewRowsWarning,
@@ -115,6 +116,8 @@ def warn_of_few_rows(model: Any, n_features: int, weight: float, is_weighted: bo
     bool
         Whether a warning was given.
     """
+    rank = getattr(model, "rank", None)
+    own = structure_name(model.covariance_type, rank, n_features)
 
     def size(covariance_type: CovarianceType, n_components: int) -> int:
         structure = STRUCTURES[covariance_type]
@@ -122,7 +125,7 @@ def warn_of_few_rows(model: Any, n_features: int, weight: float, is_weighted: bo
         return count_parameters(structure, n_components, n_features, model.fixed, has_noise)
 
     k = model.n_components
-    n_parameters = size(model.covariance_type, k)
+    n_parameters = size(own, k)
     if not 0.0 < weight < n_parameters:
         return False
     total = f"{weight:,.10g}"
@@ -132,7 +135,7 @@ def warn_of_few_rows(model: Any, n_features: int, weight: float, is_weighted: bo
         for simpler in _SIMPLER
         if size(simpler, k) < n_parameters and size(simpler, k) <= weight
     ]
-    most = _most(lambda fewer: size(model.covariance_type, fewer) <= weight, k)
+    most = _most(lambda fewer: size(own, fewer) <= weight, k)
     if most:
         remedies.append(f"at most {most:,} component(s)")
     remedies.append("more rows")

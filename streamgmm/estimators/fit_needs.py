@@ -1,7 +1,7 @@
 """What fits, streams and merging need in memory, and how much work a memory limit allows."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -22,9 +22,11 @@ from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
+from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, public_type, structure_name
 from streamgmm.estimators.row_estimator import DataEstimator, notified
 from streamgmm.events import Listener
 from streamgmm.executors.memory import Budget, sample_bytes
+from streamgmm.options import CovarianceType
 from streamgmm.protocols import Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
 
@@ -175,24 +177,38 @@ def refuse_merging(parts: Sequence[FittedModel], memory_limit: int | float | str
 
 
 @contextmanager
-def fitting(model: DataEstimator, source: Source) -> Iterator[Listener]:
-    """Yield the listener of a fit; under a memory limit, load the kernels first."""
+def fitting(
+    model: DataEstimator, source: Source, covariance_types: Collection[CovarianceType] = ()
+) -> Iterator[Listener]:
+    """Yield the listener of a fit; under a memory limit, load the kernels first.
+
+    Parameters
+    ----------
+    model : GaussianMixture or another estimator
+    source : Source
+    covariance_types : collection of str, optional
+        Those of the mixtures that are fitted; low rank has a kernel of its own.
+    """
     with notified(model) as listener:
         if model.memory_limit is not None:
-            _load_kernels(source)
+            _load_kernels(source, covariance_types)
         yield listener
 
 
-def _load_kernels(source: Source) -> None:
+def _load_kernels(source: Source, covariance_types: Collection[CovarianceType]) -> None:
     """Load the compiled kernels, or compile them, before the size of the process is measured."""
     types = {np.dtype(np.float64)}
     if source.dtype == np.float32:
         types.add(source.dtype)
-    parameters = Parameters.create("spherical", [1.0], np.zeros((1, 2)), [1.0])
-    expectation = prepare(parameters, Frame.of(parameters), source.missing)
-    for dtype in types:
-        rows = np.zeros((2, 2), dtype=dtype)
-        if source.missing == "em":
-            rows[1, 1] = np.nan
-        expectation.statistics(rows)
-        expectation.posterior(rows)
+    mixtures = [Parameters.create("spherical", [1.0], np.zeros((1, 2)), [1.0])]
+    if LOW_RANK_TYPE in map(public_type, covariance_types):
+        name = structure_name(LOW_RANK_TYPE, 0, 2)
+        mixtures.append(Parameters.create(name, [1.0], np.zeros((1, 2)), np.ones((1, 2, 1))))
+    for parameters in mixtures:
+        expectation = prepare(parameters, Frame.of(parameters), source.missing)
+        for dtype in types:
+            rows = np.zeros((2, 2), dtype=dtype)
+            if source.missing == "em":
+                rows[1, 1] = np.nan
+            expectation.statistics(rows)
+            expectation.posterior(rows)

@@ -52,6 +52,7 @@ from streamgmm.core.priors import PriorSetting, check_prior
 from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
+from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, public_type, structure_name
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.base import NOISE_ATTRIBUTES, MixtureEstimator
 from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
@@ -69,7 +70,13 @@ from streamgmm.estimators.fit_needs import FitNeeds, fitting, log_effort
 from streamgmm.estimators.kept_samples import forget_sample, keep_sample, kept_sample
 from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.provenance import provenance_of
-from streamgmm.estimators.records import copy_fitted, to_record
+from streamgmm.estimators.records import (
+    FITTED_ARRAYS,
+    copy_fitted,
+    stored_arrays,
+    to_record,
+)
+from streamgmm.estimators.refusals import refuse_for_low_rank
 from streamgmm.estimators.row_estimator import FitPredictMixin, notified
 from streamgmm.estimators.summary import with_description
 from streamgmm.estimators.validation import (
@@ -100,11 +107,9 @@ from streamgmm.sources.weighted import WeightedSource
 
 _STARTS = ("weights_init", "means_init", "precisions_init")
 
+
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture as SklearnMixture
-
-# Arrays that a fit leaves, by the names of those of the parameters.
-_ARRAYS = ("weights", "means", "covariances", "precisions", "precisions_cholesky")
 
 
 class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
@@ -122,7 +127,13 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     covariance_type : str, default="full"
         "full": each component has its own covariance matrix; "tied": all have the same one;
         "diag": each has a variance for each column; "spherical": each has one variance;
-        "tied_diag" and "tied_spherical": all have the same variances, or the same one.
+        "tied_diag" and "tied_spherical": all have the same variances, or the same one;
+        "low_rank": each has Λ Λᵀ + diag(ψ), loadings Λ of a low rank and a noise variance for each
+        column, for many columns.
+    rank : int, default=None
+        With "low_rank" the number of columns of the loadings, 0 for a diagonal. None for 8, or for
+        the largest rank that the columns allow if that is smaller: the largest integer that is at
+        most (2 D + 1 - √(8 D + 1)) / 2.
     tol : float, default=1e-3
         Of the mean log-likelihood, in nats per row. "auto" stops when the predicted remaining gain
         is less, or five passes have gained less together; "em" when an iteration changes it by
@@ -167,18 +178,21 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         searches for a start and converges; from there it reads all rows as long as this gains
         anything, going further in a step than EM does. The parameters that it returns are those
         whose log-likelihood it found last. "em" is plain EM: from the same start it gives
-        scikit-learn's iterates, and its conventions. "hard" is classification EM: each row counts
-        wholly for the component of the largest π_k p_k(x), of equal ones for that of the lowest
-        number, and the iterations maximise the mean of max_k ln π_k p_k(x). The start is that of
-        "auto"; then every iteration reads all rows once. Means and covariances are those of the
-        assigned rows, narrower than those of the maximum likelihood where components overlap.
+        scikit-learn's iterates, and its conventions. With covariances of low rank "auto" neither
+        splits nor merges components, and extrapolates the steps of EM. "hard" is classification
+        EM: each row counts wholly for the component of the largest π_k p_k(x), of equal ones for
+        that of the lowest number, and the iterations maximise the mean of max_k ln π_k p_k(x). The
+        start is that of "auto"; then every iteration reads all rows once. Means and covariances are
+        those of the assigned rows, narrower than those of the maximum likelihood where components
+        overlap.
     arithmetic : {"auto", "float64", "float32"}, default="auto"
         With "auto" densities and sums are float64 wherever a component may have a share in a row,
         and float32 may find where it has none: the result is that of "float64", to the last bit,
         sooner. With "float32" densities are float32 wherever the bound on their error is below
         0.001 nats, and sums of some hundred rows too where that of covariances is below a part in
-        10,000 and there is no ``noise``, else as with "auto". What was done is in ``history_``.
-        Hard assignment needs all digits of densities that matter: there "float32" is "auto".
+        10,000 and there is no ``noise``, else as with "auto"; "low_rank" is always computed in
+        float64, and refuses "float32". What was done is in ``history_``. Hard assignment needs all
+        digits of densities that matter: there "float32" is "auto".
     fixed : collection of {"weights", "means", "covariances"}, or dict, default=()
         Parameters held at their ``*_init`` values (``precisions_init`` for covariances). A dict
         has, for a name, True or False for each component: ``{"means": [True, False, False]}``
@@ -199,7 +213,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         outermost row at each side is always excluded. A number is the log density, -ln V, in units
         of the data. The weight of the noise is fitted: one more free parameter. It begins at 0.05,
         and ``weights_init``, which sums to 1, shares the rest. V counts as given, also in the
-        criteria. With noise no weight can be held fixed.
+        criteria. With noise no weight can be held fixed, and "low_rank" is refused.
     executor : "auto", "threads", "dask" or distributed.Client, default="auto"
         Where chunks are computed. "auto" takes the cluster of an active client for what its workers
         can read by themselves, Dask for Dask arrays, and local threads otherwise.
@@ -249,11 +263,21 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         "spherical"       (n_components,)
         "tied_diag"       (n_features,)
         "tied_spherical"  ()
+        "low_rank"        (n_components, n_features, n_features)
         ================  =======================================
+
+        With "low_rank" these, ``precisions_`` and ``precisions_cholesky_`` are computed from the
+        loadings each time; if they do not fit in memory, a MemoryLimitError says their size.
     precisions_ : ndarray, shape of ``covariances_``
         Inverse covariances.
     precisions_cholesky_ : ndarray, shape of ``covariances_``
         Upper factors U of the precisions, P = U Uᵀ.
+    loadings_ : ndarray of shape (n_components, n_features, rank)
+        Only with "low_rank": Λ. Loadings times an orthogonal matrix are the same covariance.
+    noise_variances_ : ndarray of shape (n_components, n_features)
+        Only with "low_rank": ψ, never below ``reg_covar_``.
+    rank_ : int
+        Only with "low_rank": the rank that was used.
     converged_ : bool
         Whether ``tol`` ended the fit, of "em" the best start.
     n_iter_ : int
@@ -308,6 +332,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     Le Cam (1956), On the asymptotic theory of estimation and testing hypotheses.
     Celeux & Govaert (1992), A classification EM algorithm for clustering and two stochastic
     versions.
+    Ghahramani & Hinton (1996), The EM algorithm for mixtures of factor analyzers.
 
     Examples
     --------
@@ -332,7 +357,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [StrOptions(STRUCTURES.keys())],
+        "covariance_type": [StrOptions(STRUCTURES.keys()), StrOptions({LOW_RANK_TYPE})],
+        "rank": [Interval(Integral, 0, None, closed="left"), None],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left"), "array-like", StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
@@ -364,6 +390,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         n_components: int = 1,
         *,
         covariance_type: CovarianceType = "full",
+        rank: int | None = None,
         tol: float = 1e-3,
         reg_covar: RegCovar = "auto",
         max_iter: int = 100,
@@ -391,6 +418,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
+        self.rank = rank
         self.tol = tol
         self.reg_covar = reg_covar
         self.max_iter = max_iter
@@ -467,16 +495,19 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
                 "Expected n_samples >= n_components and a minimum of 2 is required, but got "
                 f"n_components = {self.n_components}, n_samples = {source.n_rows}"
             )
+        structure = self._asked_structure(source.n_features)
+        if self.covariance_type == LOW_RANK_TYPE:
+            refuse_for_low_rank(self, source)
         fixed = self._held_parameters(source.n_features)
         known = self._known_start(source.n_features, fixed)
-        check_prior(self.prior, self.covariance_type, source.n_features)
+        check_prior(self.prior, structure, source.n_features)
         refuse_noise(self.noise, source, fixed)
         names = getattr(self, "feature_names_in_", None)
         noise = Noise.begun(self.noise)
         objective = FitObjective(self._ridge(source), fixed, self.prior, noise, names)
         rows = _RowCheck(self, source)
         with (
-            fitting(self, source) as listener,
+            fitting(self, source, [structure]) as listener,
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
             single_threaded_blas(),
@@ -485,7 +516,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             # What a fit needs does not depend on the ridge, the prior and the volume of noise.
             needs = FitNeeds(
                 source,
-                self._settings(Objective(fixed=fixed, noise=noise)),
+                self._settings(source.n_features, Objective(fixed=fixed, noise=noise)),
                 self.algorithm == "em",
             )
             works = needs.works(executor.memory_limit)
@@ -521,8 +552,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
 
     def _size(self, source: Source, work: Work) -> FitStarted:
         """Return what the fit will take."""
-        structure = STRUCTURES[self.covariance_type]
         k, d = self.n_components, source.n_features
+        structure = STRUCTURES[self._asked_structure(d)]
         return FitStarted(
             source.n_rows,
             d,
@@ -555,7 +586,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         """Return what reads begin with, if that need not be found."""
         if self._goes_on():
             return self._unchanged_parameters(reader)
-        return known.complete(self.covariance_type)
+        return known.complete(self._asked_structure(reader.source.n_features))
 
     def _goes_on(self) -> bool:
         return bool(self.warm_start) and hasattr(self, "converged_")
@@ -581,7 +612,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             return self._run(reader, start, objective.known, previous)
         seed = int(random.randint(2**31))
         sample = reader.kept(RowSample, lambda: sample_rows(reader, seed))
-        settings = self._settings(objective.settle(sample.rows, sample.weights))
+        d = reader.source.n_features
+        settings = self._settings(d, objective.settle(sample.rows, sample.weights))
         starts = (
             settings.start(sample.rows, sample.weights, known, random, restart)
             for restart in range(self.n_init)
@@ -611,7 +643,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
 
         k, n_features = self.n_components, reader.source.n_features
         n_parameters = self._settings(
-            Objective(fixed=objective.fixed, noise=objective.noise)
+            n_features, Objective(fixed=objective.fixed, noise=objective.noise)
         ).n_parameters(n_features)
         if start is not None:
             # What is given leaves nothing to chance but the rows that steps are informed by.
@@ -620,7 +652,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
 
         def settings_for(sample: RowSample, objective: FitObjective) -> Settings:
             settled = objective.settle(sample.rows, sample.weights)
-            return self._settings(settled, objective.ridge.scales)
+            return self._settings(n_features, settled, objective.ridge.scales)
 
         begun: PilotFit | None = None
         # The box of the noise is that of the survey's sample, and its statistics need it.
@@ -684,7 +716,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         return fit_from(
             reader,
             open_rows,
-            self._settings(objective.known),
+            self._settings(reader.source.n_features, objective.known),
             kept,
             sample,
             tol=self.tol,
@@ -694,7 +726,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
 
     def _ridge(self, source: Source) -> FitRidge:
         """Return the ridge of a fit, as far as it is known before rows are read."""
-        d, kind = source.n_features, self.covariance_type
+        d = source.n_features
+        kind = self._asked_structure(d)
         names = getattr(self, "feature_names_in_", None)
         entries = given_ridge(self.reg_covar, kind, d, names)
         if entries is None and self._goes_on():
@@ -709,11 +742,23 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             sample = reader.kept(RowSample, lambda: rows_at_hand(reader, 0))
             objective.complete(sample.rows, sample.weights)
 
-    def _settings(self, objective: Objective, scales: Array | None = None) -> Settings:
+    def _asked_structure(self, n_features: int) -> CovarianceType:
+        """Return the name of the covariance structure that the settings ask for.
+
+        Raises
+        ------
+        ParameterError
+            If the covariances cannot have the rank that is asked for.
+        """
+        return structure_name(self.covariance_type, self.rank, n_features)
+
+    def _settings(
+        self, n_features: int, objective: Objective, scales: Array | None = None
+    ) -> Settings:
         """Return what is to be fitted, and how."""
         return Settings(
             self.n_components,
-            self.covariance_type,
+            self._asked_structure(n_features),
             self.init_params,
             objective,
             self.n_init,
@@ -723,11 +768,12 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     def _unchanged_parameters(self, reader: Reader) -> Parameters:
         """Return those of the last fit, if the settings and the data still have their shape."""
         shape = self.n_components, reader.source.n_features
-        expected = STRUCTURES[self.covariance_type].shape(*shape)
-        if self.means_.shape != shape or self.covariances_.shape != expected:
+        expected = STRUCTURES[self._asked_structure(shape[1])].shape(*shape)
+        covariances = self._stored_arrays()[2]
+        if self.means_.shape != shape or covariances.shape != expected:
             raise ParameterError(
                 "warm_start continues from a model with means (components, features) of shape "
-                f"{self.means_.shape} and covariances of shape {self.covariances_.shape}, but "
+                f"{self.means_.shape} and covariances of shape {covariances.shape}, but "
                 f"{shape} and {expected} are asked for now; set warm_start=False to start anew"
             )
         parameters = self._parameters()
@@ -784,7 +830,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
                     f"fixed[{name!r}] is {given!r}; give True or False for each of the {k} "
                     "component(s)"
                 )
-            is_shared = STRUCTURES[self.covariance_type].n_shared(n_features) > 0
+            is_shared = STRUCTURES[self._asked_structure(n_features)].n_shared(n_features) > 0
             if name == "covariances" and is_shared and 0 < mask.sum() < k:
                 raise ParameterError(
                     f"fixed['covariances'] is {given!r}, but with covariance_type="
@@ -811,7 +857,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         expected = dict(
             zip(
                 _STARTS,
-                (shape[:1], shape, STRUCTURES[self.covariance_type].shape(*shape)),
+                (shape[:1], shape, STRUCTURES[self._asked_structure(n_features)].shape(*shape)),
                 strict=True,
             )
         )
@@ -832,9 +878,14 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         parameters = fitted.parameters
         if stored is None:
             check_finite(parameters)
-            stored = {f"{name}_": getattr(parameters, name) for name in _ARRAYS}
-        for name in _ARRAYS:
-            setattr(self, f"{name}_", stored[f"{name}_"])
+            stored = stored_arrays(parameters)
+        for name in FITTED_ARRAYS:
+            self.__dict__.pop(name, None)
+        for name in stored.keys() & FITTED_ARRAYS:
+            setattr(self, name, stored[name])
+        self.__dict__.pop("rank_", None)
+        if hasattr(self, "loadings_"):
+            self.rank_ = self.loadings_.shape[2]
         self._set_noise(parameters.noise)
         self.__dict__.pop("reg_covar_", None)
         if fitted.reg_covar is not None:
@@ -929,14 +980,17 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         parameters = fitted.parameters
         own: dict[str, Any] = {
             "n_components": parameters.n_components,
-            "covariance_type": parameters.covariance_type,
+            "covariance_type": public_type(parameters.covariance_type),
             "noise": None if parameters.noise is None else parameters.noise.setting,
         }
+        if own["covariance_type"] == LOW_RANK_TYPE:
+            own["rank"] = parameters.covariances.shape[2] - 1
         model = cls()
         model.set_params(**{**own, **settings})
         check_settings(model)
         for name, value in own.items():
-            if getattr(model, name) != value:
+            # Without a rank that is asked for, the rank is what the columns allow.
+            if getattr(model, name) != value and not (name == "rank" and model.rank is None):
                 raise ParameterError(
                     f"{name} is {getattr(model, name)!r}, but this model has {value!r}, "
                     "which cannot be chosen anew"
@@ -945,7 +999,12 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         return model
 
     def _as_batch(self, fitted: FittedModel) -> Self:
-        return type(self).from_fitted_model(fitted, **clone(self).get_params(deep=False))
+        settings = clone(self).get_params(deep=False)
+        # Few features have full covariances in place of low rank.
+        settings["covariance_type"] = public_type(fitted.parameters.covariance_type)
+        if settings["covariance_type"] != LOW_RANK_TYPE:
+            settings["rank"] = None
+        return type(self).from_fitted_model(fitted, **settings)
 
     @property
     def bic_(self) -> float:
@@ -1054,7 +1113,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     ) -> MergedComponents:
         """Merge components by the rows of a source."""
         k, d = self.means_.shape
-        sizes = MixtureBytes(self.covariance_type, k, d, source.missing == "em")
+        sizes = MixtureBytes(self._structure_name, k, d, source.missing == "em")
         with (
             open_executor(executor, source, self.n_jobs, self.memory_limit) as opened,
             single_threaded_blas(),
@@ -1095,7 +1154,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         -------
         sklearn.mixture.GaussianMixture
             Its ``reg_covar`` is one number, the smallest entry of ``reg_covar_``. "tied_diag" is
-            given as "diag", and "tied_spherical" as "spherical".
+            given as "diag", "tied_spherical" as "spherical", and "low_rank" as "full".
 
         Raises
         ------
@@ -1122,7 +1181,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         del settings["reg_covar"]
         if hasattr(self, "reg_covar_"):
             settings["reg_covar"] = float(self.reg_covar_.min())
-        structure = STRUCTURES[self.covariance_type]
+        structure = STRUCTURES[self._structure_name]
         settings["covariance_type"] = structure.sklearn_type
         if self.precisions_init is not None:
             initial = np.asarray(self.precisions_init, dtype=np.float64)

@@ -9,6 +9,13 @@ import xarray
 
 from streamgmm.core.data_description import DataDescription
 from streamgmm.core.fitted_model import FittedModel
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures.low_rank import (
+    LOW_RANK_TYPE,
+    loadings_of,
+    noise_variances_of,
+    public_type,
+)
 
 # Sizes by which the dimensions of covariances are told from each other.
 _COMPONENTS, _FEATURES = 3, 5
@@ -40,6 +47,8 @@ class _Axes:
 def parameters_dataset(fitted: FittedModel) -> xarray.Dataset:
     """Return weights, means and covariances with labels and units.
 
+    Covariances of low rank are given as loadings and noise variances.
+
     Parameters
     ----------
     fitted : FittedModel
@@ -52,31 +61,51 @@ def parameters_dataset(fitted: FittedModel) -> xarray.Dataset:
     k = parameters.n_components
     axes = _axes_of(fitted)
     means = parameters.means.reshape(k, *axes.sizes.values())
-    structure = parameters.structure
-    dims, coords, shape = list[str](), dict(axes.coords), list[int]()
-    for size in structure.shape(_COMPONENTS, _FEATURES):
+    kind = public_type(parameters.covariance_type)
+    covariances = _loadings if kind == LOW_RANK_TYPE else _matrices
+    variables, coords = covariances(parameters, axes)
+    return xarray.Dataset(
+        {
+            "weights": ("component", parameters.weights, {"units": "1"}),
+            "means": (("component", *axes.sizes), means, _units_of_all(fitted.data)),
+            **variables,
+        },
+        {
+            "component": np.arange(k),
+            "label": ("component", [f"component_{i}" for i in range(k)]),
+            **axes.coords,
+            **coords,
+        },
+        {"covariance_type": kind},
+    )
+
+
+def _matrices(parameters: Parameters, axes: _Axes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the covariances as a variable, and coordinates of its further dimensions."""
+    dims, coords, shape = list[str](), dict[str, Any](), list[int]()
+    for size in parameters.structure.shape(_COMPONENTS, _FEATURES):
         if size == _COMPONENTS:
             dims.append("component")
-            shape.append(k)
+            shape.append(parameters.n_components)
             continue
         own = axes.repeated() if set(axes.sizes) <= {*dims} else axes
         dims += own.sizes
         shape += own.sizes.values()
         coords |= own.coords
-    covariances = np.reshape(parameters.covariances, shape)
-    return xarray.Dataset(
-        {
-            "weights": ("component", parameters.weights, {"units": "1"}),
-            "means": (("component", *axes.sizes), means, _units_of_all(fitted.data)),
-            "covariances": (tuple(dims), covariances),
-        },
-        {
-            "component": np.arange(k),
-            "label": ("component", [f"component_{i}" for i in range(k)]),
-            **coords,
-        },
-        {"covariance_type": parameters.covariance_type},
-    )
+    return {"covariances": (tuple(dims), np.reshape(parameters.covariances, shape))}, coords
+
+
+def _loadings(parameters: Parameters, axes: _Axes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the loadings and noise variances as variables, and coordinates of the factors."""
+    dims = ("component", *axes.sizes)
+    shape = parameters.n_components, *axes.sizes.values()
+    loadings = loadings_of(parameters.covariances)
+    rank = loadings.shape[2]
+    variables = {
+        "loadings": ((*dims, "factor"), loadings.reshape(*shape, rank)),
+        "noise_variances": (dims, noise_variances_of(parameters.covariances).reshape(shape)),
+    }
+    return variables, {"factor": np.arange(rank)}
 
 
 def _axes_of(fitted: FittedModel) -> _Axes:

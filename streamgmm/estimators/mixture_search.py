@@ -26,6 +26,7 @@ from streamgmm.core.parameters import count_parameters
 from streamgmm.core.priors import PriorSetting, check_prior
 from streamgmm.core.ridge import FitRidge, RegCovar, given_ridge
 from streamgmm.core.structures import STRUCTURES, Array
+from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, public_type, structure_name
 from streamgmm.errors import DataError, DegenerateComponentWarning, FewRowsWarning, ParameterError
 from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
 from streamgmm.estimators.condition import condition_of, warn
@@ -36,6 +37,7 @@ from streamgmm.estimators.gaussian_mixture import GaussianMixture, fitted_model,
 from streamgmm.estimators.kept_samples import keep_sample
 from streamgmm.estimators.numeric_limits import within_float64
 from streamgmm.estimators.records import to_record
+from streamgmm.estimators.refusals import refuse_for_low_rank
 from streamgmm.estimators.row_estimator import DataEstimator, FitPredictMixin
 from streamgmm.estimators.validation import (
     Interval,
@@ -96,6 +98,8 @@ class GaussianMixtureSearch(
         Numbers of components to choose from; None for 1 to 12.
     covariance_type : str or iterable of str, default=("full", "diag")
         Covariance structures to choose from, as of :class:`GaussianMixture`.
+    rank : int, default=None
+        Rank of the candidates of "low_rank", as of :class:`GaussianMixture`.
     criterion : {"bic", "aic", "icl", "held_out"}, default="bic"
         What decides. BIC answers how many Gaussians describe the density; its choice grows with
         the number of rows if clusters are not Gaussian. ICL answers how many clusters there are.
@@ -114,13 +118,14 @@ class GaussianMixtureSearch(
     tol : float, default=1e-3
         Gain that may remain, in nats per row. A candidate converges further where ``tol`` of all
         rows is more than one parameter costs, ½ ln n nats.
+    reg_covar, max_iter, n_init, init_params, verbose, verbose_interval, arithmetic, \
+prior : as for :class:`GaussianMixture`
+        Of each candidate; ``max_iter``, at least 1, bounds its passes.
     fixed : collection of {"weights"}, default=()
         With "weights" the components of each candidate have equal weights. Means and covariances
         cannot be held, because no values suit all numbers of components.
-    reg_covar, max_iter, n_init, init_params, verbose, verbose_interval, arithmetic, prior, noise, \
-executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
-        Of each candidate; ``max_iter``, at least 1, bounds its passes. With ``noise`` all
-        candidates have noise, with the same volume.
+    noise, executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
+        With ``noise`` all candidates have noise, with the same volume.
     checkpoint : path-like or URL, default=None
         Folder in which :meth:`fit` keeps what it finds, so that an interrupted search can
         continue; in the end also ``model.gmm``, the best mixture.
@@ -134,7 +139,7 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
     best_estimator_ : GaussianMixture
         Fitted to all rows.
     best_params_ : dict
-        ``n_components`` and ``covariance_type`` of it.
+        ``n_components`` and ``covariance_type`` of it, and of "low_rank" its ``rank``.
     best_index_ : int
         Its row in ``cv_results_``.
     best_score_ : float
@@ -183,6 +188,7 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
         "n_components": [Interval(Integral, 1, None, closed="left"), "array-like", range, None],
         "covariance_type": [str, "array-like"],
+        "rank": GaussianMixture._parameter_constraints["rank"],
         "criterion": [StrOptions(set(get_args(Criterion)))],
         "held_out": [Interval(Real, 0.0, 1.0, closed="neither")],
         "n_repeats": [Interval(Integral, 1, None, closed="left")],
@@ -201,6 +207,7 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         n_components: int | Iterable[int] | None = None,
         *,
         covariance_type: CovarianceType | Iterable[CovarianceType] = ("full", "diag"),
+        rank: int | None = None,
         criterion: Criterion = "bic",
         held_out: float = 0.1,
         n_repeats: int = 1,
@@ -226,6 +233,7 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
+        self.rank = rank
         self.criterion = criterion
         self.held_out = held_out
         self.n_repeats = n_repeats
@@ -294,15 +302,16 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         """
         check_settings(self)
         check_resume(self.checkpoint, self.checkpoint_interval, resume)
-        sizes, kinds = self._sizes(), self._kinds()
+        sizes, types = self._sizes(), self._types()
         source = self._open(X, sample_weight, reset=True)
+        kinds = self._structures(types, source)
         for kind in kinds:
             check_prior(self.prior, kind, source.n_features)
         fixed = self._held()
         refuse_noise(self.noise, source, fixed)
         sizes = _possible_sizes(sizes, source, self.n_components is not None)
         with (
-            fitting(self, source) as listener,
+            fitting(self, source, kinds) as listener,
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
             ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
             single_threaded_blas(),
@@ -608,7 +617,7 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
             )
         return sorted({int(k) for k in sizes})
 
-    def _kinds(self) -> list[CovarianceType]:
+    def _types(self) -> list[CovarianceType]:
         """Return the covariance structures to choose from, each once.
 
         Raises
@@ -618,11 +627,12 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         """
         given: Any = self.covariance_type
         kinds: list[Any] = [given] if isinstance(given, str) else list(given)
-        unknown = [kind for kind in kinds if kind not in STRUCTURES]
+        known = (*STRUCTURES, LOW_RANK_TYPE)
+        unknown = [kind for kind in kinds if kind not in known]
         if not kinds or unknown:
             raise ParameterError(
                 f"covariance_type is {self.covariance_type!r}; choose among "
-                f"{', '.join(STRUCTURES)}, one or more"
+                f"{', '.join(known)}, one or more"
             )
         return list(dict.fromkeys(kinds))
 
@@ -642,6 +652,23 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
                 "of components: use GaussianMixture for these"
             )
         return frozenset(self.fixed)
+
+    def _structures(self, types: Sequence[CovarianceType], source: Source) -> list[CovarianceType]:
+        """Return the names of the structures of some covariance types.
+
+        Raises
+        ------
+        ParameterError
+            If low rank does not support the settings, or the columns do not allow the rank.
+        """
+        if LOW_RANK_TYPE in types:
+            refuse_for_low_rank(self, source)
+        elif self.rank is not None:
+            structure_name(types[0], self.rank, source.n_features)
+        return [
+            structure_name(kind, self.rank if kind == LOW_RANK_TYPE else None, source.n_features)
+            for kind in types
+        ]
 
     def _ridge(self, kind: CovarianceType) -> FitRidge:
         names = getattr(self, "feature_names_in_", None)
@@ -708,8 +735,10 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         self.best_estimator_ = self.estimators_[self.best_index_]
         self.best_params_ = {
             "n_components": best.n_components,
-            "covariance_type": best.covariance_type,
+            "covariance_type": public_type(best.covariance_type),
         }
+        if hasattr(self.best_estimator_, "rank_"):
+            self.best_params_["rank"] = self.best_estimator_.rank_
         self.best_score_ = float(self.cv_results_[self.criterion][self.best_index_])
         self.history_ = [cast(PassRecord, asdict(read)) for read in reader.history]
         self.n_reads_ = reader.n_reads
@@ -719,6 +748,8 @@ executor, n_jobs, memory_limit, survey_part : as for :class:`GaussianMixture`
         settings = {name: getattr(self, name) for name in (*_SHARED, "fixed")}
         names = getattr(self, "feature_names_in_", None)
         fitted = fitted_model(one.fit, reader, ridge, names, self._held())
+        if public_type(one.settings.covariance_type) == LOW_RANK_TYPE:
+            settings["rank"] = self.rank
         return GaussianMixture.from_fitted_model(fitted, random_state=self.random_state, **settings)
 
 
@@ -775,7 +806,7 @@ def _distinct(
             # One column has one variance; one component shares its covariance with no other.
             is_shared = bool(structure.n_shared(n_features)) and k > 1
             size = structure.n_parameters(1, n_features)
-            found.setdefault((k, is_shared, size), (kind, k))
+            found.setdefault((k, is_shared, size, structure.rank), (kind, k))
     return list(found.values())
 
 
@@ -814,7 +845,9 @@ def _table(
     resolved[best] = True
     return {
         "param_n_components": np.array([one.settings.n_components for one in outcomes]),
-        "param_covariance_type": np.array([one.settings.covariance_type for one in outcomes]),
+        "param_covariance_type": np.array(
+            [public_type(one.settings.covariance_type) for one in outcomes]
+        ),
         "log_likelihood": np.array([one.log_likelihood for one in criteria]),
         "log_likelihood_std_error": np.array([one.std_error for one in outcomes]),
         "n_parameters": np.array([one.n_parameters for one in criteria]),

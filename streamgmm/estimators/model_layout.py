@@ -14,6 +14,7 @@ from streamgmm.archive import Declared
 from streamgmm.core.frame import frame_shapes
 from streamgmm.core.statistics import sum_shapes
 from streamgmm.core.structures import CovarianceStructure, require_structure
+from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, public_type, structure_name
 from streamgmm.estimators.header_values import entries, whole
 from streamgmm.options import CovarianceType
 
@@ -46,7 +47,6 @@ class Size:
         settings = entries("settings", header["settings"])
         fitted = entries("fitted values", header["fitted"])
         covariance_type = settings["covariance_type"]
-        require_structure(covariance_type)
         k = whole("n_components", settings["n_components"], 1)
         if "n_features_in_" in fitted:
             d = whole("n_features_in_", fitted["n_features_in_"], 1)
@@ -54,6 +54,12 @@ class Size:
             # A model that has learned nothing may have a ridge or a prior for each column.
             names = ("reg_covar", "prior.mean_prior", "prior.covariance_prior")
             d = max(_length(name, declared) for name in names)
+        if covariance_type == LOW_RANK_TYPE:
+            loadings = declared["loadings_"].shape
+            if len(loadings) != 3:
+                raise ValueError(f"loadings_ has shape {loadings}; expected three axes")
+            covariance_type = structure_name(LOW_RANK_TYPE, loadings[2], d)
+        require_structure(covariance_type)
         return cls(covariance_type, k, d)
 
     @property
@@ -78,12 +84,17 @@ class Size:
         """Return the shapes of the arrays of a batch model."""
         k, d = self.n_components, self.n_features
         shape = self.structure.shape(k, d)
-        return {
-            "weights_": (k,),
-            "means_": (k, d),
+        of_covariances: Shapes = {
             "covariances_": shape,
             "precisions_": shape,
             "precisions_cholesky_": shape,
+        }
+        if public_type(self.covariance_type) == LOW_RANK_TYPE:
+            of_covariances = {"loadings_": (k, d, shape[2] - 1), "noise_variances_": (k, d)}
+        return {
+            "weights_": (k,),
+            "means_": (k, d),
+            **of_covariances,
             "reg_covar_": (d,),
             "noise_box_": (2, d),
             **self._statistics("statistics.", _length("statistics.frame.centred", declared)),

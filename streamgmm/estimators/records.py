@@ -21,6 +21,14 @@ from streamgmm.core.parameters import (
 from streamgmm.core.priors import Prior, check_prior
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES
+from streamgmm.core.structures.low_rank import (
+    LOW_RANK_TYPE,
+    joined,
+    loadings_of,
+    noise_variances_of,
+    public_type,
+    structure_name,
+)
 from streamgmm.errors import ParameterError
 from streamgmm.estimators.described_data import from_header, to_header
 from streamgmm.estimators.header_values import (
@@ -47,6 +55,9 @@ from streamgmm.persistence import (
 _logger = logging.getLogger("streamgmm")
 
 _PARAMETERS = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_")
+_LOW_RANK = ("weights_", "means_", "loadings_", "noise_variances_")
+#: The arrays that a fit leaves; no model has all of them.
+FITTED_ARRAYS = frozenset({*_PARAMETERS, *_LOW_RANK})
 _INITIAL = ("weights_init", "means_init", "precisions_init")
 _RIDGE, _REASON, _BOX = "reg_covar_", "reason", "noise_box_"
 
@@ -115,7 +126,8 @@ _CRITERIA: Mapping[str, Callable[[str, Any], Any]] = {
 def to_record(model: Any) -> Record:
     """Return a fitted estimator as what a file holds: settings, fitted values and arrays."""
     header, arrays = pack_settings(model)
-    arrays |= {name: np.asarray(getattr(model, name)) for name in _PARAMETERS}
+    names = _LOW_RANK if hasattr(model, "loadings_") else _PARAMETERS
+    arrays |= {name: np.asarray(getattr(model, name)) for name in names}
     if hasattr(model, _RIDGE):
         arrays[_RIDGE] = model.reg_covar_
     if hasattr(model, _BOX):
@@ -247,9 +259,11 @@ def _parameters(
     settings: Mapping[str, Any], arrays: Mapping[str, Any], n_features: int, noise: Noise | None
 ) -> Parameters:
     """Return the mixture of some arrays, of the size that the settings name."""
+    shape = settings["n_components"], n_features
+    if settings["covariance_type"] == LOW_RANK_TYPE:
+        return _low_rank_parameters(arrays, shape, noise)
     covariance_type = settings["covariance_type"]
     structure = STRUCTURES[covariance_type]
-    shape = settings["n_components"], n_features
     for name in ("covariances_", "precisions_", "precisions_cholesky_"):
         require_values(name, arrays[name], structure.shape(*shape))
     for name in ("covariances_", "precisions_"):
@@ -268,6 +282,40 @@ def _parameters(
     if parameters.means.shape != shape:
         raise ValueError("the means do not have the shape that the settings say")
     return parameters
+
+
+def _low_rank_parameters(
+    arrays: Mapping[str, Any], shape: tuple[int, int], noise: Noise | None
+) -> Parameters:
+    """Return the mixture of low rank of some arrays, of a number of components and features."""
+    loadings = arrays["loadings_"]
+    if np.ndim(loadings) != 3:
+        raise ValueError("loadings_ do not have three axes")
+    name = structure_name(LOW_RANK_TYPE, loadings.shape[2], shape[1])
+    require_values("loadings_", loadings, (*shape, loadings.shape[2]))
+    require_values("noise_variances_", arrays["noise_variances_"], shape)
+    covariances = joined(loadings, arrays["noise_variances_"])
+    parameters = Parameters.create(
+        name, arrays["weights_"], arrays["means_"], covariances, noise=noise
+    )
+    if parameters.means.shape != shape:
+        raise ValueError("the means do not have the shape that the settings say")
+    return parameters
+
+
+def stored_arrays(parameters: Parameters) -> dict[str, Any]:
+    """Return the arrays of a mixture by the names of fitted attributes."""
+    found = {"weights_": parameters.weights, "means_": parameters.means}
+    if public_type(parameters.covariance_type) == LOW_RANK_TYPE:
+        return found | {
+            "loadings_": loadings_of(parameters.covariances),
+            "noise_variances_": noise_variances_of(parameters.covariances),
+        }
+    return found | {
+        "covariances_": parameters.covariances,
+        "precisions_": parameters.precisions,
+        "precisions_cholesky_": parameters.precisions_cholesky,
+    }
 
 
 def require_ridge(entries: Any, n_features: int) -> None:

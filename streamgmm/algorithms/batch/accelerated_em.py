@@ -13,6 +13,7 @@ import numpy as np
 
 from streamgmm.algorithms.batch.anderson import Anderson
 from streamgmm.algorithms.batch.em import Fit
+from streamgmm.algorithms.batch.extrapolated_em import extrapolated_steps
 from streamgmm.algorithms.batch.trust_region import MOST_PRODUCTS, Scoring, score
 from streamgmm.algorithms.reads.reader import Reader, StatisticsRequest
 from streamgmm.core.fitted_model import StopReason
@@ -195,6 +196,17 @@ def ascent_of(
     generator of StatisticsRequest
         It returns the Fit.
     """
+    if start.structure.moments_depend_on_parameters:
+        fit = yield from extrapolated_steps(
+            reader,
+            start,
+            tol=tol,
+            max_iter=max_iter,
+            objective=objective,
+            order=order,
+            leap=leap,
+        )
+        return fit
     ascent = _Ascent(reader, start, tol, objective, informed_by, order, most_products)
     log_likelihoods: list[float] = []
     values: list[float] = []

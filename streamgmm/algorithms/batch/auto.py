@@ -126,17 +126,27 @@ def fit_to_pilot(
     if not size:
         return None
     seed = int(random.randint(2**31))
-    found = reader.kept(_Pilots, lambda: _Pilots(draw_fitted_pilot(reader, seed, size))).found
+    # A search that a checkpoint recalls draws nothing, so it has random numbers of its own.
+    own_random = np.random.RandomState(random.randint(2**31))
+    found = reader.kept(PilotRows, lambda: PilotRows(draw_fitted_pilot(reader, seed, size))).found
     if found is None:
         return None
     settings = settings_for(found.sample)
-    _, parameters = _searched(reader, open_rows, settings, known, found.sample, tol, random, effort)
+    _, parameters = _searched(
+        reader, open_rows, settings, known, found.sample, tol, own_random, effort
+    )
     return PilotFit(pilot_of(parameters, found, source), parameters)
 
 
 @dataclass(frozen=True, eq=False)
-class _Pilots:
-    """A pilot sample, or None; the journal keeps it."""
+class PilotRows:
+    """What the drawing of a pilot sample has come to.
+
+    Attributes
+    ----------
+    found : SystematicSample or None
+        None if the pilot cannot be read alone.
+    """
 
     found: SystematicSample | None
 

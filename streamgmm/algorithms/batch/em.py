@@ -126,7 +126,12 @@ def expectation_maximization(
         before = log_likelihoods[-1] if log_likelihoods else previous
         last = statistics
         # In one frame the same assignment gives the same sums, to the last bit.
-        keeps_frame = reader.is_hard and last is not None and last.frame.resolves(parameters)
+        keeps_frame = (
+            reader.is_hard
+            and last is not None
+            and not parameters.structure.moments_depend_on_parameters
+            and last.frame.resolves(parameters)
+        )
         statistics = reader.statistics(
             "iteration",
             parameters,

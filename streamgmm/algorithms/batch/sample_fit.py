@@ -401,6 +401,9 @@ class Search:
     def _can_move(self) -> bool:
         """Whether components may be split and merged."""
         settings = self.settings
+        # Moves combine moments, which have to be the same under all parameters.
+        if STRUCTURES[settings.covariance_type].moments_depend_on_parameters:
+            return False
         return self.effort.moves and not settings.objective.fixed and settings.n_components > 1
 
     def _value(self, reader: Reader, parameters: Parameters) -> float:

@@ -71,7 +71,7 @@ class Reading:
             return False
         inverse = own.stacked(own.inverse_factors)
         moved = own.structure.product(inverse, parameters.means - own.means)
-        widened = own.structure.composed(inverse, own.stacked(parameters.factors - own.factors))
+        widened = own.structure.relative_changes(own, parameters.factors)
         weights = parameters.weights - own.weights
         if not _has_same_noise(parameters.noise, own.noise):
             return False

@@ -27,8 +27,8 @@ from streamgmm.core.kernels.screening import (
 )
 from streamgmm.core.kernels.tiles import BLOCK, TURNED, turn
 
-# Kinds whose factors are matrices come first.
-FULL, TIED, DIAG, SPHERICAL = range(4)
+# Kinds whose factors are matrices come first. LOW_RANK has a kernel of its own.
+FULL, TIED, DIAG, SPHERICAL, LOW_RANK = range(5)
 
 UNIT_ROUNDOFF = 2.0**-53
 #: The label of rows that are noise.
@@ -167,7 +167,7 @@ def _turn(rows, origin, scale, out):
 
 
 @spliced_piece
-def _load_rows(rows, coefficients, work):
+def load_rows(rows, coefficients, work):
     """Write the coordinates of rows (n, D) of any dtype and layout into work.z.
 
     Rows that are not finite or would overflow are replaced by the origin and marked in
@@ -189,7 +189,7 @@ def _load_rows(rows, coefficients, work):
 
 @piece
 def _set_aside(rows, coefficients, work):
-    """Replace rows that cannot be evaluated by the origin; count as :func:`_load_rows` does."""
+    """Replace rows that cannot be evaluated by the origin; count as :func:`load_rows` does."""
     n, n_features = rows.shape
     n_overflowing, n_not_finite, n_missing = 0, 0, 0
     for d in range(n_features):
@@ -420,9 +420,9 @@ def _find_centred(coefficients, work, n):
 def load(rows, coefficients, work):
     """Write the coordinates of a block of rows into work.z, and find the bounds of their errors.
 
-    Return the counts of skipped rows, as :func:`_load_rows` does.
+    Return the counts of skipped rows, as :func:`load_rows` does.
     """
-    left_out = _load_rows(rows, coefficients, work)
+    left_out = load_rows(rows, coefficients, work)
     fill(work.common, 0.0)
     if coefficients.kind == TIED:
         _whiten(coefficients, work, rows.shape[0])

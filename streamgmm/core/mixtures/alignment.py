@@ -92,19 +92,14 @@ def merging_costs(first: Parameters, second: Parameters) -> Array:
     """
     k, d = first.means.shape
     structure = first.structure
-    inverse, factors = first.stacked(first.inverse_factors), second.stacked(second.factors)
-    # Arrays that all components share have one entry.
-    inverse = np.broadcast_to(inverse, (k, *inverse.shape[1:]))
-    factors = np.broadcast_to(factors, (k, *factors.shape[1:]))
-    sizes = structure.log_determinants(factors)
+    sizes, own_sizes = (
+        structure.log_determinants(one.stacked(one.factors)) for one in (second, first)
+    )
     costs = np.empty((k, k))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for i in range(k):
             for block in blocks(k, d):
-                # In coordinates in which component i of the first mixture has covariance I.
-                moved = second.means[block] - first.means[i]
-                own = structure.composed(inverse[i : i + 1], factors[block])
-                apart = 0.5 * structure.scaled_rows(moved, inverse, i)
-                costs[i, block] = 0.5 * structure.merged_log_determinants(own, apart)
-        costs -= 0.5 * (sizes + structure.log_determinants(inverse)[:, np.newaxis])
+                costs[i, block] = 0.5 * structure.pair_log_determinants(first, i, second, block)
+        # Determinants that all components share have one entry.
+        costs -= 0.5 * (sizes - own_sizes[:, np.newaxis])
     return np.nan_to_num(costs, nan=_MOST, posinf=_MOST, neginf=-_MOST)

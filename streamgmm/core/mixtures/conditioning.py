@@ -103,10 +103,9 @@ def _reordered_factors(parameters: Parameters, features: NDArray[np.intp]) -> Ar
 def _mixture(
     parameters: Parameters, weights: Array, means: Array, stacked: Array, noise: Noise | None
 ) -> Parameters:
-    """Return a mixture of the same covariance type from stacked factors."""
+    """Return a mixture from stacked factors, of the same covariance type if that can hold them."""
     structure = parameters.structure
     covariances = structure.stored(structure.covariances_of(stacked))
     factors = structure.stored(stacked)
-    return Parameters.create(
-        parameters.covariance_type, weights, means, covariances, factors, noise
-    )
+    kind, covariances, factors = structure.reduced(parameters.covariance_type, covariances, factors)
+    return Parameters.create(kind, weights, means, covariances, factors, noise)

@@ -24,14 +24,7 @@ def split_component(parameters: Parameters, k: int, apart: float = 0.5) -> Param
     """
     structure, d = parameters.structure, parameters.n_features
     stacked = parameters.stacked(parameters.factors)
-    factor = stacked[min(k, len(stacked) - 1)]
-    if factor.ndim == 2:
-        directions, lengths, _ = np.linalg.svd(factor)
-        shift = apart * lengths[0] * directions[:, 0]
-    else:
-        shift = np.zeros(d)
-        longest = int(np.argmax(factor))
-        shift[longest] = apart * factor[longest]
+    shift = apart * structure.longest_axis(stacked, k)
     order = np.append(np.arange(parameters.n_components), k)
     weights, means = parameters.weights[order], parameters.means[order]
     weights[[k, -1]] *= 0.5

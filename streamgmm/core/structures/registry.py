@@ -4,6 +4,7 @@ import inspect
 
 from streamgmm.core.structures.diag import Diag
 from streamgmm.core.structures.full import Full
+from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, structure_of_name
 from streamgmm.core.structures.spherical import Spherical
 from streamgmm.core.structures.structure import CovarianceStructure
 from streamgmm.core.structures.tied import Tied
@@ -11,8 +12,19 @@ from streamgmm.core.structures.tied_diag import TiedDiag
 from streamgmm.core.structures.tied_spherical import TiedSpherical
 from streamgmm.errors import ParameterError
 
-#: The structures by the name that ``covariance_type`` gives them.
-STRUCTURES: dict[str, CovarianceStructure] = {}
+
+class _Structures(dict[str, CovarianceStructure]):
+    """The structures by name; those of low rank are made for each rank that is asked for."""
+
+    def __missing__(self, name: str) -> CovarianceStructure:
+        found = structure_of_name(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+
+#: The structures by the name that ``covariance_type`` gives them; "low_rank(8)" for rank 8.
+STRUCTURES: dict[str, CovarianceStructure] = _Structures()
 
 
 def register(name: str, structure: type[CovarianceStructure] | CovarianceStructure) -> None:
@@ -73,11 +85,14 @@ def require_structure(covariance_type: str) -> CovarianceStructure:
     ParameterError
         If there is no such structure.
     """
-    if not isinstance(covariance_type, str) or covariance_type not in STRUCTURES:
-        raise ParameterError(
-            f"covariance_type is {covariance_type!r}; choose one of {', '.join(STRUCTURES)}"
-        )
-    return STRUCTURES[covariance_type]
+    if isinstance(covariance_type, str):
+        found = STRUCTURES.get(covariance_type) or structure_of_name(covariance_type)
+        if found is not None:
+            return found
+    raise ParameterError(
+        f"covariance_type is {covariance_type!r}; choose one of "
+        f"{', '.join((*STRUCTURES, LOW_RANK_TYPE))}"
+    )
 
 
 register("full", Full)

@@ -53,9 +53,15 @@ class CovarianceStructure(ABC):
     """
 
     code: ClassVar[int]
-    """The number of the form that compiled kernels evaluate: FULL, TIED, DIAG or SPHERICAL."""
+    """The number of the form that kernels evaluate: FULL, TIED, DIAG, SPHERICAL or LOW_RANK."""
     sklearn_type: ClassVar[str]
     """The covariance type of scikit-learn that can hold these covariances."""
+    moments_depend_on_parameters: ClassVar[bool] = False
+    """Whether moments are those of features that depend on the parameters of the E-step."""
+    has_room_for_noise: ClassVar[bool] = True
+    """Whether a mixture may have a component of constant density as well."""
+    rank: int = 0
+    """Rank of the loadings; 0 for covariances without loadings."""
 
     # Storage
 
@@ -151,6 +157,16 @@ class CovarianceStructure(ABC):
             If a factor is singular.
         """
 
+    def factors_from_stored(self, covariances: Array, precisions_cholesky: Array) -> Array:
+        """Return stored factors from covariances and the upper factors of their inverses.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            If a factor is singular.
+        """
+        return self.invert(self.transposed(precisions_cholesky))
+
     @abstractmethod
     def precisions(self, inverse_factors: Array) -> Array:
         """Return the inverse covariances Wᵀ W, stored."""
@@ -220,9 +236,44 @@ class CovarianceStructure(ABC):
     def merged_log_determinants(self, factors: Array, moved: Array) -> Array:
         """Return ln |½ (I + L Lᵀ) + m mᵀ| (k,) of stacked factors L and vectors m (k, D)."""
 
+    def pair_log_determinants(
+        self, first: "Parameters", i: int, second: "Parameters", components: slice
+    ) -> Array:
+        """Return ln |½ (Σ_i + Σ_j) + ¼ d dᵀ| - ln |Σ_i| of components of two mixtures, (k,).
+
+        Parameters
+        ----------
+        first, second : Parameters
+        i : int
+            Component of the first mixture.
+        components : slice
+            Components j of the second mixture; d is the difference of the means.
+        """
+        k = first.n_components
+        inverse, factors = first.stacked(first.inverse_factors), second.stacked(second.factors)
+        # Arrays that all components share have one entry.
+        inverse = np.broadcast_to(inverse, (k, *inverse.shape[1:]))
+        factors = np.broadcast_to(factors, (k, *factors.shape[1:]))
+        # In coordinates in which component i of the first mixture has covariance I.
+        moved = second.means[components] - first.means[i]
+        own = self.composed(inverse[i : i + 1], factors[components])
+        return self.merged_log_determinants(own, 0.5 * self.scaled_rows(moved, inverse, i))
+
     @abstractmethod
     def dense(self, stacked_covariances: Array, columns: Sequence[int]) -> Array:
         """Return covariances (K or 1, m, m) of some columns."""
+
+    def longest_axis(self, stacked_factors: Array, component: int) -> Array:
+        """Return a standard deviation of a component in its direction of largest variance, (D,)."""
+        factor = stacked_factors[min(component, len(stacked_factors) - 1)]
+        if factor.ndim == 2:
+            directions, lengths, _ = np.linalg.svd(factor)
+            along: Array = lengths[0] * directions[:, 0]
+            return along
+        axis = np.zeros(factor.size)
+        longest = int(np.argmax(factor))
+        axis[longest] = factor[longest]
+        return axis
 
     @abstractmethod
     def mean_factor(self, stacked_factors: Array, weights: Array) -> Array:
@@ -260,6 +311,12 @@ class CovarianceStructure(ABC):
             Stacked factors of the other features.
         """
 
+    def reduced(
+        self, covariance_type: CovarianceType, covariances: Array, factors: Array
+    ) -> tuple[CovarianceType, Array, Array]:
+        """Return the type that can hold covariances of fewer features, with stored values."""
+        return covariance_type, covariances, factors
+
     @abstractmethod
     def covariances_of(self, stacked_factors: Array) -> Array:
         """Return L Lᵀ of stacked factors, stacked."""
@@ -276,6 +333,10 @@ class CovarianceStructure(ABC):
 
         Coordinates are (1, z_1, ... z_D), and for SPHERICAL ‖z‖² as well.
         """
+
+    def scratch_lines(self, n_components: int, n_features: int) -> int:
+        """Return the number of lines of a block of rows that a kernel works on."""
+        return 7 * (2 + n_features) + n_components + 8
 
     def n_scatter(self, n_features: int) -> int:
         """Return the number of lines of the scatter: D, or 0 if there is none."""
@@ -463,7 +524,40 @@ class CovarianceStructure(ABC):
     def unit_moments(self, n_features: int) -> tuple[Array, Array]:
         """Return expected second moments of one row of y, (M - 1 - D,), and its scatter."""
 
+    def squared_distances(
+        self,
+        statistics: "Statistics",
+        parameters: "Parameters",
+        whitened: Callable[[], tuple[Array, Array]],
+    ) -> float:
+        """Return Σ w Σ_k γ ‖L⁻¹ (x - μ)‖² from statistics under the parameters.
+
+        Parameters
+        ----------
+        statistics : Statistics
+        parameters : Parameters
+        whitened : callable
+            Returns the moments (K, M) and the scatter of whitened residuals.
+        """
+        moments, scatter = whitened()
+        d = parameters.n_features
+        unit, unit_scatter = self.unit_moments(d)
+        squares = (moments[:, 1 + d :] @ unit).sum() + (scatter * unit_scatter).sum()
+        return float(squares * d / (np.square(unit).sum() + np.square(unit_scatter).sum()))
+
     # Gradient and information
+
+    def ridge_traces(self, stacked_inverse: Array, ridge: float | Array) -> Array:
+        """Return tr(diag(ridge) Σ⁻¹) of each component, (K,), or of a shared covariance, (1,)."""
+        if stacked_inverse.ndim == 2:
+            traces: Array = (np.square(stacked_inverse) * ridge).sum(axis=1)
+            return traces
+        return np.array([(np.square(one) * ridge).ravel().sum() for one in stacked_inverse])
+
+    def relative_changes(self, parameters: "Parameters", factors: Array) -> Array:
+        """Return the changes of stored factors to others, relative to the covariances."""
+        inverse = parameters.stacked(parameters.inverse_factors)
+        return self.composed(inverse, parameters.stacked(factors - parameters.factors))
 
     @abstractmethod
     def ridge_moments(self, stacked_inverse: Array, ridge: float | Array) -> tuple[Array, Array]:

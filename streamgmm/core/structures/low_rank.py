@@ -1,0 +1,665 @@
+"""Low-rank covariances: Σ_k = Λ_k Λ_kᵀ + diag(ψ_k), mixtures of factor analysers.
+
+Covariances are stored as (K, D, R + 1): the loadings Λ, then the noise variances ψ. With
+Ψ^(-1/2) Λ = U diag(s) Oᵀ, U orthonormal, a factor of Σ is Ψ^(1/2) (I + U diag(g) Uᵀ), where
+g = √(1 + s²) - 1. It is stored as U diag(√g), then √ψ. The inverse of a factor is
+(I - U diag(h) Uᵀ) Ψ^(-1/2) with h = g / (1 + g), stored as U diag(√h), then -ψ^(-1/2). The
+negative last column shows that it is an inverse.
+
+References
+----------
+Ghahramani & Hinton (1996), The EM algorithm for mixtures of factor analyzers.
+Meng & van Dyk (1997), The EM algorithm: an old folk-song sung to a fast new tune.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.core.kernels.log_joint import LOW_RANK
+from streamgmm.core.structures.covariance_update import CovarianceUpdate
+from streamgmm.core.structures.matrices import Array, solve
+from streamgmm.core.structures.own_covariances import OwnCovariances
+from streamgmm.core.structures.structure import (
+    CoefficientForm,
+    Components,
+    MergePairs,
+    Single,
+)
+from streamgmm.errors import ParameterError
+from streamgmm.options import CovarianceType
+
+if TYPE_CHECKING:
+    from streamgmm.core.frame import Frame
+    from streamgmm.core.parameters import Parameters
+    from streamgmm.core.statistics import Statistics
+
+#: The value of ``covariance_type`` that asks for these covariances, of any rank.
+LOW_RANK_TYPE: CovarianceType = "low_rank"
+#: The rank if none is given, unless fewer columns allow less.
+DEFAULT_RANK = 8
+
+# The structure of one rank goes by the name "low_rank(8)".
+_NAMED = re.compile(r"low_rank\((0|[1-9]\d{0,5})\)")
+# Least noise variance, as a part of a column's variance in the component: below it densities would
+# lose more than half of their digits.
+_LEAST_NOISE = 1e-10
+# Least noise variance, as a part of the variance of all the data, and of the rounding of the data.
+_LEAST_OF_SPREAD, _VISIBLE = 1e-12, 16.0
+# Start: the least part of a column's variance that is noise, directions in addition to the rank,
+# and products with the covariance that find the leading directions.
+_NOISE_PART, _SPARE_DIRECTIONS, _N_PRODUCTS = 0.05, 8, 4
+# A direction of a start explains at least this part of the variance of a column.
+_LEAST_EXPLAINED = 1e-3
+
+
+def largest_rank(n_features: int) -> int:
+    """Return the largest rank of which loadings and noise variances can be told apart.
+
+    That is the largest integer R with (D - R)² ≥ D + R.
+
+    References
+    ----------
+    Ledermann (1937), On the rank of the reduced correlational matrix in multiple-factor analysis.
+    """
+    rank = max(0, math.floor((2 * n_features + 1 - math.sqrt(8 * n_features + 1)) / 2) - 1)
+    while (n_features - rank - 1) ** 2 >= n_features + rank + 1 and rank + 1 < n_features:
+        rank += 1
+    return rank
+
+
+def structure_name(covariance_type: str, rank: int | None, n_features: int) -> CovarianceType:
+    """Return the name of the structure of a covariance type and a rank.
+
+    Parameters
+    ----------
+    covariance_type : str
+    rank : int or None
+        Of "low_rank". None for 8, or for the largest possible rank if that is smaller.
+    n_features : int
+        D.
+
+    Raises
+    ------
+    ParameterError
+        If the rank is too large, or is given for covariances that have none.
+
+    Examples
+    --------
+    >>> from streamgmm.core.structures.low_rank import structure_name
+    >>> structure_name("low_rank", None, 64), structure_name("diag", None, 64)
+    ('low_rank(8)', 'diag')
+    """
+    if covariance_type != LOW_RANK_TYPE:
+        if rank is not None:
+            raise ParameterError(
+                f"rank is {rank}, but only covariance_type='low_rank' has a rank, not "
+                f"{covariance_type!r}; leave rank at None, or choose 'low_rank'"
+            )
+        return cast(CovarianceType, covariance_type)
+    most = largest_rank(n_features)
+    if rank is not None and not 0 <= rank <= most:
+        raise ParameterError(
+            f"rank is {rank}, but with {n_features} column(s) loadings and noise variances can "
+            f"only be told apart up to rank {most}; give a rank of at most {most}, or use "
+            "covariance_type='full'"
+        )
+    return cast(CovarianceType, f"low_rank({min(DEFAULT_RANK, most) if rank is None else rank})")
+
+
+def public_type(name: str) -> CovarianceType:
+    """Return the covariance type of the name of a structure, without its rank."""
+    return LOW_RANK_TYPE if _NAMED.fullmatch(name) else cast(CovarianceType, name)
+
+
+@functools.lru_cache(maxsize=64)
+def structure_of_name(name: str) -> "LowRank | None":
+    """Return the structure of a name such as "low_rank(8)"; None for another name."""
+    found = _NAMED.fullmatch(name)
+    return LowRank(int(found[1])) if found else None
+
+
+def joined(loadings: Array, noise_variances: Array) -> Array:
+    """Return stored covariances from loadings (K, D, R) and noise variances (K, D)."""
+    return np.concatenate([loadings, noise_variances[:, :, np.newaxis]], axis=2)
+
+
+def loadings_of(covariances: Array) -> Array:
+    """Return the loadings (K, D, R) of stored covariances."""
+    return np.ascontiguousarray(covariances[:, :, :-1])
+
+
+def noise_variances_of(covariances: Array) -> Array:
+    """Return the noise variances (K, D) of stored covariances."""
+    return np.ascontiguousarray(covariances[:, :, -1])
+
+
+def dense_covariances(covariances: Array) -> Array:
+    """Return matrices (K, D, D) of stored covariances."""
+    loadings = covariances[:, :, :-1]
+    found = loadings @ np.swapaxes(loadings, 1, 2)
+    diagonal = np.arange(found.shape[1])
+    found[:, diagonal, diagonal] += covariances[:, :, -1]
+    return found
+
+
+def dense_precisions(factors: Array) -> Array:
+    """Return the inverses (K, D, D) of the covariances with stored factors."""
+    projections = projections_of(factors)
+    found = -projections @ np.swapaxes(projections, 1, 2)
+    diagonal = np.arange(found.shape[1])
+    found[:, diagonal, diagonal] += 1.0 / np.square(factors[:, :, -1])
+    return found
+
+
+def projections_of(factors: Array) -> Array:
+    """Return V (K, D, R) of stored factors, with Σ⁻¹ = Ψ⁻¹ - V Vᵀ."""
+    gains = _gains(factors)[:, np.newaxis, :]
+    found: Array = factors[:, :, :-1] * (np.sqrt(2.0 + gains) / (1.0 + gains))
+    return found / factors[:, :, -1:]
+
+
+def _gains(factors: Array) -> Array:
+    """Return g (K, R) of stored factors, or h of inverse ones: squared lengths of the columns."""
+    found: Array = np.square(factors[:, :, :-1]).sum(axis=1)
+    return found
+
+
+@dataclass(frozen=True)
+class _FactorUpdate(CovarianceUpdate):
+    """An EM step of factor analysis for each component, from the moments of its rows.
+
+    The E-step is that of the factors under which the moments were taken. The rows are widened by
+    the ridge, as for other structures, and no noise variance is below the ridge.
+
+    Attributes
+    ----------
+    statistics : Statistics
+    offsets, shifts : ndarray of shape (K, D)
+        As for :meth:`LowRank.updates`.
+    """
+
+    statistics: "Statistics"
+    offsets: Array
+    shifts: Array
+
+    def apply(
+        self, resolution: Array, ridge: Array, spread: Array, covariances: Array, factors: Array
+    ) -> list[int]:
+        widened = []
+        for k in self.components.tolist():
+            loadings, noise, squares = self._step(k, ridge)
+            noise = np.maximum(noise, ridge)
+            least = np.maximum(
+                _LEAST_NOISE * squares,
+                _LEAST_OF_SPREAD * spread + np.square(_VISIBLE * resolution[k]),
+            )
+            if np.any(noise < least):
+                noise = np.maximum(noise, least)
+                widened.append(k)
+            covariances[k, :, :-1], covariances[k, :, -1] = loadings, noise
+            factors[k] = factors_of(covariances[k : k + 1])[0]
+        return widened
+
+    def _step(self, k: int, ridge: Array) -> tuple[Array, Array, Array]:
+        """Return the loadings, the noise variances and the columns' variances of a component."""
+        frame, d = self.statistics.frame, self.statistics.frame.n_features
+        position = int(np.searchsorted(frame.centred, k))
+        basis = frame.factors[position : position + 1]
+        projections, shrinkage = projections_of(basis)[0], 1.0 / (1.0 + _gains(basis)[0])
+        count, offset, shift = self.statistics.counts[k], self.offsets[k], self.shifts[k]
+        moments = self.statistics.moments[k, 1 + d :] / count
+        moved = np.square(offset) - np.square(shift)
+        squares = np.maximum(moments[:d] - moved, 0.0) + ridge
+        products = moments[d:].reshape(-1, d).T + ridge[:, np.newaxis] * projections
+        products -= np.outer(offset, offset @ projections)
+        products += np.outer(shift, shift @ projections)
+        # Moments of the rows with the expected factors, and second moments of the factors.
+        across = products * shrinkage
+        inner = (projections.T @ across) * shrinkage[:, np.newaxis]
+        inner = 0.5 * (inner + inner.T) + np.diag(np.square(shrinkage))
+        loadings = np.linalg.solve(inner, across.T).T
+        noise = squares - (loadings * across).sum(axis=1)
+        return loadings, noise, squares
+
+
+def factors_of(covariances: Array) -> Array:
+    """Return stored factors of stored covariances.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If a noise variance is not positive, or a value is not finite.
+    """
+    noise = covariances[:, :, -1]
+    if not np.all(noise > 0.0):
+        raise np.linalg.LinAlgError("a noise variance is not positive")
+    roots = np.sqrt(noise)[:, :, np.newaxis]
+    directions, sizes, _ = np.linalg.svd(covariances[:, :, :-1] / roots, full_matrices=False)
+    # g = √(1 + s²) - 1, which is s² / (1 + √(1 + s²)).
+    scales = sizes / np.sqrt(1.0 + np.hypot(1.0, sizes))
+    # Fewer columns than the rank have fewer directions.
+    found = np.zeros_like(covariances, dtype=np.float64)
+    found[:, :, : sizes.shape[1]] = directions * scales[:, np.newaxis, :]
+    found[:, :, -1:] = roots
+    return found
+
+
+class LowRank(OwnCovariances):
+    """Loadings of one rank and noise variances, (K, D, R + 1) together.
+
+    The moments of a component are those of residuals u = x - o from its own origin: N, Σγu (D),
+    Σγu² (D) and, for each of R projections of the frame's factors, Σγ (Vᵀu)_l u (D). They depend on
+    the parameters of the E-step, which the frame holds.
+
+    Parameters
+    ----------
+    rank : int
+        R.
+    """
+
+    code = LOW_RANK
+    sklearn_type = "full"
+    has_directions = False
+    moments_depend_on_parameters = True
+    has_room_for_noise = False
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    # Storage
+
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return n_components, n_features, self.rank + 1
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        # Rotations of the loadings are the same covariance.
+        of_loadings = n_features * self.rank - self.rank * (self.rank - 1) // 2
+        return n_components * (of_loadings + n_features)
+
+    def n_factor_values(self, n_components: int, n_features: int) -> int:
+        return n_components * n_features * (self.rank + 1)
+
+    # Algebra
+
+    def cholesky(self, covariances: Array) -> Array:
+        return factors_of(covariances)
+
+    def invert(self, factors: Array) -> Array:
+        gains = _gains(factors)[:, np.newaxis, :]
+        is_inverse = factors[:, :, -1:] < 0.0
+        scales = 1.0 / np.sqrt(np.where(is_inverse, 1.0 - gains, 1.0 + gains))
+        return np.concatenate([factors[:, :, :-1] * scales, -1.0 / factors[:, :, -1:]], axis=2)
+
+    def factors_from_stored(self, covariances: Array, precisions_cholesky: Array) -> Array:
+        return factors_of(covariances)
+
+    def precisions(self, inverse_factors: Array) -> Array:
+        self._refuse("precisions in the form of the covariances")
+
+    def transposed(self, factors: Array) -> Array:
+        return factors
+
+    def from_precisions(self, precisions: Array) -> tuple[Array, Array]:
+        raise ParameterError(
+            "covariance_type='low_rank' cannot begin with precisions; leave precisions_init at "
+            "None, or continue from a fitted model with warm_start=True"
+        )
+
+    def widths(self, factors: Array) -> Array:
+        return np.asarray(factors[..., -1])
+
+    def symmetrized(self, values: Array, tolerance: float) -> Array | None:
+        return values
+
+    def variances(self, stacked_covariances: Array) -> Array:
+        loadings = stacked_covariances[:, :, :-1]
+        found: Array = np.square(loadings).sum(axis=2) + stacked_covariances[:, :, -1]
+        return found
+
+    def log_determinants(self, stacked_factors: Array) -> Array:
+        is_inverse = stacked_factors[:, 0, -1] < 0.0
+        signs = np.where(is_inverse, -1.0, 1.0)[:, np.newaxis]
+        scales = np.log(np.abs(stacked_factors[:, :, -1])).sum(axis=1)
+        found: Array = scales + np.log1p(signs * _gains(stacked_factors)).sum(axis=1)
+        return found
+
+    def product(self, stacked_factors: Array, vectors: Array) -> Array:
+        return np.concatenate(
+            [
+                self.scaled_rows(vectors[k : k + 1], stacked_factors, k)
+                for k in range(len(stacked_factors))
+            ]
+        )
+
+    def solved(self, stacked_factors: Array, vectors: Array) -> Array:
+        return self.product(self.invert(stacked_factors), vectors)
+
+    def composed(self, left: Array, right: Array) -> Array:
+        self._refuse("products of factors")
+
+    def scaled_rows(self, rows: Array, stacked_factors: Array, component: int) -> Array:
+        columns, scales = stacked_factors[component, :, :-1], stacked_factors[component, :, -1]
+        if scales[0] > 0.0:
+            widened: Array = (rows + (rows @ columns) @ columns.T) * scales
+            return widened
+        own = rows * -scales
+        narrowed: Array = own - (own @ columns) @ columns.T
+        return narrowed
+
+    def solved_rows(self, rows: Array, stacked_factors: Array, component: int) -> Array:
+        return self.scaled_rows(rows, self.invert(stacked_factors[component, np.newaxis]), 0)
+
+    def deviations(self, stacked_factors: Array) -> Array:
+        columns, gains = stacked_factors[:, :, :-1], _gains(stacked_factors)[:, np.newaxis, :]
+        widths = 1.0 + (np.square(columns) * (2.0 + gains)).sum(axis=2)
+        found: Array = stacked_factors[:, :, -1] * np.sqrt(widths)
+        return found
+
+    def singular_values(self, left: Array, right: Array) -> Array:
+        self._refuse("the alignment of mixtures")
+
+    def merged_log_determinants(self, factors: Array, moved: Array) -> Array:
+        self._refuse("merging of components")
+
+    def pair_log_determinants(
+        self, first: "Parameters", i: int, second: "Parameters", components: slice
+    ) -> Array:
+        # ½ (Σ_i + Σ_j) + ¼ d dᵀ is of low rank plus a diagonal, too.
+        own, others = first.covariances[i], second.covariances[components]
+        n, d = len(others), first.n_features
+        noise = 0.5 * (own[:, -1] + others[:, :, -1])
+        own_loadings = np.broadcast_to(own[:, :-1], (n, d, self.rank))
+        moved = (second.means[components] - first.means[i])[:, :, np.newaxis]
+        loadings = [own_loadings, others[:, :, :-1], np.sqrt(0.5) * moved]
+        columns = np.sqrt(0.5 / noise)[:, :, np.newaxis] * np.concatenate(loadings, axis=2)
+        inner = np.eye(columns.shape[2]) + np.swapaxes(columns, 1, 2) @ columns
+        found: Array = np.linalg.slogdet(inner)[1] + np.log(noise).sum(axis=1)
+        return found - 2.0 * self.log_determinants(first.factors[i : i + 1])
+
+    def dense(self, stacked_covariances: Array, columns: Sequence[int]) -> Array:
+        return dense_covariances(stacked_covariances[:, list(columns)])
+
+    def longest_axis(self, stacked_factors: Array, component: int) -> Array:
+        own = self.covariances_of(stacked_factors[component, np.newaxis])[0]
+        loadings, noise = own[:, :-1], own[:, -1]
+        if self.rank == 0:
+            return super().longest_axis(np.sqrt(noise)[np.newaxis], 0)
+        # The leading direction of the loadings, which the noise hardly turns.
+        direction = np.linalg.svd(loadings, full_matrices=False)[0][:, 0]
+        variance = np.square(direction @ loadings).sum() + np.square(direction) @ noise
+        axis: Array = np.sqrt(variance) * direction
+        return axis
+
+    def mean_factor(self, stacked_factors: Array, weights: Array) -> Array:
+        self._refuse("the search that splits and merges components")
+
+    def ridge_traces(self, stacked_inverse: Array, ridge: float | Array) -> Array:
+        # Σ⁻¹ = Ψ⁻¹ - V Vᵀ: squared lengths of the lines of Ψ^(-1/2) (I - U h (2 - h) Uᵀ) Ψ^(-1/2).
+        columns, gains = stacked_inverse[:, :, :-1], _gains(stacked_inverse)[:, np.newaxis, :]
+        parts = 1.0 - (np.square(columns) * (2.0 - gains)).sum(axis=2)
+        found: Array = (np.square(stacked_inverse[:, :, -1]) * parts * ridge).sum(axis=1)
+        return found
+
+    # Marginal and conditional distributions
+
+    def reordered(self, stacked_factors: Array, features: NDArray[np.intp]) -> Array:
+        return factors_of(self.covariances_of(stacked_factors)[:, features])
+
+    def conditioned(
+        self, stacked_factors: Array, n_given: int, deviations: Array
+    ) -> tuple[Array, Array, Array, Array]:
+        covariances = self.covariances_of(stacked_factors)
+        given, others = covariances[:, :n_given], covariances[:, n_given:]
+        own = factors_of(given)
+        # The factors z given these features have precision I + Λᵀ Ψ⁻¹ Λ.
+        scaled = given[:, :, :-1] / given[:, :, -1:]
+        precisions = np.eye(self.rank) + np.swapaxes(scaled, 1, 2) @ given[:, :, :-1]
+        roots = np.linalg.cholesky(precisions).astype(np.float64, copy=False)
+        loadings = np.swapaxes(solve(roots, np.swapaxes(others[:, :, :-1], 1, 2)), 1, 2)
+        along = solve(roots, np.einsum("kgr,kg->kr", scaled, deviations)[:, :, np.newaxis])
+        rest = factors_of(joined(loadings, others[:, :, -1]))
+        return own, self.solved(own, deviations), (loadings @ along)[:, :, 0], rest
+
+    def reduced(
+        self, covariance_type: CovarianceType, covariances: Array, factors: Array
+    ) -> tuple[CovarianceType, Array, Array]:
+        if self.rank <= largest_rank(covariances.shape[1]):
+            return covariance_type, covariances, factors
+        matrices = dense_covariances(covariances)
+        return "full", matrices, np.linalg.cholesky(matrices).astype(np.float64, copy=False)
+
+    def covariances_of(self, stacked_factors: Array) -> Array:
+        gains = _gains(stacked_factors)[:, np.newaxis, :]
+        roots = stacked_factors[:, :, -1:]
+        loadings = stacked_factors[:, :, :-1] * np.sqrt(2.0 + gains) * roots
+        return np.concatenate([loadings, np.square(roots)], axis=2)
+
+    # Moments
+
+    def n_moments(self, n_features: int) -> int:
+        return 1 + (2 + self.rank) * n_features
+
+    def features(self, n_features: int) -> NDArray[np.int64]:
+        self._refuse("features that do not depend on the parameters")
+
+    def scratch_lines(self, n_components: int, n_features: int) -> int:
+        return 3 * (1 + n_features) + n_components * (1 + self.rank) + self.rank + 8
+
+    # Frame
+
+    def frame_factor_shape(self, n_centred: int, n_features: int) -> tuple[int, ...]:
+        return n_centred, n_features, self.rank + 1
+
+    def displacements(self, frame: "Frame", u: Array) -> Array:
+        return u.copy()
+
+    def coordinates(self, frame: "Frame", displacements: Array) -> Array:
+        return displacements.copy()
+
+    def relative_factors(self, frame: "Frame", stacked_factors: Array) -> Array:
+        self._refuse("whitened moments")
+
+    def magnified(self, frame: "Frame", parameters: "Parameters", displacements: Array) -> Array:
+        # Moments are always about the component's own origin.
+        found = np.full_like(displacements, np.inf)
+        own = frame.centred
+        variances = self.variances(parameters.covariances[own])
+        found[own] = np.sqrt(1.0 + np.square(displacements[own]) / variances)
+        return found
+
+    # E-step
+
+    def coefficients(
+        self,
+        constants: Array,
+        stacked_inverse: Array,
+        components: Components,
+        scale: Array,
+        centres: Array,
+    ) -> CoefficientForm:
+        self._refuse("the expanded form")
+
+    def kernel_factors(self, stacked: Array, components: Components | None) -> Array:
+        self._refuse("the expanded form")
+
+    # M-step
+
+    def updates(
+        self, statistics: "Statistics", alive: Components, offsets: Array, shifts: Array
+    ) -> list[CovarianceUpdate]:
+        return [_FactorUpdate(alive, (), statistics, offsets, shifts)]
+
+    def update_views(self, covariances: Array, factors: Array) -> tuple[Array, Array]:
+        return covariances, factors
+
+    # Whitened coordinates, gradient and information
+
+    def relative_changes(self, parameters: "Parameters", factors: Array) -> Array:
+        # ‖P Pᵀ - Q Qᵀ‖², the same for all rotations of the columns.
+        own, other = parameters.factors[:, :, :-1], factors[:, :, :-1]
+        squares = [
+            np.square(np.swapaxes(a, 1, 2) @ b).sum(axis=(1, 2))
+            for a, b in ((own, own), (other, other), (own, other))
+        ]
+        apart = np.maximum(squares[0] + squares[1] - 2.0 * squares[2], 0.0)
+        turned = np.sqrt(apart) / (1.0 + np.sqrt(squares[0]))
+        widened = factors[:, :, -1] / parameters.factors[:, :, -1] - 1.0
+        return np.column_stack([turned, widened])
+
+    def squared_distances(
+        self,
+        statistics: "Statistics",
+        parameters: "Parameters",
+        whitened: Callable[[], tuple[Array, Array]],
+    ) -> float:
+        d, k = parameters.n_features, parameters.n_components
+        counts, first = statistics.counts, statistics.moments[:, 1 : 1 + d]
+        squares = statistics.moments[:, 1 + d : 1 + 2 * d]
+        products = statistics.moments[:, 1 + 2 * d :].reshape(k, self.rank, d)
+        shifts = parameters.means - statistics.frame.means
+        projections = projections_of(parameters.factors)
+        along = np.einsum("kd,kdr->kr", shifts, projections)
+        squares = squares - 2.0 * shifts * first + counts[:, np.newaxis] * np.square(shifts)
+        of_noise = (squares / parameters.covariances[:, :, -1]).sum()
+        of_loadings = np.einsum("krd,kdr->", products, projections)
+        of_loadings -= 2.0 * np.einsum("kr,kd,kdr->", along, first, projections)
+        of_loadings += (counts[:, np.newaxis] * np.square(along)).sum()
+        return float(of_noise - of_loadings)
+
+    def whitened_moments(
+        self,
+        factors: Array,
+        means: Array,
+        counts: Array,
+        shifted: Array,
+        raw: Array,
+        scatter: Array,
+    ) -> tuple[Array, Array]:
+        self._refuse("whitened moments")
+
+    def framed_moments(
+        self, factors: Array, means: Array, counts: Array, moved: Array, own: Array, scatter: Array
+    ) -> tuple[Array, Array]:
+        self._refuse("whitened moments")
+
+    def as_moments(self, stacked: Array, n_components: int) -> tuple[Array, Array]:
+        self._refuse("whitened moments")
+
+    def unit_moments(self, n_features: int) -> tuple[Array, Array]:
+        self._refuse("whitened moments")
+
+    def ridge_moments(self, stacked_inverse: Array, ridge: float | Array) -> tuple[Array, Array]:
+        self._refuse("gradients")
+
+    def tangent_scales(self, n_features: int) -> tuple[Array, Array]:
+        self._refuse("gradients")
+
+    def row_features(self, residuals: Single) -> Single:
+        self._refuse("the information of rows")
+
+    def along(self, features: Single, own: Single, shared: Single, root: np.float32) -> Single:
+        self._refuse("the information of rows")
+
+    def gathered(
+        self, features: Single, parts: Single, root: np.float32, n_own: int
+    ) -> tuple[Single, Single]:
+        self._refuse("the information of rows")
+
+    # Reduction
+
+    def merging_costs(
+        self, parameters: "Parameters", first: Components, second: Components, merged: MergePairs
+    ) -> Array:
+        self._refuse("merging of components")
+
+    def merged_pairs(
+        self,
+        parameters: "Parameters",
+        share: Array,
+        apart: Array,
+        first: Components,
+        second: Components,
+    ) -> tuple[Array, Array]:
+        self._refuse("merging of components")
+
+    def average(self, covariances: Array, weights: Array) -> Array:
+        self._refuse("merging of components")
+
+    # Initialization
+
+    def add_cluster(
+        self,
+        covariances: Array,
+        k: int,
+        weighted: Array,
+        deviations: Array,
+        count: float,
+        unseen: Array,
+        total: float,
+    ) -> None:
+        variances = (weighted * deviations).sum(axis=0) / count + unseen
+        roots = np.sqrt(np.where(variances > 0.0, variances, 1.0))
+        sizes, directions = self._leading(weighted, deviations, roots, count)
+        n_rest = max(1, int((variances > 0.0).sum()) - self.rank)
+        rest = max(0.0, (variances > 0.0).sum() - sizes.sum()) / n_rest
+        explained = np.maximum(sizes - rest, _LEAST_EXPLAINED)
+        loadings = directions * np.sqrt(explained)
+        shares = np.square(loadings).sum(axis=1)
+        # Loadings that would explain nearly all of a column are shortened.
+        shortened = np.sqrt(np.minimum(1.0, (1.0 - _NOISE_PART) / np.maximum(shares, 1e-300)))
+        loadings *= (shortened * roots)[:, np.newaxis]
+        covariances[k, :, :-1] = loadings
+        covariances[k, :, -1] = np.where(
+            variances > 0.0, variances - np.square(loadings).sum(axis=1), 0.0
+        )
+
+    def _leading(
+        self, weighted: Array, deviations: Array, roots: Array, count: float
+    ) -> tuple[Array, Array]:
+        """Return the leading eigenvalues (R,) and eigenvectors (D, R) of a correlation matrix."""
+        d = len(roots)
+        width = min(d, self.rank + _SPARE_DIRECTIONS)
+        # The same directions for all clusters: a start depends on its rows alone.
+        basis = np.random.RandomState(0).standard_normal((d, width))
+        for _ in range(_N_PRODUCTS):
+            basis = np.linalg.qr(basis)[0]
+            seen = deviations @ (basis / roots[:, np.newaxis])
+            image = (weighted.T @ seen) / (count * roots[:, np.newaxis])
+            inner, last, basis = basis.T @ image, basis, image
+        sizes, vectors = np.linalg.eigh(0.5 * (inner + inner.T))
+        chosen = slice(None, -self.rank - 1, -1)
+        return np.maximum(sizes[chosen], 0.0), (last @ vectors)[:, chosen]
+
+    def with_ridge(self, covariances: Array, values: Array) -> Array:
+        found = covariances.copy()
+        found[:, :, -1] += values
+        return found
+
+    def with_rounding(self, covariances: Array, part: float) -> Array:
+        return self.with_ridge(covariances, part * self.variances(covariances))
+
+    # Condition
+
+    def block_values(self, n_components: int, n_features: int) -> int:
+        return n_features * (self.rank + 1)
+
+    def n_mean_arrays(self) -> int:
+        return 4
+
+    def _refuse(self, what: str) -> NoReturn:
+        """Refuse an operation that these covariances do not have.
+
+        Raises
+        ------
+        ParameterError
+        """
+        raise ParameterError(
+            f"covariance_type='low_rank' does not support {what}; use 'full' or 'diag' for it"
+        )

@@ -1,0 +1,711 @@
+"""Covariances of low rank: the EM step, densities, factor analysis, bad input, and bits."""
+
+import copy
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numpy as np
+import pytest
+import xarray
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from scipy.stats import multivariate_normal
+from sklearn.base import clone
+from sklearn.decomposition import FactorAnalysis
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import make_pipeline
+
+import streamgmm
+from streamgmm import GaussianMixture, GaussianMixtureSearch, OnlineGaussianMixture
+from streamgmm.cli.commands import main
+from streamgmm.core.e_step import EStep
+from streamgmm.core.frame import Frame
+from streamgmm.core.incomplete import IncompleteExpectation
+from streamgmm.core.maximization import maximize
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import STRUCTURES
+from streamgmm.core.structures.low_rank import (
+    dense_covariances,
+    dense_precisions,
+    joined,
+    largest_rank,
+    structure_name,
+)
+from streamgmm.errors import (
+    DataError,
+    MemoryLimitError,
+    ModelFileError,
+    ParameterError,
+    StreamGMMError,
+)
+from streamgmm.events import ReadDone
+from streamgmm.options import Missing
+from streamgmm.preprocessing import StandardScaler, in_data_units
+from streamgmm.testing import ChunkedSource
+from tests import naive
+
+K, D, RANK, N = 3, 9, 2, 3000
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def mixture(rank: int = RANK, d: int = D, seed: int = 0) -> Parameters:
+    rng = np.random.default_rng(seed)
+    covariances = joined(rng.normal(size=(K, d, rank)), rng.uniform(0.2, 1.0, size=(K, d)))
+    means = 2.0 * rng.normal(size=(K, d))
+    return Parameters.create(
+        structure_name("low_rank", rank, d), [0.2, 0.3, 0.5], means, covariances
+    )
+
+
+def draw(parameters: Parameters, n: int = N, seed: int = 1) -> NDArray[np.float64]:
+    rows, _ = streamgmm.core.mixtures.sampling.draw(parameters, n, np.random.default_rng(seed))
+    return np.random.default_rng(seed).permutation(rows)
+
+
+def as_full(parameters: Parameters) -> naive.Mixture:
+    covariances = naive.extended(parameters.covariances)
+    loadings = covariances[:, :, :-1]
+    matrices = loadings @ np.swapaxes(loadings, 1, 2)
+    matrices += covariances[:, :, -1:] * np.eye(parameters.n_features, dtype=np.longdouble)
+    return naive.mixture("full", parameters.weights, parameters.means, matrices)
+
+
+def inverse(matrix: Any) -> Any:
+    factor = naive.cholesky(matrix[np.newaxis])[0]
+    root = naive.solve_lower(factor, np.eye(len(matrix), dtype=np.longdouble))
+    return root.T @ root
+
+
+def factor_analysis_step(
+    rows: Any, weights: Any, parameters: Parameters, ridge: float
+) -> tuple[Any, Any, Any, Any]:
+    """Weights, means, ΛΛᵀ and ψ after one EM step, from responsibilities and E[z], E[zzᵀ]."""
+    x, model = naive.extended(rows), as_full(parameters)
+    shares = naive.responsibilities(rows, model) * naive.extended(weights)[:, np.newaxis]
+    stored = naive.extended(parameters.covariances)
+    unit = np.eye(parameters.n_features, dtype=np.longdouble)
+    products, noises, means = [], [], []
+    for k, matrix in enumerate(model.matrices):
+        own, count, loadings = shares[:, k], shares[:, k].sum(), stored[k, :, :-1]
+        mean = own @ x / count
+        spread = (x - mean).T * own @ (x - mean) / count + ridge * unit
+        beta = loadings.T @ inverse(matrix)
+        small = np.eye(loadings.shape[1], dtype=np.longdouble)
+        second = small - beta @ loadings + beta @ spread @ beta.T
+        new = spread @ beta.T @ inverse(second)
+        products.append(new @ new.T)
+        noises.append(np.maximum(np.diagonal(spread - new @ beta @ spread), ridge))
+        means.append(mean)
+    return shares.sum(axis=0) / shares.sum(), np.array(means), np.array(products), np.array(noises)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3])
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_step_is_that_of_factor_analysis(rank: int, ridge: float, dtype: Any) -> None:
+    parameters = mixture(rank)
+    rows = (draw(parameters, 700) + 30.0).astype(dtype)
+    parameters = Parameters.create(
+        parameters.covariance_type,
+        parameters.weights,
+        parameters.means + 30.1,
+        parameters.covariances,
+    )
+    weights = np.random.default_rng(2).uniform(0.5, 2.0, size=len(rows))
+    statistics = EStep.prepare(parameters, Frame.of(parameters, dtype)).statistics(rows, weights)
+    found = maximize(statistics, parameters, reg_covar=ridge).parameters
+    shares, means, products, noises = factor_analysis_step(rows, weights, parameters, ridge)
+    loadings = found.covariances[:, :, :-1]
+    np.testing.assert_allclose(found.weights, shares.astype(float), rtol=1e-9)
+    np.testing.assert_allclose(found.means, means.astype(float), rtol=1e-9)
+    np.testing.assert_allclose(
+        loadings @ np.swapaxes(loadings, 1, 2), products.astype(float), rtol=1e-9, atol=1e-9
+    )
+    np.testing.assert_allclose(found.covariances[:, :, -1], noises.astype(float), rtol=1e-9)
+
+
+def test_step_gains_no_less_than_that_of_ghahramani_and_hinton() -> None:
+    parameters = mixture()
+    rows = draw(parameters) + 0.3
+    statistics = EStep.prepare(parameters, Frame.of(parameters)).statistics(rows)
+    found = maximize(statistics, parameters).parameters
+    # Theirs has the same loadings and noise; means are regressed together with the loadings.
+    means = found.means.copy()
+    for k, matrix in enumerate(dense_covariances(parameters.covariances)):
+        old, new = parameters.covariances[k, :, :-1], found.covariances[k, :, :-1]
+        factors = old.T @ np.linalg.solve(matrix, found.means[k] - parameters.means[k])
+        means[k] -= new @ factors
+    theirs = Parameters.create(found.covariance_type, found.weights, means, found.covariances)
+    before, ours, other = (
+        EStep.prepare(one, Frame.of(one)).statistics(rows).mean_log_likelihood
+        for one in (parameters, found, theirs)
+    )
+    assert ours > other > before
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_densities_are_those_of_the_matrices(rank: int) -> None:
+    parameters = mixture(rank)
+    rows = draw(parameters, 400)
+    model = as_full(parameters)
+    expectation = EStep.prepare(parameters, Frame.of(parameters))
+    found = expectation.posterior(rows, with_responsibilities=True)
+    shares = naive.responsibilities(rows, model).astype(float)
+    np.testing.assert_allclose(found.scores, naive.scores(rows, model).astype(float), rtol=1e-12)
+    np.testing.assert_allclose(found.responsibilities, shares, atol=1e-12)
+    np.testing.assert_array_equal(found.labels, shares.argmax(axis=1))
+    assigned = expectation.assignment(rows)
+    largest = naive.log_joint(rows, model).max(axis=1).astype(float)
+    np.testing.assert_allclose(assigned.scores, largest, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("noise", "error"), [(1e-3, 1e-9), (1e-5, 1e-6)])
+def test_densities_keep_their_digits_where_noise_is_small(noise: float, error: float) -> None:
+    parameters = mixture()
+    covariances = parameters.covariances.copy()
+    covariances[:, :, -1] *= noise**2
+    small = Parameters.create(
+        parameters.covariance_type, parameters.weights, parameters.means, covariances
+    )
+    rows = draw(small, 300)
+    found = EStep.prepare(small, Frame.of(small)).posterior(rows).scores
+    expected = naive.scores(rows, as_full(small)).astype(float)
+    # What remains is the rounding of the rows: 1e-16 over the noise.
+    np.testing.assert_allclose(found, expected, atol=error)
+
+
+def test_algebra_of_factors() -> None:
+    parameters = mixture()
+    structure, factors = parameters.structure, parameters.factors
+    inverse_factors, unit = parameters.inverse_factors, np.eye(D)
+    matrices = dense_covariances(parameters.covariances)
+    for k, matrix in enumerate(matrices):
+        root = structure.scaled_rows(unit, factors, k)
+        np.testing.assert_allclose(root.T @ root, matrix, atol=1e-12)
+        back = structure.solved_rows(root, factors, k)
+        np.testing.assert_allclose(back, unit, atol=1e-12)
+    np.testing.assert_allclose(dense_precisions(factors) @ matrices, [unit] * K, atol=1e-12)
+    logs = 0.5 * np.linalg.slogdet(matrices)[1]
+    np.testing.assert_allclose(structure.log_determinants(factors), logs)
+    np.testing.assert_allclose(structure.log_determinants(inverse_factors), -logs)
+    np.testing.assert_allclose(structure.invert(inverse_factors), factors, atol=1e-12)
+    np.testing.assert_allclose(
+        structure.deviations(factors), np.sqrt(np.diagonal(matrices, axis1=1, axis2=2))
+    )
+    ridge = np.linspace(0.1, 1.0, D)
+    traces = [np.trace(np.diag(ridge) @ np.linalg.inv(matrix)) for matrix in matrices]
+    np.testing.assert_allclose(structure.ridge_traces(inverse_factors, ridge), traces)
+    np.testing.assert_allclose(
+        dense_covariances(structure.covariances_of(factors)), matrices, atol=1e-12
+    )
+
+
+def fitted(rows: Any, n_components: int = K, **settings: Any) -> GaussianMixture:
+    arguments = {"rank": RANK, "algorithm": "em", "random_state": 0, **settings}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return GaussianMixture(n_components, covariance_type="low_rank", **arguments).fit(rows)
+
+
+def test_one_component_is_factor_analysis() -> None:
+    rows = draw(mixture(), 500)
+    expected = FactorAnalysis(RANK, tol=1e-12, max_iter=20_000, svd_method="lapack").fit(rows)
+    model = fitted(rows, 1, tol=1e-13, max_iter=20_000, reg_covar=0.0)
+    assert abs(model.score(rows) - expected.score(rows)) < 1e-6
+    np.testing.assert_allclose(model.covariances_[0], expected.get_covariance(), atol=1e-3)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.2])
+def test_objective_falls_by_no_more_than_the_ridge_allows(ridge: float) -> None:
+    rows = draw(mixture(), 800)
+    model = fitted(rows, max_iter=1, reg_covar=ridge, init_params="random")
+    model.set_params(warm_start=True)
+    old, values = model, []
+    for _ in range(15):
+        new = copy.deepcopy(old)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            new.fit(rows)
+        traces = [np.trace(own.precisions_, axis1=1, axis2=2)[:, np.newaxis] for own in (old, new)]
+        shares = old.predict_proba(rows).mean(axis=0)
+        allowed = 0.5 * ridge * float(shares @ (traces[0] - traces[1])[:, 0])
+        values.append(new.score(rows) - old.score(rows) + 1e-12 + allowed)
+        old = new
+    assert min(values) >= 0.0
+
+
+def bits(model: GaussianMixture) -> tuple[Any, ...]:
+    arrays = (model.weights_, model.means_, model.loadings_, model.noise_variances_)
+    return *(array.tobytes() for array in arrays), *model.lower_bounds_
+
+
+def test_bits_are_the_same_on_threads_and_on_dask(tmp_path: Path) -> None:
+    rows = draw(mixture(), 40_000)
+    path = tmp_path / "rows.zarr"
+    dask.array.from_array(rows, chunks=(10_000, -1)).to_zarr(path)
+    # Blocks that are the chunks of the source.
+    sizes = tuple(np.diff(streamgmm.open(path).boundaries).tolist())
+    chunked = dask.array.from_array(rows, chunks=(sizes, -1))
+    settings: dict[str, Any] = {"max_iter": 4, "tol": 0.0}
+    first, second = (fitted(path, n_jobs=n, **settings) for n in (1, 2))
+    third = fitted(chunked, **settings)
+    assert bits(first) == bits(second) == bits(third)
+    scores = [
+        model.score_samples(path, out=tmp_path / f"{i}.npy")
+        for i, model in enumerate((first, second))
+    ]
+    assert np.array_equal(*map(np.load, scores))
+
+
+def test_attributes_files_and_copies(tmp_path: Path) -> None:
+    rows = draw(mixture())
+    model = fitted(rows)
+    assert model.loadings_.shape == (K, D, RANK)
+    assert model.noise_variances_.shape == (K, D)
+    assert model.rank_ == RANK
+    expected = K * (D + D * RANK - RANK * (RANK - 1) // 2 + D) + K - 1
+    assert model.criteria(rows).n_parameters == expected
+    np.testing.assert_allclose(model.precisions_ @ model.covariances_, [np.eye(D)] * K, atol=1e-9)
+    converted = model.to_sklearn()
+    np.testing.assert_allclose(converted.score_samples(rows), model.score_samples(rows))
+    model.save(tmp_path / "model.gmm")
+    for other in (
+        streamgmm.load(tmp_path / "model.gmm"),
+        pickle.loads(pickle.dumps(model)),
+        copy.copy(model),
+    ):
+        assert bits(other)[:4] == bits(model)[:4]
+        assert np.array_equal(other.predict_proba(rows), model.predict_proba(rows))
+        assert other.rank_ == RANK
+    assert not hasattr(clone(model), "covariances_")
+    drawn, labels = model.sample(20_000)
+    own = drawn[labels == 0]
+    np.testing.assert_allclose(np.cov(own.T), model.covariances_[0], atol=0.35)
+    # A model of another type leaves nothing of the loadings.
+    model.set_params(covariance_type="diag", rank=None).fit(rows)
+    assert not hasattr(model, "loadings_")
+    assert model.covariances_.shape == (K, D)
+
+
+@pytest.mark.parametrize("shape", [(), (K, D), (K, D, RANK + 5), (K + 1, D, RANK)])
+def test_a_file_with_loadings_of_another_shape_is_refused(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.gmm"
+    fitted(draw(mixture(), 300), max_iter=2).save(path)
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    arrays["loadings_"] = np.full(shape, 0.5)
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+    with pytest.raises(ModelFileError):
+        streamgmm.load(path)
+
+
+def test_default_rank() -> None:
+    assert [largest_rank(d) for d in (1, 2, 3, 4, 5, 6, 7, 8, 9, 100)] == [
+        0, 0, 1, 1, 2, 3, 3, 4, 5, 86,
+    ]  # fmt: skip
+    assert structure_name("low_rank", None, 6) == "low_rank(3)"
+    assert structure_name("low_rank", None, 100) == "low_rank(8)"
+    model = fitted(draw(mixture())[:, :2], rank=None)
+    assert model.rank_ == 0
+    assert model.loadings_.shape == (K, 2, 0)
+    # The type itself is not a structure, its ranks are.
+    assert "low_rank" not in STRUCTURES
+    assert STRUCTURES["low_rank(3)"] is STRUCTURES["low_rank(3)"]
+    with pytest.raises(KeyError):
+        STRUCTURES["low_rank(03)"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rank": D}, "up to rank 5"),
+        ({"rank": 6}, "at most 5"),
+        ({"rank": 2, "covariance_type": "diag"}, "only covariance_type='low_rank' has a rank"),
+        ({"rank": -1}, "rank"),
+        ({"rank": 1.5}, "rank"),
+        ({"prior": "chen-tan"}, "leave prior at None"),
+        ({"arithmetic": "float32"}, "arithmetic='auto'"),
+        ({"noise": "uniform"}, "leave noise at None"),
+        ({"noise": -10.0}, "leave noise at None"),
+        ({"precisions_init": np.ones((K, D, 1))}, "means_init"),
+    ],
+)
+def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(50, D))
+    arguments = {"covariance_type": "low_rank", "algorithm": "em", **settings}
+    with pytest.raises(ParameterError, match=message):
+        GaussianMixture(K, **arguments).fit(rows)
+
+
+def test_operations_that_are_refused(tmp_path: Path) -> None:
+    rows = draw(mixture(), 500)
+    model = fitted(rows)
+    for refused in (
+        lambda: OnlineGaussianMixture.from_batch(model),
+        lambda: OnlineGaussianMixture(2, covariance_type="low_rank").partial_fit(rows),
+        lambda: GaussianMixtureSearch(2, covariance_type="diag", rank=2).fit(rows),
+        lambda: GaussianMixtureSearch(2, covariance_type="low_rank", rank=D).fit(rows),
+        lambda: GaussianMixtureSearch(2, covariance_type="low_rank", prior="chen-tan").fit(rows),
+        lambda: GaussianMixtureSearch(2, covariance_type="low_rank", noise="uniform").fit(rows),
+        lambda: OnlineGaussianMixture.merged([model, model], n_components=K),
+    ):
+        with pytest.raises(StreamGMMError):
+            refused()
+
+
+def test_search_chooses_the_components_and_the_structure() -> None:
+    rows = draw(mixture(), 2000)
+    search = GaussianMixtureSearch(
+        range(2, 5), covariance_type=("diag", "low_rank"), rank=RANK, random_state=0
+    ).fit(rows)
+    assert search.best_params_ == {
+        "n_components": K,
+        "covariance_type": "low_rank",
+        "rank": RANK,
+    }
+    assert search.best_estimator_.bic(rows) == pytest.approx(search.best_score_)
+    is_low_rank = search.cv_results_["param_covariance_type"] == "low_rank"
+    is_exact = is_low_rank & (search.cv_results_["status"] != "pruned")
+    assert (np.diff(search.cv_results_["log_likelihood"][is_exact]) > 0.0).all()
+
+
+@pytest.mark.parametrize("features", [[3, 1, 0, 7, 5, 8], [1, 4, 5, 6], [2]])
+def test_marginal_is_that_of_the_matrices(features: list[int]) -> None:
+    rows = draw(mixture(), 400)
+    model = fitted(rows, max_iter=5)
+    dense = GaussianMixture.from_sklearn(model.to_sklearn())
+    own, other = model.marginal(features), dense.marginal(features)
+    # Few columns determine no loadings of this rank.
+    expected = "low_rank" if largest_rank(len(features)) >= RANK else "full"
+    assert own.covariance_type == expected
+    np.testing.assert_allclose(own.covariances_, other.covariances_, atol=1e-12)
+    chosen = rows[:, features]
+    np.testing.assert_allclose(own.score_samples(chosen), other.score_samples(chosen))
+
+
+@pytest.mark.parametrize("given", [{0: 1.0, 5: -1.0}, {3: 0.5}, {i: 0.3 * i for i in range(7)}])
+def test_conditional_is_that_of_the_matrices(given: dict[int, float]) -> None:
+    model = fitted(draw(mixture(), 400), max_iter=5)
+    dense = GaussianMixture.from_sklearn(model.to_sklearn())
+    own, other = model.conditional(given), dense.conditional(given)
+    np.testing.assert_allclose(own.covariances_, other.covariances_, atol=1e-12)
+    np.testing.assert_allclose(own.means_, other.means_, atol=1e-12)
+    np.testing.assert_allclose(own.weights_, other.weights_, atol=1e-12)
+
+
+def gapped(n: int = 500) -> NDArray[np.float64]:
+    rows = draw(mixture(), n)
+    is_missing = np.random.default_rng(5).uniform(size=rows.shape) < 0.3
+    is_missing[:50], is_missing[60] = False, True
+    return np.where(is_missing, np.nan, rows)
+
+
+@pytest.mark.parametrize("is_hard", [False, True])
+def test_rows_with_gaps_count_as_under_the_matrices(is_hard: bool) -> None:
+    parameters, rows = mixture(), gapped()
+    weights = np.random.default_rng(6).uniform(0.5, 2.0, size=len(rows))
+    matrices = dense_covariances(parameters.covariances)
+    full = Parameters.create("full", parameters.weights, parameters.means, matrices)
+    own, other = (
+        IncompleteExpectation.prepare(one, Frame.of(one), is_hard=is_hard)
+        for one in (parameters, full)
+    )
+    found, expected = (one.statistics(rows, weights) for one in (own, other))
+    for name in ("log_likelihood", "weight", "n_rows", "n_not_finite", "n_missing"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-12)
+    assert found.conditional_entropy == pytest.approx(expected.conditional_entropy, rel=1e-10)
+    np.testing.assert_allclose(found.counts, expected.counts)
+    step, dense_step = maximize(found, parameters).parameters, maximize(expected, full).parameters
+    np.testing.assert_allclose(step.means, dense_step.means)
+    for k, spread in enumerate(dense_step.covariances):
+        # One step of factor analysis from the expected covariance of the rows.
+        loadings = parameters.covariances[k, :, :-1]
+        beta = loadings.T @ np.linalg.inv(matrices[k])
+        second = np.eye(RANK) - beta @ loadings + beta @ spread @ beta.T
+        new = spread @ beta.T @ np.linalg.inv(second)
+        noise = np.diagonal(spread - new @ beta @ spread)
+        np.testing.assert_allclose(step.covariances[k, :, -1], noise, rtol=1e-9)
+        found_loadings = step.covariances[k, :, :-1]
+        np.testing.assert_allclose(found_loadings @ found_loadings.T, new @ new.T, atol=1e-9)
+    posterior, dense_posterior = (one.posterior(rows, True) for one in (own, other))
+    has_values = ~np.isnan(rows).all(axis=1)
+    for name in ("scores", "responsibilities", "labels"):
+        values = (getattr(one, name)[has_values] for one in (posterior, dense_posterior))
+        np.testing.assert_allclose(*values, atol=1e-12)
+    np.testing.assert_allclose(own.impute(rows), other.impute(rows), atol=1e-12)
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "em", "hard"])
+def test_fits_of_rows_with_gaps(algorithm: str) -> None:
+    source = streamgmm.open(gapped(1000), missing="em")
+    model = fitted(source, algorithm=algorithm, reg_covar=0.0, max_iter=40, tol=1e-6)
+    assert np.diff(model.lower_bounds_).min() >= -1e-12
+    assert not np.isnan(model.impute(source)).any()
+    if algorithm == "auto":
+        assert model.icl_ == pytest.approx(model.icl(source))
+    assert fitted(streamgmm.open(gapped(), missing="drop"), max_iter=3).n_features_in_ == D
+
+
+def test_alignment_pairs_the_same_components() -> None:
+    rows = draw(mixture(), 1000)
+    model, other = fitted(rows), fitted(rows[:500], random_state=5)
+    found = other.aligned(model)
+    assert np.abs(found.means_ - model.means_).max() < 1.0
+    dense, other_dense = (GaussianMixture.from_sklearn(one.to_sklearn()) for one in (model, other))
+    np.testing.assert_array_equal(found.means_, other_dense.aligned(dense).means_)
+
+
+def test_pictures_need_the_shown_columns_only() -> None:
+    rows = draw(mixture(), 300)
+    model = fitted(rows, max_iter=3)
+    model.set_params(memory_limit="1KiB")
+    axes = streamgmm.plotting.plot_mixture(model, rows, features=(0, 1))
+    assert axes.has_data()
+
+
+def test_matrices_that_do_not_fit_are_refused() -> None:
+    model = fitted(draw(mixture(), 500), memory_limit=None)
+    model.set_params(memory_limit="1KiB")
+    with pytest.raises(MemoryLimitError, match="use loadings_ and noise_variances_"):
+        _ = model.covariances_
+    with pytest.raises(MemoryLimitError):
+        model.to_sklearn()
+
+
+def bad_rows() -> dict[str, NDArray[Any]]:
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(200, D)) @ rng.normal(size=(D, D))
+    directions = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    constant = rows.copy()
+    constant[:, [0, 4]] = 5.0, 0.0
+    return {
+        "constant columns": constant,
+        "duplicates": np.repeat(rows[:1], 200, axis=0),
+        "unit vectors": directions,
+        "float16": rows.astype(np.float16),
+        "float32": rows.astype(np.float32),
+        "integers": (10.0 * rows).astype(np.int16),
+        "scales": rows * 10.0 ** np.arange(-8, 2 * D - 8, 2),
+        "offsets": rows + 1e9,
+        "few rows": rows[:3],
+        "exact rank": rows[:, :2] @ rng.normal(size=(2, D)),
+    }
+
+
+@pytest.mark.parametrize("what", bad_rows())
+@pytest.mark.parametrize("ridge", ["auto", 0.0])
+def test_unusual_rows_give_a_mixture(what: str, ridge: Any) -> None:
+    rows = bad_rows()[what]
+    model = fitted(rows, 2, max_iter=20, reg_covar=ridge)
+    scores = model.score_samples(rows)
+    assert np.isfinite(scores).all()
+    assert (model.noise_variances_ > 0.0).all()
+    # Densities by the identity of Woodbury are those of the matrices, as far as these can be told.
+    if what not in ("duplicates", "scales", "exact rank", "few rows") and ridge == "auto":
+        logs = [
+            np.log(weight)
+            + multivariate_normal(mean, covariance).logpdf(np.asarray(rows, dtype=np.float64))
+            for weight, mean, covariance in zip(
+                model.weights_, model.means_, model.covariances_, strict=True
+            )
+        ]
+        np.testing.assert_allclose(scores, np.logaddexp(*logs), atol=1e-4, rtol=1e-6)
+
+
+def test_rows_that_cannot_be_used() -> None:
+    rows = np.random.default_rng(0).normal(size=(50, D))
+    rows[7, 3] = np.inf
+    with pytest.raises(DataError):
+        fitted(rows)
+
+
+def test_weights_count_rows() -> None:
+    rows = draw(mixture(), 600)
+    weights = np.random.default_rng(0).integers(1, 4, size=len(rows))
+    start: dict[str, Any] = {"means_init": mixture().means, "max_iter": 30, "tol": 1e-9}
+    once = fitted(np.repeat(rows, weights, axis=0), init_params="random", **start)
+    arguments = {"rank": RANK, "algorithm": "em", "random_state": 0, "init_params": "random"}
+    weighted = GaussianMixture(K, covariance_type="low_rank", **{**arguments, **start})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        weighted.fit(rows, sample_weight=weights)
+    assert weighted.score(rows, sample_weight=weights) == pytest.approx(
+        once.score(np.repeat(rows, weights, axis=0)), abs=0.05
+    )
+
+
+def test_few_passes_reach_what_em_reaches() -> None:
+    rows = draw(mixture(seed=4), 4000)
+    plain = fitted(rows, tol=1e-9, max_iter=500)
+    found = fitted(rows, algorithm="auto", tol=1e-6)
+    assert found.converged_
+    assert found.score(rows) >= plain.score(rows) - 1e-5
+    assert found.n_reads_ <= 0.3 * plain.n_reads_
+    # The criteria are those of the pass that evaluated the parameters.
+    assert found.bic_ == pytest.approx(found.bic(rows))
+    assert found.icl_ == pytest.approx(found.icl(rows))
+    matrices = [
+        np.log(weight) + multivariate_normal(mean, covariance).logpdf(rows)
+        for weight, mean, covariance in zip(
+            found.weights_, found.means_, found.covariances_, strict=True
+        )
+    ]
+    shares = np.exp(np.stack(matrices, axis=1) - found.score_samples(rows)[:, np.newaxis])
+    entropy = -np.sum(shares * np.log(np.maximum(shares, 1e-300)))
+    assert found.icl_ - found.bic_ == pytest.approx(2.0 * entropy, rel=1e-6)
+
+
+@pytest.mark.parametrize("missing", ["error", "em"])
+def test_statistics_of_the_survey_are_those_of_a_pass_of_their_own(missing: Missing) -> None:
+    rows = draw(mixture(1, 5), 140_000)
+    if missing == "em":
+        rows[np.random.default_rng(2).random(rows.shape) < 0.02] = np.nan
+
+    def fit(survey_part: float) -> GaussianMixture:
+        source = ChunkedSource(rows, 1400)
+        source.missing = missing
+        return fitted(source, rank=1, algorithm="auto", tol=1e-6, survey_part=survey_part)
+
+    found, apart = fit(1.0), fit(0.9)
+    purposes = [entry["purpose"] for entry in found.history_]
+    assert purposes[:2] == ["pilot", "survey"]
+    # Had the statistics of the survey been of no use, there would be one iteration more.
+    assert purposes.count("iteration") == found.n_iter_ - 1
+    assert found.lower_bound_ == pytest.approx(apart.lower_bound_, abs=1e-5)
+    first, *others = found.lower_bounds_
+    assert first == next(e["log_likelihood"] for e in found.history_ if e["purpose"] == "survey")
+    assert first < min(others)
+
+
+def test_parameters_as_labelled_arrays() -> None:
+    data = xarray.DataArray(
+        draw(mixture(d=6), 600).reshape(20, 30, 6), dims=("y", "x", "band"), name="radiance"
+    )
+    source = streamgmm.open(data, feature_dim="band")
+    model = fitted(source)
+    found = model.to_xarray()
+    assert found["loadings"].dims == ("component", "band", "factor")
+    assert found["noise_variances"].dims == ("component", "band")
+    assert "covariances" not in found
+    assert found.attrs["covariance_type"] == "low_rank"
+    dense = xarray.dot(found["loadings"], found["loadings"].rename(band="band_2"), dim="factor")
+    covariances = dense.values + np.eye(6) * found["noise_variances"].values[:, np.newaxis]
+    np.testing.assert_allclose(covariances, model.covariances_, rtol=1e-12, atol=1e-12)
+    assert model.predict(source).dims == ("y", "x")
+
+
+def test_statistics_and_units_are_those_of_the_matrices() -> None:
+    rows = draw(mixture(), 1000)
+    model = fitted(rows)
+    dense = GaussianMixture.from_sklearn(model.to_sklearn())
+    np.testing.assert_allclose(
+        model.entropy_samples(rows), dense.entropy_samples(rows), rtol=1e-9, atol=1e-12
+    )
+    of = rows[:, 0] ** 2
+    means = [one.component_statistics(rows, of=of).means for one in (model, dense)]
+    np.testing.assert_allclose(means[0], means[1], rtol=1e-9)
+    pipeline = make_pipeline(StandardScaler(), clone(model)).fit(rows)
+    scale, fit_of_scaled = pipeline[0].scale_, pipeline[1]
+    np.testing.assert_allclose(
+        in_data_units(pipeline).covariances,
+        fit_of_scaled.covariances_ * np.outer(scale, scale),
+        rtol=1e-9,
+        atol=1e-12,
+    )
+
+
+def test_noise_given_by_hand_is_refused(tmp_path: Path) -> None:
+    rows = draw(mixture(), 300)
+    model = fitted(rows, max_iter=3)
+    model.noise_weight_, model.noise_log_density_ = 0.1, -3.0
+    with pytest.raises(ParameterError, match="low rank cannot have noise"):
+        model.score(rows)
+    with pytest.raises(ParameterError, match="low rank cannot have noise"):
+        model.save(tmp_path / "model.gmm")
+
+
+def test_hard_assignment_never_falls() -> None:
+    rows = draw(mixture(), 1500)
+    model = fitted(rows, algorithm="hard", tol=1e-10, max_iter=200, reg_covar=0.0)
+    assert model.converged_
+    assert np.diff(model.lower_bounds_).min() >= -1e-12
+    labels = model.predict(rows)
+    own = [
+        (np.log(weight) + multivariate_normal(mean, covariance).logpdf(rows))
+        for weight, mean, covariance in zip(
+            model.weights_, model.means_, model.covariances_, strict=True
+        )
+    ]
+    np.testing.assert_array_equal(labels, np.argmax(own, axis=0))
+    assert model.lower_bound_ == pytest.approx(np.max(own, axis=0).mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "em", "hard"])
+def test_an_interrupted_fit_continues_with_the_same_bits(algorithm: str, tmp_path: Path) -> None:
+    rows = draw(mixture(), 1000)
+    settings: dict[str, Any] = {"algorithm": algorithm, "max_iter": 5, "tol": 0.0}
+    whole = fitted(rows, **settings)
+
+    def interrupt(event: Any) -> None:
+        if isinstance(event, ReadDone) and event.iteration == 3:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "checkpoint"
+    with pytest.raises(KeyboardInterrupt):
+        fitted(rows, **settings, checkpoint=folder, callbacks=[interrupt])
+    model = GaussianMixture(
+        K,
+        covariance_type="low_rank",
+        rank=RANK,
+        random_state=0,
+        checkpoint=folder,
+        **settings,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(rows, resume=True)
+    assert bits(model) == bits(whole)
+
+
+def test_a_fit_continues_from_a_fitted_model() -> None:
+    rows = draw(mixture(), 2000)
+    model = fitted(rows, algorithm="auto", max_iter=2, tol=1e-9)
+    before = model.score(rows)
+    model.set_params(warm_start=True, max_iter=50)
+    assert model.fit(rows).score(rows) >= before
+    model.set_params(rank=RANK + 1)
+    with pytest.raises(ParameterError, match="warm_start"):
+        model.fit(rows)
+
+
+def test_fixed_means_and_weights_stay() -> None:
+    rows = draw(mixture(), 1500)
+    means = mixture().means + 0.1
+    for algorithm in ("auto", "em"):
+        model = fitted(
+            rows, algorithm=algorithm, means_init=means, fixed={"means", "weights"}, reg_covar=0.0
+        )
+        np.testing.assert_array_equal(model.means_, means)
+        np.testing.assert_array_equal(model.weights_, np.full(K, 1.0 / K))
+    assert np.diff(model.lower_bounds_).min() >= -1e-12
+
+
+def test_command_line(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", draw(mixture(), 500))
+    model = tmp_path / "model.gmm"
+    command = ["fit", str(tmp_path / "rows.npy"), "-k", "2", "-o", str(model)]
+    found = CliRunner().invoke(main, [*command, "-t", "low_rank", "--rank", "3"])
+    assert found.exit_code == 0, found.output
+    assert streamgmm.load(model).rank_ == 3
+    described = CliRunner().invoke(main, ["info", str(model), "--json"])
+    assert '"loadings"' in described.output
+    refused = CliRunner().invoke(main, [*command, "-t", "diag", "--rank", "3"])
+    assert refused.exit_code != 0
+    assert "only" in refused.output
