@@ -461,8 +461,11 @@ def _unpacked(
     origin = get_origin(content)
     if content is np.ndarray or origin is np.ndarray:
         return _of_dtype(name, arrays[name], get_args(content))
-    if origin is tuple and is_dataclass(get_args(content)[0]):
-        return unpack_all(get_args(content)[0], header[name], own)
+    if origin is tuple:
+        kind: Any = get_args(content)[0]
+        if is_dataclass(kind):
+            return unpack_all(cast(Any, kind), header[name], own)
+        return tuple(_plain(name, kind, one) for one in header[name])
     if origin is np.dtype:
         return _real_dtype(header[name])
     if origin is UnionType and header[name] is not None:

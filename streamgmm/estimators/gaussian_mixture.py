@@ -87,7 +87,7 @@ from streamgmm.estimators.validation import (
     check_is_fitted,
     check_settings,
 )
-from streamgmm.events import Event, FitStarted, Listener, SampleStage, SkippedRows, SurveyDone
+from streamgmm.events import Event, FitStarted, Listener, SkippedRows, SurveyDone
 from streamgmm.executors.blas import single_threaded_blas
 from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
@@ -299,8 +299,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         another, or a whole one of data in few chunks.
     sample_history_ : list of dict
         One entry for each stage of the work on the sample in memory; the keys are the fields of
-        :class:`streamgmm.events.SampleStage`. Stages that an interrupted call has finished are not
-        in it.
+        :class:`streamgmm.events.SampleStage`.
     reg_covar_ : ndarray of shape (n_features,)
         The number that was added to the diagonal entry of each column; with "spherical" all are
         equal. Not set by "auto" where a given start was kept without iterations.
@@ -524,11 +523,10 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
                 executor.check_memory(source, work, needs.works)
             work, effort = works[0], needs.effort(executor.memory_limit)
             log_effort(effort)
-            stages: list[SampleStage] = []
             reader = Reader(
                 source,
                 executor,
-                rows.before(_keeping(stages, listener)),
+                rows.before(listener),
                 self.arithmetic,
                 driver_bytes=work.driver,
                 is_hard=self.algorithm == "hard",
@@ -544,9 +542,6 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
                     best = with_mixture_evaluated(reader, best)
                 self._keep(best, reader, objective.ridge)
                 keep_sample(self, best.sample, source.missing)
-        self.sample_history_ = [
-            {**asdict(stage), "log_likelihoods": [*stage.log_likelihoods]} for stage in stages
-        ]
         self._warn(best, reader, rows)
         return self
 
@@ -871,7 +866,12 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
 
     def _keep(self, fit: Fit, reader: Reader, ridge: FitRidge) -> None:
         names = getattr(self, "feature_names_in_", None)
-        self._set_fitted(fitted_model(fit, reader, ridge, names, self.fixed))
+        fitted = fitted_model(fit, reader, ridge, names, self.fixed)
+        stages = tuple(
+            {**asdict(stage), "log_likelihoods": [*stage.log_likelihoods]}
+            for stage in reader.stages
+        )
+        self._set_fitted(replace(fitted, sample_history=stages))
 
     def _set_fitted(self, fitted: FittedModel, stored: Mapping[str, Array] | None = None) -> None:
         """Set the fitted attributes."""
@@ -1316,17 +1316,6 @@ def _as_numbers(name: str, value: Any) -> Array | None:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ParameterError(f"{name} is not an array of real numbers: {error}") from None
-
-
-def _keeping(stages: list[SampleStage], listener: Listener) -> Listener:
-    """Return a listener that keeps the stages of the work on the sample, and passes all events."""
-
-    def listen(event: Event) -> None:
-        if isinstance(event, SampleStage):
-            stages.append(event)
-        listener(event)
-
-    return listen
 
 
 class _RowCheck:

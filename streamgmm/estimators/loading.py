@@ -77,8 +77,10 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
         replace_model(target, record, model)
 
 
-def load(path: str | os.PathLike[str]) -> GaussianMixture | OnlineGaussianMixture | Any:
+def load(path: str | os.PathLike[str]) -> GaussianMixture | OnlineGaussianMixture:
     """Load a model that :func:`streamgmm.save` or its method ``save`` wrote.
+
+    Type checkers take it for a mixture; for a transformer or a pipeline use :func:`typing.cast`.
 
     Parameters
     ----------
@@ -110,8 +112,9 @@ def load(path: str | os.PathLike[str]) -> GaussianMixture | OnlineGaussianMixtur
     content = content_of(target)
     record = read_record(path, _check)
     with refusing(str(path)):
-        model = _model_from(record.header["estimator"], record)
-    model.known_files_ = {str(target): content}
+        found = _model_from(record.header["estimator"], record)
+    found.known_files_ = {str(target): content}
+    model: GaussianMixture | OnlineGaussianMixture = found
     return model
 
 
@@ -123,7 +126,7 @@ def load_mixture(path: str | os.PathLike[str]) -> GaussianMixture | OnlineGaussi
     ModelFileError
         As :func:`load`, or if the file holds another kind of model.
     """
-    model = load(path)
+    model: Any = load(path)
     if not isinstance(model, GaussianMixture | OnlineGaussianMixture):
         raise ModelFileError(
             f"{path} holds a {type(model).__name__}, but a mixture that stands alone is needed here"

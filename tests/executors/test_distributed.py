@@ -40,7 +40,7 @@ from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record, read_record
 from streamgmm.protocols import Chunk, Executor, Job, Region, Work, positions, region_at
 from streamgmm.sinks import ArraySink
-from streamgmm.sinks.zarr import BoxWriter, create_array
+from streamgmm.sinks.zarr import BoxWriter, StoredArrays
 from streamgmm.sources.zarr import ZarrSource
 from streamgmm.testing.chunked import ChunkedSource
 from streamgmm.testing.executors import (
@@ -528,8 +528,9 @@ def test_a_box_follows_from_the_places_of_its_samples(region: Region) -> None:
 
 
 def test_workers_write_only_where_the_output_is(tmp_path: Path) -> None:
-    array = create_array(tmp_path / "x.zarr", (10,), np.dtype("f8"), (5,), None, False)
-    writer = BoxWriter(array, tmp_path / "x.zarr")
+    path = tmp_path / "x.zarr"
+    array = zarr.create_array(path, shape=(10,), chunks=(5,), dtype="f8")
+    writer = BoxWriter(StoredArrays(path, [(array, None)], False), path)
     region = (slice(5, 10),)
     writer.write(region, np.arange(5.0))
     writer.sync([region])

@@ -83,13 +83,14 @@ def kill_at(step: str, count: int, pattern: str = "", writer: Any = places) -> N
 
 
 def content(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """All that a model's file says, but for how long reads took."""
+    """All that a model's file says, but for how long passes and stages took."""
     record = read_record(path)
     fitted = dict(record.header["fitted"])
-    fitted["history_"] = [
-        {name: value for name, value in read.items() if name != "seconds"}
-        for read in fitted["history_"]
-    ]
+    for history in ("history_", "sample_history_"):
+        fitted[history] = [
+            {name: value for name, value in entry.items() if name != "seconds"}
+            for entry in fitted.get(history, ())
+        ]
     return {"fitted": fitted, "statistics": record.header.get("statistics")}, dict(record.arrays)
 
 

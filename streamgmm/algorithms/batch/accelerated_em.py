@@ -379,7 +379,7 @@ class _Ascent:
 
     def leap(self, parameters: Parameters) -> _Proposal:
         """Continue from other parameters, which are no step from the present ones."""
-        self._rebase(parameters)
+        self._anderson.clear()
         return _Proposal(parameters, "leap")
 
     def retreat(self, best: _Point, rejected: _Proposal) -> _Proposal:

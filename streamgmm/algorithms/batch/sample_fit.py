@@ -266,9 +266,11 @@ class Stage:
     ----------
     found : tuple of Parameters
         The best first.
+    report : SampleStage
     """
 
     found: tuple[Parameters, ...]
+    report: SampleStage
 
 
 class StageListener:
@@ -451,11 +453,12 @@ class Search:
             seconds = time.perf_counter() - start
             best = fits[0].log_likelihood
             path = tuple(listener.log_likelihoods)
-            stage = SampleStage(name, len(part), listener.n_rows, best, seconds, path)
-            self.reader.notify(stage)
-            return Stage(tuple(fit.parameters for fit in fits))
+            report = SampleStage(name, len(part), listener.n_rows, best, seconds, path)
+            return Stage(tuple(fit.parameters for fit in fits), report)
 
-        return self.reader.kept(Stage, find).found
+        stage = self.reader.kept(Stage, find)
+        self.reader.notify(stage.report)
+        return stage.found
 
     def _started(self, rows: Rows, is_supported: bool) -> list[Fit]:
         """Return the fits that each continue from the best of some short runs."""

@@ -20,7 +20,7 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
 from streamgmm.errors import NotFiniteError
-from streamgmm.events import Event, Listener, ReadDone, ReadStarted, SkippedRows
+from streamgmm.events import Event, Listener, ReadDone, ReadStarted, SampleStage, SkippedRows
 from streamgmm.options import Arithmetic, CovarianceType, Missing
 from streamgmm.protocols import (
     Chunk,
@@ -182,6 +182,8 @@ class Reader:
         Whether statistics count each row wholly for its component of largest density.
     log_offsets : ndarray of shape (K,), or None
         Replace ln π_k in the densities; see :meth:`streamgmm.core.e_step.EStep.prepare`.
+    stages : list of SampleStage
+        Every stage of the work on a sample so far.
     """
 
     source: Source
@@ -193,9 +195,12 @@ class Reader:
     driver_bytes: int = 0
     is_hard: bool = False
     log_offsets: Array | None = None
+    stages: list[SampleStage] = field(default_factory=list)
 
     def notify(self, event: Event) -> None:
-        """Pass an event to the listener."""
+        """Pass an event to the listener, and keep the stages of the work on a sample."""
+        if isinstance(event, SampleStage):
+            self.stages.append(event)
         self.listener(event)
 
     @property
