@@ -46,6 +46,7 @@ PROJECTS = {
         {
             "logging.Logger": "library/logging.html#$",
             "pathlib.Path": "library/pathlib.html#$",
+            "typing.cast function": "library/typing.html#$",
             "ValueError exception": "library/exceptions.html#$",
         },
     ),
@@ -57,7 +58,10 @@ PROJECTS = {
         "https://scikit-learn.org/stable/",
         {
             "sklearn.cluster.KMeans": "modules/generated/$.html#$",
+            "sklearn.decomposition.PCA": "modules/generated/$.html#$",
             "sklearn.mixture.GaussianMixture": "modules/generated/$.html#$",
+            "sklearn.preprocessing.Normalizer": "modules/generated/$.html#$",
+            "sklearn.preprocessing.StandardScaler": "modules/generated/$.html#$",
         },
     ),
     "xarray": (
