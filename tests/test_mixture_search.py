@@ -23,6 +23,7 @@ from streamgmm.options import CovarianceType
 from streamgmm.sources.array import ArraySource
 from tests.core.cases import ALL_TYPES, draw, random_parameters
 
+FAITHFUL = Path(__file__).parent / "data" / "faithful.csv"
 EXACT = ("log_likelihood", "bic", "aic", "icl", "entropy", "n_parameters")
 
 
@@ -189,21 +190,30 @@ def test_iris_has_the_published_values() -> None:
     found = GaussianMixtureSearch(
         [2, 3], covariance_type=("full", "tied"), random_state=0, n_init=2, tol=1e-6
     ).fit(rows)
-    bic = dict(
-        zip(
-            zip(
-                found.cv_results_["param_covariance_type"].tolist(),
-                found.cv_results_["param_n_components"].tolist(),
-                strict=True,
-            ),
-            found.cv_results_["bic"].tolist(),
-            strict=True,
-        )
-    )
+    bic = bic_of(found)
     assert bic["full", 2] <= 574.02 + 0.02
     assert bic["full", 3] <= 580.84 + 0.02
     assert bic["tied", 3] <= 632.96 + 0.02
     assert found.best_params_ == {"n_components": 2, "covariance_type": "full"}
+
+
+def test_faithful_has_the_published_values() -> None:
+    """The values of mclust: EEE with 3 components is chosen before VVV with 2."""
+    rows = np.loadtxt(FAITHFUL, delimiter=",", skiprows=3)
+    found = GaussianMixtureSearch(
+        range(1, 5), covariance_type=("full", "tied"), random_state=0
+    ).fit(rows)
+    bic = bic_of(found)
+    assert bic["full", 2] == pytest.approx(2322.192, abs=0.02)
+    assert 2314.29 <= bic["tied", 3] <= 2314.316 + 0.02
+    assert found.best_params_ == {"n_components": 3, "covariance_type": "tied"}
+
+
+def bic_of(found: GaussianMixtureSearch) -> dict[tuple[str, int], float]:
+    """The BIC of each candidate, by covariance type and number of components."""
+    table = found.cv_results_
+    types, sizes = table["param_covariance_type"].tolist(), table["param_n_components"].tolist()
+    return dict(zip(zip(types, sizes, strict=True), table["bic"].tolist(), strict=True))
 
 
 def test_structures_that_coincide_are_fitted_once() -> None:
