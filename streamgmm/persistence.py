@@ -459,7 +459,7 @@ def _unpacked(
     """Return the value of a field of a dataclass, of its annotated type."""
     own = without_prefix(f"{name}.", arrays)
     origin = get_origin(content)
-    if content is np.ndarray or origin is np.ndarray:
+    if content is np.ndarray or origin in (np.ndarray, NDArray):
         return _of_dtype(name, arrays[name], get_args(content))
     if origin is tuple:
         kind: Any = get_args(content)[0]
@@ -479,7 +479,10 @@ def _unpacked(
 
 def _of_dtype(name: str, array: NDArray[Any], arguments: tuple[Any, ...]) -> NDArray[Any]:
     """Return the array, if its values have the annotated type; any real type if none is given."""
-    wanted = get_args(arguments[1])[0] if arguments else np.number
+    # NDArray is ndarray[shape, dtype[type]], and from NumPy 2.5 on an alias: NDArray[type].
+    wanted = np.number if not arguments else arguments[-1]
+    if get_origin(wanted) is np.dtype:
+        wanted = get_args(wanted)[0]
     if issubclass(wanted, np.generic) and not np.issubdtype(array.dtype, wanted):
         raise TypeError(f"{name} holds {array.dtype} and not {np.dtype(wanted)}")
     return array
