@@ -388,6 +388,13 @@ ENTRANCES: dict[str, Callable[[Fitted, Any], Any]] = {
 }
 
 
+# Where a path is read with the columns of the fit, whatever their order.
+BY_NAME = {
+    *("predict", "score_samples", "predict_proba", "impute", "score", "aic", "bic"),
+    *("partial_fit", "warm start"),
+}
+
+
 @pytest.mark.parametrize("entrance", ENTRANCES)
 @pytest.mark.parametrize("kind", NAMED)
 def test_columns_of_another_name_or_order_are_refused_in_every_entrance(
@@ -404,12 +411,16 @@ def test_columns_of_another_name_or_order_are_refused_in_every_entrance(
     fitted = Fitted(GaussianMixture().fit(frame), online, path)
     seen = frame[["a", "b", "c"]]
     contents = path.read_bytes()
+    is_by_name = kind == "parquet" and entrance in BY_NAME
+    refusal = "has no column 'c'" if is_by_name else "(?s)feature names should match.*"
     for data, message in (
         (seen[["c", "b", "a"]], "in the same order as they were in fit"),
         (seen.rename(columns={"c": "x"}), "unseen at fit time:\n- x\n.*now missing:\n- c"),
         (seen[["a", "b"]], "yet now missing:\n- c"),
     ):
-        with pytest.raises(DataError, match=f"(?s)feature names should match.*{message}"):
+        if is_by_name and message.startswith("in the same order"):
+            continue
+        with pytest.raises(DataError, match=refusal if is_by_name else refusal + message):
             ENTRANCES[entrance](fitted, NAMED[kind](data, tmp_path))
         assert path.read_bytes() == contents
         assert fitted.online.n_samples_seen_ == 60.0

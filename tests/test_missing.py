@@ -309,8 +309,9 @@ def test_imputed_rows_keep_their_labels() -> None:
         coords={"y": np.arange(50) * 2.0},
     )
     gridded = model.impute(dataset)
-    assert gridded.dims == ("y", "x", "feature")
-    np.testing.assert_array_equal(gridded.sel(feature="b"), expected[:, 1].reshape(50, -1))
+    assert list(gridded.data_vars) == ["a", "b", "c"]
+    assert gridded["b"].dims == ("y", "x")
+    np.testing.assert_array_equal(gridded["b"], expected[:, 1].reshape(50, -1))
     np.testing.assert_array_equal(gridded.y, dataset.y)
 
 

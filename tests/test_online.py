@@ -114,7 +114,7 @@ def cuts(rows: Rows) -> dict[str, list[Any]]:
         "lists": [piece.tolist() for piece in pieces],
         "columns first": [np.asfortranarray(piece) for piece in pieces],
         "frames": [pandas.DataFrame(piece).to_numpy() for piece in pieces],
-        "sources": [streamgmm.open(piece, missing="drop") for piece in pieces],
+        "sources": [streamgmm.open(piece) for piece in pieces],
     }
 
 
