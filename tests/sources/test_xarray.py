@@ -895,6 +895,15 @@ def test_lazy_values_are_not_kept(tmp_path: Path) -> None:
     assert len(pickle.dumps(source)) < 20_000
 
 
+def peak_of_read(source: XarraySource) -> int:
+    """The largest memory that reading a chunk takes."""
+    tracemalloc.start()
+    source.read(0)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return most
+
+
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("packing", [{}, PACKING], ids=["values", "packed"])
 @pytest.mark.parametrize("n_variables", [1, 3])
@@ -906,11 +915,8 @@ def test_a_read_takes_no_more_memory_than_it_says(
     opened = stored(grid()[list(names)], tmp_path, encoding, **READERS[reader])
     source = XarraySource(opened)
     source.read(0)
-    tracemalloc.start()
-    source.read(0)
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert most <= source.read_bytes + 200_000
+    # Other threads of the process may allocate meanwhile, so the least of three counts.
+    assert min(peak_of_read(source) for _ in range(3)) <= source.read_bytes + 200_000
 
 
 def test_location_is_where_all_variables_are(tmp_path: Path) -> None:
