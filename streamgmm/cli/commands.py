@@ -388,12 +388,11 @@ def _resources(command: Any) -> Any:
     return _quiet(command)
 
 
-def _load(path: Path, **settings: Any) -> "GaussianMixture":
-    """Load a model, with these settings in place of those of the machine that fitted it."""
+def _load(path: Path) -> Any:
+    """Load a mixture that stands alone."""
     from streamgmm.estimators.loading import load_mixture
 
-    model: GaussianMixture = load_mixture(path).set_params(**settings)
-    return model
+    return load_mixture(path)
 
 
 def _load_parts(path: Path) -> "tuple[list[Any], GaussianMixture]":

@@ -406,7 +406,7 @@ def fit_memory(source: Source, settings: Settings, most_bytes: int) -> FitMemory
     n_parameters = settings.n_parameters(d)
     size = sample_size(n_rows, d * dtype.itemsize, n_parameters, most_bytes)
     n_pilot = pilot_size(n_rows) if size < n_rows else 0
-    # A pilot that a mixture is fitted to has half as many rows as the sample, in float64.
+    # The pilot of a fit has half as many rows, in float64, and so takes no more than the sample.
     missing = source.missing == "em"
     return settings.memory(d, size, dtype.itemsize, missing, most_bytes, n_pilot)
 
