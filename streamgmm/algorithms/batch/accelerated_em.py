@@ -5,6 +5,7 @@ along that gradient is asked of the information of some rows in memory (Fisher s
 leaves is extrapolated from the passes before (Anderson).
 """
 
+import functools
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
@@ -64,7 +65,8 @@ class _Point:
     gradient : ndarray of shape (p,)
     step : ndarray of shape (p,)
         EM's own step in these coordinates.
-    information : Information or None
+    informed : callable
+        Returns the information of some rows, or None. It takes work the first time only.
     """
 
     parameters: Parameters
@@ -74,7 +76,7 @@ class _Point:
     tangent: Tangent
     gradient: Array
     step: Array
-    information: Information | None
+    informed: Callable[[], Information | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,14 +245,14 @@ def ascent_of(
             if gain < tol:
                 reason = StopReason.TOLERANCE
         else:
-            proposal, remaining = ascent.advance(point, gain)
             next_gain = 0.5 * float(point.gradient @ point.step)
-            ascent.remaining = remaining
             if next_gain < _NEGLIGIBLE * tol:
-                ascent.remaining = min(remaining, max(next_gain, 0.0))
+                ascent.remaining = max(next_gain, 0.0)
                 reason = StopReason.STATIONARY
-            elif _CAUTION * remaining < tol:
-                reason = StopReason.TOLERANCE
+            else:
+                proposal, ascent.remaining = ascent.advance(point, gain)
+                if _CAUTION * ascent.remaining < tol:
+                    reason = StopReason.TOLERANCE
             other = leap(proposal.parameters, reason is not StopReason.LIMIT) if leap else None
             leap = None
             if other is not None:
@@ -328,9 +330,12 @@ class _Ascent:
         objective = self._objective
         tangent = Tangent(parameters, self._frame, objective.fixed)
         gradient = objective.gradient(tangent, statistics)
-        information = self._informed_by(tangent) if self._informed_by else None
-        if information is not None:
-            information = objective.informed(information, statistics)
+
+        @functools.cache
+        def informed() -> Information | None:
+            found = self._informed_by(tangent) if self._informed_by else None
+            return None if found is None else objective.informed(found, statistics)
+
         return _Point(
             parameters,
             statistics,
@@ -339,7 +344,7 @@ class _Ascent:
             tangent,
             gradient,
             objective.step(tangent, statistics, gradient),
-            information,
+            informed,
         )
 
     def gain(self, best: _Point | None, parameters: Parameters, statistics: Statistics) -> float:
@@ -372,7 +377,7 @@ class _Ascent:
             self._anderson.clear()
             return proposal, step.remaining
         remaining = step.remaining
-        if point.information is None:
+        if point.informed() is None:
             # The passes before show only some directions; along others as much again may remain.
             remaining = max(0.5 * ascent, gain)
         return _Proposal(parameters, "anderson", step), remaining
@@ -396,11 +401,10 @@ class _Ascent:
         Far from an optimum EM, which needs no trust region, goes further.
         """
         least = max(_SMALLEST_RADIUS, point.tangent.size(point.step))
-        while point.information is not None and self._radius >= least:
-            step = score(
-                point.information, point.gradient, self._radius, self._tol, self._most_products
-            )
-            n_visits = step.n_products * len(point.information.weights)
+        information = point.informed()
+        while information is not None and self._radius >= least:
+            step = score(information, point.gradient, self._radius, self._tol, self._most_products)
+            n_visits = step.n_products * len(information.weights)
             self._reader.notify(StepScored(n_visits, step.remaining))
             image = point.tangent.moved(step.step, point.statistics)
             parameters = _admissible(point, image)

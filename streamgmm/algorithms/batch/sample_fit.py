@@ -15,6 +15,7 @@ import scipy.sparse
 
 from streamgmm.algorithms.batch.accelerated_em import accelerated_em
 from streamgmm.algorithms.batch.em import Fit
+from streamgmm.algorithms.batch.few_rows import FewRows
 from streamgmm.algorithms.batch.split_merge import Rows, move_components, supporting_rows
 from streamgmm.algorithms.reads.memory import EFFORTS, Effort, FitMemory, MixtureBytes
 from streamgmm.algorithms.reads.reader import Reader, prepare
@@ -296,6 +297,15 @@ class StageListener:
         self._n_steps = self.n_rows = 0
         self.log_likelihoods: list[float] = []
 
+    def on_run(self, n_rows: int, log_likelihoods: Sequence[float]) -> None:
+        """Count the rows of several iterations, and report the last of these."""
+        self.n_rows += n_rows
+        if not log_likelihoods:
+            return
+        self.log_likelihoods.extend(log_likelihoods)
+        self._n_steps += len(log_likelihoods)
+        self._listener(SampleStep(self._name, self._n_steps, log_likelihoods[-1]))
+
     def __call__(self, event: Event) -> None:
         """Listen to an event of the work on the rows."""
         if isinstance(event, ReadDone):
@@ -449,7 +459,9 @@ class Search:
             part = _part(sample, size)
             self.reader.notify(StageStarted(name, len(part), self.settings.n_components))
             reader = self.open_rows(part.rows, part.weights, listener)
-            fits = work(Rows(reader, part.rows, part.weights), *arguments)
+            rows = part.rows, part.weights
+            few = FewRows.of(*rows, self.settings.covariance_type, self.settings.objective)
+            fits = work(Rows(reader, *rows, few, listener.on_run), *arguments)
             seconds = time.perf_counter() - start
             best = fits[0].log_likelihood
             path = tuple(listener.log_likelihoods)
@@ -511,9 +523,17 @@ class Search:
     def _converged(self, rows: Rows, starts: Sequence[Parameters], tol: float) -> list[Fit]:
         best: list[Fit] = []
         for start in starts:
-            fit = improve(rows.reader, start, self.settings, self.informant, tol, self.effort)
+            fit = self._converged_from(rows, start, tol)
             best = self._ranked(rows, [*best, fit.without_statistics()])[:1]
         return best
+
+    def _converged_from(self, rows: Rows, start: Parameters, tol: float) -> Fit:
+        if rows.few is not None and rows.few.is_for(start.n_components):
+            fit = rows.few.converged(start, tol, rows.on_run)
+            if fit is not None and fit.converged:
+                return fit
+            start = start if fit is None else fit.parameters
+        return improve(rows.reader, start, self.settings, self.informant, tol, self.effort)
 
     def _ranked(self, rows: Rows, fits: Sequence[Fit]) -> list[Fit]:
         """Return fits to some rows, the best first.

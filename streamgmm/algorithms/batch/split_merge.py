@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from streamgmm.algorithms.batch.em import Fit, expectation_maximization
+from streamgmm.algorithms.batch.few_rows import FewRows, OnRun, ignore_run
 from streamgmm.algorithms.reads.reader import Reader, prepare
 from streamgmm.algorithms.sampling.initialization import parameters_of_clusters
 from streamgmm.core.e_step import EStep, Posterior
@@ -59,11 +60,17 @@ class Rows:
     stored : ndarray of shape (m, D)
         Rows in the type of the sample. NaN where a value is missing.
     weights : ndarray of shape (m,)
+    few : FewRows, optional
+        The rows again, if they are few.
+    on_run : callable
+        Is told of the runs of EM with few rows.
     """
 
     reader: Reader
     stored: NDArray[Any]
     weights: Array
+    few: FewRows | None = None
+    on_run: OnRun = ignore_run
 
     @cached_property
     def rows(self) -> Array:
@@ -77,6 +84,10 @@ class Rows:
 
     def short_run(self, start: Parameters, n_steps: int, *, objective: Objective) -> Fit:
         """Run EM with these rows for ``n_steps`` steps, or until the gain is negligible."""
+        if self.few is not None and self.few.is_for(start.n_components):
+            found = self.few.short_run(start, n_steps, _SETTLED, self.on_run)
+            if found is not None:
+                return found
         fit = expectation_maximization(
             self.reader, start, tol=_SETTLED, max_iter=n_steps, objective=objective
         )

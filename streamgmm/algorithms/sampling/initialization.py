@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.usable_rows import check_weight
 from streamgmm.core.e_step import LARGEST_VALUE
+from streamgmm.core.kernels.lloyd import lloyd
 from streamgmm.core.noise import Noise
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters, covariances_from_precisions
@@ -21,6 +22,8 @@ from streamgmm.options import CovarianceType
 
 _KMEANS_ITERATIONS = 100
 _KMEANS_TOLERANCE = 1e-4
+# Products of an iteration for which calls of NumPy take most of the time.
+_FEW_PRODUCTS = 1 << 20
 # Rows per component of a start from few rows.
 _FEW_PER_COMPONENT = 5
 # Number of distances that are held at once; they stay in the cache of a core.
@@ -114,6 +117,8 @@ class _Rows:
 
     def variances(self) -> Array:
         """Return the variance of each feature, (D,)."""
+        if self.is_complete:
+            return self.by_columns(lambda values: np.var(values, axis=0))
         return self.by_columns(lambda values: np.nanvar(values, axis=0))
 
     def by_columns(self, function: Callable[[Array], Array]) -> Array:
@@ -341,7 +346,7 @@ def _cluster_covariances(
     found = np.zeros(structure.shape(n_components, n_features))
     order = np.argsort(labels, kind="stable")
     stops = np.cumsum(np.bincount(labels, minlength=n_components))
-    overall = rows.variances()
+    overall = np.zeros(n_features) if rows.is_complete else rows.variances()
     for k, own in enumerate(np.split(order, stops[:-1])):
         weights = rows.weights[own]
         count = weights.sum() or 1.0
@@ -433,7 +438,12 @@ def _kmeans(rows: _Rows, n_components: int, random: np.random.RandomState) -> ND
     Missing values are ignored as in k-POD (Chi, Chi & Baraniuk 2016).
     """
     centres = _seed_centres(rows, n_components, random)
-    tolerance = _KMEANS_TOLERANCE * rows.variances().mean()
+    tolerance = _KMEANS_TOLERANCE * float(rows.variances().mean())
+    if rows.is_complete and centres.size * len(rows) <= _FEW_PRODUCTS:
+        found: NDArray[np.intp] = lloyd(
+            rows.values, rows.weights, centres, _KMEANS_ITERATIONS, tolerance
+        )
+        return found
     for _ in range(_KMEANS_ITERATIONS):
         labels = _nearest(rows, centres)
         moved, counts = _cluster_means(rows, labels, n_components)

@@ -1,0 +1,208 @@
+"""EM for few rows in memory, of which one call of a kernel makes many steps.
+
+A step that goes through a reader takes about a millisecond, however few the rows are. Here it takes
+what its arithmetic takes. Fits that the kernel has no place for (a prior, noise, fixed parameters,
+rows with gaps), and those in which it fails, go through the reader.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from streamgmm.algorithms.batch.em import Fit
+from streamgmm.core.fitted_model import StopReason
+from streamgmm.core.kernels.em_steps import em_steps
+from streamgmm.core.objective import Objective
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures import STRUCTURES, Array
+from streamgmm.options import CovarianceType
+
+# Largest amount of arithmetic of a step for which calls take most of the time, in products; what a
+# density takes beside its products.
+_MOST_PRODUCTS, _PRODUCTS_OF_DENSITY = 1 << 21, 8
+# Products of all steps of a fit to convergence: at most, and while the information of the rows,
+# which tells what remains to be gained, would take longer than to gain it. Steps at most and at
+# least.
+_ALL_PRODUCTS, _CHEAP_PRODUCTS = 1 << 26, 1 << 23
+_MOST_STEPS, _FEWEST_STEPS = 1000, 50
+# Part of the tolerance that the last step of a fit gains at most, or that steps predict to remain.
+# They see few directions. What is taken for rounding, nats per row.
+_PART_OF_STEP, _PART_OF_REST, _ROUNDING = 1e-5, 1e-2, 1e-12
+# Least standard deviation, in roundings of the data: differences from the centre have these errors.
+_VISIBLE = 2.0**20
+
+
+class Pooling(NamedTuple):
+    """What the M-step takes the mean of second moments over."""
+
+    components: bool
+    columns: bool
+
+
+_POOLING: dict[CovarianceType, Pooling] = {
+    "full": Pooling(False, False),
+    "tied": Pooling(True, False),
+    "diag": Pooling(False, False),
+    "spherical": Pooling(False, True),
+    "tied_diag": Pooling(True, False),
+    "tied_spherical": Pooling(True, True),
+}
+_HAS_MATRICES = ("full", "tied")
+
+#: Is told how many rows a run has computed, and the log-likelihoods of its steps.
+OnRun = Callable[[int, Sequence[float]], None]
+
+
+def ignore_run(n_rows: int, log_likelihoods: Sequence[float]) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class FewRows:
+    """Rows in memory, in units in which their variance is about 1.
+
+    Build with :meth:`of`.
+
+    Attributes
+    ----------
+    covariance_type : str
+    rows : ndarray of shape (n, D)
+        (x - centre) / scale.
+    weights : ndarray of shape (n,)
+    centre : ndarray of shape (D,)
+    scale : ndarray of shape (D,)
+        Powers of two; equal where columns share one variance.
+    ridge : ndarray of shape (D,)
+        In these units.
+    """
+
+    covariance_type: CovarianceType
+    rows: Array
+    weights: Array
+    centre: Array
+    scale: Array
+    ridge: Array
+
+    @classmethod
+    def of(
+        cls, rows: Array, weights: Array, covariance_type: CovarianceType, objective: Objective
+    ) -> "FewRows | None":
+        """Return rows (n, D) with weights (n,); None if the kernel has no place for this fit."""
+        is_plain = not objective.fixed and objective.prior is None and objective.noise is None
+        pooling = _POOLING.get(covariance_type)
+        if not is_plain or pooling is None:
+            return None
+        with np.errstate(over="ignore", invalid="ignore"):
+            centre = rows.mean(axis=0)
+            scale = np.sqrt(np.square(rows - centre).mean(axis=0))
+            if pooling.columns:
+                scale = np.full_like(scale, scale.max())
+            if not (np.all(scale > 0.0) and np.all(np.isfinite(scale))):
+                return None
+            scale = np.exp2(np.round(np.log2(scale)))
+            scaled = (rows - centre) / scale
+        ridge = np.broadcast_to(objective.reg_covar, scale.shape)
+        ridge = STRUCTURES[covariance_type].shared_ridge(ridge) / np.square(scale)
+        if not (np.isfinite(scaled).all() and np.isfinite(ridge).all()):
+            return None
+        return cls(covariance_type, scaled, weights, centre, scale, ridge)
+
+    def is_for(self, n_components: int) -> bool:
+        """Return whether a step with so many components takes less time here."""
+        return self._products(n_components) <= _MOST_PRODUCTS
+
+    def short_run(self, start: Parameters, n_steps: int, tol: float, on_run: OnRun) -> Fit | None:
+        """Run EM until the log-likelihood changes by less than ``tol``; None if a step fails."""
+        return self._run(start, n_steps, tol, 0, 0.0, on_run)
+
+    def converged(self, start: Parameters, tol: float, on_run: OnRun) -> Fit | None:
+        """Run EM with extrapolation until hardly anything remains to be gained.
+
+        Parameters
+        ----------
+        start : Parameters
+        tol : float
+            What may remain to be gained, nats per row.
+        on_run : callable
+
+        Returns
+        -------
+        Fit or None
+            A fit that has not converged needs another method. None if a step fails.
+        """
+        products = self._products(start.n_components)
+        n_steps = min(max(_ALL_PRODUCTS // products, _FEWEST_STEPS), _MOST_STEPS)
+        n_cheap = 1 + _CHEAP_PRODUCTS // products
+        settled = max(_PART_OF_STEP * tol, _ROUNDING)
+        return self._run(start, n_steps, settled, n_cheap, _PART_OF_REST * tol, on_run)
+
+    def _products(self, n_components: int) -> int:
+        n_rows, n_features = self.rows.shape
+        of_moments = n_features
+        if self.covariance_type in _HAS_MATRICES:
+            of_moments = n_features * (n_features + 3) // 2
+        products: int = n_rows * n_components * (_PRODUCTS_OF_DENSITY + of_moments)
+        return products
+
+    def _run(
+        self,
+        start: Parameters,
+        n_steps: int,
+        settled: float,
+        n_cheap: int,
+        tol: float,
+        on_run: OnRun,
+    ) -> Fit | None:
+        values = np.empty(n_steps)
+        weights, means, covariances, factors, n_values, n_evaluated, has_settled = em_steps(
+            self.rows,
+            self.weights,
+            start.weights,
+            (start.means - self.centre) / self.scale,
+            self._scaled_factors(start),
+            self.ridge,
+            np.array(_POOLING[self.covariance_type]),
+            n_steps,
+            settled,
+            n_cheap,
+            tol,
+            values,
+        )
+        log_likelihoods = (values[:n_values] - np.log(self.scale).sum()).tolist()
+        on_run(n_evaluated * len(self.rows), log_likelihoods)
+        found = self._parameters(weights, means, covariances, factors) if n_values else None
+        if found is None:
+            return None
+        reason = StopReason.TOLERANCE if has_settled else StopReason.LIMIT
+        return Fit(found, None, log_likelihoods, log_likelihoods, reason, n_iterations=n_values)
+
+    def _scaled_factors(self, start: Parameters) -> Array:
+        """Return factors (K, D, D) or standard deviations (K, 1, D) in the units of the rows."""
+        k, d = start.means.shape
+        stacked = start.stacked(start.factors)
+        if self.covariance_type in _HAS_MATRICES:
+            scaled = stacked / self.scale[:, np.newaxis]
+            return np.ascontiguousarray(np.broadcast_to(scaled, (k, d, d)))
+        found: Array = (stacked / self.scale)[:, np.newaxis, :]
+        return found
+
+    def _parameters(
+        self, weights: Array, means: Array, covariances: Array, factors: Array
+    ) -> Parameters | None:
+        """Return the mixture in data units; None if a component is hardly wider than rounding."""
+        structure = STRUCTURES[self.covariance_type]
+        means = self.centre + self.scale * means
+        if self.covariance_type in _HAS_MATRICES:
+            covariances = covariances * np.outer(self.scale, self.scale)
+            factors = factors * self.scale[:, np.newaxis]
+            widths = np.diagonal(factors, axis1=1, axis2=2)
+        else:
+            covariances = covariances[:, 0] * np.square(self.scale)
+            widths = factors = factors[:, 0] * self.scale
+        rounding = np.finfo(np.float64).eps * (np.abs(means) + self.scale)
+        if not np.all(widths > _VISIBLE * rounding):
+            return None
+        stored, roots = (np.array(structure.stored(one)) for one in (covariances, factors))
+        return Parameters(self.covariance_type, weights, means, stored, roots)

@@ -1,0 +1,389 @@
+"""Steps of EM for few rows, in one call.
+
+For few rows the arithmetic of a step takes less time than the calls that lead to it. Here a call
+makes many steps. Densities and covariances are those of differences from the component's own mean,
+so nothing cancels.
+
+Where a step fails, the caller has to continue with the kernels that deal with any mixture: a
+component has lost its rows, or a covariance is singular.
+"""
+
+import math
+
+import numpy as np
+
+from streamgmm.core.kernels.compilation import kernel, piece
+from streamgmm.core.kernels.elementary import exponential, logarithm
+
+# Smallest mass of a component, in rows, and smallest pivot of a covariance, as a part of its
+# diagonal element, with which a step does not fail.
+_LEAST_MASS, _LEAST_PIVOT = 1e-3, 1e-10
+# Smallest variance, in units in which all rows together have a variance of about 1.
+_LEAST_VARIANCE = 1e-16
+# What is taken for rounding in a log-likelihood, nats per row.
+_ROUNDING = 1e-13
+
+
+@piece
+def _inverse(factor, inverse):
+    """Write the inverse of a lower triangular matrix (D, D)."""
+    n = factor.shape[0]
+    for j in range(n):
+        for i in range(n):
+            inverse[i, j] = 0.0
+        inverse[j, j] = 1.0 / factor[j, j]
+        for i in range(j + 1, n):
+            total = 0.0
+            for m in range(j, i):
+                total += factor[i, m] * inverse[m, j]
+            inverse[i, j] = -total / factor[i, i]
+
+
+@piece
+def _factorised(covariance, factor):
+    """Write the Cholesky factor of a matrix (D, D); return whether it is well determined."""
+    n = covariance.shape[0]
+    for j in range(n):
+        for i in range(j):
+            factor[i, j] = 0.0
+        pivot = covariance[j, j]
+        for m in range(j):
+            pivot -= factor[j, m] * factor[j, m]
+        if not (pivot > _LEAST_PIVOT * covariance[j, j] and pivot > _LEAST_VARIANCE):
+            return False
+        factor[j, j] = math.sqrt(pivot)
+        for i in range(j + 1, n):
+            total = covariance[i, j]
+            for m in range(j):
+                total -= factor[i, m] * factor[j, m]
+            factor[i, j] = total / factor[j, j]
+    return True
+
+
+@piece
+def _all_factorised(covariances, factors, inverses):
+    """Write factors and inverses of all covariances; matrices (K, D, D) or variances (K, 1, D)."""
+    n_components, n_rows, n_features = covariances.shape
+    for k in range(n_components):
+        if n_rows == 1:
+            for d in range(n_features):
+                variance = covariances[k, 0, d]
+                if not variance > _LEAST_VARIANCE:
+                    return False
+                factors[k, 0, d] = math.sqrt(variance)
+                inverses[k, 0, d] = 1.0 / factors[k, 0, d]
+        else:
+            if not _factorised(covariances[k], factors[k]):
+                return False
+            _inverse(factors[k], inverses[k])
+    return True
+
+
+@piece
+def _add_squares(columns, mean, inverse, residual, out):
+    """Subtract half the squared distances of the columns (D, n) from a mean."""
+    n_features, n = columns.shape
+    if inverse.shape[0] == 1:
+        for d in range(n_features):
+            w, m = inverse[0, d], mean[d]
+            for r in range(n):
+                y = w * (columns[d, r] - m)
+                out[r] -= 0.5 * y * y
+        return
+    for i in range(n_features):
+        for r in range(n):
+            residual[r] = 0.0
+        for j in range(i + 1):
+            w, m = inverse[i, j], mean[j]
+            for r in range(n):
+                residual[r] += w * (columns[j, r] - m)
+        for r in range(n):
+            out[r] -= 0.5 * residual[r] * residual[r]
+
+
+@piece
+def _expect(columns, weights, shares, means, inverses, responsibilities, largest, total):
+    """Write the responsibilities (K, n); return the mean log-likelihood, nats per row."""
+    n_features, n = columns.shape
+    n_components = shares.size
+    for k in range(n_components):
+        constant = math.log(shares[k]) - 0.5 * n_features * math.log(2.0 * math.pi)
+        for d in range(n_features):
+            constant += math.log(inverses[k, d if inverses.shape[1] > 1 else 0, d])
+        own = responsibilities[k]
+        for r in range(n):
+            own[r] = constant
+        _add_squares(columns, means[k], inverses[k], total, own)
+    for r in range(n):
+        largest[r] = responsibilities[0, r]
+        total[r] = 0.0
+    for k in range(1, n_components):
+        for r in range(n):
+            largest[r] = max(largest[r], responsibilities[k, r])
+    for k in range(n_components):
+        own = responsibilities[k]
+        for r in range(n):
+            own[r] = exponential(own[r] - largest[r])
+            total[r] += own[r]
+    log_likelihood, weight = 0.0, 0.0
+    for r in range(n):
+        log_likelihood += weights[r] * (largest[r] + logarithm(total[r]))
+        weight += weights[r]
+        total[r] = weights[r] / total[r]
+    for k in range(n_components):
+        own = responsibilities[k]
+        for r in range(n):
+            own[r] *= total[r]
+    return log_likelihood / weight
+
+
+@piece
+def _central_moments(columns, shares, mean, covariance):
+    """Write the second moments about the mean of columns (D, n) with these shares."""
+    n_features, n = columns.shape
+    if covariance.shape[0] == 1:
+        for d in range(n_features):
+            total, m = 0.0, mean[d]
+            for r in range(n):
+                total += shares[r] * (columns[d, r] - m) * (columns[d, r] - m)
+            covariance[0, d] = total
+        return
+    for i in range(n_features):
+        for j in range(i + 1):
+            total, m, other = 0.0, mean[i], mean[j]
+            for r in range(n):
+                total += shares[r] * (columns[i, r] - m) * (columns[j, r] - other)
+            covariance[i, j] = total
+            covariance[j, i] = total
+
+
+@piece
+def _pool(covariances, counts, is_shared, is_isotropic):
+    """Replace second moments by those of all components, or all columns, where these are shared."""
+    n_components, n_rows, n_features = covariances.shape
+    if is_isotropic:
+        for k in range(n_components):
+            total = 0.0
+            for d in range(n_features):
+                total += covariances[k, 0, d]
+            for d in range(n_features):
+                covariances[k, 0, d] = total / n_features
+    if is_shared:
+        for i in range(n_rows):
+            for j in range(n_features):
+                total, count = 0.0, 0.0
+                for k in range(n_components):
+                    total += covariances[k, i, j]
+                    count += counts[k]
+                for k in range(n_components):
+                    covariances[k, i, j] = total * (counts[k] / count)
+
+
+@piece
+def _maximize(columns, responsibilities, ridge, form, counts, shares, means, covariances):
+    """Write the parameters of the M-step; return whether each component has rows."""
+    n_features, n = columns.shape
+    n_components = shares.size
+    weight = 0.0
+    for k in range(n_components):
+        own = responsibilities[k]
+        count = 0.0
+        for r in range(n):
+            count += own[r]
+        counts[k] = count
+        weight += count
+        if not count > _LEAST_MASS:
+            return False
+        for d in range(n_features):
+            total = 0.0
+            for r in range(n):
+                total += own[r] * columns[d, r]
+            means[k, d] = total / count
+        _central_moments(columns, own, means[k], covariances[k])
+    _pool(covariances, counts, form[0], form[1])
+    for k in range(n_components):
+        shares[k] = counts[k] / weight
+        for i in range(covariances.shape[1]):
+            for j in range(n_features):
+                covariances[k, i, j] /= counts[k]
+        for d in range(n_features):
+            covariances[k, d if covariances.shape[1] > 1 else 0, d] += ridge[d]
+    return True
+
+
+@piece
+def _extrapolate(state, first, second, out):
+    """Write the point that two steps of EM from a state lead towards, and return its distance.
+
+    The distance, in steps, is that of Varadhan & Roland (2008), scheme S3. If it is not above 1,
+    there is no such point, and it is returned as 1.
+    """
+    squares, curvature = 0.0, 0.0
+    for i in range(state.size):
+        step = first[i] - state[i]
+        bend = second[i] - first[i] - step
+        squares += step * step
+        curvature += bend * bend
+    if not squares > curvature > 0.0:
+        return 1.0
+    length = math.sqrt(squares / curvature)
+    for i in range(state.size):
+        step = first[i] - state[i]
+        bend = second[i] - first[i] - step
+        out[i] = state[i] + 2.0 * length * step + length * length * bend
+    return length
+
+
+@piece
+def _square(factor, covariance):
+    """Write L Lᵀ of a lower triangular matrix (D, D), or squares of standard deviations (1, D)."""
+    n_rows, n_features = factor.shape
+    if n_rows == 1:
+        for d in range(n_features):
+            covariance[0, d] = factor[0, d] * factor[0, d]
+        return
+    for i in range(n_features):
+        for j in range(i + 1):
+            total = 0.0
+            for m in range(j + 1):
+                total += factor[i, m] * factor[j, m]
+            covariance[i, j] = total
+            covariance[j, i] = total
+
+
+@piece
+def _normalised(shares):
+    """Divide weights by their sum, which extrapolation may change; return if all are positive."""
+    smallest, total = shares[0], 0.0
+    for k in range(shares.size):
+        smallest = min(smallest, shares[k])
+        total += shares[k]
+    for k in range(shares.size):
+        shares[k] /= total
+    return smallest > 0.0
+
+
+@piece
+def _copy(values, out):
+    for i in range(values.size):
+        out[i] = values[i]
+
+
+@kernel
+def em_steps(
+    rows, weights, shares, means, factors, ridge, form, n_steps, settled, n_cheap, tolerance, values
+):
+    """Make steps of EM until one gains hardly anything, or little remains to be gained.
+
+    If ``n_cheap`` is above 0, steps are extrapolated (squared iteration; Varadhan & Roland 2008).
+    What is a loss is not kept.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, D)
+        Finite, in units in which their variance is about 1.
+    weights : ndarray of shape (n,)
+    shares : ndarray of shape (K,)
+        Weights of the components.
+    means : ndarray of shape (K, D)
+    factors : ndarray of shape (K, D, D) or (K, 1, D)
+        Cholesky factors, or standard deviations.
+    ridge : ndarray of shape (D,)
+    form : ndarray of shape (2,), bool
+        Whether all components share the covariance, and whether all columns share the variance.
+    n_steps : int
+        Bound on the steps.
+    settled : float
+        Gain of the last step, nats per row.
+    n_cheap : int
+        Steps after which the tolerance decides, too.
+    tolerance : float
+        What may remain to be gained if steps shrink as the last ones did, nats per row.
+    values : ndarray of shape (n_steps,)
+        Is given the mean log-likelihoods of the parameters that steps began with.
+
+    Returns
+    -------
+    shares : ndarray of shape (K,)
+    means : ndarray of shape (K, D)
+    covariances, factors : ndarray, in the shape of the factors
+    n_values : int
+        Steps that were kept; 0 if a step failed, and the other results have no meaning.
+    n_evaluated : int
+        All steps.
+    has_settled : bool
+        Whether steps ended for one of the tolerances.
+    """
+    n, n_features = rows.shape
+    n_components, n_means = means.shape[0], means.size
+    size = n_components + n_means + factors.size
+    columns = np.empty((n_features, n))
+    for r in range(n):
+        for d in range(n_features):
+            columns[d, r] = rows[r, d]
+    state, ahead = np.empty(size), np.empty(size)
+    before, first, second = np.empty(size), np.empty(size), np.empty(size)
+    own_shares = state[:n_components]
+    own_means = state[n_components : n_components + n_means].reshape(means.shape)
+    covariances = state[n_components + n_means :].reshape(factors.shape)
+    own_factors, inverses = np.empty(factors.shape), np.empty(factors.shape)
+    responsibilities = np.empty((n_components, n))
+    largest, total, counts = np.empty(n), np.empty(n), np.empty(n_components)
+    _copy(shares, own_shares)
+    _copy(means.ravel(), state[n_components : n_components + n_means])
+    for k in range(n_components):
+        _square(factors[k], covariances[k])
+    is_good = _all_factorised(covariances, own_factors, inverses)
+    _copy(state, before)
+    n_values, n_evaluated, n_in_cycle = 0, 0, 0
+    has_settled, is_ahead, length = False, False, math.inf
+    while is_good and n_evaluated < n_steps and not has_settled:
+        value = _expect(
+            columns, weights, own_shares, own_means, inverses, responsibilities, largest, total
+        )
+        n_evaluated += 1
+        if is_ahead and value < values[n_values - 1] - _ROUNDING * abs(value):
+            _copy(second, state)
+            _copy(second, before)
+            is_good = _all_factorised(covariances, own_factors, inverses)
+            is_ahead = False
+            continue
+        if n_values and not is_ahead:
+            gain = abs(value - values[n_values - 1])
+            # Gains shrink by the square of what steps shrink by: this is more than remains.
+            has_settled = gain < settled or (
+                n_evaluated > n_cheap > 0 and gain * length * length < tolerance
+            )
+        is_ahead = False
+        values[n_values] = value
+        n_values += 1
+        is_good = _maximize(
+            columns, responsibilities, ridge, form, counts, own_shares, own_means, covariances
+        ) and _all_factorised(covariances, own_factors, inverses)
+        if not (n_cheap and is_good) or has_settled:
+            continue
+        n_in_cycle += 1
+        if n_in_cycle == 1:
+            _copy(state, first)
+            continue
+        n_in_cycle = 0
+        _copy(state, second)
+        length = _extrapolate(before, first, second, ahead)
+        if length > 1.0:
+            _copy(ahead, state)
+            is_ahead = _normalised(own_shares) and _all_factorised(
+                covariances, own_factors, inverses
+            )
+            if not is_ahead:
+                _copy(second, state)
+                is_good = _all_factorised(covariances, own_factors, inverses)
+        _copy(state, before)
+    return (
+        own_shares.copy(),
+        own_means.copy(),
+        covariances.copy(),
+        own_factors,
+        n_values if is_good else 0,
+        n_evaluated,
+        has_settled,
+    )
