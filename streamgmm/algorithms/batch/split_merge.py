@@ -4,6 +4,7 @@ EM never moves a component from a region with too many components to one with to
 splits and the costs of merges are estimated for all components at once, from rows in memory.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,7 +34,7 @@ from streamgmm.protocols import Chunk, Job, Work
 # A short run of EM ends with a step that gains less, in nats per row.
 _SETTLED = 1e-6
 # EM steps before the gain of halves is estimated, and before a new mixture is compared.
-_STEPS_OF_PARTS, _STEPS = 8, 8
+_STEPS_OF_PARTS, _STEPS = 6, 5
 _ROUNDS = 8
 # Number of swaps that are tried one by one, if all of them together do not pay.
 _ALONE = 3
@@ -152,7 +153,9 @@ class _Blocks:
         return _Blocks(self.values + other.values)
 
 
-def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> tuple[Fit, int]:
+def move_components(
+    rows: Rows, fit: Fit, *, objective: Objective, most_evaluations: float = math.inf
+) -> tuple[Fit, int]:
     """Split and merge components as long as this raises the objective.
 
     Parameters
@@ -162,6 +165,8 @@ def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> tuple[Fit,
         The fit to begin with, after some steps of EM with these rows.
     objective : Objective
         Without fixed parameters.
+    most_evaluations : float
+        Evaluations of all components for each row after which no other round begins.
 
     Returns
     -------
@@ -173,22 +178,77 @@ def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> tuple[Fit,
     ----------
     Ueda, Nakano, Ghahramani & Hinton (2000), SMEM algorithm for mixture models.
     """
-    for number in range(1, _ROUNDS + 1):
+    n_rounds, n_evaluations = 0, 0
+    while n_rounds < _ROUNDS and n_evaluations < most_evaluations:
         swaps = _promising_swaps(rows, fit.parameters, objective)
+        n_evaluations += 1
         if not swaps.splits:
-            return fit, number - 1
-        rival = rows.short_run(fit.parameters, _STEPS, objective=objective)
-        worth = _worth(rows, rival)
-        candidates = (
-            rows.short_run(swaps.applied(fit.parameters, chosen), _STEPS, objective=objective)
-            for chosen in swaps.choices()
-        )
-        found = next((one for one in candidates if _worth(rows, one) > worth), None)
-        fit = rival if found is None else found
-        rows.reader.notify(RoundDone(number, len(swaps.splits), fit.log_likelihood))
+            break
+        trials = _Trials(rows, fit, objective)
+        found = trials.best(swaps)
+        fit = trials.rival if found is None else found
+        n_evaluations += trials.n_evaluations
+        rows.reader.notify(RoundDone(n_rounds + 1, len(swaps.splits), fit.log_likelihood))
         if found is None:
-            return fit, number - 1
-    return fit, _ROUNDS
+            break
+        n_rounds += 1
+    return fit, n_rounds
+
+
+class _Trials:
+    """Mixtures after some swaps, each compared with more steps of EM without a swap.
+
+    Parameters
+    ----------
+    rows : Rows
+    fit : Fit
+        The fit before the swaps.
+    objective : Objective
+
+    Attributes
+    ----------
+    n_evaluations : int
+        Evaluations of all components for each row.
+    """
+
+    def __init__(self, rows: Rows, fit: Fit, objective: Objective) -> None:
+        self._rows, self._fit, self._objective = rows, fit, objective
+        self.n_evaluations = 0
+
+    def best(self, swaps: "_Swaps") -> Fit | None:
+        """Return the first mixture that is better than the one without a swap; None if none is."""
+        least = self._worth(self._fit) + self._expected_gain
+        for chosen in swaps.choices():
+            found = self._run(swaps.applied(self._fit.parameters, chosen))
+            worth = self._worth(found)
+            # More steps of EM alone would hardly gain as much as expected.
+            if worth > least or worth > self._worth_of_rival:
+                return found
+        return None
+
+    @cached_property
+    def rival(self) -> Fit:
+        """The fit without a swap, after as many steps of EM."""
+        return self._run(self._fit.parameters)
+
+    @cached_property
+    def _worth_of_rival(self) -> float:
+        return self._worth(self.rival)
+
+    @property
+    def _expected_gain(self) -> float:
+        """What as many steps of EM would gain if each gained twice as much as the last step."""
+        values = self._fit.values
+        return 2.0 * _STEPS * (values[-1] - values[-2]) if len(values) > 1 else math.inf
+
+    def _run(self, start: Parameters) -> Fit:
+        found = self._rows.short_run(start, _STEPS, objective=self._objective)
+        self.n_evaluations += found.n_iterations
+        return found
+
+    def _worth(self, fit: Fit) -> float:
+        self.n_evaluations += 1
+        return _worth(self._rows, fit)
 
 
 def _worth(rows: Rows, fit: Fit) -> float:
