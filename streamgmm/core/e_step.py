@@ -237,7 +237,7 @@ class EStep:
             log_noise=-math.inf,
             log_ranges=np.empty(0),
         )
-        return replace(
+        found = replace(
             self,
             frame=self.frame.gathered(components),
             weights=self.weights[components],
@@ -245,6 +245,9 @@ class EStep:
             coefficients=coefficients,
             has_noise=False,
         )
+        # Rows of agreeing arrays agree too, and are copies in the right layout.
+        found.__dict__["writable_coefficients"] = coefficients
+        return found
 
     @functools.cached_property
     def _positions(self) -> NDArray[np.int64]:

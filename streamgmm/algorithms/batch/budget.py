@@ -10,9 +10,9 @@ from dataclasses import dataclass
 # Evaluations for each row of the data.
 _PER_ROW = 4.0
 # Small data may take as many as large ones, but not more multiplications than take a few seconds.
-_FEWEST, _MULTIPLICATIONS = 1 << 22, 1 << 33
+_FEWEST, _MULTIPLICATIONS = 1 << 22, 1 << 34
 # Parts of the work: starts, and split and merge; the rest is for convergence on the sample.
-_STARTING, _MOVING = 0.2, 0.45
+_STARTING, _MOVING = 0.15, 0.4
 # Starts that continue for each restart, and short runs of which each start is the best: what a run
 # comes to is known after splits and merges, and hardly before.
 _STARTS = ((3, 2), (2, 1), (1, 1))
@@ -31,7 +31,7 @@ _FEWEST_ROWS, _ROWS_PER_COMPONENT, _ROWS_PER_PARAMETER, MORE = 4096, 16, 20, 2
 # Evaluations in a round of splits and merges, and rounds that are planned.
 _ROUND, _ROUNDS = 12, 4
 # Evaluations of a row that informs a step; parts of the evaluations of an iteration.
-_INFORMING, _LARGEST_INFORMING = 11.0, 2.0
+_INFORMING, _LARGEST_INFORMING = 7.0, 2.0
 # Rows of the sample that inform its own convergence, at least; for each parameter too.
 _FEWEST_INFORMING, _INFORMING_PER_PARAMETER = 4096, 5
 # Iterations of convergence on the sample, at least and at most.

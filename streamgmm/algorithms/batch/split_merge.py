@@ -34,7 +34,7 @@ from streamgmm.protocols import Chunk, Job, Work
 # A short run of EM ends with a step that gains less, in nats per row.
 _SETTLED = 1e-6
 # EM steps before the gain of halves is estimated, and before a new mixture is compared.
-_STEPS_OF_PARTS, _STEPS = 6, 5
+_STEPS_OF_PARTS, _STEPS = 5, 5
 _ROUNDS = 8
 # Number of swaps that are tried one by one, if all of them together do not pay.
 _ALONE = 3
@@ -44,7 +44,9 @@ _WORST, _MOST_WORST, _BIRTHS, _ROWS_OF_BIRTH = 1.0 / 128.0, 1024, 4, 8
 # Least number of rows per value that the rows have to determine.
 _SUPPORT = 3.0
 # Smaller shares in a row are negligible where components are compared.
-_SMALL_SHARE = 1.0 / 128.0
+_SMALL_SHARE = 1.0 / 64.0
+# Rows to which halves of a component are fitted, for each moment, at most.
+_ROWS_PER_MOMENT = 32
 # Logarithms of ratios of densities, at least and at most.
 _LEAST_RATIO, _LARGEST_RATIO = -690.0, 50.0
 # Bytes of a block of responsibilities in a thread, with the arrays made from it; number of arrays
@@ -399,7 +401,8 @@ class _Shares:
         found: Array = np.stack(
             [weights @ self.columns, squares @ self.columns, squares @ self.columns.power(2)]
         )
-        return found / weights.sum()
+        found /= weights.sum()
+        return found
 
 
 def _shares(rows: Rows, parameters: Parameters) -> _Shares:
@@ -439,22 +442,25 @@ def _halves(
         without_noise,
     )
     members = [shares.members(component) for component in range(k)]
-    own = [(rows.stored[places], rows.weights[places] * share, places) for places, share in members]
+    most = _ROWS_PER_MOMENT * parameters.structure.n_moments(parameters.n_features)
+    fitted = []
+    for places, share in members:
+        some = slice(None, None, max(-(-len(places) // most), 1))
+        fitted.append((rows.stored[places[some]], rows.weights[places[some]] * share[some]))
     for _ in range(_STEPS_OF_PARTS):
-        halves = _half_step(rows, halves, own, without_noise)
+        halves = _half_step(rows, halves, fitted, without_noise)
     pairs = halves.weights.reshape(k, 2)
     sums = pairs.sum(axis=1, keepdims=True)
     parts = np.divide(pairs, sums, out=np.full_like(pairs, 0.5), where=sums > 0.0)
     halves = replace(halves, weights=(parameters.weights[:, np.newaxis] * parts).ravel())
     gains, masses = np.full(k, -np.inf), np.zeros((3, 2 * k))
     prepared = rows.components_of(halves, Frame.of(halves, rows.stored.dtype))
-    for component, ((stored, weights, places), (_, share)) in enumerate(
-        zip(own, members, strict=True)
-    ):
+    for component, (places, share) in enumerate(members):
         if not places.size:
             continue
+        weights = rows.weights[places] * share
         which = np.array([2 * component, 2 * component + 1])
-        found = prepared(which).posterior(stored, with_responsibilities=True)
+        found = prepared(which).posterior(rows.stored[places], with_responsibilities=True)
         ratios = found.scores - shares.scores[places] - np.log(share)
         gains[component] = weights @ np.clip(ratios, _LEAST_RATIO, _LARGEST_RATIO)
         of_halves = found.responsibilities
@@ -474,15 +480,18 @@ def _halves(
 def _half_step(
     rows: Rows,
     halves: Parameters,
-    own: Sequence[tuple[Array, Array, NDArray[np.intp]]],
+    own: Sequence[tuple[NDArray[Any], Array]],
     objective: Objective,
 ) -> Parameters:
-    """Return the halves after a step of EM, each pair with the rows of its component."""
+    """Return the halves after a step of EM, each pair with rows and weights of its component.
+
+    Components have different parts of their rows here, but only their halves share these.
+    """
     frame = Frame.of(halves, rows.stored.dtype)
     prepared = rows.components_of(halves, frame)
     total = Statistics.zero(frame, halves.n_components)
     moments, scatter, weight, n_rows = total.moments, total.scatter, 0.0, 0
-    for component, (stored, weights, _) in enumerate(own):
+    for component, (stored, weights) in enumerate(own):
         if len(stored):
             which = np.array([2 * component, 2 * component + 1])
             found = prepared(which).statistics(stored, weights)
@@ -621,7 +630,8 @@ def _joint_share(
     one: tuple[NDArray[np.intp], Array], other: tuple[NDArray[np.intp], Array]
 ) -> tuple[NDArray[np.intp], Array]:
     """Return the rows in which one of two components has a share, and the shares of both."""
-    places = np.union1d(one[0], other[0])
+    both = np.sort(np.concatenate([one[0], other[0]]))
+    places = both[np.concatenate([[True], both[1:] != both[:-1]])[: len(both)]]
     share = np.zeros(len(places))
     for own, values in (one, other):
         share[np.searchsorted(places, own)] += values
