@@ -202,6 +202,60 @@ class EStep:
             noise is not None,
         )
 
+    def gathered(self, components: NDArray[np.intp]) -> "EStep":
+        """Return the E-step of some of the components alone, with their weights and no noise.
+
+        Parameters
+        ----------
+        components : ndarray of shape (k,), int
+            In ascending order.
+
+        Returns
+        -------
+        EStep
+            Its statistics are in the frame that :meth:`Frame.gathered` returns.
+        """
+        whole = self.writable_coefficients
+        n_packed = len(whole.theta)
+        indices = np.flatnonzero(self._positions[components] >= 0)
+        places = self._positions[components][indices]
+        # Components in the expanded form come first here too.
+        in_order = np.argsort(places)
+        indices, places = indices[in_order], places[in_order]
+        packed, centred = places[places < n_packed], places[places >= n_packed]
+        is_shared = whole.kind == TIED
+        coefficients = whole._replace(
+            theta=whole.theta[packed],
+            theta_single=whole.theta_single[packed]
+            if whole.theta_single.size
+            else whole.theta_single,
+            means=whole.means[places],
+            factors=whole.factors if is_shared else whole.factors[places],
+            constants=whole.constants[places],
+            origins=whole.origins[centred - n_packed],
+            bases=whole.bases if is_shared else whole.bases[centred - n_packed],
+            log_noise=-math.inf,
+            log_ranges=np.empty(0),
+        )
+        found = replace(
+            self,
+            frame=self.frame.gathered(components),
+            weights=self.weights[components],
+            order=indices.astype(np.int64),
+            coefficients=coefficients,
+            has_noise=False,
+        )
+        # Rows of agreeing arrays agree too, and are copies in the right layout.
+        found.__dict__["writable_coefficients"] = coefficients
+        return found
+
+    @functools.cached_property
+    def _positions(self) -> NDArray[np.int64]:
+        """Position of each component among the coefficients, -1 for those without weight."""
+        positions = np.full(len(self.weights), -1, dtype=np.int64)
+        positions[self.order] = np.arange(len(self.order))
+        return positions
+
     def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
         """Return the sufficient statistics of a chunk of rows.
 

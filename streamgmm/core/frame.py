@@ -150,6 +150,8 @@ class Frame:
 
     def gathered(self, components: NDArray[np.intp]) -> "Frame":
         """Return a frame whose component j has the coordinates of components[j] of this frame."""
+        if not self.centred.size:
+            return self
         is_centred = np.isin(components, self.centred)
         indices = np.searchsorted(self.centred, components[is_centred])
         return replace(

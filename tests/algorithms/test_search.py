@@ -349,7 +349,7 @@ def one_more(is_first: NDArray[np.bool_], rows: Array) -> Parameters:
 def test_many_components_have_one_start_for_each_restart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streamgmm.algorithms.batch.sample_fit._MANY_COMPONENTS", 16)
+    monkeypatch.setattr("streamgmm.algorithms.batch.budget._MANY_COMPONENTS", 16)
     rows = without_clusters(400)
     visits = {}
     for k, n_init in ((15, 1), (16, 2)):

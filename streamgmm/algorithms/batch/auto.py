@@ -23,6 +23,7 @@ from streamgmm.algorithms.batch.sample_fit import (
     StageListener,
     improve,
 )
+from streamgmm.algorithms.batch.trust_region import MOST_PRODUCTS
 from streamgmm.algorithms.reads.memory import EFFORTS, Effort, FitMemory
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.reads.usable_rows import require_weight
@@ -60,6 +61,8 @@ from streamgmm.protocols import Source, Work
 _PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.01
 # No log-likelihood is known better.
 _LEAST_TOLERANCE = 1e-11
+# Products with information that a pass is worth, at least.
+_FEWEST_PRODUCTS = 6
 # At most so much of the data is read to continue from a given start: one part in so many.
 _PART_OF_DATA = 8
 # From fewer places all over the data rows may be of another mixture.
@@ -257,6 +260,7 @@ def fit_in_few_reads(
         objective=settings.objective,
         informed_by=search.informant,
         order=effort.order,
+        most_products=_most_products(reader.source, search.informant),
         leap=leap,
         evaluated=found.statistics,
     )
@@ -324,6 +328,12 @@ def _search(
     return Search(open_rows, settings, known, informant, random, reader, effort)
 
 
+def _most_products(source: Source, informant: Informant) -> int:
+    """Return how many products with the information of some rows a pass over all rows is worth."""
+    n_rows = max(len(informant.rows), 1)
+    return max(_FEWEST_PRODUCTS, min(MOST_PRODUCTS, source.n_rows // n_rows))
+
+
 def informant_for(
     reader: Reader, settings: Settings, sample: RowSample, effort: Effort
 ) -> Informant:
@@ -387,6 +397,9 @@ def fit_from(
         objective=settings.objective,
         informed_by=informant,
         order=effort.order,
+        most_products=MOST_PRODUCTS
+        if informant is None
+        else _most_products(reader.source, informant),
         leap=leap,
     )
     return replace(fit, sample=sample)

@@ -14,12 +14,18 @@ import numpy as np
 import scipy.sparse
 
 from streamgmm.algorithms.batch.accelerated_em import accelerated_em
+from streamgmm.algorithms.batch.budget import KMEANS_ITERATIONS, LONGER, SHORT, Budget, Starts
 from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.few_rows import FewRows
 from streamgmm.algorithms.batch.split_merge import Rows, move_components, supporting_rows
 from streamgmm.algorithms.reads.memory import EFFORTS, Effort, FitMemory, MixtureBytes
 from streamgmm.algorithms.reads.reader import Reader, prepare
-from streamgmm.algorithms.sampling.initialization import VARIED_METHODS, Start, initialize
+from streamgmm.algorithms.sampling.initialization import (
+    MOST_ITERATIONS,
+    VARIED_METHODS,
+    Start,
+    initialize,
+)
 from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.core.condition import examine
 from streamgmm.core.e_step import Posterior, scratch_bytes, statistics_bytes
@@ -42,22 +48,15 @@ from streamgmm.events import (
 )
 from streamgmm.options import CovarianceType
 
-# Starts that continue for each restart, and short runs of which each start is the best: what a run
-# comes to is known after splits and merges, and hardly before. Steps of both.
-_STARTS, _RUNS = 3, 2
-# From so many components on there is one of each: starts take most of the time there, and the first
-# one came to the same end as all of them on a planted mixture of 512.
+# From so many components on rows have to be as many as parameters for splits and merges.
 _MANY_COMPONENTS = 512
 # Threads that work on a sample, as far as memory for them decides what a fit does: always as many,
 # so that a fit does not depend on the machine.
 _THREADS = 2
-_SHORT, _LONGER = 4, 8
 # Nats per row by which fits differ at most that are at the same optimum.
 _ALIKE = 1e-4
 # Gain on a sample, in units of what chance explains, from which the start was of other rows.
 _UNLIKE = 4.0
-# Rows of short runs: at least, and for each parameter; moves use so many times as many.
-_FEWEST_ROWS, _ROWS_PER_PARAMETER, _MORE = 4096, 20, 2
 _MOST_ITERATIONS = 100
 # A pass over the sample takes about as long as a product of information with a vector.
 _MOST_PRODUCTS = 6
@@ -101,6 +100,11 @@ class Settings:
         fixed, has_noise = self.objective.fixed, self.objective.noise is not None
         return count_parameters(structure, self.n_components, n_features, fixed, has_noise)
 
+    def budget(self, n_rows: int, n_features: int) -> Budget:
+        """Return how much work in memory a fit to that many rows may take."""
+        n_moments = STRUCTURES[self.covariance_type].n_moments(n_features)
+        return Budget(n_rows, self.n_components, self.n_parameters(n_features), n_moments)
+
     def memory(
         self,
         n_features: int,
@@ -136,7 +140,7 @@ class Settings:
             itemsize,
             _THREADS,
             self.n_init,
-            _few_rows(n_parameters),
+            self.budget(0, n_features).most_starting_rows,
             n_informing,
             n_informing >= n_parameters,
             most_bytes,
@@ -151,6 +155,7 @@ class Settings:
         known: Start,
         random: np.random.RandomState,
         restart: int = 0,
+        most_iterations: int = MOST_ITERATIONS,
     ) -> Parameters:
         """Return starting parameters from a sample; see :func:`initialize`.
 
@@ -170,6 +175,7 @@ class Settings:
             known,
             random,
             self.scales,
+            most_iterations,
         )
 
 
@@ -201,11 +207,18 @@ class Informant:
         complete = np.flatnonzero(~np.isnan(rows).any(axis=1))
         if len(complete) < _LEAST_COMPLETE * len(rows):
             complete = complete[:0]
-        size = min(len(complete), informing_rows(n_parameters))
+        size = min(len(complete), _enough_informing(len(rows), n_parameters))
         if size == len(rows):
             return cls(rows, weights, most_bytes)
         chosen = complete[np.arange(size) * len(complete) // max(size, 1)]
         return cls(rows[chosen], weights[chosen], most_bytes)
+
+    def thinned(self, size: int) -> "Informant":
+        """Return the informant of fewer rows, from all over these; 0 rows inform of nothing."""
+        if size >= len(self.rows):
+            return self
+        chosen = np.arange(size) * len(self.rows) // max(size, 1)
+        return Informant(self.rows[chosen], self.weights[chosen], self.most_bytes)
 
     def __call__(self, tangent: Tangent) -> Information | None:
         """Return the information of the rows; None if they are too few to tell of all parameters.
@@ -244,9 +257,10 @@ def informing_rows(n_parameters: int) -> int:
     return max(FEWEST_INFORMING, _INFORMING_PER_PARAMETER * n_parameters)
 
 
-def _few_rows(n_parameters: int) -> int:
-    """Return how many rows starts use."""
-    return max(_FEWEST_ROWS, _ROWS_PER_PARAMETER * n_parameters)
+def _enough_informing(n_rows: int, n_parameters: int) -> int:
+    """Return how many of some sampled rows are worth their work: half of them, if that is many."""
+    wanted = informing_rows(n_parameters)
+    return min(wanted, max(wanted // 2, n_rows // 2, FEWEST_INFORMING))
 
 
 def _shares(found: Posterior, has_noise: bool) -> scipy.sparse.csr_array:
@@ -361,16 +375,14 @@ class Search:
         DataError
             If the sample has fewer rows than there are components, or no value of a feature.
         """
-        settings = self.settings
-        n_parameters = settings.n_parameters(sample.rows.shape[1])
-        is_supported = self._is_supported(n_parameters)
-        few = _few_rows(n_parameters)
-        size = self._size(sample, few)
-        found = self._stage("starts", sample, size, self._started, is_supported)
+        is_supported = self._is_supported()
+        starts = self._budget.starts(not is_supported)
+        size = self._size(sample, starts.n_rows)
+        found = self._stage("starts", sample, size, self._started, starts)
         if self._can_move and is_supported:
-            size = self._size(sample, _MORE * few)
+            size = self._size(sample, self._budget.moving_rows(starts.n_starts))
             found = self._stage("moves", sample, size, self._moved, found)
-        found = found[: settings.n_init]
+        found = found[: self.settings.n_init]
         return self._stage("EM", sample, len(sample), self._converged, found, tol)[0]
 
     def better_than(self, proposal: Parameters, sample: RowSample, tol: float) -> Parameters | None:
@@ -390,7 +402,7 @@ class Search:
             None if the sample shows nothing that is significantly better than the proposal.
         """
         n_parameters = self.settings.n_parameters(sample.rows.shape[1])
-        size = self._size(sample, _MORE * _few_rows(n_parameters))
+        size = self._size(sample, self._budget.moving_rows(1))
         found = self._stage("moves", sample, size, self._continued, proposal)
         ends = [
             self._stage("EM", sample, len(sample), self._converged, (one,), tol)[0] for one in found
@@ -423,7 +435,12 @@ class Search:
         statistics = reader.statistics("value", parameters)
         return self.settings.objective.value(statistics, parameters)
 
-    def _is_supported(self, n_parameters: int) -> bool:
+    @property
+    def _budget(self) -> Budget:
+        source = self.reader.source
+        return self.settings.budget(source.n_rows, source.n_features)
+
+    def _is_supported(self) -> bool:
         """Return whether the data have rows enough to choose among starts, and to split and merge.
 
         Where they do not, the likelihood tells little of which mixture is better. Of many
@@ -433,6 +450,7 @@ class Search:
         structure = STRUCTURES[self.settings.covariance_type]
         if source.n_rows < k * supporting_rows(structure, source.n_features):
             return False
+        n_parameters = self.settings.n_parameters(source.n_features)
         return k < _MANY_COMPONENTS or source.n_rows >= n_parameters
 
     def _size(self, sample: RowSample, wanted: int) -> int:
@@ -472,10 +490,9 @@ class Search:
         self.reader.notify(stage.report)
         return stage.found
 
-    def _started(self, rows: Rows, is_supported: bool) -> list[Fit]:
+    def _started(self, rows: Rows, starts: Starts) -> list[Fit]:
         """Return the fits that each continue from the best of some short runs."""
-        is_single = not is_supported or self.settings.n_components >= _MANY_COMPONENTS
-        n_starts, n_runs = (1, 1) if is_single else (_STARTS, _RUNS)
+        n_starts, n_runs = starts.n_starts, starts.n_runs
         n_all = self.settings.n_init * n_starts * n_runs
         numbers = iter(range(1, n_all + 1))
         best = -math.inf
@@ -484,14 +501,16 @@ class Search:
             nonlocal best
             number = next(numbers)
             rows.reader.notify(StartBegun(number, n_all))
-            start = self.settings.start(rows.rows, rows.weights, self.known, self.random, restart)
-            fit = self._em(rows, start, _SHORT)
+            start = self.settings.start(
+                rows.rows, rows.weights, self.known, self.random, restart, KMEANS_ITERATIONS
+            )
+            fit = self._em(rows, start, SHORT)
             best = max(best, fit.log_likelihood)
             rows.reader.notify(StartDone(number, n_all, best))
             return fit
 
         return _best_first(
-            self._em(rows, _best_first(run(restart) for _ in range(n_runs))[0].parameters, _LONGER)
+            self._em(rows, _best_first(run(restart) for _ in range(n_runs))[0].parameters, LONGER)
             for restart in range(self.settings.n_init)
             for _ in range(n_starts)
         )
@@ -504,36 +523,51 @@ class Search:
         best: list[Fit] = []
         ends: list[float] = []
         for start in starts:
-            fit = self._em(rows, start, _LONGER)
+            fit = self._em(rows, start, LONGER)
             if not all(abs(fit.value - end) > _ALIKE for end in ends):
                 continue
-            fit, _ = move_components(rows, fit, objective=self.settings.objective)
+            fit, _ = self._with_moves(rows, fit, len(starts) // self.settings.n_init)
             ends.append(fit.value)
             best = self._ranked(rows, [*best, fit])[: self.settings.n_init]
         return best
 
     def _continued(self, rows: Rows, start: Parameters) -> list[Fit]:
         """Return the end of EM, and before it that of splits and merges if they gained."""
-        fit = self._em(rows, start, _LONGER)
+        fit = self._em(rows, start, LONGER)
         if not self._can_move:
             return [fit]
-        moved, n_rounds = move_components(rows, fit, objective=self.settings.objective)
+        moved, n_rounds = self._with_moves(rows, fit, 1)
         return [moved, fit] if n_rounds else [fit]
+
+    def _with_moves(self, rows: Rows, fit: Fit, n_starts: int) -> tuple[Fit, int]:
+        """Return the end of splits and merges, and the number of their rounds."""
+        most = self._budget.moving_steps(n_starts, len(rows.weights)) - LONGER
+        return move_components(rows, fit, objective=self.settings.objective, most_evaluations=most)
 
     def _converged(self, rows: Rows, starts: Sequence[Parameters], tol: float) -> list[Fit]:
         best: list[Fit] = []
+        work = self._budget.convergence(len(rows.weights))
+        informant = self.informant.thinned(work.n_informing)
         for start in starts:
-            fit = self._converged_from(rows, start, tol)
+            fit = self._converged_from(rows, start, tol, informant, work.n_iterations)
             best = self._ranked(rows, [*best, fit.without_statistics()])[:1]
         return best
 
-    def _converged_from(self, rows: Rows, start: Parameters, tol: float) -> Fit:
+    def _converged_from(
+        self,
+        rows: Rows,
+        start: Parameters,
+        tol: float,
+        informant: Informant,
+        n_iterations: int,
+    ) -> Fit:
         if rows.few is not None and rows.few.is_for(start.n_components):
             fit = rows.few.converged(start, tol, rows.on_run)
             if fit is not None and fit.converged:
                 return fit
             start = start if fit is None else fit.parameters
-        return improve(rows.reader, start, self.settings, self.informant, tol, self.effort)
+        reader, settings = rows.reader, self.settings
+        return improve(reader, start, settings, informant, tol, self.effort, n_iterations)
 
     def _ranked(self, rows: Rows, fits: Sequence[Fit]) -> list[Fit]:
         """Return fits to some rows, the best first.
@@ -579,13 +613,14 @@ def improve(
     informant: Informant,
     tol: float,
     effort: Effort = EFFORTS[0],
+    most_iterations: int = _MOST_ITERATIONS,
 ) -> Fit:
     """Run EM with rows in memory, until ``tol`` nats per row remain to be gained on them."""
     return accelerated_em(
         reader,
         start,
         tol=tol,
-        max_iter=_MOST_ITERATIONS,
+        max_iter=most_iterations,
         objective=settings.objective,
         informed_by=informant,
         order=effort.order,

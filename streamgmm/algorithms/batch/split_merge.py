@@ -4,12 +4,15 @@ EM never moves a component from a region with too many components to one with to
 splits and the costs of merges are estimated for all components at once, from rows in memory.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, reduce
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy.sparse
+import scipy.special
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
@@ -24,6 +27,7 @@ from streamgmm.core.kernels.log_joint import NOISE
 from streamgmm.core.mixtures.reduction import merged_pairs, merging_partners
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array, CovarianceStructure
 from streamgmm.events import RoundDone
 from streamgmm.protocols import Chunk, Job, Work
@@ -31,7 +35,7 @@ from streamgmm.protocols import Chunk, Job, Work
 # A short run of EM ends with a step that gains less, in nats per row.
 _SETTLED = 1e-6
 # EM steps before the gain of halves is estimated, and before a new mixture is compared.
-_STEPS_OF_PARTS, _STEPS = 8, 8
+_STEPS_OF_PARTS, _STEPS = 5, 5
 _ROUNDS = 8
 # Number of swaps that are tried one by one, if all of them together do not pay.
 _ALONE = 3
@@ -40,8 +44,12 @@ _ALONE = 3
 _WORST, _MOST_WORST, _BIRTHS, _ROWS_OF_BIRTH = 1.0 / 128.0, 1024, 4, 8
 # Least number of rows per value that the rows have to determine.
 _SUPPORT = 3.0
-# Smaller shares in a row, and logarithms of smaller numbers, are negligible.
-_SMALL_SHARE, _TINY = 1e-8, 1e-300
+# Smaller shares in a row are negligible where components are compared.
+_SMALL_SHARE = 1.0 / 64.0
+# Rows to which halves of a component are fitted, for each moment, at most.
+_ROWS_PER_MOMENT = 32
+# Logarithms of ratios of densities, at least and at most.
+_LEAST_RATIO, _LARGEST_RATIO = -690.0, 50.0
 # Bytes of a block of responsibilities in a thread, with the arrays made from it; number of arrays
 # of this size that are in memory at once.
 _BLOCK_BYTES, _ARRAYS = 1 << 23, 6
@@ -93,56 +101,74 @@ class Rows:
         )
         return fit.without_statistics()
 
-    def means(
-        self, mixtures: Sequence[Parameters], values: Callable[..., tuple[Array, ...]]
-    ) -> list[Array]:
-        """Return the weighted means over all rows.
+    def components_of(
+        self, parameters: Parameters, frame: Frame
+    ) -> Callable[[NDArray[np.intp]], EStep | IncompleteExpectation]:
+        """Return a function that prepares some components of a mixture for these rows."""
+        if self.reader.source.missing != "em":
+            return EStep.prepare(parameters, frame).gathered
+        structure = parameters.structure
+
+        def prepared(components: NDArray[np.intp]) -> EStep | IncompleteExpectation:
+            own = Parameters(
+                parameters.covariance_type,
+                parameters.weights[components],
+                parameters.means[components],
+                structure.taken(parameters.covariances, components),
+                structure.taken(parameters.factors, components),
+            )
+            return prepare(own, frame.gathered(components), "em")
+
+        return prepared
+
+    def of_blocks(
+        self, parameters: Parameters, values: Callable[[Array, Posterior], Any]
+    ) -> list[Any]:
+        """Return what the weights and the posterior of each block of rows give, in their order.
 
         Parameters
         ----------
-        mixtures : sequence of Parameters
+        parameters : Parameters
         values : callable
-            Takes the weights of some rows, (n,), and their posterior under each mixture. Returns
-            weighted sums over these rows.
+            Takes the weights of some rows, (n,), and their posterior with responsibilities.
         """
-        prepared = [self.prepared(parameters) for parameters in mixtures]
-        n_components = sum(parameters.n_components for parameters in mixtures)
-        size = max(1, _BLOCK_BYTES // (8 * _ARRAYS * n_components))
+        prepared = self.prepared(parameters)
+        size = max(1, _BLOCK_BYTES // (8 * _ARRAYS * parameters.n_components))
 
-        def of_chunk(_: None, chunk: Chunk) -> _Sums:
+        def of_chunk(_: None, chunk: Chunk) -> _Blocks:
             blocks = (chunk.part(start, start + size) for start in range(0, len(chunk.rows), size))
-            return reduce(_Sums.merge, map(of_block, blocks))
-
-        def of_block(block: Chunk) -> _Sums:
-            found = (one.posterior(block.rows, with_responsibilities=True) for one in prepared)
-            return _Sums(values(block.weights, *found))
+            found = (
+                values(block.weights, prepared.posterior(block.rows, with_responsibilities=True))
+                for block in blocks
+            )
+            return _Blocks(tuple(found))
 
         reader = self.reader
         work = Work(thread=_BLOCK_BYTES * 3 // 2, driver=reader.driver_bytes)
-        sums = reader.executor.map_reduce(
-            reader.source, Job(of_chunk, None, work), lambda event: None
-        )
-        total = self.weights.sum()
-        return [one / total for one in sums.arrays]
+        job = Job(of_chunk, None, work)
+        found = reader.executor.map_reduce(reader.source, job, lambda event: None)
+        return list(found.values)
 
 
 @dataclass(frozen=True, eq=False)
-class _Sums:
-    """Sums over some rows.
+class _Blocks:
+    """Results of blocks of rows.
 
     Attributes
     ----------
-    arrays : tuple of ndarray
+    values : tuple
     """
 
-    arrays: tuple[Array, ...]
+    values: tuple[Any, ...]
 
-    def merge(self, other: "_Sums") -> "_Sums":
-        """Return the sums over the rows of both operands."""
-        return _Sums(tuple(a + b for a, b in zip(self.arrays, other.arrays, strict=True)))
+    def merge(self, other: "_Blocks") -> "_Blocks":
+        """Return the results of the blocks of both operands."""
+        return _Blocks(self.values + other.values)
 
 
-def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> tuple[Fit, int]:
+def move_components(
+    rows: Rows, fit: Fit, *, objective: Objective, most_evaluations: float = math.inf
+) -> tuple[Fit, int]:
     """Split and merge components as long as this raises the objective.
 
     Parameters
@@ -152,6 +178,8 @@ def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> tuple[Fit,
         The fit to begin with, after some steps of EM with these rows.
     objective : Objective
         Without fixed parameters.
+    most_evaluations : float
+        Evaluations of all components for each row after which no other round begins.
 
     Returns
     -------
@@ -163,29 +191,85 @@ def move_components(rows: Rows, fit: Fit, *, objective: Objective) -> tuple[Fit,
     ----------
     Ueda, Nakano, Ghahramani & Hinton (2000), SMEM algorithm for mixture models.
     """
-    for number in range(1, _ROUNDS + 1):
+    n_rounds, n_evaluations = 0, 0
+    while n_rounds < _ROUNDS and n_evaluations < most_evaluations:
         swaps = _promising_swaps(rows, fit.parameters, objective)
+        n_evaluations += 1
         if not swaps.splits:
-            return fit, number - 1
-        rival = rows.short_run(fit.parameters, _STEPS, objective=objective)
-        worth = _worth(rows, rival)
-        candidates = (
-            rows.short_run(swaps.applied(fit.parameters, chosen), _STEPS, objective=objective)
-            for chosen in swaps.choices()
-        )
-        found = next((one for one in candidates if _worth(rows, one) > worth), None)
-        fit = rival if found is None else found
-        rows.reader.notify(RoundDone(number, len(swaps.splits), fit.log_likelihood))
+            break
+        trials = _Trials(rows, fit, objective)
+        found = trials.best(swaps)
+        fit = trials.rival if found is None else found
+        n_evaluations += trials.n_evaluations
+        rows.reader.notify(RoundDone(n_rounds + 1, len(swaps.splits), fit.log_likelihood))
         if found is None:
-            return fit, number - 1
-    return fit, _ROUNDS
+            break
+        n_rounds += 1
+    return fit, n_rounds
+
+
+class _Trials:
+    """Mixtures after some swaps, each compared with more steps of EM without a swap.
+
+    Parameters
+    ----------
+    rows : Rows
+    fit : Fit
+        The fit before the swaps.
+    objective : Objective
+
+    Attributes
+    ----------
+    n_evaluations : int
+        Evaluations of all components for each row.
+    """
+
+    def __init__(self, rows: Rows, fit: Fit, objective: Objective) -> None:
+        self._rows, self._fit, self._objective = rows, fit, objective
+        self.n_evaluations = 0
+
+    def best(self, swaps: "_Swaps") -> Fit | None:
+        """Return the first mixture that is better than the one without a swap; None if none is."""
+        least = self._worth(self._fit) + self._expected_gain
+        for chosen in swaps.choices():
+            found = self._run(swaps.applied(self._fit.parameters, chosen))
+            worth = self._worth(found)
+            # More steps of EM alone would hardly gain as much as expected.
+            if worth > least or worth > self._worth_of_rival:
+                return found
+        return None
+
+    @cached_property
+    def rival(self) -> Fit:
+        """The fit without a swap, after as many steps of EM."""
+        return self._run(self._fit.parameters)
+
+    @cached_property
+    def _worth_of_rival(self) -> float:
+        return self._worth(self.rival)
+
+    @property
+    def _expected_gain(self) -> float:
+        """What as many steps of EM would gain if each gained twice as much as the last step."""
+        values = self._fit.values
+        return 2.0 * _STEPS * (values[-1] - values[-2]) if len(values) > 1 else math.inf
+
+    def _run(self, start: Parameters) -> Fit:
+        found = self._rows.short_run(start, _STEPS, objective=self._objective)
+        self.n_evaluations += found.n_iterations
+        return found
+
+    def _worth(self, fit: Fit) -> float:
+        self.n_evaluations += 1
+        return _worth(self._rows, fit)
 
 
 def _worth(rows: Rows, fit: Fit) -> float:
     """Return the expected value of the objective on other rows, in nats per row."""
-    (masses,) = rows.means(
-        [fit.parameters], lambda weights, found: (_masses(weights, found.responsibilities),)
+    blocks = rows.of_blocks(
+        fit.parameters, lambda weights, found: _masses(weights, found.responsibilities)
     )
+    masses = sum(blocks) / rows.weights.sum()
     return fit.value - float(_prices(rows, fit.parameters, masses).sum())
 
 
@@ -220,16 +304,19 @@ class _Swaps:
 
     Attributes
     ----------
-    parts : Parameters
-        Components that others could be replaced by.
-    splits : list of (component, replacing parts)
-        A component without its own number is a new one.
+    halves : Parameters
+        Both halves of each component; their weights are those of the components.
+    born : Parameters or None
+        New components, with their weights among the others.
+    splits : list of int
+        Component that is replaced by its halves; K and larger numbers are new components.
     merges : list of (int, int)
         Pairs of components that make room.
     """
 
-    parts: Parameters
-    splits: list[tuple[int, tuple[int, ...]]]
+    halves: Parameters
+    born: Parameters | None
+    splits: list[int]
     merges: list[tuple[int, int]]
 
     def choices(self) -> list[range]:
@@ -244,16 +331,12 @@ class _Swaps:
         structure = parameters.structure
         covariances, factors = parameters.covariances, parameters.factors
         for swap in chosen:
-            (k, parts), (i, j) = self.splits[swap], self.merges[swap]
+            i, j = self.merges[swap]
             both = merged_pairs(parameters, np.array([i]), np.array([j]))
-            replaced = [(i, both, 0, parameters.weights[i] + parameters.weights[j])]
-            indices = (k, j) if len(parts) == 2 else (j,)
-            replaced += [
-                (index, self.parts, part, self.parts.weights[part])
-                for index, part in zip(indices, parts, strict=True)
-            ]
-            for index, origin, part, weight in replaced:
-                weights[index], means[index] = weight, origin.means[part]
+            both = replace(both, weights=parameters.weights[[i, j]].sum(keepdims=True))
+            replaced = [(i, both, 0), *self._replacing(self.splits[swap], j)]
+            for index, origin, part in replaced:
+                weights[index], means[index] = origin.weights[part], origin.means[part]
                 own, one = np.array([index]), np.array([part])
                 values = structure.taken(origin.covariances, one)
                 covariances = structure.replaced(covariances, own, values)
@@ -263,20 +346,30 @@ class _Swaps:
         )
         return mixture.with_noise(parameters.noise)
 
+    def _replacing(self, split: int, free: int) -> list[tuple[int, Parameters, int]]:
+        """Return which component is replaced by which part of a mixture, for a split or a birth."""
+        k = self.halves.n_components // 2
+        if self.born is not None and split >= k:
+            return [(free, self.born, split - k)]
+        return [(split, self.halves, 2 * split), (free, self.halves, 2 * split + 1)]
+
 
 def _promising_swaps(rows: Rows, parameters: Parameters, objective: Objective) -> _Swaps:
     """Return the splits that gain more than the cost of the merges that make room for them."""
-    parts, gains = _splits(rows, parameters, objective)
-    pairs, costs = _merges(rows, parameters)
+    shares = _shares(rows, parameters)
+    halves, gains_of_halves = _halves(rows, parameters, shares, objective)
+    born, gains_of_births = _births(rows, parameters, shares, objective)
+    gains = np.concatenate([gains_of_halves, gains_of_births])
+    pairs, costs = _merges(rows, parameters, shares)
     taken: set[int] = set()
-    splits: list[tuple[int, tuple[int, ...]]] = []
+    splits: list[int] = []
     merges: list[tuple[int, int]] = []
     cheapest = list(np.argsort(costs))
     k = parameters.n_components
-    for split in np.argsort(-gains):
-        if split < k and int(split) in taken:
+    for split in np.argsort(-gains).tolist():
+        if split < k and split in taken:
             continue
-        own = {int(split)} if split < k else set()
+        own = {split} if split < k else set()
         pair = next(
             (p for p in cheapest if not {*pairs[p]} & (taken | own)),
             None,
@@ -284,66 +377,198 @@ def _promising_swaps(rows: Rows, parameters: Parameters, objective: Objective) -
         if pair is None or not gains[split] > costs[pair]:
             # A later split may still pay: the cheapest merge here may contain the component itself.
             continue
-        replacing = (2 * int(split), 2 * int(split) + 1) if split < k else (k + int(split),)
-        splits.append((int(split), replacing))
+        splits.append(split)
         merges.append(pairs[pair])
         taken |= own | {*pairs[pair]}
-    return _Swaps(parts, splits, merges)
+    return _Swaps(halves, born, splits, merges)
 
 
-def _splits(rows: Rows, parameters: Parameters, objective: Objective) -> tuple[Parameters, Array]:
-    """Return the halves of all components and some new ones, and each split's or birth's gain."""
-    k = parameters.n_components
-    parts = _parts(rows, parameters, objective)
-    halves, births = slice(2 * k), slice(2 * k, None)
-    own_weights = parts.weights[halves].reshape(k, 2).sum(axis=1)
-    factors = np.divide(parameters.weights, own_weights, out=np.ones(k), where=own_weights > 0.0)
+@dataclass(frozen=True, eq=False)
+class _Shares:
+    """The responsibilities of consequence of rows under a mixture, by component.
 
-    def values(weights: Array, one: Posterior, found: Posterior) -> tuple[Array, ...]:
-        relative = _relative_densities(found, one)
-        halves_of = found.responsibilities[:, halves].reshape(-1, k, 2)
-        born = found.responsibilities[:, births] * relative
-        return (
-            _gains_of_halves(weights, one.responsibilities, factors, halves_of, relative[:, 0]),
-            # The weights of the other components shrink to make room for the new weight.
-            weights @ np.log1p(born - parts.weights[births]),
-            _masses(weights, found.responsibilities),
+    Attributes
+    ----------
+    scores : ndarray of shape (m,)
+        ln p(x) of all rows, nats.
+    labels : ndarray of shape (m,), int64
+        Component of largest responsibility; NOISE for noise.
+    columns : csc_array of shape (m, K)
+        Responsibilities above a small one.
+    """
+
+    scores: Array
+    labels: NDArray[np.int64]
+    columns: scipy.sparse.csc_array
+
+    def members(self, component: int) -> tuple[NDArray[np.intp], Array]:
+        """Return the rows in which a component has a share, (n,), and these shares, (n,)."""
+        own = slice(self.columns.indptr[component], self.columns.indptr[component + 1])
+        return self.columns.indices[own].astype(np.intp), self.columns.data[own]
+
+    def masses(self, weights: Array) -> Array:
+        """Return the means over rows of weights w of the sums γw, γw² and γ²w², (3, K)."""
+        squares = np.square(weights)
+        found: Array = np.stack(
+            [weights @ self.columns, squares @ self.columns, squares @ self.columns.power(2)]
         )
-
-    gains_of_halves, gains_of_births, masses = rows.means([parameters, parts], values)
-    prices, is_supported = _prices(rows, parts, masses), _supported(rows, parts, masses)
-    gains = np.concatenate(
-        [
-            gains_of_halves - prices[halves].reshape(k, 2).max(axis=1),
-            gains_of_births - prices[births],
-        ]
-    )
-    can_be = np.concatenate([is_supported[halves].reshape(k, 2).all(axis=1), is_supported[births]])
-    return parts, np.where(can_be, gains, -np.inf)
+        found /= weights.sum()
+        return found
 
 
-def _parts(rows: Rows, parameters: Parameters, objective: Objective) -> Parameters:
-    """Return both halves of all components, then some new ones, after some steps of EM."""
+def _shares(rows: Rows, parameters: Parameters) -> _Shares:
+    """Return the responsibilities of all rows that are of consequence."""
+
+    def of_block(weights: Array, found: Posterior) -> tuple[Any, ...]:
+        shares = found.responsibilities
+        shares[~((shares > _SMALL_SHARE) & np.isfinite(found.scores)[:, np.newaxis])] = 0.0
+        return found.scores, found.labels, scipy.sparse.csr_array(shares)
+
+    scores, labels, shares = zip(*rows.of_blocks(parameters, of_block), strict=True)
+    columns = scipy.sparse.vstack(shares, "csc")
+    return _Shares(np.concatenate(scores), np.concatenate(labels), columns)
+
+
+def _halves(
+    rows: Rows, parameters: Parameters, shares: _Shares, objective: Objective
+) -> tuple[Parameters, Array]:
+    """Return both halves of all components after some steps of EM, and the gain of each split.
+
+    Both halves of a component are fitted to the rows of the component alone, each row with its
+    responsibility. The gain is a lower bound: rows that halves take from other components are not
+    counted.
+    """
     k = parameters.n_components
-    posterior = rows.prepared(parameters).posterior(rows.stored)
-    is_in_half = posterior.labels != NOISE
-    labels = np.full(len(posterior.labels), NOISE)
-    own_labels = posterior.labels[is_in_half]
-    labels[is_in_half] = 2 * own_labels + _far_side(rows.rows[is_in_half], parameters, own_labels)
-    worst = np.argsort(posterior.scores)[: min(int(_WORST * len(labels)), _MOST_WORST)]
-    dense = dense_places(rows.rows[worst], parameters)
-    for birth, own in enumerate(dense):
-        labels[worst[own]] = 2 * k + birth
-    used = labels != NOISE
-    start = parameters_of_clusters(
-        rows.rows[used],
-        rows.weights[used],
-        labels[used],
-        2 * k + len(dense),
+    is_used = shares.labels != NOISE
+    own_labels = shares.labels[is_used]
+    labels = 2 * own_labels + _far_side(rows.rows[is_used], parameters, own_labels)
+    # Noise has no part in rows that are weighted by their responsibilities.
+    without_noise = replace(objective, noise=None)
+    halves = parameters_of_clusters(
+        rows.rows[is_used],
+        rows.weights[is_used],
+        labels,
+        2 * k,
         parameters.covariance_type,
-        objective,
+        without_noise,
     )
-    return rows.short_run(start, _STEPS_OF_PARTS, objective=objective).parameters
+    members = [shares.members(component) for component in range(k)]
+    most = _ROWS_PER_MOMENT * parameters.structure.n_moments(parameters.n_features)
+    fitted = []
+    for places, share in members:
+        some = slice(None, None, max(-(-len(places) // most), 1))
+        fitted.append((rows.stored[places[some]], rows.weights[places[some]] * share[some]))
+    for _ in range(_STEPS_OF_PARTS):
+        halves = _half_step(rows, halves, fitted, without_noise)
+    pairs = halves.weights.reshape(k, 2)
+    sums = pairs.sum(axis=1, keepdims=True)
+    parts = np.divide(pairs, sums, out=np.full_like(pairs, 0.5), where=sums > 0.0)
+    halves = replace(halves, weights=(parameters.weights[:, np.newaxis] * parts).ravel())
+    gains, masses = np.full(k, -np.inf), np.zeros((3, 2 * k))
+    prepared = rows.components_of(halves, Frame.of(halves, rows.stored.dtype))
+    for component, (places, share) in enumerate(members):
+        if not places.size:
+            continue
+        weights = rows.weights[places] * share
+        which = np.array([2 * component, 2 * component + 1])
+        found = prepared(which).posterior(rows.stored[places], with_responsibilities=True)
+        ratios = found.scores - shares.scores[places] - np.log(share)
+        gains[component] = weights @ np.clip(ratios, _LEAST_RATIO, _LARGEST_RATIO)
+        of_halves = found.responsibilities
+        squares = np.square(rows.weights[places]) * share
+        masses[:, which] = (
+            weights @ of_halves,
+            squares @ of_halves,
+            (squares * share) @ np.square(of_halves),
+        )
+    total = rows.weights.sum()
+    masses /= total
+    prices, is_supported = _prices(rows, halves, masses), _supported(rows, halves, masses)
+    gains = gains / total - prices.reshape(k, 2).max(axis=1)
+    return halves, np.where(is_supported.reshape(k, 2).all(axis=1), gains, -np.inf)
+
+
+def _half_step(
+    rows: Rows,
+    halves: Parameters,
+    own: Sequence[tuple[NDArray[Any], Array]],
+    objective: Objective,
+) -> Parameters:
+    """Return the halves after a step of EM, each pair with rows and weights of its component.
+
+    Components have different parts of their rows here, but only their halves share these.
+    """
+    frame = Frame.of(halves, rows.stored.dtype)
+    prepared = rows.components_of(halves, frame)
+    total = Statistics.zero(frame, halves.n_components)
+    moments, scatter, weight, n_rows = total.moments, total.scatter, 0.0, 0
+    for component, (stored, weights) in enumerate(own):
+        if len(stored):
+            which = np.array([2 * component, 2 * component + 1])
+            found = prepared(which).statistics(stored, weights)
+            moments[which] = found.moments
+            scatter = scatter + found.scatter
+            weight, n_rows = weight + found.weight, n_rows + found.n_rows
+    found = replace(total, scatter=scatter, weight=weight, n_rows=n_rows)
+    return objective.maximize(found, halves).parameters
+
+
+def _births(
+    rows: Rows, parameters: Parameters, shares: _Shares, objective: Objective
+) -> tuple[Parameters | None, Array]:
+    """Return new components among the worst explained rows, and the gain of each.
+
+    They are fitted to all rows beside the mixture, which does not change.
+    """
+    n_rows = len(rows.stored)
+    worst = np.argsort(shares.scores)[: min(int(_WORST * n_rows), _MOST_WORST)]
+    groups = dense_places(rows.rows[worst], parameters)
+    if not groups:
+        return None, np.empty(0)
+    chosen = worst[np.concatenate(groups)]
+    labels = np.repeat(np.arange(len(groups)), [len(own) for own in groups])
+    without_noise = replace(objective, noise=None)
+    born = parameters_of_clusters(
+        rows.rows[chosen],
+        rows.weights[chosen],
+        labels,
+        len(groups),
+        parameters.covariance_type,
+        without_noise,
+    )
+    total = rows.weights.sum()
+    part = float(rows.weights[chosen].sum() / total)
+    for _ in range(_STEPS_OF_PARTS):
+        prepared = rows.prepared(born)
+        taken = rows.weights * _taken(part, prepared.posterior(rows.stored).scores, shares.scores)
+        born = without_noise.maximize(prepared.statistics(rows.stored, taken), born).parameters
+        part = float(taken.sum() / total)
+    found = rows.prepared(born).posterior(rows.stored, with_responsibilities=True)
+    relative = part * np.exp(np.clip(found.scores - shares.scores, _LEAST_RATIO, _LARGEST_RATIO))
+    densities = found.responsibilities * relative[:, np.newaxis]
+    weights = part * born.weights
+    # The weights of the other components shrink to make room for the new weight.
+    gains = rows.weights @ np.log1p(densities - weights) / total
+    own = found.responsibilities * _taken(part, found.scores, shares.scores)[:, np.newaxis]
+    masses = _masses(rows.weights, own) / total
+    is_supported = _supported(rows, born, masses)
+    gains = np.where(is_supported, gains - _prices(rows, born, masses), -np.inf)
+    return replace(born, weights=weights), gains
+
+
+def _taken(part: float, own: Array, other: Array) -> Array:
+    """Return the responsibilities (m,) of new components with a part of all weight.
+
+    Parameters
+    ----------
+    part : float
+    own, other : ndarray of shape (m,)
+        Logarithms of the density of the new components, and of that of the mixture.
+    """
+    odds = np.clip(own - other, _LEAST_RATIO, _LARGEST_RATIO)
+    with np.errstate(divide="ignore"):
+        found: Array = scipy.special.expit(odds + np.log(part) - np.log1p(-part))
+    return found
 
 
 def dense_places(rows: Array, parameters: Parameters) -> list[NDArray[np.intp]]:
@@ -385,62 +610,43 @@ def supporting_rows(structure: CovarianceStructure, n_features: int) -> float:
     return _SUPPORT * structure.n_moments(n_features) / n_features
 
 
-def _gains_of_halves(
-    weights: Array, shares: Array, factors: Array, halves: Array, relative: Array
-) -> Array:
-    """Return a lower bound on the gain of replacing each component by its halves, (K,).
+def _merges(
+    rows: Rows, parameters: Parameters, shares: _Shares
+) -> tuple[list[tuple[int, int]], Array]:
+    """Return each component with its partner of least merging cost, and the costs.
 
-    It is the expected gain, summed over rows, with unchanged responsibilities, as in EM: rows that
-    halves take from other components are not counted.
-
-    Parameters
-    ----------
-    weights : ndarray of shape (n,)
-    shares : ndarray of shape (n, K)
-        Responsibilities of components.
-    factors : ndarray of shape (K,)
-        Weights of components over those of both halves.
-    halves : ndarray of shape (n, K, 2)
-        Responsibilities in the mixture of halves.
-    relative : ndarray of shape (n,)
-        Densities under that mixture over those under the components' mixture.
+    A cost is an upper bound: it is of the rows in which one of the pair has a share.
     """
-    # Only shares that matter: logarithms of all would take most of the time.
-    rows, components = np.nonzero(shares > _SMALL_SHARE)
-    own = shares[rows, components]
-    replaced = halves[rows, components].sum(axis=1) * relative[rows] * factors[components]
-    gains = own * np.log(np.maximum(replaced, _TINY) / own)
-    summed: Array = np.bincount(components, weights[rows] * gains, len(factors)).astype(np.float64)
-    return summed
-
-
-def _merges(rows: Rows, parameters: Parameters) -> tuple[list[tuple[int, int]], Array]:
-    """Return each component with its partner of least merging cost, and the costs."""
     partners = merging_partners(parameters)
     pairs = sorted({(min(i, j), max(i, j)) for i, j in enumerate(partners.tolist()) if i != j})
     if not pairs:
         return [], np.empty(0)
     first, second = (np.array(side) for side in zip(*pairs, strict=True))
     merged = merged_pairs(parameters, first, second)
-    weight = (parameters.weights[first] + parameters.weights[second]).sum()
+    log_weight = np.log((parameters.weights[first] + parameters.weights[second]).sum())
+    prepared = rows.components_of(merged, Frame.of(merged, rows.stored.dtype))
+    total = rows.weights.sum()
+    costs = np.empty(len(pairs))
+    for number, (i, j) in enumerate(pairs):
+        places, own = _joint_share(shares.members(i), shares.members(j))
+        scores = prepared(np.array([number])).posterior(rows.stored[places]).scores
+        ratios = np.clip(scores + log_weight - shares.scores[places], _LEAST_RATIO, _LARGEST_RATIO)
+        changes = np.maximum(np.exp(ratios) - own, -1.0 + 1e-12)
+        costs[number] = -(rows.weights[places] @ np.log1p(changes)) / total
+    prices = _prices(rows, parameters, shares.masses(rows.weights))
+    return pairs, costs - np.minimum(prices[first], prices[second])
 
-    def values(weights: Array, one: Posterior, found: Posterior) -> tuple[Array, ...]:
-        relative = weight * _relative_densities(found, one)
-        shares = one.responsibilities
-        changes = found.responsibilities * relative - shares[:, first] - shares[:, second]
-        gains = np.log1p(np.maximum(changes, -1.0 + 1e-12))
-        return weights @ gains, _masses(weights, shares)
 
-    gains, masses = rows.means([parameters, merged], values)
-    prices = _prices(rows, parameters, masses)
-    return pairs, -gains - np.minimum(prices[first], prices[second])
-
-
-def _relative_densities(one: Posterior, other: Posterior) -> Array:
-    """Return densities of rows over those under another mixture, (m, 1); 1 where both are 0."""
-    differences = np.maximum(one.scores, -1e300) - np.maximum(other.scores, -1e300)
-    found: Array = np.exp(np.minimum(differences, 50.0))[:, np.newaxis]
-    return found
+def _joint_share(
+    one: tuple[NDArray[np.intp], Array], other: tuple[NDArray[np.intp], Array]
+) -> tuple[NDArray[np.intp], Array]:
+    """Return the rows in which one of two components has a share, and the shares of both."""
+    both = np.sort(np.concatenate([one[0], other[0]]))
+    places = both[np.concatenate([[True], both[1:] != both[:-1]])[: len(both)]]
+    share = np.zeros(len(places))
+    for own, values in (one, other):
+        share[np.searchsorted(places, own)] += values
+    return places, share
 
 
 def _far_side(rows: Array, parameters: Parameters, labels: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -20,7 +20,8 @@ from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError
 from streamgmm.options import CovarianceType
 
-_KMEANS_ITERATIONS = 100
+#: Iterations of k-means.
+MOST_ITERATIONS = 100
 _KMEANS_TOLERANCE = 1e-4
 # Products of an iteration for which calls of NumPy take most of the time.
 _FEW_PRODUCTS = 1 << 20
@@ -147,6 +148,7 @@ def initialize(
     known: Start,
     random: np.random.RandomState,
     scales: Array | None = None,
+    most_iterations: int = MOST_ITERATIONS,
 ) -> Parameters:
     """Return the starting parameters from a sample of rows.
 
@@ -168,6 +170,8 @@ def initialize(
     random : numpy.random.RandomState
     scales : ndarray of shape (D,), optional
         Units of the columns in which distances are measured; those of the data by default.
+    most_iterations : int
+        Iterations of k-means.
 
     Returns
     -------
@@ -197,7 +201,7 @@ def initialize(
     measured = centred
     if scales is not None:
         measured = _Rows.of(np.clip(rows / scales, -LARGEST_VALUE, LARGEST_VALUE), weights)
-    labels = _METHODS[method](measured, n_components, random)
+    labels = _METHODS[method](measured, n_components, random, most_iterations)
     found = _parameters(centred, labels, n_components, covariance_type, objective)
     covariances, factors = found.covariances, found.factors
     if known.precisions is not None:
@@ -432,7 +436,9 @@ def _farthest(rows: _Rows, centres: Array, labels: NDArray[np.intp], size: int) 
     return np.argsort(distances)[::-1][:size]
 
 
-def _kmeans(rows: _Rows, n_components: int, random: np.random.RandomState) -> NDArray[np.intp]:
+def _kmeans(
+    rows: _Rows, n_components: int, random: np.random.RandomState, most_iterations: int
+) -> NDArray[np.intp]:
     """Return the clusters of Lloyd's k-means, from k-means++ centres.
 
     Missing values are ignored as in k-POD (Chi, Chi & Baraniuk 2016).
@@ -441,10 +447,10 @@ def _kmeans(rows: _Rows, n_components: int, random: np.random.RandomState) -> ND
     tolerance = _KMEANS_TOLERANCE * float(rows.variances().mean())
     if rows.is_complete and centres.size * len(rows) <= _FEW_PRODUCTS:
         found: NDArray[np.intp] = lloyd(
-            rows.values, rows.weights, centres, _KMEANS_ITERATIONS, tolerance
+            rows.values, rows.weights, centres, most_iterations, tolerance
         )
         return found
-    for _ in range(_KMEANS_ITERATIONS):
+    for _ in range(most_iterations):
         labels = _nearest(rows, centres)
         moved, counts = _cluster_means(rows, labels, n_components)
         empty = np.flatnonzero(counts == 0.0)
@@ -459,30 +465,34 @@ def _kmeans(rows: _Rows, n_components: int, random: np.random.RandomState) -> ND
 
 
 def _kmeans_plusplus(
-    rows: _Rows, n_components: int, random: np.random.RandomState
+    rows: _Rows, n_components: int, random: np.random.RandomState, most_iterations: int
 ) -> NDArray[np.intp]:
     return _nearest(rows, _seed_centres(rows, n_components, random))
 
 
 def _random_from_data(
-    rows: _Rows, n_components: int, random: np.random.RandomState
+    rows: _Rows, n_components: int, random: np.random.RandomState, most_iterations: int
 ) -> NDArray[np.intp]:
     chosen = random.choice(len(rows), size=n_components, replace=False)
     return _nearest(rows, rows.values[chosen])
 
 
 def _kmeans_of_few(
-    rows: _Rows, n_components: int, random: np.random.RandomState
+    rows: _Rows, n_components: int, random: np.random.RandomState, most_iterations: int
 ) -> NDArray[np.intp]:
     """Return the nearest centre of k-means on a few rows, drawn anew for each call."""
     size = min(_FEW_PER_COMPONENT * n_components, len(rows))
     chosen = random.choice(len(rows), size=size, replace=False)
     few = replace(rows, terms=rows.terms[chosen], weights=rows.weights[chosen])
-    means, counts = _cluster_means(few, _kmeans(few, n_components, random), n_components)
+    means, counts = _cluster_means(
+        few, _kmeans(few, n_components, random, most_iterations), n_components
+    )
     return _nearest(rows, means[counts > 0.0])
 
 
-def _random(rows: _Rows, n_components: int, random: np.random.RandomState) -> NDArray[np.intp]:
+def _random(
+    rows: _Rows, n_components: int, random: np.random.RandomState, most_iterations: int
+) -> NDArray[np.intp]:
     """Assign rows in random order and in turn, so that each component gets rows."""
     return random.permutation(len(rows)) % n_components
 

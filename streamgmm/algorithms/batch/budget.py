@@ -1,0 +1,150 @@
+"""How much work in memory a fit may take: a few passes over the data, whatever the data are.
+
+The unit is an evaluation: of all components, for one row. So sizes and numbers of steps depend on
+the numbers of rows and components and on the structure, and on nothing of the machine.
+"""
+
+import math
+from dataclasses import dataclass
+
+# Evaluations for each row of the data.
+_PER_ROW = 4.0
+# Small data may take as many as large ones, but not more multiplications than take a few seconds.
+_FEWEST, _MULTIPLICATIONS = 1 << 22, 1 << 34
+# Parts of the work: starts, and split and merge; the rest is for convergence on the sample.
+_STARTING, _MOVING = 0.15, 0.4
+# Starts that continue for each restart, and short runs of which each start is the best: what a run
+# comes to is known after splits and merges, and hardly before.
+_STARTS = ((3, 2), (2, 1), (1, 1))
+# From so many components on there is one start.
+_MANY_COMPONENTS = 64
+# Several starts are made with this part of the rows that one would have, at least.
+_LEAST_PART = 0.25
+# Steps of a short run, and of a start that continues; iterations of k-means, which take as long as
+# so many steps with the choice of its centres.
+SHORT, LONGER = 4, 8
+KMEANS_ITERATIONS = 16
+_KMEANS_STEPS = 15
+# Rows of starts: at least, for each component, and at most for each parameter; split and merge use
+# so many times as many at most.
+_FEWEST_ROWS, _ROWS_PER_COMPONENT, _ROWS_PER_PARAMETER, MORE = 4096, 16, 20, 2
+# Evaluations in a round of splits and merges, and rounds that are planned.
+_ROUND, _ROUNDS = 12, 4
+# Evaluations of a row that informs a step; parts of the evaluations of an iteration.
+_INFORMING, _LARGEST_INFORMING = 7.0, 2.0
+# Rows of the sample that inform its own convergence, at least; for each parameter too.
+_FEWEST_INFORMING, _INFORMING_PER_PARAMETER = 4096, 5
+# Iterations of convergence on the sample, at least and at most.
+_FEWEST_ITERATIONS, _MOST_ITERATIONS = 4, 100
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The starts of a restart.
+
+    Attributes
+    ----------
+    n_starts : int
+        Starts that continue.
+    n_runs : int
+        Short runs of which each start is the best.
+    n_rows : int
+        Rows of both.
+    """
+
+    n_starts: int
+    n_runs: int
+    n_rows: int
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """The convergence on a sample.
+
+    Attributes
+    ----------
+    n_iterations : int
+        Largest number.
+    n_informing : int
+        Rows that inform steps; 0 if these would take most of the work.
+    """
+
+    n_iterations: int
+    n_informing: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The work in memory of a fit to some data.
+
+    Attributes
+    ----------
+    n_rows : int
+        Rows of the data.
+    n_components : int
+    n_parameters : int
+        Free parameters of the mixture.
+    n_moments : int
+        Moments of a component.
+    """
+
+    n_rows: int
+    n_components: int
+    n_parameters: int
+    n_moments: int
+
+    @property
+    def n_evaluations(self) -> float:
+        """Evaluations in all, for each restart."""
+        quick = _MULTIPLICATIONS / (self.n_components * self.n_moments)
+        return max(_PER_ROW * self.n_rows, min(float(_FEWEST), quick))
+
+    @property
+    def most_starting_rows(self) -> int:
+        """Largest number of rows that starts use."""
+        wanted = max(_FEWEST_ROWS, _ROWS_PER_PARAMETER * self.n_parameters)
+        return max(wanted, self._fewest_rows)
+
+    @property
+    def _fewest_rows(self) -> int:
+        return max(_FEWEST_ROWS, _ROWS_PER_COMPONENT * self.n_components)
+
+    def starts(self, is_single: bool) -> Starts:
+        """Return how many starts there are, and their rows.
+
+        Parameters
+        ----------
+        is_single : bool
+            Whether the rows are too few to choose among starts.
+        """
+        one = is_single or self.n_components >= _MANY_COMPONENTS
+        most = self.most_starting_rows
+        for n_starts, n_runs in _STARTS[-1:] if one else _STARTS:
+            steps = n_starts * (n_runs * (SHORT + _KMEANS_STEPS) + LONGER)
+            n_rows = int(_STARTING * self.n_evaluations / steps)
+            if n_rows >= _LEAST_PART * most or n_starts == 1:
+                break
+        return Starts(n_starts, n_runs, min(max(n_rows, self._fewest_rows), most))
+
+    def moving_rows(self, n_starts: int) -> int:
+        """Return the number of rows with which some starts are split and merged."""
+        steps = n_starts * (LONGER + _ROUND * _ROUNDS)
+        n_rows = int(_MOVING * self.n_evaluations / steps)
+        return min(max(n_rows, self._fewest_rows), MORE * self.most_starting_rows)
+
+    def moving_steps(self, n_starts: int, n_rows: int) -> float:
+        """Return the evaluations of each row that splits and merges of one start may take."""
+        return max(_MOVING * self.n_evaluations / (n_starts * max(n_rows, 1)), LONGER + _ROUND)
+
+    def convergence(self, n_sample: int) -> Convergence:
+        """Return the work of convergence on a sample."""
+        n_informing = min(
+            n_sample, max(_FEWEST_INFORMING, _INFORMING_PER_PARAMETER * self.n_parameters)
+        )
+        informing = _INFORMING * n_informing / max(n_sample, 1)
+        if informing > _LARGEST_INFORMING:
+            n_informing, informing = 0, 0.0
+        part = 1.0 - _STARTING - _MOVING
+        wanted = part * self.n_evaluations / (max(n_sample, 1) * (1.0 + informing))
+        n_iterations = min(max(math.floor(wanted), _FEWEST_ITERATIONS), _MOST_ITERATIONS)
+        return Convergence(n_iterations, n_informing)
