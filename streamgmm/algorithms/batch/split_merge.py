@@ -28,7 +28,7 @@ from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array, CovarianceStructure
-from streamgmm.events import RoundDone
+from streamgmm.events import RoundDone, SampleStep
 from streamgmm.protocols import Chunk, Job, Work
 
 # A short run of EM ends with a step that gains less, in nats per row.
@@ -449,6 +449,7 @@ def _halves(
         fitted.append((rows.stored[places[some]], rows.weights[places[some]] * share[some]))
     for _ in range(_STEPS_OF_PARTS):
         halves = _half_step(rows, halves, fitted, without_noise)
+        rows.reader.notify(SampleStep("moves", 0))
     pairs = halves.weights.reshape(k, 2)
     sums = pairs.sum(axis=1, keepdims=True)
     parts = np.divide(pairs, sums, out=np.full_like(pairs, 0.5), where=sums > 0.0)
