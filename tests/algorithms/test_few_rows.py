@@ -10,7 +10,7 @@ import tests.naive as naive
 from streamgmm import GaussianMixture
 from streamgmm.algorithms.batch.few_rows import FewRows, ignore_run
 from streamgmm.core.fitted_model import StopReason
-from streamgmm.core.kernels.lloyd import lloyd
+from streamgmm.core.kernels.lloyd import lloyd_iterations
 from streamgmm.core.noise import Noise
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
@@ -158,7 +158,7 @@ def test_result_of_a_fit_is_near_that_through_readers(monkeypatch: pytest.Monkey
 def test_lloyd_ends_at_the_means_of_the_nearest_rows() -> None:
     rng = np.random.default_rng(10)
     rows, weights = rng.normal(size=(200, 3)), rng.uniform(0.5, 2.0, 200)
-    labels = lloyd(rows, weights, rows[:4].copy(), 1000, 0.0)
+    labels = lloyd_iterations(rows, weights, rows[:4].copy(), 1000, 0.0)
     centres = np.stack(
         [np.average(rows[labels == k], axis=0, weights=weights[labels == k]) for k in range(4)]
     )
@@ -168,5 +168,5 @@ def test_lloyd_ends_at_the_means_of_the_nearest_rows() -> None:
 
 def test_lloyd_gives_a_cluster_without_rows_the_farthest_row() -> None:
     rows = np.array([[0.0], [1.0], [2.0], [50.0]])
-    labels = lloyd(rows, np.ones(4), np.array([[1.0], [1e3]]), 10, 0.0)
+    labels = lloyd_iterations(rows, np.ones(4), np.array([[1.0], [1e3]]), 10, 0.0)
     assert labels.tolist() == [0, 0, 0, 1]

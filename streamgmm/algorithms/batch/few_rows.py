@@ -6,14 +6,16 @@ rows with gaps), and those in which it fails, go through the reader.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamgmm.algorithms.batch.em import Fit
+from streamgmm.core.e_step import Posterior
 from streamgmm.core.fitted_model import StopReason
-from streamgmm.core.kernels.em_steps import em_steps
+from streamgmm.core.kernels.em_steps import em_steps, log_joint_of_few
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import STRUCTURES, Array
@@ -138,6 +140,24 @@ class FewRows:
         settled = max(_PART_OF_STEP * tol, _ROUNDING)
         return self._run(start, n_steps, settled, n_cheap, _PART_OF_REST * tol, on_run)
 
+    @property
+    def pools_components(self) -> bool:
+        """Whether all components share one covariance."""
+        return _POOLING[self.covariance_type].components
+
+    def part(self, places: NDArray[np.intp], weights: Array) -> "FewRows":
+        """Return some of the rows, with weights (n,) that these rows shall have."""
+        return replace(self, rows=self.rows[places], weights=weights)
+
+    def posterior(self, parameters: Parameters) -> Posterior:
+        """Return the posterior of each row, with responsibilities."""
+        joint = log_joint_of_few(self.rows, *self._scaled(parameters)).T
+        joint -= np.log(self.scale).sum()
+        scores: Array = np.logaddexp.reduce(joint, axis=1)
+        with np.errstate(invalid="ignore"):
+            shares = np.exp(joint - scores[:, np.newaxis])
+        return Posterior(scores, np.argmax(joint, axis=1), shares, 0)
+
     def _products(self, n_components: int) -> int:
         n_rows, n_features = self.rows.shape
         of_moments = n_features
@@ -159,9 +179,7 @@ class FewRows:
         weights, means, covariances, factors, n_values, n_evaluated, has_settled = em_steps(
             self.rows,
             self.weights,
-            start.weights,
-            (start.means - self.centre) / self.scale,
-            self._scaled_factors(start),
+            *self._scaled(start),
             self.ridge,
             np.array(_POOLING[self.covariance_type]),
             n_steps,
@@ -178,15 +196,19 @@ class FewRows:
         reason = StopReason.TOLERANCE if has_settled else StopReason.LIMIT
         return Fit(found, None, log_likelihoods, log_likelihoods, reason, n_iterations=n_values)
 
-    def _scaled_factors(self, start: Parameters) -> Array:
-        """Return factors (K, D, D) or standard deviations (K, 1, D) in the units of the rows."""
-        k, d = start.means.shape
-        stacked = start.stacked(start.factors)
+    def _scaled(self, parameters: Parameters) -> tuple[Array, Array, Array]:
+        """Return weights (K,), means (K, D) and factors in the units of the rows.
+
+        Factors are matrices (K, D, D) or standard deviations (K, 1, D).
+        """
+        k, d = parameters.means.shape
+        stacked = parameters.stacked(parameters.factors)
         if self.covariance_type in _HAS_MATRICES:
-            scaled = stacked / self.scale[:, np.newaxis]
-            return np.ascontiguousarray(np.broadcast_to(scaled, (k, d, d)))
-        found: Array = (stacked / self.scale)[:, np.newaxis, :]
-        return found
+            factors = np.broadcast_to(stacked / self.scale[:, np.newaxis], (k, d, d))
+        else:
+            factors = (stacked / self.scale)[:, np.newaxis, :]
+        means = (parameters.means - self.centre) / self.scale
+        return parameters.weights, means, np.ascontiguousarray(factors)
 
     def _parameters(
         self, weights: Array, means: Array, covariances: Array, factors: Array

@@ -156,6 +156,7 @@ class Settings:
         random: np.random.RandomState,
         restart: int = 0,
         most_iterations: int = MOST_ITERATIONS,
+        on_step: Callable[[], None] = lambda: None,
     ) -> Parameters:
         """Return starting parameters from a sample; see :func:`initialize`.
 
@@ -176,6 +177,7 @@ class Settings:
             random,
             self.scales,
             most_iterations,
+            on_step,
         )
 
 
@@ -326,12 +328,17 @@ class StageListener:
             self.n_rows += event.n_rows
             if math.isfinite(event.log_likelihood):
                 self.log_likelihoods.append(event.log_likelihood)
-            self._n_steps += 1
-            self._listener(SampleStep(self._name, self._n_steps, event.log_likelihood))
+            self._step(event.log_likelihood)
+        elif isinstance(event, SampleStep):
+            self._step(event.log_likelihood)
         elif isinstance(event, StepScored):
             self.n_rows += event.n_row_visits
         elif isinstance(event, StartBegun | StartDone | RoundDone):
             self._listener(event)
+
+    def _step(self, log_likelihood: float) -> None:
+        self._n_steps += 1
+        self._listener(SampleStep(self._name, self._n_steps, log_likelihood))
 
 
 @dataclass(frozen=True, eq=False)
@@ -502,7 +509,13 @@ class Search:
             number = next(numbers)
             rows.reader.notify(StartBegun(number, n_all))
             start = self.settings.start(
-                rows.rows, rows.weights, self.known, self.random, restart, KMEANS_ITERATIONS
+                rows.rows,
+                rows.weights,
+                self.known,
+                self.random,
+                restart,
+                KMEANS_ITERATIONS,
+                lambda: rows.reader.notify(SampleStep("starts", 0)),
             )
             fit = self._em(rows, start, SHORT)
             best = max(best, fit.log_likelihood)

@@ -29,7 +29,7 @@ from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array, CovarianceStructure
-from streamgmm.events import RoundDone
+from streamgmm.events import RoundDone, SampleStep
 from streamgmm.protocols import Chunk, Job, Work
 
 # A short run of EM ends with a step that gains less, in nats per row.
@@ -92,8 +92,9 @@ class Rows:
 
     def short_run(self, start: Parameters, n_steps: int, *, objective: Objective) -> Fit:
         """Run EM with these rows for ``n_steps`` steps, or until the gain is negligible."""
-        if self.few is not None and self.few.is_for(start.n_components):
-            found = self.few.short_run(start, n_steps, _SETTLED, self.on_run)
+        few = self.few_for(start.n_components)
+        if few is not None:
+            found = few.short_run(start, n_steps, _SETTLED, self.on_run)
             if found is not None:
                 return found
         fit = expectation_maximization(
@@ -101,25 +102,36 @@ class Rows:
         )
         return fit.without_statistics()
 
+    def few_for(self, n_components: int) -> FewRows | None:
+        """Return the rows again, if a step with so many components takes less time with these."""
+        return self.few if self.few is not None and self.few.is_for(n_components) else None
+
     def components_of(
         self, parameters: Parameters, frame: Frame
     ) -> Callable[[NDArray[np.intp]], EStep | IncompleteExpectation]:
         """Return a function that prepares some components of a mixture for these rows."""
         if self.reader.source.missing != "em":
             return EStep.prepare(parameters, frame).gathered
-        structure = parameters.structure
 
         def prepared(components: NDArray[np.intp]) -> EStep | IncompleteExpectation:
-            own = Parameters(
-                parameters.covariance_type,
-                parameters.weights[components],
-                parameters.means[components],
-                structure.taken(parameters.covariances, components),
-                structure.taken(parameters.factors, components),
-            )
+            own = _taken_components(parameters, components)
             return prepare(own, frame.gathered(components), "em")
 
         return prepared
+
+    def posterior_of(
+        self, parameters: Parameters
+    ) -> Callable[[NDArray[np.intp], NDArray[np.intp]], Posterior]:
+        """Return a function that gives the posterior of some rows under some components."""
+        few = self.few_for(parameters.n_components)
+        if few is not None:
+            return lambda components, places: few.part(places, self.weights[places]).posterior(
+                _taken_components(parameters, components)
+            )
+        prepared = self.components_of(parameters, Frame.of(parameters, self.stored.dtype))
+        return lambda components, places: prepared(components).posterior(
+            self.stored[places], with_responsibilities=True
+        )
 
     def of_blocks(
         self, parameters: Parameters, values: Callable[[Array, Posterior], Any]
@@ -132,6 +144,9 @@ class Rows:
         values : callable
             Takes the weights of some rows, (n,), and their posterior with responsibilities.
         """
+        few = self.few_for(parameters.n_components)
+        if few is not None:
+            return [values(self.weights, few.posterior(parameters))]
         prepared = self.prepared(parameters)
         size = max(1, _BLOCK_BYTES // (8 * _ARRAYS * parameters.n_components))
 
@@ -148,6 +163,18 @@ class Rows:
         job = Job(of_chunk, None, work)
         found = reader.executor.map_reduce(reader.source, job, lambda event: None)
         return list(found.values)
+
+
+def _taken_components(parameters: Parameters, components: NDArray[np.intp]) -> Parameters:
+    """Return some components of a mixture, with the weights that they have in it."""
+    structure = parameters.structure
+    return Parameters(
+        parameters.covariance_type,
+        parameters.weights[components],
+        parameters.means[components],
+        structure.taken(parameters.covariances, components),
+        structure.taken(parameters.factors, components),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -457,21 +484,20 @@ def _halves(
     fitted = []
     for places, share in members:
         some = slice(None, None, max(-(-len(places) // most), 1))
-        fitted.append((rows.stored[places[some]], rows.weights[places[some]] * share[some]))
-    for _ in range(_STEPS_OF_PARTS):
-        halves = _half_step(rows, halves, fitted, without_noise)
+        fitted.append((places[some], rows.weights[places[some]] * share[some]))
+    halves = _fitted_halves(rows, halves, fitted, without_noise)
     pairs = halves.weights.reshape(k, 2)
     sums = pairs.sum(axis=1, keepdims=True)
     parts = np.divide(pairs, sums, out=np.full_like(pairs, 0.5), where=sums > 0.0)
     halves = replace(halves, weights=(parameters.weights[:, np.newaxis] * parts).ravel())
     gains, masses = np.full(k, -np.inf), np.zeros((3, 2 * k))
-    prepared = rows.components_of(halves, Frame.of(halves, rows.stored.dtype))
+    posterior = rows.posterior_of(halves)
     for component, (places, share) in enumerate(members):
         if not places.size:
             continue
         weights = rows.weights[places] * share
         which = np.array([2 * component, 2 * component + 1])
-        found = prepared(which).posterior(rows.stored[places], with_responsibilities=True)
+        found = posterior(which, places)
         ratios = found.scores - shares.scores[places] - np.log(share)
         gains[component] = weights @ np.clip(ratios, _LEAST_RATIO, _LARGEST_RATIO)
         of_halves = found.responsibilities
@@ -488,10 +514,50 @@ def _halves(
     return halves, np.where(is_supported.reshape(k, 2).all(axis=1), gains, -np.inf)
 
 
+def _fitted_halves(
+    rows: Rows,
+    halves: Parameters,
+    own: Sequence[tuple[NDArray[np.intp], Array]],
+    objective: Objective,
+) -> Parameters:
+    """Return the halves after some steps of EM, each pair with rows and weights of its component.
+
+    Parameters
+    ----------
+    rows : Rows
+    halves : Parameters
+    own : sequence of (ndarray of shape (n,), ndarray of shape (n,))
+        The rows of each component, and their weights.
+    objective : Objective
+    """
+    few = rows.few_for(halves.n_components)
+    if few is None or few.pools_components:
+        for _ in range(_STEPS_OF_PARTS):
+            halves = _half_step(rows, halves, own, objective)
+            rows.reader.notify(SampleStep("moves", 0))
+        return halves
+    structure, weights, means = halves.structure, halves.weights.copy(), halves.means.copy()
+    covariances, factors = halves.covariances, halves.factors
+    for component, (places, own_weights) in enumerate(own):
+        which = np.array([2 * component, 2 * component + 1])
+        pair = _taken_components(halves, which)
+        total = pair.weights.sum()
+        if not (len(places) and pair.weights.min() > 0.0):
+            continue
+        pair = replace(pair, weights=pair.weights / total)
+        fit = few.part(places, own_weights).short_run(pair, _STEPS_OF_PARTS, 0.0, ignore_run)
+        if fit is None:
+            continue
+        weights[which], means[which] = total * fit.parameters.weights, fit.parameters.means
+        covariances = structure.replaced(covariances, which, fit.parameters.covariances)
+        factors = structure.replaced(factors, which, fit.parameters.factors)
+    return Parameters(halves.covariance_type, weights, means, covariances, factors)
+
+
 def _half_step(
     rows: Rows,
     halves: Parameters,
-    own: Sequence[tuple[NDArray[Any], Array]],
+    own: Sequence[tuple[NDArray[np.intp], Array]],
     objective: Objective,
 ) -> Parameters:
     """Return the halves after a step of EM, each pair with rows and weights of its component.
@@ -502,10 +568,10 @@ def _half_step(
     prepared = rows.components_of(halves, frame)
     total = Statistics.zero(frame, halves.n_components)
     moments, scatter, weight, n_rows = total.moments, total.scatter, 0.0, 0
-    for component, (stored, weights) in enumerate(own):
-        if len(stored):
+    for component, (places, weights) in enumerate(own):
+        if len(places):
             which = np.array([2 * component, 2 * component + 1])
-            found = prepared(which).statistics(stored, weights)
+            found = prepared(which).statistics(rows.stored[places], weights)
             moments[which] = found.moments
             scatter = scatter + found.scatter
             weight, n_rows = weight + found.weight, n_rows + found.n_rows
@@ -624,12 +690,12 @@ def _merges(
     first, second = (np.array(side) for side in zip(*pairs, strict=True))
     merged = merged_pairs(parameters, first, second)
     log_weight = np.log((parameters.weights[first] + parameters.weights[second]).sum())
-    prepared = rows.components_of(merged, Frame.of(merged, rows.stored.dtype))
+    posterior = rows.posterior_of(merged)
     total = rows.weights.sum()
     costs = np.empty(len(pairs))
     for number, (i, j) in enumerate(pairs):
         places, own = _joint_share(shares.members(i), shares.members(j))
-        scores = prepared(np.array([number])).posterior(rows.stored[places]).scores
+        scores = posterior(np.array([number]), places).scores
         ratios = np.clip(scores + log_weight - shares.scores[places], _LEAST_RATIO, _LARGEST_RATIO)
         changes = np.maximum(np.exp(ratios) - own, -1.0 + 1e-12)
         costs[number] = -(rows.weights[places] @ np.log1p(changes)) / total

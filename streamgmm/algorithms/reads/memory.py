@@ -23,6 +23,8 @@ _OTHER_BYTES = 64
 _FIXED_BYTES = 24 << 20
 # Bytes that a thread holds while it computes means over rows; see ``split_merge``.
 _MEANS_BYTES = 12 << 20
+# Bytes of a responsibility that is kept with its row; how many a row has on average, at most.
+_SHARE_BYTES, _SHARES_OF_ROW = 12, 8
 # Bytes of the matrix of distances between the worst explained rows, with flags.
 _WORST_BYTES = 10 << 20
 # Bytes of responsibilities of informing rows: a dense block with flags, see ``search``.
@@ -286,7 +288,11 @@ class FitMemory:
         held = starts + self._rows(size) + as_double + self._restarts + one.bare + one.parameters
         factor = one.mean_factor + 3 * size * _VALUE * one.n_features
         read = 2 * self._read + self.n_threads * 2 * parts.statistics
+        # Responsibilities by row and by component, and the rows to which halves are fitted.
+        shares = 3 * _SHARE_BYTES * size * min(one.n_components, _SHARES_OF_ROW)
+        copied = 2 * size * self._row
         means = parts.bare + parts.expectation + one.expectation + one.matrices + parts.matrices
+        means += shares + copied + parts.statistics
         return held + max(
             self._initialize(size, parts),
             factor + _WORST_BYTES,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.usable_rows import check_weight
 from streamgmm.core.e_step import LARGEST_VALUE
-from streamgmm.core.kernels.lloyd import lloyd
+from streamgmm.core.kernels.lloyd import lloyd_iterations
 from streamgmm.core.noise import Noise
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters, covariances_from_precisions
@@ -25,6 +25,8 @@ MOST_ITERATIONS = 100
 _KMEANS_TOLERANCE = 1e-4
 # Products of an iteration for which calls of NumPy take most of the time.
 _FEW_PRODUCTS = 1 << 20
+# Centres that are chosen between two reports.
+_CENTRES_IN_STEP = 64
 # Rows per component of a start from few rows.
 _FEW_PER_COMPONENT = 5
 # Number of distances that are held at once; they stay in the cache of a core.
@@ -138,6 +140,21 @@ class _Rows:
         return np.concatenate(parts, axis=-1)
 
 
+@dataclass(frozen=True)
+class _Lloyd:
+    """How long k-means runs.
+
+    Attributes
+    ----------
+    most_iterations : int
+    on_step : callable
+        Called after each iteration, and after each part of the choice of centres.
+    """
+
+    most_iterations: int
+    on_step: Callable[[], None]
+
+
 def initialize(
     rows: Array,
     weights: Array,
@@ -149,6 +166,7 @@ def initialize(
     random: np.random.RandomState,
     scales: Array | None = None,
     most_iterations: int = MOST_ITERATIONS,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Parameters:
     """Return the starting parameters from a sample of rows.
 
@@ -172,6 +190,8 @@ def initialize(
         Units of the columns in which distances are measured; those of the data by default.
     most_iterations : int
         Iterations of k-means.
+    on_step : callable
+        Called after each iteration of k-means, and after each part of the choice of its centres.
 
     Returns
     -------
@@ -201,7 +221,8 @@ def initialize(
     measured = centred
     if scales is not None:
         measured = _Rows.of(np.clip(rows / scales, -LARGEST_VALUE, LARGEST_VALUE), weights)
-    labels = _METHODS[method](measured, n_components, random, most_iterations)
+    lloyd = _Lloyd(most_iterations, on_step)
+    labels = _METHODS[method](measured, n_components, random, lloyd)
     found = _parameters(centred, labels, n_components, covariance_type, objective)
     covariances, factors = found.covariances, found.factors
     if known.precisions is not None:
@@ -396,7 +417,12 @@ def _squared_distances(rows: _Rows, squares: Array, centres: Array) -> Array:
     return np.maximum(distances, 0.0, out=distances)
 
 
-def _seed_centres(rows: _Rows, n_components: int, random: np.random.RandomState) -> Array:
+def _seed_centres(
+    rows: _Rows,
+    n_components: int,
+    random: np.random.RandomState,
+    on_step: Callable[[], None] = lambda: None,
+) -> Array:
     """Draw centres by greedy k-means++ (Arthur & Vassilvitskii 2007): the best of several draws.
 
     Missing values of a centre are those of the mean of all rows.
@@ -407,7 +433,9 @@ def _seed_centres(rows: _Rows, n_components: int, random: np.random.RandomState)
     first = random.choice(len(rows), p=weights / weights.sum())
     chosen = [int(first)]
     closest = _squared_distances(rows, squares, values[chosen])[0]
-    for _ in range(1, n_components):
+    for number in range(1, n_components):
+        if number % _CENTRES_IN_STEP == 0:
+            on_step()
         potential = np.cumsum(closest * weights)
         draws = random.uniform(size=n_trials) * potential[-1]
         candidates = np.minimum(np.searchsorted(potential, draws), len(rows) - 1)
@@ -437,20 +465,20 @@ def _farthest(rows: _Rows, centres: Array, labels: NDArray[np.intp], size: int) 
 
 
 def _kmeans(
-    rows: _Rows, n_components: int, random: np.random.RandomState, most_iterations: int
+    rows: _Rows, n_components: int, random: np.random.RandomState, lloyd: _Lloyd
 ) -> NDArray[np.intp]:
     """Return the clusters of Lloyd's k-means, from k-means++ centres.
 
     Missing values are ignored as in k-POD (Chi, Chi & Baraniuk 2016).
     """
-    centres = _seed_centres(rows, n_components, random)
+    centres = _seed_centres(rows, n_components, random, lloyd.on_step)
     tolerance = _KMEANS_TOLERANCE * float(rows.variances().mean())
     if rows.is_complete and centres.size * len(rows) <= _FEW_PRODUCTS:
-        found: NDArray[np.intp] = lloyd(
-            rows.values, rows.weights, centres, most_iterations, tolerance
+        found: NDArray[np.intp] = lloyd_iterations(
+            rows.values, rows.weights, centres, lloyd.most_iterations, tolerance
         )
         return found
-    for _ in range(most_iterations):
+    for _ in range(lloyd.most_iterations):
         labels = _nearest(rows, centres)
         moved, counts = _cluster_means(rows, labels, n_components)
         empty = np.flatnonzero(counts == 0.0)
@@ -459,39 +487,38 @@ def _kmeans(
             moved[empty] = rows.values[_farthest(rows, centres, labels, empty.size)]
         shift = float(np.square(moved - centres).sum())
         centres = moved
+        lloyd.on_step()
         if shift <= tolerance:
             break
     return _nearest(rows, centres)
 
 
 def _kmeans_plusplus(
-    rows: _Rows, n_components: int, random: np.random.RandomState, most_iterations: int
+    rows: _Rows, n_components: int, random: np.random.RandomState, lloyd: _Lloyd
 ) -> NDArray[np.intp]:
-    return _nearest(rows, _seed_centres(rows, n_components, random))
+    return _nearest(rows, _seed_centres(rows, n_components, random, lloyd.on_step))
 
 
 def _random_from_data(
-    rows: _Rows, n_components: int, random: np.random.RandomState, most_iterations: int
+    rows: _Rows, n_components: int, random: np.random.RandomState, lloyd: _Lloyd
 ) -> NDArray[np.intp]:
     chosen = random.choice(len(rows), size=n_components, replace=False)
     return _nearest(rows, rows.values[chosen])
 
 
 def _kmeans_of_few(
-    rows: _Rows, n_components: int, random: np.random.RandomState, most_iterations: int
+    rows: _Rows, n_components: int, random: np.random.RandomState, lloyd: _Lloyd
 ) -> NDArray[np.intp]:
     """Return the nearest centre of k-means on a few rows, drawn anew for each call."""
     size = min(_FEW_PER_COMPONENT * n_components, len(rows))
     chosen = random.choice(len(rows), size=size, replace=False)
     few = replace(rows, terms=rows.terms[chosen], weights=rows.weights[chosen])
-    means, counts = _cluster_means(
-        few, _kmeans(few, n_components, random, most_iterations), n_components
-    )
+    means, counts = _cluster_means(few, _kmeans(few, n_components, random, lloyd), n_components)
     return _nearest(rows, means[counts > 0.0])
 
 
 def _random(
-    rows: _Rows, n_components: int, random: np.random.RandomState, most_iterations: int
+    rows: _Rows, n_components: int, random: np.random.RandomState, lloyd: _Lloyd
 ) -> NDArray[np.intp]:
     """Assign rows in random order and in turn, so that each component gets rows."""
     return random.permutation(len(rows)) % n_components

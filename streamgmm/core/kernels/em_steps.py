@@ -40,6 +40,16 @@ def _inverse(factor, inverse):
 
 
 @piece
+def _invert(factor, inverse):
+    """Write the inverse of a factor, or those of standard deviations (1, D)."""
+    if factor.shape[0] == 1:
+        for d in range(factor.shape[1]):
+            inverse[0, d] = 1.0 / factor[0, d]
+    else:
+        _inverse(factor, inverse)
+
+
+@piece
 def _factorised(covariance, factor):
     """Write the Cholesky factor of a matrix (D, D); return whether it is well determined."""
     n = covariance.shape[0]
@@ -71,11 +81,9 @@ def _all_factorised(covariances, factors, inverses):
                 if not variance > _LEAST_VARIANCE:
                     return False
                 factors[k, 0, d] = math.sqrt(variance)
-                inverses[k, 0, d] = 1.0 / factors[k, 0, d]
-        else:
-            if not _factorised(covariances[k], factors[k]):
-                return False
-            _inverse(factors[k], inverses[k])
+        elif not _factorised(covariances[k], factors[k]):
+            return False
+        _invert(factors[k], inverses[k])
     return True
 
 
@@ -102,18 +110,24 @@ def _add_squares(columns, mean, inverse, residual, out):
 
 
 @piece
-def _expect(columns, weights, shares, means, inverses, responsibilities, largest, total):
-    """Write the responsibilities (K, n); return the mean log-likelihood, nats per row."""
+def _write_log_joint(columns, shares, means, inverses, residual, out):
+    """Write ln π_k p_k(x) of columns (D, n) into out (K, n)."""
     n_features, n = columns.shape
-    n_components = shares.size
-    for k in range(n_components):
+    for k in range(shares.size):
         constant = math.log(shares[k]) - 0.5 * n_features * math.log(2.0 * math.pi)
         for d in range(n_features):
             constant += math.log(inverses[k, d if inverses.shape[1] > 1 else 0, d])
-        own = responsibilities[k]
+        own = out[k]
         for r in range(n):
             own[r] = constant
-        _add_squares(columns, means[k], inverses[k], total, own)
+        _add_squares(columns, means[k], inverses[k], residual, own)
+
+
+@piece
+def _expect(columns, weights, shares, means, inverses, responsibilities, largest, total):
+    """Write the responsibilities (K, n); return the mean log-likelihood, nats per row."""
+    n_components, n = responsibilities.shape
+    _write_log_joint(columns, shares, means, inverses, total, responsibilities)
     for r in range(n):
         largest[r] = responsibilities[0, r]
         total[r] = 0.0
@@ -267,6 +281,30 @@ def _normalised(shares):
 def _copy(values, out):
     for i in range(values.size):
         out[i] = values[i]
+
+
+@kernel
+def log_joint_of_few(rows, shares, means, factors):
+    """Return ln π_k p_k(x), (K, n), nats.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, D)
+    shares : ndarray of shape (K,)
+    means : ndarray of shape (K, D)
+    factors : ndarray of shape (K, D, D) or (K, 1, D)
+        Cholesky factors, or standard deviations.
+    """
+    n, n_features = rows.shape
+    columns, inverses = np.empty((n_features, n)), np.empty(factors.shape)
+    found, residual = np.empty((shares.size, n)), np.empty(n)
+    for r in range(n):
+        for d in range(n_features):
+            columns[d, r] = rows[r, d]
+    for k in range(shares.size):
+        _invert(factors[k], inverses[k])
+    _write_log_joint(columns, shares, means, inverses, residual, found)
+    return found
 
 
 @kernel

@@ -43,7 +43,7 @@ def _sum(columns, weights, labels, sums, counts):
 
 
 @kernel
-def lloyd(rows, weights, centres, n_iterations, tolerance):
+def lloyd_iterations(rows, weights, centres, n_iterations, tolerance):
     """Move centres to the means of the rows that are nearest to them.
 
     Parameters

@@ -1,0 +1,83 @@
+"""The work in memory is a few passes' worth, whatever the shape of the data."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamgmm.algorithms.batch.budget import LONGER, SHORT, Budget
+from streamgmm.core.parameters import count_parameters
+from streamgmm.core.structures import STRUCTURES
+from streamgmm.options import CovarianceType
+
+# A round of splits and merges at most: four trials of five steps, the fit without a swap, and seven
+# evaluations of what they are worth.
+LONGEST_ROUND = 5 * 5 + 7
+
+
+def budget_for(covariance_type: CovarianceType, n_rows: int, d: int, k: int) -> Budget:
+    structure = STRUCTURES[covariance_type]
+    n_parameters = count_parameters(structure, k, d, ())
+    return Budget(n_rows, k, n_parameters, structure.n_moments(d))
+
+
+@pytest.mark.parametrize(
+    ("covariance_type", "d", "k"),
+    [
+        ("diag", 16, 64),
+        ("diag", 64, 256),
+        ("full", 16, 128),
+        ("diag", 64, 1000),
+        ("full", 8, 48),
+        ("full", 2, 5),
+    ],
+)
+def test_a_million_rows_are_searched_with_four_evaluations_a_row(
+    covariance_type: CovarianceType, d: int, k: int
+) -> None:
+    n_rows = 1_000_000
+    budget = budget_for(covariance_type, n_rows, d, k)
+    starts = budget.starts(False)
+    begun = starts.n_rows * starts.n_starts * (starts.n_runs * SHORT + LONGER)
+    moving = budget.moving_rows(starts.n_starts)
+    moved = starts.n_starts * moving * budget.moving_steps(starts.n_starts, moving)
+    end = budget.convergence(n_rows // 8)
+    converged = n_rows // 8 * end.n_iterations
+    assert begun + moved + converged <= 4.0 * n_rows
+    # The last round begins within its limit, and may end beyond it.
+    assert moving * starts.n_starts * LONGEST_ROUND <= 2.0 * n_rows
+
+
+def test_small_data_may_take_as_long_as_large_data() -> None:
+    small, large = (budget_for("diag", n, 2, 4).n_evaluations for n in (1_000, 10_000_000))
+    assert small == 1 << 22
+    assert large == 4e7
+    # Many components with many features take no longer: a row costs more.
+    many = budget_for("full", 1_000, 64, 512)
+    assert many.n_evaluations * 512 * many.n_moments == pytest.approx(1 << 34)
+
+
+@given(
+    st.sampled_from(["full", "tied", "diag", "spherical"]),
+    st.integers(1, 10**9),
+    st.integers(1, 200),
+    st.integers(1, 3000),
+)
+def test_sizes_are_of_use(covariance_type: CovarianceType, n_rows: int, d: int, k: int) -> None:
+    budget = budget_for(covariance_type, n_rows, d, k)
+    for is_single in (False, True):
+        starts = budget.starts(is_single)
+        assert starts.n_rows >= max(4096, 16 * k)
+        assert starts.n_rows <= budget.most_starting_rows
+        assert is_single <= (starts.n_starts == starts.n_runs == 1)
+        moving = budget.moving_rows(starts.n_starts)
+        assert 4096 <= moving <= 2 * budget.most_starting_rows
+        assert budget.moving_steps(starts.n_starts, moving) > LONGER
+    end = budget.convergence(min(n_rows, 100_000))
+    assert 4 <= end.n_iterations <= 100
+    assert 0 <= end.n_informing <= min(n_rows, 100_000)
+
+
+def test_many_components_have_one_start() -> None:
+    several, one = (budget_for("diag", 10**8, 4, k).starts(False) for k in (63, 64))
+    assert (several.n_starts, several.n_runs) == (3, 2)
+    assert (one.n_starts, one.n_runs) == (1, 1)
