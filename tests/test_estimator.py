@@ -677,8 +677,7 @@ def test_callbacks_hear_of_everything(algorithm: str) -> None:
         assert all(stage.n_rows == N and stage.n_row_visits > N for stage in stages)
         begun = [(stage.name, stage.n_rows) for stage in work if isinstance(stage, StageStarted)]
         assert begun == [(stage.name, stage.n_rows) for stage in stages]
-        # How far to go is said between iterations.
-        assert any(isinstance(event, StepScored) for event in events)
+        # How far to go may be said between iterations.
         events = [event for event in events if not isinstance(event, StepScored)]
     starts = [i for i, event in enumerate(events) if isinstance(event, ReadStarted)]
     ends = [*starts[1:], len(events)]

@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,14 @@ from numpy.typing import NDArray
 from streamgmm.algorithms.batch.accelerated_em import accelerated_em
 from streamgmm.algorithms.batch.em import Fit, expectation_maximization
 from streamgmm.algorithms.batch.sample_fit import Informant
-from streamgmm.algorithms.reads.reader import Reader
+from streamgmm.algorithms.reads.reader import Reader, StatisticsRequest
 from streamgmm.core.e_step import EStep
 from streamgmm.core.fitted_model import StopReason
-from streamgmm.core.information import Information, Tangent
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
-from streamgmm.events import ComponentsDegenerate, Event, ReadDone
+from streamgmm.events import ComponentsDegenerate, Event, ReadDone, StepScored
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import CovarianceType
 from streamgmm.testing.chunked import ChunkedSource
@@ -29,16 +30,20 @@ from tests import naive
 from tests.core.cases import TYPES, draw, em_step, prepare, random_parameters
 
 
-@dataclass
-class Watched:
-    """Rows that inform of parameters, and the parameters that were asked about: all those read."""
+class WatchedReader(Reader):
+    """A reader that keeps the parameters of its passes.
 
-    informant: Informant | None
-    parameters: list[Parameters]
+    A pass that is made again in better coordinates counts once.
+    """
 
-    def __call__(self, tangent: Tangent) -> Information | None:
-        self.parameters.append(tangent.parameters)
-        return None if self.informant is None else self.informant(tangent)
+    def answered(self, request: StatisticsRequest) -> Statistics:
+        if request.purpose == "iteration":
+            self.asked.append(request.parameters)
+        return super().answered(request)
+
+    @cached_property
+    def asked(self) -> list[Parameters]:
+        return []
 
 
 @dataclass(frozen=True)
@@ -63,15 +68,15 @@ def run(
     arguments = {"tol": 1e-5, "max_iter": 200, **arguments}
     objective = Objective(arguments.pop("reg_covar", 0.0), frozenset(arguments.pop("fixed", ())))
     own = np.ones(len(rows)) if weights is None else weights
-    watched = Watched(Informant(rows.astype(np.float64), own) if informed else None, [])
+    informant = Informant(rows.astype(np.float64), own) if informed else None
     events: list[Event] = []
     source = ChunkedSource(rows, max(1, len(rows) // 5), weights=weights)
     with ThreadExecutor(n_jobs) as executor:
-        reader = Reader(source, executor, events.append)
-        fit = accelerated_em(reader, start, objective=objective, informed_by=watched, **arguments)
+        reader = WatchedReader(source, executor, events.append)
+        fit = accelerated_em(reader, start, objective=objective, informed_by=informant, **arguments)
     # A read that is made again in better coordinates counts once.
     last = {read.iteration: read for read in reader.history}
-    return Run(fit, list(last.values()), watched.parameters, events)
+    return Run(fit, list(last.values()), reader.asked, events)
 
 
 def planted(
@@ -243,7 +248,9 @@ def test_it_takes_far_fewer_reads_than_em(
     covariance_type: CovarianceType, informed: bool, seed: int, fewer: int
 ) -> None:
     rows, start = planted(covariance_type, 1.0, seed=seed)
-    found = run(rows, start, informed=informed, tol=1e-6).fit
+    watched = run(rows, start, informed=informed, tol=1e-6)
+    found = watched.fit
+    assert informed == any(isinstance(event, StepScored) for event in watched.events)
     # Of plain EM, as many as it takes to come as far.
     plain = plain_em(rows, start, tol=0.0, max_iter=500).log_likelihoods
     n_plain = 1 + int(np.searchsorted(plain, found.log_likelihood))
