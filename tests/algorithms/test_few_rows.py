@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +140,35 @@ def test_run_fails_where_components_are_hardly_wider_than_rounding() -> None:
     few = few_rows(rows, "diag")
     start = Parameters.create("diag", [1.0], [[1e6]], [[1e-18]])
     assert few.short_run(start, 5, 0.0, ignore_run) is None
+
+
+def test_arrays_that_cannot_be_written_give_the_same() -> None:
+    rng = np.random.default_rng(11)
+    rows, start = rng.normal(size=(60, 2)), random_parameters(rng, "full", 2, 2)
+    expected = few_rows(rows, "full").short_run(start, 3, 0.0, ignore_run)
+    weights = np.ones(60)
+    for array in (rows, weights, start.weights, start.means, start.factors):
+        array.flags.writeable = False
+    few = FewRows.of(rows, weights, "full", Objective())
+    assert few is not None and expected is not None
+    found = few.short_run(start, 3, 0.0, ignore_run)
+    assert found is not None and found.values == expected.values
+    assert lloyd_iterations(rows, np.ones(60), rows[:2].copy(), 9, 0.0).max() == 1
+
+
+def test_posterior_is_that_of_the_mixture() -> None:
+    rng = np.random.default_rng(12)
+    for covariance_type in ALL_TYPES:
+        model = random_parameters(rng, covariance_type, 3, 2)
+        rows = 50.0 + draw(rng, model, 40)
+        moved = replace(model, means=model.means + 50.0)
+        found = few_rows(rows, covariance_type).posterior(moved)
+        expected = naive.responsibilities(rows, naive.of(moved))
+        np.testing.assert_allclose(found.responsibilities, expected.astype(float), atol=1e-12)
+        np.testing.assert_allclose(
+            found.scores, naive.scores(rows, naive.of(moved)).astype(float), rtol=1e-12
+        )
+        assert np.array_equal(found.labels, expected.argmax(axis=1))
 
 
 def test_only_small_steps_are_made_in_one_call() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.batch.em import Fit
-from streamgmm.core.e_step import Posterior
+from streamgmm.core.e_step import Posterior, writable
 from streamgmm.core.fitted_model import StopReason
 from streamgmm.core.kernels.em_steps import em_steps, log_joint_of_few
 from streamgmm.core.objective import Objective
@@ -109,7 +109,7 @@ class FewRows:
         ridge = STRUCTURES[covariance_type].shared_ridge(ridge) / np.square(scale)
         if not (np.isfinite(scaled).all() and np.isfinite(ridge).all()):
             return None
-        return cls(covariance_type, scaled, weights, centre, scale, ridge)
+        return cls(covariance_type, scaled, writable(weights), centre, scale, ridge)
 
     def is_for(self, n_components: int) -> bool:
         """Return whether a step with so many components takes less time here."""
@@ -208,7 +208,7 @@ class FewRows:
         else:
             factors = (stacked / self.scale)[:, np.newaxis, :]
         means = (parameters.means - self.centre) / self.scale
-        return parameters.weights, means, np.ascontiguousarray(factors)
+        return writable(parameters.weights), means, writable(factors)
 
     def _parameters(
         self, weights: Array, means: Array, covariances: Array, factors: Array

@@ -11,7 +11,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.usable_rows import check_weight
-from streamgmm.core.e_step import LARGEST_VALUE
+from streamgmm.core.e_step import LARGEST_VALUE, writable
 from streamgmm.core.kernels.lloyd import lloyd_iterations
 from streamgmm.core.noise import Noise
 from streamgmm.core.objective import Objective
@@ -475,7 +475,7 @@ def _kmeans(
     tolerance = _KMEANS_TOLERANCE * float(rows.variances().mean())
     if rows.is_complete and centres.size * len(rows) <= _FEW_PRODUCTS:
         found: NDArray[np.intp] = lloyd_iterations(
-            rows.values, rows.weights, centres, lloyd.most_iterations, tolerance
+            rows.values, writable(rows.weights), centres, lloyd.most_iterations, tolerance
         )
         return found
     for _ in range(lloyd.most_iterations):
