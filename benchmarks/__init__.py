@@ -3,6 +3,7 @@
 - ``python -m benchmarks.peers``: seconds per EM iteration, compared with other libraries
 - ``python -m benchmarks.reads``: passes over the data until the result is right
 - ``python -m benchmarks.search_cost``: the search in memory, in passes over the data, by stage
+- ``python -m benchmarks.small_data``: fits to small and to wide data beside scikit-learn's
 - ``python -m benchmarks.roofline``: the E-step relative to the matrix product, and reading
   relative to storage and decoding
 - ``python -m benchmarks.sources``: chunks of every kind of storage, compared with the library
