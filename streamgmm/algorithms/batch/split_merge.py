@@ -111,7 +111,7 @@ class Rows:
         return prepared
 
     def of_blocks(
-        self, parameters: Parameters, values: Callable[[Array, Posterior], Any]
+        self, parameters: Parameters, values: Callable[..., Any]
     ) -> list[Any]:
         """Return what the weights and the posterior of each block of rows give, in their order.
 
