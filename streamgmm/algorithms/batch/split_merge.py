@@ -110,9 +110,7 @@ class Rows:
 
         return prepared
 
-    def of_blocks(
-        self, parameters: Parameters, values: Callable[..., Any]
-    ) -> list[Any]:
+    def of_blocks(self, parameters: Parameters, values: Callable[..., Any]) -> list[Any]:
         """Return what the weights and the posterior of each block of rows give, in their order.
 
         Parameters
