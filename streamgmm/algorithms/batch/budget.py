@@ -10,7 +10,9 @@ from dataclasses import dataclass
 # Evaluations for each row of the data.
 _PER_ROW = 4.0
 # Small data may take as many as large ones, but not more multiplications than take a few seconds.
-_FEWEST, _MULTIPLICATIONS = 1 << 22, 1 << 34
+_FEWEST, _MULTIPLICATIONS = 1 << 22, 16e9
+# Small mixtures may take more where that is quick, because only luck and work find a good optimum.
+_MORE, _FEWER_MULTIPLICATIONS = 1 << 23, 8e9
 # Parts of the work: starts, and split and merge; the rest is for convergence on the sample.
 _STARTING, _MOVING = 0.15, 0.4
 # Starts that continue for each restart, and short runs of which each start is the best: what a run
@@ -96,8 +98,12 @@ class Budget:
     @property
     def n_evaluations(self) -> float:
         """Evaluations in all, for each restart."""
-        quick = _MULTIPLICATIONS / (self.n_components * self.n_moments)
-        return max(_PER_ROW * self.n_rows, min(float(_FEWEST), quick))
+        n_values = self.n_components * self.n_moments
+        return max(
+            _PER_ROW * self.n_rows,
+            min(_FEWEST, _MULTIPLICATIONS / n_values),
+            min(_MORE, _FEWER_MULTIPLICATIONS / n_values),
+        )
 
     @property
     def most_starting_rows(self) -> int:
