@@ -17,7 +17,7 @@ LONGEST_ROUND = 5 * 5 + 7
 def budget_for(covariance_type: CovarianceType, n_rows: int, d: int, k: int) -> Budget:
     structure = STRUCTURES[covariance_type]
     n_parameters = count_parameters(structure, k, d, ())
-    return Budget(n_rows, k, n_parameters, structure.n_moments(d))
+    return Budget(n_rows, k, n_parameters, structure.n_moments(d), d)
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def test_the_longest_axis_of_many_features_is_near_the_first_principal_one(
 
 
 def test_a_component_without_a_row_of_its_own_is_not_split() -> None:
-    # The second component has a share in rows, and the largest one in none; the third has no weight.
+    # The second component has a share in rows, the largest one in none; the third has no weight.
     rows = draw(np.random.default_rng(9), clusters("diag"), 2000)
     start = Parameters.create(
         "diag",

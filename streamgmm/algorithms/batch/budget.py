@@ -20,8 +20,8 @@ _STARTING, _MOVING = 0.15, 0.4
 _STARTS = ((3, 2), (2, 1), (1, 1))
 # From so many components on there is one start.
 _MANY_COMPONENTS = 64
-# Several starts are made with this part of the rows that one would have, at least.
-_LEAST_PART = 0.25
+# Rows of a component, for each of its moments over D, from which several starts are made.
+_ROWS_PER_RELATIVE_MOMENT = 20.0
 # Steps of a short run, and of a start that continues; iterations of k-means, which take as long as
 # so many steps with the choice of its centres.
 SHORT, LONGER = 4, 8
@@ -88,12 +88,15 @@ class Budget:
         Free parameters of the mixture.
     n_moments : int
         Moments of a component.
+    n_features : int
+        D.
     """
 
     n_rows: int
     n_components: int
     n_parameters: int
     n_moments: int
+    n_features: int
 
     @property
     def n_evaluations(self) -> float:
@@ -125,10 +128,11 @@ class Budget:
         """
         one = is_single or self.n_components >= _MANY_COMPONENTS
         most = self.most_starting_rows
+        relative = self.n_components * self.n_moments / self.n_features
         for n_starts, n_runs in _STARTS[-1:] if one else _STARTS:
             steps = n_starts * (n_runs * (SHORT + _KMEANS_STEPS) + LONGER)
             n_rows = int(_STARTING * self.n_evaluations / steps)
-            if n_rows >= _LEAST_PART * most or n_starts == 1:
+            if n_rows >= _ROWS_PER_RELATIVE_MOMENT * relative or n_starts == 1:
                 break
         return Starts(n_starts, n_runs, min(max(n_rows, self._fewest_rows), most))
 

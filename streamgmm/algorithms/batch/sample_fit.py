@@ -102,7 +102,8 @@ class Settings:
     def budget(self, n_rows: int, n_features: int) -> Budget:
         """Return how much work in memory a fit to that many rows may take."""
         n_moments = STRUCTURES[self.covariance_type].n_moments(n_features)
-        return Budget(n_rows, self.n_components, self.n_parameters(n_features), n_moments)
+        n_parameters = self.n_parameters(n_features)
+        return Budget(n_rows, self.n_components, n_parameters, n_moments, n_features)
 
     def memory(
         self,
