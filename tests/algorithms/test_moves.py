@@ -221,3 +221,20 @@ def test_the_longest_axis_of_many_features_is_near_the_first_principal_one(
         principal = np.linalg.svd(rows, full_matrices=False)[2][0]
         assert abs(found @ principal) / np.linalg.norm(found) > 0.999
     np.testing.assert_array_equal(longest_axis(np.zeros((3, d))), np.zeros(d))
+
+
+def test_a_component_without_a_row_of_its_own_is_not_split() -> None:
+    # The second component has a share in rows, the largest one in none; the third has no weight.
+    rows = draw(np.random.default_rng(9), clusters("diag"), 2000)
+    start = Parameters.create(
+        "diag",
+        [0.6, 0.05, 0.0, 0.35],
+        [[0.0, 0.0], [0.0, 0.0], [5.0, 5.0], [40.0, 12.5]],
+        [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 160.0]],
+    )
+    with ThreadExecutor(1) as executor:
+        sample = in_memory(executor, rows)
+        fit = em(sample, start, 1)
+        found = moved(sample, fit)
+        assert found.log_likelihood > fit.log_likelihood + 0.1
+    assert np.isfinite(found.parameters.means).all()

@@ -21,6 +21,7 @@ from streamgmm.core.structures import Array
 from streamgmm.options import CovarianceType
 from tests import naive
 from tests.core.cases import (
+    SHARED_TYPES,
     TYPES,
     density_bounds,
     draw,
@@ -767,3 +768,44 @@ def test_a_frame_of_other_parameters_is_served_or_refused(
     found = maximize(expectation.statistics(rows), parameters).parameters
     expected = naive.em_step(rows, naive.of(parameters))
     assert naive.distance(found, expected) < 1e-9
+
+
+@pytest.mark.parametrize("covariance_type", [*TYPES, *SHARED_TYPES])
+@pytest.mark.parametrize("far", [0.0, 1e7])
+def test_some_components_are_evaluated_as_in_the_whole_mixture(
+    covariance_type: CovarianceType, far: float
+) -> None:
+    rng = np.random.default_rng(0)
+    parameters = random_parameters(rng, covariance_type, 5, 3)
+    # One component is so far away that it takes the centred form; another one has no weight.
+    means = parameters.means.copy()
+    means[1] += far
+    weights = np.array([0.1, 0.2, 0.0, 0.3, 0.4])
+    whole = replace(parameters, weights=weights, means=means)
+    rows = np.concatenate([draw(rng, whole, 200), means])
+    components = np.array([1, 2, 4])
+    some = Parameters(
+        covariance_type,
+        weights[components],
+        means[components],
+        whole.structure.taken(whole.covariances, components),
+        whole.structure.taken(whole.factors, components),
+    )
+    found = EStep.prepare(whole, Frame.of(whole)).gathered(components)
+    expected = EStep.prepare(some, Frame.of(some))
+    own, other = (one.posterior(rows, with_responsibilities=True) for one in (found, expected))
+    np.testing.assert_allclose(own.scores, other.scores, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(own.responsibilities, other.responsibilities, atol=1e-7)
+    # The mass and the means that statistics say do not depend on the frame.
+    one, two = (step.statistics(rows) for step in (found, expected))
+    np.testing.assert_allclose(one.counts, two.counts, rtol=1e-7, atol=1e-9)
+    alive = one.counts > 1.0
+    for mean, other_mean in zip(points(one)[alive], points(two)[alive], strict=True):
+        np.testing.assert_allclose(mean, other_mean, rtol=1e-7, atol=1e-7)
+
+
+def points(statistics: Statistics) -> Array:
+    """The means of components."""
+    d = statistics.frame.n_features
+    counts = np.maximum(statistics.counts, 1e-300)[:, np.newaxis]
+    return statistics.frame.points(statistics.moments[:, 1 : 1 + d] / counts)

@@ -61,8 +61,9 @@ from streamgmm.protocols import Source, Work
 _PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.01
 # No log-likelihood is known better.
 _LEAST_TOLERANCE = 1e-11
-# Products with information that a pass is worth, at least.
-_FEWEST_PRODUCTS = 6
+# Products with information that a pass is worth, at least; evaluations of all components for each
+# row of the data that they may take, about.
+_FEWEST_PRODUCTS, _PASSES_OF_PRODUCTS = 6, 2
 # At most so much of the data is read to continue from a given start: one part in so many.
 _PART_OF_DATA = 8
 # From fewer places all over the data rows may be of another mixture.
@@ -331,7 +332,7 @@ def _search(
 def _most_products(source: Source, informant: Informant) -> int:
     """Return how many products with the information of some rows a pass over all rows is worth."""
     n_rows = max(len(informant.rows), 1)
-    return max(_FEWEST_PRODUCTS, min(MOST_PRODUCTS, source.n_rows // n_rows))
+    return max(_FEWEST_PRODUCTS, min(MOST_PRODUCTS, _PASSES_OF_PRODUCTS * source.n_rows // n_rows))
 
 
 def informant_for(

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 # Evaluations for each row of the data.
 _PER_ROW = 4.0
 # Small data may take as many as large ones, but not more multiplications than take a few seconds.
-_FEWEST, _MULTIPLICATIONS = 1 << 22, 1 << 34
+_FEWEST, _MULTIPLICATIONS = 1 << 22, 16e9
+# Small mixtures may take more where that is quick, because only luck and work find a good optimum.
+_MORE, _FEWER_MULTIPLICATIONS = 1 << 23, 8e9
 # Parts of the work: starts, and split and merge; the rest is for convergence on the sample.
 _STARTING, _MOVING = 0.15, 0.4
 # Starts that continue for each restart, and short runs of which each start is the best: what a run
@@ -18,8 +20,8 @@ _STARTING, _MOVING = 0.15, 0.4
 _STARTS = ((3, 2), (2, 1), (1, 1))
 # From so many components on there is one start.
 _MANY_COMPONENTS = 64
-# Several starts are made with this part of the rows that one would have, at least.
-_LEAST_PART = 0.25
+# Rows of a component, for each of its moments over D, from which several starts are made.
+_ROWS_PER_RELATIVE_MOMENT = 20.0
 # Steps of a short run, and of a start that continues; iterations of k-means, which take as long as
 # so many steps with the choice of its centres.
 SHORT, LONGER = 4, 8
@@ -86,18 +88,25 @@ class Budget:
         Free parameters of the mixture.
     n_moments : int
         Moments of a component.
+    n_features : int
+        D.
     """
 
     n_rows: int
     n_components: int
     n_parameters: int
     n_moments: int
+    n_features: int
 
     @property
     def n_evaluations(self) -> float:
         """Evaluations in all, for each restart."""
-        quick = _MULTIPLICATIONS / (self.n_components * self.n_moments)
-        return max(_PER_ROW * self.n_rows, min(float(_FEWEST), quick))
+        n_values = self.n_components * self.n_moments
+        return max(
+            _PER_ROW * self.n_rows,
+            min(_FEWEST, _MULTIPLICATIONS / n_values),
+            min(_MORE, _FEWER_MULTIPLICATIONS / n_values),
+        )
 
     @property
     def most_starting_rows(self) -> int:
@@ -119,10 +128,11 @@ class Budget:
         """
         one = is_single or self.n_components >= _MANY_COMPONENTS
         most = self.most_starting_rows
+        relative = self.n_components * self.n_moments / self.n_features
         for n_starts, n_runs in _STARTS[-1:] if one else _STARTS:
             steps = n_starts * (n_runs * (SHORT + _KMEANS_STEPS) + LONGER)
             n_rows = int(_STARTING * self.n_evaluations / steps)
-            if n_rows >= _LEAST_PART * most or n_starts == 1:
+            if n_rows >= _ROWS_PER_RELATIVE_MOMENT * relative or n_starts == 1:
                 break
         return Starts(n_starts, n_runs, min(max(n_rows, self._fewest_rows), most))
 

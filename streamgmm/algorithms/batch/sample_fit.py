@@ -103,7 +103,8 @@ class Settings:
     def budget(self, n_rows: int, n_features: int) -> Budget:
         """Return how much work in memory a fit to that many rows may take."""
         n_moments = STRUCTURES[self.covariance_type].n_moments(n_features)
-        return Budget(n_rows, self.n_components, self.n_parameters(n_features), n_moments)
+        n_parameters = self.n_parameters(n_features)
+        return Budget(n_rows, self.n_components, n_parameters, n_moments, n_features)
 
     def memory(
         self,
@@ -209,7 +210,7 @@ class Informant:
         complete = np.flatnonzero(~np.isnan(rows).any(axis=1))
         if len(complete) < _LEAST_COMPLETE * len(rows):
             complete = complete[:0]
-        size = min(len(complete), _enough_informing(len(rows), n_parameters))
+        size = min(len(complete), informing_rows(n_parameters))
         if size == len(rows):
             return cls(rows, weights, most_bytes)
         chosen = complete[np.arange(size) * len(complete) // max(size, 1)]
@@ -257,12 +258,6 @@ class Informant:
 def informing_rows(n_parameters: int) -> int:
     """Return how many rows so many parameters need to be informed of."""
     return max(FEWEST_INFORMING, _INFORMING_PER_PARAMETER * n_parameters)
-
-
-def _enough_informing(n_rows: int, n_parameters: int) -> int:
-    """Return how many of some sampled rows are worth their work: half of them, if that is many."""
-    wanted = informing_rows(n_parameters)
-    return min(wanted, max(wanted // 2, n_rows // 2, FEWEST_INFORMING))
 
 
 def _shares(found: Posterior, has_noise: bool) -> scipy.sparse.csr_array:

@@ -48,8 +48,8 @@ _SUPPORT = 3.0
 _SMALL_SHARE = 1.0 / 64.0
 # Rows to which halves of a component are fitted, for each moment, at most.
 _ROWS_PER_MOMENT = 32
-# Logarithms of ratios of densities, at least and at most.
-_LEAST_RATIO, _LARGEST_RATIO = -690.0, 50.0
+# Logarithms of ratios of densities, at least and at most; of densities, at least.
+_LEAST_RATIO, _LARGEST_RATIO, _LEAST_SCORE = -690.0, 50.0, -1e300
 # Bytes of a block of responsibilities in a thread, with the arrays made from it; number of arrays
 # of this size that are in memory at once.
 _BLOCK_BYTES, _ARRAYS = 1 << 23, 6
@@ -133,9 +133,7 @@ class Rows:
             self.stored[places], with_responsibilities=True
         )
 
-    def of_blocks(
-        self, parameters: Parameters, values: Callable[[Array, Posterior], Any]
-    ) -> list[Any]:
+    def of_blocks(self, parameters: Parameters, values: Callable[..., Any]) -> list[Any]:
         """Return what the weights and the posterior of each block of rows give, in their order.
 
         Parameters
@@ -493,13 +491,14 @@ def _halves(
     gains, masses = np.full(k, -np.inf), np.zeros((3, 2 * k))
     posterior = rows.posterior_of(halves)
     for component, (places, share) in enumerate(members):
-        if not places.size:
+        which = np.array([2 * component, 2 * component + 1])
+        if not (places.size and halves.weights[which].any()):
             continue
         weights = rows.weights[places] * share
-        which = np.array([2 * component, 2 * component + 1])
         found = posterior(which, places)
-        ratios = found.scores - shares.scores[places] - np.log(share)
-        gains[component] = weights @ np.clip(ratios, _LEAST_RATIO, _LARGEST_RATIO)
+        gains[component] = weights @ _log_ratios(
+            found.scores - np.log(share), shares.scores[places]
+        )
         of_halves = found.responsibilities
         squares = np.square(rows.weights[places]) * share
         masses[:, which] = (
@@ -569,8 +568,8 @@ def _half_step(
     total = Statistics.zero(frame, halves.n_components)
     moments, scatter, weight, n_rows = total.moments, total.scatter, 0.0, 0
     for component, (places, weights) in enumerate(own):
-        if len(places):
-            which = np.array([2 * component, 2 * component + 1])
+        which = np.array([2 * component, 2 * component + 1])
+        if len(places) and halves.weights[which].any():
             found = prepared(which).statistics(rows.stored[places], weights)
             moments[which] = found.moments
             scatter = scatter + found.scatter
@@ -610,7 +609,7 @@ def _births(
         born = without_noise.maximize(prepared.statistics(rows.stored, taken), born).parameters
         part = float(taken.sum() / total)
     found = rows.prepared(born).posterior(rows.stored, with_responsibilities=True)
-    relative = part * np.exp(np.clip(found.scores - shares.scores, _LEAST_RATIO, _LARGEST_RATIO))
+    relative = part * np.exp(_log_ratios(found.scores, shares.scores))
     densities = found.responsibilities * relative[:, np.newaxis]
     weights = part * born.weights
     # The weights of the other components shrink to make room for the new weight.
@@ -622,6 +621,13 @@ def _births(
     return replace(born, weights=weights), gains
 
 
+def _log_ratios(own: Array, other: Array) -> Array:
+    """Return logarithms of ratios of densities, within bounds, from logarithms of densities."""
+    differences = np.maximum(own, _LEAST_SCORE) - np.maximum(other, _LEAST_SCORE)
+    found: Array = np.clip(differences, _LEAST_RATIO, _LARGEST_RATIO)
+    return found
+
+
 def _taken(part: float, own: Array, other: Array) -> Array:
     """Return the responsibilities (m,) of new components with a part of all weight.
 
@@ -631,7 +637,7 @@ def _taken(part: float, own: Array, other: Array) -> Array:
     own, other : ndarray of shape (m,)
         Logarithms of the density of the new components, and of that of the mixture.
     """
-    odds = np.clip(own - other, _LEAST_RATIO, _LARGEST_RATIO)
+    odds = _log_ratios(own, other)
     with np.errstate(divide="ignore"):
         found: Array = scipy.special.expit(odds + np.log(part) - np.log1p(-part))
     return found
@@ -689,14 +695,16 @@ def _merges(
         return [], np.empty(0)
     first, second = (np.array(side) for side in zip(*pairs, strict=True))
     merged = merged_pairs(parameters, first, second)
-    log_weight = np.log((parameters.weights[first] + parameters.weights[second]).sum())
+    log_weight = math.log((parameters.weights[first] + parameters.weights[second]).sum() or 1.0)
     posterior = rows.posterior_of(merged)
     total = rows.weights.sum()
-    costs = np.empty(len(pairs))
+    costs = np.zeros(len(pairs))
     for number, (i, j) in enumerate(pairs):
         places, own = _joint_share(shares.members(i), shares.members(j))
+        if not (places.size and merged.weights[number] > 0.0):
+            continue
         scores = posterior(np.array([number]), places).scores
-        ratios = np.clip(scores + log_weight - shares.scores[places], _LEAST_RATIO, _LARGEST_RATIO)
+        ratios = _log_ratios(scores + log_weight, shares.scores[places])
         changes = np.maximum(np.exp(ratios) - own, -1.0 + 1e-12)
         costs[number] = -(rows.weights[places] @ np.log1p(changes)) / total
     prices = _prices(rows, parameters, shares.masses(rows.weights))

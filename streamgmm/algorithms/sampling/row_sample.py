@@ -29,8 +29,8 @@ _JOINING_BYTES = 32
 
 _MOST_ROWS = 1 << 16
 _MOST_BYTES = 32 << 20
-# A fit to fewer sampled rows saves too little time.
-_FEWEST_ROWS = 1 << 14
+# A fit to fewer sampled rows saves too little time, or is far from that to all rows.
+_FEWEST_ROWS, _FEWEST_PER_PARAMETER = 1 << 14, 4
 _ROWS_PER_PARAMETER = 2000
 # Parts with fewer rows than this are joined.
 _FEW_ROWS = 4096
@@ -53,9 +53,11 @@ def sample_size(n_rows: int, row_bytes: int, n_parameters: int, most_bytes: int)
     Returns
     -------
     int
-        All rows if they are few; else 2000 per parameter, but not more than an eighth of all rows.
+        All rows if they are few; else 2000 per parameter, but not more than an eighth of all rows
+        or four per parameter.
     """
-    wanted = max(_FEWEST_ROWS, min(n_rows // 8, _ROWS_PER_PARAMETER * n_parameters))
+    fewest = max(_FEWEST_ROWS, _FEWEST_PER_PARAMETER * n_parameters)
+    wanted = max(fewest, min(n_rows // 8, _ROWS_PER_PARAMETER * n_parameters))
     return max(1, min(n_rows, wanted, most_bytes // row_bytes))
 
 
