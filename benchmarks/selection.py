@@ -5,8 +5,8 @@
 
 1. Searches of stored rows: passes over the data, and time beside fits of each complete candidate
    alone. Each complete candidate is compared with a separate fit from the same start.
-2. Choices: the winner of the search, and the best of separate fits with 10 restarts for each
-   candidate, for a suite of planted populations.
+2. Choices: the winner of the search, and the best of separate fits by scikit-learn with 10
+   restarts for each candidate, for a suite of populations.
 3. Sharing: a pass for 32 mixtures and 32 passes for one, of compressed data. ``d`` is what a pass
    takes to read and decode, ``c`` what one mixture takes to compute. These are seconds of the
    processor, because a pass reads ahead while it computes.
@@ -18,16 +18,19 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sklearn.mixture
 import zarr
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 import streamgmm
+from benchmarks.planted import Problem
 from benchmarks.reads.cells import Planted
 from benchmarks.reporting import Table, report
 from streamgmm import GaussianMixture, GaussianMixtureSearch
@@ -35,6 +38,7 @@ from streamgmm.algorithms.reads.reader import Reader, StatisticsRequest
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
+from streamgmm.errors import DegenerateComponentWarning
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import CovarianceType
 from streamgmm.protocols import Source
@@ -47,9 +51,12 @@ _TYPES: tuple[CovarianceType, ...] = ("full", "tied", "diag", "spherical")
 _CHUNK_ROWS = 50_000
 # Values have so many decimals, as measured ones do, and compress.
 _DECIMALS = 3
-# Separations of means (Dasgupta), components, features and rows of the suite of choices.
-_SEPARATIONS, _SIZES, _ROWS = (1.0, 2.0, 3.0), ((2, 2), (3, 2), (4, 3), (5, 4)), (2_000,)
+# Separations of means (Dasgupta), and components with features, of the suite of choices.
+_SEPARATIONS, _SIZES = (1.0, 2.0, 3.0), ((2, 2), (3, 2), (4, 3), (5, 4))
 _RESTARTS = 10
+# Of the distribution of unequal weights; standard deviation of the means of structured mixtures.
+_UNEVEN, _SPREAD = 1.0, 4.0
+_SAME, _TIE = "the same", "a tie"
 _MIXTURES, _ROUNDS = 32, 3
 # Student-t rows of clusters, and the distance of these.
 _DEGREES_OF_FREEDOM, _APART = 6.0, 12.0
@@ -133,18 +140,78 @@ def passes(folder: Path, n_rows: int, most: int) -> Table:
     return Table(header, cells, f"{size}.")
 
 
+@dataclass(frozen=True)
+class Cell:
+    """Rows of the suite of choices, and the candidates for them.
+
+    Attributes
+    ----------
+    name : str
+    draw : callable
+        Returns so many rows.
+    n_components : int
+        Of the truth; candidates have from 1 to two more.
+    n_rows : int
+    types : tuple of str
+        Structures to choose among.
+    """
+
+    name: str
+    draw: Callable[[int], Rows]
+    n_components: int
+    n_rows: int
+    types: tuple[CovarianceType, ...] = ("full", "diag")
+
+
+def planted_cell(planted: Planted, name: str, n_rows: int) -> Cell:
+    """Return a cell of rows about planted means."""
+    k, d = planted.n_components, planted.n_features
+    name = f"{name}separation {planted.separation:g}, k = {k}, D = {d}"
+    return Cell(name, planted.rows, k, n_rows)
+
+
+def suite(is_small: bool) -> list[Cell]:
+    """Return the cells for which winners are compared."""
+    if is_small:
+        return [planted_cell(Planted(_SEPARATIONS[1], *_SIZES[0]), "", 2_000)]
+    few, some, many = 500, 2_000, 20_000
+    cells = [
+        planted_cell(Planted(separation, *size), "", n_rows)
+        for n_rows, separations, sizes in (
+            (few, _SEPARATIONS, _SIZES),
+            (some, _SEPARATIONS, _SIZES),
+            (many, _SEPARATIONS[:2], _SIZES[:3]),
+        )
+        for separation in separations
+        for size in sizes
+    ]
+    for n_rows in (few, some):
+        for k, d in _SIZES[:3]:
+            cells.append(planted_cell(Planted(3.0, k, d, shape="student"), "t rows, ", n_rows))
+        for k, d in _SIZES[1:]:
+            uneven = Planted(2.0, k, d, concentration=_UNEVEN)
+            cells.append(planted_cell(uneven, "unequal weights, ", n_rows))
+        cells.append(planted_cell(Planted(1.0, 3, 8), "", n_rows))
+        for kind, types in (("tied", ("tied", "full")), ("spherical", ("spherical", "diag"))):
+            for k, d in _SIZES[1:3]:
+                cells.append(structured_cell(kind, types, k, d, n_rows))
+    return cells
+
+
+def structured_cell(
+    kind: CovarianceType, types: tuple[CovarianceType, ...], k: int, d: int, n_rows: int
+) -> Cell:
+    """Return a cell of rows of a mixture with a structure."""
+
+    def draw(n_rows: int) -> Rows:
+        return Problem(kind, n_rows, d, k, spread=_SPREAD).rows
+
+    return Cell(f"{kind}, k = {k}, D = {d}", draw, k, n_rows, types)
+
+
 def choices(is_small: bool) -> Table:
     """Return the table of winners beside the best of separate fits."""
-    cells = []
-    separations = _SEPARATIONS[1:2] if is_small else _SEPARATIONS
-    shapes = _SIZES[:1] if is_small else _SIZES
-    n_same = n_cells = 0
-    for separation in separations:
-        for k, d in shapes:
-            for n_rows in _ROWS[:1] if is_small else _ROWS:
-                cell, is_same = chosen(separation, k, d, n_rows, 2 if is_small else _RESTARTS)
-                cells.append(cell)
-                n_same, n_cells = n_same + is_same, n_cells + 1
+    compared = [chosen(cell, 2 if is_small else _RESTARTS) for cell in suite(is_small)]
     header = [
         "population",
         "rows",
@@ -152,50 +219,85 @@ def choices(is_small: bool) -> Table:
         "BIC",
         "separate fits",
         "their BIC above that of the search",
+        "winner",
     ]
-    share = f"The same winner in {n_same} of {n_cells} cells ({n_same / n_cells:.0%})."
-    return Table(header, cells, f"BIC chooses among K = 1 to k + 2, full and diag. {share}")
+    return Table(header, compared, tally([cell[-1] for cell in compared]))
 
 
-def chosen(
-    separation: float, k: int, d: int, n_rows: int, n_restarts: int
-) -> tuple[list[str], bool]:
-    """Return the row of a population, and whether the winners are the same."""
-    rows = Planted(separation, k, d).rows(n_rows)
-    sizes, kinds = range(1, k + 3), ("full", "diag")
-    search = GaussianMixtureSearch(sizes, covariance_type=kinds, random_state=0).fit(rows)
+def tally(winners: Sequence[str]) -> str:
+    """Return how many winners are the same."""
+    counts = {kind: winners.count(kind) for kind in (_SAME, _TIE)}
+    n_good, n = sum(counts.values()), len(winners)
+    return (
+        f"BIC chooses among K = 1 to k + 2 and two structures. The same winner, or a tie, in "
+        f"{n_good} of {n} cells ({n_good / n:.0%}): the same in {counts[_SAME]}; in {counts[_TIE]} "
+        "the search reports that the winner of the separate fits is not resolved from its own."
+    )
+
+
+def chosen(cell: Cell, n_restarts: int) -> list[str]:
+    """Return the row of a population."""
+    n_rows = cell.n_rows
+    rows = cell.draw(n_rows)
+    sizes = range(1, cell.n_components + 3)
+    search = GaussianMixtureSearch(sizes, covariance_type=cell.types, random_state=0).fit(rows)
     tol = min(search.tol, 0.5 * math.log(n_rows) / n_rows)
-    degenerate = {
-        (str(kind), int(size))
-        for kind, size, is_lost in zip(
-            search.cv_results_["param_covariance_type"],
-            search.cv_results_["param_n_components"],
-            search.cv_results_["degenerate"],
-            strict=True,
-        )
-        if is_lost
-    }
     found = {}
-    for kind in kinds:
+    for kind in cell.types:
         for size in sizes:
-            if (kind, size) in degenerate:
-                continue
-            model = GaussianMixture(
-                size, covariance_type=kind, n_init=n_restarts, tol=tol, random_state=1
-            )
-            found[kind, size] = model.fit(rows).bic_
+            bic = separate(rows, size, kind, n_restarts, tol)
+            if bic is not None:
+                found[kind, size] = bic
     kind, size = min(found, key=lambda candidate: found[candidate])
     own = search.best_params_
-    is_same = own == {"n_components": size, "covariance_type": kind}
-    cell = [
-        f"separation {separation:g}, k = {k}, D = {d}",
+    above = found[kind, size] - search.best_score_
+    if own == {"n_components": size, "covariance_type": kind}:
+        winner = _SAME
+    elif not is_resolved(search, kind, size):
+        winner = _TIE
+    else:
+        winner = "that of the search is better" if above > 0.0 else "that of the search is worse"
+    return [
+        cell.name,
         f"{n_rows:,}",
         f"{own['covariance_type']}, {own['n_components']}",
         f"{search.best_score_:.1f}",
         f"{kind}, {size}",
-        f"{found[kind, size] - search.best_score_:+.2f}",
+        f"{above:+.2f}",
+        winner,
     ]
-    return cell, is_same
+
+
+def separate(
+    rows: Rows, size: int, kind: CovarianceType, n_restarts: int, tol: float
+) -> float | None:
+    """Return the BIC of the best of several starts of scikit-learn, or None if it is degenerate.
+
+    Its parameters converge further, with the ridge and the tolerance of the search.
+    """
+    settings: dict[str, Any] = {"covariance_type": kind, "random_state": 1}
+    best = sklearn.mixture.GaussianMixture(size, n_init=n_restarts, tol=1e-4, **settings).fit(rows)
+    model = GaussianMixture(
+        size,
+        weights_init=best.weights_,
+        means_init=best.means_,
+        precisions_init=best.precisions_,
+        tol=tol,
+        **settings,
+    )
+    with warnings.catch_warnings(record=True) as reports:
+        warnings.simplefilter("always")
+        model.fit(rows)
+    is_degenerate = any(report.category is DegenerateComponentWarning for report in reports)
+    return None if is_degenerate else model.bic_
+
+
+def is_resolved(search: GaussianMixtureSearch, kind: CovarianceType, size: int) -> bool:
+    """Return whether a search tells a candidate apart from its best."""
+    results = search.cv_results_
+    is_it = (results["param_covariance_type"] == kind) & (results["param_n_components"] == size)
+    # One component shares its covariance with no other, so that candidate may be missing.
+    return bool(results["resolved"][is_it].all())
 
 
 def mixtures(rows: Rows) -> list[Parameters]:

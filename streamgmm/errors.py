@@ -71,5 +71,9 @@ class FewRowsWarning(UserWarning):
     """The data have fewer rows than the mixture has free parameters."""
 
 
+class MemoryLimitWarning(UserWarning):
+    """Candidates of a search were skipped because memory cannot hold them."""
+
+
 class LeftOutRowsWarning(UserWarning):
     """Rows were skipped because their squares overflow, or all rows were skipped."""

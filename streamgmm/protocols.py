@@ -68,6 +68,15 @@ class Work:
     together: int = 0
     driver: int = 0
 
+    def __add__(self, other: "Work") -> "Work":
+        """Return the memory of a job that does the work of two."""
+        return Work(
+            self.thread + other.thread,
+            self.value + other.value,
+            self.together + other.together,
+            self.driver + other.driver,
+        )
+
 
 NO_WORK = Work()
 

@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 import streamgmm
 from streamgmm import GaussianMixture, GaussianMixtureSearch, OnlineGaussianMixture
-from streamgmm.core.mixtures.clusters import elbow
+from streamgmm.core.mixtures.clusters import (
+    MergedComponents,
+    elbow,
+    greedy_tree,
+    merged_components,
+)
 from streamgmm.core.structures import Array
 from streamgmm.errors import DataError, NotFiniteError, NotFittedError, ParameterError
 from streamgmm.events import ReadDone
@@ -72,7 +77,7 @@ def assert_is_reference(merged: Any, shares: Array, weights: Array) -> None:
 def test_the_tree_is_that_of_all_pairs(model: GaussianMixture, rows: Array) -> None:
     merged = model.merged_components(rows)
     assert_is_reference(merged, model.predict_proba(rows), np.ones(len(rows)))
-    assert merged.n_clusters == elbow(merged.entropies)
+    assert merged.n_clusters == elbow(merged.overlaps) == 3
     # Each cluster of the data has one cluster of components.
     labels = model.merged_components(rows, 3).clusters[model.predict(rows)]
     for i in range(3):
@@ -150,24 +155,80 @@ def test_all_rows_correct_the_tree_of_a_sample(
     assert_is_reference(merged, model.predict_proba(rows), np.ones(len(rows)))
 
 
-def test_the_elbow_is_that_of_two_least_squares_lines() -> None:
-    rng = np.random.default_rng(2)
-    for n_components in range(3, 9):
-        entropies = np.cumsum(np.sort(rng.exponential(size=n_components) ** 4))
-        x, residuals = np.arange(1, n_components + 1), []
-        for n in range(2, n_components):
-            parts = slice(0, n), slice(n - 1, None)
-            residuals.append(
-                sum(
-                    np.square(
-                        np.polynomial.Polynomial.fit(x[part], entropies[part], 1)(x[part])
-                        - entropies[part]
-                    ).sum()
-                    for part in parts
-                )
-            )
-        assert elbow(entropies) == 2 + int(np.argmin(residuals))
-    assert [elbow(np.arange(float(n))) for n in (1, 2)] == [1, 2]
+def test_overlaps_are_parts_of_the_entropy_of_the_sizes(
+    model: GaussianMixture, rows: Array
+) -> None:
+    """1 less the mutual information of the row and the cluster, as a part of its entropy."""
+    merged, shares = model.merged_components(rows), model.predict_proba(rows)
+    for overlap, (i, j) in zip(merged.overlaps, merged.tree, strict=True):
+        one, two = shares[:, members(merged, i)].sum(axis=1), shares[:, members(merged, j)].sum(1)
+        of_rows = entropy(np.column_stack([one, two]) / (one + two)[:, np.newaxis], one + two)
+        sizes = np.array([one.sum(), two.sum()])
+        of_sizes = entropy(sizes[np.newaxis] / sizes.sum(), sizes.sum(keepdims=True))
+        assert overlap == pytest.approx(of_rows / of_sizes, abs=1e-9)
+    halves = np.full((500, 2), 0.5)
+    tree = greedy_tree(halves, np.ones(500), [])
+    gains = [float(entropy(halves, np.ones(500)))]
+    same = merged_components(tree, np.array([0.0, *gains]), gains, halves.sum(axis=0), None)
+    assert same.overlaps.tolist() == [pytest.approx(1.0)]
+
+
+def members(merged: MergedComponents, number: int) -> list[int]:
+    """The components of a cluster of the tree."""
+    n_components = len(merged.tree) + 1
+    if number < n_components:
+        return [number]
+    i, j = merged.tree[number - n_components]
+    return members(merged, i) + members(merged, j)
+
+
+def test_the_elbow_is_where_two_levels_of_the_overlaps_meet() -> None:
+    assert elbow(np.array([0.8, 0.7, 0.75, 0.3, 0.01, 0.003])) == 3
+    # Pieces of a curve overlap little, and curves that are apart not at all.
+    assert elbow(np.array([0.19, 0.13, 0.2, 0.12, 0.0, 0.0])) == 3
+    # Gaussians that are close to each other.
+    assert elbow(np.array([0.05, 0.03, 0.02])) == 4
+    assert elbow(np.zeros(5)) == 6
+    assert elbow(np.full(5, 0.6)) == 1
+    assert [elbow(np.array(overlaps)) for overlaps in ([], [0.5], [0.02], [0.0])] == [1, 1, 2, 2]
+
+
+def test_all_components_may_be_one_cluster() -> None:
+    rows = np.random.default_rng(4).standard_t(4, size=(3000, 2))
+    assert GaussianMixture(3, random_state=0).fit(rows).merged_components().n_clusters == 1
+
+
+def test_the_elbow_does_not_depend_on_the_number_of_rows() -> None:
+    """Of three clusters of Student-t rows; a mixture of more components fits more rows."""
+    for n_rows, n_components in ((1000, 4), (10_000, 6), (100_000, 7)):
+        rng = np.random.default_rng(0)
+        heavy = np.sqrt(6.0 / rng.chisquare(6.0, n_rows))[:, np.newaxis]
+        rows = rng.normal(size=(n_rows, 2)) * heavy
+        rows += np.array([[0.0, 0.0], [12.0, 0.0], [0.0, 12.0]])[rng.integers(0, 3, n_rows)]
+        model = GaussianMixture(n_components, random_state=0).fit(rows)
+        assert model.merged_components().n_clusters == 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_components", "distance"),
+    [("disc", 9, 7.0), ("curve", 8, 9.0), ("normal", 3, 4.0)],
+)
+def test_the_elbow_finds_clusters_of_other_shapes(
+    shape: str, n_components: int, distance: float
+) -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(3000, 2))
+    if shape == "disc":
+        rows *= (2.0 * np.sqrt(rng.random(3000)) / np.linalg.norm(rows, axis=1))[:, np.newaxis]
+    elif shape == "curve":
+        rows = np.column_stack([1.2 * rows[:, 0], 0.4 * rows[:, 1] + 0.6 * rows[:, 0] ** 2])
+    rows += distance * np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 1.0]])[np.arange(3000) % 3]
+    model = GaussianMixture(n_components, random_state=0).fit(rows)
+    merged = model.merged_components()
+    assert merged.n_clusters == 3
+    clusters = merged.clusters[model.predict(rows)]
+    for i in range(3):
+        assert np.bincount(clusters[i::3], minlength=3).max() > 950
 
 
 def test_components_that_do_not_overlap_stay(rows: Array) -> None:
@@ -227,15 +288,20 @@ def test_bad_input(model: GaussianMixture, rows: Array) -> None:
 def test_a_picture_of_the_entropies(model: GaussianMixture, rows: Array) -> None:
     merged = model.merged_components()
     for ax in (plot_entropy(merged), plot_entropy(model)):
-        curve, first, second, choice = ax.get_lines()
+        curve, choice = ax.get_lines()
         np.testing.assert_allclose(curve.get_ydata(), merged.entropies)
         np.testing.assert_allclose(curve.get_xdata(), np.arange(1, 7))
-        x, y = first.get_xdata(), first.get_ydata()
-        slope = np.polyfit(x, merged.entropies[: len(x)], 1)[0]
-        assert (y[-1] - y[0]) / (x[-1] - x[0]) == pytest.approx(slope)
-        assert x[-1] == second.get_xdata()[0] == elbow(merged.entropies)
-        assert choice.get_xdata()[0] == merged.n_clusters
-    assert len(plot_entropy(merged.cut(1)).get_lines()) == 4
+        assert choice.get_xdata()[0] == merged.n_clusters == 3
+        right = ax.figure.axes[1]
+        hollow, filled = right.get_lines()
+        assert (hollow.get_xdata().tolist(), filled.get_xdata().tolist()) == ([2, 1], [5, 4, 3])
+        np.testing.assert_allclose(filled.get_ydata(), merged.overlaps[:3])
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+            "entropy", "choice", "overlap",
+        ]  # fmt: skip
+    assert not plot_entropy(merged.cut(1)).figure.axes[1].get_lines()[0].get_xdata().size
+    one = GaussianMixture(random_state=0).fit(rows)
+    assert len(plot_entropy(one).figure.axes) == 1
     with pytest.raises(NotFittedError):
         plot_entropy(GaussianMixture())
     stream = OnlineGaussianMixture(2)

@@ -16,14 +16,20 @@ from streamgmm.algorithms.reads.reader import Reader, StatisticsRequest
 from streamgmm.core.frame import Frame
 from streamgmm.core.mixtures.splitting import split_component
 from streamgmm.core.structures import Array
-from streamgmm.errors import DataError, FewRowsWarning, MemoryLimitError, ParameterError
+from streamgmm.errors import (
+    DataError,
+    FewRowsWarning,
+    MemoryLimitError,
+    MemoryLimitWarning,
+    ParameterError,
+)
 from streamgmm.events import ReadStarted
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import CovarianceType
 from streamgmm.sources.array import ArraySource
 from tests.core.cases import ALL_TYPES, draw, random_parameters
 
-FAITHFUL = Path(__file__).parent / "data" / "faithful.csv"
+DATA = Path(__file__).parent / "data"
 EXACT = ("log_likelihood", "bic", "aic", "icl", "entropy", "n_parameters")
 
 
@@ -199,7 +205,7 @@ def test_iris_has_the_published_values() -> None:
 
 def test_faithful_has_the_published_values() -> None:
     """The values of mclust: EEE with 3 components is chosen before VVV with 2."""
-    rows = np.loadtxt(FAITHFUL, delimiter=",", skiprows=3)
+    rows = np.loadtxt(DATA / "faithful.csv", delimiter=",", skiprows=3)
     found = GaussianMixtureSearch(
         range(1, 5), covariance_type=("full", "tied"), random_state=0
     ).fit(rows)
@@ -207,6 +213,41 @@ def test_faithful_has_the_published_values() -> None:
     assert bic["full", 2] == pytest.approx(2322.192, abs=0.02)
     assert 2314.29 <= bic["tied", 3] <= 2314.316 + 0.02
     assert found.best_params_ == {"n_components": 3, "covariance_type": "tied"}
+
+
+def test_acidity_has_the_published_values() -> None:
+    """The values of mclust's vignette: E with 2 components, ℓ = -185.9493, BIC 392.0723."""
+    rows = np.loadtxt(DATA / "acidity.csv", skiprows=3, ndmin=2)
+    found = GaussianMixtureSearch(
+        range(1, 5), covariance_type=("full", "tied"), random_state=0, tol=1e-6
+    ).fit(rows)
+    assert found.best_params_ == {"n_components": 2, "covariance_type": "tied"}
+    assert bic_of(found)["tied", 2] == pytest.approx(392.0723, abs=0.001)
+    assert found.best_estimator_.score(rows) * len(rows) == pytest.approx(-185.9493, abs=0.001)
+
+
+def test_galaxies_have_the_published_values() -> None:
+    """mclust has 446.983 for V with 4 components; V with 3 is better, as with its random starts."""
+    rows = np.loadtxt(DATA / "galaxies.csv", skiprows=4, ndmin=2) / 1000.0
+    found = GaussianMixtureSearch(
+        [3, 4], covariance_type="full", random_state=0, n_init=3, tol=1e-6
+    ).fit(rows)
+    bic = bic_of(found)
+    assert bic["full", 4] <= 446.9829 + 0.02
+    assert found.best_params_ == {"n_components": 3, "covariance_type": "full"}
+    assert found.best_score_ == bic["full", 3] <= 446.9829
+
+
+def test_sizes_that_memory_cannot_hold_are_skipped() -> None:
+    rows = np.random.default_rng(0).normal(size=(20_000, 60))
+    search = GaussianMixtureSearch(
+        [1, 20_000], covariance_type="full", memory_limit="2GiB", n_jobs=2, random_state=0
+    )
+    with pytest.warns(MemoryLimitWarning, match="n_components 20000 skipped"):
+        search.fit(rows)
+    assert search.cv_results_["param_n_components"].tolist() == [1]
+    with pytest.raises(MemoryLimitError):
+        search.set_params(n_components=20_000).fit(rows)
 
 
 def bic_of(found: GaussianMixtureSearch) -> dict[tuple[str, int], float]:

@@ -1057,17 +1057,18 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             None for the rows that the fit has sampled, up to 8 MiB of them, and no pass. Files do
             not hold these.
         n_clusters : int, default=None
-            Number of clusters, from 1 to the number of components. None for the number at which
-            two lines that fit the entropies best meet: from 2 to one less than the number of
-            components. No components are merged if there are less than three, or if the entropy
-            is below 0.01 nats per row.
+            Number of clusters, from 1 to the number of components. None for the elbow: the number
+            at which the overlap of the clusters that are merged falls from the level of components
+            of one cluster to that of clusters that are apart. It is 1 if all overlap, and the
+            number of components if these hardly overlap.
 
         Returns
         -------
         merged : MergedComponents
             With ``clusters``, the cluster of each component, the ``tree`` of merges, the
-            ``entropies`` with 1, 2, … clusters, in nats, and the methods ``cut`` for other
-            numbers of clusters and ``relabel`` for the labels of rows.
+            ``entropies`` with 1, 2, … clusters, in nats, the ``overlaps`` of the clusters of each
+            merge, and the methods ``cut`` for other numbers of clusters and ``relabel`` for the
+            labels of rows.
 
         Raises
         ------

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Self, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +27,23 @@ from streamgmm.core.priors import PriorSetting, check_prior
 from streamgmm.core.ridge import FitRidge, RegCovar, given_ridge
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, public_type, structure_name
-from streamgmm.errors import DataError, DegenerateComponentWarning, FewRowsWarning, ParameterError
+from streamgmm.errors import (
+    DataError,
+    DegenerateComponentWarning,
+    FewRowsWarning,
+    MemoryLimitError,
+    MemoryLimitWarning,
+    ParameterError,
+)
 from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
 from streamgmm.estimators.condition import condition_of, warn
-from streamgmm.estimators.data_types import InMemory, OutputPath, PandasFrame, PassRecord
+from streamgmm.estimators.data_types import PassRecord
 from streamgmm.estimators.fingerprint import search_fingerprint
 from streamgmm.estimators.fit_needs import FitNeeds, fitting
 from streamgmm.estimators.gaussian_mixture import GaussianMixture, fitted_model, refuse_noise
 from streamgmm.estimators.kept_samples import keep_sample
 from streamgmm.estimators.numeric_limits import within_float64
+from streamgmm.estimators.predictions import MixturePredictions
 from streamgmm.estimators.records import to_record
 from streamgmm.estimators.refusals import refuse_for_low_rank
 from streamgmm.estimators.row_estimator import DataEstimator, FitPredictMixin
@@ -51,13 +59,13 @@ from streamgmm.executors.select import open_executor
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import Arithmetic, CovarianceType, Criterion, ParameterName
 from streamgmm.persistence import Record
-from streamgmm.protocols import Source
+from streamgmm.protocols import Executor, Source
 from streamgmm.sources.sample import SampleSource
 
 _MOST_BY_DEFAULT = 12
 _VALUE = 8
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 # Settings of a mixture that a search has too, with the same meaning and check.
 _SHARED = (
@@ -81,6 +89,7 @@ _SHARED = (
 
 class GaussianMixtureSearch(
     CheckpointedMixin,
+    MixturePredictions,
     DensityMixin,  # type: ignore[misc]
     FitPredictMixin,
     DataEstimator,
@@ -90,7 +99,8 @@ class GaussianMixtureSearch(
     One survey serves all candidates. Each is fitted to the surveyed sample in memory. Candidates
     whose forecast is worse than that of the best by more than three standard errors make no pass
     over the data. The others share every pass: each chunk is read once, and the statistics of all
-    candidates are summed. A candidate that cannot win any more takes no further pass.
+    candidates are summed. A candidate that cannot win any more takes no further pass. The best
+    mixture predicts and scores rows.
 
     Parameters
     ----------
@@ -285,7 +295,8 @@ prior : as for :class:`GaussianMixture`
         ParameterError
             If a setting is not valid, or there is no candidate.
         MemoryLimitError
-            If the search does not fit in the memory limit.
+            If not even the least number of components fits in the memory limit. Larger ones that
+            do not fit are skipped, with a :class:`streamgmm.errors.MemoryLimitWarning`.
         CheckpointError
             If the checkpoint is there and not to be resumed, or is that of another search.
         OutputError
@@ -323,21 +334,8 @@ prior : as for :class:`GaussianMixture`
                 kind: FitObjective(self._ridge(kind), fixed, self.prior, noise, names)
                 for kind in kinds
             }
-            largest = self._largest(sizes, kinds, source.n_features)
-            needs = FitNeeds(source, largest, is_plain=False)
-            works = needs.works(executor.memory_limit)
-            for work in works:
-                executor.check_memory(source, work, needs.works)
+            sizes, needs, held = self._room(executor, source, sizes, kinds)
             distinct = _distinct(kinds, sizes, source.n_features)
-            n_splits = self.n_repeats if self.criterion == "held_out" else 0
-            shared = shared_work(source, distinct * (1 + n_splits))
-            if n_splits:
-                # Weights of the rows of a chunk, and whether they are held out.
-                weights = 4 * _VALUE * int(max(np.diff(source.boundaries)))
-                shared = replace(shared, thread=shared.thread + weights)
-            # Each fit keeps its best statistics and those of its last step.
-            held = max(work.driver for work in works[:2]) + 4 * shared.value
-            executor.check_memory(source, replace(shared, driver=held))
             reader = Reader(source, executor, listener, self.arithmetic, driver_bytes=held)
 
             def open_rows(rows: Array, weights: Array, listener: Listener) -> Reader:
@@ -345,14 +343,12 @@ prior : as for :class:`GaussianMixture`
                 return Reader(sample, local, listener, self.arithmetic, driver_bytes=held)
 
             with self._checkpointed(reader, sizes, kinds, resume) as random:
-                n_parameters = largest.n_parameters(source.n_features)
-                survey = survey_for_fit(
-                    reader, largest.n_components, n_parameters, random, self.survey_part
-                )
+                n_parameters = needs.settings.n_parameters(source.n_features)
+                survey = survey_for_fit(reader, sizes[-1], n_parameters, random, self.survey_part)
                 sample = survey.sample
                 for objective in objectives.values():
                     objective.settle(sample.rows, sample.weights)
-                splits = self._splits(n_splits, random)
+                splits = self._splits(self._n_splits, random)
                 _require_rows(splits, sample, source, sizes[-1])
                 candidates = [
                     self._settings(k, kind, objectives[kind].known, objectives[kind].ridge.scales)
@@ -392,209 +388,7 @@ prior : as for :class:`GaussianMixture`
 
         return self._open_checkpoint(reader, settings, None, final, resume)
 
-    @overload
-    def predict(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
-
-    @overload
-    def predict(self, X: InMemory, *, resume: bool = False) -> NDArray[np.int64]: ...
-
-    @overload
-    def predict(self, X: PandasFrame, *, resume: bool = False) -> "pd.Series[int]": ...
-
-    @overload
-    def predict(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
-
-    def predict(
-        self,
-        X: Any,
-        *,
-        out: str | os.PathLike[str] | None = None,
-        resume: bool = False,
-        dtype: Any = None,
-    ) -> Any:
-        """Return the labels of the best mixture; see :meth:`GaussianMixture.predict`.
-
-        Parameters
-        ----------
-        X : array-like, path or Source of shape (n_samples, n_features)
-        out : path-like, default=None
-            As for :meth:`GaussianMixture.predict`.
-        resume : bool, default=False
-            As for :meth:`GaussianMixture.predict`.
-        dtype : dtype-like, default=None
-            As for :meth:`GaussianMixture.predict`.
-
-        Returns
-        -------
-        labels : as for :meth:`GaussianMixture.predict`
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from streamgmm import GaussianMixtureSearch
-        >>> X = np.random.default_rng(0).normal(size=(400, 1)) + [[-9.0], [9.0]] * 200
-        >>> search = GaussianMixtureSearch([1, 2], random_state=0).fit(X)
-        >>> search.predict(X).shape
-        (400,)
-        """
-        return self._best("predict").predict(X, out=out, resume=resume, dtype=dtype)
-
-    @overload
-    def predict_proba(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
-
-    @overload
-    def predict_proba(self, X: InMemory, *, resume: bool = False) -> NDArray[np.float64]: ...
-
-    @overload
-    def predict_proba(self, X: PandasFrame, *, resume: bool = False) -> "pd.DataFrame": ...
-
-    @overload
-    def predict_proba(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
-
-    def predict_proba(
-        self,
-        X: Any,
-        *,
-        out: str | os.PathLike[str] | None = None,
-        resume: bool = False,
-        dtype: Any = None,
-    ) -> Any:
-        """Return its responsibilities; see :meth:`GaussianMixture.predict_proba`.
-
-        Parameters
-        ----------
-        X : array-like, path or Source of shape (n_samples, n_features)
-        out : path-like, default=None
-            As for :meth:`GaussianMixture.predict_proba`.
-        resume : bool, default=False
-            As for :meth:`GaussianMixture.predict_proba`.
-        dtype : dtype-like, default=None
-            As for :meth:`GaussianMixture.predict_proba`.
-
-        Returns
-        -------
-        responsibilities : as for :meth:`GaussianMixture.predict_proba`
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from streamgmm import GaussianMixtureSearch
-        >>> X = np.random.default_rng(0).normal(size=(400, 1)) + [[-9.0], [9.0]] * 200
-        >>> search = GaussianMixtureSearch([1, 2], random_state=0).fit(X)
-        >>> search.predict_proba(X).shape
-        (400, 2)
-        """
-        return self._best("predict_proba").predict_proba(X, out=out, resume=resume, dtype=dtype)
-
-    @overload
-    def score_samples(self, X: Any, *, out: OutputPath, resume: bool = False) -> OutputPath: ...
-
-    @overload
-    def score_samples(self, X: InMemory, *, resume: bool = False) -> NDArray[np.float64]: ...
-
-    @overload
-    def score_samples(self, X: PandasFrame, *, resume: bool = False) -> "pd.Series[float]": ...
-
-    @overload
-    def score_samples(self, X: Any, *, out: None = None, resume: bool = False) -> Any: ...
-
-    def score_samples(
-        self,
-        X: Any,
-        *,
-        out: str | os.PathLike[str] | None = None,
-        resume: bool = False,
-        dtype: Any = None,
-    ) -> Any:
-        """Return its log-density of each row; see :meth:`GaussianMixture.score_samples`.
-
-        Parameters
-        ----------
-        X : array-like, path or Source of shape (n_samples, n_features)
-        out : path-like, default=None
-            As for :meth:`GaussianMixture.score_samples`.
-        resume : bool, default=False
-            As for :meth:`GaussianMixture.score_samples`.
-        dtype : dtype-like, default=None
-            As for :meth:`GaussianMixture.score_samples`.
-
-        Returns
-        -------
-        log_density : as for :meth:`GaussianMixture.score_samples`
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from streamgmm import GaussianMixtureSearch
-        >>> X = np.random.default_rng(0).normal(size=(400, 1)) + [[-9.0], [9.0]] * 200
-        >>> search = GaussianMixtureSearch([1, 2], random_state=0).fit(X)
-        >>> search.score_samples(X).shape
-        (400,)
-        """
-        return self._best("score_samples").score_samples(X, out=out, resume=resume, dtype=dtype)
-
-    def entropy_samples(
-        self,
-        X: Any,
-        *,
-        out: str | os.PathLike[str] | None = None,
-        resume: bool = False,
-        dtype: Any = None,
-    ) -> Any:
-        """Return the entropy of its assignment; see :meth:`GaussianMixture.entropy_samples`.
-
-        Parameters
-        ----------
-        X : array-like, path or Source of shape (n_samples, n_features)
-        out : path-like, default=None
-            As for :meth:`GaussianMixture.entropy_samples`.
-        resume : bool, default=False
-            As for :meth:`GaussianMixture.entropy_samples`.
-        dtype : dtype-like, default=None
-            As for :meth:`GaussianMixture.entropy_samples`.
-
-        Returns
-        -------
-        entropy : as for :meth:`GaussianMixture.entropy_samples`
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from streamgmm import GaussianMixtureSearch
-        >>> X = np.random.default_rng(0).normal(size=(400, 1)) + [[-9.0], [9.0]] * 200
-        >>> search = GaussianMixtureSearch([1, 2], random_state=0).fit(X)
-        >>> search.entropy_samples(X).shape
-        (400,)
-        """
-        best = self._best("entropy_samples")
-        return best.entropy_samples(X, out=out, resume=resume, dtype=dtype)
-
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Return its mean log-density of the rows; see :meth:`GaussianMixture.score`.
-
-        Parameters
-        ----------
-        X : array-like, path or Source of shape (n_samples, n_features)
-        y : Ignored
-        sample_weight : array-like of shape (n_samples,) or str, default=None
-
-        Returns
-        -------
-        score : float
-            Nats per row.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from streamgmm import GaussianMixtureSearch
-        >>> X = np.random.default_rng(0).normal(size=(400, 1)) + [[-9.0], [9.0]] * 200
-        >>> search = GaussianMixtureSearch([1, 2], random_state=0).fit(X)
-        >>> search.score(X) == search.best_estimator_.score(X)
-        True
-        """
-        return self._best("score").score(X, y, sample_weight)
-
-    def _best(self, name: str) -> GaussianMixture:
+    def _mixture(self) -> GaussianMixture:
         check_is_fitted(self)
         best: GaussianMixture = self.best_estimator_
         return best
@@ -673,6 +467,78 @@ prior : as for :class:`GaussianMixture`
     def _ridge(self, kind: CovarianceType) -> FitRidge:
         names = getattr(self, "feature_names_in_", None)
         return FitRidge(kind, given_ridge(self.reg_covar, kind, self.n_features_in_, names))
+
+    @property
+    def _n_splits(self) -> int:
+        return self.n_repeats if self.criterion == "held_out" else 0
+
+    def _room(
+        self,
+        executor: Executor,
+        source: Source,
+        sizes: Sequence[int],
+        kinds: Sequence[CovarianceType],
+    ) -> tuple[list[int], FitNeeds, int]:
+        """Return the numbers of components that memory can hold; report the others.
+
+        Returns
+        -------
+        sizes : list of int
+        needs : FitNeeds
+            Of the candidate with the most parameters.
+        held : int
+            Bytes that the fits take in the process that drives the work.
+
+        Raises
+        ------
+        MemoryLimitError
+            If not even the least number fits.
+        """
+        possible, skipped = list(sizes), ""
+        while True:
+            try:
+                needs, held = self._needs(executor, source, possible, kinds)
+                break
+            except MemoryLimitError:
+                if len(possible) == 1:
+                    raise
+                skipped = ", ".join(filter(None, [str(possible.pop()), skipped]))
+        if skipped:
+            warn(
+                f"n_components {skipped} skipped: memory cannot hold them together with the "
+                "others; raise memory_limit, or search among fewer candidates",
+                MemoryLimitWarning,
+            )
+        return possible, needs, held
+
+    def _needs(
+        self,
+        executor: Executor,
+        source: Source,
+        sizes: Sequence[int],
+        kinds: Sequence[CovarianceType],
+    ) -> tuple[FitNeeds, int]:
+        """Return the memory of the largest candidate, and bytes that the fits of all take.
+
+        Raises
+        ------
+        MemoryLimitError
+            If they do not fit in the memory limit.
+        """
+        needs = FitNeeds(source, self._largest(sizes, kinds, source.n_features), is_plain=False)
+        works = needs.works(executor.memory_limit)
+        for work in works:
+            executor.check_memory(source, work, needs.works)
+        distinct = _distinct(kinds, sizes, source.n_features)
+        shared = shared_work(source, distinct * (1 + self._n_splits))
+        if self._n_splits:
+            # Weights of the rows of a chunk, and whether they are held out.
+            weights = 4 * _VALUE * int(max(np.diff(source.boundaries)))
+            shared = replace(shared, thread=shared.thread + weights)
+        # Each fit keeps its best statistics and those of its last step.
+        held = max(work.driver for work in works[:2]) + 4 * shared.value
+        executor.check_memory(source, replace(shared, driver=held))
+        return needs, held
 
     def _largest(
         self, sizes: Sequence[int], kinds: Sequence[CovarianceType], n_features: int

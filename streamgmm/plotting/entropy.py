@@ -4,21 +4,26 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from streamgmm.core.mixtures.clusters import MergedComponents, elbow, elbow_lines
+from streamgmm.core.mixtures.clusters import MergedComponents
 from streamgmm.errors import ParameterError
 from streamgmm.plotting.colours import Palette
-from streamgmm.plotting.figures import given_or_new, legend_beside
+from streamgmm.plotting.figures import given_or_new
 from streamgmm.plotting.views import check_fitted
+
+# Overlaps that are smaller stand at the lower edge.
+_LEAST = 1e-3
 
 
 def plot_entropy(merged: Any, ax: Axes | None = None) -> Axes:
     """Draw the entropy of the assignment of rows against the number of clusters.
 
-    Where the curve rises steeply components overlap, and merging them loses little. The dashed
-    lines are the two that fit the entropies best; they meet at the elbow. A circle marks the number
-    of clusters that was chosen.
+    A circle marks the number of clusters that was chosen. Squares, with the axis on the right, show
+    how much the two clusters overlap whose merge leaves this number of clusters; they are filled if
+    the two are merged. Components that describe one cluster together overlap far more than clusters
+    that are apart.
 
     Parameters
     ----------
@@ -64,12 +69,7 @@ def plot_entropy(merged: Any, ax: Axes | None = None) -> Axes:
     entropies, chosen = merged.entropies, merged.n_clusters
     sizes = np.arange(1, len(entropies) + 1)
     palette = Palette.of(ax)
-    ax.plot(sizes, entropies, "o-", color=palette.colour(0), linewidth=1.2)
-    if len(entropies) > 2:
-        label = "two lines that fit best"
-        for places, values in elbow_lines(entropies, elbow(entropies)):
-            ax.plot(places, values, "--", color=palette.colour(1), linewidth=1.5, label=label)
-            label = "_"
+    ax.plot(sizes, entropies, "o-", color=palette.colour(0), linewidth=1.2, label="entropy")
     ax.plot(
         chosen,
         entropies[chosen - 1],
@@ -82,5 +82,28 @@ def plot_entropy(merged: Any, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("clusters")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylabel("entropy of the assignment, nats")
-    legend_beside(ax)
+    handles, labels = ax.get_legend_handles_labels()
+    if len(sizes) > 1:
+        squares = _draw_overlaps(ax, merged, palette)
+        handles, labels = [*handles, squares], [*labels, "overlap"]
+    # The curve rises from the left to the right.
+    ax.legend(handles, labels, loc="upper left", frameon=False)
     return ax
+
+
+def _draw_overlaps(ax: Axes, merged: MergedComponents, palette: Palette) -> Line2D:
+    """Draw the overlap of the clusters of each merge on an axis of its own; return the squares."""
+    right = ax.twinx()
+    n_clusters = np.arange(len(merged.overlaps), 0, -1)
+    overlaps = np.maximum(merged.overlaps, _LEAST)
+    colour = palette.colour(1)
+    is_merged = n_clusters >= merged.n_clusters
+    for part, fill in ((~is_merged, "none"), (is_merged, colour)):
+        squares = right.plot(
+            n_clusters[part], overlaps[part], "s", color=colour, markersize=6, markerfacecolor=fill
+        )
+    right.set_yscale("log")
+    right.set_ylim(0.8 * _LEAST, 1.3)
+    right.set_ylabel("overlap of the clusters that are merged", color=colour)
+    right.tick_params(axis="y", colors=colour)
+    return squares[0]

@@ -46,7 +46,7 @@ def merge_components(
     reader : Reader
     parameters : Parameters
     n_clusters : int or None
-        None for the elbow of the entropies.
+        None for the elbow of the overlaps.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def merge_components(
     while True:
         tree = greedy_tree(*rows, known)
         found = gains_of(tree, len(known))
-        if not found.weight > 0.0:
+        if not found.counts.sum() > 0.0:
             raise DataError(
                 f"no row of {source.name} can be used: each has weight 0, lacks values or has "
                 "squares that overflow; give rows that can be labelled"
@@ -96,7 +96,7 @@ def merge_components(
     if not has_noise:
         # One cluster has all rows; what is left is rounding.
         entropies[0] = 0.0
-    return merged_components(known, entropies, found.weight, n_clusters)
+    return merged_components(known, entropies, gains, found.counts, n_clusters)
 
 
 @dataclass(frozen=True, eq=False)

@@ -285,9 +285,7 @@ def _sampling_work(
 
 def _with_statistics(work: Work, source: Source, parameters: Parameters) -> Work:
     """Return the memory of a pass that also collects statistics."""
-    return _added(
-        work, statistics_work(source, parameters.covariance_type, parameters.n_components)
-    )
+    return work + statistics_work(source, parameters.covariance_type, parameters.n_components)
 
 
 def survey_work(
@@ -305,17 +303,7 @@ def survey_work(
     work = _sampling_work(design, source, is_stratified=is_stratified, scores=scores)
     if not with_statistics:
         return work
-    return _added(work, statistics_work(source, covariance_type, n_components))
-
-
-def _added(work: Work, other: Work) -> Work:
-    """Return the memory of a pass that does the work of two."""
-    return replace(
-        work,
-        thread=work.thread + other.thread,
-        value=work.value + other.value,
-        together=work.together + other.together,
-    )
+    return work + statistics_work(source, covariance_type, n_components)
 
 
 def _weighted(sample: RowSample, n_rows: Array) -> RowSample:

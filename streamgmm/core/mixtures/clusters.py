@@ -6,7 +6,7 @@ lowers the entropy most. The parameters of the mixture stay as they are.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.special
@@ -20,8 +20,8 @@ Merge = tuple[int, int]
 
 # A share that is smaller adds less than 1e-12 nats to any sum of a row.
 _LEAST_SHARE = 1e-14
-# With less entropy, in nats per row, components hardly overlap, and none of them are merged.
-_NEGLIGIBLE = 0.01
+# Overlap of two halves of a component; clusters that overlap less than the other are apart.
+_SAME, _APART = 1.0, 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +36,17 @@ class MergedComponents:
     entropies : ndarray of shape (K,)
         Entropy of the assignment of the rows to 1, 2, …, K clusters, in nats. Noise, if the mixture
         has any, counts as one more.
+    overlaps : ndarray of shape (K - 1,)
+        How much the two clusters that each step merges overlap: what the merge takes from the
+        entropy, as a part of the entropy of their sizes. 0 if each row is certain to belong to one
+        of the two, 1 if the rows do not tell the two apart.
     clusters : ndarray of shape (K,), int64
         Cluster of each component. Clusters are numbered by their first component.
     """
 
     tree: NDArray[np.int64]
     entropies: Array
+    overlaps: Array
     clusters: NDArray[np.int64]
 
     @property
@@ -76,7 +81,7 @@ class MergedComponents:
         array([0, 0, 0])
         """
         require_clusters(n_clusters, len(self.entropies))
-        return MergedComponents(self.tree, self.entropies, _clusters(self.tree, n_clusters))
+        return replace(self, clusters=_clusters(self.tree, n_clusters))
 
     def relabel(self, labels: ArrayLike) -> NDArray[np.int64]:
         """Return the cluster of each row from its component.
@@ -120,7 +125,11 @@ def require_clusters(n_clusters: int, n_components: int) -> None:
 
 
 def merged_components(
-    tree: Sequence[Merge], entropies: Array, weight: float, n_clusters: int | None
+    tree: Sequence[Merge],
+    entropies: Array,
+    gains: Sequence[float],
+    counts: Array,
+    n_clusters: int | None,
 ) -> MergedComponents:
     """Return components with a tree of merges as clusters.
 
@@ -128,68 +137,67 @@ def merged_components(
     ----------
     tree : sequence of (int, int)
     entropies : ndarray of shape (K,)
-    weight : float
-        Rows, or the sum of their weights.
+    gains : sequence of float
+        What each merge takes from the entropy.
+    counts : ndarray of shape (K,)
+        Rows of the components, or the sums of their weights.
     n_clusters : int or None
-        None for the elbow of the entropies, and for no merge where the components hardly overlap.
+        None for the elbow of the overlaps.
     """
     merges = np.array(tree, dtype=np.int64).reshape(-1, 2)
+    overlaps = _overlaps(merges, np.array(gains), counts)
     if n_clusters is None:
-        overlap = entropies[-1] - entropies[0] > _NEGLIGIBLE * weight
-        n_clusters = elbow(entropies) if overlap else len(entropies)
-    return MergedComponents(merges, entropies, _clusters(merges, n_clusters))
+        n_clusters = elbow(overlaps)
+    return MergedComponents(merges, entropies, overlaps, _clusters(merges, n_clusters))
 
 
-def elbow(entropies: Array) -> int:
-    """Return the number of clusters at which two lines that fit the entropies best meet.
+def _overlaps(tree: NDArray[np.int64], gains: Array, counts: Array) -> Array:
+    """Return what each merge takes from the entropy, as a part of what it could take at most."""
+    sizes = counts.tolist()
+    most = np.empty(len(tree))
+    for step, (i, j) in enumerate(tree.tolist()):
+        sizes.append(sizes[i] + sizes[j])
+        most[step] = float(
+            _h(np.array(sizes[-1])) - _h(np.array(sizes[i])) - _h(np.array(sizes[j]))
+        )
+    # A component without rows overlaps with none.
+    found = np.divide(gains, most, out=np.zeros_like(most), where=most > 0.0)
+    return np.clip(found, 0.0, 1.0)
+
+
+def elbow(overlaps: Array) -> int:
+    """Return the number of clusters beyond which the clusters that are merged are apart.
+
+    The entropy against what each merge could take from it at most is a curve whose slopes are the
+    overlaps: two lines fit it, a steep one where merges join components of one cluster, and a flat
+    one where they join clusters. The number of clusters is that for which two levels fit the
+    logarithms of the overlaps best; they are bounded by 0.01 from below. Before the first overlap
+    stands 1, which two halves of a component have, and after the last one 0.01: so that all
+    components may be one cluster, or none may be merged.
 
     Parameters
     ----------
-    entropies : ndarray of shape (K,)
-        Of 1, 2, …, K clusters.
+    overlaps : ndarray of shape (K - 1,)
+        Of the merges into K - 1, K - 2, …, 1 clusters.
 
     Returns
     -------
     int
-        From 2 to K - 1; K if that is less than 3.
+        From 1 to K.
 
     References
     ----------
-    Baudry, Raftery, Celeux, Lo & Gottardo (2010), Combining mixture components for clustering.
+    Baudry, Raftery, Celeux, Lo & Gottardo (2010), Combining mixture components for clustering:
+    lines are fitted to the entropy against the number of clusters, or of rows that are merged.
     """
-    n_components = len(entropies)
-    if n_components < 3:
-        return n_components
-    return min(range(2, n_components), key=lambda n: _residual(entropies, n))
+    return min(range(len(overlaps) + 1, 0, -1), key=lambda n: _residual(overlaps, n))
 
 
-def elbow_lines(entropies: Array, n_clusters: int) -> list[tuple[Array, Array]]:
-    """Return the lines that fit the entropies up to a number of clusters, and from there on.
-
-    Parameters
-    ----------
-    entropies : ndarray of shape (K,)
-    n_clusters : int
-        From 2 to K - 1.
-
-    Returns
-    -------
-    list of (ndarray, ndarray)
-        Numbers of clusters, and the values of a line there.
-    """
-    sizes = np.arange(1.0, len(entropies) + 1.0)
-    parts = slice(None, n_clusters), slice(n_clusters - 1, None)
-    return [
-        (sizes[part], np.polyval(np.polyfit(sizes[part], entropies[part], 1), sizes[part]))
-        for part in parts
-    ]
-
-
-def _residual(entropies: Array, n_clusters: int) -> float:
-    """Return the sum of squares that two lines leave; both have the point where they meet."""
-    (before, first), (after, second) = elbow_lines(entropies, n_clusters)
-    own, others = entropies[: len(before)], entropies[-len(after) :]
-    return float(np.square(own - first).sum() + np.square(others - second).sum())
+def _residual(overlaps: Array, n_clusters: int) -> float:
+    """Return the sum of squares that two levels leave of the logarithms of the overlaps."""
+    known = np.log(np.concatenate([[_SAME], np.maximum(overlaps, _APART), [_APART]]))
+    joined, apart = np.split(known, [len(overlaps) + 2 - n_clusters])
+    return float(sum(np.square(part - part.mean()).sum() for part in (joined, apart)))
 
 
 def _clusters(tree: NDArray[np.int64], n_clusters: int) -> NDArray[np.int64]:
@@ -215,18 +223,18 @@ class MergeGains:
         tree has beside each other; in nats.
     entropy : float
         Of the assignment to components.
-    weight : float
-        Sum of the weights of the rows.
+    counts : ndarray of shape (K,)
+        Sums of the weights of the rows of each component.
     """
 
     gains: Array
     entropy: float
-    weight: float
+    counts: Array
 
     def merge(self, other: "MergeGains") -> "MergeGains":
         """Return the gains for the rows of both."""
         return MergeGains(
-            self.gains + other.gains, self.entropy + other.entropy, self.weight + other.weight
+            self.gains + other.gains, self.entropy + other.entropy, self.counts + other.counts
         )
 
     def followed(self, tree: Sequence[Merge], n_known: int) -> tuple[list[Merge], list[float]]:
@@ -305,7 +313,7 @@ def merge_gains(
     for merge in tree[n_known:]:
         shares.merge(merge)
         keep(len(shares.numbers) - 1)
-    return MergeGains(gains, entropy, float(weights.sum()))
+    return MergeGains(gains, entropy, weights @ responsibilities)
 
 
 def greedy_tree(responsibilities: Array, weights: Array, begun: Sequence[Merge]) -> list[Merge]:
