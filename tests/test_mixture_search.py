@@ -227,7 +227,7 @@ def test_acidity_has_the_published_values() -> None:
 
 
 def test_galaxies_have_the_published_values() -> None:
-    """mclust has 446.983 for V with 4 components; V with 3 is better, as with its random starts."""
+    """mclust has 446.983 for V with 4 components; V with 3 components is better."""
     rows = np.loadtxt(DATA / "galaxies.csv", skiprows=4, ndmin=2) / 1000.0
     found = GaussianMixtureSearch(
         [3, 4], covariance_type="full", random_state=0, n_init=3, tol=1e-6
