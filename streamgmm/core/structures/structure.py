@@ -377,6 +377,21 @@ class CovarianceStructure(ABC):
         """Return the bases of some centred components of a frame."""
         return factors[indices]
 
+    def with_directions(
+        self, frame_factors: Array, parameters: "Parameters", known: "Statistics | None"
+    ) -> Array:
+        """Return the bases of a frame with directions for :meth:`complete_updates`.
+
+        Parameters
+        ----------
+        frame_factors : ndarray
+            Bases of the frame of the parameters.
+        parameters : Parameters
+        known : Statistics or None
+            Statistics of the same rows under other parameters.
+        """
+        return frame_factors
+
     @abstractmethod
     def displacements(self, frame: "Frame", u: Array) -> Array:
         """Return B u in data units (K, D) of coordinates (K, D)."""
@@ -454,6 +469,16 @@ class CovarianceStructure(ABC):
         shifts : ndarray of shape (K, D)
             Differences of the rows' means from the means about which covariances are taken.
         """
+
+    def complete_updates(
+        self, statistics: "Statistics", alive: Components, offsets: Array, shifts: Array
+    ) -> "list[CovarianceUpdate]":
+        """Return computations that go further than an EM step, as far as the statistics show.
+
+        The objective may fall, so a caller has to compare. By default they are :meth:`updates`,
+        which these arguments describe.
+        """
+        return self.updates(statistics, alive, offsets, shifts)
 
     @abstractmethod
     def update_views(self, covariances: Array, factors: Array) -> tuple[Array, Array]:
