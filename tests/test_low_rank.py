@@ -32,6 +32,8 @@ from streamgmm.core.structures.low_rank_factors import dense_covariances, dense_
 from streamgmm.core.structures.low_rank_update import SecondMoments
 from streamgmm.errors import (
     DataError,
+    DegenerateComponentWarning,
+    FewRowsWarning,
     MemoryLimitError,
     ModelFileError,
     ParameterError,
@@ -39,6 +41,7 @@ from streamgmm.errors import (
 )
 from streamgmm.events import ReadDone
 from streamgmm.options import Missing
+from streamgmm.plotting import plot_criteria
 from streamgmm.preprocessing import StandardScaler, in_data_units
 from streamgmm.testing import ChunkedSource
 from tests import naive
@@ -569,6 +572,56 @@ def test_unusual_rows_give_a_mixture(what: str, ridge: Any) -> None:
             )
         ]
         np.testing.assert_allclose(scores, np.logaddexp(*logs), atol=1e-4, rtol=1e-6)
+
+
+def test_search_chooses_the_rank(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(2000, 2)) @ rng.normal(size=(2, 7)) + 0.3 * rng.normal(size=(2000, 7))
+    search = GaussianMixtureSearch(
+        1, covariance_type=["low_rank", "diag"], rank=[1, 2, 3], random_state=0
+    ).fit(rows)
+    assert search.best_params_ == {"n_components": 1, "covariance_type": "low_rank", "rank": 2}
+    assert search.best_estimator_.rank == 2
+    np.testing.assert_array_equal(search.cv_results_["param_rank"], [1, 2, 3, 0])
+    bics = [
+        GaussianMixture(1, covariance_type="low_rank", rank=rank, random_state=0).fit(rows).bic_
+        for rank in (1, 2, 3)
+    ]
+    np.testing.assert_allclose(search.cv_results_["bic"][:3], bics, atol=1.0)
+    labels = plot_criteria(search).get_legend_handles_labels()[1]
+    assert labels[:4] == ["low_rank 1", "low_rank 2", "low_rank 3", "diag"]
+    for rank in ([], [1.5], [1, 6]):
+        with pytest.raises(ParameterError, match="rank"):
+            search.set_params(rank=rank).fit(rows)
+    np.save(tmp_path / "rows.npy", rows)
+    command = f"select {tmp_path}/rows.npy -k 1 --types low_rank --rank 1:2 -o {tmp_path}/best.gmm"
+    found = CliRunner().invoke(main, command.split())
+    assert found.exit_code == 0, found.output
+    assert "low_rank 2" in found.output
+    assert streamgmm.load(tmp_path / "best.gmm").rank_ == 2
+
+
+def test_warnings_say_which_rank_the_rows_support() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(size=(400, 30)), 50.0 + rng.normal(size=(12, 30))])
+
+    def warned(rows: NDArray[np.float64], rank: int) -> dict[type[Warning], str]:
+        model = GaussianMixture(
+            2, covariance_type="low_rank", rank=rank, algorithm="em", random_state=0
+        )
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            model.fit(rows)
+        return {one.category: str(one.message) for one in found}
+
+    # 12 rows are fewer than the columns, but enough for rank 3.
+    assert DegenerateComponentWarning not in warned(rows, 3)
+    message = warned(rows, 12)[DegenerateComponentWarning]
+    assert "no more rows than rank + 2, which is 14: component(s)" in message
+    assert "use rank=9, which all of these rows support, or fit more rows" in message
+    # 2 components of rank 1 have 2 (30 + 60) + 1 parameters, those of rank 2 have 58 more.
+    message = warned(rng.normal(size=(200, 30)), 5)[FewRowsWarning]
+    assert "rank=1 (181 parameters)" in message
 
 
 def test_rows_that_cannot_be_used() -> None:

@@ -13,7 +13,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,10 +38,8 @@ from streamgmm.core.structures.low_rank_update import (
 from streamgmm.core.structures.matrices import Array, solve
 from streamgmm.core.structures.own_covariances import OwnCovariances
 from streamgmm.core.structures.structure import (
-    CoefficientForm,
     Components,
-    MergePairs,
-    Single,
+    unsupported,
 )
 from streamgmm.errors import ParameterError
 from streamgmm.options import CovarianceType
@@ -180,9 +178,6 @@ class LowRank(OwnCovariances):
     def factors_from_stored(self, covariances: Array, precisions_cholesky: Array) -> Array:
         return factors_of(covariances)
 
-    def precisions(self, inverse_factors: Array) -> Array:
-        self._refuse("precisions in the form of the covariances")
-
     def transposed(self, factors: Array) -> Array:
         return factors
 
@@ -221,9 +216,6 @@ class LowRank(OwnCovariances):
     def solved(self, stacked_factors: Array, vectors: Array) -> Array:
         return self.product(self.invert(stacked_factors), vectors)
 
-    def composed(self, left: Array, right: Array) -> Array:
-        self._refuse("products of factors")
-
     def scaled_rows(self, rows: Array, stacked_factors: Array, component: int) -> Array:
         columns, scales = stacked_factors[component, :, :-1], stacked_factors[component, :, -1]
         if scales[0] > 0.0:
@@ -241,12 +233,6 @@ class LowRank(OwnCovariances):
         widths = 1.0 + (np.square(columns) * (2.0 + gains)).sum(axis=2)
         found: Array = stacked_factors[:, :, -1] * np.sqrt(widths)
         return found
-
-    def singular_values(self, left: Array, right: Array) -> Array:
-        self._refuse("the alignment of mixtures")
-
-    def merged_log_determinants(self, factors: Array, moved: Array) -> Array:
-        self._refuse("merging of components")
 
     def pair_log_determinants(
         self, first: "Parameters", i: int, second: "Parameters", components: slice
@@ -276,9 +262,6 @@ class LowRank(OwnCovariances):
         variance = np.square(direction @ loadings).sum() + np.square(direction) @ noise
         axis: Array = np.sqrt(variance) * direction
         return axis
-
-    def mean_factor(self, stacked_factors: Array, weights: Array) -> Array:
-        self._refuse("the search that splits and merges components")
 
     def ridge_traces(self, stacked_inverse: Array, ridge: float | Array) -> Array:
         # Σ⁻¹ = Ψ⁻¹ - V Vᵀ: squared lengths of the lines of Ψ^(-1/2) (I - U h (2 - h) Uᵀ) Ψ^(-1/2).
@@ -326,9 +309,6 @@ class LowRank(OwnCovariances):
     def n_moments(self, n_features: int) -> int:
         return 1 + (2 + self.rank + n_spare(self.rank, n_features)) * n_features
 
-    def features(self, n_features: int) -> NDArray[np.int64]:
-        self._refuse("features that do not depend on the parameters")
-
     def scratch_lines(self, n_components: int, n_features: int) -> int:
         return (
             3 * (1 + n_features) + n_components * (1 + self.rank) + self.rank + SPARE_DIRECTIONS + 8
@@ -370,9 +350,6 @@ class LowRank(OwnCovariances):
     def coordinates(self, frame: "Frame", displacements: Array) -> Array:
         return displacements.copy()
 
-    def relative_factors(self, frame: "Frame", stacked_factors: Array) -> Array:
-        self._refuse("whitened moments")
-
     def magnified(self, frame: "Frame", parameters: "Parameters", displacements: Array) -> Array:
         # Moments are always about the component's own origin.
         found = np.full_like(displacements, np.inf)
@@ -380,21 +357,6 @@ class LowRank(OwnCovariances):
         variances = self.variances(parameters.covariances[own])
         found[own] = np.sqrt(1.0 + np.square(displacements[own]) / variances)
         return found
-
-    # E-step
-
-    def coefficients(
-        self,
-        constants: Array,
-        stacked_inverse: Array,
-        components: Components,
-        scale: Array,
-        centres: Array,
-    ) -> CoefficientForm:
-        self._refuse("the expanded form")
-
-    def kernel_factors(self, stacked: Array, components: Components | None) -> Array:
-        self._refuse("the expanded form")
 
     # M-step
 
@@ -444,65 +406,6 @@ class LowRank(OwnCovariances):
         of_loadings -= 2.0 * np.einsum("kr,kd,kdr->", along, first, projections)
         of_loadings += (counts[:, np.newaxis] * np.square(along)).sum()
         return float(of_noise - of_loadings)
-
-    def whitened_moments(
-        self,
-        factors: Array,
-        means: Array,
-        counts: Array,
-        shifted: Array,
-        raw: Array,
-        scatter: Array,
-    ) -> tuple[Array, Array]:
-        self._refuse("whitened moments")
-
-    def framed_moments(
-        self, factors: Array, means: Array, counts: Array, moved: Array, own: Array, scatter: Array
-    ) -> tuple[Array, Array]:
-        self._refuse("whitened moments")
-
-    def as_moments(self, stacked: Array, n_components: int) -> tuple[Array, Array]:
-        self._refuse("whitened moments")
-
-    def unit_moments(self, n_features: int) -> tuple[Array, Array]:
-        self._refuse("whitened moments")
-
-    def ridge_moments(self, stacked_inverse: Array, ridge: float | Array) -> tuple[Array, Array]:
-        self._refuse("gradients")
-
-    def tangent_scales(self, n_features: int) -> tuple[Array, Array]:
-        self._refuse("gradients")
-
-    def row_features(self, residuals: Single) -> Single:
-        self._refuse("the information of rows")
-
-    def along(self, features: Single, own: Single, shared: Single, root: np.float32) -> Single:
-        self._refuse("the information of rows")
-
-    def gathered(
-        self, features: Single, parts: Single, root: np.float32, n_own: int
-    ) -> tuple[Single, Single]:
-        self._refuse("the information of rows")
-
-    # Reduction
-
-    def merging_costs(
-        self, parameters: "Parameters", first: Components, second: Components, merged: MergePairs
-    ) -> Array:
-        self._refuse("merging of components")
-
-    def merged_pairs(
-        self,
-        parameters: "Parameters",
-        share: Array,
-        apart: Array,
-        first: Components,
-        second: Components,
-    ) -> tuple[Array, Array]:
-        self._refuse("merging of components")
-
-    def average(self, covariances: Array, weights: Array) -> Array:
-        self._refuse("merging of components")
 
     # Initialization
 
@@ -559,19 +462,36 @@ class LowRank(OwnCovariances):
 
     # Condition
 
+    def most_undetermined_rows(self, n_features: int) -> int:
+        # The mean and the factors of the rows leave one more for the noise of each column.
+        return min(n_features, self.rank + 2)
+
     def block_values(self, n_components: int, n_features: int) -> int:
         return n_features * (self.rank + 1)
 
     def n_mean_arrays(self) -> int:
         return 4
 
-    def _refuse(self, what: str) -> NoReturn:
-        """Refuse an operation that these covariances do not have.
+    # Operations that these covariances do not have
 
-        Raises
-        ------
-        ParameterError
-        """
-        raise ParameterError(
-            f"covariance_type='low_rank' does not support {what}; use 'full' or 'diag' for it"
-        )
+    precisions = unsupported(LOW_RANK_TYPE, "precisions in the form of the covariances")
+    composed = unsupported(LOW_RANK_TYPE, "products of factors")
+    singular_values = unsupported(LOW_RANK_TYPE, "the alignment of mixtures")
+    merged_log_determinants = unsupported(LOW_RANK_TYPE, "merging of components")
+    merging_costs = unsupported(LOW_RANK_TYPE, "merging of components")
+    merged_pairs = unsupported(LOW_RANK_TYPE, "merging of components")
+    average = unsupported(LOW_RANK_TYPE, "merging of components")
+    mean_factor = unsupported(LOW_RANK_TYPE, "the search that splits and merges components")
+    features = unsupported(LOW_RANK_TYPE, "features that do not depend on the parameters")
+    relative_factors = unsupported(LOW_RANK_TYPE, "whitened moments")
+    whitened_moments = unsupported(LOW_RANK_TYPE, "whitened moments")
+    framed_moments = unsupported(LOW_RANK_TYPE, "whitened moments")
+    as_moments = unsupported(LOW_RANK_TYPE, "whitened moments")
+    unit_moments = unsupported(LOW_RANK_TYPE, "whitened moments")
+    coefficients = unsupported(LOW_RANK_TYPE, "the expanded form")
+    kernel_factors = unsupported(LOW_RANK_TYPE, "the expanded form")
+    ridge_moments = unsupported(LOW_RANK_TYPE, "gradients")
+    tangent_scales = unsupported(LOW_RANK_TYPE, "gradients")
+    row_features = unsupported(LOW_RANK_TYPE, "the information of rows")
+    along = unsupported(LOW_RANK_TYPE, "the information of rows")
+    gathered = unsupported(LOW_RANK_TYPE, "the information of rows")

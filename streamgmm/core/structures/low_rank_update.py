@@ -145,7 +145,7 @@ def _rest(hidden: Array, span: Array) -> Array:
     if span.shape[1] == len(hidden):
         return np.zeros_like(hidden)
     # Exact if all are equal.
-    rest = hidden / np.maximum(1.0 - shares, _LEAST_LENGTH)
+    rest: Array = hidden / np.maximum(1.0 - shares, _LEAST_LENGTH)
     for _ in range(_REST_STEPS):
         inner = span.T @ (rest[:, np.newaxis] * span)
         found = rest * (1.0 - 2.0 * shares) + ((span @ inner) * span).sum(axis=1)

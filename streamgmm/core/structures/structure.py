@@ -6,12 +6,13 @@ Code outside this package and the kernels calls the object, and never branches o
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.structures.matrices import Array
+from streamgmm.errors import ParameterError
 from streamgmm.options import CovarianceType
 
 if TYPE_CHECKING:
@@ -39,6 +40,37 @@ class CoefficientForm:
 
     theta: Array
     whitener: Array
+
+
+def unsupported(covariance_type: str, what: str) -> Any:
+    """Return a method that refuses an operation which a structure does not have.
+
+    Parameters
+    ----------
+    covariance_type : str
+        The structure, in the message.
+    what : str
+        What needs the operation, in the message.
+
+    Examples
+    --------
+    >>> from streamgmm.core.structures.structure import unsupported
+    >>> class Plain:
+    ...     composed = unsupported("plain", "products of factors")
+    >>> Plain().composed()
+    Traceback (most recent call last):
+    ...
+    streamgmm.errors.ParameterError: covariance_type='plain' does not support products of \
+factors; use 'full' or 'diag' for it
+    """
+
+    def refuse(self: "CovarianceStructure", *arguments: Any, **named: Any) -> NoReturn:
+        raise ParameterError(
+            f"covariance_type={covariance_type!r} does not support {what}; use 'full' or 'diag' "
+            "for it"
+        )
+
+    return refuse
 
 
 class CovarianceStructure(ABC):
@@ -724,6 +756,10 @@ class CovarianceStructure(ABC):
         return covariances
 
     # Condition
+
+    def most_undetermined_rows(self, n_features: int) -> int:
+        """Return the largest number of rows that does not determine a component's covariance."""
+        return n_features
 
     has_directions: ClassVar[bool]
     """Whether a covariance can be narrow in a direction that is no column."""
