@@ -467,7 +467,7 @@ class LowRank(OwnCovariances):
         return min(n_features, self.rank + 2)
 
     def block_values(self, n_components: int, n_features: int) -> int:
-        return n_features * (self.rank + 1)
+        return n_features * (n_spare(self.rank, n_features) + self.rank + 1)
 
     def n_mean_arrays(self) -> int:
         return 4
