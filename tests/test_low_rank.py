@@ -555,10 +555,12 @@ def bad_rows() -> dict[str, NDArray[Any]]:
 
 
 @pytest.mark.parametrize("what", bad_rows())
-@pytest.mark.parametrize("ridge", ["auto", 0.0])
-def test_unusual_rows_give_a_mixture(what: str, ridge: Any) -> None:
+@pytest.mark.parametrize(
+    ("ridge", "algorithm"), [("auto", "em"), (0.0, "em"), ("auto", "auto"), (0.0, "auto")]
+)
+def test_unusual_rows_give_a_mixture(what: str, ridge: Any, algorithm: str) -> None:
     rows = bad_rows()[what]
-    model = fitted(rows, 2, max_iter=20, reg_covar=ridge)
+    model = fitted(rows, 2, max_iter=20, reg_covar=ridge, algorithm=algorithm)
     scores = model.score_samples(rows)
     assert np.isfinite(scores).all()
     assert (model.noise_variances_ > 0.0).all()
