@@ -27,7 +27,8 @@ from streamgmm import GaussianMixture
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures.low_rank import joined, structure_name
+from streamgmm.core.structures.low_rank import structure_name
+from streamgmm.core.structures.low_rank_factors import joined
 
 _SIDE = 8
 # Of the patches one in so many is held out.

@@ -27,15 +27,13 @@ from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import STRUCTURES
-from streamgmm.core.structures.low_rank import (
-    dense_covariances,
-    dense_precisions,
-    joined,
-    largest_rank,
-    structure_name,
-)
+from streamgmm.core.structures.low_rank import largest_rank, structure_name
+from streamgmm.core.structures.low_rank_factors import dense_covariances, dense_precisions, joined
+from streamgmm.core.structures.low_rank_update import SecondMoments
 from streamgmm.errors import (
     DataError,
+    DegenerateComponentWarning,
+    FewRowsWarning,
     MemoryLimitError,
     ModelFileError,
     ParameterError,
@@ -43,6 +41,7 @@ from streamgmm.errors import (
 )
 from streamgmm.events import ReadDone
 from streamgmm.options import Missing
+from streamgmm.plotting import plot_criteria
 from streamgmm.preprocessing import StandardScaler, in_data_units
 from streamgmm.testing import ChunkedSource
 from tests import naive
@@ -126,6 +125,62 @@ def test_step_is_that_of_factor_analysis(rank: int, ridge: float, dtype: Any) ->
         loadings @ np.swapaxes(loadings, 1, 2), products.astype(float), rtol=1e-9, atol=1e-9
     )
     np.testing.assert_allclose(found.covariances[:, :, -1], noises.astype(float), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("d", "rank"), [(9, 2), (40, 3)])
+def test_complete_step_is_the_maximum_where_the_basis_shows_all(d: int, rank: int) -> None:
+    parameters = mixture(rank, d, seed=3)
+    rows = draw(mixture(rank, d, seed=4), 4000)
+    frame = Frame.of(parameters).with_directions(parameters)
+    statistics = EStep.prepare(parameters, frame).statistics(rows)
+    once = maximize(statistics, parameters).parameters
+    found = maximize(statistics, parameters, is_complete=True).parameters
+    # The first step is that of a basis without directions to spare.
+    plain = EStep.prepare(parameters, Frame.of(parameters)).statistics(rows)
+    np.testing.assert_allclose(
+        once.covariances, maximize(plain, parameters).parameters.covariances, rtol=1e-9, atol=1e-9
+    )
+    shares = naive.responsibilities(rows, as_full(parameters)).astype(float)
+
+    def gain(one: Parameters) -> Any:
+        # The expected log-likelihood of all responsibilities.
+        densities = [
+            multivariate_normal(mean, covariance).logpdf(rows)
+            for mean, covariance in zip(one.means, dense_covariances(one.covariances), strict=True)
+        ]
+        return (shares * (np.stack(densities, axis=1) + np.log(one.weights))).sum() / len(rows)
+
+    further = parameters
+    # As many exact steps of factor analysis, with the same responsibilities.
+    spreads = []
+    for k in range(K):
+        centred = rows - found.means[k]
+        spreads.append((centred.T * shares[:, k]) @ centred / shares[:, k].sum())
+    stored = once.covariances.copy()
+    for k, spread in enumerate(spreads):
+        for _ in range(60):
+            loadings, noise = stored[k, :, :-1], stored[k, :, -1]
+            across = np.linalg.solve(loadings @ loadings.T + np.diag(noise), loadings)
+            inner = np.eye(rank) - across.T @ loadings + across.T @ spread @ across
+            new = spread @ across @ np.linalg.inv(inner)
+            stored[k, :, -1] = np.diagonal(spread - new @ across.T @ spread)
+            stored[k, :, :-1] = new
+    further = Parameters.create(once.covariance_type, once.weights, once.means, stored)
+    whole, part = gain(further) - gain(once), gain(found) - gain(once)
+    # All 9 directions of 9 columns are shown, 11 of 40 show most of it.
+    assert part == pytest.approx(whole, rel=0.02) if d == 9 else 0.5 * whole < part <= whole
+
+
+def test_rows_that_a_basis_shows_determine_their_second_moments() -> None:
+    rng = np.random.default_rng(0)
+    loadings, noise = rng.normal(size=(30, 3)), rng.uniform(0.5, 2.0, size=30)
+    exact = loadings @ loadings.T + np.diag(noise)
+    basis = np.concatenate([loadings / noise[:, np.newaxis], rng.normal(size=(30, 4))], axis=1)
+    units = np.sqrt(noise)
+    found = SecondMoments.of(basis, np.diagonal(exact), exact @ basis, units)
+    np.testing.assert_allclose(found.times(basis), exact @ basis, atol=1e-9)
+    # A mixture of factors and noise is recovered as a whole.
+    np.testing.assert_allclose(found.times(np.eye(30)), exact, atol=1e-6)
 
 
 def test_step_gains_no_less_than_that_of_ghahramani_and_hinton() -> None:
@@ -500,10 +555,12 @@ def bad_rows() -> dict[str, NDArray[Any]]:
 
 
 @pytest.mark.parametrize("what", bad_rows())
-@pytest.mark.parametrize("ridge", ["auto", 0.0])
-def test_unusual_rows_give_a_mixture(what: str, ridge: Any) -> None:
+@pytest.mark.parametrize(
+    ("ridge", "algorithm"), [("auto", "em"), (0.0, "em"), ("auto", "auto"), (0.0, "auto")]
+)
+def test_unusual_rows_give_a_mixture(what: str, ridge: Any, algorithm: str) -> None:
     rows = bad_rows()[what]
-    model = fitted(rows, 2, max_iter=20, reg_covar=ridge)
+    model = fitted(rows, 2, max_iter=20, reg_covar=ridge, algorithm=algorithm)
     scores = model.score_samples(rows)
     assert np.isfinite(scores).all()
     assert (model.noise_variances_ > 0.0).all()
@@ -517,6 +574,56 @@ def test_unusual_rows_give_a_mixture(what: str, ridge: Any) -> None:
             )
         ]
         np.testing.assert_allclose(scores, np.logaddexp(*logs), atol=1e-4, rtol=1e-6)
+
+
+def test_search_chooses_the_rank(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(2000, 2)) @ rng.normal(size=(2, 7)) + 0.3 * rng.normal(size=(2000, 7))
+    search = GaussianMixtureSearch(
+        1, covariance_type=["low_rank", "diag"], rank=[1, 2, 3], random_state=0
+    ).fit(rows)
+    assert search.best_params_ == {"n_components": 1, "covariance_type": "low_rank", "rank": 2}
+    assert search.best_estimator_.rank == 2
+    np.testing.assert_array_equal(search.cv_results_["param_rank"], [1, 2, 3, 0])
+    bics = [
+        GaussianMixture(1, covariance_type="low_rank", rank=rank, random_state=0).fit(rows).bic_
+        for rank in (1, 2, 3)
+    ]
+    np.testing.assert_allclose(search.cv_results_["bic"][:3], bics, atol=1.0)
+    labels = plot_criteria(search).get_legend_handles_labels()[1]
+    assert labels[:4] == ["low_rank 1", "low_rank 2", "low_rank 3", "diag"]
+    for rank in ([], [1.5], [1, 6]):
+        with pytest.raises(ParameterError, match="rank"):
+            search.set_params(rank=rank).fit(rows)
+    np.save(tmp_path / "rows.npy", rows)
+    command = f"select {tmp_path}/rows.npy -k 1 --types low_rank --rank 1:2 -o {tmp_path}/best.gmm"
+    found = CliRunner().invoke(main, command.split())
+    assert found.exit_code == 0, found.output
+    assert "low_rank 2" in found.output
+    assert streamgmm.load(tmp_path / "best.gmm").rank_ == 2
+
+
+def test_warnings_say_which_rank_the_rows_support() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(size=(400, 30)), 50.0 + rng.normal(size=(12, 30))])
+
+    def warned(rows: NDArray[np.float64], rank: int) -> dict[type[Warning], str]:
+        model = GaussianMixture(
+            2, covariance_type="low_rank", rank=rank, algorithm="em", random_state=0
+        )
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            model.fit(rows)
+        return {one.category: str(one.message) for one in found}
+
+    # 12 rows are fewer than the columns, but enough for rank 3.
+    assert DegenerateComponentWarning not in warned(rows, 3)
+    message = warned(rows, 12)[DegenerateComponentWarning]
+    assert "no more rows than rank + 2, which is 14: component(s)" in message
+    assert "use rank=9, which all of these rows support, or fit more rows" in message
+    # 2 components of rank 1 have 2 (30 + 60) + 1 parameters, those of rank 2 have 58 more.
+    message = warned(rng.normal(size=(200, 30)), 5)[FewRowsWarning]
+    assert "rank=1 (181 parameters)" in message
 
 
 def test_rows_that_cannot_be_used() -> None:
@@ -676,10 +783,13 @@ def test_an_interrupted_fit_continues_with_the_same_bits(algorithm: str, tmp_pat
 
 def test_a_fit_continues_from_a_fitted_model() -> None:
     rows = draw(mixture(), 2000)
-    model = fitted(rows, algorithm="auto", max_iter=2, tol=1e-9)
+    model = fitted(rows, algorithm="auto", max_iter=1, tol=1e-9)
     before = model.score(rows)
     model.set_params(warm_start=True, max_iter=50)
-    assert model.fit(rows).score(rows) >= before
+    assert model.fit(rows).score(rows) >= before - 1e-12
+    assert model.converged_
+    # At the optimum three passes show that nothing is left to gain.
+    assert model.fit(rows).n_reads_ <= 4
     model.set_params(rank=RANK + 1)
     with pytest.raises(ParameterError, match="warm_start"):
         model.fit(rows)

@@ -622,6 +622,11 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> list[
         raise click.BadParameter("give a range as in 1:12, or numbers as in 2,4,8") from None
 
 
+def _ranks(context: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:
+    """Return ranks from text such as 4:8 or 4,8,16."""
+    return None if value is None else _sizes(context, option, value)
+
+
 @main.command(
     short_help="Choose the number of components.",
     epilog=_example(
@@ -651,7 +656,13 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> list[
     metavar="A,B,...",
     help="Structures of the covariances to choose from.",
 )
-@_rank
+@click.option(
+    "--rank",
+    callback=_ranks,
+    metavar="RANKS",
+    help="Ranks of the loadings with low_rank: a range A:B, or numbers A,B,...  [default: 8, or "
+    "what the columns allow]",
+)
 @click.option(
     "--criterion",
     type=click.Choice(get_args(Criterion)),

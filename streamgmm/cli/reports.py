@@ -58,8 +58,10 @@ def candidates(results: "Mapping[str, NDArray[Any]]", criterion: str) -> str:
             notes.append("degenerate")
         if not results["resolved"][i]:
             notes.append("not resolved")
+        rank = results["param_rank"][i]
+        kind = f"{results['param_covariance_type'][i]} {rank if rank else ''}"
         lines.append(
-            f"{results['param_covariance_type'][i]:15}{results['param_n_components'][i]:>11}"
+            f"{kind:15}{results['param_n_components'][i]:>11}"
             f"{value:>18.{digits}f}{sign * (value - best):>14.{digits}f}  {', '.join(notes)}"
         )
     return "\n".join(lines)

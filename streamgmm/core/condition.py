@@ -1,8 +1,9 @@
 """Find the components and columns of a fitted mixture that the data do not determine.
 
-A component is degenerate if it has no weight, if no more rows belong to it than there are
-columns, or if the ridge is more than half of one of its variances. A column is narrow if its
-variance is so small that the ridge blurs what could distinguish components in it.
+A component is degenerate if it has no weight, if no more rows belong to it than there are columns
+(with low rank: two more than the rank), or if the ridge is more than half of one of its variances.
+A column is narrow if its variance is so small that the ridge blurs what could distinguish
+components in it.
 """
 
 from collections.abc import Collection
@@ -58,7 +59,7 @@ class DegenerateComponent:
     number : int
     has_weight : bool
     n_rows : float or None
-        Number of rows of the component, if there are no more of them than columns.
+        Number of rows of the component, if these do not determine its covariance.
     ridge : RidgeShare or None
         Variances that are mostly ridge.
     was_lost : bool
@@ -92,10 +93,13 @@ class Condition:
     components : tuple of DegenerateComponent
     columns : RidgeShare
         Narrow columns: variances without the ridge, and ridges.
+    most_undetermined_rows : int
+        Largest number of rows that does not determine the covariance of a component.
     """
 
     components: tuple[DegenerateComponent, ...]
     columns: RidgeShare
+    most_undetermined_rows: int
 
     @property
     def findings(self) -> frozenset[tuple[str, int]]:
@@ -142,8 +146,9 @@ def examine(
     is_narrow = ~is_constant & (spread < NARROW * ridge)
     has_weight = parameters.weights > 0.0
     has_few_rows = np.zeros_like(has_weight)
+    few = parameters.structure.most_undetermined_rows(parameters.n_features)
     if counts is not None:
-        has_few_rows = has_weight & (counts <= parameters.n_features)
+        has_few_rows = has_weight & (counts <= few)
     shares = _ridge_shares(parameters, ridge, is_constant)
     # With few rows some directions never have a width, so components of few rows are skipped.
     wanted = np.flatnonzero(has_weight & ~has_few_rows)
@@ -164,7 +169,7 @@ def examine(
         for k in np.flatnonzero(is_degenerate).tolist()
     )
     narrow = np.flatnonzero(is_narrow)
-    return Condition(components, RidgeShare(narrow, spread[narrow], ridge[narrow]))
+    return Condition(components, RidgeShare(narrow, spread[narrow], ridge[narrow]), few)
 
 
 def _implied_spread(parameters: Parameters, ridge: Array) -> tuple[Array, NDArray[np.bool_]]:

@@ -26,7 +26,9 @@ from streamgmm.core.kernels.totals import N_NOT_FINITE, named
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array, blocks, upper_triangle
-from streamgmm.core.structures.low_rank import LowRank, projections_of
+from streamgmm.core.structures.low_rank import LowRank
+from streamgmm.core.structures.low_rank_factors import projections_of
+from streamgmm.core.structures.low_rank_update import bases_of, parted
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.options import Arithmetic, CovarianceType
 
@@ -309,11 +311,12 @@ class EStep:
             sums, totals, _ = self._low_rank_step(part, row_weights[start:stop], False, False)
             k, d = len(self.order), len(self.frame.origin)
             linear = sums.linear.reshape(k, -1, d)
+            n_seen = 1 + (1 + linear.shape[1]) * d
             moments = np.zeros_like(total.moments)
             moments[self.order, 0] = sums.counts
             moments[self.order, 1 : 1 + d] = linear[:, 0]
             moments[self.order, 1 + d : 1 + 2 * d] = sums.squares
-            moments[self.order, 1 + 2 * d :] = linear[:, 1:].reshape(k, -1)
+            moments[self.order, 1 + 2 * d : n_seen] = linear[:, 1:].reshape(k, -1)
             total = total.merge(Statistics(self.frame, moments, total.scatter, **named(totals)))
         return total
 
@@ -541,7 +544,7 @@ def _require_low_rank_agreement(
         "shrinkages": (k, c.rank),
         "loadings": ((1 + int(c.positions.max(initial=-1))) * d, c.rank),
         "origins": (k, d),
-        "bases": (k * c.rank, d),
+        "bases": (k * c.width, d),
     }
     _require_expected(c, expected, order, n_components)
 
@@ -571,7 +574,9 @@ def _low_rank_coefficients(
     positions = np.searchsorted(frame.centred, order)
     own, means = parameters.factors[order], parameters.means[order]
     origins = frame.means[positions]
-    has_own_basis = np.array_equal(means, origins) and np.array_equal(own, frame.factors[positions])
+    bases = bases_of(frame.factors[positions], rank)
+    is_own = np.array_equal(own, parted(frame.factors[positions], rank)[1])
+    has_own_basis = is_own and np.array_equal(means, origins)
     constants = log_offsets[order] - structure.log_determinants(own)
     precisions = 1.0 / np.square(own[:, :, -1])
     steepest = math.sqrt(max(1.0, float(precisions.max(initial=1.0))))
@@ -584,9 +589,6 @@ def _low_rank_coefficients(
     loadings = structure.covariances_of(chosen)[:, :, :-1] * shrinkages[is_doubtful, np.newaxis]
     coordinates = 1 + np.arange(d)
     projections = np.swapaxes(projections_of(own), 1, 2).reshape(-1, d)
-    bases = projections
-    if not has_own_basis:
-        bases = np.swapaxes(projections_of(frame.factors[positions]), 1, 2).reshape(-1, d)
     return LowRankCoefficients(
         features=_with_spare(np.stack([np.zeros_like(coordinates), coordinates], axis=1)),
         squares=_with_spare(np.stack([coordinates, coordinates], axis=1)),
@@ -600,9 +602,10 @@ def _low_rank_coefficients(
         shrinkages=shrinkages,
         loadings=np.ascontiguousarray(-loadings.reshape(len(chosen) * d, rank)),
         origins=origins,
-        bases=bases,
+        bases=np.swapaxes(bases, 1, 2).reshape(-1, d),
         has_own_basis=has_own_basis,
         rank=rank,
+        width=bases.shape[2],
         limit=min(1e140 / (d * steepest), LARGEST_VALUE),
         log_noise=-math.inf,
     )

@@ -8,6 +8,7 @@ before a pass over the data, and the statistics carry it.
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -17,6 +18,9 @@ from streamgmm.core.parameters import Parameters, require_values
 from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure, require_structure
 from streamgmm.errors import ParameterError
 from streamgmm.options import CovarianceType
+
+if TYPE_CHECKING:
+    from streamgmm.core.statistics import Statistics
 
 # Rounding in a covariance, relative to the covariance itself in every direction, above which
 # a component's moments are summed about its own mean.
@@ -102,6 +106,18 @@ class Frame:
         centred = np.flatnonzero(~(shared.covariance_error(parameters) <= _COVARIANCE_TOLERANCE))
         factors = structure.frame_factors(stacked, centred)
         return replace(shared, centred=centred, means=parameters.means[centred], factors=factors)
+
+    def with_directions(self, parameters: Parameters, known: "Statistics | None" = None) -> "Frame":
+        """Return this frame of a mixture with bases that show more than EM's own step needs.
+
+        Parameters
+        ----------
+        parameters : Parameters
+        known : Statistics, optional
+            Statistics of the same rows under other parameters.
+        """
+        factors = self._structure.with_directions(self.factors, parameters, known)
+        return replace(self, factors=factors)
 
     def reordered(self, order: NDArray[np.intp]) -> "Frame":
         """Return the frame of the same mixture with its components in another order."""

@@ -20,7 +20,7 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array, solve
-from streamgmm.core.structures.low_rank import projections_of
+from streamgmm.core.structures.low_rank_update import bases_of
 
 # Values of the largest array of a block of rows, and rows of a block.
 _BLOCK_VALUES, _MOST_ROWS = 1 << 16, 1024
@@ -178,7 +178,7 @@ class LowRankGaps:
         stored = self.parameters.covariances[k]
         loadings, noise = stored[:, :-1], stored[:, -1]
         position = int(np.searchsorted(self.frame.centred, k))
-        basis = projections_of(self.frame.factors[position : position + 1])[0]
+        basis = bases_of(self.frame.factors[position : position + 1], stored.shape[1] - 1)[0]
         values = given.expected + (self.parameters.means[k] - self.frame.means[position])
         weighted = values * shares[:, np.newaxis]
         gaps = is_missing * shares[:, np.newaxis]
@@ -191,13 +191,13 @@ class LowRankGaps:
         squares += np.einsum("dij,di,dj->d", of_gaps, loadings, loadings)
         products = weighted.T @ (values @ basis)
         inner = loadings[:, :, np.newaxis] * basis[:, np.newaxis, :]
-        across = inverses @ (is_missing @ inner.reshape(d, -1)).reshape(n, rank, rank)
-        of_rows = (gaps.T @ across.reshape(n, -1)).reshape(d, rank, rank)
+        across = inverses @ (is_missing @ inner.reshape(d, -1)).reshape(n, rank, -1)
+        of_rows = (gaps.T @ across.reshape(n, -1)).reshape(d, rank, -1)
         products += np.einsum("dir,di->dr", of_rows, loadings)
         products += n_gaps[:, np.newaxis] * noise[:, np.newaxis] * basis
-        moments = np.concatenate(
-            [[shares.sum()], weighted.sum(axis=0), squares, products.T.ravel()]
-        )
+        moments = np.zeros(self.parameters.structure.n_moments(d))
+        seen = (np.array([shares.sum()]), weighted.sum(axis=0), squares, products.T.ravel())
+        moments[: sum(part.size for part in seen)] = np.concatenate(seen)
         whole = np.eye(loadings.shape[1]) + (loadings.T / noise) @ loadings
         widths = np.where(is_missing, np.log(2.0 * math.pi * math.e * noise), 0.0).sum(axis=1)
         entropies = 0.5 * (widths + np.linalg.slogdet(whole)[1] - given.log_determinants)

@@ -45,6 +45,7 @@ def maximize(
     *,
     reg_covar: float | Array = 0.0,
     fixed: Fixed = (),
+    is_complete: bool = False,
 ) -> Maximum:
     """Return the parameters that maximise the expected log-likelihood of the statistics.
 
@@ -58,6 +59,8 @@ def maximize(
     fixed : collection of {"weights", "means", "covariances"}, or mapping of these to masks
         Parameters that keep their previous values. Free weights share the rest. If some weights
         are held, a mixture with noise keeps all of them.
+    is_complete : bool
+        Whether covariances go further than EM's own step, where the statistics show the way.
 
     Returns
     -------
@@ -103,7 +106,8 @@ def maximize(
         ridge = np.full(frame.n_features, reg_covar)
         spread = _overall_variances(previous)
         views = structure.update_views(covariances, factors)
-        for update in structure.updates(statistics, alive, offsets, shifts):
+        updates = structure.complete_updates if is_complete else structure.updates
+        for update in updates(statistics, alive, offsets, shifts):
             widened = update.apply(resolution, ridge, spread, *views)
             collapsed += structure.updated_components(widened, alive)
     empty = np.flatnonzero((counts <= 0.0) & (previous.weights > 0.0))

@@ -90,7 +90,9 @@ class Objective:
     prior: Prior | None = None
     noise: Noise | None = None
 
-    def maximize(self, statistics: Statistics, previous: Parameters) -> Maximum:
+    def maximize(
+        self, statistics: Statistics, previous: Parameters, is_complete: bool = False
+    ) -> Maximum:
         """Return the maximum of an M-step.
 
         Parameters
@@ -99,9 +101,17 @@ class Objective:
             Statistics under the previous parameters.
         previous : Parameters
             Fixed parameters, and those of components without mass, keep these values.
+        is_complete : bool
+            Whether covariances go further than EM's own step, where the statistics show the way;
+            the value may fall then.
         """
-        statistics = self._posterior(statistics, previous)
-        return maximize(statistics, previous, reg_covar=self.reg_covar, fixed=self.fixed)
+        return maximize(
+            self._posterior(statistics, previous),
+            previous,
+            reg_covar=self.reg_covar,
+            fixed=self.fixed,
+            is_complete=is_complete,
+        )
 
     def value(self, statistics: Statistics, parameters: Parameters) -> float:
         """Return the log-likelihood and the log density of the prior, in nats per row.

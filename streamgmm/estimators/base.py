@@ -42,7 +42,8 @@ from streamgmm.core.noise import NO_BOX, Noise
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure
-from streamgmm.core.structures.low_rank import joined, structure_name
+from streamgmm.core.structures.low_rank import structure_name
+from streamgmm.core.structures.low_rank_factors import joined
 from streamgmm.errors import ModelFileError, NotFiniteError, OutputError, ParameterError
 from streamgmm.estimators.condition import warn_of_skipped_rows
 from streamgmm.estimators.data_types import InMemory, OutputPath, PandasFrame

@@ -4,6 +4,7 @@ Everything that is fitted is reported here: batch fits, streams, updates, merged
 command line.
 """
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -79,7 +80,7 @@ def warn_of_condition(condition: Condition, model: Any) -> None:
     """
     names = _column_names(model)
     if condition.components:
-        warn(_describe_components(condition.components, names), DegenerateComponentWarning)
+        warn(_describe_components(condition, names), DegenerateComponentWarning)
     if condition.columns.columns.size:
         warn(_describe_columns(condition.columns, names, model), RidgeWarning)
 
@@ -135,6 +136,14 @@ def warn_of_few_rows(model: Any, n_features: int, weight: float, is_weighted: bo
         for simpler in _SIMPLER
         if size(simpler, k) < n_parameters and size(simpler, k) <= weight
     ]
+    largest = STRUCTURES[own].rank
+
+    def rank_size(rank: int) -> int:
+        return size(structure_name(model.covariance_type, rank, n_features), k)
+
+    lower = _most(lambda fewer: rank_size(fewer) <= weight, largest)
+    if lower:
+        remedies.append(f"rank={lower} ({rank_size(lower):,} parameters)")
     most = _most(lambda fewer: size(own, fewer) <= weight, k)
     if most:
         remedies.append(f"at most {most:,} component(s)")
@@ -181,12 +190,14 @@ def warn_of_skipped_rows(skipped: SkippedRows, n_rows: int, consequence: str = "
     warn(". ".join([f"{which}{skipped}{consequence}", *remedies]), LeftOutRowsWarning)
 
 
-def _describe_components(components: Sequence[DegenerateComponent], names: Sequence[str]) -> str:
+def _describe_components(condition: Condition, names: Sequence[str]) -> str:
     """Return one message on all degenerate components: their numbers, reasons and remedies."""
-    columns = f"{len(names):,} column(s)"
+    components, few = condition.components, condition.most_undetermined_rows
+    has_rank = few < len(names)
+    needed = f"rank + 2, which is {few:,}" if has_rank else f"the {len(names):,} column(s)"
     details: dict[str, Callable[[DegenerateComponent], str]] = {
         "weight 0": lambda own: "" if own.has_weight else f"{own.number}",
-        f"no more rows than the {columns}": lambda own: (
+        f"no more rows than {needed}": lambda own: (
             "" if own.n_rows is None else f"{own.number} ({own.n_rows:.4g} row(s))"
         ),
         "mostly ridge": lambda own: (
@@ -204,7 +215,13 @@ def _describe_components(components: Sequence[DegenerateComponent], names: Seque
             message += f"; {reason}: component(s) {_listed(named, _DESCRIBED)}"
     reasons = {reason for own in components for reason in own.reasons}
     if reasons != {"ridge"}:
-        message += ". Reduce n_components, or fit more rows"
+        remedies = ["Reduce n_components"]
+        if has_rank and "rows" in reasons:
+            fewest = min(own.n_rows for own in components if own.n_rows is not None)
+            supported = math.ceil(fewest) - 3
+            if supported >= 0:
+                remedies.append(f"use rank={supported}, which all of these rows support")
+        message += f". {_alternatives([*remedies, 'fit more rows'], ',')}"
     if "ridge" in reasons:
         message += (
             ". Where the ridge hides a real width, use a smaller reg_covar or scale the column; "
@@ -254,9 +271,9 @@ def _listed(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
-def _alternatives(choices: Sequence[str]) -> str:
+def _alternatives(choices: Sequence[str], last_comma: str = "") -> str:
     *first, last = choices
-    return f"{', '.join(first)} or {last}" if first else last
+    return f"{', '.join(first)}{last_comma} or {last}" if first else last
 
 
 def _most(holds: Callable[[int], bool], below: int) -> int:

@@ -10,12 +10,8 @@ import xarray
 from streamgmm.core.data_description import DataDescription
 from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures.low_rank import (
-    LOW_RANK_TYPE,
-    loadings_of,
-    noise_variances_of,
-    public_type,
-)
+from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, public_type
+from streamgmm.core.structures.low_rank_factors import loadings_of, noise_variances_of
 
 # Sizes by which the dimensions of covariances are told from each other.
 _COMPONENTS, _FEATURES = 3, 5

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from streamgmm.core.structures import Array
-from streamgmm.core.structures.low_rank import dense_covariances, dense_precisions, joined
+from streamgmm.core.structures.low_rank_factors import dense_covariances, dense_precisions, joined
 from streamgmm.core.structures.registry import STRUCTURES
 from streamgmm.errors import MemoryLimitError
 from streamgmm.executors.memory import free_bytes, parse_bytes

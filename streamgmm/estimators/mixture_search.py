@@ -108,8 +108,8 @@ class GaussianMixtureSearch(
         Numbers of components to choose from; None for 1 to 12.
     covariance_type : str or iterable of str, default=("full", "diag")
         Covariance structures to choose from, as of :class:`GaussianMixture`.
-    rank : int, default=None
-        Rank of the candidates of "low_rank", as of :class:`GaussianMixture`.
+    rank : int or iterable of int, default=None
+        Ranks of the candidates of "low_rank" to choose from; one as of :class:`GaussianMixture`.
     criterion : {"bic", "aic", "icl", "held_out"}, default="bic"
         What decides. BIC answers how many Gaussians describe the density; its choice grows with
         the number of rows if clusters are not Gaussian. ICL answers how many clusters there are.
@@ -163,8 +163,9 @@ prior : as for :class:`GaussianMixture`
         a pass; ``smallest_component_rows``; ``degenerate``; ``resolved``, whether the difference
         from the best is larger than what both may still gain, than the error of a forecast, or
         than two standard errors of held-out rows; ``rank_criterion``, 1 for the best,
-        the same last rank for all that are not eligible; and ``status``: "complete", "stopped"
-        after some passes because it could not win, or "pruned" on the sample. Only complete rows
+        the same last rank for all that are not eligible; ``status``: "complete", "stopped" after
+        some passes because it could not win, or "pruned" on the sample; and ``param_rank``, the
+        rank of the loadings, 0 for other types than "low_rank". Only complete rows
         hold exact values of converged fits; pruned rows hold forecasts. Structures that coincide,
         as all that are not tied do for one column, have one row.
     estimators_ : list of GaussianMixture
@@ -198,7 +199,7 @@ prior : as for :class:`GaussianMixture`
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
         "n_components": [Interval(Integral, 1, None, closed="left"), "array-like", range, None],
         "covariance_type": [str, "array-like"],
-        "rank": GaussianMixture._parameter_constraints["rank"],
+        "rank": [*GaussianMixture._parameter_constraints["rank"], "array-like", range],
         "criterion": [StrOptions(set(get_args(Criterion)))],
         "held_out": [Interval(Real, 0.0, 1.0, closed="neither")],
         "n_repeats": [Interval(Integral, 1, None, closed="left")],
@@ -217,7 +218,7 @@ prior : as for :class:`GaussianMixture`
         n_components: int | Iterable[int] | None = None,
         *,
         covariance_type: CovarianceType | Iterable[CovarianceType] = ("full", "diag"),
-        rank: int | None = None,
+        rank: int | Iterable[int] | None = None,
         criterion: Criterion = "bic",
         held_out: float = 0.1,
         n_repeats: int = 1,
@@ -455,13 +456,19 @@ prior : as for :class:`GaussianMixture`
         ParameterError
             If low rank does not support the settings, or the columns do not allow the rank.
         """
+        ranks: list[Any] = [self.rank]
+        if isinstance(self.rank, Iterable):
+            ranks = list(dict.fromkeys(self.rank))
+            if not ranks or not all(isinstance(rank, Integral) for rank in ranks):
+                raise ParameterError(f"rank is {self.rank!r}; give one or more whole numbers")
         if LOW_RANK_TYPE in types:
             refuse_for_low_rank(self, source)
         elif self.rank is not None:
-            structure_name(types[0], self.rank, source.n_features)
+            structure_name(types[0], ranks[0], source.n_features)
         return [
-            structure_name(kind, self.rank if kind == LOW_RANK_TYPE else None, source.n_features)
+            structure_name(kind, rank, source.n_features)
             for kind in types
+            for rank in (ranks if kind == LOW_RANK_TYPE else [None])
         ]
 
     def _ridge(self, kind: CovarianceType) -> FitRidge:
@@ -615,7 +622,8 @@ prior : as for :class:`GaussianMixture`
         names = getattr(self, "feature_names_in_", None)
         fitted = fitted_model(one.fit, reader, ridge, names, self._held())
         if public_type(one.settings.covariance_type) == LOW_RANK_TYPE:
-            settings["rank"] = self.rank
+            rank = STRUCTURES[one.settings.covariance_type].rank
+            settings["rank"] = self.rank if self.rank is None else rank
         return GaussianMixture.from_fitted_model(fitted, random_state=self.random_state, **settings)
 
 
@@ -729,6 +737,7 @@ def _table(
         "resolved": resolved,
         "rank_criterion": ranks,
         "status": status,
+        "param_rank": np.array([STRUCTURES[one.settings.covariance_type].rank for one in outcomes]),
     }
 
 

@@ -21,14 +21,8 @@ from streamgmm.core.parameters import (
 from streamgmm.core.priors import Prior, check_prior
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES
-from streamgmm.core.structures.low_rank import (
-    LOW_RANK_TYPE,
-    joined,
-    loadings_of,
-    noise_variances_of,
-    public_type,
-    structure_name,
-)
+from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, public_type, structure_name
+from streamgmm.core.structures.low_rank_factors import joined, loadings_of, noise_variances_of
 from streamgmm.errors import ParameterError
 from streamgmm.estimators.described_data import from_header, to_header
 from streamgmm.estimators.header_values import (

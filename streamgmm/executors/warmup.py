@@ -14,6 +14,7 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.kernels.compilation import cache_folder
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, structure_name
 
 #: Types of rows that kernels are compiled for.
 ROW_TYPES = ("float64", "float32")
@@ -51,11 +52,16 @@ def compile_kernels(row_type: str) -> None:
         "full", [0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], np.tile(np.eye(2), (2, 1, 1))
     )
     frame = Frame.of(parameters)
+    # A diagonal is low rank with no loadings.
+    low_rank = Parameters.create(
+        structure_name(LOW_RANK_TYPE, 0, 2), [1.0], np.zeros((1, 2)), np.ones((1, 2, 1))
+    )
     rows = np.zeros((1, 2), row_type)
     for expectation in (
         EStep.prepare(parameters, frame),
         EStep.prepare(parameters, frame, is_hard=True),
         EStep.prepare(parameters, frame, "float32"),
+        EStep.prepare(low_rank, Frame.of(low_rank)),
     ):
         expectation.statistics(rows)
     # Rows with gaps are always converted to float64.

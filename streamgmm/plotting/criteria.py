@@ -60,9 +60,16 @@ def plot_criteria(search: Any, ax: Axes | None = None) -> Axes:
     is_score = criterion == "held_out"
     if is_score:
         values = -values
-    for i, kind in enumerate(dict.fromkeys(results["param_covariance_type"].tolist())):
+    types = results["param_covariance_type"].tolist()
+    kinds = np.array(
+        [
+            f"{kind} {rank}" if rank else kind
+            for kind, rank in zip(types, results["param_rank"].tolist(), strict=True)
+        ]
+    )
+    for i, kind in enumerate(dict.fromkeys(kinds.tolist())):
         color = palette.colour(i)
-        own = np.flatnonzero(results["param_covariance_type"] == kind)
+        own = np.flatnonzero(kinds == kind)
         own = own[np.argsort(sizes[own])]
         ax.plot(sizes[own], values[own], color=color, linewidth=1.2, label=kind)
         for chosen, style in (

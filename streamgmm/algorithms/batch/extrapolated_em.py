@@ -2,7 +2,8 @@
 
 Their moments depend on the parameters, so moments of different passes cannot be combined. What is
 extrapolated are the parameters: means, loadings, and the logarithms of noise variances and weights.
-The objective guards each step: a point that lowers it is not kept, and EM's own step follows.
+The objective guards each step: a point that lowers it is not kept. The complete M-step follows, and
+then EM's own step.
 """
 
 import math
@@ -42,12 +43,21 @@ _CUTOFF = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class _Best:
-    """The best parameters so far, what their pass has found, and EM's own step from them."""
+    """The best parameters so far, what their pass has found, and the steps from them.
+
+    Attributes
+    ----------
+    parameters : Parameters
+    statistics : Statistics
+    value : float
+    steps : list of Parameters
+        Where to go if a step is a loss, EM's own step first.
+    """
 
     parameters: Parameters
     statistics: Statistics
     value: float
-    maximum: Maximum
+    steps: list[Parameters]
 
 
 def extrapolated_steps(
@@ -94,7 +104,7 @@ def extrapolated_steps(
     values: list[float] = []
     gains: list[float] = []
     degenerate: set[int] = set()
-    parameters, is_own_step = start, True
+    parameters = start
     best: _Best | None = None
     reason, n_iterations, remaining = StopReason.LIMIT, 0, math.inf
     while n_iterations < max_iter and reason is StopReason.LIMIT:
@@ -104,19 +114,18 @@ def extrapolated_steps(
         )
         gain = _gain(objective, best, parameters, statistics)
         if best is not None and not _is_ascent(gain, best):
-            if is_own_step:
+            if not best.steps:
                 # EM itself goes no further: what it lowers is rounding, or the ridge's doing.
                 reason = StopReason.TOLERANCE if -gain < tol else StopReason.LOSS
                 break
             extrapolation.clear()
-            parameters, is_own_step = best.maximum.parameters, True
+            parameters = best.steps.pop()
             continue
         value = objective.value(statistics, parameters)
         log_likelihoods.append(statistics.mean_log_likelihood)
         values.append(value)
         gains.append(gain)
         remaining = _remaining(gains)
-        best = _Best(parameters, statistics, value, maximum)
         lost = {*maximum.empty, *maximum.collapsed}
         if lost:
             degenerate |= lost
@@ -127,13 +136,12 @@ def extrapolated_steps(
             reason = StopReason.TOLERANCE
         elif len(gains) > _PATIENCE and sum(gains[-_PATIENCE:]) < tol:
             reason = StopReason.STALLED
-        other, leap = leap(maximum.parameters, False) if leap else None, None
-        if other is not None:
-            parameters, is_own_step = other, False
-            continue
-        further = None if lost else extrapolation.extrapolated(parameters, maximum.parameters)
-        is_own_step = further is None
-        parameters = maximum.parameters if further is None else further
+        complete = objective.maximize(statistics, parameters, is_complete=True).parameters
+        best = _Best(parameters, statistics, value, [maximum.parameters, complete])
+        other, leap = leap(complete, False) if leap else None, None
+        if other is None and not lost:
+            other = extrapolation.extrapolated(parameters, complete)
+        parameters = best.steps.pop() if other is None else other
     if best is None:
         return Fit(start)
     return Fit(
@@ -173,7 +181,9 @@ def _pass(
         )
 
     dtype = reader.source.dtype
-    statistics = yield request("iteration", Frame.of(parameters, dtype))
+    known = None if best is None else best.statistics
+    frame = Frame.of(parameters, dtype).with_directions(parameters, known)
+    statistics = yield request("iteration", frame)
     maximum = objective.maximize(statistics, parameters)
     if statistics.frame.resolves(maximum.parameters):
         return statistics, maximum
@@ -198,8 +208,11 @@ def _is_ascent(gain: float, best: _Best) -> bool:
 
 def _remaining(gains: list[float]) -> float:
     """Return the gain that is predicted to remain if gains fall at the rate of the last ones."""
-    if len(gains) < 3 or gains[-2] <= 0.0:
+    if len(gains) < 3:
         return math.inf
+    if gains[-2] <= 0.0:
+        # Two steps in succession: the first one was rounding.
+        return max(gains[-1], 0.0)
     ratio = min(max(gains[-1], 0.0) / gains[-2], _LARGEST_RATIO)
     return max(gains[-1], 0.0) * max(1.0, ratio / (1.0 - ratio))
 

@@ -6,6 +6,7 @@ work, :func:`affordable` chooses less work, by the limit and the shapes alone. T
 the moment never changes the result of a fit.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -116,8 +117,9 @@ class MixtureBytes:
 
     @property
     def frame(self) -> int:
-        """Own means and factors of all components."""
-        return self.matrices + self.rows
+        """Own means and factors of all components, and what says which moments are taken."""
+        shape = self._structure.frame_factor_shape(self.n_components, self.n_features)
+        return _VALUE * math.prod(shape) + self.rows
 
     @property
     def expectation(self) -> int:

@@ -137,7 +137,7 @@ def survey_with_statistics(
 
     Parameters, results and errors are those of :func:`survey`; the pilot sample has been taken.
     """
-    frame = Frame.of(parameters, reader.source.dtype)
+    frame = Frame.of(parameters, reader.source.dtype).with_directions(parameters)
     request = StatisticsRequest("survey", parameters, frame, iteration=1)
     return _survey(reader, size, seed, pilot, None, request)
 

@@ -2,6 +2,7 @@
 
 With residuals u = x - μ the log-joint density is c - ½ Σ u²/ψ + ½‖Vᵀu‖², by the identity of
 Woodbury. The projections y = Vᵀu are computed once: the sums Σγ u yᵀ of an EM step use them too.
+Sums along further directions A may follow those of V.
 Both are the matrix products of :mod:`~streamgmm.core.kernels.products`, whose features are here the
 residuals of one component. Where the difference would lose digits, because noise is small beside
 the loadings, the density is c - ½ Σ (u - Λ E[z])²/ψ - ½‖E[z]‖² with the expected factors E[z]; both
@@ -59,9 +60,10 @@ class LowRankCoefficients(NamedTuple):
         np.ndarray
     )  #: (little noise · D, R) -Λ E[z] = loadings y, one component after the other
     origins: np.ndarray  #: (K, D) where moments are taken about
-    bases: np.ndarray  #: (K R, D) shaped like projections, those of the moments
-    has_own_basis: bool  #: whether moments are about the means, with the same projections
+    bases: np.ndarray  #: (K W, D) directions of the moments, one component after the other
+    has_own_basis: bool  #: whether moments are about the means, and projections come first in bases
     rank: int  #: R
+    width: int  #: W
     limit: float  #: rows with a larger |x| would overflow when squared
     log_noise: float  #: -inf, there is no noise
 
@@ -73,7 +75,7 @@ class LowRankWorkspace(NamedTuple):
     residual: np.ndarray  #: (1 + D, STRIDE) 1, then residuals of one component
     gathered: np.ndarray  #: (D, STRIDE) some of the rows
     projected: np.ndarray  #: (K R, STRIDE) Vᵀu of all components
-    shares: np.ndarray  #: (1 + R, STRIDE) responsibilities of one component, times 1 and Vᵀu
+    shares: np.ndarray  #: (1 + W, STRIDE) responsibilities of one component, times 1 and Aᵀu
     log_joint: np.ndarray  #: (K, STRIDE); later responsibilities
     extent: np.ndarray  #: (1 + D,) bound on the rows of the block
     valid: np.ndarray  #: (BLOCK,) 1, or 0 for a row that is skipped
@@ -89,7 +91,7 @@ class LowRankSums(NamedTuple):
     """Sums over rows, by component."""
 
     counts: np.ndarray  #: (K,) Σγ
-    linear: np.ndarray  #: (K (1 + R), D + spare) Σγu, then Σγ (Vᵀu)_l u for each l
+    linear: np.ndarray  #: (K (1 + W), D + spare) Σγu, then Σγ (Aᵀu)_l u for each l
     squares: np.ndarray  #: (K, D + spare) Σγu²
 
 
@@ -113,7 +115,7 @@ def _workspace(coefficients):
         residual,
         lines(n_features, np.float64),
         lines(n_components * rank, np.float64),
-        lines(1 + rank, np.float64),
+        lines(1 + coefficients.width, np.float64),
         lines(n_components, np.float64),
         np.empty(1 + n_features),
         np.empty(BLOCK),
@@ -127,18 +129,21 @@ def _workspace(coefficients):
 
 
 @piece
-def _project(coefficients, bases, k, n, work, out):
-    """Write Vᵀu of residuals in work.residual into R lines of out; n is in whole panels."""
-    rank, n_features = coefficients.rank, coefficients.origin.size
-    for line in range(rank):
+def _project(coefficients, directions, n, work, out):
+    """Write products of directions with residuals in work.residual into lines of out.
+
+    The number of rows n is in whole panels.
+    """
+    n_lines, n_features = directions.shape
+    for line in range(n_lines):
         fill(out[line, :n], 0.0)
     add_features_product(
-        bases[k * rank : (k + 1) * rank],
+        directions,
         coefficients.features[:n_features],
         work.residual,
         n,
         FIRST,
-        rank,
+        n_lines,
         n_features,
         out,
     )
@@ -166,7 +171,8 @@ def _evaluate(coefficients, n, work):
             for r in range(n):
                 density[r] += precision * work.residual[1 + d, r] ** 2
         projected = work.projected[k * rank : (k + 1) * rank]
-        _project(coefficients, coefficients.projections, k, whole_panels(n), work, projected)
+        directions = coefficients.projections[k * rank : (k + 1) * rank]
+        _project(coefficients, directions, whole_panels(n), work, projected)
         if coefficients.positions[k] < 0:
             for line in range(rank):
                 for r in range(n):
@@ -263,19 +269,21 @@ def _gather_shares(coefficients, k, n_rows, work):
 @piece
 def _add_sums(coefficients, n_rows, work, sums):
     """Add a block of rows to sums; return how many pairs of row and component were skipped."""
-    passed_over, rank = 0, coefficients.rank
+    passed_over, width = 0, coefficients.width
+    first = coefficients.rank if coefficients.has_own_basis else 0
     for k in range(coefficients.means.shape[0]):
         n, skipped = _gather_shares(coefficients, k, n_rows, work)
         passed_over += skipped
         if n == 0:
             continue
-        if not coefficients.has_own_basis:
-            _project(coefficients, coefficients.bases, k, whole_panels(n), work, work.shares[1:])
+        if first < width:
+            directions = coefficients.bases[k * width + first : (k + 1) * width]
+            _project(coefficients, directions, whole_panels(n), work, work.shares[1 + first :])
         count = 0.0
         for r in range(n):
             count += work.shares[0, r]
         sums.counts[k] += count
-        for line in range(rank):
+        for line in range(width):
             for r in range(n):
                 work.shares[1 + line, r] *= work.shares[0, r]
         add_moments_product(
@@ -284,9 +292,9 @@ def _add_sums(coefficients, n_rows, work, sums):
             work.residual,
             n,
             FIRST,
-            1 + rank,
+            1 + width,
             sums.linear,
-            k * (1 + rank),
+            k * (1 + width),
         )
         add_moments_product(
             work.shares, coefficients.squares, work.residual, n, FIRST, FIRST + 1, sums.squares, k
@@ -347,10 +355,10 @@ def _visit_rows(
 
 
 @allocating_piece
-def _sums(n_components, rank, n_features):
+def _sums(n_components, width, n_features):
     return LowRankSums(
         np.zeros(n_components),
-        np.zeros((n_components * (1 + rank), n_features)),
+        np.zeros((n_components * (1 + width), n_features)),
         np.zeros((n_components, n_features)),
     )
 
@@ -387,13 +395,13 @@ def low_rank_step(
     responsibilities : (n, K') float64
     """
     n_components, n_features = coefficients.means.shape
-    rank = coefficients.rank
+    width = coefficients.width
     n_rows = rows.shape[0] if with_posteriors else 0
     responsibilities = np.zeros((n_rows if with_responsibilities else 0, priors.size))
     posteriors = np.empty(n_rows), np.empty(n_rows, np.int64), responsibilities
     n_summed = 0 if with_posteriors else n_components
-    sums = _sums(n_summed, rank, n_features)
-    recent = _sums(n_summed, rank, n_features + SPARE_FEATURES)
+    sums = _sums(n_summed, width, n_features)
+    recent = _sums(n_summed, width, n_features + SPARE_FEATURES)
     totals = np.zeros(N_TOTALS)
     _visit_rows(
         rows,

@@ -1,10 +1,7 @@
 """Low-rank covariances: Σ_k = Λ_k Λ_kᵀ + diag(ψ_k), mixtures of factor analysers.
 
-Covariances are stored as (K, D, R + 1): the loadings Λ, then the noise variances ψ. With
-Ψ^(-1/2) Λ = U diag(s) Oᵀ, U orthonormal, a factor of Σ is Ψ^(1/2) (I + U diag(g) Uᵀ), where
-g = √(1 + s²) - 1. It is stored as U diag(√g), then √ψ. The inverse of a factor is
-(I - U diag(h) Uᵀ) Ψ^(-1/2) with h = g / (1 + g), stored as U diag(√h), then -ψ^(-1/2). The
-negative last column shows that it is an inverse.
+:mod:`~streamgmm.core.structures.low_rank_factors` says how covariances and factors are stored,
+:mod:`~streamgmm.core.structures.low_rank_update` has the M-step.
 
 References
 ----------
@@ -16,21 +13,33 @@ import functools
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.kernels.log_joint import LOW_RANK
 from streamgmm.core.structures.covariance_update import CovarianceUpdate
+from streamgmm.core.structures.low_rank_factors import (
+    dense_covariances,
+    factors_of,
+    gains_of,
+    joined,
+    projections_of,
+)
+from streamgmm.core.structures.low_rank_update import (
+    SPARE_DIRECTIONS,
+    FactorUpdate,
+    SecondMoments,
+    component_moments,
+    first_directions,
+    n_spare,
+)
 from streamgmm.core.structures.matrices import Array, solve
 from streamgmm.core.structures.own_covariances import OwnCovariances
 from streamgmm.core.structures.structure import (
-    CoefficientForm,
     Components,
-    MergePairs,
-    Single,
+    unsupported,
 )
 from streamgmm.errors import ParameterError
 from streamgmm.options import CovarianceType
@@ -47,11 +56,6 @@ DEFAULT_RANK = 8
 
 # The structure of one rank goes by the name "low_rank(8)".
 _NAMED = re.compile(r"low_rank\((0|[1-9]\d{0,5})\)")
-# Least noise variance, as a part of a column's variance in the component: below it densities would
-# lose more than half of their digits.
-_LEAST_NOISE = 1e-10
-# Least noise variance, as a part of the variance of all the data, and of the rounding of the data.
-_LEAST_OF_SPREAD, _VISIBLE = 1e-12, 16.0
 # Start: the least part of a column's variance that is noise, directions in addition to the rank,
 # and products with the covariance that find the leading directions.
 _NOISE_PART, _SPARE_DIRECTIONS, _N_PRODUCTS = 0.05, 8, 4
@@ -125,138 +129,12 @@ def structure_of_name(name: str) -> "LowRank | None":
     return LowRank(int(found[1])) if found else None
 
 
-def joined(loadings: Array, noise_variances: Array) -> Array:
-    """Return stored covariances from loadings (K, D, R) and noise variances (K, D)."""
-    return np.concatenate([loadings, noise_variances[:, :, np.newaxis]], axis=2)
-
-
-def loadings_of(covariances: Array) -> Array:
-    """Return the loadings (K, D, R) of stored covariances."""
-    return np.ascontiguousarray(covariances[:, :, :-1])
-
-
-def noise_variances_of(covariances: Array) -> Array:
-    """Return the noise variances (K, D) of stored covariances."""
-    return np.ascontiguousarray(covariances[:, :, -1])
-
-
-def dense_covariances(covariances: Array) -> Array:
-    """Return matrices (K, D, D) of stored covariances."""
-    loadings = covariances[:, :, :-1]
-    found = loadings @ np.swapaxes(loadings, 1, 2)
-    diagonal = np.arange(found.shape[1])
-    found[:, diagonal, diagonal] += covariances[:, :, -1]
-    return found
-
-
-def dense_precisions(factors: Array) -> Array:
-    """Return the inverses (K, D, D) of the covariances with stored factors."""
-    projections = projections_of(factors)
-    found = -projections @ np.swapaxes(projections, 1, 2)
-    diagonal = np.arange(found.shape[1])
-    found[:, diagonal, diagonal] += 1.0 / np.square(factors[:, :, -1])
-    return found
-
-
-def projections_of(factors: Array) -> Array:
-    """Return V (K, D, R) of stored factors, with Σ⁻¹ = Ψ⁻¹ - V Vᵀ."""
-    gains = _gains(factors)[:, np.newaxis, :]
-    found: Array = factors[:, :, :-1] * (np.sqrt(2.0 + gains) / (1.0 + gains))
-    return found / factors[:, :, -1:]
-
-
-def _gains(factors: Array) -> Array:
-    """Return g (K, R) of stored factors, or h of inverse ones: squared lengths of the columns."""
-    found: Array = np.square(factors[:, :, :-1]).sum(axis=1)
-    return found
-
-
-@dataclass(frozen=True)
-class _FactorUpdate(CovarianceUpdate):
-    """An EM step of factor analysis for each component, from the moments of its rows.
-
-    The E-step is that of the factors under which the moments were taken. The rows are widened by
-    the ridge, as for other structures, and no noise variance is below the ridge.
-
-    Attributes
-    ----------
-    statistics : Statistics
-    offsets, shifts : ndarray of shape (K, D)
-        As for :meth:`LowRank.updates`.
-    """
-
-    statistics: "Statistics"
-    offsets: Array
-    shifts: Array
-
-    def apply(
-        self, resolution: Array, ridge: Array, spread: Array, covariances: Array, factors: Array
-    ) -> list[int]:
-        widened = []
-        for k in self.components.tolist():
-            loadings, noise, squares = self._step(k, ridge)
-            noise = np.maximum(noise, ridge)
-            least = np.maximum(
-                _LEAST_NOISE * squares,
-                _LEAST_OF_SPREAD * spread + np.square(_VISIBLE * resolution[k]),
-            )
-            if np.any(noise < least):
-                noise = np.maximum(noise, least)
-                widened.append(k)
-            covariances[k, :, :-1], covariances[k, :, -1] = loadings, noise
-            factors[k] = factors_of(covariances[k : k + 1])[0]
-        return widened
-
-    def _step(self, k: int, ridge: Array) -> tuple[Array, Array, Array]:
-        """Return the loadings, the noise variances and the columns' variances of a component."""
-        frame, d = self.statistics.frame, self.statistics.frame.n_features
-        position = int(np.searchsorted(frame.centred, k))
-        basis = frame.factors[position : position + 1]
-        projections, shrinkage = projections_of(basis)[0], 1.0 / (1.0 + _gains(basis)[0])
-        count, offset, shift = self.statistics.counts[k], self.offsets[k], self.shifts[k]
-        moments = self.statistics.moments[k, 1 + d :] / count
-        moved = np.square(offset) - np.square(shift)
-        squares = np.maximum(moments[:d] - moved, 0.0) + ridge
-        products = moments[d:].reshape(-1, d).T + ridge[:, np.newaxis] * projections
-        products -= np.outer(offset, offset @ projections)
-        products += np.outer(shift, shift @ projections)
-        # Moments of the rows with the expected factors, and second moments of the factors.
-        across = products * shrinkage
-        inner = (projections.T @ across) * shrinkage[:, np.newaxis]
-        inner = 0.5 * (inner + inner.T) + np.diag(np.square(shrinkage))
-        loadings = np.linalg.solve(inner, across.T).T
-        noise = squares - (loadings * across).sum(axis=1)
-        return loadings, noise, squares
-
-
-def factors_of(covariances: Array) -> Array:
-    """Return stored factors of stored covariances.
-
-    Raises
-    ------
-    numpy.linalg.LinAlgError
-        If a noise variance is not positive, or a value is not finite.
-    """
-    noise = covariances[:, :, -1]
-    if not np.all(noise > 0.0):
-        raise np.linalg.LinAlgError("a noise variance is not positive")
-    roots = np.sqrt(noise)[:, :, np.newaxis]
-    directions, sizes, _ = np.linalg.svd(covariances[:, :, :-1] / roots, full_matrices=False)
-    # g = √(1 + s²) - 1, which is s² / (1 + √(1 + s²)).
-    scales = sizes / np.sqrt(1.0 + np.hypot(1.0, sizes))
-    # Fewer columns than the rank have fewer directions.
-    found = np.zeros_like(covariances, dtype=np.float64)
-    found[:, :, : sizes.shape[1]] = directions * scales[:, np.newaxis, :]
-    found[:, :, -1:] = roots
-    return found
-
-
 class LowRank(OwnCovariances):
     """Loadings of one rank and noise variances, (K, D, R + 1) together.
 
     The moments of a component are those of residuals u = x - o from its own origin: N, Σγu (D),
-    Σγu² (D) and, for each of R projections of the frame's factors, Σγ (Vᵀu)_l u (D). They depend on
-    the parameters of the E-step, which the frame holds.
+    Σγu² (D) and, for each direction a of the frame's basis, Σγ (aᵀu) u (D). The basis is V of the
+    factors and some directions to spare, which may be 0. V depends on the parameters.
 
     Parameters
     ----------
@@ -292,16 +170,13 @@ class LowRank(OwnCovariances):
         return factors_of(covariances)
 
     def invert(self, factors: Array) -> Array:
-        gains = _gains(factors)[:, np.newaxis, :]
+        gains = gains_of(factors)[:, np.newaxis, :]
         is_inverse = factors[:, :, -1:] < 0.0
         scales = 1.0 / np.sqrt(np.where(is_inverse, 1.0 - gains, 1.0 + gains))
         return np.concatenate([factors[:, :, :-1] * scales, -1.0 / factors[:, :, -1:]], axis=2)
 
     def factors_from_stored(self, covariances: Array, precisions_cholesky: Array) -> Array:
         return factors_of(covariances)
-
-    def precisions(self, inverse_factors: Array) -> Array:
-        self._refuse("precisions in the form of the covariances")
 
     def transposed(self, factors: Array) -> Array:
         return factors
@@ -327,7 +202,7 @@ class LowRank(OwnCovariances):
         is_inverse = stacked_factors[:, 0, -1] < 0.0
         signs = np.where(is_inverse, -1.0, 1.0)[:, np.newaxis]
         scales = np.log(np.abs(stacked_factors[:, :, -1])).sum(axis=1)
-        found: Array = scales + np.log1p(signs * _gains(stacked_factors)).sum(axis=1)
+        found: Array = scales + np.log1p(signs * gains_of(stacked_factors)).sum(axis=1)
         return found
 
     def product(self, stacked_factors: Array, vectors: Array) -> Array:
@@ -340,9 +215,6 @@ class LowRank(OwnCovariances):
 
     def solved(self, stacked_factors: Array, vectors: Array) -> Array:
         return self.product(self.invert(stacked_factors), vectors)
-
-    def composed(self, left: Array, right: Array) -> Array:
-        self._refuse("products of factors")
 
     def scaled_rows(self, rows: Array, stacked_factors: Array, component: int) -> Array:
         columns, scales = stacked_factors[component, :, :-1], stacked_factors[component, :, -1]
@@ -357,16 +229,10 @@ class LowRank(OwnCovariances):
         return self.scaled_rows(rows, self.invert(stacked_factors[component, np.newaxis]), 0)
 
     def deviations(self, stacked_factors: Array) -> Array:
-        columns, gains = stacked_factors[:, :, :-1], _gains(stacked_factors)[:, np.newaxis, :]
+        columns, gains = stacked_factors[:, :, :-1], gains_of(stacked_factors)[:, np.newaxis, :]
         widths = 1.0 + (np.square(columns) * (2.0 + gains)).sum(axis=2)
         found: Array = stacked_factors[:, :, -1] * np.sqrt(widths)
         return found
-
-    def singular_values(self, left: Array, right: Array) -> Array:
-        self._refuse("the alignment of mixtures")
-
-    def merged_log_determinants(self, factors: Array, moved: Array) -> Array:
-        self._refuse("merging of components")
 
     def pair_log_determinants(
         self, first: "Parameters", i: int, second: "Parameters", components: slice
@@ -397,12 +263,9 @@ class LowRank(OwnCovariances):
         axis: Array = np.sqrt(variance) * direction
         return axis
 
-    def mean_factor(self, stacked_factors: Array, weights: Array) -> Array:
-        self._refuse("the search that splits and merges components")
-
     def ridge_traces(self, stacked_inverse: Array, ridge: float | Array) -> Array:
         # Σ⁻¹ = Ψ⁻¹ - V Vᵀ: squared lengths of the lines of Ψ^(-1/2) (I - U h (2 - h) Uᵀ) Ψ^(-1/2).
-        columns, gains = stacked_inverse[:, :, :-1], _gains(stacked_inverse)[:, np.newaxis, :]
+        columns, gains = stacked_inverse[:, :, :-1], gains_of(stacked_inverse)[:, np.newaxis, :]
         parts = 1.0 - (np.square(columns) * (2.0 - gains)).sum(axis=2)
         found: Array = (np.square(stacked_inverse[:, :, -1]) * parts * ridge).sum(axis=1)
         return found
@@ -436,7 +299,7 @@ class LowRank(OwnCovariances):
         return "full", matrices, np.linalg.cholesky(matrices).astype(np.float64, copy=False)
 
     def covariances_of(self, stacked_factors: Array) -> Array:
-        gains = _gains(stacked_factors)[:, np.newaxis, :]
+        gains = gains_of(stacked_factors)[:, np.newaxis, :]
         roots = stacked_factors[:, :, -1:]
         loadings = stacked_factors[:, :, :-1] * np.sqrt(2.0 + gains) * roots
         return np.concatenate([loadings, np.square(roots)], axis=2)
@@ -444,27 +307,48 @@ class LowRank(OwnCovariances):
     # Moments
 
     def n_moments(self, n_features: int) -> int:
-        return 1 + (2 + self.rank) * n_features
-
-    def features(self, n_features: int) -> NDArray[np.int64]:
-        self._refuse("features that do not depend on the parameters")
+        return 1 + (2 + self.rank + n_spare(self.rank, n_features)) * n_features
 
     def scratch_lines(self, n_components: int, n_features: int) -> int:
-        return 3 * (1 + n_features) + n_components * (1 + self.rank) + self.rank + 8
+        return (
+            3 * (1 + n_features) + n_components * (1 + self.rank) + self.rank + SPARE_DIRECTIONS + 8
+        )
 
     # Frame
 
     def frame_factor_shape(self, n_centred: int, n_features: int) -> tuple[int, ...]:
-        return n_centred, n_features, self.rank + 1
+        return n_centred, n_features, n_spare(self.rank, n_features) + self.rank + 1
+
+    def frame_factors(self, stacked_factors: Array, centred: Components) -> Array:
+        # Directions of 0: none.
+        own = stacked_factors[centred]
+        none = np.zeros((*own.shape[:2], n_spare(self.rank, own.shape[1])))
+        return np.concatenate([none, own], axis=2)
+
+    def with_directions(
+        self, frame_factors: Array, parameters: "Parameters", known: "Statistics | None"
+    ) -> Array:
+        count = n_spare(self.rank, parameters.n_features)
+        found = frame_factors.copy()
+        found[:, :, :count] = first_directions(frame_factors, count)
+        if known is None or count == 0:
+            return found
+        d = parameters.n_features
+        for k in np.flatnonzero(known.counts > 0.0).tolist():
+            offset = known.moments[k, 1 : 1 + d] / known.counts[k]
+            basis, factor, squares, products = component_moments(
+                known, k, self.rank, offset, np.zeros_like(offset)
+            )
+            moments = SecondMoments.of(basis, squares, products, factor[:, -1])
+            own = parameters.covariances[k]
+            found[k, :, :count] = moments.directions(own[:, :-1], own[:, -1], count)
+        return found
 
     def displacements(self, frame: "Frame", u: Array) -> Array:
         return u.copy()
 
     def coordinates(self, frame: "Frame", displacements: Array) -> Array:
         return displacements.copy()
-
-    def relative_factors(self, frame: "Frame", stacked_factors: Array) -> Array:
-        self._refuse("whitened moments")
 
     def magnified(self, frame: "Frame", parameters: "Parameters", displacements: Array) -> Array:
         # Moments are always about the component's own origin.
@@ -474,27 +358,17 @@ class LowRank(OwnCovariances):
         found[own] = np.sqrt(1.0 + np.square(displacements[own]) / variances)
         return found
 
-    # E-step
-
-    def coefficients(
-        self,
-        constants: Array,
-        stacked_inverse: Array,
-        components: Components,
-        scale: Array,
-        centres: Array,
-    ) -> CoefficientForm:
-        self._refuse("the expanded form")
-
-    def kernel_factors(self, stacked: Array, components: Components | None) -> Array:
-        self._refuse("the expanded form")
-
     # M-step
 
     def updates(
         self, statistics: "Statistics", alive: Components, offsets: Array, shifts: Array
     ) -> list[CovarianceUpdate]:
-        return [_FactorUpdate(alive, (), statistics, offsets, shifts)]
+        return [FactorUpdate(alive, (), statistics, offsets, shifts, False)]
+
+    def complete_updates(
+        self, statistics: "Statistics", alive: Components, offsets: Array, shifts: Array
+    ) -> list[CovarianceUpdate]:
+        return [FactorUpdate(alive, (), statistics, offsets, shifts, True)]
 
     def update_views(self, covariances: Array, factors: Array) -> tuple[Array, Array]:
         return covariances, factors
@@ -522,7 +396,7 @@ class LowRank(OwnCovariances):
         d, k = parameters.n_features, parameters.n_components
         counts, first = statistics.counts, statistics.moments[:, 1 : 1 + d]
         squares = statistics.moments[:, 1 + d : 1 + 2 * d]
-        products = statistics.moments[:, 1 + 2 * d :].reshape(k, self.rank, d)
+        products = statistics.moments[:, 1 + 2 * d :].reshape(k, -1, d)[:, : self.rank]
         shifts = parameters.means - statistics.frame.means
         projections = projections_of(parameters.factors)
         along = np.einsum("kd,kdr->kr", shifts, projections)
@@ -532,65 +406,6 @@ class LowRank(OwnCovariances):
         of_loadings -= 2.0 * np.einsum("kr,kd,kdr->", along, first, projections)
         of_loadings += (counts[:, np.newaxis] * np.square(along)).sum()
         return float(of_noise - of_loadings)
-
-    def whitened_moments(
-        self,
-        factors: Array,
-        means: Array,
-        counts: Array,
-        shifted: Array,
-        raw: Array,
-        scatter: Array,
-    ) -> tuple[Array, Array]:
-        self._refuse("whitened moments")
-
-    def framed_moments(
-        self, factors: Array, means: Array, counts: Array, moved: Array, own: Array, scatter: Array
-    ) -> tuple[Array, Array]:
-        self._refuse("whitened moments")
-
-    def as_moments(self, stacked: Array, n_components: int) -> tuple[Array, Array]:
-        self._refuse("whitened moments")
-
-    def unit_moments(self, n_features: int) -> tuple[Array, Array]:
-        self._refuse("whitened moments")
-
-    def ridge_moments(self, stacked_inverse: Array, ridge: float | Array) -> tuple[Array, Array]:
-        self._refuse("gradients")
-
-    def tangent_scales(self, n_features: int) -> tuple[Array, Array]:
-        self._refuse("gradients")
-
-    def row_features(self, residuals: Single) -> Single:
-        self._refuse("the information of rows")
-
-    def along(self, features: Single, own: Single, shared: Single, root: np.float32) -> Single:
-        self._refuse("the information of rows")
-
-    def gathered(
-        self, features: Single, parts: Single, root: np.float32, n_own: int
-    ) -> tuple[Single, Single]:
-        self._refuse("the information of rows")
-
-    # Reduction
-
-    def merging_costs(
-        self, parameters: "Parameters", first: Components, second: Components, merged: MergePairs
-    ) -> Array:
-        self._refuse("merging of components")
-
-    def merged_pairs(
-        self,
-        parameters: "Parameters",
-        share: Array,
-        apart: Array,
-        first: Components,
-        second: Components,
-    ) -> tuple[Array, Array]:
-        self._refuse("merging of components")
-
-    def average(self, covariances: Array, weights: Array) -> Array:
-        self._refuse("merging of components")
 
     # Initialization
 
@@ -647,19 +462,36 @@ class LowRank(OwnCovariances):
 
     # Condition
 
+    def most_undetermined_rows(self, n_features: int) -> int:
+        # The mean and the factors of the rows leave one more for the noise of each column.
+        return min(n_features, self.rank + 2)
+
     def block_values(self, n_components: int, n_features: int) -> int:
-        return n_features * (self.rank + 1)
+        return n_features * (n_spare(self.rank, n_features) + self.rank + 1)
 
     def n_mean_arrays(self) -> int:
         return 4
 
-    def _refuse(self, what: str) -> NoReturn:
-        """Refuse an operation that these covariances do not have.
+    # Operations that these covariances do not have
 
-        Raises
-        ------
-        ParameterError
-        """
-        raise ParameterError(
-            f"covariance_type='low_rank' does not support {what}; use 'full' or 'diag' for it"
-        )
+    precisions = unsupported(LOW_RANK_TYPE, "precisions in the form of the covariances")
+    composed = unsupported(LOW_RANK_TYPE, "products of factors")
+    singular_values = unsupported(LOW_RANK_TYPE, "the alignment of mixtures")
+    merged_log_determinants = unsupported(LOW_RANK_TYPE, "merging of components")
+    merging_costs = unsupported(LOW_RANK_TYPE, "merging of components")
+    merged_pairs = unsupported(LOW_RANK_TYPE, "merging of components")
+    average = unsupported(LOW_RANK_TYPE, "merging of components")
+    mean_factor = unsupported(LOW_RANK_TYPE, "the search that splits and merges components")
+    features = unsupported(LOW_RANK_TYPE, "features that do not depend on the parameters")
+    relative_factors = unsupported(LOW_RANK_TYPE, "whitened moments")
+    whitened_moments = unsupported(LOW_RANK_TYPE, "whitened moments")
+    framed_moments = unsupported(LOW_RANK_TYPE, "whitened moments")
+    as_moments = unsupported(LOW_RANK_TYPE, "whitened moments")
+    unit_moments = unsupported(LOW_RANK_TYPE, "whitened moments")
+    coefficients = unsupported(LOW_RANK_TYPE, "the expanded form")
+    kernel_factors = unsupported(LOW_RANK_TYPE, "the expanded form")
+    ridge_moments = unsupported(LOW_RANK_TYPE, "gradients")
+    tangent_scales = unsupported(LOW_RANK_TYPE, "gradients")
+    row_features = unsupported(LOW_RANK_TYPE, "the information of rows")
+    along = unsupported(LOW_RANK_TYPE, "the information of rows")
+    gathered = unsupported(LOW_RANK_TYPE, "the information of rows")

@@ -6,12 +6,13 @@ Code outside this package and the kernels calls the object, and never branches o
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.structures.matrices import Array
+from streamgmm.errors import ParameterError
 from streamgmm.options import CovarianceType
 
 if TYPE_CHECKING:
@@ -39,6 +40,37 @@ class CoefficientForm:
 
     theta: Array
     whitener: Array
+
+
+def unsupported(covariance_type: str, what: str) -> Any:
+    """Return a method that refuses an operation which a structure does not have.
+
+    Parameters
+    ----------
+    covariance_type : str
+        The structure, in the message.
+    what : str
+        What needs the operation, in the message.
+
+    Examples
+    --------
+    >>> from streamgmm.core.structures.structure import unsupported
+    >>> class Plain:
+    ...     composed = unsupported("plain", "products of factors")
+    >>> Plain().composed()
+    Traceback (most recent call last):
+    ...
+    streamgmm.errors.ParameterError: covariance_type='plain' does not support products of \
+factors; use 'full' or 'diag' for it
+    """
+
+    def refuse(self: "CovarianceStructure", *arguments: Any, **named: Any) -> NoReturn:
+        raise ParameterError(
+            f"covariance_type={covariance_type!r} does not support {what}; use 'full' or 'diag' "
+            "for it"
+        )
+
+    return refuse
 
 
 class CovarianceStructure(ABC):
@@ -377,6 +409,21 @@ class CovarianceStructure(ABC):
         """Return the bases of some centred components of a frame."""
         return factors[indices]
 
+    def with_directions(
+        self, frame_factors: Array, parameters: "Parameters", known: "Statistics | None"
+    ) -> Array:
+        """Return the bases of a frame with directions for :meth:`complete_updates`.
+
+        Parameters
+        ----------
+        frame_factors : ndarray
+            Bases of the frame of the parameters.
+        parameters : Parameters
+        known : Statistics or None
+            Statistics of the same rows under other parameters.
+        """
+        return frame_factors
+
     @abstractmethod
     def displacements(self, frame: "Frame", u: Array) -> Array:
         """Return B u in data units (K, D) of coordinates (K, D)."""
@@ -454,6 +501,16 @@ class CovarianceStructure(ABC):
         shifts : ndarray of shape (K, D)
             Differences of the rows' means from the means about which covariances are taken.
         """
+
+    def complete_updates(
+        self, statistics: "Statistics", alive: Components, offsets: Array, shifts: Array
+    ) -> "list[CovarianceUpdate]":
+        """Return computations that go further than an EM step, as far as the statistics show.
+
+        The objective may fall, so a caller has to compare. By default they are :meth:`updates`,
+        which these arguments describe.
+        """
+        return self.updates(statistics, alive, offsets, shifts)
 
     @abstractmethod
     def update_views(self, covariances: Array, factors: Array) -> tuple[Array, Array]:
@@ -699,6 +756,10 @@ class CovarianceStructure(ABC):
         return covariances
 
     # Condition
+
+    def most_undetermined_rows(self, n_features: int) -> int:
+        """Return the largest number of rows that does not determine a component's covariance."""
+        return n_features
 
     has_directions: ClassVar[bool]
     """Whether a covariance can be narrow in a direction that is no column."""
