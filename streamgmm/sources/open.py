@@ -100,7 +100,7 @@ def open_source(
     data: Any,
     *,
     variables: Sequence[str] | None = None,
-    feature_dim: str | None = None,
+    feature_dim: str | Sequence[str] | None = None,
     path: str | None = None,
     columns: Sequence[str] | None = None,
     missing: Missing | None = None,
@@ -122,8 +122,9 @@ def open_source(
     variables : sequence of str, optional
         Arrays of an xarray Dataset, Zarr group or netCDF file that are the features; they share
         their dimensions, which are the samples.
-    feature_dim : str, optional
-        The dimension of labelled arrays that the features lie along.
+    feature_dim : str or sequence of str, optional
+        The dimension of labelled arrays that the features lie along. Of several dimensions, each
+        combination of their entries is a feature.
     path : str, optional
         The array within a Zarr store or HDF5 file; ``"file.h5::/group/data"`` says the same.
     columns : sequence of str, optional
@@ -174,13 +175,13 @@ def open_source(
         weights = _open_weights(sample_weight, storage_options)
     options = {
         "variables": _names(variables),
-        "feature_dim": feature_dim,
+        "feature_dim": _names(feature_dim),
         "path": path,
         "columns": _names(columns),
         "storage_options": storage_options,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    for name in ("columns", "variables"):
+    for name in ("columns", "variables", "feature_dim"):
         refuse_duplicates(name, given.get(name, ()))
     if is_path(sample_weight) and "storage_options" not in _kind_of(data, format).options:
         given.pop("storage_options", None)
@@ -251,8 +252,9 @@ def options_by_name(
     if is_labelled and description.variables is not None:
         chosen["variables"] = list(description.variables)
     dims = getattr(data, "dims", None) if kind is _XARRAY else None
-    if description.feature_dim is not None and (dims is None or description.feature_dim in dims):
-        chosen["feature_dim"] = description.feature_dim
+    wanted = description.feature_dims
+    if wanted and (dims is None or {*wanted} <= {*dims}):
+        chosen["feature_dim"] = list(wanted)
     return chosen
 
 
@@ -513,7 +515,7 @@ def _open_zarr(
     data: Any,
     path: str | None = None,
     variables: Sequence[str] | None = None,
-    feature_dim: str | None = None,
+    feature_dim: Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Source:
     if is_path(data):
@@ -533,7 +535,7 @@ def _open_hdf5(
     data: Any,
     path: str | None = None,
     variables: Sequence[str] | None = None,
-    feature_dim: str | None = None,
+    feature_dim: Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Source:
     from streamgmm.sources.hdf5 import Hdf5Source
@@ -574,7 +576,7 @@ def _open_netcdf3(
     data: str | os.PathLike[str],
     path: str | None = None,
     variables: Sequence[str] | None = None,
-    feature_dim: str | None = None,
+    feature_dim: Sequence[str] | None = None,
 ) -> Source:
     from streamgmm.sources.xarray import XarraySource
 
@@ -587,7 +589,7 @@ def _labelled_file(
     data: str | os.PathLike[str],
     path: str | None,
     variables: Sequence[str] | None,
-    feature_dim: str | None,
+    feature_dim: Sequence[str] | None,
     storage_options: Mapping[str, Any] | None,
 ) -> Any:
     """Return the labelled arrays in a file, of which the features are some."""
@@ -648,7 +650,7 @@ def _open_files(
 
 
 def _open_xarray(
-    data: Any, variables: Sequence[str] | None = None, feature_dim: str | None = None
+    data: Any, variables: Sequence[str] | None = None, feature_dim: Sequence[str] | None = None
 ) -> Source:
     from streamgmm.sources.xarray import XarraySource
 
