@@ -134,6 +134,26 @@ class DatasetSource(Described):
         return as_arrow(values, output.names)
 
 
+def of_delta_table(table: Any) -> Any:
+    """Return the data set of pyarrow that holds the current rows of a ``deltalake.DeltaTable``.
+
+    Raises
+    ------
+    DataError
+        If it is no such table, or pyarrow cannot read it.
+    """
+    name = f"X, of type {type(table).__qualname__} of deltalake,"
+    if not hasattr(table, "to_pyarrow_dataset"):
+        raise DataError(f"{name} cannot be read; give a deltalake.DeltaTable")
+    try:
+        return table.to_pyarrow_dataset()
+    except Exception as error:
+        raise DataError(
+            f"{name} cannot be read as a data set of pyarrow ({error}); write its current rows: "
+            "pyarrow.dataset.write_dataset(X.scan(), base_dir='current', format='parquet')"
+        ) from error
+
+
 def rows_in_memory(dataset: pyarrow.dataset.Dataset) -> Any:
     """Return the rows of a data set that holds them in memory as a table; None for others."""
     is_in_memory = isinstance(dataset, pyarrow.dataset.InMemoryDataset)

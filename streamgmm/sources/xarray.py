@@ -20,6 +20,7 @@ from xarray.backends.zarr import ZarrArrayWrapper
 
 # The one module that uses private interfaces of xarray.
 from xarray.core.indexing import LazilyIndexedArray
+from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from streamgmm.core.data_description import DataDescription, Level
@@ -169,6 +170,7 @@ class XarraySource(Described):
                     "convert it by astype first"
                 )
             check_table(f"{name} of {self.name}", (self.n_rows, width), array.dtype)
+            _refuse_other_chunks(f"{name} of {self.name}", array)
         self.n_features = sum(self._widths)
         self.feature_names: Sequence[str] | None = _feature_names(data, arrays, self._feature_dims)
         self._names = [f"{name} of {self.name}" for name in names]
@@ -674,7 +676,7 @@ def weights_of(source: XarraySource, weights: xarray.DataArray) -> BroadcastWeig
 
 
 def open_zarr(
-    data: "str | zarr.Array[Any] | zarr.Group",
+    data: "str | zarr.Array[Any] | zarr.Group | Store",
     path: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     variables: Sequence[str] | None = None,
@@ -683,7 +685,7 @@ def open_zarr(
 
     Parameters
     ----------
-    data : str, zarr.Array or zarr.Group
+    data : str, zarr.Array, zarr.Group or zarr.abc.store.Store
         A path or URL of a store, of a group or array within one, or what is open already.
     path : str, optional
         The group or array within it.
@@ -980,6 +982,26 @@ def _decoded_labels(described: xarray.Dataset, label: Hashable, name: str) -> xa
         except Exception as error:  # noqa: BLE001 - whatever it is, there are labels without it
             _logger.info("labels %s of %s are not decoded (%s)", label, name, error)
     return described.variables[label]
+
+
+def _refuse_other_chunks(name: str, array: xarray.DataArray) -> None:
+    """Refuse values in chunks of another library than Dask.
+
+    Raises
+    ------
+    DataError
+    """
+    kind = type(array.variable._data)
+    package = kind.__module__.partition(".")[0]
+    if array.chunks is None or package == "dask":
+        return
+    advice = "convert it to an array of Dask"
+    if package == "virtualizarr":
+        advice = (
+            "it says where values are and holds none; write the references, as in "
+            "data.vz.to_kerchunk('references.json', format='json'), and give their path"
+        )
+    raise DataError(f"{name} is of type {kind.__qualname__} of {package}; {advice}")
 
 
 def _arrays(
