@@ -418,6 +418,16 @@ def test_variables_of_other_stores_are_found_by_name(kind: str, tmp_path: Path) 
     assert model.score(data) == pytest.approx(model.score(cubes()[["c", "a", "b"]]))
 
 
+def test_outputs_may_be_given_as_file_urls_too(tmp_path: Path) -> None:
+    model = mixture().set_params(checkpoint=f"file://{tmp_path}/checkpoint").fit(rows())
+    assert (tmp_path / "checkpoint" / "model.gmm").exists()
+    url = f"file://{tmp_path}/model.gmm"
+    model.save(url)
+    found = streamgmm.load(url).predict(rows(), out=f"file://{tmp_path}/labels.npy")
+    assert found == tmp_path / "labels.npy"
+    np.testing.assert_array_equal(np.load(found), model.predict(rows()))
+
+
 STREAMS: dict[str, Callable[[], Any]] = {
     "pyarrow `RecordBatchReader`": lambda: table().to_reader(100),
     "DuckDB relation": lambda: duckdb.from_arrow(table()),

@@ -196,6 +196,7 @@ def _parts(dataset: Any, columns: list[str], most_rows: int) -> list[_Part]:
     options = {"schema": dataset.schema, "filter": chosen, "use_threads": False}
 
     def parts_of(fragment: Any) -> list[_Part]:
+        _refuse_keys_in_files(fragment, columns)
         if isinstance(fragment, pyarrow.dataset.ParquetFileFragment):
             return list(_parquet_parts(fragment, options, most_rows))
         n_rows = fragment.scanner(columns=[], **options).count_rows()
@@ -226,6 +227,24 @@ def _parquet_parts(fragment: Any, options: dict[str, Any], most_rows: int) -> It
         n_stored += group.num_rows
     if joined:
         yield _Part(fragment.subset(row_group_ids=joined), options, n_joined, n_stored)
+
+
+def _refuse_keys_in_files(fragment: Any, columns: Sequence[str]) -> None:
+    """Refuse features that are partition keys and columns of a file, too.
+
+    pyarrow gives the key for each value of such a column.
+
+    Raises
+    ------
+    DataError
+    """
+    keys = pyarrow.dataset.get_partition_keys(fragment.partition_expression)
+    taken = sorted({*keys} & {*columns} & {*fragment.physical_schema.names})
+    if taken:
+        raise DataError(
+            f"{fragment.path} has a column {taken[0]!r}, which is also a partition key, and its "
+            "values may differ; exclude it by columns=, or open the data set without this key"
+        )
 
 
 def _lance_parts(dataset: Any, most_rows: int) -> Iterator[_Part]:
