@@ -423,9 +423,12 @@ def test_outputs_may_be_given_as_file_urls_too(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint" / "model.gmm").exists()
     url = f"file://{tmp_path}/model.gmm"
     model.save(url)
-    found = streamgmm.load(url).predict(rows(), out=f"file://{tmp_path}/labels.npy")
-    assert found == tmp_path / "labels.npy"
-    np.testing.assert_array_equal(np.load(found), model.predict(rows()))
+    streamgmm.load(url).predict(rows(), out=f"file://{tmp_path}/labels.npy")
+    expected = model.predict(rows())
+    np.testing.assert_array_equal(np.load(tmp_path / "labels.npy"), expected)
+    mixture().fit(cubes()).predict(cubes(), out=f"file://{tmp_path}/labels.zarr")
+    found = xarray.open_zarr(tmp_path / "labels.zarr")["component"]
+    np.testing.assert_array_equal(found.values.ravel(), expected)
 
 
 STREAMS: dict[str, Callable[[], Any]] = {
