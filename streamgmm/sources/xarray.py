@@ -496,8 +496,8 @@ class XarraySource(Described):
             sizes = [along.stop - along.start for along in slab.values()]
             columns = np.empty((self.n_features, *sizes), self.dtype)
             for stop, width in zip(accumulate(self._widths), self._widths, strict=True):
-                part = next(parts)
-                columns[stop - width : stop].reshape(part.shape)[...] = part
+                # No name holds these values while those of the next variable are read.
+                _fill(columns[stop - width : stop], next(parts))
         if self._is_table:
             n_dims = len(self._feature_dims)
             last = np.moveaxis(columns, range(n_dims), range(-n_dims, 0))
@@ -526,6 +526,11 @@ class XarraySource(Described):
         values = usable(stored, self._rules[number], self.missing, name, place)
         order = (*self._feature_dims, *self.sample_dims)
         return values.transpose([box.get_axis_num(dim) for dim in order if dim in box.dims])
+
+
+def _fill(columns: NDArray[Any], values: NDArray[Any]) -> None:
+    """Put values along dimensions of features into columns of their product."""
+    columns.reshape(values.shape)[...] = values
 
 
 def _plain(label: Any) -> Level:
