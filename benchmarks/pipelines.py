@@ -130,7 +130,7 @@ def write_rows(path: Path, n_rows: int) -> None:
 def run(script: str, *arguments: str) -> dict[str, float]:
     """Return what a script prints."""
     command = [sys.executable, "-c", script, *arguments]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     found: dict[str, float] = json.loads(output)
     return found
 

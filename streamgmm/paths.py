@@ -33,6 +33,7 @@ def local_path(path: object, error: type[StreamGMMError], purpose: str) -> Path:
         raise error("the path is empty; name a file")
     if "\0" in text:
         raise error(f"{text!r} cannot be a path: it holds a NUL character; remove it")
+    text = text.removeprefix("file://")
     if "://" in text:
         raise error(
             f"{text} is a URL, but {purpose} are on local disks; give a path without ://, and "

@@ -361,6 +361,30 @@ class Variable:
     part: int | slice | None
     attributes: Mapping[str, Any]
 
+    def values_of(self, values: Any) -> Any:
+        """Return the values of a box of samples that it holds, in its own dimensions."""
+        return values_held(values, self.part, self.shape[values.ndim - 1 :])
+
+
+def values_held(values: Any, part: int | slice | None, inner_shape: tuple[int, ...]) -> Any:
+    """Return some of the values of a box of samples, in the dimensions that they have there.
+
+    Parameters
+    ----------
+    values : array of shape (*box, M), or (*box,) if part is None
+    part : int, slice or None
+        As in :class:`Variable`.
+    inner_shape : tuple of int
+        Sizes of the further dimensions, of which M is the product.
+
+    Returns
+    -------
+    array of shape (*box, *inner_shape)
+    """
+    if part is None:
+        return values
+    return values[..., part].reshape(*values.shape[:-1], *inner_shape)
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.preprocessing
+import xarray
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline, make_pipeline
 
@@ -43,6 +44,28 @@ def changed(path: Path, change: Change) -> None:
     header, arrays = copy.deepcopy(dict(record.header)), dict(record.arrays)
     change(header, arrays)
     write_record(path, Record(header, arrays))
+
+
+def test_a_loaded_pipeline_finds_the_variables_by_name(tmp_path: Path) -> None:
+    columns = dict(zip("abcd", rows().reshape(20, 20, 4).transpose(2, 0, 1), strict=True))
+    data = xarray.Dataset({name: (("time", "lat"), x) for name, x in columns.items()})
+    described = streamgmm.open(data, variables=["c", "a", "b"])
+    mixture = GaussianMixture(2, covariance_type="diag", random_state=0)
+    fitted = make_pipeline(StandardScaler(), PCA(2), mixture).fit(described)
+    streamgmm.save(fitted, tmp_path / "model.gmm")
+    data.to_netcdf(tmp_path / "next.nc", engine="h5netcdf")
+    loaded = streamgmm.load(tmp_path / "model.gmm")
+    assert loaded[0].data_description_ == fitted[0].data_description_
+    loaded.predict(tmp_path / "next.nc", out=tmp_path / "labels.nc")
+    with xarray.open_dataset(tmp_path / "labels.nc") as labels:
+        np.testing.assert_array_equal(labels["component"], fitted.predict(described))
+
+    def change(header: dict[str, Any], arrays: dict[str, Any]) -> None:
+        header["steps"][0]["header"]["data"]["units"] = ["K"]
+
+    changed(tmp_path / "model.gmm", change)
+    with pytest.raises(ModelFileError, match="units"):
+        streamgmm.load(tmp_path / "model.gmm")
 
 
 @pytest.mark.parametrize(

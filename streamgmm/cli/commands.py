@@ -197,7 +197,10 @@ def _description(command: Any) -> Any:
             help="Names of the arrays to use as features.",
         ),
         click.option(
-            "--feature-dim", metavar="NAME", help="Name of the dimension of the features."
+            "--feature-dim",
+            callback=_names,
+            metavar="A,B,...",
+            help="Names of the dimensions of the features.",
         ),
         click.option("--path", metavar="NAME", help="Path of the array within a store or file."),
         click.option(

@@ -61,12 +61,10 @@ def open_described(
 def to_header(description: DataDescription) -> dict[str, Any]:
     """Return a description as JSON can say it."""
     known_values: dict[str, Any] = {
-        name: list(values)
-        for name in ("variables", "columns", "levels")
+        name: _in_lists(values)
+        for name in ("variables", "columns", "feature_dim", "levels")
         if (values := getattr(description, name)) is not None
     }
-    if description.feature_dim is not None:
-        known_values["feature_dim"] = description.feature_dim
     return {**known_values, "units": dict(description.units), "missing": description.missing}
 
 
@@ -80,11 +78,37 @@ def from_header(header: Mapping[str, Any]) -> DataDescription | None:
     """
     if "data" not in header:
         return None
-    values = dict(known("data", header["data"], _ENTRIES))
-    for name in ("variables", "columns", "levels"):
-        if name in values:
-            values[name] = tuple(values[name])
-    return DataDescription(**values)
+    values = {
+        name: _in_tuples(value) for name, value in known("data", header["data"], _ENTRIES).items()
+    }
+    description = DataDescription(**values)
+    _check_levels(description)
+    return description
+
+
+def _in_lists(value: Any) -> Any:
+    return [*map(_in_lists, value)] if isinstance(value, tuple) else value
+
+
+def _in_tuples(value: Any) -> Any:
+    return tuple(map(_in_tuples, value)) if isinstance(value, list) else value
+
+
+def _check_levels(description: DataDescription) -> None:
+    """Check that levels are those of as many dimensions as there are.
+
+    Raises
+    ------
+    ValueError
+    """
+    levels, dims = description.levels or (), description.feature_dims
+    is_nested = [isinstance(entry, tuple) for entry in levels]
+    if isinstance(description.feature_dim, tuple):
+        is_right = len(levels) == len({*dims}) == len(dims) > 1 and all(is_nested)
+    else:
+        is_right = not any(is_nested) and (len(dims) == 1 or description.levels is None)
+    if not is_right:
+        raise ValueError("its levels are not those of its feature_dim")
 
 
 def _texts(name: str, value: Any) -> None:
@@ -92,10 +116,18 @@ def _texts(name: str, value: Any) -> None:
         text(name, entry)
 
 
+def _dims(name: str, value: Any) -> None:
+    if isinstance(value, list):
+        _texts(name, value)
+    else:
+        text(name, value)
+
+
 def _levels(name: str, value: Any) -> None:
     for entry in listed(name, value, _MOST_ENTRIES):
-        if not isinstance(entry, str):
-            number(name, entry)
+        for label in listed(name, entry, _MOST_ENTRIES) if isinstance(entry, list) else [entry]:
+            if not isinstance(label, str):
+                number(name, label)
 
 
 def _units(name: str, value: Any) -> None:
@@ -111,7 +143,7 @@ def _missing(name: str, value: Any) -> None:
 _ENTRIES = {
     "variables": _texts,
     "columns": _texts,
-    "feature_dim": text,
+    "feature_dim": _dims,
     "levels": _levels,
     "units": _units,
     "missing": _missing,

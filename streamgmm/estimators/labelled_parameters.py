@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 import xarray
 
-from streamgmm.core.data_description import DataDescription
+from streamgmm.core.data_description import DataDescription, Level
 from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, public_type
@@ -108,21 +109,23 @@ def _axes_of(fitted: FittedModel) -> _Axes:
     """Return the dimensions of the features: variables, labels along them, or both."""
     names = None if fitted.feature_names is None else [*map(str, fitted.feature_names)]
     d, data = fitted.parameters.n_features, fitted.data or DataDescription()
-    dim, variables = data.feature_dim, data.variables
-    along = {} if dim is None or data.levels is None else {dim: _labels(dim, data)}
-    if dim is not None and variables is None:
-        return _Axes({dim: d}, along)
+    dims, variables = data.feature_dims, data.variables
+    along = {dim: _labels(dim, labels, data) for dim, labels in data.labels.items()}
+    if dims and variables is None:
+        return _Axes(_sizes(dims, d, data), along)
     if names is None or variables is None:
         return _Axes({"feature": d}, {"feature": ("feature", names or np.arange(d), {})})
     owners = [_variable_of(name, variables) for name in names]
-    if dim is None:
+    if not dims:
         coords = {"variable": ("variable", names, {}), "units": _units(names, "variable", data)}
         return _Axes({"variable": d}, coords)
     n_levels = d // len(variables)
-    if owners == [name for name in variables for _ in range(n_levels)]:
+    sizes = _sizes(dims, n_levels, data)
+    is_product = prod(sizes.values()) == n_levels
+    if is_product and owners == [name for name in variables for _ in range(n_levels)]:
         units = _units(variables, "variable", data)
         coords = {"variable": ("variable", list(variables), {}), "units": units}
-        return _Axes({"variable": len(variables), dim: n_levels}, {**coords, **along})
+        return _Axes({"variable": len(variables), **sizes}, {**coords, **along})
     coords = {
         "feature": ("feature", names, {}),
         "variable": ("feature", owners, {}),
@@ -136,9 +139,18 @@ def _variable_of(feature: str, variables: Sequence[str]) -> str:
     return feature if feature in variables else feature.rpartition("[")[0]
 
 
-def _labels(dim: str, data: DataDescription) -> tuple[str, list[Any], Mapping[str, str]]:
+def _sizes(dims: Sequence[str], n_levels: int, data: DataDescription) -> dict[str, int]:
+    """Return the sizes of the dimensions along which one variable has so many features."""
+    if len(dims) == 1:
+        return {dims[0]: n_levels}
+    return {dim: len(labels) for dim, labels in data.labels.items()}
+
+
+def _labels(
+    dim: str, labels: Sequence[Level], data: DataDescription
+) -> tuple[str, list[Level], Mapping[str, str]]:
     unit = data.units.get(dim)
-    return dim, list(data.levels or ()), {} if unit is None else {"units": unit}
+    return dim, list(labels), {} if unit is None else {"units": unit}
 
 
 def _units(names: Sequence[str], dim: str, data: DataDescription) -> tuple[str, list[str], Any]:
@@ -149,6 +161,6 @@ def _units_of_all(data: DataDescription | None) -> dict[str, str]:
     """Return the units of the means, if all have the same."""
     if data is None:
         return {}
-    named = data.variables or [name for name in data.units if name != data.feature_dim]
+    named = data.variables or [name for name in data.units if name not in data.feature_dims]
     found = {data.units.get(name) for name in named}
     return {"units": str(*found)} if len(found) == 1 and None not in found else {}

@@ -11,6 +11,7 @@ from streamgmm.archive import Declared
 from streamgmm.core.parameters import require_values
 from streamgmm.core.structures import Array
 from streamgmm.errors import ParameterError
+from streamgmm.estimators.described_data import from_header, to_header
 from streamgmm.estimators.header_values import amount, entries, known, listed, text, truth, whole
 from streamgmm.estimators.records import feature_names
 from streamgmm.estimators.validation import check_is_fitted, check_settings
@@ -62,6 +63,8 @@ def transformer_record(model: Any) -> Record:
     }
     if hasattr(model, "feature_names_in_"):
         header["feature_names"] = model.feature_names_in_.tolist()
+    if hasattr(model, "data_description_"):
+        header["data"] = to_header(model.data_description_)
     return Record(header, arrays)
 
 
@@ -143,6 +146,9 @@ def transformer_from(record: Record) -> Any:
     names = feature_names(record, n_features)
     if names is not None:
         model.feature_names_in_ = names
+    described = from_header(record.header)
+    if described is not None:
+        model.data_description_ = described
     return model
 
 

@@ -17,7 +17,7 @@ from zarr.storage import LocalStore
 
 from streamgmm.errors import OutputError
 from streamgmm.paths import writing
-from streamgmm.protocols import Region
+from streamgmm.protocols import Region, values_held
 from streamgmm.sinks.array import ArraySink
 from streamgmm.sinks.digest import files_digest, metadata_digest, values_digest
 from streamgmm.sinks.form import Form
@@ -140,7 +140,7 @@ class StoredArrays:
     def __setitem__(self, region: Region, values: NDArray[Any]) -> None:
         """Store the values of a box of samples."""
         for array, part in self._arrays:
-            array[region] = values if part is None else values[..., part]
+            array[region] = values_held(values, part, array.shape[len(region) :])
 
     def sync(self, regions: Sequence[Region]) -> None:
         """Force the stored chunks of boxes of samples, and their names, to the disk.

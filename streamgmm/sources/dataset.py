@@ -134,6 +134,26 @@ class DatasetSource(Described):
         return as_arrow(values, output.names)
 
 
+def of_delta_table(table: Any) -> Any:
+    """Return the data set of pyarrow that holds the current rows of a ``deltalake.DeltaTable``.
+
+    Raises
+    ------
+    DataError
+        If it is no such table, or pyarrow cannot read it.
+    """
+    name = f"X, of type {type(table).__qualname__} of deltalake,"
+    if not hasattr(table, "to_pyarrow_dataset"):
+        raise DataError(f"{name} cannot be read; give a deltalake.DeltaTable")
+    try:
+        return table.to_pyarrow_dataset()
+    except Exception as error:
+        raise DataError(
+            f"{name} cannot be read as a data set of pyarrow ({error}); write its current rows: "
+            "pyarrow.dataset.write_dataset(X.scan(), base_dir='current', format='parquet')"
+        ) from error
+
+
 def rows_in_memory(dataset: pyarrow.dataset.Dataset) -> Any:
     """Return the rows of a data set that holds them in memory as a table; None for others."""
     is_in_memory = isinstance(dataset, pyarrow.dataset.InMemoryDataset)
@@ -176,6 +196,7 @@ def _parts(dataset: Any, columns: list[str], most_rows: int) -> list[_Part]:
     options = {"schema": dataset.schema, "filter": chosen, "use_threads": False}
 
     def parts_of(fragment: Any) -> list[_Part]:
+        _refuse_keys_in_files(fragment, columns)
         if isinstance(fragment, pyarrow.dataset.ParquetFileFragment):
             return list(_parquet_parts(fragment, options, most_rows))
         n_rows = fragment.scanner(columns=[], **options).count_rows()
@@ -206,6 +227,24 @@ def _parquet_parts(fragment: Any, options: dict[str, Any], most_rows: int) -> It
         n_stored += group.num_rows
     if joined:
         yield _Part(fragment.subset(row_group_ids=joined), options, n_joined, n_stored)
+
+
+def _refuse_keys_in_files(fragment: Any, columns: Sequence[str]) -> None:
+    """Refuse features that are partition keys and columns of a file, too.
+
+    pyarrow gives the key for each value of such a column.
+
+    Raises
+    ------
+    DataError
+    """
+    keys = pyarrow.dataset.get_partition_keys(fragment.partition_expression)
+    taken = sorted({*keys} & {*columns} & {*fragment.physical_schema.names})
+    if taken:
+        raise DataError(
+            f"{fragment.path} has a column {taken[0]!r}, which is also a partition key, and its "
+            "values may differ; exclude it by columns=, or open the data set without this key"
+        )
 
 
 def _lance_parts(dataset: Any, most_rows: int) -> Iterator[_Part]:

@@ -5,10 +5,12 @@ replaced after it was opened all chunks may be absent.
 """
 
 import json
+import logging
 from copy import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
 from zarr.abc.store import ByteRequest, Store
 from zarr.buffer import default_buffer_prototype
@@ -23,6 +25,7 @@ from zarr.storage import LocalStore, StorePath, WrapperStore
 from streamgmm.errors import DataError
 from streamgmm.urls import without_credentials
 
+_logger = logging.getLogger("streamgmm")
 _Metadata = ArrayV2Metadata | ArrayV3Metadata
 
 
@@ -89,6 +92,7 @@ class GuardedStore(WrapperStore[Store]):
         self._key = f"{path}/{name}" if path else name
         self._file = store.root / self._key if isinstance(store, LocalStore) else None
         self._seen = None if self._file is None else _signature(self._file)
+        self._has_reported = False
 
     def __str__(self) -> str:
         return str(self._store)
@@ -108,7 +112,24 @@ class GuardedStore(WrapperStore[Store]):
         if content is None or signature != self._seen:
             await self._check()
             self._seen = signature
+        if content is None:
+            self._report_absent_chunk(key)
         return content
+
+    def _report_absent_chunk(self, key: str) -> None:
+        """Log that a chunk is not stored, once for an array: it may not be written yet."""
+        fill_value = self._metadata.fill_value
+        if self._has_reported or fill_value is None or not np.isfinite(fill_value):
+            return
+        self._has_reported = True
+        name = without_credentials(str(StorePath(self._store, self._path)))
+        _logger.warning(
+            "%s has chunks that are not stored (%s is the first); their values are the fill value "
+            "%s. If the array is still being written, wait for its end",
+            name,
+            key,
+            fill_value,
+        )
 
     async def _check(self) -> None:
         """Refuse to continue if the array is not in the store, or not as it was."""

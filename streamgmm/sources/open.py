@@ -2,6 +2,7 @@
 
 import os
 import sys
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -47,8 +48,9 @@ if TYPE_CHECKING:
 _ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
 # What files of a kind begin with. HDF5 may follow a block of another program, such as MATLAB.
 _NPY_MAGIC, _PARQUET_MAGIC, _HDF5_MAGIC = b"\x93NUMPY", b"PAR1", b"\x89HDF\r\n\x1a\n"
-_NETCDF3_MAGIC = b"CDF"
+_NETCDF3_MAGIC, _ZIP_MAGIC = b"CDF", b"PK\x03\x04"
 _HDF5_STARTS = (0, 512, 1024, 2048)
+_ICECHUNK_FOLDERS = ("snapshots", "manifests", "transactions")
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".he5", ".nc", ".nc4")
 # Names that a message lists.
 _MOST_NAMES = 10
@@ -100,7 +102,7 @@ def open_source(
     data: Any,
     *,
     variables: Sequence[str] | None = None,
-    feature_dim: str | None = None,
+    feature_dim: str | Sequence[str] | None = None,
     path: str | None = None,
     columns: Sequence[str] | None = None,
     missing: Missing | None = None,
@@ -115,15 +117,17 @@ def open_source(
     data : str, path-like, array-like or Source
         A table of shape (N, D): an array-like, memory map or data frame (pandas, polars, pyarrow
         and other Arrow tables, whose null values are NaN); a pyarrow.dataset.Dataset; an open Zarr
-        array or group, HDF5 dataset, Dask array, xarray Dataset or DataArray; or the path or URL of
-        a ``.npy`` file, a Zarr store, an HDF5 or netCDF file, or a Parquet file. A list of paths, a
-        folder or a glob pattern is one table of all its files, in the order of the list or of their
-        names. Reading from a URL is tried again if it fails now and then.
+        array, group or store, Icechunk session, HDF5 dataset, Dask array, xarray Dataset or
+        DataArray; or the path or URL of a ``.npy`` file, a Zarr store or references to one, an HDF5
+        or netCDF file, or a Parquet file. A list of paths, a folder or a glob pattern is one table
+        of all its files, in the order of the list or of their names. Reading from a URL is tried
+        again if it fails now and then.
     variables : sequence of str, optional
         Arrays of an xarray Dataset, Zarr group or netCDF file that are the features; they share
         their dimensions, which are the samples.
-    feature_dim : str, optional
-        The dimension of labelled arrays that the features lie along.
+    feature_dim : str or sequence of str, optional
+        The dimension of labelled arrays that the features lie along. Of several dimensions, each
+        combination of their entries is a feature.
     path : str, optional
         The array within a Zarr store or HDF5 file; ``"file.h5::/group/data"`` says the same.
     columns : sequence of str, optional
@@ -174,13 +178,13 @@ def open_source(
         weights = _open_weights(sample_weight, storage_options)
     options = {
         "variables": _names(variables),
-        "feature_dim": feature_dim,
+        "feature_dim": _names(feature_dim),
         "path": path,
         "columns": _names(columns),
         "storage_options": storage_options,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    for name in ("columns", "variables"):
+    for name in ("columns", "variables", "feature_dim"):
         refuse_duplicates(name, given.get(name, ()))
     if is_path(sample_weight) and "storage_options" not in _kind_of(data, format).options:
         given.pop("storage_options", None)
@@ -234,10 +238,9 @@ def options_by_name(
     options : dict, or None
         None for data that are described already, or hold their features in their order.
     """
-    is_path_of = is_path(data) or is_paths(data)
-    if not is_path_of and not (is_from(data, "xarray") or is_from(data, "zarr")):
-        return None
     kind = _kind_of(data)
+    if not (is_path(data) or is_paths(data) or kind in (_XARRAY, _ZARR)):
+        return None
     if kind in (_PARQUET, _DATASET):
         return {} if description.columns is None else {"columns": list(description.columns)}
     if description.variables is None and description.feature_dim is None:
@@ -251,8 +254,9 @@ def options_by_name(
     if is_labelled and description.variables is not None:
         chosen["variables"] = list(description.variables)
     dims = getattr(data, "dims", None) if kind is _XARRAY else None
-    if description.feature_dim is not None and (dims is None or description.feature_dim in dims):
-        chosen["feature_dim"] = description.feature_dim
+    wanted = description.feature_dims
+    if wanted and (dims is None or {*wanted} <= {*dims}):
+        chosen["feature_dim"] = list(wanted)
     return chosen
 
 
@@ -260,11 +264,11 @@ def _is_group(data: Any, storage_options: Mapping[str, Any] | None) -> bool:
     """Return whether a path or URL, or what is open, is a group of Zarr arrays."""
     import zarr
 
-    if not is_path(data):
+    if isinstance(data, zarr.Array | zarr.Group):
         return isinstance(data, zarr.Group)
     from streamgmm.sources.zarr import open_node
 
-    location, inner = split(os.fspath(data))
+    location, inner = split(os.fspath(data)) if is_path(data) else (data, None)
     return isinstance(open_node(location, inner, storage_options, "a Zarr store"), zarr.Group)
 
 
@@ -350,10 +354,12 @@ def _kind_of_object(data: Any) -> _Kind:
         return _SOURCE
     if isinstance(data, np.ndarray | list | tuple):
         return _ARRAY
+    if is_from(data, "icechunk") or _is_zarr_store(data):
+        return _ZARR
     for package, kind in _KINDS.items():
         if is_from(data, package):
             return kind
-    if _is_dataset(data):
+    if _is_dataset(data) or is_from(data, "deltalake"):
         return _DATASET
     from streamgmm.sources.frame import is_frame
 
@@ -364,6 +370,12 @@ def _is_dataset(data: Any) -> bool:
     """Return whether data are a data set of pyarrow, or of a library that derives its own."""
     module = sys.modules.get("pyarrow.dataset")
     return module is not None and isinstance(data, module.Dataset)
+
+
+def _is_zarr_store(data: Any) -> bool:
+    """Return whether data are a store of Zarr, or of a library that derives its own."""
+    module = sys.modules.get("zarr.abc.store")
+    return module is not None and isinstance(data, module.Store)
 
 
 def is_stream(data: Any) -> bool:
@@ -427,6 +439,7 @@ def _kind_of_local(location: str, kind: _Kind | None, known: Format | None) -> _
     if reason is not None:
         raise DataError(reason)
     if not path.is_dir():
+        _refuse_numpy_archive(path)
         is_said = known is not None and known != "netcdf"
         return kind if is_said else _kind_of_content(path) or kind
     if known in ("zarr", "parquet"):
@@ -436,8 +449,25 @@ def _kind_of_local(location: str, kind: _Kind | None, known: Format | None) -> _
     if known is None and any(next(path.rglob(f"*{s}"), None) for s in PARQUET_SUFFIXES):
         return _PARQUET
     refuse_table_with_log(location, LOGS, names_in_local)
+    _refuse_icechunk_folder(path)
     has_files = known is not None or any(map(_is_readable, path.rglob("*")))
     return _FILES if has_files else kind
+
+
+def _refuse_icechunk_folder(path: Path) -> None:
+    """Refuse a folder that is a repository of Icechunk, of which a session says the version.
+
+    Raises
+    ------
+    DataError
+    """
+    if all((path / name).is_dir() for name in _ICECHUNK_FOLDERS):
+        raise DataError(
+            f"{path} is an Icechunk repository; give a session of it, which says the version: "
+            "import icechunk; repository = icechunk.Repository.open("
+            f"icechunk.local_filesystem_storage({str(path.absolute())!r})); "
+            "repository.readonly_session('main')"
+        )
 
 
 def _is_readable(path: Path) -> bool:
@@ -461,7 +491,41 @@ def _kind_of_content(path: Path) -> _Kind | None:
         return _PARQUET
     if start.startswith(_NETCDF3_MAGIC) and start[3:4] in (b"\x01", b"\x02", b"\x05"):
         return _NETCDF3
+    if _is_zarr_in_zip(path, start) or _are_references(start):
+        return _ZARR
     return _HDF5 if any(start.startswith(_HDF5_MAGIC, n) for n in _HDF5_STARTS) else None
+
+
+def _is_zarr_in_zip(path: Path, start: bytes) -> bool:
+    """Return whether a file is an archive that holds a Zarr store."""
+    if not (start.startswith(_ZIP_MAGIC) and zipfile.is_zipfile(path)):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return not {*archive.namelist()}.isdisjoint(_ZARR_METADATA)
+
+
+def _refuse_numpy_archive(path: Path) -> None:
+    """Refuse an archive of NumPy, whose arrays are read whole or not at all.
+
+    Raises
+    ------
+    DataError
+    """
+    if not (path.suffix.lower() == ".npz" and zipfile.is_zipfile(path)):
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+    raise DataError(
+        f"{path} is an archive of the arrays {', '.join(names[:_MOST_NAMES]) or 'none'}; load one "
+        f"of them, as in numpy.load({str(path)!r})[{(names or ['x'])[0]!r}], or save it by "
+        "numpy.save as a .npy file, which is read in parts"
+    )
+
+
+def _are_references(start: bytes) -> bool:
+    """Return whether a file says where the chunks of a Zarr store are, as kerchunk writes it."""
+    names = (b'"refs"', *(f'"{name}"'.encode() for name in _ZARR_METADATA))
+    return start.lstrip().startswith(b"{") and any(name in start for name in names)
 
 
 def _file(location: str, storage_options: Mapping[str, Any] | None = None) -> "Path | RemoteFile":
@@ -503,8 +567,10 @@ def _open_frame(frame: Any, columns: Sequence[str] | None = None) -> Source:
 
 
 def _open_dataset(dataset: Any, columns: Sequence[str] | None = None) -> Source:
-    from streamgmm.sources.dataset import DatasetSource, rows_in_memory
+    from streamgmm.sources.dataset import DatasetSource, of_delta_table, rows_in_memory
 
+    if is_from(dataset, "deltalake"):
+        dataset = of_delta_table(dataset)
     rows = rows_in_memory(dataset)
     return DatasetSource(dataset, columns) if rows is None else _open_frame(rows, columns)
 
@@ -513,7 +579,7 @@ def _open_zarr(
     data: Any,
     path: str | None = None,
     variables: Sequence[str] | None = None,
-    feature_dim: str | None = None,
+    feature_dim: Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Source:
     if is_path(data):
@@ -533,7 +599,7 @@ def _open_hdf5(
     data: Any,
     path: str | None = None,
     variables: Sequence[str] | None = None,
-    feature_dim: str | None = None,
+    feature_dim: Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Source:
     from streamgmm.sources.hdf5 import Hdf5Source
@@ -574,7 +640,7 @@ def _open_netcdf3(
     data: str | os.PathLike[str],
     path: str | None = None,
     variables: Sequence[str] | None = None,
-    feature_dim: str | None = None,
+    feature_dim: Sequence[str] | None = None,
 ) -> Source:
     from streamgmm.sources.xarray import XarraySource
 
@@ -587,7 +653,7 @@ def _labelled_file(
     data: str | os.PathLike[str],
     path: str | None,
     variables: Sequence[str] | None,
-    feature_dim: str | None,
+    feature_dim: Sequence[str] | None,
     storage_options: Mapping[str, Any] | None,
 ) -> Any:
     """Return the labelled arrays in a file, of which the features are some."""
@@ -648,7 +714,7 @@ def _open_files(
 
 
 def _open_xarray(
-    data: Any, variables: Sequence[str] | None = None, feature_dim: str | None = None
+    data: Any, variables: Sequence[str] | None = None, feature_dim: Sequence[str] | None = None
 ) -> Source:
     from streamgmm.sources.xarray import XarraySource
 

@@ -74,7 +74,8 @@ class ParquetSource(Described):
     DataError
         If there are no such files or one cannot be read, if a file lacks a column that others
         have or that was asked for, or if a column holds no numbers; if columns are not chosen, and
-        integers, which may be an identifier, stand beside lists; on reading also if lists have
+        integers, which may be an identifier, stand beside lists, or lists have different lengths
+        in different columns; on reading also if lists have
         different lengths.
 
     Attributes
@@ -125,6 +126,8 @@ class ParquetSource(Described):
         if columns is None:
             _refuse_identifiers(self.name, files[0], chosen)
         self._widths = {name: self._width(name, files) for name in chosen}
+        if columns is None:
+            _refuse_several_lengths(self.name, self._widths)
         self._widest = max((width or 1 for width in self._widths.values()), default=0)
         self.feature_names: Sequence[str] | None = _feature_names(self._widths)
         self.n_features = len(self.feature_names)
@@ -573,6 +576,22 @@ def _refuse_identifiers(name: str, file: _File, columns: Sequence[str]) -> None:
             f"{name} has lists of numbers ({', '.join(with_lists)}) beside integers "
             f"({', '.join(integers)}), which may be an identifier; name the columns that are "
             f"features: columns={with_lists}"
+        )
+
+
+def _refuse_several_lengths(name: str, widths: Mapping[str, int | None]) -> None:
+    """Refuse columns with lists of different lengths, unless the columns were chosen.
+
+    Raises
+    ------
+    DataError
+    """
+    lengths = {column: width for column, width in widths.items() if width is not None}
+    if len({*lengths.values()}) > 1:
+        found = ", ".join(f"{width} in {column}" for column, width in lengths.items())
+        raise DataError(
+            f"{name} has lists of different lengths: {found}, which may be different embeddings; "
+            f"name the columns that are features: columns={[*lengths][:1]}"
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import reduce
-from itertools import accumulate
+from itertools import accumulate, product
 from math import prod
 from numbers import Integral
 from pathlib import Path
@@ -20,9 +20,10 @@ from xarray.backends.zarr import ZarrArrayWrapper
 
 # The one module that uses private interfaces of xarray.
 from xarray.core.indexing import LazilyIndexedArray
+from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from streamgmm.core.data_description import DataDescription
+from streamgmm.core.data_description import DataDescription, Level
 from streamgmm.errors import DataError, OutputError
 from streamgmm.options import Missing
 from streamgmm.packages import needed_by
@@ -108,9 +109,11 @@ class XarraySource(Described):
     variables : sequence of str, optional
         Variables of a Dataset that are the features; by default all data variables. They have
         the same dimensions, in any order; those of the first one are the sample dimensions.
-    feature_dim : str, optional
+    feature_dim : str or sequence of str, optional
         Dimension along which a DataArray has its features; by default the last one of two.
         Variables of a Dataset may have it too, and then are a feature for each of its entries.
+        Along several dimensions there is a feature for each combination of their entries, those
+        of the last dimension beside each other.
     is_lazy : bool
         Whether predictions of Dask arrays are lazy.
 
@@ -129,8 +132,9 @@ class XarraySource(Described):
     box_shape : tuple of int
         The largest sizes of chunks along them.
     feature_names : list of str, or None
-        Names of the variables, those with ``feature_dim`` followed by its labels: ``t[850]``. Of
-        a DataArray the labels alone; None if it has none.
+        Names of the variables, those with ``feature_dim`` followed by its labels: ``t[850]``, of
+        several dimensions ``t[level=850, band=2]``, by position where a dimension has no labels.
+        Of a DataArray the labels alone; None if it has none.
     location : Path or None
         The file or directory of all variables; None if they come from anywhere else.
     """
@@ -143,21 +147,22 @@ class XarraySource(Described):
         self,
         data: xarray.Dataset | xarray.DataArray,
         variables: Sequence[str] | None = None,
-        feature_dim: str | None = None,
+        feature_dim: str | Sequence[str] | None = None,
         *,
         is_lazy: bool = True,
     ) -> None:
         arrays = _arrays(data, variables)
         names = [str(array.name or "unnamed") for array in arrays]
         self.name = f"xarray {type(data).__name__} ({', '.join(names)})"
-        self._feature_dim: Hashable = feature_dim
-        if feature_dim is None and isinstance(data, xarray.DataArray):
-            self._feature_dim = _feature_dim(data, self.name)
-        self.sample_dims = _sample_dims(arrays, self._feature_dim, self.name)
+        self._feature_dims = _dims_of_features(feature_dim, data, self.name)
+        self.sample_dims = _sample_dims(arrays, self._feature_dims, self.name)
         self.sample_shape = tuple(arrays[0].sizes[dim] for dim in self.sample_dims)
         self.n_rows = prod(self.sample_shape)
 
-        self._widths = [array.sizes.get(self._feature_dim, 1) for array in arrays]
+        self._widths = [
+            prod(array.sizes[dim] for dim in self._feature_dims if dim in array.dims)
+            for array in arrays
+        ]
         for name, array, width in zip(names, arrays, self._widths, strict=True):
             if not isinstance(array.dtype, np.dtype):
                 raise DataError(
@@ -165,8 +170,9 @@ class XarraySource(Described):
                     "convert it by astype first"
                 )
             check_table(f"{name} of {self.name}", (self.n_rows, width), array.dtype)
+            _refuse_other_chunks(f"{name} of {self.name}", array)
         self.n_features = sum(self._widths)
-        self.feature_names: Sequence[str] | None = _feature_names(data, arrays, self._feature_dim)
+        self.feature_names: Sequence[str] | None = _feature_names(data, arrays, self._feature_dims)
         self._names = [f"{name} of {self.name}" for name in names]
         # An array within a store is named by its path.
         self._variable_names = [Path(name).stem if "/" in name else name for name in names]
@@ -186,7 +192,10 @@ class XarraySource(Described):
             for name, coord in data.coords.items()
             if set(coord.dims) <= set(self.sample_dims)
         }
-        self._feature_labels = data.coords.get(self._feature_dim)
+        self._feature_labels = {
+            dim: data.coords[dim] for dim in self._feature_dims if dim in data.coords
+        }
+        self._feature_sizes = {dim: data.sizes[dim] for dim in self._feature_dims}
         self._indexes = {
             dim: index for dim, index in data.xindexes.items() if dim in self.sample_dims
         }
@@ -291,7 +300,7 @@ class XarraySource(Described):
             return xarray.DataArray(values, coords, dims, output.name, output.attributes)
         found = {
             variable.name: xarray.Variable(
-                variable.dims, values[..., variable.part], variable.attributes
+                variable.dims, variable.values_of(values), variable.attributes
             )
             for variable in self._feature_variables()
         }
@@ -332,16 +341,29 @@ class XarraySource(Described):
             for name, variable in zip(self._variable_names, self._variables, strict=True)
             if "units" in variable.attrs
         }
-        labels = self._feature_labels
-        if labels is not None and "units" in labels.attrs:
-            units[str(self._feature_dim)] = str(labels.attrs["units"])
-        has_dim = any(self._feature_dim in variable.dims for variable in self._variables)
+        for dim, labels in self._feature_labels.items():
+            if "units" in labels.attrs:
+                units[str(dim)] = str(labels.attrs["units"])
+        dims = tuple(map(str, self._feature_dims))
         return DataDescription(
             variables=tuple(self._chosen) or None,
-            feature_dim=str(self._feature_dim) if has_dim else None,
-            levels=None if labels is None else tuple(map(_plain, labels.values.tolist())),
+            feature_dim=dims if len(dims) > 1 else next(iter(dims), None),
+            levels=self._levels(),
             units=units,
             missing=self.missing,
+        )
+
+    def _levels(self) -> tuple[Level, ...] | tuple[tuple[Level, ...], ...] | None:
+        """Return the labels along the features; of several dimensions, positions where none are."""
+        known = {
+            dim: tuple(map(_plain, labels.values.tolist()))
+            for dim, labels in self._feature_labels.items()
+        }
+        if len(self._feature_dims) < 2:
+            return next(iter(known.values()), None)
+        return tuple(
+            known.get(dim) or tuple(map(float, range(size)))
+            for dim, size in self._feature_sizes.items()
         )
 
     def like(self, description: DataDescription) -> "XarraySource":
@@ -364,13 +386,33 @@ class XarraySource(Described):
                     f"convert the values, or, if the two are one unit, give it the name {fitted} "
                     "in the attribute units"
                 )
-        if None not in (own.levels, description.levels) and own.levels != description.levels:
+        dims, fitted_dims = own.feature_dims, description.feature_dims
+        if dims != fitted_dims and {*dims} == {*fitted_dims}:
             raise DataError(
-                f"{own.feature_dim} of {self.name} is {_shown(own.levels)}, but the model was "
-                f"fitted to {_shown(description.levels)}, in this order; select these by "
-                f"sel({own.feature_dim}=[{_shown(description.levels)}])"
+                f"features of {self.name} lie along {', '.join(dims)}, but the model was fitted to "
+                f"{', '.join(fitted_dims)}, in this order; open the data with "
+                f"feature_dim={[*fitted_dims]}"
             )
+        if len(dims) == len(fitted_dims) and own.labels and description.labels:
+            for dim, fitted_dim in zip(dims, fitted_dims, strict=True):
+                self._refuse_other_labels(dim, own.labels[dim], description.labels[fitted_dim])
         return source
+
+    def _refuse_other_labels(
+        self, dim: str, labels: Sequence[Level], fitted: Sequence[Level]
+    ) -> None:
+        """Refuse labels along a dimension of features that are others than those fitted.
+
+        Raises
+        ------
+        DataError
+        """
+        if labels != fitted:
+            raise DataError(
+                f"{dim} of {self.name} is {_shown(labels)}, but the model was "
+                f"fitted to {_shown(fitted)}, in this order; select these by "
+                f"sel({dim}=[{_shown(fitted)}])"
+            )
 
     def _in_order_of(self, order: Sequence[int]) -> "XarraySource":
         """Return the same data with the variables in another order."""
@@ -395,10 +437,13 @@ class XarraySource(Described):
             return None
         parts = []
         for name, variable, rules in zip(self._names, self._variables, self._rules, strict=True):
-            has_features = self._feature_dim in variable.dims
-            dims = (*self.sample_dims, self._feature_dim) if has_features else self.sample_dims
-            array = variable.transpose(*dims).data
-            parts.append((name, array if has_features else array[..., np.newaxis], rules))
+            inner = [dim for dim in self._feature_dims if dim in variable.dims]
+            array = variable.transpose(*self.sample_dims, *inner).data
+            if len(inner) != 1:
+                # In one block along the features, so that blocks of samples stay as they are.
+                array = array.rechunk(dict.fromkeys(range(len(self.sample_dims), array.ndim), -1))
+                array = array.reshape(*self.sample_shape, -1)
+            parts.append((name, array, rules))
         return lazy_rows(parts, self.missing, self.dtype)
 
     def _feature_variables(self) -> list[Variable]:
@@ -407,21 +452,19 @@ class XarraySource(Described):
         for name, variable, width in zip(
             self._variable_names, self._variables, self._widths, strict=True
         ):
-            dims, shape = self.sample_dims, self.sample_shape
-            part: int | slice = start
-            if self._feature_dim in variable.dims:
-                dims, shape = (*dims, str(self._feature_dim)), (*shape, width)
-                part = slice(start, start + width)
+            inner = [dim for dim in self._feature_dims if dim in variable.dims]
+            dims = (*self.sample_dims, *map(str, inner))
+            shape = (*self.sample_shape, *(variable.sizes[dim] for dim in inner))
+            part = slice(start, start + width) if inner else start
             kept = {key: x for key, x in variable.attrs.items() if key not in _OF_STORED_VALUES}
             found.append(Variable(name, dims, shape, part, kept))
             start += width
         return found
 
     def _labels_along(self, output: Output) -> dict[Any, Any]:
-        """Return the coordinate along the last dimension of an output, if it has one."""
+        """Return the coordinates along the last dimensions of an output that have any."""
         if output.is_rows:
-            labels = self._feature_labels
-            return {} if labels is None else {self._feature_dim: labels}
+            return {**self._feature_labels}
         if output.dim is None:
             return {}
         return {output.dim: xarray.DataArray(list(output.names), dims=output.dim)}
@@ -442,7 +485,8 @@ class XarraySource(Described):
     @property
     def _is_table(self) -> bool:
         """Whether there is one variable, with all features of a row beside each other."""
-        return len(self._variables) == 1 and self._variables[0].dims[-1] == self._feature_dim
+        dims = self._variables[0].dims[-len(self._feature_dims) :]
+        return len(self._variables) == 1 and dims == self._feature_dims
 
     def _read_rows(self, slab: Mapping[str, slice]) -> NDArray[Any]:
         parts = self._parts(slab)
@@ -452,9 +496,12 @@ class XarraySource(Described):
             sizes = [along.stop - along.start for along in slab.values()]
             columns = np.empty((self.n_features, *sizes), self.dtype)
             for stop, width in zip(accumulate(self._widths), self._widths, strict=True):
-                columns[stop - width : stop] = next(parts)
+                # No name holds these values while those of the next variable are read.
+                _fill(columns[stop - width : stop], next(parts))
         if self._is_table:
-            return np.moveaxis(columns, 0, -1).reshape(-1, self.n_features)
+            n_dims = len(self._feature_dims)
+            last = np.moveaxis(columns, range(n_dims), range(-n_dims, 0))
+            return last.reshape(-1, self.n_features)
         return columns.reshape(self.n_features, -1).T
 
     def _parts(self, slab: Mapping[str, slice]) -> Iterator[NDArray[Any]]:
@@ -477,19 +524,24 @@ class XarraySource(Described):
         name, dtype = self._names[number], self._variables[number].dtype
         check_block(stored, box.shape, dtype, name, place)
         values = usable(stored, self._rules[number], self.missing, name, place)
-        order = (self._feature_dim, *self.sample_dims)
+        order = (*self._feature_dims, *self.sample_dims)
         return values.transpose([box.get_axis_num(dim) for dim in order if dim in box.dims])
 
 
-def _plain(label: Any) -> float | str:
+def _fill(columns: NDArray[Any], values: NDArray[Any]) -> None:
+    """Put values along dimensions of features into columns of their product."""
+    columns.reshape(values.shape)[...] = values
+
+
+def _plain(label: Any) -> Level:
     """Return a label as a number or text; 850 and 850.0 are the same."""
     is_number = isinstance(label, int | float) and not isinstance(label, bool)
     return float(label) if is_number else str(label)
 
 
-def _shown(labels: Sequence[float | str] | None) -> str:
+def _shown(labels: Sequence[Level]) -> str:
     """Return the first of some labels, for a message."""
-    shown = [f"{label:g}" if isinstance(label, float) else label for label in labels or ()]
+    shown = [f"{label:g}" if isinstance(label, float) else label for label in labels]
     return ", ".join(shown[:_MOST_SHOWN]) + (", ..." if len(shown) > _MOST_SHOWN else "")
 
 
@@ -629,7 +681,7 @@ def weights_of(source: XarraySource, weights: xarray.DataArray) -> BroadcastWeig
 
 
 def open_zarr(
-    data: "str | zarr.Array[Any] | zarr.Group",
+    data: "str | zarr.Array[Any] | zarr.Group | Store",
     path: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     variables: Sequence[str] | None = None,
@@ -638,7 +690,7 @@ def open_zarr(
 
     Parameters
     ----------
-    data : str, zarr.Array or zarr.Group
+    data : str, zarr.Array, zarr.Group or zarr.abc.store.Store
         A path or URL of a store, of a group or array within one, or what is open already.
     path : str, optional
         The group or array within it.
@@ -809,7 +861,7 @@ def only_table(dataset: xarray.Dataset, name: str) -> xarray.DataArray:
 def join_files(
     opened: Mapping[str, xarray.Dataset | xarray.DataArray],
     variables: Sequence[str] | None,
-    feature_dim: str | None,
+    feature_dim: str | Sequence[str] | None,
 ) -> Any:
     """Join the labelled arrays of several files along their first sample dimension.
 
@@ -937,6 +989,26 @@ def _decoded_labels(described: xarray.Dataset, label: Hashable, name: str) -> xa
     return described.variables[label]
 
 
+def _refuse_other_chunks(name: str, array: xarray.DataArray) -> None:
+    """Refuse values in chunks of another library than Dask.
+
+    Raises
+    ------
+    DataError
+    """
+    kind = type(array.variable._data)
+    package = kind.__module__.partition(".")[0]
+    if array.chunks is None or package == "dask":
+        return
+    advice = "convert it to an array of Dask"
+    if package == "virtualizarr":
+        advice = (
+            "it says where values are and holds none; write the references, as in "
+            "data.vz.to_kerchunk('references.json', format='json'), and give their path"
+        )
+    raise DataError(f"{name} is of type {kind.__qualname__} of {package}; {advice}")
+
+
 def _arrays(
     data: xarray.Dataset | xarray.DataArray, variables: Sequence[str] | None
 ) -> list[xarray.DataArray]:
@@ -959,6 +1031,21 @@ def _arrays(
     return [data[name] for name in chosen]
 
 
+def _dims_of_features(
+    feature_dim: str | Sequence[str] | None, data: xarray.Dataset | xarray.DataArray, name: str
+) -> tuple[Hashable, ...]:
+    """Return the dimensions along which there are features.
+
+    Raises
+    ------
+    DataError
+        If there is no such dimension, or it has to be said which one it is.
+    """
+    if feature_dim is None:
+        return (_feature_dim(data, name),) if isinstance(data, xarray.DataArray) else ()
+    return (feature_dim,) if isinstance(feature_dim, str) else tuple(feature_dim)
+
+
 def _feature_dim(array: xarray.DataArray, name: str) -> Hashable:
     """Return the dimension along which an array has its features, if that needs no saying."""
     if array.ndim < 2:
@@ -975,15 +1062,22 @@ def _feature_dim(array: xarray.DataArray, name: str) -> Hashable:
 
 
 def _sample_dims(
-    arrays: Sequence[xarray.DataArray], feature_dim: Hashable, name: str
+    arrays: Sequence[xarray.DataArray], feature_dims: Sequence[Hashable], name: str
 ) -> tuple[str, ...]:
-    """Return the dimensions that arrays share, in the order of the first one."""
-    if feature_dim is not None and not any(feature_dim in array.dims for array in arrays):
-        sizes = {dim: size for array in arrays for dim, size in array.sizes.items()}
-        raise DataError(f"{name} has no dimension {feature_dim!r}; it has {_listed(sizes)}")
-    dims: tuple[Any, ...] = tuple(dim for dim in arrays[0].dims if dim != feature_dim)
+    """Return the dimensions that arrays share, in the order of the first one.
+
+    Raises
+    ------
+    DataError
+        If there are none, arrays have different ones, or no array has a dimension of features.
+    """
+    sizes = {dim: size for array in arrays for dim, size in array.sizes.items()}
+    for dim in feature_dims:
+        if dim not in sizes:
+            raise DataError(f"{name} has no dimension {dim!r}; it has {_listed(sizes)}")
+    dims: tuple[Any, ...] = tuple(dim for dim in arrays[0].dims if dim not in feature_dims)
     for array in arrays:
-        if {*array.dims} - {feature_dim} != {*dims}:
+        if {*array.dims} - {*feature_dims} != {*dims}:
             raise DataError(
                 f"variables of {name} have different dimensions: {arrays[0].name} has "
                 f"{_listed(arrays[0].sizes)}, {array.name} has {_listed(array.sizes)}; choose "
@@ -998,19 +1092,29 @@ def _sample_dims(
 def _feature_names(
     data: xarray.Dataset | xarray.DataArray,
     arrays: Sequence[xarray.DataArray],
-    feature_dim: Hashable,
+    feature_dims: Sequence[Hashable],
 ) -> list[str] | None:
     """Return a name for each feature; None if those of a DataArray have no labels."""
-    labels = [str(x) for x in data.coords[feature_dim].values] if feature_dim in data.coords else []
+    labels = {
+        dim: data.coords[dim].values if dim in data.coords else range(data.sizes[dim])
+        for dim in feature_dims
+    }
+    # Labels of one dimension are known without its name.
+    prefixes = {dim: f"{dim}=" if len(feature_dims) > 1 else "" for dim in feature_dims}
+
+    def names_along(array: xarray.DataArray) -> list[str]:
+        inner = [dim for dim in feature_dims if dim in array.dims]
+        texts = ([f"{prefixes[dim]}{label}" for label in labels[dim]] for dim in inner)
+        return [", ".join(combination) for combination in product(*texts)]
+
     if isinstance(data, xarray.DataArray):
-        return labels or None
-    names = []
-    for array in arrays:
-        if feature_dim in array.dims:
-            names += [f"{array.name}[{x}]" for x in labels or range(array.sizes[feature_dim])]
-        else:
-            names.append(str(array.name))
-    return names
+        has_labels = any(dim in data.coords for dim in feature_dims)
+        return names_along(data) if has_labels else None
+    return [
+        f"{array.name}[{name}]" if name else str(array.name)
+        for array in arrays
+        for name in names_along(array)
+    ]
 
 
 def _location(

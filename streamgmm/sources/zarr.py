@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import is_zipfile
 
 import numcodecs.errors
 import numpy as np
 import zarr
 import zarr.errors
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 from zarr.buffer.cpu import NDBuffer
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
@@ -234,8 +236,10 @@ class RemoteStore(FsspecStore):
 
 def store_at(
     location: str, storage_options: Mapping[str, Any] | None = None
-) -> "str | RemoteStore":
-    """Return the store at a path or URL; Zarr opens paths by itself.
+) -> "str | ZipStore | RemoteStore":
+    """Return the store at a path or URL; Zarr opens folders by itself.
+
+    A file is an archive, or says where the chunks of a store are.
 
     Raises
     ------
@@ -243,7 +247,12 @@ def store_at(
         If there is no file system for a URL.
     """
     if not is_url(location):
-        return location
+        file = Path(location).absolute()
+        if not file.is_file():
+            return location
+        if is_zipfile(file):
+            return ZipStore(file, mode="r")
+        location = f"reference://::file://{file}"
     with needed_by(without_credentials(location)):
         from streamgmm.sources.remote.filesystem import open_filesystem
 
@@ -252,7 +261,7 @@ def store_at(
 
 
 def open_array(
-    data: "str | Path | zarr.Array[Any] | zarr.Group",
+    data: "str | Path | zarr.Array[Any] | zarr.Group | Store",
     path: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> "zarr.Array[Any]":
@@ -260,7 +269,7 @@ def open_array(
 
     Parameters
     ----------
-    data : str, Path, zarr.Array or zarr.Group
+    data : str, Path, zarr.Array, zarr.Group or zarr.abc.store.Store
         A path or URL of a store, of a group or array within one, or what is open already.
     path : str, optional
         The array within the store or group.
@@ -282,7 +291,7 @@ def open_array(
 
 
 def open_node(
-    data: "str | Path | zarr.Group",
+    data: "str | Path | zarr.Group | Store",
     path: str | None,
     storage_options: Mapping[str, Any] | None,
     expected: str,
@@ -305,7 +314,8 @@ def open_node(
     named = location if path is None else f"{path} in {location}"
     try:
         if not isinstance(data, zarr.Group):
-            node = zarr.open(store_at(str(data), storage_options), mode="r")
+            store = store_of(data) or store_at(str(data), storage_options)
+            node = zarr.open(store, mode="r")
         node = node if path is None else node[path.strip("/")]
     except FetchError as error:
         raise DataError(f"{named} cannot be opened: {error}") from error
@@ -322,6 +332,27 @@ def open_node(
         raise DataError(f"{named} cannot be opened as {expected}: {error}{advice}") from error
     opened: zarr.Array[Any] | zarr.Group = node
     return opened
+
+
+def store_of(data: Any) -> Store | None:
+    """Return what is a store of Zarr, or has one, as a session of Icechunk; None of a path.
+
+    Raises
+    ------
+    DataError
+        For a repository of Icechunk, whose session has the store.
+    """
+    if isinstance(data, Store):
+        return data
+    if type(data).__module__.partition(".")[0] != "icechunk":
+        return None
+    store = getattr(data, "store", None)
+    if isinstance(store, Store):
+        return store
+    raise DataError(
+        f"X is of type {type(data).__qualname__} of Icechunk; give a session of the repository, "
+        "which says the version: repository.readonly_session('main')"
+    )
 
 
 def _not_one_array(group: zarr.Group) -> DataError:
