@@ -347,7 +347,7 @@ def _checkpoint(command: Any) -> Any:
             "--checkpoint-interval",
             type=click.FloatRange(0.0, min_open=True),
             metavar="SECONDS",
-            help="Also save the state of a running pass there, about so often.",
+            help="Also save the state of a running pass there, once in this time.",
         ),
         click.option(
             "--resume",
@@ -672,7 +672,7 @@ def _sizes(context: click.Context, option: click.Parameter, value: str) -> list[
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="How often rows are held out, each time others.",
+    help="Number of times that other rows are held out.",
 )
 @click.option(
     "--tol",
@@ -828,7 +828,7 @@ def merge(models: tuple[Path, ...], output: Path, n_components: int | None, quie
     merged = OnlineGaussianMixture.merged([_load(model) for model in models], **settings)
     merged.save(output)
     if not quiet:
-        click.echo(f"{output}: {summary(merged)}, {merged.merging_loss_:.2g} nats/row lost")
+        click.echo(f"{output}: {summary(merged)}, {merged.merging_loss_:.2g} nats per row lost")
 
 
 @main.command(
@@ -1202,6 +1202,7 @@ def plot(
         case _:
             drawn = plot_entropy(fitted.merged_components(source))
     save_picture(drawn, output)
+    click.echo(f"{output}: picture, {kind}")
 
 
 def _kind(kind: str | None, convergence: bool, entropy: bool) -> str:
@@ -1250,10 +1251,10 @@ def warmup(quiet: bool) -> None:
 
 
 @main.command(epilog=_example("streamgmm demo --size 10GB --memory-limit 1GiB"))
-@click.option("--size", default="2GB", show_default=True, metavar="SIZE", help="Size of the array.")
+@click.option("--size", default="1GB", show_default=True, metavar="SIZE", help="Size of the array.")
 @click.option(
     "--memory-limit",
-    default="768MiB",
+    default="512MiB",
     show_default=True,
     metavar="SIZE",
     help="Memory for the whole process.",
@@ -1270,8 +1271,8 @@ def warmup(quiet: bool) -> None:
 def demo(output: Path, **settings: Any) -> None:
     """Fit made-up data larger than the memory limit.
 
-    An array is written, drawn from a known mixture; what the fit finds is printed beside what was
-    planted, with the peak memory of the process.
+    The command draws an array from a known mixture, fits it, and prints the fitted parameters
+    beside the true ones, with the peak memory of the process.
     """
     check_output(output, _PICTURES)
     from streamgmm.cli.demo import run_demo

@@ -87,6 +87,9 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     _draw_reads(ax, reads)
     ax.set_xlabel("passes over the data")
     ax.set_xlim(left=0.0)
+    # Without a gap the scale would be symmetric about 0.
+    if not (reads.gaps[reads.is_evaluated] > 0.0).any():
+        ax.set_ylim(bottom=-(model.tol or 1.0))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylabel(f"log-likelihood below the best, {reads.best:.6f}, nats per row")
     if model.tol:
@@ -159,7 +162,7 @@ class _Reads:
 
     @property
     def smallest_gap(self) -> float:
-        """That is not 0; 1 if all are."""
+        """Smallest gap that is not 0; 1 if all are 0."""
         gaps = self.gaps[self.is_evaluated]
         return float(gaps[gaps > 0.0].min(initial=1.0))
 

@@ -1,4 +1,4 @@
-"""Which source reads which data, decided without importing what is not used."""
+"""Choice of the source for data, without the import of unused packages."""
 
 import os
 import sys
@@ -394,11 +394,15 @@ def _kind_of_path(text: str, known: Format | None) -> _Kind:
     if not is_url(location):
         kind = _kind_of_local(location, kind, known)
     if kind is None:
+        remedy = (
+            "a URL has to end in .npy, .zarr, .h5 or .parquet, or to be given with format="
+            if is_url(location)
+            else "convert it to one of these, CSV for example by pandas.read_csv and to_parquet"
+        )
         raise DataError(
             f"{without_credentials(location)} is neither a .npy file nor a Zarr array (a directory "
-            "with zarr.json or .zarray), nor an HDF5 file (.h5), nor a Parquet file (.parquet) or "
-            "a folder of them; convert it to one of these; a URL has to end in .npy, .zarr, .h5 or "
-            ".parquet, or to be given with format="
+            "with zarr.json or .zarray), nor an HDF5, netCDF or Parquet file, nor a folder of such "
+            f"files; {remedy}"
         )
     return kind
 
