@@ -30,7 +30,7 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures.low_rank import joined, structure_name
 
 _SIDE = 8
-# Of the patches one in so many is held out.
+# One patch in this many is held out.
 _HELD_OUT = 5
 _RANKS = (8, 16, 32, 64)
 _REPEATS = 5

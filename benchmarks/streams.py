@@ -201,9 +201,9 @@ def recovery(half_lives: Sequence[int]) -> Table:
                 learned(model, shuffled(after, half_life, 2 + part), 1000)
                 found.append(f"{best - model.score(held_out):.1e}")
             told = [change - n_before for change in model.changes_ if change > n_before]
-            alarm = f"{told[0] / half_life:.2f}" if told else "not told"
+            alarm = f"{told[0] / half_life:.2f}" if told else "not detected"
             cells.append([name, f"{half_life:,}", alarm, *found])
-    header = ["change", "half-life h, rows", "told after, h"]
+    header = ["change", "half-life h, rows", "detected after, h"]
     header += [f"short of the new optimum after {part} h" for part in range(1, 6)]
     return Table(header, cells, "Nats per row, compared with the mixture of the rows.")
 

@@ -1,4 +1,4 @@
-"""What the text of a path or URL says by itself: what kind of file it names, what may be shown."""
+"""The text of a path or URL: the kind of file that it names, and the part that may be shown."""
 
 from glob import has_magic
 from pathlib import PurePosixPath

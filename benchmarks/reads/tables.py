@@ -57,7 +57,7 @@ def summary(results: Results) -> Table:
 
 
 def beside_scikit_learn(results: Results) -> Table:
-    """How good auto's result is, and how soon it is there."""
+    """Return a table of the quality and the time of default fits."""
     speedups = [record.speedup for _, record in results if not math.isnan(record.speedup)]
     timings = [record.timing for _, record in results if record.timing is not None]
     given_up = [timing for timing in timings if timing.scikit_learn is None]
@@ -112,7 +112,7 @@ def details(results: Results) -> Table:
 
 
 def missing(results: Results) -> list[Table]:
-    """What has not been measured."""
+    """Return a table of the cells and ways that have not been measured."""
     rows = []
     for cell, record in results:
         lacking = [way.name for way in WAYS if way.name not in record.found]
@@ -125,7 +125,7 @@ def missing(results: Results) -> list[Table]:
 
 
 def plot(results: Results) -> Figure:
-    """What each way lacks after each read, in the cells that are large enough."""
+    """Draw the loss of each way after each pass, in the cells that are large enough."""
     large = [(cell, record) for cell, record in results if cell.is_large]
     figure = new_figure(8.0, 5.0)
     axes = figure.add_subplot()

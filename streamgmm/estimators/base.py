@@ -1,4 +1,4 @@
-"""What all fitted mixtures do: predict, score, draw rows, and be saved."""
+"""The base of all mixtures: prediction, scores, drawing of rows, and saving."""
 
 import hashlib
 import os
@@ -174,7 +174,7 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
         DataError
             If the data cannot be used or have other columns than those fitted.
         OutputError
-            If ``out`` cannot be written, another process is writing it, or what is to be resumed
+            If ``out`` cannot be written, another process is writing it, or the output to resume
             was begun with another model or other data.
 
         Examples

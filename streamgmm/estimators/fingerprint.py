@@ -1,4 +1,4 @@
-"""What decides the result of a fit: data, settings and versions, as plain values to compare."""
+"""Data, settings and versions, which decide the result of a fit, as plain values to compare."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ _INDIFFERENT = (
     "verbose_interval",
 )
 _VERSIONS = ("streamgmm", "numpy", "scipy", "numba")
-# Chunks that are larger are not read only to look at them; of others so many rows are.
+# Largest chunk that is read for the fingerprint, and the number of rows that it takes from each.
 _MOST_BYTES, _ROWS = 64 << 20, 64
 
 

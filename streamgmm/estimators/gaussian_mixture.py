@@ -235,8 +235,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         ``model.gmm``, the best model so far. URLs are those that fsspec writes, with what it knows
         of credentials; there it is up to the caller that no two fits write the same one.
     checkpoint_interval : float, default=None
-        Within a pass too, what it has come to is kept in the checkpoint about every so many
-        seconds; None for what reads have found when they end.
+        Number of seconds after which a running pass saves its state in the checkpoint. With None
+        only the results of whole passes are saved.
     callbacks : sequence of callables, default=()
         Called with each :class:`streamgmm.events.Event` of a fit.
 
@@ -750,7 +750,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     def _settings(
         self, n_features: int, objective: Objective, scales: Array | None = None
     ) -> Settings:
-        """Return what is to be fitted, and how."""
+        """Return the settings of the fit."""
         return Settings(
             self.n_components,
             self._asked_structure(n_features),
@@ -1072,7 +1072,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         Raises
         ------
         ParameterError
-            If there cannot be so many clusters, or X is not given and the model has no sample.
+            If ``n_clusters`` is not possible, or X is not given and the model has no sample.
         DataError
             If the data cannot be used or have other columns than those fitted.
 
@@ -1257,7 +1257,7 @@ def refuse_noise(noise: NoiseSetting, source: Source, fixed: Fixed) -> None:
         return
     if "weights" in fixed:
         raise ParameterError(
-            "fixed holds weights, but with noise all weights are free; leave out fixed weights or "
+            "fixed holds weights, but with noise all weights are free; remove fixed weights or "
             "noise"
         )
     if source.missing == "em" and not isinstance(noise, str):

@@ -17,7 +17,7 @@ from streamgmm.core.structures.low_rank import (
     public_type,
 )
 
-# Sizes by which the dimensions of covariances are told from each other.
+# Different sizes, by which the dimensions of covariances are recognised.
 _COMPONENTS, _FEATURES = 3, 5
 
 

@@ -754,7 +754,7 @@ prior : as for :class:`GaussianMixture`
 
 
 def _possible_sizes(sizes: Sequence[int], source: Source, is_chosen: bool) -> list[int]:
-    """Return the numbers of components that so many rows allow; report the others if chosen.
+    """Return the numbers of components that the rows allow; report the others if chosen.
 
     Raises
     ------

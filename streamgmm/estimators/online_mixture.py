@@ -69,7 +69,8 @@ from streamgmm.sources.sample import SampleSource
 
 # Rows of the first search: for each parameter, at least, and at most in bytes.
 _ROWS_PER_PARAMETER, _FEWEST_ROWS, _MOST_BYTES = 20, 1 << 14, 32 << 20
-# All rows count alike until there are so many, or so many times as many as are searched.
+# Number of rows up to which all rows count alike: at least, and as a multiple of the rows that a
+# search uses.
 _OFFSET, _OFFSET_SEARCHES = 65536.0, 4.0
 # A batch fit's rows continue counting alike until as many have come again.
 _OFFSET_BATCHES = 2.0
@@ -433,7 +434,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         n_seen: float,
         merging_loss: float | None = None,
     ) -> None:
-        """Continue from a mixture that was fitted to so many rows."""
+        """Continue from a mixture that was fitted to ``n_seen`` rows."""
         weight = fitted.require_statistics("the mixture").weight
         plan = self._plan(self.n_features_in_, _OFFSET_BATCHES * weight)
         progress = Progress.continued(plan, fitted, objective, n_seen)
@@ -560,7 +561,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         source : Source
             Its columns are those of the rows before.
         chunks : iterable of Chunk
-            In the order in which they are to be learned.
+            In the order of learning.
 
         Returns
         -------
@@ -681,7 +682,7 @@ class OnlineGaussianMixture(MixtureEstimator):
 
     @property
     def reg_covar_(self) -> Array:
-        """What is added to the diagonal entry of each column, (n_features,)."""
+        """Ridge that is added to the diagonal entry of each column, (n_features,)."""
         # Rows of a block that has not ended do not change it.
         model = self._begun.model or self._stepwise
         return np.full(self.n_features_in_, model.objective.reg_covar)
@@ -698,7 +699,7 @@ class OnlineGaussianMixture(MixtureEstimator):
 
     @property
     def history_(self) -> list[dict[str, float]]:
-        """What rows scored before they were learned."""
+        """Scores of rows before they were learned."""
         return [
             {"n_samples": score.weight, "log_likelihood": score.mean}
             for score in self._current.record.all_entries
@@ -746,7 +747,7 @@ class OnlineGaussianMixture(MixtureEstimator):
 
     @property
     def _current(self) -> Progress:
-        """What has been learned of all rows so far, those of a block that has not ended too."""
+        """State after all rows so far, with those of the block that has not ended."""
         with single_threaded_blas(), within_float64():
             return self._begun.provisional
 

@@ -122,7 +122,7 @@ def as_given(source: Source, values: NDArray[Any], output: Output) -> Any:
 
 
 def description(source: Source) -> dict[str, Any]:
-    """Return what predictions of a source depend on, as far as its metadata tell."""
+    """Return what the predictions of a source depend on, as far as its metadata say."""
     known = {
         "data": source.name,
         "data shape": [*sample_shape(source), source.n_features],

@@ -1,4 +1,4 @@
-"""Where a fitted mixture comes from: data, versions, machine and date, as plain values."""
+"""The origin of a fitted mixture: data, versions, machine and date, as plain values."""
 
 import hashlib
 import json

@@ -426,7 +426,7 @@ def feature_names(record: Record, n_features: int) -> Any:
     Raises
     ------
     ValueError
-        If they are no names of so many columns.
+        If they are not one name per column.
     """
     names = record.header.get("feature_names")
     if names is None:

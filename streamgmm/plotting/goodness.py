@@ -1,4 +1,4 @@
-"""How well a mixture describes its data."""
+"""Pictures that show how well a mixture describes its data."""
 
 from typing import Any
 
@@ -33,9 +33,9 @@ _LEAST_SHARE = 1e-3
 _N_QUANTILES = 201
 # Rows beyond the outermost quantiles.
 _OUTERMOST = 0.5
-# The vertical axis reaches no further than so many times the largest expected quantile.
+# End of the vertical axis, as a multiple of the largest expected quantile.
 _MOST_BEYOND = 3.0
-# Components get a line of their own if they have so many rows.
+# Least number of rows of a component that has a separate line.
 _FEWEST_ROWS = 30
 # Part of the curves that are within the band at each probability.
 _LEVEL = 0.95

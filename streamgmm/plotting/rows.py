@@ -98,7 +98,7 @@ class SomeRows:
         return own.values[:, 0], own.weights
 
     def thinned(self, n_rows: int) -> "SomeRows":
-        """Return no more than so many rows, from all over these."""
+        """Return at most ``n_rows`` rows, spread over all of these."""
         return self.chosen(np.arange(0, len(self), -(-len(self) // n_rows)))
 
 

@@ -78,7 +78,7 @@ class GroupForm(Form):
     ----------
     target : Path
     store : Path or None
-        The store that the group is to be part of.
+        The store that will hold the group.
     layout, dtype, piece_shape
         As for :func:`labelled_form`.
     """
@@ -392,7 +392,7 @@ def consolidate(store: Store, zarr_format: Literal[2, 3]) -> None:
 
 
 def _format_of_store(store: Path, parent: Path) -> Literal[2, 3]:
-    """Return the format of Zarr of an existing store, of which a folder is to be a group.
+    """Return the format of Zarr of an existing store that will hold a folder as a group.
 
     Raises
     ------

@@ -90,7 +90,7 @@ def open_remote_sink(
     OutputError
         If the group cannot be written, or there is something else.
     ParameterError
-        If an unfinished output is to be resumed.
+        If the caller asks to resume an unfinished output.
     """
     location, group = split(url)
     inner = "" if group is None else group.strip("/")

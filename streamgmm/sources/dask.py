@@ -162,7 +162,7 @@ class DaskSource(Described):
 
     @cached_property
     def _scheduler(self) -> dict[str, str]:
-        """What computes a chunk, as Dask takes it."""
+        """Arguments that choose the scheduler of Dask for a chunk."""
         return {} if self.holds_futures() else {"scheduler": "synchronous"}
 
 

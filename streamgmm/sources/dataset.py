@@ -27,7 +27,7 @@ from streamgmm.sources.layout import (
 )
 from streamgmm.sources.named_weights import ColumnWeights, Convert
 
-# A table as decoded, as pyarrow's scanner holds it while it goes on, and as stored.
+# Copies of a table: decoded, in the buffer of pyarrow's scanner, and stored.
 _COPIES = 3
 
 
@@ -167,7 +167,7 @@ class _Part:
 
 
 def _parts(dataset: Any, columns: list[str], most_rows: int) -> list[_Part]:
-    """Return the parts of a data set, in its order; parts without rows are left out."""
+    """Return the parts of a data set, in its order; parts without rows are skipped."""
     kind = type(dataset).__module__.partition(".")[0]
     if kind == "lance":
         return list(_lance_parts(dataset, most_rows))

@@ -244,7 +244,7 @@ class ParquetSource(Described):
                 yield self._values(table.column(name), name, file, start)
 
     def _columns_at_once(self, n_rows: int) -> int:
-        """Return columns of so many rows that the processor's cache holds until they are copied."""
+        """Return the number of columns that the processor's cache holds until they are copied."""
         column_bytes = n_rows * self._widest * self.dtype.itemsize
         return min(max(1, _BLOCK_BYTES // column_bytes), len(self._widths))
 

@@ -84,7 +84,7 @@ class WeightedSource(Described):
 
     @property
     def missing(self) -> Missing:
-        """What is done with rows that hold NaN, as the source of the rows says."""
+        """Treatment of rows that hold NaN, as the source of the rows says."""
         return self._source.missing
 
     @missing.setter
@@ -100,12 +100,12 @@ class WeightedSource(Described):
 
     @property
     def location(self) -> Path | None:
-        """Where the rows are on disk; None if nowhere."""
+        """Location of the rows on disk; None if they are not on disk."""
         return self._source.location
 
     @property
     def locations(self) -> Sequence[Path]:
-        """Where the files of the rows are on disk."""
+        """Locations of the files of the rows on disk."""
         return locations_of(self._source)
 
     @property

@@ -84,7 +84,8 @@ _OF_STORED_VALUES = frozenset(
 )
 # Labels that a message lists.
 _MOST_SHOWN = 10
-# A box may be so many times as long as the longest chunk, so that no chunk is read twice.
+# Greatest ratio of the length of a box to that of the longest chunk. Boxes are joined so that no
+# chunk is read twice.
 _MOST_JOINED = 4
 
 
@@ -304,7 +305,7 @@ class XarraySource(Described):
         Raises
         ------
         OutputError
-            If a coordinate has the name of a variable that is to be written.
+            If a coordinate has the name of a variable of the output.
         """
         self._refuse_taken(output)
         coords = {**self._coords, **self._labels_along(output)}

@@ -175,7 +175,7 @@ def _prefetch_file(path: Path) -> None:
 
 
 class _Rows(NDBuffer):
-    """Where Zarr puts the rows that it reads.
+    """The buffer into which Zarr reads rows.
 
     If one stored chunk holds all of them they stay where they were decoded; only rows of
     several chunks are copied, into one array.

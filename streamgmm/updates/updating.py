@@ -54,7 +54,7 @@ from streamgmm.updates.row_digest import RowDigest, version_of
 from streamgmm.updates.table_key import TableKey
 
 _LONGEST_ID = 256
-# What streamgmm.open is told of data; weights are an argument of their own.
+# Arguments of streamgmm.open that describe data; weights are a separate argument.
 _DESCRIPTION = inspect.signature(open_source).parameters.keys() - {"data", "sample_weight"}
 _NOTHING = Position(0, LatestRows().digest())
 
@@ -346,7 +346,7 @@ class _StoredModel:
             self._save(source, learned)
 
     def _checked_latest(self, rows: OrderedRows, position: Position) -> LatestRows:
-        """Return the last rows that were learned, which are to be there."""
+        """Return the last rows that were learned; refuse a source that lacks them."""
         source, n_rows = rows.source, position.n_rows
         if source.n_rows < n_rows:
             raise DataError(
@@ -363,7 +363,7 @@ class _StoredModel:
         return latest
 
     def _learn(self, source: Source, chunks: Iterator[Chunk], n_rows: int, what: str) -> "_Learned":
-        """Learn chunks of so many rows, all of them or none; messages call them what is said."""
+        """Learn chunks of ``n_rows`` rows, all of them or none; messages call them ``what``."""
         before = self.model.state_.skipped
         try:
             self.model.learn_chunks(source, chunks)
@@ -424,7 +424,7 @@ def _checked_id(batch_id: Any) -> str:
     # A date that is missing (pandas.NaT) is not equal to itself.
     if not is_id or batch_id != batch_id or not 0 < len(text) <= _LONGEST_ID:
         raise ParameterError(
-            f"batch_id is {batch_id!r}; it is to be a text of 1 to {_LONGEST_ID} characters, a "
+            f"batch_id is {batch_id!r}; give a text of 1 to {_LONGEST_ID} characters, a "
             "whole number or a date"
         )
     return text

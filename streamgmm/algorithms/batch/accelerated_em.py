@@ -38,7 +38,7 @@ _GOOD, _BAD = 0.75, 0.25
 # Smallest eigenvalue of a new covariance in units of the old one, and smallest part of its mass
 # that a component may keep, in a step that is not EM's own.
 _LEAST_COVARIANCE, _LEAST_MASS = 0.1, 0.1
-# What remains to be gained may be so many times what is predicted.
+# Largest ratio of the remaining gain to the predicted one.
 _CAUTION = 2.0
 # Part of the tolerance that EM's own step gains at most where nothing is left to be gained.
 _NEGLIGIBLE = 1e-6
@@ -289,7 +289,7 @@ def _has_stalled(gains: list[float], tol: float) -> bool:
 
 
 class _Ascent:
-    """What is remembered from read to read: the frame, the trust region, the iterates.
+    """State that is kept between passes: the frame, the trust region, the iterates.
 
     Parameters are those of :func:`accelerated_em`.
     """

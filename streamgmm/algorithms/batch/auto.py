@@ -60,7 +60,7 @@ from streamgmm.protocols import Source, Work
 _PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.01
 # No log-likelihood is known better.
 _LEAST_TOLERANCE = 1e-11
-# At most so much of the data is read to continue from a given start: one part in so many.
+# The sample for a given start takes at most one row in this many.
 _PART_OF_DATA = 8
 # From fewer places all over the data rows may be of another mixture.
 _FEWEST_RANGES = 64
@@ -100,7 +100,7 @@ def fit_to_pilot(
     open_rows : callable
         Gives a reader of rows in memory (m, D) and their weights (m,), with a listener.
     settings_for : callable
-        Returns what is to be fitted, given a sample of the rows.
+        Returns the settings of the fit, given a sample of the rows.
     known : Start
     n_parameters : int
         Free parameters of the mixture.
@@ -140,7 +140,7 @@ def fit_to_pilot(
 
 @dataclass(frozen=True, eq=False)
 class PilotRows:
-    """What the drawing of a pilot sample has come to.
+    """The result of drawing a pilot sample.
 
     Attributes
     ----------
@@ -166,7 +166,7 @@ def survey_for_fit(
     reader : Reader
     n_components : int
     n_parameters : int
-        Free parameters of the mixture that is to be fitted.
+        Free parameters of the mixture to fit.
     random : numpy.random.RandomState
     survey_part : float
         Part of the data that the survey reads.
@@ -480,7 +480,7 @@ def rows_at_hand(reader: Reader, seed: int) -> RowSample:
 
 
 def _informs(size: int, n_parameters: int) -> bool:
-    """Return whether so many rows say how far a step should go."""
+    """Return whether a sample of ``size`` rows determines the length of a step."""
     return size >= max(n_parameters, FEWEST_INFORMING)
 
 

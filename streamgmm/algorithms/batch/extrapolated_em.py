@@ -75,8 +75,8 @@ def extrapolated_steps(
     order : int
         Earlier passes that are extrapolated from.
     leap : callable, optional
-        Given EM's own step from the start, and that the fit goes on, it returns parameters that are
-        tried instead, or None. They are not kept if they are a loss.
+        Given EM's own step from the start, and whether the fit continues, it returns parameters to
+        try instead, or None. They are not kept if they lower the value.
 
     Returns
     -------

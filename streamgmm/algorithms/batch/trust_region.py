@@ -18,7 +18,7 @@ _NOTHING = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Scoring:
-    """Where a gradient leads.
+    """A step along a gradient.
 
     Attributes
     ----------

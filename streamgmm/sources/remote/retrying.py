@@ -1,4 +1,4 @@
-"""Which failed requests may succeed the next time, how often they are made, and when."""
+"""Repetition of failed requests: which ones may succeed later, how often, and when."""
 
 import logging
 import socket
@@ -108,7 +108,7 @@ def may_pass(error: BaseException) -> bool:
 def causes_of(error: BaseException | None) -> list[BaseException]:
     """Return an error and what led to it, the last one first.
 
-    By HTTP all that goes wrong with a header is told as a file that is not there. Such an error is
+    By HTTP every failure of a header is reported as a missing file. Such an error is
     skipped if its cause says that the request failed; an archive or a memory that has no such
     file raises it because of a key.
     """
