@@ -470,12 +470,12 @@ or the path ``out``
         Returns
         -------
         model : GaussianMixture
-            The same mixture and history; of a stream the mixture as it is now.
+            The same mixture and history; of a stream the present mixture.
 
         Raises
         ------
         ParameterError
-            If the reference is something else, or the two do not go together.
+            If the reference is something else, or the two do not match.
 
         References
         ----------
@@ -567,7 +567,7 @@ or the path ``out``
         Raises
         ------
         ParameterError
-            If there is no such feature, none is left, a value is not finite or beyond all reason,
+            If there is no such feature, none is left, a value is not finite or far too large,
             or the model has noise without a box.
 
         References
@@ -994,14 +994,14 @@ or the path ``out``
         Parameters
         ----------
         path : path-like
-            A file that is there is replaced, except in two cases: it was changed after this model
-            was loaded from it or saved to it, or :func:`streamgmm.update` has learned there what
-            this model does not know.
+            An existing file is replaced, except in two cases: it was changed after this model was
+            loaded from it or saved to it, or :func:`streamgmm.update` has learned rows in it that
+            this model has not.
 
         Raises
         ------
         OutputError
-            If the file cannot be written, or is not to be replaced.
+            If the file cannot be written, or must not be replaced.
 
         Examples
         --------

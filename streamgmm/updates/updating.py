@@ -72,16 +72,15 @@ def update(
 
     With a ``batch_id`` the data are one batch. A batch that was learned before is not learned
     again (:class:`streamgmm.events.BatchKnown` says so), and one of other content under the
-    same id is refused. The ids of 1024 batches are remembered, of which the lowest is forgotten
-    when there are more; from then on an id that is not above a forgotten one is refused, as it was
-    learned already or comes too late. So ids have to rise in the long run, as dates, counters and
+    same id is refused. The ids of 1024 batches are remembered. If there are more, the lowest id is
+    forgotten; from then on an id that is not above a forgotten one is refused, because its batch
+    may have been learned. So ids have to rise in the long run, as dates, counters and
     ``"part-10"`` after ``"part-9"`` do.
 
-    Without one, data that are named by a path or URL are tracked by it, and what is new is
-    learned: of one file or array the rows after those that were learned before, whose last few must
-    be what they were; of a folder or a pattern the files with new names, while those that
-    were learned must stay as they were. All other data without an id are learned as they are
-    given, as often as they are given.
+    Without an id, data that are named by a path or URL are tracked by it, and new rows are learned.
+    In one file or array these are the rows after those that were learned before, whose last few
+    must not have changed. In a folder or a pattern these are the files with new names; the known
+    files must not have changed. All other data without an id are learned in every call.
 
     Parameters
     ----------
@@ -89,14 +88,14 @@ def update(
         File of an :class:`OnlineGaussianMixture`, which may be saved before it has learned any
         row, or of a :class:`GaussianMixture`, which continues as by
         :meth:`OnlineGaussianMixture.from_batch`. If there is no such file and ``n_components`` is
-        given, it is begun.
+        given, the call creates it.
     data : path-like, array-like, Source or iterator of batches
         Anything that :func:`streamgmm.open` takes. Without an id, a path to a folder, a pattern or
         a list of paths stands for files that are learned one by one. Of an iterator each batch is
         learned, and the model saved, as it comes; an Arrow stream, such as a
         pyarrow.RecordBatchReader or a relation of DuckDB, is an iterator of its record batches.
     batch_id : str, int or date, default=None
-        What the batch is known by: its text, so that 7 and ``"7"`` are one id.
+        The id of the batch. Ids are compared as text, so 7 and ``"7"`` are one id.
     sample_weight : array-like or path, default=None
         Row weights; of an array that grows a path of one that grows with it.
     callbacks : sequence of callables, default=()
@@ -105,14 +104,14 @@ def update(
         low to be remembered.
     **options
         Arguments of :func:`streamgmm.open` that describe the data, such as ``missing="drop"``; and
-        settings of :class:`OnlineGaussianMixture`, for a model that is begun here or continues from
-        a batch fit. Of any other, settings that differ from its own are refused, but for those
-        of the machine, such as ``n_jobs``.
+        settings of :class:`OnlineGaussianMixture`, for a new model or one that continues from a
+        batch fit. For any other model, settings that differ from those in the file are refused,
+        except settings of the machine, such as ``n_jobs``.
 
     Returns
     -------
     OnlineGaussianMixture
-        As it is in the file now.
+        The model that the file now holds.
 
     Raises
     ------
