@@ -132,8 +132,9 @@ def open_source(
         Treatment of rows that hold NaN, or values that the data mask or mark as missing
         (``_FillValue``, ``missing_value`` and others). "error" refuses them. "drop" excludes their
         rows from a fit and reports their number; predictions have NaN or the label -1 at their
-        positions, or -2 if the mixture has noise. "em" uses the values that they have: maximum likelihood with
-        incomplete rows, exact if values are missing at random; rows without any value are skipped.
+        positions, or -2 if the mixture has noise. "em" uses the values that they have: maximum
+        likelihood with incomplete rows, exact if values are missing at random; rows without any
+        value are skipped.
         The default is the treatment that the source has, and "error" for other data.
     sample_weight : array, str or path, optional
         Weights of shape (N,), as an array of any of these kinds or the path or URL of one; of
