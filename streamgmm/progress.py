@@ -315,7 +315,7 @@ def reporting(quiet: bool = False) -> Iterator[Listener]:
 def _is_interactive() -> bool:
     from rich.console import Console
 
-    # The settings of rich can treat a file as a terminal, but bars do not belong in a file.
+    # The settings of rich can treat a file as a terminal, but a file should not contain bars.
     return sys.stderr.isatty() and Console(stderr=True).is_interactive
 
 

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 _STREAM_TYPES = [kind for kind in get_args(CovarianceType) if kind != "low_rank"]
 _MODELS = (".gmm",)
 _ARRAYS = (".npy", ".zarr")
-# What predictions may be written to; netCDF holds those of labelled data.
+# Suffixes of outputs of predictions; netCDF holds those of labelled data.
 _PREDICTIONS = (*_ARRAYS, ".nc")
 _PICTURES = (".png", ".pdf", ".svg")
 _TABLES = (".csv",)
@@ -146,7 +146,7 @@ _resume = click.option(
 
 def _example(*commands: str) -> str:
     """Return the end of a help page: commands as they are typed."""
-    # The first line has click keep the lines as they are.
+    # With this first line, click keeps the lines as they are.
     return "\n".join(["\b", "Examples:" if len(commands) > 1 else "Example:", *commands])
 
 

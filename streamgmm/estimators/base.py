@@ -84,7 +84,7 @@ class MixtureEstimator(DensityMixin, RowEstimator):  # type: ignore[misc]
     ``verbose_interval`` and ``callbacks``.
     """
 
-    #: Files that the model was loaded from or saved to, and a digest of what they held then.
+    #: Files that the model was loaded from or saved to, and the digest of their content then.
     known_files_: Mapping[str, str | None] = MappingProxyType({})
     #: Rank of covariances of low rank, as it is asked for and as it was fitted.
     rank: int | None = None
@@ -919,7 +919,7 @@ or the path ``out``
         settings = self._structure_name, source.dtype, source.missing
         if sum(array.nbytes for array in arrays) > _KEPT_BYTES:
             return _prepared_from(*settings, *arrays)
-        # Attributes may be assigned by hand, and so the values themselves are what is looked up.
+        # Users may assign attributes, so the values themselves are the key.
         values = ((array.shape, array.tobytes()) for array in arrays)
         return _kept(STRUCTURES[settings[0]], *settings, *values)
 

@@ -17,7 +17,7 @@ from streamgmm.estimators.records import plain_fixed
 from streamgmm.options import CovarianceType
 from streamgmm.protocols import LazySource, Source, all_chunks, regions_of
 
-# Settings that do not decide what is found, or of which what decides is said in another way.
+# Settings that do not change the result, or that the fingerprint holds in another form.
 _INDIFFERENT = (
     "callbacks",
     "checkpoint",

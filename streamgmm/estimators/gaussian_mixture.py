@@ -642,7 +642,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             n_features, Objective(fixed=objective.fixed, noise=objective.noise)
         ).n_parameters(n_features)
         if start is not None:
-            # What is given leaves nothing to chance but the rows that steps are informed by.
+            # With a given start, only the rows that determine the steps are random.
             random = np.random.RandomState(0) if self.random_state is None else random
             return self._fit_from(reader, open_rows, start, objective, n_parameters, random, effort)
 
@@ -834,7 +834,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
                     "all of them or for none"
                 )
             if name == "weights" and mask.sum() == k - 1:
-                # The last one is what the others leave.
+                # The last one is 1 minus the others.
                 mask = np.ones(k, dtype=np.bool_)
             if mask.any():
                 masks[name] = mask

@@ -823,7 +823,7 @@ def _table(
     criteria = [one.criteria for one in outcomes]
     status = np.array([one.status for one in outcomes])
     held_out, errors = _held_out_columns(outcomes)
-    # What the best candidate has the least of.
+    # Value that is smallest for the best candidate.
     values = -held_out
     if criterion != "held_out":
         values = np.array([getattr(one, criterion) for one in criteria])

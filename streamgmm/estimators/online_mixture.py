@@ -72,11 +72,11 @@ _ROWS_PER_PARAMETER, _FEWEST_ROWS, _MOST_BYTES = 20, 1 << 14, 32 << 20
 # Number of rows up to which all rows count alike: at least, and as a multiple of the rows that a
 # search uses.
 _OFFSET, _OFFSET_SEARCHES = 65536.0, 4.0
-# A batch fit's rows continue counting alike until as many have come again.
+# After a batch fit, all rows count alike up to this multiple of its rows.
 _OFFSET_BATCHES = 2.0
-# Of what the rows searched leave uncertain, this may remain to be gained on them.
+# Gain that may remain on the searched rows, as a part of their loss from sampling.
 _PART_OF_SHORTFALL = 0.01
-# A stream is as long as it may get.
+# The memory is computed for the longest possible stream.
 _ENDLESS = 2**62
 
 
@@ -223,7 +223,7 @@ class OnlineGaussianMixture(MixtureEstimator):
     #: The parameters whose condition was examined last, and what was reported of them.
     _examined: Parameters | None = None
     _reported: frozenset[tuple[str, int]] = frozenset()
-    #: Weights of the rows of a search that :meth:`_report_few_rows` has not looked at.
+    #: Weights of the rows of a search that :meth:`_report_few_rows` has not examined.
     _searched: Array | None = None
     #: Whether it was reported that a search had fewer rows than free parameters.
     _has_reported_few_rows = False
@@ -523,7 +523,8 @@ class OnlineGaussianMixture(MixtureEstimator):
         progress = self.state_.progress
         if progress is not None and sample_weight is None and self._is_plain(X):
             n_rows = len(X)
-            # A few rows more take kernels alone; to hold BLAS takes as long.
+            # For a few more rows only kernels run, and limiting the threads of BLAS would take as
+            # long.
             with nullcontext() if progress.has_room(n_rows) else single_threaded_blas():
                 return self._learn(progress, [Chunk(X, range(n_rows))], "error")
         if progress is None:
@@ -782,7 +783,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         )
 
     def _start(self, source: Source) -> Progress:
-        # An error comes before any row is held.
+        # An error is raised before any row is buffered.
         self._given_ridge()
         check_prior(self.prior, self.covariance_type, source.n_features)
         plan = self._plan(source.n_features)

@@ -27,7 +27,7 @@ from streamgmm.urls import is_url, split
 
 #: Label of rows that cannot be labelled.
 NO_LABEL = -1
-# Of predictions that a thread holds before they are written.
+# Bytes of predictions that a thread holds before they are written.
 _PIECE_BYTES = 8 << 20
 
 

@@ -15,7 +15,7 @@ from streamgmm.protocols import Source, locations_of
 from streamgmm.urls import without_credentials
 
 _LIBRARIES = ("streamgmm", "numpy", "scipy", "numba", "scikit-learn", "zarr", "dask")
-# Files that are named; of more there is a number.
+# Number of files that are named; of further files only the number is given.
 _MOST_NAMED = 100
 
 

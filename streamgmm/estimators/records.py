@@ -187,7 +187,7 @@ def from_record(estimator: Any, record: Record) -> Any:
         from_header(header),
         _provenance(header),
     )
-    # What is computed anew differs from what was saved by rounding.
+    # Values that are computed again differ from the saved ones by rounding.
     return estimator.from_fitted_model(fitted, arrays, **settings)
 
 

@@ -56,7 +56,7 @@ from streamgmm.sources.transformed import TransformedSource
 if TYPE_CHECKING:
     import pandas as pd
 
-# Memory that work may take without a question how much is free.
+# Memory that work may take without a check of the free memory.
 _LITTLE_BYTES = 64 << 20
 
 

@@ -16,7 +16,7 @@ from streamgmm.plotting.colours import Palette
 from streamgmm.plotting.figures import given_or_new, legend_beside, new_figure
 from streamgmm.plotting.views import check_fitted
 
-# Of so few passes each has its log-likelihood written beside it.
+# Up to this number of passes, each has its log-likelihood written beside it.
 _MOST_WITH_VALUES = 12
 # Smaller gaps on a sample are of no interest, in nats per row.
 _LEAST_GAP = 1e-6
@@ -261,7 +261,7 @@ def _draw_stream(ax: Axes, model: Any) -> Axes:
     ax.set_xlim(edges[0], edges[-1])
     ax.xaxis.set_major_formatter(_BRIEF)
     ax.set_ylabel("log-likelihood before learning, nats per row")
-    # What was found among the very first rows scores beyond all others.
+    # Scores of the very first rows are far from all others.
     settled = scores[edges[1:] > edges[0] + width]
     margin = 0.05 * np.ptp(settled) or 1.0
     ax.set_ylim(settled.min() - margin, scores.max() + margin)

@@ -27,7 +27,7 @@ from streamgmm.plotting.views import Features, View, check_fitted, columns_of
 _MOST_ROWS = 20_000
 # Features that are shown, at most; rows by which the worst fitted ones are found.
 _MOST_FEATURES, _RANKING_ROWS = 6, 2000
-# A smaller share of a component in a row says nothing of the component.
+# Smallest share of a component in a row that counts for the component.
 _LEAST_SHARE = 1e-3
 # Probabilities at which quantiles are compared.
 _N_QUANTILES = 201

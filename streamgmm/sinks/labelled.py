@@ -30,7 +30,7 @@ from streamgmm.sinks.zarr import (
 
 #: Attribute that lists the variables of an output; by it a later output knows what it replaces.
 MARK = "streamgmm_output"
-# What of the encoding of a coordinate belongs to its meaning.
+# Parts of the encoding of a coordinate that belong to its meaning.
 _KEPT_ENCODING = ("units", "calendar")
 
 

@@ -75,7 +75,7 @@ class DatasetSource(Described):
         self.feature_names: Sequence[str] | None = feature_names(self.name, self._columns)
         self.n_features = len(self._columns)
         fields = [self._schema.field(name) for name in self._columns]
-        # Even without columns there is a type, so that it is the shape that is refused.
+        # A type is needed even without columns; then the shape is refused.
         self.dtype: np.dtype[Any] = np.result_type(np.bool_, *map(_dtype, fields))
         with naming_place(self.name, "its files"):
             self._parts = _parts(dataset, self._columns, rows_per_chunk(max(self.n_features, 1)))

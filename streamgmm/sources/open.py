@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from streamgmm.sources.remote.filesystem import RemoteFile
 
 _ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
-# What files of a kind begin with. HDF5 may follow a block of another program, such as MATLAB.
+# First bytes of files of each kind. HDF5 may follow a block of another program, such as MATLAB.
 _NPY_MAGIC, _PARQUET_MAGIC, _HDF5_MAGIC = b"\x93NUMPY", b"PAR1", b"\x89HDF\r\n\x1a\n"
 _NETCDF3_MAGIC = b"CDF"
 _HDF5_STARTS = (0, 512, 1024, 2048)

@@ -35,7 +35,7 @@ from streamgmm.sources.values import NO_RULES, WEIGHT_REMEDY, ValueRules, usable
 
 # Sums of weights times squares of values must not overflow.
 _LARGEST = 1e30
-# The cosine of 90° is so much below 0 in float32, or less.
+# Largest amount by which the cosine of 90° is below 0 in float32.
 _ROUNDING = 1e-7
 
 
@@ -229,7 +229,7 @@ def weighted(
         harmless[absent] = _are_skipped(chunk.rows[absent], missing)
         values, bad = np.where(harmless, 0.0, values), bad & ~harmless
     if bad.any():
-        # What marks a weight as missing is said first.
+        # The mark of a missing weight is reported first.
         usable(weights, rules, "error", "sample_weight", chunk.index, WEIGHT_REMEDY)
         first = int(np.argmax(bad))
         raise DataError(

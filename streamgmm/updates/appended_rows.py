@@ -9,9 +9,9 @@ from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk, Source
 from streamgmm.updates.row_digest import VERSION, RowDigest
 
-# Of data that grow so much is learned between two saves.
+# Bytes of growing data that are learned between two saves.
 _PIECE_BYTES = 64 << 20
-# Rows before those that are new, which must be what they were.
+# Number of rows before the new ones that must not have changed.
 _LATEST_ROWS = 64
 
 

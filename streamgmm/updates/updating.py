@@ -289,7 +289,7 @@ class _StoredModel:
                     f"{file} was changed since {self._path} learned it; restore it or take it "
                     "away, and put new rows into new files"
                 )
-            # Next time its stamp will do.
+            # In the next call the comparison of its stamp is enough.
             self._ledger = key.noted(self._ledger, dataclasses.replace(position, stamp=stamp))
             self._write()
 

@@ -56,13 +56,13 @@ from streamgmm.core.structures import Array
 from streamgmm.events import Listener, StageStarted
 from streamgmm.protocols import Source, Work
 
-# What remains to be gained on the sample: of the tolerance, and of what the sample is short anyway.
+# Gain that may remain on the sample: as a part of the tolerance, and of the loss from sampling.
 _PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.01
-# No log-likelihood is known better.
+# A log-likelihood has no smaller error.
 _LEAST_TOLERANCE = 1e-11
 # The sample for a given start takes at most one row in this many.
 _PART_OF_DATA = 8
-# From fewer places all over the data rows may be of another mixture.
+# With fewer ranges of rows, the sample may come from another mixture than the data.
 _FEWEST_RANGES = 64
 
 
@@ -126,7 +126,7 @@ def fit_to_pilot(
     if not size:
         return None
     seed = int(random.randint(2**31))
-    # A search that a checkpoint recalls draws nothing, so it has random numbers of its own.
+    # A search that is restored from a checkpoint draws nothing, so it has separate random numbers.
     own_random = np.random.RandomState(random.randint(2**31))
     found = reader.kept(PilotRows, lambda: PilotRows(draw_fitted_pilot(reader, seed, size))).found
     if found is None:
@@ -467,7 +467,7 @@ def sample_for_start(
 
 
 def _size_for_start(reader: Reader, n_parameters: int) -> int:
-    # Chunks hold more than the rows that are looked at.
+    # Chunks hold more rows than the sample uses.
     most = reader.source.n_rows // _PART_OF_DATA // 2
     return min(_sample_size(reader, n_parameters, np.dtype(np.float64)), most)
 

@@ -27,9 +27,9 @@ from streamgmm.events import ComponentsDegenerate
 if TYPE_CHECKING:
     from streamgmm.algorithms.batch.accelerated_em import Ascent, Leap
 
-# Of an objective, what is taken for rounding.
+# Part of an objective that counts as rounding.
 _ROUNDING = 1e-12
-# Passes that may gain less than the tolerance together before no more is expected.
+# Number of passes that together gain less than the tolerance, after which the fit ends.
 _PATIENCE = 5
 # Largest ratio of successive gains that is believed, and the multiple of what is predicted that may
 # remain.
@@ -105,7 +105,8 @@ def extrapolated_steps(
         gain = _gain(objective, best, parameters, statistics)
         if best is not None and not _is_ascent(gain, best):
             if is_own_step:
-                # EM itself goes no further: what it lowers is rounding, or the ridge's doing.
+                # EM's own step lowers the value only by rounding, or because of the ridge: the fit
+                # ends.
                 reason = StopReason.TOLERANCE if -gain < tol else StopReason.LOSS
                 break
             extrapolation.clear()
