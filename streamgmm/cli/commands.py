@@ -864,7 +864,7 @@ def score(
     if resume and output is None:
         raise click.UsageError("--resume continues with what --samples -o writes.")
     if samples and sample_weight is not None:
-        raise click.UsageError("--samples does not depend on --sample-weight; leave it out.")
+        raise click.UsageError("--samples does not depend on --sample-weight; remove it.")
     if output is not None:
         check_output(output, _PREDICTIONS, data, model)
     from streamgmm.protocols import sample_shape

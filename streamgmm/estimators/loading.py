@@ -197,7 +197,7 @@ def load_or_begin(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixt
     ]
     if other:
         raise ParameterError(
-            f"{path} is of other settings: its {'; its '.join(other)}. Leave these out to continue "
+            f"{path} is of other settings: its {'; its '.join(other)}. Remove these to continue "
             "with it, or begin another model"
         )
     if isinstance(model, GaussianMixture):

@@ -43,7 +43,7 @@ class SomeRows:
 
     def _without_rows(self) -> DataError:
         return DataError(
-            f"{self.name} has no row to draw: each of the {len(self):,} rows looked at lacks a "
+            f"{self.name} has no row to draw: each of the {len(self):,} examined rows lacks a "
             "value that the picture needs, or has weight 0; give rows with these values, or "
             "choose features that have them"
         )

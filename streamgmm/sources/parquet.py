@@ -340,7 +340,7 @@ class _File:
             if not _is_number(_element(kind)):
                 raise DataError(
                     f"{self.name}: column {name!r} has type {kind}, not numbers or lists of "
-                    "numbers; leave it out by naming the others: columns=[...]"
+                    "numbers; exclude it by naming the others: columns=[...]"
                 )
 
     def dtype(self, name: str) -> np.dtype[Any]:

@@ -945,7 +945,7 @@ def _arrays(
     if isinstance(data, xarray.DataArray):
         if variables is not None:
             raise DataError(
-                "variables= chooses from an xarray Dataset; this is a DataArray; leave it out"
+                "variables= chooses from an xarray Dataset; this is a DataArray; remove variables="
             )
         return [data]
     chosen: list[Hashable] = [*data.data_vars] if variables is None else [*variables]
