@@ -322,7 +322,7 @@ def main() -> None:
                 "processor time, cluster / threads",
             ],
             overheads,
-            f"A read of chunks of {_CHUNK_ROWS} generated rows of {_N_FEATURES} features, "
+            f"A pass over chunks of {_CHUNK_ROWS} generated rows of {_N_FEATURES} features, "
             f"K = {_N_COMPONENTS}: {_WORKERS} threads, and {_WORKERS} workers of one thread.",
         ),
         Table(["part", "takes"], parts.rows, "Costs of a pass in which nothing is computed."),

@@ -238,7 +238,7 @@ def _plot_passes(axes: Axes, passes: Sequence[Pass], roof: Roof, threads: int) -
     axes.axhline(1.0, color="black", linewidth=1.0)
     axes.set_xscale("log")
     axes.set_ylim(bottom=0.0)
-    axes.set_xlabel("flops a row, 4 K F")
+    axes.set_xlabel("flops per row, 4 K F")
     axes.grid(alpha=0.3)
 
 

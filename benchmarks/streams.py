@@ -128,7 +128,7 @@ def speed(shapes: Sequence[tuple[int, int]], sizes: Sequence[int]) -> Table:
             call = f"{1e6 * seconds['streamgmm']:.0f}"
             part = f"{seconds['E-step alone'] / seconds['streamgmm']:.2f}"
             cells.append([str(n_features), str(n_components), f"{size:,}", call, part, *rates])
-    header = ["features", "components", "rows a batch", "µs a batch", "of the E-step's rate"]
+    header = ["features", "components", "rows per batch", "µs per batch", "of the E-step's rate"]
     header += [f"{name}, rows/s" for name in names]
     caption = "One thread, full covariances, after the searches at the beginning of a stream."
     if importlib.util.find_spec("river"):
@@ -175,7 +175,7 @@ def batch_sizes(n_rows: int, sizes: Sequence[int]) -> Table:
         seconds = time.perf_counter() - start
         short = best - model.score(held_out)
         cells.append([f"{size:,}", f"{short:.1e}", f"{seconds:.2f}"])
-    header = ["rows a batch", "short of the batch fit", "seconds, searches too"]
+    header = ["rows per batch", "short of the batch fit", "seconds, searches too"]
     return Table(header, cells, f"{_described(n_rows)}; nats per row.")
 
 

@@ -32,8 +32,8 @@ def tables(results: Results) -> list[Table]:
 
 def summary(results: Results) -> Table:
     """A row for each way: what it takes."""
-    gaps = [f"median reads to {gap:.0e}" for gap in GAPS]
-    header = ["way", "cells", *gaps, "90 % to 1e-03", "reads in all", "row visits / N"]
+    gaps = [f"median passes to {gap:.0e}" for gap in GAPS]
+    header = ["way", "cells", *gaps, "90 % to 1e-03", "passes in all", "rows computed / N"]
     rows = []
     for way in _tried(results):
         records = [record for _, record in results if way in record.found]
@@ -50,8 +50,8 @@ def summary(results: Results) -> Table:
             ]
         )
     caption = (
-        "Reads until the log-likelihood is within so many nats per row of the best known, in cells "
-        "with 2,000 rows or more for each parameter; medians of what whole fits took."
+        "Passes until the log-likelihood is within the named nats per row of the best known, in "
+        "cells with 2,000 rows or more for each parameter, and medians over whole fits."
     )
     return Table(header, rows, caption)
 
@@ -133,7 +133,7 @@ def plot(results: Results) -> Figure:
         _plot_gaps(axes, large, way, f"C{place}")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("reads of the data")
+    axes.set_xlabel("passes over the data")
     axes.set_ylabel("nats per row below the best known: median, 90 %")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
