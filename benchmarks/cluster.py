@@ -335,9 +335,9 @@ def main() -> None:
                 "collected, MB",
             ],
             sizes,
-            f"What crosses the network in a read of 200,000 rows, full covariances, {_WORKERS} "
-            "workers: between these the state, and statistics of groups that are merged on another "
-            "one; and what is collected by the process that fits.",
+            "Bytes that cross the network in a pass over 200,000 rows, full covariances, "
+            f"{_WORKERS} workers. Workers send each other the state, and statistics of groups to "
+            "merge; the process that fits collects the result.",
         ),
         Table(
             ["kind", "one, s", "two, s", "times as fast"],
