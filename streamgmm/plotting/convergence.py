@@ -83,7 +83,8 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
         _draw_sample(sample, stages)
     ax = given_or_new(ax, 5.0)
     ax.set_yscale("symlog", linthresh=model.tol or reads.smallest_gap)
-    ax.margins(0.08)
+    # The last log-likelihood is written beside its mark.
+    ax.margins(0.15, 0.08)
     _draw_reads(ax, reads)
     ax.set_xlabel("passes over the data")
     ax.set_xlim(left=0.0)
@@ -249,6 +250,11 @@ def _draw_stream(ax: Axes, model: Any) -> Axes:
     places = np.linspace(edges[0] + width, edges[-1], 1001)
     sums = np.concatenate([[0.0], np.cumsum(n_rows * scores)])
     means = (np.interp(places, edges, sums) - np.interp(places - width, edges, sums)) / width
+    # Scores of the very first rows are far from all others.
+    settled = scores[edges[1:] > edges[0] + width]
+    margin = 0.05 * np.ptp(settled) or 1.0
+    lowest = settled.min() - margin
+    means[means < lowest] = np.nan
     palette = Palette.of(ax)
     ax.stairs(scores, edges, baseline=None, color=palette.faint, label="entry of the history")
     ax.plot(
@@ -261,9 +267,6 @@ def _draw_stream(ax: Axes, model: Any) -> Axes:
     ax.set_xlim(edges[0], edges[-1])
     ax.xaxis.set_major_formatter(_BRIEF)
     ax.set_ylabel("log-likelihood before learning, nats per row")
-    # Scores of the very first rows are far from all others.
-    settled = scores[edges[1:] > edges[0] + width]
-    margin = 0.05 * np.ptp(settled) or 1.0
-    ax.set_ylim(settled.min() - margin, scores.max() + margin)
+    ax.set_ylim(lowest, scores.max() + margin)
     legend_beside(ax)
     return ax

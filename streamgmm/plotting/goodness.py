@@ -7,6 +7,7 @@ import scipy.special
 import scipy.stats
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from streamgmm.core.structures import Array
@@ -184,7 +185,7 @@ def _draw_distances(
     reach = scipy.special.logit(1.0 - _OUTERMOST / n_rows)
     probabilities: Array = scipy.special.expit(np.linspace(-reach, reach, _N_QUANTILES))
     expected = scipy.stats.chi2.ppf(probabilities, d)
-    _draw_band(ax, expected, probabilities, n_rows, d, palette)
+    diagonal = _draw_band(ax, expected, probabilities, n_rows, d, palette)
     distances, shares = _distances(model, rows)
     for k in components.by_weight[:N_COLOURS]:
         n_own = n_rows * shares[k].sum() / rows.weights.sum()
@@ -205,7 +206,7 @@ def _draw_distances(
     ax.set_xlabel(f"quantile of chi-square, {d} degree{'s' * (d > 1)} of freedom")
     ax.set_ylabel("squared Mahalanobis distance to the component")
     ax.legend(
-        handles=[line, *component_handles(components), sum_handle(components)],
+        handles=[diagonal, line, *component_handles(components), sum_handle(components)],
         title="component: weight",
         loc="upper left",
         frameon=False,
@@ -215,13 +216,17 @@ def _draw_distances(
 
 def _draw_band(
     ax: Axes, expected: Array, probabilities: Array, n_rows: float, d: int, palette: Palette
-) -> None:
-    """Draw the expected quantiles, and where those of rows of the mixture are expected."""
+) -> Line2D:
+    """Draw a band for the quantiles of rows of the mixture; draw and return the diagonal."""
     ranks, tail = probabilities * n_rows, (1.0 - _LEVEL) / 2.0
     edges = (scipy.stats.beta.ppf(p, ranks, n_rows - ranks) for p in (tail, 1.0 - tail))
     low, high = (scipy.stats.chi2.ppf(edge, d) for edge in edges)
     ax.fill_between(expected, low, high, color=palette.faint, alpha=0.5, linewidth=0.0, zorder=1)
-    ax.plot(expected, expected, color=palette.ink, linewidth=0.8, linestyle="--", zorder=2)
+    label = f"expected, {_LEVEL:.0%} band"
+    (diagonal,) = ax.plot(
+        expected, expected, color=palette.ink, linewidth=1.2, linestyle=":", zorder=2, label=label
+    )
+    return diagonal
 
 
 def _distances(model: Any, rows: SomeRows) -> tuple[list[Array], list[Array]]:
