@@ -430,7 +430,7 @@ def describe_survey(survey: SurveyDone) -> str:
     if survey.n_unexplained:
         text += f", {survey.n_unexplained:,} of rare kinds"
     if survey.shortfall > 0.0:
-        text += f"; {survey.shortfall:.1e} nats per row expected loss from sampling"
+        text += f"; expected loss from sampling {survey.shortfall:.1e} nats per row"
     constant = survey.constant_features
     if constant:
         names = ", ".join(constant[:_NAMED]) + ", ..." * (len(constant) > _NAMED)

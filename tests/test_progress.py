@@ -108,7 +108,7 @@ def test_a_read_is_a_line():
 def test_work_in_memory_is_a_line_a_stage():
     assert _lines(events=SAMPLE) == [
         "1,000,000 rows surveyed; sample of 125,000, 1,956 of rare kinds; "
-        "2.5e-03 nats per row expected loss from sampling",
+        "expected loss from sampling 2.5e-03 nats per row",
         "sample, starts: log-likelihood -13.510000, 300 krows computed, 0.25 s",
         "sample, EM: log-likelihood -13.125000, 4.2 Mrows computed, 1.50 s",
     ]
