@@ -486,9 +486,9 @@ def describe_update(event: RowsLearned | BatchKnown | FilesSkipped) -> str:
     """Return one line on rows that were learned, or were already known."""
     if isinstance(event, FilesSkipped):
         return (
-            f"{event.folder}: {len(event.names):,} files up to {event.names[-1]} skipped; names of "
-            "so low an order are not remembered and count as learned, so give new files names "
-            "that rise"
+            f"{event.folder}: {len(event.names):,} files up to {event.names[-1]} skipped; names "
+            "below the remembered ones count as learned, so give new files names that come later "
+            "in the order of text"
         )
     if isinstance(event, BatchKnown):
         return f"batch {event.batch_id} was learned before"

@@ -684,7 +684,7 @@ def test_files_that_are_forgotten_count_as_learned(model: Path, tmp_path: Path) 
     before = model.read_bytes()
     streamgmm.update(model, folder, callbacks=[events.append])
     assert events == [FilesSkipped(str(model), str(folder), ("0.npy", "1.npy", "2.npy"))]
-    assert "3 files up to 2.npy skipped; names of so low an order" in describe_update(events[0])
+    assert "3 files up to 2.npy skipped; names below the remembered" in describe_update(events[0])
     assert model.read_bytes() == before
     # As the message says:
     (folder / "0.npy").rename(folder / "6.npy")

@@ -100,8 +100,8 @@ def update(
         Row weights; of an array that grows a path of one that grows with it.
     callbacks : sequence of callables, default=()
         Called with each event, :class:`streamgmm.events.RowsLearned` among them, and
-        :class:`streamgmm.events.FilesSkipped` if files are not read because their names are too
-        low to be remembered.
+        :class:`streamgmm.events.FilesSkipped` if files are not read because their names are
+        below the remembered ones.
     **options
         Arguments of :func:`streamgmm.open` that describe the data, such as ``missing="drop"``; and
         settings of :class:`OnlineGaussianMixture`, for a new model or one that continues from a
@@ -308,13 +308,12 @@ class _StoredModel:
         Raises
         ------
         DataError
-            If the rows before are not what they were, or it is not known which they are; or the
-            file is changed meanwhile.
+            If the rows before have changed, or are not known; or the file changes meanwhile.
         """
         if key.is_below(self._ledger):
             raise DataError(
-                f"{key.data} was learned already, or comes too late for {self._path}, which does "
-                "not remember names of so low an order any more; give new data names that rise"
+                f"{key.data} was learned already, or comes too late: its name is below those that "
+                f"{self._path} remembers; give new data names that come later in the order of text"
             )
         stamp = None if file is None else _stamp(file)
         source = self._opened(key.open())
