@@ -721,7 +721,7 @@ BAD = [
     (("info", "missing.gmm"), "missing.gmm: no such file"),
     (("plot", "model.gmm", "-o", "p.jpg"), "end in .png or .pdf or .svg"),
     (("plot", "model.gmm", "-o", "p.png", "--features", "0,3"), "numbers from 0 to 2"),
-    (("plot", "model.gmm", "-o", "p.png", "--features", "a"), "features a are not different"),
+    (("plot", "model.gmm", "-o", "p.png", "--features", "a"), "features a are not columns of"),
     (("plot", "model.gmm", "-o", "p.png", "--features", "0,1,2"), "shows one or two"),
     (("plot", "model.gmm", "-o", "p.png", "--kind", "fit"), "--kind fit needs --data"),
     (("plot", "model.gmm", "-o", "p.png", "--kind", "pairs", "--contours"), "--kind mixture"),
