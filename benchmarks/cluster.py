@@ -322,7 +322,7 @@ def main() -> None:
                 "processor time, cluster / threads",
             ],
             overheads,
-            f"A read of chunks of {_CHUNK_ROWS} generated rows of {_N_FEATURES} features, "
+            f"A pass over chunks of {_CHUNK_ROWS} generated rows of {_N_FEATURES} features, "
             f"K = {_N_COMPONENTS}: {_WORKERS} threads, and {_WORKERS} workers of one thread.",
         ),
         Table(["part", "takes"], parts.rows, "Costs of a pass in which nothing is computed."),
@@ -335,9 +335,9 @@ def main() -> None:
                 "collected, MB",
             ],
             sizes,
-            f"What crosses the network in a read of 200,000 rows, full covariances, {_WORKERS} "
-            "workers: between these the state, and statistics of groups that are merged on another "
-            "one; and what is collected by the process that fits.",
+            "Bytes that cross the network in a pass over 200,000 rows, full covariances, "
+            f"{_WORKERS} workers. Workers send each other the state, and statistics of groups to "
+            "merge; the process that fits collects the result.",
         ),
         Table(
             ["kind", "one, s", "two, s", "times as fast"],

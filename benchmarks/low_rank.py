@@ -31,7 +31,7 @@ from streamgmm.core.structures.low_rank import structure_name
 from streamgmm.core.structures.low_rank_factors import joined
 
 _SIDE = 8
-# Of the patches one in so many is held out.
+# One patch in this many is held out.
 _HELD_OUT = 5
 _RANKS = (8, 16, 32, 64)
 _REPEATS = 5

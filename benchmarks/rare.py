@@ -110,11 +110,11 @@ def table(found: list[Rare], n_rows: int, size: int) -> Table:
         "of a uniform sample",
         "in the sample",
         "stand for",
-        "pilot, reads",
+        "pilot, passes",
         "survey, s",
         "fitted mean off by, sd",
         "fitted rows",
-        "reads",
+        "passes",
     ]
     rows = [
         [

@@ -234,7 +234,7 @@ def table(readings: Sequence[Reading]) -> Table:
     ]
     caption = (
         f"Reading: {_N_FEATURES} features of float64 rounded to {_DIGITS} decimals, "
-        f"K = {_N_COMPONENTS}, full; Zarr chunks of {_CHUNK_ROWS:,} rows. Million rows a second."
+        f"K = {_N_COMPONENTS}, full; Zarr chunks of {_CHUNK_ROWS:,} rows. Million rows per second."
     )
     return Table([*header, "fit / bound", "fit / bound with fetching"], rows, caption)
 
@@ -246,4 +246,4 @@ def plot(axes: Axes, readings: Sequence[Reading]) -> None:
     axes.barh(places, bounds, color="lightgray", label="bound")
     axes.barh(places, [one.fit / 1e6 for one in readings], height=0.4, label="fit")
     axes.set_yticks(places, [one.name for one in readings])
-    axes.set_xlabel("million rows a second")
+    axes.set_xlabel("million rows per second")

@@ -35,7 +35,7 @@ DTYPES = ("float64", "float32")
 # Seconds of a pass at the rate of the matrix product; they determine the number of rows.
 _PASS_SECONDS = 0.25
 _MOST_PASS_SECONDS = 4.0
-# So few that every thread still has several chunks; so many that they fit in memory.
+# Bounds on the size of the data: each thread has several chunks, and the data fit in memory.
 _FEWEST_ROWS, _FEWEST_VALUES = 16_384, 1 << 21
 _MOST_ROWS, _MOST_VALUES = 4_000_000, 16_000_000
 # Rounds of the same cell on one thread and on all, in turns.
@@ -238,7 +238,7 @@ def _plot_passes(axes: Axes, passes: Sequence[Pass], roof: Roof, threads: int) -
     axes.axhline(1.0, color="black", linewidth=1.0)
     axes.set_xscale("log")
     axes.set_ylim(bottom=0.0)
-    axes.set_xlabel("flops a row, 4 K F")
+    axes.set_xlabel("flops per row, 4 K F")
     axes.grid(alpha=0.3)
 
 

@@ -165,7 +165,7 @@ def exponents(found: Sequence[Point]) -> Table:
 
 def measurements(found: Sequence[Point]) -> Table:
     """Return a table with a row for each point."""
-    header = ["varied", "data", "threads", "s an iteration", "ns a row", "peak, MiB"]
+    header = ["varied", "data", "threads", "s per iteration", "ns per row", "peak, MiB"]
     rows = [
         [
             point.varied,
@@ -184,12 +184,12 @@ def plot(found: Sequence[Point]) -> Figure:
     """Plot time and memory against rows, and time per row against the other sizes."""
     figure = new_figure(9.0, 7.0)
     (time, memory), (components, features) = figure.subplots(2, 2)
-    _plot_series(time, found, "rows", lambda point: point.seconds, "seconds an iteration")
+    _plot_series(time, found, "rows", lambda point: point.seconds, "seconds per iteration")
     _plot_series(memory, found, "rows", lambda point: point.peak / 2**20, "peak memory, MiB")
     memory.set_ylim(1.0, 1e4)
     for axes, varied in ((components, "components"), (features, "features")):
         _plot_series(
-            axes, found, varied, lambda point: point.row_seconds * 1e9, "ns a row and iteration"
+            axes, found, varied, lambda point: point.row_seconds * 1e9, "ns per row and iteration"
         )
     return figure
 

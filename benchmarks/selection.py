@@ -49,7 +49,7 @@ Rows = NDArray[np.float64]
 _PARTS = ("passes", "choices", "sharing", "clusters")
 _TYPES: tuple[CovarianceType, ...] = ("full", "tied", "diag", "spherical")
 _CHUNK_ROWS = 50_000
-# Values have so many decimals, as measured ones do, and compress.
+# Number of decimals of the values. Measured values have few, so they compress well.
 _DECIMALS = 3
 # Separations of means (Dasgupta), and components with features, of the suite of choices.
 _SEPARATIONS, _SIZES = (1.0, 2.0, 3.0), ((2, 2), (3, 2), (4, 3), (5, 4))

@@ -177,7 +177,7 @@ def main() -> None:
             ],
             [size.row(options.reads) for size in sizes],
             f"Full covariances, {options.features} features, K = {options.components}, "
-            f"{options.cores} cores in workers of one thread, {options.reads} reads.",
+            f"{options.cores} cores in workers of one thread, {options.reads} passes.",
         ),
         Table(
             ["part", "takes"],

@@ -128,7 +128,7 @@ def speed(shapes: Sequence[tuple[int, int]], sizes: Sequence[int]) -> Table:
             call = f"{1e6 * seconds['streamgmm']:.0f}"
             part = f"{seconds['E-step alone'] / seconds['streamgmm']:.2f}"
             cells.append([str(n_features), str(n_components), f"{size:,}", call, part, *rates])
-    header = ["features", "components", "rows a batch", "µs a batch", "of the E-step's rate"]
+    header = ["features", "components", "rows per batch", "µs per batch", "of the E-step's rate"]
     header += [f"{name}, rows/s" for name in names]
     caption = "One thread, full covariances, after the searches at the beginning of a stream."
     if importlib.util.find_spec("river"):
@@ -175,7 +175,7 @@ def batch_sizes(n_rows: int, sizes: Sequence[int]) -> Table:
         seconds = time.perf_counter() - start
         short = best - model.score(held_out)
         cells.append([f"{size:,}", f"{short:.1e}", f"{seconds:.2f}"])
-    header = ["rows a batch", "short of the batch fit", "seconds, searches too"]
+    header = ["rows per batch", "short of the batch fit", "seconds, searches too"]
     return Table(header, cells, f"{_described(n_rows)}; nats per row.")
 
 
@@ -201,9 +201,9 @@ def recovery(half_lives: Sequence[int]) -> Table:
                 learned(model, shuffled(after, half_life, 2 + part), 1000)
                 found.append(f"{best - model.score(held_out):.1e}")
             told = [change - n_before for change in model.changes_ if change > n_before]
-            alarm = f"{told[0] / half_life:.2f}" if told else "not told"
+            alarm = f"{told[0] / half_life:.2f}" if told else "not detected"
             cells.append([name, f"{half_life:,}", alarm, *found])
-    header = ["change", "half-life h, rows", "told after, h"]
+    header = ["change", "half-life h, rows", "detected after, h"]
     header += [f"short of the new optimum after {part} h" for part in range(1, 6)]
     return Table(header, cells, "Nats per row, compared with the mixture of the rows.")
 

@@ -72,7 +72,12 @@ def durable(folder: Path, sizes: list[int], n_known: int) -> Table:
         # Saving over a model that updates have changed would be refused.
         model.unlink()
         online.save(model)
-    header = ["rows a batch", "ids known", "partial_fit alone, ms", "update with durable write, ms"]
+    header = [
+        "rows per batch",
+        "ids known",
+        "partial_fit alone, ms",
+        "update with durable write, ms",
+    ]
     header += ["slowest, ms", "file, kB"]
     caption = f"{_N_FEATURES} features, K = {_N_COMPONENTS}; medians of {_CALLS} calls."
     return Table(header, found, caption)

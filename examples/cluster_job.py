@@ -6,7 +6,7 @@ Fit a Zarr array on a Dask cluster, whose workers read it and write the labels o
 
 Run it in an empty folder, with ``streamgmm[distributed]`` installed: ``python cluster_job.py``. It
 writes ``measurements.zarr`` (60 MB before compression), ``model.gmm`` and ``labels.zarr``. The
-cluster is two processes of this machine; what is to be changed for others is said where it is made.
+cluster is two processes of this machine; a comment below says what to change for other clusters.
 Their workers need this package, and the data under the same path (a file system that all share) or
 URL (``s3://...``).
 """

@@ -99,7 +99,7 @@ def refuse_loss(path: Path, known: str | None) -> None:
 
 
 def content_of(path: Path) -> str | None:
-    """Return a digest that tells the content of a model's file; None if there is no file.
+    """Return a digest of the content of a model's file; None if there is no file.
 
     The last bytes of an archive are its table of contents, with the checksum of each member. So the
     digest of these takes no time for large models either.

@@ -315,7 +315,7 @@ def reporting(quiet: bool = False) -> Iterator[Listener]:
 def _is_interactive() -> bool:
     from rich.console import Console
 
-    # The settings of rich can treat a file as a terminal, but bars do not belong in a file.
+    # The settings of rich can treat a file as a terminal, but a file should not contain bars.
     return sys.stderr.isatty() and Console(stderr=True).is_interactive
 
 
@@ -403,7 +403,7 @@ def describe_fit(fit: FitStarted) -> str:
     sizes = f"{fit.n_rows:,} rows of {fit.n_features} features, {fit.n_components} components"
     return (
         f"{sizes}, {fit.n_parameters:,} parameters; {with_prefix(fit.n_bytes)}B and "
-        f"{with_prefix(fit.n_operations)}flop a pass, {with_prefix(fit.work_bytes)}B a thread"
+        f"{with_prefix(fit.n_operations)}flop per pass, {with_prefix(fit.work_bytes)}B per thread"
     )
 
 
@@ -430,7 +430,7 @@ def describe_survey(survey: SurveyDone) -> str:
     if survey.n_unexplained:
         text += f", {survey.n_unexplained:,} of rare kinds"
     if survey.shortfall > 0.0:
-        text += f"; {survey.shortfall:.1e} nats per row short of all rows"
+        text += f"; expected loss from sampling {survey.shortfall:.1e} nats per row"
     constant = survey.constant_features
     if constant:
         names = ", ".join(constant[:_NAMED]) + ", ..." * (len(constant) > _NAMED)
@@ -441,8 +441,8 @@ def describe_survey(survey: SurveyDone) -> str:
 def describe_stage(stage: SampleStage) -> str:
     """Return one line on a stage of the work in memory."""
     likelihood = describe_likelihood(stage.log_likelihood, math.nan)
-    visits = f"{with_prefix(stage.n_row_visits)}row visits"
-    return f"sample, {stage.name}: {likelihood}, {visits}, {stage.seconds:.2f} s"
+    rows = f"{with_prefix(stage.n_row_visits)}rows computed"
+    return f"sample, {stage.name}: {likelihood}, {rows}, {stage.seconds:.2f} s"
 
 
 def _title(read: ReadStarted | ReadDone) -> str:
@@ -486,9 +486,9 @@ def describe_update(event: RowsLearned | BatchKnown | FilesSkipped) -> str:
     """Return one line on rows that were learned, or were already known."""
     if isinstance(event, FilesSkipped):
         return (
-            f"{event.folder}: {len(event.names):,} files up to {event.names[-1]} skipped; names of "
-            "so low an order are not remembered and count as learned, so give new files names "
-            "that rise"
+            f"{event.folder}: {len(event.names):,} files up to {event.names[-1]} skipped; names "
+            "below the remembered ones count as learned, so give new files names that come later "
+            "in the order of text"
         )
     if isinstance(event, BatchKnown):
         return f"batch {event.batch_id} was learned before"

@@ -1,4 +1,4 @@
-"""What the text of a path or URL says by itself: what kind of file it names, what may be shown."""
+"""The text of a path or URL: the kind of file that it names, and the part that may be shown."""
 
 from glob import has_magic
 from pathlib import PurePosixPath
@@ -7,9 +7,9 @@ from urllib.parse import unquote, urlsplit
 #: Suffixes of Parquet files.
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 
-# What is in an archive, or below a folder, which the next link of a chain names.
+# Protocols of files in an archive, or below a folder, that the next link of a chain names.
 _WITHIN = ("zip://", "tar://", "libarchive://", "dir://")
-# What begins a query or a fragment, as it is or escaped.
+# Characters that begin a query or a fragment, plain or escaped.
 _MARKS = ("?", "#", "%3f", "%23")
 _QUOTES = "'\"`"
 
@@ -136,7 +136,7 @@ def _without_user(rest: str) -> str:
     end = len(host)
     _, _, port = host.rpartition("@")[2].rpartition(":")
     if ":" in host and "@" in rest[end:] and not (port.isdecimal() or port.endswith("]")):
-        # What follows the colon is no port: a password with a slash in it.
+        # The text after the colon is no port: it is a password with a slash.
         end = rest.rfind("@") + 1
     user = rest[:end].lower().replace("%40", "  @").rfind("@") + 1
     return rest[user:]

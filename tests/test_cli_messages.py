@@ -63,7 +63,7 @@ LINES: list[tuple[tuple[str, ...], str]] = [
     (("fit", "x.npy", *FIT, "--memory-limit", "abc"), "--memory-limit is 'abc'"),
     (("demo", "--memory-limit", "1kB", "--size", "1MB"), "within --memory-limit"),
     (("demo", "--size", "1kB"), "--size is 1000 bytes"),
-    (("fit", "x.npy", *FIT, "-j", "0"), "--jobs is 0; give 1 or more, or leave it out"),
+    (("fit", "x.npy", *FIT, "-j", "0"), "--jobs is 0; give 1 or more, or remove it"),
     (("fit", "x.npy", *FIT, "--tol", "nan"), "--tol must be a float"),
     (("fit", "x.npy", *FIT, "--survey-part", "nan"), "--survey-part must be a float"),
     (("update", "n.gmm", "x.npy", "-k", "2", "--half-life", "nan"), "--half-life must be a float"),

@@ -408,7 +408,7 @@ def test_bad_input_says_what_is_wrong(model, rows, kind, tmp_path):
         draw(model, rows[:0])
     with pytest.raises(DataError, match="has no rows; give data with at least one row"):
         draw(model, SampleSource(rows[:0], np.ones(0)))
-    with pytest.raises(DataError, match=r"no row to draw: each of the 7 rows looked at lacks"):
+    with pytest.raises(DataError, match=r"no row to draw: each of the 7 examined rows lacks"):
         draw(model, np.full((7, 3), np.nan))
     with pytest.raises(DataError, match="no row to draw"):
         draw(model, streamgmm.open(rows[:4], sample_weight=np.zeros(4)))

@@ -108,9 +108,9 @@ def test_a_read_is_a_line():
 def test_work_in_memory_is_a_line_a_stage():
     assert _lines(events=SAMPLE) == [
         "1,000,000 rows surveyed; sample of 125,000, 1,956 of rare kinds; "
-        "2.5e-03 nats per row short of all rows",
-        "sample, starts: log-likelihood -13.510000, 300 krow visits, 0.25 s",
-        "sample, EM: log-likelihood -13.125000, 4.2 Mrow visits, 1.50 s",
+        "expected loss from sampling 2.5e-03 nats per row",
+        "sample, starts: log-likelihood -13.510000, 300 krows computed, 0.25 s",
+        "sample, EM: log-likelihood -13.125000, 4.2 Mrows computed, 1.50 s",
     ]
 
 
@@ -147,7 +147,7 @@ SIZE = FitStarted(2_000_000_000_000, 32, 1000, 560_999, 256_000_000_000_000, 40_
 def test_a_fit_begins_with_what_it_takes():
     line = (
         "2,000,000,000,000 rows of 32 features, 1000 components, 560,999 parameters; "
-        "256 TB and 4 Pflop a pass, 40 MB a thread"
+        "256 TB and 4 Pflop per pass, 40 MB per thread"
     )
     stream = io.StringIO()
     LineReporter(stream=stream)(SIZE)

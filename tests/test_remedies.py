@@ -394,7 +394,7 @@ REMEDIES = [
     Remedy(
         "no threads",
         lambda: GaussianMixture(1, n_jobs=0).fit(ROWS),
-        "n_jobs is 0; give 1 or more, or leave it out",
+        "n_jobs is 0; give 1 or more, or remove it",
         lambda message: (GaussianMixture(1, n_jobs=1).fit(ROWS), GaussianMixture(1).fit(ROWS)),
     ),
     Remedy(

@@ -241,7 +241,7 @@ def test_a_model_that_has_learned_nothing_is_saved_whole(model: Path) -> None:
 def test_settings_are_those_of_the_file(model: Path) -> None:
     found = streamgmm.update(model, table(100), n_components=K, n_jobs=2, memory_limit="8GiB")
     assert found.n_jobs == 2
-    message = "n_components is 2 and not 3; its random_state is 0 and not 1. Leave these out"
+    message = "n_components is 2 and not 3; its random_state is 0 and not 1. Remove these"
     settings = {"n_components": 3, "random_state": 1}
     assert_refused(model, ParameterError, message, table(10), **settings)
     assert_refused(model, ParameterError, "colour is neither", table(10), colour="red")
@@ -684,7 +684,7 @@ def test_files_that_are_forgotten_count_as_learned(model: Path, tmp_path: Path) 
     before = model.read_bytes()
     streamgmm.update(model, folder, callbacks=[events.append])
     assert events == [FilesSkipped(str(model), str(folder), ("0.npy", "1.npy", "2.npy"))]
-    assert "3 files up to 2.npy skipped; names of so low an order" in describe_update(events[0])
+    assert "3 files up to 2.npy skipped; names below the remembered" in describe_update(events[0])
     assert model.read_bytes() == before
     # As the message says:
     (folder / "0.npy").rename(folder / "6.npy")

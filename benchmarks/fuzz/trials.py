@@ -53,7 +53,7 @@ def stopping_after(kind: type[Event], n_events: int) -> Callable[[Event], None]:
 
 @dataclass
 class Outcomes:
-    """How trials ended.
+    """Counts of the outcomes of trials.
 
     Attributes
     ----------

@@ -71,7 +71,7 @@ def details(cells: Sequence[list[Result]]) -> Table:
 
 
 def not_installed(libraries: Collection[Library]) -> list[Table]:
-    """What was not compared, and how it could be."""
+    """Return a table of the libraries that were not compared, and how to install them."""
     rows = [
         [library.name, f"`pip install {library.install}`"]
         for library in libraries
@@ -109,7 +109,7 @@ def plot(cells: Sequence[list[Result]]) -> Figure:
 
 
 def is_wrong(result: Result, reference: Result) -> bool:
-    """Whether there is a remark where none is allowed: on ours, or on scikit-learn."""
+    """Return whether there is a remark on streamgmm or scikit-learn, where none is allowed."""
     return result.library.adapter in ("ours", "scikit_learn") and bool(result.remark(reference))
 
 

@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fitted:
-    """Where a library ended.
+    """The end point of a library.
 
     Attributes
     ----------

@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass
 class Result:
-    """What one library did with one problem.
+    """The result of one library for one problem.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class Result:
         return [mine / its for mine, its in zip(self.seconds, other.seconds, strict=False)]
 
     def remark(self, reference: "Result") -> str:
-        """What is not as it should be, if anything."""
+        """Return a remark on what is not as expected; empty if nothing."""
         if self.failure or self.fitted is None:
             return self.failure
         differs = not self._ends_as(reference)

@@ -1,6 +1,6 @@
 """oneDAL's C++ ``em_gmm``, through daal4py.
 
-It cannot be told not to stop: a threshold of 0 is the smallest, and in float32 a sum of
+It cannot be kept from stopping: a threshold of 0 is the smallest, and in float32 a sum of
 log-likelihoods soon stands still.
 """
 

@@ -5,7 +5,7 @@
 
 :func:`benchmarks.reads.cells.suite` lists what is fitted, :data:`benchmarks.reads.ways.WAYS` how.
 An answer is right to within some nats per row of the best log-likelihood that is known: the highest
-of all fits to the same rows, each continued by accelerated EM until less than 1e-7 is to be gained.
+of all fits to the same rows, each continued by accelerated EM until less than 1e-7 remains to gain.
 Collapsed components do not count: they are skipped, and the others scored without them.
 
 What counts are reads up to the one that evaluated such parameters, that one included, and before

@@ -1,4 +1,4 @@
-"""What is fitted: planted mixtures, rows that are from no mixture of Gaussians, and real data."""
+"""Data to fit: rows of known mixtures, rows of other distributions, and real data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _NOISE = 0.25
 
 
 class Population(Protocol):
-    """What rows are drawn from."""
+    """The distribution of the rows."""
 
     @property
     def n_features(self) -> int:
@@ -129,7 +129,7 @@ class Tiled:
     """A data set of scikit-learn's, standardised: rows again and again, each time with other noise.
 
     Rows that are held out are of the same originals: with a few hundred of these, other originals
-    would tell how much K components are too many, not how well they are fitted.
+    would show by how much K is too large, not how well the components are fitted.
 
     Attributes
     ----------

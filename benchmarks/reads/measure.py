@@ -1,4 +1,4 @@
-"""What a way finds in a cell, and how long scikit-learn and this package take by default."""
+"""Results of a way in a cell, and times of default fits by scikit-learn and this package."""
 
 import math
 import time
@@ -24,7 +24,7 @@ _DIGITS = 8
 
 @dataclass(frozen=True)
 class Found:
-    """What a way found in a cell; fields not described are those of its first run.
+    """The result of a way in a cell; other fields are those of its first run.
 
     Attributes
     ----------

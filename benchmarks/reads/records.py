@@ -1,4 +1,4 @@
-"""What is known of each cell, and the file that keeps it."""
+"""Records of all cells, and the file that keeps them."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from benchmarks.reads.measure import PATIENCE, Found, Timing
 
 @dataclass
 class Record:
-    """What is known of a cell.
+    """The record of a cell.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Record:
         return max(found.limit for found in self.found.values())
 
     def reads_to(self, way: str, gap: float) -> float:
-        """Reads until a way is within a gap of the best known; infinity if it never is."""
+        """Return the passes until a way is within a gap of the best known; infinity if never."""
         return self.found[way].reads_to(self.best_known - gap)
 
     @property

@@ -32,8 +32,8 @@ def tables(results: Results) -> list[Table]:
 
 def summary(results: Results) -> Table:
     """A row for each way: what it takes."""
-    gaps = [f"median reads to {gap:.0e}" for gap in GAPS]
-    header = ["way", "cells", *gaps, "90 % to 1e-03", "reads in all", "row visits / N"]
+    gaps = [f"median passes to {gap:.0e}" for gap in GAPS]
+    header = ["way", "cells", *gaps, "90 % to 1e-03", "passes in all", "rows computed / N"]
     rows = []
     for way in _tried(results):
         records = [record for _, record in results if way in record.found]
@@ -50,14 +50,14 @@ def summary(results: Results) -> Table:
             ]
         )
     caption = (
-        "Reads until the log-likelihood is within so many nats per row of the best known, in cells "
-        "with 2,000 rows or more for each parameter; medians of what whole fits took."
+        "Passes until the log-likelihood is within the named nats per row of the best known, in "
+        "cells with 2,000 rows or more for each parameter, and medians over whole fits."
     )
     return Table(header, rows, caption)
 
 
 def beside_scikit_learn(results: Results) -> Table:
-    """How good auto's result is, and how soon it is there."""
+    """Return a table of the quality and the time of default fits."""
     speedups = [record.speedup for _, record in results if not math.isnan(record.speedup)]
     timings = [record.timing for _, record in results if record.timing is not None]
     given_up = [timing for timing in timings if timing.scikit_learn is None]
@@ -112,7 +112,7 @@ def details(results: Results) -> Table:
 
 
 def missing(results: Results) -> list[Table]:
-    """What has not been measured."""
+    """Return a table of the cells and ways that have not been measured."""
     rows = []
     for cell, record in results:
         lacking = [way.name for way in WAYS if way.name not in record.found]
@@ -125,7 +125,7 @@ def missing(results: Results) -> list[Table]:
 
 
 def plot(results: Results) -> Figure:
-    """What each way lacks after each read, in the cells that are large enough."""
+    """Draw the loss of each way after each pass, in the cells that are large enough."""
     large = [(cell, record) for cell, record in results if cell.is_large]
     figure = new_figure(8.0, 5.0)
     axes = figure.add_subplot()
@@ -133,7 +133,7 @@ def plot(results: Results) -> Figure:
         _plot_gaps(axes, large, way, f"C{place}")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("reads of the data")
+    axes.set_xlabel("passes over the data")
     axes.set_ylabel("nats per row below the best known: median, 90 %")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)

@@ -264,7 +264,7 @@ def _identity_digest(identity: Any) -> str:
 
 def _identity_parts(value: Any) -> Iterator[bytes]:
     if isinstance(value, np.ndarray):
-        # Layouts in memory, as those of arrays from a file, make no difference.
+        # The layout of arrays in memory makes no difference.
         yield f"{value.dtype.str} {value.shape}".encode()
         yield np.ascontiguousarray(value).tobytes()
     elif is_dataclass(value) and not isinstance(value, type):

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 _STREAM_TYPES = [kind for kind in get_args(CovarianceType) if kind != "low_rank"]
 _MODELS = (".gmm",)
 _ARRAYS = (".npy", ".zarr")
-# What predictions may be written to; netCDF holds those of labelled data.
+# Suffixes of outputs of predictions; netCDF holds those of labelled data.
 _PREDICTIONS = (*_ARRAYS, ".nc")
 _PICTURES = (".png", ".pdf", ".svg")
 _TABLES = (".csv",)
@@ -146,7 +146,7 @@ _resume = click.option(
 
 def _example(*commands: str) -> str:
     """Return the end of a help page: commands as they are typed."""
-    # The first line has click keep the lines as they are.
+    # With this first line, click keeps the lines as they are.
     return "\n".join(["\b", "Examples:" if len(commands) > 1 else "Example:", *commands])
 
 
@@ -350,7 +350,7 @@ def _checkpoint(command: Any) -> Any:
             "--checkpoint-interval",
             type=click.FloatRange(0.0, min_open=True),
             metavar="SECONDS",
-            help="Also save the state of a running pass there, about so often.",
+            help="Also save the state of a running pass there, once in this time.",
         ),
         click.option(
             "--resume",
@@ -686,7 +686,7 @@ def _ranks(context: click.Context, option: click.Parameter, value: str | None) -
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="How often rows are held out, each time others.",
+    help="Number of times that other rows are held out.",
 )
 @click.option(
     "--tol",
@@ -842,7 +842,7 @@ def merge(models: tuple[Path, ...], output: Path, n_components: int | None, quie
     merged = OnlineGaussianMixture.merged([_load(model) for model in models], **settings)
     merged.save(output)
     if not quiet:
-        click.echo(f"{output}: {summary(merged)}, {merged.merging_loss_:.2g} nats/row lost")
+        click.echo(f"{output}: {summary(merged)}, {merged.merging_loss_:.2g} nats per row lost")
 
 
 @main.command(
@@ -878,7 +878,7 @@ def score(
     if resume and output is None:
         raise click.UsageError("--resume continues with what --samples -o writes.")
     if samples and sample_weight is not None:
-        raise click.UsageError("--samples does not depend on --sample-weight; leave it out.")
+        raise click.UsageError("--samples does not depend on --sample-weight; remove it.")
     if output is not None:
         check_output(output, _PREDICTIONS, data, model)
     from streamgmm.protocols import sample_shape
@@ -1216,6 +1216,7 @@ def plot(
         case _:
             drawn = plot_entropy(fitted.merged_components(source))
     save_picture(drawn, output)
+    click.echo(f"{output}: picture, {kind}")
 
 
 def _kind(kind: str | None, convergence: bool, entropy: bool) -> str:
@@ -1264,10 +1265,10 @@ def warmup(quiet: bool) -> None:
 
 
 @main.command(epilog=_example("streamgmm demo --size 10GB --memory-limit 1GiB"))
-@click.option("--size", default="2GB", show_default=True, metavar="SIZE", help="Size of the array.")
+@click.option("--size", default="1GB", show_default=True, metavar="SIZE", help="Size of the array.")
 @click.option(
     "--memory-limit",
-    default="768MiB",
+    default="512MiB",
     show_default=True,
     metavar="SIZE",
     help="Memory for the whole process.",
@@ -1284,8 +1285,8 @@ def warmup(quiet: bool) -> None:
 def demo(output: Path, **settings: Any) -> None:
     """Fit made-up data larger than the memory limit.
 
-    An array is written, drawn from a known mixture; what the fit finds is printed beside what was
-    planted, with the peak memory of the process.
+    The command draws an array from a known mixture, fits it, and prints the fitted parameters
+    beside the true ones, with the peak memory of the process.
     """
     check_output(output, _PICTURES)
     from streamgmm.cli.demo import run_demo

@@ -46,7 +46,7 @@ def run_demo(
     n_jobs: int | None,
     quiet: bool,
 ) -> None:
-    """Write an array of a planted mixture, fit it within a memory limit, and print the result.
+    """Write an array of a known mixture, fit it within a memory limit, and print the result.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def run_demo(
     with place as name:
         store = Path(name) / "streamgmm-demo.zarr"
         click.echo(
-            f"{source.n_rows} rows of {source.n_features} features, {format_bytes(n_bytes)}, "
+            f"{source.n_rows:,} rows of {source.n_features} features, {format_bytes(n_bytes)}, "
             f"in {store}"
         )
         click.echo(f"memory limit {format_bytes(limit)}")
@@ -164,7 +164,7 @@ def _rows(_: None, chunk: Chunk) -> NDArray[Any]:
 
 
 def _print_comparison(planted: Parameters, model: GaussianMixture) -> None:
-    """Print a table of planted and found components, numbered as in the picture."""
+    """Print a table of true and fitted components, numbered as in the picture."""
     own, found = _standard_deviations(planted), _standard_deviations(model.fitted_model_.parameters)
     order = _aligned(planted.means, own, model.means_, found)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -172,9 +172,9 @@ def _print_comparison(planted: Parameters, model: GaussianMixture) -> None:
         table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
     for k, match in enumerate(order):
         table.add_row(
-            str(match), "planted", *_row(planted.weights[k], planted.means[k], own[k]), style="dim"
+            str(match), "true", *_row(planted.weights[k], planted.means[k], own[k]), style="dim"
         )
-        table.add_row("", "found", *_row(model.weights_[match], model.means_[match], found[match]))
+        table.add_row("", "fitted", *_row(model.weights_[match], model.means_[match], found[match]))
     console = Console() if sys.stdout.isatty() else Console(width=100)
     console.print(table, highlight=False)
 

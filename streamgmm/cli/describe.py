@@ -28,14 +28,16 @@ def summary(model: "GaussianMixture | OnlineGaussianMixture") -> str:
         seen = 0.0 if model.state_.progress is None else model.n_samples_seen_
         return (
             f"{model.n_components} components ({model.covariance_type}) to be found, "
-            f"{seen:.10g} rows seen"
+            f"{seen:,.10g} rows learned"
         )
     described = describe(model.fitted_model_)
     if isinstance(model, OnlineGaussianMixture):
         changes = (
-            f"{len(model.changes_)} change(s) of the stream" if model.changes_ else "no change"
+            f"{len(model.changes_)} change(s) of the stream"
+            if model.changes_
+            else "no change detected"
         )
-        seen = f"{described}, {model.n_samples_seen_:.10g} rows seen, {changes}"
+        seen = f"{described}, {model.n_samples_seen_:,.10g} rows learned, {changes}"
         return with_skipped(seen, model.state_.skipped)
     return with_skipped(described, _skipped_at_last(model.history_))
 

@@ -130,7 +130,9 @@ class Program(click.Group):
             return 128 + signal.SIGINT
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "streamgmm"
-            _complain(f"error: {error.format_message()} See '{command} --help'.")
+            message = error.format_message()
+            end = "" if message.endswith((".", "?")) else "."
+            _complain(f"error: {message}{end} See '{command} --help'.")
             return _BAD_INPUT
         except click.ClickException as error:
             _complain(f"error: {error.format_message()}")

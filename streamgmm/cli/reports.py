@@ -46,7 +46,7 @@ def candidates(results: "Mapping[str, NDArray[Any]]", criterion: str) -> str:
     """
     import numpy as np
 
-    # Higher is better of held-out rows, and differences are small.
+    # For held-out rows a higher value is better, and differences are small.
     sign, side, digits = (-1, "below", 5) if criterion == "held_out" else (1, "above", 2)
     order = np.lexsort((sign * results[criterion], results["rank_criterion"]))
     best = results[criterion][order[0]]

@@ -16,11 +16,11 @@ _OTHER_ARGUMENTS = {
 }
 # Numbers that no option sets.
 _WORDS = {"n_samples": "rows", "n_features": "features"}
-# Arguments without an underscore are words of English, too, but for this one.
+# All arguments without an underscore are also English words, except this one.
 _NO_ENGLISH_WORD = {"tol"}
-# What comes before lines of Python in a message.
+# Text before lines of Python in a message.
 _CODE = "in Python: "
-# What may follow an argument: a list, text, True, or nothing.
+# Value after an argument: a list, a text, True, or nothing.
 _VALUE = r"(?P<value>\[[^\]]*\]|'[^']*'|\"[^\"]*\"|True\b|(?![\w/]))"
 # Parts of paths and names in quotes are data.
 _BEFORE, _AFTER = r"(?<![\w./'\"=-])", r"(?!\w|[./=-]\w|['\"=])"
@@ -50,7 +50,7 @@ def in_options(text: str, context: click.Context) -> str:
         value = _as_word(match.groupdict().get("value") or "")
         return f"{words[match['name']]} {value}".rstrip()
 
-    # Calls give way to their arguments, and other functions to the commands of their name.
+    # Replace calls by their arguments, and other functions by the commands of the same name.
     text = re.sub(r"streamgmm\.open\((?:\w+|\.\.\.), ([^()]*)\)", r"\1", text)
     text = re.sub(r"\bstreamgmm\.(update|open|load)\b", r"streamgmm \1", text)
     # scikit-learn's sentences for a setting that is not valid.

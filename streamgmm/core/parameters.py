@@ -252,7 +252,7 @@ def held_components(fixed: Fixed, name: ParameterName, n_components: int) -> NDA
 
 
 def n_held_components(fixed: Fixed, name: ParameterName, n_components: int) -> int:
-    """Return for how many components a parameter is held, were there so many components."""
+    """Return for how many of ``n_components`` components a parameter is held."""
     return min(int(held_components(fixed, name, n_components).sum()), n_components)
 
 

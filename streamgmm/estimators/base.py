@@ -1,4 +1,4 @@
-"""What all fitted mixtures do: predict, score, draw rows, and be saved."""
+"""The base of all mixtures: prediction, scores, drawing of rows, and saving."""
 
 import hashlib
 import os
@@ -89,7 +89,7 @@ class MixtureEstimator(
     ``verbose_interval`` and ``callbacks``.
     """
 
-    #: Files that the model was loaded from or saved to, and a digest of what they held then.
+    #: Files that the model was loaded from or saved to, and the digest of their content then.
     known_files_: Mapping[str, str | None] = MappingProxyType({})
     #: Rank of covariances of low rank, as it is asked for and as it was fitted.
     rank: int | None = None
@@ -200,12 +200,12 @@ class MixtureEstimator(
         Returns
         -------
         model : GaussianMixture
-            The same mixture and history; of a stream the mixture as it is now.
+            The same mixture and history; of a stream the present mixture.
 
         Raises
         ------
         ParameterError
-            If the reference is something else, or the two do not go together.
+            If the reference is something else, or the two do not match.
 
         References
         ----------
@@ -297,7 +297,7 @@ class MixtureEstimator(
         Raises
         ------
         ParameterError
-            If there is no such feature, none is left, a value is not finite or beyond all reason,
+            If there is no such feature, none is left, a value is not finite or far too large,
             or the model has noise without a box.
 
         References
@@ -619,7 +619,7 @@ class MixtureEstimator(
         settings = self._structure_name, source.dtype, source.missing
         if sum(array.nbytes for array in arrays) > _KEPT_BYTES:
             return _prepared_from(*settings, *arrays)
-        # Attributes may be assigned by hand, and so the values themselves are what is looked up.
+        # Users may assign attributes, so the values themselves are the key.
         values = ((array.shape, array.tobytes()) for array in arrays)
         return _kept(STRUCTURES[settings[0]], *settings, *values)
 
@@ -694,14 +694,14 @@ class MixtureEstimator(
         Parameters
         ----------
         path : path-like
-            A file that is there is replaced, except in two cases: it was changed after this model
-            was loaded from it or saved to it, or :func:`streamgmm.update` has learned there what
-            this model does not know.
+            An existing file is replaced, except in two cases: it was changed after this model was
+            loaded from it or saved to it, or :func:`streamgmm.update` has learned rows in it that
+            this model has not.
 
         Raises
         ------
         OutputError
-            If the file cannot be written, or is not to be replaced.
+            If the file cannot be written, or must not be replaced.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""What estimators share that have the settings ``checkpoint`` and ``checkpoint_interval``."""
+"""The base of estimators with the settings ``checkpoint`` and ``checkpoint_interval``."""
 
 import copy
 import math

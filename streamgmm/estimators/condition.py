@@ -60,7 +60,7 @@ def condition_of(
     """
     ridge = np.zeros(parameters.n_features)
     added = getattr(model, "reg_covar_", model.reg_covar)
-    # Where nothing has been estimated there may be a rule for the ridge, and no ridge yet.
+    # Before anything has been estimated, there may be a rule for the ridge and no ridge.
     k = parameters.n_components
     is_held = n_held_components(model.fixed, "covariances", k) == k
     if not is_held and not isinstance(added, str):

@@ -1,4 +1,4 @@
-"""What decides the result of a fit: data, settings and versions, as plain values to compare."""
+"""Data, settings and versions, which decide the result of a fit, as plain values to compare."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from streamgmm.estimators.records import plain_fixed
 from streamgmm.options import CovarianceType
 from streamgmm.protocols import LazySource, Source, all_chunks, regions_of
 
-# Settings that do not decide what is found, or of which what decides is said in another way.
+# Settings that do not change the result, or that the fingerprint holds in another form.
 _INDIFFERENT = (
     "callbacks",
     "checkpoint",
@@ -31,7 +31,7 @@ _INDIFFERENT = (
     "verbose_interval",
 )
 _VERSIONS = ("streamgmm", "numpy", "scipy", "numba")
-# Chunks that are larger are not read only to look at them; of others so many rows are.
+# Largest chunk that is read for the fingerprint, and the number of rows that it takes from each.
 _MOST_BYTES, _ROWS = 64 << 20, 64
 
 

@@ -1,4 +1,4 @@
-"""What fits, streams and merging need in memory, and how much work a memory limit allows."""
+"""Memory that fits, streams and merging need, and the work that a memory limit allows."""
 
 import logging
 from collections.abc import Collection, Iterator, Sequence

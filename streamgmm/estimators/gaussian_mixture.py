@@ -118,7 +118,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     Arguments, attributes and their meanings are those of
     :class:`sklearn.mixture.GaussianMixture` wherever it has them. Data may be an array, or anything
     that :func:`streamgmm.open` reads chunk by chunk: a ``.npy`` file, a Zarr array, a Dask
-    array. Each iteration reads all of it once; work on a sample in memory keeps these few.
+    array. Each iteration is a pass over the data; work on a sample in memory keeps their number
+    small.
 
     Parameters
     ----------
@@ -135,9 +136,10 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         the largest rank that the columns allow if that is smaller: the largest integer that is at
         most (2 D + 1 - √(8 D + 1)) / 2.
     tol : float, default=1e-3
-        Of the mean log-likelihood, in nats per row. "auto" stops when the predicted remaining gain
-        is less, or five passes have gained less together; "em" when an iteration changes it by
-        less; "hard" when an iteration changes its objective by less, or assigns no row otherwise.
+        Tolerance of the mean log-likelihood, in nats per row. "auto" stops when the predicted
+        remaining gain is below it, or when five passes together have gained less. "em" stops when
+        an iteration changes the log-likelihood by less. "hard" stops when an iteration changes its
+        objective by less, or assigns no row to another component.
     reg_covar : float, array-like of shape (n_features,) or "auto", default="auto"
         Added to the diagonal of covariances, in squared units of the data: one number for all
         columns, or one for each. With "auto" each column gets a millionth of its variance, but
@@ -145,21 +147,21 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         the sampled rows. Plain EM (``algorithm="em"``) adds 1e-6 with "auto". A warm start keeps
         ``reg_covar_`` with "auto". Components with one variance ("spherical") get the smallest.
     max_iter : int, default=100
-        Bound on iterations: with "auto" and "hard" on reads after the survey, with "em" on those
-        of each start.
+        Largest number of iterations: with "auto" and "hard" of passes after the survey, with "em"
+        of iterations of each start.
     n_init : int, default=1
-        Number of restarts. With "em" each takes its own passes over the data, and the one with the
-        highest log-likelihood is kept. With "auto" and "hard" each restart is some starts on the
-        sample, and the one with the highest log-likelihood there is kept; one with a degenerate
-        component is kept only if all have one.
+        Number of restarts. With "em" each restart makes its own passes over the data, and the one
+        with the highest log-likelihood is kept. With "auto" and "hard" each restart is a group of
+        starts on the sample, and the one with the highest log-likelihood on the sample is kept. A
+        restart with a degenerate component is kept only if all restarts have one.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
-        How a start is made, from sampled rows; with "em" from at most 65536. k-means comes to the
-        same clusters again and again. With "kmeans", restarts after the first therefore take turns
-        at k-means++ alone, random rows, k-means on a few rows, and random labels.
+        Method of the starts, which use sampled rows; with "em" at most 65536. k-means finds the
+        same clusters in most starts. With "kmeans", restarts after the first therefore alternate
+        between k-means++ alone, random rows, k-means on a few rows, and random labels.
     weights_init : array-like of shape (n_components,), default=None
-        Starting weights. If these, means and precisions are all given, nothing else is tried. With
-        "auto" some rows, as a rule a small part of a pass, say where EM leads from there; "em"
-        begins with them.
+        Starting weights. If weights, means and precisions are all given, there are no other starts.
+        "em" begins with this start. "auto" first runs EM from it on a sample, which is usually read
+        in a small part of a pass.
     means_init : array-like of shape (n_components, n_features), default=None
         Starting means.
     precisions_init : array-like, default=None
@@ -174,38 +176,38 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     verbose_interval : int, default=10
         With ``verbose=1``, iterations between two lines; with ``verbose=2`` every one is written.
     algorithm : {"auto", "em", "hard"}, default="auto"
-        "auto" surveys the data in one pass and takes a sample of rows; on these, in memory, it
-        searches for a start and converges; from there it reads all rows as long as this gains
-        anything, going further in a step than EM does. The parameters that it returns are those
-        whose log-likelihood it found last. "em" is plain EM: from the same start it gives
-        scikit-learn's iterates, and its conventions. With covariances of low rank "auto" neither
-        splits nor merges components, and extrapolates the steps of EM. "hard" is classification
-        EM: each row counts wholly for the component of the largest π_k p_k(x), of equal ones for
-        that of the lowest number, and the iterations maximise the mean of max_k ln π_k p_k(x). The
-        start is that of "auto"; then every iteration reads all rows once. Means and covariances are
-        those of the assigned rows, narrower than those of the maximum likelihood where components
-        overlap.
+        "auto" surveys the data in one pass and takes a sample of rows. It searches for a start on
+        the sample, in memory, and converges there. Then it makes passes over all rows, with longer
+        steps than those of EM, until the predicted gain is small. It returns the parameters that
+        its last accepted pass has evaluated. With covariances of low rank it neither splits nor
+        merges components, and extrapolates the steps of EM. "em" is plain EM, with scikit-learn's
+        conventions: from the same start it gives scikit-learn's iterates. "hard" is classification
+        EM: each row counts wholly for the component of the largest π_k p_k(x) (of equal ones, for
+        the first), and the iterations maximise the mean of max_k ln π_k p_k(x). Its start is that
+        of "auto", and every iteration is one pass. Means and covariances are those of the assigned
+        rows; where components overlap, they are narrower than those of maximum likelihood.
     arithmetic : {"auto", "float64", "float32"}, default="auto"
-        With "auto" densities and sums are float64 wherever a component may have a share in a row,
-        and float32 may find where it has none: the result is that of "float64", to the last bit,
-        sooner. With "float32" densities are float32 wherever the bound on their error is below
-        0.001 nats, and sums of some hundred rows too where that of covariances is below a part in
-        10,000 and there is no ``noise``, else as with "auto"; "low_rank" is always computed in
-        float64, and refuses "float32". What was done is in ``history_``. Hard assignment needs all
-        digits of densities that matter: there "float32" is "auto".
+        "auto" computes densities and sums in float64, and uses float32 only to exclude components
+        without a share in a row. The result has the same bits as with "float64", in less time.
+        "float32" computes densities in float32 where the bound on their error is below 0.001 nats.
+        It also sums some hundred rows in float32, where the bound on the error of covariances is
+        below a part in 10,000 and there is no ``noise``. Elsewhere it does the same as "auto".
+        ``history_`` says what was used. "low_rank" is always computed in float64, and refuses
+        "float32". With hard assignment "float32" is the same as "auto".
     fixed : collection of {"weights", "means", "covariances"}, or dict, default=()
         Parameters held at their ``*_init`` values (``precisions_init`` for covariances). A dict
         has, for a name, True or False for each component: ``{"means": [True, False, False]}``
-        holds the first mean. Weights that are not held share what the others leave. Weights that
-        are all held and not given are equal: ``fixed={"weights"}``.
+        holds the first mean. Weights that are not held sum to 1 minus the held weights.
+        Weights that are all held and not given are equal: ``fixed={"weights"}``.
     prior : None, "fraley-raftery", "chen-tan" or :class:`streamgmm.Prior`, default=None
         Prior of the means and covariances: the fit maximises the log-likelihood and the log density
         of the prior, so no component collapses. "fraley-raftery" is ``Prior()``. "chen-tan"
-        penalises covariances that are narrow beside that of the data; its part vanishes as rows
-        grow. What a prior takes from the data comes from the surveyed sample, with a given start
-        from a sample of up to 65536 rows. ``lower_bound_`` and the criteria hold the
-        log-likelihood alone. Any object with a method ``pseudo_rows``
-        (``streamgmm.core.objective.Prior``) is taken too, but files do not hold it.
+        penalises covariances that are narrow beside that of the data; its share of the objective
+        vanishes as the number of rows grows. Values that a prior takes from the data are computed
+        from the surveyed sample, or with a given start from a sample of up to 65536 rows.
+        ``lower_bound_`` and the criteria hold the log-likelihood alone. Any object with a method
+        ``pseudo_rows`` (``streamgmm.core.objective.Prior``) is a prior too, but files do not hold
+        it.
     noise : None, "uniform" or float, default=None
         A further component of constant density, for rows that belong to no component. "uniform":
         the density is 1/V everywhere, with the volume V of a box with sides along the columns,
@@ -222,21 +224,21 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     memory_limit : int or str, default=None
         Bytes that the process may hold ("4GiB"), its interpreter, libraries and all parameters
         included; on a cluster those of the process that drives it. A fit that needs more is refused
-        before its first pass. Where little room is left, "auto" extrapolates from fewer passes,
-        uses fewer rows in memory, and last does without split and merge. With a limit the C library
-        gives freed memory back to the system, for the rest of the process. None for most of what is
-        free, where parameters and the sample are not counted.
+        before its first pass. With a tight limit "auto" extrapolates from fewer passes, then uses
+        fewer rows in memory, and then does not split and merge components. With a limit the C
+        library returns freed memory to the system, for the rest of the process. None for most of
+        the free memory, where parameters and the sample are not counted.
     survey_part : float, default=1.0
-        About this part of the chunks is surveyed by "auto", spread over the data, but no fewer
-        rows than are sampled. What is only in the others, the sample does not show.
+        Part of the chunks that "auto" surveys, spread over the data, but no fewer rows than it
+        samples. The sample does not show what only the other chunks hold.
     checkpoint : path-like or URL, default=None
         Folder in which :meth:`fit` keeps what it finds: the survey's sample, the stages of the
         search, the statistics of each pass, so that an interrupted fit can continue, and
-        ``model.gmm``, the best model so far. URLs are those that fsspec writes, with what it knows
-        of credentials; there it is up to the caller that no two fits write the same one.
+        ``model.gmm``, the best model so far. A URL is written by fsspec, with the credentials of
+        its configuration; the caller has to ensure that no two fits write to the same URL.
     checkpoint_interval : float, default=None
-        Within a pass too, what it has come to is kept in the checkpoint about every so many
-        seconds; None for what reads have found when they end.
+        Number of seconds after which a running pass saves its state in the checkpoint. With None
+        only the results of whole passes are saved.
     callbacks : sequence of callables, default=()
         Called with each :class:`streamgmm.events.Event` of a fit.
 
@@ -248,8 +250,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         Part of the rows that are noise. This and the next two attributes are there only with
         ``noise``.
     noise_log_density_ : float
-        ln(1/V), nats in units of the data: what was chosen with ``noise="uniform"`` decides the
-        likelihood and the criteria.
+        ln(1/V), nats in units of the data. It influences the likelihood and the criteria.
     noise_box_ : ndarray of shape (2, n_features)
         Lower and upper limits of the box; only with ``noise="uniform"``.
     means_ : ndarray of shape (n_components, n_features)
@@ -279,24 +280,24 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     rank_ : int
         Only with "low_rank": the rank that was used.
     converged_ : bool
-        Whether ``tol`` ended the fit, of "em" the best start.
+        Whether ``tol`` ended the fit; with "em" that of the best start.
     n_iter_ : int
-        Number of iterations: of "auto" after the survey, steps that were not accepted too; of
-        "em" those of the best start; of "hard" those after the survey.
+        Number of iterations: with "auto" those after the survey, including steps that were not
+        accepted; with "em" those of the best start; with "hard" those after the survey.
     lower_bound_ : float
-        Mean log-likelihood, nats per row: of "auto" that of the parameters; of "em" that of the
-        parameters that the last iteration began with; of "hard" the mean of max_k ln π_k p_k(x)
-        with these parameters. :meth:`score` is the log-likelihood of the mixture with any
-        algorithm.
+        Mean log-likelihood, nats per row: with "auto" that of the parameters; with "em" that of
+        the parameters at the start of the last iteration; with "hard" the mean of
+        max_k ln π_k p_k(x) with the latter. With any algorithm, :meth:`score` is the log-likelihood
+        of the mixture.
     lower_bounds_ : list of float
-        Mean log-likelihood of each iteration; of "auto" of those that were accepted.
+        Mean log-likelihood of each iteration; with "auto" of the accepted ones.
     n_reads_ : float
-        How often the data were read, over all starts; reads of a part of them are fractions.
+        Number of passes over the data, over all starts; partial passes count as fractions.
     history_ : list of dict
-        One entry a pass; the keys are the fields of :class:`streamgmm.events.ReadDone`. "auto"
-        begins with a "survey", and, if its sample is not all of the data, a "pilot" before it,
-        which is a fraction of a pass; from a start that is given, with a "sample", which is
-        another, or a whole one of data in few chunks.
+        One entry for each pass; the keys are the fields of :class:`streamgmm.events.ReadDone`.
+        "auto" begins with a "survey". If its sample is not all of the data, a "pilot" comes before,
+        which is a fraction of a pass. From a given start, "auto" begins with a "sample", a fraction
+        of a pass, or a whole one if the data have few chunks.
     sample_history_ : list of dict
         One entry for each stage of the work on the sample in memory; the keys are the fields of
         :class:`streamgmm.events.SampleStage`.
@@ -457,13 +458,13 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             Row weights; a weight of 2 counts a row twice.
         resume : bool, default=False
             Whether to continue with what an interrupted call of the same settings and data left in
-            ``checkpoint``; if there is nothing, the fit begins. Reads that were made before are in
+            ``checkpoint``; if there is nothing, the fit begins. Earlier passes are in
             ``history_``, but no event reports them again.
 
         Returns
         -------
         self : GaussianMixture
-            Of a fit that continued, to the last bit that of one that was not interrupted.
+            A resumed fit gives the same bits as an uninterrupted one.
 
         Raises
         ------
@@ -474,10 +475,10 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         MemoryLimitError
             If the fit does not fit in the memory limit, with one chunk and on one thread.
         CheckpointError
-            If the checkpoint is there and not to be resumed, or is that of another fit: of other
+            If the checkpoint exists and ``resume`` is False, or it belongs to another fit: other
             data, settings or versions.
         OutputError
-            If the checkpoint cannot be written; what it holds stays.
+            If the checkpoint cannot be written; its content stays.
 
         Examples
         --------
@@ -641,7 +642,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             n_features, Objective(fixed=objective.fixed, noise=objective.noise)
         ).n_parameters(n_features)
         if start is not None:
-            # What is given leaves nothing to chance but the rows that steps are informed by.
+            # With a given start, only the rows that determine the steps are random.
             random = np.random.RandomState(0) if self.random_state is None else random
             return self._fit_from(reader, open_rows, start, objective, n_parameters, random, effort)
 
@@ -750,7 +751,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     def _settings(
         self, n_features: int, objective: Objective, scales: Array | None = None
     ) -> Settings:
-        """Return what is to be fitted, and how."""
+        """Return the settings of the fit."""
         return Settings(
             self.n_components,
             self._asked_structure(n_features),
@@ -833,7 +834,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
                     "all of them or for none"
                 )
             if name == "weights" and mask.sum() == k - 1:
-                # The last one is what the others leave.
+                # The last one is 1 minus the others.
                 mask = np.ones(k, dtype=np.bool_)
             if mask.any():
                 masks[name] = mask
@@ -1073,7 +1074,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         Raises
         ------
         ParameterError
-            If there cannot be so many clusters, or X is not given and the model has no sample.
+            If ``n_clusters`` is not possible, or X is not given and the model has no sample.
         DataError
             If the data cannot be used or have other columns than those fitted.
 
@@ -1258,7 +1259,7 @@ def refuse_noise(noise: NoiseSetting, source: Source, fixed: Fixed) -> None:
         return
     if "weights" in fixed:
         raise ParameterError(
-            "fixed holds weights, but with noise all weights are free; leave out fixed weights or "
+            "fixed holds weights, but with noise all weights are free; remove fixed weights or "
             "noise"
         )
     if source.missing == "em" and not isinstance(noise, str):

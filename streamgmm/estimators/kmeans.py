@@ -94,11 +94,11 @@ default="k-means++"
         Number of runs on the sample, of which the best three are improved; "auto" is 9. Passes
         over all rows are made for one start only.
     max_iter : int, default=300
-        Bound on iterations over all rows.
+        Largest number of iterations over all rows.
     tol : float, default=1e-4
-        The iterations end when the sum of the squared moves of the centres is at most this part of
-        the mean variance of the columns, rows counted by their weights. They always end when no row
-        is assigned otherwise.
+        The iterations end when the sum of the squared shifts of the centres is at most this part of
+        the mean variance of the columns, rows counted by their weights. They always end when no
+        row is assigned to another centre.
     random_state : int, RandomState instance or None, default=None
         Decides the sample and the starts.
     executor : "auto", "threads", "dask" or distributed.Client, default="auto"
@@ -113,7 +113,7 @@ default="k-means++"
         ``model.gmm`` in it holds the clusters so far as a spherical mixture.
     callbacks : sequence of callables, default=()
         Called with each :class:`streamgmm.events.Event` of a fit. Log-likelihoods in events are
-        negative mean squared distances, in a unit of the fit's own.
+        negative mean squared distances, in a unit that the fit chooses.
     verbose : int, default=0
         1 writes a line for each pass over the data to standard error.
 
@@ -144,7 +144,7 @@ default="k-means++"
     Notes
     -----
     A centre that loses all rows moves to the row that is farthest from its own centre, as in
-    scikit-learn; this takes a pass more.
+    scikit-learn; this takes one more pass.
 
     References
     ----------

@@ -14,7 +14,7 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, public_type
 from streamgmm.core.structures.low_rank_factors import loadings_of, noise_variances_of
 
-# Sizes by which the dimensions of covariances are told from each other.
+# Different sizes, by which the dimensions of covariances are recognised.
 _COMPONENTS, _FEATURES = 3, 5
 
 

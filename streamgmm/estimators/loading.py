@@ -42,14 +42,14 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
         A pipeline has transformers of ``streamgmm.preprocessing`` and, as its last step, a
         mixture or another transformer.
     path : path-like
-        A file that is there is replaced, except in two cases: it was changed after this model was
-        loaded from it or saved to it, or :func:`streamgmm.update` has learned there what this model
-        does not know.
+        An existing file is replaced, except in two cases: it was changed after this model was
+        loaded from it or saved to it, or :func:`streamgmm.update` has learned rows in it that this
+        model has not.
 
     Raises
     ------
     OutputError
-        If the file cannot be written, or is not to be replaced.
+        If the file cannot be written, or must not be replaced.
     ParameterError
         If a file cannot hold the model, or a step of the pipeline.
     NotFittedError
@@ -197,7 +197,7 @@ def load_or_begin(path: Path, settings: Mapping[str, Any]) -> OnlineGaussianMixt
     ]
     if other:
         raise ParameterError(
-            f"{path} is of other settings: its {'; its '.join(other)}. Leave these out to continue "
+            f"{path} is of other settings: its {'; its '.join(other)}. Remove these to continue "
             "with it, or begin another model"
         )
     if isinstance(model, GaussianMixture):

@@ -1,4 +1,4 @@
-"""Which models can be merged, and what each brings."""
+"""Checks of models to merge, and their mixtures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -69,12 +69,13 @@ def _kind(model: MixtureEstimator) -> str:
 
 
 def refuse_size(parts: Sequence[FittedModel], n_components: int, is_chosen: bool) -> None:
-    """Raise an error if mixtures cannot have so many components together.
+    """Raise an error if merged mixtures cannot have ``n_components`` components.
 
     Raises
     ------
     ParameterError
-        If they have not so many, or differ and nobody has chosen.
+        If the mixtures have fewer components together, or their numbers differ and the caller has
+        chosen none.
     """
     sizes = [part.parameters.n_components for part in parts]
     if not is_chosen and len(set(sizes)) > 1:

@@ -628,7 +628,7 @@ prior : as for :class:`GaussianMixture`
 
 
 def _possible_sizes(sizes: Sequence[int], source: Source, is_chosen: bool) -> list[int]:
-    """Return the numbers of components that so many rows allow; report the others if chosen.
+    """Return the numbers of components that the rows allow; report the others if chosen.
 
     Raises
     ------
@@ -697,7 +697,7 @@ def _table(
     criteria = [one.criteria for one in outcomes]
     status = np.array([one.status for one in outcomes])
     held_out, errors = _held_out_columns(outcomes)
-    # What the best candidate has the least of.
+    # Value that is smallest for the best candidate.
     values = -held_out
     if criterion != "held_out":
         values = np.array([getattr(one, criterion) for one in criteria])

@@ -22,7 +22,7 @@ def within_float64() -> Iterator[None]:
     Raises
     ------
     DataError
-        If a matrix cannot be factored. Parameters are to be checked by :func:`check_finite`.
+        If a matrix cannot be factored. Check parameters by :func:`check_finite`.
     """
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         try:

@@ -69,22 +69,23 @@ from streamgmm.sources.sample import SampleSource
 
 # Rows of the first search: for each parameter, at least, and at most in bytes.
 _ROWS_PER_PARAMETER, _FEWEST_ROWS, _MOST_BYTES = 20, 1 << 14, 32 << 20
-# All rows count alike until there are so many, or so many times as many as are searched.
+# Number of rows up to which all rows count alike: at least, and as a multiple of the rows that a
+# search uses.
 _OFFSET, _OFFSET_SEARCHES = 65536.0, 4.0
-# A batch fit's rows continue counting alike until as many have come again.
+# After a batch fit, all rows count alike up to this multiple of its rows.
 _OFFSET_BATCHES = 2.0
-# Of what the rows searched leave uncertain, this may remain to be gained on them.
+# Gain that may remain on the searched rows, as a part of their loss from sampling.
 _PART_OF_SHORTFALL = 0.01
-# A stream is as long as it may get.
+# The memory is computed for the longest possible stream.
 _ENDLESS = 2**62
 
 
 class OnlineGaussianMixture(MixtureEstimator):
     """Gaussian mixture that learns rows as they come, in bounded time and memory.
 
-    The first rows are held until there are enough to search for a mixture among them as
-    :class:`GaussianMixture` does; from then on each row is looked at once (stepwise EM). What has
-    been learned does not depend on how the stream is cut into batches, but for rounding.
+    The first rows are buffered until there are enough to search for a mixture among them, as
+    :class:`GaussianMixture` does. From then on each row is used once (stepwise EM). Up to rounding,
+    the result does not depend on the division of the stream into batches.
 
     Parameters
     ----------
@@ -95,38 +96,38 @@ class OnlineGaussianMixture(MixtureEstimator):
         "diag": each has a variance for each column; "spherical": each has one variance;
         "tied_diag" and "tied_spherical": all have the same variances, or the same one.
     half_life : float, default=None
-        Rows after which a row counts half, for streams that change; None if all rows are of one
-        kind.
+        Number of further rows after which a row has half its weight, for streams that change; None
+        for streams that do not change.
     reg_covar : float, array-like of shape (n_features,) or "auto", default="auto"
         Added to the diagonal of covariances, in squared units of the data: one number for all
         columns, or one for each. With "auto" each column gets a millionth of its variance, but
         never more than 1e-6; the variance is that of a Gaussian with the interquartile range of
-        the rows that are searched. What a search finds is kept until another search replaces the
-        mixture: while the first ``init_size`` rows come, or after a change of the stream.
+        the rows that are searched. The value of a search is kept until another search replaces
+        the mixture: among the first ``init_size`` rows, or after a change of the stream.
         Components with one variance ("spherical") get the smallest.
     learning_decay : float, default=0.6
-        How fast steps become smaller, between 0.5, exclusive, and 1: after n rows old rows fade
-        as if there were only ``learning_offset`` (n / ``learning_offset``)^``learning_decay``. The
-        model is made from the average of the later steps, unless there is a half-life.
+        Decay of the step size, between 0.5, exclusive, and 1: after n rows a step has the size
+        that belongs to ``learning_offset`` (n / ``learning_offset``)^``learning_decay`` rows.
+        Without a half-life, the model is made from the average of the later steps.
     learning_offset : float, default=None
-        Rows that count alike before old ones fade; None for 65536, or 4 ``init_size`` if that
+        Number of rows up to which all rows count alike; None for 65536, or 4 ``init_size`` if that
         is more.
     init_size : int, default=None
-        Rows that are held for the search; None for 20 a parameter, but at least 16384, and no more
-        than 32 MiB or the half-life.
+        Number of rows that are buffered for the search; None for 20 per parameter, at least 16384,
+        and at most 32 MiB or the half-life.
     n_init : int, default=1
-        Restarts of a search; as for :class:`GaussianMixture`, each is some starts.
+        Number of restarts of a search, as for :class:`GaussianMixture`.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
-        How a start is made, and with "kmeans" the first restart.
+        Method of the starts; with "kmeans" that of the first restart.
     random_state : int, RandomState instance or None, default=None
         Decides the starts, and what :meth:`sample` draws.
     prior : None, "fraley-raftery", "chen-tan" or :class:`streamgmm.Prior`, default=None
-        Prior of the means and covariances, as for :class:`GaussianMixture`. What it takes from the
-        data comes from the rows of the last search, and is then held; after :meth:`from_batch` and
-        :meth:`merged` it comes from the mixtures. A model with a prior of another class, which has
-        a method ``pseudo_rows``, learns but cannot be saved.
+        Prior of the means and covariances, as for :class:`GaussianMixture`. The values that it
+        takes from the data come from the rows of the last search, and are then held; after
+        :meth:`from_batch` and :meth:`merged` they come from the mixtures. A model with a prior of
+        another class, which has a method ``pseudo_rows``, can learn but cannot be saved.
     verbose : int, default=0
-        1 writes a line on what happens to standard error.
+        1 writes lines on the progress to standard error.
     verbose_interval : int, default=10
         As for :class:`GaussianMixture`.
     executor : "auto", "threads", "dask" or distributed.Client, default="auto"
@@ -151,15 +152,15 @@ class OnlineGaussianMixture(MixtureEstimator):
     n_steps_ : int
         M-steps since the last search.
     history_ : list of dict
-        What rows scored before they were learned (``n_samples``, mean ``log_likelihood`` in nats a
-        row), in the order of the stream. There are at most 1024 entries, each of more rows the
-        longer the stream is.
+        Scores of rows before they were learned (``n_samples``, mean ``log_likelihood`` in nats per
+        row), in the order of the stream. There are at most 1024 entries; the longer the stream is,
+        the more rows each has.
     changes_ : list of float
         ``n_samples_seen_`` when the stream was found to have changed: scores had fallen by more
-        than chance explains. The last 64. With a half-life the mixture is then searched for anew
-        among the next ``init_size`` rows, and replaced if that explains them better.
+        than chance explains. The last 64. With a half-life, the next ``init_size`` rows are then
+        searched for a new mixture, which replaces the old one if it explains them better.
     merging_loss_ : float
-        Only of a merged model: what merging cost, nats per row; see :meth:`merged`.
+        Only of a merged model: the loss of merging, nats per row; see :meth:`merged`.
     skipped_rows_ : dict of str to int
         Rows so far that were not learned: "n_overflowing" because their squares overflow,
         "n_missing" for lack of values, "n_weightless" because their weight is 0.
@@ -172,7 +173,7 @@ class OnlineGaussianMixture(MixtureEstimator):
 
     See Also
     --------
-    GaussianMixture : For data that are there, and can be read again.
+    GaussianMixture : For stored data, which can be read again.
 
     References
     ----------
@@ -222,7 +223,7 @@ class OnlineGaussianMixture(MixtureEstimator):
     #: The parameters whose condition was examined last, and what was reported of them.
     _examined: Parameters | None = None
     _reported: frozenset[tuple[str, int]] = frozenset()
-    #: Weights of the rows of a search that :meth:`_report_few_rows` has not looked at.
+    #: Weights of the rows of a search that :meth:`_report_few_rows` has not examined.
     _searched: Array | None = None
     #: Whether it was reported that a search had fewer rows than free parameters.
     _has_reported_few_rows = False
@@ -270,8 +271,8 @@ class OnlineGaussianMixture(MixtureEstimator):
     def from_batch(cls, model: GaussianMixture, **settings: Any) -> Self:
         """Continue from a batch fit: from its statistics, and the number of its rows.
 
-        After a fit to N rows the next N / 100 move the model by about a hundredth of what they
-        would say alone.
+        After a fit to N rows, the next N / 100 rows change the model by about a hundredth of the
+        change that they would cause alone.
 
         Parameters
         ----------
@@ -314,12 +315,11 @@ class OnlineGaussianMixture(MixtureEstimator):
     def merged(
         cls, models: Iterable["GaussianMixture | OnlineGaussianMixture"], **settings: Any
     ) -> Self:
-        """Continue from models that were trained apart, each on rows of its own.
+        """Continue from models that were trained separately, each on other rows.
 
-        Statistics are added, those of components that are the same together. Which these are is
-        found among the components of all models: the two that cost least to merge are merged, until
-        ``n_components`` are left. So a component that only one of the models has seen is kept while
-        there is room, and the order of the models does not matter.
+        Statistics of equal components are added. Among the components of all models, the two that
+        cost least to merge are merged, until ``n_components`` remain. So a component of only one
+        model is kept as long as the number allows, and the order of the models does not matter.
 
         Parameters
         ----------
@@ -333,15 +333,15 @@ class OnlineGaussianMixture(MixtureEstimator):
         Returns
         -------
         OnlineGaussianMixture
-            Of all rows that the models have seen. Its ``merging_loss_`` says what was lost: how
-            much better, in nats per row, the components of all models together, as they were,
-            explain rows drawn from them, by an estimate. Near 0 the models agree; else more
-            components are needed, or a model is poor, or of few rows.
+            Model of all rows that the models have learned. Its ``merging_loss_`` estimates the
+            loss, in nats per row: the difference by which the components of all models before the
+            merge explain rows drawn from them better. Near 0 the models agree. Otherwise more
+            components are needed, or one of the models is poor or has learned few rows.
 
         Raises
         ------
         ParameterError
-            If the models do not go together, or one has no statistics, having been converted or
+            If the models do not match, or one has no statistics because it was converted or
             derived from another one.
         MemoryLimitError
             If merging takes more than ``memory_limit``.
@@ -433,7 +433,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         n_seen: float,
         merging_loss: float | None = None,
     ) -> None:
-        """Continue from a mixture that was fitted to so many rows."""
+        """Continue from a mixture that was fitted to ``n_seen`` rows."""
         weight = fitted.require_statistics("the mixture").weight
         plan = self._plan(self.n_features_in_, _OFFSET_BATCHES * weight)
         progress = Progress.continued(plan, fitted, objective, n_seen)
@@ -441,10 +441,10 @@ class OnlineGaussianMixture(MixtureEstimator):
         self._report_condition()
 
     def to_batch(self, **settings: Any) -> GaussianMixture:
-        """Return the mixture as it is now as a fitted batch model.
+        """Return the present mixture as a fitted batch model.
 
-        With ``warm_start=True`` its ``fit`` continues from here: what was learned of a stream is
-        polished on all rows, where they have been stored.
+        With ``warm_start=True`` its ``fit`` continues from this mixture, and refines it on all rows
+        of the stream, if they have been stored.
 
         Parameters
         ----------
@@ -486,7 +486,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         return {name: known[name] for name in GaussianMixture().get_params() if name in known}
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Learn some rows more.
+        """Learn more rows.
 
         Parameters
         ----------
@@ -505,8 +505,8 @@ class OnlineGaussianMixture(MixtureEstimator):
         Raises
         ------
         DataError
-            If the data cannot be used or have other columns than the rows before. Then nothing of
-            them has been learned.
+            If the data cannot be used or have other columns than the rows before. Then none of
+            their rows has been learned.
         ParameterError
             If a setting is not valid.
 
@@ -523,7 +523,8 @@ class OnlineGaussianMixture(MixtureEstimator):
         progress = self.state_.progress
         if progress is not None and sample_weight is None and self._is_plain(X):
             n_rows = len(X)
-            # A few rows more take kernels alone; to hold BLAS takes as long.
+            # For a few more rows only kernels run, and limiting the threads of BLAS would take as
+            # long.
             with nullcontext() if progress.has_room(n_rows) else single_threaded_blas():
                 return self._learn(progress, [Chunk(X, range(n_rows))], "error")
         if progress is None:
@@ -560,7 +561,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         source : Source
             Its columns are those of the rows before.
         chunks : iterable of Chunk
-            In the order in which they are to be learned.
+            In the order of learning.
 
         Returns
         -------
@@ -681,7 +682,7 @@ class OnlineGaussianMixture(MixtureEstimator):
 
     @property
     def reg_covar_(self) -> Array:
-        """What is added to the diagonal entry of each column, (n_features,)."""
+        """Ridge that is added to the diagonal entry of each column, (n_features,)."""
         # Rows of a block that has not ended do not change it.
         model = self._begun.model or self._stepwise
         return np.full(self.n_features_in_, model.objective.reg_covar)
@@ -698,7 +699,7 @@ class OnlineGaussianMixture(MixtureEstimator):
 
     @property
     def history_(self) -> list[dict[str, float]]:
-        """What rows scored before they were learned."""
+        """Scores of rows before they were learned."""
         return [
             {"n_samples": score.weight, "log_likelihood": score.mean}
             for score in self._current.record.all_entries
@@ -723,7 +724,7 @@ class OnlineGaussianMixture(MixtureEstimator):
 
     @property
     def fitted_model_(self) -> FittedModel:
-        """The mixture as it is now, as a plain value."""
+        """The present mixture as a plain value."""
         return FittedModel(
             self._parameters(),
             self._statistics,
@@ -746,7 +747,7 @@ class OnlineGaussianMixture(MixtureEstimator):
 
     @property
     def _current(self) -> Progress:
-        """What has been learned of all rows so far, those of a block that has not ended too."""
+        """State after all rows so far, with those of the block that has not ended."""
         with single_threaded_blas(), within_float64():
             return self._begun.provisional
 
@@ -782,7 +783,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         )
 
     def _start(self, source: Source) -> Progress:
-        # An error comes before any row is held.
+        # An error is raised before any row is buffered.
         self._given_ridge()
         check_prior(self.prior, self.covariance_type, source.n_features)
         plan = self._plan(source.n_features)

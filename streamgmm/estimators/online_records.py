@@ -178,14 +178,14 @@ def _progress(model: Any, header: Mapping[str, Any], arrays: Mapping[str, Any]) 
     )
     if stepwise is None and not is_holding:
         raise ValueError("it has neither a mixture nor rows to search for one")
-    # A search that is never due would be waited for without an end.
+    # If no search is ever due, the stream would be buffered without end.
     if is_holding and not (
         plan.fewest_rows <= progress.next_search <= plan.init_size and held.n_rows < plan.init_size
     ):
         raise ValueError(f"its next search is due after {progress.next_search} rows")
     if plan.seed + progress.n_searches > _LARGEST_SEED:
         raise ValueError("its seed is too large")
-    # A step that is never due would be waited for without an end.
+    # If no step is ever due, the stream would be buffered without end.
     if stepwise is not None:
         positive("step_rows", stepwise.step_rows)
     return progress
@@ -327,7 +327,7 @@ def _unpack_model(
         Objective(ridge, prior=prior),
         parameters,
         found["total"],
-        # They are in one frame, which is soon seen if it is one object.
+        # They share one frame; with one object, comparisons are fast.
         replace(found["recent"], frame=frame),
         replace(found["average"], frame=frame) if "average" in found else None,
         amount("n_rows", header["n_rows"]),

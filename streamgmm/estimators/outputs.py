@@ -27,7 +27,7 @@ from streamgmm.urls import is_url, split
 
 #: Label of rows that cannot be labelled.
 NO_LABEL = -1
-# Of predictions that a thread holds before they are written.
+# Bytes of predictions that a thread holds before they are written.
 _PIECE_BYTES = 8 << 20
 
 
@@ -122,7 +122,7 @@ def as_given(source: Source, values: NDArray[Any], output: Output) -> Any:
 
 
 def description(source: Source) -> dict[str, Any]:
-    """Return what predictions of a source depend on, as far as its metadata tell."""
+    """Return what the predictions of a source depend on, as far as its metadata say."""
     known = {
         "data": source.name,
         "data shape": [*sample_shape(source), source.n_features],

@@ -90,7 +90,7 @@ class MixturePredictions(ABC):
         DataError
             If the data cannot be used or have other columns than those fitted.
         OutputError
-            If ``out`` cannot be written, another process is writing it, or what is to be resumed
+            If ``out`` cannot be written, another process is writing it, or the output to resume
             was begun with another model or other data.
 
         Examples

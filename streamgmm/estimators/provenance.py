@@ -1,4 +1,4 @@
-"""Where a fitted mixture comes from: data, versions, machine and date, as plain values."""
+"""The origin of a fitted mixture: data, versions, machine and date, as plain values."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from streamgmm.protocols import Source, locations_of
 from streamgmm.urls import without_credentials
 
 _LIBRARIES = ("streamgmm", "numpy", "scipy", "numba", "scikit-learn", "zarr", "dask")
-# Files that are named; of more there is a number.
+# Number of files that are named; of further files only the number is given.
 _MOST_NAMED = 100
 
 

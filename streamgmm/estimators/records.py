@@ -181,7 +181,7 @@ def from_record(estimator: Any, record: Record) -> Any:
         from_header(header),
         _provenance(header),
     )
-    # What is computed anew differs from what was saved by rounding.
+    # Values that are computed again differ from the saved ones by rounding.
     return estimator.from_fitted_model(fitted, arrays, **settings)
 
 
@@ -420,7 +420,7 @@ def feature_names(record: Record, n_features: int) -> Any:
     Raises
     ------
     ValueError
-        If they are no names of so many columns.
+        If they are not one name per column.
     """
     names = record.header.get("feature_names")
     if names is None:

@@ -1,4 +1,4 @@
-"""What estimators share that say something of each row: opening data, and passes that write."""
+"""The base of estimators that predict values of rows: opening data, and passes that write."""
 
 import math
 import os
@@ -56,7 +56,7 @@ from streamgmm.sources.transformed import TransformedSource
 if TYPE_CHECKING:
     import pandas as pd
 
-# Memory that work may take without a question how much is free.
+# Memory that work may take without a check of the free memory.
 _LITTLE_BYTES = 64 << 20
 
 
@@ -140,7 +140,7 @@ class RowEstimator(DataEstimator, ABC):
         if out is not None:
             refuse_overlap(out, source)
         elif self._is_computed_at_once(source, output):
-            # Rows that are refused go on, to an error that names all of them.
+            # Refused rows are read again below, where an error names all of them.
             with suppress(NotFiniteError), single_threaded_blas():
                 values = function(question, source.read(0)).astype(output.dtype, copy=False)
                 return as_given(source, values, output)

@@ -24,10 +24,11 @@ def describe(fitted: FittedModel) -> str:
         facts.append(f"noise {parameters.noise.weight:.4f}")
     if math.isfinite(fitted.log_likelihood):
         kind = "classification log-likelihood" if fitted.is_hard else "log-likelihood"
-        facts.append(f"{kind} {fitted.log_likelihood:.6f} nats/row")
+        facts.append(f"{kind} {fitted.log_likelihood:.6f} nats per row")
     if fitted.n_reads:
         outcome = "converged" if fitted.converged else "not converged"
-        facts.append(f"{outcome} after {fitted.n_iterations} iterations")
+        plural = "s" * (fitted.n_iterations != 1)
+        facts.append(f"{outcome} after {fitted.n_iterations} iteration{plural}")
         facts.append(f"{round(fitted.n_reads, 2)} passes")
     if fitted.criteria is not None:
         facts.append(f"BIC {fitted.criteria.bic:.10g}")

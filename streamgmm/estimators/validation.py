@@ -25,7 +25,7 @@ from streamgmm.executors.memory import parse_bytes
 from streamgmm.executors.threads import thread_count
 from streamgmm.options import PriorName
 
-#: What scikit-learn's checks accept as the setting ``prior``.
+#: Values that scikit-learn's checks accept as the setting ``prior``.
 PRIOR_CONSTRAINTS = [StrOptions(set(get_args(PriorName))), Prior, HasMethods("pseudo_rows"), None]
 
 

@@ -15,7 +15,7 @@ from streamgmm.quantities import format_bytes
 # Part of the free memory that is used if the user gives no limit.
 _DEFAULT_PART = 0.6
 # A sample may take one byte in this many, because drawing a sample makes copies.
-_SAMPLE_PART = 8
+_SAMPLE_PART = 12
 _LARGEST_SAMPLE = 1 << 30
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}

@@ -53,10 +53,10 @@ def thread_count(n_jobs: int | None) -> int:
         If n_jobs is 0, or larger than any computer can use.
     """
     if n_jobs == 0:
-        raise ParameterError("n_jobs is 0; give 1 or more, or leave it out for all cores")
+        raise ParameterError("n_jobs is 0; give 1 or more, or remove it for all cores")
     if n_jobs is not None and abs(n_jobs) > _MOST_THREADS:
         raise ParameterError(
-            f"n_jobs is {n_jobs}; give at most {_MOST_THREADS}, or leave it out for all cores"
+            f"n_jobs is {n_jobs}; give at most {_MOST_THREADS}, or remove it for all cores"
         )
     if n_jobs is None and in_dask_task():
         return 1

@@ -16,7 +16,7 @@ _ON_LIGHT = (
 _ON_DARK = (
     "#4b96ff", "#ff0000", "#3cf087", "#a50f96", "#ffd200", "#2de1f0", "#b45a5a", "#690fff",
 )  # fmt: skip
-#: Number of colours that can be told apart.
+#: Number of colours that can be distinguished.
 N_COLOURS = len(_ON_LIGHT)
 # Below this relative luminance white stands out more than black.
 _DARK = 0.18
@@ -63,7 +63,7 @@ class Palette:
 
     @property
     def doubts(self) -> Colormap:
-        """Colours from certain to uncertain; lightness alone tells the order."""
+        """Colours from certain to uncertain; lightness alone gives the order."""
         if self.ink == "0.85":
             return LinearSegmentedColormap.from_list("doubts", ["0.4", "#c46a1e", "#ffe08a"])
         return LinearSegmentedColormap.from_list("doubts", ["0.65", "#d0661a", "#5c0a3c"])

@@ -16,7 +16,7 @@ from streamgmm.plotting.colours import Palette
 from streamgmm.plotting.figures import given_or_new, legend_beside, new_figure
 from streamgmm.plotting.views import check_fitted
 
-# Of so few passes each has its log-likelihood written beside it.
+# Up to this number of passes, each has its log-likelihood written beside it.
 _MOST_WITH_VALUES = 12
 # Smaller gaps on a sample are of no interest, in nats per row.
 _LEAST_GAP = 1e-6
@@ -83,10 +83,14 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
         _draw_sample(sample, stages)
     ax = given_or_new(ax, 5.0)
     ax.set_yscale("symlog", linthresh=model.tol or reads.smallest_gap)
-    ax.margins(0.08)
+    # The last log-likelihood is written beside its mark.
+    ax.margins(0.15, 0.08)
     _draw_reads(ax, reads)
     ax.set_xlabel("passes over the data")
     ax.set_xlim(left=0.0)
+    # Without a gap the scale would be symmetric about 0.
+    if not (reads.gaps[reads.is_evaluated] > 0.0).any():
+        ax.set_ylim(bottom=-(model.tol or 1.0))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylabel(f"log-likelihood below the best, {reads.best:.6f}, nats per row")
     if model.tol:
@@ -159,7 +163,7 @@ class _Reads:
 
     @property
     def smallest_gap(self) -> float:
-        """That is not 0; 1 if all are."""
+        """Smallest gap that is not 0; 1 if all are 0."""
         gaps = self.gaps[self.is_evaluated]
         return float(gaps[gaps > 0.0].min(initial=1.0))
 
@@ -246,6 +250,11 @@ def _draw_stream(ax: Axes, model: Any) -> Axes:
     places = np.linspace(edges[0] + width, edges[-1], 1001)
     sums = np.concatenate([[0.0], np.cumsum(n_rows * scores)])
     means = (np.interp(places, edges, sums) - np.interp(places - width, edges, sums)) / width
+    # Scores of the very first rows are far from all others.
+    settled = scores[edges[1:] > edges[0] + width]
+    margin = 0.05 * np.ptp(settled) or 1.0
+    lowest = settled.min() - margin
+    means[means < lowest] = np.nan
     palette = Palette.of(ax)
     ax.stairs(scores, edges, baseline=None, color=palette.faint, label="entry of the history")
     ax.plot(
@@ -258,9 +267,6 @@ def _draw_stream(ax: Axes, model: Any) -> Axes:
     ax.set_xlim(edges[0], edges[-1])
     ax.xaxis.set_major_formatter(_BRIEF)
     ax.set_ylabel("log-likelihood before learning, nats per row")
-    # What was found among the very first rows scores beyond all others.
-    settled = scores[edges[1:] > edges[0] + width]
-    margin = 0.05 * np.ptp(settled) or 1.0
-    ax.set_ylim(settled.min() - margin, scores.max() + margin)
+    ax.set_ylim(lowest, scores.max() + margin)
     legend_beside(ax)
     return ax

@@ -8,7 +8,7 @@ from streamgmm.core.structures import Array
 from streamgmm.plotting.colours import Palette
 from streamgmm.plotting.components import Components
 
-# So many rows are drawn one by one.
+# Up to this number of rows, each is drawn as a point.
 _MOST_POINTS = 3000
 # Sizes of the points if there are many or few.
 _SMALLEST, _LARGEST = 2.5, 6.0

@@ -1,4 +1,4 @@
-"""How well a mixture describes its data."""
+"""Pictures that show how well a mixture describes its data."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import scipy.special
 import scipy.stats
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from streamgmm.core.structures import Array
@@ -27,15 +28,15 @@ from streamgmm.plotting.views import Features, View, check_fitted, columns_of
 _MOST_ROWS = 20_000
 # Features that are shown, at most; rows by which the worst fitted ones are found.
 _MOST_FEATURES, _RANKING_ROWS = 6, 2000
-# A smaller share of a component in a row says nothing of the component.
+# Smallest share of a component in a row that counts for the component.
 _LEAST_SHARE = 1e-3
 # Probabilities at which quantiles are compared.
 _N_QUANTILES = 201
 # Rows beyond the outermost quantiles.
 _OUTERMOST = 0.5
-# The vertical axis reaches no further than so many times the largest expected quantile.
+# End of the vertical axis, as a multiple of the largest expected quantile.
 _MOST_BEYOND = 3.0
-# Components get a line of their own if they have so many rows.
+# Least number of rows of a component that has a separate line.
 _FEWEST_ROWS = 30
 # Part of the curves that are within the band at each probability.
 _LEVEL = 0.95
@@ -184,7 +185,7 @@ def _draw_distances(
     reach = scipy.special.logit(1.0 - _OUTERMOST / n_rows)
     probabilities: Array = scipy.special.expit(np.linspace(-reach, reach, _N_QUANTILES))
     expected = scipy.stats.chi2.ppf(probabilities, d)
-    _draw_band(ax, expected, probabilities, n_rows, d, palette)
+    diagonal = _draw_band(ax, expected, probabilities, n_rows, d, palette)
     distances, shares = _distances(model, rows)
     for k in components.by_weight[:N_COLOURS]:
         n_own = n_rows * shares[k].sum() / rows.weights.sum()
@@ -205,7 +206,7 @@ def _draw_distances(
     ax.set_xlabel(f"quantile of chi-square, {d} degree{'s' * (d > 1)} of freedom")
     ax.set_ylabel("squared Mahalanobis distance to the component")
     ax.legend(
-        handles=[line, *component_handles(components), sum_handle(components)],
+        handles=[diagonal, line, *component_handles(components), sum_handle(components)],
         title="component: weight",
         loc="upper left",
         frameon=False,
@@ -215,13 +216,17 @@ def _draw_distances(
 
 def _draw_band(
     ax: Axes, expected: Array, probabilities: Array, n_rows: float, d: int, palette: Palette
-) -> None:
-    """Draw the expected quantiles, and where those of rows of the mixture are expected."""
+) -> Line2D:
+    """Draw a band for the quantiles of rows of the mixture; draw and return the diagonal."""
     ranks, tail = probabilities * n_rows, (1.0 - _LEVEL) / 2.0
     edges = (scipy.stats.beta.ppf(p, ranks, n_rows - ranks) for p in (tail, 1.0 - tail))
     low, high = (scipy.stats.chi2.ppf(edge, d) for edge in edges)
     ax.fill_between(expected, low, high, color=palette.faint, alpha=0.5, linewidth=0.0, zorder=1)
-    ax.plot(expected, expected, color=palette.ink, linewidth=0.8, linestyle="--", zorder=2)
+    label = f"expected, {_LEVEL:.0%} band"
+    (diagonal,) = ax.plot(
+        expected, expected, color=palette.ink, linewidth=1.2, linestyle=":", zorder=2, label=label
+    )
+    return diagonal
 
 
 def _distances(model: Any, rows: SomeRows) -> tuple[list[Array], list[Array]]:

@@ -43,7 +43,7 @@ class SomeRows:
 
     def _without_rows(self) -> DataError:
         return DataError(
-            f"{self.name} has no row to draw: each of the {len(self):,} rows looked at lacks a "
+            f"{self.name} has no row to draw: each of the {len(self):,} examined rows lacks a "
             "value that the picture needs, or has weight 0; give rows with these values, or "
             "choose features that have them"
         )
@@ -98,7 +98,7 @@ class SomeRows:
         return own.values[:, 0], own.weights
 
     def thinned(self, n_rows: int) -> "SomeRows":
-        """Return no more than so many rows, from all over these."""
+        """Return at most ``n_rows`` rows, spread over all of these."""
         return self.chosen(np.arange(0, len(self), -(-len(self) // n_rows)))
 
 

@@ -18,11 +18,11 @@ from streamgmm.sources.columns import chosen_columns
 #: Features to show, by number or by name.
 Features = int | str | Sequence[int | str] | None
 
-# Directions combine no more features than these, those that separate the components best.
+# Largest number of features in a direction: those that separate the components best.
 _MOST_COMBINED = 256
 # Parts of the variance along a direction below which means, or covariances, do not separate.
 _LEAST_BETWEEN, _LEAST_DIFFERENCE = 0.01, 1e-4
-# A singular correlation matrix gets so much added to its diagonal.
+# Number that is added to the diagonal of a singular correlation matrix.
 _RIDGE = 1e-9
 # Features that the name of a direction lists: at most, and the smallest part of the largest.
 _MOST_TERMS, _LEAST_TERM = 3, 0.1

@@ -25,7 +25,7 @@ V = TypeVar("V", bound=RowMap)
 
 @dataclass(frozen=True)
 class PassSettings:
-    """Where and with what a pass over the data is made.
+    """The executor and the resources of a pass over the data.
 
     Attributes
     ----------
@@ -139,7 +139,7 @@ class Deferred(Generic[V]):
         return replace(found, moments=row_map.moments(found.moments))
 
     def _waits_for(self, base: Source, before: Sequence[Transform]) -> bool:
-        """Return whether the map is to be computed from these rows, mapped by these maps."""
+        """Return whether these rows, mapped by these maps, determine the map."""
         if self._question is None:
             return False
         own_base, own_before = _parts(self._question.source)

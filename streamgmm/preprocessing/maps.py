@@ -187,7 +187,7 @@ class Projection:
 
     @cached_property
     def _deviations(self) -> Array:
-        """What the projected columns are divided by."""
+        """Divisors of the projected columns."""
         if not self.whiten:
             return np.ones(len(self.components))
         smallest = np.finfo(np.float64).eps

@@ -1,4 +1,4 @@
-"""What all transformers share: they are fitted to any source, and map the rows of any source."""
+"""The base of all transformers, which are fitted to any source and map the rows of any source."""
 
 from abc import abstractmethod
 from numbers import Integral, Real

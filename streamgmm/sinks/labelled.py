@@ -30,7 +30,7 @@ from streamgmm.sinks.zarr import (
 
 #: Attribute that lists the variables of an output; by it a later output knows what it replaces.
 MARK = "streamgmm_output"
-# What of the encoding of a coordinate belongs to its meaning.
+# Parts of the encoding of a coordinate that belong to its meaning.
 _KEPT_ENCODING = ("units", "calendar")
 
 
@@ -62,7 +62,7 @@ def labelled_form(
     if location.suffix == ".nc":
         if group is not None:
             raise OutputError(
-                f"{location}::{group}: a netCDF file is written whole; give a path of its own, or "
+                f"{location}::{group}: a netCDF file is written whole; give another path, or "
                 "a group of a Zarr store"
             )
         return NetcdfForm(location, layout, dtype, piece_shape)
@@ -78,7 +78,7 @@ class GroupForm(Form):
     ----------
     target : Path
     store : Path or None
-        The store that the group is to be part of.
+        The store that will hold the group.
     layout, dtype, piece_shape
         As for :func:`labelled_form`.
     """
@@ -119,7 +119,7 @@ class GroupForm(Form):
             if folder.stat().st_dev != self.target.parent.stat().st_dev:
                 raise OutputError(
                     f"{self.target} is on another disk than {folder}, where it would grow; write "
-                    "to a store of its own"
+                    "to a new store"
                 )
 
     def create(self, path: Path, is_shared: bool) -> StoredArrays:
@@ -392,7 +392,7 @@ def consolidate(store: Store, zarr_format: Literal[2, 3]) -> None:
 
 
 def _format_of_store(store: Path, parent: Path) -> Literal[2, 3]:
-    """Return the format of Zarr of an existing store, of which a folder is to be a group.
+    """Return the format of Zarr of an existing store that will hold a folder as a group.
 
     Raises
     ------
@@ -405,7 +405,7 @@ def _format_of_store(store: Path, parent: Path) -> Literal[2, 3]:
         except Exception as error:
             raise OutputError(
                 f"{folder} is no Zarr group, so nothing can be added to it ({error}); name a store "
-                "that exists, or write to a store of its own"
+                "that exists, or write to a new store"
             ) from error
     zarr_format: Literal[2, 3] = group.metadata.zarr_format
     return zarr_format

@@ -27,9 +27,9 @@ from streamgmm.sinks.labelled import (
 from streamgmm.sinks.zarr import METADATA, StoredArrays
 from streamgmm.urls import split, suffix, without_credentials
 
-# An object that is there while an output is unfinished.
+# Object that exists while an output is unfinished.
 _UNFINISHED = "unfinished-streamgmm-output"
-# Objects by which a group is known; what describes it most is written last.
+# Objects that make a group readable; the main metadata are written last.
 _OF_GROUP = (".zattrs", ".zmetadata", ".zgroup", "zarr.json")
 
 
@@ -90,7 +90,7 @@ def open_remote_sink(
     OutputError
         If the group cannot be written, or there is something else.
     ParameterError
-        If an unfinished output is to be resumed.
+        If the caller asks to resume an unfinished output.
     """
     location, group = split(url)
     inner = "" if group is None else group.strip("/")

@@ -25,7 +25,7 @@ from streamgmm.sinks.part import sync
 
 #: Files by which a folder is known as a Zarr array or group.
 METADATA = ("zarr.json", ".zarray", ".zgroup")
-#: Which of the values of a sample an array holds: one, some, or all that there are.
+#: Index of the values of a sample that an array holds: one, some, or all.
 Held = int | slice | None
 
 

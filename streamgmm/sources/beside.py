@@ -58,12 +58,12 @@ class BesideSource(Described):
 
     @property
     def location(self) -> Path | None:
-        """Where the rows are on disk; None if nowhere."""
+        """Location of the rows on disk; None if they are not on disk."""
         return self._source.location
 
     @property
     def locations(self) -> Sequence[Path]:
-        """Where the files of the rows are on disk."""
+        """Locations of the files of the rows on disk."""
         return locations_of(self._source)
 
     @property

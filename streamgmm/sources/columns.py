@@ -73,8 +73,9 @@ def chosen_columns(
     if not are_known or not numbers or len(set(numbers)) < len(numbers):
         shown = ", ".join([*known[:_MOST_CHOICES], *["..."] * (len(known) > _MOST_CHOICES)])
         raise ParameterError(
-            f"features {given} are not columns of the model, each once; choose numbers from 0 to "
-            f"{n_features - 1}" + (f", or names: {shown}" if known else "")
+            f"features {', '.join(map(str, given))} are not columns of the model, or one is "
+            f"repeated; choose numbers from 0 to {n_features - 1}"
+            + (f", or names: {shown}" if known else "")
         )
     return [int(number) for number in numbers]
 

@@ -130,7 +130,7 @@ class DaskSource(Described):
 
     def lazy_chunks(self) -> list[Delayed]:
         """Return a task for each chunk."""
-        # One graph for all of them: to join as many as there are chunks would take long.
+        # One graph for all of them, because joining one graph per chunk would take long.
         arrays = dask.base.optimize(*self._arrays)  # type: ignore[no-untyped-call]
         name = f"chunk-{uuid.uuid4().hex}"
         layer: dict[Any, Task] = {}
@@ -162,7 +162,7 @@ class DaskSource(Described):
 
     @cached_property
     def _scheduler(self) -> dict[str, str]:
-        """What computes a chunk, as Dask takes it."""
+        """Arguments that choose the scheduler of Dask for a chunk."""
         return {} if self.holds_futures() else {"scheduler": "synchronous"}
 
 
@@ -225,7 +225,7 @@ def guarded_graph(array: Any) -> Any:
 
     graph, replaced = array.dask, {}
     for name, layer in graph.layers.items():
-        # Data that tasks share are a layer of their own.
+        # Data that tasks share are a separate layer.
         if isinstance(layer, MaterializedLayer) and len(layer) == 1:
             ((key, value),) = layer.items()
             found = guarded(value)

@@ -27,7 +27,7 @@ from streamgmm.sources.layout import (
 )
 from streamgmm.sources.named_weights import ColumnWeights, Convert
 
-# A table as decoded, as pyarrow's scanner holds it while it goes on, and as stored.
+# Copies of a table: decoded, in the buffer of pyarrow's scanner, and stored.
 _COPIES = 3
 
 
@@ -75,7 +75,7 @@ class DatasetSource(Described):
         self.feature_names: Sequence[str] | None = feature_names(self.name, self._columns)
         self.n_features = len(self._columns)
         fields = [self._schema.field(name) for name in self._columns]
-        # Even without columns there is a type, so that it is the shape that is refused.
+        # A type is needed even without columns; then the shape is refused.
         self.dtype: np.dtype[Any] = np.result_type(np.bool_, *map(_dtype, fields))
         with naming_place(self.name, "its files"):
             self._parts = _parts(dataset, self._columns, rows_per_chunk(max(self.n_features, 1)))
@@ -187,7 +187,7 @@ class _Part:
 
 
 def _parts(dataset: Any, columns: list[str], most_rows: int) -> list[_Part]:
-    """Return the parts of a data set, in its order; parts without rows are left out."""
+    """Return the parts of a data set, in its order; parts without rows are skipped."""
     kind = type(dataset).__module__.partition(".")[0]
     if kind == "lance":
         return list(_lance_parts(dataset, most_rows))

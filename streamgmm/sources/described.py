@@ -1,4 +1,4 @@
-"""How a source shows itself in a session and in a notebook."""
+"""The representation of a source in a session and in a notebook."""
 
 import html
 from typing import TYPE_CHECKING, cast

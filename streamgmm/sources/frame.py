@@ -57,7 +57,7 @@ class FrameSource(ArraySource):
         self._columns: ChosenColumns | None = columns_of_frame
 
     def __copy__(self) -> "FrameSource":
-        # In this process all data stay at hand, as pickling would not have it.
+        # In this process all data remain available; pickling drops them.
         found = type(self).__new__(type(self))
         found.__dict__.update(self.__dict__)
         return found
@@ -300,7 +300,7 @@ def _arrow_table(data: Any, name: str) -> Any:
         with naming_place(name, "its Arrow stream"):
             return reader.read_all()
     if _is_data_set(data):
-        # It may choose and order the rows of its table.
+        # The table may have an index that selects and orders its rows.
         return data.with_format("arrow")[:]
     if hasattr(data, "table"):
         return data.table

@@ -157,7 +157,7 @@ def rules_of(dataset: "h5py.Dataset") -> ValueRules:
     settings = dataset.id.get_create_plist()
     is_chosen = settings.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
     fill_value = marking_fill_value(dataset.fillvalue) if is_chosen else None
-    # The netCDF library chooses these for bytes, of which it takes all values for data.
+    # The netCDF library uses these fill values for bytes, but treats all values of bytes as data.
     if (dataset.dtype.str, fill_value) in (("|i1", -127), ("|u1", 255)):
         fill_value = None
     return value_rules(_name(dataset), dataset.dtype, dataset.attrs, fill_value)
@@ -185,7 +185,7 @@ class _Handle:
         path = Path(file.filename).absolute()
         self.location = path if path.is_file() else None
         self._name = _name(dataset)
-        # A name by which it was found through links may not lead there from its own file.
+        # A name that leads to the dataset through links may not exist in the file of the dataset.
         self._own_name: str | None = file[dataset.ref].name
         # The file, if another process finds the same rows in it.
         is_shared = file.mode == "r" and self._own_name is not None
@@ -212,7 +212,7 @@ class _Handle:
             return dataset
         if self._file is None:
             raise self._bound()
-        # As long as a handle is open that came with a fork, HDF5 reads through that one.
+        # While a handle from before a fork is open, HDF5 reads through that handle.
         del dataset
         self._opened = 0, None
         dataset = _open_dataset(self._file, self._own_name)
@@ -350,7 +350,7 @@ def _refuse_unknown_filters(dataset: "h5py.Dataset") -> None:
             continue
         stored = f"{_name(dataset)} is stored by the HDF5 filter {number}, which"
         with needed_by(stored):
-            # The import makes its filters known to HDF5.
+            # The import registers its filters with HDF5.
             import hdf5plugin  # noqa: F401
         if not h5py.h5z.filter_avail(number):
             raise DataError(

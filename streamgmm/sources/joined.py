@@ -75,7 +75,7 @@ class JoinedSource(Described):
 
     @property
     def missing(self) -> Missing:
-        """What is done with rows that hold NaN, as the parts say."""
+        """Treatment of rows that hold NaN, as the parts say."""
         return self._parts[0].missing
 
     @missing.setter

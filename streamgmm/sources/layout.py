@@ -1,4 +1,4 @@
-"""What all sources share: which values are data, and where chunks of rows begin."""
+"""Functions that all sources share: types of values, and boundaries of chunks."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -9,8 +9,8 @@ import numpy as np
 from streamgmm.errors import DataError
 from streamgmm.urls import FetchError
 
-# A chunk is large enough that its computation outweighs handing it to a thread, and small
-# enough that many of them are in the air: so many bytes as float64, within bounds on its rows.
+# Bytes of a chunk as float64, and bounds on its rows. A chunk is large enough that its computation
+# takes longer than handing it to a thread, and small enough that there are many chunks.
 _CHUNK_BYTES = 2 << 20
 _FEWEST_ROWS, _MOST_ROWS = 1024, 65536
 

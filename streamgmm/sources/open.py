@@ -1,4 +1,4 @@
-"""Which source reads which data, decided without importing what is not used."""
+"""Choice of the source for data, without the import of unused packages."""
 
 import os
 import sys
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from streamgmm.sources.remote.filesystem import RemoteFile
 
 _ZARR_METADATA = ("zarr.json", ".zarray", ".zgroup")
-# What files of a kind begin with. HDF5 may follow a block of another program, such as MATLAB.
+# First bytes of files of each kind. HDF5 may follow a block of another program, such as MATLAB.
 _NPY_MAGIC, _PARQUET_MAGIC, _HDF5_MAGIC = b"\x93NUMPY", b"PAR1", b"\x89HDF\r\n\x1a\n"
 _NETCDF3_MAGIC, _ZIP_MAGIC = b"CDF", b"PK\x03\x04"
 _HDF5_STARTS = (0, 512, 1024, 2048)
@@ -120,8 +120,8 @@ def open_source(
         array, group or store, Icechunk session, HDF5 dataset, Dask array, xarray Dataset or
         DataArray; or the path or URL of a ``.npy`` file, a Zarr store or references to one, an HDF5
         or netCDF file, or a Parquet file. A list of paths, a folder or a glob pattern is one table
-        of all its files, in the order of the list or of their names. Reading from a URL is tried
-        again if it fails now and then.
+        of all its files, in the order of the list or of their names. Requests to URLs that fail
+        with a temporary error are repeated.
     variables : sequence of str, optional
         Arrays of an xarray Dataset, Zarr group or netCDF file that are the features; they share
         their dimensions, which are the samples.
@@ -133,27 +133,28 @@ def open_source(
     columns : sequence of str, optional
         Columns of a data frame, of a data set or of Parquet files, each once.
     missing : {"error", "drop", "em"}, optional
-        What is done with rows that hold NaN, or values that the data mask or mark as missing
-        (``_FillValue`` and its kin). "error" refuses them. "drop" excludes their rows from a fit
-        and says how many there were; predictions keep their places, with NaN and the label -1, or
-        -2 if the mixture has noise. "em" uses the values that they have: maximum likelihood with
-        incomplete rows, exact if values are missing at random; rows without any value are skipped.
-        By default what the source says, and "error" for other data.
+        Treatment of rows that hold NaN, or values that the data mask or mark as missing
+        (``_FillValue``, ``missing_value`` and others). "error" refuses them. "drop" excludes their
+        rows from a fit and reports their number; predictions have NaN or the label -1 at their
+        positions, or -2 if the mixture has noise. "em" uses the values that they have: maximum
+        likelihood with incomplete rows, exact if values are missing at random; rows without any
+        value are skipped.
+        The default is the treatment that the source has, and "error" for other data.
     sample_weight : array, str or path, optional
         Weights of shape (N,), as an array of any of these kinds or the path or URL of one; of
         xarray data also of the shape of the samples, or a DataArray along some of their dimensions.
-        Text that names a column, variable or coordinate of the data is that, and no feature unless
-        the features were chosen; :func:`streamgmm.cos_latitude` makes weights of such a one.
+        A text may name a column, variable or coordinate of the data, which is then no feature
+        unless the features were chosen; :func:`streamgmm.cos_latitude` makes weights of a latitude.
     storage_options : mapping, optional
-        What URLs need, of the data and of weights, credentials for instance; fsspec's options for
-        their protocol.
+        Options of fsspec for the URLs of the data and of weights, such as credentials.
     format : {"npy", "zarr", "hdf5", "netcdf", "parquet"}, optional
-        The kind of the files. By default local files say it by their content, URLs by their suffix.
+        The kind of the files. By default the content of local files and the suffix of URLs show it.
 
     Returns
     -------
     Source
-        What ``fit``, ``predict`` and their kin take. Nothing has been read but metadata.
+        Takes the place of the data in ``fit``, ``predict`` and other methods. Only metadata have
+        been read.
 
     Raises
     ------
@@ -406,11 +407,15 @@ def _kind_of_path(text: str, known: Format | None) -> _Kind:
     if not is_url(location):
         kind = _kind_of_local(location, kind, known)
     if kind is None:
+        remedy = (
+            "a URL has to end in .npy, .zarr, .h5 or .parquet, or to be given with format="
+            if is_url(location)
+            else "convert it to one of these, CSV for example by pandas.read_csv and to_parquet"
+        )
         raise DataError(
             f"{without_credentials(location)} is neither a .npy file nor a Zarr array (a directory "
-            "with zarr.json or .zarray), nor an HDF5 file (.h5), nor a Parquet file (.parquet) or "
-            "a folder of them; convert it to one of these; a URL has to end in .npy, .zarr, .h5 or "
-            ".parquet, or to be given with format="
+            "with zarr.json or .zarray), nor an HDF5, netCDF or Parquet file, nor a folder of such "
+            f"files; {remedy}"
         )
     return kind
 

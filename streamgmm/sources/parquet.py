@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 
 # To look for the first list of a column without reading a whole row group.
 _BUFFER_BYTES = 1 << 16
-# What lies between columns is fetched rather than asking again.
+# Gaps between columns up to this size are fetched with them, which saves requests.
 _READ_AHEAD_BYTES = 1 << 18
-# So much is decoded before it is copied, that it is still in the processor's cache.
+# Bytes that are decoded before they are copied, while they are in the processor's cache.
 _BLOCK_BYTES = 1 << 19
-# Beside each value, how it is nested: two numbers of two bytes.
+# Bytes beside each value for its nesting: two numbers of two bytes.
 _NESTING_BYTES = 4
 
 
@@ -132,7 +132,7 @@ class ParquetSource(Described):
         self.feature_names: Sequence[str] | None = _feature_names(self._widths)
         self.n_features = len(self.feature_names)
         self.n_rows: int = sum(sum(file.row_counts) for file in files)
-        # Even without columns there is a type, so that it is the shape that is refused.
+        # A type is needed even without columns; then the shape is refused.
         dtypes = [file.dtype(name) for file in files for name in self._widths]
         self.dtype: np.dtype[Any] = np.result_type(np.bool_, *dtypes)
         check_table(self.name, (self.n_rows, self.n_features), self.dtype)
@@ -224,7 +224,7 @@ class ParquetSource(Described):
         shape = self.boundaries[i + 1] - self.boundaries[i], self.n_features
         # Arrow keeps memory that was used before; the first use of fresh pages takes longer.
         memory = pa.allocate_buffer(math.prod(shape) * self.dtype.itemsize)
-        # Numbers are put together quickest column by column, lists row by row.
+        # Numbers are joined fastest column by column, lists row by row.
         order: Literal["C", "F"] = "F" if len(self._widths) == self.n_features else "C"
         rows = np.frombuffer(memory, self.dtype).reshape(shape, order=order)
         first = 0
@@ -247,7 +247,7 @@ class ParquetSource(Described):
                 yield self._values(table.column(name), name, file, start)
 
     def _columns_at_once(self, n_rows: int) -> int:
-        """Return columns of so many rows that the processor's cache holds until they are copied."""
+        """Return the number of columns that the processor's cache holds until they are copied."""
         column_bytes = n_rows * self._widest * self.dtype.itemsize
         return min(max(1, _BLOCK_BYTES // column_bytes), len(self._widths))
 
@@ -288,7 +288,7 @@ class ParquetSource(Described):
                 f"{start + len(column)}, though its statistics say that none is"
             )
         if numbers.null_count:
-            # Quicker than leaving it to the conversion to NumPy, which does not know booleans.
+            # This is faster than the conversion to NumPy, which does not support booleans.
             floating = numbers.cast(pa.from_numpy_dtype(self.dtype), safe=False)
             numbers = pc.fill_null(floating, math.nan)
         values: NDArray[Any] = numbers.to_numpy().reshape(-1, width or 1)
@@ -343,7 +343,7 @@ class _File:
             if not _is_number(_element(kind)):
                 raise DataError(
                     f"{self.name}: column {name!r} has type {kind}, not numbers or lists of "
-                    "numbers; leave it out by naming the others: columns=[...]"
+                    "numbers; exclude it by naming the others: columns=[...]"
                 )
 
     def dtype(self, name: str) -> np.dtype[Any]:

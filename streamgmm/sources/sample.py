@@ -11,7 +11,7 @@ from streamgmm.protocols import Chunk
 from streamgmm.sources.described import Described
 from streamgmm.sources.layout import regular_boundaries, rows_per_chunk
 
-# So many chunks keep threads busy even where the rows are few, unless chunks would be too small.
+# Number of chunks that keeps threads busy even with few rows, unless chunks would be too small.
 _CHUNKS = 16
 _FEWEST_ROWS, _FEWEST_VALUES = 2048, 1 << 14
 

@@ -78,7 +78,7 @@ _FORMATS = (
 #: Names of folders that may be the log of a table.
 LOGS = frozenset(kind.log for kind in _FORMATS)
 
-# Lists the names in a folder; of a folder that is not there, none.
+# Lists the names in a folder; no names if the folder does not exist.
 _Names = Callable[[str], Collection[str]]
 
 

@@ -1,4 +1,4 @@
-"""Whether the values of a block can be used: marks of missing values, masks, packing, valid ranges.
+"""Checks whether the values of a block can be used: missing-value marks, masks, packing, ranges.
 
 Every source, and weights of every kind, describe an array once by :func:`value_rules` and pass each
 block through :func:`usable`.

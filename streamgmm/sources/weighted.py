@@ -35,7 +35,7 @@ from streamgmm.sources.values import NO_RULES, WEIGHT_REMEDY, ValueRules, usable
 
 # Sums of weights times squares of values must not overflow.
 _LARGEST = 1e30
-# The cosine of 90° is so much below 0 in float32, or less.
+# Largest amount by which the cosine of 90° is below 0 in float32.
 _ROUNDING = 1e-7
 
 
@@ -84,7 +84,7 @@ class WeightedSource(Described):
 
     @property
     def missing(self) -> Missing:
-        """What is done with rows that hold NaN, as the source of the rows says."""
+        """Treatment of rows that hold NaN, as the source of the rows says."""
         return self._source.missing
 
     @missing.setter
@@ -100,12 +100,12 @@ class WeightedSource(Described):
 
     @property
     def location(self) -> Path | None:
-        """Where the rows are on disk; None if nowhere."""
+        """Location of the rows on disk; None if they are not on disk."""
         return self._source.location
 
     @property
     def locations(self) -> Sequence[Path]:
-        """Where the files of the rows are on disk."""
+        """Locations of the files of the rows on disk."""
         return locations_of(self._source)
 
     @property
@@ -229,7 +229,7 @@ def weighted(
         harmless[absent] = _are_skipped(chunk.rows[absent], missing)
         values, bad = np.where(harmless, 0.0, values), bad & ~harmless
     if bad.any():
-        # What marks a weight as missing is said first.
+        # The mark of a missing weight is reported first.
         usable(weights, rules, "error", "sample_weight", chunk.index, WEIGHT_REMEDY)
         first = int(np.argmax(bad))
         raise DataError(

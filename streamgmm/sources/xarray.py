@@ -85,7 +85,8 @@ _OF_STORED_VALUES = frozenset(
 )
 # Labels that a message lists.
 _MOST_SHOWN = 10
-# A box may be so many times as long as the longest chunk, so that no chunk is read twice.
+# Greatest ratio of the length of a box to that of the longest chunk. Boxes are joined so that no
+# chunk is read twice.
 _MOST_JOINED = 4
 
 
@@ -186,7 +187,7 @@ class XarraySource(Described):
         is_dask = [variable.chunks is not None for variable in self._variables]
         self._is_dask, self._is_lazy = any(is_dask), is_lazy and all(is_dask)
         self.location = _location(data, self._variables)
-        # Those that describe samples; predictions keep them.
+        # Coordinates that describe samples; predictions keep them.
         self._coords = {
             name: coord
             for name, coord in data.coords.items()
@@ -210,7 +211,7 @@ class XarraySource(Described):
         self.boundaries: Sequence[int] = [0, *np.cumsum(n_rows_of_boxes).tolist()]
 
     def __copy__(self) -> "XarraySource":
-        # In this process all data stay at hand, as pickling would not have it.
+        # In this process all data remain available; pickling drops them.
         found = type(self).__new__(type(self))
         found.__dict__.update(self.__dict__)
         return found
@@ -313,7 +314,7 @@ class XarraySource(Described):
         Raises
         ------
         OutputError
-            If a coordinate has the name of a variable that is to be written.
+            If a coordinate has the name of a variable of the output.
         """
         self._refuse_taken(output)
         coords = {**self._coords, **self._labels_along(output)}
@@ -508,7 +509,7 @@ class XarraySource(Described):
         """Yield the usable values of a box of each variable, features first."""
         if self._is_dask:
             boxes = [variable.isel(slab) for variable in self._variables]
-            # By Dask itself: xarray would make another type of masked integers.
+            # Dask itself does this, because xarray would change the type of masked integers.
             loaded = computed([box.data for box in boxes])
             for number, (box, stored) in enumerate(zip(boxes, loaded, strict=True)):
                 yield self._in_order(_place(slab), number, box, stored)
@@ -719,7 +720,7 @@ def open_zarr(
             node.store,
             group=node.path,
             chunks=None,
-            # Of a store, xarray looks for consolidated metadata at the root alone.
+            # xarray searches for consolidated metadata only at the root of a store.
             consolidated=not node.path and node.metadata.consolidated_metadata is not None,
             decode_cf=False,
         )
@@ -821,7 +822,7 @@ def open_netcdf3(file: Path, path: str | None, variables: Sequence[str] | None) 
     except Exception as error:
         raise DataError(f"{file} cannot be opened as a netCDF file: {error}") from error
     for variable in stored.variables.values():
-        # As other files of netCDF have it; values that were never written are known by it.
+        # Other netCDF files have it too; it marks values that were never written.
         variable.encoding.setdefault("original_shape", variable.shape)
     if path is None:
         return _decoded(stored, str(file), variables)
@@ -1016,7 +1017,7 @@ def _arrays(
     if isinstance(data, xarray.DataArray):
         if variables is not None:
             raise DataError(
-                "variables= chooses from an xarray Dataset; this is a DataArray; leave it out"
+                "variables= chooses from an xarray Dataset; this is a DataArray; remove variables="
             )
         return [data]
     chosen: list[Hashable] = [*data.data_vars] if variables is None else [*variables]
@@ -1121,7 +1122,7 @@ def _location(
     data: xarray.Dataset | xarray.DataArray, variables: Sequence[xarray.Variable]
 ) -> Path | None:
     """Return the local path from which all variables come, if there is one."""
-    # Some backends say it of each variable, others of the whole.
+    # Some backends give it for each variable, others for the whole dataset.
     paths = {variable.encoding.get("source", data.encoding.get("source")) for variable in variables}
     path = paths.pop() if len(paths) == 1 else None
     return Path(path) if path is not None and Path(path).exists() else None
@@ -1211,7 +1212,7 @@ def _box_shape(sizes: Sequence[int], stored: Sequence[int], n_features: int) -> 
     shape = list(stored)
     for d in reversed(range(len(sizes))):
         n_rows = prod(shape)
-        # What is not much more than a chunk is left whole, but for the first dimension.
+        # Dimensions that are not much longer than a chunk are not divided, except the first one.
         is_chunk = n_rows // shape[d] * sizes[d] < 2 * rows_per_chunk(n_features)
         n_stored = rows_per_chunk(n_features, n_rows) // n_rows
         shape[d] = sizes[d] if d and is_chunk else min(stored[d] * n_stored, sizes[d])

@@ -36,9 +36,9 @@ from streamgmm.sources.remote.event_loop import OneThreadLoop, in_event_loop
 from streamgmm.sources.values import ValueRules, marking_fill_value, usable, value_rules
 from streamgmm.urls import FetchError, is_url, without_credentials
 
-# What the two formats of Zarr raise for a codec that is not installed.
+# Errors of the two formats of Zarr for a codec that is not installed.
 _UNKNOWN_CODEC = (numcodecs.errors.UnknownCodecError, zarr.errors.UnknownCodecError)
-# Stores that answer at once. Of others many requests should be under way.
+# Stores that answer at once. Other stores need many concurrent requests.
 _NEAR = (LocalStore, MemoryStore, ZipStore)
 
 
@@ -119,7 +119,7 @@ class ZarrSource(Described):
 
     def _read_rows(self, start: int, stop: int) -> NDArray[Any]:
         """Return the rows from start to stop; see :class:`_Rows` and :class:`OneThreadLoop`."""
-        # Chunks of few columns are put together quickest column by column.
+        # Chunks of few columns are joined fastest column by column.
         order: Literal["C", "F"] = "C" if self._array.chunks[1] >= self.n_features else "F"
         rows = _Rows((stop - start, self.n_features), self._stored_dtype, order)
         selection = (slice(start, stop), slice(None))
@@ -177,7 +177,7 @@ def _prefetch_file(path: Path) -> None:
 
 
 class _Rows(NDBuffer):
-    """Where Zarr puts the rows that it reads.
+    """The buffer into which Zarr reads rows.
 
     If one stored chunk holds all of them they stay where they were decoded; only rows of
     several chunks are copied, into one array.

@@ -9,9 +9,9 @@ from streamgmm.errors import DataError
 from streamgmm.protocols import Chunk, Source
 from streamgmm.updates.row_digest import VERSION, RowDigest
 
-# Of data that grow so much is learned between two saves.
+# Bytes of growing data that are learned between two saves.
 _PIECE_BYTES = 64 << 20
-# Rows before those that are new, which must be what they were.
+# Number of rows before the new ones that must not have changed.
 _LATEST_ROWS = 64
 
 
@@ -53,7 +53,8 @@ class OrderedRows:
         if not isinstance(index, range) or index != range(boundaries[i], boundaries[i + 1]):
             raise DataError(
                 f"{self.source.name} is stored in boxes of rows that do not follow each other, so "
-                "what is new cannot be told from what was there; give it in batches with a batch_id"
+                "new rows cannot be distinguished from old ones; give the rows in batches with a "
+                "batch_id"
             )
         self._kept = i, chunk
         return chunk
@@ -67,7 +68,7 @@ class LatestRows:
 
     @staticmethod
     def first(n_rows: int) -> int:
-        """Return the index of the first of them, after so many rows."""
+        """Return the index of the first of the latest rows, after ``n_rows`` rows."""
         return max(n_rows - _LATEST_ROWS, 0)
 
     def followed(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:

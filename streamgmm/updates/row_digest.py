@@ -22,9 +22,9 @@ def version_of(text: str | None) -> int:
 
 
 class RowDigest:
-    """Of rows that are added chunk by chunk, with their weights.
+    """Computes the digest of rows that are added chunk by chunk, with their weights.
 
-    It tells batches apart that differ by mistake, not by design: it is no cryptographic digest,
+    It distinguishes batches that differ by mistake, not by design: it is no cryptographic digest,
     but takes next to no time beside learning.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Where a table is, and what a ledger knows it by."""
+"""The location of a table, and its key in a ledger."""
 
 import os
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from streamgmm.urls import is_url, split, without_credentials
 
 @dataclass(frozen=True)
 class TableKey:
-    """Where a table is, and what it is known by.
+    """The location of a table, and its key.
 
     Attributes
     ----------
     data : str
         Path or URL.
     description : mapping of str to object
-        What :func:`streamgmm.open` is told of it.
+        Arguments of :func:`streamgmm.open` that describe it.
     folder, name : str
     """
 

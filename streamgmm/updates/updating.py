@@ -54,7 +54,7 @@ from streamgmm.updates.row_digest import RowDigest, version_of
 from streamgmm.updates.table_key import TableKey
 
 _LONGEST_ID = 256
-# What streamgmm.open is told of data; weights are an argument of their own.
+# Arguments of streamgmm.open that describe data; weights are a separate argument.
 _DESCRIPTION = inspect.signature(open_source).parameters.keys() - {"data", "sample_weight"}
 _NOTHING = Position(0, LatestRows().digest())
 
@@ -72,16 +72,15 @@ def update(
 
     With a ``batch_id`` the data are one batch. A batch that was learned before is not learned
     again (:class:`streamgmm.events.BatchKnown` says so), and one of other content under the
-    same id is refused. The ids of 1024 batches are remembered, of which the lowest is forgotten
-    when there are more; from then on an id that is not above a forgotten one is refused, as it was
-    learned already or comes too late. So ids have to rise in the long run, as dates, counters and
+    same id is refused. The ids of 1024 batches are remembered. If there are more, the lowest id is
+    forgotten; from then on an id that is not above a forgotten one is refused, because its batch
+    may have been learned. So ids have to rise in the long run, as dates, counters and
     ``"part-10"`` after ``"part-9"`` do.
 
-    Without one, data that are named by a path or URL are tracked by it, and what is new is
-    learned: of one file or array the rows after those that were learned before, whose last few must
-    be what they were; of a folder or a pattern the files with new names, while those that
-    were learned must stay as they were. All other data without an id are learned as they are
-    given, as often as they are given.
+    Without an id, data that are named by a path or URL are tracked by it, and new rows are learned.
+    In one file or array these are the rows after those that were learned before, whose last few
+    must not have changed. In a folder or a pattern these are the files with new names; the known
+    files must not have changed. All other data without an id are learned in every call.
 
     Parameters
     ----------
@@ -89,30 +88,30 @@ def update(
         File of an :class:`OnlineGaussianMixture`, which may be saved before it has learned any
         row, or of a :class:`GaussianMixture`, which continues as by
         :meth:`OnlineGaussianMixture.from_batch`. If there is no such file and ``n_components`` is
-        given, it is begun.
+        given, the call creates it.
     data : path-like, array-like, Source or iterator of batches
         Anything that :func:`streamgmm.open` takes. Without an id, a path to a folder, a pattern or
         a list of paths stands for files that are learned one by one. Of an iterator each batch is
         learned, and the model saved, as it comes; an Arrow stream, such as a
         pyarrow.RecordBatchReader or a relation of DuckDB, is an iterator of its record batches.
     batch_id : str, int or date, default=None
-        What the batch is known by: its text, so that 7 and ``"7"`` are one id.
+        The id of the batch. Ids are compared as text, so 7 and ``"7"`` are one id.
     sample_weight : array-like or path, default=None
         Row weights; of an array that grows a path of one that grows with it.
     callbacks : sequence of callables, default=()
         Called with each event, :class:`streamgmm.events.RowsLearned` among them, and
-        :class:`streamgmm.events.FilesSkipped` if files are not read because their names are too
-        low to be remembered.
+        :class:`streamgmm.events.FilesSkipped` if files are not read because their names are
+        below the remembered ones.
     **options
         Arguments of :func:`streamgmm.open` that describe the data, such as ``missing="drop"``; and
-        settings of :class:`OnlineGaussianMixture`, for a model that is begun here or continues from
-        a batch fit. Of any other, settings that differ from its own are refused, but for those
-        of the machine, such as ``n_jobs``.
+        settings of :class:`OnlineGaussianMixture`, for a new model or one that continues from a
+        batch fit. For any other model, settings that differ from those in the file are refused,
+        except settings of the machine, such as ``n_jobs``.
 
     Returns
     -------
     OnlineGaussianMixture
-        As it is in the file now.
+        The model that the file now holds.
 
     Raises
     ------
@@ -290,7 +289,7 @@ class _StoredModel:
                     f"{file} was changed since {self._path} learned it; restore it or take it "
                     "away, and put new rows into new files"
                 )
-            # Next time its stamp will do.
+            # In the next call the comparison of its stamp is enough.
             self._ledger = key.noted(self._ledger, dataclasses.replace(position, stamp=stamp))
             self._write()
 
@@ -309,13 +308,12 @@ class _StoredModel:
         Raises
         ------
         DataError
-            If the rows before are not what they were, or it is not known which they are; or the
-            file is changed meanwhile.
+            If the rows before have changed, or are not known; or the file changes meanwhile.
         """
         if key.is_below(self._ledger):
             raise DataError(
-                f"{key.data} was learned already, or comes too late for {self._path}, which does "
-                "not remember names of so low an order any more; give new data names that rise"
+                f"{key.data} was learned already, or comes too late: its name is below those that "
+                f"{self._path} remembers; give new data names that come later in the order of text"
             )
         stamp = None if file is None else _stamp(file)
         source = self._opened(key.open())
@@ -346,7 +344,7 @@ class _StoredModel:
             self._save(source, learned)
 
     def _checked_latest(self, rows: OrderedRows, position: Position) -> LatestRows:
-        """Return the last rows that were learned, which are to be there."""
+        """Return the last rows that were learned; refuse a source that lacks them."""
         source, n_rows = rows.source, position.n_rows
         if source.n_rows < n_rows:
             raise DataError(
@@ -363,7 +361,7 @@ class _StoredModel:
         return latest
 
     def _learn(self, source: Source, chunks: Iterator[Chunk], n_rows: int, what: str) -> "_Learned":
-        """Learn chunks of so many rows, all of them or none; messages call them what is said."""
+        """Learn chunks of ``n_rows`` rows, all of them or none; messages call them ``what``."""
         before = self.model.state_.skipped
         try:
             self.model.learn_chunks(source, chunks)
@@ -424,7 +422,7 @@ def _checked_id(batch_id: Any) -> str:
     # A date that is missing (pandas.NaT) is not equal to itself.
     if not is_id or batch_id != batch_id or not 0 < len(text) <= _LONGEST_ID:
         raise ParameterError(
-            f"batch_id is {batch_id!r}; it is to be a text of 1 to {_LONGEST_ID} characters, a "
+            f"batch_id is {batch_id!r}; give a text of 1 to {_LONGEST_ID} characters, a "
             "whole number or a date"
         )
     return text

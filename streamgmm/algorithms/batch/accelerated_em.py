@@ -39,13 +39,13 @@ _GOOD, _BAD = 0.75, 0.25
 # Smallest eigenvalue of a new covariance in units of the old one, and smallest part of its mass
 # that a component may keep, in a step that is not EM's own.
 _LEAST_COVARIANCE, _LEAST_MASS = 0.1, 0.1
-# What remains to be gained may be so many times what is predicted.
+# Largest ratio of the remaining gain to the predicted one.
 _CAUTION = 2.0
-# Part of the tolerance that EM's own step gains at most where nothing is left to be gained.
+# Largest gain of EM's own step, as a part of the tolerance, at which the fit counts as stationary.
 _NEGLIGIBLE = 1e-6
-# Reads that may gain less than the tolerance together before no more is expected.
+# Number of passes that together gain less than the tolerance, after which the fit ends.
 _PATIENCE = 5
-# Of an objective, what is taken for rounding.
+# Part of an objective that counts as rounding.
 _ROUNDING = 1e-12
 
 
@@ -224,7 +224,8 @@ def ascent_of(
         gain = ascent.gain(best, point.parameters, point.statistics)
         if best is not None and not _is_ascent(gain, best):
             if proposal.kind == "em":
-                # EM itself goes no further: what it lowers is rounding, or the ridge's doing.
+                # EM's own step lowers the value only by rounding, or because of the ridge: the fit
+                # ends.
                 reason = StopReason.TOLERANCE if -gain < tol else StopReason.LOSS
                 break
             proposal = ascent.retreat(best, proposal)
@@ -291,7 +292,7 @@ def _has_stalled(gains: list[float], tol: float) -> bool:
 
 
 class _Ascent:
-    """What is remembered from read to read: the frame, the trust region, the iterates.
+    """State that is kept between passes: the frame, the trust region, the iterates.
 
     Parameters are those of :func:`accelerated_em`.
     """
@@ -324,7 +325,8 @@ class _Ascent:
             self._rebase(parameters)
         statistics, maximum = yield from self._read("iteration", parameters, best, iteration)
         if not self._frame.resolves(maximum.parameters):
-            # Covariances far narrower than predicted: again, in coordinates that show them.
+            # Covariances are far narrower than predicted: repeat the pass in coordinates that show
+            # them.
             self._rebase(maximum.parameters)
             statistics, maximum = yield from self._read("refinement", parameters, best, iteration)
         objective = self._objective

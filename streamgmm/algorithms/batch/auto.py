@@ -57,16 +57,16 @@ from streamgmm.core.structures import Array
 from streamgmm.events import Listener, StageStarted
 from streamgmm.protocols import Source, Work
 
-# What remains to be gained on the sample: of the tolerance, and of what the sample is short anyway.
+# Gain that may remain on the sample: as a part of the tolerance, and of the loss from sampling.
 _PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.01
-# No log-likelihood is known better.
+# A log-likelihood has no smaller error.
 _LEAST_TOLERANCE = 1e-11
 # Products with information that a pass is worth, at least; evaluations of all components for each
 # row of the data that they may take, about.
 _FEWEST_PRODUCTS, _PASSES_OF_PRODUCTS = 6, 2
-# At most so much of the data is read to continue from a given start: one part in so many.
+# The sample for a given start takes at most one row in this many.
 _PART_OF_DATA = 8
-# From fewer places all over the data rows may be of another mixture.
+# With fewer ranges of rows, the sample may come from another mixture than the data.
 _FEWEST_RANGES = 64
 
 
@@ -104,7 +104,7 @@ def fit_to_pilot(
     open_rows : callable
         Gives a reader of rows in memory (m, D) and their weights (m,), with a listener.
     settings_for : callable
-        Returns what is to be fitted, given a sample of the rows.
+        Returns the settings of the fit, given a sample of the rows.
     known : Start
     n_parameters : int
         Free parameters of the mixture.
@@ -130,7 +130,7 @@ def fit_to_pilot(
     if not size:
         return None
     seed = int(random.randint(2**31))
-    # A search that a checkpoint recalls draws nothing, so it has random numbers of its own.
+    # A search that is restored from a checkpoint draws nothing, so it has separate random numbers.
     own_random = np.random.RandomState(random.randint(2**31))
     found = reader.kept(PilotRows, lambda: PilotRows(draw_fitted_pilot(reader, seed, size))).found
     if found is None:
@@ -144,7 +144,7 @@ def fit_to_pilot(
 
 @dataclass(frozen=True, eq=False)
 class PilotRows:
-    """What the drawing of a pilot sample has come to.
+    """The result of drawing a pilot sample.
 
     Attributes
     ----------
@@ -170,7 +170,7 @@ def survey_for_fit(
     reader : Reader
     n_components : int
     n_parameters : int
-        Free parameters of the mixture that is to be fitted.
+        Free parameters of the mixture to fit.
     random : numpy.random.RandomState
     survey_part : float
         Part of the data that the survey reads.
@@ -481,7 +481,7 @@ def sample_for_start(
 
 
 def _size_for_start(reader: Reader, n_parameters: int) -> int:
-    # Chunks hold more than the rows that are looked at.
+    # Chunks hold more rows than the sample uses.
     most = reader.source.n_rows // _PART_OF_DATA // 2
     return min(_sample_size(reader, n_parameters, np.dtype(np.float64)), most)
 
@@ -494,7 +494,7 @@ def rows_at_hand(reader: Reader, seed: int) -> RowSample:
 
 
 def _informs(size: int, n_parameters: int) -> bool:
-    """Return whether so many rows say how far a step should go."""
+    """Return whether a sample of ``size`` rows determines the length of a step."""
     return size >= max(n_parameters, FEWEST_INFORMING)
 
 

@@ -101,7 +101,7 @@ def merge_components(
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """What every chunk is asked: the mixture, a tree of merges, and how many of these are known."""
+    """The question to each chunk: the mixture, a tree of merges, and the number of known merges."""
 
     question: Question
     tree: tuple[Merge, ...]

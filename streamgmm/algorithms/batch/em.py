@@ -18,7 +18,7 @@ from streamgmm.events import ComponentsDegenerate
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What a run of EM found.
+    """The result of a run of EM.
 
     Attributes
     ----------

@@ -28,9 +28,9 @@ from streamgmm.events import ComponentsDegenerate
 if TYPE_CHECKING:
     from streamgmm.algorithms.batch.accelerated_em import Ascent, Leap
 
-# Of an objective, what is taken for rounding.
+# Part of an objective that counts as rounding.
 _ROUNDING = 1e-12
-# Passes that may gain less than the tolerance together before no more is expected.
+# Number of passes that together gain less than the tolerance, after which the fit ends.
 _PATIENCE = 5
 # Largest ratio of successive gains that is believed, and the multiple of what is predicted that may
 # remain.
@@ -85,8 +85,8 @@ def extrapolated_steps(
     order : int
         Earlier passes that are extrapolated from.
     leap : callable, optional
-        Given EM's own step from the start, and that the fit goes on, it returns parameters that are
-        tried instead, or None. They are not kept if they are a loss.
+        Given EM's own step from the start, and whether the fit continues, it returns parameters to
+        try instead, or None. They are not kept if they lower the value.
 
     Returns
     -------
@@ -115,7 +115,8 @@ def extrapolated_steps(
         gain = _gain(objective, best, parameters, statistics)
         if best is not None and not _is_ascent(gain, best):
             if not best.steps:
-                # EM itself goes no further: what it lowers is rounding, or the ridge's doing.
+                # EM's own step lowers the value only by rounding, or because of the ridge: the fit
+                # ends.
                 reason = StopReason.TOLERANCE if -gain < tol else StopReason.LOSS
                 break
             extrapolation.clear()

@@ -43,11 +43,11 @@ Status = Literal["complete", "stopped", "pruned"]
 #: Gives a reader of rows in memory (m, D) and their weights (m,), with a listener.
 OpenRows = Callable[[Array, Array, Listener], Reader]
 
-# A candidate is out of the running if its forecast is worse by so many standard errors.
+# Standard errors by which the forecast of a candidate may be worse than that of the best.
 _ERRORS = 3.0
-# What remains to be gained may be so many times what is predicted.
+# Largest ratio of the remaining gain to the predicted one.
 _CAUTION = 3.0
-# A larger mixture may be worse by so many nats per row before it is fitted again.
+# Nats per row by which a larger mixture may be worse before it is fitted again.
 _ALIKE = 1e-7
 # Distance of halves of a component, in standard deviations, that hardly changes the log-likelihood.
 _CLOSE = 0.02
@@ -78,7 +78,7 @@ class SampleFit:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """How a candidate predicts held-out rows.
+    """The score of a candidate on held-out rows.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class HeldOut:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What is known of a candidate in the end.
+    """The result of a candidate.
 
     Attributes
     ----------

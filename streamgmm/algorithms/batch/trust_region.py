@@ -8,7 +8,7 @@ import numpy as np
 from streamgmm.core.information import Information, Tangent
 from streamgmm.core.structures import Array
 
-#: Products with information that a pass over all rows is worth.
+#: Largest number of products with the information for a step, which may save a pass over all rows.
 MOST_PRODUCTS = 60
 # Of the gradient, what a solution may leave; of its gain, what the last product may have added.
 _REMAINDER, _LAST_PART = 0.1, 0.05
@@ -18,7 +18,7 @@ _NOTHING = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Scoring:
-    """Where a gradient leads.
+    """A step along a gradient.
 
     Attributes
     ----------

@@ -48,7 +48,7 @@ def complete(
     length = n_chunks if math.isinf(interval) else max(n_chunks // _FIRST_PART, 1)
     length, last_kept, partial = _power_of_two(length), start, begun
     while partial.n_chunks < n_chunks:
-        first, stretch_start = partial.n_chunks, time.perf_counter()
+        first, segment_start = partial.n_chunks, time.perf_counter()
         # With this length the segment is a complete subtree.
         length = min(length, first & -first) if first else length
         segment = chunks[first : first + length]
@@ -58,9 +58,9 @@ def complete(
         if partial.n_chunks < n_chunks and now - last_kept >= interval / 2:
             keep(partial)
             last_kept = now
-        if now - stretch_start <= interval / 2:
+        if now - segment_start <= interval / 2:
             length *= 2
-        elif now - stretch_start > interval:
+        elif now - segment_start > interval:
             length = max(length // 2, 1)
     return functools.reduce(lambda value, before: before.merge(value), partial.values[::-1]), (
         partial.seconds

@@ -96,7 +96,7 @@ def _has_same_noise(one: Noise | None, other: Noise | None) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class SharedReading:
-    """What a pass over all rows has said of the parameters of several mixtures.
+    """Results of a pass over all rows for the parameters of several mixtures.
 
     Attributes
     ----------

@@ -45,8 +45,8 @@ _SCORE_MARGIN = 1e-6
 # that it needs at least, for each parameter too.
 _PART_OF_DATA, _PART_OF_SAMPLE = 16, 2
 _FEWEST_FITTED, _FITTED_PER_PARAMETER = 1 << 13, 50
-# From fewer chunks all over the data its rows may be of another mixture; from so many they hardly
-# are.
+# With fewer chunks than the first number, the rows may come from another mixture than the data;
+# with as many as the second, this is unlikely.
 _FEWEST_CHUNKS, _MANY_CHUNKS = 4, 64
 
 

@@ -26,7 +26,7 @@ from streamgmm.protocols import Chunk
 
 # Rows of a step, as a part of the rows that statistics stand for ...
 _PART, _MOST_PART = 1.0 / 16.0, 1.0 / 8.0
-# ... but at least this many if possible: an M-step takes as long as an E-step of about so many
+# ... but at least this many if possible: an M-step takes about as long as the E-step of this many
 # rows.
 _STEP_ROWS = 8192.0
 # Least number of rows of a component, for each value that a row has to determine.

@@ -3,7 +3,7 @@
 The first rows are kept in memory. Each time that their number has grown by a factor, mixtures are
 searched for among them, until there are enough rows. At the same time, and afterwards, every row is
 learned in a block of rows. Components with too few rows begin again among rows that are badly
-explained. If rows are to be forgotten, a change of the stream begins new searches among the rows
+explained. With a half-life, a change of the stream begins new searches among the rows
 that follow it.
 
 Blocks, steps and searches end at numbers of rows that follow from the plan and the rows, so the
@@ -132,7 +132,7 @@ class Progress:
         Rows, up to the end of the last block, among which mixtures are searched for; None if there
         is no search.
     next_search : int
-        Number of held rows at which the next search is due.
+        Number of buffered rows at which the next search is due.
     latest : RowBuffer
         The last rows, at most one block.
     n_pending : int

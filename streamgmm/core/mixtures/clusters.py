@@ -69,7 +69,7 @@ class MergedComponents:
         Raises
         ------
         ParameterError
-            If there cannot be so many clusters.
+            If the number of clusters is not possible.
 
         Examples
         --------
@@ -214,7 +214,7 @@ def _clusters(tree: NDArray[np.int64], n_clusters: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class MergeGains:
-    """What merging pairs of clusters takes from the entropy of some rows; a monoid.
+    """Decrease of the entropy of some rows by merging pairs of clusters; a monoid.
 
     Attributes
     ----------

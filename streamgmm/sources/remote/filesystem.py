@@ -37,12 +37,12 @@ from streamgmm.sources.remote.retrying import (
 )
 from streamgmm.urls import FetchError, MissingFileError, without_credentials
 
-#: A server that sends nothing for so long is not waited for.
+#: Seconds without data from a server after which a request ends.
 STALL_SECONDS = 30.0
 
 _DENIED = (401, 403, 407)
 
-# The loop runs in the thread that asks, in one at a time.
+# The loop runs in the calling thread, in one thread at a time.
 _thread_loop = OneThreadLoop()
 _thread_lock = threading.Lock()
 atexit.register(_thread_loop.close)
@@ -77,7 +77,7 @@ class RetryingFileSystem(AsyncFileSystem):  # type: ignore[misc]
     ) -> None:
         super().__init__(**settings)
         self._fs, self._query, self._users = fs, query, users
-        # S3 has quick tries of its own; each of ours would be several of them.
+        # s3fs repeats requests itself, quickly; each of our attempts would be several of these.
         if hasattr(fs, "retries"):
             fs.retries = 1
 
@@ -139,7 +139,7 @@ class RetryingFileSystem(AsyncFileSystem):  # type: ignore[misc]
             whole: bytes = await self._fs._cat_file(path, start=start, end=end)
             return whole
         if isinstance(self._fs, HTTPFileSystem):
-            # Before it takes in an answer, this sees whether the server sends parts of files.
+            # Before the answer is read, check whether the server sends parts of files.
             file = HTTPFile(
                 self._fs,
                 path,
@@ -171,7 +171,7 @@ class RetryingFileSystem(AsyncFileSystem):  # type: ignore[misc]
             raise
         except Exception as error:  # noqa: BLE001 - whatever a backend raises is explained
             failure = self._failure(url, error)
-        # Outside: of what was raised before, tracebacks would show what the message skips.
+        # Raised outside, because the chained traceback would show what the message hides.
         raise failure
 
     def _failure(self, url: str, error: Exception) -> FetchError:
@@ -248,7 +248,7 @@ class _RemoteBuffer(AbstractBufferedFile):  # type: ignore[misc]
     """A file that is open; it fetches bytes by :meth:`RetryingFileSystem._cat_file`."""
 
     def __repr__(self) -> str:
-        # HDF5 takes it for the name of the file.
+        # HDF5 uses it as the name of the file.
         return str(self.fs.url(self.path))
 
     __str__ = __repr__
@@ -364,7 +364,7 @@ def open_filesystem(
         path = path.partition("#")[0]
         path, mark, query = path.partition("?")
         query = mark + query
-    # Those that pass calls on say of themselves what holds of the one below.
+    # File systems that wrap another one report its properties as their own.
     if not fs.async_impl or isinstance(fs, (CachingFileSystem, DirFileSystem)):
         fs = _ThreadedFileSystem(fs=fs, asynchronous=asynchronous)
     users = tuple(re.findall(r"://([^/\s]*@)", url))

@@ -1,4 +1,4 @@
-"""Which failed requests may succeed the next time, how often they are made, and when."""
+"""Repetition of failed requests: which ones may succeed later, how often, and when."""
 
 import logging
 import socket
@@ -19,10 +19,10 @@ from tenacity import (
 
 from streamgmm.urls import without_credentials
 
-#: How often a request is made, and the first wait between two; each wait is twice the last.
+#: Number of attempts of a request, and the first delay; each delay is twice the one before.
 ATTEMPTS = 8
 BACK_OFF_SECONDS = 0.5
-#: What is raised of a path without a file.
+#: Errors for a path without a file.
 NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 _LONGEST_WAIT_SECONDS = 60.0
@@ -94,7 +94,7 @@ def may_pass(error: BaseException) -> bool:
         return False
     broken = (TimeoutError, aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
     for cause in causes:
-        # Before the status: an answer that is cut short has one, of which nothing is meant.
+        # This comes before the status, because a truncated answer has a status without meaning.
         if isinstance(cause, broken):
             return True
         status = status_of([cause])
@@ -108,7 +108,7 @@ def may_pass(error: BaseException) -> bool:
 def causes_of(error: BaseException | None) -> list[BaseException]:
     """Return an error and what led to it, the last one first.
 
-    By HTTP all that goes wrong with a header is told as a file that is not there. Such an error is
+    By HTTP every failure of a header is reported as a missing file. Such an error is
     skipped if its cause says that the request failed; an archive or a memory that has no such
     file raises it because of a key.
     """
@@ -133,7 +133,7 @@ def status_of(causes: list[BaseException]) -> int | None:
         if isinstance(response, Mapping):
             code = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         else:
-            # One after the other: to ask for some is deprecated where there are others.
+            # One by one, because access to several at once is deprecated if others exist.
             names = (name for name in ("status", "status_code", "code") if hasattr(cause, name))
             code = getattr(cause, next(names, ""), None)
         if isinstance(code, int) and 400 <= code < 600:

@@ -60,7 +60,7 @@ def test_wherever_a_read_is_cut_and_begun_again_the_tree_is_the_same(
         (1e-9, 1000, [4, 2, *994 * [1]]),
     ],
 )
-def test_stretches_are_as_long_as_there_is_time(
+def test_segments_are_as_long_as_there_is_time(
     interval: float, n_chunks: int, lengths: list[int]
 ) -> None:
     found: list[int] = []
