@@ -30,7 +30,7 @@ from streamgmm.events import Event, ReadDone, ReadStarted, SampleStage, StageSta
 from streamgmm.options import CovarianceType
 
 _HELD_OUT_ROWS = 20_000
-_STAGES = ("starts", "moves", "EM")
+_STAGES = ("starts", "split and merge", "EM")
 
 
 @dataclass(frozen=True)

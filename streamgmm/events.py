@@ -376,7 +376,7 @@ class SampleStage(Event):
     Attributes
     ----------
     name : str
-        "starts", "moves" (splits and merges) or "EM".
+        "starts", "split and merge" or "EM".
     n_rows : int
         Number of rows that the stage used.
     n_row_visits : int

@@ -116,7 +116,7 @@ def test_a_fit_writes_its_model_and_says_so(run, tmp_path):
     assert lines[0].startswith("pass 1, survey, ")
     assert lines[1] == "4,000 rows surveyed; sample of 4,000"
     stages = [line.partition(":")[0] for line in lines[2:5]]
-    assert stages == ["sample, starts", "sample, moves", "sample, EM"]
+    assert stages == ["sample, starts", "sample, split and merge", "sample, EM"]
     assert lines[5].startswith("pass 2, iteration 1, log-likelihood -")
     reads = [line for line in lines if line.startswith("pass ")]
     assert all("rows/s" in line and "B/s" in line for line in reads)

@@ -673,7 +673,7 @@ def test_callbacks_hear_of_everything(algorithm: str) -> None:
         stages = [event for event in work if isinstance(event, SampleStage)]
         assert isinstance(surveyed, SurveyDone)
         assert (surveyed.n_rows, surveyed.n_sampled, surveyed.shortfall) == (N, N, 0.0)
-        assert [stage.name for stage in stages] == ["starts", "moves", "EM"]
+        assert [stage.name for stage in stages] == ["starts", "split and merge", "EM"]
         assert all(stage.n_rows == N and stage.n_row_visits > N for stage in stages)
         begun = [(stage.name, stage.n_rows) for stage in work if isinstance(stage, StageStarted)]
         assert begun == [(stage.name, stage.n_rows) for stage in stages]

@@ -137,12 +137,12 @@ def test_responsibilities_of_many_components_are_written_within_the_limit(tmp_pa
     assert peak_of(code, path, tmp_path / "r.zarr", limit) <= limit
 
 
-def test_moves_of_many_components_take_little_memory() -> None:
+def test_split_and_merge_of_many_components_takes_little_memory() -> None:
     code = """
     import sys
     import numpy as np
     from streamgmm.algorithms.batch.em import expectation_maximization
-    from streamgmm.algorithms.batch.split_merge import Rows, move_components
+    from streamgmm.algorithms.batch.split_merge import Rows, split_and_merge
     from streamgmm.algorithms.reads.reader import Reader
     from streamgmm.core.objective import Objective
     from streamgmm.core.parameters import Parameters
@@ -157,11 +157,11 @@ def test_moves_of_many_components_take_little_memory() -> None:
         reader = Reader(SampleSource(rows, weights), executor, lambda event: None)
         settings = {"objective": Objective(1e-6)}
         fit = expectation_maximization(reader, start, tol=0.0, max_iter=1, **settings)
-        if work == "moves":
-            move_components(Rows(reader, rows, weights), fit, **settings)
+        if work == "split and merge":
+            split_and_merge(Rows(reader, rows, weights), fit, **settings)
     """
     # Responsibilities of both halves of all components alone would be 160 MiB.
-    assert peak_of(code, "moves") - peak_of(code, "nothing") < 120 * MIB
+    assert peak_of(code, "split and merge") - peak_of(code, "nothing") < 120 * MIB
 
 
 def test_a_start_with_many_components_takes_little_memory() -> None:

@@ -126,9 +126,9 @@ class StreamNeeds:
 
 def log_effort(effort: Effort) -> None:
     """Log what a memory limit takes from a search, if that may decide which optimum is found."""
-    if effort.moves and effort.starting_part == 1:
+    if effort.splits and effort.starting_part == 1:
         return
-    what = "searches among fewer rows" if effort.moves else "does not split and merge components"
+    what = "searches among fewer rows" if effort.splits else "does not split and merge components"
     _logger.warning(
         "memory_limit leaves little room, so the fit %s and may end in a poorer optimum; raise the "
         "limit for the whole search",

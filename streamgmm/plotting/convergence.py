@@ -34,9 +34,9 @@ def plot_convergence(model: Any, ax: Axes | None = None) -> Axes:
     there to 0, where the best accepted pass lies.
 
     Of a default fit a second axes to the left shows the work on the sample in memory. Each
-    iteration of the starts, of the splits and merges ("moves") and of the final EM is a dot, as far
-    as it is below the best of its stage; a line shows the best so far. Stages use different rows,
-    so that their values are not compared.
+    iteration of the starts, of split and merge and of the final EM is a dot, as far as it is below
+    the best of its stage; a line shows the best so far. Stages use different rows, so that their
+    values are not compared.
 
     Of a model that learned a stream it is what rows scored before they were learned, entry by entry
     of its history, with the mean over a hundredth of these rows; lines stand where the stream was

@@ -179,7 +179,7 @@ def test_an_error_in_a_callback_leaves_nothing_behind(during: str) -> None:
 
     def fail(event: Event) -> None:
         if during == "stage":
-            found = isinstance(event, SampleStage) and event.name == "moves"
+            found = isinstance(event, SampleStage) and event.name == "split and merge"
         else:
             found = isinstance(event, ReadStarted) and event.purpose == during
         if found:

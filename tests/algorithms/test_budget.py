@@ -37,13 +37,13 @@ def test_a_million_rows_are_searched_with_four_evaluations_a_row(
     budget = budget_for(covariance_type, n_rows, d, k)
     starts = budget.starts(False)
     begun = starts.n_rows * starts.n_starts * (starts.n_runs * SHORT + LONGER)
-    moving = budget.moving_rows(starts.n_starts)
-    moved = starts.n_starts * moving * budget.moving_steps(starts.n_starts, moving)
+    splitting = budget.splitting_rows(starts.n_starts)
+    done = starts.n_starts * splitting * budget.splitting_steps(starts.n_starts, splitting)
     end = budget.convergence(n_rows // 8)
     converged = n_rows // 8 * end.n_iterations
-    assert begun + moved + converged <= 4.0 * n_rows
+    assert begun + done + converged <= 4.0 * n_rows
     # The last round begins within its limit, and may end beyond it.
-    assert moving * starts.n_starts * LONGEST_ROUND <= 2.0 * n_rows
+    assert splitting * starts.n_starts * LONGEST_ROUND <= 2.0 * n_rows
 
 
 def test_small_data_may_take_as_long_as_large_data() -> None:
@@ -68,9 +68,9 @@ def test_sizes_are_of_use(covariance_type: CovarianceType, n_rows: int, d: int, 
         assert starts.n_rows >= max(4096, 16 * k)
         assert starts.n_rows <= budget.most_starting_rows
         assert is_single <= (starts.n_starts == starts.n_runs == 1)
-        moving = budget.moving_rows(starts.n_starts)
-        assert 4096 <= moving <= 2 * budget.most_starting_rows
-        assert budget.moving_steps(starts.n_starts, moving) > LONGER
+        splitting = budget.splitting_rows(starts.n_starts)
+        assert 4096 <= splitting <= 2 * budget.most_starting_rows
+        assert budget.splitting_steps(starts.n_starts, splitting) > LONGER
     end = budget.convergence(min(n_rows, 100_000))
     assert 4 <= end.n_iterations <= 100
     assert 0 <= end.n_informing <= min(n_rows, 100_000)

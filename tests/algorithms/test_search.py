@@ -129,7 +129,7 @@ def test_stages_are_told_of() -> None:
     events: list[Event] = []
     search(as_sample(rows), 8, "full", events=events)
     stages = [event for event in events if isinstance(event, SampleStage)]
-    assert [stage.name for stage in stages] == ["starts", "moves", "EM"]
+    assert [stage.name for stage in stages] == ["starts", "split and merge", "EM"]
     assert [stage.n_rows for stage in stages] == [4096, 2 * 4096, 40_000]
     # Six runs of four steps, three of which continue for eight.
     assert stages[0].n_row_visits == 4096 * (6 * 4 + 3 * 8)
@@ -141,8 +141,8 @@ def test_stages_are_told_of() -> None:
     [
         # A component is to have three rows for each of its (D + 2) (D + 1) / 2 moments over D.
         ("full", 30, 90, ["starts", "EM"]),
-        ("full", 30, 110, ["starts", "moves", "EM"]),
-        ("diag", 30, 30, ["starts", "moves", "EM"]),
+        ("full", 30, 110, ["starts", "split and merge", "EM"]),
+        ("diag", 30, 30, ["starts", "split and merge", "EM"]),
     ],
 )
 def test_few_rows_are_worth_one_start(

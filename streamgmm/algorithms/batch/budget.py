@@ -14,7 +14,7 @@ _FEWEST, _MULTIPLICATIONS = 1 << 22, 16e9
 # Small mixtures may take more where that is quick, because only luck and work find a good optimum.
 _MORE, _FEWER_MULTIPLICATIONS = 1 << 23, 8e9
 # Parts of the work: starts, and split and merge; the rest is for convergence on the sample.
-_STARTING, _MOVING = 0.15, 0.4
+_STARTING, _SPLITTING = 0.15, 0.4
 # Starts that continue for each restart, and short runs of which each start is the best: what a run
 # comes to is known after splits and merges, and hardly before.
 _STARTS = ((3, 2), (2, 1), (1, 1))
@@ -136,15 +136,15 @@ class Budget:
                 break
         return Starts(n_starts, n_runs, min(max(n_rows, self._fewest_rows), most))
 
-    def moving_rows(self, n_starts: int) -> int:
+    def splitting_rows(self, n_starts: int) -> int:
         """Return the number of rows with which some starts are split and merged."""
         steps = n_starts * (LONGER + _ROUND * _ROUNDS)
-        n_rows = int(_MOVING * self.n_evaluations / steps)
+        n_rows = int(_SPLITTING * self.n_evaluations / steps)
         return min(max(n_rows, self._fewest_rows), MORE * self.most_starting_rows)
 
-    def moving_steps(self, n_starts: int, n_rows: int) -> float:
+    def splitting_steps(self, n_starts: int, n_rows: int) -> float:
         """Return the evaluations of each row that splits and merges of one start may take."""
-        return max(_MOVING * self.n_evaluations / (n_starts * max(n_rows, 1)), LONGER + _ROUND)
+        return max(_SPLITTING * self.n_evaluations / (n_starts * max(n_rows, 1)), LONGER + _ROUND)
 
     def convergence(self, n_sample: int) -> Convergence:
         """Return the work of convergence on a sample."""
@@ -154,7 +154,7 @@ class Budget:
         informing = _INFORMING * n_informing / max(n_sample, 1)
         if informing > _LARGEST_INFORMING:
             n_informing, informing = 0, 0.0
-        part = 1.0 - _STARTING - _MOVING
+        part = 1.0 - _STARTING - _SPLITTING
         wanted = part * self.n_evaluations / (max(n_sample, 1) * (1.0 + informing))
         n_iterations = min(max(math.floor(wanted), _FEWEST_ITERATIONS), _MOST_ITERATIONS)
         return Convergence(n_iterations, n_informing)

@@ -1,6 +1,6 @@
 """The work in memory: from a sample of rows to parameters near the optimum of all of them.
 
-Short runs of EM on few rows; from the better ones, moves out of poor optima on more rows; and then
+Short runs of EM on few rows; from the better ones, splits and merges on more rows; and then
 convergence of the best on the whole sample, where iterations cost next to nothing beside a pass.
 """
 
@@ -17,7 +17,7 @@ from streamgmm.algorithms.batch.accelerated_em import accelerated_em
 from streamgmm.algorithms.batch.budget import KMEANS_ITERATIONS, LONGER, SHORT, Budget, Starts
 from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.few_rows import FewRows
-from streamgmm.algorithms.batch.split_merge import Rows, move_components, supporting_rows
+from streamgmm.algorithms.batch.split_merge import Rows, split_and_merge, supporting_rows
 from streamgmm.algorithms.reads.memory import EFFORTS, Effort, FitMemory, MixtureBytes
 from streamgmm.algorithms.reads.reader import Reader, prepare
 from streamgmm.algorithms.sampling.initialization import (
@@ -381,9 +381,9 @@ class Search:
         starts = self._budget.starts(not is_supported)
         size = self._size(sample, starts.n_rows)
         found = self._stage("starts", sample, size, self._started, starts)
-        if self._can_move and is_supported:
-            size = self._size(sample, self._budget.moving_rows(starts.n_starts))
-            found = self._stage("moves", sample, size, self._moved, found)
+        if self._can_split and is_supported:
+            size = self._size(sample, self._budget.splitting_rows(starts.n_starts))
+            found = self._stage("split and merge", sample, size, self._split_and_merged, found)
         found = found[: self.settings.n_init]
         return self._stage("EM", sample, len(sample), self._converged, found, tol)[0]
 
@@ -404,8 +404,8 @@ class Search:
             None if the sample shows nothing that is significantly better than the proposal.
         """
         n_parameters = self.settings.n_parameters(sample.rows.shape[1])
-        size = self._size(sample, self._budget.moving_rows(1))
-        found = self._stage("moves", sample, size, self._continued, proposal)
+        size = self._size(sample, self._budget.splitting_rows(1))
+        found = self._stage("split and merge", sample, size, self._continued, proposal)
         ends = [
             self._stage("EM", sample, len(sample), self._converged, (one,), tol)[0] for one in found
         ]
@@ -424,13 +424,13 @@ class Search:
         return ends[int(np.argmax(values))]
 
     @property
-    def _can_move(self) -> bool:
+    def _can_split(self) -> bool:
         """Whether components may be split and merged."""
         settings = self.settings
         # Moves combine moments, which have to be the same under all parameters.
         if STRUCTURES[settings.covariance_type].moments_depend_on_parameters:
             return False
-        return self.effort.moves and not settings.objective.fixed and settings.n_components > 1
+        return self.effort.splits and not settings.objective.fixed and settings.n_components > 1
 
     def _value(self, reader: Reader, parameters: Parameters) -> float:
         """Return the value of the objective on rows in memory, nats per row."""
@@ -523,7 +523,7 @@ class Search:
             for _ in range(n_starts)
         )
 
-    def _moved(self, rows: Rows, starts: Sequence[Parameters]) -> list[Fit]:
+    def _split_and_merged(self, rows: Rows, starts: Sequence[Parameters]) -> list[Fit]:
         """Return the ends of splits and merges, the best first, one for each restart at most.
 
         A start that has come to such an end by itself is not moved again.
@@ -534,7 +534,7 @@ class Search:
             fit = self._em(rows, start, LONGER)
             if not all(abs(fit.value - end) > _ALIKE for end in ends):
                 continue
-            fit, _ = self._with_moves(rows, fit, len(starts) // self.settings.n_init)
+            fit, _ = self._after_splits(rows, fit, len(starts) // self.settings.n_init)
             ends.append(fit.value)
             best = self._ranked(rows, [*best, fit])[: self.settings.n_init]
         return best
@@ -542,15 +542,15 @@ class Search:
     def _continued(self, rows: Rows, start: Parameters) -> list[Fit]:
         """Return the end of EM, and before it that of splits and merges if they gained."""
         fit = self._em(rows, start, LONGER)
-        if not self._can_move:
+        if not self._can_split:
             return [fit]
-        moved, n_rounds = self._with_moves(rows, fit, 1)
+        moved, n_rounds = self._after_splits(rows, fit, 1)
         return [moved, fit] if n_rounds else [fit]
 
-    def _with_moves(self, rows: Rows, fit: Fit, n_starts: int) -> tuple[Fit, int]:
+    def _after_splits(self, rows: Rows, fit: Fit, n_starts: int) -> tuple[Fit, int]:
         """Return the end of splits and merges, and the number of their rounds."""
-        most = self._budget.moving_steps(n_starts, len(rows.weights)) - LONGER
-        return move_components(rows, fit, objective=self.settings.objective, most_evaluations=most)
+        most = self._budget.splitting_steps(n_starts, len(rows.weights)) - LONGER
+        return split_and_merge(rows, fit, objective=self.settings.objective, most_evaluations=most)
 
     def _converged(self, rows: Rows, starts: Sequence[Parameters], tol: float) -> list[Fit]:
         best: list[Fit] = []

@@ -191,7 +191,7 @@ class _Blocks:
         return _Blocks(self.values + other.values)
 
 
-def move_components(
+def split_and_merge(
     rows: Rows, fit: Fit, *, objective: Objective, most_evaluations: float = math.inf
 ) -> tuple[Fit, int]:
     """Split and merge components as long as this raises the objective.
@@ -533,7 +533,7 @@ def _fitted_halves(
     if few is None or few.pools_components:
         for _ in range(_STEPS_OF_PARTS):
             halves = _half_step(rows, halves, own, objective)
-            rows.reader.notify(SampleStep("moves", 0))
+            rows.reader.notify(SampleStep("split and merge", 0))
         return halves
     structure, weights, means = halves.structure, halves.weights.copy(), halves.means.copy()
     covariances, factors = halves.covariances, halves.factors

@@ -46,7 +46,7 @@ class Effort:
     ----------
     order : int
         Earlier passes that Anderson extrapolation keeps.
-    moves : bool
+    splits : bool
         Whether components are split and merged.
     informing_part : int
         Information uses one of this many parts of the bytes that rows may take.
@@ -55,15 +55,15 @@ class Effort:
     """
 
     order: int = 8
-    moves: bool = True
+    splits: bool = True
     informing_part: int = 1
     starting_part: int = 1
 
 
 #: The efforts between which a limit decides, the largest first.
 EFFORTS = tuple(
-    Effort(order, moves, part, starting_part)
-    for moves in (True, False)
+    Effort(order, splits, part, starting_part)
+    for splits in (True, False)
     for starting_part in (1, 4)
     for order, part in ((8, 1), (4, 1), (2, 2), (1, 4))
 )
@@ -269,9 +269,9 @@ class FitMemory:
         begun = starts + self._rows(few)
         first = begun + max(self._initialize(few, one), one.em(self._read))
         converged = max(self._accelerated(self._read, effort, self._restarts))
-        if not effort.moves:
+        if not effort.splits:
             return max(first, converged)
-        return max(first, converged, self._moves(starts, effort))
+        return max(first, converged, self._splitting(starts, effort))
 
     @property
     def _restarts(self) -> int:
@@ -279,7 +279,7 @@ class FitMemory:
         one = self.mixture
         return self.n_init * one.bare + 2 * min(self.n_init - 1, 1) * one.parameters
 
-    def _moves(self, starts: int, effort: Effort) -> int:
+    def _splitting(self, starts: int, effort: Effort) -> int:
         """Return the bytes of split and merge: halves of all components, and changed mixtures."""
         one = self.mixture
         size = min(2 * self.few, self.n_sample) // effort.starting_part

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgmm.algorithms.batch.em import Fit, expectation_maximization
-from streamgmm.algorithms.batch.split_merge import Rows, longest_axis, move_components
+from streamgmm.algorithms.batch.split_merge import Rows, longest_axis, split_and_merge
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import parameters_of_clusters
 from streamgmm.core.e_step import EStep
@@ -42,7 +42,7 @@ def log_likelihood(rows: Rows, parameters: Parameters) -> float:
 
 
 def moved(rows: Rows, fit: Fit, reg_covar: float = 0.0) -> Fit:
-    return move_components(rows, fit, objective=Objective(reg_covar))[0]
+    return split_and_merge(rows, fit, objective=Objective(reg_covar))[0]
 
 
 def clusters(covariance_type: CovarianceType) -> Parameters:
@@ -106,7 +106,9 @@ def test_rows_of_more_weight_draw_components(covariance_type: CovarianceType) ->
 
 @given(st.sampled_from(TYPES), st.integers(2, 5), st.integers(0, 2**32 - 1))
 @settings(max_examples=30)
-def test_moves_never_lower_the_log_likelihood(covariance_type: Any, k: int, seed: int) -> None:
+def test_split_and_merge_never_lowers_the_log_likelihood(
+    covariance_type: Any, k: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     rows = draw(rng, random_parameters(rng, "full", 4, 2, spread=3.0), 400)
     start = Parameters.create(
