@@ -9,30 +9,31 @@ from dataclasses import dataclass
 
 # Evaluations for each row of the data.
 _PER_ROW = 4.0
-# Small data may take as many as large ones, but not more multiplications than take a few seconds.
+# Evaluations that small data may take, and multiplications that take a few seconds.
 _FEWEST, _MULTIPLICATIONS = 1 << 22, 16e9
-# Small mixtures may take more where that is quick, because only luck and work find a good optimum.
+# Evaluations that small mixtures may take where they are quick. More work finds better optima.
 _MORE, _FEWER_MULTIPLICATIONS = 1 << 23, 8e9
 # Parts of the work: starts, and split and merge; the rest is for convergence on the sample.
 _STARTING, _SPLITTING = 0.15, 0.4
-# Starts that continue for each restart, and short runs of which each start is the best: what a run
-# comes to is known after splits and merges, and hardly before.
+# Starts that continue for each restart, and short runs from which each start is chosen. Which start
+# is best shows only after splits and merges.
 _STARTS = ((3, 2), (2, 1), (1, 1))
-# From so many components on there is one start.
+# Number of components from which on there is one start.
 _MANY_COMPONENTS = 64
 # Rows of a component, for each of its moments over D, from which several starts are made.
 _ROWS_PER_RELATIVE_MOMENT = 20.0
-# Steps of a short run, and of a start that continues; iterations of k-means, which take as long as
-# so many steps with the choice of its centres.
+# Steps of a short run, and of a start that continues; iterations of k-means, and the number of
+# steps that take as long as k-means.
 SHORT, LONGER = 4, 8
 KMEANS_ITERATIONS = 16
 _KMEANS_STEPS = 15
-# Rows of starts: at least, for each component, and at most for each parameter; split and merge use
-# so many times as many at most.
+# Rows of starts: at least, for each component, and at most for each parameter; largest number of
+# rows of split and merge, as a multiple of that.
 _FEWEST_ROWS, _ROWS_PER_COMPONENT, _ROWS_PER_PARAMETER, MORE = 4096, 16, 20, 2
 # Evaluations in a round of splits and merges, and rounds that are planned.
 _ROUND, _ROUNDS = 12, 4
-# Evaluations of a row that informs a step; parts of the evaluations of an iteration.
+# Evaluations of a row from which information is estimated; largest cost of information, in
+# iterations.
 _INFORMING, _LARGEST_INFORMING = 7.0, 2.0
 # Rows of the sample that inform its own convergence, at least; for each parameter too.
 _FEWEST_INFORMING, _INFORMING_PER_PARAMETER = 4096, 5

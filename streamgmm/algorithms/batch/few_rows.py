@@ -21,8 +21,8 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.options import CovarianceType
 
-# Largest amount of arithmetic of a step for which calls take most of the time, in products; what a
-# density takes beside its products.
+# Products of a step up to which calls take most of the time; products that take as long as the
+# exponential of a density.
 _MOST_PRODUCTS, _PRODUCTS_OF_DENSITY = 1 << 21, 8
 # Products of all steps of a fit to convergence: at most, and while the information of the rows,
 # which tells what remains to be gained, would take longer than to gain it. Steps at most and at
@@ -112,7 +112,7 @@ class FewRows:
         return cls(covariance_type, scaled, writable(weights), centre, scale, ridge)
 
     def is_for(self, n_components: int) -> bool:
-        """Return whether a step with so many components takes less time here."""
+        """Return whether a step with this number of components takes less time here."""
         return self._products(n_components) <= _MOST_PRODUCTS
 
     def short_run(self, start: Parameters, n_steps: int, tol: float, on_run: OnRun) -> Fit | None:

@@ -48,14 +48,14 @@ from streamgmm.events import (
 )
 from streamgmm.options import CovarianceType
 
-# From so many components on rows have to be as many as parameters for splits and merges.
+# From this number of components on, splits and merges need as many rows as parameters.
 _MANY_COMPONENTS = 512
-# Threads that work on a sample, as far as memory for them decides what a fit does: always as many,
-# so that a fit does not depend on the machine.
+# Threads whose memory is counted for the work on a sample. The number is fixed, so that a fit does
+# not depend on the machine.
 _THREADS = 2
-# Nats per row by which fits differ at most that are at the same optimum.
+# Largest difference of two fits at the same optimum, nats per row.
 _ALIKE = 1e-4
-# Gain on a sample, in units of what chance explains, from which the start was of other rows.
+# Gain on a sample, in units of the gain by chance, that shows that the start fits other rows.
 _UNLIKE = 4.0
 _MOST_ITERATIONS = 100
 # A pass over the sample takes about as long as a product of information with a vector.
@@ -63,11 +63,11 @@ _MOST_PRODUCTS = 6
 #: Rows from which information is estimated, at least; and for each parameter.
 FEWEST_INFORMING = 4096
 _INFORMING_PER_PARAMETER = 50
-# Rows with gaps tell less than those without; if only so many are without, these would pass for
-# more than all rows say.
+# Least part of rows without gaps. Rows with gaps carry less information, so that few rows without
+# gaps would overstate the information of all rows.
 _LEAST_COMPLETE = 0.25
-# Responsibilities of such rows that are in memory at once; what is kept of a row and a component
-# that has a share in it, for each value of the row.
+# Responsibilities that are in memory at once; bytes for each value of a row and for each component
+# that has a share in the row.
 _SHARES_AT_ONCE, _BYTES_PER_VALUE = 1 << 22, 8
 
 
@@ -256,7 +256,7 @@ class Informant:
 
 
 def informing_rows(n_parameters: int) -> int:
-    """Return how many rows so many parameters need to be informed of."""
+    """Return the number of rows from which information about these parameters is estimated."""
     return max(FEWEST_INFORMING, _INFORMING_PER_PARAMETER * n_parameters)
 
 

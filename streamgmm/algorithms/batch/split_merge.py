@@ -103,7 +103,7 @@ class Rows:
         return fit.without_statistics()
 
     def few_for(self, n_components: int) -> FewRows | None:
-        """Return the rows again, if a step with so many components takes less time with these."""
+        """Return the few rows, if a step with this number of components takes less time there."""
         return self.few if self.few is not None and self.few.is_for(n_components) else None
 
     def components_of(
