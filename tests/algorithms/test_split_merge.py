@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgmm.algorithms.batch.em import Fit, expectation_maximization
-from streamgmm.algorithms.batch.split_merge import Rows, longest_axis, split_and_merge
+from streamgmm.algorithms.batch.rows_in_memory import Rows
+from streamgmm.algorithms.batch.split_merge import longest_axis, split_and_merge
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import parameters_of_clusters
 from streamgmm.core.e_step import EStep

@@ -17,7 +17,8 @@ from streamgmm.algorithms.batch.accelerated_em import accelerated_em
 from streamgmm.algorithms.batch.budget import KMEANS_ITERATIONS, LONGER, SHORT, Budget, Starts
 from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.few_rows import FewRows
-from streamgmm.algorithms.batch.split_merge import Rows, split_and_merge, supporting_rows
+from streamgmm.algorithms.batch.rows_in_memory import Rows
+from streamgmm.algorithms.batch.split_merge import split_and_merge, supporting_rows
 from streamgmm.algorithms.reads.memory import EFFORTS, Effort, FitMemory, MixtureBytes
 from streamgmm.algorithms.reads.reader import Reader, prepare
 from streamgmm.algorithms.sampling.initialization import (

@@ -5,7 +5,7 @@ splits and the costs of merges are estimated for all components at once, from ro
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,13 +16,12 @@ import scipy.special
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from streamgmm.algorithms.batch.em import Fit, expectation_maximization
-from streamgmm.algorithms.batch.few_rows import FewRows, OnRun, ignore_run
-from streamgmm.algorithms.reads.reader import Reader, prepare
+from streamgmm.algorithms.batch.em import Fit
+from streamgmm.algorithms.batch.few_rows import ignore_run
+from streamgmm.algorithms.batch.rows_in_memory import Rows, taken_components
 from streamgmm.algorithms.sampling.initialization import parameters_of_clusters
-from streamgmm.core.e_step import EStep, Posterior
+from streamgmm.core.e_step import Posterior
 from streamgmm.core.frame import Frame
-from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.kernels.log_joint import NOISE
 from streamgmm.core.mixtures.reduction import merged_pairs, merging_partners
 from streamgmm.core.objective import Objective
@@ -30,10 +29,7 @@ from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array, CovarianceStructure
 from streamgmm.events import RoundDone, SampleStep
-from streamgmm.protocols import Chunk, Job, Work
 
-# A short run of EM ends with a step that gains less, in nats per row.
-_SETTLED = 1e-6
 # EM steps before the gain of halves is estimated, and before a new mixture is compared.
 _STEPS_OF_PARTS, _STEPS = 5, 5
 _ROUNDS = 8
@@ -50,145 +46,9 @@ _SMALL_SHARE = 1.0 / 64.0
 _ROWS_PER_MOMENT = 32
 # Logarithms of ratios of densities, at least and at most; of densities, at least.
 _LEAST_RATIO, _LARGEST_RATIO, _LEAST_SCORE = -690.0, 50.0, -1e300
-# Bytes of a block of responsibilities in a thread, with the arrays made from it; number of arrays
-# of this size that are in memory at once.
-_BLOCK_BYTES, _ARRAYS = 1 << 23, 6
 # Largest number of features for which the longest axis is an eigenvector; number of power
 # iterations for more features.
 _MOST_EXACT_FEATURES, _POWER_ITERATIONS = 128, 16
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows in memory, and a reader of them.
-
-    Attributes
-    ----------
-    reader : Reader
-    stored : ndarray of shape (m, D)
-        Rows in the type of the sample. NaN where a value is missing.
-    weights : ndarray of shape (m,)
-    few : FewRows, optional
-        The rows again, if they are few.
-    on_run : callable
-        Is told of the runs of EM with few rows.
-    """
-
-    reader: Reader
-    stored: NDArray[Any]
-    weights: Array
-    few: FewRows | None = None
-    on_run: OnRun = ignore_run
-
-    @cached_property
-    def rows(self) -> Array:
-        """The rows in float64."""
-        return self.stored.astype(np.float64, copy=False)
-
-    def prepared(self, parameters: Parameters) -> EStep | IncompleteExpectation:
-        """Return a mixture prepared for these rows."""
-        frame = Frame.of(parameters, self.stored.dtype)
-        return prepare(parameters, frame, self.reader.source.missing)
-
-    def short_run(self, start: Parameters, n_steps: int, *, objective: Objective) -> Fit:
-        """Run EM with these rows for ``n_steps`` steps, or until the gain is negligible."""
-        few = self.few_for(start.n_components)
-        if few is not None:
-            found = few.short_run(start, n_steps, _SETTLED, self.on_run)
-            if found is not None:
-                return found
-        fit = expectation_maximization(
-            self.reader, start, tol=_SETTLED, max_iter=n_steps, objective=objective
-        )
-        return fit.without_statistics()
-
-    def few_for(self, n_components: int) -> FewRows | None:
-        """Return the few rows, if a step with this number of components takes less time there."""
-        return self.few if self.few is not None and self.few.is_for(n_components) else None
-
-    def components_of(
-        self, parameters: Parameters, frame: Frame
-    ) -> Callable[[NDArray[np.intp]], EStep | IncompleteExpectation]:
-        """Return a function that prepares some components of a mixture for these rows."""
-        if self.reader.source.missing != "em":
-            return EStep.prepare(parameters, frame).gathered
-
-        def prepared(components: NDArray[np.intp]) -> EStep | IncompleteExpectation:
-            own = _taken_components(parameters, components)
-            return prepare(own, frame.gathered(components), "em")
-
-        return prepared
-
-    def posterior_of(
-        self, parameters: Parameters
-    ) -> Callable[[NDArray[np.intp], NDArray[np.intp]], Posterior]:
-        """Return a function that gives the posterior of some rows under some components."""
-        few = self.few_for(parameters.n_components)
-        if few is not None:
-            return lambda components, places: few.part(places, self.weights[places]).posterior(
-                _taken_components(parameters, components)
-            )
-        prepared = self.components_of(parameters, Frame.of(parameters, self.stored.dtype))
-        return lambda components, places: prepared(components).posterior(
-            self.stored[places], with_responsibilities=True
-        )
-
-    def of_blocks(self, parameters: Parameters, values: Callable[..., Any]) -> list[Any]:
-        """Return what the weights and the posterior of each block of rows give, in their order.
-
-        Parameters
-        ----------
-        parameters : Parameters
-        values : callable
-            Takes the weights of some rows, (n,), and their posterior with responsibilities.
-        """
-        few = self.few_for(parameters.n_components)
-        if few is not None:
-            return [values(self.weights, few.posterior(parameters))]
-        prepared = self.prepared(parameters)
-        size = max(1, _BLOCK_BYTES // (8 * _ARRAYS * parameters.n_components))
-
-        def of_chunk(_: None, chunk: Chunk) -> _Blocks:
-            blocks = (chunk.part(start, start + size) for start in range(0, len(chunk.rows), size))
-            found = (
-                values(block.weights, prepared.posterior(block.rows, with_responsibilities=True))
-                for block in blocks
-            )
-            return _Blocks(tuple(found))
-
-        reader = self.reader
-        work = Work(thread=_BLOCK_BYTES * 3 // 2, driver=reader.driver_bytes)
-        job = Job(of_chunk, None, work)
-        found = reader.executor.map_reduce(reader.source, job, lambda event: None)
-        return list(found.values)
-
-
-def _taken_components(parameters: Parameters, components: NDArray[np.intp]) -> Parameters:
-    """Return some components of a mixture, with the weights that they have in it."""
-    structure = parameters.structure
-    return Parameters(
-        parameters.covariance_type,
-        parameters.weights[components],
-        parameters.means[components],
-        structure.taken(parameters.covariances, components),
-        structure.taken(parameters.factors, components),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Blocks:
-    """Results of blocks of rows.
-
-    Attributes
-    ----------
-    values : tuple
-    """
-
-    values: tuple[Any, ...]
-
-    def merge(self, other: "_Blocks") -> "_Blocks":
-        """Return the results of the blocks of both operands."""
-        return _Blocks(self.values + other.values)
 
 
 def split_and_merge(
@@ -539,7 +399,7 @@ def _fitted_halves(
     covariances, factors = halves.covariances, halves.factors
     for component, (places, own_weights) in enumerate(own):
         which = np.array([2 * component, 2 * component + 1])
-        pair = _taken_components(halves, which)
+        pair = taken_components(halves, which)
         total = pair.weights.sum()
         if not (len(places) and pair.weights.min() > 0.0):
             continue
