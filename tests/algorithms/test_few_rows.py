@@ -171,9 +171,19 @@ def test_posterior_is_that_of_the_mixture() -> None:
         assert np.array_equal(found.labels, expected.argmax(axis=1))
 
 
+def test_rows_in_float32_are_computed_in_float64() -> None:
+    rng = np.random.default_rng(13)
+    rows, start = rng.normal(size=(60, 2)).astype(np.float32), random_parameters(rng, "full", 2, 2)
+    found = few_rows(rows, "full").short_run(start, 3, 0.0, ignore_run)
+    expected = few_rows(rows.astype(np.float64), "full").short_run(start, 3, 0.0, ignore_run)
+    assert found is not None and expected is not None and found.values == expected.values
+
+
 def test_only_small_steps_are_made_in_one_call() -> None:
     few = few_rows(np.random.default_rng(8).normal(size=(5000, 4)), "full")
     assert few.is_for(4) and not few.is_for(400)
+    many = np.zeros((1 << 22, 3))
+    assert FewRows.of(many, np.ones(len(many)), "full", Objective()) is None
 
 
 def test_result_of_a_fit_is_near_that_through_readers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,3 +241,29 @@ def test_a_component_without_a_row_of_its_own_is_not_split() -> None:
         found = moved(sample, fit)
         assert found.log_likelihood > fit.log_likelihood + 0.1
     assert np.isfinite(found.parameters.means).all()
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
+def test_two_components_that_are_alike_are_replaced_by_halves_of_one(
+    covariance_type: CovarianceType,
+) -> None:
+    """No pair is left beside a component of two, so that the halves replace both."""
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(0.0, 1.0, (500, 2)), rng.normal(0.0, 0.01, (500, 2))])
+    covariances: Array = {
+        "full": np.tile(0.5 * np.eye(2), (2, 1, 1)),
+        "diag": np.full((2, 2), 0.5),
+        "spherical": np.full(2, 0.5),
+    }[covariance_type]
+    means = [[0.01, 0.0], [-0.01, 0.0]]
+    with ThreadExecutor(1) as executor:
+        few = in_memory(executor, rows)
+        stuck = em(few, Parameters.create(covariance_type, [0.5, 0.5], means, covariances), 1)
+        found = moved(few, stuck)
+    widths = np.sort(
+        found.parameters.stacked(found.parameters.factors).max(
+            axis=(1, -1) if covariance_type == "full" else 1
+        )
+    )
+    np.testing.assert_allclose(widths, [0.01, 1.0], rtol=0.1)
+    np.testing.assert_allclose(found.parameters.weights, 0.5, atol=0.03)

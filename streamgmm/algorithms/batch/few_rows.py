@@ -7,7 +7,6 @@ rows with gaps), and those in which it fails, go through the reader.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +17,14 @@ from streamgmm.core.fitted_model import StopReason
 from streamgmm.core.kernels.em_steps import em_steps, log_joint_of_few
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import STRUCTURES, Array
+from streamgmm.core.structures import STRUCTURES, Array, Pooling
 from streamgmm.options import CovarianceType
 
 # Products of a step up to which calls take most of the time; products that take as long as the
 # exponential of a density.
 _MOST_PRODUCTS, _PRODUCTS_OF_DENSITY = 1 << 21, 8
+# The same for variances of more columns than there are rows.
+_MOST_PRODUCTS_IF_WIDE = 1 << 23
 # Products of all steps of a fit to convergence: at most, and while the information of the rows,
 # which tells what remains to be gained, would take longer than to gain it. Steps at most and at
 # least.
@@ -35,23 +36,6 @@ _PART_OF_STEP, _PART_OF_REST, _ROUNDING = 1e-5, 1e-2, 1e-12
 # Least standard deviation, in roundings of the data: differences from the centre have these errors.
 _VISIBLE = 2.0**20
 
-
-class Pooling(NamedTuple):
-    """What the M-step takes the mean of second moments over."""
-
-    components: bool
-    columns: bool
-
-
-_POOLING: dict[CovarianceType, Pooling] = {
-    "full": Pooling(False, False),
-    "tied": Pooling(True, False),
-    "diag": Pooling(False, False),
-    "spherical": Pooling(False, True),
-    "tied_diag": Pooling(True, False),
-    "tied_spherical": Pooling(True, True),
-}
-_HAS_MATRICES = ("full", "tied")
 
 #: Is told how many rows a run has computed, and the log-likelihoods of its steps.
 OnRun = Callable[[int, Sequence[float]], None]
@@ -91,11 +75,12 @@ class FewRows:
     def of(
         cls, rows: Array, weights: Array, covariance_type: CovarianceType, objective: Objective
     ) -> "FewRows | None":
-        """Return rows (n, D) with weights (n,); None if the kernel has no place for this fit."""
+        """Return rows (n, D) with weights (n,); None if they are many, or not for this kernel."""
         is_plain = not objective.fixed and objective.prior is None and objective.noise is None
-        pooling = _POOLING.get(covariance_type)
-        if not is_plain or pooling is None:
+        pooling = STRUCTURES[covariance_type].pooling
+        if not is_plain or pooling is None or rows.size > _MOST_PRODUCTS_IF_WIDE:
             return None
+        rows = rows.astype(np.float64, copy=False)
         with np.errstate(over="ignore", invalid="ignore"):
             centre = rows.mean(axis=0)
             scale = np.sqrt(np.square(rows - centre).mean(axis=0))
@@ -113,7 +98,11 @@ class FewRows:
 
     def is_for(self, n_components: int) -> bool:
         """Return whether a step with this number of components takes less time here."""
-        return self._products(n_components) <= _MOST_PRODUCTS
+        n_rows, n_features = self.rows.shape
+        is_wide = n_features > n_rows and not self._has_matrices
+        return self._products(n_components) <= (
+            _MOST_PRODUCTS_IF_WIDE if is_wide else _MOST_PRODUCTS
+        )
 
     def short_run(self, start: Parameters, n_steps: int, tol: float, on_run: OnRun) -> Fit | None:
         """Run EM until the log-likelihood changes by less than ``tol``; None if a step fails."""
@@ -143,7 +132,17 @@ class FewRows:
     @property
     def pools_components(self) -> bool:
         """Whether all components share one covariance."""
-        return _POOLING[self.covariance_type].components
+        return self._pooling.components
+
+    @property
+    def _pooling(self) -> Pooling:
+        pooling = STRUCTURES[self.covariance_type].pooling
+        assert pooling is not None
+        return pooling
+
+    @property
+    def _has_matrices(self) -> bool:
+        return STRUCTURES[self.covariance_type].has_directions
 
     def part(self, places: NDArray[np.intp], weights: Array) -> "FewRows":
         """Return some of the rows, with weights (n,) that these rows shall have."""
@@ -161,7 +160,7 @@ class FewRows:
     def _products(self, n_components: int) -> int:
         n_rows, n_features = self.rows.shape
         of_moments = n_features
-        if self.covariance_type in _HAS_MATRICES:
+        if self._has_matrices:
             of_moments = n_features * (n_features + 3) // 2
         products: int = n_rows * n_components * (_PRODUCTS_OF_DENSITY + of_moments)
         return products
@@ -181,7 +180,7 @@ class FewRows:
             self.weights,
             *self._scaled(start),
             self.ridge,
-            np.array(_POOLING[self.covariance_type]),
+            np.array(self._pooling),
             n_steps,
             settled,
             n_cheap,
@@ -203,7 +202,7 @@ class FewRows:
         """
         k, d = parameters.means.shape
         stacked = parameters.stacked(parameters.factors)
-        if self.covariance_type in _HAS_MATRICES:
+        if self._has_matrices:
             factors = np.broadcast_to(stacked / self.scale[:, np.newaxis], (k, d, d))
         else:
             factors = (stacked / self.scale)[:, np.newaxis, :]
@@ -216,7 +215,7 @@ class FewRows:
         """Return the mixture in data units; None if a component is hardly wider than rounding."""
         structure = STRUCTURES[self.covariance_type]
         means = self.centre + self.scale * means
-        if self.covariance_type in _HAS_MATRICES:
+        if self._has_matrices:
             covariances = covariances * np.outer(self.scale, self.scale)
             factors = factors * self.scale[:, np.newaxis]
             widths = np.diagonal(factors, axis1=1, axis2=2)

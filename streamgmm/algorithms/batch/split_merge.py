@@ -196,7 +196,7 @@ class _Swaps:
     splits : list of int
         Component that is replaced by its halves; K and larger numbers are new components.
     merges : list of (int, int)
-        Pairs of components that make room.
+        Pairs of components that make room; a component that is split comes first in its pair.
     """
 
     halves: Parameters
@@ -255,16 +255,18 @@ def _promising_swaps(rows: Rows, parameters: Parameters, objective: Objective) -
         if split < k and split in taken:
             continue
         own = {split} if split < k else set()
+        # If no other pair is left, the component's halves may replace it and one that is alike.
         pair = next(
-            (p for p in cheapest if not {*pairs[p]} & (taken | own)),
+            (p for barred in (taken | own, taken) for p in cheapest if not {*pairs[p]} & barred),
             None,
         )
         if pair is None or not gains[split] > costs[pair]:
             # A later split may still pay: the cheapest merge here may contain the component itself.
             continue
         splits.append(split)
-        merges.append(pairs[pair])
-        taken |= own | {*pairs[pair]}
+        i, j = pairs[pair]
+        merges.append((j, i) if split == j else (i, j))
+        taken |= own | {i, j}
     return _Swaps(halves, born, splits, merges)
 
 

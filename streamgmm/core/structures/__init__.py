@@ -21,13 +21,14 @@ from streamgmm.core.structures.registry import (
     register,
     require_structure,
 )
-from streamgmm.core.structures.structure import CovarianceStructure
+from streamgmm.core.structures.structure import CovarianceStructure, Pooling
 
 __all__ = [
     "BLOCK_BYTES",
     "STRUCTURES",
     "Array",
     "CovarianceStructure",
+    "Pooling",
     "blocks",
     "register",
     "relative_ridge",

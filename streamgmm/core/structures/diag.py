@@ -10,7 +10,7 @@ from streamgmm.core.structures.covariance_update import CovarianceUpdate, separa
 from streamgmm.core.structures.matrices import Array
 from streamgmm.core.structures.own_covariances import OwnCovariances
 from streamgmm.core.structures.scale_structure import ScaleStructure, own_scales
-from streamgmm.core.structures.structure import Components, Single
+from streamgmm.core.structures.structure import Components, Pooling, Single
 
 if TYPE_CHECKING:
     from streamgmm.core.parameters import Parameters
@@ -69,6 +69,8 @@ class DiagonalMoments(ScaleStructure):
 
 class Diag(OwnCovariances, DiagonalMoments):
     """Covariances (K, D)."""
+
+    pooling = Pooling(components=False, columns=False)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return n_components, n_features

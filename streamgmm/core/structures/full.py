@@ -36,7 +36,7 @@ from streamgmm.core.structures.matrix_structure import (
     unscaled,
 )
 from streamgmm.core.structures.own_covariances import OwnCovariances
-from streamgmm.core.structures.structure import CoefficientForm, Components, Single
+from streamgmm.core.structures.structure import CoefficientForm, Components, Pooling, Single
 
 if TYPE_CHECKING:
     from streamgmm.core.frame import Frame
@@ -49,6 +49,7 @@ class Full(OwnCovariances, MatrixStructure):
 
     code = FULL
     sklearn_type = "full"
+    pooling = Pooling(components=False, columns=False)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return n_components, n_features, n_features

@@ -10,7 +10,7 @@ from streamgmm.core.structures.covariance_update import CovarianceUpdate, separa
 from streamgmm.core.structures.matrices import Array
 from streamgmm.core.structures.own_covariances import OwnCovariances
 from streamgmm.core.structures.scale_structure import ScaleStructure, own_scales
-from streamgmm.core.structures.structure import Components, Single
+from streamgmm.core.structures.structure import Components, Pooling, Single
 
 if TYPE_CHECKING:
     from streamgmm.core.parameters import Parameters
@@ -79,6 +79,8 @@ class SphericalMoments(ScaleStructure):
 
 class Spherical(OwnCovariances, SphericalMoments):
     """Covariances (K,)."""
+
+    pooling = Pooling(components=False, columns=True)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components,)

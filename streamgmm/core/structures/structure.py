@@ -6,7 +6,7 @@ Code outside this package and the kernels calls the object, and never branches o
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,13 @@ factors; use 'full' or 'diag' for it
     return refuse
 
 
+class Pooling(NamedTuple):
+    """What the M-step takes the mean of second moments over."""
+
+    components: bool
+    columns: bool
+
+
 class CovarianceStructure(ABC):
     """One kind of covariance, for mixtures of K components in D features.
 
@@ -90,10 +97,20 @@ class CovarianceStructure(ABC):
     """The covariance type of scikit-learn that can hold these covariances."""
     moments_depend_on_parameters: ClassVar[bool] = False
     """Whether moments are those of features that depend on the parameters of the E-step."""
+    pooling: ClassVar[Pooling | None] = None
+    """How the M-step averages second moments about the means; None if it does more than that.
+
+    A structure with an M-step of its own does not inherit it.
+    """
     has_room_for_noise: ClassVar[bool] = True
     """Whether a mixture may have a component of constant density as well."""
     rank: int = 0
     """Rank of the loadings; 0 for covariances without loadings."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "updates" in vars(cls) and "pooling" not in vars(cls):
+            cls.pooling = None
 
     # Storage
 

@@ -26,7 +26,7 @@ from streamgmm.core.structures.matrix_structure import (
     unscaled,
 )
 from streamgmm.core.structures.shared_covariance import SharedCovariance
-from streamgmm.core.structures.structure import CoefficientForm, Components, Single
+from streamgmm.core.structures.structure import CoefficientForm, Components, Pooling, Single
 from streamgmm.options import CovarianceType
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Tied(SharedCovariance, MatrixStructure):
 
     code = TIED
     sklearn_type = "tied"
+    pooling = Pooling(components=True, columns=False)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return n_features, n_features

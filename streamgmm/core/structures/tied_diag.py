@@ -9,7 +9,7 @@ from streamgmm.core.structures.diag import DiagonalMoments
 from streamgmm.core.structures.matrices import Array
 from streamgmm.core.structures.scale_structure import own_scales
 from streamgmm.core.structures.shared_covariance import PooledScales
-from streamgmm.core.structures.structure import Components
+from streamgmm.core.structures.structure import Components, Pooling
 from streamgmm.options import CovarianceType
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ class TiedDiag(PooledScales, DiagonalMoments):
     ----------
     Celeux & Govaert (1995), Gaussian parsimonious clustering models, model [λB].
     """
+
+    pooling = Pooling(components=True, columns=False)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_features,)

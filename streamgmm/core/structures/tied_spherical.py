@@ -9,7 +9,7 @@ from streamgmm.core.structures.matrices import Array
 from streamgmm.core.structures.scale_structure import own_scales
 from streamgmm.core.structures.shared_covariance import PooledScales
 from streamgmm.core.structures.spherical import SphericalMoments
-from streamgmm.core.structures.structure import Components
+from streamgmm.core.structures.structure import Components, Pooling
 from streamgmm.options import CovarianceType
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ class TiedSpherical(PooledScales, SphericalMoments):
     ----------
     Celeux & Govaert (1995), Gaussian parsimonious clustering models, model [λI].
     """
+
+    pooling = Pooling(components=True, columns=True)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return ()
