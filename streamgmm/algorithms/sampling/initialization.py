@@ -56,6 +56,11 @@ class Start:
     means: Array | None = None
     precisions: Array | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is given."""
+        return self.weights is None and self.means is None and self.precisions is None
+
     def complete(self, covariance_type: CovarianceType) -> Parameters | None:
         """Return the parameters, if all of them are known.
 
@@ -224,6 +229,8 @@ def initialize(
     lloyd = _Lloyd(most_iterations, on_step)
     labels = _METHODS[method](measured, n_components, random, lloyd)
     found = _parameters(centred, labels, n_components, covariance_type, objective)
+    if known.is_empty:
+        return found
     covariances, factors = found.covariances, found.factors
     if known.precisions is not None:
         covariances, factors = covariances_from_precisions(
