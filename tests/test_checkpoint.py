@@ -429,7 +429,7 @@ def test_where_nothing_was_found_a_fit_begins(store: Path, tmp_path: Path) -> No
         ({"algorithm": "em"}, "algorithm was 'auto' and is 'em'; .*sample, by memory_limit was"),
         (
             {"memory_limit": "6GiB"},
-            "bytes of the sample, by memory_limit was [0-9]+ and is 805306368",
+            "bytes of the sample, by memory_limit was [0-9]+ and is 536870912",
         ),
     ],
 )
