@@ -107,7 +107,7 @@ def test_fits_of_other_kinds_are_declined() -> None:
         Objective(noise=Noise(0.1, -3.0, np.array([[0.0, 0.0], [1.0, 1.0]]))),
     ):
         assert FewRows.of(rows, weights, "full", objective) is None
-    assert FewRows.of(rows, weights, "low_rank", Objective()) is None
+    assert FewRows.of(rows, weights, "low_rank(0)", Objective()) is None
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ _MOST_STEPS, _FEWEST_STEPS = 1000, 50
 # Part of the tolerance that the last step of a fit gains at most, or that steps predict to remain.
 # They see few directions. What is taken for rounding, nats per row.
 _PART_OF_STEP, _PART_OF_REST, _ROUNDING = 1e-5, 1e-2, 1e-12
+# Smaller variances may be those of squares that vanish.
+_LEAST_VARIANCE = 1e-290
 # Least standard deviation, in roundings of the data: differences from the centre have these errors.
 _VISIBLE = 2.0**20
 
@@ -83,10 +85,11 @@ class FewRows:
         rows = rows.astype(np.float64, copy=False)
         with np.errstate(over="ignore", invalid="ignore"):
             centre = rows.mean(axis=0)
-            scale = np.sqrt(np.square(rows - centre).mean(axis=0))
+            variances = np.square(rows - centre).mean(axis=0)
+            scale = np.sqrt(variances)
             if pooling.columns:
                 scale = np.full_like(scale, scale.max())
-            if not (np.all(scale > 0.0) and np.all(np.isfinite(scale))):
+            if not np.all((variances > _LEAST_VARIANCE) & np.isfinite(variances)):
                 return None
             scale = np.exp2(np.round(np.log2(scale)))
             scaled = (rows - centre) / scale

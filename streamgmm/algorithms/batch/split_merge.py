@@ -453,6 +453,9 @@ def _births(
     if not groups:
         return None, np.empty(0)
     chosen = worst[np.concatenate(groups)]
+    if np.isnan(rows.rows[chosen]).all(axis=0).any():
+        # These rows say nothing of a column.
+        return None, np.empty(0)
     labels = np.repeat(np.arange(len(groups)), [len(own) for own in groups])
     without_noise = replace(objective, noise=None)
     born = parameters_of_clusters(
