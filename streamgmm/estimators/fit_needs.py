@@ -26,6 +26,7 @@ from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, public_type, struc
 from streamgmm.estimators.row_estimator import DataEstimator, notified
 from streamgmm.events import Listener
 from streamgmm.executors.memory import Budget, sample_bytes
+from streamgmm.executors.warmup import call_kernels_for_few_rows
 from streamgmm.options import CovarianceType
 from streamgmm.protocols import Source, Work, data_bytes
 from streamgmm.sources.sample import SampleSource
@@ -212,3 +213,5 @@ def _load_kernels(source: Source, covariance_types: Collection[CovarianceType]) 
                 rows[1, 1] = np.nan
             expectation.statistics(rows)
             expectation.posterior(rows)
+    # The search begins with few rows.
+    call_kernels_for_few_rows()

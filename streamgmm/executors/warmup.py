@@ -72,11 +72,11 @@ def compile_kernels(row_type: str) -> None:
         incomplete = IncompleteExpectation.prepare(parameters, frame)
         incomplete.statistics(rows)
         incomplete.posterior(rows)
-        _compile_for_few_rows()
+        call_kernels_for_few_rows()
 
 
-def _compile_for_few_rows() -> None:
-    """Call the kernels for few rows, which are always in float64."""
+def call_kernels_for_few_rows() -> None:
+    """Call each kernel for few rows, which are always in float64."""
     rows, ones, factors = np.eye(2), np.ones(2), np.tile(np.eye(2), (2, 1, 1))
     mixture = 0.5 * ones, np.eye(2), factors
     form = np.zeros(2, dtype=np.bool_)

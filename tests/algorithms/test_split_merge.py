@@ -177,7 +177,7 @@ def test_rows_in_blocks_say_what_they_say_together(
         stuck = em(sample, poor_start(truth), 20)
         together = moved(sample, stuck).parameters
         # Seven rows at a time, or so.
-        monkeypatch.setattr("streamgmm.algorithms.batch.split_merge._BLOCK_BYTES", 8 * 6 * 64)
+        monkeypatch.setattr("streamgmm.algorithms.batch.rows_in_memory._BLOCK_BYTES", 8 * 6 * 64)
         apart = moved(sample, stuck).parameters
     assert np.linalg.norm(together.means - stuck.parameters.means) > 1.0
     for name in ("weights", "means", "covariances"):
