@@ -1268,7 +1268,7 @@ def warmup(quiet: bool) -> None:
 @click.option("--size", default="1GB", show_default=True, metavar="SIZE", help="Size of the array.")
 @click.option(
     "--memory-limit",
-    default="512MiB",
+    default="640MiB",
     show_default=True,
     metavar="SIZE",
     help="Memory for the whole process.",
