@@ -49,7 +49,7 @@ def test_a_million_rows_are_searched_with_four_evaluations_a_row(
 def test_small_data_may_take_as_long_as_large_data() -> None:
     small, large = (budget_for("diag", n, 2, 4).n_evaluations for n in (1_000, 10_000_000))
     assert small == 1 << 23
-    assert large == 4e7
+    assert large == 1.2e8
     # Many components with many features take no longer: a row costs more.
     many = budget_for("full", 1_000, 64, 512)
     assert many.n_evaluations * 512 * many.n_moments == pytest.approx(16e9)
