@@ -148,7 +148,7 @@ class Cell:
     ----------
     name : str
     draw : callable
-        Returns so many rows.
+        Takes a number of rows, and returns rows.
     n_components : int
         Of the truth; candidates have from 1 to two more.
     n_rows : int

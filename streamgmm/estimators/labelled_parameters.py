@@ -140,7 +140,7 @@ def _variable_of(feature: str, variables: Sequence[str]) -> str:
 
 
 def _sizes(dims: Sequence[str], n_levels: int, data: DataDescription) -> dict[str, int]:
-    """Return the sizes of the dimensions along which one variable has so many features."""
+    """Return the sizes of the feature dimensions of a variable that has ``n_levels`` features."""
     if len(dims) == 1:
         return {dims[0]: n_levels}
     return {dim: len(labels) for dim, labels in data.labels.items()}

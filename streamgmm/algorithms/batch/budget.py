@@ -1,4 +1,4 @@
-"""How much work in memory a fit may take: a few passes over the data, whatever the data are.
+"""How much work in memory a fit may take, for its number of rows and the size of the mixture.
 
 The unit is an evaluation: of all components, for one row. So sizes and numbers of steps depend on
 the numbers of rows and components and on the structure, and on nothing of the machine.

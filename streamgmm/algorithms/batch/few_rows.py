@@ -38,13 +38,27 @@ _LEAST_VARIANCE = 1e-290
 # Least standard deviation, in roundings of the data: differences from the centre have these errors.
 _VISIBLE = 2.0**20
 
-
-#: Is told how many rows a run has computed, and the log-likelihoods of its steps.
+#: Receives the number of rows that a run has computed, and the log-likelihoods of its steps.
 OnRun = Callable[[int, Sequence[float]], None]
 
 
 def ignore_run(n_rows: int, log_likelihoods: Sequence[float]) -> None:
     """Do nothing."""
+
+
+def _n_products(rows: Array, n_components: int, has_matrices: bool) -> int:
+    """Return the products of a step of EM with rows (n, D)."""
+    n_rows, n_features = rows.shape
+    of_moments = n_features * (n_features + 3) // 2 if has_matrices else n_features
+    products: int = n_rows * n_components * (_PRODUCTS_OF_DENSITY + of_moments)
+    return products
+
+
+def _are_few(rows: Array, n_components: int, has_matrices: bool) -> bool:
+    """Return whether calls take most of the time of a step with rows (n, D)."""
+    is_wide = rows.shape[1] > rows.shape[0] and not has_matrices
+    most = _MOST_PRODUCTS_IF_WIDE if is_wide else _MOST_PRODUCTS
+    return _n_products(rows, n_components, has_matrices) <= most
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +70,8 @@ class FewRows:
     Attributes
     ----------
     covariance_type : str
+    pooling : Pooling
+        That of the covariance type.
     rows : ndarray of shape (n, D)
         (x - centre) / scale.
     weights : ndarray of shape (n,)
@@ -67,6 +83,7 @@ class FewRows:
     """
 
     covariance_type: CovarianceType
+    pooling: Pooling
     rows: Array
     weights: Array
     centre: Array
@@ -79,8 +96,10 @@ class FewRows:
     ) -> "FewRows | None":
         """Return rows (n, D) with weights (n,); None if they are many, or not for this kernel."""
         is_plain = not objective.fixed and objective.prior is None and objective.noise is None
-        pooling = STRUCTURES[covariance_type].pooling
-        if not is_plain or pooling is None or rows.size > _MOST_PRODUCTS_IF_WIDE:
+        structure = STRUCTURES[covariance_type]
+        pooling = structure.pooling
+        # Rows that are too many for one component are not copied.
+        if not is_plain or pooling is None or not _are_few(rows, 1, structure.has_directions):
             return None
         rows = rows.astype(np.float64, copy=False)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -94,18 +113,14 @@ class FewRows:
             scale = np.exp2(np.round(np.log2(scale)))
             scaled = (rows - centre) / scale
         ridge = np.broadcast_to(objective.reg_covar, scale.shape)
-        ridge = STRUCTURES[covariance_type].shared_ridge(ridge) / np.square(scale)
+        ridge = structure.shared_ridge(ridge) / np.square(scale)
         if not (np.isfinite(scaled).all() and np.isfinite(ridge).all()):
             return None
-        return cls(covariance_type, scaled, writable(weights), centre, scale, ridge)
+        return cls(covariance_type, pooling, scaled, writable(weights), centre, scale, ridge)
 
     def is_for(self, n_components: int) -> bool:
         """Return whether a step with this number of components takes less time here."""
-        n_rows, n_features = self.rows.shape
-        is_wide = n_features > n_rows and not self._has_matrices
-        return self._products(n_components) <= (
-            _MOST_PRODUCTS_IF_WIDE if is_wide else _MOST_PRODUCTS
-        )
+        return _are_few(self.rows, n_components, self._has_matrices)
 
     def short_run(self, start: Parameters, n_steps: int, tol: float, on_run: OnRun) -> Fit | None:
         """Run EM until the log-likelihood changes by less than ``tol``; None if a step fails."""
@@ -126,22 +141,11 @@ class FewRows:
         Fit or None
             A fit that has not converged needs another method. None if a step fails.
         """
-        products = self._products(start.n_components)
+        products = _n_products(self.rows, start.n_components, self._has_matrices)
         n_steps = min(max(_ALL_PRODUCTS // products, _FEWEST_STEPS), _MOST_STEPS)
         n_cheap = 1 + _CHEAP_PRODUCTS // products
         settled = max(_PART_OF_STEP * tol, _ROUNDING)
         return self._run(start, n_steps, settled, n_cheap, _PART_OF_REST * tol, on_run)
-
-    @property
-    def pools_components(self) -> bool:
-        """Whether all components share one covariance."""
-        return self._pooling.components
-
-    @property
-    def _pooling(self) -> Pooling:
-        pooling = STRUCTURES[self.covariance_type].pooling
-        assert pooling is not None
-        return pooling
 
     @property
     def _has_matrices(self) -> bool:
@@ -160,14 +164,6 @@ class FewRows:
             shares = np.exp(joint - scores[:, np.newaxis])
         return Posterior(scores, np.argmax(joint, axis=1), shares, 0)
 
-    def _products(self, n_components: int) -> int:
-        n_rows, n_features = self.rows.shape
-        of_moments = n_features
-        if self._has_matrices:
-            of_moments = n_features * (n_features + 3) // 2
-        products: int = n_rows * n_components * (_PRODUCTS_OF_DENSITY + of_moments)
-        return products
-
     def _run(
         self,
         start: Parameters,
@@ -183,7 +179,7 @@ class FewRows:
             self.weights,
             *self._scaled(start),
             self.ridge,
-            np.array(self._pooling),
+            np.array(self.pooling),
             n_steps,
             settled,
             n_cheap,

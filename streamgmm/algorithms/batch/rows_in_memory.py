@@ -39,7 +39,7 @@ class Rows:
     few : FewRows, optional
         The rows again, if they are few.
     on_run : callable
-        Is told of the runs of EM with few rows.
+        Receives the number of rows and the log-likelihoods of each run of EM with few rows.
     """
 
     reader: Reader

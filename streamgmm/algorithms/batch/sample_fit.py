@@ -351,7 +351,7 @@ class Search:
     informant : Informant
     random : numpy.random.RandomState
     reader : Reader
-        Of all rows; it is told of each stage, and keeps what that found.
+        Reader of all rows. It reports each stage, and keeps its result.
     effort : Effort
         How much memory the search may use.
     """

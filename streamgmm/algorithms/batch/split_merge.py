@@ -392,7 +392,7 @@ def _fitted_halves(
     objective : Objective
     """
     few = rows.few_for(halves.n_components)
-    if few is None or few.pools_components:
+    if few is None or few.pooling.components:
         for _ in range(_STEPS_OF_PARTS):
             halves = _half_step(rows, halves, own, objective)
             rows.reader.notify(SampleStep("split and merge", 0))
