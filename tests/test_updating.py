@@ -600,6 +600,8 @@ def test_a_file_that_is_rewritten_with_the_same_size_and_time_is_read_again(
                 assert learned(model, folder) == []
 
 
+# Many rows share one value of a column, and a component is theirs.
+@pytest.mark.filterwarnings("ignore::streamgmm.errors.DegenerateComponentWarning")
 def test_ledgers_of_older_releases_keep_their_rules(model: Path, tmp_path: Path) -> None:
     """Stamps of two numbers, and digests in which the bits of numbers count."""
     folder, single = tmp_path / "nights", tmp_path / "single.npy"
@@ -636,6 +638,8 @@ def test_ledgers_of_older_releases_keep_their_rules(model: Path, tmp_path: Path)
     assert learned(model, single)[0].n_rows == 200  # type: ignore[union-attr]
 
 
+# Many rows share one value of a column, and a component is theirs.
+@pytest.mark.filterwarnings("ignore::streamgmm.errors.DegenerateComponentWarning")
 def test_equal_numbers_are_the_same_rows(model: Path, tmp_path: Path) -> None:
     rows = table(300)
     rows[::3, 1], rows[::5, 2] = 0.0, np.nan
