@@ -43,20 +43,6 @@ _njit: Any = numba.njit
 _OPTIONS = {"nogil": True, "fastmath": FAST_SUMS, "error_model": "numpy"}
 _SOURCES = Path(__file__).parent
 
-# Only compiled code calls pieces. Wrappers for calls from Python would double the compiled code.
-# Entry points own the arrays, and pieces borrow them. Pieces are compiled without the runtime that
-# counts references: they cannot allocate arrays, and do not wait for counters that threads share.
-_PIECE = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
-piece = _njit(**_PIECE)
-# LLVM optimises a piece again in every piece that calls it. Pieces between the small ones and the
-# entry points are therefore spliced into their callers first.
-spliced_piece = _njit(**_PIECE, inline="always")
-# For arithmetic whose order of operations carries the result (splitting a number
-# into exponent and remainder); fused multiply-adds are still welcome.
-ordered_piece = _njit(**{**_PIECE, "fastmath": {"contract"}})
-# For pieces that allocate arrays.
-allocating_piece = _njit(**{**_PIECE, "_nrt": True})
-
 
 class _OwnPieces(JITCodeLibrary):
     """Machine code of an entry point that has its own copies of all pieces.
@@ -80,28 +66,92 @@ class _OwnPieces(JITCodeLibrary):
         super()._optimize_final_module()
 
 
-@register_pass(mutates_CFG=False, analysis_only=True)
-class _OwnPiecesPass(AnalysisPass):
-    """Put the code of an entry point into a library of :class:`_OwnPieces`."""
+class _PieceLibrary(JITCodeLibrary):
+    """Code of a piece, as Numba wrote it.
 
-    _name = "streamgmm_own_pieces"
+    Entry points link pieces, optimise them with the rest of their code, and translate them to
+    machine code. Nobody calls a piece by itself, so that neither is done here.
+    """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def _optimize_functions(self, ll_module: Any) -> None:
+        ll_module.data_layout = self._codegen._data_layout
 
-    def run_pass(self, state: Any) -> bool:
-        state.library = _OwnPieces(state.targetctx.codegen(), state.func_id.func_qualname)
-        state.library.enable_object_caching()
-        return False
+    def _optimize_final_module(self) -> None:
+        external = llvmlite.binding.Linkage.external
+        for function in self.get_defined_functions():
+            if function.linkage == external and not _is_inlined(function):
+                function.add_function_attribute("noinline")
+
+    def _finalize_final_module(self) -> None:
+        self._finalized = True
+
+    # What Numba asks of code that Python can call.
+
+    @property
+    def codegen(self) -> Any:
+        return self
+
+    def set_env(self, name: str, environment: Any) -> None:
+        """Do nothing: without Python's exceptions there is no environment."""
+
+    def get_pointer_to_function(self, name: str) -> int:
+        """Return 0, for a function that has no address."""
+        return 0
 
 
-class _EntryPointCompiler(Compiler):
-    def define_pipelines(self) -> list[Any]:
-        pipelines: list[Any] = super().define_pipelines()
-        for pipeline in pipelines:
-            pipeline.add_pass_after(_OwnPiecesPass, AnnotateTypes)
-            pipeline.finalize()
-        return pipelines
+def _is_inlined(function: Any) -> bool:
+    """Return whether LLVM is told to inline a function wherever it is called."""
+    return any(b"alwaysinline" in attributes for attributes in function.attributes)
+
+
+def _with_library(library: type[JITCodeLibrary]) -> type[Compiler]:
+    """Return a compiler that puts the code of a function into a library of a class."""
+
+    @register_pass(mutates_CFG=False, analysis_only=True)
+    class LibraryPass(AnalysisPass):
+        _name = f"streamgmm{library.__name__}"
+
+        def __init__(self) -> None:
+            super().__init__()
+
+        def run_pass(self, state: Any) -> bool:
+            state.library = library(state.targetctx.codegen(), state.func_id.func_qualname)
+            state.library.enable_object_caching()
+            return False
+
+    class LibraryCompiler(Compiler):
+        def define_pipelines(self) -> list[Any]:
+            pipelines: list[Any] = super().define_pipelines()
+            for pipeline in pipelines:
+                pipeline.add_pass_after(LibraryPass, AnnotateTypes)
+                pipeline.finalize()
+            return pipelines
+
+    return LibraryCompiler
+
+
+# Only compiled code calls pieces. Wrappers for calls from Python would double the compiled code.
+# Entry points own the arrays, and pieces borrow them. Pieces are compiled without the runtime that
+# counts references: they cannot allocate arrays, and do not wait for counters that threads share.
+_PIECE = {
+    **_OPTIONS,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "_nrt": False,
+    "pipeline_class": _with_library(_PieceLibrary),
+}
+# A function of its own in the machine code, because LLVM needs much longer for one large function
+# than for its parts. Each is called once for a block of rows, or for a line of it.
+piece = _njit(**_PIECE)
+# For pieces that are called in inner loops.
+inlined_piece = _njit(**_PIECE, forceinline=True)
+# For the same, where the order of operations carries the result (splitting a number into exponent
+# and remainder); fused multiply-adds are still welcome.
+ordered_piece = _njit(**{**_PIECE, "fastmath": {"contract"}}, forceinline=True)
+# For pieces that return a view of an array, which only Numba itself can inline.
+view_piece = _njit(**_PIECE, inline="always")
+# For pieces that allocate arrays.
+allocating_piece = _njit(**{**_PIECE, "_nrt": True})
 
 
 @functools.cache
@@ -153,7 +203,7 @@ def cache_folder() -> Path | None:
     return next((folder for folder in candidates if _writable(folder)), None)
 
 
-_ENTRY_POINT = {**_OPTIONS, "pipeline_class": _EntryPointCompiler}
+_ENTRY_POINT = {**_OPTIONS, "pipeline_class": _with_library(_OwnPieces)}
 _compiling = threading.Lock()
 
 #: A function that takes the name of a kernel, the type of its rows, and whether it will be kept.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece, spliced_piece
+from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece
 from streamgmm.core.kernels.log_joint import (
     NOISE,
     TIED,
@@ -294,7 +294,7 @@ def _weigh(weights, work, is_noise, n):
     return weight, log_likelihood
 
 
-@spliced_piece
+@piece
 def _add_rows(features, z, rows, work, moments, k):
     """Add some rows of z (E, STRIDE) to the moments of component k."""
     if rows.size >= STRIP:
@@ -309,7 +309,7 @@ def _add_rows(features, z, rows, work, moments, k):
             moments[k, f] += total
 
 
-@spliced_piece
+@piece
 def _add_moments(coefficients, n_rows, work, found, moments, scatter):
     """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare)."""
     n, n_packed = whole_panels(n_rows), coefficients.theta.shape[0]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece, spliced_piece
+from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece
 from streamgmm.core.kernels.hard import harden
 from streamgmm.core.kernels.log_joint import (
     DIAG,
@@ -296,7 +296,7 @@ def _add_upper(m, mass, gaps, sums):
             start += rest.size
 
 
-@spliced_piece
+@piece
 def _total(values):
     total = 0.0
     for i in range(values.size):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import allocating_piece, piece, spliced_piece
+from streamgmm.core.kernels.compilation import allocating_piece, inlined_piece, piece, view_piece
 from streamgmm.core.kernels.elementary import SMALLEST_EXPONENT, exponential
 from streamgmm.core.kernels.products import FIRST, add_features_product, fill, lines, whole_panels
 from streamgmm.core.kernels.screening import (
@@ -166,7 +166,7 @@ def _turn(rows, origin, scale, out):
         fill(out[d, n : whole_panels(n)], 0.0)
 
 
-@spliced_piece
+@piece
 def load_rows(rows, coefficients, work):
     """Write the coordinates of rows (n, D) of any dtype and layout into work.z.
 
@@ -214,13 +214,13 @@ def _set_aside(rows, coefficients, work):
     return n_overflowing, n_not_finite, n_missing
 
 
-@spliced_piece
+@view_piece
 def _linear(coefficients):
     """Return the table of the features 1 · z_d."""
     return coefficients.features[1 : 1 + coefficients.origin.size]
 
 
-@spliced_piece
+@piece
 def _whiten(coefficients, work, n):
     """Replace z by y = whitener z (TIED), and store -½‖y‖², which all components share, apart."""
     whitener = coefficients.whitener
@@ -296,7 +296,7 @@ def _centred_densities(coefficients, x, k, n, work, out):
         out[r] = coefficients.constants[k] - 0.5 * out[r]
 
 
-@spliced_piece
+@piece
 def _centred_log_joint(coefficients, k, n, work):
     """Write densities of component k in the centred form, for rows where they may matter."""
     is_packed = k < coefficients.theta.shape[0] and math.isfinite(work.bounds[k])
@@ -348,7 +348,7 @@ def _fold_common(coefficients, work, n):
     fill(work.common, 0.0)
 
 
-@spliced_piece
+@piece
 def _packed_log_joint(coefficients, work, n_rows):
     """Compute Θ Φ for the components in the expanded form."""
     n = whole_panels(n_rows)
@@ -416,7 +416,7 @@ def _find_centred(coefficients, work, n):
     return any_centred
 
 
-@spliced_piece
+@piece
 def load(rows, coefficients, work):
     """Write the coordinates of a block of rows into work.z, and find the bounds of their errors.
 
@@ -432,7 +432,7 @@ def load(rows, coefficients, work):
     return left_out
 
 
-@spliced_piece
+@piece
 def evaluate(rows, coefficients, work):
     """Write log-joint densities of a loaded block of rows into work.log_joint."""
     n = rows.shape[0]
@@ -448,7 +448,7 @@ def evaluate(rows, coefficients, work):
             work.noise[r] = coefficients.log_noise - work.common[r]
 
 
-@piece
+@inlined_piece
 def has_noise(coefficients):
     """Return whether the mixture has a component of constant density."""
     return coefficients.log_noise > -np.inf

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece, spliced_piece
+from streamgmm.core.kernels.compilation import allocating_piece, inlined_piece, kernel, piece
 from streamgmm.core.kernels.log_joint import load_rows, normalise
 from streamgmm.core.kernels.mixture import (
     BLOCKS_IN_SUM,
@@ -95,7 +95,7 @@ class LowRankSums(NamedTuple):
     squares: np.ndarray  #: (K, D + spare) Σγu²
 
 
-@piece
+@inlined_piece
 def block_rows(n_features):
     """Return the number of rows of a block."""
     n = _BLOCK_BYTES // (8 * (1 + n_features)) // PANEL * PANEL
@@ -302,7 +302,7 @@ def _add_sums(coefficients, n_rows, work, sums):
     return passed_over
 
 
-@spliced_piece
+@piece
 def _describe(start, n, priors, order, coefficients, is_hard, work, posteriors):
     """Fill scores, labels and, if there is room for them, responsibilities of n rows."""
     scores, labels, responsibilities = posteriors

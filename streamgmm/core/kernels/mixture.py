@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import kernel, piece, spliced_piece
+from streamgmm.core.kernels.compilation import kernel, piece
 from streamgmm.core.kernels.elementary import logarithm
 from streamgmm.core.kernels.log_joint import (
     NOISE,
@@ -53,7 +53,7 @@ def move(part, total):
         fill(part[k], 0.0)
 
 
-@spliced_piece
+@piece
 def weigh(weights, work, n):
     """Replace densities over the largest, in work.log_joint, by responsibilities times weight.
 
@@ -78,7 +78,7 @@ def weigh(weights, work, n):
     return weight, log_likelihood
 
 
-@spliced_piece
+@piece
 def gather_weighted(values, responsibilities, share_rows, work):
     """Gather some rows of values (n, STRIDE) and of a component's responsibilities.
 
@@ -94,7 +94,7 @@ def gather_weighted(values, responsibilities, share_rows, work):
     return n
 
 
-@spliced_piece
+@piece
 def _add_packed_moments(coefficients, z, n_rows, work, moments):
     """Add a block of rows to the moments of packed components, (K, F + spare).
 
@@ -127,7 +127,7 @@ def _add_packed_moments(coefficients, z, n_rows, work, moments):
     return passed_over
 
 
-@spliced_piece
+@piece
 def add_centred_moments(coefficients, c, n_rows, work, moments, scatter):
     """Add a block of rows to the moments of centred component c, as far as it has a share.
 
@@ -154,14 +154,14 @@ def add_centred_moments(coefficients, c, n_rows, work, moments, scatter):
     return n_rows - count
 
 
-@spliced_piece
+@piece
 def add_scatter(coefficients, z, n, work, scatter):
     """Add the upper triangle of Σ w z zᵀ to scatter (1, S + spare); w is in work.some."""
     table = coefficients.scatter_features
     add_moments_product(work.some, table, z, n, FIRST, FIRST + 1, scatter, FIRST)
 
 
-@spliced_piece
+@piece
 def add_moments(coefficients, n_rows, work, moments, scatter):
     """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare).
 

@@ -6,7 +6,7 @@
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import allocating_piece, piece
+from streamgmm.core.kernels.compilation import allocating_piece, inlined_piece, piece
 from streamgmm.core.kernels.tiles import (
     FORMS,
     MOMENT_TILES,
@@ -36,7 +36,7 @@ def lines(n, dtype):
     return memory[first : first + n * STRIDE].reshape(n, STRIDE)
 
 
-@piece
+@inlined_piece
 def whole_panels(n):
     """Return the number n of rows rounded up to whole panels."""
     return (n + PANEL - 1) // PANEL * PANEL

@@ -9,7 +9,7 @@ bit; or the densities stay in float32, if the caller accepts the error.
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import piece, spliced_piece
+from streamgmm.core.kernels.compilation import piece
 from streamgmm.core.kernels.products import FIRST, add_features_product, fill, whole_panels
 from streamgmm.core.kernels.tiles import BLOCK, FORMS, MOMENT_TILES, STRIP, form_rows
 
@@ -74,7 +74,7 @@ def narrow(work, n):
             work.z_single[e, r] = work.z[e, r]
 
 
-@spliced_piece
+@piece
 def screened_log_joint(coefficients, work, n_rows):
     """Add Θ Φ for the packed components to work.log_joint, whose elements are 0."""
     n = whole_panels(n_rows)
@@ -111,7 +111,7 @@ def screened_log_joint(coefficients, work, n_rows):
         work.unscreened[0] = _BLOCKS_WITHOUT
 
 
-@spliced_piece
+@piece
 def _list_candidates(coefficients, first, last, n_rows, work):
     """List, in work.some_rows, the rows for which components need more digits.
 
@@ -158,7 +158,7 @@ def find_rows(values, threshold, n, rows):
     return count
 
 
-@spliced_piece
+@piece
 def _evaluate_some(coefficients, features, k, rows, work):
     """Evaluate log-joint densities of component k in some rows, in float64."""
     if rows.size == 0:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece, spliced_piece
+from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece
 from streamgmm.core.kernels.elementary import exponential_single, logarithm
 from streamgmm.core.kernels.log_joint import TIED, evaluate, load, normalise, workspace
 from streamgmm.core.kernels.mixture import BLOCKS_IN_SUM, add_moments, count_in, move, weigh
@@ -93,7 +93,7 @@ def _weigh(weights, work, single, n):
     return weight, log_likelihood
 
 
-@spliced_piece
+@piece
 def _add_block(weights, coefficients, n_rows, work, single, moments, scatter):
     """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare).
 
