@@ -73,14 +73,18 @@ class _PieceLibrary(JITCodeLibrary):
     machine code. Nobody calls a piece by itself, so that neither is done here.
     """
 
+    def add_ir_module(self, ir_module: Any) -> None:
+        """Add the code of the piece, as a function that stays one unless LLVM must inline it."""
+        for function in ir_module.functions:
+            if not function.is_declaration and "alwaysinline" not in function.attributes:
+                function.attributes.add("noinline")
+        super().add_ir_module(ir_module)
+
     def _optimize_functions(self, ll_module: Any) -> None:
         ll_module.data_layout = self._codegen._data_layout
 
     def _optimize_final_module(self) -> None:
-        external = llvmlite.binding.Linkage.external
-        for function in self.get_defined_functions():
-            if function.linkage == external and not _is_inlined(function):
-                function.add_function_attribute("noinline")
+        pass
 
     def _finalize_final_module(self) -> None:
         self._finalized = True
@@ -97,11 +101,6 @@ class _PieceLibrary(JITCodeLibrary):
     def get_pointer_to_function(self, name: str) -> int:
         """Return 0, for a function that has no address."""
         return 0
-
-
-def _is_inlined(function: Any) -> bool:
-    """Return whether LLVM is told to inline a function wherever it is called."""
-    return any(b"alwaysinline" in attributes for attributes in function.attributes)
 
 
 def _with_library(library: type[JITCodeLibrary]) -> type[Compiler]:
