@@ -56,6 +56,9 @@ _MANY_COMPONENTS = 512
 _THREADS = 2
 # Largest difference of two fits at the same optimum, nats per row.
 _ALIKE = 1e-4
+# Number of values of the rows from which on a start that comes to the best one again is the last
+# one. Starts from the same clusters differ by rounding errors.
+_MANY_VALUES, _SAME = 1 << 14, 1e-9
 # Gain on a sample, in units of the gain by chance, that shows that the start fits other rows.
 _UNLIKE = 4.0
 _MOST_ITERATIONS = 100
@@ -497,12 +500,10 @@ class Search:
         """Return the fits that each continue from the best of some short runs."""
         n_starts, n_runs = starts.n_starts, starts.n_runs
         n_all = self.settings.n_init * n_starts * n_runs
-        numbers = iter(range(1, n_all + 1))
         best = -math.inf
 
-        def run(restart: int) -> Fit:
+        def run(restart: int, number: int) -> Fit:
             nonlocal best
-            number = next(numbers)
             rows.reader.notify(StartBegun(number, n_all))
             start = self.settings.start(
                 rows.rows,
@@ -518,11 +519,19 @@ class Search:
             rows.reader.notify(StartDone(number, n_all, best))
             return fit
 
-        return _best_first(
-            self._em(rows, _best_first(run(restart) for _ in range(n_runs))[0].parameters, LONGER)
-            for restart in range(self.settings.n_init)
-            for _ in range(n_starts)
-        )
+        found = []
+        for restart in range(self.settings.n_init):
+            runs: list[Fit] = []
+            first = restart * n_starts * n_runs + 1
+            for number in range(first, first + n_starts * n_runs):
+                runs.append(run(restart, number))
+                if rows.rows.size >= _MANY_VALUES and _is_best_again(runs):
+                    break
+            found += [
+                self._em(rows, _best_first(runs[i : i + n_runs])[0].parameters, LONGER)
+                for i in range(0, len(runs), n_runs)
+            ]
+        return _best_first(found)
 
     def _split_and_merged(self, rows: Rows, starts: Sequence[Parameters]) -> list[Fit]:
         """Return the ends of splits and merges, the best first, one for each restart at most.
@@ -603,6 +612,12 @@ class Search:
 
 def _best_first(fits: Iterable[Fit]) -> list[Fit]:
     return sorted(fits, key=lambda fit: fit.value, reverse=True)
+
+
+def _is_best_again(fits: Sequence[Fit]) -> bool:
+    """Return whether the last fit came to the best value of those before it."""
+    *others, last = (fit.value for fit in fits)
+    return bool(others) and abs(last - max(others)) <= _SAME
 
 
 def _part(sample: RowSample, size: int) -> RowSample:
