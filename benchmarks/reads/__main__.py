@@ -11,7 +11,14 @@ from functools import cache
 from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks.machine import keep_to_cores
-from benchmarks.reads.cells import HELD_OUT_ROWS, Cell, Rows, small_suite, suite
+from benchmarks.reads.cells import (
+    HELD_OUT_ROWS,
+    Cell,
+    Rows,
+    fewer_rows_suite,
+    small_suite,
+    suite,
+)
 from benchmarks.reads.measure import find, time_defaults
 from benchmarks.reads.records import Record, load, save
 from benchmarks.reads.tables import plot, tables
@@ -19,7 +26,6 @@ from benchmarks.reads.ways import WAYS
 from benchmarks.reporting import RESULTS, report
 from streamgmm.errors import DegenerateComponentWarning
 
-_KEPT = RESULTS / "reads.json"
 _TIMING = "timing"
 
 
@@ -71,6 +77,9 @@ def main() -> None:
         help=f'those that match, and "{_TIMING}" if it does',
     )
     parser.add_argument("--again", action="store_true", help="forget first what these found")
+    parser.add_argument(
+        "--fewer-rows", action="store_true", help="cells of 100 to 2,000 rows for each parameter"
+    )
     parser.add_argument("--small", action="store_true", help="few cells, few rows")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
@@ -78,13 +87,17 @@ def main() -> None:
     # Long fits end where they end, and components that collapse are counted.
     warnings.simplefilter("ignore", ConvergenceWarning)
     warnings.simplefilter("ignore", DegenerateComponentWarning)
-    cells = small_suite() if options.small else suite()
-    records = {} if options.small else load(_KEPT)
+    name = "reads_fewer_rows" if options.fewer_rows else "reads"
+    kept = RESULTS / f"{name}.json"
+    cells = fewer_rows_suite() if options.fewer_rows else suite()
+    if options.small:
+        cells = small_suite()
+    records = {} if options.small else load(kept)
     results = [(cell, records.setdefault(cell.name, Record())) for cell in cells]
 
     def keep() -> None:
         if not options.small:
-            save(records, _KEPT)
+            save(records, kept)
 
     for cell, record in results:
         if re.search(options.cells, cell.name):
@@ -92,9 +105,9 @@ def main() -> None:
                 forget(record, options.ways)
             measure(cell, record, options.ways, options.restarts, options.threads, keep)
     settings = f"--threads {options.threads} --restarts {options.restarts}"
-    command = f"python -m benchmarks.reads {settings}"
+    command = f"python -m benchmarks.reads {'--fewer-rows ' * options.fewer_rows}{settings}"
     save_report = options.save and not options.small
-    report("reads", command, tables(results), save_report, plot(results))
+    report(name, command, tables(results), save_report, plot(results))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ Rows = NDArray[np.float64]
 
 FEWEST_ROWS = 1_000_000
 ROWS_A_PARAMETER = 2000
+_FEWER_ROWS_A_PARAMETER = 100
 HELD_OUT_ROWS = 100_000
 _MOST_BYTES = 1 << 29
 # Of the distribution that planted weights are from: nearly equal, and far from it.
@@ -159,12 +160,19 @@ class Tiled:
 
 @dataclass(frozen=True)
 class Cell:
-    """A population, a number of rows, and a number of components with full covariances."""
+    """A population, a number of rows, and a number of components with full covariances.
+
+    Attributes
+    ----------
+    counted_from : int
+        Rows for each parameter from which on the summary counts the cell.
+    """
 
     name: str
     population: Population
     n_components: int
     n_rows: int
+    counted_from: int = ROWS_A_PARAMETER
 
     @classmethod
     def of(cls, kind: str, population: Population, n_components: int) -> "Cell":
@@ -181,9 +189,9 @@ class Cell:
         return _parameter_count(self.n_components, self.population.n_features)
 
     @property
-    def is_large(self) -> bool:
-        """Whether there are enough rows for the targets to apply."""
-        return self.n_rows >= ROWS_A_PARAMETER * self.n_parameters
+    def is_counted(self) -> bool:
+        """Whether there are enough rows for the summary."""
+        return self.n_rows >= self.counted_from * self.n_parameters
 
 
 def _parameter_count(n_components: int, n_features: int) -> int:
@@ -220,6 +228,35 @@ def suite() -> list[Cell]:
         )
     ]
     return [*separated, *others, *real]
+
+
+def fewer_rows_suite() -> list[Cell]:
+    """Cells of 100 to 2,000 rows for each parameter."""
+    kinds: list[tuple[str, dict[str, Any]]] = [
+        ("c = 1", {"separation": 1.0}),
+        ("c = 2", {"separation": 2.0}),
+        ("Student-t", {"separation": 2.0, "shape": "student"}),
+        ("cubes", {"separation": 2.0, "shape": "cube"}),
+        ("unbalanced", {"separation": 1.0, "concentration": _UNBALANCED}),
+    ]
+    sizes = (
+        (10, 5, 100_000),
+        (32, 2, 200_000),
+        (16, 8, 200_000),
+        (16, 16, 300_000),
+        (8, 8, 500_000),
+    )
+    return [
+        Cell(
+            f"{kind}, K = {k}, D = {d}",
+            Planted(n_components=k, n_features=d, **settings),
+            k,
+            n_rows,
+            _FEWER_ROWS_A_PARAMETER,
+        )
+        for kind, settings in kinds
+        for k, d, n_rows in sizes
+    ]
 
 
 def small_suite() -> list[Cell]:

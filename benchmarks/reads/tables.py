@@ -26,8 +26,12 @@ _SMALLEST_GAP = 1e-7
 
 def tables(results: Results) -> list[Table]:
     """All of them."""
-    large = [(cell, record) for cell, record in results if cell.is_large]
-    return [summary(large), beside_scikit_learn(large), details(results), *missing(results)]
+    counted = _counted(results)
+    return [summary(counted), beside_scikit_learn(counted), details(results), *missing(results)]
+
+
+def _counted(results: Results) -> Results:
+    return [(cell, record) for cell, record in results if cell.is_counted]
 
 
 def summary(results: Results) -> Table:
@@ -51,7 +55,8 @@ def summary(results: Results) -> Table:
         )
     caption = (
         "Passes until the log-likelihood is within the named nats per row of the best known, in "
-        "cells with 2,000 rows or more for each parameter, and medians over whole fits."
+        f"cells with {results[0][0].counted_from:,} rows or more for each parameter, and medians "
+        "over whole fits."
     )
     return Table(header, rows, caption)
 
@@ -90,12 +95,12 @@ def _held_out_gains(results: Results) -> list[tuple[int, list[float]]]:
 def details(results: Results) -> Table:
     """A row for each cell."""
     tried = _tried(results)
-    header = ["cell", "rows", "2,000 a parameter", *tried, "held out", "collapsed"]
+    header = ["cell", "rows", "rows a parameter", *tried, "held out", "collapsed"]
     rows = [
         [
             cell.name,
             f"{cell.n_rows:,}",
-            "yes" if cell.is_large else "no",
+            f"{cell.n_rows / cell.n_parameters:,.0f}",
             *(_reads_in_cell(record, way) for way in tried),
             _number(record.held_out_gain, "+.4f"),
             " ".join(str(one.n_collapsed) for one in record.found.values()),
@@ -112,25 +117,26 @@ def details(results: Results) -> Table:
 
 
 def missing(results: Results) -> list[Table]:
-    """Return a table of the cells and ways that have not been measured."""
+    """Return a table of the cells and ways that have not been measured, of the ways tried."""
     rows = []
+    tried = _tried(results)
     for cell, record in results:
-        lacking = [way.name for way in WAYS if way.name not in record.found]
+        lacking = [way for way in tried if way not in record.found]
         if record.timing is None:
             lacking.append("timing")
         if lacking:
-            is_all = len(lacking) > len(WAYS)
+            is_all = len(lacking) > len(tried)
             rows.append([cell.name, "all" if is_all else ", ".join(lacking)])
     return [Table(["cell", "not measured"], rows)] if rows else []
 
 
 def plot(results: Results) -> Figure:
-    """Draw the loss of each way after each pass, in the cells that are large enough."""
-    large = [(cell, record) for cell, record in results if cell.is_large]
+    """Draw the loss of each way after each pass, in the cells that the summary counts."""
+    counted = _counted(results)
     figure = new_figure(8.0, 5.0)
     axes = figure.add_subplot()
-    for place, way in enumerate(_tried(large)):
-        _plot_gaps(axes, large, way, f"C{place}")
+    for place, way in enumerate(_tried(counted)):
+        _plot_gaps(axes, counted, way, f"C{place}")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("passes over the data")

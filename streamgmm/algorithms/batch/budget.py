@@ -128,7 +128,7 @@ class Budget:
         is_single : bool
             Whether the rows are too few to choose among starts.
         """
-        one = is_single or self.n_components >= _MANY_COMPONENTS
+        one = is_single or self.n_components == 1 or self.n_components >= _MANY_COMPONENTS
         most = self.most_starting_rows
         relative = self.n_components * self.n_moments / self.n_features
         for n_starts, n_runs in _STARTS[-1:] if one else _STARTS:
