@@ -15,7 +15,7 @@ from benchmarks.peers.measure import MANY, Result, mean_log_likelihood
 from benchmarks.planted import Problem
 from benchmarks.rare import measured
 from benchmarks.reads.__main__ import forget, measure
-from benchmarks.reads.cells import Cell, Planted, Rows, Tiled, small_suite, suite
+from benchmarks.reads.cells import Cell, Planted, Rows, Tiled, fewer_rows_suite, small_suite, suite
 from benchmarks.reads.measure import Found, Timing, find, score, time_defaults, without_collapsed
 from benchmarks.reads.records import Record, load, save
 from benchmarks.reads.tables import highest_after, missing, plot, tables
@@ -218,8 +218,13 @@ def test_cells_have_the_rows_that_the_targets_ask_for_where_there_is_room() -> N
         n_bytes = 8 * cell.population.n_features * cell.n_rows
         assert n_bytes <= 1 << 29
         room = 2000 * cell.n_parameters * 8 * cell.population.n_features <= 1 << 29
-        assert cell.is_large == (room or cell.n_rows >= 2000 * cell.n_parameters)
-    assert all(cell.is_large for cell in small_suite())
+        assert cell.is_counted == (room or cell.n_rows >= 2000 * cell.n_parameters)
+    assert all(cell.is_counted for cell in small_suite())
+    fewer = fewer_rows_suite()
+    assert len({cell.name for cell in fewer}) == len(fewer) == 25
+    for cell in fewer:
+        assert cell.is_counted
+        assert 100_000 <= cell.n_rows <= min(1_000_000, 2000 * cell.n_parameters)
 
 
 def test_restarts_are_those_of_scikit_learn() -> None:
@@ -362,7 +367,7 @@ def test_the_report_is_of_what_there_is() -> None:
     ]
     assert [row[0] for row in details.rows] == ["a", "b", "d"]
     assert details.rows[0][-3:] == ["3", "0.5", "6.0"]
-    assert [row[0] for row in lacking.rows] == ["a", "b", "c", "d"]
+    assert [row[0] for row in lacking.rows] == ["b", "c"]
     assert [row[1] for row in lacking.rows[1:3]] == [
         ", ".join([*(way.name for way in WAYS[1:]), "timing"]),
         "all",
