@@ -56,8 +56,6 @@ if TYPE_CHECKING:
     from streamgmm.estimators import GaussianMixture
     from streamgmm.protocols import Source
 
-# Streams do not learn covariances of low rank.
-_STREAM_TYPES = [kind for kind in get_args(CovarianceType) if kind != "low_rank"]
 _MODELS = (".gmm",)
 _ARRAYS = (".npy", ".zarr")
 # Suffixes of outputs of predictions; netCDF holds those of labelled data.
@@ -999,9 +997,10 @@ def sample(
 @click.option(
     "-t",
     "--covariance-type",
-    type=click.Choice(_STREAM_TYPES),
+    type=click.Choice(get_args(CovarianceType)),
     help="Structure of the covariances.  [default: full]",
 )
+@_rank
 @click.option(
     "--half-life",
     type=click.FloatRange(0, min_open=True),

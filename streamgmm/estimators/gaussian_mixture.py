@@ -52,7 +52,7 @@ from streamgmm.core.priors import PriorSetting, check_prior
 from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
-from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, public_type, structure_name
+from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, public_type
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.base import NOISE_ATTRIBUTES, MixtureEstimator
 from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
@@ -355,6 +355,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     #: Criteria of the fitted parameters on the fitted rows; None if no pass has evaluated them.
     _criteria: Criteria | None = None
 
+    rank_: int
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(STRUCTURES.keys()), StrOptions({LOW_RANK_TYPE})],
@@ -738,16 +739,6 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             sample = reader.kept(RowSample, lambda: rows_at_hand(reader, 0))
             objective.complete(sample.rows, sample.weights)
 
-    def _asked_structure(self, n_features: int) -> CovarianceType:
-        """Return the name of the covariance structure that the settings ask for.
-
-        Raises
-        ------
-        ParameterError
-            If the covariances cannot have the rank that is asked for.
-        """
-        return structure_name(self.covariance_type, self.rank, n_features)
-
     def _settings(
         self, n_features: int, objective: Objective, scales: Array | None = None
     ) -> Settings:
@@ -847,7 +838,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             if self.weights_init is None:
                 initial["weights_init"] = equal
         for held, needed in zip(PARAMETER_NAMES, _STARTS, strict=True):
-            if held in fixed and initial[needed] is None:
+            if held in fixed and initial[needed] is None and not self._goes_on():
                 raise ParameterError(f"fixed holds {held!r}, so {needed} must be given")
         shape = self.n_components, n_features
         expected = dict(
