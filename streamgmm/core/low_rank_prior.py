@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
+from streamgmm.core.structures.low_rank_factors import joined, loadings_of, noise_variances_of
 from streamgmm.core.structures.low_rank_moments import BasisMoments
 from streamgmm.errors import ParameterError
 
@@ -83,6 +84,23 @@ class LowRankPrior:
             - self.covariances @ structure.log_determinants(own.factors)
             - 0.5 * structure.ridge_traces(inverse, self.scatter).sum()
         )
+
+    def widened(self, counts: Array) -> Parameters:
+        """Return the mixture with the covariances of its rows (K,) and the pseudo-rows together.
+
+        EM hardly leaves noise variances of nearly 0, so a start must not have them.
+        """
+        own = self.parameters
+        rows = counts + self.covariances
+        parts = np.divide(counts, rows, out=np.ones_like(counts), where=rows > 0.0)
+        noise = parts[:, np.newaxis] * noise_variances_of(own.covariances)
+        of_prior = np.divide(
+            1.0 - parts, self.covariances, out=np.zeros_like(parts), where=rows > counts
+        )
+        noise += of_prior[:, np.newaxis] * self.scatter
+        loadings = np.sqrt(parts)[:, np.newaxis, np.newaxis] * loadings_of(own.covariances)
+        covariances = joined(loadings, noise)
+        return replace(own, covariances=covariances, factors=own.structure.cholesky(covariances))
 
     def posterior(
         self, statistics: Statistics, is_held: NDArray[np.bool_], weight: float | None = None

@@ -114,6 +114,20 @@ class Objective:
             is_complete=is_complete,
         )
 
+    def begun(self, start: Parameters, counts: Array) -> Parameters:
+        """Return a start that a prior widens, where the M-step depends on the start.
+
+        Parameters
+        ----------
+        start : Parameters
+            Means and covariances of clusters of rows.
+        counts : ndarray of shape (K,)
+            Rows of each cluster.
+        """
+        if self.prior is None or not start.structure.moments_depend_on_parameters:
+            return start
+        return LowRankPrior.of(self.prior.pseudo_rows(start), start).widened(counts)
+
     def value(self, statistics: Statistics, parameters: Parameters) -> float:
         """Return the log-likelihood and the log density of the prior, in nats per row.
 

@@ -119,9 +119,9 @@ def standard(parameters: "Parameters", frame: "Frame", counts: Array) -> Array:
 
 
 def condensed(loadings: Array, noise: Array, rank: int) -> Array:
-    """Return the covariance (D, R + 1), as it is stored, that is nearest to L Lᵀ + diag(ψ).
+    """Return a covariance (D, R + 1), as it is stored, that is near to L Lᵀ + diag(ψ).
 
-    It has the least Kullback-Leibler divergence, up to the convergence of EM.
+    Steps of factor analysis from the leading directions lower the Kullback-Leibler divergence.
 
     Parameters
     ----------
