@@ -195,9 +195,10 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         ``history_`` says what was used. "low_rank" is always computed in float64, and refuses
         "float32". With hard assignment "float32" is the same as "auto".
     fixed : collection of {"weights", "means", "covariances"}, or dict, default=()
-        Parameters held at their ``*_init`` values (``precisions_init`` for covariances). A dict
-        has, for a name, True or False for each component: ``{"means": [True, False, False]}``
-        holds the first mean. Weights that are not held sum to 1 minus the held weights.
+        Parameters held at their ``*_init`` values (``precisions_init`` for covariances); with
+        ``warm_start=True`` at those of the last fit, and with "low_rank" covariances at no others.
+        A dict has, for a name, True or False for each component: ``{"means": [True, False,
+        False]}`` holds the first mean. Weights that are not held sum to 1 minus the held weights.
         Weights that are all held and not given are equal: ``fixed={"weights"}``.
     prior : None, "fraley-raftery", "chen-tan" or :class:`streamgmm.Prior`, default=None
         Prior of the means and covariances: the fit maximises the log-likelihood and the log density
@@ -215,7 +216,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         outermost row at each side is always excluded. A number is the log density, -ln V, in units
         of the data. The weight of the noise is fitted: one more free parameter. It begins at 0.05,
         and ``weights_init``, which sums to 1, shares the rest. V counts as given, also in the
-        criteria. With noise no weight can be held fixed, and "low_rank" is refused.
+        criteria. With noise no weight can be held fixed.
     executor : "auto", "threads", "dask" or distributed.Client, default="auto"
         Where chunks are computed. "auto" takes the cluster of an active client for what its workers
         can read by themselves, Dask for Dask arrays, and local threads otherwise.
