@@ -98,6 +98,8 @@ class LowRankPrior:
             1.0 - parts, self.covariances, out=np.zeros_like(parts), where=rows > counts
         )
         noise += of_prior[:, np.newaxis] * self.scatter
+        # A column that is constant has no prior variance.
+        noise = np.where(noise > 0.0, noise, noise_variances_of(own.covariances))
         loadings = np.sqrt(parts)[:, np.newaxis, np.newaxis] * loadings_of(own.covariances)
         covariances = joined(loadings, noise)
         return replace(own, covariances=covariances, factors=own.structure.cholesky(covariances))
