@@ -795,6 +795,13 @@ def test_planted_noise_is_found(algorithm: str, tmp_path: Path) -> None:
     assert again.noise_weight_ == pytest.approx(is_noise[:1000].mean(), abs=0.02)
 
 
+def test_noise_without_rows_loses_its_weight() -> None:
+    rows = bad_rows()["exact rank"]
+    model = fitted(rows, 2, algorithm="auto", noise=-5.0, tol=1e-9, max_iter=30)
+    assert np.isfinite(model.score_samples(rows)).all()
+    assert model.noise_weight_ == pytest.approx(0.0, abs=1e-9)
+
+
 def test_few_passes_with_noise_reach_what_em_reaches() -> None:
     rows, _ = rows_with_noise()
     plain = fitted(rows, noise="uniform", tol=1e-10, max_iter=1000, reg_covar=0.0)

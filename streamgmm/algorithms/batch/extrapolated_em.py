@@ -247,7 +247,8 @@ class _Extrapolation:
         ----------
         parameters, image : Parameters
         """
-        if self._order == 0 or not np.all(_weights(image) > 0.0):
+        least = min(_weights(parameters).min(), _weights(image).min())
+        if self._order == 0 or not least > 0.0:
             return None
         if self._coordinates is None:
             self._coordinates = _Coordinates(parameters)
