@@ -940,6 +940,15 @@ def test_command_line(tmp_path: Path) -> None:
     found = CliRunner().invoke(main, [*command, "-t", "low_rank", "--rank", "3"])
     assert found.exit_code == 0, found.output
     assert streamgmm.load(model).rank_ == 3
+    again = ["fit", str(tmp_path / "rows.npy"), "-o", str(tmp_path / "b.gmm"), "--start"]
+    found = CliRunner().invoke(main, [*again, str(model), "--fixed", "covariances"])
+    assert found.exit_code == 0, found.output
+    begun, held = streamgmm.load(model), streamgmm.load(tmp_path / "b.gmm")
+    np.testing.assert_array_equal(held.loadings_, begun.loadings_)
+    assert not held.warm_start
+    found = CliRunner().invoke(main, [*again, str(model), "--rank", "2"])
+    assert found.exit_code != 0
+    assert "rank" in found.output
     described = CliRunner().invoke(main, ["info", str(model), "--json"])
     assert '"loadings"' in described.output
     refused = CliRunner().invoke(main, [*command, "-t", "diag", "--rank", "3"])
