@@ -32,12 +32,16 @@ from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.structures.low_rank import structure_name
+from streamgmm.core.structures.low_rank_factors import joined
 
 Rows = NDArray[np.float64]
 Learn = Callable[[Rows], Any]
 
 _HELD_OUT = 100_000
 _SEPARATION, _N_COMPONENTS, _N_FEATURES = 2.0, 16, 8
+# Covariances of low rank have more columns than the directions of their moments.
+_RANK, _LOW_RANK_COMPONENTS, _LOW_RANK_FEATURES = 4, 8, 32
 # Approximate seconds of timing for each way of learning, and seconds of a segment; the best counts.
 _SECONDS, _SEGMENT = 1.5, 0.05
 # Rows that are learned before timing, and rows of the first search among them.
@@ -223,6 +227,46 @@ def alarms(n_rows: int, half_lives: Sequence[int | None]) -> Table:
     return Table(["rows", "half-life", "rows seen", "false alarms"], cells)
 
 
+def low_rank_distances(n_rows: int, n_seeds: int) -> Table:
+    """Return a table of streams of low rank, and of merged halves, for each seed."""
+    kind: dict[str, Any] = {"covariance_type": "low_rank", "rank": _RANK}
+    rng = np.random.default_rng(0)
+    shape = _LOW_RANK_COMPONENTS, _LOW_RANK_FEATURES
+    mixture = Parameters.create(
+        structure_name("low_rank", _RANK, _LOW_RANK_FEATURES),
+        np.full(_LOW_RANK_COMPONENTS, 1.0 / _LOW_RANK_COMPONENTS),
+        rng.normal(size=shape),
+        joined(rng.normal(size=(*shape, _RANK)), rng.uniform(0.25, 1.0, shape)),
+    )
+    held_out = shuffled(mixture, _HELD_OUT, 10_000)
+    cells = []
+    for seed in range(n_seeds):
+        rows = shuffled(mixture, n_rows, seed)
+
+        def batch(part: Rows, seed: int) -> GaussianMixture:
+            model = GaussianMixture(_LOW_RANK_COMPONENTS, random_state=seed, tol=1e-6, **kind)
+            return model.fit(part)
+
+        best = batch(rows, seed).score(held_out)
+        model = OnlineGaussianMixture(_LOW_RANK_COMPONENTS, random_state=seed, **kind)
+        found, seen = [], 0
+        for stop in [n_rows // 10, n_rows // 3, n_rows]:
+            learned(model, rows[seen:stop], 1000)
+            seen = stop
+            found.append(best - model.score(held_out))
+        merged = OnlineGaussianMixture.merged([batch(rows[i::2], seed + i) for i in range(2)])
+        found += [best - merged.score(held_out), merged.merging_loss_]
+        cells.append([str(seed), f"{best:.5f}", *(f"{value:.1e}" for value in found)])
+    header = ["seed", "batch fit"]
+    header += [f"short of it after {n_rows // part:,}" for part in (10, 3, 1)]
+    header += ["merged halves short of it", "merging loss"]
+    caption = (
+        f"Covariances of rank {_RANK}: {n_rows:,} rows of {_LOW_RANK_FEATURES} features, "
+        f"K = {_LOW_RANK_COMPONENTS}, in batches of 1000; nats per row."
+    )
+    return Table(header, cells, caption)
+
+
 def _described(n_rows: int) -> str:
     shape = f"{_N_FEATURES} features, K = {_N_COMPONENTS}"
     return f"{n_rows:,} rows of {shape}, means {_SEPARATION:g} apart (Dasgupta), in random order"
@@ -245,6 +289,7 @@ def main() -> None:
             batch_sizes(60_000, [1000, 60_000]),
             recovery([10_000]),
             alarms(200_000, [5000]),
+            low_rank_distances(60_000, 1),
         ]
     else:
         n_rows = int(options.rows)
@@ -254,6 +299,7 @@ def main() -> None:
             batch_sizes(n_rows, [100, 1000, 10_000, 100_000, n_rows]),
             recovery([20_000, 100_000]),
             alarms(int(options.stationary), [None, 100_000, 10_000, 2000]),
+            low_rank_distances(n_rows, options.seeds),
         ]
     sizes = f"--rows {options.rows:g} --stationary {options.stationary:g} --seeds {options.seeds}"
     command = f"python -m benchmarks.streams {sizes}"

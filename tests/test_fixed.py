@@ -305,3 +305,17 @@ def test_bad_input() -> None:
         held: NDArray[np.bool_] = np.ones(K, dtype=bool)
         model = GaussianMixture(**settings, fixed={"covariances": held}).fit(rows)
         np.testing.assert_allclose(model.precisions_, settings["precisions_init"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["full", "tied", "spherical"])
+@pytest.mark.parametrize("algorithm", ["auto", "em"])
+def test_a_warm_start_holds_what_was_fitted(kind: CovarianceType, algorithm: Any) -> None:
+    rows, _, _ = problem(kind)
+    model = GaussianMixture(K, covariance_type=kind, algorithm=algorithm, random_state=0).fit(rows)
+    covariances, means = model.covariances_, model.means_
+    model.set_params(warm_start=True, fixed={"covariances"}).fit(rows + 0.3)
+    np.testing.assert_array_equal(model.covariances_, covariances)
+    assert np.abs(model.means_ - means).max() > 0.1
+    # Without a fit before, the values have to be given.
+    with pytest.raises(ParameterError, match="precisions_init must be given"):
+        clone(model).fit(rows)

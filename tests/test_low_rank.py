@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 
 import streamgmm
-from streamgmm import GaussianMixture, GaussianMixtureSearch, OnlineGaussianMixture
+from streamgmm import GaussianMixture, GaussianMixtureSearch, OnlineGaussianMixture, Prior
 from streamgmm.cli.commands import main
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
@@ -385,10 +385,8 @@ def test_default_rank() -> None:
         ({"rank": 2, "covariance_type": "diag"}, "only covariance_type='low_rank' has a rank"),
         ({"rank": -1}, "rank"),
         ({"rank": 1.5}, "rank"),
-        ({"prior": "chen-tan"}, "leave prior at None"),
         ({"arithmetic": "float32"}, "arithmetic='auto'"),
-        ({"noise": "uniform"}, "leave noise at None"),
-        ({"noise": -10.0}, "leave noise at None"),
+        ({"fixed": {"covariances"}}, "warm_start=True, fixed="),
         ({"precisions_init": np.ones((K, D, 1))}, "means_init"),
     ],
 )
@@ -403,13 +401,12 @@ def test_operations_that_are_refused(tmp_path: Path) -> None:
     rows = draw(mixture(), 500)
     model = fitted(rows)
     for refused in (
-        lambda: OnlineGaussianMixture.from_batch(model),
-        lambda: OnlineGaussianMixture(2, covariance_type="low_rank").partial_fit(rows),
+        lambda: OnlineGaussianMixture.from_batch(model, rank=RANK + 1),
+        lambda: OnlineGaussianMixture(2, covariance_type="low_rank", rank=D).partial_fit(rows),
+        lambda: OnlineGaussianMixture(2, rank=1).partial_fit(rows),
         lambda: GaussianMixtureSearch(2, covariance_type="diag", rank=2).fit(rows),
         lambda: GaussianMixtureSearch(2, covariance_type="low_rank", rank=D).fit(rows),
-        lambda: GaussianMixtureSearch(2, covariance_type="low_rank", prior="chen-tan").fit(rows),
-        lambda: GaussianMixtureSearch(2, covariance_type="low_rank", noise="uniform").fit(rows),
-        lambda: OnlineGaussianMixture.merged([model, model], n_components=K),
+        lambda: OnlineGaussianMixture.merged([model, fitted(rows, rank=RANK + 1)]),
     ):
         with pytest.raises(StreamGMMError):
             refused()
@@ -728,14 +725,143 @@ def test_statistics_and_units_are_those_of_the_matrices() -> None:
     )
 
 
-def test_noise_given_by_hand_is_refused(tmp_path: Path) -> None:
-    rows = draw(mixture(), 300)
-    model = fitted(rows, max_iter=3)
-    model.noise_weight_, model.noise_log_density_ = 0.1, -3.0
-    with pytest.raises(ParameterError, match="low rank cannot have noise"):
-        model.score(rows)
-    with pytest.raises(ParameterError, match="low rank cannot have noise"):
-        model.save(tmp_path / "model.gmm")
+def rows_with_noise(n: int = 3000) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Rows of which one in eight is uniform noise in a box."""
+    rows, rng = draw(mixture(), n), np.random.default_rng(11)
+    is_noise = rng.uniform(size=n) < 0.125
+    rows[is_noise] = rng.uniform(-15.0, 15.0, size=(int(is_noise.sum()), D))
+    return rows, is_noise
+
+
+def test_noise_weights_are_those_of_em_in_numpy() -> None:
+    rows, _ = rows_with_noise(800)
+    n_steps, log_density = 4, -30.0
+    start = fitted(rows, algorithm="em", max_iter=1, noise=log_density, init_params="random")
+    start.set_params(warm_start=True, reg_covar=0.0)
+    weights, of_noise = start.weights_, start.noise_weight_
+    means, covariances = start.means_, start.covariances_
+    loadings = start.loadings_
+    for _ in range(n_steps):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            start.fit(rows)
+        densities = [
+            weight * multivariate_normal(mean, covariance).pdf(rows)
+            for weight, mean, covariance in zip(weights, means, covariances, strict=True)
+        ]
+        joint = np.column_stack([*densities, np.full(len(rows), of_noise * np.exp(log_density))])
+        shares = joint / joint.sum(axis=1, keepdims=True)
+        counts = shares[:, :K].sum(axis=0)
+        weights, of_noise = counts / len(rows), 1.0 - counts.sum() / len(rows)
+        means = shares[:, :K].T @ rows / counts[:, np.newaxis]
+        new, new_loadings = [], []
+        for k, old in enumerate(covariances):
+            apart = rows - means[k]
+            spread = (apart.T * shares[:, k]) @ apart / counts[k]
+            beta = np.linalg.solve(old, loadings[k]).T
+            second = np.eye(RANK) - beta @ loadings[k] + beta @ spread @ beta.T
+            own = spread @ beta.T @ np.linalg.inv(second)
+            new.append(own @ own.T + np.diag(np.diagonal(spread - own @ beta @ spread)))
+            new_loadings.append(own)
+        covariances, loadings = np.array(new), np.array(new_loadings)
+    np.testing.assert_allclose(start.weights_, weights, rtol=1e-8)
+    assert start.noise_weight_ == pytest.approx(of_noise, rel=1e-8)
+    np.testing.assert_allclose(start.means_, means, atol=1e-8)
+    np.testing.assert_allclose(start.covariances_, covariances, atol=1e-7)
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "em", "hard"])
+def test_planted_noise_is_found(algorithm: str, tmp_path: Path) -> None:
+    rows, is_noise = rows_with_noise()
+    model = fitted(rows, algorithm=algorithm, noise="uniform", reg_covar=0.0)
+    assert model.noise_weight_ == pytest.approx(is_noise.mean(), abs=0.005)
+    assert np.mean((model.predict(rows) == -1) == is_noise) > 0.99
+    if algorithm != "hard":
+        assert np.diff(model.lower_bounds_).min() >= -1e-12
+    proba = model.predict_proba(rows)
+    np.testing.assert_array_equal(1.0 - proba.sum(axis=1) > 0.5, model.predict(rows) == -1)
+    model.save(tmp_path / "model.gmm")
+    loaded: Any = streamgmm.load(tmp_path / "model.gmm")
+    np.testing.assert_array_equal(loaded.score_samples(rows), model.score_samples(rows))
+    free = K * (D + D * RANK - RANK * (RANK - 1) // 2 + D) + K
+    assert model.criteria(rows).n_parameters == free
+    _, labels = model.sample(4000)
+    assert np.mean(labels == -1) == pytest.approx(model.noise_weight_, abs=0.03)
+    for own in (model.marginal([0, 1, 2, 3, 4]), model.conditional({3: 0.5})):
+        assert own.noise_weight_ > 0.0
+    gaps = np.where(np.random.default_rng(0).uniform(size=rows.shape) < 0.1, np.nan, rows)
+    source = streamgmm.open(gaps[:1000], missing="em")
+    again = fitted(source, algorithm=algorithm, noise="uniform", max_iter=30)
+    assert again.noise_weight_ == pytest.approx(is_noise[:1000].mean(), abs=0.02)
+
+
+def test_noise_without_rows_loses_its_weight() -> None:
+    rows = bad_rows()["exact rank"]
+    model = fitted(rows, 2, algorithm="auto", noise=-5.0, tol=1e-9, max_iter=30)
+    assert np.isfinite(model.score_samples(rows)).all()
+    assert model.noise_weight_ == pytest.approx(0.0, abs=1e-9)
+
+
+def test_few_passes_with_noise_reach_what_em_reaches() -> None:
+    rows, _ = rows_with_noise()
+    plain = fitted(rows, noise="uniform", tol=1e-10, max_iter=1000, reg_covar=0.0)
+    found = fitted(rows, algorithm="auto", noise="uniform", tol=1e-8, reg_covar=0.0)
+    assert found.converged_
+    # The box of few passes is that of the survey's rows, which here are all rows.
+    assert found.noise_log_density_ == pytest.approx(plain.noise_log_density_)
+    assert found.score(rows) == pytest.approx(plain.score(rows), abs=1e-6)
+    assert found.n_reads_ < 0.5 * plain.n_reads_
+
+
+@pytest.mark.parametrize("prior", ["fraley-raftery", "chen-tan", Prior(np.zeros(D), 0.1)])
+def test_priors_keep_components_of_few_rows_wide(prior: Any, tmp_path: Path) -> None:
+    rows = draw(mixture(), 1500)
+    rows[:3] = 40.0
+    settings: dict[str, Any] = {"prior": prior, "reg_covar": 0.0}
+    plain = fitted(rows, 4, max_iter=30, **settings)
+    found = fitted(rows, 4, algorithm="auto", tol=1e-4, **settings)
+    without = fitted(rows, 4, algorithm="auto", tol=1e-4, reg_covar=0.0)
+    assert found.converged_
+    for model in (plain, found):
+        assert np.abs(model.means_ - 40.0).max(axis=1).min() < 5.0
+        assert model.noise_variances_.min() > 0.01
+    assert np.linalg.eigvalsh(without.covariances_).min() < 1e-6
+    found.save(tmp_path / "model.gmm")
+    loaded: Any = streamgmm.load(tmp_path / "model.gmm")
+    assert loaded.prior == prior
+    assert bits(loaded)[:4] == bits(found)[:4]
+    wrong = Prior(covariance_prior=np.eye(D))
+    with pytest.raises(ParameterError, match="covariance_prior"):
+        fitted(rows, prior=wrong)
+
+
+def test_covariances_of_a_fit_can_be_held() -> None:
+    rows = draw(mixture(), 1500)
+    for fixed in ({"covariances"}, {"covariances": [True, False, False]}):
+        for algorithm in ("em", "auto", "hard"):
+            model = fitted(rows, algorithm=algorithm, max_iter=4, reg_covar=0.0)
+            before = model.loadings_.copy(), model.noise_variances_.copy()
+            model.set_params(warm_start=True, fixed=fixed, max_iter=20)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.fit(rows + 0.2)
+            n_held = 1 if isinstance(fixed, dict) else K
+            np.testing.assert_array_equal(model.loadings_[:n_held], before[0][:n_held])
+            np.testing.assert_array_equal(model.noise_variances_[:n_held], before[1][:n_held])
+            if isinstance(fixed, dict):
+                assert np.abs(model.noise_variances_[1:] - before[1][1:]).max() > 0.0
+            assert np.diff(model.lower_bounds_).min() >= -1e-12
+
+
+def test_clusters_of_components_are_those_of_the_matrices() -> None:
+    rows = draw(mixture(), 1500)
+    model = fitted(rows, 5)
+    dense = GaussianMixture.from_sklearn(model.to_sklearn())
+    own, other = (one.merged_components(rows, n_clusters=3) for one in (model, dense))
+    np.testing.assert_array_equal(own.clusters, other.clusters)
+    np.testing.assert_allclose(own.entropies, other.entropies, rtol=1e-6, atol=1e-6)
+    fit = fitted(rows, 5, algorithm="auto")
+    assert len(fit.merged_components().clusters) == 5
 
 
 def test_hard_assignment_never_falls() -> None:
@@ -814,6 +940,15 @@ def test_command_line(tmp_path: Path) -> None:
     found = CliRunner().invoke(main, [*command, "-t", "low_rank", "--rank", "3"])
     assert found.exit_code == 0, found.output
     assert streamgmm.load(model).rank_ == 3
+    again = ["fit", str(tmp_path / "rows.npy"), "-o", str(tmp_path / "b.gmm"), "--start"]
+    found = CliRunner().invoke(main, [*again, str(model), "--fixed", "covariances"])
+    assert found.exit_code == 0, found.output
+    begun, held = streamgmm.load(model), streamgmm.load(tmp_path / "b.gmm")
+    np.testing.assert_array_equal(held.loadings_, begun.loadings_)
+    assert not held.warm_start
+    found = CliRunner().invoke(main, [*again, str(model), "--rank", "2"])
+    assert found.exit_code != 0
+    assert "rank" in found.output
     described = CliRunner().invoke(main, ["info", str(model), "--json"])
     assert '"loadings"' in described.output
     refused = CliRunner().invoke(main, [*command, "-t", "diag", "--rank", "3"])

@@ -86,7 +86,7 @@ def test_iterations_are_those_of_em_in_numpy() -> None:
     assert np.all(np.diff(model.lower_bounds_) > 0.0)
 
 
-@pytest.mark.parametrize("covariance_type", ALL_TYPES)
+@pytest.mark.parametrize("covariance_type", [*ALL_TYPES, "low_rank"])
 def test_planted_noise_is_found_and_leaves_the_clusters_alone(covariance_type: str) -> None:
     rows, labels = rows_with_noise()
     model = fitted(covariance_type=covariance_type, tol=1e-6)

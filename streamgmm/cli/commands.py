@@ -56,8 +56,6 @@ if TYPE_CHECKING:
     from streamgmm.estimators import GaussianMixture
     from streamgmm.protocols import Source
 
-# Streams do not learn covariances of low rank.
-_STREAM_TYPES = [kind for kind in get_args(CovarianceType) if kind != "low_rank"]
 _MODELS = (".gmm",)
 _ARRAYS = (".npy", ".zarr")
 # Suffixes of outputs of predictions; netCDF holds those of labelled data.
@@ -561,8 +559,9 @@ def fit(
     refuse_loss(output.resolve(), None)
 
     source = _opened(data, settings, sample_weight)
+    begun: Any = None if start is None else _load(start)
     settings |= _shape(
-        n_components, covariance_type, rank, start, settings["reg_covar"], settings["noise"]
+        n_components, covariance_type, rank, start, begun, settings["reg_covar"], settings["noise"]
     )
     start_time = time.perf_counter()
     resources = {name: settings[name] for name in _RESOURCES}
@@ -570,8 +569,15 @@ def fit(
         transformers, source = _preprocessed(
             source, scale, n_directions, **resources, callbacks=[listener]
         )
-        model = GaussianMixture(**settings, callbacks=[listener])
-        model.fit(source, resume=resume)
+        settings["callbacks"] = [listener]
+        if hasattr(begun, "loadings_"):
+            # No arguments give loadings.
+            model = GaussianMixture.from_fitted_model(
+                begun.fitted_model_, **settings, warm_start=True
+            )
+        else:
+            model = GaussianMixture(**settings)
+        model.fit(source, resume=resume).set_params(warm_start=False)
     seconds = time.perf_counter() - start_time
     _write_model(transformers, model, output)
     if not quiet:
@@ -585,30 +591,31 @@ def _shape(
     covariance_type: str | None,
     rank: int | None,
     start: Path | None,
+    model: Any,
     reg_covar: Any,
     noise: str | float | None,
 ) -> dict[str, Any]:
     """Return settings that say what is fitted; a model to start from decides them."""
-    if start is None:
+    if model is None:
         kind = covariance_type or "full"
         return {"n_components": n_components, "covariance_type": kind, "rank": rank}
-    model = _load(start)
-    if hasattr(model, "loadings_"):
-        raise ParameterError(
-            f"{start} has low_rank covariances, which the command cannot start from; fit without "
-            "--start, or use warm_start in Python"
-        )
     if n_components not in (None, model.n_components):
         raise ParameterError(f"{start} has {model.n_components} components, not {n_components}")
     if covariance_type not in (None, model.covariance_type):
         raise ParameterError(f"{start} has {model.covariance_type} covariances")
+    begun: dict[str, Any] = {"rank": rank}
+    if hasattr(model, "loadings_"):
+        begun["rank"] = model.rank_ if rank is None else rank
+    else:
+        begun |= {
+            "weights_init": model.fitted_model_.parameters.shares,
+            "means_init": model.means_,
+            "precisions_init": model.precisions_,
+        }
     return {
         "n_components": model.n_components,
         "covariance_type": model.covariance_type,
-        "weights_init": model.fitted_model_.parameters.shares,
-        "means_init": model.means_,
-        "precisions_init": model.precisions_,
-        "rank": rank,
+        **begun,
         "reg_covar": getattr(model, "reg_covar_", reg_covar) if reg_covar == "auto" else reg_covar,
         "noise": getattr(model, "noise", None) if noise is None else noise,
     }
@@ -999,9 +1006,10 @@ def sample(
 @click.option(
     "-t",
     "--covariance-type",
-    type=click.Choice(_STREAM_TYPES),
+    type=click.Choice(get_args(CovarianceType)),
     help="Structure of the covariances.  [default: full]",
 )
+@_rank
 @click.option(
     "--half-life",
     type=click.FloatRange(0, min_open=True),

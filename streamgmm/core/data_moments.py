@@ -25,7 +25,8 @@ class DataMoments:
     n_rows : float
         Number of rows, or the sum of their weights.
     mean : ndarray of shape (D,)
-    covariance : ndarray of shape (D, D), or of variances (D,) for diagonal and spherical structures
+    covariance : ndarray of shape (D, D), or (D,)
+        Matrix; variances for diagonal and spherical structures, and for low rank.
     """
 
     n_rows: float
@@ -83,6 +84,8 @@ class DataMoments:
             shares = weight / n_rows * own.weights
             apart = own.means - mean
             stacked = own.stacked(own.covariances)
+            if not structure.has_directions:
+                stacked = structure.variances(stacked)
             shape = own.n_components, *stacked.shape[1:]
             covariance += np.tensordot(shares, np.broadcast_to(stacked, shape), axes=1)
             covariance += (

@@ -148,7 +148,14 @@ class EStep:
         if parameters.structure.code == LOW_RANK:
             order = np.flatnonzero(alive)
             found = _low_rank_coefficients(parameters, frame, order, log_offsets)
-            return cls(frame, parameters.weights, order, found, is_hard=is_hard)
+            return cls(
+                frame,
+                parameters.weights,
+                order,
+                found,
+                is_hard=is_hard,
+                has_noise=parameters.noise is not None,
+            )
         noise = parameters.noise
         is_centred = np.zeros(parameters.n_components, dtype=bool)
         is_centred[frame.centred] = True
@@ -607,7 +614,7 @@ def _low_rank_coefficients(
         rank=rank,
         width=bases.shape[2],
         limit=min(1e140 / (d * steepest), LARGEST_VALUE),
-        log_noise=-math.inf,
+        log_noise=-math.inf if parameters.noise is None else parameters.noise.log_joint,
     )
 
 

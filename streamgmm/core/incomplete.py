@@ -72,7 +72,8 @@ class IncompleteExpectation:
             with np.errstate(divide="ignore"):
                 log_offsets = np.log(parameters.weights)
         limit = complete.coefficients.limit
-        return cls(complete, LowRankGaps(parameters, frame, log_offsets, limit, is_hard))
+        gaps = LowRankGaps(parameters, frame, log_offsets, limit, is_hard)
+        return cls(complete, gaps, parameters.noise)
 
     @property
     def has_noise(self) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.frame import Frame
+from streamgmm.core.kernels.log_joint import NOISE
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array, solve
@@ -87,16 +88,19 @@ class LowRankGaps:
         """
         n, k = len(rows), self.parameters.n_components
         scores, labels = np.full(n, -np.inf), np.full(n, int(np.argmax(self.parameters.weights)))
+        unsound = self.parameters.weights
+        if self.parameters.noise is not None:
+            labels, unsound = np.full(n, NOISE), np.zeros(k)
         responsibilities = np.empty((n if with_responsibilities else 0, k))
         values = np.empty((n if with_missing_values else 0, self.parameters.n_features))
         for block in self._blocks(n):
             part, is_sound = self._sound(rows[block])
             given = self._given(part)
-            log_joint = np.stack([one.log_joint for one in given], axis=1)
+            log_joint = self._log_joint(part, given)
             own_scores, shares = _normalized(log_joint)
             scores[block] = np.where(is_sound, own_scores, -np.inf)
-            labels[block] = np.where(is_sound, log_joint.argmax(axis=1), labels[block])
-            shares = np.where(is_sound[:, np.newaxis], shares, self.parameters.weights)
+            labels[block] = np.where(is_sound, _labels(log_joint, k), labels[block])
+            shares = np.where(is_sound[:, np.newaxis], shares[:, :k], unsound)
             if with_responsibilities:
                 responsibilities[block] = shares
             if with_missing_values:
@@ -123,6 +127,14 @@ class LowRankGaps:
         is_seen = ~np.isnan(rows)
         return [self._one_given(k, rows, is_seen) for k in range(self.parameters.n_components)]
 
+    def _log_joint(self, rows: Array, given: list[_Given]) -> Array:
+        """Return log-joint densities (n, K) of observed values, with that of noise at the end."""
+        parts = [one.log_joint for one in given]
+        noise = self.parameters.noise
+        if noise is not None:
+            parts.append(noise.log_joint + np.isnan(rows) @ noise.log_ranges)
+        return np.stack(parts, axis=1)
+
     def _one_given(self, k: int, rows: Array, is_seen: NDArray[np.bool_]) -> _Given:
         stored, mean = self.parameters.covariances[k], self.parameters.means[k]
         loadings, noise = stored[:, :-1], stored[:, -1]
@@ -146,10 +158,10 @@ class LowRankGaps:
     def _block_statistics(self, rows: Array, weights: Array) -> Statistics:
         part, is_sound = self._sound(rows)
         given = self._given(part)
-        log_joint = np.stack([one.log_joint for one in given], axis=1)
+        log_joint = self._log_joint(part, given)
         scores, shares = _normalized(log_joint)
         if self.is_hard:
-            labels = log_joint.argmax(axis=1)
+            labels = _labels(log_joint, len(given))
             scores = log_joint.max(axis=1)
             shares = (labels[:, np.newaxis] == np.arange(len(given))).astype(np.float64)
         own = np.where(is_sound, weights, 0.0)
@@ -159,6 +171,10 @@ class LowRankGaps:
             self._moments(k, one, shares[:, k], is_missing & is_sound[:, np.newaxis])
             for k, one in enumerate(given)
         ]
+        entropies = [entropy for _, entropy in sums]
+        if self.parameters.noise is not None:
+            of_noise = own - shares[:, : len(given)].sum(axis=1)
+            entropies.append(float(of_noise @ (is_missing @ self.parameters.noise.log_ranges)))
         n_overflowing = int((~is_sound).sum())
         return Statistics(
             self.frame,
@@ -168,7 +184,7 @@ class LowRankGaps:
             weight=float(own.sum()),
             n_rows=len(rows) - n_overflowing,
             n_overflowing=n_overflowing,
-            conditional_entropy=math.fsum(entropy for _, entropy in sums),
+            conditional_entropy=math.fsum(entropies),
         )
 
     def _moments(
@@ -202,6 +218,12 @@ class LowRankGaps:
         widths = np.where(is_missing, np.log(2.0 * math.pi * math.e * noise), 0.0).sum(axis=1)
         entropies = 0.5 * (widths + np.linalg.slogdet(whole)[1] - given.log_determinants)
         return moments, float(shares @ np.where(is_missing.any(axis=1), entropies, 0.0))
+
+
+def _labels(log_joint: Array, n_components: int) -> NDArray[np.int64]:
+    """Return the component of the largest log-joint density (n,), or NOISE."""
+    largest = log_joint.argmax(axis=1)
+    return np.where(largest < n_components, largest, NOISE)
 
 
 def _normalized(log_joint: Array) -> tuple[Array, Array]:

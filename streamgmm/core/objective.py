@@ -12,6 +12,7 @@ import scipy.special
 from numpy.typing import NDArray
 
 from streamgmm.core.information import Information, Tangent
+from streamgmm.core.low_rank_prior import LowRankPrior
 from streamgmm.core.maximization import Maximum, maximize
 from streamgmm.core.noise import Noise
 from streamgmm.core.parameters import Fixed, Parameters, held_components
@@ -45,8 +46,8 @@ class PseudoRows:
         ν: number of rows that are added to those of the covariances. Not negative.
     scatter : ndarray, or 0.0
         Λ: the scatter of these rows about the mean of the component. Matrices (D, D) or (K, D, D)
-        for full, a matrix (D, D) for tied, diagonals (D,) or (K, D) for diag and spherical, a
-        diagonal (D,) for tied_diag and tied_spherical.
+        for full, a matrix (D, D) for tied, diagonals (D,) or (K, D) for diag, spherical and
+        low_rank, a diagonal (D,) for tied_diag and tied_spherical.
     """
 
     weights: float | Array = 0.0
@@ -113,6 +114,20 @@ class Objective:
             is_complete=is_complete,
         )
 
+    def begun(self, start: Parameters, counts: Array) -> Parameters:
+        """Return a start that a prior widens, where the M-step depends on the start.
+
+        Parameters
+        ----------
+        start : Parameters
+            Means and covariances of clusters of rows.
+        counts : ndarray of shape (K,)
+            Rows of each cluster.
+        """
+        if self.prior is None or not start.structure.moments_depend_on_parameters:
+            return start
+        return LowRankPrior.of(self.prior.pseudo_rows(start), start).widened(counts)
+
     def value(self, statistics: Statistics, parameters: Parameters) -> float:
         """Return the log-likelihood and the log density of the prior, in nats per row.
 
@@ -126,8 +141,7 @@ class Objective:
         """
         if self.prior is None:
             return statistics.mean_log_likelihood
-        log_density = _Whitened.of(self.prior, parameters).log_density(parameters)
-        return statistics.mean_log_likelihood + log_density / statistics.weight
+        return statistics.mean_log_likelihood + self._log_density(parameters) / statistics.weight
 
     def gain(
         self, before: Statistics, old: Parameters, after: Statistics, new: Parameters
@@ -152,7 +166,7 @@ class Objective:
             weights = 0.5 * (before.counts + after.counts) / after.weight
         held = 0.5 * largest * float(np.sum(weights * narrower))
         if self.prior is not None:
-            pseudo = _Whitened.of(self.prior, new).covariances
+            pseudo = self._covariance_rows(new)
             held += 0.5 * largest * float(pseudo @ narrower) / after.weight
         return self.value(after, new) - self.value(before, old) - held
 
@@ -201,16 +215,35 @@ class Objective:
         """Return statistics whose maximum likelihood is the maximum with the prior."""
         if self.prior is None:
             return statistics
+        is_held = held_components(self.fixed, "means", previous.n_components)
+        weight = statistics.weight if previous.noise is not None else None
+        if previous.structure.moments_depend_on_parameters:
+            rows = LowRankPrior.of(self.prior.pseudo_rows(previous), previous)
+            return rows.posterior(statistics, is_held, weight)
         tangent = Tangent(previous, statistics.frame)
         whitening = Whitening.of(previous, statistics.frame)
         moments, scatter = _Whitened.of(self.prior, previous).posterior(
             tangent,
             *whitening.of_statistics(statistics),
-            held_components(self.fixed, "means", previous.n_components),
-            statistics.weight if previous.noise is not None else None,
+            is_held,
+            weight,
         )
         found = whitening.in_frame(moments, scatter)
         return replace(statistics, moments=found.moments, scatter=found.scatter)
+
+    def _log_density(self, parameters: Parameters) -> float:
+        """Return the log density of the prior, in nats."""
+        assert self.prior is not None
+        if parameters.structure.moments_depend_on_parameters:
+            return LowRankPrior.of(self.prior.pseudo_rows(parameters), parameters).log_density()
+        return _Whitened.of(self.prior, parameters).log_density(parameters)
+
+    def _covariance_rows(self, parameters: Parameters) -> Array:
+        """Return the numbers of pseudo-rows of the covariances: of each, or of the shared one."""
+        assert self.prior is not None
+        if parameters.structure.moments_depend_on_parameters:
+            return LowRankPrior.of(self.prior.pseudo_rows(parameters), parameters).covariances
+        return _Whitened.of(self.prior, parameters).covariances
 
 
 @dataclass(frozen=True, eq=False)

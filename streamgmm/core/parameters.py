@@ -71,8 +71,6 @@ class Parameters:
             to 1 with that of the noise, or a covariance is not symmetric and positive definite.
         """
         structure = require_structure(covariance_type)
-        if noise is not None and not structure.has_room_for_noise:
-            raise ParameterError("covariances of low rank cannot have noise; leave noise at None")
         weights, means = _weights(weights, noise), _finite("means", means)
         if means.ndim != 2 or len(means) != len(weights):
             raise ParameterError(

@@ -25,9 +25,9 @@ class Prior:
     """Conjugate prior of the means and covariances of a mixture.
 
     The mean of a component is normal about ``mean_prior`` with covariance Σ_k divided by
-    ``mean_precision_prior``. The covariance is inverse Wishart; the variances of diagonal and
-    spherical structures are inverse gamma. The fit finds the mode of the posterior (MAP). Weights
-    have no prior.
+    ``mean_precision_prior``. The covariance is inverse Wishart, with a diagonal scale for
+    "low_rank"; the variances of diagonal and spherical structures are inverse gamma. The fit finds
+    the mode of the posterior (MAP). Weights have no prior.
 
     Parameters
     ----------
@@ -37,9 +37,10 @@ class Prior:
         Number of rows that the prior of a mean counts as; 0 for no prior of the means.
     covariance_prior : array-like, default=None
         Scale of the prior of covariances, in squared units of the data: a matrix (n_features,
-        n_features) for "full" and "tied", variances (n_features,) for "diag" and "tied_diag", a
-        number for "spherical" and "tied_spherical". None for the covariance of the data over
-        K^(2/D), and for its mean variance over K^(2/D) with diagonal and spherical structures.
+        n_features) for "full" and "tied", variances (n_features,) for "diag", "tied_diag" and
+        "low_rank", a number for "spherical" and "tied_spherical". None for the covariance of the
+        data over K^(2/D), for the variances of its columns over K^(2/D) with "low_rank", and for
+        its mean variance over K^(2/D) with diagonal and spherical structures.
     degrees_of_freedom_prior : float, default=None
         Degrees of freedom, above n_features - 1; None for n_features + 2.
 
@@ -95,7 +96,7 @@ class Prior:
         >>> Prior(covariance_prior=2.0).check("spherical", 5)
         """
         structure = STRUCTURES[covariance_type]
-        shape = structure.one_shape(n_features)
+        shape = structure.prior_shape(n_features)
         _require_shape("mean_prior", self.mean_prior, (n_features,))
         scale = _require_shape("covariance_prior", self.covariance_prior, shape)
         if scale is not None and not _is_positive(scale, structure):
@@ -165,7 +166,7 @@ class ConjugatePrior:
         centre = self.moments.mean if own.mean_prior is None else np.asarray(own.mean_prior, float)
         # The prior of each mean counts as a row of its covariance.
         n_means = k if structure.n_shared(d) else 1
-        if structure.has_directions:
+        if structure.has_dependent_columns:
             rows, part = degrees + d + 1.0, 1.0
         else:
             # One variance for D columns counts each of its rows D times.
@@ -175,7 +176,7 @@ class ConjugatePrior:
             scale = np.asarray(own.covariance_prior, dtype=np.float64)
         else:
             scale = self.moments.covariance / k ** (2.0 / d)
-            scale = scale if structure.has_directions else scale.mean()
+            scale = scale if structure.has_dependent_columns else scale.mean()
         shape = (d, d) if structure.has_directions else (d,)
         return PseudoRows(
             means=own.mean_precision_prior,

@@ -12,6 +12,7 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure
+from streamgmm.core.structures.low_rank_moments import reexpressed, standard
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +97,19 @@ class Whitening:
         return STRUCTURES[self.frame.covariance_type]
 
 
+def expected(parameters: Parameters, frame: Frame, counts: Array) -> Statistics:
+    """Return the expected statistics of counts (K,) of rows from each component of a mixture."""
+    if parameters.structure.moments_depend_on_parameters:
+        moments = standard(parameters, frame, counts)
+        return replace(Statistics.zero(frame, len(counts)), moments=moments)
+    return Whitening.of(parameters, frame).standard(counts)
+
+
 def carried(statistics: Statistics, parameters: Parameters, frame: Frame) -> Statistics:
     """Return the same statistics in the coordinates of another frame.
+
+    Covariances of low rank have moments along few directions, which depend on the frame: along
+    other directions, moments are those that the known ones determine, if the rest is noise.
 
     Parameters
     ----------
@@ -108,6 +120,10 @@ def carried(statistics: Statistics, parameters: Parameters, frame: Frame) -> Sta
     frame : Frame
         A frame of the same covariance type.
     """
+    structure = STRUCTURES[frame.covariance_type]
+    if structure.moments_depend_on_parameters:
+        moments = reexpressed(statistics, structure.rank, frame)
+        return replace(statistics, frame=frame, moments=moments)
     moments, scatter = Whitening.of(parameters, statistics.frame).of_statistics(statistics)
     found = Whitening.of(parameters, frame).in_frame(moments, scatter)
     return replace(statistics, frame=frame, moments=found.moments, scatter=found.scatter)

@@ -91,9 +91,8 @@ class MixtureEstimator(
 
     #: Files that the model was loaded from or saved to, and the digest of their content then.
     known_files_: Mapping[str, str | None] = MappingProxyType({})
-    #: Rank of covariances of low rank, as it is asked for and as it was fitted.
+    #: Rank of covariances of low rank, as it is asked for.
     rank: int | None = None
-    rank_: int
     covariances_ = matrices_on_access(
         "covariances_", "Covariances of the components; those of low rank are computed each time."
     )
@@ -115,6 +114,16 @@ class MixtureEstimator(
         NotFittedError
             If there is none.
         """
+
+    def _asked_structure(self, n_features: int) -> CovarianceType:
+        """Return the name of the covariance structure that the settings ask for.
+
+        Raises
+        ------
+        ParameterError
+            If the covariances cannot have the rank that is asked for.
+        """
+        return structure_name(self.covariance_type, self.rank, n_features)
 
     def _mixture(self) -> Self:
         check_is_fitted(self)
@@ -674,7 +683,7 @@ class MixtureEstimator(
     @property
     def _structure_name(self) -> CovarianceType:
         """The name of the covariance structure of the fitted mixture, with its rank."""
-        rank = self.rank_ if hasattr(self, "loadings_") else None
+        rank = np.shape(self.loadings_)[2] if hasattr(self, "loadings_") else None
         return structure_name(self.covariance_type, rank, self.means_.shape[1])
 
     def _stored_arrays(self) -> tuple[Array, Array, Array, Array]:

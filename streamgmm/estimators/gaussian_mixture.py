@@ -52,7 +52,7 @@ from streamgmm.core.priors import PriorSetting, check_prior
 from streamgmm.core.ridge import DEFAULT_RIDGE, FitRidge, RegCovar, given_ridge
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
-from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, public_type, structure_name
+from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, public_type
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.base import NOISE_ATTRIBUTES, MixtureEstimator
 from streamgmm.estimators.checkpoint_setting import CheckpointedMixin, check_resume
@@ -195,9 +195,10 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         ``history_`` says what was used. "low_rank" is always computed in float64, and refuses
         "float32". With hard assignment "float32" is the same as "auto".
     fixed : collection of {"weights", "means", "covariances"}, or dict, default=()
-        Parameters held at their ``*_init`` values (``precisions_init`` for covariances). A dict
-        has, for a name, True or False for each component: ``{"means": [True, False, False]}``
-        holds the first mean. Weights that are not held sum to 1 minus the held weights.
+        Parameters held at their ``*_init`` values (``precisions_init`` for covariances); with
+        ``warm_start=True`` at those of the last fit, and with "low_rank" covariances at no others.
+        A dict has, for a name, True or False for each component: ``{"means": [True, False,
+        False]}`` holds the first mean. Weights that are not held sum to 1 minus the held weights.
         Weights that are all held and not given are equal: ``fixed={"weights"}``.
     prior : None, "fraley-raftery", "chen-tan" or :class:`streamgmm.Prior`, default=None
         Prior of the means and covariances: the fit maximises the log-likelihood and the log density
@@ -215,7 +216,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         outermost row at each side is always excluded. A number is the log density, -ln V, in units
         of the data. The weight of the noise is fitted: one more free parameter. It begins at 0.05,
         and ``weights_init``, which sums to 1, shares the rest. V counts as given, also in the
-        criteria. With noise no weight can be held fixed, and "low_rank" is refused.
+        criteria. With noise no weight can be held fixed.
     executor : "auto", "threads", "dask" or distributed.Client, default="auto"
         Where chunks are computed. "auto" takes the cluster of an active client for what its workers
         can read by themselves, Dask for Dask arrays, and local threads otherwise.
@@ -355,6 +356,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     #: Criteria of the fitted parameters on the fitted rows; None if no pass has evaluated them.
     _criteria: Criteria | None = None
 
+    rank_: int
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(STRUCTURES.keys()), StrOptions({LOW_RANK_TYPE})],
@@ -738,16 +740,6 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             sample = reader.kept(RowSample, lambda: rows_at_hand(reader, 0))
             objective.complete(sample.rows, sample.weights)
 
-    def _asked_structure(self, n_features: int) -> CovarianceType:
-        """Return the name of the covariance structure that the settings ask for.
-
-        Raises
-        ------
-        ParameterError
-            If the covariances cannot have the rank that is asked for.
-        """
-        return structure_name(self.covariance_type, self.rank, n_features)
-
     def _settings(
         self, n_features: int, objective: Objective, scales: Array | None = None
     ) -> Settings:
@@ -847,7 +839,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             if self.weights_init is None:
                 initial["weights_init"] = equal
         for held, needed in zip(PARAMETER_NAMES, _STARTS, strict=True):
-            if held in fixed and initial[needed] is None:
+            if held in fixed and initial[needed] is None and not self._goes_on():
                 raise ParameterError(f"fixed holds {held!r}, so {needed} must be given")
         shape = self.n_components, n_features
         expected = dict(

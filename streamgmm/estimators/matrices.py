@@ -30,8 +30,8 @@ def matrices_on_access(name: str, description: str) -> Any:
             return found
         if "loadings_" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        _require_room(name, self)
-        return _COMPUTED[name](joined(self.loadings_, self.noise_variances_))
+        covariances = joined(self.loadings_, self.noise_variances_)
+        return computed_matrices(name, covariances, self.memory_limit)
 
     def store(self: Any, value: Array) -> None:
         self.__dict__[name] = value
@@ -42,16 +42,23 @@ def matrices_on_access(name: str, description: str) -> Any:
     return property(stored_or_computed, store, delete, description)
 
 
-def _require_room(name: str, model: Any) -> None:
-    """Refuse matrices that do not fit in memory.
+def computed_matrices(name: str, covariances: Array, limit: int | str | None) -> Array:
+    """Return matrices (K, D, D) of stored covariances of low rank.
+
+    Parameters
+    ----------
+    name : {"covariances_", "precisions_", "precisions_cholesky_"}
+    covariances : ndarray of shape (K, D, R + 1)
+    limit : int or str, optional
+        Bytes that the process may hold; None for what is free.
 
     Raises
     ------
     MemoryLimitError
+        If they do not fit in memory.
     """
-    k, d = model.means_.shape
+    k, d, _ = covariances.shape
     needed = 8 * k * d * d
-    limit = model.memory_limit
     room = free_bytes() if limit is None else parse_bytes(limit)
     if _COPIES * needed > room:
         raise MemoryLimitError(
@@ -59,6 +66,7 @@ def _require_room(name: str, model: Any) -> None:
             f"{format_bytes(_COPIES * needed)} while they are computed, but there is room for "
             f"{format_bytes(room)}; use loadings_ and noise_variances_"
         )
+    return _COMPUTED[name](covariances)
 
 
 def _precisions(covariances: Array) -> Array:

@@ -56,7 +56,7 @@ def fitted_parts(models: Sequence[Any]) -> list[FittedModel]:
         if _kind(model) != _kind(models[0]):
             raise ParameterError(
                 f"model {i} is of {_kind(model)}, model 0 of {_kind(models[0])}; models that were "
-                "fitted to the same columns, with the same covariance_type, can be merged"
+                "fitted to the same columns, with the same covariance_type and rank, can be merged"
             )
     return parts
 
@@ -65,7 +65,8 @@ def _kind(model: MixtureEstimator) -> str:
     """Return the covariance type and columns, in words."""
     names = getattr(model, "feature_names_in_", None)
     columns = "" if names is None else f": {', '.join(names)}"
-    return f"{model.covariance_type} covariances and {model.n_features_in_} features{columns}"
+    kind = model.fitted_model_.parameters.covariance_type
+    return f"{kind} covariances and {model.n_features_in_} features{columns}"
 
 
 def refuse_size(parts: Sequence[FittedModel], n_components: int, is_chosen: bool) -> None:

@@ -48,17 +48,17 @@ class Size:
         fitted = entries("fitted values", header["fitted"])
         covariance_type = settings["covariance_type"]
         k = whole("n_components", settings["n_components"], 1)
-        if "n_features_in_" in fitted:
+        is_known = "n_features_in_" in fitted
+        if is_known:
             d = whole("n_features_in_", fitted["n_features_in_"], 1)
         else:
             # A model that has learned nothing may have a ridge or a prior for each column.
             names = ("reg_covar", "prior.mean_prior", "prior.covariance_prior")
             d = max(_length(name, declared) for name in names)
         if covariance_type == LOW_RANK_TYPE:
-            loadings = declared["loadings_"].shape
-            if len(loadings) != 3:
-                raise ValueError(f"loadings_ has shape {loadings}; expected three axes")
-            covariance_type = structure_name(LOW_RANK_TYPE, loadings[2], d)
+            # Before the first row, the rank that the columns allow is not known, and not needed.
+            rank = _rank(settings, declared) if is_known else 0
+            covariance_type = structure_name(LOW_RANK_TYPE, rank, d)
         require_structure(covariance_type)
         return cls(covariance_type, k, d)
 
@@ -77,7 +77,7 @@ class Size:
             "precisions_init": shape,
             "reg_covar": (d,),
             "prior.mean_prior": (d,),
-            "prior.covariance_prior": self.structure.one_shape(d),
+            "prior.covariance_prior": self.structure.prior_shape(d),
         }
 
     def of_batch(self, declared: Mapping[str, Declared]) -> Shapes:
@@ -154,6 +154,18 @@ def check_arrays(header: Mapping[str, Any], declared: Mapping[str, Declared]) ->
             is_right = array.dtype.kind in "iu"
         if not is_right and name not in settings:
             raise ValueError(f"{name} holds {array.dtype}")
+
+
+def _rank(settings: Mapping[str, Any], declared: Mapping[str, Declared]) -> int | None:
+    """Return the rank of the arrays of a model of low rank, or that of its settings."""
+    for name, spare in (("loadings_", 0), ("model.covariances", 1)):
+        if name in declared:
+            shape = declared[name].shape
+            if len(shape) != 3:
+                raise ValueError(f"{name} has shape {shape}; expected three axes")
+            return shape[2] - spare
+    rank = settings.get("rank")
+    return None if rank is None else whole("rank", rank)
 
 
 def _length(name: str, declared: Mapping[str, Declared]) -> int:

@@ -26,6 +26,8 @@ from streamgmm.core.priors import PriorSetting, check_prior, completed_prior
 from streamgmm.core.ridge import FitRidge, RegCovar, given_ridge
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
+from streamgmm.core.structures.low_rank import LOW_RANK_TYPE
+from streamgmm.core.structures.low_rank_factors import loadings_of, noise_variances_of
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.estimators.base import MixtureEstimator
 from streamgmm.estimators.condition import (
@@ -42,6 +44,7 @@ from streamgmm.estimators.fit_needs import (
     search_effort,
 )
 from streamgmm.estimators.gaussian_mixture import GaussianMixture
+from streamgmm.estimators.matrices import computed_matrices
 from streamgmm.estimators.merging import fitted_part, fitted_parts, refuse_size
 from streamgmm.estimators.numeric_limits import check_finite, within_float64
 from streamgmm.estimators.online_records import to_online_record
@@ -94,7 +97,10 @@ class OnlineGaussianMixture(MixtureEstimator):
     covariance_type : str, default="full"
         "full": each component has its own covariance matrix; "tied": all have the same one;
         "diag": each has a variance for each column; "spherical": each has one variance;
-        "tied_diag" and "tied_spherical": all have the same variances, or the same one.
+        "tied_diag" and "tied_spherical": all have the same variances, or the same one; "low_rank":
+        each has loadings of a low rank and a noise variance for each column.
+    rank : int, default=None
+        With "low_rank" the number of columns of the loadings, as for :class:`GaussianMixture`.
     half_life : float, default=None
         Number of further rows after which a row has half its weight, for streams that change; None
         for streams that do not change.
@@ -144,6 +150,9 @@ class OnlineGaussianMixture(MixtureEstimator):
     ----------
     weights_, means_, covariances_, precisions_, precisions_cholesky_ : ndarray
         As of :class:`GaussianMixture`, after all rows so far.
+    loadings_, noise_variances_ : ndarray
+    rank_ : int
+        Only with "low_rank", as of :class:`GaussianMixture`.
     reg_covar_ : ndarray of shape (n_features,)
         The number that is added to the diagonal entry of each column; with "spherical" all are
         equal.
@@ -198,7 +207,8 @@ class OnlineGaussianMixture(MixtureEstimator):
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's own form
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [StrOptions(STRUCTURES.keys())],
+        "covariance_type": [StrOptions(STRUCTURES.keys()), StrOptions({LOW_RANK_TYPE})],
+        "rank": [Interval(Integral, 0, None, closed="left"), None],
         "half_life": [Interval(Real, 0.0, None, closed="neither"), None],
         "reg_covar": [Interval(Real, 0.0, None, closed="left"), "array-like", StrOptions({"auto"})],
         "learning_decay": [Interval(Real, 0.5, 1.0, closed="right")],
@@ -233,6 +243,7 @@ class OnlineGaussianMixture(MixtureEstimator):
         n_components: int = 1,
         *,
         covariance_type: CovarianceType = "full",
+        rank: int | None = None,
         half_life: float | None = None,
         reg_covar: RegCovar = "auto",
         learning_decay: float = 0.6,
@@ -251,6 +262,7 @@ class OnlineGaussianMixture(MixtureEstimator):
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
+        self.rank = rank
         self.half_life = half_life
         self.reg_covar = reg_covar
         self.learning_decay = learning_decay
@@ -392,6 +404,11 @@ class OnlineGaussianMixture(MixtureEstimator):
                 f"covariance_type is {online.covariance_type!r}, but the model is "
                 f"{model.covariance_type!r}; it cannot be chosen anew"
             )
+        rank = model.fitted_model_.parameters.structure.rank
+        if online.rank not in (None, rank):
+            raise ParameterError(
+                f"rank is {online.rank}, but the model has rank {rank}; it cannot be chosen anew"
+            )
         online.n_features_in_ = model.n_features_in_
         if hasattr(model, "feature_names_in_"):
             online.feature_names_in_ = model.feature_names_in_
@@ -412,7 +429,8 @@ class OnlineGaussianMixture(MixtureEstimator):
         self, models: Sequence[MixtureEstimator], parts: Sequence[FittedModel]
     ) -> Objective:
         """Return the objective of a model that continues from others, by their mixtures."""
-        check_prior(self.prior, self.covariance_type, self.n_features_in_)
+        structure = self._asked_structure(self.n_features_in_)
+        check_prior(self.prior, structure, self.n_features_in_)
         prior = None
         if self.prior is not None:
             weighted = [
@@ -424,7 +442,8 @@ class OnlineGaussianMixture(MixtureEstimator):
     def _given_ridge(self) -> Array | None:
         """Return the ridge that the setting gives; None for "auto"."""
         names = getattr(self, "feature_names_in_", None)
-        return given_ridge(self.reg_covar, self.covariance_type, self.n_features_in_, names)
+        structure = self._asked_structure(self.n_features_in_)
+        return given_ridge(self.reg_covar, structure, self.n_features_in_, names)
 
     def _continue(
         self,
@@ -667,18 +686,48 @@ class OnlineGaussianMixture(MixtureEstimator):
 
     @property
     def covariances_(self) -> Array:
-        """Covariances, in the shape of their type."""
-        return self._parameters().covariances
+        """Covariances, in the shape of their type; those of low rank are computed each time."""
+        return self._matrices("covariances_", lambda own: own.covariances)
 
     @property
     def precisions_(self) -> Array:
         """Inverse covariances, in the shape of these."""
-        return self._parameters().precisions
+        return self._matrices("precisions_", lambda own: own.precisions)
 
     @property
     def precisions_cholesky_(self) -> Array:
         """Upper factors U of the precisions, P = U Uᵀ."""
-        return self._parameters().precisions_cholesky
+        return self._matrices("precisions_cholesky_", lambda own: own.precisions_cholesky)
+
+    @property
+    def loadings_(self) -> Array:
+        """Only with "low_rank": loadings, (n_components, n_features, rank)."""
+        return loadings_of(self._low_rank("loadings_").covariances)
+
+    @property
+    def noise_variances_(self) -> Array:
+        """Only with "low_rank": noise variances, (n_components, n_features)."""
+        return noise_variances_of(self._low_rank("noise_variances_").covariances)
+
+    @property
+    def rank_(self) -> int:
+        """Only with "low_rank": the rank that is used."""
+        return self._low_rank("rank_").structure.rank
+
+    def _low_rank(self, name: str) -> Parameters:
+        """Return the mixture; refuse an attribute that only low rank has."""
+        if self.covariance_type != LOW_RANK_TYPE:
+            raise AttributeError(
+                f"{type(self).__name__} has {name} only with covariance_type='low_rank'"
+            )
+        return self._parameters()
+
+    def _matrices(self, name: str, stored: Callable[[Parameters], Array]) -> Array:
+        """Return an array of the mixture, as it is stored or, of low rank, as matrices."""
+        parameters = self._parameters()
+        if self.covariance_type == LOW_RANK_TYPE:
+            return computed_matrices(name, parameters.covariances, self.memory_limit)
+        return stored(parameters)
 
     @property
     def reg_covar_(self) -> Array:
@@ -785,22 +834,25 @@ class OnlineGaussianMixture(MixtureEstimator):
     def _start(self, source: Source) -> Progress:
         # An error is raised before any row is buffered.
         self._given_ridge()
-        check_prior(self.prior, self.covariance_type, source.n_features)
+        structure = self._asked_structure(source.n_features)
+        check_prior(self.prior, structure, source.n_features)
         plan = self._plan(source.n_features)
         if self.memory_limit is not None:
             with (
-                fitting(self, source),
+                fitting(self, source, [structure]),
                 ThreadExecutor(self.n_jobs, self.memory_limit) as local,
             ):
                 # What a search needs does not depend on the ridge.
-                needs = StreamNeeds(source, self._settings(Objective()), plan.init_size)
+                settings = self._settings(source.n_features, Objective())
+                needs = StreamNeeds(source, settings, plan.init_size)
                 for work in needs.works(parse_bytes(self.memory_limit)):
                     local.check_memory(source, work, needs.works)
         return Progress.start(plan)
 
     def _plan(self, n_features: int, offset: float = 0.0) -> Plan:
         k = self.n_components
-        n_parameters = count_parameters(STRUCTURES[self.covariance_type], k, n_features)
+        structure = STRUCTURES[self._asked_structure(n_features)]
+        n_parameters = count_parameters(structure, k, n_features)
         size = self.init_size
         if size is None:
             size = max(_FEWEST_ROWS, _ROWS_PER_PARAMETER * n_parameters)
@@ -889,11 +941,13 @@ class OnlineGaussianMixture(MixtureEstimator):
         for name in ("_examined", "_reported", "_searched", "_has_reported_few_rows", *names):
             self.__dict__.pop(name, None)
 
-    def _settings(self, objective: Objective, scales: Array | None = None) -> Settings:
+    def _settings(
+        self, n_features: int, objective: Objective, scales: Array | None = None
+    ) -> Settings:
         """Return what is searched for, and how."""
         return Settings(
             self.n_components,
-            self.covariance_type,
+            self._asked_structure(n_features),
             self.init_params,
             objective,
             self.n_init,
@@ -904,10 +958,10 @@ class OnlineGaussianMixture(MixtureEstimator):
         """Return a mixture for rows in memory, and its objective."""
         self._searched = weights
         missing: Missing = "em" if np.isnan(rows).any() else "error"
-        ridge = FitRidge(self.covariance_type, self._given_ridge())
-        objective = FitObjective(ridge, prior=self.prior).settle(rows, weights)
-        settings = self._settings(objective, ridge.scales)
         n_rows, n_features = rows.shape
+        ridge = FitRidge(self._asked_structure(n_features), self._given_ridge())
+        objective = FitObjective(ridge, prior=self.prior).settle(rows, weights)
+        settings = self._settings(n_features, objective, ridge.scales)
         n_parameters = settings.n_parameters(n_features)
         sample = RowSample(
             np.arange(n_rows),

@@ -27,6 +27,7 @@ from streamgmm.core.priors import (
     completed_prior,
     prior_of,
 )
+from streamgmm.core.structures.low_rank import structure_name
 from streamgmm.errors import OutputError
 from streamgmm.estimators.described_data import from_header
 from streamgmm.estimators.header_values import (
@@ -49,6 +50,7 @@ from streamgmm.estimators.records import (
 from streamgmm.estimators.validation import check_settings
 from streamgmm.events import SkippedRows
 from streamgmm.ledger import Ledger
+from streamgmm.options import CovarianceType
 from streamgmm.persistence import (
     Record,
     pack_statistics,
@@ -191,8 +193,14 @@ def _progress(model: Any, header: Mapping[str, Any], arrays: Mapping[str, Any]) 
     return progress
 
 
+def _asked_structure(model: Any) -> CovarianceType:
+    """Return the name of the covariance structure of a model whose columns are known."""
+    return structure_name(model.covariance_type, model.rank, model.n_features_in_)
+
+
 def _parameters(model: Any, arrays: Mapping[str, Any]) -> Parameters:
-    parameters = Parameters(model.covariance_type, *(arrays[name] for name in _PARAMETERS))
+    structure = _asked_structure(model)
+    parameters = Parameters(structure, *(arrays[name] for name in _PARAMETERS))
     parameters.check()
     return parameters
 
@@ -309,7 +317,8 @@ def _unpack_model(
     }
     frame = found["total"].frame
     for name, statistics in found.items():
-        if frame.covariance_type != model.covariance_type or not frame.is_same_as(statistics.frame):
+        is_own = frame.covariance_type == _asked_structure(model)
+        if not (is_own and frame.is_same_as(statistics.frame)):
             raise ValueError(f"its {name} statistics are in another frame")
         # Old rows are weighed by what is known of them.
         if name != "recent":

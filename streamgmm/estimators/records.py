@@ -383,7 +383,8 @@ def unpack_settings(record: Record) -> dict[str, Any]:
         settings["prior"] = _unpacked_prior(settings["prior"], record.arrays)
     n_features = record.header["fitted"].get("n_features_in_")
     if "prior" in settings and n_features is not None:
-        check_prior(settings["prior"], settings["covariance_type"], n_features)
+        own = structure_name(settings["covariance_type"], settings.get("rank"), n_features)
+        check_prior(settings["prior"], own, n_features)
     stored = (*_INITIAL, "reg_covar")
     return settings | {name: record.arrays[name] for name in stored if name in record.arrays}
 

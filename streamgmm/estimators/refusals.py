@@ -19,23 +19,19 @@ def refuse_for_low_rank(model: Any, source: Source) -> None:
     ParameterError
         With what to use instead.
     """
+    continues = getattr(model, "warm_start", False) and hasattr(model, "converged_")
     refusals = (
         (
-            model.prior is not None,
-            f"prior={model.prior!r}",
-            "leave prior at None, and give a reg_covar that keeps noise variances positive",
-        ),
-        (
-            model.noise is not None,
-            f"noise={model.noise!r}",
-            "leave noise at None, or use covariance_type='full'",
-        ),
-        (
-            getattr(model, "precisions_init", None) is not None
-            or "covariances" in getattr(model, "fixed", ()),
-            "precisions_init and fixed covariances",
+            getattr(model, "precisions_init", None) is not None,
+            "precisions_init",
             "give means_init and weights_init, or continue from a fitted model with "
             "warm_start=True",
+        ),
+        (
+            "covariances" in getattr(model, "fixed", ()) and not continues,
+            "fixed covariances in a first fit",
+            "fit without them, and then hold those of the fit: set_params(warm_start=True, "
+            "fixed={'covariances'})",
         ),
         (
             model.arithmetic == "float32",

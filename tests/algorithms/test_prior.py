@@ -23,7 +23,7 @@ from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import CovarianceType, Missing
 from streamgmm.protocols import Chunk
 from streamgmm.sources.sample import SampleSource
-from tests.core.cases import ALL_TYPES, draw, random_parameters
+from tests.core.cases import ALL_TYPES, LOW_RANK, draw, random_parameters
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def test_accelerated_em_ends_where_em_ends(
     np.testing.assert_allclose(found.parameters.means, plain.parameters.means, atol=2e-2)
 
 
-@pytest.mark.parametrize("covariance_type", ALL_TYPES)
+@pytest.mark.parametrize("covariance_type", [*ALL_TYPES, LOW_RANK])
 @pytest.mark.parametrize("is_accelerated", [False, True])
 @pytest.mark.parametrize("name", ["wishart", "normal"])
 def test_the_value_never_falls(
@@ -129,7 +129,7 @@ def test_the_value_never_falls(
     assert found.value > found.values[0] + 1e-3
 
 
-@pytest.mark.parametrize("covariance_type", ALL_TYPES)
+@pytest.mark.parametrize("covariance_type", [*ALL_TYPES, LOW_RANK])
 def test_a_strong_prior_lowers_the_log_likelihood(covariance_type: CovarianceType) -> None:
     """An algorithm that compared log-likelihoods would refuse to go there."""
     rows, start = problem(covariance_type)
@@ -173,7 +173,7 @@ def test_the_search_and_few_passes_find_the_optimum_of_em(covariance_type: Covar
     assert found.value > other.value - 1e-6
 
 
-@pytest.mark.parametrize("covariance_type", ALL_TYPES)
+@pytest.mark.parametrize("covariance_type", [*ALL_TYPES, LOW_RANK])
 def test_a_component_of_one_row_does_not_collapse(covariance_type: CovarianceType) -> None:
     rows, start = problem(covariance_type)
     rows = np.vstack([rows, [[60.0, -60.0]]])

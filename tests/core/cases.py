@@ -10,18 +10,24 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF
 from streamgmm.core.kernels.tiles import BLOCK
 from streamgmm.core.maximization import Maximum, maximize
+from streamgmm.core.mixtures.sampling import draw as draw_rows
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import STRUCTURES, Array
+from streamgmm.core.structures.low_rank_factors import joined
 from streamgmm.options import CovarianceType
 
 TYPES: tuple[CovarianceType, ...] = ("full", "tied", "diag", "spherical")
 #: Types whose covariances are those of another one, shared by all components.
 SHARED_TYPES: tuple[CovarianceType, ...] = ("tied_diag", "tied_spherical")
 ALL_TYPES = (*TYPES, *SHARED_TYPES)
+#: Loadings of rank 1, for tests of few columns.
+LOW_RANK: CovarianceType = "low_rank(1)"  # type: ignore[assignment]
 
 
 def covariances_for(rng: np.random.Generator, covariance_type: str, k: int, d: int) -> Array:
     """Well-conditioned covariances of standard deviations between 0.5 and 2."""
+    if covariance_type == LOW_RANK:
+        return joined(0.7 * rng.normal(size=(k, d, 1)), rng.uniform(0.25, 2.0, (k, d)))
     if covariance_type == "tied_spherical":
         return rng.uniform(0.25, 4.0, ())  # type: ignore[return-value]
     if covariance_type == "tied_diag":
@@ -69,6 +75,9 @@ def random_parameters(
 def draw(rng: np.random.Generator, parameters: Parameters, n: int) -> Array:
     """Rows from the mixture."""
     labels = rng.choice(parameters.n_components, size=n, p=parameters.weights)
+    if parameters.covariance_type == LOW_RANK:
+        rows, _ = draw_rows(parameters, n, rng)
+        return rng.permutation(rows)
     noise = rng.normal(size=(n, parameters.n_features))
     factors = parameters.stacked(parameters.factors)
     if parameters.structure.has_directions:

@@ -20,6 +20,7 @@ from streamgmm.core.objective import Objective, PseudoRows
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.priors import ConjugatePrior, DataMoments, Prior
 from streamgmm.core.structures import STRUCTURES
+from streamgmm.core.structures.low_rank_factors import joined
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.options import CovarianceType
 from streamgmm.persistence import pack, unpack
@@ -41,6 +42,7 @@ def mixture(covariance_type: CovarianceType, seed: int = 0) -> Parameters:
         "spherical": full[:, 0, 0],
         "tied_diag": np.diag(full[0]),
         "tied_spherical": full[0, 0, 0],
+        "low_rank(1)": joined(roots[:, :, :1], np.ones((K, D))),
     }[covariance_type]
     weights = (1.0 - WEIGHT) * np.array([0.1, 0.2, 0.3, 0.4])
     noise = Noise.in_box(WEIGHT, BOX)
@@ -89,7 +91,7 @@ def prepared(parameters: Parameters, gaps: float, **options: Any) -> EStep | Inc
 
 
 @pytest.mark.parametrize("gaps", [0.0, 0.3])
-@pytest.mark.parametrize("covariance_type", ALL_TYPES)
+@pytest.mark.parametrize("covariance_type", [*ALL_TYPES, "low_rank(1)"])
 def test_rows_have_the_density_of_the_components_and_the_noise(
     covariance_type: CovarianceType, gaps: float
 ) -> None:

@@ -247,7 +247,8 @@ class _Extrapolation:
         ----------
         parameters, image : Parameters
         """
-        if self._order == 0 or not np.all(image.weights > 0.0):
+        least = min(_weights(parameters).min(), _weights(image).min())
+        if self._order == 0 or not least > 0.0:
             return None
         if self._coordinates is None:
             self._coordinates = _Coordinates(parameters)
@@ -283,6 +284,7 @@ class _Coordinates:
         roots = np.sqrt(reference.weights)[:, np.newaxis, np.newaxis]
         self._units = roots / np.sqrt(noise)
         self._root = roots
+        self._weight_roots = np.sqrt(_weights(reference))
 
     def of(self, parameters: Parameters) -> Array:
         """Return the vector of some parameters."""
@@ -295,7 +297,7 @@ class _Coordinates:
             (loadings @ (left @ right)) * self._units,
             np.log(noise) * self._root,
         )
-        weights = np.log(parameters.weights) * self._root[:, 0, 0]
+        weights = np.log(_weights(parameters)) * self._weight_roots
         return np.concatenate([np.concatenate(parts, axis=2).ravel(), weights])
 
     def parameters(
@@ -303,15 +305,28 @@ class _Coordinates:
     ) -> Parameters | None:
         """Return the parameters of a vector; None if they are far from those of EM's own step."""
         k, d, width = self._shape
-        parts = vector[:-k].reshape(k, d, width + 1)
+        n_weights = len(self._weight_roots)
+        parts = vector[:-n_weights].reshape(k, d, width + 1)
         noise = np.exp(parts[:, :, -1] / self._root[:, :, 0])
-        weights = np.exp(vector[-k:] / self._root[:, 0, 0])
+        weights = np.exp(vector[-n_weights:] / self._weight_roots)
         weights /= weights.sum()
-        for own, other in ((noise, image.covariances[:, :, -1]), (weights, image.weights)):
+        for own, other in ((noise, image.covariances[:, :, -1]), (weights, _weights(image))):
             if not np.all(np.abs(np.log(own / other)) <= math.log(_LARGEST_FACTOR)):
                 return None
         covariances = np.concatenate(
             [parts[:, :, 1:-1] / self._units, np.maximum(noise, ridge)[:, :, np.newaxis]], axis=2
         )
         means = parts[:, :, 0] / self._units[:, :, 0]
-        return Parameters.create(image.covariance_type, weights, means, covariances)
+        of_noise = image.noise
+        if of_noise is not None:
+            of_noise = of_noise.of_weight(float(weights[-1]))
+        return Parameters.create(
+            image.covariance_type, weights[:k], means, covariances, noise=of_noise
+        )
+
+
+def _weights(parameters: Parameters) -> Array:
+    """Return the weights of the components and, last, of the noise if there is any."""
+    if parameters.noise is None:
+        return parameters.weights
+    return np.append(parameters.weights, parameters.noise.weight)

@@ -331,7 +331,7 @@ def _parameters(
     found = Parameters.create(
         covariance_type, counts / counts.sum(), means + rows.centre, covariances, factors
     )
-    return found.with_noise(objective.noise)
+    return objective.begun(found, counts).with_noise(objective.noise)
 
 
 def _regular(

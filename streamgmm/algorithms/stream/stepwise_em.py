@@ -20,7 +20,7 @@ from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
-from streamgmm.core.whitening import Whitening, carried
+from streamgmm.core.whitening import carried, expected
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk
 
@@ -139,8 +139,13 @@ class Stepwise:
     ) -> "Stepwise":
         """Return the state that continues from a mixture fitted to rows; NaN is a missing value."""
         frame = Frame.of(parameters)
+        if parameters.structure.moments_depend_on_parameters:
+            # Directions that the rows show determine more than others.
+            frame = frame.with_directions(parameters)
+            known = prepare(parameters, frame, "em").statistics(chunk.rows, chunk.weights)
+            frame = frame.with_directions(parameters, known)
         found = prepare(parameters, frame, "em").statistics(chunk.rows, chunk.weights)
-        maximum = objective.maximize(found, parameters).parameters
+        maximum = objective.maximize(found, parameters, is_complete=True).parameters
         return cls.after(found, maximum, schedule, objective)
 
     @cached_property
@@ -176,7 +181,7 @@ class Stepwise:
             return self
         kept = self.schedule.kept(before, self.n_rows, new)
         total = self.total.scale(kept).merge(self.recent)
-        maximum = self.objective.maximize(total, self.parameters)
+        maximum = self.objective.maximize(total, self.parameters, is_complete=True)
         return replace(
             self,
             parameters=maximum.parameters,
@@ -200,10 +205,19 @@ class Stepwise:
         return self.average.scale(kept).merge(own)
 
     def _resolved(self) -> "Stepwise":
-        """Return the state in another frame, if this one does not resolve narrow covariances."""
-        if self.total.frame.resolves(self.parameters):
+        """Return the state in a frame that shows the moments which the next step needs.
+
+        That is another one if this one does not resolve narrow covariances, or if moments depend on
+        the parameters.
+        """
+        frame = self.total.frame
+        if self.parameters.structure.moments_depend_on_parameters:
+            # The directions of the moments follow the mixture.
+            frame = Frame.of(self.parameters).with_directions(self.parameters, self.total)
+        elif not frame.resolves(self.parameters):
+            frame = Frame.of(self.parameters)
+        if frame is self.total.frame:
             return self
-        frame = Frame.of(self.parameters)
         total, recent = (carried(s, self.parameters, frame) for s in (self.total, self.recent))
         average = None if self.average is None else carried(self.average, self.parameters, frame)
         return replace(self, total=total, recent=recent, average=average)
@@ -226,7 +240,8 @@ class Stepwise:
         latest = self._latest
         if latest.average is None:
             return latest.parameters
-        return self.objective.maximize(latest.average, latest.parameters).parameters
+        maximum = self.objective.maximize(latest.average, latest.parameters, is_complete=True)
+        return maximum.parameters
 
     def starved(self) -> NDArray[np.intp]:
         """Return the components that have next to no rows."""
@@ -256,19 +271,19 @@ class Stepwise:
         )
         parts = np.zeros(self.parameters.n_components)
         parts[chosen] = [part for _, part in places.values()]
-        frame = self.total.frame
-        whitening = Whitening.of(moved, frame)
+        here = replace(self, parameters=moved)._resolved()
+        frame = here.total.frame
 
         def replaced(statistics: Statistics) -> Statistics:
-            own = whitening.standard(parts * statistics.weight)
+            own = expected(moved, frame, parts * statistics.weight)
             moments = statistics.moments.copy()
             moments[chosen] = own.moments[chosen]
             # Starved components have few rows, so their part of the shared scatter is negligible.
             return replace(statistics, moments=moments, scatter=statistics.scatter + own.scatter)
 
-        total = replaced(self.total)
-        maximum = self.objective.maximize(total, moved)
-        average = None if self.average is None else replaced(self.average)
+        total = replaced(here.total)
+        maximum = self.objective.maximize(total, moved, is_complete=True)
+        average = None if here.average is None else replaced(here.average)
         return replace(
-            self, parameters=maximum.parameters, total=total, average=average
+            here, parameters=maximum.parameters, total=total, average=average
         )._resolved()

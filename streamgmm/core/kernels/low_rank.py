@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from streamgmm.core.kernels.compilation import allocating_piece, inlined_piece, kernel, piece
-from streamgmm.core.kernels.log_joint import load_rows, normalise
+from streamgmm.core.kernels.log_joint import NOISE, has_noise, load_rows, normalise
 from streamgmm.core.kernels.mixture import (
     BLOCKS_IN_SUM,
     count_in,
@@ -65,7 +65,7 @@ class LowRankCoefficients(NamedTuple):
     rank: int  #: R
     width: int  #: W
     limit: float  #: rows with a larger |x| would overflow when squared
-    log_noise: float  #: -inf, there is no noise
+    log_noise: float  #: log-joint density of the noise, -inf if there is none
 
 
 class LowRankWorkspace(NamedTuple):
@@ -83,7 +83,7 @@ class LowRankWorkspace(NamedTuple):
     total: np.ndarray  #: (BLOCK,)
     common: np.ndarray  #: (BLOCK,) 0
     best: np.ndarray  #: (BLOCK,)
-    noise: np.ndarray  #: (0,), for the parts of kernels that all mixtures share
+    noise: np.ndarray  #: (BLOCK,) log-joint density of the noise
     some_rows: np.ndarray  #: (most rows that are gathered,) int64
 
 
@@ -110,6 +110,8 @@ def _workspace(coefficients):
     z, residual = lines(1 + n_features, np.float64), lines(1 + n_features, np.float64)
     fill(z[0], 1.0)
     fill(residual[0], 1.0)
+    noise = np.empty(BLOCK)
+    fill(noise, coefficients.log_noise)
     return LowRankWorkspace(
         z,
         residual,
@@ -123,7 +125,7 @@ def _workspace(coefficients):
         np.empty(BLOCK),
         np.zeros(BLOCK),
         np.empty(BLOCK),
-        np.empty(0),
+        noise,
         np.empty(block_rows(n_features) // 2, np.int64),
     )
 
@@ -212,23 +214,26 @@ def _square_sums(coefficients, k, n, work, projected, out):
 
 
 @piece
-def _assign(weights, work, n):
+def _assign(weights, coefficients, work, n):
     """Replace log-joint densities by the weight of each row in its component of largest density.
 
-    Among equal densities the first one is taken. Return the sum of weights and of weighted
-    log-densities.
+    Among equal densities the first one is taken; rows whose density is largest in the noise have no
+    weight. Return the sum of weights and of weighted log-densities.
     """
     if weights.size:
         for r in range(n):
             work.valid[r] *= weights[r]
-    weight, log_likelihood = 0.0, 0.0
+    weight, log_likelihood, with_noise = 0.0, 0.0, has_noise(coefficients)
     for r in range(n):
         first = 0
         for k in range(1, work.log_joint.shape[0]):
             if work.log_joint[k, r] > work.log_joint[first, r]:
                 first = k
+        largest = work.log_joint[first, r]
+        if with_noise and work.noise[r] > largest:
+            first, largest = -1, work.noise[r]
         weight += work.valid[r]
-        log_likelihood += work.valid[r] * work.log_joint[first, r]
+        log_likelihood += work.valid[r] * largest
         for k in range(work.log_joint.shape[0]):
             work.log_joint[k, r] = work.valid[r] if k == first else 0.0
     for k in range(work.log_joint.shape[0]):
@@ -313,10 +318,11 @@ def _describe(start, n, priors, order, coefficients, is_hard, work, posteriors):
             start, n, priors, order, coefficients, work, scores, labels, responsibilities
         )
         return
+    skipped = NOISE if has_noise(coefficients) else np.argmax(priors)
     for r in range(n):
         is_valid = work.valid[r] == 1.0
         scores[start + r] = work.best[r] if is_valid else -np.inf
-        labels[start + r] = labels[start + r] if is_valid else np.argmax(priors)
+        labels[start + r] = labels[start + r] if is_valid else skipped
 
 
 @piece
@@ -339,7 +345,7 @@ def _visit_rows(
         else:
             own_weights = weights[start:stop]
             if is_hard:
-                weight, log_likelihood = _assign(own_weights, work, n)
+                weight, log_likelihood = _assign(own_weights, coefficients, work, n)
             else:
                 normalise(coefficients, work, n)
                 weight, log_likelihood = weigh(own_weights, work, n)
@@ -392,7 +398,9 @@ def low_rank_step(
     scores : (n,) float64
         log p(x), with hard assignment the largest log-joint density; -inf for rows that overflow.
     labels : (n,) int64
+        NOISE if the density of the noise is larger than those of all components.
     responsibilities : (n, K') float64
+        They sum to 1, less the responsibility of the noise.
     """
     n_components, n_features = coefficients.means.shape
     width = coefficients.width

@@ -27,6 +27,7 @@ from streamgmm.core.structures.low_rank_factors import (
     joined,
     projections_of,
 )
+from streamgmm.core.structures.low_rank_moments import condensed
 from streamgmm.core.structures.low_rank_update import (
     SPARE_DIRECTIONS,
     FactorUpdate,
@@ -35,10 +36,11 @@ from streamgmm.core.structures.low_rank_update import (
     first_directions,
     n_spare,
 )
-from streamgmm.core.structures.matrices import Array, solve
+from streamgmm.core.structures.matrices import BLOCK_BYTES, Array, solve
 from streamgmm.core.structures.own_covariances import OwnCovariances
 from streamgmm.core.structures.structure import (
     Components,
+    MergePairs,
     unsupported,
 )
 from streamgmm.errors import ParameterError
@@ -145,8 +147,8 @@ class LowRank(OwnCovariances):
     code = LOW_RANK
     sklearn_type = "full"
     has_directions = False
+    has_dependent_columns = True
     moments_depend_on_parameters = True
-    has_room_for_noise = False
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
@@ -155,6 +157,9 @@ class LowRank(OwnCovariances):
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return n_components, n_features, self.rank + 1
+
+    def prior_shape(self, n_features: int) -> tuple[int, ...]:
+        return (n_features,)
 
     def n_parameters(self, n_components: int, n_features: int) -> int:
         # Rotations of the loadings are the same covariance.
@@ -167,6 +172,9 @@ class LowRank(OwnCovariances):
     # Algebra
 
     def cholesky(self, covariances: Array) -> Array:
+        if covariances.ndim == 2:
+            factors: Array = factors_of(covariances[np.newaxis])[0]
+            return factors
         return factors_of(covariances)
 
     def invert(self, factors: Array) -> Array:
@@ -407,6 +415,87 @@ class LowRank(OwnCovariances):
         of_loadings += (counts[:, np.newaxis] * np.square(along)).sum()
         return float(of_noise - of_loadings)
 
+    # Reduction
+
+    def merging_costs(
+        self, parameters: "Parameters", first: Components, second: Components, merged: MergePairs
+    ) -> Array:
+        # The covariance of a pair is of low rank plus a diagonal, too: no matrices are formed.
+        weights = parameters.weights
+        both = weights[first] + weights[second]
+        share = np.divide(weights[first], both, out=np.full_like(both, 0.5), where=both > 0.0)
+        apart = parameters.means[first] - parameters.means[second]
+        apart *= np.sqrt(share * (1.0 - share))[:, np.newaxis]
+        own = 2.0 * self.log_determinants(parameters.factors)
+        wide = np.empty(len(first))
+        for block in self._blocks_of_pairs(len(first), parameters.n_features):
+            loadings, noise = self._of_pairs(
+                parameters, share[block, np.newaxis], apart[block], first[block], second[block]
+            )
+            scaled = loadings / np.sqrt(noise)[:, :, np.newaxis]
+            inner = np.eye(scaled.shape[2]) + np.swapaxes(scaled, 1, 2) @ scaled
+            wide[block] = np.linalg.slogdet(inner)[1] + np.log(noise).sum(axis=1)
+        of_both = weights[first] * own[first] + weights[second] * own[second]
+        found: Array = 0.5 * (both * wide - of_both)
+        return found
+
+    def merged_pairs(
+        self,
+        parameters: "Parameters",
+        share: Array,
+        apart: Array,
+        first: Components,
+        second: Components,
+    ) -> tuple[Array, Array]:
+        found = np.empty(self.shape(len(first), parameters.n_features))
+        for block in self._blocks_of_pairs(len(first), parameters.n_features):
+            loadings, noise = self._of_pairs(
+                parameters, share[block], apart[block], first[block], second[block]
+            )
+            pairs = zip(loadings, noise, strict=True)
+            found[block] = [condensed(*pair, self.rank) for pair in pairs]
+        return found, factors_of(found)
+
+    def average(self, covariances: Array, weights: Array) -> Array:
+        parts = weights / weights.sum()
+        loadings = covariances[:, :, :-1] * np.sqrt(parts)[:, np.newaxis, np.newaxis]
+        d = covariances.shape[1]
+        together = np.swapaxes(loadings, 0, 1).reshape(d, -1)
+        return condensed(together, parts @ covariances[:, :, -1], self.rank)
+
+    def mean_factor(self, stacked_factors: Array, weights: Array) -> Array:
+        mean = self.average(self.covariances_of(stacked_factors), weights)
+        return factors_of(mean[np.newaxis])
+
+    def _of_pairs(
+        self,
+        parameters: "Parameters",
+        share: Array,
+        apart: Array,
+        first: Components,
+        second: Components,
+    ) -> tuple[Array, Array]:
+        """Return loadings (n, D, 2 R + 1) and noise variances (n, D) of pairs of components.
+
+        The parameters are those of :meth:`merged_pairs`.
+        """
+        one, other = parameters.covariances[first], parameters.covariances[second]
+        part = share[:, :, np.newaxis]
+        loadings = np.concatenate(
+            [
+                np.sqrt(part) * one[:, :, :-1],
+                np.sqrt(1.0 - part) * other[:, :, :-1],
+                apart[:, :, np.newaxis],
+            ],
+            axis=2,
+        )
+        return loadings, share * one[:, :, -1] + (1.0 - share) * other[:, :, -1]
+
+    def _blocks_of_pairs(self, n_pairs: int, n_features: int) -> list[slice]:
+        """Split pairs of components into blocks of bounded memory."""
+        size = max(1, BLOCK_BYTES // (8 * n_features * (2 * self.rank + 1)))
+        return [slice(start, start + size) for start in range(0, n_pairs, size)]
+
     # Initialization
 
     def add_cluster(
@@ -477,11 +566,7 @@ class LowRank(OwnCovariances):
     precisions = unsupported(LOW_RANK_TYPE, "precisions in the form of the covariances")
     composed = unsupported(LOW_RANK_TYPE, "products of factors")
     singular_values = unsupported(LOW_RANK_TYPE, "the alignment of mixtures")
-    merged_log_determinants = unsupported(LOW_RANK_TYPE, "merging of components")
-    merging_costs = unsupported(LOW_RANK_TYPE, "merging of components")
-    merged_pairs = unsupported(LOW_RANK_TYPE, "merging of components")
-    average = unsupported(LOW_RANK_TYPE, "merging of components")
-    mean_factor = unsupported(LOW_RANK_TYPE, "the search that splits and merges components")
+    merged_log_determinants = unsupported(LOW_RANK_TYPE, "products of factors")
     features = unsupported(LOW_RANK_TYPE, "features that do not depend on the parameters")
     relative_factors = unsupported(LOW_RANK_TYPE, "whitened moments")
     whitened_moments = unsupported(LOW_RANK_TYPE, "whitened moments")

@@ -127,6 +127,19 @@ class SecondMoments:
         return found
 
 
+def refined(moments: SecondMoments, loadings: Array, noise: Array) -> tuple[Array, Array]:
+    """Return loadings and noise variances after EM steps of factor analysis on second moments.
+
+    Parameters
+    ----------
+    moments : SecondMoments
+    loadings : ndarray of shape (D, R)
+    noise : ndarray of shape (D,)
+    """
+    nothing = np.zeros_like(noise)
+    return _further_steps(moments, loadings, noise, nothing, _LEAST_NOISE * moments.squares)
+
+
 def first_directions(frame_factors: Array, count: int) -> Array:
     """Return directions (K, D, count) for bases of stored factors of which no moments are known."""
     d = frame_factors.shape[1]

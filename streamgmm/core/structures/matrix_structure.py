@@ -24,6 +24,7 @@ class MatrixStructure(CovarianceStructure):
     """Covariances with entries for each pair of features."""
 
     has_directions = True
+    has_dependent_columns = True
 
     def cholesky(self, covariances: Array) -> Array:
         factors: Array = np.linalg.cholesky(covariances).astype(np.float64, copy=False)

@@ -102,8 +102,8 @@ class CovarianceStructure(ABC):
 
     A structure with an M-step of its own does not inherit it.
     """
-    has_room_for_noise: ClassVar[bool] = True
-    """Whether a mixture may have a component of constant density as well."""
+    has_dependent_columns: ClassVar[bool] = False
+    """Whether the columns of a component may depend on each other."""
     rank: int = 0
     """Rank of the loadings; 0 for covariances without loadings."""
 
@@ -117,6 +117,10 @@ class CovarianceStructure(ABC):
     @abstractmethod
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """Return the shape of covariances and factors as they are stored."""
+
+    def prior_shape(self, n_features: int) -> tuple[int, ...]:
+        """Return the shape of the scale of a prior of one covariance."""
+        return self.one_shape(n_features)
 
     def one_shape(self, n_features: int) -> tuple[int, ...]:
         """Return the shape of one covariance: of a component, or of all if they share it."""
@@ -188,7 +192,7 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def cholesky(self, covariances: Array) -> Array:
-        """Return the factors of stored covariances.
+        """Return the factors of stored covariances, or of one of them.
 
         Raises
         ------
