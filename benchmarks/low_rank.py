@@ -1,19 +1,28 @@
-"""Covariances of low rank compared with other types, and the cost of a pass.
+"""Covariances of low rank compared with other types, the cost of a pass, and its memory.
 
 ``python -m benchmarks.low_rank [--rows 40000] [--components 8] [--small] [--save]``
 
 The rows of the first table are patches of scikit-learn's two sample photographs, 8 × 8 pixels of 3
 colours, in units of the largest pixel: 192 columns. The same patches are held out for all types.
-The second table is a pass over standard normal rows in memory, on one thread, beside the matrix
-products of NumPy. Full covariances are measured on an eighth of the rows. The flops of a pass are
-those of its matrix products, 4 (R + 1) D for a row and component of low rank.
+
+The second table is a pass over standard normal rows in memory, on one thread, in turns with the
+matrix product of NumPy of the same type; the figures are medians of processor seconds and of their
+ratios. Full covariances are measured on an eighth of the rows. The flops of a pass are those of its
+matrix products. For a row and component of low rank these are 2 (R + 2) D for the density, 2 S D
+for S directions to spare, and 2 (R + S + 2) D for the moments; no such pair is skipped.
+
+The third table is the peak memory of a process (ru_maxrss) that fits generated rows by plain EM
+under a memory limit. The command fails if it is above the limit.
 """
 
 import argparse
+import json
 import statistics
+import subprocess
+import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,19 +31,40 @@ from sklearn.datasets import load_sample_images
 from threadpoolctl import threadpool_limits
 
 from benchmarks.reporting import Table, report
-from benchmarks.roofline import measure_roof
 from streamgmm import GaussianMixture
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures.low_rank import structure_name
 from streamgmm.core.structures.low_rank_factors import joined
+from streamgmm.core.structures.low_rank_update import n_spare
+from streamgmm.executors.memory import parse_bytes
 
 _SIDE = 8
 # One patch in this many is held out.
 _HELD_OUT = 5
 _RANKS = (8, 16, 32, 64)
-_REPEATS = 5
+# Passes and matrix products, in turns, and the size of the latter.
+_REPEATS, _SIZE = 7, 1024
+
+_FIT = """
+import json, resource, sys, time, warnings
+import numpy as np
+from benchmarks.low_rank import mixture
+from streamgmm import GaussianMixture
+from streamgmm.sources.generated import GeneratedSource
+warnings.simplefilter("ignore")
+(n, d, k, rank), limit = json.loads(sys.argv[1]), sys.argv[2]
+source = GeneratedSource(mixture("low_rank", d, k, rank), n, dtype=np.float32)
+model = GaussianMixture(
+    k, covariance_type="low_rank", rank=rank, algorithm="em", max_iter=1, tol=0.0, random_state=0,
+    memory_limit=limit,
+)
+start = time.perf_counter()
+model.fit(source)
+seconds = time.perf_counter() - start
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, model.n_reads_, seconds)
+"""
 
 
 def patches(n_rows: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -106,49 +136,83 @@ def mixture(covariance_type: str, n_features: int, n_components: int, rank: int)
     return Parameters.create(name, weights, means, covariances)
 
 
-def cost(n_features: int, n_components: int, rank: int, n_rows: int) -> Table:
-    """Return a table of the seconds of a pass on one thread."""
-    rows = np.random.default_rng(1).normal(size=(n_rows, n_features)).astype(np.float32)
-    pairs = n_rows * n_components
-    with threadpool_limits(1, user_api="blas"):
-        roof = measure_roof(1024, [1])
-        rates = roof.rates["float32", 1], roof.rates["float64", 1]
-        found = []
-        for name, flops, part in (
-            ("diag", 8 * n_features, 1),
-            (f"low_rank {rank}", 4 * n_features * (rank + 1), 1),
-            ("full", 2 * n_features**2, 8),
-        ):
-            parameters = mixture(name.split()[0], n_features, n_components, rank)
-            prepared = EStep.prepare(parameters, Frame.of(parameters, np.float32))
-            seconds = part * median_seconds(lambda e=prepared, n=part: e.statistics(rows[::n]))
-            rate = pairs * flops / seconds
-            found.append(
-                [
-                    name,
-                    f"{seconds:.2f}",
-                    f"{rate / 1e9:.1f}",
-                    f"{rate / rates[0]:.2f}",
-                    f"{rate / rates[1]:.2f}",
-                ]
-            )
-    header = ["covariances", "s", "Gflops/s", "of float32 products", "of float64 products"]
-    caption = (
-        f"{n_rows:,} rows of float32 × {n_features}, K = {n_components}, computed in float64; "
-        f"matrix products in float32 {rates[0] / 1e9:.0f}, in float64 {rates[1] / 1e9:.0f} Gflops/s"
+def cost(n_features: int, numbers: Sequence[int], rank: int, n_rows: int) -> Table:
+    """Return a table of the seconds of a pass on one thread, for some numbers of components."""
+    flops = {
+        "diag": 8 * n_features,
+        f"low_rank {rank}": 4 * n_features * (rank + n_spare(rank, n_features) + 2),
+        "full": 2 * n_features**2,
+    }
+    found = []
+    for k in numbers:
+        for dtype in (np.float32, np.float64):
+            rows = np.random.default_rng(1).normal(size=(n_rows, n_features)).astype(dtype)
+            # Full covariances of many components would take minutes.
+            names = [name for name in flops if name != "full" or k == min(numbers)]
+            cells = {name: pass_cell(name, rows, k, rank, flops[name]) for name in names}
+            for name, (seconds, part) in cells.items():
+                line = [name, str(k), np.dtype(dtype).name, f"{seconds:.2f}"]
+                line += [f"{n_rows * k * flops[name] / seconds / 1e9:.1f}", f"{part:.2f}"]
+                line.append(f"{cells['full'][0] / seconds:.1f}" if "full" in cells else "")
+                found.append(line)
+    header = ["covariances", "K", "rows", "s", "Gflops/s", "of products", "times as fast as full"]
+    return Table(header, found, f"{n_rows:,} rows × {n_features} columns, one thread")
+
+
+def pass_cell(
+    name: str, rows: NDArray[np.floating], k: int, rank: int, flops: int
+) -> tuple[float, float]:
+    """Return the seconds of a pass over rows, and its rate over that of matrix products."""
+    part = 8 if name == "full" else 1
+    parameters = mixture(name.split()[0], rows.shape[1], k, rank)
+    frame = Frame.of(parameters, rows.dtype).with_directions(parameters)
+    prepared = EStep.prepare(parameters, frame)
+    own = rows[::part]
+    seconds, ratio = beside_products(
+        lambda: prepared.statistics(own), len(own) * k * flops, rows.dtype
     )
-    return Table(header, found, caption)
+    return part * seconds, ratio
 
 
-def median_seconds(call: Callable[[], object]) -> float:
-    """Return the median seconds of some calls after a first one."""
+def beside_products(call: Callable[[], object], flops: float, dtype: Any) -> tuple[float, float]:
+    """Return the median seconds of a call, and of its rate over that of matrix products."""
+    a, b = np.random.default_rng(0).normal(size=(2, _SIZE, _SIZE)).astype(dtype)
     call()
-    seconds = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    seconds, parts = [], []
+    with threadpool_limits(1, user_api="blas"):
+        a @ b
+        for _ in range(_REPEATS):
+            of_product = processor_seconds(lambda: a @ b)
+            seconds.append(processor_seconds(call))
+            parts.append(flops / seconds[-1] * of_product / (2.0 * _SIZE**3))
+    return statistics.median(seconds), statistics.median(parts)
+
+
+def processor_seconds(call: Callable[[], object]) -> float:
+    """Return the processor seconds of a call."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def memory(n_rows: int, n_features: int, n_components: int, rank: int, limit: str) -> Table:
+    """Return a table of the peak memory of a fit in a process of its own.
+
+    Raises
+    ------
+    RuntimeError
+        If the peak is above the limit.
+    """
+    shape = n_rows, n_features, n_components, rank
+    command = [sys.executable, "-c", _FIT, json.dumps(shape), limit]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    peak, n_passes, seconds = map(float, output.split()[-3:])
+    if peak > parse_bytes(limit):
+        raise RuntimeError(f"the process took {peak / 2**20:.0f} MiB under a limit of {limit}")
+    header = ["rows", "columns", "K", "rank", "limit", "peak, MiB", "passes", "s"]
+    found = [f"{n_rows:,}", str(n_features), str(n_components), str(rank), limit]
+    found += [f"{peak / 2**20:.0f}", f"{n_passes:.3g}", f"{seconds:.0f}"]
+    return Table(header, [found], "Generated rows of float32, plain EM")
 
 
 def main() -> None:
@@ -159,11 +223,16 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="write the tables to results")
     chosen = parser.parse_args()
     if chosen.small:
-        tables = [quality(1500, 2, (4,), 5), cost(64, 2, 4, 2048)]
+        tables = [
+            quality(1500, 2, (4,), 5),
+            cost(64, (2, 4), 4, 2048),
+            memory(4000, 256, 8, 4, "1GiB"),
+        ]
     else:
         tables = [
             quality(chosen.rows, chosen.components, _RANKS, 100),
-            cost(768, 16, 16, 8192),
+            cost(768, (16, 64), 16, 4096),
+            memory(1_000_000, 1536, 64, 16, "1GiB"),
         ]
     command = f"python -m benchmarks.low_rank --rows {chosen.rows} --components {chosen.components}"
     report("low_rank", command, tables, chosen.save)

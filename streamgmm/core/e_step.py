@@ -12,11 +12,19 @@ from numpy.typing import NDArray
 from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
 from streamgmm.core.kernels.hard import hard_step
 from streamgmm.core.kernels.log_joint import LOW_RANK, TIED, UNIT_ROUNDOFF, Coefficients
-from streamgmm.core.kernels.low_rank import LowRankCoefficients, low_rank_step
+from streamgmm.core.kernels.low_rank import (
+    LowRankCoefficients,
+    LowRankSums,
+    low_rank_single,
+    low_rank_step,
+    rows_in_block,
+)
 from streamgmm.core.kernels.mixture import e_step
+from streamgmm.core.kernels.panels import WHOLE_FEATURES, in_tiles
 from streamgmm.core.kernels.products import ROWS_AT_ONCE
 from streamgmm.core.kernels.screening import (
     LARGEST_COEFFICIENT,
+    LARGEST_COORDINATE,
     MANY_FEATURES,
     SINGLE_OVER_DOUBLE,
 )
@@ -42,6 +50,13 @@ _SINGLE_TOLERANCE = 1e-3
 _SINGLE_COVARIANCE_TOLERANCE = 1e-4
 # ... of this length: first rows in each lane of a vector are summed, then lanes.
 _SINGLE_LENGTH = ROWS_AT_ONCE / SINGLE_LANES + math.log2(SINGLE_LANES)
+# Low rank with rows of float32: roundings of a density as parts of Σ u²/ψ, the largest such sum for
+# which they stay within the tolerance, ...
+_SINGLE_ROUNDINGS = 2.0
+_SINGLE_SPREAD = _SINGLE_TOLERANCE / (_SINGLE_ROUNDINGS * SINGLE_OVER_DOUBLE * UNIT_ROUNDOFF)
+# ... errors of a mean, as a part of the deviation, and of a noise variance, relative to itself:
+# from sums, and from responsibilities of one row. The latter are independent for all rows.
+_SINGLE_MEAN_TOLERANCE, _SINGLE_NOISE_TOLERANCE, _SINGLE_SHARE_TOLERANCE = 1e-5, 3e-5, 7e-4
 # Rows of a type that kernels do not read are cast in pieces of this many bytes.
 _CAST_BYTES = 1 << 20
 
@@ -114,7 +129,10 @@ class EStep:
         parameters : Parameters
         frame : Frame
         arithmetic : {"auto", "float64", "float32"}
-            With "auto", densities and sums are float64 wherever a component may have a share in a
+            With "auto" or "float32" and covariances of low rank, the statistics of rows of float32
+            are computed in float32 where errors of densities stay below 0.001 nats and those of an
+            EM step below 1e-5; densities of rows are always float64. With "auto" and other
+            covariances, densities and sums are float64 wherever a component may have a share in a
             row; float32 may find the rows in which it has none. With "float64", float32 is not used
             at all. With "float32", densities are float32 wherever their error is bounded by 0.001
             nats. Sums of some hundred rows are float32 too where the relative error of covariances
@@ -148,12 +166,18 @@ class EStep:
         if parameters.structure.code == LOW_RANK:
             order = np.flatnonzero(alive)
             found = _low_rank_coefficients(parameters, frame, order, log_offsets)
+            sums_single = (
+                arithmetic != "float64"
+                and not is_hard
+                and _bears_single_products(parameters, frame, found)
+            )
             return cls(
                 frame,
                 parameters.weights,
                 order,
                 found,
-                is_hard=is_hard,
+                sums_single,
+                is_hard,
                 has_noise=parameters.noise is not None,
             )
         noise = parameters.noise
@@ -313,19 +337,64 @@ class EStep:
         """Return the sufficient statistics of a chunk of rows under covariances of low rank."""
         if rows.dtype.kind == "f":
             rows = rows.astype(rows.dtype.newbyteorder("="), copy=False)
-        total = Statistics.zero(self.frame, len(self.weights))
-        for start, stop, part in _castable(rows):
-            sums, totals, _ = self._low_rank_step(part, row_weights[start:stop], False, False)
-            k, d = len(self.order), len(self.frame.origin)
-            linear = sums.linear.reshape(k, -1, d)
-            n_seen = 1 + (1 + linear.shape[1]) * d
-            moments = np.zeros_like(total.moments)
-            moments[self.order, 0] = sums.counts
-            moments[self.order, 1 : 1 + d] = linear[:, 0]
-            moments[self.order, 1 + d : 1 + 2 * d] = sums.squares
-            moments[self.order, 1 + 2 * d : n_seen] = linear[:, 1:].reshape(k, -1)
-            total = total.merge(Statistics(self.frame, moments, total.scatter, **named(totals)))
-        return total
+        if self.sums_single and rows.dtype == np.float32:
+            return self._single_low_rank_statistics(rows, row_weights)
+        first, *others = (
+            self._as_low_rank_statistics(
+                *self._low_rank_step(part, row_weights[start:stop], False, False)[:2]
+            )
+            for start, stop, part in _castable(rows)
+        )
+        return functools.reduce(Statistics.merge, others, first)
+
+    def _single_low_rank_statistics(self, rows: NDArray[Any], row_weights: Array) -> Statistics:
+        """Return the sufficient statistics of rows of float32, from products in float32.
+
+        Products with the few rows that need more digits are in float64.
+        """
+        coefficients = self._single_coefficients
+        sums, totals, is_left = low_rank_single(rows, row_weights, coefficients)
+        found = self._as_low_rank_statistics(self._about_exact_origins(sums), totals)
+        if not is_left.any():
+            return found
+        own = row_weights[is_left] if row_weights.size else row_weights
+        return found.merge(
+            replace(self, sums_single=False)._low_rank_statistics(rows[is_left], own)
+        )
+
+    @functools.cached_property
+    def _single_coefficients(self) -> LowRankCoefficients:
+        """The coefficients in float32, in the memory layout that kernels are compiled for."""
+        return _single_low_rank(self.writable_coefficients, writable(self.frame.origin))
+
+    def _about_exact_origins(self, sums: LowRankSums) -> LowRankSums:
+        """Return sums about the frame's origins from those about origins of float32."""
+        rounded, d = self._single_coefficients, self.frame.n_features
+        own = np.searchsorted(self.frame.centred, self.order)
+        moved = self.frame.means[own] - (rounded.centre + rounded.origins[:, :d])
+        linear = sums.linear.reshape(len(own), -1, d)
+        for k, shift in enumerate(moved):
+            basis = bases_of(self.frame.factors[own[k] : own[k] + 1], rounded.rank)[0]
+            first, count = linear[k, 0].copy(), sums.counts[k]
+            # x - o = u - shift, for each row and in its products with the basis.
+            along = shift @ basis
+            linear[k, 1:] -= np.outer(along, first)
+            linear[k, 1:] -= np.outer(first @ basis - count * along, shift)
+            linear[k, 0] -= count * shift
+            sums.squares[k] -= shift * (2.0 * first - count * shift)
+        return sums
+
+    def _as_low_rank_statistics(self, sums: LowRankSums, totals: Array) -> Statistics:
+        """Return statistics from the sums of the kernel."""
+        d, zero = self.frame.n_features, Statistics.zero(self.frame, len(self.weights))
+        linear = sums.linear.reshape(len(self.order), -1)
+        n_seen = d + linear.shape[1]
+        for i, k in enumerate(self.order.tolist()):
+            own = zero.moments[k]
+            own[0], own[1 : 1 + d] = sums.counts[i], linear[i, :d]
+            own[1 + d : 1 + 2 * d] = sums.squares[i]
+            own[1 + 2 * d : 1 + n_seen] = linear[i, d:]
+        return Statistics(self.frame, zero.moments, zero.scatter, **named(totals))
 
     def _low_rank_step(
         self,
@@ -536,22 +605,20 @@ def _require_low_rank_agreement(
     coefficients: LowRankCoefficients, order: NDArray[np.int64], n_components: int
 ) -> None:
     """Refuse coefficients whose shapes do not agree, as :func:`_require_agreement` does."""
-    c, d = coefficients, coefficients.origin.size
+    c, d = coefficients, coefficients.centre.size
     k = len(c.means)
+    whole = d + -d % WHOLE_FEATURES
     expected: dict[str, tuple[int, ...]] = {
-        "features": (d + SPARE_FEATURES, 2),
-        "squares": (d + SPARE_FEATURES, 2),
-        "origin": (d,),
-        "inverse_scale": (d,),
-        "means": (k, d),
-        "precisions": (k, d),
-        "projections": (k * c.rank, d),
+        "means": (k, whole),
+        "precisions": (k, whole),
+        "projections": (k * c.rank * d,),
         "constants": (k,),
         "positions": (k,),
         "shrinkages": (k, c.rank),
-        "loadings": ((1 + int(c.positions.max(initial=-1))) * d, c.rank),
-        "origins": (k, d),
-        "bases": (k * c.width, d),
+        "loadings": ((1 + int(c.positions.max(initial=-1))) * c.rank * d,),
+        "origins": (k, whole),
+        "leading": (k * c.rank * d if c.leading.size else 0,),
+        "spare": (k * (c.width - c.rank) * d,),
     }
     _require_expected(c, expected, order, n_components)
 
@@ -581,7 +648,7 @@ def _low_rank_coefficients(
     positions = np.searchsorted(frame.centred, order)
     own, means = parameters.factors[order], parameters.means[order]
     origins = frame.means[positions]
-    bases = bases_of(frame.factors[positions], rank)
+    bases = np.swapaxes(bases_of(frame.factors[positions], rank), 1, 2)
     is_own = np.array_equal(own, parted(frame.factors[positions], rank)[1])
     has_own_basis = is_own and np.array_equal(means, origins)
     constants = log_offsets[order] - structure.log_determinants(own)
@@ -589,32 +656,83 @@ def _low_rank_coefficients(
     steepest = math.sqrt(max(1.0, float(precisions.max(initial=1.0))))
     # E[z] = y / √(1 + s²) under loadings that are orthogonal in units of the noise.
     shrinkages = 1.0 / (1.0 + np.square(own[:, :, :-1]).sum(axis=1))
-    # Σ u²/ψ of a typical row, and the rounding of its difference from ‖y‖².
-    typical = d + (1.0 / np.square(shrinkages) - 1.0).sum(axis=1)
-    is_doubtful = UNIT_ROUNDOFF * (4.0 + math.sqrt(d)) * typical > _DENSITY_TOLERANCE
+    is_doubtful = UNIT_ROUNDOFF * (4.0 + math.sqrt(d)) * _typical_spreads(own) > _DENSITY_TOLERANCE
     chosen = own[is_doubtful]
     loadings = structure.covariances_of(chosen)[:, :, :-1] * shrinkages[is_doubtful, np.newaxis]
-    coordinates = 1 + np.arange(d)
-    projections = np.swapaxes(projections_of(own), 1, 2).reshape(-1, d)
     return LowRankCoefficients(
-        features=_with_spare(np.stack([np.zeros_like(coordinates), coordinates], axis=1)),
-        squares=_with_spare(np.stack([coordinates, coordinates], axis=1)),
-        origin=np.zeros(d),
-        inverse_scale=np.ones(d),
-        means=means,
-        precisions=precisions,
-        projections=projections,
+        centre=np.zeros(d),
+        means=_whole(means),
+        precisions=_whole(precisions),
+        projections=in_tiles(np.swapaxes(projections_of(own), 1, 2)),
         constants=constants - 0.5 * d * math.log(2.0 * math.pi),
         positions=np.where(is_doubtful, np.cumsum(is_doubtful) - 1, -1),
         shrinkages=shrinkages,
-        loadings=np.ascontiguousarray(-loadings.reshape(len(chosen) * d, rank)),
-        origins=origins,
-        bases=np.swapaxes(bases, 1, 2).reshape(-1, d),
-        has_own_basis=has_own_basis,
+        loadings=in_tiles(-loadings),
+        origins=_whole(origins),
+        leading=in_tiles(bases[:, : 0 if has_own_basis else rank]),
+        spare=in_tiles(bases[:, rank:]),
         rank=rank,
-        width=bases.shape[2],
+        width=bases.shape[1],
         limit=min(1e140 / (d * steepest), LARGEST_VALUE),
+        most_spread=math.inf,
         log_noise=-math.inf if parameters.noise is None else parameters.noise.log_joint,
+    )
+
+
+def _typical_spreads(factors: Array) -> Array:
+    """Return Σ u²/ψ of a typical row of each component, for stored factors (K, D, R + 1)."""
+    gains = np.square(factors[:, :, :-1]).sum(axis=1)
+    found: Array = factors.shape[1] + (np.square(1.0 + gains) - 1.0).sum(axis=1)
+    return found
+
+
+def _whole(values: Array) -> Array:
+    """Return values (K, D) with columns of 0 that make up whole strips."""
+    return np.pad(values, [(0, 0), (0, -values.shape[1] % WHOLE_FEATURES)])
+
+
+def _bears_single_products(
+    parameters: Parameters, frame: Frame, coefficients: LowRankCoefficients
+) -> bool:
+    """Return whether products in float32 are accurate enough for most rows of a mixture.
+
+    Rounding errors of the terms of a density are independent, and add in squares. Those of a sum
+    of positive terms are at most a few roundings of the sum.
+    """
+    roundoff = SINGLE_OVER_DOUBLE * UNIT_ROUNDOFF
+    noise = np.square(parameters.factors[:, :, -1])
+    parts = parameters.structure.variances(parameters.covariances) / noise
+    # Rows, and means, are rounded about the common origin.
+    distances = np.square(parameters.means - frame.origin) / noise
+    moved = roundoff * np.sqrt(distances)
+    densities = np.sqrt((np.square(moved) * parts).sum(axis=1))
+    spreads = _typical_spreads(parameters.factors)
+    sums = roundoff * math.sqrt(rows_in_block(parameters.n_features, 4)) * parts
+    # Errors of responsibilities, of rows that two components share, are larger in the noise.
+    shares = roundoff * spreads[:, np.newaxis] * parts
+    return bool(
+        np.all(_SINGLE_ROUNDINGS * densities <= _SINGLE_TOLERANCE)
+        and np.all(2.0 * spreads <= _SINGLE_SPREAD)
+        and np.all(moved <= _SINGLE_MEAN_TOLERANCE)
+        and np.all(sums <= _SINGLE_NOISE_TOLERANCE)
+        and np.all(shares <= _SINGLE_SHARE_TOLERANCE)
+        and np.all(coefficients.precisions <= LARGEST_COEFFICIENT)
+        and np.all(np.abs(parameters.means) <= LARGEST_COORDINATE)
+    )
+
+
+def _single_low_rank(coefficients: LowRankCoefficients, centre: Array) -> LowRankCoefficients:
+    """Return coefficients in float32, in coordinates about a centre."""
+    about, steepest = _whole(centre[np.newaxis]), float(coefficients.precisions.max(initial=1.0))
+    names = ("precisions", "projections", "loadings", "leading", "spare")
+    arrays = {name: getattr(coefficients, name).astype(np.float32) for name in names}
+    return coefficients._replace(
+        centre=centre,
+        means=(coefficients.means - about).astype(np.float32),
+        origins=(coefficients.origins - about).astype(np.float32),
+        limit=min(1e18 / math.sqrt(steepest * len(centre)), LARGEST_COORDINATE),
+        most_spread=_SINGLE_SPREAD,
+        **arrays,
     )
 
 

@@ -170,7 +170,8 @@ class IncompleteExpectation:
         chosen, expected = chosen[is_sound], expected[is_sound]
         filled[chosen] = np.where(np.isnan(filled[chosen]), expected, filled[chosen])
         rest = np.flatnonzero(np.isnan(filled).any(axis=1))
-        mean = self.complete.weights[self.complete.order] @ self.complete.coefficients.means
+        means = self.complete.coefficients.means[:, : rows.shape[1]]
+        mean = self.complete.weights[self.complete.order] @ means
         if self.noise is not None:
             mean = mean + self.noise.weight * self.noise.centre
         filled[rest] = np.where(np.isnan(filled[rest]), mean, filled[rest])

@@ -192,8 +192,9 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         "float32" computes densities in float32 where the bound on their error is below 0.001 nats.
         It also sums some hundred rows in float32, where the bound on the error of covariances is
         below a part in 10,000 and there is no ``noise``. Elsewhere it does the same as "auto".
-        ``history_`` says what was used. "low_rank" is always computed in float64, and refuses
-        "float32". With hard assignment "float32" is the same as "auto".
+        ``history_`` says what was used. With hard assignment "float32" is the same as "auto".
+        "low_rank" refuses "float32", but "auto" computes statistics of rows of float32 in float32
+        where errors of densities stay below 0.001 nats and those of an EM step below 1e-5.
     fixed : collection of {"weights", "means", "covariances"}, or dict, default=()
         Parameters held at their ``*_init`` values (``precisions_init`` for covariances); with
         ``warm_start=True`` at those of the last fit, and with "low_rank" covariances at no others.

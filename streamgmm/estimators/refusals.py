@@ -36,7 +36,7 @@ def refuse_for_low_rank(model: Any, source: Source) -> None:
         (
             model.arithmetic == "float32",
             "arithmetic='float32'",
-            "use arithmetic='auto', which computes in float64",
+            "use arithmetic='auto', which uses float32 for rows of float32 where it can",
         ),
     )
     for is_asked, what, remedy in refusals:

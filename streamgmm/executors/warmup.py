@@ -64,6 +64,7 @@ def compile_kernels(row_type: str) -> None:
         EStep.prepare(parameters, frame, is_hard=True),
         EStep.prepare(parameters, frame, "float32"),
         EStep.prepare(low_rank, Frame.of(low_rank)),
+        EStep.prepare(low_rank, Frame.of(low_rank), "float64"),
     ):
         expectation.statistics(rows)
     # Rows with gaps are always converted to float64.

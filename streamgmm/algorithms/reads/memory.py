@@ -217,8 +217,10 @@ class FitMemory:
 
     @property
     def plain_passes(self) -> int:
-        """Bytes that plain EM holds during passes over all data, with sample and best fit."""
-        best = self.mixture.parameters + self.mixture.statistics + self.mixture.frame
+        """Bytes that plain EM holds during passes over all data, with sample and the best fit."""
+        best = 0
+        if self.n_init > 1:
+            best = self.mixture.parameters + self.mixture.statistics + self.mixture.frame
         return self._rows(self.n_sample) + _FIXED_BYTES + best + self.mixture.em(0)
 
     @property

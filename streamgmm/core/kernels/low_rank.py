@@ -2,23 +2,28 @@
 
 With residuals u = x - μ the log-joint density is c - ½ Σ u²/ψ + ½‖Vᵀu‖², by the identity of
 Woodbury. The projections y = Vᵀu are computed once: the sums Σγ u yᵀ of an EM step use them too.
-Sums along further directions A may follow those of V.
-Both are the matrix products of :mod:`~streamgmm.core.kernels.products`, whose features are here the
-residuals of one component. Where the difference would lose digits, because noise is small beside
-the loadings, the density is c - ½ Σ (u - Λ E[z])²/ψ - ½‖E[z]‖² with the expected factors E[z]; both
-sums are positive.
+Sums along further directions A may follow those of V. All are matrix products with residuals, by
+the loops of :mod:`~streamgmm.core.kernels.panels`.
+
+Where the difference would lose digits, because noise is small beside the loadings, the density is
+c - ½ Σ (u - Λ E[z])²/ψ - ½‖E[z]‖² with the expected factors E[z]; both sums are positive.
+
+Products are of the type of the coefficients. With float32, sums over a few features or the rows of
+a block are float32, and sums of these are float64, as all of the rest. Rows for which this is not
+accurate enough are left to the float64 kernel.
 
 References
 ----------
 Ghahramani & Hinton (1996), The EM algorithm for mixtures of factor analyzers.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from streamgmm.core.kernels.compilation import allocating_piece, inlined_piece, kernel, piece
-from streamgmm.core.kernels.log_joint import NOISE, has_noise, load_rows, normalise
+from streamgmm.core.kernels.log_joint import NOISE, has_noise, normalise
 from streamgmm.core.kernels.mixture import (
     BLOCKS_IN_SUM,
     count_in,
@@ -27,190 +32,366 @@ from streamgmm.core.kernels.mixture import (
     move,
     weigh,
 )
-from streamgmm.core.kernels.products import (
-    FIRST,
-    add_features_product,
-    add_moments_product,
-    fill,
-    lines,
-    whole_panels,
+from streamgmm.core.kernels.panels import (
+    DIRECTIONS,
+    add_outer,
+    add_projections,
+    add_squares,
+    add_sums_and_squares,
+    panel_width,
+    take_strip,
+    tile_size,
+    turn_strip,
 )
-from streamgmm.core.kernels.screening import find_rows, gather
-from streamgmm.core.kernels.tiles import BLOCK, PANEL, SPARE_FEATURES, STRIP
-from streamgmm.core.kernels.totals import N_TOTALS
+from streamgmm.core.kernels.products import FIRST, fill, lines, whole_panels
+from streamgmm.core.kernels.screening import find_rows
+from streamgmm.core.kernels.tiles import BLOCK, PANEL, STRIDE
+from streamgmm.core.kernels.totals import N_SINGLE, N_TOTALS
 
-# Bytes of the residuals of a block, which stay in the cache of a core, and its fewest rows.
-_BLOCK_BYTES, _FEWEST_ROWS = 1 << 20, 2 * PANEL
+# Bytes of the rows of a block, which stay in the cache of a core, and its fewest rows.
+_BLOCK_BYTES, _FEWEST_ROWS = 3 << 19, 4 * PANEL
+# Features whose projections, and whose squares, are summed in float32 before the sums are added in
+# float64. Sums of squares grow with each summand, and so do their rounding errors.
+_FEATURES_AT_ONCE, _SQUARES_AT_ONCE = 64, 16
+# Entries of a line beyond its rows. With a power of two, all lines would compete for the same few
+# sets of the cache.
+_SPARE_ENTRIES = 16
 
 
 class LowRankCoefficients(NamedTuple):
-    """A mixture prepared for evaluation, as the arrays that the kernel reads; R is the rank."""
+    """A mixture prepared for evaluation, as the arrays that the kernel reads; R is the rank.
 
-    features: np.ndarray  #: (D + spare, 2) int64, the coordinates whose product 1 · u_d is
-    squares: np.ndarray  #: (D + spare, 2) int64, the coordinates whose product u_d² is
-    origin: np.ndarray  #: (D,) 0
-    inverse_scale: np.ndarray  #: (D,) 1
-    means: np.ndarray  #: (K, D)
-    precisions: np.ndarray  #: (K, D) 1/ψ
-    projections: np.ndarray  #: (K R, D) Vᵀ of one component after the other
-    constants: np.ndarray  #: (K,) log-joint density at the mean
+    T is float64 or float32. D' is D made up to whole strips. Directions are laid out
+    by :func:`~streamgmm.core.kernels.panels.in_tiles`, one component after the other.
+    """
+
+    centre: np.ndarray  #: (D,) float64 what coordinates are about
+    means: np.ndarray  #: (K, D') T, in these coordinates
+    precisions: np.ndarray  #: (K, D') T, 1/ψ
+    projections: np.ndarray  #: (K R D,) T, V in tiles
+    constants: np.ndarray  #: (K,) float64, log-joint density at the mean
     positions: np.ndarray  #: (K,) int64, index among the components of little noise, or -1
-    shrinkages: np.ndarray  #: (K, R) E[z] = shrinkage · y
-    loadings: (
-        np.ndarray
-    )  #: (little noise · D, R) -Λ E[z] = loadings y, one component after the other
-    origins: np.ndarray  #: (K, D) where moments are taken about
-    bases: np.ndarray  #: (K W, D) directions of the moments, one component after the other
-    has_own_basis: bool  #: whether moments are about the means, and projections come first in bases
+    shrinkages: np.ndarray  #: (K, R) float64, E[z] = shrinkage · y
+    loadings: np.ndarray  #: (little noise · R D,) T, -Λ E[z] = loadings y, in tiles of columns
+    origins: np.ndarray  #: (K, D') T where moments are taken about, in these coordinates
+    leading: np.ndarray  #: (K R D,) T, the first directions of the moments, or (0,) if they are V
+    spare: np.ndarray  #: (K (W - R) D,) T, the other directions of the moments
     rank: int  #: R
     width: int  #: W
-    limit: float  #: rows with a larger |x| would overflow when squared
+    limit: float  #: rows with a larger |x - centre| would overflow when squared
+    most_spread: float  #: Σ u²/ψ in the likeliest component, above which rows need float64
     log_noise: float  #: log-joint density of the noise, -inf if there is none
 
 
 class LowRankWorkspace(NamedTuple):
-    """Scratch arrays of one block; those of two axes have a line of rows for each entry."""
+    """Scratch arrays of one block; n is its number of rows, and in lines some more."""
 
-    z: np.ndarray  #: (1 + D, STRIDE) 1, then rows
-    residual: np.ndarray  #: (1 + D, STRIDE) 1, then residuals of one component
-    gathered: np.ndarray  #: (D, STRIDE) some of the rows
-    projected: np.ndarray  #: (K R, STRIDE) Vᵀu of all components
-    shares: np.ndarray  #: (1 + W, STRIDE) responsibilities of one component, times 1 and Aᵀu
-    log_joint: np.ndarray  #: (K, STRIDE); later responsibilities
-    extent: np.ndarray  #: (1 + D,) bound on the rows of the block
+    strips: np.ndarray  #: (D' / width, n, width) T rows
+    panels: np.ndarray  #: (n / width, D', width) T the same rows
+    no_origin: np.ndarray  #: (1, R') T 0
+    factors: np.ndarray  #: (n / width, R', width) T projections of one component
+    misfits: np.ndarray  #: (D, n) differences of residuals and what factors explain
+    squares: np.ndarray  #: (K, n) Σ u²/ψ
+    projected: np.ndarray  #: (K W, n) Vᵀu of all components, then Aᵀu
+    tile: np.ndarray  #: (DIRECTIONS, width) projections of a panel
+    weights: np.ndarray  #: (DIRECTIONS n,) T weights of a tile
+    log_joint: np.ndarray  #: (K, n); later responsibilities
     valid: np.ndarray  #: (BLOCK,) 1, or 0 for a row that is skipped
+    is_large: np.ndarray  #: (BLOCK,) bool, whether a row would overflow
     largest: np.ndarray  #: (BLOCK,)
     total: np.ndarray  #: (BLOCK,)
     common: np.ndarray  #: (BLOCK,) 0
     best: np.ndarray  #: (BLOCK,)
     noise: np.ndarray  #: (BLOCK,) log-joint density of the noise
-    some_rows: np.ndarray  #: (most rows that are gathered,) int64
+    some_rows: np.ndarray  #: (n,) int64
+    is_wanted: np.ndarray  #: (n / width,) bool, whether a panel has rows of interest
 
 
 class LowRankSums(NamedTuple):
     """Sums over rows, by component."""
 
     counts: np.ndarray  #: (K,) Σγ
-    linear: np.ndarray  #: (K (1 + W), D + spare) Σγu, then Σγ (Aᵀu)_l u for each l
-    squares: np.ndarray  #: (K, D + spare) Σγu²
+    linear: np.ndarray  #: (K (1 + W), D or D') Σγu, then Σγ (Aᵀu)_l u for each l
+    squares: np.ndarray  #: (K, D or D') Σγu²
 
 
-@inlined_piece
-def block_rows(n_features):
-    """Return the number of rows of a block."""
-    n = _BLOCK_BYTES // (8 * (1 + n_features)) // PANEL * PANEL
+def rows_in_block(n_features: int, item_bytes: int) -> int:
+    """Return the number of rows of a block of values of a type with so many bytes."""
+    n = _BLOCK_BYTES // (item_bytes * n_features) // PANEL * PANEL
     return min(max(n, _FEWEST_ROWS), BLOCK)
+
+
+_block_rows = inlined_piece(rows_in_block)
+
+
+@allocating_piece
+def _cube(first, second, third, dtype):
+    """Return an uninitialised array of three axes that begins at a cache line."""
+    size = first * second * third
+    return (
+        lines((size + STRIDE - 1) // STRIDE, dtype).reshape(-1)[:size].reshape(first, second, third)
+    )
 
 
 @allocating_piece
 def _workspace(coefficients):
     """Allocate scratch arrays for the blocks of a chunk."""
-    n_components, n_features = coefficients.means.shape
-    rank = coefficients.rank
-    z, residual = lines(1 + n_features, np.float64), lines(1 + n_features, np.float64)
-    fill(z[0], 1.0)
-    fill(residual[0], 1.0)
+    n_components, n_whole = coefficients.means.shape
+    n_features, dtype = coefficients.centre.size, coefficients.means.dtype
+    rank, n = coefficients.rank, _block_rows(n_features, coefficients.means.itemsize)
+    width = panel_width(coefficients.means)
+    n_little = n_features if coefficients.loadings.size else 0
+    n_factors = rank if coefficients.loadings.size else 0
+    n_line = n + _SPARE_ENTRIES
     noise = np.empty(BLOCK)
     fill(noise, coefficients.log_noise)
     return LowRankWorkspace(
-        z,
-        residual,
-        lines(n_features, np.float64),
-        lines(n_components * rank, np.float64),
-        lines(1 + coefficients.width, np.float64),
-        lines(n_components, np.float64),
-        np.empty(1 + n_features),
+        _cube(n_whole // width, n, width, dtype),
+        _cube(n // width, n_whole, width, dtype),
+        np.zeros((1, n_factors), dtype),
+        _cube(n // width, n_factors, width, dtype),
+        np.empty((n_little, n_line)),
+        np.empty((n_components, n_line)),
+        np.empty((n_components * coefficients.width, n_line)),
+        np.empty((DIRECTIONS, width)),
+        np.empty(DIRECTIONS * n, dtype),
+        np.empty((n_components, n_line)),
         np.empty(BLOCK),
+        np.empty(BLOCK, np.bool_),
         np.empty(BLOCK),
         np.empty(BLOCK),
         np.zeros(BLOCK),
         np.empty(BLOCK),
         noise,
-        np.empty(block_rows(n_features) // 2, np.int64),
+        np.empty(n, np.int64),
+        np.empty(n // width, np.bool_),
     )
 
 
 @piece
-def _project(coefficients, directions, n, work, out):
-    """Write products of directions with residuals in work.residual into lines of out.
+def _take(rows, coefficients, work):
+    """Write rows (n, D), less the centre, into work.strips, and 0 beside them."""
+    n, n_features = rows.shape
+    strips, centre = work.strips, coefficients.centre
+    width = panel_width(strips)
+    n_whole = n_features // width
+    for r in range(n):
+        for strip in range(n_whole):
+            take_strip(rows, r, centre, strips, strip)
+        if n_whole * width < n_features:
+            fill(strips[n_whole, r], 0.0)
+            for d in range(n_whole * width, n_features):
+                strips[n_whole, r, d - n_whole * width] = rows[r, d] - centre[d]
+    for strip in range((n_features + width - 1) // width):
+        for r in range(n, whole_panels(n)):
+            fill(strips[strip, r], 0.0)
 
-    The number of rows n is in whole panels.
+
+@piece
+def _largest(values, n):
+    """Return the largest magnitude in the first n lines of values; it may not be finite.
+
+    The bits of non-negative float64 numbers have the order of the numbers, with infinity and NaN at
+    the top. An integer maximum vectorises.
     """
-    n_lines, n_features = directions.shape
-    for line in range(n_lines):
-        fill(out[line, :n], 0.0)
-    add_features_product(
-        directions,
-        coefficients.features[:n_features],
-        work.residual,
-        n,
-        FIRST,
-        n_lines,
-        n_features,
-        out,
-    )
+    largest = np.int64(0)
+    for r in range(n):
+        for q in range(values.shape[1]):
+            bits = np.float64(values[r, q]).view(np.int64) & np.int64(0x7FFFFFFFFFFFFFFF)
+            largest = max(largest, bits)
+    return np.int64(largest).view(np.float64)
 
 
 @piece
-def _take_residuals(x, origin, n, work):
-    """Write x - origin for n rows of x (D, STRIDE) into work.residual, and pad it with 0."""
-    for d in range(x.shape[0]):
-        for r in range(n):
-            work.residual[1 + d, r] = x[d, r] - origin[d]
-        fill(work.residual[1 + d, n : whole_panels(n)], 0.0)
+def _load(rows, coefficients, work):
+    """Write rows (n, D) of any dtype and layout into work.strips and work.panels.
+
+    Rows that are not finite or would overflow are replaced by the centre and marked in work.valid.
+    Return three counts: overflowing rows, rows that are not finite, and among these the rows with
+    NaN but no infinity.
+    """
+    n, n_features = rows.shape
+    width = panel_width(work.strips)
+    n_strips = (n_features + width - 1) // width
+    _take(rows, coefficients, work)
+    fill(work.valid, 1.0)
+    suspicious = False
+    for strip in range(n_strips):
+        suspicious |= not (_largest(work.strips[strip], n) <= coefficients.limit)
+    counts = (0, 0, 0)
+    if suspicious:
+        counts = _set_aside(rows, coefficients, work)
+    for panel in range(whole_panels(n) // width):
+        for strip in range(n_strips):
+            turn_strip(work.strips, strip, work.panels, panel)
+    return counts
+
+
+@piece
+def _set_aside(rows, coefficients, work):
+    """Replace rows that cannot be evaluated by the centre; count as :func:`_load` does."""
+    n, n_features = rows.shape
+    n_overflowing, n_not_finite, n_missing = 0, 0, 0
+    for r in range(n):
+        is_within, has_nan, has_infinity = True, False, False
+        for d in range(n_features):
+            value = np.float64(rows[r, d])
+            is_within &= abs(value - coefficients.centre[d]) <= coefficients.limit
+            has_nan |= math.isnan(value)
+            has_infinity |= math.isinf(value)
+        work.is_large[r] = not (is_within or has_nan or has_infinity)
+        if is_within:
+            continue
+        work.valid[r] = 0.0
+        for strip in range(work.strips.shape[0]):
+            fill(work.strips[strip, r], 0.0)
+        if work.is_large[r]:
+            n_overflowing += 1
+        else:
+            n_not_finite += 1
+            n_missing += 0 if has_infinity else 1
+    return n_overflowing, n_not_finite, n_missing
+
+
+@piece
+def _project(coefficients, origins, k, directions, n_directions, n, work, out):
+    """Write products of directions with residuals about origins[k] into lines of out.
+
+    Component k has n_directions of the directions. Panels that are not wanted are skipped.
+    """
+    place = k * n_directions * coefficients.centre.size
+    for panel in range(whole_panels(n) // panel_width(work.panels)):
+        line = 0
+        while line < n_directions and work.is_wanted[panel]:
+            size = tile_size(n_directions - line)
+            own = place + line * coefficients.centre.size
+            _project_panel(coefficients, origins, k, directions, own, size, panel, work)
+            for c in range(size):
+                for r in range(work.tile.shape[1]):
+                    out[line + c, panel * work.tile.shape[1] + r] = work.tile[c, r]
+            line += size
+
+
+@piece
+def _project_panel(coefficients, origins, k, directions, place, size, panel, work):
+    """Write products of a tile of directions with residuals of a panel into work.tile."""
+    for c in range(size):
+        fill(work.tile[c], 0.0)
+    n_features = coefficients.centre.size
+    step = _FEATURES_AT_ONCE if directions.itemsize == 4 else n_features
+    for first in range(0, n_features, step):
+        last = min(first + step, n_features)
+        add_projections(
+            work.panels,
+            panel,
+            origins,
+            k,
+            directions,
+            place,
+            size,
+            first,
+            last,
+            work.tile,
+            FIRST,
+            FIRST,
+        )
+
+
+@piece
+def _square(coefficients, k, n, work, out):
+    """Write Σ u²/ψ under component k into out."""
+    n_features, width = coefficients.centre.size, panel_width(work.panels)
+    fill(out[: whole_panels(n)], 0.0)
+    step = _SQUARES_AT_ONCE if coefficients.means.itemsize == 4 else n_features
+    for first in range(0, n_features, step):
+        last = min(first + step, n_features)
+        for panel in range(0, whole_panels(n) // width, 2):
+            add_squares(
+                work.panels,
+                panel,
+                coefficients.means,
+                k,
+                coefficients.precisions,
+                first,
+                last,
+                out,
+                panel * width,
+            )
 
 
 @piece
 def _evaluate(coefficients, n, work):
-    """Write log-joint densities of n rows into work.log_joint, and their projections."""
-    rank = coefficients.rank
+    """Write log-joint densities of n rows into work.log_joint, and their projections.
+
+    Those of component k are in the first R of its W lines of work.projected.
+    """
+    rank, width = coefficients.rank, coefficients.width
+    fill(work.is_wanted, True)
     for k in range(coefficients.means.shape[0]):
-        _take_residuals(work.z[1:], coefficients.means[k], n, work)
-        density = work.log_joint[k]
-        fill(density[: whole_panels(n)], 0.0)
-        for d in range(coefficients.origin.size):
-            precision = coefficients.precisions[k, d]
-            for r in range(n):
-                density[r] += precision * work.residual[1 + d, r] ** 2
-        projected = work.projected[k * rank : (k + 1) * rank]
-        directions = coefficients.projections[k * rank : (k + 1) * rank]
-        _project(coefficients, directions, whole_panels(n), work, projected)
+        density, squares = work.log_joint[k], work.squares[k]
+        projected = work.projected[k * width : k * width + rank]
+        _square(coefficients, k, n, work, squares)
+        _project(
+            coefficients,
+            coefficients.means,
+            k,
+            coefficients.projections,
+            rank,
+            n,
+            work,
+            projected,
+        )
         if coefficients.positions[k] < 0:
+            for r in range(n):
+                density[r] = squares[r]
             for line in range(rank):
                 for r in range(n):
                     density[r] -= projected[line, r] ** 2
         else:
-            _square_sums(coefficients, k, n, work, projected, density)
+            _square_misfits(coefficients, k, n, work, projected, density)
         for r in range(n):
             density[r] = coefficients.constants[k] - 0.5 * density[r]
 
 
 @piece
-def _square_sums(coefficients, k, n, work, projected, out):
-    """Write Σ (u - Λ E[z])²/ψ + ‖E[z]‖² of residuals in work.residual into out."""
-    rank, n_features, whole = coefficients.rank, coefficients.origin.size, whole_panels(n)
-    first = coefficients.positions[k] * n_features
-    fill(work.shares[0, :whole], 1.0)
+def _square_misfits(coefficients, k, n, work, projected, out):
+    """Write Σ (u - Λ E[z])²/ψ + ‖E[z]‖² of component k into out."""
+    rank, n_features = coefficients.rank, coefficients.centre.size
+    whole, width = whole_panels(n), panel_width(work.panels)
     fill(out[:whole], 0.0)
     for line in range(rank):
         shrinkage = coefficients.shrinkages[k, line]
         for r in range(whole):
-            work.shares[1 + line, r] = projected[line, r]
+            work.factors[r // width, line, r % width] = projected[line, r]
             out[r] += (shrinkage * projected[line, r]) ** 2
-    add_features_product(
-        coefficients.loadings[first : first + n_features],
-        coefficients.features[:rank],
-        work.shares,
-        whole,
-        FIRST,
-        n_features,
-        rank,
-        work.residual[1:],
-    )
+    for d in range(n_features):
+        mean = coefficients.means[k, d]
+        for r in range(whole):
+            work.misfits[d, r] = work.panels[r // width, d, r % width] - mean
+    place = coefficients.positions[k] * rank * n_features
+    for panel in range(whole // width):
+        d = 0
+        while d < n_features:
+            size = tile_size(n_features - d)
+            add_projections(
+                work.factors,
+                panel,
+                work.no_origin,
+                FIRST,
+                coefficients.loadings,
+                place + d * rank,
+                size,
+                FIRST,
+                rank,
+                work.misfits,
+                d,
+                panel * width,
+            )
+            d += size
     for d in range(n_features):
         precision = coefficients.precisions[k, d]
         for r in range(n):
-            out[r] += precision * work.residual[1 + d, r] ** 2
+            out[r] += precision * work.misfits[d, r] ** 2
 
 
 @piece
@@ -242,68 +423,64 @@ def _assign(weights, coefficients, work, n):
 
 
 @piece
-def _gather_shares(coefficients, k, n_rows, work):
-    """Write the residuals of rows in which component k has a share, and these shares.
+def _want_panels_of(rows, work):
+    """Set work.is_wanted for the panels that hold some of the rows."""
+    fill(work.is_wanted, False)
+    for i in range(rows.size):
+        work.is_wanted[rows[i] // panel_width(work.panels)] = True
 
-    Return the number of rows that were written, with padding, and of those that were skipped.
+
+@piece
+def _project_on_bases(coefficients, n, work):
+    """Write products of residuals with the directions of moments into work.projected.
+
+    Those that :func:`_evaluate` has written there may be the first ones.
     """
-    responsibilities, rank = work.log_joint[k], coefficients.rank
-    n = whole_panels(n_rows)
-    projected = work.projected[k * rank : (k + 1) * rank]
-    count = find_rows(responsibilities, 0.0, n, work.some_rows)
-    if count == 0:
-        return 0, n_rows
-    if count > work.some_rows.size:
-        _take_residuals(work.z[1:], coefficients.origins[k], n_rows, work)
-        for r in range(n):
-            work.shares[0, r] = responsibilities[r]
-            for line in range(rank):
-                work.shares[1 + line, r] = projected[line, r]
-        return n, 0
-    chosen = work.some_rows[:count]
-    whole = whole_panels(count)
-    gather(work.z[1:], chosen, count, work.gathered)
-    _take_residuals(work.gathered, coefficients.origins[k], count, work)
-    gather(projected, chosen, whole, work.shares[1:])
-    for i in range(count):
-        work.shares[0, i] = responsibilities[chosen[i]]
-    fill(work.shares[0, count:whole], 0.0)
-    return (count + STRIP - 1) // STRIP * STRIP, n_rows - count
+    rank, width, origins = coefficients.rank, coefficients.width, coefficients.origins
+    for k in range(coefficients.means.shape[0]):
+        count = find_rows(work.log_joint[k], 0.0, whole_panels(n), work.some_rows)
+        _want_panels_of(work.some_rows[:count], work)
+        out = work.projected[k * width : (k + 1) * width]
+        if coefficients.leading.size:
+            _project(coefficients, origins, k, coefficients.leading, rank, n, work, out)
+        if width > rank:
+            spare = coefficients.spare
+            _project(coefficients, origins, k, spare, width - rank, n, work, out[rank:])
 
 
 @piece
 def _add_sums(coefficients, n_rows, work, sums):
     """Add a block of rows to sums; return how many pairs of row and component were skipped."""
+    _project_on_bases(coefficients, n_rows, work)
     passed_over, width = 0, coefficients.width
-    first = coefficients.rank if coefficients.has_own_basis else 0
+    n_strips = (coefficients.centre.size + panel_width(work.strips) - 1) // panel_width(work.strips)
+    strips, origins, weights = work.strips, coefficients.origins, work.weights
     for k in range(coefficients.means.shape[0]):
-        n, skipped = _gather_shares(coefficients, k, n_rows, work)
-        passed_over += skipped
-        if n == 0:
+        shares = work.log_joint[k]
+        count = find_rows(shares, 0.0, whole_panels(n_rows), work.some_rows)
+        passed_over += n_rows - count
+        if count == 0:
             continue
-        if first < width:
-            directions = coefficients.bases[k * width + first : (k + 1) * width]
-            _project(coefficients, directions, whole_panels(n), work, work.shares[1 + first :])
-        count = 0.0
-        for r in range(n):
-            count += work.shares[0, r]
-        sums.counts[k] += count
-        for line in range(width):
-            for r in range(n):
-                work.shares[1 + line, r] *= work.shares[0, r]
-        add_moments_product(
-            work.shares,
-            coefficients.features,
-            work.residual,
-            n,
-            FIRST,
-            1 + width,
-            sums.linear,
-            k * (1 + width),
-        )
-        add_moments_product(
-            work.shares, coefficients.squares, work.residual, n, FIRST, FIRST + 1, sums.squares, k
-        )
+        rows = work.some_rows[:count]
+        for i in range(count):
+            sums.counts[k] += shares[rows[i]]
+            weights[i] = shares[rows[i]]
+        line = k * (1 + width)
+        for strip in range(n_strips):
+            add_sums_and_squares(
+                strips, strip, origins, k, rows, count, weights, sums.linear, line, sums.squares
+            )
+        first = 0
+        while first < width:
+            size = tile_size(width - first)
+            for c in range(size):
+                projected = work.projected[k * width + first + c]
+                for i in range(count):
+                    weights[i * size + c] = shares[rows[i]] * projected[rows[i]]
+            line = k * (1 + width) + 1 + first
+            for strip in range(n_strips):
+                add_outer(strips, strip, origins, k, rows, count, weights, size, sums.linear, line)
+            first += size
     return passed_over
 
 
@@ -326,6 +503,16 @@ def _describe(start, n, priors, order, coefficients, is_hard, work, posteriors):
 
 
 @piece
+def _move_sums(recent, sums):
+    """Add recent to sums, and set it to 0."""
+    move(recent.linear, sums.linear)
+    move(recent.squares, sums.squares)
+    for k in range(sums.counts.size):
+        sums.counts[k] += recent.counts[k]
+    fill(recent.counts, 0.0)
+
+
+@piece
 def _visit_rows(
     rows, weights, priors, order, coefficients, is_hard, work, sums, recent, totals, posteriors
 ):
@@ -333,11 +520,11 @@ def _visit_rows(
 
     Recent, 0 before and after, holds the sums of the few blocks since sums were last added to.
     """
-    size, n_blocks = block_rows(rows.shape[1]), 0
+    size = _block_rows(rows.shape[1], coefficients.means.itemsize)
     for start in range(0, rows.shape[0], size):
         stop = min(start + size, rows.shape[0])
         n = stop - start
-        left_out = load_rows(rows[start:stop], coefficients, work)
+        left_out = _load(rows[start:stop], coefficients, work)
         _evaluate(coefficients, n, work)
         weight, log_likelihood, passed_over = 0.0, 0.0, 0
         if posteriors[0].size:
@@ -350,14 +537,52 @@ def _visit_rows(
                 normalise(coefficients, work, n)
                 weight, log_likelihood = weigh(own_weights, work, n)
             passed_over = _add_sums(coefficients, n, work, recent)
-            n_blocks += 1
-            if n_blocks % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
-                move(recent.linear, sums.linear)
-                move(recent.squares, sums.squares)
-                for k in range(sums.counts.size):
-                    sums.counts[k] += recent.counts[k]
-                fill(recent.counts, 0.0)
+            if (start // size + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
+                _move_sums(recent, sums)
         count_in(totals, n, left_out, weight, log_likelihood, passed_over)
+
+
+@piece
+def _leave_wide_rows(coefficients, n, work, is_left):
+    """Mark rows that float32 is not accurate enough for, in is_left (n,), and skip them.
+
+    Return their number.
+    """
+    spread = work.total
+    fill(work.best, -np.inf)
+    for k in range(work.log_joint.shape[0]):
+        for r in range(n):
+            is_better = work.log_joint[k, r] > work.best[r]
+            work.best[r] = work.log_joint[k, r] if is_better else work.best[r]
+            spread[r] = work.squares[k, r] if is_better else spread[r]
+    count = 0
+    for r in range(n):
+        is_wide = work.valid[r] == 1.0 and not spread[r] <= coefficients.most_spread
+        is_left[r] = is_wide or (work.valid[r] == 0.0 and work.is_large[r])
+        work.valid[r] = 0.0 if is_left[r] else work.valid[r]
+        count += is_left[r]
+    return count
+
+
+@piece
+def _visit_rows_in_single(rows, weights, coefficients, work, sums, recent, totals, is_left):
+    """Fill the arrays that :func:`low_rank_single` returns, block by block."""
+    size = _block_rows(rows.shape[1], coefficients.means.itemsize)
+    for start in range(0, rows.shape[0], size):
+        stop = min(start + size, rows.shape[0])
+        n = stop - start
+        _, n_not_finite, n_missing = _load(rows[start:stop], coefficients, work)
+        _evaluate(coefficients, n, work)
+        n_left = _leave_wide_rows(coefficients, n, work, is_left[start:stop])
+        normalise(coefficients, work, n)
+        weight, log_likelihood = weigh(weights[start:stop], work, n)
+        passed_over = _add_sums(coefficients, n, work, recent)
+        if (start // size + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
+            _move_sums(recent, sums)
+        passed_over -= n_left * coefficients.means.shape[0]
+        left_out = (0, n_not_finite, n_missing)
+        count_in(totals, n - n_left, left_out, weight, log_likelihood, passed_over)
+        totals[N_SINGLE] += (n - n_left - n_not_finite) * coefficients.means.shape[0]
 
 
 @allocating_piece
@@ -402,14 +627,15 @@ def low_rank_step(
     responsibilities : (n, K') float64
         They sum to 1, less the responsibility of the noise.
     """
-    n_components, n_features = coefficients.means.shape
+    n_components, n_whole = coefficients.means.shape
+    n_features = coefficients.centre.size
     width = coefficients.width
     n_rows = rows.shape[0] if with_posteriors else 0
     responsibilities = np.zeros((n_rows if with_responsibilities else 0, priors.size))
     posteriors = np.empty(n_rows), np.empty(n_rows, np.int64), responsibilities
     n_summed = 0 if with_posteriors else n_components
     sums = _sums(n_summed, width, n_features)
-    recent = _sums(n_summed, width, n_features + SPARE_FEATURES)
+    recent = _sums(n_summed, width, n_whole)
     totals = np.zeros(N_TOTALS)
     _visit_rows(
         rows,
@@ -425,3 +651,32 @@ def low_rank_step(
         posteriors,
     )
     return sums, totals, posteriors
+
+
+@kernel
+def low_rank_single(rows, weights, coefficients):
+    """Run the E-step over a chunk in float32: sufficient statistics.
+
+    Parameters
+    ----------
+    rows : (n, D) float64 or float32
+    weights : (n,) float64, or (0,) for weights of 1
+    coefficients : LowRankCoefficients
+        Of float32.
+
+    Returns
+    -------
+    sums, totals
+        As :func:`low_rank_step` returns them.
+    is_left : (n,) bool
+        Rows that take no part and are not counted, because float32 is not accurate enough.
+    """
+    n_components, n_whole = coefficients.means.shape
+    n_features, width = coefficients.centre.size, coefficients.width
+    sums = _sums(n_components, width, n_features)
+    recent = _sums(n_components, width, n_whole)
+    totals = np.zeros(N_TOTALS)
+    is_left = np.zeros(rows.shape[0], np.bool_)
+    work = _workspace(coefficients)
+    _visit_rows_in_single(rows, weights, coefficients, work, sums, recent, totals, is_left)
+    return sums, totals, is_left

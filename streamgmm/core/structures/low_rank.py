@@ -19,6 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.kernels.log_joint import LOW_RANK
+from streamgmm.core.kernels.low_rank import rows_in_block
+from streamgmm.core.kernels.panels import DIRECTIONS, WHOLE_FEATURES
+from streamgmm.core.kernels.tiles import STRIDE
 from streamgmm.core.structures.covariance_update import CovarianceUpdate
 from streamgmm.core.structures.low_rank_factors import (
     dense_covariances,
@@ -29,7 +32,6 @@ from streamgmm.core.structures.low_rank_factors import (
 )
 from streamgmm.core.structures.low_rank_moments import condensed
 from streamgmm.core.structures.low_rank_update import (
-    SPARE_DIRECTIONS,
     FactorUpdate,
     SecondMoments,
     component_moments,
@@ -318,9 +320,13 @@ class LowRank(OwnCovariances):
         return 1 + (2 + self.rank + n_spare(self.rank, n_features)) * n_features
 
     def scratch_lines(self, n_components: int, n_features: int) -> int:
-        return (
-            3 * (1 + n_features) + n_components * (1 + self.rank) + self.rank + SPARE_DIRECTIONS + 8
-        )
+        width = self.rank + n_spare(self.rank, n_features)
+        # The rows, twice, and differences from them; then what is known of each component.
+        values = 3 * rows_in_block(n_features, 8) * (n_features + WHOLE_FEATURES)
+        # Blocks of float32 have the most rows.
+        of_row = n_components * (2 + width) + self.rank + DIRECTIONS
+        values += rows_in_block(n_features, 4) * of_row
+        return 8 + math.ceil(values / STRIDE)
 
     # Frame
 
