@@ -166,9 +166,12 @@ class EStep:
         is_in_place = np.array_equal(order, np.arange(parameters.n_components))
         limit = _overflow_limit(stacked, frame.scale)
         bases = structure.invert(frame.factors)
+        centred = order[packed.size :]
         # Centred components without weight are skipped, so their bases are skipped too.
-        indices = np.searchsorted(frame.centred, order[packed.size :])
+        indices = np.searchsorted(frame.centred, centred)
         is_whole = indices.size == frame.centred.size
+        factors = structure.kernel_factors(stacked, None if is_in_place else order)
+        bases = structure.kernel_factors(bases, None if is_whole else indices)
         coefficients = Coefficients(
             kind=structure.code,
             features=_features(parameters.covariance_type, d),
@@ -180,11 +183,13 @@ class EStep:
             theta_single=_single(form.theta, arithmetic, is_hard),
             single_tolerance=_SINGLE_TOLERANCE if arithmetic == "float32" else 0.0,
             means=parameters.means[order],
-            factors=structure.kernel_factors(stacked, None if is_in_place else order),
+            factors=factors,
             constants=constants[order],
             origins=frame.means[indices],
-            bases=structure.kernel_factors(bases, None if is_whole else indices),
+            bases=bases,
             has_own_basis=structure.is_own_basis(frame.factors, parameters.factors),
+            keeps_residuals=np.array_equal(frame.means[indices], parameters.means[centred])
+            and np.array_equal(bases, factors[-len(bases) :]),
             limit=limit,
             tolerance=_DENSITY_TOLERANCE,
             log_noise=-math.inf if noise is None else noise.log_joint,

@@ -16,7 +16,17 @@ import numpy as np
 
 from streamgmm.core.kernels.compilation import allocating_piece, piece, spliced_piece
 from streamgmm.core.kernels.elementary import SMALLEST_EXPONENT, exponential
-from streamgmm.core.kernels.products import FIRST, add_features_product, fill, lines, whole_panels
+from streamgmm.core.kernels.products import (
+    FIRST,
+    SQUARE_FEATURES,
+    add_features_product,
+    add_triangular_product,
+    fill,
+    lines,
+    panel_of_rows,
+    square_tile,
+    whole_panels,
+)
 from streamgmm.core.kernels.screening import (
     FEW,
     TOGETHER,
@@ -31,6 +41,8 @@ from streamgmm.core.kernels.tiles import BLOCK, TURNED, turn
 FULL, TIED, DIAG, SPHERICAL, LOW_RANK = range(5)
 
 UNIT_ROUNDOFF = 2.0**-53
+#: Most lines of residuals that a kernel keeps from the densities of a block to its moments.
+MOST_KEPT = 1 << 13
 #: The label of rows that are noise.
 NOISE = -1
 
@@ -57,6 +69,8 @@ class Coefficients(NamedTuple):
     origins: np.ndarray  #: (centred, D) data units, where their moments are taken about
     bases: np.ndarray  #: u = basis (x - origin): shaped like factors, for the centred components
     has_own_basis: bool  #: TIED: whether the basis is the factor
+    keeps_residuals: bool  #: whether centred components have their means and factors for origins
+    #: and bases: the residuals of densities are then those of moments
     limit: float  #: rows with |z| beyond it would overflow when squared
     tolerance: float  #: error in nats that the expanded form may have
     log_noise: float  #: log-joint density of the noise, -inf if there is none
@@ -70,7 +84,10 @@ class Workspace(NamedTuple):
     x: np.ndarray  #: (D, STRIDE) rows in data units, if a component needs them
     nought: np.ndarray  #: (D,) 0
     unit: np.ndarray  #: (D,) 1
-    shifted: np.ndarray  #: (1 + D, STRIDE) 1, then x less an origin
+    scaled: np.ndarray  #: (1 + D, STRIDE) coordinates times weights
+    panel: np.ndarray  #: scratch of triangular products
+    tile: np.ndarray  #: scratch of products of lines with each other
+    kept: np.ndarray  #: (n E, STRIDE) residuals of the first n centred components
     residual: np.ndarray  #: (E, STRIDE) coordinates about a component's own origin, in its basis
     log_joint: np.ndarray  #: (K, STRIDE); later responsibilities
     extent: np.ndarray  #: (E,) bound on the coordinates over the block
@@ -94,17 +111,18 @@ class Workspace(NamedTuple):
 
 
 @allocating_piece
-def workspace(coefficients):
-    """Allocate scratch arrays for the blocks of a chunk."""
+def workspace(coefficients, n_kept):
+    """Allocate scratch arrays for the blocks of a chunk, which keep residuals of n components."""
     n_components, n_features = coefficients.means.shape
     n_coordinates = n_features + (2 if coefficients.kind == SPHERICAL else 1)
     z, residual = lines(n_coordinates, np.float64), lines(n_coordinates, np.float64)
-    shifted = lines(1 + n_features, np.float64)
     gathered = lines(n_coordinates, np.float64)
     fill(gathered[0], 1.0)
     fill(z[0], 1.0)
     fill(residual[0], 1.0)
-    fill(shifted[0], 1.0)
+    kept = lines(n_kept * n_coordinates, np.float64)
+    for k in range(n_kept):
+        fill(kept[k * n_coordinates], 1.0)
     unit = np.empty(n_features)
     fill(unit, 1.0)
     extent = np.empty(n_coordinates)
@@ -114,7 +132,10 @@ def workspace(coefficients):
         lines(n_features, np.float64),
         np.zeros(n_features),
         unit,
-        shifted,
+        lines(1 + n_features, np.float64),
+        panel_of_rows(),
+        square_tile(),
+        kept,
         residual,
         lines(n_components, np.float64),
         extent,
@@ -136,6 +157,29 @@ def workspace(coefficients):
         np.zeros(1, np.int64),
         np.zeros(1, np.int64),
     )
+
+
+@piece
+def n_kept(coefficients):
+    """Return the number of components whose residuals moments need once more after densities."""
+    n_centred, n_features = coefficients.origins.shape
+    if coefficients.keeps_residuals and n_features >= SQUARE_FEATURES:
+        return min(n_centred, MOST_KEPT // (1 + n_features))
+    return 0
+
+
+@piece
+def is_kept(c, work):
+    """Return whether the residuals of centred component c are kept."""
+    size = work.residual.shape[0]
+    return c >= 0 and (c + 1) * size <= work.kept.shape[0]
+
+
+@spliced_piece
+def residual_lines(c, work):
+    """Return the lines for the residuals of centred component c, (E, STRIDE)."""
+    size = work.residual.shape[0]
+    return work.kept[c * size : (c + 1) * size] if is_kept(c, work) else work.residual
 
 
 @piece
@@ -215,20 +259,13 @@ def _set_aside(rows, coefficients, work):
 
 
 @spliced_piece
-def _linear(coefficients):
-    """Return the table of the features 1 · z_d."""
-    return coefficients.features[1 : 1 + coefficients.origin.size]
-
-
-@spliced_piece
 def _whiten(coefficients, work, n):
     """Replace z by y = whitener z (TIED), and store -½‖y‖², which all components share, apart."""
     whitener = coefficients.whitener
     z, y = work.z[1:], work.residual[1:]
     for d in range(z.shape[0]):
         fill(y[d], 0.0)
-    whole, last = whole_panels(n), whitener.shape[0]
-    add_features_product(whitener, _linear(coefficients), work.z, whole, FIRST, last, FIRST + 1, y)
+    add_triangular_product(whitener, z, work.nought, n, work.panel, y)
     fill(work.common, 0.0)
     roundoff = UNIT_ROUNDOFF * math.sqrt(z.shape[0])
     for d in range(z.shape[0]):
@@ -254,44 +291,36 @@ def add_square(coordinates, n):
 
 
 @piece
-def residuals(coefficients, x, origin, factors, k, n, work):
-    """Write y = factor_k (x - origin) for n rows of x (D, STRIDE) into work.residual."""
-    shifted = work.shifted[1:]
+def residuals(coefficients, x, origin, factors, k, n, work, out):
+    """Write y = factor_k (x - origin) for n rows of x (D, STRIDE) into out (E, STRIDE).
+
+    The first line of out holds 1. Whole panels are padded with 0.
+    """
+    y, whole = out[1:], whole_panels(n)
     for d in range(x.shape[0]):
-        for r in range(n):
-            shifted[d, r] = x[d, r] - origin[d]
-    transform(coefficients, factors, k, n, work)
-
-
-@piece
-def transform(coefficients, factors, k, n, work):
-    """Write y = factor_k z for n rows of z in work.shifted into work.residual."""
-    shifted, y = work.shifted[1:], work.residual[1:]
-    n_features, whole = shifted.shape[0], whole_panels(n)
-    for d in range(n_features):
-        fill(shifted[d, n:whole], 0.0)
         fill(y[d, :whole], 0.0)
     if coefficients.kind <= TIED:
         factor = factors[min(k, factors.shape[0] - 1)]
-        add_features_product(
-            factor, _linear(coefficients), work.shifted, whole, FIRST, n_features, FIRST + 1, y
-        )
+        add_triangular_product(factor, x, origin, n, work.panel, y)
     else:
-        for d in range(n_features):
+        for d in range(x.shape[0]):
             for r in range(n):
-                y[d, r] = factors[k, 0, d] * shifted[d, r]
+                y[d, r] = factors[k, 0, d] * (x[d, r] - origin[d])
     if coefficients.kind == SPHERICAL:
-        add_square(work.residual, n)
+        add_square(out, n)
 
 
 @piece
-def _centred_densities(coefficients, x, k, n, work, out):
-    """Write log-joint densities of component k for n rows of x (D, STRIDE) into out (STRIDE,)."""
-    residuals(coefficients, x, coefficients.means[k], coefficients.factors, k, n, work)
+def _centred_densities(coefficients, x, k, n, work, y, out):
+    """Write log-joint densities of component k for n rows of x (D, STRIDE) into out (STRIDE,).
+
+    Their residuals go into y (E, STRIDE).
+    """
+    residuals(coefficients, x, coefficients.means[k], coefficients.factors, k, n, work, y)
     fill(out, 0.0)
     for d in range(coefficients.origin.size):
         for r in range(n):
-            out[r] += work.residual[1 + d, r] ** 2
+            out[r] += y[1 + d, r] ** 2
     for r in range(n):
         out[r] = coefficients.constants[k] - 0.5 * out[r]
 
@@ -302,12 +331,13 @@ def _centred_log_joint(coefficients, k, n, work):
     is_packed = k < coefficients.theta.shape[0] and math.isfinite(work.bounds[k])
     count = _find_doubtful(k, n, work) if is_packed else FEW + 1
     if count > FEW:
-        _centred_densities(coefficients, work.x, k, n, work, work.log_joint[k])
+        y = residual_lines(k - coefficients.theta.shape[0], work)
+        _centred_densities(coefficients, work.x, k, n, work, y, work.log_joint[k])
     elif count > 0:
         rows = work.some_rows[0, :count]
         x = work.gathered[1 : 1 + work.x.shape[0]]
         gather(work.x, rows, whole_panels(count), x)
-        _centred_densities(coefficients, x, k, count, work, work.some[0])
+        _centred_densities(coefficients, x, k, count, work, work.residual, work.some[0])
         for i in range(count):
             work.log_joint[k, rows[i]] = work.some[0, i]
 

@@ -12,16 +12,27 @@ import numpy as np
 from streamgmm.core.kernels.compilation import kernel, piece, spliced_piece
 from streamgmm.core.kernels.elementary import logarithm
 from streamgmm.core.kernels.log_joint import (
+    FULL,
     NOISE,
     TIED,
     evaluate,
     has_noise,
+    is_kept,
     load,
+    n_kept,
     normalise,
+    residual_lines,
     residuals,
     workspace,
 )
-from streamgmm.core.kernels.products import FIRST, add_moments_product, fill, whole_panels
+from streamgmm.core.kernels.products import (
+    FIRST,
+    SQUARE_FEATURES,
+    add_moments_product,
+    add_squares,
+    fill,
+    whole_panels,
+)
 from streamgmm.core.kernels.screening import FEW, MANY_FEATURES, NEGLIGIBLE, find_rows, gather
 from streamgmm.core.kernels.tiles import BLOCK, MOMENT_TILES, SPARE_FEATURES, STRIP
 from streamgmm.core.kernels.totals import (
@@ -138,27 +149,38 @@ def add_centred_moments(coefficients, c, n_rows, work, moments, scatter):
     count = find_rows(responsibilities, 0.0, n, work.some_rows[0])
     if count == 0:
         return n_rows
+    z = residual_lines(c, work)
     if count <= FEW:
-        few = gather_weighted(work.x, responsibilities, work.some_rows[0, :count], work)
-        x = work.gathered[1 : 1 + work.x.shape[0]]
+        share_rows, x = work.some_rows[0, :count], work.gathered[1 : 1 + work.x.shape[0]]
+        if is_kept(c, work):
+            few = gather_weighted(z[1:], responsibilities, share_rows, work)
+            z = work.gathered
+        else:
+            few = gather_weighted(work.x, responsibilities, share_rows, work)
     else:
         count, few, x = n_rows, n, work.x
         for r in range(n):
             work.some[0, r] = responsibilities[r]
-    residuals(coefficients, x, coefficients.origins[c], coefficients.bases, c, few, work)
-    add_moments_product(
-        work.some, coefficients.features, work.residual, few, FIRST, FIRST + 1, moments, k
-    )
+    if not is_kept(c, work):
+        residuals(coefficients, x, coefficients.origins[c], coefficients.bases, c, few, work, z)
+    if coefficients.kind == FULL and coefficients.origin.size >= SQUARE_FEATURES:
+        add_squares(work.some[0], z, few, work.scaled, work.tile, moments[k])
+    else:
+        table = coefficients.features
+        add_moments_product(work.some, table, z, few, FIRST, FIRST + 1, moments, k)
     if coefficients.kind == TIED:
-        add_scatter(coefficients, work.residual, few, work, scatter)
+        add_scatter(coefficients, z, few, work, scatter)
     return n_rows - count
 
 
 @spliced_piece
 def add_scatter(coefficients, z, n, work, scatter):
     """Add the upper triangle of Σ w z zᵀ to scatter (1, S + spare); w is in work.some."""
-    table = coefficients.scatter_features
-    add_moments_product(work.some, table, z, n, FIRST, FIRST + 1, scatter, FIRST)
+    if coefficients.origin.size >= SQUARE_FEATURES:
+        add_squares(work.some[0], z[1:], n, work.scaled, work.tile, scatter[0])
+    else:
+        table = coefficients.scatter_features
+        add_moments_product(work.some, table, z, n, FIRST, FIRST + 1, scatter, FIRST)
 
 
 @spliced_piece
@@ -173,8 +195,8 @@ def add_moments(coefficients, n_rows, work, moments, scatter):
         z = work.z
         if not coefficients.has_own_basis:
             origin, bases = coefficients.origin, coefficients.bases
-            residuals(coefficients, work.x, origin, bases, FIRST, n_rows, work)
             z = work.residual
+            residuals(coefficients, work.x, origin, bases, FIRST, n_rows, work, z)
         passed_over += _add_packed_moments(coefficients, z, n_rows, work, moments)
         if coefficients.kind == TIED:
             weights = work.some[0]
@@ -348,7 +370,7 @@ def e_step(
         priors,
         order,
         coefficients,
-        workspace(coefficients),
+        workspace(coefficients, n_kept(coefficients) if with_sums else 0),
         np.empty(BLOCK),
         (moments, scatter),
         (recent_moments, recent_scatter),

@@ -1,7 +1,8 @@
-"""The two matrix products over a block of rows, Θ Φ and R Φᵀ, tile by tile.
+"""Matrix products over a block of rows, tile by tile.
 
-Φ holds the features of the rows, products of two coordinates each, and is never stored; see
-:mod:`~streamgmm.core.kernels.tiles`.
+Θ Φ and R Φᵀ are the two of the expanded form. Φ holds the features of the rows, products of two
+coordinates each, and is never stored; see :mod:`~streamgmm.core.kernels.tiles`. The centred form
+multiplies a component's factor with the rows, and the residuals with each other.
 """
 
 import numpy as np
@@ -12,10 +13,16 @@ from streamgmm.core.kernels.tiles import (
     MOMENT_TILES,
     PANEL,
     SPARE_FEATURES,
+    SQUARE_TILE,
     STRIDE,
     add_forms,
     add_moments,
+    add_products,
+    add_tile,
+    fetch,
     form_rows,
+    multiply_lines,
+    take_rows,
 )
 
 # Number of features that are summed over all rows of a block before the next features are. Their
@@ -23,17 +30,44 @@ from streamgmm.core.kernels.tiles import (
 _FEATURES_AT_ONCE = 1024
 #: Number of rows whose weights in a tile stay in the nearest cache during a loop over features.
 ROWS_AT_ONCE = 512
+#: Columns of a factor, and so coordinates of a tile of rows, that stay in the nearest cache.
+PANEL_LINES = 128
+# Lines that stay in the cache while all lines before them are multiplied with them.
+_LINES_AT_ONCE = 96
+#: Number of features from which products of lines with each other are faster than the features.
+SQUARE_FEATURES = 16
 _ALIGNMENT = 64
 #: Typed, because a literal integer would compile the called function once more.
 FIRST = np.int64(0)
 
 
 @allocating_piece
+def aligned(n, dtype):
+    """Return an uninitialised array (n,) that begins at a cache line.
+
+    Vectors that lie across two cache lines take twice as long to load.
+    """
+    memory = np.empty(n + _ALIGNMENT, dtype)
+    first = (-memory.ctypes.data % _ALIGNMENT) // memory.itemsize
+    return memory[first : first + n]
+
+
+@allocating_piece
 def lines(n, dtype):
     """Return an uninitialised array (n, STRIDE) whose lines begin at cache lines."""
-    memory = np.empty(n * STRIDE + _ALIGNMENT, dtype)
-    first = (-memory.ctypes.data % _ALIGNMENT) // memory.itemsize
-    return memory[first : first + n * STRIDE].reshape(n, STRIDE)
+    return aligned(n * STRIDE, dtype).reshape(n, STRIDE)
+
+
+@allocating_piece
+def panel_of_rows():
+    """Return scratch for :func:`add_triangular_product`."""
+    return aligned(PANEL_LINES * PANEL, np.float64)
+
+
+@allocating_piece
+def square_tile():
+    """Return scratch for :func:`add_squares`."""
+    return aligned(SQUARE_TILE[0] * SQUARE_TILE[1], np.float64).reshape(SQUARE_TILE)
 
 
 @piece
@@ -89,3 +123,74 @@ def add_moments_product(weights, features, z, n, component, stop, out, line):
                     add_moments(weights, features, z, component, size, first, row, last, out, line)
             component += size
             line += size
+
+
+@piece
+def add_triangular_product(factor, x, origin, n, panel, out):
+    """Add L (x - origin) to out (D, STRIDE) for n rows, and nothing up to whole panels.
+
+    Shapes: L is the lower triangle of factor (D, D), whose other entries are 0; x (D, STRIDE),
+    origin (D,), panel that of :func:`panel_of_rows`, all float64. The value of an element does not depend
+    on the other rows.
+    """
+    n_lines, width = factor.shape[0], form_rows(x)
+    for first in range(0, n_lines, PANEL_LINES):
+        last = min(first + PANEL_LINES, n_lines)
+        for row in range(0, n, width):
+            _pack(x, origin, first, last, row, min(row + width, n), width, panel)
+            line = first
+            while line < n_lines:
+                n_tiles = (n_lines - line + FORMS - 1) // FORMS
+                size = (n_lines - line + n_tiles - 1) // n_tiles
+                reach = min(last, line + size)
+                add_products(factor, panel, line, size, first, reach, row, out)
+                line += size
+
+
+@piece
+def _pack(x, origin, first, last, row, stop, width, panel):
+    """Write x - origin side by side into panel, for some coordinates and rows; pad rows with 0."""
+    for e in range(first, last):
+        start = (e - first) * width
+        if stop == row + width:
+            take_rows(x, e, row, origin[e], panel, start)
+        else:
+            for i in range(stop - row):
+                panel[start + i] = x[e, row + i] - origin[e]
+            fill(panel[start + max(stop - row, 0) : start + width], 0.0)
+
+
+@piece
+def add_squares(weights, z, n, scaled, tile, out):
+    """Add the upper triangle, by rows, of Σ_r w_r z_r z_rᵀ to out (E (E + 1) / 2 + spare,).
+
+    Shapes: weights (STRIDE,), z (E, STRIDE), scratch scaled (E or more, STRIDE) and tile
+    SQUARE_TILE, all float64; n is a multiple of STRIP.
+    """
+    n_lines = z.shape[0]
+    for e in range(n_lines):
+        for r in range(n):
+            scaled[e, r] = weights[r] * z[e, r]
+    for row in range(0, n, ROWS_AT_ONCE):
+        last_row = min(row + ROWS_AT_ONCE, n)
+        for panel in range(0, n_lines, _LINES_AT_ONCE):
+            stop = min(panel + _LINES_AT_ONCE, n_lines)
+            for i in range(0, stop, SQUARE_TILE[0]):
+                first = panel + max(i - panel, 0) // SQUARE_TILE[1] * SQUARE_TILE[1]
+                for j in range(first, stop, SQUARE_TILE[1]):
+                    for a in range(i, i + SQUARE_TILE[0]):
+                        fetch(out, a * n_lines - a * (a + 1) // 2 + j)
+                    multiply_lines(scaled, z, i, j, row, last_row, tile)
+                    _add_upper(tile, i, j, n_lines, stop, out)
+
+
+@piece
+def _add_upper(tile, i, j, n_lines, stop, out):
+    """Add the entries of a tile, from (i, j) on, that are in the upper triangle to out."""
+    if i + tile.shape[0] <= min(j + 1, n_lines) and j + tile.shape[1] <= stop:
+        add_tile(tile, i, j, n_lines, out)
+        return
+    for a in range(i, min(i + tile.shape[0], n_lines)):
+        start = a * n_lines - a * (a + 1) // 2
+        for b in range(max(a, j), min(j + tile.shape[1], stop)):
+            out[start + b] += tile[a - i, b - j]

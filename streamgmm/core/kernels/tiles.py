@@ -1,4 +1,4 @@
-"""The inner loops of the two matrix products Θ Φ and R Φᵀ, written in LLVM's own vectors.
+"""The inner loops of matrix products, Θ Φ and R Φᵀ above all, written in LLVM's own vectors.
 
 Feature f of a row is a product z[left_f] · z[right_f] of two coordinates of the row. It is made in
 registers where it is used and never stored. A tile of the result stays in registers too,
@@ -43,6 +43,8 @@ _ROW_VECTORS = 4 if _REGISTERS == 32 else 2
 MOMENT_TILES = ((8, 3), (4, 5), (2, 8), (1, 8)) if _REGISTERS == 32 else ((4, 3), (2, 4), (1, 8))
 #: Extra entries of tables of features and of sums: tiles of R Φᵀ are always computed whole.
 SPARE_FEATURES = 8
+#: (lines, lines) of the tiles of a product of lines with each other.
+SQUARE_TILE = (6, 4) if _REGISTERS == 32 else (3, 4)
 
 
 def _integer(value):
@@ -283,6 +285,165 @@ def compare_forms(typing_context, values, size, label, row, best, second, labels
                     builder.store(vector, place_of, align=4)
 
         _for_size(builder, size, range(1, FORMS + 1), emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def take_rows(typing_context, z, line, row, origin, panel, start):
+    """Set panel[start + r] = z[line, row + r] - origin, for form_rows(z) rows r.
+
+    Shapes, all float64: z (E, STRIDE), panel (n,).
+    """
+    integer = types.int64
+    signature = types.void(z, integer, integer, types.float64, panel, integer)
+
+    def generate(context, builder, signature, arguments):
+        z, panel = (make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 4))
+        _, line, row, origin, _, start = arguments
+        vectors = _Vectors(builder, ir.DoubleType())
+        first = builder.add(builder.mul(line, _integer(STRIDE)), row)
+        origins = vectors.repeat(origin)
+        for v in range(_ROW_VECTORS):
+            offset = _integer(v * vectors.lanes)
+            values = builder.fsub(vectors.load(z.data, builder.add(first, offset)), origins)
+            place = builder.gep(panel.data, [builder.add(start, offset)])
+            builder.store(values, builder.bitcast(place, vectors.type.as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def add_products(typing_context, factor, panel, component, size, first, last, row, out):
+    """Add Σ_e factor[c, e] panel[(e - begin) rows + r] to out[c, row + r] for one tile.
+
+    Shapes, all float64: factor (D, D), panel (E · rows,) for form_rows(out) rows, whose first entry
+    belongs to ``first``; out (D, STRIDE). The tile: lines from ``component`` on, ``size`` of them,
+    at most FORMS; columns from ``first`` to ``last``; all rows of the panel.
+    """
+    signature = types.void(factor, panel, *[types.int64] * 5, out)
+
+    def generate(context, builder, signature, arguments):
+        factor, panel, out = (
+            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 7)
+        )
+        component, size, first, last, row = arguments[2:7]
+        vectors = _Vectors(builder, ir.DoubleType())
+        n_columns = builder.extract_value(factor.shape, 1)
+        offsets = [_integer(v * vectors.lanes) for v in range(_ROW_VECTORS)]
+        width = _integer(_ROW_VECTORS * vectors.lanes)
+
+        def emit(n):
+            sums = [vectors.sums(_ROW_VECTORS) for _ in range(n)]
+            components = [builder.add(component, _integer(c)) for c in range(n)]
+            lines = [builder.gep(factor.data, [builder.mul(c, n_columns)]) for c in components]
+            with cgutils.for_range_slice(builder, first, last, _integer(1)) as (e, _):
+                start = builder.mul(builder.sub(e, first), width)
+                values = [vectors.load(panel.data, builder.add(start, o)) for o in offsets]
+                for line, line_sums in zip(lines, sums, strict=True):
+                    coefficient = vectors.repeat(builder.load(builder.gep(line, [e])))
+                    for variable, value in zip(line_sums, values, strict=True):
+                        vectors.accumulate(variable, coefficient, value)
+            for c, line_sums in zip(components, sums, strict=True):
+                start = builder.add(builder.mul(c, _integer(STRIDE)), row)
+                for variable, offset in zip(line_sums, offsets, strict=True):
+                    place = builder.gep(out.data, [builder.add(start, offset)])
+                    _add(builder, place, builder.load(variable))
+
+        _for_size(builder, size, range(1, FORMS + 1), emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def fetch(typing_context, values, index):
+    """Ask for an element of values (n,) to be in the cache soon; any index will do."""
+    signature = types.void(values, types.int64)
+
+    def generate(context, builder, signature, arguments):
+        values = make_array(signature.args[0])(context, builder, arguments[0])
+        byte = ir.IntType(8).as_pointer()
+        place = builder.bitcast(builder.gep(values.data, [arguments[1]]), byte)
+        number = ir.IntType(32)
+        prefetch = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [byte, *[number] * 3]), "llvm.prefetch"
+        )
+        builder.call(prefetch, [place, *(ir.Constant(number, n) for n in (1, 3, 1))])
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def multiply_lines(typing_context, left, right, i, j, row, last_row, out):
+    """Write Σ_r left[i + a, r] right[j + b, r] to out[a, b] for one tile.
+
+    Shapes, all float64: left and right (E, STRIDE), out SQUARE_TILE. The last line stands for lines
+    beyond it. The rows are those from ``row`` to ``last_row``, multiples of STRIP.
+    """
+    signature = types.void(left, right, *[types.int64] * 4, out)
+
+    def generate(context, builder, signature, arguments):
+        left, right, out = (
+            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 6)
+        )
+        i, j, row, last_row = arguments[2:6]
+        vectors = _Vectors(builder, ir.DoubleType())
+
+        def pointers(array, first, n):
+            last_line = builder.sub(builder.extract_value(array.shape, 0), _integer(1))
+            for a in range(n):
+                line = builder.add(first, _integer(a))
+                is_within = builder.icmp_signed("<", line, last_line)
+                line = builder.select(is_within, line, last_line)
+                yield builder.gep(array.data, [builder.mul(line, _integer(STRIDE))])
+
+        lefts = list(pointers(left, i, SQUARE_TILE[0]))
+        rights = list(pointers(right, j, SQUARE_TILE[1]))
+        sums = [vectors.sums(len(rights)) for _ in lefts]
+        step = _integer(vectors.lanes)
+        with cgutils.for_range_slice(builder, row, last_row, step) as (r, _):
+            factors = [vectors.load(pointer, r) for pointer in lefts]
+            for b, pointer in enumerate(rights):
+                value = vectors.load(pointer, r)
+                for factor, line_sums in zip(factors, sums, strict=True):
+                    vectors.accumulate(line_sums[b], factor, value)
+        entries = [variable for line_sums in sums for variable in line_sums]
+        for first in range(0, len(entries), vectors.lanes):
+            parts = [builder.load(variable) for variable in entries[first : first + vectors.lanes]]
+            place = builder.gep(out.data, [_integer(first)])
+            place = builder.bitcast(place, vectors.type.as_pointer())
+            builder.store(vectors.totals(parts), place, align=8)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def add_tile(typing_context, tile, i, j, n_lines, out):
+    """Add a tile of :func:`multiply_lines` to the upper triangle by rows of a matrix of n lines.
+
+    Shapes, both float64: tile SQUARE_TILE, out (n (n + 1) / 2 or more,). All entries of the tile
+    lie in the triangle.
+    """
+    signature = types.void(tile, *[types.int64] * 3, out)
+
+    def generate(context, builder, signature, arguments):
+        tile, out = (make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 4))
+        _, i, j, n_lines, _ = arguments
+        n, width = SQUARE_TILE
+        row_type = ir.VectorType(ir.DoubleType(), width).as_pointer()
+        # The entry (i, j) has index i (2 n - i - 1) / 2 + j.
+        twice = builder.mul(i, builder.sub(builder.shl(n_lines, _integer(1)), i))
+        start = builder.add(builder.ashr(builder.sub(twice, i), _integer(1)), j)
+        for a in range(n):
+            values = builder.bitcast(builder.gep(tile.data, [_integer(a * width)]), row_type)
+            _add(builder, builder.gep(out.data, [start]), builder.load(values, align=8))
+            below = builder.add(i, _integer(a + 1))
+            start = builder.add(start, builder.sub(n_lines, below))
         return context.get_dummy_value()
 
     return signature, generate
