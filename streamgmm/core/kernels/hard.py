@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece, spliced_piece
+from streamgmm.core.kernels.kinds import TIED
 from streamgmm.core.kernels.log_joint import (
     NOISE,
-    TIED,
     evaluate,
     has_noise,
     load,
@@ -437,7 +437,7 @@ def hard_step(rows, weights, priors, order, coefficients, with_sums, with_poster
         priors,
         order,
         coefficients,
-        workspace(coefficients, FIRST),
+        workspace(coefficients, np.empty(0)),
         _assignment(n_components),
         (_comparison(np.float64), _comparison(np.float32)),
         (moments, scatter),

@@ -21,10 +21,8 @@ import numpy as np
 
 from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece, spliced_piece
 from streamgmm.core.kernels.hard import harden
+from streamgmm.core.kernels.kinds import DIAG, SPHERICAL, TIED
 from streamgmm.core.kernels.log_joint import (
-    DIAG,
-    SPHERICAL,
-    TIED,
     add_square,
     has_noise,
     normalise,
@@ -429,7 +427,7 @@ def incomplete_statistics(rows, weights, order, coefficients, is_hard):
     recent_moments = np.zeros((n_components, coefficients.features.shape[0]))
     recent_scatter = np.zeros((1, n_scatter))
     totals = np.zeros(CONDITIONAL_ENTROPY + 1)
-    work, gaps = workspace(coefficients, FIRST), _gaps(coefficients)
+    work, gaps = workspace(coefficients, np.empty(0)), _gaps(coefficients)
     sums, recent = (moments, scatter), (recent_moments, recent_scatter)
     assigned = np.zeros(BLOCK, np.int64), np.zeros(BLOCK, np.bool_)
     _add_rows(
@@ -523,7 +521,7 @@ def incomplete_posteriors(
     scores, labels = np.empty(n_rows), np.empty(n_rows, np.int64)
     responsibilities = np.zeros((n_rows if with_responsibilities else 0, priors.size))
     imputed = np.zeros((n_rows if with_missing_values else 0, n_features))
-    work, gaps, best = workspace(coefficients, FIRST), _gaps(coefficients), np.empty(BLOCK)
+    work, gaps, best = workspace(coefficients, np.empty(0)), _gaps(coefficients), np.empty(BLOCK)
     out = scores, labels, responsibilities
     _describe_rows(rows, priors, order, coefficients, work, gaps, best, out, imputed)
     return scores, labels, responsibilities, imputed

@@ -16,13 +16,15 @@ import numpy as np
 
 from streamgmm.core.kernels.compilation import allocating_piece, piece, spliced_piece
 from streamgmm.core.kernels.elementary import SMALLEST_EXPONENT, exponential
+from streamgmm.core.kernels.kinds import SPHERICAL, TIED
 from streamgmm.core.kernels.products import (
+    FEW_ROWS,
     FIRST,
     SQUARE_FEATURES,
-    add_features_product,
-    add_triangular_product,
     fill,
     lines,
+    lines_in,
+    multiply_triangular,
     panel_of_rows,
     square_tile,
     whole_panels,
@@ -30,21 +32,30 @@ from streamgmm.core.kernels.products import (
 from streamgmm.core.kernels.screening import (
     FEW,
     TOGETHER,
+    add_expanded,
     can_screen,
     find_rows,
     gather,
     screened_log_joint,
 )
-from streamgmm.core.kernels.tiles import BLOCK, TURNED, turn
-
-# Kinds whose factors are matrices come first. LOW_RANK has a kernel of its own.
-FULL, TIED, DIAG, SPHERICAL, LOW_RANK = range(5)
+from streamgmm.core.kernels.tiles import BLOCK, STRIDE, TURNED, turn
 
 UNIT_ROUNDOFF = 2.0**-53
-#: Most lines of residuals that a kernel keeps from the densities of a block to its moments.
-MOST_KEPT = 1 << 13
+# Most lines of residuals that are kept.
+_MOST_KEPT = 1 << 13
 #: The label of rows that are noise.
 NOISE = -1
+
+
+def n_kept_lines(n_centred: int, n_features: int) -> int:
+    """Return how many lines of residuals are kept from the densities of a block to its moments.
+
+    They are those of whole components whose factors are matrices.
+    """
+    if n_features < SQUARE_FEATURES:
+        return 0
+    n_lines = 1 + n_features
+    return min(n_centred, _MOST_KEPT // n_lines) * n_lines
 
 
 class Coefficients(NamedTuple):
@@ -69,8 +80,6 @@ class Coefficients(NamedTuple):
     origins: np.ndarray  #: (centred, D) data units, where their moments are taken about
     bases: np.ndarray  #: u = basis (x - origin): shaped like factors, for the centred components
     has_own_basis: bool  #: TIED: whether the basis is the factor
-    keeps_residuals: bool  #: whether centred components have their means and factors for origins
-    #: and bases: the residuals of densities are then those of moments
     limit: float  #: rows with |z| beyond it would overflow when squared
     tolerance: float  #: error in nats that the expanded form may have
     log_noise: float  #: log-joint density of the noise, -inf if there is none
@@ -82,11 +91,11 @@ class Workspace(NamedTuple):
 
     z: np.ndarray  #: (E, STRIDE) coordinates in the frame; TIED: whitened
     x: np.ndarray  #: (D, STRIDE) rows in data units, if a component needs them
-    nought: np.ndarray  #: (D,) 0
+    nought: np.ndarray  #: (1 + D,) 0
     unit: np.ndarray  #: (D,) 1
-    scaled: np.ndarray  #: (1 + D, STRIDE) coordinates times weights
+    scaled: np.ndarray  #: scratch of products of lines with each other: weighted lines
+    tile: np.ndarray  #: ... and a tile
     panel: np.ndarray  #: scratch of triangular products
-    tile: np.ndarray  #: scratch of products of lines with each other
     kept: np.ndarray  #: (n E, STRIDE) residuals of the first n centred components
     residual: np.ndarray  #: (E, STRIDE) coordinates about a component's own origin, in its basis
     log_joint: np.ndarray  #: (K, STRIDE); later responsibilities
@@ -111,8 +120,12 @@ class Workspace(NamedTuple):
 
 
 @allocating_piece
-def workspace(coefficients, n_kept):
-    """Allocate scratch arrays for the blocks of a chunk, which keep residuals of n components."""
+def workspace(coefficients, memory):
+    """Allocate scratch arrays for the blocks of a chunk.
+
+    Memory has room for the residuals of some components, the first of the centred ones, and
+    ALIGNMENT elements more; or it is empty.
+    """
     n_components, n_features = coefficients.means.shape
     n_coordinates = n_features + (2 if coefficients.kind == SPHERICAL else 1)
     z, residual = lines(n_coordinates, np.float64), lines(n_coordinates, np.float64)
@@ -120,7 +133,9 @@ def workspace(coefficients, n_kept):
     fill(gathered[0], 1.0)
     fill(z[0], 1.0)
     fill(residual[0], 1.0)
-    kept = lines(n_kept * n_coordinates, np.float64)
+    scaled, tile = square_tile()
+    n_kept = memory.size // (n_coordinates * STRIDE)
+    kept = lines_in(memory, n_kept * n_coordinates)
     for k in range(n_kept):
         fill(kept[k * n_coordinates], 1.0)
     unit = np.empty(n_features)
@@ -130,11 +145,11 @@ def workspace(coefficients, n_kept):
     return Workspace(
         z,
         lines(n_features, np.float64),
-        np.zeros(n_features),
+        np.zeros(1 + n_features),
         unit,
-        lines(1 + n_features, np.float64),
+        scaled,
+        tile,
         panel_of_rows(),
-        square_tile(),
         kept,
         residual,
         lines(n_components, np.float64),
@@ -157,15 +172,6 @@ def workspace(coefficients, n_kept):
         np.zeros(1, np.int64),
         np.zeros(1, np.int64),
     )
-
-
-@piece
-def n_kept(coefficients):
-    """Return the number of components whose residuals moments need once more after densities."""
-    n_centred, n_features = coefficients.origins.shape
-    if coefficients.keeps_residuals and n_features >= SQUARE_FEATURES:
-        return min(n_centred, MOST_KEPT // (1 + n_features))
-    return 0
 
 
 @piece
@@ -263,9 +269,9 @@ def _whiten(coefficients, work, n):
     """Replace z by y = whitener z (TIED), and store -½‖y‖², which all components share, apart."""
     whitener = coefficients.whitener
     z, y = work.z[1:], work.residual[1:]
-    for d in range(z.shape[0]):
-        fill(y[d], 0.0)
-    add_triangular_product(whitener, z, work.nought, n, work.panel, y)
+    for row in range(0, n, FEW_ROWS):
+        last = min(row + FEW_ROWS, n)
+        multiply_triangular(whitener, z, work.nought, row, last, work.panel, y)
     fill(work.common, 0.0)
     roundoff = UNIT_ROUNDOFF * math.sqrt(z.shape[0])
     for d in range(z.shape[0]):
@@ -286,8 +292,7 @@ def add_square(coordinates, n):
     square = coordinates[-1]
     fill(square[: whole_panels(n)], 0.0)
     for d in range(1, coordinates.shape[0] - 1):
-        for r in range(n):
-            square[r] += coordinates[d, r] ** 2
+        _add_squares(coordinates[d, :n], square[:n])
 
 
 @piece
@@ -296,18 +301,39 @@ def residuals(coefficients, x, origin, factors, k, n, work, out):
 
     The first line of out holds 1. Whole panels are padded with 0.
     """
-    y, whole = out[1:], whole_panels(n)
-    for d in range(x.shape[0]):
-        fill(y[d, :whole], 0.0)
+    for row in range(0, n, FEW_ROWS):
+        _few_residuals(coefficients, x, origin, factors, k, row, min(row + FEW_ROWS, n), work, out)
+
+
+@piece
+def _few_residuals(coefficients, x, origin, factors, k, row, stop, work, out):
+    """Write residuals as :func:`residuals` does, for the rows from one on."""
+    y, whole = out[1:], whole_panels(stop)
     if coefficients.kind <= TIED:
         factor = factors[min(k, factors.shape[0] - 1)]
-        add_triangular_product(factor, x, origin, n, work.panel, y)
+        multiply_triangular(factor, x, origin, row, stop, work.panel, y)
     else:
         for d in range(x.shape[0]):
-            for r in range(n):
-                y[d, r] = factors[k, 0, d] * (x[d, r] - origin[d])
+            _scale(x[d, row:stop], origin[d], factors[k, 0, d], y[d, row:stop])
+            fill(y[d, stop:whole], 0.0)
     if coefficients.kind == SPHERICAL:
-        add_square(out, n)
+        fill(out[-1, row:whole], 0.0)
+        for d in range(x.shape[0]):
+            _add_squares(y[d, row:stop], out[-1, row:stop])
+
+
+@piece
+def _scale(values, origin, factor, out):
+    """Write factor (values - origin) into out (n,)."""
+    for r in range(values.size):
+        out[r] = factor * (values[r] - origin)
+
+
+@piece
+def _add_squares(values, out):
+    """Add the squares of values (n,) to out."""
+    for r in range(values.size):
+        out[r] += values[r] ** 2
 
 
 @piece
@@ -316,11 +342,13 @@ def _centred_densities(coefficients, x, k, n, work, y, out):
 
     Their residuals go into y (E, STRIDE).
     """
-    residuals(coefficients, x, coefficients.means[k], coefficients.factors, k, n, work, y)
+    mean, factors = coefficients.means[k], coefficients.factors
     fill(out, 0.0)
-    for d in range(coefficients.origin.size):
-        for r in range(n):
-            out[r] += y[1 + d, r] ** 2
+    for row in range(0, n, FEW_ROWS):
+        stop = min(row + FEW_ROWS, n)
+        _few_residuals(coefficients, x, mean, factors, k, row, stop, work, y)
+        for d in range(mean.size):
+            _add_squares(y[1 + d, row:stop], out[row:stop])
     for r in range(n):
         out[r] = coefficients.constants[k] - 0.5 * out[r]
 
@@ -382,14 +410,14 @@ def _fold_common(coefficients, work, n):
 def _packed_log_joint(coefficients, work, n_rows):
     """Compute Θ Φ for the components in the expanded form."""
     n = whole_panels(n_rows)
-    n_packed, n_map = coefficients.theta.shape
+    n_packed = coefficients.theta.shape[0]
     for k in range(n_packed):
         fill(work.log_joint[k, :n], 0.0)
     if can_screen(coefficients, work):
         screened_log_joint(coefficients, work, n_rows)
     else:
-        theta, features = coefficients.theta, coefficients.features[:n_map]
-        add_features_product(theta, features, work.z, n, FIRST, n_packed, n_map, work.log_joint)
+        theta = coefficients.theta
+        add_expanded(coefficients, theta, work.z, n, FIRST, n_packed, work, work.log_joint)
 
 
 @piece

@@ -11,15 +11,13 @@ import numpy as np
 
 from streamgmm.core.kernels.compilation import kernel, piece, spliced_piece
 from streamgmm.core.kernels.elementary import logarithm
+from streamgmm.core.kernels.kinds import FULL, TIED
 from streamgmm.core.kernels.log_joint import (
-    FULL,
     NOISE,
-    TIED,
     evaluate,
     has_noise,
     is_kept,
     load,
-    n_kept,
     normalise,
     residual_lines,
     residuals,
@@ -27,6 +25,7 @@ from streamgmm.core.kernels.log_joint import (
 )
 from streamgmm.core.kernels.products import (
     FIRST,
+    MANY_SQUARE_FEATURES,
     SQUARE_FEATURES,
     add_moments_product,
     add_squares,
@@ -106,6 +105,16 @@ def gather_weighted(values, responsibilities, share_rows, work):
 
 
 @spliced_piece
+def _add_weighted(coefficients, z, n, work, moments, k):
+    """Add rows of z (E, STRIDE), whose weights are in work.some, to the moments of component k."""
+    if coefficients.kind == FULL and coefficients.origin.size >= SQUARE_FEATURES:
+        add_squares(work.some[0], z, n, work.scaled, work.tile, moments[k])
+    else:
+        table = coefficients.features
+        add_moments_product(work.some, table, z, n, FIRST, FIRST + 1, moments, k)
+
+
+@spliced_piece
 def _add_packed_moments(coefficients, z, n_rows, work, moments):
     """Add a block of rows to the moments of packed components, (K, F + spare).
 
@@ -114,6 +123,7 @@ def _add_packed_moments(coefficients, z, n_rows, work, moments):
     """
     n_packed, n_features = coefficients.theta.shape
     features, responsibilities = coefficients.features, work.log_joint
+    is_wide = coefficients.kind == FULL and coefficients.origin.size >= MANY_SQUARE_FEATURES
     n, passed_over = whole_panels(n_rows), 0
     for first in range(0, n_packed, _GROUP):
         last = min(first + _GROUP, n_packed)
@@ -123,6 +133,10 @@ def _add_packed_moments(coefficients, z, n_rows, work, moments):
                 count = find_rows(responsibilities[k], 0.0, n, work.some_rows[k - first])
                 work.counts[k - first] = count
                 most = max(most, count)
+        if most > FEW and is_wide:
+            for k in range(first, last):
+                add_squares(responsibilities[k], z, n, work.scaled, work.tile, moments[k])
+            continue
         if most > FEW:
             add_moments_product(responsibilities, features, z, n, first, last, moments, first)
             continue
@@ -132,9 +146,7 @@ def _add_packed_moments(coefficients, z, n_rows, work, moments):
             if count:
                 share_rows = work.some_rows[k - first, :count]
                 few = gather_weighted(z[1:], responsibilities[k], share_rows, work)
-                add_moments_product(
-                    work.some, features, work.gathered, few, FIRST, FIRST + 1, moments, k
-                )
+                _add_weighted(coefficients, work.gathered, few, work, moments, k)
     return passed_over
 
 
@@ -163,11 +175,7 @@ def add_centred_moments(coefficients, c, n_rows, work, moments, scatter):
             work.some[0, r] = responsibilities[r]
     if not is_kept(c, work):
         residuals(coefficients, x, coefficients.origins[c], coefficients.bases, c, few, work, z)
-    if coefficients.kind == FULL and coefficients.origin.size >= SQUARE_FEATURES:
-        add_squares(work.some[0], z, few, work.scaled, work.tile, moments[k])
-    else:
-        table = coefficients.features
-        add_moments_product(work.some, table, z, few, FIRST, FIRST + 1, moments, k)
+    _add_weighted(coefficients, z, few, work, moments, k)
     if coefficients.kind == TIED:
         add_scatter(coefficients, z, few, work, scatter)
     return n_rows - count
@@ -315,6 +323,7 @@ def e_step(
     priors,
     order,
     coefficients,
+    memory,
     with_sums,
     with_posteriors,
     with_responsibilities,
@@ -332,6 +341,8 @@ def e_step(
     order : (K,) int64
         Index of each component of the coefficients among the K' components of the model.
     coefficients : Coefficients
+    memory : (m,) float64
+        Scratch that saves time, see :func:`~streamgmm.core.kernels.log_joint.workspace`; or (0,).
     with_sums, with_posteriors, with_responsibilities : bool
         Whether these results are wanted; responsibilities need posteriors. A result that is not
         wanted has no entries.
@@ -370,7 +381,7 @@ def e_step(
         priors,
         order,
         coefficients,
-        workspace(coefficients, n_kept(coefficients) if with_sums else 0),
+        workspace(coefficients, memory),
         np.empty(BLOCK),
         (moments, scatter),
         (recent_moments, recent_scatter),

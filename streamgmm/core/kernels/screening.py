@@ -10,7 +10,15 @@ bit; or the densities stay in float32, if the caller accepts the error.
 import numpy as np
 
 from streamgmm.core.kernels.compilation import piece, spliced_piece
-from streamgmm.core.kernels.products import FIRST, add_features_product, fill, whole_panels
+from streamgmm.core.kernels.kinds import FULL
+from streamgmm.core.kernels.products import (
+    FIRST,
+    QUADRATIC_FEATURES,
+    add_features_product,
+    add_quadratic_product,
+    fill,
+    whole_panels,
+)
 from streamgmm.core.kernels.tiles import BLOCK, FORMS, MOMENT_TILES, STRIP, form_rows
 
 #: A component with a log-joint density so far below another's, in nats, has no share in a row: a
@@ -67,6 +75,17 @@ def can_screen(coefficients, work):
 
 
 @piece
+def add_expanded(coefficients, theta, z, n, component, stop, work, out):
+    """Add Θ Φ in float64 to out (K, n), for the components of theta (K, F) from one to a stop."""
+    n_map = theta.shape[1]
+    if coefficients.kind == FULL and coefficients.origin.size >= QUADRATIC_FEATURES:
+        add_quadratic_product(theta, z, n, work.nought, component, stop, work.panel, out)
+    else:
+        features = coefficients.features[:n_map]
+        add_features_product(theta, features, z, n, component, stop, n_map, out)
+
+
+@piece
 def narrow(work, n):
     """Write the coordinates of n rows in float32 into work.z_single."""
     for e in range(work.z.shape[0]):
@@ -101,12 +120,12 @@ def screened_log_joint(coefficients, work, n_rows):
         if _list_candidates(coefficients, first, last, n_rows, work):
             for k in range(first, last):
                 rows = work.some_rows[k - first, : work.counts[k - first]]
-                _evaluate_some(coefficients, features, k, rows, work)
+                _evaluate_some(coefficients, k, rows, work)
         else:
             n_dense += last - first
             for k in range(first, last):
                 fill(log_joint[k, :n], 0.0)
-            add_features_product(theta, features, work.z, n, first, last, n_map, log_joint)
+            add_expanded(coefficients, theta, work.z, n, first, last, work, log_joint)
     if 2 * n_dense > n_packed:
         work.unscreened[0] = _BLOCKS_WITHOUT
 
@@ -159,7 +178,7 @@ def find_rows(values, threshold, n, rows):
 
 
 @spliced_piece
-def _evaluate_some(coefficients, features, k, rows, work):
+def _evaluate_some(coefficients, k, rows, work):
     """Evaluate log-joint densities of component k in some rows, in float64."""
     if rows.size == 0:
         return
@@ -169,9 +188,7 @@ def _evaluate_some(coefficients, features, k, rows, work):
     exact = work.some
     fill(exact[0, :n], 0.0)
     theta = coefficients.theta[k : k + 1]
-    add_features_product(
-        theta, features, work.gathered, n, FIRST, FIRST + 1, features.shape[0], exact
-    )
+    add_expanded(coefficients, theta, work.gathered, n, FIRST, FIRST + 1, work, exact)
     for i in range(rows.size):
         work.log_joint[k, rows[i]] = exact[0, i]
 

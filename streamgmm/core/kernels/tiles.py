@@ -317,11 +317,12 @@ def take_rows(typing_context, z, line, row, origin, panel, start):
 
 @intrinsic
 def add_products(typing_context, factor, panel, component, size, first, last, row, out):
-    """Add Σ_e factor[c, e] panel[(e - begin) rows + r] to out[c, row + r] for one tile.
+    """Add Σ_e factor[c, e] panel[(e - first) rows + r] to out[c, row + r] for one tile.
 
-    Shapes, all float64: factor (D, D), panel (E · rows,) for form_rows(out) rows, whose first entry
-    belongs to ``first``; out (D, STRIDE). The tile: lines from ``component`` on, ``size`` of them,
-    at most FORMS; columns from ``first`` to ``last``; all rows of the panel.
+    The sums replace what out holds if ``first`` is 0. Shapes, all float64: factor (D, D), panel
+    (E · rows,) for form_rows(out) rows, whose first entry belongs to ``first``; out (D, STRIDE).
+    The tile: lines from ``component`` on, ``size`` of them, at most FORMS; columns from ``first``
+    to ``last``; all rows of the panel.
     """
     signature = types.void(factor, panel, *[types.int64] * 5, out)
 
@@ -346,11 +347,83 @@ def add_products(typing_context, factor, panel, component, size, first, last, ro
                     coefficient = vectors.repeat(builder.load(builder.gep(line, [e])))
                     for variable, value in zip(line_sums, values, strict=True):
                         vectors.accumulate(variable, coefficient, value)
+            is_first = builder.icmp_signed("==", first, _integer(0))
             for c, line_sums in zip(components, sums, strict=True):
                 start = builder.add(builder.mul(c, _integer(STRIDE)), row)
                 for variable, offset in zip(line_sums, offsets, strict=True):
                     place = builder.gep(out.data, [builder.add(start, offset)])
-                    _add(builder, place, builder.load(variable))
+                    place = builder.bitcast(place, vectors.type.as_pointer())
+                    total = builder.load(variable)
+                    both = builder.fadd(builder.load(place, align=8), total)
+                    builder.store(builder.select(is_first, total, both), place, align=8)
+
+        _for_size(builder, size, range(1, FORMS + 1), emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def add_quadratic(typing_context, theta, panel, z, component, line, size, first, last, row, out):
+    """Add Σ_a z[line + a, r] Σ_e T[line + a, e] z[e, r] to out[component, r] for one tile.
+
+    T is the upper triangle whose rows are in theta[component]. Shapes, all float64: theta (K, F),
+    z (E, STRIDE), out (K, STRIDE), panel with the lines from ``first`` to ``last`` of the rows side
+    by side, as :func:`add_products` takes it. The tile: lines from ``line`` on, ``size`` of them,
+    at most FORMS; columns from ``first`` to ``last``, among which are the diagonal's or only later
+    ones; form_rows(z) rows from ``row`` on.
+    """
+    signature = types.void(theta, panel, z, *[types.int64] * 6, out)
+
+    def generate(context, builder, signature, arguments):
+        theta, panel, z, out = (
+            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 9)
+        )
+        component, line, size, first, last, row = arguments[3:9]
+        vectors = _Vectors(builder, ir.DoubleType())
+        n_lines = builder.extract_value(z.shape, 0)
+        offsets = [_integer(v * vectors.lanes) for v in range(_ROW_VECTORS)]
+        width = _integer(_ROW_VECTORS * vectors.lanes)
+        length = builder.extract_value(theta.shape, 1)
+        coefficients = builder.gep(theta.data, [builder.mul(component, length)])
+
+        def emit(n):
+            sums = [vectors.sums(_ROW_VECTORS) for _ in range(n)]
+            starts = []
+            for a in range(n):
+                # The entry (i, e) has index i (2 E - i - 1) / 2 + e.
+                i = builder.add(line, _integer(a))
+                twice = builder.sub(builder.shl(n_lines, _integer(1)), builder.add(i, _integer(1)))
+                before = builder.ashr(builder.mul(i, twice), _integer(1))
+                starts.append(builder.gep(coefficients, [before]))
+
+            def add_column(e, n_above):
+                start = builder.mul(builder.sub(e, first), width)
+                values = [vectors.load(panel.data, builder.add(start, o)) for o in offsets]
+                for start, line_sums in zip(starts[:n_above], sums[:n_above], strict=True):
+                    coefficient = vectors.repeat(builder.load(builder.gep(start, [e])))
+                    for variable, value in zip(line_sums, values, strict=True):
+                        vectors.accumulate(variable, coefficient, value)
+
+            after = builder.add(line, _integer(n))
+            has_diagonal = builder.icmp_signed(">=", line, first)
+            with builder.if_then(has_diagonal):
+                for a in range(n):
+                    add_column(builder.add(line, _integer(a)), a + 1)
+            begin = builder.select(has_diagonal, after, first)
+            with cgutils.for_range_slice(builder, begin, last, _integer(1)) as (e, _):
+                add_column(e, n)
+            totals = vectors.sums(_ROW_VECTORS)
+            for a, line_sums in enumerate(sums):
+                place = builder.mul(builder.add(line, _integer(a)), _integer(STRIDE))
+                place = builder.add(place, row)
+                for variable, total, offset in zip(line_sums, totals, offsets, strict=True):
+                    value = vectors.load(z.data, builder.add(place, offset))
+                    vectors.accumulate(total, builder.load(variable), value)
+            start = builder.add(builder.mul(component, _integer(STRIDE)), row)
+            for total, offset in zip(totals, offsets, strict=True):
+                place = builder.gep(out.data, [builder.add(start, offset)])
+                _add(builder, place, builder.load(total))
 
         _for_size(builder, size, range(1, FORMS + 1), emit)
         return context.get_dummy_value()
@@ -378,31 +451,29 @@ def fetch(typing_context, values, index):
 
 
 @intrinsic
-def multiply_lines(typing_context, left, right, i, j, row, last_row, out):
-    """Write Σ_r left[i + a, r] right[j + b, r] to out[a, b] for one tile.
+def multiply_lines(typing_context, left, right, j, row, last_row, out):
+    """Write Σ_r left[a, r] right[j + b, r] to out[a, b] for one tile.
 
-    Shapes, all float64: left and right (E, STRIDE), out SQUARE_TILE. The last line stands for lines
-    beyond it. The rows are those from ``row`` to ``last_row``, multiples of STRIP.
+    Shapes, all float64: out SQUARE_TILE, left (its lines, STRIDE), right (E, STRIDE), of which the
+    last line stands for lines beyond it. The rows are those from ``row`` to ``last_row``, multiples
+    of STRIP.
     """
-    signature = types.void(left, right, *[types.int64] * 4, out)
+    signature = types.void(left, right, *[types.int64] * 3, out)
 
     def generate(context, builder, signature, arguments):
         left, right, out = (
-            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 6)
+            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 5)
         )
-        i, j, row, last_row = arguments[2:6]
+        j, row, last_row = arguments[2:5]
         vectors = _Vectors(builder, ir.DoubleType())
-
-        def pointers(array, first, n):
-            last_line = builder.sub(builder.extract_value(array.shape, 0), _integer(1))
-            for a in range(n):
-                line = builder.add(first, _integer(a))
-                is_within = builder.icmp_signed("<", line, last_line)
-                line = builder.select(is_within, line, last_line)
-                yield builder.gep(array.data, [builder.mul(line, _integer(STRIDE))])
-
-        lefts = list(pointers(left, i, SQUARE_TILE[0]))
-        rights = list(pointers(right, j, SQUARE_TILE[1]))
+        lefts = [builder.gep(left.data, [_integer(a * STRIDE)]) for a in range(SQUARE_TILE[0])]
+        last_line = builder.sub(builder.extract_value(right.shape, 0), _integer(1))
+        rights = []
+        for b in range(SQUARE_TILE[1]):
+            line = builder.add(j, _integer(b))
+            is_within = builder.icmp_signed("<", line, last_line)
+            line = builder.select(is_within, line, last_line)
+            rights.append(builder.gep(right.data, [builder.mul(line, _integer(STRIDE))]))
         sums = [vectors.sums(len(rights)) for _ in lefts]
         step = _integer(vectors.lanes)
         with cgutils.for_range_slice(builder, row, last_row, step) as (r, _):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.kernels.log_joint import LOW_RANK
+from streamgmm.core.kernels.kinds import LOW_RANK
 from streamgmm.core.structures.covariance_update import CovarianceUpdate
 from streamgmm.core.structures.low_rank_factors import (
     dense_covariances,
