@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from streamgmm.core.kernels.compilation import FAST_SUMS
 from streamgmm.core.kernels.products import (
     add_features_product,
+    add_few_features_product,
     add_moments_product,
     add_quadratic_product,
     add_squares,
@@ -204,6 +205,21 @@ def test_a_component_is_the_same_beside_any_others() -> None:
         alone[:] = 0.0
         features_product(theta[k : k + 1], features, z, BLOCK, 0, 1, len(features), alone)
         assert np.array_equal(alone[0], together[k])
+
+
+@compiled
+def few_features_product(theta, features, z, n, component, out):
+    add_few_features_product(theta, features, z, n, component, out)
+
+
+def test_few_rows_of_one_component_have_the_same_bits() -> None:
+    rng = np.random.default_rng(2)
+    features, z = triangle(50), random_lines(rng, 50, np.float64)
+    theta = rng.normal(size=(3, len(features)))
+    together, alone = np.zeros((3, STRIDE)), np.zeros((1, STRIDE))
+    features_product(theta, features, z, BLOCK, 0, 3, len(features), together)
+    few_features_product(theta, features, z, 2 * TURNED, 1, alone)
+    assert np.array_equal(alone[0, : 2 * TURNED], together[1, : 2 * TURNED])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -16,7 +16,7 @@ import numpy as np
 
 from streamgmm.core.kernels.compilation import allocating_piece, piece, spliced_piece
 from streamgmm.core.kernels.elementary import SMALLEST_EXPONENT, exponential
-from streamgmm.core.kernels.kinds import SPHERICAL, TIED
+from streamgmm.core.kernels.kinds import DIAG, SPHERICAL, TIED
 from streamgmm.core.kernels.products import (
     FEW_ROWS,
     FIRST,
@@ -31,6 +31,7 @@ from streamgmm.core.kernels.products import (
 )
 from streamgmm.core.kernels.screening import (
     FEW,
+    NEGLIGIBLE,
     TOGETHER,
     add_expanded,
     can_screen,
@@ -38,9 +39,11 @@ from streamgmm.core.kernels.screening import (
     gather,
     screened_log_joint,
 )
-from streamgmm.core.kernels.tiles import BLOCK, STRIDE, TURNED, turn
+from streamgmm.core.kernels.tiles import BLOCK, STRIDE, STRIP, TURNED, any_near, clear_strip, turn
 
 UNIT_ROUNDOFF = 2.0**-53
+# Most strips of rows of which each is looked at before exponentials are computed.
+_FEW_STRIPS = 6
 # Most lines of residuals that are kept.
 _MOST_KEPT = 1 << 13
 #: The label of rows that are noise.
@@ -103,6 +106,7 @@ class Workspace(NamedTuple):
     rounding: np.ndarray  #: (D,) bound on the rounding error of whitened z over the block
     extent_features: np.ndarray  #: (F,) features of the extent
     bounds: np.ndarray  #: (packed,) error bound by component
+    single_bounds: np.ndarray  #: (packed,) the same in float32, over SINGLE_OVER_DOUBLE
     is_centred: np.ndarray  #: (K,) bool, whether a component uses the centred form
     valid: np.ndarray  #: (BLOCK,) 1, or 0 for a row that is skipped
     largest: np.ndarray  #: (BLOCK,)
@@ -110,6 +114,8 @@ class Workspace(NamedTuple):
     common: np.ndarray  #: (BLOCK,) part of the log-joint density that all components share
     noise: np.ndarray  #: (BLOCK,) log-joint density of the noise, less the common part
     gathered: np.ndarray  #: (E, STRIDE) 1, then some rows of z or x
+    turned: np.ndarray  #: (BLOCK, E) the transpose of z ...
+    is_turned: np.ndarray  #: (1,) int64, ... which is there if this is 1
     some: np.ndarray  #: (1, STRIDE) of rows: weights, or densities of a component
     some_rows: np.ndarray  #: (TOGETHER, FEW) int64, rows in which components matter
     counts: np.ndarray  #: (TOGETHER,) int64, their number
@@ -130,10 +136,13 @@ def workspace(coefficients, memory):
     n_coordinates = n_features + (2 if coefficients.kind == SPHERICAL else 1)
     z, residual = lines(n_coordinates, np.float64), lines(n_coordinates, np.float64)
     gathered = lines(n_coordinates, np.float64)
-    fill(gathered[0], 1.0)
+    # Entries that no row has yet are multiplied with weights of 0.
+    for e in range(n_coordinates):
+        fill(gathered[e], 1.0)
     fill(z[0], 1.0)
     fill(residual[0], 1.0)
     scaled, tile = square_tile()
+    n_narrow = n_coordinates if coefficients.theta_single.shape[0] else 0
     n_kept = memory.size // (n_coordinates * STRIDE)
     kept = lines_in(memory, n_kept * n_coordinates)
     for k in range(n_kept):
@@ -157,6 +166,7 @@ def workspace(coefficients, memory):
         np.zeros(n_features),
         np.empty(coefficients.theta.shape[1]),
         np.empty(coefficients.theta.shape[0]),
+        np.empty(coefficients.theta.shape[0]),
         np.empty(n_components, np.bool_),
         np.empty(BLOCK),
         np.empty(BLOCK),
@@ -164,10 +174,12 @@ def workspace(coefficients, memory):
         np.empty(BLOCK),
         np.empty(BLOCK),
         gathered,
+        np.empty((BLOCK, n_coordinates)),
+        np.zeros(1, np.int64),
         lines(1, np.float64),
         np.empty((TOGETHER, FEW), np.int64),
         np.empty(TOGETHER, np.int64),
-        lines(n_coordinates if coefficients.theta_single.shape[0] else 0, np.float32),
+        lines(n_narrow, np.float32),
         np.zeros(1, np.int64),
         np.zeros(1, np.int64),
         np.zeros(1, np.int64),
@@ -450,6 +462,38 @@ def _bound_errors(coefficients, work):
 
 
 @piece
+def _bound_single_errors(coefficients, work, n):
+    """Write bounds on the errors in float32, over SINGLE_OVER_DOUBLE, into work.single_bounds.
+
+    They are work.bounds or, where rows do not have all coordinates of the extent at once, less. For
+    all rows with ‖z‖² ≤ R, Σ |θ| φ ≤ |c| + ‖b‖ √R + max |q| R by the inequality of Cauchy and
+    Schwarz, where c, b and q are the coefficients of 1, z and the squares.
+    """
+    n_packed, n_map = coefficients.theta.shape
+    for k in range(n_packed):
+        work.single_bounds[k] = work.bounds[k]
+    if coefficients.kind != DIAG and coefficients.kind != SPHERICAL:
+        return
+    square = work.some[0, :n]
+    fill(square, 0.0)
+    for d in range(coefficients.origin.size):
+        _add_squares(work.z[1 + d, :n], square)
+    radius = _largest(square)
+    roundoff = UNIT_ROUNDOFF * (4.0 + math.sqrt(n_map))
+    for k in range(n_packed):
+        theta, n_linear = coefficients.theta[k], 1 + coefficients.origin.size
+        linear, steepest = 0.0, 0.0
+        for f in range(1, n_linear):
+            linear += theta[f] ** 2
+        for f in range(n_linear, n_map):
+            steepest = max(steepest, abs(theta[f]))
+        magnitude = abs(theta[0]) + math.sqrt(linear * radius) + steepest * radius
+        # Rounding in the radius is less than one part in a million.
+        bound = roundoff * 1.000001 * magnitude
+        work.single_bounds[k] = min(work.single_bounds[k], bound)
+
+
+@piece
 def _find_centred(coefficients, work, n):
     """Mark, in work.is_centred, the components that use the centred form in this block.
 
@@ -481,12 +525,15 @@ def load(rows, coefficients, work):
     Return the counts of skipped rows, as :func:`load_rows` does.
     """
     left_out = load_rows(rows, coefficients, work)
+    work.is_turned[0] = 0
     fill(work.common, 0.0)
     if coefficients.kind == TIED:
         _whiten(coefficients, work, rows.shape[0])
     elif coefficients.kind == SPHERICAL:
         add_square(work.z, rows.shape[0])
     _bound_errors(coefficients, work)
+    if coefficients.theta_single.shape[0]:
+        _bound_single_errors(coefficients, work, rows.shape[0])
     return left_out
 
 
@@ -519,6 +566,62 @@ def normalise(coefficients, work, n):
     work.log_joint becomes exp(log_joint - largest). work.total becomes the sum over components and
     the noise.
     """
+    _begin_total(coefficients, work, n)
+    largest, total, log_joint = work.largest, work.total, work.log_joint
+    for k in range(log_joint.shape[0]):
+        for r in range(n):
+            value = exponential(log_joint[k, r] - largest[r])
+            log_joint[k, r] = value
+            total[r] += value
+
+
+@piece
+def normalise_shares(coefficients, work, n):
+    """Compute what :func:`normalise` does, with 0 for many components without a share in a row.
+
+    Their part of the total is too small to change its last bit.
+    """
+    _begin_total(coefficients, work, n)
+    largest, total, log_joint = work.largest, work.total, work.log_joint
+    for k in range(log_joint.shape[0]):
+        line = log_joint[k]
+        fill(line[n : whole_panels(n)], -np.inf)
+        if _has_few_shares(line, largest, n):
+            _take_few_exponentials(line, largest, total, n)
+        else:
+            for r in range(n):
+                value = exponential(log_joint[k, r] - largest[r])
+                log_joint[k, r] = value
+                total[r] += value
+
+
+@piece
+def _has_few_shares(line, largest, n):
+    """Return whether few strips of n rows have a row in which a component has a share."""
+    count = 0
+    for first in range(0, n, STRIP):
+        count += any_near(line, largest, first, NEGLIGIBLE)
+        if count > _FEW_STRIPS:
+            return False
+    return True
+
+
+@piece
+def _take_few_exponentials(line, largest, total, n):
+    """Replace densities by exponentials as :func:`normalise` does, in strips with a share alone."""
+    for first in range(0, n, STRIP):
+        if any_near(line, largest, first, NEGLIGIBLE):
+            for r in range(first, min(first + STRIP, n)):
+                value = exponential(line[r] - largest[r])
+                line[r] = value
+                total[r] += value
+        else:
+            clear_strip(line, first)
+
+
+@piece
+def _begin_total(coefficients, work, n):
+    """Find the largest density of each row, and begin the total with the noise."""
     largest, total, log_joint = work.largest, work.total, work.log_joint
     for r in range(n):
         largest[r] = log_joint[0, r]
@@ -532,8 +635,3 @@ def normalise(coefficients, work, n):
         for r in range(n):
             largest[r] = max(largest[r], work.noise[r])
             total[r] = exponential(work.noise[r] - largest[r])
-    for k in range(log_joint.shape[0]):
-        for r in range(n):
-            value = exponential(log_joint[k, r] - largest[r])
-            log_joint[k, r] = value
-            total[r] += value

@@ -19,6 +19,7 @@ from streamgmm.core.kernels.log_joint import (
     is_kept,
     load,
     normalise,
+    normalise_shares,
     residual_lines,
     residuals,
     workspace,
@@ -32,7 +33,14 @@ from streamgmm.core.kernels.products import (
     fill,
     whole_panels,
 )
-from streamgmm.core.kernels.screening import FEW, MANY_FEATURES, NEGLIGIBLE, find_rows, gather
+from streamgmm.core.kernels.screening import (
+    FEW,
+    MANY_FEATURES,
+    NEGLIGIBLE,
+    find_rows,
+    gather,
+    gather_rows,
+)
 from streamgmm.core.kernels.tiles import BLOCK, MOMENT_TILES, SPARE_FEATURES, STRIP
 from streamgmm.core.kernels.totals import (
     LOG_LIKELIHOOD,
@@ -88,6 +96,17 @@ def weigh(weights, work, n):
     return weight, log_likelihood
 
 
+@piece
+def gather_weights(responsibilities, share_rows, work):
+    """Gather responsibilities of some rows into work.some; return their number, padded with 0."""
+    count = share_rows.size
+    n = (count + STRIP - 1) // STRIP * STRIP
+    for i in range(count):
+        work.some[0, i] = responsibilities[share_rows[i]]
+    fill(work.some[0, count:n], 0.0)
+    return n
+
+
 @spliced_piece
 def gather_weighted(values, responsibilities, share_rows, work):
     """Gather some rows of values (n, STRIDE) and of a component's responsibilities.
@@ -95,11 +114,7 @@ def gather_weighted(values, responsibilities, share_rows, work):
     Values go into the lines of work.gathered after the first one, responsibilities into work.some.
     Return the number of rows, padded with repetitions that have no weight.
     """
-    count = share_rows.size
-    n = (count + STRIP - 1) // STRIP * STRIP
-    for i in range(count):
-        work.some[0, i] = responsibilities[share_rows[i]]
-    fill(work.some[0, count:n], 0.0)
+    n = gather_weights(responsibilities, share_rows, work)
     gather(values, share_rows, n, work.gathered[1:])
     return n
 
@@ -145,7 +160,11 @@ def _add_packed_moments(coefficients, z, n_rows, work, moments):
             passed_over += n_rows - count
             if count:
                 share_rows = work.some_rows[k - first, :count]
-                few = gather_weighted(z[1:], responsibilities[k], share_rows, work)
+                if coefficients.has_own_basis:
+                    few = gather_weights(responsibilities[k], share_rows, work)
+                    gather_rows(share_rows, n_rows, work)
+                else:
+                    few = gather_weighted(z[1:], responsibilities[k], share_rows, work)
                 _add_weighted(coefficients, work.gathered, few, work, moments, k)
     return passed_over
 
@@ -292,7 +311,10 @@ def _visit_rows(
         evaluate(part, coefficients, work)
         if with_posteriors:
             label_block(start, stop - start, order, coefficients, work, best, labels)
-        normalise(coefficients, work, stop - start)
+        if not with_posteriors and coefficients.theta.shape[1] >= MANY_FEATURES:
+            normalise_shares(coefficients, work, stop - start)
+        else:
+            normalise(coefficients, work, stop - start)
         if with_posteriors:
             describe_block(
                 start,

@@ -15,6 +15,8 @@ from streamgmm.core.kernels.tiles import (
     SPARE_FEATURES,
     SQUARE_TILE,
     STRIDE,
+    TURNED,
+    add_form,
     add_forms,
     add_moments,
     add_products,
@@ -124,6 +126,19 @@ def add_features_product(theta, features, z, n, component, stop, reach, out):
                 last = min(first + _FEATURES_AT_ONCE, n_features, reach + c + size - 1)
                 add_forms(theta, features, z, c, size, first, last, row, out)
                 c += size
+
+
+@piece
+def add_few_features_product(theta, features, z, n, component, out):
+    """Add Θ Φ of one component to the first line of out, for a multiple n of TURNED rows.
+
+    Shapes, all float64, and sums are those of :func:`add_features_product`.
+    """
+    n_features = features.shape[0]
+    for first in range(0, n_features, _FEATURES_AT_ONCE):
+        last = min(first + _FEATURES_AT_ONCE, n_features)
+        for row in range(0, n, TURNED):
+            add_form(theta, features, z, component, first, last, row, out)
 
 
 @piece

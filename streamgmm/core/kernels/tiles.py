@@ -8,6 +8,8 @@ Arrays have a line for each coordinate or component: element r of a line belongs
 block of data. Lines are ``STRIDE`` elements apart.
 """
 
+import functools
+
 import llvmlite.binding
 from llvmlite import ir
 from numba import types
@@ -31,7 +33,7 @@ _VECTOR_BITS = 512 if cpu_features().get("avx512f") else 256 if cpu_features().g
 SINGLE_LANES = _VECTOR_BITS // 32
 _IS_ARM = llvmlite.binding.get_default_triple().startswith(("aarch64", "arm64"))
 _REGISTERS = 32 if _VECTOR_BITS == 512 or _IS_ARM else 16
-#: Rows that :func:`turn` takes.
+#: Rows that :func:`turn` and :func:`add_form` take.
 TURNED = _VECTOR_BITS // 64
 
 # Sums fill all but a few registers, which hold the summands: components by vectors of rows ...
@@ -238,6 +240,34 @@ def add_forms(typing_context, theta, features, z, component, size, first, last, 
                     _add(builder, place, builder.load(variable))
 
         _for_size(builder, size, range(1, FORMS + 1), emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def add_form(typing_context, theta, features, z, component, first, last, row, out):
+    """Add the sum of :func:`add_forms` for one component and TURNED rows to the first line of out.
+
+    Shapes: as those of :func:`add_forms`, all float64. The sum is the same to the last bit.
+    """
+    signature = types.void(theta, features, z, *[types.int64] * 4, out)
+
+    def generate(context, builder, signature, arguments):
+        theta, features, z, out = (
+            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 7)
+        )
+        component, first, last, row = arguments[3:7]
+        vectors = _Vectors(builder, ir.DoubleType())
+        n_features = builder.extract_value(theta.shape, 1)
+        line = builder.gep(theta.data, [builder.mul(component, n_features)])
+        (total,) = vectors.sums(1)
+        with cgutils.for_range_slice(builder, first, last, _integer(1)) as (f, _):
+            left, right = _coordinates(builder, features, f, z, row)
+            value = builder.fmul(vectors.load(left, _integer(0)), vectors.load(right, _integer(0)))
+            coefficient = vectors.repeat(builder.load(builder.gep(line, [f])))
+            vectors.accumulate(total, coefficient, value)
+        _add(builder, builder.gep(out.data, [row]), builder.load(total))
         return context.get_dummy_value()
 
     return signature, generate
@@ -515,6 +545,67 @@ def add_tile(typing_context, tile, i, j, n_lines, out):
             _add(builder, builder.gep(out.data, [start]), builder.load(values, align=8))
             below = builder.add(i, _integer(a + 1))
             start = builder.add(start, builder.sub(n_lines, below))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _any(builder, masks):
+    """Return whether any element of vectors of truth values is true."""
+    both = functools.reduce(builder.or_, masks)
+    bits = ir.IntType(both.type.count)
+    return builder.icmp_unsigned("!=", builder.bitcast(both, bits), ir.Constant(bits, 0))
+
+
+@intrinsic
+def any_above(typing_context, values, first, threshold):
+    """Return whether one of STRIP values (n,), float64, from the first on exceeds a threshold."""
+    signature = types.boolean(values, types.int64, types.float64)
+
+    def generate(context, builder, signature, arguments):
+        values = make_array(signature.args[0])(context, builder, arguments[0])
+        vectors = _Vectors(builder, ir.DoubleType())
+        least = vectors.repeat(arguments[2])
+        places = [builder.add(arguments[1], _integer(v)) for v in range(0, STRIP, vectors.lanes)]
+        loaded = [vectors.load(values.data, place) for place in places]
+        return _any(builder, [builder.fcmp_ordered(">", value, least) for value in loaded])
+
+    return signature, generate
+
+
+@intrinsic
+def any_near(typing_context, values, largest, first, threshold):
+    """Return whether one of STRIP values less the largest, both (n,), exceeds a threshold."""
+    signature = types.boolean(values, largest, types.int64, types.float64)
+
+    def generate(context, builder, signature, arguments):
+        values, largest = (
+            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1)
+        )
+        vectors = _Vectors(builder, ir.DoubleType())
+        least = vectors.repeat(arguments[3])
+        places = [builder.add(arguments[2], _integer(v)) for v in range(0, STRIP, vectors.lanes)]
+        margins = [
+            builder.fsub(vectors.load(values.data, place), vectors.load(largest.data, place))
+            for place in places
+        ]
+        return _any(builder, [builder.fcmp_ordered(">", margin, least) for margin in margins])
+
+    return signature, generate
+
+
+@intrinsic
+def clear_strip(typing_context, values, first):
+    """Set STRIP values (n,), float64, from the first on to 0."""
+    signature = types.void(values, types.int64)
+
+    def generate(context, builder, signature, arguments):
+        values = make_array(signature.args[0])(context, builder, arguments[0])
+        vectors = _Vectors(builder, ir.DoubleType())
+        for v in range(0, STRIP, vectors.lanes):
+            place = builder.gep(values.data, [builder.add(arguments[1], _integer(v))])
+            place = builder.bitcast(place, vectors.type.as_pointer())
+            builder.store(ir.Constant(vectors.type, None), place, align=8)
         return context.get_dummy_value()
 
     return signature, generate
