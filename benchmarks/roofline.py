@@ -2,13 +2,14 @@
 
 ``python -m benchmarks.roofline [--threads 2] [--small] [--save]``
 
-There are three tables. The rate of NumPy's matrix product is the roof of arithmetic. An E-step is
+There are four tables. The rate of NumPy's matrix product is the roof of arithmetic. An E-step is
 two products of 2·N·K·F flops each, where F is the number of moments of a component. The rate of an
 E-step is this count over the seconds of a pass over data in memory, from the history of a fit. The
 seconds include exponentials, features, threads and merging; the count does not. Components without
 a share in a row are skipped in part, so the count is an upper bound, and the rate may exceed the
 roof. The rate is most meaningful if components overlap, so that nothing is skipped. The third table
-is on reading; see :mod:`benchmarks.reading`.
+is on reading; see :mod:`benchmarks.reading`. The last one has full covariances of many columns in
+the expanded and in the centred form, on overlapping components; see :mod:`benchmarks.wide`.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from benchmarks import reading
+from benchmarks import reading, wide
 from benchmarks.machine import keep_to_cores
 from benchmarks.planted import Problem
 from benchmarks.reporting import Table, new_figure, report
@@ -276,6 +277,7 @@ def main() -> None:
         roof_table(roof, options.threads),
         pass_table(passes, roof, options.threads),
         reading.table(reads),
+        wide.table(options.threads, options.small),
     ]
     command = f"python -m benchmarks.roofline --threads {options.threads}"
     figure = plot(passes, reads, roof, options.threads)

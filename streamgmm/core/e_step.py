@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
 from streamgmm.core.kernels.hard import hard_step
-from streamgmm.core.kernels.log_joint import LOW_RANK, TIED, UNIT_ROUNDOFF, Coefficients
+from streamgmm.core.kernels.kinds import LOW_RANK, TIED
+from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF, Coefficients, n_kept_lines
 from streamgmm.core.kernels.low_rank import (
     LowRankCoefficients,
     LowRankSums,
@@ -21,7 +22,7 @@ from streamgmm.core.kernels.low_rank import (
 )
 from streamgmm.core.kernels.mixture import e_step
 from streamgmm.core.kernels.panels import WHOLE_FEATURES, in_tiles
-from streamgmm.core.kernels.products import ROWS_AT_ONCE
+from streamgmm.core.kernels.products import ALIGNMENT, ROWS_AT_ONCE
 from streamgmm.core.kernels.screening import (
     LARGEST_COEFFICIENT,
     LARGEST_COORDINATE,
@@ -62,6 +63,7 @@ _CAST_BYTES = 1 << 20
 
 # Rows without weights count as rows of weight 1.
 _NO_WEIGHTS = np.empty(0)
+_NO_MEMORY = np.empty(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +105,9 @@ class EStep:
         Whether statistics count a row wholly for its component of largest density.
     has_noise : bool
         Whether the mixture has a component of constant density.
+    keeps_residuals : bool
+        Whether the origins and bases of centred components are their means and factors. The
+        residuals of their densities are then those of their moments.
     """
 
     frame: Frame
@@ -112,6 +117,7 @@ class EStep:
     sums_single: bool = False
     is_hard: bool = False
     has_noise: bool = False
+    keeps_residuals: bool = False
 
     @classmethod
     def prepare(
@@ -197,9 +203,12 @@ class EStep:
         is_in_place = np.array_equal(order, np.arange(parameters.n_components))
         limit = _overflow_limit(stacked, frame.scale)
         bases = structure.invert(frame.factors)
+        centred = order[packed.size :]
         # Centred components without weight are skipped, so their bases are skipped too.
-        indices = np.searchsorted(frame.centred, order[packed.size :])
+        indices = np.searchsorted(frame.centred, centred)
         is_whole = indices.size == frame.centred.size
+        factors = structure.kernel_factors(stacked, None if is_in_place else order)
+        bases = structure.kernel_factors(bases, None if is_whole else indices)
         coefficients = Coefficients(
             kind=structure.code,
             features=_features(parameters.covariance_type, d),
@@ -211,10 +220,10 @@ class EStep:
             theta_single=_single(form.theta, arithmetic, is_hard),
             single_tolerance=_SINGLE_TOLERANCE if arithmetic == "float32" else 0.0,
             means=parameters.means[order],
-            factors=structure.kernel_factors(stacked, None if is_in_place else order),
+            factors=factors,
             constants=constants[order],
             origins=frame.means[indices],
-            bases=structure.kernel_factors(bases, None if is_whole else indices),
+            bases=bases,
             has_own_basis=structure.is_own_basis(frame.factors, parameters.factors),
             limit=limit,
             tolerance=_DENSITY_TOLERANCE,
@@ -233,6 +242,9 @@ class EStep:
             sums_single,
             is_hard,
             noise is not None,
+            keeps_residuals=structure.code <= TIED
+            and np.array_equal(frame.means[indices], parameters.means[centred])
+            and np.array_equal(bases, factors[-len(bases) :]),
         )
 
     def gathered(self, components: NDArray[np.intp]) -> "EStep":
@@ -317,14 +329,19 @@ class EStep:
             rows = rows.astype(rows.dtype.newbyteorder("="), copy=False)
         coefficients = self.writable_coefficients
         priors, order = writable(self.weights), writable(self.order)
+        memory = self._memory()
 
         def sums(part: NDArray[np.floating], own: Array) -> tuple[Array, Array, Array]:
             if self.sums_single:
-                found: tuple[Array, Array, Array] = single_statistics(part, own, coefficients)
+                found: tuple[Array, Array, Array] = single_statistics(
+                    part, own, coefficients, memory
+                )
             elif self.is_hard:
                 *found, _, _ = hard_step(part, own, priors, order, coefficients, True, False)
             else:
-                *found, _ = e_step(part, own, priors, order, coefficients, True, False, False)
+                *found, _ = e_step(
+                    part, own, priors, order, coefficients, memory, True, False, False
+                )
             return found
 
         first, *others = (
@@ -443,6 +460,11 @@ class EStep:
         lost = self._lost_to_coefficients(moments)
         return replace(found, log_likelihood=found.log_likelihood + lost)
 
+    def _memory(self) -> Array:
+        """Return memory for the residuals that a kernel keeps."""
+        n_lines = n_kept_lines(*self.coefficients.origins.shape) if self.keeps_residuals else 0
+        return np.empty(n_lines * STRIDE + ALIGNMENT) if n_lines else _NO_MEMORY
+
     @functools.cached_property
     def _is_in_place(self) -> bool:
         """Whether the coefficients have the components in their own order."""
@@ -476,7 +498,15 @@ class EStep:
         parts = []
         for _, _, part in _castable(rows):
             _, _, totals, (scores, labels, responsibilities) = e_step(
-                part, _NO_WEIGHTS, priors, order, coefficients, False, True, with_responsibilities
+                part,
+                _NO_WEIGHTS,
+                priors,
+                order,
+                coefficients,
+                _NO_MEMORY,
+                False,
+                True,
+                with_responsibilities,
             )
             parts.append(Posterior(scores, labels, responsibilities, int(totals[N_NOT_FINITE])))
         return _joined(parts)

@@ -809,3 +809,57 @@ def points(statistics: Statistics) -> Array:
     d = statistics.frame.n_features
     counts = np.maximum(statistics.counts, 1e-300)[:, np.newaxis]
     return statistics.frame.points(statistics.moments[:, 1 : 1 + d] / counts)
+
+
+# Wide full covariances -------------------------------------------------------------------
+
+
+def wide_parameters(rng: np.random.Generator, k: int, d: int, condition: float) -> Parameters:
+    """Overlapping components with full covariances of a given condition number."""
+    covariances = []
+    for _ in range(k):
+        axes = np.linalg.qr(rng.normal(size=(d, d)))[0]
+        variances = np.geomspace(1.0 / np.sqrt(condition), np.sqrt(condition), d)
+        whole = (axes * variances) @ axes.T
+        covariances.append(0.5 * (whole + whole.T))
+    means = rng.normal(scale=0.5 / np.sqrt(d), size=(k, d))
+    return Parameters.create("full", rng.dirichlet(np.full(k, 5.0)), means, np.stack(covariances))
+
+
+@pytest.mark.parametrize(
+    ("k", "d", "condition", "is_centred"),
+    [(3, 70, 4.0, False), (9, 70, 4.0, False), (2, 260, 4.0, False), (3, 260, 1e5, True)],
+)
+def test_wide_full_covariances(k: int, d: int, condition: float, is_centred: bool) -> None:
+    rng = np.random.default_rng([k, d])
+    parameters = wide_parameters(rng, k, d, condition)
+    rows = draw(rng, parameters, 190)
+    expectation = prepare(parameters)
+    assert (expectation.frame.centred.size == k) == is_centred
+    assert expectation.keeps_residuals == is_centred
+    assert_rows_are_right(expectation, rows, parameters)
+    # Second moments about the origins, in the bases of the frame, from the oracle's shares.
+    shares = naive.responsibilities(rows, naive.of(parameters)).astype(float)
+    moments = expectation.statistics(rows).moments
+    upper = np.triu_indices(1 + d)
+    for c in range(k):
+        if is_centred:
+            u = np.linalg.solve(parameters.factors[c], (rows - parameters.means[c]).T)
+        else:
+            frame = expectation.frame
+            u = ((rows - frame.origin) / frame.scale).T
+        coordinates = np.concatenate([np.ones((1, len(rows))), u])
+        expected = ((coordinates * shares[:, c]) @ coordinates.T)[upper]
+        scale = np.abs(coordinates * shares[:, c]) @ np.abs(coordinates.T)
+        assert np.all(np.abs(moments[c] - expected) <= 1e-7 * scale[upper] + 1e-9)
+
+
+def test_residuals_that_are_kept_and_computed_again_give_the_same_bits() -> None:
+    rng = np.random.default_rng(5)
+    parameters = wide_parameters(rng, 3, 40, 1e8)
+    rows = draw(rng, parameters, 1500)
+    expectation = prepare(parameters)
+    assert expectation.keeps_residuals
+    kept = expectation.statistics(rows)
+    again = replace(expectation, keeps_residuals=False).statistics(rows)
+    assert np.array_equal(kept.moments, again.moments)

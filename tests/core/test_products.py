@@ -11,8 +11,14 @@ from numpy.typing import NDArray
 from streamgmm.core.kernels.compilation import FAST_SUMS
 from streamgmm.core.kernels.products import (
     add_features_product,
+    add_few_features_product,
     add_moments_product,
+    add_quadratic_product,
+    add_squares,
     lines,
+    multiply_triangular,
+    panel_of_rows,
+    square_tile,
     whole_panels,
 )
 from streamgmm.core.kernels.tiles import (
@@ -102,16 +108,90 @@ def test_features_product(dtype: type, k: int, n_coordinates: int) -> None:
     assert np.array_equal(out == 1.0, expected == 1.0)
 
 
-@pytest.mark.parametrize("d", [1, 2, 5, 6, 7, 13, 40])
+@compiled
+def triangular_product(factor, x, origin, first_row, n, out):
+    multiply_triangular(factor, x, origin, first_row, n, panel_of_rows(), out)
+
+
+@compiled
+def quadratic_product(theta, z, n, first, stop, out):
+    nought = np.zeros(z.shape[0])
+    add_quadratic_product(theta, z, n, nought, first, stop, panel_of_rows(), out)
+
+
+@compiled
+def squares(weights, z, n, out):
+    scaled, tile = square_tile()
+    add_squares(weights, z, n, scaled, tile, out)
+
+
+@pytest.mark.parametrize("d", [1, 2, 5, 6, 7, 13, 40, 127, 260])
 def test_triangular_product(d: int) -> None:
     rng = np.random.default_rng(d)
-    factor = np.tril(rng.normal(size=(d, d)))
-    z = random_lines(rng, 1 + d, np.float64)
-    z[0] = 1.0
-    linear = np.stack([np.zeros(d, np.int64), 1 + np.arange(d)], axis=1)
-    out = np.zeros((d, STRIDE))
-    features_product(factor, linear, z, BLOCK, 0, d, 1, out)
-    np.testing.assert_allclose(out[:, :BLOCK], factor @ z[1:, :BLOCK], rtol=0.0, atol=1e-13)
+    factor, origin = np.tril(rng.normal(size=(d, d))), rng.normal(size=d)
+    x = random_lines(rng, d, np.float64)
+    # Some rows of a block; padding is 0 up to whole panels, and what lies beside is not touched.
+    first, n = 128, 128 + 75
+    out = np.ones((d, STRIDE))
+    triangular_product(factor, x, origin, first, n, out)
+    shifted = (x[:, first:n] - origin[:, np.newaxis]).astype(np.longdouble)
+    expected = factor.astype(np.longdouble) @ shifted
+    np.testing.assert_allclose(
+        out[:, first:n].astype(float), expected.astype(float), rtol=0.0, atol=2e-13
+    )
+    assert np.all(out[:, n:256] == 0.0)
+    assert np.all(out[:, :first] == 1.0)
+    assert np.all(out[:, 256:] == 1.0)
+
+
+def test_a_row_of_a_triangular_product_is_the_same_beside_any_others() -> None:
+    rng = np.random.default_rng(1)
+    d = 150
+    factor, origin = np.tril(rng.normal(size=(d, d))), rng.normal(size=d)
+    x, some = random_lines(rng, d, np.float64), random_lines(rng, d, np.float64)
+    some[:, :7] = x[:, 500:507]
+    together, alone = np.empty((d, STRIDE)), np.empty((d, STRIDE))
+    triangular_product(factor, x, origin, 0, BLOCK, together)
+    triangular_product(factor, some, origin, 0, 7, alone)
+    assert np.array_equal(alone[:, :7], together[:, 500:507])
+
+
+@pytest.mark.parametrize("k", [1, 2, 7])
+@pytest.mark.parametrize("n_coordinates", [1, 2, 5, 6, 7, 13, 126, 127, 300])
+def test_quadratic_product(k: int, n_coordinates: int) -> None:
+    rng = np.random.default_rng([k, n_coordinates])
+    features, z = triangle(n_coordinates), random_lines(rng, n_coordinates, np.float64)
+    theta = rng.normal(size=(k, len(features)))
+    first, stop, n = (1, k - 1, 192) if k > 2 else (0, k, 64)
+    out, alone = np.ones((k, STRIDE)), np.ones((1, STRIDE))
+    quadratic_product(theta, z, n, first, stop, out)
+    expected = np.ones((k, STRIDE), np.longdouble)
+    wide, forms = z[:, :n].astype(np.longdouble), np.zeros((n_coordinates, n_coordinates))
+    for c in range(first, stop):
+        forms[features[:, 0], features[:, 1]] = theta[c]
+        expected[c, :n] += np.sum(wide * (forms.astype(np.longdouble) @ wide), axis=0)
+        alone[:] = 1.0
+        quadratic_product(theta[c : c + 1], z, n, 0, 1, alone)
+        assert np.array_equal(alone[0], out[c])
+    scale = np.abs(z[:, :n]).sum(axis=0) ** 2 + 1.0
+    assert np.all(np.abs(out - expected)[:, :n] <= 1e-14 * scale)
+    assert np.array_equal(out == 1.0, expected == 1.0)
+
+
+@pytest.mark.parametrize("n_coordinates", [1, 2, 3, 4, 6, 7, 9, 95, 96, 97, 203])
+@pytest.mark.parametrize("n", [16, 528, BLOCK])
+def test_squares(n_coordinates: int, n: int) -> None:
+    rng = np.random.default_rng([n_coordinates, n])
+    z, weights = random_lines(rng, n_coordinates, np.float64), rng.random(STRIDE)
+    rows, columns = np.triu_indices(n_coordinates)
+    out = np.ones(rows.size + SPARE_FEATURES)
+    squares(weights, z, n, out)
+    wide = z[:, :n].astype(np.longdouble)
+    expected = 1.0 + ((wide * weights[:n]) @ wide.T)[rows, columns]
+    np.testing.assert_allclose(
+        out[: rows.size].astype(float), expected.astype(float), rtol=0.0, atol=1e-15 * n * n
+    )
+    assert np.all(out[rows.size :] == 1.0)
 
 
 def test_a_component_is_the_same_beside_any_others() -> None:
@@ -125,6 +205,21 @@ def test_a_component_is_the_same_beside_any_others() -> None:
         alone[:] = 0.0
         features_product(theta[k : k + 1], features, z, BLOCK, 0, 1, len(features), alone)
         assert np.array_equal(alone[0], together[k])
+
+
+@compiled
+def few_features_product(theta, features, z, n, component, out):
+    add_few_features_product(theta, features, z, n, component, out)
+
+
+def test_few_rows_of_one_component_have_the_same_bits() -> None:
+    rng = np.random.default_rng(2)
+    features, z = triangle(50), random_lines(rng, 50, np.float64)
+    theta = rng.normal(size=(3, len(features)))
+    together, alone = np.zeros((3, STRIDE)), np.zeros((1, STRIDE))
+    features_product(theta, features, z, BLOCK, 0, 3, len(features), together)
+    few_features_product(theta, features, z, 2 * TURNED, 1, alone)
+    assert np.array_equal(alone[0, : 2 * TURNED], together[1, : 2 * TURNED])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -197,3 +197,23 @@ def test_counts_merge_and_subtract() -> None:
     undone = merged.subtract(other)
     counts = [field.name for field in fields(one) if field.name.startswith("n_")]
     assert all(getattr(undone, name) == getattr(one, name) for name in counts)
+
+
+@pytest.mark.parametrize("covariance_type", ["diag", "spherical"])
+def test_float32_is_used_for_unit_vectors(covariance_type: CovarianceType) -> None:
+    # Each coordinate is large in some row of a block, but in no row are all of them.
+    rng = np.random.default_rng(9)
+    k, d = 8, 64
+    means = rng.normal(size=(k, d))
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    shape = (k, d) if covariance_type == "diag" else (k,)
+    parameters = Parameters.create(
+        covariance_type, np.full(k, 1 / k), means, np.full(shape, 0.25 / d)
+    )
+    rows = draw(rng, parameters, 2 * BLOCK)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    single = expectation(parameters, "float32")
+    found = single.statistics(rows)
+    assert found.n_single == len(rows) * k
+    exact = naive.scores(rows, naive.of(parameters))
+    assert np.abs(single.posterior(rows).scores - exact).max() < 1e-3

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece
+from streamgmm.core.kernels.kinds import TIED
 from streamgmm.core.kernels.log_joint import (
     NOISE,
-    TIED,
     evaluate,
     has_noise,
     load,
@@ -318,8 +318,8 @@ def _add_moments(coefficients, n_rows, work, found, moments, scatter):
         z = work.z
         if not coefficients.has_own_basis:
             origin, bases = coefficients.origin, coefficients.bases
-            residuals(coefficients, work.x, origin, bases, FIRST, n_rows, work)
             z = work.residual
+            residuals(coefficients, work.x, origin, bases, FIRST, n_rows, work, z)
         for k in range(n_packed):
             own = found.rows[found.starts[k] : found.starts[k + 1]]
             _add_rows(coefficients.features, z, own, work, moments, k)
@@ -437,7 +437,7 @@ def hard_step(rows, weights, priors, order, coefficients, with_sums, with_poster
         priors,
         order,
         coefficients,
-        workspace(coefficients),
+        workspace(coefficients, np.empty(0)),
         _assignment(n_components),
         (_comparison(np.float64), _comparison(np.float32)),
         (moments, scatter),

@@ -21,14 +21,12 @@ import numpy as np
 
 from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece
 from streamgmm.core.kernels.hard import harden
+from streamgmm.core.kernels.kinds import DIAG, SPHERICAL, TIED
 from streamgmm.core.kernels.log_joint import (
-    DIAG,
-    SPHERICAL,
-    TIED,
     add_square,
     has_noise,
     normalise,
-    transform,
+    residuals,
     workspace,
 )
 from streamgmm.core.kernels.mixture import (
@@ -58,6 +56,7 @@ class Gaps(NamedTuple):
 
     x: np.ndarray  #: (D, STRIDE) rows in data units, 0 where a value is missing
     seen: np.ndarray  #: (D, STRIDE) 1, or 0 where a value is missing
+    shifted: np.ndarray  #: (D, STRIDE) x less a mean, 0 where a value is missing
     starts: np.ndarray  #: (BLOCK + 1,) int64 first row of each run of equal gaps, then n
     columns: np.ndarray  #: (D,) int64 the columns that a run lacks; m of them
     basis: np.ndarray  #: (D, D) V in its first m lines
@@ -73,6 +72,7 @@ def _gaps(coefficients):
     n_rows = KEPT // (n_components * n_features) // PANEL * PANEL
     n_rows = min(max(n_rows, PANEL), BLOCK)
     return Gaps(
+        lines(n_features, np.float64),
         lines(n_features, np.float64),
         lines(n_features, np.float64),
         np.empty(BLOCK + 1, np.int64),
@@ -130,12 +130,13 @@ def _find_runs(n, gaps):
 @piece
 def _residuals(coefficients, k, n, work, gaps):
     """Write residuals y of n rows into work.residual; component k's mean fills missing values."""
-    shifted = work.shifted[1:]
+    shifted = gaps.shifted
     for d in range(shifted.shape[0]):
         mean = coefficients.means[k, d]
         for r in range(n):
             shifted[d, r] = (gaps.x[d, r] - mean) * gaps.seen[d, r]
-    transform(coefficients, coefficients.factors, k, n, work)
+    factors = coefficients.factors
+    residuals(coefficients, shifted, work.nought, factors, k, n, work, work.residual)
 
 
 @piece
@@ -426,7 +427,7 @@ def incomplete_statistics(rows, weights, order, coefficients, is_hard):
     recent_moments = np.zeros((n_components, coefficients.features.shape[0]))
     recent_scatter = np.zeros((1, n_scatter))
     totals = np.zeros(CONDITIONAL_ENTROPY + 1)
-    work, gaps = workspace(coefficients), _gaps(coefficients)
+    work, gaps = workspace(coefficients, np.empty(0)), _gaps(coefficients)
     sums, recent = (moments, scatter), (recent_moments, recent_scatter)
     assigned = np.zeros(BLOCK, np.int64), np.zeros(BLOCK, np.bool_)
     _add_rows(
@@ -520,7 +521,7 @@ def incomplete_posteriors(
     scores, labels = np.empty(n_rows), np.empty(n_rows, np.int64)
     responsibilities = np.zeros((n_rows if with_responsibilities else 0, priors.size))
     imputed = np.zeros((n_rows if with_missing_values else 0, n_features))
-    work, gaps, best = workspace(coefficients), _gaps(coefficients), np.empty(BLOCK)
+    work, gaps, best = workspace(coefficients, np.empty(0)), _gaps(coefficients), np.empty(BLOCK)
     out = scores, labels, responsibilities
     _describe_rows(rows, priors, order, coefficients, work, gaps, best, out, imputed)
     return scores, labels, responsibilities, imputed

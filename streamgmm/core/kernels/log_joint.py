@@ -16,23 +16,49 @@ import numpy as np
 
 from streamgmm.core.kernels.compilation import allocating_piece, inlined_piece, piece, view_piece
 from streamgmm.core.kernels.elementary import SMALLEST_EXPONENT, exponential
-from streamgmm.core.kernels.products import FIRST, add_features_product, fill, lines, whole_panels
+from streamgmm.core.kernels.kinds import DIAG, SPHERICAL, TIED
+from streamgmm.core.kernels.products import (
+    FEW_ROWS,
+    FIRST,
+    SQUARE_FEATURES,
+    fill,
+    lines,
+    lines_in,
+    multiply_triangular,
+    panel_of_rows,
+    square_tile,
+    whole_panels,
+)
 from streamgmm.core.kernels.screening import (
     FEW,
+    NEGLIGIBLE,
     TOGETHER,
+    add_expanded,
     can_screen,
     find_rows,
     gather,
     screened_log_joint,
 )
-from streamgmm.core.kernels.tiles import BLOCK, TURNED, turn
-
-# Kinds whose factors are matrices come first. LOW_RANK has a kernel of its own.
-FULL, TIED, DIAG, SPHERICAL, LOW_RANK = range(5)
+from streamgmm.core.kernels.tiles import BLOCK, STRIDE, STRIP, TURNED, any_near, clear_strip, turn
 
 UNIT_ROUNDOFF = 2.0**-53
+# Most strips of rows of which each is looked at before exponentials are computed.
+_FEW_STRIPS = 6
+# Most lines of residuals that are kept.
+_MOST_KEPT = 1 << 13
 #: The label of rows that are noise.
 NOISE = -1
+
+
+def n_kept_lines(n_centred: int, n_features: int) -> int:
+    """Return how many lines of residuals are kept from the densities of a block to its moments.
+
+    They are those of whole components whose factors are matrices.
+    """
+    if n_features < SQUARE_FEATURES:
+        return 0
+    n_lines = 1 + n_features
+    return min(n_centred, _MOST_KEPT // n_lines) * n_lines
 
 
 class Coefficients(NamedTuple):
@@ -68,15 +94,19 @@ class Workspace(NamedTuple):
 
     z: np.ndarray  #: (E, STRIDE) coordinates in the frame; TIED: whitened
     x: np.ndarray  #: (D, STRIDE) rows in data units, if a component needs them
-    nought: np.ndarray  #: (D,) 0
+    nought: np.ndarray  #: (1 + D,) 0
     unit: np.ndarray  #: (D,) 1
-    shifted: np.ndarray  #: (1 + D, STRIDE) 1, then x less an origin
+    scaled: np.ndarray  #: scratch of products of lines with each other: weighted lines
+    tile: np.ndarray  #: ... and a tile
+    panel: np.ndarray  #: scratch of triangular products
+    kept: np.ndarray  #: (n E, STRIDE) residuals of the first n centred components
     residual: np.ndarray  #: (E, STRIDE) coordinates about a component's own origin, in its basis
     log_joint: np.ndarray  #: (K, STRIDE); later responsibilities
     extent: np.ndarray  #: (E,) bound on the coordinates over the block
     rounding: np.ndarray  #: (D,) bound on the rounding error of whitened z over the block
     extent_features: np.ndarray  #: (F,) features of the extent
     bounds: np.ndarray  #: (packed,) error bound by component
+    single_bounds: np.ndarray  #: (packed,) the same in float32, over SINGLE_OVER_DOUBLE
     is_centred: np.ndarray  #: (K,) bool, whether a component uses the centred form
     valid: np.ndarray  #: (BLOCK,) 1, or 0 for a row that is skipped
     largest: np.ndarray  #: (BLOCK,)
@@ -84,6 +114,8 @@ class Workspace(NamedTuple):
     common: np.ndarray  #: (BLOCK,) part of the log-joint density that all components share
     noise: np.ndarray  #: (BLOCK,) log-joint density of the noise, less the common part
     gathered: np.ndarray  #: (E, STRIDE) 1, then some rows of z or x
+    turned: np.ndarray  #: (BLOCK, E) the transpose of z ...
+    is_turned: np.ndarray  #: (1,) int64, ... which is there if this is 1
     some: np.ndarray  #: (1, STRIDE) of rows: weights, or densities of a component
     some_rows: np.ndarray  #: (TOGETHER, FEW) int64, rows in which components matter
     counts: np.ndarray  #: (TOGETHER,) int64, their number
@@ -94,17 +126,27 @@ class Workspace(NamedTuple):
 
 
 @allocating_piece
-def workspace(coefficients):
-    """Allocate scratch arrays for the blocks of a chunk."""
+def workspace(coefficients, memory):
+    """Allocate scratch arrays for the blocks of a chunk.
+
+    Memory has room for the residuals of some components, the first of the centred ones, and
+    ALIGNMENT elements more; or it is empty.
+    """
     n_components, n_features = coefficients.means.shape
     n_coordinates = n_features + (2 if coefficients.kind == SPHERICAL else 1)
     z, residual = lines(n_coordinates, np.float64), lines(n_coordinates, np.float64)
-    shifted = lines(1 + n_features, np.float64)
     gathered = lines(n_coordinates, np.float64)
-    fill(gathered[0], 1.0)
+    # Entries that no row has yet are multiplied with weights of 0.
+    for e in range(n_coordinates):
+        fill(gathered[e], 1.0)
     fill(z[0], 1.0)
     fill(residual[0], 1.0)
-    fill(shifted[0], 1.0)
+    scaled, tile = square_tile()
+    n_narrow = n_coordinates if coefficients.theta_single.shape[0] else 0
+    n_kept = memory.size // (n_coordinates * STRIDE)
+    kept = lines_in(memory, n_kept * n_coordinates)
+    for k in range(n_kept):
+        fill(kept[k * n_coordinates], 1.0)
     unit = np.empty(n_features)
     fill(unit, 1.0)
     extent = np.empty(n_coordinates)
@@ -112,14 +154,18 @@ def workspace(coefficients):
     return Workspace(
         z,
         lines(n_features, np.float64),
-        np.zeros(n_features),
+        np.zeros(1 + n_features),
         unit,
-        shifted,
+        scaled,
+        tile,
+        panel_of_rows(),
+        kept,
         residual,
         lines(n_components, np.float64),
         extent,
         np.zeros(n_features),
         np.empty(coefficients.theta.shape[1]),
+        np.empty(coefficients.theta.shape[0]),
         np.empty(coefficients.theta.shape[0]),
         np.empty(n_components, np.bool_),
         np.empty(BLOCK),
@@ -128,14 +174,30 @@ def workspace(coefficients):
         np.empty(BLOCK),
         np.empty(BLOCK),
         gathered,
+        np.empty((BLOCK, n_coordinates)),
+        np.zeros(1, np.int64),
         lines(1, np.float64),
         np.empty((TOGETHER, FEW), np.int64),
         np.empty(TOGETHER, np.int64),
-        lines(n_coordinates if coefficients.theta_single.shape[0] else 0, np.float32),
+        lines(n_narrow, np.float32),
         np.zeros(1, np.int64),
         np.zeros(1, np.int64),
         np.zeros(1, np.int64),
     )
+
+
+@inlined_piece
+def is_kept(c, work):
+    """Return whether the residuals of centred component c are kept."""
+    size = work.residual.shape[0]
+    return c >= 0 and (c + 1) * size <= work.kept.shape[0]
+
+
+@view_piece
+def residual_lines(c, work):
+    """Return the lines for the residuals of centred component c, (E, STRIDE)."""
+    size = work.residual.shape[0]
+    return work.kept[c * size : (c + 1) * size] if is_kept(c, work) else work.residual
 
 
 @piece
@@ -214,21 +276,14 @@ def _set_aside(rows, coefficients, work):
     return n_overflowing, n_not_finite, n_missing
 
 
-@view_piece
-def _linear(coefficients):
-    """Return the table of the features 1 · z_d."""
-    return coefficients.features[1 : 1 + coefficients.origin.size]
-
-
 @piece
 def _whiten(coefficients, work, n):
     """Replace z by y = whitener z (TIED), and store -½‖y‖², which all components share, apart."""
     whitener = coefficients.whitener
     z, y = work.z[1:], work.residual[1:]
-    for d in range(z.shape[0]):
-        fill(y[d], 0.0)
-    whole, last = whole_panels(n), whitener.shape[0]
-    add_features_product(whitener, _linear(coefficients), work.z, whole, FIRST, last, FIRST + 1, y)
+    for row in range(0, n, FEW_ROWS):
+        last = min(row + FEW_ROWS, n)
+        multiply_triangular(whitener, z, work.nought, row, last, work.panel, y)
     fill(work.common, 0.0)
     roundoff = UNIT_ROUNDOFF * math.sqrt(z.shape[0])
     for d in range(z.shape[0]):
@@ -249,49 +304,63 @@ def add_square(coordinates, n):
     square = coordinates[-1]
     fill(square[: whole_panels(n)], 0.0)
     for d in range(1, coordinates.shape[0] - 1):
-        for r in range(n):
-            square[r] += coordinates[d, r] ** 2
+        _add_squares(coordinates[d, :n], square[:n])
 
 
 @piece
-def residuals(coefficients, x, origin, factors, k, n, work):
-    """Write y = factor_k (x - origin) for n rows of x (D, STRIDE) into work.residual."""
-    shifted = work.shifted[1:]
-    for d in range(x.shape[0]):
-        for r in range(n):
-            shifted[d, r] = x[d, r] - origin[d]
-    transform(coefficients, factors, k, n, work)
+def residuals(coefficients, x, origin, factors, k, n, work, out):
+    """Write y = factor_k (x - origin) for n rows of x (D, STRIDE) into out (E, STRIDE).
+
+    The first line of out holds 1. Whole panels are padded with 0.
+    """
+    for row in range(0, n, FEW_ROWS):
+        _few_residuals(coefficients, x, origin, factors, k, row, min(row + FEW_ROWS, n), work, out)
 
 
 @piece
-def transform(coefficients, factors, k, n, work):
-    """Write y = factor_k z for n rows of z in work.shifted into work.residual."""
-    shifted, y = work.shifted[1:], work.residual[1:]
-    n_features, whole = shifted.shape[0], whole_panels(n)
-    for d in range(n_features):
-        fill(shifted[d, n:whole], 0.0)
-        fill(y[d, :whole], 0.0)
+def _few_residuals(coefficients, x, origin, factors, k, row, stop, work, out):
+    """Write residuals as :func:`residuals` does, for the rows from one on."""
+    y, whole = out[1:], whole_panels(stop)
     if coefficients.kind <= TIED:
         factor = factors[min(k, factors.shape[0] - 1)]
-        add_features_product(
-            factor, _linear(coefficients), work.shifted, whole, FIRST, n_features, FIRST + 1, y
-        )
+        multiply_triangular(factor, x, origin, row, stop, work.panel, y)
     else:
-        for d in range(n_features):
-            for r in range(n):
-                y[d, r] = factors[k, 0, d] * shifted[d, r]
+        for d in range(x.shape[0]):
+            _scale(x[d, row:stop], origin[d], factors[k, 0, d], y[d, row:stop])
+            fill(y[d, stop:whole], 0.0)
     if coefficients.kind == SPHERICAL:
-        add_square(work.residual, n)
+        fill(out[-1, row:whole], 0.0)
+        for d in range(x.shape[0]):
+            _add_squares(y[d, row:stop], out[-1, row:stop])
 
 
 @piece
-def _centred_densities(coefficients, x, k, n, work, out):
-    """Write log-joint densities of component k for n rows of x (D, STRIDE) into out (STRIDE,)."""
-    residuals(coefficients, x, coefficients.means[k], coefficients.factors, k, n, work)
+def _scale(values, origin, factor, out):
+    """Write factor (values - origin) into out (n,)."""
+    for r in range(values.size):
+        out[r] = factor * (values[r] - origin)
+
+
+@piece
+def _add_squares(values, out):
+    """Add the squares of values (n,) to out."""
+    for r in range(values.size):
+        out[r] += values[r] ** 2
+
+
+@piece
+def _centred_densities(coefficients, x, k, n, work, y, out):
+    """Write log-joint densities of component k for n rows of x (D, STRIDE) into out (STRIDE,).
+
+    Their residuals go into y (E, STRIDE).
+    """
+    mean, factors = coefficients.means[k], coefficients.factors
     fill(out, 0.0)
-    for d in range(coefficients.origin.size):
-        for r in range(n):
-            out[r] += work.residual[1 + d, r] ** 2
+    for row in range(0, n, FEW_ROWS):
+        stop = min(row + FEW_ROWS, n)
+        _few_residuals(coefficients, x, mean, factors, k, row, stop, work, y)
+        for d in range(mean.size):
+            _add_squares(y[1 + d, row:stop], out[row:stop])
     for r in range(n):
         out[r] = coefficients.constants[k] - 0.5 * out[r]
 
@@ -302,12 +371,13 @@ def _centred_log_joint(coefficients, k, n, work):
     is_packed = k < coefficients.theta.shape[0] and math.isfinite(work.bounds[k])
     count = _find_doubtful(k, n, work) if is_packed else FEW + 1
     if count > FEW:
-        _centred_densities(coefficients, work.x, k, n, work, work.log_joint[k])
+        y = residual_lines(k - coefficients.theta.shape[0], work)
+        _centred_densities(coefficients, work.x, k, n, work, y, work.log_joint[k])
     elif count > 0:
         rows = work.some_rows[0, :count]
         x = work.gathered[1 : 1 + work.x.shape[0]]
         gather(work.x, rows, whole_panels(count), x)
-        _centred_densities(coefficients, x, k, count, work, work.some[0])
+        _centred_densities(coefficients, x, k, count, work, work.residual, work.some[0])
         for i in range(count):
             work.log_joint[k, rows[i]] = work.some[0, i]
 
@@ -352,14 +422,14 @@ def _fold_common(coefficients, work, n):
 def _packed_log_joint(coefficients, work, n_rows):
     """Compute Θ Φ for the components in the expanded form."""
     n = whole_panels(n_rows)
-    n_packed, n_map = coefficients.theta.shape
+    n_packed = coefficients.theta.shape[0]
     for k in range(n_packed):
         fill(work.log_joint[k, :n], 0.0)
     if can_screen(coefficients, work):
         screened_log_joint(coefficients, work, n_rows)
     else:
-        theta, features = coefficients.theta, coefficients.features[:n_map]
-        add_features_product(theta, features, work.z, n, FIRST, n_packed, n_map, work.log_joint)
+        theta = coefficients.theta
+        add_expanded(coefficients, theta, work.z, n, FIRST, n_packed, work, work.log_joint)
 
 
 @piece
@@ -389,6 +459,38 @@ def _bound_errors(coefficients, work):
                 distance = extent[1 + d] + abs(coefficients.theta[k, 1 + d])
                 carried += (work.rounding[d] * distance) ** 2
         work.bounds[k] = roundoff * magnitude + 4.0 * math.sqrt(carried)
+
+
+@piece
+def _bound_single_errors(coefficients, work, n):
+    """Write bounds on the errors in float32, over SINGLE_OVER_DOUBLE, into work.single_bounds.
+
+    They are work.bounds or, where rows do not have all coordinates of the extent at once, less. For
+    all rows with ‖z‖² ≤ R, Σ |θ| φ ≤ |c| + ‖b‖ √R + max |q| R by the inequality of Cauchy and
+    Schwarz, where c, b and q are the coefficients of 1, z and the squares.
+    """
+    n_packed, n_map = coefficients.theta.shape
+    for k in range(n_packed):
+        work.single_bounds[k] = work.bounds[k]
+    if coefficients.kind != DIAG and coefficients.kind != SPHERICAL:
+        return
+    square = work.some[0, :n]
+    fill(square, 0.0)
+    for d in range(coefficients.origin.size):
+        _add_squares(work.z[1 + d, :n], square)
+    radius = _largest(square)
+    roundoff = UNIT_ROUNDOFF * (4.0 + math.sqrt(n_map))
+    for k in range(n_packed):
+        theta, n_linear = coefficients.theta[k], 1 + coefficients.origin.size
+        linear, steepest = 0.0, 0.0
+        for f in range(1, n_linear):
+            linear += theta[f] ** 2
+        for f in range(n_linear, n_map):
+            steepest = max(steepest, abs(theta[f]))
+        magnitude = abs(theta[0]) + math.sqrt(linear * radius) + steepest * radius
+        # Rounding in the radius is less than one part in a million.
+        bound = roundoff * 1.000001 * magnitude
+        work.single_bounds[k] = min(work.single_bounds[k], bound)
 
 
 @piece
@@ -423,12 +525,15 @@ def load(rows, coefficients, work):
     Return the counts of skipped rows, as :func:`load_rows` does.
     """
     left_out = load_rows(rows, coefficients, work)
+    work.is_turned[0] = 0
     fill(work.common, 0.0)
     if coefficients.kind == TIED:
         _whiten(coefficients, work, rows.shape[0])
     elif coefficients.kind == SPHERICAL:
         add_square(work.z, rows.shape[0])
     _bound_errors(coefficients, work)
+    if coefficients.theta_single.shape[0]:
+        _bound_single_errors(coefficients, work, rows.shape[0])
     return left_out
 
 
@@ -461,6 +566,62 @@ def normalise(coefficients, work, n):
     work.log_joint becomes exp(log_joint - largest). work.total becomes the sum over components and
     the noise.
     """
+    _begin_total(coefficients, work, n)
+    largest, total, log_joint = work.largest, work.total, work.log_joint
+    for k in range(log_joint.shape[0]):
+        for r in range(n):
+            value = exponential(log_joint[k, r] - largest[r])
+            log_joint[k, r] = value
+            total[r] += value
+
+
+@piece
+def normalise_shares(coefficients, work, n):
+    """Compute what :func:`normalise` does, with 0 for many components without a share in a row.
+
+    Their part of the total is too small to change its last bit.
+    """
+    _begin_total(coefficients, work, n)
+    largest, total, log_joint = work.largest, work.total, work.log_joint
+    for k in range(log_joint.shape[0]):
+        line = log_joint[k]
+        fill(line[n : whole_panels(n)], -np.inf)
+        if _has_few_shares(line, largest, n):
+            _take_few_exponentials(line, largest, total, n)
+        else:
+            for r in range(n):
+                value = exponential(log_joint[k, r] - largest[r])
+                log_joint[k, r] = value
+                total[r] += value
+
+
+@piece
+def _has_few_shares(line, largest, n):
+    """Return whether few strips of n rows have a row in which a component has a share."""
+    count = 0
+    for first in range(0, n, STRIP):
+        count += any_near(line, largest, first, NEGLIGIBLE)
+        if count > _FEW_STRIPS:
+            return False
+    return True
+
+
+@piece
+def _take_few_exponentials(line, largest, total, n):
+    """Replace densities by exponentials as :func:`normalise` does, in strips with a share alone."""
+    for first in range(0, n, STRIP):
+        if any_near(line, largest, first, NEGLIGIBLE):
+            for r in range(first, min(first + STRIP, n)):
+                value = exponential(line[r] - largest[r])
+                line[r] = value
+                total[r] += value
+        else:
+            clear_strip(line, first)
+
+
+@piece
+def _begin_total(coefficients, work, n):
+    """Find the largest density of each row, and begin the total with the noise."""
     largest, total, log_joint = work.largest, work.total, work.log_joint
     for r in range(n):
         largest[r] = log_joint[0, r]
@@ -474,8 +635,3 @@ def normalise(coefficients, work, n):
         for r in range(n):
             largest[r] = max(largest[r], work.noise[r])
             total[r] = exponential(work.noise[r] - largest[r])
-    for k in range(log_joint.shape[0]):
-        for r in range(n):
-            value = exponential(log_joint[k, r] - largest[r])
-            log_joint[k, r] = value
-            total[r] += value

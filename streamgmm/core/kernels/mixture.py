@@ -11,18 +11,36 @@ import numpy as np
 
 from streamgmm.core.kernels.compilation import kernel, piece
 from streamgmm.core.kernels.elementary import logarithm
+from streamgmm.core.kernels.kinds import FULL, TIED
 from streamgmm.core.kernels.log_joint import (
     NOISE,
-    TIED,
     evaluate,
     has_noise,
+    is_kept,
     load,
     normalise,
+    normalise_shares,
+    residual_lines,
     residuals,
     workspace,
 )
-from streamgmm.core.kernels.products import FIRST, add_moments_product, fill, whole_panels
-from streamgmm.core.kernels.screening import FEW, MANY_FEATURES, NEGLIGIBLE, find_rows, gather
+from streamgmm.core.kernels.products import (
+    FIRST,
+    MANY_SQUARE_FEATURES,
+    SQUARE_FEATURES,
+    add_moments_product,
+    add_squares,
+    fill,
+    whole_panels,
+)
+from streamgmm.core.kernels.screening import (
+    FEW,
+    MANY_FEATURES,
+    NEGLIGIBLE,
+    find_rows,
+    gather,
+    gather_rows,
+)
 from streamgmm.core.kernels.tiles import BLOCK, MOMENT_TILES, SPARE_FEATURES, STRIP
 from streamgmm.core.kernels.totals import (
     LOG_LIKELIHOOD,
@@ -79,19 +97,36 @@ def weigh(weights, work, n):
 
 
 @piece
+def gather_weights(responsibilities, share_rows, work):
+    """Gather responsibilities of some rows into work.some; return their number, padded with 0."""
+    count = share_rows.size
+    n = (count + STRIP - 1) // STRIP * STRIP
+    for i in range(count):
+        work.some[0, i] = responsibilities[share_rows[i]]
+    fill(work.some[0, count:n], 0.0)
+    return n
+
+
+@piece
 def gather_weighted(values, responsibilities, share_rows, work):
     """Gather some rows of values (n, STRIDE) and of a component's responsibilities.
 
     Values go into the lines of work.gathered after the first one, responsibilities into work.some.
     Return the number of rows, padded with repetitions that have no weight.
     """
-    count = share_rows.size
-    n = (count + STRIP - 1) // STRIP * STRIP
-    for i in range(count):
-        work.some[0, i] = responsibilities[share_rows[i]]
-    fill(work.some[0, count:n], 0.0)
+    n = gather_weights(responsibilities, share_rows, work)
     gather(values, share_rows, n, work.gathered[1:])
     return n
+
+
+@piece
+def _add_weighted(coefficients, z, n, work, moments, k):
+    """Add rows of z (E, STRIDE), whose weights are in work.some, to the moments of component k."""
+    if coefficients.kind == FULL and coefficients.origin.size >= SQUARE_FEATURES:
+        add_squares(work.some[0], z, n, work.scaled, work.tile, moments[k])
+    else:
+        table = coefficients.features
+        add_moments_product(work.some, table, z, n, FIRST, FIRST + 1, moments, k)
 
 
 @piece
@@ -103,6 +138,7 @@ def _add_packed_moments(coefficients, z, n_rows, work, moments):
     """
     n_packed, n_features = coefficients.theta.shape
     features, responsibilities = coefficients.features, work.log_joint
+    is_wide = coefficients.kind == FULL and coefficients.origin.size >= MANY_SQUARE_FEATURES
     n, passed_over = whole_panels(n_rows), 0
     for first in range(0, n_packed, _GROUP):
         last = min(first + _GROUP, n_packed)
@@ -112,6 +148,10 @@ def _add_packed_moments(coefficients, z, n_rows, work, moments):
                 count = find_rows(responsibilities[k], 0.0, n, work.some_rows[k - first])
                 work.counts[k - first] = count
                 most = max(most, count)
+        if most > FEW and is_wide:
+            for k in range(first, last):
+                add_squares(responsibilities[k], z, n, work.scaled, work.tile, moments[k])
+            continue
         if most > FEW:
             add_moments_product(responsibilities, features, z, n, first, last, moments, first)
             continue
@@ -120,10 +160,12 @@ def _add_packed_moments(coefficients, z, n_rows, work, moments):
             passed_over += n_rows - count
             if count:
                 share_rows = work.some_rows[k - first, :count]
-                few = gather_weighted(z[1:], responsibilities[k], share_rows, work)
-                add_moments_product(
-                    work.some, features, work.gathered, few, FIRST, FIRST + 1, moments, k
-                )
+                if coefficients.has_own_basis:
+                    few = gather_weights(responsibilities[k], share_rows, work)
+                    gather_rows(share_rows, n_rows, work)
+                else:
+                    few = gather_weighted(z[1:], responsibilities[k], share_rows, work)
+                _add_weighted(coefficients, work.gathered, few, work, moments, k)
     return passed_over
 
 
@@ -138,27 +180,34 @@ def add_centred_moments(coefficients, c, n_rows, work, moments, scatter):
     count = find_rows(responsibilities, 0.0, n, work.some_rows[0])
     if count == 0:
         return n_rows
+    z = residual_lines(c, work)
     if count <= FEW:
-        few = gather_weighted(work.x, responsibilities, work.some_rows[0, :count], work)
-        x = work.gathered[1 : 1 + work.x.shape[0]]
+        share_rows, x = work.some_rows[0, :count], work.gathered[1 : 1 + work.x.shape[0]]
+        if is_kept(c, work):
+            few = gather_weighted(z[1:], responsibilities, share_rows, work)
+            z = work.gathered
+        else:
+            few = gather_weighted(work.x, responsibilities, share_rows, work)
     else:
         count, few, x = n_rows, n, work.x
         for r in range(n):
             work.some[0, r] = responsibilities[r]
-    residuals(coefficients, x, coefficients.origins[c], coefficients.bases, c, few, work)
-    add_moments_product(
-        work.some, coefficients.features, work.residual, few, FIRST, FIRST + 1, moments, k
-    )
+    if not is_kept(c, work):
+        residuals(coefficients, x, coefficients.origins[c], coefficients.bases, c, few, work, z)
+    _add_weighted(coefficients, z, few, work, moments, k)
     if coefficients.kind == TIED:
-        add_scatter(coefficients, work.residual, few, work, scatter)
+        add_scatter(coefficients, z, few, work, scatter)
     return n_rows - count
 
 
 @piece
 def add_scatter(coefficients, z, n, work, scatter):
     """Add the upper triangle of Σ w z zᵀ to scatter (1, S + spare); w is in work.some."""
-    table = coefficients.scatter_features
-    add_moments_product(work.some, table, z, n, FIRST, FIRST + 1, scatter, FIRST)
+    if coefficients.origin.size >= SQUARE_FEATURES:
+        add_squares(work.some[0], z[1:], n, work.scaled, work.tile, scatter[0])
+    else:
+        table = coefficients.scatter_features
+        add_moments_product(work.some, table, z, n, FIRST, FIRST + 1, scatter, FIRST)
 
 
 @piece
@@ -173,8 +222,8 @@ def add_moments(coefficients, n_rows, work, moments, scatter):
         z = work.z
         if not coefficients.has_own_basis:
             origin, bases = coefficients.origin, coefficients.bases
-            residuals(coefficients, work.x, origin, bases, FIRST, n_rows, work)
             z = work.residual
+            residuals(coefficients, work.x, origin, bases, FIRST, n_rows, work, z)
         passed_over += _add_packed_moments(coefficients, z, n_rows, work, moments)
         if coefficients.kind == TIED:
             weights = work.some[0]
@@ -262,7 +311,10 @@ def _visit_rows(
         evaluate(part, coefficients, work)
         if with_posteriors:
             label_block(start, stop - start, order, coefficients, work, best, labels)
-        normalise(coefficients, work, stop - start)
+        if not with_posteriors and coefficients.theta.shape[1] >= MANY_FEATURES:
+            normalise_shares(coefficients, work, stop - start)
+        else:
+            normalise(coefficients, work, stop - start)
         if with_posteriors:
             describe_block(
                 start,
@@ -293,6 +345,7 @@ def e_step(
     priors,
     order,
     coefficients,
+    memory,
     with_sums,
     with_posteriors,
     with_responsibilities,
@@ -310,6 +363,8 @@ def e_step(
     order : (K,) int64
         Index of each component of the coefficients among the K' components of the model.
     coefficients : Coefficients
+    memory : (m,) float64
+        Scratch that saves time, see :func:`~streamgmm.core.kernels.log_joint.workspace`; or (0,).
     with_sums, with_posteriors, with_responsibilities : bool
         Whether these results are wanted; responsibilities need posteriors. A result that is not
         wanted has no entries.
@@ -348,7 +403,7 @@ def e_step(
         priors,
         order,
         coefficients,
-        workspace(coefficients),
+        workspace(coefficients, memory),
         np.empty(BLOCK),
         (moments, scatter),
         (recent_moments, recent_scatter),

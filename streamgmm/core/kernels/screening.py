@@ -10,8 +10,26 @@ bit; or the densities stay in float32, if the caller accepts the error.
 import numpy as np
 
 from streamgmm.core.kernels.compilation import piece
-from streamgmm.core.kernels.products import FIRST, add_features_product, fill, whole_panels
-from streamgmm.core.kernels.tiles import BLOCK, FORMS, MOMENT_TILES, STRIP, form_rows
+from streamgmm.core.kernels.kinds import FULL
+from streamgmm.core.kernels.products import (
+    FIRST,
+    QUADRATIC_FEATURES,
+    add_features_product,
+    add_few_features_product,
+    add_quadratic_product,
+    fill,
+    whole_panels,
+)
+from streamgmm.core.kernels.tiles import (
+    BLOCK,
+    FORMS,
+    MOMENT_TILES,
+    STRIP,
+    TURNED,
+    any_above,
+    any_near,
+    form_rows,
+)
 
 #: A component with a log-joint density so far below another's, in nats, has no share in a row: a
 #: trillion of such responsibilities do not change the last digit of sums that have any mass.
@@ -37,8 +55,8 @@ _BLOCKS_WITHOUT = 15
 def all_single(coefficients, work):
     """Return whether densities in float32 are accurate enough for all packed components."""
     enough = True
-    for k in range(work.bounds.size):
-        enough &= SINGLE_OVER_DOUBLE * work.bounds[k] <= coefficients.single_tolerance
+    for k in range(work.single_bounds.size):
+        enough &= SINGLE_OVER_DOUBLE * work.single_bounds[k] <= coefficients.single_tolerance
     return enough
 
 
@@ -60,10 +78,27 @@ def can_screen(coefficients, work):
         work.unscreened[0] -= 1
         return False
     safe = fits_single(work)
-    for k in range(work.bounds.size):
-        safe &= work.bounds[k] <= _LARGEST_BOUND
+    for k in range(work.single_bounds.size):
+        safe &= work.single_bounds[k] <= _LARGEST_BOUND
     pays = coefficients.theta.shape[1] >= MANY_FEATURES
     return safe and (pays or all_single(coefficients, work))
+
+
+@piece
+def is_quadratic(coefficients):
+    """Return whether densities in the expanded form are sums by lines, not by features."""
+    return coefficients.kind == FULL and coefficients.origin.size >= QUADRATIC_FEATURES
+
+
+@piece
+def add_expanded(coefficients, theta, z, n, component, stop, work, out):
+    """Add Θ Φ in float64 to out (K, n), for the components of theta (K, F) from one to a stop."""
+    n_map = theta.shape[1]
+    if is_quadratic(coefficients):
+        add_quadratic_product(theta, z, n, work.nought, component, stop, work.panel, out)
+    else:
+        features = coefficients.features[:n_map]
+        add_features_product(theta, features, z, n, component, stop, n_map, out)
 
 
 @piece
@@ -90,7 +125,7 @@ def screened_log_joint(coefficients, work, n_rows):
         return
     fill(sure, -np.inf)
     for k in range(n_packed):
-        bound = SINGLE_OVER_DOUBLE * work.bounds[k]
+        bound = SINGLE_OVER_DOUBLE * work.single_bounds[k]
         for r in range(n):
             sure[r] = max(sure[r], log_joint[k, r] - bound)
     # No component has a share in the entries after the last row.
@@ -101,12 +136,12 @@ def screened_log_joint(coefficients, work, n_rows):
         if _list_candidates(coefficients, first, last, n_rows, work):
             for k in range(first, last):
                 rows = work.some_rows[k - first, : work.counts[k - first]]
-                _evaluate_some(coefficients, features, k, rows, work)
+                _evaluate_some(coefficients, k, rows, n_rows, work)
         else:
             n_dense += last - first
             for k in range(first, last):
                 fill(log_joint[k, :n], 0.0)
-            add_features_product(theta, features, work.z, n, first, last, n_map, log_joint)
+            add_expanded(coefficients, theta, work.z, n, first, last, work, log_joint)
     if 2 * n_dense > n_packed:
         work.unscreened[0] = _BLOCKS_WITHOUT
 
@@ -119,15 +154,13 @@ def _list_candidates(coefficients, first, last, n_rows, work):
     """
     n, n_single, n_screened = whole_panels(n_rows), 0, 0
     for k in range(first, last):
-        bound = SINGLE_OVER_DOUBLE * work.bounds[k]
+        bound = SINGLE_OVER_DOUBLE * work.single_bounds[k]
         count = 0
         if bound <= coefficients.single_tolerance:
             n_single += n_rows
         else:
-            margins = work.some[0]
-            for r in range(n):
-                margins[r] = work.log_joint[k, r] - work.largest[r]
-            count = find_rows(margins, NEGLIGIBLE - bound, n, work.some_rows[k - first])
+            rows = work.some_rows[k - first]
+            count = find_near(work.log_joint[k], work.largest, NEGLIGIBLE - bound, n, rows)
             if count > FEW:
                 return False
             n_screened += n_rows - count
@@ -145,10 +178,7 @@ def find_rows(values, threshold, n, rows):
     """
     count = 0
     for first in range(0, n, STRIP):
-        found = False
-        for r in range(first, first + STRIP):
-            found |= values[r] > threshold
-        if found:
+        if any_above(values, first, threshold):
             for r in range(first, first + STRIP):
                 if values[r] > threshold:
                     if count == rows.size:
@@ -159,21 +189,59 @@ def find_rows(values, threshold, n, rows):
 
 
 @piece
-def _evaluate_some(coefficients, features, k, rows, work):
+def _evaluate_some(coefficients, k, rows, n_rows, work):
     """Evaluate log-joint densities of component k in some rows, in float64."""
     if rows.size == 0:
         return
-    tile = form_rows(work.z)
+    tile = form_rows(work.z) if is_quadratic(coefficients) else TURNED
     n = (rows.size + tile - 1) // tile * tile
-    gather(work.z[1:], rows, n, work.gathered[1:])
+    gather_rows(rows, n_rows, work)
     exact = work.some
     fill(exact[0, :n], 0.0)
-    theta = coefficients.theta[k : k + 1]
-    add_features_product(
-        theta, features, work.gathered, n, FIRST, FIRST + 1, features.shape[0], exact
-    )
+    if is_quadratic(coefficients):
+        theta = coefficients.theta[k : k + 1]
+        add_expanded(coefficients, theta, work.gathered, n, FIRST, FIRST + 1, work, exact)
+    else:
+        theta = coefficients.theta
+        features = coefficients.features[: theta.shape[1]]
+        add_few_features_product(theta, features, work.gathered, n, k, exact)
     for i in range(rows.size):
         work.log_joint[k, rows[i]] = exact[0, i]
+
+
+@piece
+def find_near(values, largest, threshold, n, rows):
+    """List rows as :func:`find_rows` does, by their values less the largest values."""
+    count = 0
+    for first in range(0, n, STRIP):
+        if any_near(values, largest, first, threshold):
+            for r in range(first, first + STRIP):
+                if values[r] - largest[r] > threshold:
+                    if count == rows.size:
+                        return count + 1
+                    rows[count] = r
+                    count += 1
+    return count
+
+
+@piece
+def gather_rows(rows, n_rows, work):
+    """Copy the coordinates of some rows of a block of n_rows into the lines of work.gathered.
+
+    Neighbours in work.z lie far apart; so all coordinates of the block are first turned, once, into
+    lines that belong to rows. What stands after these rows in work.gathered is finite.
+    """
+    n_lines = work.z.shape[0]
+    if work.is_turned[0] == 0:
+        work.is_turned[0] = 1
+        for first in range(0, n_rows, TURNED):
+            for e in range(n_lines):
+                for i in range(TURNED):
+                    work.turned[first + i, e] = work.z[e, first + i]
+    for i in range(rows.size):
+        line = work.turned[rows[i]]
+        for e in range(n_lines):
+            work.gathered[e, i] = line[e]
 
 
 @piece

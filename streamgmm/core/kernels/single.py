@@ -10,7 +10,8 @@ import numpy as np
 
 from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece
 from streamgmm.core.kernels.elementary import exponential_single, logarithm
-from streamgmm.core.kernels.log_joint import TIED, evaluate, load, normalise, workspace
+from streamgmm.core.kernels.kinds import TIED
+from streamgmm.core.kernels.log_joint import evaluate, load, normalise, workspace
 from streamgmm.core.kernels.mixture import BLOCKS_IN_SUM, add_moments, count_in, move, weigh
 from streamgmm.core.kernels.products import (
     FIRST,
@@ -157,7 +158,7 @@ def _add_rows(rows, weights, coefficients, work, single, sums, recent, totals):
 
 
 @kernel
-def single_statistics(rows, weights, coefficients):
+def single_statistics(rows, weights, coefficients, memory):
     """Run the E-step over a chunk in float32; return sufficient statistics.
 
     Parameters and returns are the first ones of :func:`~streamgmm.core.kernels.mixture.e_step`.
@@ -169,7 +170,7 @@ def single_statistics(rows, weights, coefficients):
     recent_moments = np.zeros((n_components, coefficients.features.shape[0]))
     recent_scatter = np.zeros((1, n_scatter))
     totals = np.zeros(N_TOTALS)
-    work, single = workspace(coefficients), _single(n_components)
+    work, single = workspace(coefficients, memory), _single(n_components)
     sums, recent = (moments, scatter), (recent_moments, recent_scatter)
     _add_rows(rows, weights, coefficients, work, single, sums, recent, totals)
     return moments, scatter[0], totals

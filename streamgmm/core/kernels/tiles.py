@@ -1,4 +1,4 @@
-"""The inner loops of the two matrix products Θ Φ and R Φᵀ, written in LLVM's own vectors.
+"""The inner loops of matrix products, Θ Φ and R Φᵀ above all, written in LLVM's own vectors.
 
 Feature f of a row is a product z[left_f] · z[right_f] of two coordinates of the row. It is made in
 registers where it is used and never stored. A tile of the result stays in registers too,
@@ -7,6 +7,8 @@ while one loop runs over features (Θ Φ) or over rows of data (R Φᵀ).
 Arrays have a line for each coordinate or component: element r of a line belongs to row r of a
 block of data. Lines are ``STRIDE`` elements apart.
 """
+
+import functools
 
 import llvmlite.binding
 from llvmlite import ir
@@ -31,7 +33,7 @@ _VECTOR_BITS = 512 if cpu_features().get("avx512f") else 256 if cpu_features().g
 SINGLE_LANES = _VECTOR_BITS // 32
 _IS_ARM = llvmlite.binding.get_default_triple().startswith(("aarch64", "arm64"))
 _REGISTERS = 32 if _VECTOR_BITS == 512 or _IS_ARM else 16
-#: Rows that :func:`turn` takes.
+#: Rows that :func:`turn` and :func:`add_form` take.
 TURNED = _VECTOR_BITS // 64
 
 # Sums fill all but a few registers, which hold the summands: components by vectors of rows ...
@@ -43,6 +45,8 @@ _ROW_VECTORS = 4 if _REGISTERS == 32 else 2
 MOMENT_TILES = ((8, 3), (4, 5), (2, 8), (1, 8)) if _REGISTERS == 32 else ((4, 3), (2, 4), (1, 8))
 #: Extra entries of tables of features and of sums: tiles of R Φᵀ are always computed whole.
 SPARE_FEATURES = 8
+#: (lines, lines) of the tiles of a product of lines with each other.
+SQUARE_TILE = (6, 4) if _REGISTERS == 32 else (3, 4)
 
 
 def _integer(value):
@@ -242,6 +246,34 @@ def add_forms(typing_context, theta, features, z, component, size, first, last, 
 
 
 @intrinsic
+def add_form(typing_context, theta, features, z, component, first, last, row, out):
+    """Add the sum of :func:`add_forms` for one component and TURNED rows to the first line of out.
+
+    Shapes: as those of :func:`add_forms`, all float64. The sum is the same to the last bit.
+    """
+    signature = types.void(theta, features, z, *[types.int64] * 4, out)
+
+    def generate(context, builder, signature, arguments):
+        theta, features, z, out = (
+            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 7)
+        )
+        component, first, last, row = arguments[3:7]
+        vectors = _Vectors(builder, ir.DoubleType())
+        n_features = builder.extract_value(theta.shape, 1)
+        line = builder.gep(theta.data, [builder.mul(component, n_features)])
+        (total,) = vectors.sums(1)
+        with cgutils.for_range_slice(builder, first, last, _integer(1)) as (f, _):
+            left, right = _coordinates(builder, features, f, z, row)
+            value = builder.fmul(vectors.load(left, _integer(0)), vectors.load(right, _integer(0)))
+            coefficient = vectors.repeat(builder.load(builder.gep(line, [f])))
+            vectors.accumulate(total, coefficient, value)
+        _add(builder, builder.gep(out.data, [row]), builder.load(total))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
 def compare_forms(typing_context, values, size, label, row, best, second, labels):
     """Compare densities of one tile of :func:`add_forms` with the largest two so far.
 
@@ -283,6 +315,297 @@ def compare_forms(typing_context, values, size, label, row, best, second, labels
                     builder.store(vector, place_of, align=4)
 
         _for_size(builder, size, range(1, FORMS + 1), emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def take_rows(typing_context, z, line, row, origin, panel, start):
+    """Set panel[start + r] = z[line, row + r] - origin, for form_rows(z) rows r.
+
+    Shapes, all float64: z (E, STRIDE), panel (n,).
+    """
+    integer = types.int64
+    signature = types.void(z, integer, integer, types.float64, panel, integer)
+
+    def generate(context, builder, signature, arguments):
+        z, panel = (make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 4))
+        _, line, row, origin, _, start = arguments
+        vectors = _Vectors(builder, ir.DoubleType())
+        first = builder.add(builder.mul(line, _integer(STRIDE)), row)
+        origins = vectors.repeat(origin)
+        for v in range(_ROW_VECTORS):
+            offset = _integer(v * vectors.lanes)
+            values = builder.fsub(vectors.load(z.data, builder.add(first, offset)), origins)
+            place = builder.gep(panel.data, [builder.add(start, offset)])
+            builder.store(values, builder.bitcast(place, vectors.type.as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def add_products(typing_context, factor, panel, component, size, first, last, row, out):
+    """Add Σ_e factor[c, e] panel[(e - first) rows + r] to out[c, row + r] for one tile.
+
+    The sums replace what out holds if ``first`` is 0. Shapes, all float64: factor (D, D), panel
+    (E · rows,) for form_rows(out) rows, whose first entry belongs to ``first``; out (D, STRIDE).
+    The tile: lines from ``component`` on, ``size`` of them, at most FORMS; columns from ``first``
+    to ``last``; all rows of the panel.
+    """
+    signature = types.void(factor, panel, *[types.int64] * 5, out)
+
+    def generate(context, builder, signature, arguments):
+        factor, panel, out = (
+            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 7)
+        )
+        component, size, first, last, row = arguments[2:7]
+        vectors = _Vectors(builder, ir.DoubleType())
+        n_columns = builder.extract_value(factor.shape, 1)
+        offsets = [_integer(v * vectors.lanes) for v in range(_ROW_VECTORS)]
+        width = _integer(_ROW_VECTORS * vectors.lanes)
+
+        def emit(n):
+            sums = [vectors.sums(_ROW_VECTORS) for _ in range(n)]
+            components = [builder.add(component, _integer(c)) for c in range(n)]
+            lines = [builder.gep(factor.data, [builder.mul(c, n_columns)]) for c in components]
+            with cgutils.for_range_slice(builder, first, last, _integer(1)) as (e, _):
+                start = builder.mul(builder.sub(e, first), width)
+                values = [vectors.load(panel.data, builder.add(start, o)) for o in offsets]
+                for line, line_sums in zip(lines, sums, strict=True):
+                    coefficient = vectors.repeat(builder.load(builder.gep(line, [e])))
+                    for variable, value in zip(line_sums, values, strict=True):
+                        vectors.accumulate(variable, coefficient, value)
+            is_first = builder.icmp_signed("==", first, _integer(0))
+            for c, line_sums in zip(components, sums, strict=True):
+                start = builder.add(builder.mul(c, _integer(STRIDE)), row)
+                for variable, offset in zip(line_sums, offsets, strict=True):
+                    place = builder.gep(out.data, [builder.add(start, offset)])
+                    place = builder.bitcast(place, vectors.type.as_pointer())
+                    total = builder.load(variable)
+                    both = builder.fadd(builder.load(place, align=8), total)
+                    builder.store(builder.select(is_first, total, both), place, align=8)
+
+        _for_size(builder, size, range(1, FORMS + 1), emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def add_quadratic(typing_context, theta, panel, z, component, line, size, first, last, row, out):
+    """Add Σ_a z[line + a, r] Σ_e T[line + a, e] z[e, r] to out[component, r] for one tile.
+
+    T is the upper triangle whose rows are in theta[component]. Shapes, all float64: theta (K, F),
+    z (E, STRIDE), out (K, STRIDE), panel with the lines from ``first`` to ``last`` of the rows side
+    by side, as :func:`add_products` takes it. The tile: lines from ``line`` on, ``size`` of them,
+    at most FORMS; columns from ``first`` to ``last``, among which are the diagonal's or only later
+    ones; form_rows(z) rows from ``row`` on.
+    """
+    signature = types.void(theta, panel, z, *[types.int64] * 6, out)
+
+    def generate(context, builder, signature, arguments):
+        theta, panel, z, out = (
+            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 9)
+        )
+        component, line, size, first, last, row = arguments[3:9]
+        vectors = _Vectors(builder, ir.DoubleType())
+        n_lines = builder.extract_value(z.shape, 0)
+        offsets = [_integer(v * vectors.lanes) for v in range(_ROW_VECTORS)]
+        width = _integer(_ROW_VECTORS * vectors.lanes)
+        length = builder.extract_value(theta.shape, 1)
+        coefficients = builder.gep(theta.data, [builder.mul(component, length)])
+
+        def emit(n):
+            sums = [vectors.sums(_ROW_VECTORS) for _ in range(n)]
+            starts = []
+            for a in range(n):
+                # The entry (i, e) has index i (2 E - i - 1) / 2 + e.
+                i = builder.add(line, _integer(a))
+                twice = builder.sub(builder.shl(n_lines, _integer(1)), builder.add(i, _integer(1)))
+                before = builder.ashr(builder.mul(i, twice), _integer(1))
+                starts.append(builder.gep(coefficients, [before]))
+
+            def add_column(e, n_above):
+                start = builder.mul(builder.sub(e, first), width)
+                values = [vectors.load(panel.data, builder.add(start, o)) for o in offsets]
+                for start, line_sums in zip(starts[:n_above], sums[:n_above], strict=True):
+                    coefficient = vectors.repeat(builder.load(builder.gep(start, [e])))
+                    for variable, value in zip(line_sums, values, strict=True):
+                        vectors.accumulate(variable, coefficient, value)
+
+            after = builder.add(line, _integer(n))
+            has_diagonal = builder.icmp_signed(">=", line, first)
+            with builder.if_then(has_diagonal):
+                for a in range(n):
+                    add_column(builder.add(line, _integer(a)), a + 1)
+            begin = builder.select(has_diagonal, after, first)
+            with cgutils.for_range_slice(builder, begin, last, _integer(1)) as (e, _):
+                add_column(e, n)
+            totals = vectors.sums(_ROW_VECTORS)
+            for a, line_sums in enumerate(sums):
+                place = builder.mul(builder.add(line, _integer(a)), _integer(STRIDE))
+                place = builder.add(place, row)
+                for variable, total, offset in zip(line_sums, totals, offsets, strict=True):
+                    value = vectors.load(z.data, builder.add(place, offset))
+                    vectors.accumulate(total, builder.load(variable), value)
+            start = builder.add(builder.mul(component, _integer(STRIDE)), row)
+            for total, offset in zip(totals, offsets, strict=True):
+                place = builder.gep(out.data, [builder.add(start, offset)])
+                _add(builder, place, builder.load(total))
+
+        _for_size(builder, size, range(1, FORMS + 1), emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def fetch(typing_context, values, index):
+    """Ask for an element of values (n,) to be in the cache soon; any index will do."""
+    signature = types.void(values, types.int64)
+
+    def generate(context, builder, signature, arguments):
+        values = make_array(signature.args[0])(context, builder, arguments[0])
+        byte = ir.IntType(8).as_pointer()
+        place = builder.bitcast(builder.gep(values.data, [arguments[1]]), byte)
+        number = ir.IntType(32)
+        prefetch = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [byte, *[number] * 3]), "llvm.prefetch"
+        )
+        builder.call(prefetch, [place, *(ir.Constant(number, n) for n in (1, 3, 1))])
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def multiply_lines(typing_context, left, right, j, row, last_row, out):
+    """Write Σ_r left[a, r] right[j + b, r] to out[a, b] for one tile.
+
+    Shapes, all float64: out SQUARE_TILE, left (its lines, STRIDE), right (E, STRIDE), of which the
+    last line stands for lines beyond it. The rows are those from ``row`` to ``last_row``, multiples
+    of STRIP.
+    """
+    signature = types.void(left, right, *[types.int64] * 3, out)
+
+    def generate(context, builder, signature, arguments):
+        left, right, out = (
+            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 5)
+        )
+        j, row, last_row = arguments[2:5]
+        vectors = _Vectors(builder, ir.DoubleType())
+        lefts = [builder.gep(left.data, [_integer(a * STRIDE)]) for a in range(SQUARE_TILE[0])]
+        last_line = builder.sub(builder.extract_value(right.shape, 0), _integer(1))
+        rights = []
+        for b in range(SQUARE_TILE[1]):
+            line = builder.add(j, _integer(b))
+            is_within = builder.icmp_signed("<", line, last_line)
+            line = builder.select(is_within, line, last_line)
+            rights.append(builder.gep(right.data, [builder.mul(line, _integer(STRIDE))]))
+        sums = [vectors.sums(len(rights)) for _ in lefts]
+        step = _integer(vectors.lanes)
+        with cgutils.for_range_slice(builder, row, last_row, step) as (r, _):
+            factors = [vectors.load(pointer, r) for pointer in lefts]
+            for b, pointer in enumerate(rights):
+                value = vectors.load(pointer, r)
+                for factor, line_sums in zip(factors, sums, strict=True):
+                    vectors.accumulate(line_sums[b], factor, value)
+        entries = [variable for line_sums in sums for variable in line_sums]
+        for first in range(0, len(entries), vectors.lanes):
+            parts = [builder.load(variable) for variable in entries[first : first + vectors.lanes]]
+            place = builder.gep(out.data, [_integer(first)])
+            place = builder.bitcast(place, vectors.type.as_pointer())
+            builder.store(vectors.totals(parts), place, align=8)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def add_tile(typing_context, tile, i, j, n_lines, out):
+    """Add a tile of :func:`multiply_lines` to the upper triangle by rows of a matrix of n lines.
+
+    Shapes, both float64: tile SQUARE_TILE, out (n (n + 1) / 2 or more,). All entries of the tile
+    lie in the triangle.
+    """
+    signature = types.void(tile, *[types.int64] * 3, out)
+
+    def generate(context, builder, signature, arguments):
+        tile, out = (make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 4))
+        _, i, j, n_lines, _ = arguments
+        n, width = SQUARE_TILE
+        row_type = ir.VectorType(ir.DoubleType(), width).as_pointer()
+        # The entry (i, j) has index i (2 n - i - 1) / 2 + j.
+        twice = builder.mul(i, builder.sub(builder.shl(n_lines, _integer(1)), i))
+        start = builder.add(builder.ashr(builder.sub(twice, i), _integer(1)), j)
+        for a in range(n):
+            values = builder.bitcast(builder.gep(tile.data, [_integer(a * width)]), row_type)
+            _add(builder, builder.gep(out.data, [start]), builder.load(values, align=8))
+            below = builder.add(i, _integer(a + 1))
+            start = builder.add(start, builder.sub(n_lines, below))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _any(builder, masks):
+    """Return whether any element of vectors of truth values is true."""
+    both = functools.reduce(builder.or_, masks)
+    bits = ir.IntType(both.type.count)
+    return builder.icmp_unsigned("!=", builder.bitcast(both, bits), ir.Constant(bits, 0))
+
+
+@intrinsic
+def any_above(typing_context, values, first, threshold):
+    """Return whether one of STRIP values (n,), float64, from the first on exceeds a threshold."""
+    signature = types.boolean(values, types.int64, types.float64)
+
+    def generate(context, builder, signature, arguments):
+        values = make_array(signature.args[0])(context, builder, arguments[0])
+        vectors = _Vectors(builder, ir.DoubleType())
+        least = vectors.repeat(arguments[2])
+        places = [builder.add(arguments[1], _integer(v)) for v in range(0, STRIP, vectors.lanes)]
+        loaded = [vectors.load(values.data, place) for place in places]
+        return _any(builder, [builder.fcmp_ordered(">", value, least) for value in loaded])
+
+    return signature, generate
+
+
+@intrinsic
+def any_near(typing_context, values, largest, first, threshold):
+    """Return whether one of STRIP values less the largest, both (n,), exceeds a threshold."""
+    signature = types.boolean(values, largest, types.int64, types.float64)
+
+    def generate(context, builder, signature, arguments):
+        values, largest = (
+            make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1)
+        )
+        vectors = _Vectors(builder, ir.DoubleType())
+        least = vectors.repeat(arguments[3])
+        places = [builder.add(arguments[2], _integer(v)) for v in range(0, STRIP, vectors.lanes)]
+        margins = [
+            builder.fsub(vectors.load(values.data, place), vectors.load(largest.data, place))
+            for place in places
+        ]
+        return _any(builder, [builder.fcmp_ordered(">", margin, least) for margin in margins])
+
+    return signature, generate
+
+
+@intrinsic
+def clear_strip(typing_context, values, first):
+    """Set STRIP values (n,), float64, from the first on to 0."""
+    signature = types.void(values, types.int64)
+
+    def generate(context, builder, signature, arguments):
+        values = make_array(signature.args[0])(context, builder, arguments[0])
+        vectors = _Vectors(builder, ir.DoubleType())
+        for v in range(0, STRIP, vectors.lanes):
+            place = builder.gep(values.data, [builder.add(arguments[1], _integer(v))])
+            place = builder.bitcast(place, vectors.type.as_pointer())
+            builder.store(ir.Constant(vectors.type, None), place, align=8)
         return context.get_dummy_value()
 
     return signature, generate

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.kernels.log_joint import DIAG
+from streamgmm.core.kernels.kinds import DIAG
 from streamgmm.core.structures.covariance_update import CovarianceUpdate, separate
 from streamgmm.core.structures.matrices import Array
 from streamgmm.core.structures.own_covariances import OwnCovariances

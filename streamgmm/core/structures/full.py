@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.kernels.log_joint import FULL
+from streamgmm.core.kernels.kinds import FULL
 from streamgmm.core.structures.covariance_update import (
     CovarianceUpdate,
     scaled,

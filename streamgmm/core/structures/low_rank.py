@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.kernels.log_joint import LOW_RANK
+from streamgmm.core.kernels.kinds import LOW_RANK
 from streamgmm.core.kernels.low_rank import rows_in_block
 from streamgmm.core.kernels.panels import DIRECTIONS, WHOLE_FEATURES
 from streamgmm.core.kernels.tiles import STRIDE

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from streamgmm.core.kernels.log_joint import n_kept_lines
 from streamgmm.core.structures.matrices import (
     BLOCK_BYTES,
     Array,
@@ -117,6 +118,11 @@ class MatrixStructure(CovarianceStructure):
     def covariances_of(self, stacked_factors: Array) -> Array:
         products = stacked_factors @ np.swapaxes(stacked_factors, 1, 2)
         return 0.5 * (products + np.swapaxes(products, 1, 2))
+
+    def scratch_lines(self, n_components: int, n_features: int) -> int:
+        return super().scratch_lines(n_components, n_features) + n_kept_lines(
+            n_components, n_features
+        )
 
     def kernel_factors(self, stacked: Array, components: Components | None) -> Array:
         return stacked if components is None else stacked[components]

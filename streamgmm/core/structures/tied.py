@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.kernels.log_joint import TIED
+from streamgmm.core.kernels.kinds import TIED
 from streamgmm.core.structures.covariance_update import (
     CovarianceUpdate,
     spectral_factor,
