@@ -209,7 +209,7 @@ def test_a_component_is_the_same_beside_any_others() -> None:
 
 @compiled
 def few_features_product(theta, features, z, n, component, out):
-    add_few_features_product(theta, features, z, n, component, out)
+    add_few_features_product(theta, features, z, 0, n, component, out)
 
 
 def test_few_rows_of_one_component_have_the_same_bits() -> None:

@@ -40,6 +40,7 @@ from streamgmm.core.kernels.screening import (
     find_rows,
     gather,
     gather_rows,
+    is_quadratic,
 )
 from streamgmm.core.kernels.tiles import BLOCK, MOMENT_TILES, SPARE_FEATURES, STRIP
 from streamgmm.core.kernels.totals import (
@@ -162,10 +163,17 @@ def _add_packed_moments(coefficients, z, n_rows, work, moments):
                 share_rows = work.some_rows[k - first, :count]
                 if coefficients.has_own_basis:
                     few = gather_weights(responsibilities[k], share_rows, work)
-                    gather_rows(share_rows, n_rows, work)
+                    gather_rows(coefficients, share_rows, n_rows, work)
                 else:
                     few = gather_weighted(z[1:], responsibilities[k], share_rows, work)
-                _add_weighted(coefficients, work.gathered, few, work, moments, k)
+                if is_quadratic(coefficients):
+                    add_squares(
+                        work.some[0], work.gathered, few, work.scaled, work.tile, moments[k]
+                    )
+                else:
+                    add_moments_product(
+                        work.some, features, work.gathered, few, FIRST, FIRST + 1, moments, k
+                    )
     return passed_over
 
 

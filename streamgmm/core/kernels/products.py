@@ -129,15 +129,15 @@ def add_features_product(theta, features, z, n, component, stop, reach, out):
 
 
 @piece
-def add_few_features_product(theta, features, z, n, component, out):
-    """Add Θ Φ of one component to the first line of out, for a multiple n of TURNED rows.
+def add_few_features_product(theta, features, z, start, stop, component, out):
+    """Add Θ Φ of one component to the first line of out, for a multiple of TURNED rows.
 
     Shapes, all float64, and sums are those of :func:`add_features_product`.
     """
     n_features = features.shape[0]
     for first in range(0, n_features, _FEATURES_AT_ONCE):
         last = min(first + _FEATURES_AT_ONCE, n_features)
-        for row in range(0, n, TURNED):
+        for row in range(start, stop, TURNED):
             add_form(theta, features, z, component, first, last, row, out)
 
 

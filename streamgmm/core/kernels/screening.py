@@ -195,16 +195,20 @@ def _evaluate_some(coefficients, k, rows, n_rows, work):
         return
     tile = form_rows(work.z) if is_quadratic(coefficients) else TURNED
     n = (rows.size + tile - 1) // tile * tile
-    gather_rows(rows, n_rows, work)
+    gather_rows(coefficients, rows, n_rows, work)
     exact = work.some
     fill(exact[0, :n], 0.0)
     if is_quadratic(coefficients):
         theta = coefficients.theta[k : k + 1]
         add_expanded(coefficients, theta, work.gathered, n, FIRST, FIRST + 1, work, exact)
     else:
-        theta = coefficients.theta
-        features = coefficients.features[: theta.shape[1]]
-        add_few_features_product(theta, features, work.gathered, n, k, exact)
+        n_map = coefficients.theta.shape[1]
+        features, z = coefficients.features[:n_map], work.gathered
+        whole = rows.size // form_rows(z) * form_rows(z)
+        if whole:
+            theta = coefficients.theta[k : k + 1]
+            add_features_product(theta, features, z, whole, FIRST, FIRST + 1, n_map, exact)
+        add_few_features_product(coefficients.theta, features, z, whole, n, k, exact)
     for i in range(rows.size):
         work.log_joint[k, rows[i]] = exact[0, i]
 
@@ -225,12 +229,17 @@ def find_near(values, largest, threshold, n, rows):
 
 
 @piece
-def gather_rows(rows, n_rows, work):
+def gather_rows(coefficients, rows, n_rows, work):
     """Copy the coordinates of some rows of a block of n_rows into the lines of work.gathered.
 
-    Neighbours in work.z lie far apart; so all coordinates of the block are first turned, once, into
-    lines that belong to rows. What stands after these rows in work.gathered is finite.
+    Neighbours in work.z lie far apart. Unless the products take most of the time, all coordinates
+    of the block are therefore first turned, once, into lines that belong to rows. What stands after
+    these rows in work.gathered is finite.
     """
+    if coefficients.kind == FULL:
+        n = (rows.size + STRIP - 1) // STRIP * STRIP
+        gather(work.z[1:], rows, n, work.gathered[1:])
+        return
     n_lines = work.z.shape[0]
     if work.is_turned[0] == 0:
         work.is_turned[0] = 1
