@@ -1007,7 +1007,9 @@ def sample(
     "-t",
     "--covariance-type",
     type=click.Choice(get_args(CovarianceType)),
-    help="Structure of the covariances.  [default: full]",
+    metavar="TYPE",
+    help="Structure of the covariances: " + ", ".join(get_args(CovarianceType)) + ".  "
+    "[default: full]",
 )
 @_rank
 @click.option(

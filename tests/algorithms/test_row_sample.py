@@ -268,21 +268,28 @@ def test_a_part_that_has_room_for_all_is_the_whole() -> None:
 
 
 def test_few_rows_are_the_sample() -> None:
-    assert sample_size(1, 16, 5, 1 << 30) == 1
-    assert sample_size(16_384, 16, 5, 1 << 30) == 16_384
+    assert sample_size(1, 2, 8, 5, 1 << 30) == 1
+    assert sample_size(16_384, 2, 8, 5, 1 << 30) == 16_384
 
 
-def test_many_rows_are_as_many_as_the_parameters_need() -> None:
-    assert sample_size(20_000, 16, 5, 1 << 30) == 16_384
-    assert sample_size(10**7, 16, 5, 1 << 30) == 16_384
-    assert sample_size(10**7, 16, 100, 1 << 30) == 200_000
-    assert sample_size(10**6, 16, 100, 1 << 30) == 125_000
+def test_rows_of_few_values_are_as_many_as_the_parameters_need() -> None:
+    assert sample_size(20_000, 2, 8, 5, 1 << 30) == 16_384
+    assert sample_size(10**5, 8, 8, 30, 1 << 30) == 60_000
+    assert sample_size(10**5, 8, 8, 100, 1 << 30) == 10**5
+    assert sample_size(1 << 20, 8, 8, 1000, 1 << 30) == 1 << 20
+    assert sample_size(1 << 20, 8, 4, 1000, 1 << 30) == 1 << 20
+
+
+def test_many_rows_are_at_most_an_eighth() -> None:
+    assert sample_size(10**7, 2, 8, 5, 1 << 30) == 16_384
+    assert sample_size(10**7, 2, 8, 100, 1 << 30) == 200_000
+    assert sample_size(10**6, 16, 8, 100, 1 << 30) == 125_000
 
 
 def test_memory_bounds_the_sample() -> None:
-    assert sample_size(10**9, 80, 10**4, 80 * 12_345) == 12_345
-    assert sample_size(10_000, 80, 10, 80 * 500) == 500
-    assert sample_size(10_000, 80, 10, 1) == 1
+    assert sample_size(10**9, 10, 8, 10**4, 80 * 12_345) == 12_345
+    assert sample_size(10_000, 10, 8, 10, 80 * 500) == 500
+    assert sample_size(10_000, 10, 8, 10, 1) == 1
 
 
 def test_the_shortfall_is_what_is_found() -> None:

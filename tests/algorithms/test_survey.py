@@ -448,6 +448,22 @@ def test_data_that_fit_in_the_sample_need_no_pilot() -> None:
 # A part of the data
 
 
+def test_a_sample_of_all_rows_knows_which_are_badly_explained() -> None:
+    rows = generated(N, "float64")[:50_000].copy()
+    rare = np.arange(7, len(rows), 2000)
+    rows[rare] = 1000.0
+    found = surveyed(ArraySource(rows), len(rows)).sample
+    assert len(found) == len(rows)
+    assert found.is_unexplained[rare].all()
+    assert found.is_unexplained.mean() < 1 / 64
+    np.testing.assert_array_equal(found.weights, 1.0)
+    part = found.part(2000)
+    assert (part.rows == 1000.0).all(axis=1).sum() == len(rare)
+    assert part.weights.sum() == pytest.approx(len(rows))
+    few = surveyed(ArraySource(rows[:16_384]), 16_384).sample
+    assert not few.is_unexplained.any()
+
+
 @pytest.mark.parametrize("part", [0.1, 0.25, 0.9])
 def test_a_part_stands_for_all(part: float) -> None:
     n = 1_000_000

@@ -418,7 +418,7 @@ def fit_memory(source: Source, settings: Settings, most_bytes: int) -> FitMemory
     d, n_rows = source.n_features, source.n_rows
     dtype = sample_dtype(source)
     n_parameters = settings.n_parameters(d)
-    size = sample_size(n_rows, d * dtype.itemsize, n_parameters, most_bytes)
+    size = sample_size(n_rows, d, dtype.itemsize, n_parameters, most_bytes)
     n_pilot = pilot_size(n_rows) if size < n_rows else 0
     # The pilot of a fit has half as many rows, in float64, and so takes no more than the sample.
     missing = source.missing == "em"
@@ -435,8 +435,8 @@ def plain_memory(source: Source, settings: Settings) -> FitMemory:
 def survey_memory(source: Source, settings: Settings, most_bytes: int) -> Work:
     """Return what a survey takes at most, whatever its pilot finds."""
     n_parameters = settings.n_parameters(source.n_features)
-    row_bytes = source.n_features * sample_dtype(source).itemsize
-    size = sample_size(source.n_rows, row_bytes, n_parameters, most_bytes)
+    itemsize = sample_dtype(source).itemsize
+    size = sample_size(source.n_rows, source.n_features, itemsize, n_parameters, most_bytes)
     is_begun = fitted_pilot_size(source.n_rows, size, n_parameters) > 0
     return survey_work(source, size, settings.covariance_type, settings.n_components, is_begun)
 
@@ -504,8 +504,8 @@ def _shortfall(source: Source, sample: RowSample, n_parameters: int) -> float:
 
 def _sample_size(reader: Reader, n_parameters: int, dtype: np.dtype[Any]) -> int:
     source = reader.source
-    row_bytes = source.n_features * dtype.itemsize
-    return sample_size(source.n_rows, row_bytes, n_parameters, reader.executor.sample_bytes)
+    shape = source.n_rows, source.n_features
+    return sample_size(*shape, dtype.itemsize, n_parameters, reader.executor.sample_bytes)
 
 
 def _tolerance(tol: float, shortfall: float) -> float:

@@ -380,10 +380,10 @@ def sample_for_clusters(
 
 def cluster_sample_size(source: Source, n_clusters: int, most_bytes: int) -> int:
     """Return the number of rows that are searched: all rows if they are few."""
-    row_bytes = 8 * source.n_features
-    if source.n_rows <= _ALL_ROWS and source.n_rows * row_bytes <= most_bytes:
-        return source.n_rows
-    return sample_size(source.n_rows, row_bytes, n_clusters * source.n_features, most_bytes)
+    n_rows, d = source.n_rows, source.n_features
+    if n_rows <= _ALL_ROWS and 8 * n_rows * d <= most_bytes:
+        return n_rows
+    return sample_size(n_rows, d, 8, n_clusters * d, most_bytes)
 
 
 def search_bytes(n_sample: int, n_clusters: int, n_features: int) -> int:

@@ -9,14 +9,14 @@ is fitted to it. The survey can then collect the statistics of this mixture.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.reader import Reader, prepare
 from streamgmm.algorithms.sampling.initialization import Start, initialize
-from streamgmm.algorithms.sampling.row_sample import RowSample
+from streamgmm.algorithms.sampling.row_sample import FEW_ROWS, RowSample
 from streamgmm.algorithms.sampling.systematic_sample import (
     SystematicSample,
     draw_from_chunks,
@@ -32,6 +32,8 @@ from streamgmm.options import Missing
 from streamgmm.protocols import Source, all_chunks, row_count
 
 _MOST_ROWS, _FEWEST_ROWS = 4096, 512
+# Rows that are evaluated at once, where all rows are sampled.
+_ROWS_AT_ONCE = 1 << 14
 # A pilot reads at most one of this many parts of the data.
 _PART = 12
 # One of this many rows of the pilot lies below the threshold.
@@ -139,6 +141,34 @@ def take_pilot(reader: Reader, seed: int, n_components: int) -> Pilot | None:
         mixture = _rough_mixture(sample, n_components, seed, source.missing)
         explanation = _explanation(mixture, sample, source)
     return Pilot(found.usable, explanation)
+
+
+def explained(sample: RowSample, source: Source, seed: int, n_components: int) -> RowSample:
+    """Return a sample of all rows in which the badly explained ones are marked.
+
+    Parts of the sample then hold enough of them. A part of the sample stands for a pilot.
+
+    Parameters
+    ----------
+    sample : RowSample
+    source : Source
+    seed : int
+        Below 2**32.
+    n_components : int
+        Largest number of components of the rough mixture.
+    """
+    pilot = sample.part(_MOST_ROWS)
+    if len(sample) <= FEW_ROWS or not _determines_explanation(pilot):
+        return sample
+    mixture = _rough_mixture(pilot, n_components, seed, source.missing)
+    explanation = _explanation(mixture, pilot, source)
+    if explanation is None:
+        return sample
+    marks = [
+        explanation.is_unexplained(sample.rows[start : start + _ROWS_AT_ONCE])
+        for start in range(0, len(sample), _ROWS_AT_ONCE)
+    ]
+    return replace(sample, is_unexplained=np.concatenate(marks))
 
 
 def fitted_pilot_size(n_rows: int, n_sample: int, n_parameters: int) -> int:

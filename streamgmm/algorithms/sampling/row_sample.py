@@ -29,22 +29,28 @@ _JOINING_BYTES = 32
 
 _MOST_ROWS = 1 << 16
 _MOST_BYTES = 32 << 20
-# A fit to fewer sampled rows saves too little time, or is far from that to all rows.
-_FEWEST_ROWS, _FEWEST_PER_PARAMETER = 1 << 14, 4
+#: A fit to fewer sampled rows saves too little time, ...
+FEW_ROWS = 1 << 14
+# ... or is far from that to all rows.
+_FEWEST_PER_PARAMETER = 4
 _ROWS_PER_PARAMETER = 2000
+# Values of which all may be in the sample: it then does not depend on the memory that is free.
+_FEW_VALUES = 1 << 23
 # Parts with fewer rows than this are joined.
 _FEW_ROWS = 4096
 
 
-def sample_size(n_rows: int, row_bytes: int, n_parameters: int, most_bytes: int) -> int:
+def sample_size(
+    n_rows: int, n_features: int, itemsize: int, n_parameters: int, most_bytes: int
+) -> int:
     """Return the size of the sample to which a mixture is fitted before passes over all rows.
 
     Parameters
     ----------
-    n_rows : int
-        N.
-    row_bytes : int
-        Size of a row in the sample.
+    n_rows, n_features : int
+        N and D.
+    itemsize : int
+        Bytes of a value in the sample.
     n_parameters : int
         Free parameters p of the mixture.
     most_bytes : int
@@ -53,12 +59,13 @@ def sample_size(n_rows: int, row_bytes: int, n_parameters: int, most_bytes: int)
     Returns
     -------
     int
-        All rows if they are few; else 2000 per parameter, but not more than an eighth of all rows
-        or four per parameter.
+        2000 per parameter, but not more than all rows. If these have more than 2²³ values, not
+        more than an eighth of them or four per parameter.
     """
-    fewest = max(_FEWEST_ROWS, _FEWEST_PER_PARAMETER * n_parameters)
-    wanted = max(fewest, min(n_rows // 8, _ROWS_PER_PARAMETER * n_parameters))
-    return max(1, min(n_rows, wanted, most_bytes // row_bytes))
+    fewest = max(FEW_ROWS, _FEWEST_PER_PARAMETER * n_parameters)
+    most = n_rows if n_rows * n_features <= _FEW_VALUES else n_rows // 8
+    wanted = max(fewest, min(most, _ROWS_PER_PARAMETER * n_parameters))
+    return max(1, min(n_rows, wanted, most_bytes // (n_features * itemsize)))
 
 
 def expected_shortfall(n_rows: int, size: int, n_parameters: int) -> float:

@@ -21,7 +21,7 @@ from streamgmm.algorithms.reads.reader import (
     statistics_work,
 )
 from streamgmm.algorithms.reads.usable_rows import RowUse
-from streamgmm.algorithms.sampling.pilot import Explanation, Pilot, take_pilot
+from streamgmm.algorithms.sampling.pilot import Explanation, Pilot, explained, take_pilot
 from streamgmm.algorithms.sampling.row_sample import (
     Draw,
     RowSample,
@@ -127,7 +127,10 @@ def survey(reader: Reader, size: int, seed: int, n_components: int, part: float 
     chunks = _chosen_chunks(source, size, part, seed)
     n_rows = source.n_rows if chunks is None else row_count(source, chunks)
     pilot = take_pilot(reader, seed, n_components) if size < n_rows else None
-    return _survey(reader, size, seed, pilot, chunks)
+    found = _survey(reader, size, seed, pilot, chunks)
+    if size < source.n_rows:
+        return found
+    return replace(found, sample=explained(found.sample, source, seed, n_components))
 
 
 def survey_with_statistics(
