@@ -7,6 +7,7 @@ Where the start is given a sample without a survey is enough, as a rule from a s
 data. It shows where EM leads from there, and how far each step should go.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -184,6 +185,8 @@ def survey_for_fit(
     """
     source = reader.source
     size = _sample_size(reader, n_parameters, sample_dtype(source))
+    # A large sample does not make the survey read more than was asked for.
+    size = min(size, math.ceil(survey_part * source.n_rows))
     seed = int(random.randint(2**31))
 
     def find() -> Survey:
