@@ -34,8 +34,9 @@ FEW_ROWS = 1 << 14
 # ... or is far from that to all rows.
 _FEWEST_PER_PARAMETER = 4
 _ROWS_PER_PARAMETER = 2000
-# Values of which all may be in the sample: it then does not depend on the memory that is free.
-_FEW_VALUES = 1 << 23
+# Values of which all may be in the sample, and rows from which on they are: passes over fewer rows
+# take little time.
+_FEW_VALUES, _MANY_ROWS = 1 << 23, 1 << 16
 # Parts with fewer rows than this are joined.
 _FEW_ROWS = 4096
 
@@ -59,11 +60,12 @@ def sample_size(
     Returns
     -------
     int
-        2000 per parameter, but not more than all rows. If these have more than 2²³ values, not
-        more than an eighth of them or four per parameter.
+        2000 per parameter, but not more than an eighth of all rows or four per parameter. From
+        2¹⁶ rows on, and up to 2²³ values, they may be all rows.
     """
     fewest = max(FEW_ROWS, _FEWEST_PER_PARAMETER * n_parameters)
-    most = n_rows if n_rows * n_features <= _FEW_VALUES else n_rows // 8
+    has_few_values = n_rows * n_features <= _FEW_VALUES and n_rows >= _MANY_ROWS
+    most = n_rows if has_few_values else n_rows // 8
     wanted = max(fewest, min(most, _ROWS_PER_PARAMETER * n_parameters))
     return max(1, min(n_rows, wanted, most_bytes // (n_features * itemsize)))
 
