@@ -52,6 +52,22 @@ class _OwnPieces(JITCodeLibrary):
     differently, and results would depend on the code that was compiled or loaded before.
     """
 
+    def add_linking_library(self, library: Any) -> None:
+        """Link the code of a function that is called, and of all functions that it calls."""
+        if library in self._linking_libraries:
+            return
+        super().add_linking_library(library)
+        if isinstance(library, _PieceLibrary):
+            for callee in library.callees:
+                self.add_linking_library(callee)
+
+    def finalize(self) -> None:
+        """Link, optimise and translate, and free the copies of pieces that were made for this."""
+        super().finalize()
+        for library in self._linking_libraries:
+            if isinstance(library, _PieceLibrary):
+                library._shared_module = None
+
     def _optimize_final_module(self) -> None:
         linkage = llvmlite.binding.Linkage
         defined = [f for f in self._final_module.functions if not f.is_declaration]
@@ -67,11 +83,17 @@ class _OwnPieces(JITCodeLibrary):
 
 
 class _PieceLibrary(JITCodeLibrary):
-    """Code of a piece, as Numba wrote it.
+    """Code of a piece, as Numba wrote it, without that of the pieces that it calls.
 
-    Entry points link pieces, optimise them with the rest of their code, and translate them to
-    machine code. Nobody calls a piece by itself, so that neither is done here.
+    Entry points link all pieces, optimise them with the rest of their code, and translate them to
+    machine code. Nobody calls a piece by itself, so that none of this is done here.
     """
+
+    @property
+    def callees(self) -> list[Any]:
+        """Libraries of the functions that the piece calls."""
+        libraries: list[Any] = self._linking_libraries
+        return libraries
 
     def add_ir_module(self, ir_module: Any) -> None:
         """Add the code of the piece, as a function that stays one unless LLVM must inline it."""
@@ -83,10 +105,8 @@ class _PieceLibrary(JITCodeLibrary):
     def _optimize_functions(self, ll_module: Any) -> None:
         ll_module.data_layout = self._codegen._data_layout
 
-    def _optimize_final_module(self) -> None:
-        pass
-
-    def _finalize_final_module(self) -> None:
+    def finalize(self) -> None:
+        """Leave the code as it is."""
         self._finalized = True
 
     # What Numba asks of code that Python can call.
