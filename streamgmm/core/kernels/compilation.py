@@ -52,21 +52,26 @@ class _OwnPieces(JITCodeLibrary):
     differently, and results would depend on the code that was compiled or loaded before.
     """
 
+    def __init__(self, codegen: Any, name: str) -> None:
+        super().__init__(codegen, name)
+        self._pieces: dict[_PieceLibrary, None] = {}
+
     def add_linking_library(self, library: Any) -> None:
         """Link the code of a function that is called, and of all functions that it calls."""
-        if library in self._linking_libraries:
-            return
-        super().add_linking_library(library)
-        if isinstance(library, _PieceLibrary):
+        if not isinstance(library, _PieceLibrary):
+            super().add_linking_library(library)
+        elif library not in self._pieces:
+            self._pieces[library] = None
             for callee in library.callees:
                 self.add_linking_library(callee)
 
     def finalize(self) -> None:
         """Link, optimise and translate, and free the copies of pieces that were made for this."""
+        for piece_library in self._pieces:
+            self._final_module.link_in(piece_library.own_module(), preserve=True)
         super().finalize()
-        for library in self._linking_libraries:
-            if isinstance(library, _PieceLibrary):
-                library._shared_module = None
+        for piece_library in self._pieces:
+            piece_library.free_copy()
 
     def _optimize_final_module(self) -> None:
         linkage = llvmlite.binding.Linkage
@@ -94,6 +99,21 @@ class _PieceLibrary(JITCodeLibrary):
         """Libraries of the functions that the piece calls."""
         libraries: list[Any] = self._linking_libraries
         return libraries
+
+    def own_module(self) -> Any:
+        """Return a copy of the code of the piece alone."""
+        return super()._get_module_for_linking()
+
+    def free_copy(self) -> None:
+        """Free the copy that :meth:`own_module` has returned."""
+        self._shared_module = None
+
+    def _get_module_for_linking(self) -> Any:
+        """Return the code of the piece and of all that it calls, for functions of other modules."""
+        whole = self.own_module().clone()
+        for callee in self.callees:
+            whole.link_in(callee._get_module_for_linking(), preserve=True)
+        return whole
 
     def add_ir_module(self, ir_module: Any) -> None:
         """Add the code of the piece, as a function that stays one unless LLVM must inline it."""
