@@ -24,7 +24,7 @@ from streamgmm.core.structures.low_rank_moments import BasisMoments
 from streamgmm.errors import ParameterError
 
 if TYPE_CHECKING:
-    from streamgmm.core.objective import PseudoRows
+    from streamgmm.core.objective import Prior
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +49,15 @@ class LowRankPrior:
     scatter: Array
 
     @classmethod
-    def of(cls, rows: "PseudoRows", parameters: Parameters) -> "LowRankPrior":
-        """Return the pseudo-rows for a mixture.
+    def of(cls, prior: "Prior", parameters: Parameters) -> "LowRankPrior":
+        """Return the pseudo-rows of a prior for a mixture.
 
         Raises
         ------
         ParameterError
             If the scatter is not a diagonal, or one for each component.
         """
+        rows = prior.pseudo_rows(parameters)
         k, d = parameters.means.shape
         shape = np.shape(rows.scatter)
         if shape not in ((d,), (k, d)) and np.any(rows.scatter):

@@ -126,7 +126,7 @@ class Objective:
         """
         if self.prior is None or not start.structure.moments_depend_on_parameters:
             return start
-        return LowRankPrior.of(self.prior.pseudo_rows(start), start).widened(counts)
+        return LowRankPrior.of(self.prior, start).widened(counts)
 
     def value(self, statistics: Statistics, parameters: Parameters) -> float:
         """Return the log-likelihood and the log density of the prior, in nats per row.
@@ -218,7 +218,7 @@ class Objective:
         is_held = held_components(self.fixed, "means", previous.n_components)
         weight = statistics.weight if previous.noise is not None else None
         if previous.structure.moments_depend_on_parameters:
-            rows = LowRankPrior.of(self.prior.pseudo_rows(previous), previous)
+            rows = LowRankPrior.of(self.prior, previous)
             return rows.posterior(statistics, is_held, weight)
         tangent = Tangent(previous, statistics.frame)
         whitening = Whitening.of(previous, statistics.frame)
@@ -235,14 +235,14 @@ class Objective:
         """Return the log density of the prior, in nats."""
         assert self.prior is not None
         if parameters.structure.moments_depend_on_parameters:
-            return LowRankPrior.of(self.prior.pseudo_rows(parameters), parameters).log_density()
+            return LowRankPrior.of(self.prior, parameters).log_density()
         return _Whitened.of(self.prior, parameters).log_density(parameters)
 
     def _covariance_rows(self, parameters: Parameters) -> Array:
         """Return the numbers of pseudo-rows of the covariances: of each, or of the shared one."""
         assert self.prior is not None
         if parameters.structure.moments_depend_on_parameters:
-            return LowRankPrior.of(self.prior.pseudo_rows(parameters), parameters).covariances
+            return LowRankPrior.of(self.prior, parameters).covariances
         return _Whitened.of(self.prior, parameters).covariances
 
 

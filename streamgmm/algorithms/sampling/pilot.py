@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.reader import Reader, prepare
 from streamgmm.algorithms.sampling.initialization import Start, initialize
-from streamgmm.algorithms.sampling.row_sample import FEW_ROWS, RowSample
+from streamgmm.algorithms.sampling.row_sample import FEWEST_SAMPLED, RowSample
 from streamgmm.algorithms.sampling.systematic_sample import (
     SystematicSample,
     draw_from_chunks,
@@ -158,7 +158,7 @@ def explained(sample: RowSample, source: Source, seed: int, n_components: int) -
         Largest number of components of the rough mixture.
     """
     pilot = sample.part(_MOST_ROWS)
-    if len(sample) <= FEW_ROWS or not _determines_explanation(pilot):
+    if len(sample) <= FEWEST_SAMPLED or not _determines_explanation(pilot):
         return sample
     mixture = _rough_mixture(pilot, n_components, seed, source.missing)
     explanation = _explanation(mixture, pilot, source)

@@ -30,7 +30,7 @@ _JOINING_BYTES = 32
 _MOST_ROWS = 1 << 16
 _MOST_BYTES = 32 << 20
 #: A fit to fewer sampled rows saves too little time, ...
-FEW_ROWS = 1 << 14
+FEWEST_SAMPLED = 1 << 14
 # ... or is far from that to all rows.
 _FEWEST_PER_PARAMETER = 4
 _ROWS_PER_PARAMETER = 2000
@@ -63,7 +63,7 @@ def sample_size(
         2000 per parameter, but not more than an eighth of all rows or four per parameter. From
         2¹⁶ rows on, and up to 2²³ values, they may be all rows.
     """
-    fewest = max(FEW_ROWS, _FEWEST_PER_PARAMETER * n_parameters)
+    fewest = max(FEWEST_SAMPLED, _FEWEST_PER_PARAMETER * n_parameters)
     has_few_values = n_rows * n_features <= _FEW_VALUES and n_rows >= _MANY_ROWS
     most = n_rows if has_few_values else n_rows // 8
     wanted = max(fewest, min(most, _ROWS_PER_PARAMETER * n_parameters))

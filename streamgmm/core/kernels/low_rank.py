@@ -116,7 +116,7 @@ class LowRankSums(NamedTuple):
 
 
 def rows_in_block(n_features: int, item_bytes: int) -> int:
-    """Return the number of rows of a block of values of a type with so many bytes."""
+    """Return the number of rows of a block whose values have so many bytes each."""
     n = _BLOCK_BYTES // (item_bytes * n_features) // PANEL * PANEL
     return min(max(n, _FEWEST_ROWS), BLOCK)
 

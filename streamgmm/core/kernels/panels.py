@@ -22,17 +22,17 @@ from numba.np.arrayobj import make_array
 
 from streamgmm.core.kernels.compilation import cgutils, piece
 from streamgmm.core.kernels.tiles import (
-    _REGISTERS,
+    REGISTERS,
     SINGLE_LANES,
-    _add,
-    _element,
-    _for_size,
-    _integer,
-    _Vectors,
+    Vectors,
+    add_to,
+    element_of,
+    for_size,
+    int64,
 )
 
 # Numbers of directions in a tile, each with its own machine code. Sums fill most registers.
-_SIZES = (12, 8, 4, 2, 1) if _REGISTERS == 32 else (6, 4, 2, 1)
+_SIZES = (12, 8, 4, 2, 1) if REGISTERS == 32 else (6, 4, 2, 1)
 #: Most directions in a tile.
 DIRECTIONS = _SIZES[0]
 _VECTORS = 2
@@ -93,7 +93,7 @@ def _arrays(context, builder, signature, arguments):
 def _residuals(vectors, pointer, origins):
     """Return the residuals of the vectors that begin at a pointer."""
     return [
-        vectors.builder.fsub(vectors.load(pointer, _integer(v * vectors.lanes)), origin)
+        vectors.builder.fsub(vectors.load(pointer, int64(v * vectors.lanes)), origin)
         for v, origin in enumerate(origins)
     ]
 
@@ -103,7 +103,7 @@ def panel_width(typing_context, panels):
     """Return the number of rows in a panel, and of features in a strip, of this type."""
 
     def generate(context, builder, signature, arguments):
-        return _integer(_VECTORS * _Vectors(builder, _element(signature.args[0])).lanes)
+        return int64(_VECTORS * Vectors(builder, element_of(signature.args[0])).lanes)
 
     return types.int64(panels), generate
 
@@ -127,26 +127,26 @@ def add_projections(
         panels, panel, origins, k, directions, place, size, first, last, out, line, row = _arrays(
             context, builder, signature, arguments
         )
-        vectors = _Vectors(builder, _element(signature.args[0]))
-        nought = _integer(0)
+        vectors = Vectors(builder, element_of(signature.args[0]))
+        nought = int64(0)
 
         def emit(n):
             sums = [vectors.sums(_VECTORS) for _ in range(n)]
-            with cgutils.for_range_slice(builder, first, last, _integer(1)) as (f, _):
+            with cgutils.for_range_slice(builder, first, last, int64(1)) as (f, _):
                 origin = vectors.repeat(builder.load(origins.at(k, f)))
                 values = _residuals(vectors, panels.at(panel, f, nought), [origin] * _VECTORS)
-                start = directions.at(builder.add(place, builder.mul(f, _integer(n))))
+                start = directions.at(builder.add(place, builder.mul(f, int64(n))))
                 for c, own in enumerate(sums):
-                    coefficient = vectors.repeat(builder.load(builder.gep(start, [_integer(c)])))
+                    coefficient = vectors.repeat(builder.load(builder.gep(start, [int64(c)])))
                     for variable, value in zip(own, values, strict=True):
                         vectors.accumulate(variable, coefficient, value)
             for c, own in enumerate(sums):
                 for v, variable in enumerate(own):
-                    column = builder.add(row, _integer(v * vectors.lanes))
-                    target = out.at(builder.add(line, _integer(c)), column)
-                    _add(builder, target, builder.load(variable))
+                    column = builder.add(row, int64(v * vectors.lanes))
+                    target = out.at(builder.add(line, int64(c)), column)
+                    add_to(builder, target, builder.load(variable))
 
-        _for_size(builder, size, _SIZES, emit)
+        for_size(builder, size, _SIZES, emit)
         return context.get_dummy_value()
 
     return signature, generate
@@ -168,20 +168,20 @@ def add_squares(typing_context, panels, panel, origins, k, factors, first, last,
         panels, panel, origins, k, factors, first, last, out, row = _arrays(
             context, builder, signature, arguments
         )
-        vectors = _Vectors(builder, _element(signature.args[0]))
-        both = [panel, builder.add(panel, _integer(1))]
+        vectors = Vectors(builder, element_of(signature.args[0]))
+        both = [panel, builder.add(panel, int64(1))]
         sums = [vectors.sums(_VECTORS) for _ in both]
-        with cgutils.for_range_slice(builder, first, last, _integer(1)) as (f, _):
+        with cgutils.for_range_slice(builder, first, last, int64(1)) as (f, _):
             origin = vectors.repeat(builder.load(origins.at(k, f)))
             factor = vectors.repeat(builder.load(factors.at(k, f)))
             for own, number in zip(sums, both, strict=True):
-                start = panels.at(number, f, _integer(0))
+                start = panels.at(number, f, int64(0))
                 values = _residuals(vectors, start, [origin] * _VECTORS)
                 for variable, value in zip(own, values, strict=True):
                     vectors.accumulate(variable, builder.fmul(factor, value), value)
         for v, variable in enumerate(variable for own in sums for variable in own):
-            target = out.at(builder.add(row, _integer(v * vectors.lanes)))
-            _add(builder, target, builder.load(variable))
+            target = out.at(builder.add(row, int64(v * vectors.lanes)))
+            add_to(builder, target, builder.load(variable))
         return context.get_dummy_value()
 
     return signature, generate
@@ -190,11 +190,11 @@ def add_squares(typing_context, panels, panel, origins, k, factors, first, last,
 @contextmanager
 def _over_rows(vectors, strips, strip, origins, k, rows, n):
     """Yield the number of each chosen row and the vectors of its residuals in a strip."""
-    builder, nought = vectors.builder, _integer(0)
-    first = builder.mul(strip, _integer(_VECTORS * vectors.lanes))
+    builder, nought = vectors.builder, int64(0)
+    first = builder.mul(strip, int64(_VECTORS * vectors.lanes))
     start = origins.at(k, first)
-    own = [vectors.load(start, _integer(v * vectors.lanes)) for v in range(_VECTORS)]
-    with cgutils.for_range_slice(builder, nought, n, _integer(1)) as (i, _):
+    own = [vectors.load(start, int64(v * vectors.lanes)) for v in range(_VECTORS)]
+    with cgutils.for_range_slice(builder, nought, n, int64(1)) as (i, _):
         row = builder.load(rows.at(i))
         yield i, _residuals(vectors, strips.at(strip, row, nought), own)
 
@@ -203,9 +203,9 @@ def _add_line(vectors, out, line, strip, variables):
     """Add sums of a strip to a line of out."""
     builder = vectors.builder
     for v, variable in enumerate(variables):
-        first = builder.mul(strip, _integer(_VECTORS * vectors.lanes))
-        target = out.at(line, builder.add(first, _integer(v * vectors.lanes)))
-        _add(builder, target, builder.load(variable))
+        first = builder.mul(strip, int64(_VECTORS * vectors.lanes))
+        target = out.at(line, builder.add(first, int64(v * vectors.lanes)))
+        add_to(builder, target, builder.load(variable))
 
 
 @intrinsic
@@ -225,20 +225,20 @@ def add_outer(typing_context, strips, strip, origins, k, rows, n, weights, size,
         strips, strip, origins, k, rows, n, weights, size, out, line = _arrays(
             context, builder, signature, arguments
         )
-        vectors = _Vectors(builder, _element(signature.args[0]))
+        vectors = Vectors(builder, element_of(signature.args[0]))
 
         def emit(n_weights):
             sums = [vectors.sums(_VECTORS) for _ in range(n_weights)]
             with _over_rows(vectors, strips, strip, origins, k, rows, n) as (i, values):
-                start = weights.at(builder.mul(i, _integer(n_weights)))
+                start = weights.at(builder.mul(i, int64(n_weights)))
                 for c, own in enumerate(sums):
-                    weight = vectors.repeat(builder.load(builder.gep(start, [_integer(c)])))
+                    weight = vectors.repeat(builder.load(builder.gep(start, [int64(c)])))
                     for variable, value in zip(own, values, strict=True):
                         vectors.accumulate(variable, weight, value)
             for c, own in enumerate(sums):
-                _add_line(vectors, out, builder.add(line, _integer(c)), strip, own)
+                _add_line(vectors, out, builder.add(line, int64(c)), strip, own)
 
-        _for_size(builder, size, _SIZES, emit)
+        for_size(builder, size, _SIZES, emit)
         return context.get_dummy_value()
 
     return signature, generate
@@ -261,7 +261,7 @@ def add_sums_and_squares(
         strips, strip, origins, k, rows, n, weights, out, line, squares = _arrays(
             context, builder, signature, arguments
         )
-        vectors = _Vectors(builder, _element(signature.args[0]))
+        vectors = Vectors(builder, element_of(signature.args[0]))
         sums, square_sums = vectors.sums(_VECTORS), vectors.sums(_VECTORS)
         with _over_rows(vectors, strips, strip, origins, k, rows, n) as (i, values):
             weight = vectors.repeat(builder.load(weights.at(i)))
@@ -288,11 +288,11 @@ def take_strip(typing_context, rows, row, centre, strips, strip):
     def generate(context, builder, signature, arguments):
         _, row, centre, strips, strip = _arrays(context, builder, signature, arguments)
         given = make_array(signature.args[0])(context, builder, arguments[0])
-        element = _element(signature.args[0])
-        vectors, doubles = _Vectors(builder, _element(signature.args[3])), ir.DoubleType()
+        element = element_of(signature.args[0])
+        vectors, doubles = Vectors(builder, element_of(signature.args[3])), ir.DoubleType()
         lanes, wide = vectors.lanes, ir.VectorType(doubles, vectors.lanes)
         to_row, to_feature = cgutils.unpack_tuple(builder, given.strides, 2)
-        first = builder.mul(strip, _integer(_VECTORS * lanes))
+        first = builder.mul(strip, int64(_VECTORS * lanes))
         size = 8 if element == doubles else 4
         offset = builder.add(builder.mul(row, to_row), builder.mul(first, to_feature))
         bytes_ = builder.bitcast(given.data, ir.IntType(8).as_pointer())
@@ -300,27 +300,27 @@ def take_strip(typing_context, rows, row, centre, strips, strip):
 
         def store(v, values):
             values = values if element == doubles else builder.fpext(values, wide)
-            place = builder.add(first, _integer(v * lanes))
+            place = builder.add(first, int64(v * lanes))
             own = builder.load(builder.bitcast(centre.at(place), wide.as_pointer()), align=8)
             shifted = builder.fsub(values, own)
             if vectors.bits == 32:
                 shifted = builder.fptrunc(shifted, vectors.type)
-            target = strips.at(strip, row, _integer(v * lanes))
+            target = strips.at(strip, row, int64(v * lanes))
             builder.store(shifted, builder.bitcast(target, vectors.type.as_pointer()), align=4)
 
         source = ir.VectorType(element, lanes)
-        is_dense = builder.icmp_signed("==", to_feature, _integer(size))
+        is_dense = builder.icmp_signed("==", to_feature, int64(size))
         with builder.if_else(is_dense) as (dense, strided):
             with dense:
                 for v in range(_VECTORS):
-                    place = builder.gep(start, [_integer(v * lanes * size)])
+                    place = builder.gep(start, [int64(v * lanes * size)])
                     pointer = builder.bitcast(place, source.as_pointer())
                     store(v, builder.load(pointer, align=size))
             with strided:
                 for v in range(_VECTORS):
                     values = ir.Constant(source, ir.Undefined)
                     for q in range(lanes):
-                        far = builder.mul(to_feature, _integer(v * lanes + q))
+                        far = builder.mul(to_feature, int64(v * lanes + q))
                         pointer = builder.bitcast(builder.gep(start, [far]), element.as_pointer())
                         value = builder.load(pointer, align=size)
                         values = builder.insert_element(
@@ -344,14 +344,14 @@ def turn_strip(typing_context, strips, strip, panels, panel):
 
     def generate(context, builder, signature, arguments):
         strips, strip, panels, panel = _arrays(context, builder, signature, arguments)
-        vectors = _Vectors(builder, _element(signature.args[0]))
+        vectors = Vectors(builder, element_of(signature.args[0]))
         lanes = vectors.lanes
-        width = _integer(_VECTORS * lanes)
+        width = int64(_VECTORS * lanes)
         row, feature = builder.mul(panel, width), builder.mul(strip, width)
 
         def square(upper, left):
             lines = [
-                vectors.load(strips.at(strip, builder.add(row, _integer(upper + i)), left), nought)
+                vectors.load(strips.at(strip, builder.add(row, int64(upper + i)), left), nought)
                 for i in range(lanes)
             ]
             half = lanes // 2
@@ -365,13 +365,13 @@ def turn_strip(typing_context, strips, strip, panels, panel):
                         lines[i + half] = vectors.shuffle(a, b, high)
                 half //= 2
             for j, line in enumerate(lines):
-                place = builder.add(builder.add(feature, left), _integer(j))
-                target = panels.at(panel, place, _integer(upper))
+                place = builder.add(builder.add(feature, left), int64(j))
+                target = panels.at(panel, place, int64(upper))
                 builder.store(line, builder.bitcast(target, vectors.type.as_pointer()), align=4)
 
-        nought = _integer(0)
+        nought = int64(0)
         for upper in range(0, _VECTORS * lanes, lanes):
-            with cgutils.for_range_slice(builder, nought, width, _integer(lanes)) as (left, _):
+            with cgutils.for_range_slice(builder, nought, width, int64(lanes)) as (left, _):
                 square(upper, left)
         return context.get_dummy_value()
 

@@ -32,32 +32,34 @@ _VECTOR_BITS = 512 if cpu_features().get("avx512f") else 256 if cpu_features().g
 #: Elements of float32 in a vector.
 SINGLE_LANES = _VECTOR_BITS // 32
 _IS_ARM = llvmlite.binding.get_default_triple().startswith(("aarch64", "arm64"))
-_REGISTERS = 32 if _VECTOR_BITS == 512 or _IS_ARM else 16
+REGISTERS = 32 if _VECTOR_BITS == 512 or _IS_ARM else 16
 #: Rows that :func:`turn` and :func:`add_form` take.
 TURNED = _VECTOR_BITS // 64
 
 # Sums fill all but a few registers, which hold the summands: components by vectors of rows ...
 #: Most components in a tile of Θ Φ.
 FORMS = 6
-_ROW_VECTORS = 4 if _REGISTERS == 32 else 2
+_ROW_VECTORS = 4 if REGISTERS == 32 else 2
 # ... and components by features.
 #: (components, features) of the tiles of R Φᵀ.
-MOMENT_TILES = ((8, 3), (4, 5), (2, 8), (1, 8)) if _REGISTERS == 32 else ((4, 3), (2, 4), (1, 8))
+MOMENT_TILES = ((8, 3), (4, 5), (2, 8), (1, 8)) if REGISTERS == 32 else ((4, 3), (2, 4), (1, 8))
 #: Extra entries of tables of features and of sums: tiles of R Φᵀ are always computed whole.
 SPARE_FEATURES = 8
 #: (lines, lines) of the tiles of a product of lines with each other.
-SQUARE_TILE = (6, 4) if _REGISTERS == 32 else (3, 4)
+SQUARE_TILE = (6, 4) if REGISTERS == 32 else (3, 4)
 
 
-def _integer(value):
+def int64(value):
+    """Return a constant of LLVM."""
     return ir.Constant(ir.IntType(64), value)
 
 
-def _element(array_type):
+def element_of(array_type):
+    """Return LLVM's type of the elements of an array."""
     return ir.DoubleType() if array_type.dtype == types.float64 else ir.FloatType()
 
 
-class _Vectors:
+class Vectors:
     """Emits operations on vectors as wide as a register."""
 
     def __init__(self, builder, element):
@@ -127,7 +129,7 @@ class _Vectors:
         return self.builder.fadd(self.shuffle(a, b, places), self.shuffle(a, b, upper))
 
 
-def _add(builder, pointer, vector):
+def add_to(builder, pointer, vector):
     """Add a vector to as many elements, of its own type or float64, from a pointer on."""
     element = pointer.type.pointee
     stored = ir.VectorType(element, vector.type.count)
@@ -138,14 +140,14 @@ def _add(builder, pointer, vector):
     builder.store(builder.fadd(builder.load(place, align=align), vector), place, align=align)
 
 
-def _for_size(builder, size, sizes, emit):
+def for_size(builder, size, sizes, emit):
     """Emit code for each of a few sizes, and code that chooses between them."""
     end = builder.append_basic_block("end")
     unreachable = builder.append_basic_block("other")
     choice = builder.switch(size, unreachable)
     for value in sizes:
         case = builder.append_basic_block(f"size{value}")
-        choice.add_case(_integer(value), case)
+        choice.add_case(int64(value), case)
         builder.position_at_end(case)
         emit(value)
         builder.branch(end)
@@ -158,9 +160,9 @@ def _coordinates(builder, features, f, z, row):
     """Return pointers to the two coordinates whose product is feature f, at a row of data."""
     pointers = []
     for side in range(2):
-        place = builder.add(builder.mul(f, _integer(2)), _integer(side))
+        place = builder.add(builder.mul(f, int64(2)), int64(side))
         coordinate = builder.load(builder.gep(features.data, [place]))
-        offset = builder.add(builder.mul(coordinate, _integer(STRIDE)), row)
+        offset = builder.add(builder.mul(coordinate, int64(STRIDE)), row)
         pointers.append(builder.gep(z.data, [offset]))
     return pointers
 
@@ -178,22 +180,22 @@ def turn(typing_context, rows, first, feature, origin, scale, out, line):
     def generate(context, builder, signature, arguments):
         rows, out = (make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 5))
         _, first, feature, origin, scale, _, line = arguments
-        element = _element(signature.args[0])
+        element = element_of(signature.args[0])
         to_row, to_feature = cgutils.unpack_tuple(builder, rows.strides, 2)
         bytes_ = builder.bitcast(rows.data, ir.IntType(8).as_pointer())
         offset = builder.add(builder.mul(first, to_row), builder.mul(feature, to_feature))
         start = builder.gep(bytes_, [offset])
-        vectors = _Vectors(builder, ir.DoubleType())
+        vectors = Vectors(builder, ir.DoubleType())
         values = ir.Constant(vectors.type, ir.Undefined)
         for r in range(TURNED):
-            place = builder.gep(start, [builder.mul(to_row, _integer(r))])
+            place = builder.gep(start, [builder.mul(to_row, int64(r))])
             value = builder.load(builder.bitcast(place, element.as_pointer()), align=4)
             if element != ir.DoubleType():
                 value = builder.fpext(value, ir.DoubleType())
             values = builder.insert_element(values, value, ir.Constant(ir.IntType(32), r))
         shifted = builder.fsub(values, vectors.repeat(origin))
         scaled = builder.fmul(shifted, vectors.repeat(scale))
-        place = builder.gep(out.data, [builder.add(builder.mul(line, _integer(STRIDE)), first)])
+        place = builder.gep(out.data, [builder.add(builder.mul(line, int64(STRIDE)), first)])
         builder.store(scaled, builder.bitcast(place, vectors.type.as_pointer()), align=8)
         return context.get_dummy_value()
 
@@ -215,15 +217,15 @@ def add_forms(typing_context, theta, features, z, component, size, first, last, 
             make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 8)
         )
         component, size, first, last, row = arguments[3:8]
-        vectors = _Vectors(builder, _element(signature.args[0]))
+        vectors = Vectors(builder, element_of(signature.args[0]))
         n_features = builder.extract_value(theta.shape, 1)
-        offsets = [_integer(v * vectors.lanes) for v in range(_ROW_VECTORS)]
+        offsets = [int64(v * vectors.lanes) for v in range(_ROW_VECTORS)]
 
         def emit(n):
             sums = [vectors.sums(_ROW_VECTORS) for _ in range(n)]
-            components = [builder.add(component, _integer(c)) for c in range(n)]
+            components = [builder.add(component, int64(c)) for c in range(n)]
             lines = [builder.gep(theta.data, [builder.mul(c, n_features)]) for c in components]
-            with cgutils.for_range_slice(builder, first, last, _integer(1)) as (f, _):
+            with cgutils.for_range_slice(builder, first, last, int64(1)) as (f, _):
                 left, right = _coordinates(builder, features, f, z, row)
                 values = [
                     builder.fmul(vectors.load(left, offset), vectors.load(right, offset))
@@ -234,12 +236,12 @@ def add_forms(typing_context, theta, features, z, component, size, first, last, 
                     for variable, value in zip(line_sums, values, strict=True):
                         vectors.accumulate(variable, coefficient, value)
             for c, line_sums in zip(components, sums, strict=True):
-                start = builder.add(builder.mul(c, _integer(STRIDE)), row)
+                start = builder.add(builder.mul(c, int64(STRIDE)), row)
                 for variable, offset in zip(line_sums, offsets, strict=True):
                     place = builder.gep(out.data, [builder.add(start, offset)])
-                    _add(builder, place, builder.load(variable))
+                    add_to(builder, place, builder.load(variable))
 
-        _for_size(builder, size, range(1, FORMS + 1), emit)
+        for_size(builder, size, range(1, FORMS + 1), emit)
         return context.get_dummy_value()
 
     return signature, generate
@@ -258,16 +260,16 @@ def add_form(typing_context, theta, features, z, component, first, last, row, ou
             make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 7)
         )
         component, first, last, row = arguments[3:7]
-        vectors = _Vectors(builder, ir.DoubleType())
+        vectors = Vectors(builder, ir.DoubleType())
         n_features = builder.extract_value(theta.shape, 1)
         line = builder.gep(theta.data, [builder.mul(component, n_features)])
         (total,) = vectors.sums(1)
-        with cgutils.for_range_slice(builder, first, last, _integer(1)) as (f, _):
+        with cgutils.for_range_slice(builder, first, last, int64(1)) as (f, _):
             left, right = _coordinates(builder, features, f, z, row)
-            value = builder.fmul(vectors.load(left, _integer(0)), vectors.load(right, _integer(0)))
+            value = builder.fmul(vectors.load(left, int64(0)), vectors.load(right, int64(0)))
             coefficient = vectors.repeat(builder.load(builder.gep(line, [f])))
             vectors.accumulate(total, coefficient, value)
-        _add(builder, builder.gep(out.data, [row]), builder.load(total))
+        add_to(builder, builder.gep(out.data, [row]), builder.load(total))
         return context.get_dummy_value()
 
     return signature, generate
@@ -288,8 +290,8 @@ def compare_forms(typing_context, values, size, label, row, best, second, labels
             make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 4, 5, 6)
         )
         size, label, row = arguments[1:4]
-        element = _element(signature.args[0])
-        vectors = _Vectors(builder, element)
+        element = element_of(signature.args[0])
+        vectors = Vectors(builder, element)
         first = builder.sitofp(label, element)
 
         def emit(n):
@@ -298,11 +300,11 @@ def compare_forms(typing_context, values, size, label, row, best, second, labels
                 for c in range(n)
             ]
             for v in range(_ROW_VECTORS):
-                place = builder.add(row, _integer(v * vectors.lanes))
+                place = builder.add(row, int64(v * vectors.lanes))
                 targets = [builder.gep(array.data, [place]) for array in (best, second, labels)]
-                largest, after, number = (vectors.load(t, _integer(0)) for t in targets)
+                largest, after, number = (vectors.load(t, int64(0)) for t in targets)
                 for c in range(n):
-                    offset = builder.add(place, _integer(c * STRIDE))
+                    offset = builder.add(place, int64(c * STRIDE))
                     value = vectors.load(values.data, offset)
                     is_larger = builder.fcmp_ordered(">", value, largest)
                     lower = builder.select(is_larger, largest, value)
@@ -314,7 +316,7 @@ def compare_forms(typing_context, values, size, label, row, best, second, labels
                     place_of = builder.bitcast(target, vectors.type.as_pointer())
                     builder.store(vector, place_of, align=4)
 
-        _for_size(builder, size, range(1, FORMS + 1), emit)
+        for_size(builder, size, range(1, FORMS + 1), emit)
         return context.get_dummy_value()
 
     return signature, generate
@@ -332,11 +334,11 @@ def take_rows(typing_context, z, line, row, origin, panel, start):
     def generate(context, builder, signature, arguments):
         z, panel = (make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 4))
         _, line, row, origin, _, start = arguments
-        vectors = _Vectors(builder, ir.DoubleType())
-        first = builder.add(builder.mul(line, _integer(STRIDE)), row)
+        vectors = Vectors(builder, ir.DoubleType())
+        first = builder.add(builder.mul(line, int64(STRIDE)), row)
         origins = vectors.repeat(origin)
         for v in range(_ROW_VECTORS):
-            offset = _integer(v * vectors.lanes)
+            offset = int64(v * vectors.lanes)
             values = builder.fsub(vectors.load(z.data, builder.add(first, offset)), origins)
             place = builder.gep(panel.data, [builder.add(start, offset)])
             builder.store(values, builder.bitcast(place, vectors.type.as_pointer()), align=8)
@@ -361,25 +363,25 @@ def add_products(typing_context, factor, panel, component, size, first, last, ro
             make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 7)
         )
         component, size, first, last, row = arguments[2:7]
-        vectors = _Vectors(builder, ir.DoubleType())
+        vectors = Vectors(builder, ir.DoubleType())
         n_columns = builder.extract_value(factor.shape, 1)
-        offsets = [_integer(v * vectors.lanes) for v in range(_ROW_VECTORS)]
-        width = _integer(_ROW_VECTORS * vectors.lanes)
+        offsets = [int64(v * vectors.lanes) for v in range(_ROW_VECTORS)]
+        width = int64(_ROW_VECTORS * vectors.lanes)
 
         def emit(n):
             sums = [vectors.sums(_ROW_VECTORS) for _ in range(n)]
-            components = [builder.add(component, _integer(c)) for c in range(n)]
+            components = [builder.add(component, int64(c)) for c in range(n)]
             lines = [builder.gep(factor.data, [builder.mul(c, n_columns)]) for c in components]
-            with cgutils.for_range_slice(builder, first, last, _integer(1)) as (e, _):
+            with cgutils.for_range_slice(builder, first, last, int64(1)) as (e, _):
                 start = builder.mul(builder.sub(e, first), width)
                 values = [vectors.load(panel.data, builder.add(start, o)) for o in offsets]
                 for line, line_sums in zip(lines, sums, strict=True):
                     coefficient = vectors.repeat(builder.load(builder.gep(line, [e])))
                     for variable, value in zip(line_sums, values, strict=True):
                         vectors.accumulate(variable, coefficient, value)
-            is_first = builder.icmp_signed("==", first, _integer(0))
+            is_first = builder.icmp_signed("==", first, int64(0))
             for c, line_sums in zip(components, sums, strict=True):
-                start = builder.add(builder.mul(c, _integer(STRIDE)), row)
+                start = builder.add(builder.mul(c, int64(STRIDE)), row)
                 for variable, offset in zip(line_sums, offsets, strict=True):
                     place = builder.gep(out.data, [builder.add(start, offset)])
                     place = builder.bitcast(place, vectors.type.as_pointer())
@@ -387,7 +389,7 @@ def add_products(typing_context, factor, panel, component, size, first, last, ro
                     both = builder.fadd(builder.load(place, align=8), total)
                     builder.store(builder.select(is_first, total, both), place, align=8)
 
-        _for_size(builder, size, range(1, FORMS + 1), emit)
+        for_size(builder, size, range(1, FORMS + 1), emit)
         return context.get_dummy_value()
 
     return signature, generate
@@ -410,10 +412,10 @@ def add_quadratic(typing_context, theta, panel, z, component, line, size, first,
             make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 2, 9)
         )
         component, line, size, first, last, row = arguments[3:9]
-        vectors = _Vectors(builder, ir.DoubleType())
+        vectors = Vectors(builder, ir.DoubleType())
         n_lines = builder.extract_value(z.shape, 0)
-        offsets = [_integer(v * vectors.lanes) for v in range(_ROW_VECTORS)]
-        width = _integer(_ROW_VECTORS * vectors.lanes)
+        offsets = [int64(v * vectors.lanes) for v in range(_ROW_VECTORS)]
+        width = int64(_ROW_VECTORS * vectors.lanes)
         length = builder.extract_value(theta.shape, 1)
         coefficients = builder.gep(theta.data, [builder.mul(component, length)])
 
@@ -422,9 +424,9 @@ def add_quadratic(typing_context, theta, panel, z, component, line, size, first,
             starts = []
             for a in range(n):
                 # The entry (i, e) has index i (2 E - i - 1) / 2 + e.
-                i = builder.add(line, _integer(a))
-                twice = builder.sub(builder.shl(n_lines, _integer(1)), builder.add(i, _integer(1)))
-                before = builder.ashr(builder.mul(i, twice), _integer(1))
+                i = builder.add(line, int64(a))
+                twice = builder.sub(builder.shl(n_lines, int64(1)), builder.add(i, int64(1)))
+                before = builder.ashr(builder.mul(i, twice), int64(1))
                 starts.append(builder.gep(coefficients, [before]))
 
             def add_column(e, n_above):
@@ -435,27 +437,27 @@ def add_quadratic(typing_context, theta, panel, z, component, line, size, first,
                     for variable, value in zip(line_sums, values, strict=True):
                         vectors.accumulate(variable, coefficient, value)
 
-            after = builder.add(line, _integer(n))
+            after = builder.add(line, int64(n))
             has_diagonal = builder.icmp_signed(">=", line, first)
             with builder.if_then(has_diagonal):
                 for a in range(n):
-                    add_column(builder.add(line, _integer(a)), a + 1)
+                    add_column(builder.add(line, int64(a)), a + 1)
             begin = builder.select(has_diagonal, after, first)
-            with cgutils.for_range_slice(builder, begin, last, _integer(1)) as (e, _):
+            with cgutils.for_range_slice(builder, begin, last, int64(1)) as (e, _):
                 add_column(e, n)
             totals = vectors.sums(_ROW_VECTORS)
             for a, line_sums in enumerate(sums):
-                place = builder.mul(builder.add(line, _integer(a)), _integer(STRIDE))
+                place = builder.mul(builder.add(line, int64(a)), int64(STRIDE))
                 place = builder.add(place, row)
                 for variable, total, offset in zip(line_sums, totals, offsets, strict=True):
                     value = vectors.load(z.data, builder.add(place, offset))
                     vectors.accumulate(total, builder.load(variable), value)
-            start = builder.add(builder.mul(component, _integer(STRIDE)), row)
+            start = builder.add(builder.mul(component, int64(STRIDE)), row)
             for total, offset in zip(totals, offsets, strict=True):
                 place = builder.gep(out.data, [builder.add(start, offset)])
-                _add(builder, place, builder.load(total))
+                add_to(builder, place, builder.load(total))
 
-        _for_size(builder, size, range(1, FORMS + 1), emit)
+        for_size(builder, size, range(1, FORMS + 1), emit)
         return context.get_dummy_value()
 
     return signature, generate
@@ -495,17 +497,17 @@ def multiply_lines(typing_context, left, right, j, row, last_row, out):
             make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1, 5)
         )
         j, row, last_row = arguments[2:5]
-        vectors = _Vectors(builder, ir.DoubleType())
-        lefts = [builder.gep(left.data, [_integer(a * STRIDE)]) for a in range(SQUARE_TILE[0])]
-        last_line = builder.sub(builder.extract_value(right.shape, 0), _integer(1))
+        vectors = Vectors(builder, ir.DoubleType())
+        lefts = [builder.gep(left.data, [int64(a * STRIDE)]) for a in range(SQUARE_TILE[0])]
+        last_line = builder.sub(builder.extract_value(right.shape, 0), int64(1))
         rights = []
         for b in range(SQUARE_TILE[1]):
-            line = builder.add(j, _integer(b))
+            line = builder.add(j, int64(b))
             is_within = builder.icmp_signed("<", line, last_line)
             line = builder.select(is_within, line, last_line)
-            rights.append(builder.gep(right.data, [builder.mul(line, _integer(STRIDE))]))
+            rights.append(builder.gep(right.data, [builder.mul(line, int64(STRIDE))]))
         sums = [vectors.sums(len(rights)) for _ in lefts]
-        step = _integer(vectors.lanes)
+        step = int64(vectors.lanes)
         with cgutils.for_range_slice(builder, row, last_row, step) as (r, _):
             factors = [vectors.load(pointer, r) for pointer in lefts]
             for b, pointer in enumerate(rights):
@@ -515,7 +517,7 @@ def multiply_lines(typing_context, left, right, j, row, last_row, out):
         entries = [variable for line_sums in sums for variable in line_sums]
         for first in range(0, len(entries), vectors.lanes):
             parts = [builder.load(variable) for variable in entries[first : first + vectors.lanes]]
-            place = builder.gep(out.data, [_integer(first)])
+            place = builder.gep(out.data, [int64(first)])
             place = builder.bitcast(place, vectors.type.as_pointer())
             builder.store(vectors.totals(parts), place, align=8)
         return context.get_dummy_value()
@@ -538,12 +540,12 @@ def add_tile(typing_context, tile, i, j, n_lines, out):
         n, width = SQUARE_TILE
         row_type = ir.VectorType(ir.DoubleType(), width).as_pointer()
         # The entry (i, j) has index i (2 n - i - 1) / 2 + j.
-        twice = builder.mul(i, builder.sub(builder.shl(n_lines, _integer(1)), i))
-        start = builder.add(builder.ashr(builder.sub(twice, i), _integer(1)), j)
+        twice = builder.mul(i, builder.sub(builder.shl(n_lines, int64(1)), i))
+        start = builder.add(builder.ashr(builder.sub(twice, i), int64(1)), j)
         for a in range(n):
-            values = builder.bitcast(builder.gep(tile.data, [_integer(a * width)]), row_type)
-            _add(builder, builder.gep(out.data, [start]), builder.load(values, align=8))
-            below = builder.add(i, _integer(a + 1))
+            values = builder.bitcast(builder.gep(tile.data, [int64(a * width)]), row_type)
+            add_to(builder, builder.gep(out.data, [start]), builder.load(values, align=8))
+            below = builder.add(i, int64(a + 1))
             start = builder.add(start, builder.sub(n_lines, below))
         return context.get_dummy_value()
 
@@ -564,9 +566,9 @@ def any_above(typing_context, values, first, threshold):
 
     def generate(context, builder, signature, arguments):
         values = make_array(signature.args[0])(context, builder, arguments[0])
-        vectors = _Vectors(builder, ir.DoubleType())
+        vectors = Vectors(builder, ir.DoubleType())
         least = vectors.repeat(arguments[2])
-        places = [builder.add(arguments[1], _integer(v)) for v in range(0, STRIP, vectors.lanes)]
+        places = [builder.add(arguments[1], int64(v)) for v in range(0, STRIP, vectors.lanes)]
         loaded = [vectors.load(values.data, place) for place in places]
         return _any(builder, [builder.fcmp_ordered(">", value, least) for value in loaded])
 
@@ -582,9 +584,9 @@ def any_near(typing_context, values, largest, first, threshold):
         values, largest = (
             make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 1)
         )
-        vectors = _Vectors(builder, ir.DoubleType())
+        vectors = Vectors(builder, ir.DoubleType())
         least = vectors.repeat(arguments[3])
-        places = [builder.add(arguments[2], _integer(v)) for v in range(0, STRIP, vectors.lanes)]
+        places = [builder.add(arguments[2], int64(v)) for v in range(0, STRIP, vectors.lanes)]
         margins = [
             builder.fsub(vectors.load(values.data, place), vectors.load(largest.data, place))
             for place in places
@@ -601,9 +603,9 @@ def clear_strip(typing_context, values, first):
 
     def generate(context, builder, signature, arguments):
         values = make_array(signature.args[0])(context, builder, arguments[0])
-        vectors = _Vectors(builder, ir.DoubleType())
+        vectors = Vectors(builder, ir.DoubleType())
         for v in range(0, STRIP, vectors.lanes):
-            place = builder.gep(values.data, [builder.add(arguments[1], _integer(v))])
+            place = builder.gep(values.data, [builder.add(arguments[1], int64(v))])
             place = builder.bitcast(place, vectors.type.as_pointer())
             builder.store(ir.Constant(vectors.type, None), place, align=8)
         return context.get_dummy_value()
@@ -616,8 +618,8 @@ def form_rows(typing_context, z):
     """Return the number of rows of data in a tile of :func:`add_forms`, for z of this type."""
 
     def generate(context, builder, signature, arguments):
-        vectors = _Vectors(builder, _element(signature.args[0]))
-        return _integer(_ROW_VECTORS * vectors.lanes)
+        vectors = Vectors(builder, element_of(signature.args[0]))
+        return int64(_ROW_VECTORS * vectors.lanes)
 
     return types.int64(z), generate
 
@@ -641,17 +643,17 @@ def add_moments(
         )
         component, size, first, row, last_row = arguments[3:8]
         line = arguments[9]
-        vectors = _Vectors(builder, _element(signature.args[0]))
+        vectors = Vectors(builder, element_of(signature.args[0]))
         line_length = builder.extract_value(out.shape, 1)
 
         def emit(n):
             n_features = dict(MOMENT_TILES)[n]
             sums = [vectors.sums(n) for _ in range(n_features)]
-            places = [builder.add(first, _integer(f)) for f in range(n_features)]
-            sides = [_coordinates(builder, features, f, z, _integer(0)) for f in places]
-            start = builder.gep(weights.data, [builder.mul(component, _integer(STRIDE))])
-            weight_lines = [builder.gep(start, [_integer(c * STRIDE)]) for c in range(n)]
-            step = _integer(vectors.lanes)
+            places = [builder.add(first, int64(f)) for f in range(n_features)]
+            sides = [_coordinates(builder, features, f, z, int64(0)) for f in places]
+            start = builder.gep(weights.data, [builder.mul(component, int64(STRIDE))])
+            weight_lines = [builder.gep(start, [int64(c * STRIDE)]) for c in range(n)]
+            step = int64(vectors.lanes)
             with cgutils.for_range_slice(builder, row, last_row, step) as (r, _):
                 values = [
                     builder.fmul(vectors.load(left, r), vectors.load(right, r))
@@ -661,25 +663,25 @@ def add_moments(
                     weight = vectors.load(weights_line, r)
                     for value, feature_sums in zip(values, sums, strict=True):
                         vectors.accumulate(feature_sums[c], weight, value)
-            lines = [builder.add(line, _integer(c)) for c in range(n)]
+            lines = [builder.add(line, int64(c)) for c in range(n)]
             starts = [builder.add(builder.mul(line, line_length), first) for line in lines]
             if n_features % vectors.lanes == 0:
                 for c, start in enumerate(starts):
                     for f in range(0, n_features, vectors.lanes):
                         parts = [builder.load(s[c]) for s in sums[f : f + vectors.lanes]]
-                        place = builder.gep(out.data, [builder.add(start, _integer(f))])
-                        _add(builder, place, vectors.totals(parts))
+                        place = builder.gep(out.data, [builder.add(start, int64(f))])
+                        add_to(builder, place, vectors.totals(parts))
                 return
             for f, feature_sums in enumerate(sums):
                 for c in range(0, n, vectors.lanes):
                     parts = [builder.load(s) for s in feature_sums[c : c + vectors.lanes]]
                     totals = vectors.totals(parts)
                     for i in range(len(parts)):
-                        place = builder.gep(out.data, [builder.add(starts[c + i], _integer(f))])
+                        place = builder.gep(out.data, [builder.add(starts[c + i], int64(f))])
                         part = vectors.shuffle(totals, totals, [i])
-                        _add(builder, place, part)
+                        add_to(builder, place, part)
 
-        _for_size(builder, size, [n for n, _ in MOMENT_TILES], emit)
+        for_size(builder, size, [n for n, _ in MOMENT_TILES], emit)
         return context.get_dummy_value()
 
     return signature, generate
