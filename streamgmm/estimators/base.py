@@ -26,12 +26,13 @@ from streamgmm.algorithms.reads.reader import (
     Reader,
     announced,
     gap_bytes,
-    prepare,
     refuse_not_finite,
 )
 from streamgmm.core.component_statistics import ComponentStatistics
 from streamgmm.core.criteria import Criteria
-from streamgmm.core.e_step import EStep, scratch_bytes
+from streamgmm.core.e_step import scratch_bytes
+from streamgmm.core.expectation import Expectation, prepare
+from streamgmm.core.few_rows_e_step import are_few_for
 from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
@@ -620,17 +621,21 @@ class MixtureEstimator(
             model.set_params(reg_covar=np.asarray(self.reg_covar)[features])
         return model
 
-    def _prepared(self, source: Source) -> EStep | IncompleteExpectation:
+    def _prepared(self, source: Source) -> Expectation:
         arrays = [np.asarray(array, dtype=np.float64, order="C") for array in self._stored_arrays()]
         noise = self._noise()
         if noise is not None:
             arrays += [np.array([noise.weight, noise.log_density]), noise.box]
-        settings = self._structure_name, source.dtype, source.missing
+        structure = STRUCTURES[self._structure_name]
+        # Mixtures for few rows and for many are prepared once each.
+        shape = source.n_rows, source.n_features
+        n_rows = 1 if are_few_for(structure, shape, len(self.weights_)) else None
+        settings = self._structure_name, source.dtype, source.missing, n_rows
         if sum(array.nbytes for array in arrays) > _KEPT_BYTES:
             return _prepared_from(*settings, *arrays)
         # Users may assign attributes, so the values themselves are the key.
         values = ((array.shape, array.tobytes()) for array in arrays)
-        return _kept(STRUCTURES[settings[0]], *settings, *values)
+        return _kept(structure, *settings, *values)
 
     def _predicted(
         self,
@@ -837,8 +842,12 @@ def _names_of(fitted: FittedModel) -> list[str] | None:
 
 
 def _prepared_from(
-    covariance_type: CovarianceType, dtype: np.dtype[Any], missing: Missing, *arrays: Array
-) -> EStep | IncompleteExpectation:
+    covariance_type: CovarianceType,
+    dtype: np.dtype[Any],
+    missing: Missing,
+    n_rows: int | None,
+    *arrays: Array,
+) -> Expectation:
     """Return a mixture prepared for rows of a type, from the attributes of a fit."""
     weights, means, covariances, factors, *of_noise = arrays
     noise = Noise(float(of_noise[0][0]), float(of_noise[0][1]), of_noise[1]) if of_noise else None
@@ -846,7 +855,7 @@ def _prepared_from(
         parameters = Parameters.from_precisions_cholesky(
             covariance_type, weights, means, covariances, factors, noise
         )
-        return prepare(parameters, Frame.of(parameters, dtype), missing)
+        return prepare(parameters, Frame.of(parameters, dtype), missing, n_rows=n_rows)
 
 
 @lru_cache(maxsize=16)
@@ -855,12 +864,13 @@ def _kept(
     covariance_type: CovarianceType,
     dtype: np.dtype[Any],
     missing: Missing,
+    n_rows: int | None,
     *values: tuple[tuple[int, ...], bytes],
-) -> EStep | IncompleteExpectation:
+) -> Expectation:
     """Return what :func:`_prepared_from` returns, from the shapes and the bytes of the arrays.
 
     A model that predicts a few rows at a time is prepared once. The structure is that of the
     covariance type; another one may be registered under the same name.
     """
     arrays = (np.frombuffer(content).reshape(shape) for shape, content in values)
-    return _prepared_from(covariance_type, dtype, missing, *arrays)
+    return _prepared_from(covariance_type, dtype, missing, n_rows, *arrays)

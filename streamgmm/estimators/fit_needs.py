@@ -16,8 +16,9 @@ from streamgmm.algorithms.reads.memory import (
     MixtureBytes,
     affordable,
 )
-from streamgmm.algorithms.reads.reader import prepare, statistics_work
+from streamgmm.algorithms.reads.reader import statistics_work
 from streamgmm.algorithms.stream.stream_state import block_rows
+from streamgmm.core.expectation import prepare
 from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters

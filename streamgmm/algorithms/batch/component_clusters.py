@@ -13,9 +13,10 @@ import numpy as np
 
 from streamgmm.algorithms.batch.auto import rows_at_hand
 from streamgmm.algorithms.reads.prediction import Question, posterior
-from streamgmm.algorithms.reads.reader import Reader, gap_bytes, prepare, refuse_not_finite
+from streamgmm.algorithms.reads.reader import Reader, gap_bytes, refuse_not_finite
 from streamgmm.algorithms.sampling.row_sample import default_sample_size
 from streamgmm.core.e_step import scratch_bytes
+from streamgmm.core.expectation import prepare
 from streamgmm.core.frame import Frame
 from streamgmm.core.mixtures.clusters import (
     Merge,
@@ -67,7 +68,8 @@ def merge_components(
     """
     source = reader.source
     reader.executor.check_memory(source, Work(driver=reader.driver_bytes + _sample_bytes(source)))
-    expectation = prepare(parameters, Frame.of(parameters, source.dtype), source.missing)
+    frame = Frame.of(parameters, source.dtype)
+    expectation = prepare(parameters, frame, source.missing, n_rows=source.n_rows)
     question = Question(expectation, source.missing)
     sample = rows_at_hand(reader, _SEED).part(_SAMPLED_SHARES // parameters.n_components)
     rows = _shares(question, Chunk(sample.rows, sample.index, sample.weights))

@@ -13,18 +13,24 @@ from numpy.typing import NDArray
 
 from streamgmm.algorithms.batch.em import Fit
 from streamgmm.core.e_step import Posterior, writable
+from streamgmm.core.few_rows_e_step import (
+    are_few,
+    factors_for_kernel,
+    n_products,
+    posterior_of,
+)
 from streamgmm.core.fitted_model import StopReason
-from streamgmm.core.kernels.em_steps import em_steps, log_joint_of_few
+from streamgmm.core.kernels.em_steps import (
+    Steps,
+    arrays_for_steps,
+    em_steps,
+    log_joint_of_few,
+)
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import STRUCTURES, Array, Pooling
 from streamgmm.options import CovarianceType
 
-# Products of a step up to which calls take most of the time; products that take as long as the
-# exponential of a density.
-_MOST_PRODUCTS, _PRODUCTS_OF_DENSITY = 1 << 21, 8
-# The same for variances of more columns than there are rows.
-_MOST_PRODUCTS_IF_WIDE = 1 << 23
 # Products of all steps of a fit to convergence: at most, and while the information of the rows,
 # which tells what remains to be gained, would take longer than to gain it. Steps at most and at
 # least.
@@ -44,21 +50,6 @@ OnRun = Callable[[int, Sequence[float]], None]
 
 def ignore_run(n_rows: int, log_likelihoods: Sequence[float]) -> None:
     """Do nothing."""
-
-
-def _n_products(rows: Array, n_components: int, has_matrices: bool) -> int:
-    """Return the products of a step of EM with rows (n, D)."""
-    n_rows, n_features = rows.shape
-    of_moments = n_features * (n_features + 3) // 2 if has_matrices else n_features
-    products: int = n_rows * n_components * (_PRODUCTS_OF_DENSITY + of_moments)
-    return products
-
-
-def _are_few(rows: Array, n_components: int, has_matrices: bool) -> bool:
-    """Return whether calls take most of the time of a step with rows (n, D)."""
-    is_wide = rows.shape[1] > rows.shape[0] and not has_matrices
-    most = _MOST_PRODUCTS_IF_WIDE if is_wide else _MOST_PRODUCTS
-    return _n_products(rows, n_components, has_matrices) <= most
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +90,7 @@ class FewRows:
         structure = STRUCTURES[covariance_type]
         pooling = structure.pooling
         # Rows that are too many for one component are not copied.
-        if not is_plain or pooling is None or not _are_few(rows, 1, structure.has_directions):
+        if not is_plain or pooling is None or not are_few(rows.shape, 1, structure.has_directions):
             return None
         rows = rows.astype(np.float64, copy=False)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -120,7 +111,7 @@ class FewRows:
 
     def is_for(self, n_components: int) -> bool:
         """Return whether a step with this number of components takes less time here."""
-        return _are_few(self.rows, n_components, self._has_matrices)
+        return are_few(self.rows.shape, n_components, self._has_matrices)
 
     def short_run(self, start: Parameters, n_steps: int, tol: float, on_run: OnRun) -> Fit | None:
         """Run EM until the log-likelihood changes by less than ``tol``; None if a step fails."""
@@ -141,7 +132,7 @@ class FewRows:
         Fit or None
             A fit that has not converged needs another method. None if a step fails.
         """
-        products = _n_products(self.rows, start.n_components, self._has_matrices)
+        products = n_products(self.rows.shape, start.n_components, self._has_matrices)
         n_steps = min(max(_ALL_PRODUCTS // products, _FEWEST_STEPS), _MOST_STEPS)
         n_cheap = 1 + _CHEAP_PRODUCTS // products
         settled = max(_PART_OF_STEP * tol, _ROUNDING)
@@ -159,10 +150,7 @@ class FewRows:
         """Return the posterior of each row, with responsibilities."""
         joint = log_joint_of_few(self.rows, *self._scaled(parameters)).T
         joint -= np.log(self.scale).sum()
-        scores: Array = np.logaddexp.reduce(joint, axis=1)
-        with np.errstate(invalid="ignore"):
-            shares = np.exp(joint - scores[:, np.newaxis])
-        return Posterior(scores, np.argmax(joint, axis=1), shares, 0)
+        return posterior_of(joint, with_responsibilities=True)
 
     def _run(
         self,
@@ -174,10 +162,10 @@ class FewRows:
         on_run: OnRun,
     ) -> Fit | None:
         values = np.empty(n_steps)
-        weights, means, covariances, factors, n_values, n_evaluated, has_settled = em_steps(
+        steps = arrays_for_steps(len(self.rows), *self._scaled(start))
+        n_values, n_evaluated, has_settled = em_steps(
             self.rows,
             self.weights,
-            *self._scaled(start),
             self.ridge,
             np.array(self.pooling),
             n_steps,
@@ -185,10 +173,11 @@ class FewRows:
             n_cheap,
             tol,
             values,
+            steps,
         )
         log_likelihoods = (values[:n_values] - np.log(self.scale).sum()).tolist()
         on_run(n_evaluated * len(self.rows), log_likelihoods)
-        found = self._parameters(weights, means, covariances, factors) if n_values else None
+        found = self._parameters(steps) if n_values else None
         if found is None:
             return None
         reason = StopReason.TOLERANCE if has_settled else StopReason.LIMIT
@@ -199,21 +188,14 @@ class FewRows:
 
         Factors are matrices (K, D, D) or standard deviations (K, 1, D).
         """
-        k, d = parameters.means.shape
-        stacked = parameters.stacked(parameters.factors)
-        if self._has_matrices:
-            factors = np.broadcast_to(stacked / self.scale[:, np.newaxis], (k, d, d))
-        else:
-            factors = (stacked / self.scale)[:, np.newaxis, :]
         means = (parameters.means - self.centre) / self.scale
-        return writable(parameters.weights), means, writable(factors)
+        return writable(parameters.weights), means, factors_for_kernel(parameters, self.scale)
 
-    def _parameters(
-        self, weights: Array, means: Array, covariances: Array, factors: Array
-    ) -> Parameters | None:
+    def _parameters(self, steps: Steps) -> Parameters | None:
         """Return the mixture in data units; None if a component is hardly wider than rounding."""
         structure = STRUCTURES[self.covariance_type]
-        means = self.centre + self.scale * means
+        covariances, factors = steps.covariances, steps.factors
+        means = self.centre + self.scale * steps.means
         if self._has_matrices:
             covariances = covariances * np.outer(self.scale, self.scale)
             factors = factors * self.scale[:, np.newaxis]
@@ -225,4 +207,4 @@ class FewRows:
         if not np.all(widths > _VISIBLE * rounding):
             return None
         stored, roots = (np.array(structure.stored(one)) for one in (covariances, factors))
-        return Parameters(self.covariance_type, weights, means, stored, roots)
+        return Parameters(self.covariance_type, steps.shares.copy(), means, stored, roots)

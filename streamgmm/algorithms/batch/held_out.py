@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.prediction import Question, scores
-from streamgmm.algorithms.reads.reader import Reader, gap_bytes, prepare, refuse_not_finite
+from streamgmm.algorithms.reads.reader import Reader, gap_bytes, refuse_not_finite
 from streamgmm.algorithms.sampling.row_sample import RowSample, hash_positions
 from streamgmm.core.e_step import scratch_bytes
+from streamgmm.core.expectation import prepare
 from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
@@ -208,7 +209,10 @@ _Questions = tuple[tuple[Question, ...], ...]
 def _questions(mixtures: Sequence[Sequence[Parameters]], source: Source) -> _Questions:
     return tuple(
         tuple(
-            Question(prepare(one, Frame.of(one, source.dtype), source.missing), source.missing)
+            Question(
+                prepare(one, Frame.of(one, source.dtype), source.missing, n_rows=source.n_rows),
+                source.missing,
+            )
             for one in own
         )
         for own in mixtures

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from streamgmm.algorithms.batch.em import Fit, expectation_maximization
 from streamgmm.algorithms.batch.few_rows import FewRows, OnRun, ignore_run
-from streamgmm.algorithms.reads.reader import Reader, prepare
+from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.e_step import EStep, Posterior
+from streamgmm.core.expectation import Expectation, prepare
 from streamgmm.core.frame import Frame
-from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
@@ -53,10 +53,11 @@ class Rows:
         """The rows in float64."""
         return self.stored.astype(np.float64, copy=False)
 
-    def prepared(self, parameters: Parameters) -> EStep | IncompleteExpectation:
+    def prepared(self, parameters: Parameters) -> Expectation:
         """Return a mixture prepared for these rows."""
         frame = Frame.of(parameters, self.stored.dtype)
-        return prepare(parameters, frame, self.reader.source.missing)
+        missing, n_rows = self.reader.source.missing, len(self.stored)
+        return prepare(parameters, frame, missing, n_rows=n_rows)
 
     def short_run(self, start: Parameters, n_steps: int, *, objective: Objective) -> Fit:
         """Run EM with these rows for ``n_steps`` steps, or until the gain is negligible."""
@@ -76,12 +77,12 @@ class Rows:
 
     def components_of(
         self, parameters: Parameters, frame: Frame
-    ) -> Callable[[NDArray[np.intp]], EStep | IncompleteExpectation]:
+    ) -> Callable[[NDArray[np.intp]], Expectation]:
         """Return a function that prepares some components of a mixture for these rows."""
         if self.reader.source.missing != "em":
             return EStep.prepare(parameters, frame).gathered
 
-        def prepared(components: NDArray[np.intp]) -> EStep | IncompleteExpectation:
+        def prepared(components: NDArray[np.intp]) -> Expectation:
             own = taken_components(parameters, components)
             return prepare(own, frame.gathered(components), "em")
 

@@ -20,7 +20,7 @@ from streamgmm.algorithms.batch.few_rows import FewRows
 from streamgmm.algorithms.batch.rows_in_memory import Rows
 from streamgmm.algorithms.batch.split_merge import split_and_merge, supporting_rows
 from streamgmm.algorithms.reads.memory import EFFORTS, Effort, FitMemory, MixtureBytes
-from streamgmm.algorithms.reads.reader import Reader, prepare
+from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import (
     MOST_ITERATIONS,
     VARIED_METHODS,
@@ -30,6 +30,7 @@ from streamgmm.algorithms.sampling.initialization import (
 from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.core.condition import examine
 from streamgmm.core.e_step import Posterior, scratch_bytes, statistics_bytes
+from streamgmm.core.expectation import prepare
 from streamgmm.core.incomplete import gap_bytes
 from streamgmm.core.information import LEAST_RESPONSIBILITY, Information, Tangent
 from streamgmm.core.objective import Objective
@@ -234,7 +235,7 @@ class Informant:
         """
         if len(self.rows) < tangent.free.sum() or tangent.parameters.n_components == 1:
             return None
-        prepared = prepare(tangent.parameters, tangent.frame, "error")
+        prepared = prepare(tangent.parameters, tangent.frame, "error", n_rows=len(self.rows))
         n_shares = len(self.rows) * tangent.parameters.n_components
         n_blocks = -(-n_shares // _SHARES_AT_ONCE)
         # Each block holds rows from all over.

@@ -26,11 +26,12 @@ from streamgmm.algorithms.batch.held_out import (
 )
 from streamgmm.algorithms.batch.sample_fit import Informant, Search, Settings, improve
 from streamgmm.algorithms.reads.memory import EFFORTS, Effort
-from streamgmm.algorithms.reads.reader import ChunkPart, Reader, StatisticsRequest, prepare
+from streamgmm.algorithms.reads.reader import ChunkPart, Reader, StatisticsRequest
 from streamgmm.algorithms.sampling.initialization import Start
 from streamgmm.algorithms.sampling.row_sample import RowSample, expected_shortfall
 from streamgmm.algorithms.sampling.survey import Survey
 from streamgmm.core.criteria import Criteria
+from streamgmm.core.expectation import prepare
 from streamgmm.core.frame import Frame
 from streamgmm.core.mixtures.splitting import split_component
 from streamgmm.core.parameters import Parameters
@@ -272,7 +273,7 @@ class Selection:
         """Forecast the criteria of parameters that were fitted to a sample."""
         source = self.reader.source
         frame = Frame.of(parameters, sample.rows.dtype)
-        prepared = prepare(parameters, frame, source.missing)
+        prepared = prepare(parameters, frame, source.missing, n_rows=len(sample))
         found = prepared.statistics(sample.rows, sample.weights)
         scores = prepared.posterior(sample.rows).scores
         own = Criteria.of(found, parameters, settings.objective.fixed)

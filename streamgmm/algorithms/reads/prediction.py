@@ -9,6 +9,7 @@ from scipy.special import entr
 
 from streamgmm.algorithms.reads.usable_rows import lacks_values, refuse_values
 from streamgmm.core.e_step import EStep, Posterior
+from streamgmm.core.expectation import Expectation
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.kernels.log_joint import NOISE
 from streamgmm.core.structures import Array
@@ -26,7 +27,7 @@ class Question:
 
     Attributes
     ----------
-    expectation : EStep
+    expectation : Expectation
         The mixture.
     missing : {"error", "drop", "em"}
         Treatment of rows with NaN. "error" refuses them. "drop" gives the label -1, or -2 if -1
@@ -34,7 +35,7 @@ class Question:
         if they have any.
     """
 
-    expectation: EStep | IncompleteExpectation
+    expectation: Expectation
     missing: Missing
 
 

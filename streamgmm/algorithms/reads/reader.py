@@ -12,7 +12,8 @@ import numpy as np
 from streamgmm.algorithms.reads.partial_reads import complete
 from streamgmm.algorithms.reads.usable_rows import NotFinite, count_weightless, require_weight
 from streamgmm.core import incomplete
-from streamgmm.core.e_step import EStep, scratch_bytes, statistics_bytes
+from streamgmm.core.e_step import scratch_bytes, statistics_bytes
+from streamgmm.core.expectation import Expectation, prepare
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.noise import Noise
@@ -394,7 +395,7 @@ class Reader:
         """Return the number of rows that were skipped for lack of values."""
         return 0 if self.source.missing == "error" else found.n_missing
 
-    def prepared(self, request: StatisticsRequest) -> EStep | IncompleteExpectation:
+    def prepared(self, request: StatisticsRequest) -> Expectation:
         """Return the mixture of a request, prepared for the rows."""
         return prepare(
             request.parameters,
@@ -403,6 +404,7 @@ class Reader:
             self.arithmetic,
             self.log_offsets,
             self.is_hard,
+            n_rows=self.source.n_rows,
         )
 
     def _statistics(self, request: StatisticsRequest) -> Statistics:
@@ -473,19 +475,6 @@ class Reader:
         self.notify(done)
 
 
-def prepare(
-    parameters: Parameters,
-    frame: Frame,
-    missing: Missing,
-    arithmetic: Arithmetic = "auto",
-    log_offsets: Array | None = None,
-    is_hard: bool = False,
-) -> EStep | IncompleteExpectation:
-    """Return a mixture prepared for rows, with a treatment of rows that hold NaN."""
-    expectation = IncompleteExpectation if missing == "em" else EStep
-    return expectation.prepare(parameters, frame, arithmetic, log_offsets, is_hard)
-
-
 def statistics_work(source: Source, covariance_type: CovarianceType, n_components: int) -> Work:
     """Return the memory that a pass for the statistics of a mixture takes."""
     shape = n_components, source.n_features
@@ -553,7 +542,7 @@ def _ignore(_: object) -> None:
     pass
 
 
-def chunk_statistics(expectation: EStep | IncompleteExpectation, chunk: Chunk) -> Statistics:
+def chunk_statistics(expectation: Expectation, chunk: Chunk) -> Statistics:
     """Return the sufficient statistics of a chunk, with the count of its rows of weight 0."""
     found = expectation.statistics(chunk.rows, chunk.weights)
     missing: Missing = "em" if isinstance(expectation, IncompleteExpectation) else "drop"
@@ -562,14 +551,12 @@ def chunk_statistics(expectation: EStep | IncompleteExpectation, chunk: Chunk) -
 
 
 def _several(
-    mixtures: tuple[tuple[EStep | IncompleteExpectation, ChunkPart | None], ...], chunk: Chunk
+    mixtures: tuple[tuple[Expectation, ChunkPart | None], ...], chunk: Chunk
 ) -> SeveralStatistics:
     return SeveralStatistics(tuple(_part_statistics(*one, chunk) for one in mixtures))
 
 
-def _part_statistics(
-    expectation: EStep | IncompleteExpectation, part: ChunkPart | None, chunk: Chunk
-) -> Statistics:
+def _part_statistics(expectation: Expectation, part: ChunkPart | None, chunk: Chunk) -> Statistics:
     """Return the statistics of a part of a chunk; rows of weight 0 are those of the chunk."""
     if part is None:
         return chunk_statistics(expectation, chunk)

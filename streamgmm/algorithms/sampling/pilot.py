@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.reads.reader import Reader, prepare
+from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import Start, initialize
 from streamgmm.algorithms.sampling.row_sample import FEWEST_SAMPLED, RowSample
 from streamgmm.algorithms.sampling.systematic_sample import (
@@ -24,6 +24,7 @@ from streamgmm.algorithms.sampling.systematic_sample import (
     spread_chunks,
 )
 from streamgmm.core.e_step import EStep
+from streamgmm.core.expectation import prepare
 from streamgmm.core.frame import Frame
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters

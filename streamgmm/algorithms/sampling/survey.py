@@ -28,10 +28,10 @@ from streamgmm.algorithms.sampling.row_sample import (
     SampleDesign,
 )
 from streamgmm.algorithms.sampling.systematic_sample import spread_chunks
-from streamgmm.core.e_step import EStep, scratch_bytes
+from streamgmm.core.e_step import scratch_bytes
+from streamgmm.core.expectation import Expectation
 from streamgmm.core.feature_moments import FeatureMoments
 from streamgmm.core.frame import Frame
-from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
@@ -328,7 +328,7 @@ class _State:
     design: SampleDesign
     explanation: Explanation | None
     missing: Missing
-    expectation: EStep | IncompleteExpectation | None
+    expectation: Expectation | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.algorithms.reads.reader import prepare
-from streamgmm.core.e_step import EStep
+from streamgmm.core.expectation import Expectation, prepare
 from streamgmm.core.frame import Frame
-from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
@@ -149,14 +147,14 @@ class Stepwise:
         return cls.after(found, maximum, schedule, objective)
 
     @cached_property
-    def _complete(self) -> EStep | IncompleteExpectation:
+    def _complete(self) -> Expectation:
         return prepare(self.parameters, self.total.frame, "error")
 
     @cached_property
-    def _incomplete(self) -> EStep | IncompleteExpectation:
+    def _incomplete(self) -> Expectation:
         return prepare(self.parameters, self.total.frame, "em")
 
-    def expectation(self, missing: Missing) -> EStep | IncompleteExpectation:
+    def expectation(self, missing: Missing) -> Expectation:
         """Return the mixture for the E-step of new rows."""
         return self._incomplete if missing == "em" else self._complete
 

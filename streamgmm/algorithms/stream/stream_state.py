@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.batch.split_merge import dense_places
-from streamgmm.algorithms.reads.reader import prepare
 from streamgmm.algorithms.reads.usable_rows import refuse_values, usable_part
 from streamgmm.algorithms.stream.change_detection import ChangeTest, Score, ScoreRecord
 from streamgmm.algorithms.stream.row_buffer import RowBuffer
 from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
+from streamgmm.core.expectation import prepare
 from streamgmm.core.fitted_model import FittedModel
 from streamgmm.core.frame import Frame
 from streamgmm.core.mixtures.alignment import aligned, by_first_rows

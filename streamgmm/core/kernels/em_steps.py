@@ -9,6 +9,7 @@ component has lost its rows, or a covariance is singular.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,14 @@ _LEAST_MASS, _LEAST_PIVOT = 1e-3, 1e-10
 _LEAST_VARIANCE = 1e-16
 # What is taken for rounding in a log-likelihood, nats per row.
 _ROUNDING = 1e-13
+
+
+@piece
+def _transpose(rows, columns):
+    """Write rows (n, D) into columns (D, n)."""
+    for r in range(rows.shape[0]):
+        for d in range(rows.shape[1]):
+            columns[d, r] = rows[r, d]
 
 
 @piece
@@ -124,10 +133,13 @@ def _write_log_joint(columns, shares, means, inverses, residual, out):
 
 
 @piece
-def _expect(columns, weights, shares, means, inverses, responsibilities, largest, total):
+def _expect(weights, steps):
     """Write the responsibilities (K, n); return the mean log-likelihood, nats per row."""
+    responsibilities, largest, total = steps.responsibilities, steps.largest, steps.total
     n_components, n = responsibilities.shape
-    _write_log_joint(columns, shares, means, inverses, total, responsibilities)
+    _write_log_joint(
+        steps.columns, steps.shares, steps.means, steps.inverses, total, responsibilities
+    )
     for r in range(n):
         largest[r] = responsibilities[0, r]
         total[r] = 0.0
@@ -194,13 +206,19 @@ def _pool(covariances, counts, is_shared, is_isotropic):
 
 
 @piece
-def _maximize(columns, responsibilities, ridge, form, counts, shares, means, covariances):
+def _maximize(ridge, form, steps):
     """Write the parameters of the M-step; return whether each component has rows."""
+    columns, counts, means, covariances = (
+        steps.columns,
+        steps.counts,
+        steps.means,
+        steps.covariances,
+    )
     n_features, n = columns.shape
-    n_components = shares.size
+    n_components = counts.size
     weight = 0.0
     for k in range(n_components):
-        own = responsibilities[k]
+        own = steps.responsibilities[k]
         count = 0.0
         for r in range(n):
             count += own[r]
@@ -216,7 +234,7 @@ def _maximize(columns, responsibilities, ridge, form, counts, shares, means, cov
         _central_moments(columns, own, means[k], covariances[k])
     _pool(covariances, counts, form[0], form[1])
     for k in range(n_components):
-        shares[k] = counts[k] / weight
+        steps.shares[k] = counts[k] / weight
         for i in range(covariances.shape[1]):
             for j in range(n_features):
                 covariances[k, i, j] /= counts[k]
@@ -246,23 +264,6 @@ def _extrapolate(state, first, second, out):
         bend = second[i] - first[i] - step
         out[i] = state[i] + 2.0 * length * step + length * length * bend
     return length
-
-
-@piece
-def _square(factor, covariance):
-    """Write L Lᵀ of a lower triangular matrix (D, D), or squares of standard deviations (1, D)."""
-    n_rows, n_features = factor.shape
-    if n_rows == 1:
-        for d in range(n_features):
-            covariance[0, d] = factor[0, d] * factor[0, d]
-        return
-    for i in range(n_features):
-        for j in range(i + 1):
-            total = 0.0
-            for m in range(j + 1):
-                total += factor[i, m] * factor[j, m]
-            covariance[i, j] = total
-            covariance[j, i] = total
 
 
 @piece
@@ -298,34 +299,93 @@ def log_joint_of_few(rows, shares, means, factors):
     n, n_features = rows.shape
     columns, inverses = np.empty((n_features, n)), np.empty(factors.shape)
     found, residual = np.empty((shares.size, n)), np.empty(n)
-    for r in range(n):
-        for d in range(n_features):
-            columns[d, r] = rows[r, d]
+    _transpose(rows, columns)
     for k in range(shares.size):
         _invert(factors[k], inverses[k])
     _write_log_joint(columns, shares, means, inverses, residual, found)
     return found
 
 
+class Steps(NamedTuple):
+    """Arrays that steps of EM work on, from :func:`arrays_for_steps`.
+
+    A factor is a matrix (D, D), or standard deviations (1, D): all of them are (K, D or 1, D).
+    """
+
+    state: np.ndarray  #: (size,) the mixture; these three are parts of it:
+    shares: np.ndarray  #: (K,) weights of the components
+    means: np.ndarray  #: (K, D)
+    covariances: np.ndarray  #: like factors
+    factors: np.ndarray  #: of the covariances
+    inverses: np.ndarray  #: of the factors
+    before: np.ndarray  #: (size,) the mixture that a cycle began with, ...
+    first: np.ndarray  #: (size,) after its first step, ...
+    second: np.ndarray  #: (size,) after its second one, ...
+    ahead: np.ndarray  #: (size,) and where these lead
+    columns: np.ndarray  #: (D, n) the rows
+    responsibilities: np.ndarray  #: (K, n)
+    largest: np.ndarray  #: (n,)
+    total: np.ndarray  #: (n,)
+    counts: np.ndarray  #: (K,)
+
+
+def arrays_for_steps(
+    n_rows: int, shares: np.ndarray, means: np.ndarray, factors: np.ndarray
+) -> Steps:
+    """Return arrays for steps of EM that begin with a mixture.
+
+    Parameters
+    ----------
+    n_rows : int
+    shares : ndarray of shape (K,)
+        Weights of the components.
+    means : ndarray of shape (K, D)
+    factors : ndarray of shape (K, D, D) or (K, 1, D)
+        Cholesky factors, or standard deviations.
+    """
+    if factors.shape[1] == 1:
+        covariances = np.square(factors)
+    else:
+        covariances = np.einsum("kim,kjm->kij", factors, factors)
+    state = np.concatenate([shares.ravel(), means.ravel(), covariances.ravel()])
+    n_means, k = shares.size + means.size, shares.size
+    return Steps(
+        state,
+        state[:k],
+        state[k:n_means].reshape(means.shape),
+        state[n_means:].reshape(factors.shape),
+        np.empty(factors.shape),
+        np.empty(factors.shape),
+        np.empty(state.size),
+        np.empty(state.size),
+        np.empty(state.size),
+        np.empty(state.size),
+        np.empty((means.shape[1], n_rows)),
+        np.empty((k, n_rows)),
+        np.empty(n_rows),
+        np.empty(n_rows),
+        np.empty(k),
+    )
+
+
+@piece
+def _is_factorised(steps):
+    """Write factors and inverses of the present covariances; return whether all are sound."""
+    return _all_factorised(steps.covariances, steps.factors, steps.inverses)
+
+
 @kernel
-def em_steps(
-    rows, weights, shares, means, factors, ridge, form, n_steps, settled, n_cheap, tolerance, values
-):
+def em_steps(rows, weights, ridge, form, n_steps, settled, n_cheap, tolerance, values, steps):
     """Make steps of EM until one gains hardly anything, or little remains to be gained.
 
     If ``n_cheap`` is above 0, steps are extrapolated (squared iteration; Varadhan & Roland 2008).
-    What is a loss is not kept.
+    What is a loss is not kept. The mixture is that in ``steps``, before and after.
 
     Parameters
     ----------
     rows : ndarray of shape (n, D)
         Finite, in units in which their variance is about 1.
     weights : ndarray of shape (n,)
-    shares : ndarray of shape (K,)
-        Weights of the components.
-    means : ndarray of shape (K, D)
-    factors : ndarray of shape (K, D, D) or (K, 1, D)
-        Cholesky factors, or standard deviations.
     ridge : ndarray of shape (D,)
     form : ndarray of shape (2,), bool
         Whether all components share the covariance, and whether all columns share the variance.
@@ -339,51 +399,31 @@ def em_steps(
         What may remain to be gained if steps shrink as the last ones did, nats per row.
     values : ndarray of shape (n_steps,)
         Is given the mean log-likelihoods of the parameters that steps began with.
+    steps : Steps
+        Holds the mixture.
 
     Returns
     -------
-    shares : ndarray of shape (K,)
-    means : ndarray of shape (K, D)
-    covariances, factors : ndarray, in the shape of the factors
     n_values : int
-        Steps that were kept; 0 if a step failed, and the other results have no meaning.
+        Steps that were kept; 0 if a step failed, and the mixture has no meaning.
     n_evaluated : int
         All steps.
     has_settled : bool
         Whether steps ended for one of the tolerances.
     """
-    n, n_features = rows.shape
-    n_components, n_means = means.shape[0], means.size
-    size = n_components + n_means + factors.size
-    columns = np.empty((n_features, n))
-    for r in range(n):
-        for d in range(n_features):
-            columns[d, r] = rows[r, d]
-    state, ahead = np.empty(size), np.empty(size)
-    before, first, second = np.empty(size), np.empty(size), np.empty(size)
-    own_shares = state[:n_components]
-    own_means = state[n_components : n_components + n_means].reshape(means.shape)
-    covariances = state[n_components + n_means :].reshape(factors.shape)
-    own_factors, inverses = np.empty(factors.shape), np.empty(factors.shape)
-    responsibilities = np.empty((n_components, n))
-    largest, total, counts = np.empty(n), np.empty(n), np.empty(n_components)
-    _copy(shares, own_shares)
-    _copy(means.ravel(), state[n_components : n_components + n_means])
-    for k in range(n_components):
-        _square(factors[k], covariances[k])
-    is_good = _all_factorised(covariances, own_factors, inverses)
+    _transpose(rows, steps.columns)
+    state, before, first, second = steps.state, steps.before, steps.first, steps.second
+    is_good = _is_factorised(steps)
     _copy(state, before)
     n_values, n_evaluated, n_in_cycle = 0, 0, 0
     has_settled, is_ahead, length = False, False, math.inf
     while is_good and n_evaluated < n_steps and not has_settled:
-        value = _expect(
-            columns, weights, own_shares, own_means, inverses, responsibilities, largest, total
-        )
+        value = _expect(weights, steps)
         n_evaluated += 1
         if is_ahead and value < values[n_values - 1] - _ROUNDING * abs(value):
             _copy(second, state)
             _copy(second, before)
-            is_good = _all_factorised(covariances, own_factors, inverses)
+            is_good = _is_factorised(steps)
             is_ahead = False
             continue
         if n_values and not is_ahead:
@@ -395,9 +435,7 @@ def em_steps(
         is_ahead = False
         values[n_values] = value
         n_values += 1
-        is_good = _maximize(
-            columns, responsibilities, ridge, form, counts, own_shares, own_means, covariances
-        ) and _all_factorised(covariances, own_factors, inverses)
+        is_good = _maximize(ridge, form, steps) and _is_factorised(steps)
         if not (n_cheap and is_good) or has_settled:
             continue
         n_in_cycle += 1
@@ -406,22 +444,12 @@ def em_steps(
             continue
         n_in_cycle = 0
         _copy(state, second)
-        length = _extrapolate(before, first, second, ahead)
+        length = _extrapolate(before, first, second, steps.ahead)
         if length > 1.0:
-            _copy(ahead, state)
-            is_ahead = _normalised(own_shares) and _all_factorised(
-                covariances, own_factors, inverses
-            )
+            _copy(steps.ahead, state)
+            is_ahead = _normalised(steps.shares) and _is_factorised(steps)
             if not is_ahead:
                 _copy(second, state)
-                is_good = _all_factorised(covariances, own_factors, inverses)
+                is_good = _is_factorised(steps)
         _copy(state, before)
-    return (
-        own_shares.copy(),
-        own_means.copy(),
-        covariances.copy(),
-        own_factors,
-        n_values if is_good else 0,
-        n_evaluated,
-        has_settled,
-    )
+    return n_values if is_good else 0, n_evaluated, has_settled

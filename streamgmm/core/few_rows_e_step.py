@@ -1,0 +1,190 @@
+"""The E-step of few rows, for which a kernel would take longer to compile than to run.
+
+Densities are those of differences from the component's own mean, as in the centred form.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamgmm.core.e_step import LARGEST_VALUE, EStep, Posterior, writable
+from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
+from streamgmm.core.kernels.em_steps import log_joint_of_few
+from streamgmm.core.kernels.kinds import TIED
+from streamgmm.core.parameters import Parameters
+from streamgmm.core.statistics import Statistics
+from streamgmm.core.structures import Array, CovarianceStructure
+from streamgmm.options import Arithmetic
+
+# Products of a step of EM up to which calls take most of the time; products that take as long as
+# the exponential of a density.
+_MOST_PRODUCTS, _PRODUCTS_OF_DENSITY = 1 << 21, 8
+# The same for variances of more columns than there are rows.
+_MOST_PRODUCTS_IF_WIDE = 1 << 23
+# Rows that are summed in sequence, in eight lanes or more.
+_ROWS_IN_SUM = 8 * ACCUMULATION_LENGTH
+# Values of features that are in memory at once.
+_VALUES_AT_ONCE = 1 << 18
+
+
+def n_products(shape: tuple[int, ...], n_components: int, has_matrices: bool) -> int:
+    """Return the number of products of a step of EM with rows of a shape (n, D)."""
+    n_rows, n_features = shape
+    of_moments = n_features * (n_features + 3) // 2 if has_matrices else n_features
+    return n_rows * n_components * (_PRODUCTS_OF_DENSITY + of_moments)
+
+
+def are_few(shape: tuple[int, ...], n_components: int, has_matrices: bool) -> bool:
+    """Return whether rows are so few that calls take most of the time of a step of EM."""
+    n_rows, n_features = shape
+    is_wide = n_features > n_rows and not has_matrices
+    most = _MOST_PRODUCTS_IF_WIDE if is_wide else _MOST_PRODUCTS
+    return n_products(shape, n_components, has_matrices) <= most
+
+
+def are_few_for(structure: CovarianceStructure, shape: tuple[int, int], n_components: int) -> bool:
+    """Return whether rows are few for a mixture that :class:`FewRowsEStep` may evaluate."""
+    n_rows, n_features = shape
+    # The inverse of a factor takes less time than a step with D rows.
+    n_counted = max(n_rows, n_features) if structure.has_directions else n_rows
+    return structure.pooling is not None and are_few(
+        (n_counted, n_features), n_components, structure.has_directions
+    )
+
+
+def posterior_of(joint: Array, with_responsibilities: bool) -> Posterior:
+    """Return the posterior of rows from their log-joint densities (n, K)."""
+    scores: Array = np.logaddexp.reduce(joint, axis=1)
+    shares = np.empty((0, joint.shape[1]))
+    if with_responsibilities:
+        with np.errstate(invalid="ignore"):
+            shares = np.exp(joint - scores[:, np.newaxis])
+    return Posterior(scores, np.argmax(joint, axis=1), shares, 0)
+
+
+def factors_for_kernel(parameters: Parameters, scale: Array) -> Array:
+    """Return factors in units of a scale (D,): matrices (K, D, D) or deviations (K, 1, D)."""
+    k, d = parameters.means.shape
+    stacked = parameters.stacked(parameters.factors)
+    if parameters.structure.has_directions:
+        return writable(np.broadcast_to(stacked / scale[:, np.newaxis], (k, d, d)))
+    return writable((stacked / scale)[:, np.newaxis, :])
+
+
+@dataclass(frozen=True, eq=False)
+class FewRowsEStep:
+    """A mixture prepared for few rows.
+
+    Rows that are not finite, or so large that squares may overflow, are left to the kernels for
+    many rows, and so are the rows beside them.
+
+    Attributes
+    ----------
+    parameters : Parameters
+    frame : Frame
+        Coordinates of the statistics.
+    arithmetic : {"auto", "float64"}
+        That of the kernels for many rows; here it is float64.
+    """
+
+    parameters: Parameters
+    frame: Frame
+    arithmetic: Arithmetic = "auto"
+    has_noise = False
+
+    @functools.cached_property
+    def for_any_rows(self) -> EStep:
+        """The same mixture, prepared for any rows."""
+        return EStep.prepare(self.parameters, self.frame, self.arithmetic)
+
+    def posterior(
+        self, rows: NDArray[np.generic], with_responsibilities: bool = False
+    ) -> Posterior:
+        """Return the posterior of each row, as :meth:`EStep.posterior` does."""
+        values = self._usable(rows)
+        found = None if values is None else self._posterior(values, with_responsibilities)
+        if found is None:
+            return self.for_any_rows.posterior(rows, with_responsibilities)
+        return found
+
+    def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
+        """Return the sufficient statistics of rows, as :meth:`EStep.statistics` does."""
+        values = self._usable(rows)
+        found = None if values is None else self._posterior(values, True)
+        if values is None or found is None:
+            return self.for_any_rows.statistics(rows, weights)
+        own = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
+        shares = (found.responsibilities * own[:, np.newaxis]).T
+        n_features = self.parameters.structure.n_moments(self.frame.n_features)
+        step = min(_ROWS_IN_SUM, max(1, _VALUES_AT_ONCE // n_features))
+        sums = [
+            self._sums(values[start : start + step], shares[:, start : start + step])
+            for start in range(0, len(values), step)
+        ]
+        moments, scatter = (sum(parts[1:], parts[0]) for parts in zip(*sums, strict=True))
+        return Statistics(
+            self.frame,
+            moments,
+            scatter,
+            log_likelihood=float(own @ found.scores),
+            weight=float(own.sum()),
+            n_rows=len(values),
+        )
+
+    def _usable(self, rows: NDArray[np.generic]) -> Array | None:
+        """Return rows (n, D) in float64; None if some are not for this E-step."""
+        if not len(rows) or rows.ndim != 2 or rows.shape[1] != self.frame.n_features:
+            return None
+        values = rows.astype(np.float64, copy=False)
+        # A comparison with NaN is false.
+        return values if np.all(np.abs(values) <= LARGEST_VALUE) else None
+
+    def _posterior(self, rows: Array, with_responsibilities: bool) -> Posterior | None:
+        """Return the posterior of each row (n, D); None if a density is too small for a number."""
+        joint = log_joint_of_few(writable(rows / self.frame.scale), *self._scaled_mixture)
+        joint -= self._log_volume
+        found = posterior_of(joint.T, with_responsibilities)
+        return found if np.isfinite(found.scores).all() else None
+
+    @functools.cached_property
+    def _scaled_mixture(self) -> tuple[Array, Array, Array]:
+        """Weights (K,), means (K, D) and factors in units of the frame's scale."""
+        scale = self.frame.scale
+        factors = factors_for_kernel(self.parameters, scale)
+        return writable(self.parameters.weights), self.parameters.means / scale, factors
+
+    @functools.cached_property
+    def _log_volume(self) -> float:
+        return float(np.log(self.frame.scale).sum())
+
+    def _sums(self, rows: Array, shares: Array) -> tuple[Array, Array]:
+        """Return moments (K, M) and scatter of rows (n, D) with responsibilities (K, n)."""
+        structure, frame = self.parameters.structure, self.frame
+        table = structure.features(frame.n_features)
+        moments = np.zeros((len(shares), len(table)))
+        scatter = np.zeros((structure.n_scatter(frame.n_features),) * 2)
+        packed = np.setdiff1d(np.arange(len(shares)), frame.centred)
+        groups = [(packed, self._shared_coordinates(rows))] if packed.size else []
+        for c, k in enumerate(frame.centred.tolist()):
+            u = structure.solved_rows(rows - frame.means[c], frame.factors, c)
+            groups.append((np.array([k]), u))
+        for components, u in groups:
+            coordinates = np.vstack([np.ones(len(u)), u.T, np.square(u).sum(axis=1)])
+            features = coordinates[table[:, 0]] * coordinates[table[:, 1]]
+            own = shares[components]
+            # The order of these sums does not depend on the number of threads, as BLAS may.
+            moments[components] = np.einsum("kn,fn->kf", own, features)
+            if scatter.size:
+                weighted = own.sum(axis=0) * u.T
+                scatter += np.einsum("in,jn->ij", weighted, u.T)
+        return moments, scatter
+
+    def _shared_coordinates(self, rows: Array) -> Array:
+        """Return rows (n, D) in the coordinates of all components that are not centred."""
+        frame, moved = self.frame, rows - self.frame.origin
+        if self.parameters.structure.code == TIED:
+            return self.parameters.structure.solved_rows(moved, frame.factors, 0)
+        found: Array = moved / frame.scale
+        return found
