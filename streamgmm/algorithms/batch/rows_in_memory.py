@@ -13,6 +13,7 @@ from streamgmm.algorithms.batch.few_rows import FewRows, OnRun, ignore_run
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.e_step import EStep, Posterior
 from streamgmm.core.expectation import Expectation, prepare
+from streamgmm.core.few_rows_e_step import are_few_for
 from streamgmm.core.frame import Frame
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
@@ -79,12 +80,14 @@ class Rows:
         self, parameters: Parameters, frame: Frame
     ) -> Callable[[NDArray[np.intp]], Expectation]:
         """Return a function that prepares some components of a mixture for these rows."""
-        if self.reader.source.missing != "em":
+        missing, n_rows = self.reader.source.missing, len(self.stored)
+        k, d = parameters.means.shape
+        if missing != "em" and not are_few_for(parameters.structure, (n_rows, d), k):
             return EStep.prepare(parameters, frame).gathered
 
         def prepared(components: NDArray[np.intp]) -> Expectation:
             own = taken_components(parameters, components)
-            return prepare(own, frame.gathered(components), "em")
+            return prepare(own, frame.gathered(components), missing, n_rows=n_rows)
 
         return prepared
 
