@@ -26,7 +26,7 @@ _MOST_PRODUCTS_IF_WIDE = 1 << 23
 # Rows that are summed in sequence, in eight lanes or more.
 _ROWS_IN_SUM = 8 * ACCUMULATION_LENGTH
 # Values of features that are in memory at once.
-_VALUES_AT_ONCE = 1 << 18
+_VALUES_AT_ONCE = 1 << 16
 
 
 def n_products(shape: tuple[int, ...], n_components: int, has_matrices: bool) -> int:
