@@ -23,6 +23,7 @@ from streamgmm.core.kernels.low_rank import rows_in_block
 from streamgmm.core.kernels.panels import DIRECTIONS, WHOLE_FEATURES
 from streamgmm.core.kernels.tiles import STRIDE
 from streamgmm.core.structures.covariance_update import CovarianceUpdate
+from streamgmm.core.structures.full import Full
 from streamgmm.core.structures.low_rank_factors import (
     dense_covariances,
     factors_of,
@@ -31,6 +32,7 @@ from streamgmm.core.structures.low_rank_factors import (
     projections_of,
 )
 from streamgmm.core.structures.low_rank_moments import condensed
+from streamgmm.core.structures.low_rank_nearest import nearest_covariance
 from streamgmm.core.structures.low_rank_update import (
     FactorUpdate,
     SecondMoments,
@@ -42,6 +44,7 @@ from streamgmm.core.structures.matrices import BLOCK_BYTES, Array, solve
 from streamgmm.core.structures.own_covariances import OwnCovariances
 from streamgmm.core.structures.structure import (
     Components,
+    CovarianceStructure,
     MergePairs,
     unsupported,
 )
@@ -191,11 +194,15 @@ class LowRank(OwnCovariances):
     def transposed(self, factors: Array) -> Array:
         return factors
 
+    @property
+    def precision_form(self) -> CovarianceStructure:
+        return Full()
+
     def from_precisions(self, precisions: Array) -> tuple[Array, Array]:
-        raise ParameterError(
-            "covariance_type='low_rank' cannot begin with precisions; leave precisions_init at "
-            "None, or continue from a fitted model with warm_start=True"
-        )
+        matrices, _ = self.precision_form.from_precisions(precisions)
+        pairs = zip(matrices, precisions, strict=True)
+        covariances = np.stack([nearest_covariance(*pair, self.rank) for pair in pairs])
+        return covariances, factors_of(covariances)
 
     def widths(self, factors: Array) -> Array:
         return np.asarray(factors[..., -1])

@@ -228,9 +228,16 @@ class CovarianceStructure(ABC):
     def transposed(self, factors: Array) -> Array:
         """Return stored factors transposed: lower triangles become upper ones."""
 
+    @property
+    def precision_form(self) -> "CovarianceStructure":
+        """The structure that stores the precisions of :meth:`from_precisions`."""
+        return self
+
     @abstractmethod
     def from_precisions(self, precisions: Array) -> tuple[Array, Array]:
         """Return stored covariances and factors of inverse covariances.
+
+        If the structure cannot hold a covariance, the nearest one takes its place.
 
         Raises
         ------
