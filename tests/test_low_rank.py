@@ -4,6 +4,7 @@ import copy
 import itertools
 import pickle
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sklearn.pipeline import make_pipeline
 import streamgmm
 from streamgmm import GaussianMixture, GaussianMixtureSearch, OnlineGaussianMixture, Prior
 from streamgmm.cli.commands import main
+from streamgmm.core.condition import examine
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
@@ -681,6 +683,11 @@ def bad_rows() -> dict[str, NDArray[Any]]:
         "offsets": rows + 1e9,
         "few rows": rows[:3],
         "exact rank": rows[:, :2] @ rng.normal(size=(2, D)),
+        "one outlier": np.concatenate([rows, np.full((1, D), 1e6)]),
+        "rare values": np.where(np.arange(D) < 3, np.eye(200, D), rows),
+        "binary": (rng.uniform(size=(200, D)) < 0.05).astype(np.uint8),
+        "equal columns": rows[:, [*range(D - 1), 0]],
+        "three rows beside others": np.concatenate([rows, 50.0 + np.repeat(rows[:3], 10, axis=0)]),
     }
 
 
@@ -704,6 +711,85 @@ def test_unusual_rows_give_a_mixture(what: str, ridge: Any, algorithm: str) -> N
             )
         ]
         np.testing.assert_allclose(scores, np.logaddexp(*logs), atol=1e-4, rtol=1e-6)
+
+
+def warnings_of(fit: Callable[[], Any]) -> dict[type[Warning], str]:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        fit()
+    return {one.category: str(one.message) for one in found}
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "d", "n_components", "rank"),
+    [(4, 9, 1, 5), (5, 9, 2, 5), (2, 9, 2, 2), (2, 9, 1, 1), (6, 9, 1, 5), (20, 50, 2, 8)],
+)
+@pytest.mark.parametrize("algorithm", ["em", "auto", "hard"])
+def test_few_rows_give_a_mixture_and_warnings(
+    n_rows: int, d: int, n_components: int, rank: int, algorithm: str
+) -> None:
+    rows = np.random.default_rng(7).normal(size=(n_rows, d))
+    variances = rows.var(axis=0)
+    for ridge, prior in ((0.0, None), ("auto", None), (0.0, "chen-tan"), (0.0, "fraley-raftery")):
+        model = GaussianMixture(
+            n_components,
+            covariance_type="low_rank",
+            rank=rank,
+            algorithm=algorithm,  # type: ignore[arg-type]
+            reg_covar=ridge,
+            prior=prior,
+            max_iter=20,
+            random_state=0,
+        )
+        found = warnings_of(lambda model=model: model.fit(rows))  # type: ignore[misc]
+        assert {FewRowsWarning, DegenerateComponentWarning} <= found.keys()
+        assert np.isfinite(model.score_samples(rows)).all()
+        assert (model.noise_variances_ > 1e-13 * variances).all()
+        if prior is not None:
+            # No direction is as narrow as single rows would make it.
+            scaled = model.covariances_ / np.sqrt(np.outer(variances, variances))
+            assert np.linalg.eigvalsh(scaled).min() > 1e-4
+
+
+@pytest.mark.parametrize("ridge", ["auto", 0.0])
+@pytest.mark.parametrize("algorithm", ["em", "auto", "hard"])
+def test_a_component_of_repeated_rows_is_reported(ridge: Any, algorithm: Any) -> None:
+    rng = np.random.default_rng(5)
+    # 40 rows of a component are enough for rank 4, but only three of them differ.
+    rows = np.concatenate([rng.normal(size=(600, 30)), 50 + rng.normal(size=(3, 30)).repeat(14, 0)])
+    model = GaussianMixture(
+        2,
+        covariance_type="low_rank",
+        rank=4,
+        algorithm=algorithm,
+        reg_covar=ridge,
+        random_state=0,
+    )
+    message = warnings_of(lambda: model.fit(rows))[DegenerateComponentWarning]
+    own = int(model.predict(rows[-1:])[0])
+    assert f"component(s) {own} of the mixture say little of the data" in message
+    assert ("along a combination of columns" in message) == (ridge == "auto")
+
+
+def test_narrow_directions_are_those_of_the_matrices() -> None:
+    ridge = np.full(D, 1e-6)
+    narrow, twins, high = 1, 2, 0
+    covariances = mixture().covariances.copy()
+    # All noise is the ridge; two columns are nearly equal; two noise variances alone are small.
+    covariances[narrow, :, -1] = 1.1 * ridge
+    covariances[twins, 4] = covariances[twins, 3]
+    covariances[twins, 3:5, -1] = 1.1 * ridge[3:5]
+    covariances[high, :2, -1] = ridge[:2]
+    low = Parameters.create(
+        mixture().covariance_type, mixture().weights, mixture().means, covariances
+    )
+    dense = Parameters.create("full", low.weights, low.means, dense_covariances(low.covariances))
+    counts = np.full(K, 1000.0)
+    found, expected = (examine(one, counts, ridge) for one in (low, dense))
+    assert found.findings == expected.findings == {("ridge", narrow), ("ridge", twins)}
+    (share,) = (own.ridge for own in found.components if own.number == twins)
+    assert share is not None
+    np.testing.assert_array_equal(share.columns, [3, 4])
 
 
 def test_search_chooses_the_rank(tmp_path: Path) -> None:
@@ -741,10 +827,7 @@ def test_warnings_say_which_rank_the_rows_support() -> None:
         model = GaussianMixture(
             2, covariance_type="low_rank", rank=rank, algorithm="em", random_state=0
         )
-        with warnings.catch_warnings(record=True) as found:
-            warnings.simplefilter("always")
-            model.fit(rows)
-        return {one.category: str(one.message) for one in found}
+        return warnings_of(lambda: model.fit(rows))
 
     # 12 rows are fewer than the columns, but enough for rank 3.
     assert DegenerateComponentWarning not in warned(rows, 3)
@@ -753,7 +836,13 @@ def test_warnings_say_which_rank_the_rows_support() -> None:
     assert "use rank=9, which all of these rows support, or fit more rows" in message
     # 2 components of rank 1 have 2 (30 + 60) + 1 parameters, those of rank 2 have 58 more.
     message = warned(rng.normal(size=(200, 30)), 5)[FewRowsWarning]
-    assert "rank=1 (181 parameters)" in message
+    assert "Use rank=1 (181 parameters), covariance_type='diag' (121 parameters)" in message
+    # Fewer rows support no factor.
+    message = warned(rng.normal(size=(130, 30)), 5)[FewRowsWarning]
+    assert "Use covariance_type='diag' (121 parameters)" in message
+    assert "rank=" not in message
+    message = warned(np.concatenate([rows[:400], rows[-3:]]), 3)[DegenerateComponentWarning]
+    assert "use rank=0 (diagonal covariances), which all of these rows support" in message
 
 
 def test_rows_that_cannot_be_used() -> None:

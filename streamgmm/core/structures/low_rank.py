@@ -568,6 +568,20 @@ class LowRank(OwnCovariances):
         # The mean and the factors of the rows leave one more for the noise of each column.
         return min(n_features, self.rank + 2)
 
+    def narrow_columns(
+        self, stacked_covariance: Array, limits: Array, columns: NDArray[np.intp]
+    ) -> NDArray[np.intp]:
+        # A direction in more columns than factors can be orthogonal to all loadings.
+        parts = stacked_covariance[columns, -1] / limits[columns]
+        least = np.argsort(parts, kind="stable")[: self.rank + 1]
+        return np.sort(columns[least[parts[least] < 1.0]])
+
+    def variances_along(self, stacked_covariances: Array, direction: Array) -> Array:
+        along = np.einsum("kdr,d->kr", stacked_covariances[:, :, :-1], direction)
+        of_noise = stacked_covariances[:, :, -1] @ np.square(direction)
+        found: Array = np.square(along).sum(axis=1) + of_noise
+        return found
+
     def block_values(self, n_components: int, n_features: int) -> int:
         return n_features * (n_spare(self.rank, n_features) + self.rank + 1)
 

@@ -790,7 +790,29 @@ class CovarianceStructure(ABC):
         return n_features
 
     has_directions: ClassVar[bool]
-    """Whether a covariance can be narrow in a direction that is no column."""
+    """Whether data of these covariances need all their second moments, not only variances."""
+
+    def narrow_columns(
+        self, stacked_covariance: Array, limits: Array, columns: NDArray[np.intp]
+    ) -> NDArray[np.intp]:
+        """Return columns whose combinations may have a small variance; none where none can.
+
+        Parameters
+        ----------
+        stacked_covariance : ndarray
+            One covariance in stacked form.
+        limits : ndarray of shape (D,)
+            Variances of columns that count as small.
+        columns : ndarray of shape (n,), int
+            The columns to choose from.
+        """
+        return columns if self.has_directions else columns[:0]
+
+    def variances_along(self, stacked_covariances: Array, direction: Array) -> Array:
+        """Return the variances dᵀ Σ d (K or 1,) of stacked covariances along a direction (D,)."""
+        if stacked_covariances.ndim == 2:
+            return stacked_covariances @ np.square(direction)
+        return stacked_covariances @ direction @ direction
 
     @abstractmethod
     def block_values(self, n_components: int, n_features: int) -> int:
