@@ -31,8 +31,9 @@ from streamgmm.core.structures.low_rank_factors import (
     joined,
     projections_of,
 )
-from streamgmm.core.structures.low_rank_moments import condensed
+from streamgmm.core.structures.low_rank_moments import condensed, reexpressed, standard
 from streamgmm.core.structures.low_rank_nearest import nearest_covariance
+from streamgmm.core.structures.low_rank_prior import LowRankPriorRows
 from streamgmm.core.structures.low_rank_update import (
     FactorUpdate,
     SecondMoments,
@@ -46,6 +47,7 @@ from streamgmm.core.structures.structure import (
     Components,
     CovarianceStructure,
     MergePairs,
+    PriorRows,
     unsupported,
 )
 from streamgmm.errors import ParameterError
@@ -53,6 +55,7 @@ from streamgmm.options import CovarianceType
 
 if TYPE_CHECKING:
     from streamgmm.core.frame import Frame
+    from streamgmm.core.objective import PseudoRows
     from streamgmm.core.parameters import Parameters
     from streamgmm.core.statistics import Statistics
 
@@ -365,6 +368,12 @@ class LowRank(OwnCovariances):
             found[k, :, :count] = moments.directions(own[:, :-1], own[:, -1], count)
         return found
 
+    def expected_moments(self, parameters: "Parameters", frame: "Frame", counts: Array) -> Array:
+        return standard(parameters, frame, counts)
+
+    def carried_moments(self, statistics: "Statistics", frame: "Frame") -> Array:
+        return reexpressed(statistics, self.rank, frame)
+
     def displacements(self, frame: "Frame", u: Array) -> Array:
         return u.copy()
 
@@ -561,6 +570,14 @@ class LowRank(OwnCovariances):
 
     def with_rounding(self, covariances: Array, part: float) -> Array:
         return self.with_ridge(covariances, part * self.variances(covariances))
+
+    # Priors
+
+    def prior_rows(self, rows: "PseudoRows", parameters: "Parameters") -> PriorRows:
+        return LowRankPriorRows.of(rows, parameters)
+
+    def widened_start(self, rows: "PseudoRows", start: "Parameters", counts: Array) -> "Parameters":
+        return LowRankPriorRows.of(rows, start).widened(counts)
 
     # Condition
 

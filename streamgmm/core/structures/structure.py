@@ -6,7 +6,7 @@ Code outside this package and the kernels calls the object, and never branches o
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from streamgmm.options import CovarianceType
 
 if TYPE_CHECKING:
     from streamgmm.core.frame import Frame
+    from streamgmm.core.objective import PseudoRows
     from streamgmm.core.parameters import Parameters
     from streamgmm.core.statistics import Statistics
     from streamgmm.core.structures.covariance_update import CovarianceUpdate
@@ -78,6 +79,35 @@ class Pooling(NamedTuple):
 
     components: bool
     columns: bool
+
+
+class PriorRows(Protocol):
+    """The pseudo-rows of a prior, in coordinates of a mixture."""
+
+    @property
+    def covariances(self) -> Array:
+        """Numbers of pseudo-rows of the covariances: of each, or of the shared one."""
+        ...
+
+    def log_density(self) -> float:
+        """Return the log density of the mixture, in nats."""
+        ...
+
+    def posterior(
+        self, statistics: "Statistics", is_held: NDArray[np.bool_], weight: float | None = None
+    ) -> "Statistics":
+        """Return statistics whose M-step gives the maximum with the prior.
+
+        Parameters
+        ----------
+        statistics : Statistics
+            Statistics under the mixture.
+        is_held : ndarray of shape (K,), bool
+            Whether the mean of a component is fixed.
+        weight : float, optional
+            Weight of all rows, if some of them are noise.
+        """
+        ...
 
 
 class CovarianceStructure(ABC):
@@ -452,6 +482,19 @@ class CovarianceStructure(ABC):
         """
         return frame_factors
 
+    def expected_moments(
+        self, parameters: "Parameters", frame: "Frame", counts: Array
+    ) -> Array | None:
+        """Return the expected moments of counts (K,) of rows from each component of a mixture.
+
+        None if whitened coordinates serve.
+        """
+        return None
+
+    def carried_moments(self, statistics: "Statistics", frame: "Frame") -> Array | None:
+        """Return moments of statistics in another frame; None if whitened coordinates serve."""
+        return None
+
     @abstractmethod
     def displacements(self, frame: "Frame", u: Array) -> Array:
         """Return B u in data units (K, D) of coordinates (K, D)."""
@@ -782,6 +825,30 @@ class CovarianceStructure(ABC):
     def with_rounding(self, covariances: Array, part: float) -> Array:
         """Return covariances with a part of their diagonals added, so that they can be factored."""
         return covariances
+
+    # Priors
+
+    def prior_rows(self, rows: "PseudoRows", parameters: "Parameters") -> PriorRows | None:
+        """Return the pseudo-rows of a prior for a mixture; None if whitened coordinates serve.
+
+        Parameters
+        ----------
+        rows : PseudoRows
+        parameters : Parameters
+
+        Raises
+        ------
+        ParameterError
+            If the scatter does not have a shape that these covariances allow.
+        """
+        return None
+
+    def widened_start(self, rows: "PseudoRows", start: "Parameters", counts: Array) -> "Parameters":
+        """Return a start from clusters of counts (K,) of rows, with the pseudo-rows of a prior.
+
+        An M-step that does not depend on the covariances of the start adds these rows itself.
+        """
+        return start
 
     # Condition
 
