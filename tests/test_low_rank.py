@@ -1195,6 +1195,27 @@ def test_a_fit_begins_with_precisions(algorithm: str, tmp_path: Path) -> None:
     assert again.score(rows) == pytest.approx(model.score(rows), abs=1e-9)
 
 
+@pytest.mark.parametrize("algorithm", ["em", "auto", "hard"])
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 30.0])
+def test_factors_that_the_precisions_lack_are_found(algorithm: str, scale: float) -> None:
+    rows = draw(mixture(), 1500)
+    without = fitted(rows, rank=0, algorithm=algorithm)
+    usual = fitted(rows, algorithm=algorithm)
+    # EM never changes loadings of 0, which a diagonal matrix has.
+    found = fitted(rows, algorithm=algorithm, precisions_init=np.tile(scale * np.eye(D), (K, 1, 1)))
+    assert found.score(rows) > without.score(rows) + 0.5
+    assert found.score(rows) == pytest.approx(usual.score(rows), abs=0.02)
+    exact = fitted(
+        rows,
+        algorithm="auto",
+        precisions_init=[np.eye(D)] * K,
+        max_iter=0,
+        weights_init=usual.weights_,
+        means_init=usual.means_,
+    )
+    np.testing.assert_allclose(exact.covariances_, np.tile(np.eye(D), (K, 1, 1)), atol=1e-12)
+
+
 MASKS: dict[str, list[bool]] = {
     "weights": [True, False, False],
     "means": [False, True, True],

@@ -863,6 +863,9 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             covariances, factors = covariances_from_precisions(kind, precisions, shape)
             is_held = held_components(fixed, "covariances", self.n_components)
             refuse_inexact_covariances(kind, precisions, factors, is_held)
+            if self.max_iter:
+                structure = STRUCTURES[kind]
+                covariances, factors = structure.start_of_fit(covariances, factors, ~is_held)
         return Start(weights, means, covariances, factors)
 
     def _keep(self, fit: Fit, reader: Reader, ridge: FitRidge) -> None:

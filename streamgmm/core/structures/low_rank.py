@@ -71,6 +71,8 @@ _NAMED = re.compile(r"low_rank\((0|[1-9]\d{0,5})\)")
 _NOISE_PART, _SPARE_DIRECTIONS, _N_PRODUCTS = 0.05, 8, 4
 # A direction of a start explains at least this part of the variance of a column.
 _LEAST_EXPLAINED = 1e-3
+# Length of directions that take the place of loadings of 0.
+_LEAST_LENGTH = 1e-9
 
 
 def largest_rank(n_features: int) -> int:
@@ -202,10 +204,27 @@ class LowRank(OwnCovariances):
         return Full()
 
     def from_precisions(self, precisions: Array) -> tuple[Array, Array]:
-        matrices, _ = self.precision_form.from_precisions(precisions)
-        pairs = zip(matrices, precisions, strict=True)
-        covariances = np.stack([nearest_covariance(*pair, self.rank) for pair in pairs])
-        return covariances, factors_of(covariances)
+        found = np.empty((*precisions.shape[:2], self.rank + 1))
+        for k, precision in enumerate(precisions):
+            matrices, _ = self.precision_form.from_precisions(precision[np.newaxis])
+            found[k] = nearest_covariance(matrices[0], precision, self.rank)
+        return found, factors_of(found)
+
+    def start_of_fit(
+        self, covariances: Array, factors: Array, is_free: NDArray[np.bool_]
+    ) -> tuple[Array, Array]:
+        # EM never changes loadings of 0.
+        found = covariances.copy()
+        filling = _LEAST_LENGTH * np.random.RandomState(0).standard_normal(found[0, :, :-1].shape)
+        for k in np.flatnonzero(is_free).tolist():
+            roots = np.sqrt(found[k, :, -1:])
+            directions, sizes, _ = np.linalg.svd(
+                found[k, :, :-1] / roots + filling, full_matrices=False
+            )
+            if np.any(np.square(sizes) < _LEAST_EXPLAINED):
+                sizes = np.maximum(sizes, math.sqrt(_LEAST_EXPLAINED))
+                found[k, :, :-1] = roots * directions * sizes
+        return found, factors_of(found)
 
     def widths(self, factors: Array) -> Array:
         return np.asarray(factors[..., -1])

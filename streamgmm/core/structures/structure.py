@@ -275,6 +275,19 @@ class CovarianceStructure(ABC):
             If a precision is not positive definite.
         """
 
+    def start_of_fit(
+        self, covariances: Array, factors: Array, is_free: NDArray[np.bool_]
+    ) -> tuple[Array, Array]:
+        """Return stored covariances and factors from which EM leads to all others.
+
+        Parameters
+        ----------
+        covariances, factors : ndarray
+        is_free : ndarray of shape (K,), bool
+            Which components may get other covariances.
+        """
+        return covariances, factors
+
     @abstractmethod
     def widths(self, factors: Array) -> Array:
         """Return the numbers that are positive if, and only if, stored factors are regular."""
