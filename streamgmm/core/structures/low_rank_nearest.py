@@ -21,7 +21,8 @@ from streamgmm.core.structures.matrices import Array
 
 # Least noise variance, as a part of the variance of a column.
 _LEAST_NOISE = 1e-10
-_N_STEPS = 200
+# Steps: at most, at least, and the sum of D³ over all steps for columns between these.
+_MOST_STEPS, _FEWEST_STEPS, _WORK = 200, 20, 1e10
 # Damping of the first step, its changes after a step, and the least and the largest one.
 _DAMPING, _LESS, _MORE, _LEAST, _MOST = 1e-3, 0.1, 10.0, 1e-7, 1e8
 # The largest change of ln ψ in a step.
@@ -115,7 +116,8 @@ def _minimum(correlations: Array, logs: Array, rank: int) -> _Point:
     """Return the minimum of the divergence that a start leads to."""
     least = np.log(_LEAST_NOISE)
     point, damping = _Point.of(correlations, logs, rank), _DAMPING
-    for _ in range(_N_STEPS):
+    n_steps = min(_MOST_STEPS, max(_FEWEST_STEPS, int(_WORK / len(logs) ** 3)))
+    for _ in range(n_steps):
         if point.value < _EXACT:
             break
         rest = point.vectors[:, point.is_rest]
