@@ -1,8 +1,10 @@
 """Covariances of low rank: the EM step, densities, factor analysis, bad input, and bits."""
 
 import copy
+import itertools
 import pickle
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from sklearn.pipeline import make_pipeline
 import streamgmm
 from streamgmm import GaussianMixture, GaussianMixtureSearch, OnlineGaussianMixture, Prior
 from streamgmm.cli.commands import main
+from streamgmm.core.condition import examine
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
@@ -80,7 +83,7 @@ def inverse(matrix: Any) -> Any:
 
 
 def factor_analysis_step(
-    rows: Any, weights: Any, parameters: Parameters, ridge: float
+    rows: Any, weights: Any, parameters: Parameters, ridge: float, has_held_mean: Any = (False,) * K
 ) -> tuple[Any, Any, Any, Any]:
     """Weights, means, ΛΛᵀ and ψ after one EM step, from responsibilities and E[z], E[zzᵀ]."""
     x, model = naive.extended(rows), as_full(parameters)
@@ -90,7 +93,7 @@ def factor_analysis_step(
     products, noises, means = [], [], []
     for k, matrix in enumerate(model.matrices):
         own, count, loadings = shares[:, k], shares[:, k].sum(), stored[k, :, :-1]
-        mean = own @ x / count
+        mean = model.means[k] if has_held_mean[k] else own @ x / count
         spread = (x - mean).T * own @ (x - mean) / count + ridge * unit
         beta = loadings.T @ inverse(matrix)
         small = np.eye(loadings.shape[1], dtype=np.longdouble)
@@ -515,8 +518,11 @@ def test_default_rank() -> None:
         ({"rank": -1}, "rank"),
         ({"rank": 1.5}, "rank"),
         ({"arithmetic": "float32"}, "arithmetic='auto'"),
-        ({"fixed": {"covariances"}}, "warm_start=True, fixed="),
-        ({"precisions_init": np.ones((K, D, 1))}, "means_init"),
+        ({"fixed": {"covariances"}}, "precisions_init must be given"),
+        ({"precisions_init": np.ones((K, D, 1))}, rf"should have the shape of \({K}, {D}, {D}\)"),
+        ({"precisions_init": -np.tile(np.eye(D), (K, 1, 1))}, "not positive definite"),
+        ({"precisions_init": np.tile(np.eye(D, k=1) + np.eye(D), (K, 1, 1))}, "not symmetric"),
+        ({"precisions_init": np.full((K, D, D), np.nan)}, "NaN"),
     ],
 )
 def test_settings_that_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -677,6 +683,11 @@ def bad_rows() -> dict[str, NDArray[Any]]:
         "offsets": rows + 1e9,
         "few rows": rows[:3],
         "exact rank": rows[:, :2] @ rng.normal(size=(2, D)),
+        "one outlier": np.concatenate([rows, np.full((1, D), 1e6)]),
+        "rare values": np.where(np.arange(D) < 3, np.eye(200, D), rows),
+        "binary": (rng.uniform(size=(200, D)) < 0.05).astype(np.uint8),
+        "equal columns": rows[:, [*range(D - 1), 0]],
+        "three rows beside others": np.concatenate([rows, 50.0 + np.repeat(rows[:3], 10, axis=0)]),
     }
 
 
@@ -700,6 +711,85 @@ def test_unusual_rows_give_a_mixture(what: str, ridge: Any, algorithm: str) -> N
             )
         ]
         np.testing.assert_allclose(scores, np.logaddexp(*logs), atol=1e-4, rtol=1e-6)
+
+
+def warnings_of(fit: Callable[[], Any]) -> dict[type[Warning], str]:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        fit()
+    return {one.category: str(one.message) for one in found}
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "d", "n_components", "rank"),
+    [(4, 9, 1, 5), (5, 9, 2, 5), (2, 9, 2, 2), (2, 9, 1, 1), (6, 9, 1, 5), (20, 50, 2, 8)],
+)
+@pytest.mark.parametrize("algorithm", ["em", "auto", "hard"])
+def test_few_rows_give_a_mixture_and_warnings(
+    n_rows: int, d: int, n_components: int, rank: int, algorithm: str
+) -> None:
+    rows = np.random.default_rng(7).normal(size=(n_rows, d))
+    variances = rows.var(axis=0)
+    for ridge, prior in ((0.0, None), ("auto", None), (0.0, "chen-tan"), (0.0, "fraley-raftery")):
+        model = GaussianMixture(
+            n_components,
+            covariance_type="low_rank",
+            rank=rank,
+            algorithm=algorithm,  # type: ignore[arg-type]
+            reg_covar=ridge,
+            prior=prior,
+            max_iter=20,
+            random_state=0,
+        )
+        found = warnings_of(lambda model=model: model.fit(rows))  # type: ignore[misc]
+        assert {FewRowsWarning, DegenerateComponentWarning} <= found.keys()
+        assert np.isfinite(model.score_samples(rows)).all()
+        assert (model.noise_variances_ > 1e-13 * variances).all()
+        if prior is not None:
+            # No direction is as narrow as single rows would make it.
+            scaled = model.covariances_ / np.sqrt(np.outer(variances, variances))
+            assert np.linalg.eigvalsh(scaled).min() > 1e-4
+
+
+@pytest.mark.parametrize("ridge", ["auto", 0.0])
+@pytest.mark.parametrize("algorithm", ["em", "auto", "hard"])
+def test_a_component_of_repeated_rows_is_reported(ridge: Any, algorithm: Any) -> None:
+    rng = np.random.default_rng(5)
+    # 40 rows of a component are enough for rank 4, but only three of them differ.
+    rows = np.concatenate([rng.normal(size=(600, 30)), 50 + rng.normal(size=(3, 30)).repeat(14, 0)])
+    model = GaussianMixture(
+        2,
+        covariance_type="low_rank",
+        rank=4,
+        algorithm=algorithm,
+        reg_covar=ridge,
+        random_state=0,
+    )
+    message = warnings_of(lambda: model.fit(rows))[DegenerateComponentWarning]
+    own = int(model.predict(rows[-1:])[0])
+    assert f"component(s) {own} of the mixture say little of the data" in message
+    assert ("along a combination of columns" in message) == (ridge == "auto")
+
+
+def test_narrow_directions_are_those_of_the_matrices() -> None:
+    ridge = np.full(D, 1e-6)
+    narrow, twins, high = 1, 2, 0
+    covariances = mixture().covariances.copy()
+    # All noise is the ridge; two columns are nearly equal; two noise variances alone are small.
+    covariances[narrow, :, -1] = 1.1 * ridge
+    covariances[twins, 4] = covariances[twins, 3]
+    covariances[twins, 3:5, -1] = 1.1 * ridge[3:5]
+    covariances[high, :2, -1] = ridge[:2]
+    low = Parameters.create(
+        mixture().covariance_type, mixture().weights, mixture().means, covariances
+    )
+    dense = Parameters.create("full", low.weights, low.means, dense_covariances(low.covariances))
+    counts = np.full(K, 1000.0)
+    found, expected = (examine(one, counts, ridge) for one in (low, dense))
+    assert found.findings == expected.findings == {("ridge", narrow), ("ridge", twins)}
+    (share,) = (own.ridge for own in found.components if own.number == twins)
+    assert share is not None
+    np.testing.assert_array_equal(share.columns, [3, 4])
 
 
 def test_search_chooses_the_rank(tmp_path: Path) -> None:
@@ -737,10 +827,7 @@ def test_warnings_say_which_rank_the_rows_support() -> None:
         model = GaussianMixture(
             2, covariance_type="low_rank", rank=rank, algorithm="em", random_state=0
         )
-        with warnings.catch_warnings(record=True) as found:
-            warnings.simplefilter("always")
-            model.fit(rows)
-        return {one.category: str(one.message) for one in found}
+        return warnings_of(lambda: model.fit(rows))
 
     # 12 rows are fewer than the columns, but enough for rank 3.
     assert DegenerateComponentWarning not in warned(rows, 3)
@@ -749,7 +836,13 @@ def test_warnings_say_which_rank_the_rows_support() -> None:
     assert "use rank=9, which all of these rows support, or fit more rows" in message
     # 2 components of rank 1 have 2 (30 + 60) + 1 parameters, those of rank 2 have 58 more.
     message = warned(rng.normal(size=(200, 30)), 5)[FewRowsWarning]
-    assert "rank=1 (181 parameters)" in message
+    assert "Use rank=1 (181 parameters), covariance_type='diag' (121 parameters)" in message
+    # Fewer rows support no factor.
+    message = warned(rng.normal(size=(130, 30)), 5)[FewRowsWarning]
+    assert "Use covariance_type='diag' (121 parameters)" in message
+    assert "rank=" not in message
+    message = warned(np.concatenate([rows[:400], rows[-3:]]), 3)[DegenerateComponentWarning]
+    assert "use rank=0 (diagonal covariances), which all of these rows support" in message
 
 
 def test_rows_that_cannot_be_used() -> None:
@@ -1034,6 +1127,181 @@ def test_an_interrupted_fit_continues_with_the_same_bits(algorithm: str, tmp_pat
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(rows, resume=True)
     assert bits(model) == bits(whole)
+
+
+@pytest.mark.parametrize(("d", "rank"), [(3, 1), (9, 5), (13, 8), (60, 8)])
+@pytest.mark.parametrize("true_rank", ["whole", "less"])
+def test_precisions_of_low_rank_give_their_covariances(d: int, rank: int, true_rank: str) -> None:
+    rng = np.random.default_rng(d)
+    n_factors = rank if true_rank == "whole" else rank // 2
+    loadings = rng.normal(size=(K, d, n_factors)) * 10.0 ** rng.uniform(-3, 3, size=(K, d, 1))
+    own = np.square(loadings).sum(axis=2) + 1e-3
+    matrices = dense_covariances(joined(loadings, own * 10.0 ** rng.uniform(-2, 1, size=(K, d))))
+    name = structure_name("low_rank", rank, d)
+    found = Parameters.from_precisions(
+        name, np.full(K, 1.0 / K), np.zeros((K, d)), np.linalg.inv(matrices)
+    )
+    roots = np.sqrt(np.diagonal(matrices, axis1=1, axis2=2))
+    scales = roots[:, :, np.newaxis] * roots[:, np.newaxis]
+    np.testing.assert_allclose(
+        dense_covariances(found.covariances) / scales, matrices / scales, rtol=0.0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("rank", [0, 2, 5])
+def test_precisions_of_other_matrices_give_the_factor_analysis(rank: int) -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(200, D)) @ rng.normal(size=(D, D)) + rng.normal(size=(200, D))
+    covariance = np.cov(rows.T, bias=True)
+    model = fitted(
+        rows,
+        1,
+        rank=rank,
+        algorithm="auto",
+        weights_init=[1.0],
+        means_init=[rows.mean(axis=0)],
+        precisions_init=[np.linalg.inv(covariance)],
+        max_iter=0,
+    )
+    if rank == 0:
+        np.testing.assert_allclose(model.noise_variances_[0], np.diag(covariance))
+        return
+    expected = FactorAnalysis(rank, tol=1e-10, max_iter=5000, svd_method="lapack").fit(rows)
+    assert model.score(rows) > expected.score(rows) - 1e-6
+
+
+@pytest.mark.parametrize("algorithm", ["em", "auto", "hard"])
+def test_a_fit_begins_with_precisions(algorithm: str, tmp_path: Path) -> None:
+    rows = draw(mixture(), 1500)
+    dense = np.linalg.inv(dense_covariances(mixture().covariances))
+    start = {"means_init": mixture().means + 0.2, "precisions_init": dense}
+    model = fitted(rows, algorithm=algorithm, tol=1e-9, max_iter=200, reg_covar=0.0, **start)
+    alone = fitted(rows, algorithm=algorithm, precisions_init=dense)
+    assert model.score(rows) == pytest.approx(alone.score(rows), abs=0.01)
+    # As with other types, a start that is given is a setting, and a file holds it.
+    model.save(tmp_path / "model.gmm")
+    loaded: Any = streamgmm.load(tmp_path / "model.gmm")
+    np.testing.assert_array_equal(loaded.precisions_init, dense)
+    assert model.to_sklearn().precisions_init.shape == (K, D, D)
+    again = fitted(
+        rows,
+        weights_init=model.weights_,
+        means_init=model.means_,
+        reg_covar=0.0,
+        precisions_init=model.precisions_,
+        algorithm="auto",
+        max_iter=0,
+    )
+    assert again.score(rows) == pytest.approx(model.score(rows), abs=1e-9)
+
+
+@pytest.mark.parametrize("algorithm", ["em", "auto", "hard"])
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 30.0])
+def test_factors_that_the_precisions_lack_are_found(algorithm: str, scale: float) -> None:
+    rows = draw(mixture(), 1500)
+    without = fitted(rows, rank=0, algorithm=algorithm)
+    usual = fitted(rows, algorithm=algorithm)
+    # EM never changes loadings of 0, which a diagonal matrix has.
+    found = fitted(rows, algorithm=algorithm, precisions_init=np.tile(scale * np.eye(D), (K, 1, 1)))
+    assert found.score(rows) > without.score(rows) + 0.5
+    assert found.score(rows) == pytest.approx(usual.score(rows), abs=0.02)
+    exact = fitted(
+        rows,
+        algorithm="auto",
+        precisions_init=[np.eye(D)] * K,
+        max_iter=0,
+        weights_init=usual.weights_,
+        means_init=usual.means_,
+    )
+    np.testing.assert_allclose(exact.covariances_, np.tile(np.eye(D), (K, 1, 1)), atol=1e-12)
+
+
+MASKS: dict[str, list[bool]] = {
+    "weights": [True, False, False],
+    "means": [False, True, True],
+    "covariances": [False, False, True],
+}
+
+
+@pytest.mark.parametrize(
+    "names", [names for n in (1, 2, 3) for names in itertools.combinations(MASKS, n)]
+)
+def test_fixed_parameters_of_a_first_fit_stay(names: tuple[str, ...]) -> None:
+    truth = mixture()
+    rows = draw(truth, 600)
+    matrices = dense_covariances(truth.covariances)
+    settings: dict[str, Any] = {
+        "weights_init": truth.weights,
+        "means_init": truth.means + 0.2,
+        "precisions_init": np.linalg.inv(matrices),
+        "reg_covar": 0.0,
+    }
+    start = Parameters.create(
+        truth.covariance_type, truth.weights, truth.means + 0.2, truth.covariances
+    )
+    fixed = {name: MASKS[name] for name in names}
+    held = {name: np.array(fixed.get(name, [False] * K)) for name in MASKS}
+    once = fitted(rows, **settings, fixed=fixed, max_iter=1, tol=0.0)
+    counts, means, products, noises = factor_analysis_step(
+        rows, np.ones(len(rows)), start, 0.0, held["means"]
+    )
+    free = ~held["weights"]
+    weights = np.array(truth.weights)
+    left = 1.0 - weights[~free].sum()
+    weights[free] = left * (counts[free] / counts[free].sum()).astype(float)
+    covariances = products + noises[:, :, np.newaxis] * np.eye(D)
+    covariances = np.where(held["covariances"][:, np.newaxis, np.newaxis], matrices, covariances)
+    np.testing.assert_allclose(once.weights_, weights, rtol=1e-7)
+    np.testing.assert_allclose(once.means_, means.astype(float), rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(once.covariances_, covariances.astype(float), atol=1e-6)
+    for algorithm in ("auto", "hard"):
+        model = fitted(rows, algorithm=algorithm, **settings, fixed=fixed, max_iter=10)
+        np.testing.assert_allclose(model.weights_[~free], truth.weights[~free])
+        np.testing.assert_array_equal(model.means_[held["means"]], start.means[held["means"]])
+        own = held["covariances"]
+        np.testing.assert_allclose(model.covariances_[own], matrices[own], atol=1e-7)
+        assert np.diff(model.lower_bounds_).min(initial=0.0) >= -1e-12
+        whole = {name: [True] * K for name in names}
+        everything = fitted(rows, algorithm=algorithm, **settings, fixed=whole, max_iter=2)
+        if "covariances" in names:
+            np.testing.assert_allclose(everything.covariances_, matrices, atol=1e-7)
+
+
+@pytest.mark.parametrize("noise", [None, "uniform"])
+def test_the_search_holds_covariances(noise: Any) -> None:
+    rows = gapped()
+    matrices = dense_covariances(mixture().covariances)
+    model = fitted(
+        streamgmm.open(rows, missing="em"),
+        algorithm="auto",
+        precisions_init=np.linalg.inv(matrices),
+        fixed={"covariances"},
+        noise=noise,
+        prior="fraley-raftery",
+    )
+    np.testing.assert_allclose(model.covariances_, matrices, atol=1e-7)
+
+
+def test_covariances_that_the_rank_cannot_hold_are_not_fixed() -> None:
+    rows = draw(mixture(), 300)
+    matrices = dense_covariances(mixture().covariances)
+    matrices[1] += dense_covariances(mixture(RANK, seed=5).covariances)[1]
+    settings: dict[str, Any] = {"precisions_init": np.linalg.inv(matrices), "max_iter": 3}
+    for fixed in ({"covariances"}, {"covariances": [False, True, True]}):
+        with pytest.raises(ParameterError, match=r"component\(s\) 1 in .* not of rank 2 plus a"):
+            fitted(rows, fixed=fixed, **settings)
+    fitted(rows, fixed={"covariances": [True, False, True]}, **settings)
+    # The remedy of the message.
+    found = fitted(rows, fixed={"covariances"}, **{**settings, "rank": 2 * RANK})
+    np.testing.assert_allclose(found.covariances_, matrices, atol=1e-7)
+    # A fit that continues holds its own.
+    model = fitted(rows, **settings)
+    before = model.loadings_.copy()
+    model.set_params(warm_start=True, fixed={"covariances"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(rows)
+    np.testing.assert_array_equal(model.loadings_, before)
 
 
 def test_a_fit_continues_from_a_fitted_model() -> None:

@@ -153,7 +153,7 @@ def examine(
     # With few rows some directions never have a width, so components of few rows are skipped.
     wanted = np.flatnonzero(has_weight & ~has_few_rows)
     varying = np.flatnonzero(~is_constant & (ridge > 0.0))
-    if parameters.structure.has_directions and varying.size:
+    if varying.size:
         shares = _narrow_directions(parameters, ridge, varying, wanted) | shares
     is_degenerate = ~has_weight | has_few_rows
     is_degenerate[list(lost)] = True
@@ -205,25 +205,29 @@ def _narrow_directions(
 
     Directions in which all the data are narrow are not counted.
     """
-    roots = np.sqrt(ridge[columns])
+    structure = parameters.structure
     covariances = parameters.stacked(parameters.covariances)
     indices = np.minimum(components, len(covariances) - 1)
     # The trace of an inverse bounds its largest eigenvalue; few components are examined further.
-    inverses = parameters.stacked(parameters.inverse_factors)
-    precisions = np.einsum("kij,kij->kj", inverses, inverses)
-    bounds = precisions[:, columns] @ ridge[columns]
+    varying = np.zeros_like(ridge)
+    varying[columns] = ridge[columns]
+    bounds = structure.ridge_traces(parameters.stacked(parameters.inverse_factors), varying)
     found: dict[int, RidgeShare] = {}
     for index in np.unique(indices[bounds[indices] > MOSTLY]).tolist():
-        scaled = covariances[index][np.ix_(columns, columns)] / np.outer(roots, roots)
-        eigenvalues, vectors = np.linalg.eigh(scaled)
+        chosen = structure.narrow_columns(covariances[index], ridge / MOSTLY, columns)
+        if not chosen.size:
+            continue
+        roots = np.sqrt(ridge[chosen])
+        matrix = structure.dense(covariances[index : index + 1], chosen.tolist())[0]
+        eigenvalues, vectors = np.linalg.eigh(matrix / np.outer(roots, roots))
         if MOSTLY * eigenvalues[0] >= 1.0:
             continue
         direction = np.zeros(parameters.n_features)
-        direction[columns] = vectors[:, 0] / roots
+        direction[chosen] = vectors[:, 0] / roots
         if _spread_along(parameters, direction) < 1.0 + NARROW:
             continue
         size = np.abs(vectors[:, 0])
-        along = columns[size >= _SHARE * size.max()]
+        along = chosen[size >= _SHARE * size.max()]
         unit = 1.0 / float(direction @ direction)
         share = RidgeShare(along, np.array([eigenvalues[0] * unit]), np.array([unit]))
         found |= dict.fromkeys(components[indices == index].tolist(), share)
@@ -232,7 +236,8 @@ def _narrow_directions(
 
 def _spread_along(parameters: Parameters, direction: Array) -> float:
     """Return the variance of the whole mixture, with the ridge, along a direction (D,)."""
-    own = parameters.stacked(parameters.covariances) @ direction @ direction
+    stacked = parameters.stacked(parameters.covariances)
+    own = parameters.structure.variances_along(stacked, direction)
     centres = parameters.means @ direction
     deviations = centres - parameters.shares @ centres
     return float(parameters.shares @ (own + np.square(deviations)))

@@ -12,12 +12,12 @@ import scipy.special
 from numpy.typing import NDArray
 
 from streamgmm.core.information import Information, Tangent
-from streamgmm.core.low_rank_prior import LowRankPrior
 from streamgmm.core.maximization import Maximum, maximize
 from streamgmm.core.noise import Noise
 from streamgmm.core.parameters import Fixed, Parameters, held_components
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array, CovarianceStructure, relative_ridge
+from streamgmm.core.structures.structure import PriorRows
 from streamgmm.core.whitening import Whitening
 from streamgmm.errors import ParameterError
 
@@ -124,9 +124,9 @@ class Objective:
         counts : ndarray of shape (K,)
             Rows of each cluster.
         """
-        if self.prior is None or not start.structure.moments_depend_on_parameters:
+        if self.prior is None:
             return start
-        return LowRankPrior.of(self.prior, start).widened(counts)
+        return start.structure.widened_start(self.prior.pseudo_rows(start), start, counts)
 
     def value(self, statistics: Statistics, parameters: Parameters) -> float:
         """Return the log-likelihood and the log density of the prior, in nats per row.
@@ -141,7 +141,8 @@ class Objective:
         """
         if self.prior is None:
             return statistics.mean_log_likelihood
-        return statistics.mean_log_likelihood + self._log_density(parameters) / statistics.weight
+        density = self._rows(parameters).log_density()
+        return statistics.mean_log_likelihood + density / statistics.weight
 
     def gain(
         self, before: Statistics, old: Parameters, after: Statistics, new: Parameters
@@ -166,7 +167,7 @@ class Objective:
             weights = 0.5 * (before.counts + after.counts) / after.weight
         held = 0.5 * largest * float(np.sum(weights * narrower))
         if self.prior is not None:
-            pseudo = self._covariance_rows(new)
+            pseudo = self._rows(new).covariances
             held += 0.5 * largest * float(pseudo @ narrower) / after.weight
         return self.value(after, new) - self.value(before, old) - held
 
@@ -182,7 +183,9 @@ class Objective:
         gradient = tangent.gradient(statistics, self.reg_covar)
         if self.prior is None:
             return gradient
-        own = _Whitened.of(self.prior, tangent.parameters, self.reg_covar)
+        own = _Whitened.of(
+            self.prior.pseudo_rows(tangent.parameters), tangent.parameters, self.reg_covar
+        )
         return gradient + own.gradient(tangent) / statistics.weight
 
     def step(self, tangent: Tangent, statistics: Statistics, gradient: Array) -> Array:
@@ -207,7 +210,8 @@ class Objective:
         """
         if self.prior is None:
             return information
-        own = _Whitened.of(self.prior, information.tangent.parameters)
+        rows = self.prior.pseudo_rows(information.tangent.parameters)
+        own = _Whitened.of(rows, information.tangent.parameters)
         added = own.information(information.tangent, statistics)
         return replace(information, damping=information.damping + added)
 
@@ -217,33 +221,14 @@ class Objective:
             return statistics
         is_held = held_components(self.fixed, "means", previous.n_components)
         weight = statistics.weight if previous.noise is not None else None
-        if previous.structure.moments_depend_on_parameters:
-            rows = LowRankPrior.of(self.prior, previous)
-            return rows.posterior(statistics, is_held, weight)
-        tangent = Tangent(previous, statistics.frame)
-        whitening = Whitening.of(previous, statistics.frame)
-        moments, scatter = _Whitened.of(self.prior, previous).posterior(
-            tangent,
-            *whitening.of_statistics(statistics),
-            is_held,
-            weight,
-        )
-        found = whitening.in_frame(moments, scatter)
-        return replace(statistics, moments=found.moments, scatter=found.scatter)
+        return self._rows(previous).posterior(statistics, is_held, weight)
 
-    def _log_density(self, parameters: Parameters) -> float:
-        """Return the log density of the prior, in nats."""
+    def _rows(self, parameters: Parameters) -> PriorRows:
+        """Return the pseudo-rows of the prior, in coordinates of the structure."""
         assert self.prior is not None
-        if parameters.structure.moments_depend_on_parameters:
-            return LowRankPrior.of(self.prior, parameters).log_density()
-        return _Whitened.of(self.prior, parameters).log_density(parameters)
-
-    def _covariance_rows(self, parameters: Parameters) -> Array:
-        """Return the numbers of pseudo-rows of the covariances: of each, or of the shared one."""
-        assert self.prior is not None
-        if parameters.structure.moments_depend_on_parameters:
-            return LowRankPrior.of(self.prior, parameters).covariances
-        return _Whitened.of(self.prior, parameters).covariances
+        rows = self.prior.pseudo_rows(parameters)
+        own = parameters.structure.prior_rows(rows, parameters)
+        return _Whitened.of(rows, parameters) if own is None else own
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,14 +239,14 @@ class _Whitened:
 
     Attributes
     ----------
-    structure : CovarianceStructure
+    parameters : Parameters
     weights, means : ndarray of shape (K,)
     centres : ndarray of shape (K, D)
     covariances : ndarray of shape (J,)
     scatter : ndarray of shape (J, D, D), or (J, D) for diag and spherical
     """
 
-    structure: CovarianceStructure
+    parameters: Parameters
     weights: Array
     means: Array
     centres: Array
@@ -270,7 +255,7 @@ class _Whitened:
 
     @classmethod
     def of(
-        cls, prior: Prior, parameters: Parameters, reg_covar: float | Array = 0.0
+        cls, rows: PseudoRows, parameters: Parameters, reg_covar: float | Array = 0.0
     ) -> "_Whitened":
         """Return the pseudo-rows of a prior, widened by a ridge as all rows are.
 
@@ -279,7 +264,6 @@ class _Whitened:
         ParameterError
             If the scatter does not have a shape that :class:`PseudoRows` allows.
         """
-        rows = prior.pseudo_rows(parameters)
         k, d = parameters.means.shape
         inverse = parameters.stacked(parameters.inverse_factors)
         shape = np.shape(rows.scatter)
@@ -300,13 +284,18 @@ class _Whitened:
             scatter = inverse**2 * (rows.scatter / n_parts + counts[:, np.newaxis] * ridge)
         centres = structure.product(inverse, rows.centres - parameters.means)
         weights, means = (np.full(k, own, dtype=np.float64) for own in (rows.weights, rows.means))
-        return cls(structure, weights, means, centres, counts, scatter)
+        return cls(parameters, weights, means, centres, counts, scatter)
 
-    def log_density(self, parameters: Parameters) -> float:
+    @property
+    def structure(self) -> CovarianceStructure:
+        """The structure of the parameters."""
+        return self.parameters.structure
+
+    def log_density(self) -> float:
         """Return the log density of the parameters, in nats."""
-        factors = parameters.stacked(parameters.factors)
+        factors = self.parameters.stacked(self.parameters.factors)
         return float(
-            scipy.special.xlogy(self.weights, parameters.weights).sum()
+            scipy.special.xlogy(self.weights, self.parameters.weights).sum()
             - 0.5 * self.means @ np.square(self.centres).sum(axis=1)
             - self.covariances @ self.structure.log_determinants(factors)
             - 0.5 * self.structure.variances(self.scatter).sum()
@@ -362,20 +351,17 @@ class _Whitened:
         return np.concatenate([parts.ravel(), of_shared, of_noise])
 
     def posterior(
-        self,
-        tangent: Tangent,
-        moments: Array,
-        scatter: Array,
-        is_held: NDArray[np.bool_],
-        weight: float | None = None,
-    ) -> tuple[Array, Array]:
-        """Return whitened moments and scatter whose M-step gives the maximum with the prior.
+        self, statistics: Statistics, is_held: NDArray[np.bool_], weight: float | None = None
+    ) -> Statistics:
+        """Return statistics whose M-step gives the maximum with the prior.
 
         Each component gets the count, mean and covariance of its rows and pseudo-rows together. The
         moments follow from these. The weight of all rows is that of the components, unless it is
         given because some rows are noise.
         """
-        d = tangent.frame.n_features
+        whitening = Whitening.of(self.parameters, statistics.frame)
+        moments, scatter = whitening.of_statistics(statistics)
+        d = statistics.frame.n_features
         counts, first, second = moments[:, 0], moments[:, 1 : 1 + d], moments[:, 1 + d :]
         mixed = counts.sum()
         total = mixed if weight is None else weight
@@ -403,10 +389,11 @@ class _Whitened:
             rows = counts + self.covariances
             parts = np.divide(new_counts, rows, out=np.zeros_like(counts), where=rows > 0.0)
         second = _times(parts, second + own + pseudo) + squares
-        return (
+        found = whitening.in_frame(
             np.column_stack([new_counts, _times(new_counts, means), second]),
             part * (scatter + shared + shared_pseudo) + shared_squares,
         )
+        return replace(statistics, moments=found.moments, scatter=found.scatter)
 
     def _moments(self, stacked: Array) -> tuple[Array, Array]:
         """Return matrices or diagonals, stacked, as second moments and scatter."""

@@ -104,7 +104,7 @@ class Parameters:
         means: ArrayLike,
         precisions: ArrayLike,
     ) -> "Parameters":
-        """Return the parameters from inverse covariances, stored like the covariances.
+        """Return the parameters from inverse covariances, as ``precision_form`` stores them.
 
         Raises
         ------
@@ -265,8 +265,9 @@ def covariances_from_precisions(
         If the precisions have the wrong shape or are not symmetric and positive definite.
     """
     structure = require_structure(covariance_type)
-    precisions = _matching(structure, "precisions", precisions, shape)
-    precisions = _symmetric(structure, "precisions", precisions)
+    form = structure.precision_form
+    precisions = _matching(form, "precisions", precisions, shape)
+    precisions = _symmetric(form, "precisions", precisions)
     try:
         return structure.from_precisions(precisions)
     except np.linalg.LinAlgError:

@@ -12,7 +12,6 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array, CovarianceStructure
-from streamgmm.core.structures.low_rank_moments import reexpressed, standard
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +98,10 @@ class Whitening:
 
 def expected(parameters: Parameters, frame: Frame, counts: Array) -> Statistics:
     """Return the expected statistics of counts (K,) of rows from each component of a mixture."""
-    if parameters.structure.moments_depend_on_parameters:
-        moments = standard(parameters, frame, counts)
-        return replace(Statistics.zero(frame, len(counts)), moments=moments)
-    return Whitening.of(parameters, frame).standard(counts)
+    moments = parameters.structure.expected_moments(parameters, frame, counts)
+    if moments is None:
+        return Whitening.of(parameters, frame).standard(counts)
+    return replace(Statistics.zero(frame, len(counts)), moments=moments)
 
 
 def carried(statistics: Statistics, parameters: Parameters, frame: Frame) -> Statistics:
@@ -120,10 +119,9 @@ def carried(statistics: Statistics, parameters: Parameters, frame: Frame) -> Sta
     frame : Frame
         A frame of the same covariance type.
     """
-    structure = STRUCTURES[frame.covariance_type]
-    if structure.moments_depend_on_parameters:
-        moments = reexpressed(statistics, structure.rank, frame)
-        return replace(statistics, frame=frame, moments=moments)
+    carried_moments = STRUCTURES[frame.covariance_type].carried_moments(statistics, frame)
+    if carried_moments is not None:
+        return replace(statistics, frame=frame, moments=carried_moments)
     moments, scatter = Whitening.of(parameters, statistics.frame).of_statistics(statistics)
     found = Whitening.of(parameters, frame).in_frame(moments, scatter)
     return replace(statistics, frame=frame, moments=found.moments, scatter=found.scatter)

@@ -131,19 +131,18 @@ def warn_of_few_rows(model: Any, n_features: int, weight: float, is_weighted: bo
         return False
     total = f"{weight:,.10g}"
     rows = f"the weights of the rows sum to {total}" if is_weighted else f"there are {total} row(s)"
-    remedies = [
-        f"covariance_type={simpler!r} ({size(simpler, k):,} parameters)"
-        for simpler in _SIMPLER
-        if size(simpler, k) < n_parameters and size(simpler, k) <= weight
-    ]
     largest = STRUCTURES[own].rank
 
     def rank_size(rank: int) -> int:
         return size(structure_name(model.covariance_type, rank, n_features), k)
 
     lower = _most(lambda fewer: rank_size(fewer) <= weight, largest)
-    if lower:
-        remedies.append(f"rank={lower} ({rank_size(lower):,} parameters)")
+    remedies = [f"rank={lower} ({rank_size(lower):,} parameters)"] if lower else []
+    remedies += [
+        f"covariance_type={simpler!r} ({size(simpler, k):,} parameters)"
+        for simpler in _SIMPLER
+        if size(simpler, k) < n_parameters and size(simpler, k) <= weight
+    ]
     most = _most(lambda fewer: size(own, fewer) <= weight, k)
     if most:
         remedies.append(f"at most {most:,} component(s)")
@@ -220,7 +219,8 @@ def _describe_components(condition: Condition, names: Sequence[str]) -> str:
             fewest = min(own.n_rows for own in components if own.n_rows is not None)
             supported = math.ceil(fewest) - 3
             if supported >= 0:
-                remedies.append(f"use rank={supported}, which all of these rows support")
+                which = "" if supported else " (diagonal covariances)"
+                remedies.append(f"use rank={supported}{which}, which all of these rows support")
         message += f". {_alternatives([*remedies, 'fit more rows'], ',')}"
     if "ridge" in reasons:
         message += (

@@ -46,6 +46,8 @@ from streamgmm.core.parameters import (
     Fixed,
     Parameters,
     count_parameters,
+    covariances_from_precisions,
+    held_components,
     n_held_components,
 )
 from streamgmm.core.priors import PriorSetting, check_prior
@@ -76,7 +78,7 @@ from streamgmm.estimators.records import (
     stored_arrays,
     to_record,
 )
-from streamgmm.estimators.refusals import refuse_for_low_rank
+from streamgmm.estimators.refusals import refuse_for_low_rank, refuse_inexact_covariances
 from streamgmm.estimators.row_estimator import FitPredictMixin, notified
 from streamgmm.estimators.summary import with_description
 from streamgmm.estimators.validation import (
@@ -165,7 +167,8 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
     means_init : array-like of shape (n_components, n_features), default=None
         Starting means.
     precisions_init : array-like, default=None
-        Starting inverse covariances, in the shape of ``covariances_``.
+        Starting inverse covariances, in the shape of ``covariances_``. With "low_rank" the fit
+        begins with the covariances of this rank whose divergence from the given ones is smallest.
     random_state : int, RandomState instance or None, default=None
         Decides the sample, the starts, and what :meth:`sample` draws.
     warm_start : bool, default=False
@@ -197,10 +200,11 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         where errors of densities stay below 0.001 nats and those of an EM step below 1e-5.
     fixed : collection of {"weights", "means", "covariances"}, or dict, default=()
         Parameters held at their ``*_init`` values (``precisions_init`` for covariances); with
-        ``warm_start=True`` at those of the last fit, and with "low_rank" covariances at no others.
-        A dict has, for a name, True or False for each component: ``{"means": [True, False,
-        False]}`` holds the first mean. Weights that are not held sum to 1 minus the held weights.
-        Weights that are all held and not given are equal: ``fixed={"weights"}``.
+        ``warm_start=True`` at those of the last fit. Covariances that "low_rank" is to hold must
+        be of its rank plus a diagonal. A dict has, for a name, True or False for each component:
+        ``{"means": [True, False, False]}`` holds the first mean. Weights that are not held sum to 1
+        minus the held weights. Weights that are all held and not given are equal:
+        ``fixed={"weights"}``.
     prior : None, "fraley-raftery", "chen-tan" or :class:`streamgmm.Prior`, default=None
         Prior of the means and covariances: the fit maximises the log-likelihood and the log density
         of the prior, so no component collapses. "fraley-raftery" is ``Prior()``. "chen-tan"
@@ -500,7 +504,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             )
         structure = self._asked_structure(source.n_features)
         if self.covariance_type == LOW_RANK_TYPE:
-            refuse_for_low_rank(self, source)
+            refuse_for_low_rank(self)
         fixed = self._held_parameters(source.n_features)
         known = self._known_start(source.n_features, fixed)
         check_prior(self.prior, structure, source.n_features)
@@ -843,20 +847,26 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
             if held in fixed and initial[needed] is None and not self._goes_on():
                 raise ParameterError(f"fixed holds {held!r}, so {needed} must be given")
         shape = self.n_components, n_features
-        expected = dict(
-            zip(
-                _STARTS,
-                (shape[:1], shape, STRUCTURES[self._asked_structure(n_features)].shape(*shape)),
-                strict=True,
-            )
-        )
+        kind = self._asked_structure(n_features)
+        shapes = (shape[:1], shape, STRUCTURES[kind].precision_form.shape(*shape))
+        expected = dict(zip(_STARTS, shapes, strict=True))
         for name, array in initial.items():
             if array is not None and array.shape != expected[name]:
                 raise ParameterError(
                     f"The parameter {name!r} should have the shape of {expected[name]}, "
                     f"but got {array.shape}"
                 )
-        return Start(*initial.values())
+        weights, means, precisions = initial.values()
+        if precisions is None or self._goes_on():
+            return Start(weights, means)
+        with single_threaded_blas(), within_float64():
+            covariances, factors = covariances_from_precisions(kind, precisions, shape)
+            is_held = held_components(fixed, "covariances", self.n_components)
+            refuse_inexact_covariances(kind, precisions, factors, is_held)
+            if self.max_iter:
+                structure = STRUCTURES[kind]
+                covariances, factors = structure.start_of_fit(covariances, factors, ~is_held)
+        return Start(weights, means, covariances, factors)
 
     def _keep(self, fit: Fit, reader: Reader, ridge: FitRidge) -> None:
         names = getattr(self, "feature_names_in_", None)

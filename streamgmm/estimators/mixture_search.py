@@ -462,7 +462,7 @@ prior : as for :class:`GaussianMixture`
             if not ranks or not all(isinstance(rank, Integral) for rank in ranks):
                 raise ParameterError(f"rank is {self.rank!r}; give one or more whole numbers")
         if LOW_RANK_TYPE in types:
-            refuse_for_low_rank(self, source)
+            refuse_for_low_rank(self)
         elif self.rank is not None:
             structure_name(types[0], ranks[0], source.n_features)
         return [

@@ -70,11 +70,10 @@ class Size:
     def of_settings(self) -> Shapes:
         """Return the shapes of the settings that are arrays."""
         k, d = self.n_components, self.n_features
-        shape = self.structure.shape(k, d)
         return {
             "weights_init": (k,),
             "means_init": (k, d),
-            "precisions_init": shape,
+            "precisions_init": self.structure.precision_form.shape(k, d),
             "reg_covar": (d,),
             "prior.mean_prior": (d,),
             "prior.covariance_prior": self.structure.prior_shape(d),

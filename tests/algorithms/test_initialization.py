@@ -105,16 +105,10 @@ def test_kmeans_is_as_good_as_scikit_learns() -> None:
 def test_what_is_known_replaces_what_is_found(method: str, covariance_type: CovarianceType) -> None:
     rows, _ = clusters()
     rng = np.random.default_rng(1)
-    precisions = 1.0 / covariances_for(rng, "diag", 3, 2)
-    if covariance_type != "diag":
-        covariances = covariances_for(rng, covariance_type, 3, 2)
-        precisions = (
-            1.0 / covariances if covariance_type == "spherical" else np.linalg.inv(covariances)
-        )
     values: dict[str, Any] = {
         "weights": np.array([0.2, 0.3, 0.5]),
         "means": rng.normal(size=(3, 2)),
-        "precisions": precisions,
+        "covariances": covariances_for(rng, covariance_type, 3, 2),
     }
     without = start(rows, 3, covariance_type, method)
     for name, value in values.items():
@@ -125,13 +119,13 @@ def test_what_is_known_replaces_what_is_found(method: str, covariance_type: Cova
 
 
 def test_a_complete_start_needs_no_data() -> None:
-    known = Start(np.array([1.0]), np.zeros((1, 2)), np.eye(2)[np.newaxis] / 4)
+    known = Start(np.array([1.0]), np.zeros((1, 2)), 4 * np.eye(2)[np.newaxis])
     found = known.complete("full")
     assert found is not None
     np.testing.assert_allclose(found.covariances, 4 * np.eye(2)[np.newaxis], rtol=1e-15)
     assert Start(known.weights, known.means).complete("full") is None
-    assert Start(known.weights, None, known.precisions).complete("full") is None
-    assert Start(None, known.means, known.precisions).complete("full") is None
+    assert Start(known.weights, None, known.covariances).complete("full") is None
+    assert Start(None, known.means, known.covariances).complete("full") is None
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -204,7 +198,7 @@ def test_heavy_rows_draw_centres() -> None:
         (Start(means=np.zeros((2, 2))), "means"),
         (Start(weights=np.array([0.5, 0.5])), "weights"),
         (Start(weights=np.array([0.5, 0.5, 0.5])), "sum"),
-        (Start(precisions=-np.tile(np.eye(2), (3, 1, 1))), "positive definite"),
+        (Start(covariances=-np.tile(np.eye(2), (3, 1, 1))), "positive definite"),
     ],
 )
 def test_what_is_known_must_fit(known: Start, message: str) -> None:

@@ -15,7 +15,7 @@ from streamgmm.core.e_step import LARGEST_VALUE, writable
 from streamgmm.core.kernels.lloyd import lloyd_iterations
 from streamgmm.core.noise import Noise
 from streamgmm.core.objective import Objective
-from streamgmm.core.parameters import Parameters, covariances_from_precisions
+from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import DataError
 from streamgmm.options import CovarianceType
@@ -48,18 +48,21 @@ class Start:
     ----------
     weights : ndarray of shape (K,), or None
     means : ndarray of shape (K, D), or None
-    precisions : ndarray, or None
-        Inverse covariances in the shape of the covariance type.
+    covariances : ndarray, or None
+        As the covariance type stores them.
+    factors : ndarray, or None
+        Factors of the covariances; computed from them by default.
     """
 
     weights: Array | None = None
     means: Array | None = None
-    precisions: Array | None = None
+    covariances: Array | None = None
+    factors: Array | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is given."""
-        return self.weights is None and self.means is None and self.precisions is None
+        return self.weights is None and self.means is None and self.covariances is None
 
     def complete(self, covariance_type: CovarianceType) -> Parameters | None:
         """Return the parameters, if all of them are known.
@@ -69,10 +72,10 @@ class Start:
         ParameterError
             If they are not the parameters of a mixture.
         """
-        if self.weights is None or self.means is None or self.precisions is None:
+        if self.weights is None or self.means is None or self.covariances is None:
             return None
-        return Parameters.from_precisions(
-            covariance_type, self.weights, self.means, self.precisions
+        return Parameters.create(
+            covariance_type, self.weights, self.means, self.covariances, self.factors
         )
 
 
@@ -231,11 +234,10 @@ def initialize(
     found = _parameters(centred, labels, n_components, covariance_type, objective)
     if known.is_empty:
         return found
-    covariances, factors = found.covariances, found.factors
-    if known.precisions is not None:
-        covariances, factors = covariances_from_precisions(
-            covariance_type, known.precisions, found.means.shape
-        )
+    covariances: Array = found.covariances
+    factors: Array | None = found.factors
+    if known.covariances is not None:
+        covariances, factors = known.covariances, known.factors
     start = Parameters.create(
         covariance_type,
         found.shares if known.weights is None else known.weights,

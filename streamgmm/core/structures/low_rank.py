@@ -23,6 +23,7 @@ from streamgmm.core.kernels.low_rank import rows_in_block
 from streamgmm.core.kernels.panels import DIRECTIONS, WHOLE_FEATURES
 from streamgmm.core.kernels.tiles import STRIDE
 from streamgmm.core.structures.covariance_update import CovarianceUpdate
+from streamgmm.core.structures.full import Full
 from streamgmm.core.structures.low_rank_factors import (
     dense_covariances,
     factors_of,
@@ -30,7 +31,9 @@ from streamgmm.core.structures.low_rank_factors import (
     joined,
     projections_of,
 )
-from streamgmm.core.structures.low_rank_moments import condensed
+from streamgmm.core.structures.low_rank_moments import condensed, reexpressed, standard
+from streamgmm.core.structures.low_rank_nearest import nearest_covariance
+from streamgmm.core.structures.low_rank_prior import LowRankPriorRows
 from streamgmm.core.structures.low_rank_update import (
     FactorUpdate,
     SecondMoments,
@@ -42,7 +45,9 @@ from streamgmm.core.structures.matrices import BLOCK_BYTES, Array, solve
 from streamgmm.core.structures.own_covariances import OwnCovariances
 from streamgmm.core.structures.structure import (
     Components,
+    CovarianceStructure,
     MergePairs,
+    PriorRows,
     unsupported,
 )
 from streamgmm.errors import ParameterError
@@ -50,6 +55,7 @@ from streamgmm.options import CovarianceType
 
 if TYPE_CHECKING:
     from streamgmm.core.frame import Frame
+    from streamgmm.core.objective import PseudoRows
     from streamgmm.core.parameters import Parameters
     from streamgmm.core.statistics import Statistics
 
@@ -65,6 +71,8 @@ _NAMED = re.compile(r"low_rank\((0|[1-9]\d{0,5})\)")
 _NOISE_PART, _SPARE_DIRECTIONS, _N_PRODUCTS = 0.05, 8, 4
 # A direction of a start explains at least this part of the variance of a column.
 _LEAST_EXPLAINED = 1e-3
+# Length of directions that take the place of loadings of 0.
+_LEAST_LENGTH = 1e-9
 
 
 def largest_rank(n_features: int) -> int:
@@ -191,11 +199,32 @@ class LowRank(OwnCovariances):
     def transposed(self, factors: Array) -> Array:
         return factors
 
+    @property
+    def precision_form(self) -> CovarianceStructure:
+        return Full()
+
     def from_precisions(self, precisions: Array) -> tuple[Array, Array]:
-        raise ParameterError(
-            "covariance_type='low_rank' cannot begin with precisions; leave precisions_init at "
-            "None, or continue from a fitted model with warm_start=True"
-        )
+        found = np.empty((*precisions.shape[:2], self.rank + 1))
+        for k, precision in enumerate(precisions):
+            matrices, _ = self.precision_form.from_precisions(precision[np.newaxis])
+            found[k] = nearest_covariance(matrices[0], precision, self.rank)
+        return found, factors_of(found)
+
+    def start_of_fit(
+        self, covariances: Array, factors: Array, is_free: NDArray[np.bool_]
+    ) -> tuple[Array, Array]:
+        # EM never changes loadings of 0.
+        found = covariances.copy()
+        filling = _LEAST_LENGTH * np.random.RandomState(0).standard_normal(found[0, :, :-1].shape)
+        for k in np.flatnonzero(is_free).tolist():
+            roots = np.sqrt(found[k, :, -1:])
+            directions, sizes, _ = np.linalg.svd(
+                found[k, :, :-1] / roots + filling, full_matrices=False
+            )
+            if np.any(np.square(sizes) < _LEAST_EXPLAINED):
+                sizes = np.maximum(sizes, math.sqrt(_LEAST_EXPLAINED))
+                found[k, :, :-1] = roots * directions * sizes
+        return found, factors_of(found)
 
     def widths(self, factors: Array) -> Array:
         return np.asarray(factors[..., -1])
@@ -357,6 +386,12 @@ class LowRank(OwnCovariances):
             own = parameters.covariances[k]
             found[k, :, :count] = moments.directions(own[:, :-1], own[:, -1], count)
         return found
+
+    def expected_moments(self, parameters: "Parameters", frame: "Frame", counts: Array) -> Array:
+        return standard(parameters, frame, counts)
+
+    def carried_moments(self, statistics: "Statistics", frame: "Frame") -> Array:
+        return reexpressed(statistics, self.rank, frame)
 
     def displacements(self, frame: "Frame", u: Array) -> Array:
         return u.copy()
@@ -555,11 +590,33 @@ class LowRank(OwnCovariances):
     def with_rounding(self, covariances: Array, part: float) -> Array:
         return self.with_ridge(covariances, part * self.variances(covariances))
 
+    # Priors
+
+    def prior_rows(self, rows: "PseudoRows", parameters: "Parameters") -> PriorRows:
+        return LowRankPriorRows.of(rows, parameters)
+
+    def widened_start(self, rows: "PseudoRows", start: "Parameters", counts: Array) -> "Parameters":
+        return LowRankPriorRows.of(rows, start).widened(counts)
+
     # Condition
 
     def most_undetermined_rows(self, n_features: int) -> int:
         # The mean and the factors of the rows leave one more for the noise of each column.
         return min(n_features, self.rank + 2)
+
+    def narrow_columns(
+        self, stacked_covariance: Array, limits: Array, columns: NDArray[np.intp]
+    ) -> NDArray[np.intp]:
+        # A direction in more columns than factors can be orthogonal to all loadings.
+        parts = stacked_covariance[columns, -1] / limits[columns]
+        least = np.argsort(parts, kind="stable")[: self.rank + 1]
+        return np.sort(columns[least[parts[least] < 1.0]])
+
+    def variances_along(self, stacked_covariances: Array, direction: Array) -> Array:
+        along = np.einsum("kdr,d->kr", stacked_covariances[:, :, :-1], direction)
+        of_noise = stacked_covariances[:, :, -1] @ np.square(direction)
+        found: Array = np.square(along).sum(axis=1) + of_noise
+        return found
 
     def block_values(self, n_components: int, n_features: int) -> int:
         return n_features * (n_spare(self.rank, n_features) + self.rank + 1)

@@ -6,7 +6,7 @@ Code outside this package and the kernels calls the object, and never branches o
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from streamgmm.options import CovarianceType
 
 if TYPE_CHECKING:
     from streamgmm.core.frame import Frame
+    from streamgmm.core.objective import PseudoRows
     from streamgmm.core.parameters import Parameters
     from streamgmm.core.statistics import Statistics
     from streamgmm.core.structures.covariance_update import CovarianceUpdate
@@ -78,6 +79,35 @@ class Pooling(NamedTuple):
 
     components: bool
     columns: bool
+
+
+class PriorRows(Protocol):
+    """The pseudo-rows of a prior, in coordinates of a mixture."""
+
+    @property
+    def covariances(self) -> Array:
+        """Numbers of pseudo-rows of the covariances: of each, or of the shared one."""
+        ...
+
+    def log_density(self) -> float:
+        """Return the log density of the mixture, in nats."""
+        ...
+
+    def posterior(
+        self, statistics: "Statistics", is_held: NDArray[np.bool_], weight: float | None = None
+    ) -> "Statistics":
+        """Return statistics whose M-step gives the maximum with the prior.
+
+        Parameters
+        ----------
+        statistics : Statistics
+            Statistics under the mixture.
+        is_held : ndarray of shape (K,), bool
+            Whether the mean of a component is fixed.
+        weight : float, optional
+            Weight of all rows, if some of them are noise.
+        """
+        ...
 
 
 class CovarianceStructure(ABC):
@@ -228,15 +258,35 @@ class CovarianceStructure(ABC):
     def transposed(self, factors: Array) -> Array:
         """Return stored factors transposed: lower triangles become upper ones."""
 
+    @property
+    def precision_form(self) -> "CovarianceStructure":
+        """The structure that stores the precisions of :meth:`from_precisions`."""
+        return self
+
     @abstractmethod
     def from_precisions(self, precisions: Array) -> tuple[Array, Array]:
         """Return stored covariances and factors of inverse covariances.
+
+        If the structure cannot hold a covariance, the nearest one takes its place.
 
         Raises
         ------
         numpy.linalg.LinAlgError
             If a precision is not positive definite.
         """
+
+    def start_of_fit(
+        self, covariances: Array, factors: Array, is_free: NDArray[np.bool_]
+    ) -> tuple[Array, Array]:
+        """Return stored covariances and factors from which EM leads to all others.
+
+        Parameters
+        ----------
+        covariances, factors : ndarray
+        is_free : ndarray of shape (K,), bool
+            Which components may get other covariances.
+        """
+        return covariances, factors
 
     @abstractmethod
     def widths(self, factors: Array) -> Array:
@@ -444,6 +494,19 @@ class CovarianceStructure(ABC):
             Statistics of the same rows under other parameters.
         """
         return frame_factors
+
+    def expected_moments(
+        self, parameters: "Parameters", frame: "Frame", counts: Array
+    ) -> Array | None:
+        """Return the expected moments of counts (K,) of rows from each component of a mixture.
+
+        None if whitened coordinates serve.
+        """
+        return None
+
+    def carried_moments(self, statistics: "Statistics", frame: "Frame") -> Array | None:
+        """Return moments of statistics in another frame; None if whitened coordinates serve."""
+        return None
 
     @abstractmethod
     def displacements(self, frame: "Frame", u: Array) -> Array:
@@ -776,6 +839,30 @@ class CovarianceStructure(ABC):
         """Return covariances with a part of their diagonals added, so that they can be factored."""
         return covariances
 
+    # Priors
+
+    def prior_rows(self, rows: "PseudoRows", parameters: "Parameters") -> PriorRows | None:
+        """Return the pseudo-rows of a prior for a mixture; None if whitened coordinates serve.
+
+        Parameters
+        ----------
+        rows : PseudoRows
+        parameters : Parameters
+
+        Raises
+        ------
+        ParameterError
+            If the scatter does not have a shape that these covariances allow.
+        """
+        return None
+
+    def widened_start(self, rows: "PseudoRows", start: "Parameters", counts: Array) -> "Parameters":
+        """Return a start from clusters of counts (K,) of rows, with the pseudo-rows of a prior.
+
+        An M-step that does not depend on the covariances of the start adds these rows itself.
+        """
+        return start
+
     # Condition
 
     def most_undetermined_rows(self, n_features: int) -> int:
@@ -783,7 +870,29 @@ class CovarianceStructure(ABC):
         return n_features
 
     has_directions: ClassVar[bool]
-    """Whether a covariance can be narrow in a direction that is no column."""
+    """Whether data of these covariances need all their second moments, not only variances."""
+
+    def narrow_columns(
+        self, stacked_covariance: Array, limits: Array, columns: NDArray[np.intp]
+    ) -> NDArray[np.intp]:
+        """Return columns whose combinations may have a small variance; none where none can.
+
+        Parameters
+        ----------
+        stacked_covariance : ndarray
+            One covariance in stacked form.
+        limits : ndarray of shape (D,)
+            Variances of columns that count as small.
+        columns : ndarray of shape (n,), int
+            The columns to choose from.
+        """
+        return columns if self.has_directions else columns[:0]
+
+    def variances_along(self, stacked_covariances: Array, direction: Array) -> Array:
+        """Return the variances dᵀ Σ d (K or 1,) of stacked covariances along a direction (D,)."""
+        if stacked_covariances.ndim == 2:
+            return stacked_covariances @ np.square(direction)
+        return stacked_covariances @ direction @ direction
 
     @abstractmethod
     def block_values(self, n_components: int, n_features: int) -> int:

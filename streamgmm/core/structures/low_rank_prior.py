@@ -16,19 +16,19 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
-from streamgmm.core.parameters import Parameters
-from streamgmm.core.statistics import Statistics
-from streamgmm.core.structures import Array
 from streamgmm.core.structures.low_rank_factors import joined, loadings_of, noise_variances_of
 from streamgmm.core.structures.low_rank_moments import BasisMoments
+from streamgmm.core.structures.matrices import Array
 from streamgmm.errors import ParameterError
 
 if TYPE_CHECKING:
-    from streamgmm.core.objective import Prior
+    from streamgmm.core.objective import PseudoRows
+    from streamgmm.core.parameters import Parameters
+    from streamgmm.core.statistics import Statistics
 
 
 @dataclass(frozen=True, eq=False)
-class LowRankPrior:
+class LowRankPriorRows:
     """The pseudo-rows of a prior for a mixture of low rank.
 
     Attributes
@@ -41,7 +41,7 @@ class LowRankPrior:
         Diagonals of the scatter.
     """
 
-    parameters: Parameters
+    parameters: "Parameters"
     weights: Array
     means: Array
     centres: Array
@@ -49,7 +49,7 @@ class LowRankPrior:
     scatter: Array
 
     @classmethod
-    def of(cls, prior: "Prior", parameters: Parameters) -> "LowRankPrior":
+    def of(cls, rows: "PseudoRows", parameters: "Parameters") -> "LowRankPriorRows":
         """Return the pseudo-rows of a prior for a mixture.
 
         Raises
@@ -57,7 +57,6 @@ class LowRankPrior:
         ParameterError
             If the scatter is not a diagonal, or one for each component.
         """
-        rows = prior.pseudo_rows(parameters)
         k, d = parameters.means.shape
         shape = np.shape(rows.scatter)
         if shape not in ((d,), (k, d)) and np.any(rows.scatter):
@@ -86,7 +85,7 @@ class LowRankPrior:
             - 0.5 * structure.ridge_traces(inverse, self.scatter).sum()
         )
 
-    def widened(self, counts: Array) -> Parameters:
+    def widened(self, counts: Array) -> "Parameters":
         """Return the mixture with the covariances of its rows (K,) and the pseudo-rows together.
 
         EM hardly leaves noise variances of nearly 0, so a start must not have them.
@@ -106,20 +105,11 @@ class LowRankPrior:
         return replace(own, covariances=covariances, factors=own.structure.cholesky(covariances))
 
     def posterior(
-        self, statistics: Statistics, is_held: NDArray[np.bool_], weight: float | None = None
-    ) -> Statistics:
+        self, statistics: "Statistics", is_held: NDArray[np.bool_], weight: float | None = None
+    ) -> "Statistics":
         """Return statistics whose M-step gives the maximum with the prior.
 
         Each component gets the count, mean and second moments of its rows and pseudo-rows together.
-
-        Parameters
-        ----------
-        statistics : Statistics
-            Statistics under the parameters.
-        is_held : ndarray of shape (K,), bool
-            Whether the mean of a component is fixed.
-        weight : float, optional
-            Weight of all rows, if some of them are noise.
         """
         frame, d = statistics.frame, statistics.frame.n_features
         counts, first = statistics.counts, statistics.moments[:, 1 : 1 + d]
