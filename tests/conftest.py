@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -19,6 +20,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes says nothing of its result.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="module")
+def several_passes() -> Iterator[None]:
+    """Let a sample of few rows be a part of them, as one of many rows is.
+
+    A fit whose sample is all rows makes two passes.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streamgmm.algorithms.sampling.row_sample._FEW_VALUES", 0)
+        yield
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -32,6 +32,8 @@ from streamgmm.testing.chunked import ChunkedSource
 from tests.failures.checkpoint import STEPS, content, in_a_fork, kill_at
 from tests.object_store import object_store
 
+pytestmark = pytest.mark.usefixtures("several_passes")
+
 N, D, K = 20_000, 3, 4
 CHUNK = 2500
 
@@ -92,8 +94,11 @@ def estimator(case: str, **settings: Any) -> GaussianMixture:
 PROGRAM = """
 import sys
 from pathlib import Path
+from streamgmm.algorithms.sampling import row_sample
 from tests.test_checkpoint import kill_and_resume, kill_within_reads
 
+# As in this process.
+row_sample._FEW_VALUES = 0
 kill = kill_within_reads if sys.argv[4] == "within reads" else kill_and_resume
 kill(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
 """

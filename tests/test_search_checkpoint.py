@@ -12,6 +12,8 @@ from streamgmm.errors import CheckpointError, OutputError, ParameterError
 from streamgmm.events import CheckpointWritten, ChunkDone, Event, ReadStarted
 from streamgmm.testing.chunked import ChunkedSource
 
+pytestmark = pytest.mark.usefixtures("several_passes")
+
 CRITERIA = ["bic", "held_out"]
 
 
@@ -37,7 +39,9 @@ def settings_of(criterion: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module", params=CRITERIA)
-def whole(request: pytest.FixtureRequest, store: ChunkedSource) -> GaussianMixtureSearch:
+def whole(
+    request: pytest.FixtureRequest, store: ChunkedSource, several_passes: None
+) -> GaussianMixtureSearch:
     return GaussianMixtureSearch(**settings_of(request.param)).fit(store)
 
 

@@ -274,7 +274,8 @@ def test_few_rows_are_the_sample() -> None:
 
 def test_rows_of_few_values_are_as_many_as_the_parameters_need() -> None:
     assert sample_size(20_000, 2, 8, 5, 1 << 30) == 16_384
-    assert sample_size(60_000, 8, 8, 100, 1 << 30) == 16_384
+    assert sample_size(60_000, 8, 8, 15, 1 << 30) == 30_000
+    assert sample_size(60_000, 8, 8, 100, 1 << 30) == 60_000
     assert sample_size(10**5, 8, 8, 30, 1 << 30) == 60_000
     assert sample_size(10**5, 8, 8, 100, 1 << 30) == 10**5
     assert sample_size(1 << 20, 8, 8, 1000, 1 << 30) == 1 << 20

@@ -34,9 +34,8 @@ FEWEST_SAMPLED = 1 << 14
 # ... or is far from that to all rows.
 _FEWEST_PER_PARAMETER = 4
 _ROWS_PER_PARAMETER = 2000
-# Values of which all may be in the sample, and rows from which on they are: passes over fewer rows
-# take little time.
-_FEW_VALUES, _MANY_ROWS = 1 << 23, 1 << 16
+# Values of which all may be in the sample.
+_FEW_VALUES = 1 << 23
 # Parts with fewer rows than this are joined.
 _FEW_ROWS = 4096
 
@@ -60,12 +59,11 @@ def sample_size(
     Returns
     -------
     int
-        2000 per parameter, but not more than an eighth of all rows or four per parameter. From
-        2¹⁶ rows on, and up to 2²³ values, they may be all rows.
+        2000 per parameter. Of more than 2²³ values, not more than an eighth of all rows, or four
+        rows per parameter if these are more.
     """
     fewest = max(FEWEST_SAMPLED, _FEWEST_PER_PARAMETER * n_parameters)
-    has_few_values = n_rows * n_features <= _FEW_VALUES and n_rows >= _MANY_ROWS
-    most = n_rows if has_few_values else n_rows // 8
+    most = n_rows if n_rows * n_features <= _FEW_VALUES else n_rows // 8
     wanted = max(fewest, min(most, _ROWS_PER_PARAMETER * n_parameters))
     return max(1, min(n_rows, wanted, most_bytes // (n_features * itemsize)))
 
