@@ -189,8 +189,6 @@ inlined_piece = _njit(**_PIECE, forceinline=True)
 ordered_piece = _njit(**{**_PIECE, "fastmath": {"contract"}}, forceinline=True)
 # For pieces that return a view of an array, which only Numba itself can inline.
 view_piece = _njit(**_PIECE, inline="always")
-# For pieces that allocate arrays.
-allocating_piece = _njit(**{**_PIECE, "_nrt": True})
 
 
 @functools.cache

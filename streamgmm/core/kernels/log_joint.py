@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import allocating_piece, inlined_piece, piece, view_piece
+from streamgmm.core.kernels.compilation import inlined_piece, piece, view_piece
 from streamgmm.core.kernels.elementary import SMALLEST_EXPONENT, exponential
 from streamgmm.core.kernels.kinds import DIAG, SPHERICAL, TIED
 from streamgmm.core.kernels.products import (
@@ -23,7 +23,6 @@ from streamgmm.core.kernels.products import (
     SQUARE_FEATURES,
     fill,
     lines,
-    lines_in,
     multiply_triangular,
     panel_of_rows,
     square_tile,
@@ -39,7 +38,7 @@ from streamgmm.core.kernels.screening import (
     gather,
     screened_log_joint,
 )
-from streamgmm.core.kernels.tiles import BLOCK, STRIDE, STRIP, TURNED, any_near, clear_strip, turn
+from streamgmm.core.kernels.tiles import BLOCK, STRIP, TURNED, any_near, clear_strip, turn
 
 UNIT_ROUNDOFF = 2.0**-53
 # Most strips of rows of which each is looked at before exponentials are computed.
@@ -113,6 +112,7 @@ class Workspace(NamedTuple):
     total: np.ndarray  #: (BLOCK,)
     common: np.ndarray  #: (BLOCK,) part of the log-joint density that all components share
     noise: np.ndarray  #: (BLOCK,) log-joint density of the noise, less the common part
+    best: np.ndarray  #: (BLOCK,) largest density that a label has so far
     gathered: np.ndarray  #: (E, STRIDE) 1, then some rows of z or x
     turned: np.ndarray  #: (BLOCK, E) the transpose of z ...
     is_turned: np.ndarray  #: (1,) int64, ... which is there if this is 1
@@ -123,67 +123,76 @@ class Workspace(NamedTuple):
     unscreened: np.ndarray  #: (1,) int64, blocks that are not screened from here on
     n_screened: np.ndarray  #: (1,) int64, pairs of row and component that float32 ruled out
     n_single: np.ndarray  #: (1,) int64, pairs whose density is that from float32
+    recent_moments: np.ndarray  #: (K, F + spare) sums of a few blocks; 0 before and after a chunk
+    recent_scatter: np.ndarray  #: (1, S + spare) the same
 
 
-@allocating_piece
-def workspace(coefficients, memory):
-    """Allocate scratch arrays for the blocks of a chunk.
+def workspace(coefficients: Coefficients, n_kept: int = 0) -> Workspace:
+    """Return scratch arrays for the blocks of a chunk.
 
-    Memory has room for the residuals of some components, the first of the centred ones, and
-    ALIGNMENT elements more; or it is empty.
+    Parameters
+    ----------
+    coefficients : Coefficients
+    n_kept : int
+        Number of lines for the residuals of some components, the first of the centred ones, as
+        :func:`n_kept_lines` returns it.
     """
     n_components, n_features = coefficients.means.shape
+    n_packed, n_moments = coefficients.theta.shape
+    n_scatter = coefficients.scatter_features.shape[0]
     n_coordinates = n_features + (2 if coefficients.kind == SPHERICAL else 1)
-    z, residual = lines(n_coordinates, np.float64), lines(n_coordinates, np.float64)
-    gathered = lines(n_coordinates, np.float64)
+    z, residual = lines(n_coordinates), lines(n_coordinates)
     # Entries that no row has yet are multiplied with weights of 0.
-    for e in range(n_coordinates):
-        fill(gathered[e], 1.0)
-    fill(z[0], 1.0)
-    fill(residual[0], 1.0)
+    gathered = lines(n_coordinates)
+    gathered[:] = 1.0
+    z[0] = residual[0] = 1.0
+    kept = lines(n_kept)
+    kept[::n_coordinates] = 1.0
     scaled, tile = square_tile()
-    n_narrow = n_coordinates if coefficients.theta_single.shape[0] else 0
-    n_kept = memory.size // (n_coordinates * STRIDE)
-    kept = lines_in(memory, n_kept * n_coordinates)
-    for k in range(n_kept):
-        fill(kept[k * n_coordinates], 1.0)
-    unit = np.empty(n_features)
-    fill(unit, 1.0)
     extent = np.empty(n_coordinates)
     extent[0] = 1.0
     return Workspace(
-        z,
-        lines(n_features, np.float64),
-        np.zeros(1 + n_features),
-        unit,
-        scaled,
-        tile,
-        panel_of_rows(),
-        kept,
-        residual,
-        lines(n_components, np.float64),
-        extent,
-        np.zeros(n_features),
-        np.empty(coefficients.theta.shape[1]),
-        np.empty(coefficients.theta.shape[0]),
-        np.empty(coefficients.theta.shape[0]),
-        np.empty(n_components, np.bool_),
-        np.empty(BLOCK),
-        np.empty(BLOCK),
-        np.empty(BLOCK),
-        np.empty(BLOCK),
-        np.empty(BLOCK),
-        gathered,
-        np.empty((BLOCK, n_coordinates)),
-        np.zeros(1, np.int64),
-        lines(1, np.float64),
-        np.empty((TOGETHER, FEW), np.int64),
-        np.empty(TOGETHER, np.int64),
-        lines(n_narrow, np.float32),
-        np.zeros(1, np.int64),
-        np.zeros(1, np.int64),
-        np.zeros(1, np.int64),
+        z=z,
+        x=lines(n_features),
+        nought=np.zeros(1 + n_features),
+        unit=np.ones(n_features),
+        scaled=scaled,
+        tile=tile,
+        panel=panel_of_rows(),
+        kept=kept,
+        residual=residual,
+        log_joint=lines(n_components),
+        extent=extent,
+        rounding=np.zeros(n_features),
+        extent_features=np.empty(n_moments),
+        bounds=np.empty(n_packed),
+        single_bounds=np.empty(n_packed),
+        is_centred=np.empty(n_components, np.bool_),
+        valid=np.empty(BLOCK),
+        largest=np.empty(BLOCK),
+        total=np.empty(BLOCK),
+        common=np.empty(BLOCK),
+        noise=np.empty(BLOCK),
+        best=np.empty(BLOCK),
+        gathered=gathered,
+        turned=np.empty((BLOCK, n_coordinates)),
+        is_turned=np.zeros(1, np.int64),
+        some=lines(1),
+        some_rows=np.empty((TOGETHER, FEW), np.int64),
+        counts=np.empty(TOGETHER, np.int64),
+        z_single=lines(n_coordinates if len(coefficients.theta_single) else 0, np.float32),
+        unscreened=np.zeros(1, np.int64),
+        n_screened=np.zeros(1, np.int64),
+        n_single=np.zeros(1, np.int64),
+        recent_moments=np.zeros((n_components, coefficients.features.shape[0])),
+        recent_scatter=np.zeros((1, n_scatter)),
     )
+
+
+@piece
+def begin(work):
+    """Prepare scratch arrays for a chunk."""
+    work.unscreened[0] = work.n_screened[0] = work.n_single[0] = 0
 
 
 @inlined_piece

@@ -14,6 +14,7 @@ from streamgmm.core.kernels.elementary import logarithm
 from streamgmm.core.kernels.kinds import FULL, TIED
 from streamgmm.core.kernels.log_joint import (
     NOISE,
+    begin,
     evaluate,
     has_noise,
     is_kept,
@@ -22,7 +23,6 @@ from streamgmm.core.kernels.log_joint import (
     normalise_shares,
     residual_lines,
     residuals,
-    workspace,
 )
 from streamgmm.core.kernels.products import (
     FIRST,
@@ -42,7 +42,7 @@ from streamgmm.core.kernels.screening import (
     gather_rows,
     is_quadratic,
 )
-from streamgmm.core.kernels.tiles import BLOCK, MOMENT_TILES, SPARE_FEATURES, STRIP
+from streamgmm.core.kernels.tiles import BLOCK, MOMENT_TILES, STRIP
 from streamgmm.core.kernels.totals import (
     LOG_LIKELIHOOD,
     N_MISSING,
@@ -52,7 +52,6 @@ from streamgmm.core.kernels.totals import (
     N_ROWS,
     N_SCREENED,
     N_SINGLE,
-    N_TOTALS,
     WEIGHT,
 )
 
@@ -70,6 +69,13 @@ def move(part, total):
         for f in range(total.shape[1]):
             total[k, f] += part[k, f]
         fill(part[k], 0.0)
+
+
+@piece
+def add_recent(work, sums):
+    """Add the sums of recent blocks to sums: moments (K, F) and scatter (1, S)."""
+    move(work.recent_moments, sums[0])
+    move(work.recent_scatter, sums[1])
 
 
 @piece
@@ -259,11 +265,9 @@ def count_in(totals, n, left_out, weight, log_likelihood, passed_over):
 
 
 @piece
-def label_block(start, n, order, coefficients, work, best, labels):
-    """Label n rows by their largest density in work.log_joint, or as noise.
-
-    The rows begin at start; best (BLOCK,) is scratch.
-    """
+def label_block(start, n, order, coefficients, work, labels):
+    """Label n rows, that begin at start, by their largest density in work.log_joint or as noise."""
+    best = work.best
     fill(best, -np.inf)
     if has_noise(coefficients):
         for r in range(n):
@@ -301,14 +305,11 @@ def describe_block(start, n, priors, order, coefficients, work, scores, labels, 
 
 
 @piece
-def _visit_rows(
-    rows, weights, priors, order, coefficients, work, best, sums, recent, totals, posteriors
-):
-    """Fill the arrays that :func:`e_step` returns, block by block; skip those without entries.
+def _visit_rows(rows, weights, priors, order, coefficients, work, sums, totals, posteriors):
+    """Fill the arrays that :func:`e_step` is given, block by block; skip those without entries.
 
-    Best (BLOCK,) and recent, 0 before and after, are scratch. There are sums of many blocks, and
-    of the few blocks since they were last added to: in two levels rounding errors stay small
-    however long the chunk is. Both hold moments and scatter.
+    There are sums of many blocks, and of the few blocks since they were last added to: in two
+    levels rounding errors stay small however long the chunk is.
     """
     scores, labels, responsibilities = posteriors
     with_posteriors, with_sums = scores.shape[0] > 0, sums[0].shape[0] > 0
@@ -318,7 +319,7 @@ def _visit_rows(
         left_out = load(part, coefficients, work)
         evaluate(part, coefficients, work)
         if with_posteriors:
-            label_block(start, stop - start, order, coefficients, work, best, labels)
+            label_block(start, stop - start, order, coefficients, work, labels)
         if not with_posteriors and coefficients.theta.shape[1] >= MANY_FEATURES:
             normalise_shares(coefficients, work, stop - start)
         else:
@@ -338,29 +339,20 @@ def _visit_rows(
         weight, log_likelihood, passed_over = 0.0, 0.0, 0
         if with_sums:
             weight, log_likelihood = weigh(weights[start:stop], work, stop - start)
-            passed_over = add_moments(coefficients, stop - start, work, recent[0], recent[1])
+            moments, scatter = work.recent_moments, work.recent_scatter
+            passed_over = add_moments(coefficients, stop - start, work, moments, scatter)
             if (start // BLOCK + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
-                move(recent[0], sums[0])
-                move(recent[1], sums[1])
+                add_recent(work, sums)
         count_in(totals, stop - start, left_out, weight, log_likelihood, passed_over)
     totals[N_SCREENED], totals[N_SINGLE] = work.n_screened[0], work.n_single[0]
 
 
 @kernel
-def e_step(
-    rows,
-    weights,
-    priors,
-    order,
-    coefficients,
-    memory,
-    with_sums,
-    with_posteriors,
-    with_responsibilities,
-):
+def e_step(rows, weights, priors, order, coefficients, work, sums, totals, posteriors):
     """Run the E-step over a chunk: sufficient statistics, posteriors of the rows, or both.
 
-    One entry point, because its parts are compiled again for each.
+    One entry point, because its parts are compiled again for each. A result that is not wanted is
+    given an array without entries.
 
     Parameters
     ----------
@@ -370,52 +362,21 @@ def e_step(
         Responsibilities given to rows that are skipped.
     order : (K,) int64
         Index of each component of the coefficients among the K' components of the model.
-    coefficients : Coefficients
-    memory : (m,) float64
-        Scratch that saves time, see :func:`~streamgmm.core.kernels.log_joint.workspace`; or (0,).
-    with_sums, with_posteriors, with_responsibilities : bool
-        Whether these results are wanted; responsibilities need posteriors. A result that is not
-        wanted has no entries.
-
-    Returns
-    -------
-    moments : (K, F) float64
-        Σ γ φ by component: of z (expanded form), or of u (centred form).
-    scatter : (D (D + 1) / 2,) float64, or (0,)
-        TIED: Σ over rows and components of γ u uᵀ, its upper triangle by rows.
-    totals : (N_TOTALS,) float64
-        Log-likelihood Σ w log p(x), Σ w, rows counted in, rows overflowing, rows not finite. Then
-        pairs of row and component: skipped in the sums, the component having no share in the
-        row; ruled out by float32; of density from float32. Then rows with NaN but no infinity.
-    scores : (n,) float64
-        log p(x); -inf for rows that overflow.
-    labels : (n,) int64
-        Component with the largest responsibility; NOISE if that of the noise is larger.
-    responsibilities : (n, K') float64
-        They sum to 1, less the responsibility of the noise.
+    coefficients : record of Coefficients
+    work : record of Workspace
+    sums : tuple of arrays, 0 before
+        Moments (K, F) float64, Σ γ φ by component: of z (expanded form), or of u (centred form).
+        Scatter (1, D (D + 1) / 2) float64, or (1, 0): TIED, Σ over rows and components of γ u uᵀ,
+        its upper triangle by rows.
+    totals : (N_TOTALS,) float64, 0 before
+        Is given the log-likelihood Σ w log p(x), Σ w, rows counted in, rows overflowing, rows not
+        finite. Then pairs of row and component: skipped in the sums, the component having no share
+        in the row; ruled out by float32; of density from float32. Then rows with NaN but no
+        infinity.
+    posteriors : tuple of arrays
+        Scores (n,) float64: log p(x); -inf for rows that overflow. Labels (n,) int64: component
+        with the largest responsibility; NOISE if that of the noise is larger. Responsibilities
+        (n, K') float64, 0 before: they sum to 1, less the responsibility of the noise.
     """
-    n_rows = rows.shape[0] if with_posteriors else 0
-    # Components that are not among the coefficients have weight 0.
-    responsibilities = np.zeros((n_rows if with_responsibilities else 0, priors.size))
-    posteriors = np.empty(n_rows), np.empty(n_rows, np.int64), responsibilities
-    n_components = coefficients.means.shape[0] if with_sums else 0
-    n_scatter = coefficients.scatter_features.shape[0]
-    moments = np.zeros((n_components, coefficients.theta.shape[1]))
-    scatter = np.zeros((1, n_scatter - SPARE_FEATURES))
-    recent_moments = np.zeros((n_components, coefficients.features.shape[0]))
-    recent_scatter = np.zeros((1, n_scatter))
-    totals = np.zeros(N_TOTALS)
-    _visit_rows(
-        rows,
-        weights,
-        priors,
-        order,
-        coefficients,
-        workspace(coefficients, memory),
-        np.empty(BLOCK),
-        (moments, scatter),
-        (recent_moments, recent_scatter),
-        totals,
-        posteriors,
-    )
-    return moments, scatter[0], totals, posteriors
+    begin(work)
+    _visit_rows(rows, weights, priors, order, coefficients, work, sums, totals, posteriors)
