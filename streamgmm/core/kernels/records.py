@@ -103,7 +103,13 @@ class _RecordModel(models.PrimitiveModel):
     """The address of the words of a record."""
 
     def __init__(self, manager: Any, record_type: RecordType) -> None:
-        super().__init__(manager, record_type, ir.IntType(64).as_pointer())
+        super().__init__(manager, record_type, _words_of(record_type).as_pointer())
+
+
+def _words_of(record_type: RecordType) -> ir.ArrayType:
+    """Return LLVM's type of the words of a record."""
+    n = sum(1 + getattr(field_type, "ndim", 0) for _, field_type in record_type.fields)
+    return ir.ArrayType(ir.IntType(64), n)
 
 
 @unbox(RecordType)
@@ -111,7 +117,7 @@ def _unbox(record_type: RecordType, record: Any, c: Any) -> NativeValue:
     number = c.pyapi.object_getattr_string(record, "address")
     address = c.pyapi.long_as_longlong(number)
     c.pyapi.decref(number)
-    return NativeValue(c.builder.inttoptr(address, ir.IntType(64).as_pointer()))
+    return NativeValue(c.builder.inttoptr(address, _words_of(record_type).as_pointer()))
 
 
 @infer_getattr
@@ -131,7 +137,8 @@ def _field(context: Any, builder: Any, record_type: RecordType, record: Any, nam
         first += 1 + getattr(field_type, "ndim", 0)
 
     def word(number: int) -> Any:
-        place = builder.gep(record, [ir.Constant(ir.IntType(64), first + number)])
+        index = ir.Constant(ir.IntType(64), first + number)
+        place = builder.gep(record, [ir.Constant(ir.IntType(64), 0), index])
         loaded = builder.load(place)
         # Words never change, so that loops read them once.
         loaded.set_metadata("invariant.load", builder.module.add_metadata([]))
