@@ -67,6 +67,9 @@ _SINGLE_SPREAD = _SINGLE_TOLERANCE / (_SINGLE_ROUNDINGS * SINGLE_OVER_DOUBLE * U
 # ... errors of a mean, as a part of the deviation, and of a noise variance, relative to itself:
 # from sums, and from responsibilities of one row. The latter are independent for all rows.
 _SINGLE_MEAN_TOLERANCE, _SINGLE_NOISE_TOLERANCE, _SINGLE_SHARE_TOLERANCE = 1e-5, 3e-5, 7e-4
+# Terms of the densities of a row, for each coordinate, above which it pays to find in float32 which
+# of them matter.
+_LONG = 120
 # Rows of a type that kernels do not read are cast in pieces of this many bytes.
 _CAST_BYTES = 1 << 20
 
@@ -226,7 +229,7 @@ class EStep:
             inverse_scale=1.0 / frame.scale,
             whitener=form.whitener,
             theta=np.ascontiguousarray(form.theta),
-            theta_single=_single(form.theta, arithmetic, is_hard),
+            theta_single=_single(form.theta, parameters.means.shape, arithmetic, is_hard),
             single_tolerance=_SINGLE_TOLERANCE if arithmetic == "float32" else 0.0,
             means=parameters.means[order],
             factors=factors,
@@ -860,12 +863,20 @@ def writable(array: NDArray[Any]) -> NDArray[Any]:
     return np.require(array, requirements=["C", "W"])
 
 
-def _single(theta: Array, arithmetic: Arithmetic, is_hard: bool) -> NDArray[np.float32]:
+def _single(
+    theta: Array, shape: tuple[int, ...], arithmetic: Arithmetic, is_hard: bool
+) -> NDArray[np.float32]:
     """Return coefficients in float32; none if not wanted, not worthwhile, or too large.
 
     Hard assignment needs few densities in float64, so float32 is worthwhile for few features too.
+    Else the product has to take longer than the search of the rows in which a component may have a
+    share, and the copies of the coordinates of these rows; and it has to be most of the work of a
+    mixture of this shape, (K, D).
     """
-    pays = theta.shape[0] >= FORMS and (is_hard or theta.shape[1] >= MANY_FEATURES)
+    (n_packed, n_moments), (n_components, n_features) = theta.shape, shape
+    is_long = n_moments >= MANY_FEATURES and n_packed * n_moments >= _LONG * n_features
+    is_most = 2 * n_packed >= n_components
+    pays = n_packed >= FORMS and (is_hard or (is_long and is_most))
     wanted = arithmetic == "float32" or (arithmetic == "auto" and pays)
     fits = bool(np.abs(theta).max(initial=0.0) <= LARGEST_COEFFICIENT)
     return theta[: len(theta) if wanted and fits else 0].astype(np.float32, order="C")

@@ -150,7 +150,7 @@ def _add_rows(rows, weights, coefficients, work, single, sums, totals):
             evaluate(part, coefficients, work)
             normalise(coefficients, work, stop - start)
             weight, log_likelihood = weigh(own_weights, work, stop - start)
-            passed_over = add_moments(coefficients, stop - start, work, moments, scatter)
+            passed_over = add_moments(coefficients, stop - start, work, moments, scatter, False)
         count_in(totals, stop - start, left_out, weight, log_likelihood, passed_over)
         if (start // BLOCK + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
             add_recent(work, sums)
