@@ -76,10 +76,7 @@ A_PIECE_BESIDE_A_KERNEL = """
     @numba.njit(fastmath=FAST_SUMS, error_model="numpy")
     def product(theta, features, z, n, first, stop, reach, out):
         add_features_product(theta, features, z, n, first, stop, reach, out)
-    @numba.njit
-    def make_lines(n):
-        return lines(n, np.float64)
-    z, out = make_lines(3), make_lines(2)
+    z, out = lines(3), lines(2)
     z[:], out[:] = rng.normal(size=z.shape), 0.0
     features = np.array([[0, 0], [0, 1], [1, 1], [1, 2]])
     theta = rng.normal(size=(2, 4))

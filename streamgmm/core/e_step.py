@@ -3,36 +3,45 @@
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
-from streamgmm.core.kernels.hard import hard_step
+from streamgmm.core.kernels.hard import assignment, comparison, hard_step
 from streamgmm.core.kernels.kinds import LOW_RANK, TIED
-from streamgmm.core.kernels.log_joint import UNIT_ROUNDOFF, Coefficients, n_kept_lines
+from streamgmm.core.kernels.log_joint import (
+    UNIT_ROUNDOFF,
+    Coefficients,
+    n_kept_lines,
+    workspace,
+)
 from streamgmm.core.kernels.low_rank import (
     LowRankCoefficients,
     LowRankSums,
     low_rank_single,
     low_rank_step,
+    low_rank_sums,
+    low_rank_workspace,
     rows_in_block,
 )
 from streamgmm.core.kernels.mixture import e_step
 from streamgmm.core.kernels.panels import WHOLE_FEATURES, in_tiles
-from streamgmm.core.kernels.products import ALIGNMENT, ROWS_AT_ONCE
+from streamgmm.core.kernels.products import ROWS_AT_ONCE
+from streamgmm.core.kernels.records import Record
 from streamgmm.core.kernels.screening import (
     LARGEST_COEFFICIENT,
     LARGEST_COORDINATE,
     MANY_FEATURES,
     SINGLE_OVER_DOUBLE,
 )
-from streamgmm.core.kernels.single import single_statistics
+from streamgmm.core.kernels.single import single_statistics, single_workspace
 from streamgmm.core.kernels.tiles import BLOCK, FORMS, SINGLE_LANES, SPARE_FEATURES, STRIDE
-from streamgmm.core.kernels.totals import N_NOT_FINITE, named
+from streamgmm.core.kernels.totals import N_NOT_FINITE, N_TOTALS, named
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.scratch import Scratch
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array, blocks, upper_triangle
 from streamgmm.core.structures.low_rank import LowRank
@@ -58,12 +67,15 @@ _SINGLE_SPREAD = _SINGLE_TOLERANCE / (_SINGLE_ROUNDINGS * SINGLE_OVER_DOUBLE * U
 # ... errors of a mean, as a part of the deviation, and of a noise variance, relative to itself:
 # from sums, and from responsibilities of one row. The latter are independent for all rows.
 _SINGLE_MEAN_TOLERANCE, _SINGLE_NOISE_TOLERANCE, _SINGLE_SHARE_TOLERANCE = 1e-5, 3e-5, 7e-4
+# Terms of the densities of a row, for each coordinate, above which it pays to find in float32 which
+# of them matter.
+_LONG = 120
 # Rows of a type that kernels do not read are cast in pieces of this many bytes.
 _CAST_BYTES = 1 << 20
 
 # Rows without weights count as rows of weight 1.
 _NO_WEIGHTS = np.empty(0)
-_NO_MEMORY = np.empty(0)
+_NO_POSTERIORS = np.empty(0), np.empty(0, dtype=np.int64), np.empty((0, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +229,7 @@ class EStep:
             inverse_scale=1.0 / frame.scale,
             whitener=form.whitener,
             theta=np.ascontiguousarray(form.theta),
-            theta_single=_single(form.theta, arithmetic, is_hard),
+            theta_single=_single(form.theta, parameters.means.shape, arithmetic, is_hard),
             single_tolerance=_SINGLE_TOLERANCE if arithmetic == "float32" else 0.0,
             means=parameters.means[order],
             factors=factors,
@@ -327,28 +339,82 @@ class EStep:
         # sums and so the last digits, but the byte order must not change a result.
         if rows.dtype.kind == "f":
             rows = rows.astype(rows.dtype.newbyteorder("="), copy=False)
-        coefficients = self.writable_coefficients
-        priors, order = writable(self.weights), writable(self.order)
-        memory = self._memory()
-
-        def sums(part: NDArray[np.floating], own: Array) -> tuple[Array, Array, Array]:
-            if self.sums_single:
-                found: tuple[Array, Array, Array] = single_statistics(
-                    part, own, coefficients, memory
-                )
-            elif self.is_hard:
-                *found, _, _ = hard_step(part, own, priors, order, coefficients, True, False)
-            else:
-                *found, _ = e_step(
-                    part, own, priors, order, coefficients, memory, True, False, False
-                )
-            return found
-
         first, *others = (
-            self._as_statistics(*sums(part, row_weights[start:stop]))
+            self._as_statistics(*self._sums(part, row_weights[start:stop]))
             for start, stop, part in _castable(rows)
         )
         return functools.reduce(Statistics.merge, others, first)
+
+    def _sums(self, part: NDArray[np.floating], row_weights: Array) -> tuple[Array, Array, Array]:
+        """Return the moments, scatter and totals of rows of a type that kernels read."""
+        coefficients = self.coefficient_record
+        sums, totals = self.new_sums(), np.zeros(N_TOTALS)
+        with self.scratch.lent() as work:
+            if self.sums_single:
+                with self._single_scratch.lent() as single:
+                    single_statistics(part, row_weights, coefficients, work, single, sums, totals)
+            else:
+                priors, order = writable(self.weights), writable(self.order)
+                arguments = part, row_weights, priors, order, coefficients, work
+                if self.is_hard:
+                    with self._hard_scratch.lent() as own:
+                        hard_step(*arguments, *own, sums, totals, _NO_POSTERIORS[:2])
+                else:
+                    e_step(*arguments, sums, totals, _NO_POSTERIORS)
+        moments, scatter = sums
+        return moments, scatter[0], totals
+
+    def new_sums(self) -> tuple[Array, Array]:
+        """Return moments and scatter of no rows, as kernels add to them."""
+        assert isinstance(self.coefficients, Coefficients)
+        k, n_moments = len(self.coefficients.means), self.coefficients.theta.shape[1]
+        n_scatter = len(self.coefficients.scatter_features) - SPARE_FEATURES
+        return np.zeros((k, n_moments)), np.zeros((1, n_scatter))
+
+    def new_posteriors(
+        self, n_rows: int, with_responsibilities: bool
+    ) -> tuple[Array, NDArray[np.int64], Array]:
+        """Return scores, labels and responsibilities that a kernel is to fill."""
+        n_described = n_rows if with_responsibilities else 0
+        shares = np.zeros((n_described, len(self.weights)))
+        return np.empty(n_rows), np.empty(n_rows, dtype=np.int64), shares
+
+    @functools.cached_property
+    def scratch(self) -> Scratch[Record]:
+        """The workspaces of threads that run kernels with these coefficients."""
+        coefficients = self.writable_coefficients
+        if isinstance(coefficients, LowRankCoefficients):
+            return Scratch(lambda: Record(low_rank_workspace(coefficients)))
+        n_kept = n_kept_lines(*coefficients.origins.shape) if self.keeps_residuals else 0
+        return Scratch(lambda: Record(workspace(coefficients, n_kept)))
+
+    @functools.cached_property
+    def _single_scratch(self) -> Scratch[Record]:
+        """What sums in float32 need besides."""
+        if isinstance(self.coefficients, LowRankCoefficients):
+            return Scratch(lambda: Record(low_rank_workspace(self._single_coefficients)))
+        return Scratch(lambda: Record(single_workspace(len(self.coefficients.means))))
+
+    @functools.cached_property
+    def _hard_scratch(self) -> Scratch[tuple[Record, Record, Record]]:
+        """What hard assignment needs besides."""
+        n_components = len(self.coefficients.means)
+        return Scratch(
+            lambda: (
+                Record(assignment(n_components)),
+                Record(comparison(np.float64)),
+                Record(comparison(np.float32)),
+            )
+        )
+
+    @functools.cached_property
+    def coefficient_record(self) -> Record:
+        """The coefficients as compiled code reads them."""
+        return Record(self.writable_coefficients)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is computed from the fields is computed again where it is needed.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def _low_rank_statistics(self, rows: NDArray[np.generic], row_weights: Array) -> Statistics:
         """Return the sufficient statistics of a chunk of rows under covariances of low rank."""
@@ -358,7 +424,7 @@ class EStep:
             return self._single_low_rank_statistics(rows, row_weights)
         first, *others = (
             self._as_low_rank_statistics(
-                *self._low_rank_step(part, row_weights[start:stop], False, False)[:2]
+                *self._low_rank_step(part, row_weights[start:stop], _NO_POSTERIORS)
             )
             for start, stop, part in _castable(rows)
         )
@@ -370,7 +436,11 @@ class EStep:
         Products with the few rows that need more digits are in float64.
         """
         coefficients = self._single_coefficients
-        sums, totals, is_left = low_rank_single(rows, row_weights, coefficients)
+        k, width, d = len(coefficients.means), coefficients.width, self.frame.n_features
+        sums, totals = low_rank_sums(k, width, d), np.zeros(N_TOTALS)
+        is_left = np.zeros(len(rows), dtype=np.bool_)
+        with self._single_scratch.lent() as work:
+            low_rank_single(rows, row_weights, Record(coefficients), work, sums, totals, is_left)
         found = self._as_low_rank_statistics(self._about_exact_origins(sums), totals)
         if not is_left.any():
             return found
@@ -417,19 +487,27 @@ class EStep:
         self,
         part: NDArray[np.floating],
         row_weights: Array,
-        with_posteriors: bool,
-        with_responsibilities: bool,
-    ) -> Any:
-        return low_rank_step(
-            part,
-            row_weights,
-            writable(self.weights),
-            writable(self.order),
-            self.writable_coefficients,
-            with_posteriors,
-            with_responsibilities,
-            self.is_hard,
-        )
+        posteriors: tuple[Array, NDArray[np.int64], Array],
+    ) -> tuple[LowRankSums, Array]:
+        """Return sums and totals of rows, or fill posteriors if they have entries."""
+        coefficients = self.writable_coefficients
+        k = 0 if posteriors[0].size else len(coefficients.means)
+        sums = low_rank_sums(k, coefficients.width, self.frame.n_features)
+        totals = np.zeros(N_TOTALS)
+        with self.scratch.lent() as work:
+            low_rank_step(
+                part,
+                row_weights,
+                writable(self.weights),
+                writable(self.order),
+                self.coefficient_record,
+                self.is_hard,
+                work,
+                sums,
+                totals,
+                posteriors,
+            )
+        return sums, totals
 
     def _low_rank_posterior(
         self, rows: NDArray[np.generic], with_responsibilities: bool
@@ -437,11 +515,9 @@ class EStep:
         """Return what :meth:`posterior` and :meth:`assignment` do, for covariances of low rank."""
         parts = []
         for _, _, part in _castable(rows):
-            _, totals, (scores, labels, responsibilities) = self._low_rank_step(
-                part, _NO_WEIGHTS, True, with_responsibilities
-            )
-            n_not_finite = int(totals[N_NOT_FINITE])
-            parts.append(Posterior(scores, labels, responsibilities, n_not_finite))
+            posteriors = self.new_posteriors(len(part), with_responsibilities)
+            _, totals = self._low_rank_step(part, _NO_WEIGHTS, posteriors)
+            parts.append(Posterior(*posteriors, int(totals[N_NOT_FINITE])))
         return _joined(parts)
 
     def _as_statistics(self, moments: Array, scatter: Array, totals: Array) -> Statistics:
@@ -460,10 +536,11 @@ class EStep:
         lost = self._lost_to_coefficients(moments)
         return replace(found, log_likelihood=found.log_likelihood + lost)
 
-    def _memory(self) -> Array:
-        """Return memory for the residuals that a kernel keeps."""
-        n_lines = n_kept_lines(*self.coefficients.origins.shape) if self.keeps_residuals else 0
-        return np.empty(n_lines * STRIDE + ALIGNMENT) if n_lines else _NO_MEMORY
+    @property
+    def _no_sums(self) -> tuple[Array, Array]:
+        """Moments and scatter, for kernels that are not to sum anything."""
+        moments, scatter = self.new_sums()
+        return moments[:0], scatter
 
     @functools.cached_property
     def _is_in_place(self) -> bool:
@@ -493,22 +570,19 @@ class EStep:
         self.require_shapes(rows)
         if isinstance(self.coefficients, LowRankCoefficients):
             return replace(self, is_hard=False)._low_rank_posterior(rows, with_responsibilities)
-        coefficients = self.writable_coefficients
+        coefficients, sums = self.coefficient_record, self._no_sums
         priors, order = writable(self.weights), writable(self.order)
         parts = []
         for _, _, part in _castable(rows):
-            _, _, totals, (scores, labels, responsibilities) = e_step(
-                part,
-                _NO_WEIGHTS,
-                priors,
-                order,
-                coefficients,
-                _NO_MEMORY,
-                False,
-                True,
-                with_responsibilities,
+            posteriors, totals = (
+                self.new_posteriors(len(part), with_responsibilities),
+                np.zeros(N_TOTALS),
             )
-            parts.append(Posterior(scores, labels, responsibilities, int(totals[N_NOT_FINITE])))
+            with self.scratch.lent() as work:
+                e_step(
+                    part, _NO_WEIGHTS, priors, order, coefficients, work, sums, totals, posteriors
+                )
+            parts.append(Posterior(*posteriors, int(totals[N_NOT_FINITE])))
         return _joined(parts)
 
     def assignment(self, rows: NDArray[np.generic]) -> Posterior:
@@ -528,16 +602,15 @@ class EStep:
         self.require_shapes(rows)
         if isinstance(self.coefficients, LowRankCoefficients):
             return replace(self, is_hard=True)._low_rank_posterior(rows, False)
-        coefficients = self.writable_coefficients
+        coefficients, sums = self.coefficient_record, self._no_sums
         priors, order = writable(self.weights), writable(self.order)
         parts = []
         for _, _, part in _castable(rows):
-            _, _, totals, scores, labels = hard_step(
-                part, _NO_WEIGHTS, priors, order, coefficients, False, True
-            )
-            parts.append(
-                Posterior(scores, labels, np.empty((0, priors.size)), int(totals[N_NOT_FINITE]))
-            )
+            posteriors, totals = self.new_posteriors(len(part), False), np.zeros(N_TOTALS)
+            arguments = part, _NO_WEIGHTS, priors, order, coefficients
+            with self.scratch.lent() as work, self._hard_scratch.lent() as own:
+                hard_step(*arguments, work, *own, sums, totals, posteriors[:2])
+            parts.append(Posterior(*posteriors, int(totals[N_NOT_FINITE])))
         return _joined(parts)
 
     def require_shapes(self, rows: NDArray[np.generic], weights: Array = _NO_WEIGHTS) -> None:
@@ -790,12 +863,20 @@ def writable(array: NDArray[Any]) -> NDArray[Any]:
     return np.require(array, requirements=["C", "W"])
 
 
-def _single(theta: Array, arithmetic: Arithmetic, is_hard: bool) -> NDArray[np.float32]:
+def _single(
+    theta: Array, shape: tuple[int, ...], arithmetic: Arithmetic, is_hard: bool
+) -> NDArray[np.float32]:
     """Return coefficients in float32; none if not wanted, not worthwhile, or too large.
 
     Hard assignment needs few densities in float64, so float32 is worthwhile for few features too.
+    Else the product has to take longer than the search of the rows in which a component may have a
+    share, and the copies of the coordinates of these rows; and it has to be most of the work of a
+    mixture of this shape, (K, D).
     """
-    pays = theta.shape[0] >= FORMS and (is_hard or theta.shape[1] >= MANY_FEATURES)
+    (n_packed, n_moments), (n_components, n_features) = theta.shape, shape
+    is_long = n_moments >= MANY_FEATURES and n_packed * n_moments >= _LONG * n_features
+    is_most = 2 * n_packed >= n_components
+    pays = n_packed >= FORMS and (is_hard or (is_long and is_most))
     wanted = arithmetic == "float32" or (arithmetic == "auto" and pays)
     fits = bool(np.abs(theta).max(initial=0.0) <= LARGEST_COEFFICIENT)
     return theta[: len(theta) if wanted and fits else 0].astype(np.float32, order="C")

@@ -5,20 +5,29 @@ missing at random: the observed values may decide which values are missing, but 
 may not.
 """
 
-from dataclasses import dataclass, replace
+import functools
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.e_step import EStep, Posterior, writable
 from streamgmm.core.frame import Frame
-from streamgmm.core.kernels.incomplete import KEPT, incomplete_posteriors, incomplete_statistics
+from streamgmm.core.kernels.incomplete import (
+    KEPT,
+    gaps_workspace,
+    incomplete_posteriors,
+    incomplete_statistics,
+)
 from streamgmm.core.kernels.low_rank import LowRankCoefficients
+from streamgmm.core.kernels.records import Record
 from streamgmm.core.kernels.tiles import PANEL, STRIDE
 from streamgmm.core.kernels.totals import CONDITIONAL_ENTROPY, named
 from streamgmm.core.low_rank_gaps import LowRankGaps
 from streamgmm.core.noise import Noise
 from streamgmm.core.parameters import Parameters
+from streamgmm.core.scratch import Scratch
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.core.whitening import Whitening
@@ -103,15 +112,22 @@ class IncompleteExpectation:
             incomplete = self.gaps.statistics(rows[chosen].astype(np.float64), row_weights)
             without = replace(incomplete, n_not_finite=-chosen.size, n_missing=-chosen.size)
             return found.merge(without)
-        moments, scatter, totals = incomplete_statistics(
-            rows[chosen].astype(np.float64),
-            row_weights,
-            writable(self.complete.order),
-            self.complete.writable_coefficients,
-            self.complete.is_hard,
-        )
+        sums, totals = self.complete.new_sums(), np.zeros(CONDITIONAL_ENTROPY + 1)
+        with self.complete.scratch.lent() as work, self._gap_scratch.lent() as gaps:
+            incomplete_statistics(
+                rows[chosen].astype(np.float64),
+                row_weights,
+                writable(self.complete.order),
+                self.complete.coefficient_record,
+                self.complete.is_hard,
+                work,
+                gaps,
+                sums,
+                totals,
+            )
+        moments, scatter = sums
         incomplete = replace(
-            self._in_frame(moments, scatter),
+            self._in_frame(moments, scatter[0]),
             **named(totals[:CONDITIONAL_ENTROPY]),
             n_not_finite=-chosen.size,
             n_missing=-chosen.size,
@@ -187,15 +203,31 @@ class IncompleteExpectation:
             return self.gaps.posteriors(
                 rows.astype(np.float64), with_responsibilities, with_missing_values
             )
-        found: tuple[Array, NDArray[np.int64], Array, Array] = incomplete_posteriors(
-            rows.astype(np.float64),
-            writable(self.complete.weights),
-            writable(self.complete.order),
-            self.complete.writable_coefficients,
-            with_responsibilities,
-            with_missing_values,
-        )
-        return found
+        n, d = rows.shape
+        posteriors = self.complete.new_posteriors(n, with_responsibilities)
+        imputed = np.zeros((n if with_missing_values else 0, d))
+        with self.complete.scratch.lent() as work, self._gap_scratch.lent() as gaps:
+            incomplete_posteriors(
+                rows.astype(np.float64),
+                writable(self.complete.weights),
+                writable(self.complete.order),
+                self.complete.coefficient_record,
+                work,
+                gaps,
+                posteriors,
+                imputed,
+            )
+        return *posteriors, imputed
+
+    @functools.cached_property
+    def _gap_scratch(self) -> Scratch[Record]:
+        """The workspaces of threads, for rows with gaps."""
+        n_components, n_features = self.complete.coefficients.means.shape
+        return Scratch(lambda: Record(gaps_workspace(n_components, n_features)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is computed from the fields is computed again where it is needed.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def _in_frame(self, moments: Array, scatter: Array) -> Statistics:
         """Return statistics from the sums of the kernel, with the components in their own order."""

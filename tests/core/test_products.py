@@ -39,11 +39,6 @@ DTYPES = [np.float64, np.float32]
 
 
 @compiled
-def make_lines(n, like):
-    return lines(n, like.dtype)
-
-
-@compiled
 def features_product(theta, features, z, n, first, stop, reach, out):
     add_features_product(theta, features, z, n, first, stop, reach, out)
 
@@ -61,7 +56,7 @@ def turned(rows, origin, scale, out):
 
 
 def random_lines(rng: np.random.Generator, n: int, dtype: type) -> NDArray[np.floating]:
-    values = make_lines(n, np.empty(0, dtype))
+    values = lines(n, dtype)
     values[:] = rng.normal(size=values.shape)
     return values
 
@@ -78,7 +73,7 @@ def phi(features: NDArray[np.int64], z: NDArray[np.floating]) -> NDArray[np.long
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_lines_begin_at_cache_lines(dtype: type) -> None:
     for n in (2, 3, 50):
-        values = make_lines(n, np.empty(0, dtype))
+        values = lines(n, dtype)
         assert values.shape == (n, STRIDE)
         assert values.ctypes.data % 64 == 0
         assert values.strides[0] % 64 == 0
@@ -109,20 +104,30 @@ def test_features_product(dtype: type, k: int, n_coordinates: int) -> None:
 
 
 @compiled
+def multiplied(factor, x, origin, first_row, n, panel, out):
+    multiply_triangular(factor, x, origin, first_row, n, panel, out)
+
+
 def triangular_product(factor, x, origin, first_row, n, out):
-    multiply_triangular(factor, x, origin, first_row, n, panel_of_rows(), out)
+    multiplied(factor, x, origin, first_row, n, panel_of_rows(), out)
 
 
 @compiled
+def with_quadratic_product(theta, z, n, nought, first, stop, panel, out):
+    add_quadratic_product(theta, z, n, nought, first, stop, panel, out)
+
+
 def quadratic_product(theta, z, n, first, stop, out):
-    nought = np.zeros(z.shape[0])
-    add_quadratic_product(theta, z, n, nought, first, stop, panel_of_rows(), out)
+    with_quadratic_product(theta, z, n, np.zeros(len(z)), first, stop, panel_of_rows(), out)
 
 
 @compiled
-def squares(weights, z, n, out):
-    scaled, tile = square_tile()
+def with_squares(weights, z, n, scaled, tile, out):
     add_squares(weights, z, n, scaled, tile, out)
+
+
+def squares(weights, z, n, out):
+    with_squares(weights, z, n, *square_tile(), out)
 
 
 @pytest.mark.parametrize("d", [1, 2, 5, 6, 7, 13, 40, 127, 260])

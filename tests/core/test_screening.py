@@ -4,7 +4,7 @@ What is ruled out or skipped must not change anything; what is left in float32 m
 within its bounds. Each test shows that it happened.
 """
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.screening import FEW, MANY_FEATURES
 from streamgmm.core.kernels.tiles import BLOCK
 from streamgmm.core.maximization import maximize
+from streamgmm.core.noise import NO_BOX, Noise
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array
@@ -23,8 +24,9 @@ from streamgmm.options import CovarianceType
 from tests import naive
 from tests.core.cases import TYPES, draw, random_parameters
 
-# Enough features that looking for shares pays.
+# Enough features, and components, that looking for shares pays.
 SIZES = {"full": 16, "tied": 130, "diag": 70, "spherical": 130}
+MANY = {"full": 20, "tied": 124, "diag": 64, "spherical": 124}
 
 
 def expectation(parameters: Parameters, arithmetic: str) -> EStep:
@@ -51,13 +53,66 @@ def separated(
 
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_screening_changes_no_bit(covariance_type: CovarianceType) -> None:
-    parameters, rows = separated(covariance_type, 20)
+    k = MANY[covariance_type]
+    parameters, rows = separated(covariance_type, k)
     found = expectation(parameters, "auto").statistics(rows)
     plain = expectation(parameters, "float64").statistics(rows)
     assert_same_sums(found, plain)
-    assert found.n_screened > 0.8 * len(rows) * 20
+    assert found.n_screened > 0.8 * len(rows) * k
     assert plain.n_screened == plain.n_single == found.n_single == 0
-    assert found.n_passed_over == plain.n_passed_over > 0.8 * len(rows) * 20
+    assert found.n_passed_over == plain.n_passed_over > 0.8 * len(rows) * k
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_screening_changes_no_bit_beside_noise_and_a_heavy_component(
+    covariance_type: CovarianceType,
+) -> None:
+    k = MANY[covariance_type]
+    parameters, rows = separated(covariance_type, k, seed=1)
+    rng = np.random.default_rng(1)
+    # Most rows belong to one component, whose tile is computed as a whole, and some to none.
+    rows[1::2] = rng.permutation(rows[1::2])[0] + rng.normal(size=rows[1::2].shape)
+    rows[5::50] *= 3.0
+    rows[7], rows[BLOCK + 9, 3] = np.nan, 1e200
+    weights = np.full(k, 0.4 / k)
+    nearest = np.square(parameters.means - rows[1]).sum(axis=1).argmin()
+    weights[nearest] += 0.5
+    parameters = Parameters.create(
+        covariance_type,
+        weights,
+        parameters.means,
+        parameters.covariances,
+        noise=Noise(0.1, -4.0 * rows.shape[1], NO_BOX),
+    )
+    row_weights = rng.uniform(0.0, 2.0, len(rows))
+    found = expectation(parameters, "auto").statistics(rows, row_weights)
+    plain = expectation(parameters, "float64").statistics(rows, row_weights)
+    assert_same_sums(found, plain)
+    assert found.n_screened > 0.5 * len(rows) * k
+    assert found.n_passed_over == plain.n_passed_over
+    assert 0.0 < found.weight - found.counts.sum() < 0.5 * found.weight
+
+
+@pytest.mark.parametrize("covariance_type", TYPES)
+def test_few_components_are_not_screened(covariance_type: CovarianceType) -> None:
+    # A product with few components takes less time than looking for their rows.
+    parameters, rows = separated(covariance_type, 8)
+    found = expectation(parameters, "auto").statistics(rows)
+    assert found.n_screened == 0
+    assert_same_sums(found, expectation(parameters, "float64").statistics(rows))
+
+
+def test_mixtures_that_are_mostly_centred_are_not_screened() -> None:
+    rng = np.random.default_rng(4)
+    parameters = random_parameters(rng, "full", 32, 16, 8.0)
+    frame = Frame.of(parameters)
+    assert EStep.prepare(parameters, frame).coefficients.theta_single.size
+    half = replace(
+        frame, centred=np.arange(20), means=parameters.means[:20], factors=parameters.factors[:20]
+    )
+    prepared = EStep.prepare(parameters, half)
+    assert len(prepared.coefficients.theta) == 12
+    assert not prepared.coefficients.theta_single.size
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -72,7 +127,7 @@ def test_sums_of_few_rows_are_right(covariance_type: CovarianceType) -> None:
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 1.5, 2.5, 4.0, 8.0]), st.booleans())
 def test_screening_changes_no_bit_of_any_mixture(seed: int, spread: float, weigh: bool) -> None:
     rng = np.random.default_rng(seed)
-    k = int(rng.integers(6, 30))
+    k = int(rng.integers(6, 40))
     parameters = random_parameters(rng, "full", k, 15, spread)
     # One component with most of the rows, so that its tile is computed as a whole.
     heavy = np.full(k, 0.3 / (k - 1))

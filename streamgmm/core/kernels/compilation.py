@@ -26,6 +26,7 @@ import llvmlite.binding
 import numba
 import numpy as np
 import platformdirs
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils as cgutils
 from numba.core.codegen import JITCodeLibrary
@@ -87,6 +88,18 @@ class _OwnPieces(JITCodeLibrary):
         super()._optimize_final_module()
 
 
+def _declare_readable(argument: Any) -> None:
+    """Tell LLVM that all words of a record may be read, if a function's argument is one.
+
+    Loops in which a field is not read for each row then read its address once all the same.
+    """
+    if isinstance(argument.type, ir.PointerType):
+        words = argument.type.pointee
+        if isinstance(words, ir.ArrayType):
+            argument.attributes.align = 8
+            argument.attributes.dereferenceable = 8 * words.count
+
+
 class _PieceLibrary(JITCodeLibrary):
     """Code of a piece, as Numba wrote it, without that of the pieces that it calls.
 
@@ -120,6 +133,8 @@ class _PieceLibrary(JITCodeLibrary):
         for function in ir_module.functions:
             if not function.is_declaration and "alwaysinline" not in function.attributes:
                 function.attributes.add("noinline")
+            for argument in function.args:
+                _declare_readable(argument)
         super().add_ir_module(ir_module)
 
     def _optimize_functions(self, ll_module: Any) -> None:
@@ -189,8 +204,6 @@ inlined_piece = _njit(**_PIECE, forceinline=True)
 ordered_piece = _njit(**{**_PIECE, "fastmath": {"contract"}}, forceinline=True)
 # For pieces that return a view of an array, which only Numba itself can inline.
 view_piece = _njit(**_PIECE, inline="always")
-# For pieces that allocate arrays.
-allocating_piece = _njit(**{**_PIECE, "_nrt": True})
 
 
 @functools.cache

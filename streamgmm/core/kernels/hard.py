@@ -12,24 +12,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece
+from streamgmm.core.kernels.compilation import kernel, piece
 from streamgmm.core.kernels.kinds import TIED
 from streamgmm.core.kernels.log_joint import (
     NOISE,
+    begin,
     evaluate,
     has_noise,
     load,
     load_in_data_units,
     residuals,
-    workspace,
 )
 from streamgmm.core.kernels.mixture import (
     BLOCKS_IN_SUM,
     add_centred_moments,
+    add_recent,
     add_scatter,
     count_in,
     gather_weighted,
-    move,
 )
 from streamgmm.core.kernels.products import FIRST, add_moments_product, fill, lines, whole_panels
 from streamgmm.core.kernels.screening import (
@@ -51,7 +51,7 @@ from streamgmm.core.kernels.tiles import (
     compare_forms,
     form_rows,
 )
-from streamgmm.core.kernels.totals import N_SCREENED, N_SINGLE, N_TOTALS
+from streamgmm.core.kernels.totals import N_SCREENED, N_SINGLE
 
 # Number of following blocks that do not use float32, after one where it left many labels in doubt.
 _BLOCKS_WITHOUT = 15
@@ -77,8 +77,8 @@ class Comparison(NamedTuple):
     numbers: np.ndarray  #: (BLOCK,) index of the component of the largest
 
 
-@allocating_piece
-def _assignment(n_components):
+def assignment(n_components: int) -> Assignment:
+    """Return scratch arrays for the blocks of a chunk."""
     return Assignment(
         np.zeros(BLOCK, np.int64),
         np.zeros(n_components + 1, np.int64),
@@ -89,8 +89,8 @@ def _assignment(n_components):
     )
 
 
-@allocating_piece
-def _comparison(dtype):
+def comparison(dtype: type[np.floating]) -> Comparison:
+    """Return scratch arrays of a type for the blocks of a chunk."""
     return Comparison(
         lines(FORMS, dtype),
         np.empty(BLOCK, dtype),
@@ -347,18 +347,17 @@ def _visit_rows(
     coefficients,
     work,
     found,
-    scratch,
+    double,
+    single,
     sums,
-    recent,
     totals,
     posteriors,
 ):
-    """Fill the arrays that :func:`hard_step` returns, block by block; skip those without entries.
+    """Fill the arrays that :func:`hard_step` is given, block by block; skip those without entries.
 
-    Recent, 0 before and after, is scratch: sums have two levels, as in the soft E-step.
+    Sums have two levels, as in the soft E-step.
     """
     scores, labels = posteriors
-    double, single = scratch
     with_posteriors, with_sums = scores.shape[0] > 0, sums[0].shape[0] > 0
     n_packed, n_components = coefficients.theta.shape[0], work.log_joint.shape[0]
     for start in range(0, rows.shape[0], BLOCK):
@@ -392,57 +391,57 @@ def _visit_rows(
         weight, log_likelihood = 0.0, 0.0
         if with_sums:
             weight, log_likelihood = _weigh(weights[start:stop], work, found.is_noise, n)
-            _add_moments(coefficients, n, work, found, recent[0], recent[1])
+            moments, scatter = work.recent_moments, work.recent_scatter
+            _add_moments(coefficients, n, work, found, moments, scatter)
             if (start // BLOCK + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
-                move(recent[0], sums[0])
-                move(recent[1], sums[1])
+                add_recent(work, sums)
         count_in(totals, n, left_out, weight, log_likelihood, n * (n_components - 1))
     totals[N_SCREENED], totals[N_SINGLE] = work.n_screened[0], work.n_single[0]
 
 
 @kernel
-def hard_step(rows, weights, priors, order, coefficients, with_sums, with_posteriors):
+def hard_step(
+    rows,
+    weights,
+    priors,
+    order,
+    coefficients,
+    work,
+    found,
+    double,
+    single,
+    sums,
+    totals,
+    posteriors,
+):
     """Run the E-step over a chunk with hard assignment: statistics, labels, or both.
 
     Parameters
     ----------
-    rows, weights, priors, order, coefficients, with_sums
+    rows, weights, priors, order, coefficients, work
         As for :func:`~streamgmm.core.kernels.mixture.e_step`; no density may come from float32.
-    with_posteriors : bool
-        Whether scores and labels are asked for.
-
-    Returns
-    -------
-    moments, scatter, totals
-        As of :func:`~streamgmm.core.kernels.mixture.e_step`, with responsibilities of 0 and 1; the
+    found : record of Assignment
+    double, single : records of Comparison
+        Float64 and float32.
+    sums, totals
+        As for :func:`~streamgmm.core.kernels.mixture.e_step`, with responsibilities of 0 and 1; the
         log-likelihood is Σ w max_k ln π_k p_k(x).
-    scores : (n,) float64
-        max_k ln π_k p_k(x); -inf for rows that overflow.
-    labels : (n,) int64
-        Component of that density; of equal ones the first. NOISE if that of the noise is larger.
+    posteriors : tuple of arrays
+        Scores (n,) float64: max_k ln π_k p_k(x); -inf for rows that overflow. Labels (n,) int64:
+        component of that density; of equal ones the first. NOISE if that of the noise is larger.
     """
-    n_rows = rows.shape[0] if with_posteriors else 0
-    posteriors = np.empty(n_rows), np.empty(n_rows, np.int64)
-    n_components = coefficients.means.shape[0]
-    n_sums = n_components if with_sums else 0
-    n_scatter = coefficients.scatter_features.shape[0]
-    moments = np.zeros((n_sums, coefficients.theta.shape[1]))
-    scatter = np.zeros((1, n_scatter - SPARE_FEATURES))
-    recent_moments = np.zeros((n_sums, coefficients.features.shape[0]))
-    recent_scatter = np.zeros((1, n_scatter))
-    totals = np.zeros(N_TOTALS)
+    begin(work)
     _visit_rows(
         rows,
         weights,
         priors,
         order,
         coefficients,
-        workspace(coefficients, np.empty(0)),
-        _assignment(n_components),
-        (_comparison(np.float64), _comparison(np.float32)),
-        (moments, scatter),
-        (recent_moments, recent_scatter),
+        work,
+        found,
+        double,
+        single,
+        sums,
         totals,
         posteriors,
     )
-    return moments, scatter[0], totals, posteriors[0], posteriors[1]

@@ -19,25 +19,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece
+from streamgmm.core.kernels.compilation import kernel, piece
 from streamgmm.core.kernels.hard import harden
 from streamgmm.core.kernels.kinds import DIAG, SPHERICAL, TIED
 from streamgmm.core.kernels.log_joint import (
     add_square,
+    begin,
     has_noise,
     normalise,
     residuals,
-    workspace,
 )
 from streamgmm.core.kernels.mixture import (
     BLOCKS_IN_SUM,
+    add_recent,
     describe_block,
     label_block,
-    move,
     weigh,
 )
 from streamgmm.core.kernels.products import FIRST, add_moments_product, fill, lines, whole_panels
-from streamgmm.core.kernels.tiles import BLOCK, PANEL, SPARE_FEATURES
+from streamgmm.core.kernels.tiles import BLOCK, PANEL
 from streamgmm.core.kernels.totals import (
     CONDITIONAL_ENTROPY,
     LOG_LIKELIHOOD,
@@ -64,24 +64,27 @@ class Gaps(NamedTuple):
     moves: np.ndarray  #: (D, STRIDE) V y in its first m lines
     log_volumes: np.ndarray  #: (BLOCK,) per run, ln of the volume of the columns less m ½ ln 2π
     kept: np.ndarray  #: (K, D, rows of a block) ŷ
+    labels: np.ndarray  #: (BLOCK,) int64, index of each row's component, with hard assignment
+    is_noise: np.ndarray  #: (BLOCK,) bool, rows that belong to no component
 
 
-@allocating_piece
-def _gaps(coefficients):
-    n_components, n_features = coefficients.means.shape
+def gaps_workspace(n_components: int, n_features: int) -> Gaps:
+    """Return scratch arrays for the blocks of a chunk."""
     n_rows = KEPT // (n_components * n_features) // PANEL * PANEL
     n_rows = min(max(n_rows, PANEL), BLOCK)
     return Gaps(
-        lines(n_features, np.float64),
-        lines(n_features, np.float64),
-        lines(n_features, np.float64),
-        np.empty(BLOCK + 1, np.int64),
-        np.empty(n_features, np.int64),
-        np.empty((n_features, n_features)),
-        np.zeros((n_features, n_features)),
-        lines(n_features, np.float64),
-        np.empty(BLOCK),
-        np.empty((n_components, n_features, n_rows)),
+        x=lines(n_features),
+        seen=lines(n_features),
+        shifted=lines(n_features),
+        starts=np.empty(BLOCK + 1, np.int64),
+        columns=np.empty(n_features, np.int64),
+        basis=np.empty((n_features, n_features)),
+        triangle=np.zeros((n_features, n_features)),
+        moves=lines(n_features),
+        log_volumes=np.empty(BLOCK),
+        kept=np.empty((n_components, n_features, n_rows)),
+        labels=np.zeros(BLOCK, np.int64),
+        is_noise=np.zeros(BLOCK, np.bool_),
     )
 
 
@@ -369,11 +372,10 @@ def _add_moments(coefficients, n, n_runs, work, gaps, moments, scatter):
 
 
 @piece
-def _add_rows(
-    rows, weights, order, coefficients, is_hard, work, assigned, gaps, sums, recent, totals
-):
-    """Add rows, block by block, to sums and totals; recent, 0 before and after, is scratch."""
-    labels, is_noise = assigned
+def _add_rows(rows, weights, order, coefficients, is_hard, work, gaps, sums, totals):
+    """Add rows, block by block, to sums and totals."""
+    labels, is_noise = gaps.labels, gaps.is_noise
+    moments, scatter = work.recent_moments, work.recent_scatter
     n_together = gaps.kept.shape[2]
     for start in range(0, rows.shape[0], n_together):
         stop = min(start + n_together, rows.shape[0])
@@ -385,10 +387,9 @@ def _add_rows(
         else:
             normalise(coefficients, work, stop - start)
             weight, log_likelihood = weigh(weights[start:stop], work, stop - start)
-        entropy = _add_moments(coefficients, stop - start, n_runs, work, gaps, recent[0], recent[1])
+        entropy = _add_moments(coefficients, stop - start, n_runs, work, gaps, moments, scatter)
         if (start // n_together + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
-            move(recent[0], sums[0])
-            move(recent[1], sums[1])
+            add_recent(work, sums)
         totals[LOG_LIKELIHOOD] += log_likelihood
         totals[WEIGHT] += weight
         totals[N_ROWS] += stop - start - n_overflowing
@@ -397,43 +398,29 @@ def _add_rows(
 
 
 @kernel
-def incomplete_statistics(rows, weights, order, coefficients, is_hard):
-    """Run the E-step over rows with gaps; return moments of whitened residuals.
+def incomplete_statistics(rows, weights, order, coefficients, is_hard, work, gaps, sums, totals):
+    """Run the E-step over rows with gaps: moments of whitened residuals.
 
     Parameters
     ----------
     rows : (n, D) float64
         NaN where a value is missing; no infinity. Rows with the same gaps are best side by side.
     weights : (n,) float64, or (0,) for weights of 1
-    order, coefficients
+    order, coefficients, work
         As for :func:`~streamgmm.core.kernels.mixture.e_step`.
     is_hard : bool
         Whether a row counts wholly for its component of largest density.
-
-    Returns
-    -------
-    moments : (K, F) float64
-        Σ γ E[φ(y)] by component, y = W (x - μ) given the observed values.
-    scatter : (D (D + 1) / 2,) float64, or (0,)
-        TIED: Σ over rows and components of γ E[y yᵀ], its upper triangle by rows.
-    totals : (5,) float64
-        Log-likelihood Σ w log p(observed), or with hard assignment that of the largest density;
-        Σ w, rows counted in, rows overflowing, conditional entropy of the missing values.
+    gaps : record of Gaps
+    sums : tuple of arrays, 0 before
+        Moments (K, F) float64, Σ γ E[φ(y)] by component, y = W (x - μ) given the observed values.
+        Scatter (1, D (D + 1) / 2) float64, or (1, 0): TIED, Σ over rows and components of
+        γ E[y yᵀ], its upper triangle by rows.
+    totals : (5,) float64, 0 before
+        Is given the log-likelihood Σ w log p(observed), or with hard assignment that of the largest
+        density; Σ w, rows counted in, rows overflowing, conditional entropy of the missing values.
     """
-    n_components = coefficients.means.shape[0]
-    n_scatter = coefficients.scatter_features.shape[0]
-    moments = np.zeros((n_components, coefficients.theta.shape[1]))
-    scatter = np.zeros((1, n_scatter - SPARE_FEATURES))
-    recent_moments = np.zeros((n_components, coefficients.features.shape[0]))
-    recent_scatter = np.zeros((1, n_scatter))
-    totals = np.zeros(CONDITIONAL_ENTROPY + 1)
-    work, gaps = workspace(coefficients, np.empty(0)), _gaps(coefficients)
-    sums, recent = (moments, scatter), (recent_moments, recent_scatter)
-    assigned = np.zeros(BLOCK, np.int64), np.zeros(BLOCK, np.bool_)
-    _add_rows(
-        rows, weights, order, coefficients, is_hard, work, assigned, gaps, sums, recent, totals
-    )
-    return moments, scatter[0], totals
+    begin(work)
+    _add_rows(rows, weights, order, coefficients, is_hard, work, gaps, sums, totals)
 
 
 @piece
@@ -479,14 +466,14 @@ def _add_conditional_means(coefficients, n, n_runs, work, gaps, imputed):
 
 
 @piece
-def _describe_rows(rows, priors, order, coefficients, work, gaps, best, out, imputed):
-    """Fill the arrays that :func:`incomplete_posteriors` returns, block by block."""
-    scores, labels, responsibilities = out
+def _describe_rows(rows, priors, order, coefficients, work, gaps, posteriors, imputed):
+    """Fill the arrays that :func:`incomplete_posteriors` is given, block by block."""
+    scores, labels, responsibilities = posteriors
     n_together = gaps.kept.shape[2]
     for start in range(0, rows.shape[0], n_together):
         n = min(n_together, rows.shape[0] - start)
         _, n_runs = _evaluate(rows[start : start + n], coefficients, work, gaps)
-        label_block(start, n, order, coefficients, work, best, labels)
+        label_block(start, n, order, coefficients, work, labels)
         normalise(coefficients, work, n)
         describe_block(
             start, n, priors, order, coefficients, work, scores, labels, responsibilities
@@ -497,31 +484,19 @@ def _describe_rows(rows, priors, order, coefficients, work, gaps, best, out, imp
 
 
 @kernel
-def incomplete_posteriors(
-    rows, priors, order, coefficients, with_responsibilities, with_missing_values
-):
-    """Return scores, labels, responsibilities and imputed values of rows with gaps.
+def incomplete_posteriors(rows, priors, order, coefficients, work, gaps, posteriors, imputed):
+    """Find scores, labels, responsibilities and imputed values of rows with gaps.
 
     Parameters
     ----------
     rows : (n, D) float64
         NaN where a value is missing; no infinity. Rows with the same gaps are best side by side.
-    priors, order, coefficients, with_responsibilities
+    priors, order, coefficients, work, posteriors
         As for :func:`~streamgmm.core.kernels.mixture.e_step`.
-    with_missing_values : bool
-
-    Returns
-    -------
-    scores, labels, responsibilities
-        As of :func:`~streamgmm.core.kernels.mixture.e_step`.
-    imputed : (n, D) float64, or (0, D)
-        Expectation of the missing values given the others; 0 elsewhere and in rows that overflow.
+    gaps : record of Gaps
+    imputed : (n, D) float64, 0 before, or (0, D)
+        Is given the expectation of the missing values given the others; 0 elsewhere and in rows
+        that overflow.
     """
-    n_rows, n_features = rows.shape
-    scores, labels = np.empty(n_rows), np.empty(n_rows, np.int64)
-    responsibilities = np.zeros((n_rows if with_responsibilities else 0, priors.size))
-    imputed = np.zeros((n_rows if with_missing_values else 0, n_features))
-    work, gaps, best = workspace(coefficients, np.empty(0)), _gaps(coefficients), np.empty(BLOCK)
-    out = scores, labels, responsibilities
-    _describe_rows(rows, priors, order, coefficients, work, gaps, best, out, imputed)
-    return scores, labels, responsibilities, imputed
+    begin(work)
+    _describe_rows(rows, priors, order, coefficients, work, gaps, posteriors, imputed)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import allocating_piece, inlined_piece, piece, view_piece
+from streamgmm.core.kernels.compilation import inlined_piece, piece, view_piece
 from streamgmm.core.kernels.elementary import SMALLEST_EXPONENT, exponential
 from streamgmm.core.kernels.kinds import DIAG, SPHERICAL, TIED
 from streamgmm.core.kernels.products import (
@@ -23,7 +23,6 @@ from streamgmm.core.kernels.products import (
     SQUARE_FEATURES,
     fill,
     lines,
-    lines_in,
     multiply_triangular,
     panel_of_rows,
     square_tile,
@@ -39,7 +38,7 @@ from streamgmm.core.kernels.screening import (
     gather,
     screened_log_joint,
 )
-from streamgmm.core.kernels.tiles import BLOCK, STRIDE, STRIP, TURNED, any_near, clear_strip, turn
+from streamgmm.core.kernels.tiles import BLOCK, STRIP, TURNED, any_near, clear_strip, turn
 
 UNIT_ROUNDOFF = 2.0**-53
 # Most strips of rows of which each is looked at before exponentials are computed.
@@ -113,77 +112,93 @@ class Workspace(NamedTuple):
     total: np.ndarray  #: (BLOCK,)
     common: np.ndarray  #: (BLOCK,) part of the log-joint density that all components share
     noise: np.ndarray  #: (BLOCK,) log-joint density of the noise, less the common part
+    best: np.ndarray  #: (BLOCK,) largest density that a label has so far
     gathered: np.ndarray  #: (E, STRIDE) 1, then some rows of z or x
     turned: np.ndarray  #: (BLOCK, E) the transpose of z ...
     is_turned: np.ndarray  #: (1,) int64, ... which is there if this is 1
     some: np.ndarray  #: (1, STRIDE) of rows: weights, or densities of a component
     some_rows: np.ndarray  #: (TOGETHER, FEW) int64, rows in which components matter
     counts: np.ndarray  #: (TOGETHER,) int64, their number
+    lists: np.ndarray  #: (K, FEW) int64, rows in which components may have a share; or (0, FEW)
+    listed: np.ndarray  #: (K,) int64, their number; more than FEW if there is no list
     z_single: np.ndarray  #: (E, STRIDE) float32, if blocks are screened
     unscreened: np.ndarray  #: (1,) int64, blocks that are not screened from here on
     n_screened: np.ndarray  #: (1,) int64, pairs of row and component that float32 ruled out
     n_single: np.ndarray  #: (1,) int64, pairs whose density is that from float32
+    recent_moments: np.ndarray  #: (K, F + spare) sums of a few blocks; 0 before and after a chunk
+    recent_scatter: np.ndarray  #: (1, S + spare) the same
 
 
-@allocating_piece
-def workspace(coefficients, memory):
-    """Allocate scratch arrays for the blocks of a chunk.
+def workspace(coefficients: Coefficients, n_kept: int = 0) -> Workspace:
+    """Return scratch arrays for the blocks of a chunk.
 
-    Memory has room for the residuals of some components, the first of the centred ones, and
-    ALIGNMENT elements more; or it is empty.
+    Parameters
+    ----------
+    coefficients : Coefficients
+    n_kept : int
+        Number of lines for the residuals of some components, the first of the centred ones, as
+        :func:`n_kept_lines` returns it.
     """
     n_components, n_features = coefficients.means.shape
+    n_packed, n_moments = coefficients.theta.shape
+    n_scatter = coefficients.scatter_features.shape[0]
     n_coordinates = n_features + (2 if coefficients.kind == SPHERICAL else 1)
-    z, residual = lines(n_coordinates, np.float64), lines(n_coordinates, np.float64)
-    gathered = lines(n_coordinates, np.float64)
-    # Entries that no row has yet are multiplied with weights of 0.
-    for e in range(n_coordinates):
-        fill(gathered[e], 1.0)
-    fill(z[0], 1.0)
-    fill(residual[0], 1.0)
     scaled, tile = square_tile()
-    n_narrow = n_coordinates if coefficients.theta_single.shape[0] else 0
-    n_kept = memory.size // (n_coordinates * STRIDE)
-    kept = lines_in(memory, n_kept * n_coordinates)
-    for k in range(n_kept):
-        fill(kept[k * n_coordinates], 1.0)
-    unit = np.empty(n_features)
-    fill(unit, 1.0)
+    sizes = (n_coordinates, n_features, n_coordinates, n_coordinates, n_components, n_kept)
+    # Memory that is allocated as a whole may have pages of its own size. Of small pages each line
+    # has two or three, more than a processor finds at once.
+    whole = lines(sum(sizes))
+    z, x, residual, gathered, log_joint, kept = np.split(whole, np.cumsum(sizes)[:-1])
+    # Entries that no row has yet are multiplied with weights of 0.
+    gathered[:] = 1.0
+    z[0] = residual[0] = 1.0
+    kept[::n_coordinates] = 1.0
     extent = np.empty(n_coordinates)
     extent[0] = 1.0
     return Workspace(
-        z,
-        lines(n_features, np.float64),
-        np.zeros(1 + n_features),
-        unit,
-        scaled,
-        tile,
-        panel_of_rows(),
-        kept,
-        residual,
-        lines(n_components, np.float64),
-        extent,
-        np.zeros(n_features),
-        np.empty(coefficients.theta.shape[1]),
-        np.empty(coefficients.theta.shape[0]),
-        np.empty(coefficients.theta.shape[0]),
-        np.empty(n_components, np.bool_),
-        np.empty(BLOCK),
-        np.empty(BLOCK),
-        np.empty(BLOCK),
-        np.empty(BLOCK),
-        np.empty(BLOCK),
-        gathered,
-        np.empty((BLOCK, n_coordinates)),
-        np.zeros(1, np.int64),
-        lines(1, np.float64),
-        np.empty((TOGETHER, FEW), np.int64),
-        np.empty(TOGETHER, np.int64),
-        lines(n_narrow, np.float32),
-        np.zeros(1, np.int64),
-        np.zeros(1, np.int64),
-        np.zeros(1, np.int64),
+        z=z,
+        x=x,
+        nought=np.zeros(1 + n_features),
+        unit=np.ones(n_features),
+        scaled=scaled,
+        tile=tile,
+        panel=panel_of_rows(),
+        kept=kept,
+        residual=residual,
+        log_joint=log_joint,
+        extent=extent,
+        rounding=np.zeros(n_features),
+        extent_features=np.empty(n_moments),
+        bounds=np.empty(n_packed),
+        single_bounds=np.empty(n_packed),
+        is_centred=np.empty(n_components, np.bool_),
+        valid=np.empty(BLOCK),
+        largest=np.empty(BLOCK),
+        total=np.empty(BLOCK),
+        common=np.empty(BLOCK),
+        noise=np.empty(BLOCK),
+        best=np.empty(BLOCK),
+        gathered=gathered,
+        turned=np.empty((BLOCK, n_coordinates)),
+        is_turned=np.zeros(1, np.int64),
+        some=lines(1),
+        some_rows=np.empty((TOGETHER, FEW), np.int64),
+        counts=np.empty(TOGETHER, np.int64),
+        lists=np.empty((n_components if len(coefficients.theta_single) else 0, FEW), np.int64),
+        listed=np.empty(n_components, np.int64),
+        z_single=lines(n_coordinates if len(coefficients.theta_single) else 0, np.float32),
+        unscreened=np.zeros(1, np.int64),
+        n_screened=np.zeros(1, np.int64),
+        n_single=np.zeros(1, np.int64),
+        recent_moments=np.zeros((n_components, coefficients.features.shape[0])),
+        recent_scatter=np.zeros((1, n_scatter)),
     )
+
+
+@piece
+def begin(work):
+    """Prepare scratch arrays for a chunk."""
+    work.unscreened[0] = work.n_screened[0] = work.n_single[0] = 0
 
 
 @inlined_piece
@@ -532,7 +547,8 @@ def load(rows, coefficients, work):
     elif coefficients.kind == SPHERICAL:
         add_square(work.z, rows.shape[0])
     _bound_errors(coefficients, work)
-    if coefficients.theta_single.shape[0]:
+    is_wanted = work.unscreened[0] == 0 or coefficients.single_tolerance > 0.0
+    if coefficients.theta_single.shape[0] and is_wanted:
         _bound_single_errors(coefficients, work, rows.shape[0])
     return left_out
 
@@ -548,6 +564,12 @@ def evaluate(rows, coefficients, work):
     for k in range(work.is_centred.size):
         if work.is_centred[k]:
             _centred_log_joint(coefficients, k, n, work)
+    load_noise(coefficients, n, work)
+
+
+@piece
+def load_noise(coefficients, n, work):
+    """Write the log-joint density of the noise, less the common part, into work.noise."""
     if has_noise(coefficients):
         for r in range(n):
             work.noise[r] = coefficients.log_noise - work.common[r]
@@ -596,6 +618,34 @@ def normalise_shares(coefficients, work, n):
 
 
 @piece
+def normalise_lists(coefficients, work, n):
+    """Compute what :func:`normalise_shares` does, where work.lists has the rows of components."""
+    largest, total, log_joint = work.largest, work.total, work.log_joint
+    fill(largest[:n], -np.inf)
+    for k in range(log_joint.shape[0]):
+        line = log_joint[k]
+        if work.listed[k] > FEW:
+            for r in range(n):
+                largest[r] = line[r] if line[r] > largest[r] else largest[r]
+        else:
+            for i in range(work.listed[k]):
+                row = work.lists[k, i]
+                largest[row] = max(largest[row], line[row])
+    _begin_with_noise(coefficients, work, n)
+    for k in range(log_joint.shape[0]):
+        line = log_joint[k]
+        if work.listed[k] > FEW:
+            fill(line[n : whole_panels(n)], -np.inf)
+            _take_few_exponentials(line, largest, total, n)
+        else:
+            for i in range(work.listed[k]):
+                row = work.lists[k, i]
+                value = exponential(line[row] - largest[row])
+                line[row] = value
+                total[row] += value
+
+
+@piece
 def _has_few_shares(line, largest, n):
     """Return whether few strips of n rows have a row in which a component has a share."""
     count = 0
@@ -622,13 +672,20 @@ def _take_few_exponentials(line, largest, total, n):
 @piece
 def _begin_total(coefficients, work, n):
     """Find the largest density of each row, and begin the total with the noise."""
-    largest, total, log_joint = work.largest, work.total, work.log_joint
+    largest, log_joint = work.largest, work.log_joint
     for r in range(n):
         largest[r] = log_joint[0, r]
     for k in range(1, log_joint.shape[0]):
         for r in range(n):
             value = log_joint[k, r]
             largest[r] = value if value > largest[r] else largest[r]
+    _begin_with_noise(coefficients, work, n)
+
+
+@piece
+def _begin_with_noise(coefficients, work, n):
+    """Begin the total of each row with the noise, and compare its density with the largest."""
+    largest, total = work.largest, work.total
     for r in range(n):
         total[r] = 0.0
     if has_noise(coefficients):

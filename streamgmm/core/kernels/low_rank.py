@@ -18,11 +18,12 @@ Ghahramani & Hinton (1996), The EM algorithm for mixtures of factor analyzers.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
-from streamgmm.core.kernels.compilation import allocating_piece, inlined_piece, kernel, piece
+from streamgmm.core.kernels.compilation import inlined_piece, kernel, piece
 from streamgmm.core.kernels.log_joint import NOISE, has_noise, normalise
 from streamgmm.core.kernels.mixture import (
     BLOCKS_IN_SUM,
@@ -39,14 +40,15 @@ from streamgmm.core.kernels.panels import (
     add_squares,
     add_sums_and_squares,
     panel_width,
+    rows_in_panel,
     take_strip,
     tile_size,
     turn_strip,
 )
-from streamgmm.core.kernels.products import FIRST, fill, lines, whole_panels
+from streamgmm.core.kernels.products import FIRST, aligned, fill, whole_panels
 from streamgmm.core.kernels.screening import find_rows
-from streamgmm.core.kernels.tiles import BLOCK, PANEL, STRIDE
-from streamgmm.core.kernels.totals import N_SINGLE, N_TOTALS
+from streamgmm.core.kernels.tiles import BLOCK, PANEL
+from streamgmm.core.kernels.totals import N_SINGLE
 
 # Bytes of the rows of a block, which stay in the cache of a core, and its fewest rows.
 _BLOCK_BYTES, _FEWEST_ROWS = 3 << 19, 4 * PANEL
@@ -105,14 +107,17 @@ class LowRankWorkspace(NamedTuple):
     noise: np.ndarray  #: (BLOCK,) log-joint density of the noise
     some_rows: np.ndarray  #: (n,) int64
     is_wanted: np.ndarray  #: (n / width,) bool, whether a panel has rows of interest
+    recent_counts: np.ndarray  #: (K,) sums of a few blocks; 0 before and after a chunk
+    recent_linear: np.ndarray  #: (K (1 + W), D') the same
+    recent_squares: np.ndarray  #: (K, D') the same
 
 
 class LowRankSums(NamedTuple):
     """Sums over rows, by component."""
 
     counts: np.ndarray  #: (K,) Σγ
-    linear: np.ndarray  #: (K (1 + W), D or D') Σγu, then Σγ (Aᵀu)_l u for each l
-    squares: np.ndarray  #: (K, D or D') Σγu²
+    linear: np.ndarray  #: (K (1 + W), D) Σγu, then Σγ (Aᵀu)_l u for each l
+    squares: np.ndarray  #: (K, D) Σγu²
 
 
 def rows_in_block(n_features: int, item_bytes: int) -> int:
@@ -124,47 +129,52 @@ def rows_in_block(n_features: int, item_bytes: int) -> int:
 _block_rows = inlined_piece(rows_in_block)
 
 
-@allocating_piece
-def _cube(first, second, third, dtype):
+def _cube(first: int, second: int, third: int, dtype: DTypeLike) -> NDArray[Any]:
     """Return an uninitialised array of three axes that begins at a cache line."""
-    size = first * second * third
-    return (
-        lines((size + STRIDE - 1) // STRIDE, dtype).reshape(-1)[:size].reshape(first, second, third)
-    )
+    return aligned(first * second * third, dtype).reshape(first, second, third)
 
 
-@allocating_piece
-def _workspace(coefficients):
-    """Allocate scratch arrays for the blocks of a chunk."""
+def low_rank_workspace(coefficients: LowRankCoefficients) -> LowRankWorkspace:
+    """Return scratch arrays for the blocks of a chunk."""
     n_components, n_whole = coefficients.means.shape
     n_features, dtype = coefficients.centre.size, coefficients.means.dtype
-    rank, n = coefficients.rank, _block_rows(n_features, coefficients.means.itemsize)
-    width = panel_width(coefficients.means)
+    rank, n = coefficients.rank, rows_in_block(n_features, dtype.itemsize)
+    width = rows_in_panel(dtype)
     n_little = n_features if coefficients.loadings.size else 0
     n_factors = rank if coefficients.loadings.size else 0
     n_line = n + _SPARE_ENTRIES
-    noise = np.empty(BLOCK)
-    fill(noise, coefficients.log_noise)
     return LowRankWorkspace(
-        _cube(n_whole // width, n, width, dtype),
-        _cube(n // width, n_whole, width, dtype),
-        np.zeros((1, n_factors), dtype),
-        _cube(n // width, n_factors, width, dtype),
-        np.empty((n_little, n_line)),
-        np.empty((n_components, n_line)),
-        np.empty((n_components * coefficients.width, n_line)),
-        np.empty((DIRECTIONS, width)),
-        np.empty(DIRECTIONS * n, dtype),
-        np.empty((n_components, n_line)),
-        np.empty(BLOCK),
-        np.empty(BLOCK, np.bool_),
-        np.empty(BLOCK),
-        np.empty(BLOCK),
-        np.zeros(BLOCK),
-        np.empty(BLOCK),
-        noise,
-        np.empty(n, np.int64),
-        np.empty(n // width, np.bool_),
+        strips=_cube(n_whole // width, n, width, dtype),
+        panels=_cube(n // width, n_whole, width, dtype),
+        no_origin=np.zeros((1, n_factors), dtype),
+        factors=_cube(n // width, n_factors, width, dtype),
+        misfits=np.empty((n_little, n_line)),
+        squares=np.empty((n_components, n_line)),
+        projected=np.empty((n_components * coefficients.width, n_line)),
+        tile=np.empty((DIRECTIONS, width)),
+        weights=np.empty(DIRECTIONS * n, dtype),
+        log_joint=np.empty((n_components, n_line)),
+        valid=np.empty(BLOCK),
+        is_large=np.empty(BLOCK, np.bool_),
+        largest=np.empty(BLOCK),
+        total=np.empty(BLOCK),
+        common=np.zeros(BLOCK),
+        best=np.empty(BLOCK),
+        noise=np.full(BLOCK, coefficients.log_noise),
+        some_rows=np.empty(n, np.int64),
+        is_wanted=np.empty(n // width, np.bool_),
+        recent_counts=np.zeros(n_components),
+        recent_linear=np.zeros((n_components * (1 + coefficients.width), n_whole)),
+        recent_squares=np.zeros((n_components, n_whole)),
+    )
+
+
+def low_rank_sums(n_components: int, width: int, n_features: int) -> LowRankSums:
+    """Return sums of no rows."""
+    return LowRankSums(
+        np.zeros(n_components),
+        np.zeros((n_components * (1 + width), n_features)),
+        np.zeros((n_components, n_features)),
     )
 
 
@@ -449,8 +459,9 @@ def _project_on_bases(coefficients, n, work):
 
 
 @piece
-def _add_sums(coefficients, n_rows, work, sums):
-    """Add a block of rows to sums; return how many pairs of row and component were skipped."""
+def _add_sums(coefficients, n_rows, work):
+    """Add a block of rows to recent sums; return how many pairs with a component were skipped."""
+    linear = work.recent_linear
     _project_on_bases(coefficients, n_rows, work)
     passed_over, width = 0, coefficients.width
     n_strips = (coefficients.centre.size + panel_width(work.strips) - 1) // panel_width(work.strips)
@@ -463,12 +474,12 @@ def _add_sums(coefficients, n_rows, work, sums):
             continue
         rows = work.some_rows[:count]
         for i in range(count):
-            sums.counts[k] += shares[rows[i]]
+            work.recent_counts[k] += shares[rows[i]]
             weights[i] = shares[rows[i]]
         line = k * (1 + width)
         for strip in range(n_strips):
             add_sums_and_squares(
-                strips, strip, origins, k, rows, count, weights, sums.linear, line, sums.squares
+                strips, strip, origins, k, rows, count, weights, linear, line, work.recent_squares
             )
         first = 0
         while first < width:
@@ -479,7 +490,7 @@ def _add_sums(coefficients, n_rows, work, sums):
                     weights[i * size + c] = shares[rows[i]] * projected[rows[i]]
             line = k * (1 + width) + 1 + first
             for strip in range(n_strips):
-                add_outer(strips, strip, origins, k, rows, count, weights, size, sums.linear, line)
+                add_outer(strips, strip, origins, k, rows, count, weights, size, linear, line)
             first += size
     return passed_over
 
@@ -488,7 +499,7 @@ def _add_sums(coefficients, n_rows, work, sums):
 def _describe(start, n, priors, order, coefficients, is_hard, work, posteriors):
     """Fill scores, labels and, if there is room for them, responsibilities of n rows."""
     scores, labels, responsibilities = posteriors
-    label_block(start, n, order, coefficients, work, work.best, labels)
+    label_block(start, n, order, coefficients, work, labels)
     if not is_hard:
         normalise(coefficients, work, n)
         describe_block(
@@ -503,23 +514,20 @@ def _describe(start, n, priors, order, coefficients, is_hard, work, posteriors):
 
 
 @piece
-def _move_sums(recent, sums):
-    """Add recent to sums, and set it to 0."""
-    move(recent.linear, sums.linear)
-    move(recent.squares, sums.squares)
+def _add_recent(work, sums):
+    """Add the sums of recent blocks to sums, and set them to 0."""
+    move(work.recent_linear, sums.linear)
+    move(work.recent_squares, sums.squares)
     for k in range(sums.counts.size):
-        sums.counts[k] += recent.counts[k]
-    fill(recent.counts, 0.0)
+        sums.counts[k] += work.recent_counts[k]
+    fill(work.recent_counts, 0.0)
 
 
 @piece
 def _visit_rows(
-    rows, weights, priors, order, coefficients, is_hard, work, sums, recent, totals, posteriors
+    rows, weights, priors, order, coefficients, is_hard, work, sums, totals, posteriors
 ):
-    """Fill the arrays that :func:`low_rank_step` returns, block by block.
-
-    Recent, 0 before and after, holds the sums of the few blocks since sums were last added to.
-    """
+    """Fill the arrays that :func:`low_rank_step` is given, block by block."""
     size = _block_rows(rows.shape[1], coefficients.means.itemsize)
     for start in range(0, rows.shape[0], size):
         stop = min(start + size, rows.shape[0])
@@ -536,9 +544,9 @@ def _visit_rows(
             else:
                 normalise(coefficients, work, n)
                 weight, log_likelihood = weigh(own_weights, work, n)
-            passed_over = _add_sums(coefficients, n, work, recent)
+            passed_over = _add_sums(coefficients, n, work)
             if (start // size + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
-                _move_sums(recent, sums)
+                _add_recent(work, sums)
         count_in(totals, n, left_out, weight, log_likelihood, passed_over)
 
 
@@ -565,8 +573,8 @@ def _leave_wide_rows(coefficients, n, work, is_left):
 
 
 @piece
-def _visit_rows_in_single(rows, weights, coefficients, work, sums, recent, totals, is_left):
-    """Fill the arrays that :func:`low_rank_single` returns, block by block."""
+def _visit_rows_in_single(rows, weights, coefficients, work, sums, totals, is_left):
+    """Fill the arrays that :func:`low_rank_single` is given, block by block."""
     size = _block_rows(rows.shape[1], coefficients.means.itemsize)
     for start in range(0, rows.shape[0], size):
         stop = min(start + size, rows.shape[0])
@@ -576,27 +584,18 @@ def _visit_rows_in_single(rows, weights, coefficients, work, sums, recent, total
         n_left = _leave_wide_rows(coefficients, n, work, is_left[start:stop])
         normalise(coefficients, work, n)
         weight, log_likelihood = weigh(weights[start:stop], work, n)
-        passed_over = _add_sums(coefficients, n, work, recent)
+        passed_over = _add_sums(coefficients, n, work)
         if (start // size + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
-            _move_sums(recent, sums)
+            _add_recent(work, sums)
         passed_over -= n_left * coefficients.means.shape[0]
         left_out = (0, n_not_finite, n_missing)
         count_in(totals, n - n_left, left_out, weight, log_likelihood, passed_over)
         totals[N_SINGLE] += (n - n_left - n_not_finite) * coefficients.means.shape[0]
 
 
-@allocating_piece
-def _sums(n_components, width, n_features):
-    return LowRankSums(
-        np.zeros(n_components),
-        np.zeros((n_components * (1 + width), n_features)),
-        np.zeros((n_components, n_features)),
-    )
-
-
 @kernel
 def low_rank_step(
-    rows, weights, priors, order, coefficients, with_posteriors, with_responsibilities, is_hard
+    rows, weights, priors, order, coefficients, is_hard, work, sums, totals, posteriors
 ):
     """Run the E-step over a chunk: sufficient statistics, or posteriors of the rows.
 
@@ -608,75 +607,35 @@ def low_rank_step(
         Responsibilities given to rows that are skipped.
     order : (K,) int64
         Index of each component of the coefficients among the K' components of the model, rising.
-    coefficients : LowRankCoefficients
-    with_posteriors, with_responsibilities : bool
-        Whether posteriors are wanted in place of sums, and whether responsibilities are.
+    coefficients : record of LowRankCoefficients
     is_hard : bool
         Whether a row counts wholly for its component of largest density.
-
-    Returns
-    -------
-    sums : LowRankSums
-        Without spare entries.
-    totals : (N_TOTALS,) float64
-        As :func:`~streamgmm.core.kernels.mixture.e_step` returns them.
-    scores : (n,) float64
-        log p(x), with hard assignment the largest log-joint density; -inf for rows that overflow.
-    labels : (n,) int64
-        NOISE if the density of the noise is larger than those of all components.
-    responsibilities : (n, K') float64
-        They sum to 1, less the responsibility of the noise.
+    work : record of LowRankWorkspace
+    sums : LowRankSums, 0 before
+    totals : (N_TOTALS,) float64, 0 before
+        As for :func:`~streamgmm.core.kernels.mixture.e_step`.
+    posteriors : tuple of arrays
+        Scores (n,) float64: log p(x), with hard assignment the largest log-joint density; -inf for
+        rows that overflow. Labels (n,) int64: NOISE if the density of the noise is larger than
+        those of all components. Responsibilities (n, K') float64, 0 before: they sum to 1, less the
+        responsibility of the noise. If all are without entries, sums are wanted, else posteriors.
     """
-    n_components, n_whole = coefficients.means.shape
-    n_features = coefficients.centre.size
-    width = coefficients.width
-    n_rows = rows.shape[0] if with_posteriors else 0
-    responsibilities = np.zeros((n_rows if with_responsibilities else 0, priors.size))
-    posteriors = np.empty(n_rows), np.empty(n_rows, np.int64), responsibilities
-    n_summed = 0 if with_posteriors else n_components
-    sums = _sums(n_summed, width, n_features)
-    recent = _sums(n_summed, width, n_whole)
-    totals = np.zeros(N_TOTALS)
-    _visit_rows(
-        rows,
-        weights,
-        priors,
-        order,
-        coefficients,
-        is_hard,
-        _workspace(coefficients),
-        sums,
-        recent,
-        totals,
-        posteriors,
-    )
-    return sums, totals, posteriors
+    _visit_rows(rows, weights, priors, order, coefficients, is_hard, work, sums, totals, posteriors)
 
 
 @kernel
-def low_rank_single(rows, weights, coefficients):
+def low_rank_single(rows, weights, coefficients, work, sums, totals, is_left):
     """Run the E-step over a chunk in float32: sufficient statistics.
 
     Parameters
     ----------
     rows : (n, D) float64 or float32
     weights : (n,) float64, or (0,) for weights of 1
-    coefficients : LowRankCoefficients
+    coefficients : record of LowRankCoefficients
         Of float32.
-
-    Returns
-    -------
-    sums, totals
-        As :func:`low_rank_step` returns them.
-    is_left : (n,) bool
+    work, sums, totals
+        As for :func:`low_rank_step`.
+    is_left : (n,) bool, False before
         Rows that take no part and are not counted, because float32 is not accurate enough.
     """
-    n_components, n_whole = coefficients.means.shape
-    n_features, width = coefficients.centre.size, coefficients.width
-    sums = _sums(n_components, width, n_features)
-    recent = _sums(n_components, width, n_whole)
-    totals = np.zeros(N_TOTALS)
-    is_left = np.zeros(rows.shape[0], np.bool_)
-    work = _workspace(coefficients)
-    _visit_rows_in_single(rows, weights, coefficients, work, sums, recent, totals, is_left)
-    return sums, totals, is_left
+    _visit_rows_in_single(rows, weights, coefficients, work, sums, totals, is_left)

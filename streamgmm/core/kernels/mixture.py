@@ -14,15 +14,18 @@ from streamgmm.core.kernels.elementary import logarithm
 from streamgmm.core.kernels.kinds import FULL, TIED
 from streamgmm.core.kernels.log_joint import (
     NOISE,
+    begin,
     evaluate,
     has_noise,
     is_kept,
     load,
+    load_in_data_units,
+    load_noise,
     normalise,
+    normalise_lists,
     normalise_shares,
     residual_lines,
     residuals,
-    workspace,
 )
 from streamgmm.core.kernels.products import (
     FIRST,
@@ -37,12 +40,15 @@ from streamgmm.core.kernels.screening import (
     FEW,
     MANY_FEATURES,
     NEGLIGIBLE,
+    can_list,
+    evaluate_lists,
     find_rows,
     gather,
     gather_rows,
     is_quadratic,
+    list_shares,
 )
-from streamgmm.core.kernels.tiles import BLOCK, MOMENT_TILES, SPARE_FEATURES, STRIP
+from streamgmm.core.kernels.tiles import BLOCK, MOMENT_TILES, STRIP
 from streamgmm.core.kernels.totals import (
     LOG_LIKELIHOOD,
     N_MISSING,
@@ -52,7 +58,6 @@ from streamgmm.core.kernels.totals import (
     N_ROWS,
     N_SCREENED,
     N_SINGLE,
-    N_TOTALS,
     WEIGHT,
 )
 
@@ -73,11 +78,51 @@ def move(part, total):
 
 
 @piece
+def add_recent(work, sums):
+    """Add the sums of recent blocks to sums: moments (K, F) and scatter (1, S)."""
+    move(work.recent_moments, sums[0])
+    move(work.recent_scatter, sums[1])
+
+
+@piece
 def weigh(weights, work, n):
     """Replace densities over the largest, in work.log_joint, by responsibilities times weight.
 
     Return the sum of weights and of weighted log-densities.
     """
+    weight, log_likelihood = _weigh_rows(weights, work, n)
+    for k in range(work.log_joint.shape[0]):
+        _weigh_line(work.log_joint[k], work, n)
+    return weight, log_likelihood
+
+
+@piece
+def _weigh_lists(weights, work, n):
+    """Do the work of :func:`weigh`, where work.lists has the rows of components."""
+    weight, log_likelihood = _weigh_rows(weights, work, n)
+    for k in range(work.log_joint.shape[0]):
+        line = work.log_joint[k]
+        if work.listed[k] > FEW:
+            _weigh_line(line, work, n)
+        else:
+            for i in range(work.listed[k]):
+                row = work.lists[k, i]
+                line[row] = line[row] * work.total[row] if line[row] > _NO_SHARE else 0.0
+    return weight, log_likelihood
+
+
+@piece
+def _weigh_line(line, work, n):
+    """Replace densities of a component over the largest by responsibilities times weight."""
+    for r in range(n):
+        value = line[r]
+        line[r] = value * work.total[r] if value > _NO_SHARE else 0.0
+    fill(line[n : whole_panels(n)], 0.0)
+
+
+@piece
+def _weigh_rows(weights, work, n):
+    """Write weights over totals into work.total; return what :func:`weigh` does."""
     # Not in the loop below: the address of an empty array must not decide whether LLVM's code for
     # that loop is vectorised, and so in which order it sums.
     if weights.size:
@@ -89,11 +134,6 @@ def weigh(weights, work, n):
         weight += w
         log_likelihood += w * (work.largest[r] + logarithm(work.total[r]) + work.common[r])
         work.total[r] = w / work.total[r]
-    for k in range(work.log_joint.shape[0]):
-        for r in range(n):
-            value = work.log_joint[k, r]
-            work.log_joint[k, r] = value * work.total[r] if value > _NO_SHARE else 0.0
-        fill(work.log_joint[k, n : whole_panels(n)], 0.0)
     return weight, log_likelihood
 
 
@@ -137,44 +177,95 @@ def _add_packed_moments(coefficients, z, n_rows, work, moments):
     Return how many pairs of row and component were skipped, the component having no
     share in the row.
     """
-    n_packed, n_features = coefficients.theta.shape
+    n_packed, passed_over = coefficients.theta.shape[0], 0
+    for first in range(0, n_packed, _GROUP):
+        last = min(first + _GROUP, n_packed)
+        passed_over += _add_group(coefficients, first, last, z, n_rows, work, moments)
+    return passed_over
+
+
+@piece
+def _add_group(coefficients, first, last, z, n_rows, work, moments):
+    """Add a block of rows to the moments of the components of a tile; return as above."""
+    n_features = coefficients.theta.shape[1]
     features, responsibilities = coefficients.features, work.log_joint
     is_wide = coefficients.kind == FULL and coefficients.origin.size >= MANY_SQUARE_FEATURES
     n, passed_over = whole_panels(n_rows), 0
-    for first in range(0, n_packed, _GROUP):
-        last = min(first + _GROUP, n_packed)
-        most = 0 if n_features >= MANY_FEATURES else BLOCK
+    most = 0 if n_features >= MANY_FEATURES else BLOCK
+    for k in range(first, last):
+        if most <= FEW:
+            count = find_rows(responsibilities[k], 0.0, n, work.some_rows[k - first])
+            work.counts[k - first] = count
+            most = max(most, count)
+    if most > FEW and is_wide:
         for k in range(first, last):
-            if most <= FEW:
-                count = find_rows(responsibilities[k], 0.0, n, work.some_rows[k - first])
-                work.counts[k - first] = count
-                most = max(most, count)
-        if most > FEW and is_wide:
-            for k in range(first, last):
-                add_squares(responsibilities[k], z, n, work.scaled, work.tile, moments[k])
-            continue
-        if most > FEW:
-            add_moments_product(responsibilities, features, z, n, first, last, moments, first)
-            continue
+            add_squares(responsibilities[k], z, n, work.scaled, work.tile, moments[k])
+    elif most > FEW:
+        add_moments_product(responsibilities, features, z, n, first, last, moments, first)
+    else:
         for k in range(first, last):
             count = work.counts[k - first]
             passed_over += n_rows - count
             if count:
-                share_rows = work.some_rows[k - first, :count]
-                if coefficients.has_own_basis:
-                    few = gather_weights(responsibilities[k], share_rows, work)
-                    gather_rows(coefficients, share_rows, n_rows, work)
-                else:
-                    few = gather_weighted(z[1:], responsibilities[k], share_rows, work)
-                if is_quadratic(coefficients):
-                    add_squares(
-                        work.some[0], work.gathered, few, work.scaled, work.tile, moments[k]
-                    )
-                else:
-                    add_moments_product(
-                        work.some, features, work.gathered, few, FIRST, FIRST + 1, moments, k
-                    )
+                rows = work.some_rows[k - first, :count]
+                _add_few(coefficients, k, rows, z, n_rows, work, moments)
     return passed_over
+
+
+@piece
+def _add_few(coefficients, k, share_rows, z, n_rows, work, moments):
+    """Add some rows of a block to the moments of packed component k."""
+    responsibilities = work.log_joint[k]
+    if coefficients.has_own_basis:
+        few = gather_weights(responsibilities, share_rows, work)
+        gather_rows(coefficients, share_rows, n_rows, work)
+    else:
+        few = gather_weighted(z[1:], responsibilities, share_rows, work)
+    if is_quadratic(coefficients):
+        add_squares(work.some[0], work.gathered, few, work.scaled, work.tile, moments[k])
+    else:
+        table = coefficients.features
+        add_moments_product(work.some, table, work.gathered, few, FIRST, FIRST + 1, moments, k)
+
+
+@piece
+def _add_listed_moments(coefficients, z, n_rows, work, moments):
+    """Do the work of :func:`_add_packed_moments`, where work.lists has the rows of components."""
+    n_packed, passed_over = coefficients.theta.shape[0], 0
+    for first in range(0, n_packed, _GROUP):
+        last = min(first + _GROUP, n_packed)
+        all_listed = True
+        for k in range(first, last):
+            all_listed &= work.listed[k] <= FEW
+        if not all_listed:
+            for k in range(first, last):
+                if work.listed[k] <= FEW:
+                    _expand(k, whole_panels(n_rows), work)
+            passed_over += _add_group(coefficients, first, last, z, n_rows, work, moments)
+            continue
+        for k in range(first, last):
+            count = 0
+            for i in range(work.listed[k]):
+                row = work.lists[k, i]
+                if work.log_joint[k, row] > 0.0:
+                    work.some_rows[0, count] = row
+                    count += 1
+            passed_over += n_rows - count
+            if count:
+                rows = work.some_rows[0, :count]
+                _add_few(coefficients, k, rows, z, n_rows, work, moments)
+    return passed_over
+
+
+@piece
+def _expand(k, n, work):
+    """Write 0 into the entries of a line of work.log_joint whose rows are not listed."""
+    line, rows, kept = work.log_joint[k], work.lists[k], work.some[0]
+    for i in range(work.listed[k]):
+        kept[i] = line[rows[i]]
+    fill(line[:n], 0.0)
+    for i in range(work.listed[k]):
+        line[rows[i]] = kept[i]
 
 
 @piece
@@ -219,10 +310,11 @@ def add_scatter(coefficients, z, n, work, scatter):
 
 
 @piece
-def add_moments(coefficients, n_rows, work, moments, scatter):
+def add_moments(coefficients, n_rows, work, moments, scatter, is_listed):
     """Add a block of rows to moments (K, F + spare) and, for TIED, scatter (1, S + spare).
 
-    Return how many pairs of row and component were skipped.
+    Work.lists may have the rows of components. Return how many pairs of row and component were
+    skipped.
     """
     n, n_packed = whole_panels(n_rows), coefficients.theta.shape[0]
     passed_over = 0
@@ -232,13 +324,21 @@ def add_moments(coefficients, n_rows, work, moments, scatter):
             origin, bases = coefficients.origin, coefficients.bases
             z = work.residual
             residuals(coefficients, work.x, origin, bases, FIRST, n_rows, work, z)
-        passed_over += _add_packed_moments(coefficients, z, n_rows, work, moments)
+        if is_listed:
+            passed_over += _add_listed_moments(coefficients, z, n_rows, work, moments)
+        else:
+            passed_over += _add_packed_moments(coefficients, z, n_rows, work, moments)
         if coefficients.kind == TIED:
             weights = work.some[0]
             fill(weights, 0.0)
             for k in range(n_packed):
-                for r in range(n):
-                    weights[r] += work.log_joint[k, r]
+                if is_listed and work.listed[k] <= FEW:
+                    for i in range(work.listed[k]):
+                        row = work.lists[k, i]
+                        weights[row] += work.log_joint[k, row]
+                else:
+                    for r in range(n):
+                        weights[r] += work.log_joint[k, r]
             add_scatter(coefficients, z, n, work, scatter)
     for c in range(work.log_joint.shape[0] - n_packed):
         passed_over += add_centred_moments(coefficients, c, n_rows, work, moments, scatter)
@@ -259,11 +359,9 @@ def count_in(totals, n, left_out, weight, log_likelihood, passed_over):
 
 
 @piece
-def label_block(start, n, order, coefficients, work, best, labels):
-    """Label n rows by their largest density in work.log_joint, or as noise.
-
-    The rows begin at start; best (BLOCK,) is scratch.
-    """
+def label_block(start, n, order, coefficients, work, labels):
+    """Label n rows, that begin at start, by their largest density in work.log_joint or as noise."""
+    best = work.best
     fill(best, -np.inf)
     if has_noise(coefficients):
         for r in range(n):
@@ -301,66 +399,56 @@ def describe_block(start, n, priors, order, coefficients, work, scores, labels, 
 
 
 @piece
-def _visit_rows(
-    rows, weights, priors, order, coefficients, work, best, sums, recent, totals, posteriors
-):
-    """Fill the arrays that :func:`e_step` returns, block by block; skip those without entries.
+def _visit_rows(rows, weights, priors, order, coefficients, work, sums, totals, posteriors):
+    """Fill the arrays that :func:`e_step` is given, block by block.
 
-    Best (BLOCK,) and recent, 0 before and after, are scratch. There are sums of many blocks, and
-    of the few blocks since they were last added to: in two levels rounding errors stay small
-    however long the chunk is. Both hold moments and scatter.
+    There are sums of many blocks, and of the few blocks since they were last added to: in two
+    levels rounding errors stay small however long the chunk is.
     """
     scores, labels, responsibilities = posteriors
-    with_posteriors, with_sums = scores.shape[0] > 0, sums[0].shape[0] > 0
+    with_posteriors = scores.shape[0] > 0
     for start in range(0, rows.shape[0], BLOCK):
         stop = min(start + BLOCK, rows.shape[0])
-        part = rows[start:stop]
+        n, part = stop - start, rows[start:stop]
         left_out = load(part, coefficients, work)
-        evaluate(part, coefficients, work)
-        if with_posteriors:
-            label_block(start, stop - start, order, coefficients, work, best, labels)
-        if not with_posteriors and coefficients.theta.shape[1] >= MANY_FEATURES:
-            normalise_shares(coefficients, work, stop - start)
-        else:
-            normalise(coefficients, work, stop - start)
-        if with_posteriors:
-            describe_block(
-                start,
-                stop - start,
-                priors,
-                order,
-                coefficients,
-                work,
-                scores,
-                labels,
-                responsibilities,
-            )
         weight, log_likelihood, passed_over = 0.0, 0.0, 0
-        if with_sums:
-            weight, log_likelihood = weigh(weights[start:stop], work, stop - start)
-            passed_over = add_moments(coefficients, stop - start, work, recent[0], recent[1])
-            if (start // BLOCK + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
-                move(recent[0], sums[0])
-                move(recent[1], sums[1])
-        count_in(totals, stop - start, left_out, weight, log_likelihood, passed_over)
+        if with_posteriors:
+            evaluate(part, coefficients, work)
+            label_block(start, n, order, coefficients, work, labels)
+            normalise(coefficients, work, n)
+            describe_block(
+                start, n, priors, order, coefficients, work, scores, labels, responsibilities
+            )
+        else:
+            is_listed = can_list(coefficients, work) and list_shares(coefficients, work, n)
+            if is_listed:
+                evaluate_lists(coefficients, work, n)
+                if not coefficients.has_own_basis:
+                    load_in_data_units(part, coefficients, work)
+                load_noise(coefficients, n, work)
+                normalise_lists(coefficients, work, n)
+                weight, log_likelihood = _weigh_lists(weights[start:stop], work, n)
+            else:
+                evaluate(part, coefficients, work)
+                if coefficients.theta.shape[1] >= MANY_FEATURES:
+                    normalise_shares(coefficients, work, n)
+                else:
+                    normalise(coefficients, work, n)
+                weight, log_likelihood = weigh(weights[start:stop], work, n)
+            moments, scatter = work.recent_moments, work.recent_scatter
+            passed_over = add_moments(coefficients, n, work, moments, scatter, is_listed)
+        if (start // BLOCK + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
+            add_recent(work, sums)
+        count_in(totals, n, left_out, weight, log_likelihood, passed_over)
     totals[N_SCREENED], totals[N_SINGLE] = work.n_screened[0], work.n_single[0]
 
 
 @kernel
-def e_step(
-    rows,
-    weights,
-    priors,
-    order,
-    coefficients,
-    memory,
-    with_sums,
-    with_posteriors,
-    with_responsibilities,
-):
-    """Run the E-step over a chunk: sufficient statistics, posteriors of the rows, or both.
+def e_step(rows, weights, priors, order, coefficients, work, sums, totals, posteriors):
+    """Run the E-step over a chunk: sufficient statistics, or posteriors of the rows.
 
-    One entry point, because its parts are compiled again for each.
+    One entry point, because its parts are compiled again for each. Posteriors are wanted if there
+    is room for them; sums have no components then.
 
     Parameters
     ----------
@@ -370,52 +458,21 @@ def e_step(
         Responsibilities given to rows that are skipped.
     order : (K,) int64
         Index of each component of the coefficients among the K' components of the model.
-    coefficients : Coefficients
-    memory : (m,) float64
-        Scratch that saves time, see :func:`~streamgmm.core.kernels.log_joint.workspace`; or (0,).
-    with_sums, with_posteriors, with_responsibilities : bool
-        Whether these results are wanted; responsibilities need posteriors. A result that is not
-        wanted has no entries.
-
-    Returns
-    -------
-    moments : (K, F) float64
-        Σ γ φ by component: of z (expanded form), or of u (centred form).
-    scatter : (D (D + 1) / 2,) float64, or (0,)
-        TIED: Σ over rows and components of γ u uᵀ, its upper triangle by rows.
-    totals : (N_TOTALS,) float64
-        Log-likelihood Σ w log p(x), Σ w, rows counted in, rows overflowing, rows not finite. Then
-        pairs of row and component: skipped in the sums, the component having no share in the
-        row; ruled out by float32; of density from float32. Then rows with NaN but no infinity.
-    scores : (n,) float64
-        log p(x); -inf for rows that overflow.
-    labels : (n,) int64
-        Component with the largest responsibility; NOISE if that of the noise is larger.
-    responsibilities : (n, K') float64
-        They sum to 1, less the responsibility of the noise.
+    coefficients : record of Coefficients
+    work : record of Workspace
+    sums : tuple of arrays, 0 before
+        Moments (K, F) float64, Σ γ φ by component: of z (expanded form), or of u (centred form).
+        Scatter (1, D (D + 1) / 2) float64, or (1, 0): TIED, Σ over rows and components of γ u uᵀ,
+        its upper triangle by rows.
+    totals : (N_TOTALS,) float64, 0 before
+        Is given the log-likelihood Σ w log p(x), Σ w, rows counted in, rows overflowing, rows not
+        finite. Then pairs of row and component: skipped in the sums, the component having no share
+        in the row; ruled out by float32; of density from float32. Then rows with NaN but no
+        infinity.
+    posteriors : tuple of arrays
+        Scores (n,) float64: log p(x); -inf for rows that overflow. Labels (n,) int64: component
+        with the largest responsibility; NOISE if that of the noise is larger. Responsibilities
+        (n, K') float64, 0 before: they sum to 1, less the responsibility of the noise.
     """
-    n_rows = rows.shape[0] if with_posteriors else 0
-    # Components that are not among the coefficients have weight 0.
-    responsibilities = np.zeros((n_rows if with_responsibilities else 0, priors.size))
-    posteriors = np.empty(n_rows), np.empty(n_rows, np.int64), responsibilities
-    n_components = coefficients.means.shape[0] if with_sums else 0
-    n_scatter = coefficients.scatter_features.shape[0]
-    moments = np.zeros((n_components, coefficients.theta.shape[1]))
-    scatter = np.zeros((1, n_scatter - SPARE_FEATURES))
-    recent_moments = np.zeros((n_components, coefficients.features.shape[0]))
-    recent_scatter = np.zeros((1, n_scatter))
-    totals = np.zeros(N_TOTALS)
-    _visit_rows(
-        rows,
-        weights,
-        priors,
-        order,
-        coefficients,
-        workspace(coefficients, memory),
-        np.empty(BLOCK),
-        (moments, scatter),
-        (recent_moments, recent_scatter),
-        totals,
-        posteriors,
-    )
-    return moments, scatter[0], totals, posteriors
+    begin(work)
+    _visit_rows(rows, weights, priors, order, coefficients, work, sums, totals, posteriors)

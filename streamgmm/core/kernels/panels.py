@@ -19,6 +19,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
+from numpy.typing import DTypeLike
 
 from streamgmm.core.kernels.compilation import cgutils, piece
 from streamgmm.core.kernels.tiles import (
@@ -38,6 +39,11 @@ DIRECTIONS = _SIZES[0]
 _VECTORS = 2
 #: Features of arrays of coefficients are made up to a multiple of this.
 WHOLE_FEATURES = _VECTORS * SINGLE_LANES
+
+
+def rows_in_panel(dtype: DTypeLike) -> int:
+    """Return the number of rows in a panel, and of features in a strip, of a type."""
+    return _VECTORS * SINGLE_LANES * 4 // np.dtype(dtype).itemsize
 
 
 def directions_in_tile(n: int) -> int:

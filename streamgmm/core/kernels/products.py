@@ -5,9 +5,12 @@ coordinates each, and is never stored; see :mod:`~streamgmm.core.kernels.tiles`.
 multiplies a component's factor with the rows, and the residuals with each other.
 """
 
-import numpy as np
+from typing import Any
 
-from streamgmm.core.kernels.compilation import allocating_piece, inlined_piece, piece
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from streamgmm.core.kernels.compilation import inlined_piece, piece
 from streamgmm.core.kernels.tiles import (
     FORMS,
     MOMENT_TILES,
@@ -58,46 +61,32 @@ def fill(values, value):
         values[i] = value
 
 
-@allocating_piece
-def aligned(n, dtype):
+def aligned(n: int, dtype: DTypeLike = np.float64) -> NDArray[Any]:
     """Return an uninitialised array (n,) that begins at a cache line.
 
     Vectors that lie across two cache lines take twice as long to load.
     """
-    return _aligned_part(np.empty(n + ALIGNMENT, dtype), n)
-
-
-@allocating_piece
-def _aligned_part(memory, n):
-    first = (-memory.ctypes.data % ALIGNMENT) // memory.itemsize
+    item = np.dtype(dtype).itemsize
+    memory = np.empty(n + ALIGNMENT // item, dtype)
+    first = -memory.__array_interface__["data"][0] % ALIGNMENT // item
     return memory[first : first + n]
 
 
-@allocating_piece
-def lines(n, dtype):
+def lines(n: int, dtype: DTypeLike = np.float64) -> NDArray[Any]:
     """Return an uninitialised array (n, STRIDE) whose lines begin at cache lines."""
     return aligned(n * STRIDE, dtype).reshape(n, STRIDE)
 
 
-@allocating_piece
-def lines_in(memory, n):
-    """Return such an array in memory of n STRIDE + ALIGNMENT elements, or in none for n = 0."""
-    return _aligned_part(memory, n * STRIDE).reshape(n, STRIDE)
-
-
-@allocating_piece
-def panel_of_rows():
+def panel_of_rows() -> NDArray[np.float64]:
     """Return scratch for :func:`multiply_triangular`."""
-    return aligned(PANEL_LINES * PANEL, np.float64)
+    return aligned(PANEL_LINES * PANEL)
 
 
-@allocating_piece
-def square_tile():
+def square_tile() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return scratch for :func:`add_squares`: weighted lines, and a tile."""
-    scaled = lines(SQUARE_TILE[0], np.float64)
-    for a in range(SQUARE_TILE[0]):
-        fill(scaled[a], 0.0)
-    return scaled, aligned(SQUARE_TILE[0] * SQUARE_TILE[1], np.float64).reshape(SQUARE_TILE)
+    scaled = lines(SQUARE_TILE[0])
+    scaled[:] = 0.0
+    return scaled, aligned(SQUARE_TILE[0] * SQUARE_TILE[1]).reshape(SQUARE_TILE)
 
 
 @inlined_piece

@@ -24,6 +24,7 @@ from streamgmm.core.kernels.tiles import (
     BLOCK,
     FORMS,
     MOMENT_TILES,
+    PANEL,
     STRIP,
     TURNED,
     any_above,
@@ -47,6 +48,10 @@ SINGLE_OVER_DOUBLE = 2.0**29
 LARGEST_COORDINATE, LARGEST_COEFFICIENT = 1e9, 1e20
 # Bound on the error of a density in float64, above which float32 gives no information on it.
 _LARGEST_BOUND = 1e-5
+# Typed like FIRST.
+_PANEL = np.int64(PANEL)
+# Rows of a panel, of which a component that matters to FEW rows of a block has about as many.
+_FEW_OF_PANEL = FEW * PANEL // BLOCK
 # Number of following blocks that are not screened, after one where most components matter.
 _BLOCKS_WITHOUT = 15
 
@@ -168,6 +173,118 @@ def _list_candidates(coefficients, first, last, n_rows, work):
     work.n_single[0] += n_single
     work.n_screened[0] += n_screened
     return True
+
+
+@piece
+def can_list(coefficients, work):
+    """Return whether lists of rows may take the place of densities of a block."""
+    n_packed, n_map = coefficients.theta.shape
+    has_lists = 0 < work.lists.shape[0] == n_packed
+    if not has_lists or work.unscreened[0] > 0:
+        return False
+    fits = n_map >= MANY_FEATURES and coefficients.single_tolerance == 0.0 and fits_single(work)
+    for k in range(n_packed):
+        fits &= work.single_bounds[k] <= _LARGEST_BOUND
+        fits &= work.bounds[k] <= coefficients.tolerance
+    return fits
+
+
+@piece
+def list_shares(coefficients, work, n_rows):
+    """List, in work.lists, the rows of a block in which each component may have a share.
+
+    Densities in float32 decide, panel by panel, so that they stay in the cache. A component that
+    matters to more than FEW rows counts FEW + 1. Return False, after as few panels as it takes, if
+    many components matter to many rows.
+    """
+    theta, log_joint, sure = coefficients.theta_single, work.log_joint, work.total
+    n_packed, n_map = theta.shape
+    features = coefficients.features[:n_map]
+    for k in range(n_packed):
+        work.listed[k] = 0
+    for start in range(0, n_rows, PANEL):
+        for e in range(work.z.shape[0]):
+            for r in range(PANEL):
+                work.z_single[e, r] = work.z[e, start + r]
+        for k in range(n_packed):
+            fill(log_joint[k, :PANEL], 0.0)
+        z = work.z_single
+        add_features_product(theta, features, z, _PANEL, FIRST, n_packed, n_map, log_joint)
+        fill(sure[:PANEL], -np.inf)
+        for k in range(n_packed):
+            bound = SINGLE_OVER_DOUBLE * work.single_bounds[k]
+            for r in range(PANEL):
+                sure[r] = max(sure[r], log_joint[k, r] - bound)
+        # No component has a share in the entries after the last row.
+        fill(sure[min(n_rows - start, PANEL) : PANEL], np.inf)
+        for k in range(n_packed):
+            _list_near(k, start, work)
+        few = (start // PANEL + 1) * _FEW_OF_PANEL
+        if 8 * _count_dense(n_packed, few, work) > 3 * n_packed:
+            work.unscreened[0] = _BLOCKS_WITHOUT
+            return False
+    return True
+
+
+@piece
+def _count_dense(n_packed, few, work):
+    """Count components of tiles in which a list has more than a few rows."""
+    n_dense = 0
+    for first in range(0, n_packed, FORMS):
+        last = min(first + FORMS, n_packed)
+        n_dense += last - first if _is_dense(first, last, few, work) else 0
+    return n_dense
+
+
+@piece
+def _is_dense(first, last, few, work):
+    """Return whether a list of one of some components has more than a few rows."""
+    is_dense = False
+    for k in range(first, last):
+        is_dense |= work.listed[k] > few
+    return is_dense
+
+
+@piece
+def _list_near(k, start, work):
+    """Add the rows of a panel in which component k may have a share to its list.
+
+    Densities are in the first entries of work.log_joint, and lower bounds on the largest in those
+    of work.total.
+    """
+    values, sure, rows = work.log_joint[k], work.total, work.lists[k]
+    threshold = NEGLIGIBLE - SINGLE_OVER_DOUBLE * work.single_bounds[k]
+    count = work.listed[k]
+    for first in range(0, PANEL, STRIP):
+        if any_near(values, sure, first, threshold):
+            for r in range(first, first + STRIP):
+                if values[r] - sure[r] > threshold:
+                    if count < FEW:
+                        rows[count] = start + r
+                    count += 1
+    work.listed[k] = min(count, FEW + 1)
+
+
+@piece
+def evaluate_lists(coefficients, work, n_rows):
+    """Write log-joint densities in float64 for the listed rows, or for all rows of a component.
+
+    Components of a tile are treated alike.
+    """
+    n, n_packed = whole_panels(n_rows), coefficients.theta.shape[0]
+    for first in range(0, n_packed, FORMS):
+        last = min(first + FORMS, n_packed)
+        is_dense = _is_dense(first, last, FEW, work)
+        for k in range(first, last):
+            if is_dense:
+                work.listed[k] = FEW + 1
+                fill(work.log_joint[k, :n], 0.0)
+            else:
+                work.n_screened[0] += n_rows - work.listed[k]
+                _evaluate_some(coefficients, k, work.lists[k, : work.listed[k]], n_rows, work)
+        if is_dense:
+            theta = coefficients.theta
+            add_expanded(coefficients, theta, work.z, n, first, last, work, work.log_joint)
 
 
 @piece

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamgmm.core.kernels.compilation import allocating_piece, kernel, piece
+from streamgmm.core.kernels.compilation import kernel, piece
 from streamgmm.core.kernels.elementary import exponential_single, logarithm
 from streamgmm.core.kernels.kinds import TIED
-from streamgmm.core.kernels.log_joint import evaluate, load, normalise, workspace
-from streamgmm.core.kernels.mixture import BLOCKS_IN_SUM, add_moments, count_in, move, weigh
+from streamgmm.core.kernels.log_joint import begin, evaluate, load, normalise
+from streamgmm.core.kernels.mixture import BLOCKS_IN_SUM, add_moments, add_recent, count_in, weigh
 from streamgmm.core.kernels.products import (
     FIRST,
     add_features_product,
@@ -22,8 +22,8 @@ from streamgmm.core.kernels.products import (
     whole_panels,
 )
 from streamgmm.core.kernels.screening import MANY_FEATURES, all_single, fits_single, narrow
-from streamgmm.core.kernels.tiles import BLOCK, SPARE_FEATURES
-from streamgmm.core.kernels.totals import N_SCREENED, N_SINGLE, N_TOTALS
+from streamgmm.core.kernels.tiles import BLOCK
+from streamgmm.core.kernels.totals import N_SCREENED, N_SINGLE
 
 
 class Single(NamedTuple):
@@ -35,8 +35,8 @@ class Single(NamedTuple):
     shares: np.ndarray  #: (1, STRIDE) weights of rows
 
 
-@allocating_piece
-def _single(n_components):
+def single_workspace(n_components: int) -> Single:
+    """Return scratch arrays for the blocks of a chunk."""
     return Single(
         lines(n_components, np.float32),
         np.empty(BLOCK, np.float32),
@@ -134,8 +134,9 @@ def _add_block(weights, coefficients, n_rows, work, single, moments, scatter):
 
 
 @piece
-def _add_rows(rows, weights, coefficients, work, single, sums, recent, totals):
-    """Add rows, block by block, to sums and totals; recent, 0 before and after, is scratch."""
+def _add_rows(rows, weights, coefficients, work, single, sums, totals):
+    """Add rows, block by block, to sums and totals."""
+    moments, scatter = work.recent_moments, work.recent_scatter
     for start in range(0, rows.shape[0], BLOCK):
         stop = min(start + BLOCK, rows.shape[0])
         part, own_weights = rows[start:stop], weights[start:stop]
@@ -143,34 +144,24 @@ def _add_rows(rows, weights, coefficients, work, single, sums, recent, totals):
         passed_over = 0
         if _suits(coefficients, work):
             weight, log_likelihood = _add_block(
-                own_weights, coefficients, stop - start, work, single, recent[0], recent[1]
+                own_weights, coefficients, stop - start, work, single, moments, scatter
             )
         else:
             evaluate(part, coefficients, work)
             normalise(coefficients, work, stop - start)
             weight, log_likelihood = weigh(own_weights, work, stop - start)
-            passed_over = add_moments(coefficients, stop - start, work, recent[0], recent[1])
+            passed_over = add_moments(coefficients, stop - start, work, moments, scatter, False)
         count_in(totals, stop - start, left_out, weight, log_likelihood, passed_over)
         if (start // BLOCK + 1) % BLOCKS_IN_SUM == 0 or stop == rows.shape[0]:
-            move(recent[0], sums[0])
-            move(recent[1], sums[1])
+            add_recent(work, sums)
     totals[N_SCREENED], totals[N_SINGLE] = work.n_screened[0], work.n_single[0]
 
 
 @kernel
-def single_statistics(rows, weights, coefficients, memory):
-    """Run the E-step over a chunk in float32; return sufficient statistics.
+def single_statistics(rows, weights, coefficients, work, single, sums, totals):
+    """Run the E-step over a chunk in float32: sufficient statistics.
 
-    Parameters and returns are the first ones of :func:`~streamgmm.core.kernels.mixture.e_step`.
+    Parameters are those of :func:`~streamgmm.core.kernels.mixture.e_step`, and a record of Single.
     """
-    n_components = coefficients.means.shape[0]
-    n_scatter = coefficients.scatter_features.shape[0]
-    moments = np.zeros((n_components, coefficients.theta.shape[1]))
-    scatter = np.zeros((1, n_scatter - SPARE_FEATURES))
-    recent_moments = np.zeros((n_components, coefficients.features.shape[0]))
-    recent_scatter = np.zeros((1, n_scatter))
-    totals = np.zeros(N_TOTALS)
-    work, single = workspace(coefficients, memory), _single(n_components)
-    sums, recent = (moments, scatter), (recent_moments, recent_scatter)
-    _add_rows(rows, weights, coefficients, work, single, sums, recent, totals)
-    return moments, scatter[0], totals
+    begin(work)
+    _add_rows(rows, weights, coefficients, work, single, sums, totals)

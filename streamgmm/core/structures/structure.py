@@ -439,7 +439,8 @@ class CovarianceStructure(ABC):
 
     def scratch_lines(self, n_components: int, n_features: int) -> int:
         """Return the number of lines of a block of rows that a kernel works on."""
-        return 7 * (2 + n_features) + n_components + 8
+        # Lists of rows by component are an eighth of a line each.
+        return 7 * (2 + n_features) + n_components + n_components // 8 + 8
 
     def n_scatter(self, n_features: int) -> int:
         """Return the number of lines of the scatter: D, or 0 if there is none."""

@@ -1,0 +1,172 @@
+"""Named arrays and numbers that compiled code reads at one address.
+
+A tuple of arrays is some hundred arguments to compiled code, in each function that takes it and in
+each call. A record is one argument, and its fields are read where they are used.
+"""
+
+import functools
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.typing.templates import AttributeTemplate
+from numba.extending import (
+    NativeValue,
+    infer_getattr,
+    lower_getattr_generic,
+    models,
+    register_model,
+    typeof_impl,
+    unbox,
+)
+from numba.np.arrayobj import make_array, populate_array
+
+from streamgmm.core.kernels.compilation import cgutils
+
+# Of numbers that are of several types, the first one counts.
+_NUMBERS = {bool: types.boolean, float: types.float64, int: types.int64}
+
+
+class Record:
+    """Arrays and numbers by name, for compiled code.
+
+    Parameters
+    ----------
+    values : NamedTuple
+        Its fields are C-contiguous writable arrays, and numbers of type int, float or bool. Arrays
+        are shared with compiled code.
+    """
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+        kinds, words = [], []
+        for value in values:
+            if isinstance(value, np.ndarray):
+                kinds.append((value.dtype.char, value.ndim))
+                words += [value.__array_interface__["data"][0], *value.shape]
+            else:
+                kind = next(kind for kind in _NUMBERS if isinstance(value, kind))
+                kinds.append((kind, 0))
+                words.append(_bits(value) if kind is float else int(value))
+        self.type = _type_of(type(values).__name__, values._fields, tuple(kinds))
+        self._words = np.array(words, dtype=np.int64)
+        self.address: int = self._words.__array_interface__["data"][0]
+
+    def __reduce__(self) -> tuple[type["Record"], tuple[Any]]:
+        return Record, (self.values,)
+
+
+def _bits(value: float) -> int:
+    return int.from_bytes(struct.pack("=d", value), sys.byteorder, signed=True)
+
+
+@functools.lru_cache
+def _type_of(
+    name: str, fields: tuple[str, ...], kinds: tuple[tuple[Any, int], ...]
+) -> "RecordType":
+    """Return the type of a record, from the kinds of its values."""
+    found = [
+        types.Array(numba.from_dtype(np.dtype(kind)), n_axes, "C")
+        if isinstance(kind, str)
+        else _NUMBERS[kind]
+        for kind, n_axes in kinds
+    ]
+    return RecordType(name, tuple(zip(fields, found, strict=True)))
+
+
+class RecordType(types.Type):
+    """Numba's type of a :class:`Record`.
+
+    Parameters
+    ----------
+    name : str
+    fields : tuple of (str, numba type)
+    """
+
+    def __init__(self, name: str, fields: tuple[tuple[str, Any], ...]) -> None:
+        self.fields = fields
+        super().__init__(f"Record({name}, {fields})")
+
+
+@typeof_impl.register(Record)
+def _typeof(record: Record, context: Any) -> RecordType:
+    return record.type
+
+
+@register_model(RecordType)
+class _RecordModel(models.PrimitiveModel):
+    """The address of the words of a record."""
+
+    def __init__(self, manager: Any, record_type: RecordType) -> None:
+        super().__init__(manager, record_type, _words_of(record_type).as_pointer())
+
+
+def _words_of(record_type: RecordType) -> ir.ArrayType:
+    """Return LLVM's type of the words of a record."""
+    n = sum(1 + getattr(field_type, "ndim", 0) for _, field_type in record_type.fields)
+    return ir.ArrayType(ir.IntType(64), n)
+
+
+@unbox(RecordType)
+def _unbox(record_type: RecordType, record: Any, c: Any) -> NativeValue:
+    number = c.pyapi.object_getattr_string(record, "address")
+    address = c.pyapi.long_as_longlong(number)
+    c.pyapi.decref(number)
+    return NativeValue(c.builder.inttoptr(address, _words_of(record_type).as_pointer()))
+
+
+@infer_getattr
+class _RecordAttributes(AttributeTemplate):
+    key = RecordType
+
+    def generic_resolve(self, record_type: Any, name: str) -> Any:  # type: ignore[override]
+        return dict(record_type.fields).get(name)
+
+
+@lower_getattr_generic(RecordType)
+def _field(context: Any, builder: Any, record_type: RecordType, record: Any, name: str) -> Any:
+    first = 0
+    for other, field_type in record_type.fields:
+        if other == name:
+            break
+        first += 1 + getattr(field_type, "ndim", 0)
+
+    def word(number: int) -> Any:
+        index = ir.Constant(ir.IntType(64), first + number)
+        place = builder.gep(record, [ir.Constant(ir.IntType(64), 0), index])
+        loaded = builder.load(place)
+        # Words never change, so that loops read them once.
+        loaded.set_metadata("invariant.load", builder.module.add_metadata([]))
+        return loaded
+
+    if isinstance(field_type, types.Array):
+        return _array(context, builder, field_type, word)
+    if field_type == types.float64:
+        return builder.bitcast(word(0), ir.DoubleType())
+    if field_type == types.boolean:
+        return builder.icmp_signed("!=", word(0), ir.Constant(ir.IntType(64), 0))
+    return word(0)
+
+
+def _array(context: Any, builder: Any, array_type: Any, word: Callable[[int], Any]) -> Any:
+    """Return an array that owns nothing, from its address and its shape."""
+    array = make_array(array_type)(context, builder)
+    item = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
+    shape = [word(1 + axis) for axis in range(array_type.ndim)]
+    strides = [ir.Constant(ir.IntType(64), item)]
+    for size in reversed(shape[1:]):
+        strides.insert(0, builder.mul(strides[0], size))
+    populate_array(
+        array,
+        data=builder.inttoptr(word(0), context.get_data_type(array_type.dtype).as_pointer()),
+        shape=cgutils.pack_array(builder, shape),
+        strides=cgutils.pack_array(builder, strides),
+        itemsize=ir.Constant(ir.IntType(64), item),
+        meminfo=None,
+    )
+    return array._getvalue()

@@ -1,0 +1,159 @@
+"""Records of arrays for compiled code, and scratch that is used again."""
+
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from streamgmm.core.e_step import EStep
+from streamgmm.core.frame import Frame
+from streamgmm.core.kernels.compilation import kernel
+from streamgmm.core.kernels.records import Record
+from streamgmm.core.scratch import Scratch
+from streamgmm.core.statistics import Statistics
+from tests.core.cases import draw, random_parameters
+
+
+class Values(NamedTuple):
+    """One field of each kind."""
+
+    count: int
+    table: NDArray[np.float32]
+    scale: float
+    flags: NDArray[np.bool_]
+    is_on: bool
+    numbers: NDArray[np.int64]
+    empty: NDArray[np.float64]
+
+
+def values() -> Values:
+    table = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    return Values(
+        -7, table, -0.1, np.array([True, False]), True, np.arange(3) - 1, np.empty((0, 5))
+    )
+
+
+@kernel
+def read_fields(rows, record, found, others):
+    """Write what compiled code finds in a record."""
+    found[0] = record.count
+    found[1] = record.scale
+    found[2] = 1.0 if record.is_on else 0.0
+    found[3] = record.table[1, 2, 3]
+    found[4] = record.table.shape[1]
+    found[5] = record.flags[0] + 10 * record.flags[1]
+    found[6] = record.numbers[0]
+    found[7] = record.empty.shape[0] + 10 * record.empty.shape[1]
+    for i in range(record.numbers.size):
+        record.numbers[i] += 1
+    others[:] = record.numbers
+
+
+@pytest.mark.parametrize("is_pickled", [False, True])
+def test_compiled_code_reads_and_writes_the_fields(is_pickled: bool) -> None:
+    record = Record(values())
+    if is_pickled:
+        record = pickle.loads(pickle.dumps(record))
+    found, others = np.empty(8), np.empty(3, dtype=np.int64)
+    read_fields(np.empty((1, 1)), record, found, others)
+    expected = [-7, -0.1, 1, 23, 3, 1, -1, 50]
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(record.values.numbers, [0, 1, 2])
+    np.testing.assert_array_equal(others, [0, 1, 2])
+
+
+def test_records_of_equal_fields_have_one_type() -> None:
+    others = values()._replace(table=np.ones((1, 1, 1), dtype=np.float32), scale=np.float64(3.0))
+    assert Record(values()).type == Record(others).type
+    assert Record(values()).type != Record(values()._replace(table=np.ones((1, 1, 1)))).type
+    assert numba.typeof(Record(values())) == Record(values()).type
+
+
+def test_a_record_has_only_the_fields_of_its_tuple() -> None:
+    @kernel
+    def read_another(rows, record, found):
+        found[0] = record.missing
+
+    with pytest.raises(numba.TypingError, match="missing"):
+        read_another(np.empty((1, 1)), Record(values()), np.empty(1))
+
+
+def test_scratch_is_used_again_and_never_shared() -> None:
+    made: list[object] = []
+
+    def make() -> object:
+        made.append(object())
+        return made[-1]
+
+    scratch = Scratch(make)
+    with scratch.lent() as first:
+        pass
+    with scratch.lent() as again, scratch.lent() as other:
+        assert again is first
+        assert other is not first
+    assert len(made) == 2
+
+    together, held = threading.Barrier(8), []
+
+    def hold(_: int) -> None:
+        with scratch.lent() as own:
+            together.wait()
+            held.append(own)
+            together.wait()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(hold, range(8)))
+    assert len(set(map(id, held))) == len(made) == 8
+
+
+def test_scratch_that_an_error_left_in_disorder_is_not_used_again() -> None:
+    scratch = Scratch(object)
+    with pytest.raises(KeyboardInterrupt), scratch.lent() as broken:
+        raise KeyboardInterrupt
+    with scratch.lent() as own:
+        assert own is not broken
+
+
+def bits(found: Statistics) -> bytes:
+    totals = np.array([found.log_likelihood, found.weight, found.n_rows, found.n_screened])
+    return found.moments.tobytes() + found.scatter.tobytes() + totals.tobytes()
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag", "tied", "spherical"])
+@pytest.mark.parametrize("is_hard", [False, True])
+def test_earlier_chunks_and_other_threads_do_not_change_bits(
+    covariance_type: str, is_hard: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    parameters = random_parameters(rng, covariance_type, 4, 17, 1.0)
+    rows = draw(rng, parameters, 3000)
+    chunks = [rows[:1500], rows[1500:1501], rows[1501:2900], 1e3 * rows[2900:]]
+    chunks[2][5], chunks[2][700, 3] = np.nan, np.inf
+    frame = Frame.of(parameters)
+
+    def prepared() -> EStep:
+        return EStep.prepare(parameters, frame, is_hard=is_hard)
+
+    expected = [bits(prepared().statistics(chunk)) for chunk in chunks]
+    shared = prepared()
+    shared.posterior(chunks[3], with_responsibilities=True)
+    assert [bits(shared.statistics(chunk)) for chunk in chunks] == expected
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(shared.statistics, 4 * chunks))
+    assert [bits(one) for one in found] == 4 * expected
+
+
+def test_an_e_step_takes_no_scratch_along() -> None:
+    rng = np.random.default_rng(0)
+    parameters = random_parameters(rng, "full", 3, 6, 1.0)
+    rows = draw(rng, parameters, 100)
+    expectation = EStep.prepare(parameters, Frame.of(parameters))
+    before = pickle.dumps(expectation)
+    expected = bits(expectation.statistics(rows))
+    assert pickle.dumps(expectation) == before
+    assert bits(pickle.loads(before).statistics(rows)) == expected
