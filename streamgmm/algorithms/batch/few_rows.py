@@ -26,6 +26,7 @@ from streamgmm.core.kernels.em_steps import (
     em_steps,
     log_joint_of_few,
 )
+from streamgmm.core.kernels.records import Record
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import STRUCTURES, Array, Pooling
@@ -173,7 +174,7 @@ class FewRows:
             n_cheap,
             tol,
             values,
-            steps,
+            Record(steps),
         )
         log_likelihoods = (values[:n_values] - np.log(self.scale).sum()).tolist()
         on_run(n_evaluated * len(self.rows), log_likelihoods)
