@@ -391,6 +391,14 @@ class CovarianceStructure(ABC):
         """Return the number of lines of a block of rows that a kernel works on."""
         return 7 * (2 + n_features) + n_components + 8
 
+    def n_sums(self) -> int:
+        """Return the number of statistics that a thread holds beside the memory of a kernel.
+
+        A kernel sums in two levels. The statistics of a chunk, and those they merge with, are both
+        in memory.
+        """
+        return 4
+
     def n_scatter(self, n_features: int) -> int:
         """Return the number of lines of the scatter: D, or 0 if there is none."""
         return 0
