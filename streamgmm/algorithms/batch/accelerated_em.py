@@ -140,6 +140,8 @@ def accelerated_em(
         next pass instead of that step, or None. They are not kept if they are a loss.
     evaluated : Statistics, optional
         Statistics of all rows under the start, if a pass has collected them already.
+    corrected : callable, optional
+        For covariances of low rank; see :func:`extrapolated_steps`.
 
     Returns
     -------

@@ -396,10 +396,11 @@ def fit_from(
     """
     informant: Informant | None = None
     leap: Leap | None = None
+    corrected: SampleCorrection | None = None
     n_parameters = settings.n_parameters(reader.source.n_features)
     if sample is not None and _informs(_size_for_start(reader, n_parameters), n_parameters):
-        most_bytes = _informing_bytes(reader, effort)
-        informant = Informant.among(sample.rows, sample.weights, n_parameters, most_bytes)
+        informant = informant_for(reader, settings, sample, effort)
+        corrected = _correction(reader, open_rows, settings, sample, effort)
         # By fitting these rows, and no others, each parameter gains a nat.
         overfit = n_parameters / max(len(sample), 1)
         reader.notify(StageStarted("EM", len(sample), settings.n_components))
@@ -425,6 +426,7 @@ def fit_from(
         if informant is None
         else _most_products(reader.source, informant),
         leap=leap,
+        corrected=corrected,
     )
     return replace(fit, sample=sample)
 

@@ -38,9 +38,9 @@ _ROUND, _ROUNDS = 12, 4
 _INFORMING, _LARGEST_INFORMING = 7.0, 2.0
 # Rows of the sample that inform its own convergence, at least; for each parameter too.
 _FEWEST_INFORMING, _INFORMING_PER_PARAMETER = 4096, 5
-# Without information and splits: part of the work for convergence with one in some rows of the
-# sample, the fewest rows of a parameter for it, and its largest number of iterations.
-_REHEARSAL, _PART_OF_SAMPLE, _ROWS_OF_PARAMETER, _MOST_OF_REHEARSAL = 0.4, 4, 4, 250
+# Without information and splits convergence begins with a subsample: its part of the work, one row
+# of how many of the sample it has, its fewest rows for a parameter, its most iterations.
+_ON_SUBSAMPLE, _PART_OF_SAMPLE, _ROWS_OF_PARAMETER, _MOST_ON_SUBSAMPLE = 0.4, 4, 4, 250
 # Iterations of convergence on the sample, at least and at most.
 _FEWEST_ITERATIONS, _MOST_ITERATIONS = 4, 100
 
@@ -155,18 +155,18 @@ class Budget:
         """Return the evaluations of each row that splits and merges of one start may take."""
         return max(_SPLITTING * self.n_evaluations / (n_starts * max(n_rows, 1)), LONGER + _ROUND)
 
-    def rehearsal_rows(self, n_sample: int) -> int:
-        """Return the number of rows with which convergence on a sample begins; 0 for the sample.
+    def subsample_rows(self, n_sample: int) -> int:
+        """Return the number of rows with which convergence on a sample begins; 0 for all of them.
 
         Without information EM may take many iterations. Most of them can be with fewer rows.
         """
         n_rows = n_sample // _PART_OF_SAMPLE
         return n_rows if self.is_plain and n_rows >= _ROWS_OF_PARAMETER * self.n_parameters else 0
 
-    def rehearsal(self, n_rows: int) -> Convergence:
-        """Return the work of convergence on the rows of :meth:`rehearsal_rows`."""
-        wanted = _REHEARSAL * self.n_evaluations / n_rows
-        return Convergence(min(math.floor(wanted), _MOST_OF_REHEARSAL), 0)
+    def subsample_convergence(self, n_rows: int) -> Convergence:
+        """Return the work of convergence on the rows of :meth:`subsample_rows`."""
+        wanted = _ON_SUBSAMPLE * self.n_evaluations / n_rows
+        return Convergence(min(math.floor(wanted), _MOST_ON_SUBSAMPLE), 0)
 
     def convergence(self, n_sample: int) -> Convergence:
         """Return the work of convergence on a sample."""
@@ -178,7 +178,7 @@ class Budget:
             n_informing, informing = 0, 0.0
         part = 1.0 - _STARTING - _SPLITTING
         if self.is_plain:
-            part = 1.0 - _STARTING - (_REHEARSAL if self.rehearsal_rows(n_sample) else 0.0)
+            part = 1.0 - _STARTING - (_ON_SUBSAMPLE if self.subsample_rows(n_sample) else 0.0)
         wanted = part * self.n_evaluations / (max(n_sample, 1) * (1.0 + informing))
         n_iterations = min(max(math.floor(wanted), _FEWEST_ITERATIONS), _MOST_ITERATIONS)
         return Convergence(n_iterations, n_informing)

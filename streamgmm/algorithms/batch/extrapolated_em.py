@@ -86,6 +86,10 @@ def extrapolated_steps(
     leap : callable, optional
         Given EM's own step from the start, and whether the fit continues, it returns parameters to
         try instead, or None. They are not kept if they lower the value.
+    corrected : callable, optional
+        Given parameters, their statistics and the parameters after EM's own step, it returns
+        parameters to go to, or None. They are not kept if they lower the value; the pass after
+        that does without.
 
     Returns
     -------

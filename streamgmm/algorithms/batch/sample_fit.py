@@ -401,9 +401,9 @@ class Search:
             size = self._size(sample, self._budget.splitting_rows(starts.n_starts))
             found = self._stage("split and merge", sample, size, self._split_and_merged, found)
         found = found[: self.settings.n_init]
-        size = self._budget.rehearsal_rows(len(sample))
+        size = self._budget.subsample_rows(len(sample))
         if size:
-            work = self._budget.rehearsal(size)
+            work = self._budget.subsample_convergence(size)
             found = self._stage("EM", sample, size, self._converged, found, tol, work)
         return self._stage("EM", sample, len(sample), self._converged, found, tol)[0]
 
