@@ -8,7 +8,6 @@ import pytest
 from streamgmm.algorithms.batch.accelerated_em import accelerated_em
 from streamgmm.algorithms.batch.sample_correction import SampleCorrection
 from streamgmm.algorithms.reads.reader import Reader
-from streamgmm.core.frame import Frame
 from streamgmm.core.mixtures.sampling import draw
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
@@ -59,11 +58,9 @@ def test_a_correction_gains_nearly_all_that_a_sample_lacks(executor: ThreadExecu
     everything, sample = (reader_of(values[:n], executor) for n in (N, N_SAMPLE))
     start = end(sample, planted())
     best = value(everything, end(everything, planted()))
-    statistics = everything.statistics(
-        "iteration", start, frame=Frame.of(start).with_directions(start)
-    )
+    statistics = everything.statistics("iteration", start)
     image = OBJECTIVE.maximize(statistics, start).parameters
-    corrected = SampleCorrection(sample, OBJECTIVE, 8, 30)(start, statistics, image)
+    corrected = SampleCorrection(sample, OBJECTIVE, 8, 30)(start, image)
     assert corrected is not None
     losses = [best - value(everything, one) for one in (start, image, corrected)]
     assert losses[0] > 1e-4
@@ -78,7 +75,7 @@ def test_a_sample_of_all_rows_changes_nothing_at_the_optimum(executor: ThreadExe
     start = end(everything, planted())
     statistics = everything.statistics("iteration", start)
     image = OBJECTIVE.maximize(statistics, start).parameters
-    corrected = SampleCorrection(everything, OBJECTIVE, 8, 10)(start, statistics, image)
+    corrected = SampleCorrection(everything, OBJECTIVE, 8, 10)(start, image)
     assert corrected is not None
     assert value(everything, corrected) == pytest.approx(value(everything, start), abs=1e-8)
 
@@ -88,6 +85,5 @@ def test_a_component_without_weight_has_no_correction(executor: ThreadExecutor) 
     start = Parameters.create(
         whole.covariance_type, [0.0, 0.4, 0.6], whole.means, whole.covariances
     )
-    statistics = reader.statistics("iteration", start)
     correction = SampleCorrection(reader, OBJECTIVE, 8, 10)
-    assert correction(start, statistics, start) is None
+    assert correction(start, start) is None

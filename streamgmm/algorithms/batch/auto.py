@@ -341,9 +341,10 @@ def _correction(
     sample: RowSample,
     effort: Effort,
 ) -> SampleCorrection | None:
-    """Return what corrects steps with a sample, where it is of use: if it has not all rows."""
+    """Return what corrects steps of low rank with a sample; None if the sample has all rows."""
     n_rows, structure = reader.source.n_rows, STRUCTURES[settings.covariance_type]
-    if not (structure.moments_depend_on_parameters and effort.corrects) or len(sample) == n_rows:
+    is_possible = structure.moments_depend_on_parameters and not settings.objective.fixed
+    if not (is_possible and effort.corrects) or len(sample) == n_rows:
         return None
     in_memory = open_rows(sample.rows, sample.weights, StageListener("EM", reader.notify))
     most = min(MOST_PRODUCTS, _PASSES_OF_PRODUCTS * n_rows // len(sample))

@@ -33,8 +33,8 @@ _PATIENCE = 5
 _LARGEST_RATIO, _CAUTION = 0.95, 2.0
 
 
-#: Function that returns parameters to go to from parameters, their statistics, and EM's step.
-Correction = Callable[[Parameters, Statistics, Parameters], Parameters | None]
+#: Function that returns parameters to go to, from parameters and the image of EM's own step.
+Correction = Callable[[Parameters, Parameters], Parameters | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +87,8 @@ def extrapolated_steps(
         Given EM's own step from the start, and whether the fit continues, it returns parameters to
         try instead, or None. They are not kept if they lower the value.
     corrected : callable, optional
-        Given parameters, their statistics and the parameters after EM's own step, it returns
-        parameters to go to, or None. They are not kept if they lower the value; the pass after
-        that does without.
+        Given parameters, and those after EM's own step, it returns parameters to go to, or None.
+        They are not kept if they lower the value; the pass after that does without.
 
     Returns
     -------
@@ -153,7 +152,7 @@ def extrapolated_steps(
         complete = best.steps[-1]()
         other, leap = leap(complete, False) if leap else None, None
         if other is None and corrected and not (lost or has_lost):
-            other = corrected(parameters, statistics, maximum.parameters)
+            other = corrected(parameters, maximum.parameters)
         if other is None and not lost:
             other = extrapolation.extrapolated(parameters, complete)
         if other is None:

@@ -19,10 +19,8 @@ from streamgmm.algorithms.batch.parameter_extrapolation import (
     has_all_weights,
 )
 from streamgmm.algorithms.reads.reader import Reader
-from streamgmm.core.frame import Frame
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.statistics import Statistics
 
 # Iterations end when a residual is this part of the first one.
 _SETTLED = 0.005
@@ -50,36 +48,30 @@ class SampleCorrection:
     order: int
     most_iterations: int
 
-    def __call__(
-        self, parameters: Parameters, statistics: Statistics, image: Parameters
-    ) -> Parameters | None:
+    def __call__(self, parameters: Parameters, image: Parameters) -> Parameters | None:
         """Return the fixed point of the moved map, or None if it is not found.
 
         Parameters
         ----------
         parameters : Parameters
-        statistics : Statistics
-            Of all rows, under the parameters.
         image : Parameters
             The parameters after EM's step with all rows.
         """
         if not has_all_weights(parameters, image):
             return None
-        coordinates = Coordinates(parameters)
-        own, known = self._image(parameters, statistics.frame)
+        own = self._image(parameters)
         if not has_all_weights(own):
             return None
-        shift = coordinates.of(image) - coordinates.of(own)
+        coordinates, ridge = Coordinates(parameters), self.objective.reg_covar
+        reached = coordinates.of(image)
+        shift = reached - coordinates.of(own)
+        first = least = float(np.linalg.norm(reached - coordinates.of(parameters)))
+        best = point = coordinates.parameters(reached, image, ridge)
         extrapolation = Extrapolation(self.order, self.objective)
-        position = coordinates.of(image)
-        first = float(np.linalg.norm(position - coordinates.of(parameters)))
-        point = coordinates.parameters(position, image, self.objective.reg_covar)
-        best, least = point, first
-        for _ in range(self.most_iterations):
-            if point is None:
-                break
-            frame = Frame.of(point, self.reader.source.dtype).with_directions(point, known)
-            own, known = self._image(point, frame)
+        n_iterations = 0
+        while point is not None and n_iterations < self.most_iterations:
+            n_iterations += 1
+            own = self._image(point)
             if not has_all_weights(own):
                 break
             reached = coordinates.of(own) + shift
@@ -91,12 +83,13 @@ class SampleCorrection:
                 break
             if size > _LARGEST_GROWTH * least:
                 extrapolation.clear()
-            point = coordinates.parameters(
-                extrapolation.accelerated(reached, residual), own, self.objective.reg_covar
-            )
+            following = extrapolation.accelerated(reached, residual)
+            point = coordinates.parameters(following, own, ridge)
         return best
 
-    def _image(self, parameters: Parameters, frame: Frame) -> tuple[Parameters, Statistics]:
-        """Return the parameters after EM's step with the sample, and its statistics."""
-        found = self.reader.statistics("correction", parameters, frame=frame)
-        return self.objective.maximize(found, parameters).parameters, found
+    def _image(self, parameters: Parameters) -> Parameters:
+        """Return the parameters after EM's step with the sample."""
+        # Iterations are of EM's own step. The complete one depends on the directions of a frame
+        # too, so two points would have different maps.
+        found = self.reader.statistics("correction", parameters)
+        return self.objective.maximize(found, parameters).parameters

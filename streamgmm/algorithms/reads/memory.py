@@ -391,7 +391,7 @@ class FitMemory:
     def _correction(self, effort: Effort) -> int:
         """Return the bytes of a correction with the sample, beside the point that it begins from.
 
-        It has iterates of its own, three mixtures, and the statistics of the sample.
+        It has iterates of its own, and three mixtures.
         """
         one = self.mixture
         vector = one.matrices + one.rows
