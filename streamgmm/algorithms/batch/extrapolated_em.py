@@ -109,7 +109,7 @@ def extrapolated_steps(
     parameters = start
     best: _Best | None = None
     reason, n_iterations, remaining = StopReason.LIMIT, 0, math.inf
-    has_lost = False
+    has_lost = is_corrected = False
     while n_iterations < max_iter:
         n_iterations += 1
         statistics, informing = yield from _pass(
@@ -151,14 +151,19 @@ def extrapolated_steps(
             break
         complete = best.steps[-1]()
         other, leap = leap(complete, False) if leap else None, None
-        if other is None and corrected and not (lost or has_lost):
-            other = corrected(parameters, maximum.parameters)
+        image: Parameters | None = None
         if other is None and not lost:
-            other = extrapolation.extrapolated(parameters, complete)
+            if corrected and not has_lost:
+                image = corrected(parameters, maximum.parameters)
+            if (image is None) == is_corrected:
+                # Images of two maps cannot be combined.
+                extrapolation.clear()
+                is_corrected = image is not None
+            other = extrapolation.extrapolated(parameters, image or complete) or image
         if other is None:
             best.steps.pop()
         parameters, has_lost = complete if other is None else other, False
-        del statistics, informing, maximum, complete, other
+        del statistics, informing, maximum, complete, other, image
     if best is None:
         return Fit(start)
     return Fit(
