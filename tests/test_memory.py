@@ -228,6 +228,12 @@ X = rows_of(6000, 32, 128)
 def fit(limit):
     GaussianMixture(128, covariance_type="diag", random_state=0, memory_limit=limit).fit(X)
 """,
+    "low rank": """
+X = rows_of(1500, 192, 4)
+def fit(limit):
+    model = GaussianMixture(12, covariance_type="low_rank", rank=8, max_iter=2, random_state=0)
+    model.set_params(memory_limit=limit).fit(X)
+""",
     "plain EM": """
 X = rows_of(900, 256, 4)
 def fit(limit):

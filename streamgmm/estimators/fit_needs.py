@@ -69,7 +69,7 @@ class FitNeeds:
             alone = max(memory.between_passes(effort), memory.search(effort))
             return rows + max(memory.during_passes(effort) + computed, alone)
 
-        return affordable(limit, needed)
+        return affordable(limit, needed, memory.efforts)
 
     def works(self, limit: int | None) -> tuple[Work, ...]:
         """Return what each part of a fit takes, that of its passes first.
@@ -155,7 +155,7 @@ def _search_memory(settings: Settings, shape: tuple[int, int], limit: int) -> Fi
 
 def _search_effort(memory: FitMemory, shape: tuple[int, int], limit: int) -> Effort:
     rows = 2 * _VALUE * shape[0] * shape[1]
-    return affordable(limit, lambda one: memory.search(one) + rows)
+    return affordable(limit, lambda one: memory.search(one) + rows, memory.efforts)
 
 
 def refuse_merging(parts: Sequence[FittedModel], memory_limit: int | float | str) -> None:

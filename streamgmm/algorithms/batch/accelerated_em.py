@@ -14,7 +14,7 @@ import numpy as np
 
 from streamgmm.algorithms.batch.anderson import Anderson
 from streamgmm.algorithms.batch.em import Fit
-from streamgmm.algorithms.batch.extrapolated_em import extrapolated_steps
+from streamgmm.algorithms.batch.extrapolated_em import Correction, extrapolated_steps
 from streamgmm.algorithms.batch.trust_region import MOST_PRODUCTS, Scoring, score
 from streamgmm.algorithms.reads.reader import Reader, StatisticsRequest
 from streamgmm.core.fitted_model import StopReason
@@ -112,6 +112,7 @@ def accelerated_em(
     most_products: int = MOST_PRODUCTS,
     leap: Leap | None = None,
     evaluated: Statistics | None = None,
+    corrected: Correction | None = None,
 ) -> Fit:
     """Run accelerated EM until the predicted remaining gain is below ``tol``.
 
@@ -139,6 +140,8 @@ def accelerated_em(
         next pass instead of that step, or None. They are not kept if they are a loss.
     evaluated : Statistics, optional
         Statistics of all rows under the start, if a pass has collected them already.
+    corrected : callable, optional
+        For covariances of low rank; see :func:`extrapolated_steps`.
 
     Returns
     -------
@@ -160,6 +163,7 @@ def accelerated_em(
         order=order,
         most_products=most_products,
         leap=leap,
+        corrected=corrected,
     )
     try:
         request = next(steps)
@@ -186,6 +190,7 @@ def ascent_of(
     order: int = _ORDER,
     most_products: int = MOST_PRODUCTS,
     leap: Leap | None = None,
+    corrected: Correction | None = None,
 ) -> Ascent:
     """Make the steps of :func:`accelerated_em`, and leave the passes over the data to the caller.
 
@@ -207,6 +212,7 @@ def ascent_of(
             objective=objective,
             order=order,
             leap=leap,
+            corrected=corrected,
         )
         return fit
     ascent = _Ascent(reader, start, tol, objective, informed_by, order, most_products)

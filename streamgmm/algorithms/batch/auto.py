@@ -16,6 +16,7 @@ import numpy as np
 
 from streamgmm.algorithms.batch.accelerated_em import Leap, accelerated_em
 from streamgmm.algorithms.batch.em import Fit, expectation_maximization
+from streamgmm.algorithms.batch.sample_correction import SampleCorrection
 from streamgmm.algorithms.batch.sample_fit import (
     FEWEST_INFORMING,
     Informant,
@@ -54,7 +55,7 @@ from streamgmm.algorithms.sampling.survey import (
 )
 from streamgmm.algorithms.sampling.systematic_sample import SystematicSample, draw_systematic
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.structures import Array
+from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.events import Listener, StageStarted
 from streamgmm.protocols import Source, Work
 
@@ -267,6 +268,7 @@ def fit_in_few_reads(
         most_products=_most_products(reader.source, search.informant),
         leap=leap,
         evaluated=found.statistics,
+        corrected=_correction(reader, open_rows, settings, sample, effort),
     )
     return replace(fit, columns=found.moments, sample=found.sample)
 
@@ -332,6 +334,23 @@ def _search(
     return Search(open_rows, settings, known, informant, random, reader, effort)
 
 
+def _correction(
+    reader: Reader,
+    open_rows: Callable[[Array, Array, Listener], Reader],
+    settings: Settings,
+    sample: RowSample,
+    effort: Effort,
+) -> SampleCorrection | None:
+    """Return what corrects steps of low rank with a sample; None if the sample has all rows."""
+    n_rows, structure = reader.source.n_rows, STRUCTURES[settings.covariance_type]
+    is_possible = structure.moments_depend_on_parameters and not settings.objective.fixed
+    if not (is_possible and effort.corrects) or len(sample) == n_rows:
+        return None
+    in_memory = open_rows(sample.rows, sample.weights, StageListener("EM", reader.notify))
+    most = min(MOST_PRODUCTS, _PASSES_OF_PRODUCTS * n_rows // len(sample))
+    return SampleCorrection(in_memory, settings.objective, effort.order, most)
+
+
 def _most_products(source: Source, informant: Informant) -> int:
     """Return how many products with the information of some rows a pass over all rows is worth."""
     n_rows = max(len(informant.rows), 1)
@@ -342,6 +361,8 @@ def informant_for(
     reader: Reader, settings: Settings, sample: RowSample, effort: Effort
 ) -> Informant:
     """Return the rows of a sample that say how far each step should go."""
+    if STRUCTURES[settings.covariance_type].moments_depend_on_parameters:
+        return Informant(sample.rows[:0], sample.weights[:0])
     n_parameters = settings.n_parameters(reader.source.n_features)
     most_bytes = _informing_bytes(reader, effort)
     return Informant.among(sample.rows, sample.weights, n_parameters, most_bytes)
@@ -376,10 +397,11 @@ def fit_from(
     """
     informant: Informant | None = None
     leap: Leap | None = None
+    corrected: SampleCorrection | None = None
     n_parameters = settings.n_parameters(reader.source.n_features)
     if sample is not None and _informs(_size_for_start(reader, n_parameters), n_parameters):
-        most_bytes = _informing_bytes(reader, effort)
-        informant = Informant.among(sample.rows, sample.weights, n_parameters, most_bytes)
+        informant = informant_for(reader, settings, sample, effort)
+        corrected = _correction(reader, open_rows, settings, sample, effort)
         # By fitting these rows, and no others, each parameter gains a nat.
         overfit = n_parameters / max(len(sample), 1)
         reader.notify(StageStarted("EM", len(sample), settings.n_components))
@@ -405,6 +427,7 @@ def fit_from(
         if informant is None
         else _most_products(reader.source, informant),
         leap=leap,
+        corrected=corrected,
     )
     return replace(fit, sample=sample)
 

@@ -38,6 +38,9 @@ _ROUND, _ROUNDS = 12, 4
 _INFORMING, _LARGEST_INFORMING = 7.0, 2.0
 # Rows of the sample that inform its own convergence, at least; for each parameter too.
 _FEWEST_INFORMING, _INFORMING_PER_PARAMETER = 4096, 5
+# Without information and splits convergence begins with a subsample: its part of the work, one row
+# of how many of the sample it has, its fewest rows for a parameter, its most iterations.
+_ON_SUBSAMPLE, _PART_OF_SAMPLE, _ROWS_OF_PARAMETER, _MOST_ON_SUBSAMPLE = 0.4, 4, 4, 250
 # Iterations of convergence on the sample, at least and at most.
 _FEWEST_ITERATIONS, _MOST_ITERATIONS = 4, 100
 
@@ -92,6 +95,9 @@ class Budget:
         Moments of a component.
     n_features : int
         D.
+    is_plain: bool
+        Whether there is neither information nor splits and merges, so that all work but the starts
+        is for convergence.
     """
 
     n_rows: int
@@ -99,6 +105,7 @@ class Budget:
     n_parameters: int
     n_moments: int
     n_features: int
+    is_plain: bool = False
 
     @property
     def n_evaluations(self) -> float:
@@ -148,15 +155,30 @@ class Budget:
         """Return the evaluations of each row that splits and merges of one start may take."""
         return max(_SPLITTING * self.n_evaluations / (n_starts * max(n_rows, 1)), LONGER + _ROUND)
 
+    def subsample_rows(self, n_sample: int) -> int:
+        """Return the number of rows with which convergence on a sample begins; 0 for all of them.
+
+        Without information EM may take many iterations. Most of them can be with fewer rows.
+        """
+        n_rows = n_sample // _PART_OF_SAMPLE
+        return n_rows if self.is_plain and n_rows >= _ROWS_OF_PARAMETER * self.n_parameters else 0
+
+    def subsample_convergence(self, n_rows: int) -> Convergence:
+        """Return the work of convergence on the rows of :meth:`subsample_rows`."""
+        wanted = _ON_SUBSAMPLE * self.n_evaluations / n_rows
+        return Convergence(min(math.floor(wanted), _MOST_ON_SUBSAMPLE), 0)
+
     def convergence(self, n_sample: int) -> Convergence:
         """Return the work of convergence on a sample."""
         n_informing = min(
             n_sample, max(_FEWEST_INFORMING, _INFORMING_PER_PARAMETER * self.n_parameters)
         )
         informing = _INFORMING * n_informing / max(n_sample, 1)
-        if informing > _LARGEST_INFORMING:
+        if self.is_plain or informing > _LARGEST_INFORMING:
             n_informing, informing = 0, 0.0
         part = 1.0 - _STARTING - _SPLITTING
+        if self.is_plain:
+            part = 1.0 - _STARTING - (_ON_SUBSAMPLE if self.subsample_rows(n_sample) else 0.0)
         wanted = part * self.n_evaluations / (max(n_sample, 1) * (1.0 + informing))
         n_iterations = min(max(math.floor(wanted), _FEWEST_ITERATIONS), _MOST_ITERATIONS)
         return Convergence(n_iterations, n_informing)

@@ -7,22 +7,18 @@ then EM's own step.
 """
 
 import math
-from collections import deque
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from streamgmm.algorithms.batch.em import Fit
+from streamgmm.algorithms.batch.parameter_extrapolation import Extrapolation
 from streamgmm.algorithms.reads.reader import Reader, StatisticsRequest
 from streamgmm.core.fitted_model import StopReason
 from streamgmm.core.frame import Frame
-from streamgmm.core.maximization import Maximum
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.core.structures import Array
 from streamgmm.events import ComponentsDegenerate
 
 if TYPE_CHECKING:
@@ -35,29 +31,31 @@ _PATIENCE = 5
 # Largest ratio of successive gains that is believed, and the multiple of what is predicted that may
 # remain.
 _LARGEST_RATIO, _CAUTION = 0.95, 2.0
-# Factor by which an extrapolation may change a weight or a noise variance beyond EM's own step.
-_LARGEST_FACTOR = 10.0
-# Singular values of residual differences, over the largest, that are taken for noise.
-_CUTOFF = 1e-6
+
+
+#: Function that returns parameters to go to, from parameters and the image of EM's own step.
+Correction = Callable[[Parameters, Parameters], Parameters | None]
 
 
 @dataclass(frozen=True, eq=False)
 class _Best:
     """The best parameters so far, what their pass has found, and the steps from them.
 
+    Steps are computed where they are asked for, because a mixture can be large.
+
     Attributes
     ----------
     parameters : Parameters
     statistics : Statistics
     value : float
-    steps : list of Parameters
-        Where to go if a step is a loss, EM's own step first.
+    steps : list of callables
+        Return where to go if a step is a loss. The last one is the next, EM's own step the first.
     """
 
     parameters: Parameters
     statistics: Statistics
     value: float
-    steps: list[Parameters]
+    steps: list[Callable[[], Parameters]]
 
 
 def extrapolated_steps(
@@ -69,6 +67,7 @@ def extrapolated_steps(
     objective: Objective,
     order: int,
     leap: "Leap | None" = None,
+    corrected: Correction | None = None,
 ) -> "Ascent":
     """Make the steps of EM with extrapolation, and leave the passes over the data to the caller.
 
@@ -87,6 +86,9 @@ def extrapolated_steps(
     leap : callable, optional
         Given EM's own step from the start, and whether the fit continues, it returns parameters to
         try instead, or None. They are not kept if they lower the value.
+    corrected : callable, optional
+        Given parameters, and those after EM's own step, it returns parameters to go to, or None.
+        They are not kept if they lower the value; the pass after that does without.
 
     Returns
     -------
@@ -99,7 +101,7 @@ def extrapolated_steps(
     Henderson & Varadhan (2019), Damped Anderson acceleration with restarts and monotonicity
     control for accelerating EM and EM-like algorithms.
     """
-    extrapolation = _Extrapolation(0 if objective.fixed else order, objective)
+    extrapolation = Extrapolation(0 if objective.fixed else order, objective)
     log_likelihoods: list[float] = []
     values: list[float] = []
     gains: list[float] = []
@@ -107,9 +109,10 @@ def extrapolated_steps(
     parameters = start
     best: _Best | None = None
     reason, n_iterations, remaining = StopReason.LIMIT, 0, math.inf
-    while n_iterations < max_iter and reason is StopReason.LIMIT:
+    has_lost = is_corrected = False
+    while n_iterations < max_iter:
         n_iterations += 1
-        statistics, maximum = yield from _pass(
+        statistics, informing = yield from _pass(
             reader, parameters, best, objective, n_iterations, remaining
         )
         gain = _gain(objective, best, parameters, statistics)
@@ -119,14 +122,17 @@ def extrapolated_steps(
                 # ends.
                 reason = StopReason.TOLERANCE if -gain < tol else StopReason.LOSS
                 break
+            del statistics, informing
             extrapolation.clear()
-            parameters = best.steps.pop()
+            has_lost = True
+            parameters = best.steps.pop()()
             continue
         value = objective.value(statistics, parameters)
         log_likelihoods.append(statistics.mean_log_likelihood)
         values.append(value)
         gains.append(gain)
         remaining = _remaining(gains)
+        maximum = objective.maximize(informing, parameters)
         lost = {*maximum.empty, *maximum.collapsed}
         if lost:
             degenerate |= lost
@@ -137,12 +143,27 @@ def extrapolated_steps(
             reason = StopReason.TOLERANCE
         elif len(gains) > _PATIENCE and sum(gains[-_PATIENCE:]) < tol:
             reason = StopReason.STALLED
-        complete = objective.maximize(statistics, parameters, is_complete=True).parameters
-        best = _Best(parameters, statistics, value, [maximum.parameters, complete])
+        # Without inverse factors, which would be in memory during the next pass.
+        parameters = replace(parameters)
+        steps = _steps(objective, parameters, statistics, informing)
+        best = _Best(parameters, statistics, value, steps)
+        if reason is not StopReason.LIMIT:
+            break
+        complete = best.steps[-1]()
         other, leap = leap(complete, False) if leap else None, None
+        image: Parameters | None = None
         if other is None and not lost:
-            other = extrapolation.extrapolated(parameters, complete)
-        parameters = best.steps.pop() if other is None else other
+            if corrected and not has_lost:
+                image = corrected(parameters, maximum.parameters)
+            if (image is None) == is_corrected:
+                # Images of two maps cannot be combined.
+                extrapolation.clear()
+                is_corrected = image is not None
+            other = extrapolation.extrapolated(parameters, image or complete) or image
+        if other is None:
+            best.steps.pop()
+        parameters, has_lost = complete if other is None else other, False
+        del statistics, informing, maximum, complete, other, image
     if best is None:
         return Fit(start)
     return Fit(
@@ -165,8 +186,8 @@ def _pass(
     objective: Objective,
     iteration: int,
     remaining: float,
-) -> Generator[StatisticsRequest, Statistics, tuple[Statistics, Maximum]]:
-    """Ask for the statistics under some parameters; return them with EM's own step."""
+) -> Generator[StatisticsRequest, Statistics, tuple[Statistics, Statistics]]:
+    """Ask for the statistics under some parameters; return them, and those of EM's own step."""
 
     def request(purpose: str, frame: Frame) -> StatisticsRequest:
         return StatisticsRequest(
@@ -187,10 +208,20 @@ def _pass(
     statistics = yield request("iteration", frame)
     maximum = objective.maximize(statistics, parameters)
     if statistics.frame.resolves(maximum.parameters):
-        return statistics, maximum
+        return statistics, statistics
     # Means far from the origins: the same step again, about origins that are close.
     again = yield request("refinement", Frame.of(maximum.parameters, dtype))
-    return statistics, objective.maximize(again, parameters)
+    return statistics, again
+
+
+def _steps(
+    objective: Objective, parameters: Parameters, statistics: Statistics, own: Statistics
+) -> list[Callable[[], Parameters]]:
+    """Return functions that make EM's own step, from its statistics, and the complete one."""
+    return [
+        lambda: objective.maximize(own, parameters).parameters,
+        lambda: objective.maximize(statistics, parameters, is_complete=True).parameters,
+    ]
 
 
 def _gain(
@@ -216,117 +247,3 @@ def _remaining(gains: list[float]) -> float:
         return max(gains[-1], 0.0)
     ratio = min(max(gains[-1], 0.0) / gains[-2], _LARGEST_RATIO)
     return max(gains[-1], 0.0) * max(1.0, ratio / (1.0 - ratio))
-
-
-class _Extrapolation:
-    """Anderson extrapolation of EM over the parameters of a mixture of low rank.
-
-    Parameters
-    ----------
-    order : int
-        Earlier iterates that are kept; 0 for none.
-    objective : Objective
-        No noise variance is extrapolated below its ridge.
-    """
-
-    def __init__(self, order: int, objective: Objective) -> None:
-        self._objective = objective
-        self._order = order
-        self._iterates: deque[tuple[Array, Array]] = deque(maxlen=order + 1)
-        self._coordinates: _Coordinates | None = None
-
-    def clear(self) -> None:
-        """Forget all iterates."""
-        self._iterates.clear()
-        self._coordinates = None
-
-    def extrapolated(self, parameters: Parameters, image: Parameters) -> Parameters | None:
-        """Return where EM's steps point to, from parameters and the image of EM; None for EM's own.
-
-        Parameters
-        ----------
-        parameters, image : Parameters
-        """
-        least = min(_weights(parameters).min(), _weights(image).min())
-        if self._order == 0 or not least > 0.0:
-            return None
-        if self._coordinates is None:
-            self._coordinates = _Coordinates(parameters)
-        coordinates = self._coordinates
-        reached = coordinates.of(image)
-        residual = reached - coordinates.of(parameters)
-        earlier = list(self._iterates)
-        self._iterates.append((reached, residual))
-        if not earlier:
-            return None
-        differences = np.stack([residual - other for _, other in earlier], axis=1)
-        parts = np.linalg.lstsq(differences, residual, rcond=_CUTOFF)[0]
-        found = reached.copy()
-        for part, (other, _) in zip(parts, earlier, strict=True):
-            found -= part * (reached - other)
-        return coordinates.parameters(found, image, self._objective.reg_covar)
-
-
-class _Coordinates:
-    """The parameters of a mixture as one vector, in units in which directions compare.
-
-    Loadings are turned towards those of the reference, because all rotations are the same mixture.
-
-    Parameters
-    ----------
-    reference : Parameters
-    """
-
-    def __init__(self, reference: Parameters) -> None:
-        self._loadings = reference.structure.covariances_of(reference.factors)[:, :, :-1]
-        self._shape = reference.covariances.shape
-        noise = reference.covariances[:, :, -1:]
-        roots = np.sqrt(reference.weights)[:, np.newaxis, np.newaxis]
-        self._units = roots / np.sqrt(noise)
-        self._root = roots
-        self._weight_roots = np.sqrt(_weights(reference))
-
-    def of(self, parameters: Parameters) -> Array:
-        """Return the vector of some parameters."""
-        loadings = parameters.covariances[:, :, :-1]
-        noise = parameters.covariances[:, :, -1:]
-        inner = np.swapaxes(loadings / noise, 1, 2) @ self._loadings
-        left, _, right = np.linalg.svd(inner)
-        parts = (
-            parameters.means[:, :, np.newaxis] * self._units,
-            (loadings @ (left @ right)) * self._units,
-            np.log(noise) * self._root,
-        )
-        weights = np.log(_weights(parameters)) * self._weight_roots
-        return np.concatenate([np.concatenate(parts, axis=2).ravel(), weights])
-
-    def parameters(
-        self, vector: Array, image: Parameters, ridge: float | Array
-    ) -> Parameters | None:
-        """Return the parameters of a vector; None if they are far from those of EM's own step."""
-        k, d, width = self._shape
-        n_weights = len(self._weight_roots)
-        parts = vector[:-n_weights].reshape(k, d, width + 1)
-        noise = np.exp(parts[:, :, -1] / self._root[:, :, 0])
-        weights = np.exp(vector[-n_weights:] / self._weight_roots)
-        weights /= weights.sum()
-        for own, other in ((noise, image.covariances[:, :, -1]), (weights, _weights(image))):
-            if not np.all(np.abs(np.log(own / other)) <= math.log(_LARGEST_FACTOR)):
-                return None
-        covariances = np.concatenate(
-            [parts[:, :, 1:-1] / self._units, np.maximum(noise, ridge)[:, :, np.newaxis]], axis=2
-        )
-        means = parts[:, :, 0] / self._units[:, :, 0]
-        of_noise = image.noise
-        if of_noise is not None:
-            of_noise = of_noise.of_weight(float(weights[-1]))
-        return Parameters.create(
-            image.covariance_type, weights[:k], means, covariances, noise=of_noise
-        )
-
-
-def _weights(parameters: Parameters) -> Array:
-    """Return the weights of the components and, last, of the noise if there is any."""
-    if parameters.noise is None:
-        return parameters.weights
-    return np.append(parameters.weights, parameters.noise.weight)

@@ -14,7 +14,14 @@ import numpy as np
 import scipy.sparse
 
 from streamgmm.algorithms.batch.accelerated_em import accelerated_em
-from streamgmm.algorithms.batch.budget import KMEANS_ITERATIONS, LONGER, SHORT, Budget, Starts
+from streamgmm.algorithms.batch.budget import (
+    KMEANS_ITERATIONS,
+    LONGER,
+    SHORT,
+    Budget,
+    Convergence,
+    Starts,
+)
 from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.few_rows import FewRows
 from streamgmm.algorithms.batch.rows_in_memory import Rows
@@ -52,9 +59,6 @@ from streamgmm.options import CovarianceType
 
 # From this number of components on, splits and merges need as many rows as parameters.
 _MANY_COMPONENTS = 512
-# Threads whose memory is counted for the work on a sample. The number is fixed, so that a fit does
-# not depend on the machine.
-_THREADS = 2
 # Largest difference of two fits at the same optimum, nats per row.
 _ALIKE = 1e-4
 # Number of values of the rows from which on a start that comes to the best one again is the last
@@ -107,9 +111,15 @@ class Settings:
 
     def budget(self, n_rows: int, n_features: int) -> Budget:
         """Return how much work in memory a fit to that many rows may take."""
-        n_moments = STRUCTURES[self.covariance_type].n_moments(n_features)
-        n_parameters = self.n_parameters(n_features)
-        return Budget(n_rows, self.n_components, n_parameters, n_moments, n_features)
+        structure = STRUCTURES[self.covariance_type]
+        return Budget(
+            n_rows,
+            self.n_components,
+            self.n_parameters(n_features),
+            structure.n_moments(n_features),
+            n_features,
+            structure.moments_depend_on_parameters,
+        )
 
     def memory(
         self,
@@ -139,18 +149,20 @@ class Settings:
         shape = self.covariance_type, self.n_components, n_features
         n_parameters = self.n_parameters(n_features)
         gaps = gap_bytes(*shape[1:], n_sample // 8) if missing else 0
+        structure = STRUCTURES[self.covariance_type]
         n_informing = min(n_sample, informing_rows(n_parameters))
+        if structure.moments_depend_on_parameters:
+            n_informing = 0
         return FitMemory(
             MixtureBytes(*shape, missing),
             n_sample,
             itemsize,
-            _THREADS,
             self.n_init,
             self.budget(0, n_features).most_starting_rows,
             n_informing,
             n_informing >= n_parameters,
             most_bytes,
-            scratch_bytes(*shape) + gaps + 4 * statistics_bytes(*shape),
+            scratch_bytes(*shape) + gaps + structure.n_sums() * statistics_bytes(*shape),
             n_pilot,
         )
 
@@ -390,6 +402,10 @@ class Search:
             size = self._size(sample, self._budget.splitting_rows(starts.n_starts))
             found = self._stage("split and merge", sample, size, self._split_and_merged, found)
         found = found[: self.settings.n_init]
+        size = self._budget.subsample_rows(len(sample))
+        if size:
+            work = self._budget.subsample_convergence(size)
+            found = self._stage("EM", sample, size, self._converged, found, tol, work)
         return self._stage("EM", sample, len(sample), self._converged, found, tol)[0]
 
     def better_than(self, proposal: Parameters, sample: RowSample, tol: float) -> Parameters | None:
@@ -563,9 +579,15 @@ class Search:
         most = self._budget.splitting_steps(n_starts, len(rows.weights)) - LONGER
         return split_and_merge(rows, fit, objective=self.settings.objective, most_evaluations=most)
 
-    def _converged(self, rows: Rows, starts: Sequence[Parameters], tol: float) -> list[Fit]:
+    def _converged(
+        self,
+        rows: Rows,
+        starts: Sequence[Parameters],
+        tol: float,
+        work: Convergence | None = None,
+    ) -> list[Fit]:
         best: list[Fit] = []
-        work = self._budget.convergence(len(rows.weights))
+        work = work or self._budget.convergence(len(rows.weights))
         informant = self.informant.thinned(work.n_informing)
         for start in starts:
             fit = self._converged_from(rows, start, tol, informant, work.n_iterations)

@@ -7,7 +7,7 @@ the moment never changes the result of a fit.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from streamgmm.core.e_step import statistics_bytes
@@ -52,12 +52,21 @@ class Effort:
         Information uses one of this many parts of the bytes that rows may take.
     starting_part : int
         Starts, and split and merge, use one of this many parts of the sampled rows.
+    n_threads : int
+        Threads whose memory is counted for the work on a sample. The number does not depend on the
+        machine, so that a fit does not.
     """
 
     order: int = 8
     splits: bool = True
     informing_part: int = 1
     starting_part: int = 1
+    n_threads: int = 2
+
+    @property
+    def corrects(self) -> bool:
+        """Whether steps of low rank are corrected with the sample."""
+        return self.order > 0
 
 
 #: The efforts between which a limit decides, the largest first.
@@ -66,6 +75,12 @@ EFFORTS = tuple(
     for splits in (True, False)
     for starting_part in (1, 4)
     for order, part in ((8, 1), (4, 1), (2, 2), (1, 4))
+)
+# Those of mixtures without splits and merges, and without information. The least is EM's own steps.
+_EFFORTS_WITHOUT_SPLITS = (
+    *(Effort(order, starting_part=part) for part in (1, 4) for order in (8, 4, 2)),
+    Effort(0, starting_part=4),
+    Effort(0, starting_part=4, n_threads=1),
 )
 
 
@@ -158,7 +173,11 @@ class MixtureBytes:
     def em(self, read: int) -> int:
         """Return the bytes of plain EM: three mixtures, two frames, statistics, and a pass."""
         step = max(self.expectation + read, self.parameters + self.temporaries)
-        return 2 * self.bare + self.matrices + 2 * self.frame + 2 * self.statistics + step
+        last = self.frame + self.statistics
+        if not self._structure.moments_depend_on_parameters:
+            # Moments of all components in several frames.
+            last *= 2
+        return 2 * self.bare + self.matrices + last + step
 
 
 @dataclass(frozen=True)
@@ -172,8 +191,6 @@ class FitMemory:
         Rows of the sample.
     itemsize : int
         Bytes of a sampled value.
-    n_threads : int
-        Threads that work on the sample.
     n_init : int
     few : int
         Rows that starts use; split and merge uses twice as many.
@@ -192,7 +209,6 @@ class FitMemory:
     mixture: MixtureBytes
     n_sample: int
     itemsize: int
-    n_threads: int
     n_init: int
     few: int
     n_informing: int
@@ -201,14 +217,21 @@ class FitMemory:
     scratch: int
     n_pilot: int = 0
 
+    @property
+    def efforts(self) -> tuple[Effort, ...]:
+        """The efforts between which a limit decides, the largest first."""
+        return _EFFORTS_WITHOUT_SPLITS if self._is_extrapolated else EFFORTS
+
     def during_passes(self, effort: Effort) -> int:
         """Return what is held during a pass over all the data."""
-        reading, _ = self._accelerated(0, effort, self.mixture.bare)
+        reading, _ = self._in_few_passes(0, effort, self.mixture.bare)
         return self._sample + reading
 
     def between_passes(self, effort: Effort) -> int:
         """Return what is held between two passes over all the data."""
-        _, advancing = self._accelerated(0, effort, self.mixture.bare)
+        _, advancing = self._in_few_passes(0, effort, self.mixture.bare)
+        if self._is_extrapolated and effort.corrects:
+            advancing += self._correction(effort)
         return self._sample + advancing
 
     def search(self, effort: Effort) -> int:
@@ -243,9 +266,18 @@ class FitMemory:
         return n * (self._row + _OTHER_BYTES)
 
     @property
-    def _read(self) -> int:
-        """A pass over the sample, on all threads."""
-        return self.n_threads * self.scratch + 6 * self.mixture.statistics
+    def _is_extrapolated(self) -> bool:
+        """Whether parameters are extrapolated, because moments depend on them."""
+        return STRUCTURES[self.mixture.covariance_type].moments_depend_on_parameters
+
+    def _read(self, effort: Effort) -> int:
+        """Return the bytes of a pass over the sample, on all threads."""
+        return effort.n_threads * self.scratch + 6 * self.mixture.statistics
+
+    def _in_few_passes(self, read: int, effort: Effort, start: int) -> tuple[int, int]:
+        """Return what a fit holds during a pass that takes ``read``, and between two."""
+        method = self._extrapolated if self._is_extrapolated else self._accelerated
+        return method(read, effort, start)
 
     def _initialize(self, n: int, mixture: MixtureBytes) -> int:
         """Return the bytes to compute parameters of clusters: centred rows, and deviations."""
@@ -269,9 +301,10 @@ class FitMemory:
         starts = 3 * self.n_init * one.bare
         few = min(self.few, self.n_sample) // effort.starting_part
         begun = starts + self._rows(few)
-        first = begun + max(self._initialize(few, one), one.em(self._read))
-        converged = max(self._accelerated(self._read, effort, self._restarts))
-        if not effort.splits:
+        read = self._read(effort)
+        first = begun + max(self._initialize(few, one), one.em(read))
+        converged = max(self._in_few_passes(read, effort, self._restarts))
+        if self._is_extrapolated or not effort.splits:
             return max(first, converged)
         return max(first, converged, self._splitting(starts, effort))
 
@@ -291,7 +324,8 @@ class FitMemory:
         as_double = size * _VALUE * one.n_features if self.itemsize < _VALUE else 0
         held = starts + self._rows(size) + as_double + self._restarts + one.bare + one.parameters
         factor = one.mean_factor + 3 * size * _VALUE * one.n_features
-        read = 2 * self._read + self.n_threads * 2 * parts.statistics
+        own = self._read(effort)
+        read = 2 * own + effort.n_threads * 2 * parts.statistics
         # Responsibilities by row and by component, and the rows to which halves are fitted.
         shares = 3 * _SHARE_BYTES * size * min(one.n_components, _SHARES_OF_ROW)
         copied = 2 * size * self._row
@@ -301,9 +335,9 @@ class FitMemory:
             self._initialize(size, parts),
             factor + _WORST_BYTES,
             parts.em(read),
-            means + self.n_threads * _MEANS_BYTES,
+            means + effort.n_threads * _MEANS_BYTES,
             # Pairs of components, and the mixture in which they replace components.
-            parts.bare + one.bare + max(one.bare + one.temporaries, one.em(self._read)),
+            parts.bare + one.bare + max(one.bare + one.temporaries, one.em(own)),
         )
 
     def _accelerated(self, read: int, effort: Effort, start: int) -> tuple[int, int]:
@@ -335,6 +369,37 @@ class FitMemory:
         held = start + iterates + 2 * one.frame + point
         return held + reading, held + advancing
 
+    def _extrapolated(self, read: int, effort: Effort, start: int) -> tuple[int, int]:
+        """Return what EM with extrapolated parameters holds: see :meth:`_accelerated`.
+
+        It is the best point, the next one, and the iterates before them, each with its image.
+        """
+        one = self.mixture
+        vector = one.matrices + one.rows
+        point = one.bare + one.statistics + one.frame
+        # Of the coordinates two arrays are kept.
+        iterates = (2 * (effort.order + 1) + 2) * vector * (effort.order > 0)
+        held = start + point + iterates
+        reading = one.bare + one.expectation + read
+        # Another point with both of its steps; or iterates as a matrix, and its decomposition.
+        advancing = max(
+            point + 2 * one.matrices + 2 * one.bare + one.temporaries,
+            (2 * effort.order + 4) * vector * (effort.order > 0) + one.bare,
+        )
+        return held + reading, held + advancing
+
+    def _correction(self, effort: Effort) -> int:
+        """Return the bytes of a correction with the sample, beside the point that it begins from.
+
+        It has iterates of its own, and three mixtures.
+        """
+        one = self.mixture
+        vector = one.matrices + one.rows
+        held = 3 * one.parameters + one.statistics + one.frame + 5 * vector
+        held += 2 * (effort.order + 1) * vector
+        extrapolated = 2 * (effort.order + 1) * vector
+        return held + max(one.expectation + self._read(effort), extrapolated + one.temporaries)
+
     def _information(self, effort: Effort) -> tuple[int, int]:
         """Return the bytes kept for informing rows, and the additional bytes to compute them."""
         one = self.mixture
@@ -352,7 +417,9 @@ class FitMemory:
         return kept, kept + responsibilities + 4 * rows
 
 
-def affordable(limit: int | None, needs: Callable[[Effort], int]) -> Effort:
+def affordable(
+    limit: int | None, needs: Callable[[Effort], int], efforts: Sequence[Effort] = EFFORTS
+) -> Effort:
     """Choose the largest effort that fits in a limit.
 
     Parameters
@@ -361,6 +428,8 @@ def affordable(limit: int | None, needs: Callable[[Effort], int]) -> Effort:
         Bytes that the process may hold; None for no limit.
     needs : callable
         Returns the bytes that a fit with an effort takes, passes included.
+    efforts : sequence of Effort
+        The efforts to choose from, the largest first.
 
     Returns
     -------
@@ -368,6 +437,6 @@ def affordable(limit: int | None, needs: Callable[[Effort], int]) -> Effort:
         The smallest effort, if none fits.
     """
     if limit is None:
-        return EFFORTS[0]
+        return efforts[0]
     room = limit - _PROCESS_BYTES
-    return next((effort for effort in EFFORTS if needs(effort) <= room), EFFORTS[-1])
+    return next((effort for effort in efforts if needs(effort) <= room), efforts[-1])

@@ -19,7 +19,7 @@ from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.noise import Noise
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
-from streamgmm.core.structures import Array
+from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.errors import NotFiniteError
 from streamgmm.events import Event, Listener, ReadDone, ReadStarted, SampleStage, SkippedRows
 from streamgmm.options import Arithmetic, CovarianceType, Missing
@@ -479,13 +479,11 @@ def statistics_work(source: Source, covariance_type: CovarianceType, n_component
     """Return the memory that a pass for the statistics of a mixture takes."""
     shape = n_components, source.n_features
     value = statistics_bytes(covariance_type, *shape)
-    # A thread sums in two levels. The statistics of a chunk, and those they merge with, are both in
-    # memory.
     return Work(
         scratch_bytes(covariance_type, *shape)
         + gap_bytes(source, n_components)
         + swapped_bytes(source)
-        + 4 * value,
+        + STRUCTURES[covariance_type].n_sums() * value,
         value,
     )
 

@@ -357,6 +357,10 @@ class LowRank(OwnCovariances):
         values += rows_in_block(n_features, 4) * of_row
         return 8 + math.ceil(values / STRIDE)
 
+    def n_sums(self) -> int:
+        # The kernel has one level of sums. The statistics of a chunk are merged without them.
+        return 2
+
     # Frame
 
     def frame_factor_shape(self, n_centred: int, n_features: int) -> tuple[int, ...]:

@@ -442,6 +442,14 @@ class CovarianceStructure(ABC):
         # Lists of rows by component are an eighth of a line each.
         return 7 * (2 + n_features) + n_components + n_components // 8 + 8
 
+    def n_sums(self) -> int:
+        """Return the number of statistics that a thread holds beside the memory of a kernel.
+
+        A kernel sums in two levels. The statistics of a chunk, and those they merge with, are both
+        in memory.
+        """
+        return 4
+
     def n_scatter(self, n_features: int) -> int:
         """Return the number of lines of the scatter: D, or 0 if there is none."""
         return 0
