@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamgmm.core.accuracy import DENSITY_TOLERANCE, LARGEST_VALUE, SINGLE_TOLERANCE
 from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
 from streamgmm.core.kernels.hard import assignment, comparison, hard_step
 from streamgmm.core.kernels.kinds import LOW_RANK, TIED
 from streamgmm.core.kernels.log_joint import (
-    UNIT_ROUNDOFF,
     Coefficients,
     n_kept_lines,
     workspace,
@@ -25,48 +25,36 @@ from streamgmm.core.kernels.low_rank import (
     low_rank_step,
     low_rank_sums,
     low_rank_workspace,
-    rows_in_block,
 )
 from streamgmm.core.kernels.mixture import e_step
-from streamgmm.core.kernels.panels import WHOLE_FEATURES, in_tiles
+from streamgmm.core.kernels.panels import WHOLE_FEATURES
 from streamgmm.core.kernels.products import ROWS_AT_ONCE
 from streamgmm.core.kernels.records import Record
 from streamgmm.core.kernels.screening import (
     LARGEST_COEFFICIENT,
-    LARGEST_COORDINATE,
     MANY_FEATURES,
     SINGLE_OVER_DOUBLE,
 )
 from streamgmm.core.kernels.single import single_statistics, single_workspace
 from streamgmm.core.kernels.tiles import BLOCK, FORMS, SINGLE_LANES, SPARE_FEATURES, STRIDE
 from streamgmm.core.kernels.totals import N_NOT_FINITE, N_TOTALS, named
+from streamgmm.core.low_rank_coefficients import (
+    bears_single_products,
+    low_rank_coefficients,
+    single_low_rank,
+)
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.scratch import Scratch
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array, blocks, upper_triangle
-from streamgmm.core.structures.low_rank import LowRank
-from streamgmm.core.structures.low_rank_factors import projections_of
-from streamgmm.core.structures.low_rank_update import bases_of, parted
+from streamgmm.core.structures.low_rank_update import bases_of
 from streamgmm.errors import DataError, ParameterError
 from streamgmm.options import Arithmetic, CovarianceType
 
-#: Rows that hold a larger value are skipped, because sums of their squares may overflow.
-LARGEST_VALUE = 1e130
-# Bound on the error of a log-density, in nats, above which the centred form is used.
-_DENSITY_TOLERANCE = 1e-8
-# The same bound if the user asks for float32.
-_SINGLE_TOLERANCE = 1e-3
 # Error of a covariance, relative to itself, from sums in float32 ...
 _SINGLE_COVARIANCE_TOLERANCE = 1e-4
 # ... of this length: first rows in each lane of a vector are summed, then lanes.
 _SINGLE_LENGTH = ROWS_AT_ONCE / SINGLE_LANES + math.log2(SINGLE_LANES)
-# Low rank with rows of float32: roundings of a density as parts of Σ u²/ψ, the largest such sum for
-# which they stay within the tolerance, ...
-_SINGLE_ROUNDINGS = 2.0
-_SINGLE_SPREAD = _SINGLE_TOLERANCE / (_SINGLE_ROUNDINGS * SINGLE_OVER_DOUBLE * UNIT_ROUNDOFF)
-# ... errors of a mean, as a part of the deviation, and of a noise variance, relative to itself:
-# from sums, and from responsibilities of one row. The latter are independent for all rows.
-_SINGLE_MEAN_TOLERANCE, _SINGLE_NOISE_TOLERANCE, _SINGLE_SHARE_TOLERANCE = 1e-5, 3e-5, 7e-4
 # Terms of the densities of a row, for each coordinate, above which it pays to find in float32 which
 # of them matter.
 _LONG = 120
@@ -183,11 +171,11 @@ class EStep:
         alive = log_offsets > -np.inf
         if parameters.structure.code == LOW_RANK:
             order = np.flatnonzero(alive)
-            found = _low_rank_coefficients(parameters, frame, order, log_offsets)
+            found = low_rank_coefficients(parameters, frame, order, log_offsets)
             sums_single = (
                 arithmetic != "float64"
                 and not is_hard
-                and _bears_single_products(parameters, frame, found)
+                and bears_single_products(parameters, frame, found)
             )
             return cls(
                 frame,
@@ -230,7 +218,7 @@ class EStep:
             whitener=form.whitener,
             theta=np.ascontiguousarray(form.theta),
             theta_single=_single(form.theta, parameters.means.shape, arithmetic, is_hard),
-            single_tolerance=_SINGLE_TOLERANCE if arithmetic == "float32" else 0.0,
+            single_tolerance=SINGLE_TOLERANCE if arithmetic == "float32" else 0.0,
             means=parameters.means[order],
             factors=factors,
             constants=constants[order],
@@ -238,7 +226,7 @@ class EStep:
             bases=bases,
             has_own_basis=structure.is_own_basis(frame.factors, parameters.factors),
             limit=limit,
-            tolerance=_DENSITY_TOLERANCE,
+            tolerance=DENSITY_TOLERANCE,
             log_noise=-math.inf if noise is None else noise.log_joint,
             log_ranges=np.empty(0) if noise is None else noise.log_ranges,
         )
@@ -452,7 +440,7 @@ class EStep:
     @functools.cached_property
     def _single_coefficients(self) -> LowRankCoefficients:
         """The coefficients in float32, in the memory layout that kernels are compiled for."""
-        return _single_low_rank(self.writable_coefficients, writable(self.frame.origin))
+        return single_low_rank(self.writable_coefficients, writable(self.frame.origin))
 
     def _about_exact_origins(self, sums: LowRankSums) -> LowRankSums:
         """Return sums about the frame's origins from those about origins of float32."""
@@ -738,105 +726,6 @@ def _require_expected(
     is_placed = order.shape == (k,) and bool(np.all((order >= 0) & (order < n_components)))
     if wrong or not is_placed:
         raise ParameterError(f"a mixture has arrays of other shapes than its frame: {wrong}")
-
-
-def _low_rank_coefficients(
-    parameters: Parameters, frame: Frame, order: NDArray[np.intp], log_offsets: Array
-) -> LowRankCoefficients:
-    """Return the coefficients of some components of low rank."""
-    structure = parameters.structure
-    assert isinstance(structure, LowRank)
-    d, rank = parameters.n_features, structure.rank
-    # All components have an origin and a basis of their own.
-    positions = np.searchsorted(frame.centred, order)
-    own, means = parameters.factors[order], parameters.means[order]
-    origins = frame.means[positions]
-    bases = np.swapaxes(bases_of(frame.factors[positions], rank), 1, 2)
-    is_own = np.array_equal(own, parted(frame.factors[positions], rank)[1])
-    has_own_basis = is_own and np.array_equal(means, origins)
-    constants = log_offsets[order] - structure.log_determinants(own)
-    precisions = 1.0 / np.square(own[:, :, -1])
-    steepest = math.sqrt(max(1.0, float(precisions.max(initial=1.0))))
-    # E[z] = y / √(1 + s²) under loadings that are orthogonal in units of the noise.
-    shrinkages = 1.0 / (1.0 + np.square(own[:, :, :-1]).sum(axis=1))
-    is_doubtful = UNIT_ROUNDOFF * (4.0 + math.sqrt(d)) * _typical_spreads(own) > _DENSITY_TOLERANCE
-    chosen = own[is_doubtful]
-    loadings = structure.covariances_of(chosen)[:, :, :-1] * shrinkages[is_doubtful, np.newaxis]
-    return LowRankCoefficients(
-        centre=np.zeros(d),
-        means=_whole(means),
-        precisions=_whole(precisions),
-        projections=in_tiles(np.swapaxes(projections_of(own), 1, 2)),
-        constants=constants - 0.5 * d * math.log(2.0 * math.pi),
-        positions=np.where(is_doubtful, np.cumsum(is_doubtful) - 1, -1),
-        shrinkages=shrinkages,
-        loadings=in_tiles(-loadings),
-        origins=_whole(origins),
-        leading=in_tiles(bases[:, : 0 if has_own_basis else rank]),
-        spare=in_tiles(bases[:, rank:]),
-        rank=rank,
-        width=bases.shape[1],
-        limit=min(1e140 / (d * steepest), LARGEST_VALUE),
-        most_spread=math.inf,
-        log_noise=-math.inf if parameters.noise is None else parameters.noise.log_joint,
-    )
-
-
-def _typical_spreads(factors: Array) -> Array:
-    """Return Σ u²/ψ of a typical row of each component, for stored factors (K, D, R + 1)."""
-    gains = np.square(factors[:, :, :-1]).sum(axis=1)
-    found: Array = factors.shape[1] + (np.square(1.0 + gains) - 1.0).sum(axis=1)
-    return found
-
-
-def _whole(values: Array) -> Array:
-    """Return values (K, D) with columns of 0 that make up whole strips."""
-    return np.pad(values, [(0, 0), (0, -values.shape[1] % WHOLE_FEATURES)])
-
-
-def _bears_single_products(
-    parameters: Parameters, frame: Frame, coefficients: LowRankCoefficients
-) -> bool:
-    """Return whether products in float32 are accurate enough for most rows of a mixture.
-
-    Rounding errors of the terms of a density are independent, and add in squares. Those of a sum
-    of positive terms are at most a few roundings of the sum.
-    """
-    roundoff = SINGLE_OVER_DOUBLE * UNIT_ROUNDOFF
-    noise = np.square(parameters.factors[:, :, -1])
-    parts = parameters.structure.variances(parameters.covariances) / noise
-    # Rows, and means, are rounded about the common origin.
-    distances = np.square(parameters.means - frame.origin) / noise
-    moved = roundoff * np.sqrt(distances)
-    densities = np.sqrt((np.square(moved) * parts).sum(axis=1))
-    spreads = _typical_spreads(parameters.factors)
-    sums = roundoff * math.sqrt(rows_in_block(parameters.n_features, 4)) * parts
-    # Errors of responsibilities, of rows that two components share, are larger in the noise.
-    shares = roundoff * spreads[:, np.newaxis] * parts
-    return bool(
-        np.all(_SINGLE_ROUNDINGS * densities <= _SINGLE_TOLERANCE)
-        and np.all(2.0 * spreads <= _SINGLE_SPREAD)
-        and np.all(moved <= _SINGLE_MEAN_TOLERANCE)
-        and np.all(sums <= _SINGLE_NOISE_TOLERANCE)
-        and np.all(shares <= _SINGLE_SHARE_TOLERANCE)
-        and np.all(coefficients.precisions <= LARGEST_COEFFICIENT)
-        and np.all(np.abs(parameters.means) <= LARGEST_COORDINATE)
-    )
-
-
-def _single_low_rank(coefficients: LowRankCoefficients, centre: Array) -> LowRankCoefficients:
-    """Return coefficients in float32, in coordinates about a centre."""
-    about, steepest = _whole(centre[np.newaxis]), float(coefficients.precisions.max(initial=1.0))
-    names = ("precisions", "projections", "loadings", "leading", "spare")
-    arrays = {name: getattr(coefficients, name).astype(np.float32) for name in names}
-    return coefficients._replace(
-        centre=centre,
-        means=(coefficients.means - about).astype(np.float32),
-        origins=(coefficients.origins - about).astype(np.float32),
-        limit=min(1e18 / math.sqrt(steepest * len(centre)), LARGEST_COORDINATE),
-        most_spread=_SINGLE_SPREAD,
-        **arrays,
-    )
 
 
 def scratch_bytes(covariance_type: CovarianceType, n_components: int, n_features: int) -> int:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.e_step import LARGEST_VALUE, EStep, Posterior, writable
+from streamgmm.core.accuracy import LARGEST_VALUE
+from streamgmm.core.e_step import EStep, Posterior, writable
 from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
 from streamgmm.core.kernels.em_steps import log_joint_of_few
 from streamgmm.core.kernels.kinds import TIED

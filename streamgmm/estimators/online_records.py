@@ -15,8 +15,8 @@ from streamgmm.algorithms.stream.change_detection import (
 from streamgmm.algorithms.stream.row_buffer import RowBuffer
 from streamgmm.algorithms.stream.stepwise_em import Schedule, Stepwise
 from streamgmm.algorithms.stream.stream_state import Plan, Progress
+from streamgmm.core.accuracy import LARGEST_VALUE
 from streamgmm.core.data_moments import DataMoments
-from streamgmm.core.e_step import LARGEST_VALUE
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters, require_values
 from streamgmm.core.priors import (

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamgmm.core.accuracy import LARGEST_VALUE
 from streamgmm.core.data_description import DataDescription
-from streamgmm.core.e_step import LARGEST_VALUE
 from streamgmm.errors import DataError
 from streamgmm.options import Missing
 from streamgmm.protocols import (

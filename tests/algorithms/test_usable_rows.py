@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 
 from streamgmm.algorithms.reads.usable_rows import RowUse, refuse_values, usable_part
-from streamgmm.core.e_step import LARGEST_VALUE
+from streamgmm.core.accuracy import LARGEST_VALUE
 from streamgmm.errors import NotFiniteError
 from streamgmm.options import Missing
 from streamgmm.protocols import Chunk

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.e_step import LARGEST_VALUE
+from streamgmm.core.accuracy import LARGEST_VALUE
 from streamgmm.core.structures import Array
 from streamgmm.errors import DataError, NotFiniteError
 from streamgmm.events import SkippedRows

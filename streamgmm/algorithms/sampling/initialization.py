@@ -11,7 +11,8 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.reads.usable_rows import check_weight
-from streamgmm.core.e_step import LARGEST_VALUE, writable
+from streamgmm.core.accuracy import LARGEST_VALUE
+from streamgmm.core.e_step import writable
 from streamgmm.core.kernels.lloyd import lloyd_iterations
 from streamgmm.core.noise import Noise
 from streamgmm.core.objective import Objective
