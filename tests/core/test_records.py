@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -83,39 +84,51 @@ def test_a_record_has_only_the_fields_of_its_tuple() -> None:
         read_another(np.empty((1, 1)), Record(values()), np.empty(1))
 
 
+class Piece:
+    """Something that is allocated."""
+
+
 def test_scratch_is_used_again_and_never_shared() -> None:
-    made: list[object] = []
-
-    def make() -> object:
-        made.append(object())
-        return made[-1]
-
-    scratch = Scratch(make)
-    with scratch.lent() as first:
-        pass
-    with scratch.lent() as again, scratch.lent() as other:
-        assert again is first
+    scratch = Scratch()
+    with scratch.lent("a", Piece) as first, scratch.lent("b", Piece) as other:
         assert other is not first
-    assert len(made) == 2
-
+    with scratch.lent("a", Piece) as again, scratch.lent("a", Piece) as inner:
+        assert again is first
+        assert inner is not first
     together, held = threading.Barrier(8), []
 
     def hold(_: int) -> None:
-        with scratch.lent() as own:
-            together.wait()
-            held.append(own)
-            together.wait()
+        for _ in range(2):
+            with scratch.lent("a", Piece) as own:
+                together.wait()
+                held.append(own)
+                together.wait()
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(hold, range(8)))
-    assert len(set(map(id, held))) == len(made) == 8
+    assert len(set(map(id, held))) == 8
+
+
+def test_a_thread_keeps_the_scratch_of_one_mixture() -> None:
+    one, other = Scratch(), Scratch()
+    with one.lent("a", Piece) as piece:
+        first = weakref.ref(piece)
+    del piece
+    assert first() is not None
+    with other.lent("a", Piece) as piece:
+        assert first() is None
+        second = weakref.ref(piece)
+    del piece
+    assert second() is not None
+    del other
+    assert second() is None
 
 
 def test_scratch_that_an_error_left_in_disorder_is_not_used_again() -> None:
-    scratch = Scratch(object)
-    with pytest.raises(KeyboardInterrupt), scratch.lent() as broken:
+    scratch = Scratch()
+    with pytest.raises(KeyboardInterrupt), scratch.lent("a", Piece) as broken:
         raise KeyboardInterrupt
-    with scratch.lent() as own:
+    with scratch.lent("a", Piece) as own:
         assert own is not broken
 
 
