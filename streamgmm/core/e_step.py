@@ -383,7 +383,13 @@ class EStep:
     @functools.cached_property
     def scratch(self) -> Scratch:
         """The scratch of threads that run kernels with these coefficients."""
-        return Scratch()
+        c = self.coefficients
+        n_bytes = scratch_bytes(self.frame.covariance_type, *c.means.shape)
+        if isinstance(c, LowRankCoefficients):
+            sizes = c.rank, c.width, c.centre.size, c.loadings.size > 0
+            return Scratch((sizes, c.means.shape, c.log_noise), n_bytes)
+        numbers = c.kind, len(c.theta_single) > 0, self.keeps_residuals, c.log_noise
+        return Scratch((numbers, c.means.shape, c.theta.shape, c.origins.shape), n_bytes)
 
     def lent_workspace(self) -> AbstractContextManager[Record]:
         """Give this thread a workspace for blocks of rows, until the context ends."""
