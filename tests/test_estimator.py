@@ -1497,11 +1497,11 @@ def test_only_gaussian_mixtures_come_from_scikit_learn() -> None:
 @pytest.mark.parametrize("arithmetic", ["auto", "float64", "float32"])
 def test_the_history_says_which_way_densities_were_computed(arithmetic: str) -> None:
     rng = np.random.default_rng(0)
-    means = 8.0 * rng.normal(size=(12, 16))
-    rows = means[rng.integers(12, size=3000)] + rng.normal(size=(3000, 16))
-    start = {"weights_init": np.full(12, 1 / 12), "means_init": means}
-    start["precisions_init"] = np.tile(np.eye(16), (12, 1, 1))
-    model = GaussianMixture(12, arithmetic=arithmetic, max_iter=2, tol=0.0, **start)
+    means = 8.0 * rng.normal(size=(16, 16))
+    rows = means[rng.integers(16, size=3000)] + rng.normal(size=(3000, 16))
+    start = {"weights_init": np.full(16, 1 / 16), "means_init": means}
+    start["precisions_init"] = np.tile(np.eye(16), (16, 1, 1))
+    model = GaussianMixture(16, arithmetic=arithmetic, max_iter=2, tol=0.0, **start)
     with pytest.warns(ConvergenceWarning):
         model.fit(rows)
     for read in model.history_:
@@ -1509,7 +1509,7 @@ def test_the_history_says_which_way_densities_were_computed(arithmetic: str) -> 
         assert (read["screened"] > 0.5) == (arithmetic != "float64")
         assert read["passed_over"] > 0.5
     with pytest.warns(ConvergenceWarning):
-        plain = GaussianMixture(12, arithmetic="float64", max_iter=2, tol=0.0, **start).fit(rows)
+        plain = GaussianMixture(16, arithmetic="float64", max_iter=2, tol=0.0, **start).fit(rows)
     assert np.array_equal(model.covariances_, plain.covariances_)
 
 

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -337,15 +338,15 @@ class EStep:
         """Return the moments, scatter and totals of rows of a type that kernels read."""
         coefficients = self.coefficient_record
         sums, totals = self.new_sums(), np.zeros(N_TOTALS)
-        with self.scratch.lent() as work:
+        with self.lent_workspace() as work:
             if self.sums_single:
-                with self._single_scratch.lent() as single:
+                with self.scratch.lent("float32", self._new_single_workspace) as single:
                     single_statistics(part, row_weights, coefficients, work, single, sums, totals)
             else:
                 priors, order = writable(self.weights), writable(self.order)
                 arguments = part, row_weights, priors, order, coefficients, work
                 if self.is_hard:
-                    with self._hard_scratch.lent() as own:
+                    with self.scratch.lent("labels", self._new_hard_workspace) as own:
                         hard_step(*arguments, *own, sums, totals, _NO_POSTERIORS[:2])
                 else:
                     e_step(*arguments, sums, totals, _NO_POSTERIORS)
@@ -368,32 +369,35 @@ class EStep:
         return np.empty(n_rows), np.empty(n_rows, dtype=np.int64), shares
 
     @functools.cached_property
-    def scratch(self) -> Scratch[Record]:
-        """The workspaces of threads that run kernels with these coefficients."""
+    def scratch(self) -> Scratch:
+        """The scratch of threads that run kernels with these coefficients."""
+        c = self.coefficients
+        n_bytes = scratch_bytes(self.frame.covariance_type, *c.means.shape)
+        if isinstance(c, LowRankCoefficients):
+            sizes = c.rank, c.width, c.centre.size, c.loadings.size > 0
+            return Scratch((sizes, c.means.shape, c.log_noise), n_bytes)
+        numbers = c.kind, len(c.theta_single) > 0, self.keeps_residuals, c.log_noise
+        return Scratch((numbers, c.means.shape, c.theta.shape, c.origins.shape), n_bytes)
+
+    def lent_workspace(self) -> AbstractContextManager[Record]:
+        """Give this thread a workspace for blocks of rows, until the context ends."""
+        return self.scratch.lent("blocks", self._new_workspace)
+
+    def _new_workspace(self) -> Record:
         coefficients = self.writable_coefficients
         if isinstance(coefficients, LowRankCoefficients):
-            return Scratch(lambda: Record(low_rank_workspace(coefficients)))
+            return Record(low_rank_workspace(coefficients))
         n_kept = n_kept_lines(*coefficients.origins.shape) if self.keeps_residuals else 0
-        return Scratch(lambda: Record(workspace(coefficients, n_kept)))
+        return Record(workspace(coefficients, n_kept))
 
-    @functools.cached_property
-    def _single_scratch(self) -> Scratch[Record]:
-        """What sums in float32 need besides."""
+    def _new_single_workspace(self) -> Record:
         if isinstance(self.coefficients, LowRankCoefficients):
-            return Scratch(lambda: Record(low_rank_workspace(self._single_coefficients)))
-        return Scratch(lambda: Record(single_workspace(len(self.coefficients.means))))
+            return Record(low_rank_workspace(self._single_coefficients))
+        return Record(single_workspace(len(self.coefficients.means)))
 
-    @functools.cached_property
-    def _hard_scratch(self) -> Scratch[tuple[Record, Record, Record]]:
-        """What hard assignment needs besides."""
-        n_components = len(self.coefficients.means)
-        return Scratch(
-            lambda: (
-                Record(assignment(n_components)),
-                Record(comparison(np.float64)),
-                Record(comparison(np.float32)),
-            )
-        )
+    def _new_hard_workspace(self) -> tuple[Record, Record, Record]:
+        own = assignment(len(self.coefficients.means))
+        return Record(own), Record(comparison(np.float64)), Record(comparison(np.float32))
 
     @functools.cached_property
     def coefficient_record(self) -> Record:
@@ -427,7 +431,7 @@ class EStep:
         k, width, d = len(coefficients.means), coefficients.width, self.frame.n_features
         sums, totals = low_rank_sums(k, width, d), np.zeros(N_TOTALS)
         is_left = np.zeros(len(rows), dtype=np.bool_)
-        with self._single_scratch.lent() as work:
+        with self.scratch.lent("float32", self._new_single_workspace) as work:
             low_rank_single(rows, row_weights, Record(coefficients), work, sums, totals, is_left)
         found = self._as_low_rank_statistics(self._about_exact_origins(sums), totals)
         if not is_left.any():
@@ -482,7 +486,7 @@ class EStep:
         k = 0 if posteriors[0].size else len(coefficients.means)
         sums = low_rank_sums(k, coefficients.width, self.frame.n_features)
         totals = np.zeros(N_TOTALS)
-        with self.scratch.lent() as work:
+        with self.lent_workspace() as work:
             low_rank_step(
                 part,
                 row_weights,
@@ -566,7 +570,7 @@ class EStep:
                 self.new_posteriors(len(part), with_responsibilities),
                 np.zeros(N_TOTALS),
             )
-            with self.scratch.lent() as work:
+            with self.lent_workspace() as work:
                 e_step(
                     part, _NO_WEIGHTS, priors, order, coefficients, work, sums, totals, posteriors
                 )
@@ -596,7 +600,10 @@ class EStep:
         for _, _, part in _castable(rows):
             posteriors, totals = self.new_posteriors(len(part), False), np.zeros(N_TOTALS)
             arguments = part, _NO_WEIGHTS, priors, order, coefficients
-            with self.scratch.lent() as work, self._hard_scratch.lent() as own:
+            with (
+                self.lent_workspace() as work,
+                self.scratch.lent("labels", self._new_hard_workspace) as own,
+            ):
                 hard_step(*arguments, work, *own, sums, totals, posteriors[:2])
             parts.append(Posterior(*posteriors, int(totals[N_NOT_FINITE])))
         return _joined(parts)

@@ -5,9 +5,8 @@ missing at random: the observed values may decide which values are missing, but 
 may not.
 """
 
-import functools
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,6 @@ from streamgmm.core.kernels.totals import CONDITIONAL_ENTROPY, named
 from streamgmm.core.low_rank_gaps import LowRankGaps
 from streamgmm.core.noise import Noise
 from streamgmm.core.parameters import Parameters
-from streamgmm.core.scratch import Scratch
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.core.whitening import Whitening
@@ -113,7 +111,7 @@ class IncompleteExpectation:
             without = replace(incomplete, n_not_finite=-chosen.size, n_missing=-chosen.size)
             return found.merge(without)
         sums, totals = self.complete.new_sums(), np.zeros(CONDITIONAL_ENTROPY + 1)
-        with self.complete.scratch.lent() as work, self._gap_scratch.lent() as gaps:
+        with self.complete.lent_workspace() as work, self._lent_gaps() as gaps:
             incomplete_statistics(
                 rows[chosen].astype(np.float64),
                 row_weights,
@@ -206,7 +204,7 @@ class IncompleteExpectation:
         n, d = rows.shape
         posteriors = self.complete.new_posteriors(n, with_responsibilities)
         imputed = np.zeros((n if with_missing_values else 0, d))
-        with self.complete.scratch.lent() as work, self._gap_scratch.lent() as gaps:
+        with self.complete.lent_workspace() as work, self._lent_gaps() as gaps:
             incomplete_posteriors(
                 rows.astype(np.float64),
                 writable(self.complete.weights),
@@ -219,15 +217,10 @@ class IncompleteExpectation:
             )
         return *posteriors, imputed
 
-    @functools.cached_property
-    def _gap_scratch(self) -> Scratch[Record]:
-        """The workspaces of threads, for rows with gaps."""
-        n_components, n_features = self.complete.coefficients.means.shape
-        return Scratch(lambda: Record(gaps_workspace(n_components, n_features)))
-
-    def __getstate__(self) -> dict[str, Any]:
-        # What is computed from the fields is computed again where it is needed.
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+    def _lent_gaps(self) -> AbstractContextManager[Record]:
+        """Give this thread what rows with gaps need besides, until the context ends."""
+        shape = self.complete.coefficients.means.shape
+        return self.complete.scratch.lent("gaps", lambda: Record(gaps_workspace(*shape)))
 
     def _in_frame(self, moments: Array, scatter: Array) -> Statistics:
         """Return statistics from the sums of the kernel, with the components in their own order."""

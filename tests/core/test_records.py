@@ -2,7 +2,9 @@
 
 import pickle
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple
 
 import numba
@@ -14,6 +16,7 @@ from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.compilation import kernel
 from streamgmm.core.kernels.records import Record
+from streamgmm.core.noise import NO_BOX, Noise
 from streamgmm.core.scratch import Scratch
 from streamgmm.core.statistics import Statistics
 from tests.core.cases import draw, random_parameters
@@ -83,39 +86,71 @@ def test_a_record_has_only_the_fields_of_its_tuple() -> None:
         read_another(np.empty((1, 1)), Record(values()), np.empty(1))
 
 
+class Piece:
+    """Something that is allocated."""
+
+
+def test_arrays_of_another_layout_are_refused() -> None:
+    whole = np.arange(6)
+    fixed = whole.copy()
+    fixed.flags.writeable = False
+    for numbers in (whole[::2], fixed):
+        with pytest.raises(ValueError, match="C-contiguous and writable"):
+            Record(values()._replace(numbers=numbers))
+
+
 def test_scratch_is_used_again_and_never_shared() -> None:
-    made: list[object] = []
-
-    def make() -> object:
-        made.append(object())
-        return made[-1]
-
-    scratch = Scratch(make)
-    with scratch.lent() as first:
-        pass
-    with scratch.lent() as again, scratch.lent() as other:
-        assert again is first
+    scratch = Scratch((), 0)
+    with scratch.lent("a", Piece) as first, scratch.lent("b", Piece) as other:
         assert other is not first
-    assert len(made) == 2
-
+    with scratch.lent("a", Piece) as again, scratch.lent("a", Piece) as inner:
+        assert again is first
+        assert inner is not first
     together, held = threading.Barrier(8), []
 
     def hold(_: int) -> None:
-        with scratch.lent() as own:
-            together.wait()
-            held.append(own)
-            together.wait()
+        for _ in range(2):
+            with scratch.lent("a", Piece) as own:
+                together.wait()
+                held.append(own)
+                together.wait()
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(hold, range(8)))
-    assert len(set(map(id, held))) == len(made) == 8
+    assert len(set(map(id, held))) == 8
+
+
+def test_small_scratch_is_kept_for_mixtures_of_the_same_shape() -> None:
+    with Scratch((2, 3), 1000).lent("a", Piece) as piece:
+        first = weakref.ref(piece)
+    del piece
+    with Scratch((2, 3), 1000).lent("a", Piece) as piece:
+        assert first() is piece
+    del piece
+    with Scratch((3, 3), 1000).lent("a", Piece):
+        assert first() is None
+
+
+def test_a_thread_keeps_the_large_scratch_of_one_mixture() -> None:
+    one, other = Scratch((), 1 << 30), Scratch((), 1 << 30)
+    with one.lent("a", Piece) as piece:
+        first = weakref.ref(piece)
+    del piece
+    assert first() is not None
+    with other.lent("a", Piece) as piece:
+        assert first() is None
+        second = weakref.ref(piece)
+    del piece
+    assert second() is not None
+    del other
+    assert second() is None
 
 
 def test_scratch_that_an_error_left_in_disorder_is_not_used_again() -> None:
-    scratch = Scratch(object)
-    with pytest.raises(KeyboardInterrupt), scratch.lent() as broken:
+    scratch = Scratch((), 0)
+    with pytest.raises(KeyboardInterrupt), scratch.lent("a", Piece) as broken:
         raise KeyboardInterrupt
-    with scratch.lent() as own:
+    with scratch.lent("a", Piece) as own:
         assert own is not broken
 
 
@@ -146,6 +181,20 @@ def test_earlier_chunks_and_other_threads_do_not_change_bits(
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(shared.statistics, 4 * chunks))
     assert [bits(one) for one in found] == 4 * expected
+
+
+def test_noise_of_an_earlier_mixture_of_the_same_shape_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    for covariance_type in ("diag", "low_rank(1)"):
+        plain = random_parameters(rng, covariance_type, 3, 5, 1.0)
+        noisy = replace(plain, weights=0.9 * plain.weights, noise=Noise(0.1, 20.0, NO_BOX))
+        rows = draw(rng, plain, 200)
+        found = []
+        for parameters in (plain, noisy, plain):
+            one = EStep.prepare(parameters, Frame.of(parameters), is_hard=True)
+            found.append((bits(one.statistics(rows)), one.assignment(rows).labels.tolist()))
+        assert found[0] == found[2]
+        assert set(found[1][1]) == {-1}
 
 
 def test_an_e_step_takes_no_scratch_along() -> None:

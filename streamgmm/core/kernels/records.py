@@ -25,10 +25,10 @@ from numba.extending import (
     unbox,
 )
 from numba.np.arrayobj import make_array, populate_array
+from numpy.typing import NDArray
 
 from streamgmm.core.kernels.compilation import cgutils
 
-# Of numbers that are of several types, the first one counts.
 _NUMBERS = {bool: types.boolean, float: types.float64, int: types.int64}
 
 
@@ -40,25 +40,40 @@ class Record:
     values : NamedTuple
         Its fields are C-contiguous writable arrays, and numbers of type int, float or bool. Arrays
         are shared with compiled code.
+
+    Raises
+    ------
+    ValueError
+        If an array has another layout.
     """
 
     def __init__(self, values: Any) -> None:
         self.values = values
-        kinds, words = [], []
+        kinds: list[Any] = []
+        words: list[int] = []
         for value in values:
             if isinstance(value, np.ndarray):
-                kinds.append((value.dtype.char, value.ndim))
-                words += [value.__array_interface__["data"][0], *value.shape]
+                if not value.flags.carray:
+                    raise ValueError("an array of a record is not C-contiguous and writable")
+                kinds += (value.dtype.char, value.ndim)
+                words += (_address(value), *value.shape)
+            elif isinstance(value, float):
+                kinds.append(float)
+                words.append(_bits(value))
             else:
-                kind = next(kind for kind in _NUMBERS if isinstance(value, kind))
-                kinds.append((kind, 0))
-                words.append(_bits(value) if kind is float else int(value))
+                kinds.append(bool if isinstance(value, (bool, np.bool_)) else int)
+                words.append(int(value))
         self.type = _type_of(type(values).__name__, values._fields, tuple(kinds))
         self._words = np.array(words, dtype=np.int64)
-        self.address: int = self._words.__array_interface__["data"][0]
+        self.address = _address(self._words)
 
     def __reduce__(self) -> tuple[type["Record"], tuple[Any]]:
         return Record, (self.values,)
+
+
+def _address(array: NDArray[Any]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _bits(value: float) -> int:
@@ -66,17 +81,18 @@ def _bits(value: float) -> int:
 
 
 @functools.lru_cache
-def _type_of(
-    name: str, fields: tuple[str, ...], kinds: tuple[tuple[Any, int], ...]
-) -> "RecordType":
-    """Return the type of a record, from the kinds of its values."""
-    found = [
-        types.Array(numba.from_dtype(np.dtype(kind)), n_axes, "C")
-        if isinstance(kind, str)
-        else _NUMBERS[kind]
-        for kind, n_axes in kinds
-    ]
-    return RecordType(name, tuple(zip(fields, found, strict=True)))
+def _type_of(name: str, fields: tuple[str, ...], kinds: tuple[Any, ...]) -> "RecordType":
+    """Return the type of a record, from the types of its numbers, and types and axes of arrays."""
+    found: list[tuple[str, Any]] = []
+    remaining = iter(kinds)
+    for field in fields:
+        kind = next(remaining)
+        if isinstance(kind, str):
+            of_array = types.Array(numba.from_dtype(np.dtype(kind)), next(remaining), "C")
+            found.append((field, of_array))
+        else:
+            found.append((field, _NUMBERS[kind]))
+    return RecordType(name, tuple(found))
 
 
 class RecordType(types.Type):
