@@ -9,15 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streamgmm.algorithms.batch.accelerated_em import accelerated_em
 from streamgmm.algorithms.batch.em import expectation_maximization
-from streamgmm.algorithms.reads.memory import EFFORTS, MixtureBytes, affordable
+from streamgmm.algorithms.batch.sample_correction import SampleCorrection
+from streamgmm.algorithms.batch.sample_fit import Settings
+from streamgmm.algorithms.reads.memory import (
+    _FIXED_BYTES,
+    EFFORTS,
+    Effort,
+    MixtureBytes,
+    affordable,
+)
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.e_step import scratch_bytes
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import STRUCTURES
+from streamgmm.core.structures.low_rank import structure_name
+from streamgmm.core.structures.low_rank_factors import joined
 from streamgmm.errors import MemoryLimitError
 from streamgmm.estimators import GaussianMixture
+from streamgmm.estimators.fit_needs import FitNeeds
 from streamgmm.executors import memory
 from streamgmm.executors.memory import Budget
 from streamgmm.executors.threads import ThreadExecutor
@@ -141,7 +153,8 @@ def test_split_and_merge_of_many_components_takes_little_memory() -> None:
     code = """
     import sys
     import numpy as np
-    from streamgmm.algorithms.batch.em import expectation_maximization
+    from streamgmm.algorithms.batch.accelerated_em import accelerated_em
+from streamgmm.algorithms.batch.em import expectation_maximization
     from streamgmm.algorithms.batch.rows_in_memory import Rows
     from streamgmm.algorithms.batch.split_merge import split_and_merge
     from streamgmm.algorithms.reads.reader import Reader
@@ -333,6 +346,61 @@ def test_em_takes_no_more_than_is_accounted_for(
         tracemalloc.stop()
     bound = sizes.em(scratch_bytes(covariance_type, k, d) + 4 * sizes.statistics)
     assert peak <= bound <= 5 * peak
+
+
+@pytest.mark.parametrize("order", [3, 0])
+def test_fits_of_low_rank_take_no_more_than_is_accounted_for(order: int) -> None:
+    k, d, rank = 4, 1024, 4
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(200, d))
+    covariances = joined(random.normal(size=(k, d, rank)), np.ones((k, d)))
+    start = Parameters.create(
+        structure_name("low_rank", rank, d), np.full(k, 1 / k), rows[:k], covariances
+    )
+    settings = Settings(k, start.covariance_type, "kmeans", Objective(1e-3), 1)
+    effort = Effort(order)
+    sizes = settings.memory(d, 100, 8, False, 1 << 30)
+    with ThreadExecutor(1) as executor:
+        everything, sample = (
+            Reader(SampleSource(own, np.ones(len(own))), executor, lambda event: None)
+            for own in (rows, rows[::2])
+        )
+
+        def fit(n_passes: int) -> None:
+            corrected = SampleCorrection(sample, settings.objective, order, 5)
+            accelerated_em(
+                everything,
+                start,
+                tol=0.0,
+                max_iter=n_passes,
+                objective=settings.objective,
+                order=order,
+                corrected=corrected if effort.corrects else None,
+            )
+
+        # The first run loads the kernels.
+        fit(1)
+        tracemalloc.start()
+        fit(5)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    scratch = scratch_bytes(start.covariance_type, k, d)
+    work = scratch + 8 * sizes.mixture.statistics
+    bound = max(sizes.during_passes(effort) + work, sizes.between_passes(effort))
+    # The sample, and blocks of other work, are in the account too.
+    bound -= _FIXED_BYTES + 100 * 8 * d
+    assert peak <= bound <= 5 * peak
+
+
+def test_a_million_wide_rows_fit_in_a_gibibyte_with_low_rank() -> None:
+    source = generated(1_000_000, 1536)
+    source.dtype = np.dtype(np.float32)
+    settings = Settings(64, structure_name("low_rank", 16, 1536), "kmeans", Objective(), 1)
+    needs = FitNeeds(source, settings, False)
+    assert needs.effort(1 << 30).order == 0
+    budget = Budget(1 << 30, 400 * MIB, 1, drives=True)
+    # As many statistics as the tree of the chunks has levels wait to be merged.
+    assert all(budget.holds(source, work, 10, 1) for work in needs.works(1 << 30))
 
 
 def test_less_memory_means_less_effort_and_nothing_else_does() -> None:

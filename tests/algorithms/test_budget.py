@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from streamgmm.algorithms.batch.budget import LONGER, SHORT, Budget
 from streamgmm.core.parameters import count_parameters
 from streamgmm.core.structures import STRUCTURES
+from streamgmm.core.structures.low_rank import structure_name
 from streamgmm.options import CovarianceType
 
 # A round of splits and merges at most: four trials of five steps, the fit without a swap, and seven
@@ -44,6 +45,27 @@ def test_a_million_rows_are_searched_with_four_evaluations_a_row(
     assert begun + done + converged <= 12.0 * n_rows
     # The last round begins within its limit, and may end beyond it.
     assert splitting * starts.n_starts * LONGEST_ROUND <= 6.0 * n_rows
+
+
+def test_without_splits_and_information_convergence_has_their_work() -> None:
+    n_rows, k, d = 1_000_000, 8, 64
+    structure = STRUCTURES[structure_name("low_rank", 8, d)]
+    n_parameters = count_parameters(structure, k, d, ())
+    budget = Budget(n_rows, k, n_parameters, structure.n_moments(d), d, is_plain=True)
+    starts = budget.starts(False)
+    done = starts.n_rows * starts.n_starts * (starts.n_runs * SHORT + LONGER)
+    n_sample = n_rows // 8
+    size = budget.subsample_rows(n_sample)
+    assert 4 * n_parameters <= size < n_sample
+    for rows, work in (
+        (size, budget.subsample_convergence(size)),
+        (n_sample, budget.convergence(n_sample)),
+    ):
+        assert work.n_informing == 0
+        done += rows * work.n_iterations
+    assert 6.0 * n_rows <= done <= 12.0 * n_rows
+    # Few rows for each parameter would lead elsewhere.
+    assert budget.subsample_rows(8 * n_parameters) == 0
 
 
 def test_small_data_may_take_as_long_as_large_data() -> None:
