@@ -371,7 +371,7 @@ def main() -> None:
             quality(1500, 8, 2, (4,), 5),
             passes([(20_000, 4, 2, 2)], 1e-2, 5),
             cost(64, (2, 4), 4, 2048),
-            memory(4000, 256, 8, 4, "1GiB", ["em", "auto"]),
+            memory(2000, 64, 4, 2, "1GiB", ["em", "auto"]),
         ]
     else:
         tables = [
