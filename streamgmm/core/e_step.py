@@ -30,13 +30,13 @@ from streamgmm.core.kernels.low_rank import (
 from streamgmm.core.kernels.mixture import e_step
 from streamgmm.core.kernels.panels import WHOLE_FEATURES
 from streamgmm.core.kernels.products import ROWS_AT_ONCE
-from streamgmm.core.kernels.records import Record
 from streamgmm.core.kernels.screening import (
     LARGEST_COEFFICIENT,
     MANY_FEATURES,
     SINGLE_OVER_DOUBLE,
 )
 from streamgmm.core.kernels.single import single_statistics, single_workspace
+from streamgmm.core.kernels.structs import Struct
 from streamgmm.core.kernels.tiles import BLOCK, FORMS, SINGLE_LANES, SPARE_FEATURES, STRIDE
 from streamgmm.core.kernels.totals import N_NOT_FINITE, N_TOTALS, named
 from streamgmm.core.low_rank_coefficients import (
@@ -336,7 +336,7 @@ class EStep:
 
     def _sums(self, part: NDArray[np.floating], row_weights: Array) -> tuple[Array, Array, Array]:
         """Return the moments, scatter and totals of rows of a type that kernels read."""
-        coefficients = self.coefficient_record
+        coefficients = self.coefficient_struct
         sums, totals = self.new_sums(), np.zeros(N_TOTALS)
         with self.lent_workspace() as work:
             if self.sums_single:
@@ -379,30 +379,30 @@ class EStep:
         numbers = c.kind, len(c.theta_single) > 0, self.keeps_residuals, c.log_noise
         return Scratch((numbers, c.means.shape, c.theta.shape, c.origins.shape), n_bytes)
 
-    def lent_workspace(self) -> AbstractContextManager[Record]:
+    def lent_workspace(self) -> AbstractContextManager[Struct]:
         """Give this thread a workspace for blocks of rows, until the context ends."""
         return self.scratch.lent("blocks", self._new_workspace)
 
-    def _new_workspace(self) -> Record:
+    def _new_workspace(self) -> Struct:
         coefficients = self.writable_coefficients
         if isinstance(coefficients, LowRankCoefficients):
-            return Record(low_rank_workspace(coefficients))
+            return Struct(low_rank_workspace(coefficients))
         n_kept = n_kept_lines(*coefficients.origins.shape) if self.keeps_residuals else 0
-        return Record(workspace(coefficients, n_kept))
+        return Struct(workspace(coefficients, n_kept))
 
-    def _new_single_workspace(self) -> Record:
+    def _new_single_workspace(self) -> Struct:
         if isinstance(self.coefficients, LowRankCoefficients):
-            return Record(low_rank_workspace(self._single_coefficients))
-        return Record(single_workspace(len(self.coefficients.means)))
+            return Struct(low_rank_workspace(self._single_coefficients))
+        return Struct(single_workspace(len(self.coefficients.means)))
 
-    def _new_hard_workspace(self) -> tuple[Record, Record, Record]:
+    def _new_hard_workspace(self) -> tuple[Struct, Struct, Struct]:
         own = assignment(len(self.coefficients.means))
-        return Record(own), Record(comparison(np.float64)), Record(comparison(np.float32))
+        return Struct(own), Struct(comparison(np.float64)), Struct(comparison(np.float32))
 
     @functools.cached_property
-    def coefficient_record(self) -> Record:
+    def coefficient_struct(self) -> Struct:
         """The coefficients as compiled code reads them."""
-        return Record(self.writable_coefficients)
+        return Struct(self.writable_coefficients)
 
     def __getstate__(self) -> dict[str, Any]:
         # What is computed from the fields is computed again where it is needed.
@@ -432,7 +432,7 @@ class EStep:
         sums, totals = low_rank_sums(k, width, d), np.zeros(N_TOTALS)
         is_left = np.zeros(len(rows), dtype=np.bool_)
         with self.scratch.lent("float32", self._new_single_workspace) as work:
-            low_rank_single(rows, row_weights, Record(coefficients), work, sums, totals, is_left)
+            low_rank_single(rows, row_weights, Struct(coefficients), work, sums, totals, is_left)
         found = self._as_low_rank_statistics(self._about_exact_origins(sums), totals)
         if not is_left.any():
             return found
@@ -492,7 +492,7 @@ class EStep:
                 row_weights,
                 writable(self.weights),
                 writable(self.order),
-                self.coefficient_record,
+                self.coefficient_struct,
                 self.is_hard,
                 work,
                 sums,
@@ -562,7 +562,7 @@ class EStep:
         self.require_shapes(rows)
         if isinstance(self.coefficients, LowRankCoefficients):
             return replace(self, is_hard=False)._low_rank_posterior(rows, with_responsibilities)
-        coefficients, sums = self.coefficient_record, self._no_sums
+        coefficients, sums = self.coefficient_struct, self._no_sums
         priors, order = writable(self.weights), writable(self.order)
         parts = []
         for _, _, part in _castable(rows):
@@ -594,7 +594,7 @@ class EStep:
         self.require_shapes(rows)
         if isinstance(self.coefficients, LowRankCoefficients):
             return replace(self, is_hard=True)._low_rank_posterior(rows, False)
-        coefficients, sums = self.coefficient_record, self._no_sums
+        coefficients, sums = self.coefficient_struct, self._no_sums
         priors, order = writable(self.weights), writable(self.order)
         parts = []
         for _, _, part in _castable(rows):
@@ -749,14 +749,14 @@ def statistics_bytes(covariance_type: CovarianceType, n_components: int, n_featu
 
 
 def writable(array: NDArray[Any]) -> NDArray[Any]:
-    """Return the array in the layout that kernels are compiled for: C-ordered and writable.
+    """Return the array in the layout that kernels are compiled for: C-ordered, writable, aligned.
 
-    Arrays that came from another process or a memory map may be read-only.
+    Arrays that came from another process or a memory map may be read-only, and begin anywhere.
     """
-    if array.flags.c_contiguous and array.flags.writeable:
+    if array.flags.carray:
         # NumPy finds the same, but takes ten times as long.
         return array
-    return np.require(array, requirements=["C", "W"])
+    return np.require(array, requirements=["C", "W", "A"])
 
 
 def _single(

@@ -20,7 +20,7 @@ from streamgmm.core.kernels.incomplete import (
     incomplete_statistics,
 )
 from streamgmm.core.kernels.low_rank import LowRankCoefficients
-from streamgmm.core.kernels.records import Record
+from streamgmm.core.kernels.structs import Struct
 from streamgmm.core.kernels.tiles import PANEL, STRIDE
 from streamgmm.core.kernels.totals import CONDITIONAL_ENTROPY, named
 from streamgmm.core.low_rank_gaps import LowRankGaps
@@ -116,7 +116,7 @@ class IncompleteExpectation:
                 rows[chosen].astype(np.float64),
                 row_weights,
                 writable(self.complete.order),
-                self.complete.coefficient_record,
+                self.complete.coefficient_struct,
                 self.complete.is_hard,
                 work,
                 gaps,
@@ -209,7 +209,7 @@ class IncompleteExpectation:
                 rows.astype(np.float64),
                 writable(self.complete.weights),
                 writable(self.complete.order),
-                self.complete.coefficient_record,
+                self.complete.coefficient_struct,
                 work,
                 gaps,
                 posteriors,
@@ -217,10 +217,10 @@ class IncompleteExpectation:
             )
         return *posteriors, imputed
 
-    def _lent_gaps(self) -> AbstractContextManager[Record]:
+    def _lent_gaps(self) -> AbstractContextManager[Struct]:
         """Give this thread what rows with gaps need besides, until the context ends."""
         shape = self.complete.coefficients.means.shape
-        return self.complete.scratch.lent("gaps", lambda: Record(gaps_workspace(*shape)))
+        return self.complete.scratch.lent("gaps", lambda: Struct(gaps_workspace(*shape)))
 
     def _in_frame(self, moments: Array, scatter: Array) -> Statistics:
         """Return statistics from the sums of the kernel, with the components in their own order."""

@@ -15,7 +15,7 @@ from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.kernels.compilation import cache_folder
 from streamgmm.core.kernels.em_steps import arrays_for_steps, em_steps, log_joint_of_few
 from streamgmm.core.kernels.lloyd import lloyd_iterations
-from streamgmm.core.kernels.records import Record
+from streamgmm.core.kernels.structs import Struct
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures.low_rank import LOW_RANK_TYPE, structure_name
 
@@ -83,7 +83,7 @@ def call_kernels_for_few_rows() -> None:
     mixture = 0.5 * ones, np.eye(2), factors
     form = np.zeros(2, dtype=np.bool_)
     steps = arrays_for_steps(len(rows), *mixture)
-    em_steps(rows, ones, ones, form, 1, 0.0, 0, 0.0, np.empty(1), Record(steps))
+    em_steps(rows, ones, ones, form, 1, 0.0, 0, 0.0, np.empty(1), Struct(steps))
     log_joint_of_few(rows, *mixture)
     lloyd_iterations(rows, ones, np.eye(2), 1, 0.0)
 

@@ -26,7 +26,7 @@ from streamgmm.core.kernels.em_steps import (
     em_steps,
     log_joint_of_few,
 )
-from streamgmm.core.kernels.records import Record
+from streamgmm.core.kernels.structs import Struct
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import STRUCTURES, Array, Pooling
@@ -174,7 +174,7 @@ class FewRows:
             n_cheap,
             tol,
             values,
-            Record(steps),
+            Struct(steps),
         )
         log_likelihoods = (values[:n_values] - np.log(self.scale).sum()).tolist()
         on_run(n_evaluated * len(self.rows), log_likelihoods)

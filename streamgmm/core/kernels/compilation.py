@@ -89,7 +89,7 @@ class _OwnPieces(JITCodeLibrary):
 
 
 def _declare_readable(argument: Any) -> None:
-    """Tell LLVM that all words of a record may be read, if a function's argument is one.
+    """Tell LLVM that all words of a struct may be read, if a function's argument is one.
 
     Loops in which a field is not read for each row then read its address once all the same.
     """

@@ -399,7 +399,7 @@ def em_steps(rows, weights, ridge, form, n_steps, settled, n_cheap, tolerance, v
         What may remain to be gained if steps shrink as the last ones did, nats per row.
     values : ndarray of shape (n_steps,)
         Is given the mean log-likelihoods of the parameters that steps began with.
-    steps : Record of Steps
+    steps : Struct of Steps
         Holds the mixture.
 
     Returns

@@ -420,8 +420,8 @@ def hard_step(
     ----------
     rows, weights, priors, order, coefficients, work
         As for :func:`~streamgmm.core.kernels.mixture.e_step`; no density may come from float32.
-    found : record of Assignment
-    double, single : records of Comparison
+    found : struct of Assignment
+    double, single : structs of Comparison
         Float64 and float32.
     sums, totals
         As for :func:`~streamgmm.core.kernels.mixture.e_step`, with responsibilities of 0 and 1; the

@@ -410,7 +410,7 @@ def incomplete_statistics(rows, weights, order, coefficients, is_hard, work, gap
         As for :func:`~streamgmm.core.kernels.mixture.e_step`.
     is_hard : bool
         Whether a row counts wholly for its component of largest density.
-    gaps : record of Gaps
+    gaps : struct of Gaps
     sums : tuple of arrays, 0 before
         Moments (K, F) float64, Σ γ E[φ(y)] by component, y = W (x - μ) given the observed values.
         Scatter (1, D (D + 1) / 2) float64, or (1, 0): TIED, Σ over rows and components of
@@ -493,7 +493,7 @@ def incomplete_posteriors(rows, priors, order, coefficients, work, gaps, posteri
         NaN where a value is missing; no infinity. Rows with the same gaps are best side by side.
     priors, order, coefficients, work, posteriors
         As for :func:`~streamgmm.core.kernels.mixture.e_step`.
-    gaps : record of Gaps
+    gaps : struct of Gaps
     imputed : (n, D) float64, 0 before, or (0, D)
         Is given the expectation of the missing values given the others; 0 elsewhere and in rows
         that overflow.

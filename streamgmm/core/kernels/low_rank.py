@@ -607,10 +607,10 @@ def low_rank_step(
         Responsibilities given to rows that are skipped.
     order : (K,) int64
         Index of each component of the coefficients among the K' components of the model, rising.
-    coefficients : record of LowRankCoefficients
+    coefficients : struct of LowRankCoefficients
     is_hard : bool
         Whether a row counts wholly for its component of largest density.
-    work : record of LowRankWorkspace
+    work : struct of LowRankWorkspace
     sums : LowRankSums, 0 before
     totals : (N_TOTALS,) float64, 0 before
         As for :func:`~streamgmm.core.kernels.mixture.e_step`.
@@ -631,7 +631,7 @@ def low_rank_single(rows, weights, coefficients, work, sums, totals, is_left):
     ----------
     rows : (n, D) float64 or float32
     weights : (n,) float64, or (0,) for weights of 1
-    coefficients : record of LowRankCoefficients
+    coefficients : struct of LowRankCoefficients
         Of float32.
     work, sums, totals
         As for :func:`low_rank_step`.

@@ -458,8 +458,8 @@ def e_step(rows, weights, priors, order, coefficients, work, sums, totals, poste
         Responsibilities given to rows that are skipped.
     order : (K,) int64
         Index of each component of the coefficients among the K' components of the model.
-    coefficients : record of Coefficients
-    work : record of Workspace
+    coefficients : struct of Coefficients
+    work : struct of Workspace
     sums : tuple of arrays, 0 before
         Moments (K, F) float64, Σ γ φ by component: of z (expanded form), or of u (centred form).
         Scatter (1, D (D + 1) / 2) float64, or (1, 0): TIED, Σ over rows and components of γ u uᵀ,

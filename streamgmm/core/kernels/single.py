@@ -161,7 +161,7 @@ def _add_rows(rows, weights, coefficients, work, single, sums, totals):
 def single_statistics(rows, weights, coefficients, work, single, sums, totals):
     """Run the E-step over a chunk in float32: sufficient statistics.
 
-    Parameters are those of :func:`~streamgmm.core.kernels.mixture.e_step`, and a record of Single.
+    Parameters are those of :func:`~streamgmm.core.kernels.mixture.e_step`, and a struct of Single.
     """
     begin(work)
     _add_rows(rows, weights, coefficients, work, single, sums, totals)

@@ -1,4 +1,4 @@
-"""Records of arrays for compiled code, and scratch that is used again."""
+"""Structs of arrays for compiled code, and scratch that is used again."""
 
 import pickle
 import threading
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.compilation import kernel
-from streamgmm.core.kernels.records import Record
+from streamgmm.core.kernels.structs import Struct
 from streamgmm.core.noise import NO_BOX, Noise
 from streamgmm.core.scratch import Scratch
 from streamgmm.core.statistics import Statistics
@@ -42,48 +42,48 @@ def values() -> Values:
 
 
 @kernel
-def read_fields(rows, record, found, others):
-    """Write what compiled code finds in a record."""
-    found[0] = record.count
-    found[1] = record.scale
-    found[2] = 1.0 if record.is_on else 0.0
-    found[3] = record.table[1, 2, 3]
-    found[4] = record.table.shape[1]
-    found[5] = record.flags[0] + 10 * record.flags[1]
-    found[6] = record.numbers[0]
-    found[7] = record.empty.shape[0] + 10 * record.empty.shape[1]
-    for i in range(record.numbers.size):
-        record.numbers[i] += 1
-    others[:] = record.numbers
+def read_fields(rows, struct, found, others):
+    """Write what compiled code finds in a struct."""
+    found[0] = struct.count
+    found[1] = struct.scale
+    found[2] = 1.0 if struct.is_on else 0.0
+    found[3] = struct.table[1, 2, 3]
+    found[4] = struct.table.shape[1]
+    found[5] = struct.flags[0] + 10 * struct.flags[1]
+    found[6] = struct.numbers[0]
+    found[7] = struct.empty.shape[0] + 10 * struct.empty.shape[1]
+    for i in range(struct.numbers.size):
+        struct.numbers[i] += 1
+    others[:] = struct.numbers
 
 
 @pytest.mark.parametrize("is_pickled", [False, True])
 def test_compiled_code_reads_and_writes_the_fields(is_pickled: bool) -> None:
-    record = Record(values())
+    struct = Struct(values())
     if is_pickled:
-        record = pickle.loads(pickle.dumps(record))
+        struct = pickle.loads(pickle.dumps(struct))
     found, others = np.empty(8), np.empty(3, dtype=np.int64)
-    read_fields(np.empty((1, 1)), record, found, others)
+    read_fields(np.empty((1, 1)), struct, found, others)
     expected = [-7, -0.1, 1, 23, 3, 1, -1, 50]
     np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(record.values.numbers, [0, 1, 2])
+    np.testing.assert_array_equal(struct.values.numbers, [0, 1, 2])
     np.testing.assert_array_equal(others, [0, 1, 2])
 
 
-def test_records_of_equal_fields_have_one_type() -> None:
+def test_structs_of_equal_fields_have_one_type() -> None:
     others = values()._replace(table=np.ones((1, 1, 1), dtype=np.float32), scale=np.float64(3.0))
-    assert Record(values()).type == Record(others).type
-    assert Record(values()).type != Record(values()._replace(table=np.ones((1, 1, 1)))).type
-    assert numba.typeof(Record(values())) == Record(values()).type
+    assert Struct(values()).type == Struct(others).type
+    assert Struct(values()).type != Struct(values()._replace(table=np.ones((1, 1, 1)))).type
+    assert numba.typeof(Struct(values())) == Struct(values()).type
 
 
-def test_a_record_has_only_the_fields_of_its_tuple() -> None:
+def test_a_struct_has_only_the_fields_of_its_tuple() -> None:
     @kernel
-    def read_another(rows, record, found):
-        found[0] = record.missing
+    def read_another(rows, struct, found):
+        found[0] = struct.missing
 
     with pytest.raises(numba.TypingError, match="missing"):
-        read_another(np.empty((1, 1)), Record(values()), np.empty(1))
+        read_another(np.empty((1, 1)), Struct(values()), np.empty(1))
 
 
 class Piece:
@@ -96,7 +96,7 @@ def test_arrays_of_another_layout_are_refused() -> None:
     fixed.flags.writeable = False
     for numbers in (whole[::2], fixed):
         with pytest.raises(ValueError, match="C-contiguous and writable"):
-            Record(values()._replace(numbers=numbers))
+            Struct(values()._replace(numbers=numbers))
 
 
 def test_scratch_is_used_again_and_never_shared() -> None:
@@ -206,3 +206,32 @@ def test_an_e_step_takes_no_scratch_along() -> None:
     expected = bits(expectation.statistics(rows))
     assert pickle.dumps(expectation) == before
     assert bits(pickle.loads(before).statistics(rows)) == expected
+
+
+def test_arrays_that_begin_anywhere_are_copied() -> None:
+    """Those of another process may be read-only parts of a message."""
+    rng = np.random.default_rng(11)
+    parameters = random_parameters(rng, "full", 3, 4, spread=30.0)
+    expectation = EStep.prepare(parameters, Frame.of(parameters))
+    rows = draw(rng, parameters, 100)
+
+    def received(array: NDArray[np.float64]) -> NDArray[np.float64]:
+        found = np.frombuffer(b"." + array.tobytes(), array.dtype, offset=1).reshape(array.shape)
+        assert not (found.flags.aligned and found.size) and not found.flags.writeable
+        return found
+
+    coefficients = expectation.coefficients
+    arrays = {
+        name: received(value)
+        for name, value in coefficients._asdict().items()
+        if isinstance(value, np.ndarray) and value.size
+    }
+    other = replace(
+        expectation,
+        weights=received(expectation.weights),
+        coefficients=coefficients._replace(**arrays),
+    )
+    np.testing.assert_array_equal(
+        other.statistics(rows).moments, expectation.statistics(rows).moments
+    )
+    np.testing.assert_array_equal(other.posterior(rows).scores, expectation.posterior(rows).scores)

@@ -1,12 +1,10 @@
 """Named arrays and numbers that compiled code reads at one address.
 
 A tuple of arrays is some hundred arguments to compiled code, in each function that takes it and in
-each call. A record is one argument, and its fields are read where they are used.
+each call. A struct is one argument, and its fields are read where they are used.
 """
 
 import functools
-import struct
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +30,7 @@ from streamgmm.core.kernels.compilation import cgutils
 _NUMBERS = {bool: types.boolean, float: types.float64, int: types.int64}
 
 
-class Record:
+class Struct:
     """Arrays and numbers by name, for compiled code.
 
     Parameters
@@ -54,7 +52,7 @@ class Record:
         for value in values:
             if isinstance(value, np.ndarray):
                 if not value.flags.carray:
-                    raise ValueError("an array of a record is not C-contiguous and writable")
+                    raise ValueError("an array of a struct is not C-contiguous and writable")
                 kinds += (value.dtype.char, value.ndim)
                 words += (_address(value), *value.shape)
             elif isinstance(value, float):
@@ -67,8 +65,8 @@ class Record:
         self._words = np.array(words, dtype=np.int64)
         self.address = _address(self._words)
 
-    def __reduce__(self) -> tuple[type["Record"], tuple[Any]]:
-        return Record, (self.values,)
+    def __reduce__(self) -> tuple[type["Struct"], tuple[Any]]:
+        return Struct, (self.values,)
 
 
 def _address(array: NDArray[Any]) -> int:
@@ -77,12 +75,12 @@ def _address(array: NDArray[Any]) -> int:
 
 
 def _bits(value: float) -> int:
-    return int.from_bytes(struct.pack("=d", value), sys.byteorder, signed=True)
+    return int(np.float64(value).view(np.int64))
 
 
 @functools.lru_cache
-def _type_of(name: str, fields: tuple[str, ...], kinds: tuple[Any, ...]) -> "RecordType":
-    """Return the type of a record, from the types of its numbers, and types and axes of arrays."""
+def _type_of(name: str, fields: tuple[str, ...], kinds: tuple[Any, ...]) -> "StructType":
+    """Return the type of a struct, from the types of its numbers, and types and axes of arrays."""
     found: list[tuple[str, Any]] = []
     remaining = iter(kinds)
     for field in fields:
@@ -92,11 +90,11 @@ def _type_of(name: str, fields: tuple[str, ...], kinds: tuple[Any, ...]) -> "Rec
             found.append((field, of_array))
         else:
             found.append((field, _NUMBERS[kind]))
-    return RecordType(name, tuple(found))
+    return StructType(name, tuple(found))
 
 
-class RecordType(types.Type):
-    """Numba's type of a :class:`Record`.
+class StructType(types.Type):
+    """Numba's type of a :class:`Struct`.
 
     Parameters
     ----------
@@ -106,55 +104,55 @@ class RecordType(types.Type):
 
     def __init__(self, name: str, fields: tuple[tuple[str, Any], ...]) -> None:
         self.fields = fields
-        super().__init__(f"Record({name}, {fields})")
+        super().__init__(f"Struct({name}, {fields})")
 
 
-@typeof_impl.register(Record)
-def _typeof(record: Record, context: Any) -> RecordType:
-    return record.type
+@typeof_impl.register(Struct)
+def _typeof(struct: Struct, context: Any) -> StructType:
+    return struct.type
 
 
-@register_model(RecordType)
-class _RecordModel(models.PrimitiveModel):
-    """The address of the words of a record."""
+@register_model(StructType)
+class _StructModel(models.PrimitiveModel):
+    """The address of the words of a struct."""
 
-    def __init__(self, manager: Any, record_type: RecordType) -> None:
-        super().__init__(manager, record_type, _words_of(record_type).as_pointer())
+    def __init__(self, manager: Any, struct_type: StructType) -> None:
+        super().__init__(manager, struct_type, _words_of(struct_type).as_pointer())
 
 
-def _words_of(record_type: RecordType) -> ir.ArrayType:
-    """Return LLVM's type of the words of a record."""
-    n = sum(1 + getattr(field_type, "ndim", 0) for _, field_type in record_type.fields)
+def _words_of(struct_type: StructType) -> ir.ArrayType:
+    """Return LLVM's type of the words of a struct."""
+    n = sum(1 + getattr(field_type, "ndim", 0) for _, field_type in struct_type.fields)
     return ir.ArrayType(ir.IntType(64), n)
 
 
-@unbox(RecordType)
-def _unbox(record_type: RecordType, record: Any, c: Any) -> NativeValue:
-    number = c.pyapi.object_getattr_string(record, "address")
+@unbox(StructType)
+def _unbox(struct_type: StructType, struct: Any, c: Any) -> NativeValue:
+    number = c.pyapi.object_getattr_string(struct, "address")
     address = c.pyapi.long_as_longlong(number)
     c.pyapi.decref(number)
-    return NativeValue(c.builder.inttoptr(address, _words_of(record_type).as_pointer()))
+    return NativeValue(c.builder.inttoptr(address, _words_of(struct_type).as_pointer()))
 
 
 @infer_getattr
-class _RecordAttributes(AttributeTemplate):
-    key = RecordType
+class _StructAttributes(AttributeTemplate):
+    key = StructType
 
-    def generic_resolve(self, record_type: Any, name: str) -> Any:  # type: ignore[override]
-        return dict(record_type.fields).get(name)
+    def generic_resolve(self, struct_type: Any, name: str) -> Any:  # type: ignore[override]
+        return dict(struct_type.fields).get(name)
 
 
-@lower_getattr_generic(RecordType)
-def _field(context: Any, builder: Any, record_type: RecordType, record: Any, name: str) -> Any:
+@lower_getattr_generic(StructType)
+def _field(context: Any, builder: Any, struct_type: StructType, struct: Any, name: str) -> Any:
     first = 0
-    for other, field_type in record_type.fields:
+    for other, field_type in struct_type.fields:
         if other == name:
             break
         first += 1 + getattr(field_type, "ndim", 0)
 
     def word(number: int) -> Any:
         index = ir.Constant(ir.IntType(64), first + number)
-        place = builder.gep(record, [ir.Constant(ir.IntType(64), 0), index])
+        place = builder.gep(struct, [ir.Constant(ir.IntType(64), 0), index])
         loaded = builder.load(place)
         # Words never change, so that loops read them once.
         loaded.set_metadata("invariant.load", builder.module.add_metadata([]))
