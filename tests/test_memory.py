@@ -153,8 +153,7 @@ def test_split_and_merge_of_many_components_takes_little_memory() -> None:
     code = """
     import sys
     import numpy as np
-    from streamgmm.algorithms.batch.accelerated_em import accelerated_em
-from streamgmm.algorithms.batch.em import expectation_maximization
+    from streamgmm.algorithms.batch.em import expectation_maximization
     from streamgmm.algorithms.batch.rows_in_memory import Rows
     from streamgmm.algorithms.batch.split_merge import split_and_merge
     from streamgmm.algorithms.reads.reader import Reader

@@ -4,6 +4,7 @@ Densities are those of differences from the component's own mean, as in the cent
 """
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from streamgmm.core.e_step import EStep, Posterior, writable
 from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
 from streamgmm.core.kernels.em_steps import log_joint_of_few
 from streamgmm.core.kernels.kinds import TIED
+from streamgmm.core.kernels.screening import NEGLIGIBLE
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array, CovarianceStructure
@@ -26,6 +28,7 @@ _MOST_PRODUCTS, _PRODUCTS_OF_DENSITY = 1 << 21, 8
 _MOST_PRODUCTS_IF_WIDE = 1 << 23
 # Rows that are summed in sequence, in eight lanes or more.
 _ROWS_IN_SUM = 8 * ACCUMULATION_LENGTH
+_LEAST_SHARE = math.exp(NEGLIGIBLE)
 # Values of features that are in memory at once.
 _VALUES_AT_ONCE = 1 << 16
 
@@ -117,7 +120,9 @@ class FewRowsEStep:
         if values is None or found is None:
             return self.for_any_rows.statistics(rows, weights)
         own = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
-        shares = (found.responsibilities * own[:, np.newaxis]).T
+        # A smaller share than the kernels see has none here: its square may be large all the same.
+        has_share = found.responsibilities > _LEAST_SHARE
+        shares = (found.responsibilities * has_share * own[:, np.newaxis]).T
         n_features = self.parameters.structure.n_moments(self.frame.n_features)
         step = min(_ROWS_IN_SUM, max(1, _VALUES_AT_ONCE // n_features))
         sums = [

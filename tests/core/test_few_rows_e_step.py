@@ -83,6 +83,18 @@ def test_statistics_are_those_of_the_kernels(
     assert own.n_rows == other.n_rows == 9000
 
 
+def test_a_negligible_share_of_a_huge_row_is_none() -> None:
+    """Its square would make up the covariance."""
+    parameters = Parameters.create("diag", [0.5, 0.5], [[0.0], [1e30]], [[1e58], [1e58]])
+    rows, frame = np.array([[0.0], [1e29], [1e30]]), Frame.of(parameters)
+    own, other = (
+        one.statistics(rows)
+        for one in (FewRowsEStep(parameters, frame), EStep.prepare(parameters, frame))
+    )
+    assert own.counts[0] == other.counts[0] == 2.0
+    np.testing.assert_allclose(own.moments, other.moments, rtol=1e-12)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e200], ids=str)
 def test_rows_that_are_skipped_are_left_to_the_kernels(value: float) -> None:
     rng = np.random.default_rng(3)
