@@ -28,6 +28,8 @@ _MOST_PRODUCTS, _PRODUCTS_OF_DENSITY = 1 << 21, 8
 _MOST_PRODUCTS_IF_WIDE = 1 << 23
 # Rows that are summed in sequence, in eight lanes or more.
 _ROWS_IN_SUM = 8 * ACCUMULATION_LENGTH
+# Coordinates whose squares have no digits in common with 1.
+_FARTHEST = 2.0**26
 _LEAST_SHARE = math.exp(NEGLIGIBLE)
 # Values of features that are in memory at once.
 _VALUES_AT_ONCE = 1 << 16
@@ -81,8 +83,8 @@ def factors_for_kernel(parameters: Parameters, scale: Array) -> Array:
 class FewRowsEStep:
     """A mixture prepared for few rows.
 
-    Rows that are not finite, or so large that squares may overflow, are left to the kernels for
-    many rows, and so are the rows beside them.
+    Rows that are not finite, or so far from the origin of the frame that the squares of others are
+    lost in sums, are left to the kernels for many rows, and so are the rows beside them.
 
     Attributes
     ----------
@@ -120,7 +122,7 @@ class FewRowsEStep:
         if values is None or found is None:
             return self.for_any_rows.statistics(rows, weights)
         own = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
-        # A smaller share than the kernels see has none here: its square may be large all the same.
+        # The kernels see no smaller share. Its square may be large all the same.
         has_share = found.responsibilities > _LEAST_SHARE
         shares = (found.responsibilities * has_share * own[:, np.newaxis]).T
         n_features = self.parameters.structure.n_moments(self.frame.n_features)
@@ -144,8 +146,10 @@ class FewRowsEStep:
         if not len(rows) or rows.ndim != 2 or rows.shape[1] != self.frame.n_features:
             return None
         values = rows.astype(np.float64, copy=False)
-        # A comparison with NaN is false.
-        return values if np.all(np.abs(values) <= LARGEST_VALUE) else None
+        distances = np.abs(values - self.frame.origin) / self.frame.scale
+        # Comparisons with NaN are false.
+        is_usable = np.all(np.abs(values) <= LARGEST_VALUE) and np.all(distances <= _FARTHEST)
+        return values if is_usable else None
 
     def _posterior(self, rows: Array, with_responsibilities: bool) -> Posterior | None:
         """Return the posterior of each row (n, D); None if a density is too small for a number."""
