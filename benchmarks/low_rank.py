@@ -238,7 +238,7 @@ def passes(shapes: Sequence[tuple[int, int, int, int]], tolerance: float, max_it
         line = [f"{n_rows:,}", str(side**2), str(k), str(rank), f"{of_parameter:,.0f}"]
         line += [f"{n_passes:.3g}", f"{end - reached:.4f}"]
         before = n_passes - len(visits)
-        line += ["" if near is None else f"{before + near + 1:.3g}", f"{seconds:.0f}"]
+        line += ["never" if near is None else f"{before + near + 1:.3g}", f"{seconds:.0f}"]
         rows.append(line)
     header = ["rows", "columns", "K", "rank", "rows K/p", "passes", "below the end, nats/row"]
     header += [f"passes to {tolerance:g} of the end", "s"]

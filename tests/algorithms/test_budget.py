@@ -102,3 +102,13 @@ def test_many_components_have_one_start() -> None:
     several, one = (budget_for("diag", 10**8, 4, k).starts(False) for k in (63, 64))
     assert (several.n_starts, several.n_runs) == (3, 2)
     assert (one.n_starts, one.n_runs) == (1, 1)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag"])
+def test_starts_have_rows_for_the_covariances_of_their_components(
+    covariance_type: CovarianceType,
+) -> None:
+    """However little work that leaves for each row: 16 rows for each moment of a column."""
+    budget = budget_for(covariance_type, 32_000, 192, 8)
+    rows_of_component = budget.starts(True).n_rows / 8
+    assert rows_of_component >= 8 * 192 if covariance_type == "full" else rows_of_component >= 512
