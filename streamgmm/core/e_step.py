@@ -321,7 +321,7 @@ class EStep:
         row_weights = (
             _NO_WEIGHTS if weights is None else writable(np.asarray(weights, dtype=np.float64))
         )
-        self.require_shapes(rows, row_weights)
+        require_shapes(self.frame, rows, row_weights)
         if isinstance(self.coefficients, LowRankCoefficients):
             return self._low_rank_statistics(rows, row_weights)
         # Floats of another byte order are converted as a whole. Pieces would change the order of
@@ -559,7 +559,7 @@ class EStep:
             Any real type and memory layout.
         with_responsibilities : bool
         """
-        self.require_shapes(rows)
+        require_shapes(self.frame, rows)
         if isinstance(self.coefficients, LowRankCoefficients):
             return replace(self, is_hard=False)._low_rank_posterior(rows, with_responsibilities)
         coefficients, sums = self.coefficient_struct, self._no_sums
@@ -591,7 +591,7 @@ class EStep:
             Its scores are max_k ln π_k p_k(x), the noise included. Among equal densities the
             lowest number is the label.
         """
-        self.require_shapes(rows)
+        require_shapes(self.frame, rows)
         if isinstance(self.coefficients, LowRankCoefficients):
             return replace(self, is_hard=True)._low_rank_posterior(rows, False)
         coefficients, sums = self.coefficient_struct, self._no_sums
@@ -607,19 +607,6 @@ class EStep:
                 hard_step(*arguments, work, *own, sums, totals, posteriors[:2])
             parts.append(Posterior(*posteriors, int(totals[N_NOT_FINITE])))
         return _joined(parts)
-
-    def require_shapes(self, rows: NDArray[np.generic], weights: Array = _NO_WEIGHTS) -> None:
-        """Refuse rows and weights of wrong shapes, because kernels do not check bounds.
-
-        Raises
-        ------
-        DataError
-        """
-        n_features = len(self.frame.origin)
-        if rows.ndim != 2 or rows.shape[1] != n_features:
-            raise DataError(f"rows have shape {rows.shape}, the mixture {n_features} features")
-        if weights.size and weights.shape != rows.shape[:1]:
-            raise DataError(f"weights have shape {weights.shape}, rows {rows.shape}")
 
     @functools.cached_property
     def writable_coefficients(self) -> Any:
@@ -640,6 +627,20 @@ class EStep:
             if isinstance(value, np.ndarray)
         }
         return self.coefficients._replace(**arrays)
+
+
+def require_shapes(frame: Frame, rows: NDArray[np.generic], weights: Array = _NO_WEIGHTS) -> None:
+    """Refuse rows and weights of wrong shapes, because kernels do not check bounds.
+
+    Raises
+    ------
+    DataError
+    """
+    n_features = frame.n_features
+    if rows.ndim != 2 or rows.shape[1] != n_features:
+        raise DataError(f"rows have shape {rows.shape}, the mixture {n_features} features")
+    if weights.size and weights.shape != rows.shape[:1]:
+        raise DataError(f"weights have shape {weights.shape}, rows {rows.shape}")
 
 
 def _joined(parts: list[Posterior]) -> Posterior:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.core.accuracy import LARGEST_VALUE
-from streamgmm.core.e_step import EStep, Posterior, writable
+from streamgmm.core.e_step import EStep, Posterior, require_shapes, writable
 from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
 from streamgmm.core.kernels.em_steps import log_joint_of_few
 from streamgmm.core.kernels.kinds import TIED
@@ -30,6 +30,7 @@ _MOST_PRODUCTS_IF_WIDE = 1 << 23
 _ROWS_IN_SUM = 8 * ACCUMULATION_LENGTH
 # Coordinates whose squares have no digits in common with 1.
 _FARTHEST = 2.0**26
+# Responsibility below which a component has no share in a row.
 _LEAST_SHARE = math.exp(NEGLIGIBLE)
 # Values of features that are in memory at once.
 _VALUES_AT_ONCE = 1 << 16
@@ -109,6 +110,7 @@ class FewRowsEStep:
         self, rows: NDArray[np.generic], with_responsibilities: bool = False
     ) -> Posterior:
         """Return the posterior of each row, as :meth:`EStep.posterior` does."""
+        require_shapes(self.frame, rows)
         values = self._usable(rows)
         found = None if values is None else self._posterior(values, with_responsibilities)
         if found is None:
@@ -117,11 +119,12 @@ class FewRowsEStep:
 
     def statistics(self, rows: NDArray[np.generic], weights: Array | None = None) -> Statistics:
         """Return the sufficient statistics of rows, as :meth:`EStep.statistics` does."""
+        own = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
+        require_shapes(self.frame, rows, own)
         values = self._usable(rows)
         found = None if values is None else self._posterior(values, True)
         if values is None or found is None:
             return self.for_any_rows.statistics(rows, weights)
-        own = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
         # The kernels see no smaller share. Its square may be large all the same.
         has_share = found.responsibilities > _LEAST_SHARE
         shares = (found.responsibilities * has_share * own[:, np.newaxis]).T
@@ -143,7 +146,7 @@ class FewRowsEStep:
 
     def _usable(self, rows: NDArray[np.generic]) -> Array | None:
         """Return rows (n, D) in float64; None if some are not for this E-step."""
-        if not len(rows) or rows.ndim != 2 or rows.shape[1] != self.frame.n_features:
+        if not len(rows):
             return None
         values = rows.astype(np.float64, copy=False)
         distances = np.abs(values - self.frame.origin) / self.frame.scale

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.e_step import EStep, Posterior, writable
+from streamgmm.core.e_step import EStep, Posterior, require_shapes, writable
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.incomplete import (
     KEPT,
@@ -174,7 +174,7 @@ class IncompleteExpectation:
             In rows without any value, and in rows that overflow, the mean of the mixture replaces
             missing values. The mean of noise is the centre of its box.
         """
-        self.complete.require_shapes(rows)
+        require_shapes(self.complete.frame, rows)
         filled = rows.astype(np.float64)
         chosen = _by_gaps(rows)
         scores, _, shares, expected = self._incomplete(rows[chosen], self.has_noise, True)

@@ -154,6 +154,13 @@ def test_rows_of_another_shape_are_refused(rows: np.ndarray) -> None:
         FewRowsEStep(parameters, Frame.of(parameters)).statistics(rows)
 
 
+@pytest.mark.parametrize("weights", [np.ones(1), np.ones(3), np.ones((4, 1))], ids=str)
+def test_weights_of_another_shape_are_refused(weights: np.ndarray) -> None:
+    parameters = random_parameters(np.random.default_rng(6), "full", 2, 3)
+    with pytest.raises(DataError, match="weights have shape"):
+        FewRowsEStep(parameters, Frame.of(parameters)).statistics(np.zeros((4, 3)), weights)
+
+
 def test_only_plain_mixtures_of_few_rows_are_prepared_for_them() -> None:
     rng = np.random.default_rng(7)
     parameters = random_parameters(rng, "full", 2, 3)

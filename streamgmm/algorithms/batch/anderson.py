@@ -1,6 +1,7 @@
 """Anderson extrapolation of a fixed-point map over sufficient statistics."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,12 @@ from streamgmm.core.structures import Array
 
 # Singular values of residual differences, over the largest, that are taken for noise.
 _CUTOFF = 1e-6
+
+
+def mixing_coefficients(residual: Array, earlier: Sequence[Array]) -> Array:
+    """Return the multiples of differences from earlier residuals that leave the least residual."""
+    differences = np.stack([residual - other for other in earlier], axis=1)
+    return np.asarray(np.linalg.lstsq(differences, residual, rcond=_CUTOFF)[0], np.float64)
 
 
 class Anderson:
@@ -59,8 +66,7 @@ class Anderson:
         self._iterates.append((image, residual))
         if not earlier:
             return image
-        differences = np.stack([residual - other for _, other in earlier], axis=1)
-        coefficients = np.linalg.lstsq(differences, residual, rcond=_CUTOFF)[0]
+        coefficients = mixing_coefficients(residual, [other for _, other in earlier])
         moments, scatter = image.moments.copy(), image.scatter.copy()
         for coefficient, (other, _) in zip(coefficients, earlier, strict=True):
             moments -= coefficient * (image.moments - other.moments)

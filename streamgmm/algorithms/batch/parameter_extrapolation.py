@@ -9,14 +9,13 @@ from collections import deque
 
 import numpy as np
 
+from streamgmm.algorithms.batch.anderson import mixing_coefficients
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 
 # Factor by which an extrapolation may change a weight or a noise variance beyond EM's own step.
 _LARGEST_FACTOR = 10.0
-# Singular values of residual differences, over the largest, that are taken for noise.
-_CUTOFF = 1e-6
 
 
 class Extrapolation:
@@ -78,8 +77,7 @@ class Extrapolation:
         self._iterates.append((reached, residual))
         if not earlier:
             return reached
-        differences = np.stack([residual - other for _, other in earlier], axis=1)
-        parts = np.linalg.lstsq(differences, residual, rcond=_CUTOFF)[0]
+        parts = mixing_coefficients(residual, [other for _, other in earlier])
         found = reached.copy()
         for part, (other, _) in zip(parts, earlier, strict=True):
             found -= part * (reached - other)

@@ -121,7 +121,7 @@ class LowRankSums(NamedTuple):
 
 
 def rows_in_block(n_features: int, item_bytes: int) -> int:
-    """Return the number of rows of a block whose values have so many bytes each."""
+    """Return the number of rows in a block, from the number of bytes of a value."""
     n = _BLOCK_BYTES // (item_bytes * n_features) // PANEL * PANEL
     return min(max(n, _FEWEST_ROWS), BLOCK)
 
