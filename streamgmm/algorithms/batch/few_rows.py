@@ -7,6 +7,7 @@ rows with gaps), and those in which it fails, go through the reader.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,32 +88,57 @@ class FewRows:
         cls, rows: Array, weights: Array, covariance_type: CovarianceType, objective: Objective
     ) -> "FewRows | None":
         """Return rows (n, D) with weights (n,); None if they are many, or not for this kernel."""
-        is_plain = not objective.fixed and objective.prior is None and objective.noise is None
-        structure = STRUCTURES[covariance_type]
-        pooling = structure.pooling
         # Rows that are too many for one component are not copied.
-        if not is_plain or pooling is None or not are_few(rows.shape, 1, structure.has_directions):
+        if not are_few(rows.shape, 1, STRUCTURES[covariance_type].has_directions):
             return None
-        rows = rows.astype(np.float64, copy=False)
+        none = cls.none_of(rows, covariance_type, objective)
+        return None if none is None else none.holding(rows, weights)
+
+    @classmethod
+    def none_of(
+        cls, rows: Array, covariance_type: CovarianceType, objective: Objective
+    ) -> "FewRows | None":
+        """Return no rows, in units of these (n, D); None if they are not for this kernel."""
+        structure = STRUCTURES[covariance_type]
+        is_plain = not objective.fixed and objective.prior is None and objective.noise is None
+        if not is_plain or structure.pooling is None:
+            return None
         with np.errstate(over="ignore", invalid="ignore"):
-            centre = rows.mean(axis=0)
+            centre = rows.mean(axis=0, dtype=np.float64)
             variances = np.square(rows - centre).mean(axis=0)
             scale = np.sqrt(variances)
-            if pooling.columns:
+            if structure.pooling.columns:
                 scale = np.full_like(scale, scale.max())
             if not np.all((variances > _LEAST_VARIANCE) & np.isfinite(variances)):
                 return None
             scale = np.exp2(np.round(np.log2(scale)))
-            scaled = (rows - centre) / scale
-        ridge = np.broadcast_to(objective.reg_covar, scale.shape)
-        ridge = structure.shared_ridge(ridge) / np.square(scale)
-        if not (np.isfinite(scaled).all() and np.isfinite(ridge).all()):
+            ridge = np.broadcast_to(objective.reg_covar, scale.shape)
+            ridge = structure.shared_ridge(ridge) / np.square(scale)
+        if not np.isfinite(ridge).all():
             return None
-        return cls(covariance_type, pooling, scaled, writable(weights), centre, scale, ridge)
+        none = np.empty((0, len(scale)))
+        return cls(covariance_type, structure.pooling, none, none[:, 0], centre, scale, ridge)
 
-    def is_for(self, n_components: int) -> bool:
-        """Return whether a step with this number of components takes less time here."""
-        return are_few(self.rows.shape, n_components, self._has_matrices)
+    def holding(self, rows: NDArray[Any], weights: Array) -> "FewRows | None":
+        """Return other rows (n, D) with weights (n,) in these units; None if one is not finite."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = rows - self.centre
+            scaled /= self.scale
+        if not np.isfinite(scaled).all():
+            return None
+        return replace(self, rows=scaled, weights=writable(weights))
+
+    def is_for(self, n_components: int, n_rows: int | None = None) -> bool:
+        """Return whether a step with this number of components takes less time here.
+
+        Parameters
+        ----------
+        n_components : int
+        n_rows : int, optional
+            Number of rows, if not all of these.
+        """
+        n_rows = len(self.rows) if n_rows is None else n_rows
+        return are_few((n_rows, len(self.scale)), n_components, self._has_matrices)
 
     def short_run(self, start: Parameters, n_steps: int, tol: float, on_run: OnRun) -> Fit | None:
         """Run EM until the log-likelihood changes by less than ``tol``; None if a step fails."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
+from streamgmm.options import CovarianceType
 from streamgmm.protocols import Chunk, Job, Work
 
 # A short run of EM ends with a step that gains less, in nats per row.
@@ -25,6 +26,9 @@ _SETTLED = 1e-6
 # Bytes of a block of responsibilities in a thread, with the arrays made from it; number of arrays
 # of this size that are in memory at once.
 _BLOCK_BYTES, _ARRAYS = 1 << 23, 6
+
+#: Gives some of the rows, with weights, if they are few for a number of components.
+Part = Callable[[NDArray[np.intp], Array, int], FewRows | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,19 +95,47 @@ class Rows:
 
         return prepared
 
+    def parts(self, covariance_type: CovarianceType, objective: Objective) -> Part:
+        """Return a function that gives some of the rows, where these are few.
+
+        It takes their places (n,), their weights (n,) and a number of components, and returns None
+        if the rows are many for these, or have no place in a kernel for few rows.
+        """
+        whole = self.few
+        if whole is None:
+            whole = FewRows.none_of(self.stored, covariance_type, objective)
+
+        def part(places: NDArray[np.intp], weights: Array, n_components: int) -> FewRows | None:
+            if whole is None or not whole.is_for(n_components, len(places)):
+                return None
+            if self.few is not None:
+                return self.few.part(places, weights)
+            return whole.holding(self.stored[places], weights)
+
+        return part
+
     def posterior_of(
-        self, parameters: Parameters
+        self, parameters: Parameters, part: Part
     ) -> Callable[[NDArray[np.intp], NDArray[np.intp]], Posterior]:
-        """Return a function that gives the posterior of some rows under some components."""
-        few = self.few_for(parameters.n_components)
-        if few is not None:
-            return lambda components, places: few.part(places, self.weights[places]).posterior(
-                taken_components(parameters, components)
-            )
-        prepared = self.components_of(parameters, Frame.of(parameters, self.stored.dtype))
-        return lambda components, places: prepared(components).posterior(
-            self.stored[places], with_responsibilities=True
+        """Return a function that gives the posterior of some rows under some components.
+
+        Parameters
+        ----------
+        parameters : Parameters
+        part : callable
+            That of :meth:`parts`.
+        """
+        prepared = cache(
+            lambda: self.components_of(parameters, Frame.of(parameters, self.stored.dtype))
         )
+
+        def posterior(components: NDArray[np.intp], places: NDArray[np.intp]) -> Posterior:
+            few = part(places, self.weights[places], len(components))
+            if few is not None:
+                return few.posterior(taken_components(parameters, components))
+            return prepared()(components).posterior(self.stored[places], with_responsibilities=True)
+
+        return posterior
 
     def of_blocks(self, parameters: Parameters, values: Callable[..., Any]) -> list[Any]:
         """Return what the weights and the posterior of each block of rows give, in their order.

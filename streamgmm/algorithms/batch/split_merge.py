@@ -18,11 +18,10 @@ from scipy.spatial.distance import cdist
 
 from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.few_rows import ignore_run
-from streamgmm.algorithms.batch.rows_in_memory import Rows, taken_components
+from streamgmm.algorithms.batch.rows_in_memory import Part, Rows, taken_components
 from streamgmm.algorithms.sampling.initialization import parameters_of_clusters
 from streamgmm.core.e_step import Posterior
 from streamgmm.core.frame import Frame
-from streamgmm.core.kernels.log_joint import NOISE
 from streamgmm.core.mixtures.reduction import merged_pairs, merging_partners
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
@@ -40,9 +39,10 @@ _ALONE = 3
 _WORST, _MOST_WORST, _BIRTHS, _ROWS_OF_BIRTH = 1.0 / 128.0, 1024, 4, 8
 # Least number of rows per value that the rows have to determine.
 _SUPPORT = 3.0
-# Smaller shares in a row are negligible where components are compared.
-_SMALL_SHARE = 1.0 / 64.0
-# Rows to which halves of a component are fitted, for each moment, at most.
+# Smaller shares in a row are negligible where components are compared; where new ones are fitted.
+_SMALL_SHARE, _NO_SHARE = 1.0 / 64.0, 1e-6
+# Rows with which halves of a component and mergers of pairs are fitted and compared, for each
+# moment, at most.
 _ROWS_PER_MOMENT = 32
 # Logarithms of ratios of densities, at least and at most; of densities, at least.
 _LEAST_RATIO, _LARGEST_RATIO, _LEAST_SCORE = -690.0, 50.0, -1e300
@@ -242,10 +242,13 @@ class _Swaps:
 def _promising_swaps(rows: Rows, parameters: Parameters, objective: Objective) -> _Swaps:
     """Return the splits that gain more than the cost of the merges that make room for them."""
     shares = _shares(rows, parameters)
-    halves, gains_of_halves = _halves(rows, parameters, shares, objective)
-    born, gains_of_births = _births(rows, parameters, shares, objective)
+    # Noise has no part in rows that are weighted by their responsibilities.
+    without_noise = replace(objective, noise=None)
+    part = rows.parts(parameters.covariance_type, without_noise)
+    halves, gains_of_halves = _halves(rows, parameters, shares, without_noise, part)
+    born, gains_of_births = _births(rows, parameters, shares, without_noise)
     gains = np.concatenate([gains_of_halves, gains_of_births])
-    pairs, costs = _merges(rows, parameters, shares)
+    pairs, costs = _merges(rows, parameters, shares, part)
     taken: set[int] = set()
     splits: list[int] = []
     merges: list[tuple[int, int]] = []
@@ -317,7 +320,7 @@ def _shares(rows: Rows, parameters: Parameters) -> _Shares:
 
 
 def _halves(
-    rows: Rows, parameters: Parameters, shares: _Shares, objective: Objective
+    rows: Rows, parameters: Parameters, shares: _Shares, objective: Objective, part: Part
 ) -> tuple[Parameters, Array]:
     """Return both halves of all components after some steps of EM, and the gain of each split.
 
@@ -326,43 +329,27 @@ def _halves(
     counted.
     """
     k = parameters.n_components
-    is_used = shares.labels != NOISE
-    own_labels = shares.labels[is_used]
-    labels = 2 * own_labels + _far_side(rows.rows[is_used], parameters, own_labels)
-    # Noise has no part in rows that are weighted by their responsibilities.
-    without_noise = replace(objective, noise=None)
-    halves = parameters_of_clusters(
-        rows.rows[is_used],
-        rows.weights[is_used],
-        labels,
-        2 * k,
-        parameters.covariance_type,
-        without_noise,
-    )
-    members = [shares.members(component) for component in range(k)]
-    most = _ROWS_PER_MOMENT * parameters.structure.n_moments(parameters.n_features)
-    fitted = []
-    for places, share in members:
-        some = slice(None, None, max(-(-len(places) // most), 1))
-        fitted.append((places[some], rows.weights[places[some]] * share[some]))
-    halves = _fitted_halves(rows, halves, fitted, without_noise)
+    members = [_thinned(parameters, *shares.members(component)) for component in range(k)]
+    own = [(places, rows.weights[places] * share) for places, share, _ in members]
+    halves = _begun_halves(rows, parameters, own, objective)
+    halves = _fitted_halves(rows, halves, own, objective, part)
     pairs = halves.weights.reshape(k, 2)
     sums = pairs.sum(axis=1, keepdims=True)
     parts = np.divide(pairs, sums, out=np.full_like(pairs, 0.5), where=sums > 0.0)
     halves = replace(halves, weights=(parameters.weights[:, np.newaxis] * parts).ravel())
     gains, masses = np.full(k, -np.inf), np.zeros((3, 2 * k))
-    posterior = rows.posterior_of(halves)
-    for component, (places, share) in enumerate(members):
-        which = np.array([2 * component, 2 * component + 1])
+    posterior = rows.posterior_of(halves, part)
+    for component, (places, share, step) in enumerate(members):
+        which = _halves_of([component])
         if not (places.size and halves.weights[which].any()):
             continue
-        weights = rows.weights[places] * share
+        weights = step * rows.weights[places] * share
         found = posterior(which, places)
         gains[component] = weights @ _log_ratios(
             found.scores - np.log(share), shares.scores[places]
         )
         of_halves = found.responsibilities
-        squares = np.square(rows.weights[places]) * share
+        squares = rows.weights[places] * weights
         masses[:, which] = (
             weights @ of_halves,
             squares @ of_halves,
@@ -375,11 +362,42 @@ def _halves(
     return halves, np.where(is_supported.reshape(k, 2).all(axis=1), gains, -np.inf)
 
 
+def _begun_halves(
+    rows: Rows,
+    parameters: Parameters,
+    own: Sequence[tuple[NDArray[np.intp], Array]],
+    objective: Objective,
+) -> Parameters:
+    """Return both halves of all components, which lie beside each other on its longest axis.
+
+    Parameters
+    ----------
+    rows : Rows
+    parameters : Parameters
+    own : sequence of (ndarray of shape (n,), ndarray of shape (n,))
+        The rows of each component, and their weights.
+    objective : Objective
+    """
+    scales = parameters.structure.deviations(_mean_factor(parameters))
+    places, weights = (np.concatenate(parts) for parts in zip(*own, strict=True))
+    values, labels = rows.rows[places], np.empty(len(places), dtype=np.intp)
+    stop = 0
+    for component, (_, own_weights) in enumerate(own):
+        start, stop = stop, stop + len(own_weights)
+        residuals = np.nan_to_num((values[start:stop] - parameters.means[component]) / scales)
+        axis = longest_axis(residuals * np.sqrt(own_weights)[:, np.newaxis])
+        labels[start:stop] = 2 * component + (residuals @ axis > 0.0)
+    k = parameters.n_components
+    covariance_type = parameters.covariance_type
+    return parameters_of_clusters(values, weights, labels, 2 * k, covariance_type, objective)
+
+
 def _fitted_halves(
     rows: Rows,
     halves: Parameters,
     own: Sequence[tuple[NDArray[np.intp], Array]],
     objective: Objective,
+    part: Part,
 ) -> Parameters:
     """Return the halves after some steps of EM, each pair with rows and weights of its component.
 
@@ -390,29 +408,76 @@ def _fitted_halves(
     own : sequence of (ndarray of shape (n,), ndarray of shape (n,))
         The rows of each component, and their weights.
     objective : Objective
+    part : callable
+        That of :meth:`Rows.parts`.
     """
-    few = rows.few_for(halves.n_components)
-    if few is None or few.pooling.components:
-        for _ in range(_STEPS_OF_PARTS):
-            halves = _half_step(rows, halves, own, objective)
-            rows.reader.notify(SampleStep("split and merge", 0))
-        return halves
-    structure, weights, means = halves.structure, halves.weights.copy(), halves.means.copy()
-    covariances, factors = halves.covariances, halves.factors
-    for component, (places, own_weights) in enumerate(own):
-        which = np.array([2 * component, 2 * component + 1])
+    pooling = halves.structure.pooling
+    if pooling is None or pooling.components:
+        return _stepped(rows, halves, own, objective)
+    fitted: list[int] = []
+    fits: list[Parameters] = []
+    others: list[int] = []
+    for component, (places, weights) in enumerate(own):
+        which = _halves_of([component])
+        if not (len(places) and halves.weights[which].min() > 0.0):
+            continue
         pair = taken_components(halves, which)
-        total = pair.weights.sum()
-        if not (len(places) and pair.weights.min() > 0.0):
+        few = part(places, weights, pair.n_components)
+        if few is None:
+            others.append(component)
             continue
-        pair = replace(pair, weights=pair.weights / total)
-        fit = few.part(places, own_weights).short_run(pair, _STEPS_OF_PARTS, 0.0, ignore_run)
-        if fit is None:
-            continue
-        weights[which], means[which] = total * fit.parameters.weights, fit.parameters.means
-        covariances = structure.replaced(covariances, which, fit.parameters.covariances)
-        factors = structure.replaced(factors, which, fit.parameters.factors)
-    return Parameters(halves.covariance_type, weights, means, covariances, factors)
+        pair = replace(pair, weights=pair.weights / pair.weights.sum())
+        fit = few.short_run(pair, _STEPS_OF_PARTS, 0.0, ignore_run)
+        if fit is not None:
+            fitted.append(component)
+            fits.append(fit.parameters)
+    rows.reader.notify(SampleStep("split and merge", 0))
+    found = _replaced(halves, fitted, fits)
+    if not others:
+        return found
+    pairs = taken_components(halves, _halves_of(others))
+    stepped = _stepped(rows, pairs, [own[component] for component in others], objective)
+    return _replaced(found, others, [stepped])
+
+
+def _halves_of(components: Sequence[int]) -> NDArray[np.intp]:
+    """Return the numbers of both halves of some components (n,), (2 n,)."""
+    first = 2 * np.asarray(components, dtype=np.intp)
+    return np.column_stack([first, first + 1]).ravel()
+
+
+def _replaced(
+    halves: Parameters, components: Sequence[int], found: Sequence[Parameters]
+) -> Parameters:
+    """Return the halves of all components, those of some replaced by others, in their order."""
+    if not found:
+        return halves
+    which, structure = _halves_of(components), halves.structure
+    weights, means = halves.weights.copy(), halves.means.copy()
+    weights[which] = np.concatenate([one.weights for one in found])
+    means[which] = np.concatenate([one.means for one in found])
+    covariances = np.concatenate([one.covariances for one in found])
+    factors = np.concatenate([one.factors for one in found])
+    return Parameters(
+        halves.covariance_type,
+        weights,
+        means,
+        structure.replaced(halves.covariances, which, covariances),
+        structure.replaced(halves.factors, which, factors),
+    )
+
+
+def _stepped(
+    rows: Rows,
+    halves: Parameters,
+    own: Sequence[tuple[NDArray[np.intp], Array]],
+    objective: Objective,
+) -> Parameters:
+    """Return the halves after some steps of EM with the kernels for many rows."""
+    for _ in range(_STEPS_OF_PARTS):
+        halves = _half_step(rows, halves, own, objective)
+        rows.reader.notify(SampleStep("split and merge", 0))
+    return halves
 
 
 def _half_step(
@@ -430,7 +495,7 @@ def _half_step(
     total = Statistics.zero(frame, halves.n_components)
     moments, scatter, weight, n_rows = total.moments, total.scatter, 0.0, 0
     for component, (places, weights) in enumerate(own):
-        which = np.array([2 * component, 2 * component + 1])
+        which = _halves_of([component])
         if len(places) and halves.weights[which].any():
             found = prepared(which).statistics(rows.stored[places], weights)
             moments[which] = found.moments
@@ -445,7 +510,7 @@ def _births(
 ) -> tuple[Parameters | None, Array]:
     """Return new components among the worst explained rows, and the gain of each.
 
-    They are fitted to all rows beside the mixture, which does not change.
+    They are fitted beside the mixture, which does not change.
     """
     n_rows = len(rows.stored)
     worst = np.argsort(shares.scores)[: min(int(_WORST * n_rows), _MOST_WORST)]
@@ -457,21 +522,27 @@ def _births(
         # These rows say nothing of a column.
         return None, np.empty(0)
     labels = np.repeat(np.arange(len(groups)), [len(own) for own in groups])
-    without_noise = replace(objective, noise=None)
     born = parameters_of_clusters(
         rows.rows[chosen],
         rows.weights[chosen],
         labels,
         len(groups),
         parameters.covariance_type,
-        without_noise,
+        objective,
     )
     total = rows.weights.sum()
     part = float(rows.weights[chosen].sum() / total)
-    for _ in range(_STEPS_OF_PARTS):
+    stored, weights, scores = rows.stored, rows.weights, shares.scores
+    for step in range(_STEPS_OF_PARTS):
         prepared = rows.prepared(born)
-        taken = rows.weights * _taken(part, prepared.posterior(rows.stored).scores, shares.scores)
-        born = without_noise.maximize(prepared.statistics(rows.stored, taken), born).parameters
+        taken = weights * _taken(part, prepared.posterior(stored).scores, scores)
+        if step == 0:
+            # Rows far from all new components are not evaluated again before the end.
+            near = np.flatnonzero(taken > _NO_SHARE * weights)
+            stored, weights, scores, taken = (
+                values[near] for values in (stored, weights, scores, taken)
+            )
+        born = objective.maximize(prepared.statistics(stored, taken), born).parameters
         part = float(taken.sum() / total)
     found = rows.prepared(born).posterior(rows.stored, with_responsibilities=True)
     relative = part * np.exp(_log_ratios(found.scores, shares.scores))
@@ -548,7 +619,7 @@ def supporting_rows(structure: CovarianceStructure, n_features: int) -> float:
 
 
 def _merges(
-    rows: Rows, parameters: Parameters, shares: _Shares
+    rows: Rows, parameters: Parameters, shares: _Shares, part: Part
 ) -> tuple[list[tuple[int, int]], Array]:
     """Return each component with its partner of least merging cost, and the costs.
 
@@ -561,19 +632,38 @@ def _merges(
     first, second = (np.array(side) for side in zip(*pairs, strict=True))
     merged = merged_pairs(parameters, first, second)
     log_weight = math.log((parameters.weights[first] + parameters.weights[second]).sum() or 1.0)
-    posterior = rows.posterior_of(merged)
+    posterior = rows.posterior_of(merged, part)
     total = rows.weights.sum()
     costs = np.zeros(len(pairs))
     for number, (i, j) in enumerate(pairs):
-        places, own = _joint_share(shares.members(i), shares.members(j))
+        joint = _joint_share(shares.members(i), shares.members(j))
+        places, own, step = _thinned(parameters, *joint)
         if not (places.size and merged.weights[number] > 0.0):
             continue
         scores = posterior(np.array([number]), places).scores
         ratios = _log_ratios(scores + log_weight, shares.scores[places])
         changes = np.maximum(np.exp(ratios) - own, -1.0 + 1e-12)
-        costs[number] = -(rows.weights[places] @ np.log1p(changes)) / total
+        costs[number] = -step * (rows.weights[places] @ np.log1p(changes)) / total
     prices = _prices(rows, parameters, shares.masses(rows.weights))
     return pairs, costs - np.minimum(prices[first], prices[second])
+
+
+def _thinned(
+    parameters: Parameters, places: NDArray[np.intp], shares: Array
+) -> tuple[NDArray[np.intp], Array, int]:
+    """Return rows enough for a component, from all over its own, and of how many each is one.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    places : ndarray of shape (n,)
+        The rows of a component.
+    shares : ndarray of shape (n,)
+        Its shares in them.
+    """
+    most = _ROWS_PER_MOMENT * parameters.structure.n_moments(parameters.n_features)
+    step = max(-(-len(places) // most), 1)
+    return places[::step], shares[::step], step
 
 
 def _joint_share(
@@ -586,19 +676,6 @@ def _joint_share(
     for own, values in (one, other):
         share[np.searchsorted(places, own)] += values
     return places, share
-
-
-def _far_side(rows: Array, parameters: Parameters, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return whether rows lie above their component's mean along its longest axis, (m,)."""
-    scales = parameters.structure.deviations(_mean_factor(parameters))
-    residuals = np.nan_to_num((rows - parameters.means[labels]) / scales)
-    sides = np.zeros(len(rows), dtype=np.int64)
-    order = np.argsort(labels, kind="stable")
-    stops = np.cumsum(np.bincount(labels, minlength=parameters.n_components))
-    for own in np.split(order, stops[:-1]):
-        members = residuals[own]
-        sides[own] = members @ longest_axis(members) > 0.0
-    return sides
 
 
 def longest_axis(rows: Array) -> Array:
