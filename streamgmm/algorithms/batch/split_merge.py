@@ -41,7 +41,7 @@ _WORST, _MOST_WORST, _BIRTHS, _ROWS_OF_BIRTH = 1.0 / 128.0, 1024, 4, 8
 _SUPPORT = 3.0
 # Smaller shares in a row are negligible where components are compared; where new ones are fitted.
 _SMALL_SHARE, _NO_SHARE = 1.0 / 64.0, 1e-6
-# Rows with which halves of a component and mergers of pairs are fitted and compared, for each
+# Rows to which halves of a component are fitted, and with which mergers are compared, for each
 # moment, at most.
 _ROWS_PER_MOMENT = 32
 # Logarithms of ratios of densities, at least and at most; of densities, at least.
@@ -329,8 +329,9 @@ def _halves(
     counted.
     """
     k = parameters.n_components
-    members = [_thinned(parameters, *shares.members(component)) for component in range(k)]
-    own = [(places, rows.weights[places] * share) for places, share, _ in members]
+    members = [shares.members(component) for component in range(k)]
+    thinned = [_thinned(parameters, *one) for one in members]
+    own = [(places, rows.weights[places] * share) for places, share, _ in thinned]
     halves = _begun_halves(rows, parameters, own, objective)
     halves = _fitted_halves(rows, halves, own, objective, part)
     pairs = halves.weights.reshape(k, 2)
@@ -339,11 +340,11 @@ def _halves(
     halves = replace(halves, weights=(parameters.weights[:, np.newaxis] * parts).ravel())
     gains, masses = np.full(k, -np.inf), np.zeros((3, 2 * k))
     posterior = rows.posterior_of(halves, part)
-    for component, (places, share, step) in enumerate(members):
+    for component, (places, share) in enumerate(members):
         which = _halves_of([component])
         if not (places.size and halves.weights[which].any()):
             continue
-        weights = step * rows.weights[places] * share
+        weights = rows.weights[places] * share
         found = posterior(which, places)
         gains[component] = weights @ _log_ratios(
             found.scores - np.log(share), shares.scores[places]
