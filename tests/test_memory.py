@@ -155,7 +155,7 @@ def test_split_and_merge_of_many_components_takes_little_memory() -> None:
     import numpy as np
     from streamgmm.algorithms.batch.em import expectation_maximization
     from streamgmm.algorithms.batch.rows_in_memory import Rows
-    from streamgmm.algorithms.batch.split_merge import split_and_merge
+    from streamgmm.algorithms.batch.split_merge import Moved, split_and_merge
     from streamgmm.algorithms.reads.reader import Reader
     from streamgmm.core.objective import Objective
     from streamgmm.core.parameters import Parameters
@@ -171,7 +171,7 @@ def test_split_and_merge_of_many_components_takes_little_memory() -> None:
         settings = {"objective": Objective(1e-6)}
         fit = expectation_maximization(reader, start, tol=0.0, max_iter=1, **settings)
         if work == "split and merge":
-            split_and_merge(Rows(reader, rows, weights), fit, **settings)
+            split_and_merge(Rows(reader, rows, weights), Moved(fit), **settings)
     """
     # Responsibilities of both halves of all components alone would be 160 MiB.
     assert peak_of(code, "split and merge") - peak_of(code, "nothing") < 120 * MIB
@@ -358,7 +358,7 @@ def test_fits_of_low_rank_take_no_more_than_is_accounted_for(order: int) -> None
     )
     settings = Settings(k, start.covariance_type, "kmeans", Objective(1e-3), 1)
     effort = Effort(order)
-    sizes = settings.memory(d, 100, 8, False, 1 << 30)
+    sizes = settings.memory(100, d, 100, 8, False, 1 << 30)
     with ThreadExecutor(1) as executor:
         everything, sample = (
             Reader(SampleSource(own, np.ones(len(own))), executor, lambda event: None)

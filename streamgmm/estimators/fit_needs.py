@@ -150,7 +150,7 @@ def search_effort(settings: Settings, rows: Array, limit: int | None) -> tuple[E
 
 def _search_memory(settings: Settings, shape: tuple[int, int], limit: int) -> FitMemory:
     # Rows of a stream may lack values in one batch and not in another.
-    return settings.memory(shape[1], shape[0], _VALUE, True, sample_bytes(limit))
+    return settings.memory(*shape, shape[0], _VALUE, True, sample_bytes(limit))
 
 
 def _search_effort(memory: FitMemory, shape: tuple[int, int], limit: int) -> Effort:

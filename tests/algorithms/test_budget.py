@@ -39,12 +39,13 @@ def test_a_million_rows_are_searched_with_four_evaluations_a_row(
     starts = budget.starts(False)
     begun = starts.n_rows * starts.n_starts * (starts.n_runs * SHORT + LONGER)
     splitting = budget.splitting_rows(starts.n_starts)
-    done = starts.n_starts * splitting * budget.splitting_steps(starts.n_starts, splitting)
+    done = splitting * budget.splitting_evaluations(splitting)
     end = budget.convergence(n_rows // 8)
     converged = n_rows // 8 * end.n_iterations
     assert begun + done + converged <= 12.0 * n_rows
-    # The last round begins within its limit, and may end beyond it.
-    assert splitting * starts.n_starts * LONGEST_ROUND <= 6.0 * n_rows
+    # Each start has a round; the last round of the best begins within its limit.
+    longest = starts.n_starts * (LONGER + LONGEST_ROUND) + LONGEST_ROUND
+    assert splitting * longest <= 8.0 * n_rows
 
 
 def test_without_splits_and_information_convergence_has_their_work() -> None:
@@ -92,7 +93,7 @@ def test_sizes_are_of_use(covariance_type: CovarianceType, n_rows: int, d: int, 
         assert is_single <= (starts.n_starts == starts.n_runs == 1)
         splitting = budget.splitting_rows(starts.n_starts)
         assert 4096 <= splitting <= 2 * budget.most_starting_rows
-        assert budget.splitting_steps(starts.n_starts, splitting) > LONGER
+        assert budget.splitting_evaluations(splitting) > LONGER
     end = budget.convergence(min(n_rows, 100_000))
     assert 4 <= end.n_iterations <= 100
     assert 0 <= end.n_informing <= min(n_rows, 100_000)
@@ -100,8 +101,15 @@ def test_sizes_are_of_use(covariance_type: CovarianceType, n_rows: int, d: int, 
 
 def test_many_components_have_one_start() -> None:
     several, one = (budget_for("diag", 10**8, 4, k).starts(False) for k in (63, 64))
-    assert (several.n_starts, several.n_runs) == (3, 2)
+    assert (several.n_starts, several.n_runs) == (8, 2)
     assert (one.n_starts, one.n_runs) == (1, 1)
+
+
+def test_rows_beyond_those_that_starts_need_buy_more_starts() -> None:
+    numbers = [budget_for("full", n, 4, 8).starts(False).n_starts for n in (10**5, 10**6, 10**8)]
+    assert numbers == [3, 8, 8]
+    # Starts of more parameters have no more rows than they need.
+    assert budget_for("full", 10**6, 16, 48).starts(False).n_starts <= 3
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "diag"])

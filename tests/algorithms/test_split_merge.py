@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from streamgmm.algorithms.batch.em import Fit, expectation_maximization
 from streamgmm.algorithms.batch.rows_in_memory import Rows
-from streamgmm.algorithms.batch.split_merge import longest_axis, split_and_merge
+from streamgmm.algorithms.batch.split_merge import Moved, longest_axis, split_and_merge
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import parameters_of_clusters
 from streamgmm.core.e_step import EStep
@@ -43,7 +43,7 @@ def log_likelihood(rows: Rows, parameters: Parameters) -> float:
 
 
 def moved(rows: Rows, fit: Fit, reg_covar: float = 0.0) -> Fit:
-    return split_and_merge(rows, fit, objective=Objective(reg_covar))[0]
+    return split_and_merge(rows, Moved(fit), objective=Objective(reg_covar)).fit
 
 
 def clusters(covariance_type: CovarianceType) -> Parameters:

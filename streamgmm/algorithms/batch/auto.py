@@ -448,14 +448,14 @@ def fit_memory(source: Source, settings: Settings, most_bytes: int) -> FitMemory
     n_pilot = pilot_size(n_rows) if size < n_rows else 0
     # The pilot of a fit has half as many rows, in float64, and so takes no more than the sample.
     missing = source.missing == "em"
-    return settings.memory(d, size, dtype.itemsize, missing, most_bytes, n_pilot)
+    return settings.memory(n_rows, d, size, dtype.itemsize, missing, most_bytes, n_pilot)
 
 
 def plain_memory(source: Source, settings: Settings) -> FitMemory:
     """Return what plain EM takes in the process that drives it."""
-    d = source.n_features
-    size = default_sample_size(source.n_rows, d)
-    return settings.memory(d, size, 8, source.missing == "em", 0)
+    d, n_rows = source.n_features, source.n_rows
+    size = default_sample_size(n_rows, d)
+    return settings.memory(n_rows, d, size, 8, source.missing == "em", 0)
 
 
 def survey_memory(source: Source, settings: Settings, most_bytes: int) -> Work:

@@ -48,6 +48,11 @@ _ON_SUBSAMPLE, _PART_OF_SAMPLE, _ROWS_OF_PARAMETER, _MOST_ON_SUBSAMPLE = 0.4, 4,
 _FEWEST_ITERATIONS, _MOST_ITERATIONS = 4, 100
 
 
+# Starts of a restart, at most, and their part of the work for each row of the data, where more rows
+# would not make them better.
+_MOST_STARTS, _MORE_STARTING = 8, 0.45
+
+
 @dataclass(frozen=True)
 class Starts:
     """The starts of a restart.
@@ -147,21 +152,24 @@ class Budget:
         one = is_single or self.n_components == 1 or self.n_components >= _MANY_COMPONENTS
         most = self.most_starting_rows
         for n_starts, n_runs in _STARTS[-1:] if one else _STARTS:
-            steps = n_starts * (n_runs * (SHORT + _KMEANS_STEPS) + LONGER)
-            n_rows = int(_STARTING * self.n_evaluations / steps)
+            n_rows = int(_STARTING * self.n_evaluations / (n_starts * _steps(n_runs)))
             if n_rows >= _ROWS_PER_RELATIVE_MOMENT * self._relative_moments or n_starts == 1:
                 break
-        return Starts(n_starts, n_runs, min(max(n_rows, self._fewest_rows), most))
+        n_rows = min(max(n_rows, self._fewest_rows), most)
+        if n_starts == _STARTS[0][0] and 2 * n_rows >= most:
+            wanted = _MORE_STARTING * _PER_ROW * self.n_rows / (n_rows * _steps(n_runs))
+            n_starts = min(max(int(wanted), n_starts), _MOST_STARTS)
+        return Starts(n_starts, n_runs, n_rows)
 
     def splitting_rows(self, n_starts: int) -> int:
         """Return the number of rows with which some starts are split and merged."""
-        steps = n_starts * (LONGER + _ROUND * _ROUNDS)
+        steps = n_starts * (LONGER + _ROUND) + (_ROUNDS - 1) * _ROUND
         n_rows = int(_SPLITTING * self.n_evaluations / steps)
         return min(max(n_rows, self._fewest_rows), MORE * self.most_starting_rows)
 
-    def splitting_steps(self, n_starts: int, n_rows: int) -> float:
-        """Return the evaluations of each row that splits and merges of one start may take."""
-        return max(_SPLITTING * self.n_evaluations / (n_starts * max(n_rows, 1)), LONGER + _ROUND)
+    def splitting_evaluations(self, n_rows: int) -> float:
+        """Return the evaluations of each of some rows that splits and merges may take."""
+        return max(_SPLITTING * self.n_evaluations / max(n_rows, 1), LONGER + _ROUND)
 
     def subsample_rows(self, n_sample: int) -> int:
         """Return the number of rows with which convergence on a sample begins; 0 for all of them.
@@ -190,3 +198,8 @@ class Budget:
         wanted = part * self.n_evaluations / (max(n_sample, 1) * (1.0 + informing))
         n_iterations = min(max(math.floor(wanted), _FEWEST_ITERATIONS), _MOST_ITERATIONS)
         return Convergence(n_iterations, n_informing)
+
+
+def _steps(n_runs: int) -> int:
+    """Return the evaluations of each row that a start takes which is the best of some runs."""
+    return n_runs * (SHORT + _KMEANS_STEPS) + LONGER

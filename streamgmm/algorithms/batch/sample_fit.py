@@ -25,7 +25,12 @@ from streamgmm.algorithms.batch.budget import (
 from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.few_rows import FewRows
 from streamgmm.algorithms.batch.rows_in_memory import Rows
-from streamgmm.algorithms.batch.split_merge import split_and_merge, supporting_rows
+from streamgmm.algorithms.batch.split_merge import (
+    MOST_ROUNDS,
+    Moved,
+    split_and_merge,
+    supporting_rows,
+)
 from streamgmm.algorithms.reads.memory import EFFORTS, Effort, FitMemory, MixtureBytes
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.algorithms.sampling.initialization import (
@@ -123,6 +128,7 @@ class Settings:
 
     def memory(
         self,
+        n_rows: int,
         n_features: int,
         n_sample: int,
         itemsize: int,
@@ -134,6 +140,8 @@ class Settings:
 
         Parameters
         ----------
+        n_rows : int
+            Rows of the data.
         n_features : int
         n_sample : int
             Rows of the sample.
@@ -147,7 +155,7 @@ class Settings:
             Rows of the pilot sample.
         """
         shape = self.covariance_type, self.n_components, n_features
-        n_parameters = self.n_parameters(n_features)
+        n_parameters, budget = self.n_parameters(n_features), self.budget(n_rows, n_features)
         gaps = gap_bytes(*shape[1:], n_sample // 8) if missing else 0
         structure = STRUCTURES[self.covariance_type]
         n_informing = min(n_sample, informing_rows(n_parameters))
@@ -158,7 +166,8 @@ class Settings:
             n_sample,
             itemsize,
             self.n_init,
-            self.budget(0, n_features).most_starting_rows,
+            budget.starts(False).n_starts,
+            budget.most_starting_rows,
             n_informing,
             n_informing >= n_parameters,
             most_bytes,
@@ -553,31 +562,46 @@ class Search:
     def _split_and_merged(self, rows: Rows, starts: Sequence[Parameters]) -> list[Fit]:
         """Return the ends of splits and merges, the best first, one for each restart at most.
 
-        A start that has come to such an end by itself is not moved again.
+        All starts have one round, and the best ones the others. A start that has come to the end of
+        another by itself is not moved again.
         """
-        best: list[Fit] = []
+        n_init, rank = self.settings.n_init, self._rank(rows)
+        best: list[Moved] = []
         ends: list[float] = []
+        n_evaluations = 0
         for start in starts:
             fit = self._em(rows, start, LONGER)
+            n_evaluations += fit.n_iterations
             if not all(abs(fit.value - end) > _ALIKE for end in ends):
                 continue
-            fit, _ = self._after_splits(rows, fit, len(starts) // self.settings.n_init)
-            ends.append(fit.value)
-            best = self._ranked(rows, [*best, fit])[: self.settings.n_init]
-        return best
+            moved = self._after_splits(rows, Moved(fit), math.inf, 1)
+            n_evaluations += moved.n_evaluations
+            ends.append(moved.fit.value)
+            best = sorted([*best, moved], key=lambda moved: rank(moved.fit), reverse=True)[:n_init]
+        most = self._budget.splitting_evaluations(len(rows.weights)) - n_evaluations / n_init
+        others = [self._after_splits(rows, moved, moved.n_evaluations + most) for moved in best]
+        return sorted([moved.fit for moved in others], key=rank, reverse=True)
 
     def _continued(self, rows: Rows, start: Parameters) -> list[Fit]:
         """Return the end of EM, and before it that of splits and merges if they gained."""
         fit = self._em(rows, start, LONGER)
         if not self._can_split:
             return [fit]
-        moved, n_rounds = self._after_splits(rows, fit, 1)
-        return [moved, fit] if n_rounds else [fit]
+        most = self._budget.splitting_evaluations(len(rows.weights)) - LONGER
+        moved = self._after_splits(rows, Moved(fit), most)
+        return [moved.fit, fit] if moved.n_rounds else [fit]
 
-    def _after_splits(self, rows: Rows, fit: Fit, n_starts: int) -> tuple[Fit, int]:
-        """Return the end of splits and merges, and the number of their rounds."""
-        most = self._budget.splitting_steps(n_starts, len(rows.weights)) - LONGER
-        return split_and_merge(rows, fit, objective=self.settings.objective, most_evaluations=most)
+    def _after_splits(
+        self, rows: Rows, moved: Moved, most_evaluations: float, most_rounds: int = MOST_ROUNDS
+    ) -> Moved:
+        """Return the end of splits and merges."""
+        return split_and_merge(
+            rows,
+            moved,
+            objective=self.settings.objective,
+            most_evaluations=most_evaluations,
+            most_rounds=most_rounds,
+        )
 
     def _converged(
         self,
@@ -588,10 +612,10 @@ class Search:
     ) -> list[Fit]:
         best: list[Fit] = []
         work = work or self._budget.convergence(len(rows.weights))
-        informant = self.informant.thinned(work.n_informing)
+        informant, rank = self.informant.thinned(work.n_informing), self._rank(rows)
         for start in starts:
             fit = self._converged_from(rows, start, tol, informant, work.n_iterations)
-            best = self._ranked(rows, [*best, fit.without_statistics()])[:1]
+            best = sorted([*best, fit.without_statistics()], key=rank, reverse=True)[:1]
         return best
 
     def _converged_from(
@@ -610,18 +634,15 @@ class Search:
         reader, settings = rows.reader, self.settings
         return improve(reader, start, settings, informant, tol, self.effort, n_iterations)
 
-    def _ranked(self, rows: Rows, fits: Sequence[Fit]) -> list[Fit]:
-        """Return fits to some rows, the best first.
+    def _rank(self, rows: Rows) -> Callable[[Fit], tuple[bool, float]]:
+        """Return the key by which fits to some rows are ranked, largest for the best.
 
         Among those of several restarts a fit with a degenerate component comes after all others,
         because its likelihood has no bound but the ridge.
         """
-        if self.settings.n_init == 1 or len(fits) == 1:
-            return _best_first(fits)
         weight = rows.weights.sum()
-        return sorted(
-            fits, key=lambda fit: (not self._is_degenerate(fit, weight), fit.value), reverse=True
-        )
+        is_one = self.settings.n_init == 1
+        return lambda fit: (is_one or not self._is_degenerate(fit, weight), fit.value)
 
     def _is_degenerate(self, fit: Fit, weight: float) -> bool:
         parameters = fit.parameters

@@ -31,7 +31,8 @@ from streamgmm.events import RoundDone, SampleStep
 
 # EM steps before the gain of halves is estimated, and before a new mixture is compared.
 _STEPS_OF_PARTS, _STEPS = 5, 5
-_ROUNDS = 8
+#: Largest number of rounds.
+MOST_ROUNDS = 8
 # Number of swaps that are tried one by one, if all of them together do not pay.
 _ALONE = 3
 # New components begin among the worst explained rows: part of all rows, and largest number; then
@@ -51,46 +52,80 @@ _LEAST_RATIO, _LARGEST_RATIO, _LEAST_SCORE = -690.0, 50.0, -1e300
 _MOST_EXACT_FEATURES, _POWER_ITERATIONS = 128, 16
 
 
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """A fit after rounds of splits and merges.
+
+    Attributes
+    ----------
+    fit : Fit
+    n_rounds : int
+        Number of rounds that raised the objective.
+    n_evaluations : int
+        Evaluations of all components for each row.
+    is_settled : bool
+        Whether another round would not raise the objective.
+    """
+
+    fit: Fit
+    n_rounds: int = 0
+    n_evaluations: int = 0
+    is_settled: bool = False
+
+
 def split_and_merge(
-    rows: Rows, fit: Fit, *, objective: Objective, most_evaluations: float = math.inf
-) -> tuple[Fit, int]:
+    rows: Rows,
+    moved: Moved,
+    *,
+    objective: Objective,
+    most_evaluations: float = math.inf,
+    most_rounds: int = MOST_ROUNDS,
+) -> Moved:
     """Split and merge components as long as this raises the objective.
 
     Parameters
     ----------
     rows : Rows
-    fit : Fit
-        The fit to begin with, after some steps of EM with these rows.
+    moved : Moved
+        The fit to begin with, after some steps of EM with these rows, and the work that it has had.
     objective : Objective
         Without fixed parameters.
     most_evaluations : float
         Evaluations of all components for each row after which no other round begins.
+    most_rounds : int
+        Rounds after which no other begins.
 
     Returns
     -------
-    fit : Fit
-    n_rounds : int
-        Number of rounds that raised the objective.
+    moved : Moved
 
     References
     ----------
     Ueda, Nakano, Ghahramani & Hinton (2000), SMEM algorithm for mixture models.
     """
-    n_rounds, n_evaluations = 0, 0
-    while n_rounds < _ROUNDS and n_evaluations < most_evaluations:
-        swaps = _promising_swaps(rows, fit.parameters, objective)
-        n_evaluations += 1
-        if not swaps.splits:
-            break
-        trials = _Trials(rows, fit, objective)
-        found = trials.best(swaps)
-        fit = trials.rival if found is None else found
-        n_evaluations += trials.n_evaluations
-        rows.reader.notify(RoundDone(n_rounds + 1, len(swaps.splits), fit.log_likelihood))
-        if found is None:
-            break
-        n_rounds += 1
-    return fit, n_rounds
+    while (
+        not moved.is_settled
+        and moved.n_rounds < most_rounds
+        and moved.n_evaluations < most_evaluations
+    ):
+        moved = _after_round(rows, moved, objective)
+    return moved
+
+
+def _after_round(rows: Rows, moved: Moved, objective: Objective) -> Moved:
+    """Return the fit after another round."""
+    swaps = _promising_swaps(rows, moved.fit.parameters, objective)
+    n_evaluations = moved.n_evaluations + 1
+    if not swaps.splits:
+        return replace(moved, n_evaluations=n_evaluations, is_settled=True)
+    trials = _Trials(rows, moved.fit, objective)
+    found = trials.best(swaps)
+    fit = trials.rival if found is None else found
+    n_evaluations += trials.n_evaluations
+    rows.reader.notify(RoundDone(moved.n_rounds + 1, len(swaps.splits), fit.log_likelihood))
+    if found is None:
+        return Moved(fit, moved.n_rounds, n_evaluations, is_settled=True)
+    return Moved(fit, moved.n_rounds + 1, n_evaluations)
 
 
 class _Trials:

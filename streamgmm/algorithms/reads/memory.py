@@ -192,6 +192,8 @@ class FitMemory:
     itemsize : int
         Bytes of a sampled value.
     n_init : int
+    n_starts : int
+        Starts of a restart.
     few : int
         Rows that starts use; split and merge uses twice as many.
     n_informing : int
@@ -210,6 +212,7 @@ class FitMemory:
     n_sample: int
     itemsize: int
     n_init: int
+    n_starts: int
     few: int
     n_informing: int
     is_informed: bool
@@ -298,7 +301,7 @@ class FitMemory:
     def _search(self, effort: Effort) -> int:
         """Return the bytes of starts, split and merge, and convergence on the sample."""
         one = self.mixture
-        starts = 3 * self.n_init * one.bare
+        starts = self.n_starts * self.n_init * one.bare
         few = min(self.few, self.n_sample) // effort.starting_part
         begun = starts + self._rows(few)
         read = self._read(effort)
