@@ -92,7 +92,7 @@ def test_sizes_are_of_use(covariance_type: CovarianceType, n_rows: int, d: int, 
         assert starts.n_rows <= budget.most_starting_rows
         assert is_single <= (starts.n_starts == starts.n_runs == 1)
         splitting = budget.splitting_rows(starts.n_starts)
-        assert 4096 <= splitting <= 2 * budget.most_starting_rows
+        assert 4096 <= splitting <= 6 * budget.most_starting_rows
         assert budget.splitting_evaluations(splitting) > LONGER
     end = budget.convergence(min(n_rows, 100_000))
     assert 4 <= end.n_iterations <= 100

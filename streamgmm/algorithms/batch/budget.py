@@ -33,7 +33,7 @@ _KMEANS_STEPS = 15
 # component than a few times its columns, full covariances fit these rows and no others: images of
 # 192 columns ended 11 nats per row lower.
 _FEWEST_ROWS, _ROWS_PER_COMPONENT, _ROWS_PER_MOMENT = 4096, 16, 16.0
-_ROWS_PER_PARAMETER, MORE = 20, 2
+_ROWS_PER_PARAMETER, _TIMES_FOR_SPLITS = 20, 6
 # Evaluations in a round of splits and merges, and rounds that are planned.
 _ROUND, _ROUNDS = 12, 4
 # Evaluations of a row from which information is estimated; largest cost of information, in
@@ -165,7 +165,7 @@ class Budget:
         """Return the number of rows with which some starts are split and merged."""
         steps = n_starts * (LONGER + _ROUND) + (_ROUNDS - 1) * _ROUND
         n_rows = int(_SPLITTING * self.n_evaluations / steps)
-        return min(max(n_rows, self._fewest_rows), MORE * self.most_starting_rows)
+        return min(max(n_rows, self._fewest_rows), _TIMES_FOR_SPLITS * self.most_starting_rows)
 
     def splitting_evaluations(self, n_rows: int) -> float:
         """Return the evaluations of each of some rows that splits and merges may take."""

@@ -168,6 +168,7 @@ class Settings:
             self.n_init,
             budget.starts(False).n_starts,
             budget.most_starting_rows,
+            budget.splitting_rows(1),
             n_informing,
             n_informing >= n_parameters,
             most_bytes,

@@ -32,7 +32,7 @@ from streamgmm.events import RoundDone, SampleStep
 # EM steps before the gain of halves is estimated, and before a new mixture is compared.
 _STEPS_OF_PARTS, _STEPS = 5, 5
 #: Largest number of rounds.
-MOST_ROUNDS = 8
+MOST_ROUNDS = 32
 # Number of swaps that are tried one by one, if all of them together do not pay.
 _ALONE = 3
 # New components begin among the worst explained rows: part of all rows, and largest number; then

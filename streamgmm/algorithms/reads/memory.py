@@ -195,7 +195,9 @@ class FitMemory:
     n_starts : int
         Starts of a restart.
     few : int
-        Rows that starts use; split and merge uses twice as many.
+        Rows that starts use.
+    n_splitting : int
+        Rows with which components are split and merged.
     n_informing : int
         Rows that inform steps.
     is_informed : bool
@@ -214,6 +216,7 @@ class FitMemory:
     n_init: int
     n_starts: int
     few: int
+    n_splitting: int
     n_informing: int
     is_informed: bool
     informing_bytes: int
@@ -320,7 +323,7 @@ class FitMemory:
     def _splitting(self, starts: int, effort: Effort) -> int:
         """Return the bytes of split and merge: halves of all components, and changed mixtures."""
         one = self.mixture
-        size = min(2 * self.few, self.n_sample) // effort.starting_part
+        size = min(self.n_splitting, self.n_sample) // effort.starting_part
         parts = MixtureBytes(
             one.covariance_type, 2 * one.n_components + 4, one.n_features, one.missing
         )
