@@ -21,6 +21,7 @@ from streamgmm.core.structures.matrix_structure import (
     mean_of_factors,
     quadratic_along,
     quadratic_sums,
+    relative,
     ridge_matrices,
     triangle_scales,
     unscaled,
@@ -113,11 +114,12 @@ class Tied(SharedCovariance, MatrixStructure):
         return solve(frame.factors[0], displacements.T).T
 
     def relative_factors(self, frame: "Frame", stacked_factors: Array) -> Array:
-        return solve(frame.factors, stacked_factors)
+        return relative(frame.factors, frame.inverse_factors, stacked_factors)
 
     def magnified(self, frame: "Frame", parameters: "Parameters", displacements: Array) -> Array:
         inverse = parameters.stacked(parameters.inverse_factors)
-        return magnified(inverse, frame.factors, parameters.factors, displacements)
+        factors = parameters.stacked(parameters.factors)
+        return magnified(inverse, frame.factors, frame.inverse_factors, factors, displacements)
 
     def coefficients(
         self,
@@ -142,12 +144,14 @@ class Tied(SharedCovariance, MatrixStructure):
     def updates(
         self, statistics: "Statistics", alive: Components, offsets: Array, shifts: Array
     ) -> list[CovarianceUpdate]:
-        counts, bases = statistics.counts, statistics.frame.factors
+        counts, frame = statistics.counts, statistics.frame
         raw = statistics.scatter
         central = raw - (offsets.T * counts) @ offsets + (shifts.T * counts) @ shifts
         raw, central = (a[np.newaxis] / counts.sum() for a in (raw, central))
         routes = [
-            lambda _, ridge, f=factor: whitened(raw, central, bases, ridge, f)
+            lambda _, ridge, f=factor: whitened(
+                raw, central, frame.factors, frame.inverse_factors, ridge, f
+            )
             for factor in (whitened_factor, spectral_factor)
         ]
         return [CovarianceUpdate(np.array([0]), routes)]
