@@ -26,8 +26,6 @@ from streamgmm.options import Arithmetic
 _MOST_PRODUCTS, _PRODUCTS_OF_DENSITY = 1 << 21, 8
 # The same for variances of more columns than there are rows.
 _MOST_PRODUCTS_IF_WIDE = 1 << 23
-# Rows that are summed in sequence, in eight lanes or more.
-_ROWS_IN_SUM = 8 * ACCUMULATION_LENGTH
 # Coordinates whose squares have no digits in common with 1.
 _FARTHEST = 2.0**26
 # Responsibility below which a component has no share in a row.
@@ -129,7 +127,7 @@ class FewRowsEStep:
         has_share = found.responsibilities > _LEAST_SHARE
         shares = (found.responsibilities * has_share * own[:, np.newaxis]).T
         n_features = self.parameters.structure.n_moments(self.frame.n_features)
-        step = min(_ROWS_IN_SUM, max(1, _VALUES_AT_ONCE // n_features))
+        step = min(ACCUMULATION_LENGTH, max(1, _VALUES_AT_ONCE // n_features))
         sums = [
             self._sums(values[start : start + step], shares[:, start : start + step])
             for start in range(0, len(values), step)
@@ -149,14 +147,18 @@ class FewRowsEStep:
         if not len(rows):
             return None
         values = rows.astype(np.float64, copy=False)
-        distances = np.abs(values - self.frame.origin) / self.frame.scale
-        # Comparisons with NaN are false.
-        is_usable = np.all(np.abs(values) <= LARGEST_VALUE) and np.all(distances <= _FARTHEST)
+        # Extremes are NaN if a value is, and comparisons with NaN are false.
+        ends = np.stack([values.min(axis=0), values.max(axis=0)])
+        with np.errstate(invalid="ignore"):
+            distances = np.abs(ends - self.frame.origin) / self.frame.scale
+        is_usable = np.all(np.abs(ends) <= LARGEST_VALUE) and np.all(distances <= _FARTHEST)
         return values if is_usable else None
 
     def _posterior(self, rows: Array, with_responsibilities: bool) -> Posterior | None:
         """Return the posterior of each row (n, D); None if a density is too small for a number."""
-        joint = log_joint_of_few(writable(rows / self.frame.scale), *self._scaled_mixture)
+        columns = np.array(rows.T, dtype=np.float64, order="C")
+        columns /= self.frame.scale[:, np.newaxis]
+        joint = log_joint_of_few(columns, *self._scaled_mixture)
         joint -= self._log_volume
         found = posterior_of(joint.T, with_responsibilities)
         return found if np.isfinite(found.scores).all() else None
@@ -175,8 +177,7 @@ class FewRowsEStep:
     def _sums(self, rows: Array, shares: Array) -> tuple[Array, Array]:
         """Return moments (K, M) and scatter of rows (n, D) with responsibilities (K, n)."""
         structure, frame = self.parameters.structure, self.frame
-        table = structure.features(frame.n_features)
-        moments = np.zeros((len(shares), len(table)))
+        moments = np.zeros((len(shares), structure.n_moments(frame.n_features)))
         scatter = np.zeros((structure.n_scatter(frame.n_features),) * 2)
         packed = np.setdiff1d(np.arange(len(shares)), frame.centred)
         groups = [(packed, self._shared_coordinates(rows))] if packed.size else []
@@ -184,11 +185,9 @@ class FewRowsEStep:
             u = structure.solved_rows(rows - frame.means[c], frame.factors, c)
             groups.append((np.array([k]), u))
         for components, u in groups:
-            coordinates = np.vstack([np.ones(len(u)), u.T, np.square(u).sum(axis=1)])
-            features = coordinates[table[:, 0]] * coordinates[table[:, 1]]
             own = shares[components]
             # The order of these sums does not depend on the number of threads, as BLAS may.
-            moments[components] = np.einsum("kn,fn->kf", own, features)
+            moments[components] = np.einsum("kn,nf->kf", own, structure.row_moments(u))
             if scatter.size:
                 weighted = own.sum(axis=0) * u.T
                 scatter += np.einsum("in,jn->ij", weighted, u.T)

@@ -64,8 +64,8 @@ class FewRows:
     covariance_type : str
     pooling : Pooling
         That of the covariance type.
-    rows : ndarray of shape (n, D)
-        (x - centre) / scale.
+    columns : ndarray of shape (D, n)
+        (x - centre) / scale of the rows, transposed.
     weights : ndarray of shape (n,)
     centre : ndarray of shape (D,)
     scale : ndarray of shape (D,)
@@ -76,7 +76,7 @@ class FewRows:
 
     covariance_type: CovarianceType
     pooling: Pooling
-    rows: Array
+    columns: Array
     weights: Array
     centre: Array
     scale: Array
@@ -93,26 +93,28 @@ class FewRows:
         # Rows that are too many for one component are not copied.
         if not is_plain or pooling is None or not are_few(rows.shape, 1, structure.has_directions):
             return None
-        rows = rows.astype(np.float64, copy=False)
+        columns = np.array(rows.T, dtype=np.float64, order="C")
         with np.errstate(over="ignore", invalid="ignore"):
-            centre = rows.mean(axis=0)
-            variances = np.square(rows - centre).mean(axis=0)
+            centre = columns.mean(axis=1)
+            columns -= centre[:, np.newaxis]
+            variances = np.einsum("dn,dn->d", columns, columns) / len(rows)
+            # They are finite only if all values are.
+            if not np.all((variances > _LEAST_VARIANCE) & np.isfinite(variances)):
+                return None
             scale = np.sqrt(variances)
             if pooling.columns:
                 scale = np.full_like(scale, scale.max())
-            if not np.all((variances > _LEAST_VARIANCE) & np.isfinite(variances)):
-                return None
             scale = np.exp2(np.round(np.log2(scale)))
-            scaled = (rows - centre) / scale
+            columns /= scale[:, np.newaxis]
         ridge = np.broadcast_to(objective.reg_covar, scale.shape)
         ridge = structure.shared_ridge(ridge) / np.square(scale)
-        if not (np.isfinite(scaled).all() and np.isfinite(ridge).all()):
+        if not np.isfinite(ridge).all():
             return None
-        return cls(covariance_type, pooling, scaled, writable(weights), centre, scale, ridge)
+        return cls(covariance_type, pooling, columns, writable(weights), centre, scale, ridge)
 
     def is_for(self, n_components: int) -> bool:
         """Return whether a step with this number of components takes less time here."""
-        return are_few(self.rows.shape, n_components, self._has_matrices)
+        return are_few(self._shape, n_components, self._has_matrices)
 
     def short_run(self, start: Parameters, n_steps: int, tol: float, on_run: OnRun) -> Fit | None:
         """Run EM until the log-likelihood changes by less than ``tol``; None if a step fails."""
@@ -133,11 +135,16 @@ class FewRows:
         Fit or None
             A fit that has not converged needs another method. None if a step fails.
         """
-        products = n_products(self.rows.shape, start.n_components, self._has_matrices)
+        products = n_products(self._shape, start.n_components, self._has_matrices)
         n_steps = min(max(_ALL_PRODUCTS // products, _FEWEST_STEPS), _MOST_STEPS)
         n_cheap = 1 + _CHEAP_PRODUCTS // products
         settled = max(_PART_OF_STEP * tol, _ROUNDING)
         return self._run(start, n_steps, settled, n_cheap, _PART_OF_REST * tol, on_run)
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """Shape of the rows, (n, D)."""
+        return self.columns.shape[::-1]
 
     @property
     def _has_matrices(self) -> bool:
@@ -145,11 +152,11 @@ class FewRows:
 
     def part(self, places: NDArray[np.intp], weights: Array) -> "FewRows":
         """Return some of the rows, with weights (n,) that these rows shall have."""
-        return replace(self, rows=self.rows[places], weights=weights)
+        return replace(self, columns=np.take(self.columns, places, axis=1), weights=weights)
 
     def posterior(self, parameters: Parameters) -> Posterior:
         """Return the posterior of each row, with responsibilities."""
-        joint = log_joint_of_few(self.rows, *self._scaled(parameters)).T
+        joint = log_joint_of_few(self.columns, *self._scaled(parameters)).T
         joint -= np.log(self.scale).sum()
         return posterior_of(joint, with_responsibilities=True)
 
@@ -163,9 +170,8 @@ class FewRows:
         on_run: OnRun,
     ) -> Fit | None:
         values = np.empty(n_steps)
-        steps = arrays_for_steps(len(self.rows), *self._scaled(start))
+        steps = arrays_for_steps(self.columns, *self._scaled(start))
         n_values, n_evaluated, has_settled = em_steps(
-            self.rows,
             self.weights,
             self.ridge,
             np.array(self.pooling),
@@ -177,7 +183,7 @@ class FewRows:
             Struct(steps),
         )
         log_likelihoods = (values[:n_values] - np.log(self.scale).sum()).tolist()
-        on_run(n_evaluated * len(self.rows), log_likelihoods)
+        on_run(n_evaluated * len(self.weights), log_likelihoods)
         found = self._parameters(steps) if n_values else None
         if found is None:
             return None

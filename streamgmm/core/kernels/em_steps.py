@@ -26,14 +26,6 @@ _ROUNDING = 1e-13
 
 
 @piece
-def _transpose(rows, columns):
-    """Write rows (n, D) into columns (D, n)."""
-    for r in range(rows.shape[0]):
-        for d in range(rows.shape[1]):
-            columns[d, r] = rows[r, d]
-
-
-@piece
 def _inverse(factor, inverse):
     """Write the inverse of a lower triangular matrix (D, D)."""
     n = factor.shape[0]
@@ -285,21 +277,21 @@ def _copy(values, out):
 
 
 @kernel
-def log_joint_of_few(rows, shares, means, factors):
+def log_joint_of_few(columns, shares, means, factors):
     """Return ln π_k p_k(x), (K, n), nats.
 
     Parameters
     ----------
-    rows : ndarray of shape (n, D)
+    columns : ndarray of shape (D, n)
+        The rows, transposed.
     shares : ndarray of shape (K,)
     means : ndarray of shape (K, D)
     factors : ndarray of shape (K, D, D) or (K, 1, D)
         Cholesky factors, or standard deviations.
     """
-    n, n_features = rows.shape
-    columns, inverses = np.empty((n_features, n)), np.empty(factors.shape)
+    n = columns.shape[1]
+    inverses = np.empty(factors.shape)
     found, residual = np.empty((shares.size, n)), np.empty(n)
-    _transpose(rows, columns)
     for k in range(shares.size):
         _invert(factors[k], inverses[k])
     _write_log_joint(columns, shares, means, inverses, residual, found)
@@ -330,13 +322,14 @@ class Steps(NamedTuple):
 
 
 def arrays_for_steps(
-    n_rows: int, shares: np.ndarray, means: np.ndarray, factors: np.ndarray
+    columns: np.ndarray, shares: np.ndarray, means: np.ndarray, factors: np.ndarray
 ) -> Steps:
     """Return arrays for steps of EM that begin with a mixture.
 
     Parameters
     ----------
-    n_rows : int
+    columns : ndarray of shape (D, n)
+        The rows, transposed: finite, in units in which their variance is about 1.
     shares : ndarray of shape (K,)
         Weights of the components.
     means : ndarray of shape (K, D)
@@ -348,7 +341,7 @@ def arrays_for_steps(
     else:
         covariances = np.einsum("kim,kjm->kij", factors, factors)
     state = np.concatenate([shares.ravel(), means.ravel(), covariances.ravel()])
-    n_means, k = shares.size + means.size, shares.size
+    n_means, k, n_rows = shares.size + means.size, shares.size, columns.shape[1]
     return Steps(
         state,
         state[:k],
@@ -360,7 +353,7 @@ def arrays_for_steps(
         np.empty(state.size),
         np.empty(state.size),
         np.empty(state.size),
-        np.empty((means.shape[1], n_rows)),
+        columns,
         np.empty((k, n_rows)),
         np.empty(n_rows),
         np.empty(n_rows),
@@ -375,7 +368,7 @@ def _is_factorised(steps):
 
 
 @kernel
-def em_steps(rows, weights, ridge, form, n_steps, settled, n_cheap, tolerance, values, steps):
+def em_steps(weights, ridge, form, n_steps, settled, n_cheap, tolerance, values, steps):
     """Make steps of EM until one gains hardly anything, or little remains to be gained.
 
     If ``n_cheap`` is above 0, steps are extrapolated (squared iteration; Varadhan & Roland 2008).
@@ -383,8 +376,6 @@ def em_steps(rows, weights, ridge, form, n_steps, settled, n_cheap, tolerance, v
 
     Parameters
     ----------
-    rows : ndarray of shape (n, D)
-        Finite, in units in which their variance is about 1.
     weights : ndarray of shape (n,)
     ridge : ndarray of shape (D,)
     form : ndarray of shape (2,), bool
@@ -400,7 +391,7 @@ def em_steps(rows, weights, ridge, form, n_steps, settled, n_cheap, tolerance, v
     values : ndarray of shape (n_steps,)
         Is given the mean log-likelihoods of the parameters that steps began with.
     steps : Struct of Steps
-        Holds the mixture.
+        Holds the rows and the mixture.
 
     Returns
     -------
@@ -411,7 +402,6 @@ def em_steps(rows, weights, ridge, form, n_steps, settled, n_cheap, tolerance, v
     has_settled : bool
         Whether steps ended for one of the tolerances.
     """
-    _transpose(rows, steps.columns)
     state, before, first, second = steps.state, steps.before, steps.first, steps.second
     is_good = _is_factorised(steps)
     _copy(state, before)

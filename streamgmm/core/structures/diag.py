@@ -32,6 +32,9 @@ class DiagonalMoments(ScaleStructure):
         squares = np.repeat(1 + np.arange(n_features), 2).reshape(-1, 2)
         return np.vstack([linear, squares])
 
+    def row_moments(self, rows: Array) -> Array:
+        return np.hstack([np.ones((len(rows), 1)), rows, np.square(rows)])
+
     def whitened_moments(
         self,
         factors: Array,
@@ -116,4 +119,4 @@ class Diag(OwnCovariances, DiagonalMoments):
         unseen: Array,
         total: float,
     ) -> None:
-        covariances[k] = (weighted * deviations).sum(axis=0) / count + unseen
+        covariances[k] = np.einsum("nd,nd->d", weighted, deviations) / count + unseen

@@ -437,6 +437,15 @@ class CovarianceStructure(ABC):
         Coordinates are (1, z_1, ... z_D), and for SPHERICAL ‖z‖² as well.
         """
 
+    def row_moments(self, rows: Array) -> Array:
+        """Return the features (n, M) of rows (n, D), which are coordinates z."""
+        sides = self.features(rows.shape[1]).T
+        norms = np.square(rows).sum(axis=1, keepdims=True)
+        coordinates = np.hstack([np.ones((len(rows), 1)), rows, norms])
+        found: Array = np.take(coordinates, sides[0], axis=1)
+        found *= np.take(coordinates, sides[1], axis=1)
+        return found
+
     def scratch_lines(self, n_components: int, n_features: int) -> int:
         """Return the number of lines of a block of rows that a kernel works on."""
         # Lists of rows by component are an eighth of a line each.
