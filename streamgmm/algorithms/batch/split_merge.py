@@ -591,12 +591,14 @@ def _joint_share(
 def _far_side(rows: Array, parameters: Parameters, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return whether rows lie above their component's mean along its longest axis, (m,)."""
     scales = parameters.structure.deviations(_mean_factor(parameters))
-    residuals = np.nan_to_num((rows - parameters.means[labels]) / scales)
     sides = np.zeros(len(rows), dtype=np.int64)
     order = np.argsort(labels, kind="stable")
     stops = np.cumsum(np.bincount(labels, minlength=parameters.n_components))
-    for own in np.split(order, stops[:-1]):
-        members = residuals[own]
+    for mean, own in zip(parameters.means, np.split(order, stops[:-1]), strict=True):
+        members = rows[own]
+        members -= mean
+        members /= scales
+        members[np.isnan(members)] = 0.0
         sides[own] = members @ longest_axis(members) > 0.0
     return sides
 
@@ -613,12 +615,29 @@ def longest_axis(rows: Array) -> Array:
         return longest
     if not n_rows:
         return np.zeros(n_features)
+    if n_rows < n_features:
+        return _longest_combination(rows)
     axis: Array = rows[np.argmax(np.linalg.norm(rows, axis=1))]
     for _ in range(_POWER_ITERATIONS):
         length = np.linalg.norm(axis)
         if length == 0.0:
             break
         axis = (rows @ (axis / length)) @ rows
+    return axis
+
+
+def _longest_combination(rows: Array) -> Array:
+    """Return the result of power iterations from products of all pairs of rows (n, D)."""
+    products = rows @ rows.T
+    parts = np.zeros(len(rows))
+    parts[np.argmax(np.diagonal(products))] = 1.0
+    for _ in range(_POWER_ITERATIONS):
+        following = products @ parts
+        length = np.linalg.norm(following)
+        if length == 0.0:
+            break
+        parts = following / length
+    axis: Array = parts @ rows
     return axis
 
 
