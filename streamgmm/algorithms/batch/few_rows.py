@@ -215,3 +215,20 @@ class FewRows:
             return None
         stored, roots = (np.array(structure.stored(one)) for one in (covariances, factors))
         return Parameters(self.covariance_type, steps.shares.copy(), means, stored, roots)
+
+
+class LastFewRows:
+    """Few rows that are kept for the next work on the same rows."""
+
+    def __init__(self) -> None:
+        self._given: tuple[Array, Array] | None = None
+        self._found: FewRows | None = None
+
+    def of(
+        self, rows: Array, weights: Array, covariance_type: CovarianceType, objective: Objective
+    ) -> FewRows | None:
+        """Return what :meth:`FewRows.of` does; the covariance type and objective never change."""
+        if self._given is None or self._given[0] is not rows or self._given[1] is not weights:
+            self._found = FewRows.of(rows, weights, covariance_type, objective)
+            self._given = rows, weights
+        return self._found
