@@ -158,7 +158,7 @@ class FewRowsEStep:
         """Return the posterior of each row (n, D); None if a density is too small for a number."""
         columns = np.array(rows.T, dtype=np.float64, order="C")
         columns /= self.frame.scale[:, np.newaxis]
-        joint = log_joint_of_few(columns, *self._scaled_mixture)
+        joint = log_joint_of_few(*self._scaled_mixture, columns)
         joint -= self._log_volume
         found = posterior_of(joint.T, with_responsibilities)
         return found if np.isfinite(found.scores).all() else None

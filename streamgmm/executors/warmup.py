@@ -84,7 +84,7 @@ def call_kernels_for_few_rows() -> None:
     form = np.zeros(2, dtype=np.bool_)
     steps = arrays_for_steps(rows, *mixture)
     em_steps(ones, ones, form, 1, 0.0, 0, 0.0, np.empty(1), Struct(steps))
-    log_joint_of_few(rows, *mixture)
+    log_joint_of_few(*mixture, rows)
     lloyd_iterations(rows, ones, np.eye(2), 1, 0.0)
 
 

@@ -156,7 +156,7 @@ class FewRows:
 
     def posterior(self, parameters: Parameters) -> Posterior:
         """Return the posterior of each row, with responsibilities."""
-        joint = log_joint_of_few(self.columns, *self._scaled(parameters)).T
+        joint = log_joint_of_few(*self._scaled(parameters), self.columns).T
         joint -= np.log(self.scale).sum()
         return posterior_of(joint, with_responsibilities=True)
 
@@ -172,8 +172,8 @@ class FewRows:
         values = np.empty(n_steps)
         steps = arrays_for_steps(self.columns, *self._scaled(start))
         n_values, n_evaluated, has_settled = em_steps(
-            self.weights,
             self.ridge,
+            self.weights,
             np.array(self.pooling),
             n_steps,
             settled,

@@ -277,17 +277,17 @@ def _copy(values, out):
 
 
 @kernel
-def log_joint_of_few(columns, shares, means, factors):
+def log_joint_of_few(shares, means, factors, columns):
     """Return ln π_k p_k(x), (K, n), nats.
 
     Parameters
     ----------
-    columns : ndarray of shape (D, n)
-        The rows, transposed.
     shares : ndarray of shape (K,)
     means : ndarray of shape (K, D)
     factors : ndarray of shape (K, D, D) or (K, 1, D)
         Cholesky factors, or standard deviations.
+    columns : ndarray of shape (D, n)
+        The rows, transposed.
     """
     n = columns.shape[1]
     inverses = np.empty(factors.shape)
@@ -368,7 +368,7 @@ def _is_factorised(steps):
 
 
 @kernel
-def em_steps(weights, ridge, form, n_steps, settled, n_cheap, tolerance, values, steps):
+def em_steps(ridge, weights, form, n_steps, settled, n_cheap, tolerance, values, steps):
     """Make steps of EM until one gains hardly anything, or little remains to be gained.
 
     If ``n_cheap`` is above 0, steps are extrapolated (squared iteration; Varadhan & Roland 2008).
@@ -376,8 +376,8 @@ def em_steps(weights, ridge, form, n_steps, settled, n_cheap, tolerance, values,
 
     Parameters
     ----------
-    weights : ndarray of shape (n,)
     ridge : ndarray of shape (D,)
+    weights : ndarray of shape (n,)
     form : ndarray of shape (2,), bool
         Whether all components share the covariance, and whether all columns share the variance.
     n_steps : int
