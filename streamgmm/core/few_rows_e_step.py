@@ -30,7 +30,7 @@ _MOST_PRODUCTS_IF_WIDE = 1 << 23
 _FARTHEST = 2.0**26
 # Responsibility below which a component has no share in a row.
 _LEAST_SHARE = math.exp(NEGLIGIBLE)
-# Values of features that are in memory at once.
+# Values of rows that are in memory at once.
 _VALUES_AT_ONCE = 1 << 16
 
 
@@ -61,12 +61,17 @@ def are_few_for(structure: CovarianceStructure, shape: tuple[int, int], n_compon
 
 def posterior_of(joint: Array, with_responsibilities: bool) -> Posterior:
     """Return the posterior of rows from their log-joint densities (n, K)."""
-    scores: Array = np.logaddexp.reduce(joint, axis=1)
-    shares = np.empty((0, joint.shape[1]))
-    if with_responsibilities:
-        with np.errstate(invalid="ignore"):
-            shares = np.exp(joint - scores[:, np.newaxis])
-    return Posterior(scores, np.argmax(joint, axis=1), shares, 0)
+    labels = np.argmax(joint, axis=1)
+    largest = joint.max(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # Differences from an infinite density are NaN.
+        parts = np.exp(joint - largest[:, np.newaxis])
+        totals = parts.sum(axis=1)
+        scores: Array = np.where(np.isfinite(largest), largest + np.log(totals), largest)
+        shares = np.empty((0, joint.shape[1]))
+        if with_responsibilities:
+            shares = parts / totals[:, np.newaxis]
+    return Posterior(scores, labels, shares, 0)
 
 
 def factors_for_kernel(parameters: Parameters, scale: Array) -> Array:
@@ -109,8 +114,8 @@ class FewRowsEStep:
     ) -> Posterior:
         """Return the posterior of each row, as :meth:`EStep.posterior` does."""
         require_shapes(self.frame, rows)
-        values = self._usable(rows)
-        found = None if values is None else self._posterior(values, with_responsibilities)
+        values = rows.astype(np.float64, copy=False)
+        found = self._posterior(values, with_responsibilities)
         if found is None:
             return self.for_any_rows.posterior(rows, with_responsibilities)
         return found
@@ -119,15 +124,14 @@ class FewRowsEStep:
         """Return the sufficient statistics of rows, as :meth:`EStep.statistics` does."""
         own = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
         require_shapes(self.frame, rows, own)
-        values = self._usable(rows)
-        found = None if values is None else self._posterior(values, True)
-        if values is None or found is None:
+        values = rows.astype(np.float64, copy=False)
+        found = self._posterior(values, True)
+        if found is None:
             return self.for_any_rows.statistics(rows, weights)
         # The kernels see no smaller share. Its square may be large all the same.
         has_share = found.responsibilities > _LEAST_SHARE
         shares = (found.responsibilities * has_share * own[:, np.newaxis]).T
-        n_features = self.parameters.structure.n_moments(self.frame.n_features)
-        step = min(ACCUMULATION_LENGTH, max(1, _VALUES_AT_ONCE // n_features))
+        step = min(ACCUMULATION_LENGTH, max(1, _VALUES_AT_ONCE // self.frame.n_features))
         sums = [
             self._sums(values[start : start + step], shares[:, start : start + step])
             for start in range(0, len(values), step)
@@ -142,25 +146,23 @@ class FewRowsEStep:
             n_rows=len(values),
         )
 
-    def _usable(self, rows: NDArray[np.generic]) -> Array | None:
-        """Return rows (n, D) in float64; None if some are not for this E-step."""
+    def _posterior(self, rows: Array, with_responsibilities: bool) -> Posterior | None:
+        """Return the posterior of each row (n, D); None if some rows are not for this E-step."""
         if not len(rows):
             return None
-        values = rows.astype(np.float64, copy=False)
-        # Extremes are NaN if a value is, and comparisons with NaN are false.
-        ends = np.stack([values.min(axis=0), values.max(axis=0)])
-        with np.errstate(invalid="ignore"):
-            distances = np.abs(ends - self.frame.origin) / self.frame.scale
-        is_usable = np.all(np.abs(ends) <= LARGEST_VALUE) and np.all(distances <= _FARTHEST)
-        return values if is_usable else None
-
-    def _posterior(self, rows: Array, with_responsibilities: bool) -> Posterior | None:
-        """Return the posterior of each row (n, D); None if a density is too small for a number."""
+        frame = self.frame
         columns = np.array(rows.T, dtype=np.float64, order="C")
-        columns /= self.frame.scale[:, np.newaxis]
+        # Extremes are NaN if a value is, and comparisons with NaN are false.
+        ends = np.stack([columns.min(axis=1), columns.max(axis=1)])
+        with np.errstate(invalid="ignore"):
+            distances = np.abs(ends - frame.origin) / frame.scale
+        if not (np.all(np.abs(ends) <= LARGEST_VALUE) and np.all(distances <= _FARTHEST)):
+            return None
+        columns /= frame.scale[:, np.newaxis]
         joint = log_joint_of_few(*self._scaled_mixture, columns)
         joint -= self._log_volume
         found = posterior_of(joint.T, with_responsibilities)
+        # A density may be too small for a number.
         return found if np.isfinite(found.scores).all() else None
 
     @functools.cached_property
@@ -186,8 +188,7 @@ class FewRowsEStep:
             groups.append((np.array([k]), u))
         for components, u in groups:
             own = shares[components]
-            # The order of these sums does not depend on the number of threads, as BLAS may.
-            moments[components] = np.einsum("kn,nf->kf", own, structure.row_moments(u))
+            moments[components] = structure.moments_of(u, own)
             if scatter.size:
                 weighted = own.sum(axis=0) * u.T
                 scatter += np.einsum("in,jn->ij", weighted, u.T)

@@ -24,6 +24,7 @@ from streamgmm.core.structures.matrices import (
     triangles,
     triangular,
     upper_triangle,
+    weighted_sums,
 )
 from streamgmm.core.structures.matrix_structure import (
     MatrixStructure,
@@ -73,6 +74,14 @@ class Full(OwnCovariances, MatrixStructure):
 
     def features(self, n_features: int) -> NDArray[np.int64]:
         return np.stack(upper_triangle(1 + n_features), axis=1)
+
+    def moments_of(self, rows: Array, shares: Array) -> Array:
+        sums = [shares.sum(axis=1, keepdims=True), weighted_sums(shares, rows)]
+        # Line by line of the upper triangle, whose products for all rows take more memory.
+        sums += [
+            weighted_sums(shares * column, rows[:, i:]) for i, column in enumerate(rows.T.copy())
+        ]
+        return np.concatenate(sums, axis=1)
 
     def frame_factors(self, stacked_factors: Array, centred: Components) -> Array:
         if centred.size == len(stacked_factors):

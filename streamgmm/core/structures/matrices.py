@@ -208,6 +208,12 @@ def _substituted(factors: Array, values: Array) -> Array:
     return found
 
 
+def weighted_sums(shares: Array, values: Array) -> Array:
+    """Return the sums (K, m) of values (n, m) with weights (K, n), in the order of the rows."""
+    found: Array = np.einsum("kn,nm->km", shares, values)
+    return found
+
+
 def relative_ridge(ridge: float | Array) -> tuple[float, float | Array]:
     """Return the largest entry of a ridge, and the entries relative to it.
 
