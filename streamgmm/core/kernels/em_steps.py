@@ -29,15 +29,15 @@ _ROUNDING = 1e-13
 def _inverse(factor, inverse):
     """Write the inverse of a lower triangular matrix (D, D)."""
     n = factor.shape[0]
-    for j in range(n):
-        for i in range(n):
+    for i in range(n):
+        scale = 1.0 / factor[i, i]
+        for j in range(n):
             inverse[i, j] = 0.0
-        inverse[j, j] = 1.0 / factor[j, j]
-        for i in range(j + 1, n):
-            total = 0.0
-            for m in range(j, i):
-                total += factor[i, m] * inverse[m, j]
-            inverse[i, j] = -total / factor[i, i]
+        for m in range(i):
+            part = factor[i, m] * scale
+            for j in range(m + 1):
+                inverse[i, j] -= part * inverse[m, j]
+        inverse[i, i] = scale
 
 
 @piece
@@ -92,13 +92,6 @@ def _all_factorised(covariances, factors, inverses):
 def _add_squares(columns, mean, inverse, residual, out):
     """Subtract half the squared distances of the columns (D, n) from a mean."""
     n_features, n = columns.shape
-    if inverse.shape[0] == 1:
-        for d in range(n_features):
-            w, m = inverse[0, d], mean[d]
-            for r in range(n):
-                y = w * (columns[d, r] - m)
-                out[r] -= 0.5 * y * y
-        return
     for i in range(n_features):
         for r in range(n):
             residual[r] = 0.0
@@ -121,7 +114,17 @@ def _write_log_joint(columns, shares, means, inverses, residual, out):
         own = out[k]
         for r in range(n):
             own[r] = constant
-        _add_squares(columns, means[k], inverses[k], residual, own)
+        if inverses.shape[1] > 1:
+            _add_squares(columns, means[k], inverses[k], residual, own)
+    if inverses.shape[1] > 1:
+        return
+    # A column is in the cache for all components.
+    for d in range(n_features):
+        for k in range(shares.size):
+            own, w, m = out[k], inverses[k, 0, d], means[k, d]
+            for r in range(n):
+                y = w * (columns[d, r] - m)
+                own[r] -= 0.5 * y * y
 
 
 @piece
@@ -159,13 +162,6 @@ def _expect(weights, steps):
 def _central_moments(columns, shares, mean, covariance):
     """Write the second moments about the mean of columns (D, n) with these shares."""
     n_features, n = columns.shape
-    if covariance.shape[0] == 1:
-        for d in range(n_features):
-            total, m = 0.0, mean[d]
-            for r in range(n):
-                total += shares[r] * (columns[d, r] - m) * (columns[d, r] - m)
-            covariance[0, d] = total
-        return
     for i in range(n_features):
         for j in range(i + 1):
             total, m, other = 0.0, mean[i], mean[j]
@@ -218,12 +214,23 @@ def _maximize(ridge, form, steps):
         weight += count
         if not count > _LEAST_MASS:
             return False
-        for d in range(n_features):
+    has_matrices = covariances.shape[1] > 1
+    for d in range(n_features):
+        for k in range(n_components):
+            own = steps.responsibilities[k]
             total = 0.0
             for r in range(n):
                 total += own[r] * columns[d, r]
-            means[k, d] = total / count
-        _central_moments(columns, own, means[k], covariances[k])
+            m = total / counts[k]
+            means[k, d] = m
+            if not has_matrices:
+                total = 0.0
+                for r in range(n):
+                    total += own[r] * (columns[d, r] - m) * (columns[d, r] - m)
+                covariances[k, 0, d] = total
+    if has_matrices:
+        for k in range(n_components):
+            _central_moments(columns, steps.responsibilities[k], means[k], covariances[k])
     _pool(covariances, counts, form[0], form[1])
     for k in range(n_components):
         steps.shares[k] = counts[k] / weight
