@@ -34,6 +34,7 @@ from streamgmm.core.structures.matrix_structure import (
     quadratic_along,
     quadratic_sums,
     relative,
+    rescaled,
     ridge_matrices,
     triangle_scales,
     unscaled,
@@ -104,9 +105,13 @@ class Full(OwnCovariances, MatrixStructure):
         return u
 
     def relative_factors(self, frame: "Frame", stacked_factors: Array) -> Array:
+        own = relative(
+            frame.factors, frame.inverse_factors, self.frame_factors(stacked_factors, frame.centred)
+        )
+        if len(own) == len(stacked_factors):
+            return own
         found = stacked_factors / frame.scale[:, np.newaxis]
-        own = stacked_factors[frame.centred]
-        found[frame.centred] = relative(frame.factors, frame.inverse_factors, own)
+        found[frame.centred] = own
         return found
 
     def magnified(self, frame: "Frame", parameters: "Parameters", displacements: Array) -> Array:
@@ -114,7 +119,9 @@ class Full(OwnCovariances, MatrixStructure):
         # A diagonal basis cancels.
         spread = np.sqrt(self.variances(parameters.covariances) + np.square(displacements))
         found = np.empty_like(spread)
-        for block in blocks(*spread.shape):
+        packed = np.setdiff1d(np.arange(len(spread)), frame.centred)
+        for part in blocks(packed.size, frame.n_features):
+            block = packed[part]
             found[block] = np.einsum("kij,kj->ki", np.abs(inverse[block]), spread[block])
         for block in blocks(frame.centred.size, frame.n_features):
             k = frame.centred[block]
@@ -220,9 +227,8 @@ class Full(OwnCovariances, MatrixStructure):
         d = means.shape[1]
         second = np.empty_like(own)
         for block in blocks(len(own), d):
-            t = factors[block]
-            widened = t @ symmetric(own[block], d) @ np.swapaxes(t, 1, 2)
-            matrices = widened + about(counts[block], means[block], moved[block])
+            matrices = rescaled(factors[block], symmetric(own[block], d))
+            matrices = matrices + about(counts[block], means[block], moved[block])
             second[block] = triangles(matrices)
         return second, np.empty((0, 0))
 

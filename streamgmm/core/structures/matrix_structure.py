@@ -193,6 +193,14 @@ def about(counts: Array, a: Array, moved: Array) -> Array:
     return product + np.swapaxes(product, 1, 2)
 
 
+def rescaled(t: Array, matrices: Array) -> Array:
+    """Return T A Tᵀ of symmetric matrices A (k, D, D)."""
+    if is_identity(t):
+        return matrices
+    found: Array = product(t, np.swapaxes(product(t, matrices), 1, 2))
+    return found
+
+
 def unscaled(t: Array, matrices: Array) -> Array:
     """Return T⁻¹ A T⁻ᵀ of symmetric matrices A (k, D, D)."""
     if is_identity(t):

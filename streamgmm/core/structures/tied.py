@@ -22,6 +22,7 @@ from streamgmm.core.structures.matrix_structure import (
     quadratic_along,
     quadratic_sums,
     relative,
+    rescaled,
     ridge_matrices,
     triangle_scales,
     unscaled,
@@ -171,8 +172,9 @@ class Tied(SharedCovariance, MatrixStructure):
     def framed_moments(
         self, factors: Array, means: Array, counts: Array, moved: Array, own: Array, scatter: Array
     ) -> tuple[Array, Array]:
-        t = factors[0]
-        return own, t @ scatter @ t.T + _about_together(counts, means, moved)
+        return own, rescaled(factors, scatter[np.newaxis])[0] + _about_together(
+            counts, means, moved
+        )
 
     def as_moments(self, stacked: Array, n_components: int) -> tuple[Array, Array]:
         return np.empty((n_components, 0)), stacked.sum(axis=0)
