@@ -93,12 +93,14 @@ def _add_squares(columns, mean, inverse, residual, out):
     """Subtract half the squared distances of the columns (D, n) from a mean."""
     n_features, n = columns.shape
     for i in range(n_features):
+        # Two columns at a time, after one that has no partner.
+        w, m = 0.0 if i % 2 else inverse[i, 0], mean[0]
         for r in range(n):
-            residual[r] = 0.0
-        for j in range(i + 1):
-            w, m = inverse[i, j], mean[j]
+            residual[r] = w * (columns[0, r] - m)
+        for j in range((i + 1) % 2, i, 2):
+            w, m, v, o = inverse[i, j], mean[j], inverse[i, j + 1], mean[j + 1]
             for r in range(n):
-                residual[r] += w * (columns[j, r] - m)
+                residual[r] += w * (columns[j, r] - m) + v * (columns[j + 1, r] - o)
         for r in range(n):
             out[r] -= 0.5 * residual[r] * residual[r]
 
@@ -159,14 +161,17 @@ def _expect(weights, steps):
 
 
 @piece
-def _central_moments(columns, shares, mean, covariance):
+def _central_moments(columns, shares, mean, weighted, covariance):
     """Write the second moments about the mean of columns (D, n) with these shares."""
     n_features, n = columns.shape
     for i in range(n_features):
+        m = mean[i]
+        for r in range(n):
+            weighted[r] = shares[r] * (columns[i, r] - m)
         for j in range(i + 1):
-            total, m, other = 0.0, mean[i], mean[j]
+            total, other = 0.0, mean[j]
             for r in range(n):
-                total += shares[r] * (columns[i, r] - m) * (columns[j, r] - other)
+                total += weighted[r] * (columns[j, r] - other)
             covariance[i, j] = total
             covariance[j, i] = total
 
@@ -230,7 +235,8 @@ def _maximize(ridge, form, steps):
                 covariances[k, 0, d] = total
     if has_matrices:
         for k in range(n_components):
-            _central_moments(columns, steps.responsibilities[k], means[k], covariances[k])
+            own = steps.responsibilities[k]
+            _central_moments(columns, own, means[k], steps.total, covariances[k])
     _pool(covariances, counts, form[0], form[1])
     for k in range(n_components):
         steps.shares[k] = counts[k] / weight
