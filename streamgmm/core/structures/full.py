@@ -120,9 +120,9 @@ class Full(OwnCovariances, MatrixStructure):
         spread = np.sqrt(self.variances(parameters.covariances) + np.square(displacements))
         found = np.empty_like(spread)
         packed = np.setdiff1d(np.arange(len(spread)), frame.centred)
-        for part in blocks(packed.size, frame.n_features):
-            block = packed[part]
-            found[block] = np.einsum("kij,kj->ki", np.abs(inverse[block]), spread[block])
+        for block in blocks(packed.size, frame.n_features):
+            k = packed[block]
+            found[k] = np.einsum("kij,kj->ki", np.abs(inverse[k]), spread[k])
         for block in blocks(frame.centred.size, frame.n_features):
             k = frame.centred[block]
             found[k] = magnified(
