@@ -232,7 +232,9 @@ def initialize(
             f"only {len(rows)} row(s) have a weight above zero and squares that do not "
             f"overflow, fewer than n_components = {n_components}"
         )
-    empty = np.flatnonzero(np.isnan(rows).all(axis=0))
+    # A column without values has none in the first row.
+    empty = np.flatnonzero(np.isnan(rows[0]))
+    empty = empty[np.isnan(rows[:, empty]).all(axis=0)]
     if empty.size:
         raise DataError(
             f"column(s) {', '.join(map(str, empty))} hold nothing but NaN in {len(rows)} "
