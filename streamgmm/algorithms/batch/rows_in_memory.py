@@ -71,7 +71,8 @@ class Rows:
             if settled.parameters is start:
                 return settled
         fit = self._run(start, n_steps, objective)
-        if fit.converged and all(fit.value >= other.value for other in self._settled):
+        is_sound = fit.converged and not fit.degenerate
+        if is_sound and all(fit.value >= other.value for other in self._settled):
             self._settled[:] = [fit]
         return fit
 

@@ -408,8 +408,7 @@ def _cluster_covariances(
             part = weights @ rows.seen[own] / count
             deviations *= rows.seen[own] / np.sqrt(np.where(part > 0.0, part, 1.0))
             unseen = np.where(part > 0.0, 0.0, overall)
-        is_weighted = np.any(weights != 1.0)
-        weighted = deviations * weights[:, np.newaxis] if is_weighted else deviations
+        weighted = deviations * weights[:, np.newaxis]
         structure.add_cluster(found, k, weighted, deviations, count, unseen, rows.weights.sum())
     return found
 
