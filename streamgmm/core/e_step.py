@@ -203,7 +203,7 @@ class EStep:
         )
         is_in_place = np.array_equal(order, np.arange(parameters.n_components))
         limit = _overflow_limit(stacked, frame.scale)
-        bases = structure.invert(frame.factors)
+        bases = frame.inverse_factors
         centred = order[packed.size :]
         # Centred components without weight are skipped, so their bases are skipped too.
         indices = np.searchsorted(frame.centred, centred)

@@ -26,13 +26,11 @@ from streamgmm.options import Arithmetic
 _MOST_PRODUCTS, _PRODUCTS_OF_DENSITY = 1 << 21, 8
 # The same for variances of more columns than there are rows.
 _MOST_PRODUCTS_IF_WIDE = 1 << 23
-# Rows that are summed in sequence, in eight lanes or more.
-_ROWS_IN_SUM = 8 * ACCUMULATION_LENGTH
 # Coordinates whose squares have no digits in common with 1.
 _FARTHEST = 2.0**26
 # Responsibility below which a component has no share in a row.
 _LEAST_SHARE = math.exp(NEGLIGIBLE)
-# Values of features that are in memory at once.
+# Values of rows that are in memory at once.
 _VALUES_AT_ONCE = 1 << 16
 
 
@@ -63,12 +61,17 @@ def are_few_for(structure: CovarianceStructure, shape: tuple[int, int], n_compon
 
 def posterior_of(joint: Array, with_responsibilities: bool) -> Posterior:
     """Return the posterior of rows from their log-joint densities (n, K)."""
-    scores: Array = np.logaddexp.reduce(joint, axis=1)
-    shares = np.empty((0, joint.shape[1]))
-    if with_responsibilities:
-        with np.errstate(invalid="ignore"):
-            shares = np.exp(joint - scores[:, np.newaxis])
-    return Posterior(scores, np.argmax(joint, axis=1), shares, 0)
+    labels = np.argmax(joint, axis=1)
+    largest = joint.max(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # Differences from an infinite density are NaN.
+        parts = np.exp(joint - largest[:, np.newaxis])
+        totals = parts.sum(axis=1)
+        scores: Array = np.where(np.isfinite(largest), largest + np.log(totals), largest)
+        shares = np.empty((0, joint.shape[1]))
+        if with_responsibilities:
+            shares = parts / totals[:, np.newaxis]
+    return Posterior(scores, labels, shares, 0)
 
 
 def factors_for_kernel(parameters: Parameters, scale: Array) -> Array:
@@ -111,8 +114,8 @@ class FewRowsEStep:
     ) -> Posterior:
         """Return the posterior of each row, as :meth:`EStep.posterior` does."""
         require_shapes(self.frame, rows)
-        values = self._usable(rows)
-        found = None if values is None else self._posterior(values, with_responsibilities)
+        values = rows.astype(np.float64, copy=False)
+        found = self._posterior(values, with_responsibilities)
         if found is None:
             return self.for_any_rows.posterior(rows, with_responsibilities)
         return found
@@ -121,15 +124,14 @@ class FewRowsEStep:
         """Return the sufficient statistics of rows, as :meth:`EStep.statistics` does."""
         own = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
         require_shapes(self.frame, rows, own)
-        values = self._usable(rows)
-        found = None if values is None else self._posterior(values, True)
-        if values is None or found is None:
+        values = rows.astype(np.float64, copy=False)
+        found = self._posterior(values, True)
+        if found is None:
             return self.for_any_rows.statistics(rows, weights)
         # The kernels see no smaller share. Its square may be large all the same.
         has_share = found.responsibilities > _LEAST_SHARE
         shares = (found.responsibilities * has_share * own[:, np.newaxis]).T
-        n_features = self.parameters.structure.n_moments(self.frame.n_features)
-        step = min(_ROWS_IN_SUM, max(1, _VALUES_AT_ONCE // n_features))
+        step = min(ACCUMULATION_LENGTH, max(1, _VALUES_AT_ONCE // self.frame.n_features))
         sums = [
             self._sums(values[start : start + step], shares[:, start : start + step])
             for start in range(0, len(values), step)
@@ -144,21 +146,23 @@ class FewRowsEStep:
             n_rows=len(values),
         )
 
-    def _usable(self, rows: NDArray[np.generic]) -> Array | None:
-        """Return rows (n, D) in float64; None if some are not for this E-step."""
+    def _posterior(self, rows: Array, with_responsibilities: bool) -> Posterior | None:
+        """Return the posterior of each row (n, D); None if some rows are not for this E-step."""
         if not len(rows):
             return None
-        values = rows.astype(np.float64, copy=False)
-        distances = np.abs(values - self.frame.origin) / self.frame.scale
-        # Comparisons with NaN are false.
-        is_usable = np.all(np.abs(values) <= LARGEST_VALUE) and np.all(distances <= _FARTHEST)
-        return values if is_usable else None
-
-    def _posterior(self, rows: Array, with_responsibilities: bool) -> Posterior | None:
-        """Return the posterior of each row (n, D); None if a density is too small for a number."""
-        joint = log_joint_of_few(writable(rows / self.frame.scale), *self._scaled_mixture)
+        frame = self.frame
+        columns = np.array(rows.T, dtype=np.float64, order="C")
+        # Extremes are NaN if a value is, and comparisons with NaN are false.
+        ends = np.stack([columns.min(axis=1), columns.max(axis=1)])
+        with np.errstate(invalid="ignore"):
+            distances = np.abs(ends - frame.origin) / frame.scale
+        if not (np.all(np.abs(ends) <= LARGEST_VALUE) and np.all(distances <= _FARTHEST)):
+            return None
+        columns /= frame.scale[:, np.newaxis]
+        joint = log_joint_of_few(*self._scaled_mixture, columns)
         joint -= self._log_volume
         found = posterior_of(joint.T, with_responsibilities)
+        # A density may be too small for a number.
         return found if np.isfinite(found.scores).all() else None
 
     @functools.cached_property
@@ -175,8 +179,7 @@ class FewRowsEStep:
     def _sums(self, rows: Array, shares: Array) -> tuple[Array, Array]:
         """Return moments (K, M) and scatter of rows (n, D) with responsibilities (K, n)."""
         structure, frame = self.parameters.structure, self.frame
-        table = structure.features(frame.n_features)
-        moments = np.zeros((len(shares), len(table)))
+        moments = np.zeros((len(shares), structure.n_moments(frame.n_features)))
         scatter = np.zeros((structure.n_scatter(frame.n_features),) * 2)
         packed = np.setdiff1d(np.arange(len(shares)), frame.centred)
         groups = [(packed, self._shared_coordinates(rows))] if packed.size else []
@@ -184,11 +187,8 @@ class FewRowsEStep:
             u = structure.solved_rows(rows - frame.means[c], frame.factors, c)
             groups.append((np.array([k]), u))
         for components, u in groups:
-            coordinates = np.vstack([np.ones(len(u)), u.T, np.square(u).sum(axis=1)])
-            features = coordinates[table[:, 0]] * coordinates[table[:, 1]]
             own = shares[components]
-            # The order of these sums does not depend on the number of threads, as BLAS may.
-            moments[components] = np.einsum("kn,fn->kf", own, features)
+            moments[components] = structure.moments_of(u, own)
             if scatter.size:
                 weighted = own.sum(axis=0) * u.T
                 scatter += np.einsum("in,jn->ij", weighted, u.T)

@@ -7,8 +7,9 @@ before a pass over the data, and the statistics carry it.
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -103,9 +104,12 @@ class Frame:
             parameters.means[nowhere],
             structure.frame_factors(stacked, nowhere),
         )
+        shared._keep_inverse_of(parameters)
         centred = np.flatnonzero(~(shared.covariance_error(parameters) <= _COVARIANCE_TOLERANCE))
         factors = structure.frame_factors(stacked, centred)
-        return replace(shared, centred=centred, means=parameters.means[centred], factors=factors)
+        found = replace(shared, centred=centred, means=parameters.means[centred], factors=factors)
+        found._keep_inverse_of(parameters)
+        return found
 
     def with_directions(self, parameters: Parameters, known: "Statistics | None" = None) -> "Frame":
         """Return this frame of a mixture with bases that show more than EM's own step needs.
@@ -131,6 +135,21 @@ class Frame:
             means=self.means[by_number],
             factors=self.factors if is_shared else self.factors[by_number],
         )
+
+    @cached_property
+    def inverse_factors(self) -> Array:
+        """B⁻¹ of the factors, in their shape."""
+        return self._structure.invert(self.factors)
+
+    def _keep_inverse_of(self, parameters: Parameters) -> None:
+        """Take the inverse of matrices that are those of a mixture from this mixture."""
+        if self._structure.has_directions:
+            inverse = parameters.stacked(parameters.inverse_factors)
+            self.__dict__["inverse_factors"] = self._structure.frame_factors(inverse, self.centred)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The inverse is computed again where it is needed.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def n_features(self) -> int:

@@ -20,6 +20,8 @@ Fixed = Collection[ParameterName] | Mapping[ParameterName, NDArray[np.bool_]]
 
 # Largest asymmetry, as a part of √(Σ_ii Σ_jj); the tolerance of scikit-learn is similar.
 _ASYMMETRY = 1e-5
+# Largest difference of the sum of weights from 1.
+_LARGEST_EXCESS = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,7 +303,7 @@ def _weights(values: ArrayLike, noise: Noise | None) -> Array:
     if weights.ndim != 1 or weights.size == 0:
         raise ParameterError(f"weights have shape {weights.shape}; expected (n_components,)")
     total = weights.sum() + (0.0 if noise is None else noise.weight)
-    if np.any(weights < 0.0) or not np.isclose(total, 1.0, atol=1e-8):
+    if np.any(weights < 0.0) or not abs(total - 1.0) <= _LARGEST_EXCESS:
         with_noise = "" if noise is None else ", with that of the noise"
         raise ParameterError(
             f"weights must be non-negative and sum to 1{with_noise}; "

@@ -52,7 +52,7 @@ from streamgmm.estimators.validation import (
 )
 from streamgmm.events import Event, FitStarted, Listener, SkippedRows
 from streamgmm.executors.blas import single_threaded_blas
-from streamgmm.executors.select import open_executor
+from streamgmm.executors.select import open_executor, open_local_executor
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.persistence import Record
 from streamgmm.protocols import LazySource, Source, Work, data_bytes
@@ -567,7 +567,7 @@ default="k-means++"
         with (
             fitting(self, source) as listener,
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
-            ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
+            open_local_executor(executor, self.n_jobs, self.memory_limit) as local,
             single_threaded_blas(),
             within_float64(),
         ):

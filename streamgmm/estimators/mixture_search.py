@@ -55,8 +55,7 @@ from streamgmm.estimators.validation import (
 )
 from streamgmm.events import Event, Listener
 from streamgmm.executors.blas import single_threaded_blas
-from streamgmm.executors.select import open_executor
-from streamgmm.executors.threads import ThreadExecutor
+from streamgmm.executors.select import open_executor, open_local_executor
 from streamgmm.options import Arithmetic, CovarianceType, Criterion, ParameterName
 from streamgmm.persistence import Record
 from streamgmm.protocols import Executor, Source
@@ -325,7 +324,7 @@ prior : as for :class:`GaussianMixture`
         with (
             fitting(self, source, kinds) as listener,
             open_executor(self.executor, source, self.n_jobs, self.memory_limit) as executor,
-            ThreadExecutor(self.n_jobs, self.memory_limit, is_checked=True) as local,
+            open_local_executor(executor, self.n_jobs, self.memory_limit) as local,
             single_threaded_blas(),
             within_float64(),
         ):

@@ -22,7 +22,7 @@ from sklearn.utils._set_output import _wrap_data_with_container
 from streamgmm import errors
 from streamgmm.core.priors import Prior
 from streamgmm.executors.memory import parse_bytes
-from streamgmm.executors.threads import thread_count
+from streamgmm.executors.threads import check_n_jobs
 from streamgmm.options import PriorName
 
 #: Values that scikit-learn's checks accept as the setting ``prior``.
@@ -147,6 +147,6 @@ def check_settings(model: CheckedEstimator) -> None:
     except _param_validation.InvalidParameterError as error:
         raise InvalidParameterError(str(error)) from None
     check_callbacks(settings["callbacks"])
-    thread_count(settings["n_jobs"])
+    check_n_jobs(settings["n_jobs"])
     if settings["memory_limit"] is not None:
         parse_bytes(settings["memory_limit"])

@@ -57,6 +57,25 @@ def open_executor(
     return DistributedExecutor(client, memory_limit)
 
 
+def open_local_executor(
+    executor: Any,
+    n_jobs: int | None = None,
+    memory_limit: int | float | str | None = None,
+) -> ThreadExecutor:
+    """Return an executor for rows in memory, as a context manager.
+
+    Parameters
+    ----------
+    executor : Executor
+        That of :func:`open_executor`, which has checked that passes fit in memory.
+    n_jobs, memory_limit
+        As for :func:`open_executor`.
+    """
+    if isinstance(executor, ThreadExecutor):
+        return executor.for_rows_in_memory()
+    return ThreadExecutor(n_jobs, memory_limit, is_checked=True)
+
+
 def is_local(executor: Any, source: Source) -> bool:
     """Return whether :func:`open_executor` chooses local threads.
 

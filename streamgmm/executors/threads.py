@@ -5,6 +5,7 @@ processes. There is one thread more than may compute at once. While some threads
 all cores have work; if no thread waits, hardly more threads run than there are cores.
 """
 
+import copy
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -41,6 +42,21 @@ from streamgmm.protocols import (
 _MOST_THREADS = 4096
 
 
+def check_n_jobs(n_jobs: int | None) -> None:
+    """Refuse a number of threads that is 0, or larger than any computer can use.
+
+    Raises
+    ------
+    ParameterError
+    """
+    if n_jobs == 0:
+        raise ParameterError("n_jobs is 0; give 1 or more, or remove it for all cores")
+    if n_jobs is not None and abs(n_jobs) > _MOST_THREADS:
+        raise ParameterError(
+            f"n_jobs is {n_jobs}; give at most {_MOST_THREADS}, or remove it for all cores"
+        )
+
+
 def thread_count(n_jobs: int | None) -> int:
     """Return the number of threads: n_jobs, or the number of processors of the process.
 
@@ -52,12 +68,7 @@ def thread_count(n_jobs: int | None) -> int:
     ParameterError
         If n_jobs is 0, or larger than any computer can use.
     """
-    if n_jobs == 0:
-        raise ParameterError("n_jobs is 0; give 1 or more, or remove it for all cores")
-    if n_jobs is not None and abs(n_jobs) > _MOST_THREADS:
-        raise ParameterError(
-            f"n_jobs is {n_jobs}; give at most {_MOST_THREADS}, or remove it for all cores"
-        )
+    check_n_jobs(n_jobs)
     if n_jobs is None and in_dask_task():
         return 1
     return int(joblib.effective_n_jobs(-1 if n_jobs is None else n_jobs))
@@ -94,6 +105,14 @@ class ThreadExecutor:
         self._has_read = is_checked
         self._pool = ThreadPoolExecutor(self.n_threads + 1, "streamgmm")
         self._taking = threading.Lock()
+
+    def for_rows_in_memory(self) -> "ThreadExecutor":
+        """Return an executor with other threads, and the memory that was measured for this one."""
+        found = copy.copy(self)
+        found._has_read = True
+        found._pool = ThreadPoolExecutor(self.n_threads + 1, "streamgmm")
+        found._taking = threading.Lock()
+        return found
 
     def __enter__(self) -> Self:
         return self

@@ -82,9 +82,9 @@ def call_kernels_for_few_rows() -> None:
     rows, ones, factors = np.eye(2), np.ones(2), np.tile(np.eye(2), (2, 1, 1))
     mixture = 0.5 * ones, np.eye(2), factors
     form = np.zeros(2, dtype=np.bool_)
-    steps = arrays_for_steps(len(rows), *mixture)
-    em_steps(rows, ones, ones, form, 1, 0.0, 0, 0.0, np.empty(1), Struct(steps))
-    log_joint_of_few(rows, *mixture)
+    steps = arrays_for_steps(rows, *mixture)
+    em_steps(ones, ones, form, 1, 0.0, 0, 0.0, np.empty(1), Struct(steps))
+    log_joint_of_few(*mixture, rows)
     lloyd_iterations(rows, ones, np.eye(2), 1, 0.0)
 
 

@@ -1,6 +1,7 @@
 """Components move to where they are lacking, and nowhere else."""
 
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamgmm.algorithms.batch.em import Fit, expectation_maximization
+from streamgmm.algorithms.batch.few_rows import FewRows
 from streamgmm.algorithms.batch.rows_in_memory import Rows
 from streamgmm.algorithms.batch.split_merge import Moved, longest_axis, split_and_merge
 from streamgmm.algorithms.reads.reader import Reader
@@ -267,3 +269,24 @@ def test_two_components_that_are_alike_are_replaced_by_halves_of_one(
     )
     np.testing.assert_allclose(widths, [0.01, 1.0], rtol=0.1)
     np.testing.assert_allclose(found.parameters.weights, 0.5, atol=0.03)
+
+
+@pytest.mark.parametrize("is_few", [True, False])
+def test_em_that_has_settled_does_not_begin_again(is_few: bool) -> None:
+    rng = np.random.default_rng(0)
+    truth = clusters("full")
+    values = draw(rng, truth, 200)
+    objective = Objective()
+    n_rows: list[int] = []
+    with ThreadExecutor(1) as executor:
+        few = FewRows.of(values, np.ones(200), "full", objective) if is_few else None
+        rows = replace(in_memory(executor, values), few=few, on_run=lambda n, _: n_rows.append(n))
+        settled = rows.short_run(truth, 100, objective=objective)
+        n_done = len(rows.reader.history), sum(n_rows)
+        assert settled.converged
+        assert rows.short_run(settled.parameters, 5, objective=objective) is settled
+        assert n_done == (len(rows.reader.history), sum(n_rows))
+        # Equal parameters from elsewhere are another start.
+        again = rows.short_run(replace(settled.parameters), 5, objective=objective)
+        assert again is not settled
+        assert again.value == pytest.approx(settled.value, abs=1e-5)

@@ -470,3 +470,15 @@ def test_the_mean_factor_is_that_of_the_mean_covariance(covariance_type: Covaria
     whitened = structure.solved_rows(rows(), factor, 0)
     distances = np.einsum("ni,ij,nj->n", rows(), np.linalg.inv(mean), rows())
     np.testing.assert_allclose(np.square(whitened).sum(axis=1), distances, rtol=1e-9)
+
+
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
+def test_moments_of_few_rows_are_sums_of_their_features(covariance_type: CovarianceType) -> None:
+    structure = STRUCTURES[covariance_type]
+    if structure.pooling is None:
+        pytest.skip("these rows always go through the kernels for many")
+    rng = np.random.default_rng(0)
+    z, shares = rng.normal(size=(9, 4)), rng.uniform(size=(3, 9))
+    coordinates = np.column_stack([np.ones(9), z, np.square(z).sum(axis=1)])
+    features = np.prod(coordinates[:, structure.features(4)], axis=2)
+    np.testing.assert_allclose(structure.moments_of(z, shares), shares @ features, rtol=1e-13)

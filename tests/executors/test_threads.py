@@ -264,3 +264,13 @@ def test_negative_counts_are_joblibs() -> None:
     with ThreadExecutor(None) as every, ThreadExecutor(-1) as also, ThreadExecutor(-2) as less:
         assert every.n_threads == also.n_threads >= 1
         assert less.n_threads == max(1, every.n_threads - 1)
+
+
+def test_an_executor_for_rows_in_memory_has_threads_of_its_own() -> None:
+    source, job = ChunkedSource(rows(50), 2), Job(total, None)
+    with ThreadExecutor(2, "1GB") as executor, executor.for_rows_in_memory() as local:
+        assert local.n_threads == executor.n_threads
+        assert local.memory_limit == executor.memory_limit
+        found = [one.map_reduce(source, job, ignore).value for one in (executor, local)]
+        assert found == [1225.0, 1225.0]
+    assert own_threads() == []

@@ -29,11 +29,13 @@ SHORT, LONGER = 4, 8
 KMEANS_ITERATIONS = 16
 _KMEANS_STEPS = 15
 # Rows of starts: at least, for each component, for each of its moments over D, and at most for each
-# parameter; largest number of rows of split and merge, as a multiple of that. With fewer rows of a
-# component than a few times its columns, full covariances fit these rows and no others: images of
-# 192 columns ended 11 nats per row lower.
+# parameter. With fewer rows of a component than a few times its columns, full covariances fit these
+# rows and no others: images of 192 columns ended 11 nats per row lower.
 _FEWEST_ROWS, _ROWS_PER_COMPONENT, _ROWS_PER_MOMENT = 4096, 16, 16.0
-_ROWS_PER_PARAMETER, _TIMES_FOR_SPLITS = 20, 6
+_ROWS_PER_PARAMETER = 20
+# Largest numbers of rows of split and merge, as multiples of those of starts: of small data, and of
+# large data.
+_SPLITTING_ROWS = (2, 6)
 # Evaluations in a round of splits and merges, and rounds that are planned.
 _ROUND, _ROUNDS = 12, 4
 # Evaluations of a row from which information is estimated; largest cost of information, in
@@ -165,7 +167,11 @@ class Budget:
         """Return the number of rows with which some starts are split and merged."""
         steps = n_starts * (LONGER + _ROUND) + (_ROUNDS - 1) * _ROUND
         n_rows = int(_SPLITTING * self.n_evaluations / steps)
-        return min(max(n_rows, self._fewest_rows), _TIMES_FOR_SPLITS * self.most_starting_rows)
+        most = self.most_starting_rows
+        # Small data do not take longer for what large data can afford.
+        affordable = int(_SPLITTING * _PER_ROW * self.n_rows / steps)
+        most = min(max(_SPLITTING_ROWS[0] * most, affordable), _SPLITTING_ROWS[1] * most)
+        return min(max(n_rows, self._fewest_rows), most)
 
     def splitting_evaluations(self, n_rows: int) -> float:
         """Return the evaluations of each of some rows that splits and merges may take."""

@@ -65,8 +65,8 @@ class FewRows:
     covariance_type : str
     pooling : Pooling
         That of the covariance type.
-    rows : ndarray of shape (n, D)
-        (x - centre) / scale.
+    columns : ndarray of shape (D, n)
+        (x - centre) / scale of the rows, transposed.
     weights : ndarray of shape (n,)
     centre : ndarray of shape (D,)
     scale : ndarray of shape (D,)
@@ -77,7 +77,7 @@ class FewRows:
 
     covariance_type: CovarianceType
     pooling: Pooling
-    rows: Array
+    columns: Array
     weights: Array
     centre: Array
     scale: Array
@@ -89,44 +89,66 @@ class FewRows:
     ) -> "FewRows | None":
         """Return rows (n, D) with weights (n,); None if they are many, or not for this kernel."""
         # Rows that are too many for one component are not copied.
-        if not are_few(rows.shape, 1, STRUCTURES[covariance_type].has_directions):
+        if not (
+            _has_kernel(covariance_type, objective)
+            and are_few(rows.shape, 1, STRUCTURES[covariance_type].has_directions)
+        ):
             return None
-        none = cls.none_of(rows, covariance_type, objective)
-        return None if none is None else none.holding(rows, weights)
+        columns = np.array(rows.T, dtype=np.float64, order="C")
+        with np.errstate(over="ignore", invalid="ignore"):
+            centre = columns.mean(axis=1)
+            columns -= centre[:, np.newaxis]
+            variances = np.einsum("dn,dn->d", columns, columns) / len(rows)
+        units = cls._in_units(centre, variances, covariance_type, objective)
+        if units is None:
+            return None
+        columns /= units.scale[:, np.newaxis]
+        return replace(units, columns=columns, weights=writable(weights))
 
     @classmethod
     def none_of(
         cls, rows: Array, covariance_type: CovarianceType, objective: Objective
     ) -> "FewRows | None":
         """Return no rows, in units of these (n, D); None if they are not for this kernel."""
-        structure = STRUCTURES[covariance_type]
-        is_plain = not objective.fixed and objective.prior is None and objective.noise is None
-        if not is_plain or structure.pooling is None:
+        if not _has_kernel(covariance_type, objective):
             return None
         with np.errstate(over="ignore", invalid="ignore"):
             centre = rows.mean(axis=0, dtype=np.float64)
             variances = np.square(rows - centre).mean(axis=0)
-            scale = np.sqrt(variances)
-            if structure.pooling.columns:
-                scale = np.full_like(scale, scale.max())
-            if not np.all((variances > _LEAST_VARIANCE) & np.isfinite(variances)):
-                return None
-            scale = np.exp2(np.round(np.log2(scale)))
-            ridge = np.broadcast_to(objective.reg_covar, scale.shape)
+        return cls._in_units(centre, variances, covariance_type, objective)
+
+    @classmethod
+    def _in_units(
+        cls, centre: Array, variances: Array, covariance_type: CovarianceType, objective: Objective
+    ) -> "FewRows | None":
+        """Return no rows, in units of rows of a mean (D,) and variances (D,)."""
+        structure = STRUCTURES[covariance_type]
+        pooling = structure.pooling
+        # Variances are finite only if all values are.
+        is_sound = np.all((variances > _LEAST_VARIANCE) & np.isfinite(variances))
+        if pooling is None or not is_sound:
+            return None
+        scale = np.sqrt(variances)
+        if pooling.columns:
+            scale = np.full_like(scale, scale.max())
+        scale = np.exp2(np.round(np.log2(scale)))
+        ridge = np.broadcast_to(objective.reg_covar, scale.shape)
+        with np.errstate(over="ignore", invalid="ignore"):
             ridge = structure.shared_ridge(ridge) / np.square(scale)
         if not np.isfinite(ridge).all():
             return None
-        none = np.empty((0, len(scale)))
-        return cls(covariance_type, structure.pooling, none, none[:, 0], centre, scale, ridge)
+        none = np.empty((len(scale), 0))
+        return cls(covariance_type, pooling, none, none[0], centre, scale, ridge)
 
     def holding(self, rows: NDArray[Any], weights: Array) -> "FewRows | None":
         """Return other rows (n, D) with weights (n,) in these units; None if one is not finite."""
+        columns = np.array(rows.T, dtype=np.float64, order="C")
         with np.errstate(over="ignore", invalid="ignore"):
-            scaled = rows - self.centre
-            scaled /= self.scale
-        if not np.isfinite(scaled).all():
+            columns -= self.centre[:, np.newaxis]
+            columns /= self.scale[:, np.newaxis]
+        if not np.isfinite(columns).all():
             return None
-        return replace(self, rows=scaled, weights=writable(weights))
+        return replace(self, columns=columns, weights=writable(weights))
 
     def is_for(self, n_components: int, n_rows: int | None = None) -> bool:
         """Return whether a step with this number of components takes less time here.
@@ -137,8 +159,8 @@ class FewRows:
         n_rows : int, optional
             Number of rows, if not all of these.
         """
-        n_rows = len(self.rows) if n_rows is None else n_rows
-        return are_few((n_rows, len(self.scale)), n_components, self._has_matrices)
+        shape = self._shape if n_rows is None else (n_rows, len(self.scale))
+        return are_few(shape, n_components, self._has_matrices)
 
     def short_run(self, start: Parameters, n_steps: int, tol: float, on_run: OnRun) -> Fit | None:
         """Run EM until the log-likelihood changes by less than ``tol``; None if a step fails."""
@@ -159,11 +181,16 @@ class FewRows:
         Fit or None
             A fit that has not converged needs another method. None if a step fails.
         """
-        products = n_products(self.rows.shape, start.n_components, self._has_matrices)
+        products = n_products(self._shape, start.n_components, self._has_matrices)
         n_steps = min(max(_ALL_PRODUCTS // products, _FEWEST_STEPS), _MOST_STEPS)
         n_cheap = 1 + _CHEAP_PRODUCTS // products
         settled = max(_PART_OF_STEP * tol, _ROUNDING)
         return self._run(start, n_steps, settled, n_cheap, _PART_OF_REST * tol, on_run)
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """Shape of the rows, (n, D)."""
+        return self.columns.shape[::-1]
 
     @property
     def _has_matrices(self) -> bool:
@@ -171,11 +198,11 @@ class FewRows:
 
     def part(self, places: NDArray[np.intp], weights: Array) -> "FewRows":
         """Return some of the rows, with weights (n,) that these rows shall have."""
-        return replace(self, rows=self.rows[places], weights=weights)
+        return replace(self, columns=np.take(self.columns, places, axis=1), weights=weights)
 
     def posterior(self, parameters: Parameters) -> Posterior:
         """Return the posterior of each row, with responsibilities."""
-        joint = log_joint_of_few(self.rows, *self._scaled(parameters)).T
+        joint = log_joint_of_few(*self._scaled(parameters), self.columns).T
         joint -= np.log(self.scale).sum()
         return posterior_of(joint, with_responsibilities=True)
 
@@ -189,11 +216,10 @@ class FewRows:
         on_run: OnRun,
     ) -> Fit | None:
         values = np.empty(n_steps)
-        steps = arrays_for_steps(len(self.rows), *self._scaled(start))
+        steps = arrays_for_steps(self.columns, *self._scaled(start))
         n_values, n_evaluated, has_settled = em_steps(
-            self.rows,
-            self.weights,
             self.ridge,
+            self.weights,
             np.array(self.pooling),
             n_steps,
             settled,
@@ -203,7 +229,7 @@ class FewRows:
             Struct(steps),
         )
         log_likelihoods = (values[:n_values] - np.log(self.scale).sum()).tolist()
-        on_run(n_evaluated * len(self.rows), log_likelihoods)
+        on_run(n_evaluated * len(self.weights), log_likelihoods)
         found = self._parameters(steps) if n_values else None
         if found is None:
             return None
@@ -235,3 +261,26 @@ class FewRows:
             return None
         stored, roots = (np.array(structure.stored(one)) for one in (covariances, factors))
         return Parameters(self.covariance_type, steps.shares.copy(), means, stored, roots)
+
+
+def _has_kernel(covariance_type: CovarianceType, objective: Objective) -> bool:
+    """Return whether kernels for few rows have a place for what is to be fitted."""
+    is_plain = not objective.fixed and objective.prior is None and objective.noise is None
+    return is_plain and STRUCTURES[covariance_type].pooling is not None
+
+
+class LastFewRows:
+    """Few rows that are kept for the next work on the same rows."""
+
+    def __init__(self) -> None:
+        self._given: tuple[Array, Array] | None = None
+        self._found: FewRows | None = None
+
+    def of(
+        self, rows: Array, weights: Array, covariance_type: CovarianceType, objective: Objective
+    ) -> FewRows | None:
+        """Return what :meth:`FewRows.of` does; the covariance type and objective never change."""
+        if self._given is None or self._given[0] is not rows or self._given[1] is not weights:
+            self._found = FewRows.of(rows, weights, covariance_type, objective)
+            self._given = rows, weights
+        return self._found

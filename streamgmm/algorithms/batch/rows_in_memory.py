@@ -1,7 +1,7 @@
 """Rows in memory with which the search runs EM and evaluates mixtures."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
@@ -52,6 +52,8 @@ class Rows:
     weights: Array
     few: FewRows | None = None
     on_run: OnRun = ignore_run
+    # The best end of a run whose last gain was negligible, if there is any.
+    _settled: list[Fit] = field(default_factory=list, init=False)
 
     @cached_property
     def rows(self) -> Array:
@@ -65,7 +67,20 @@ class Rows:
         return prepare(parameters, frame, missing, n_rows=n_rows)
 
     def short_run(self, start: Parameters, n_steps: int, *, objective: Objective) -> Fit:
-        """Run EM with these rows for ``n_steps`` steps, or until the gain is negligible."""
+        """Run EM with these rows for ``n_steps`` steps, or until the gain is negligible.
+
+        A start that is the end of a run of negligible gain is not moved again.
+        """
+        for settled in self._settled:
+            if settled.parameters is start:
+                return settled
+        fit = self._run(start, n_steps, objective)
+        is_sound = fit.converged and not fit.degenerate
+        if is_sound and all(fit.value >= other.value for other in self._settled):
+            self._settled[:] = [fit]
+        return fit
+
+    def _run(self, start: Parameters, n_steps: int, objective: Objective) -> Fit:
         few = self.few_for(start.n_components)
         if few is not None:
             found = few.short_run(start, n_steps, _SETTLED, self.on_run)

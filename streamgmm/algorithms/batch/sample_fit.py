@@ -7,7 +7,7 @@ convergence of the best on the whole sample, where iterations cost next to nothi
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from streamgmm.algorithms.batch.budget import (
     Starts,
 )
 from streamgmm.algorithms.batch.em import Fit
-from streamgmm.algorithms.batch.few_rows import FewRows
+from streamgmm.algorithms.batch.few_rows import LastFewRows
 from streamgmm.algorithms.batch.rows_in_memory import Rows
 from streamgmm.algorithms.batch.split_merge import (
     MOST_ROUNDS,
@@ -380,6 +380,8 @@ class Search:
         Reader of all rows. It reports each stage, and keeps its result.
     effort : Effort
         How much memory the search may use.
+    few_rows : LastFewRows
+        Keeps the few rows of a stage for the next one.
     """
 
     open_rows: Callable[[Array, Array, Listener], Reader]
@@ -389,6 +391,7 @@ class Search:
     random: np.random.RandomState
     reader: Reader
     effort: Effort = EFFORTS[0]
+    few_rows: LastFewRows = field(default_factory=LastFewRows)
 
     def run(self, sample: RowSample, tol: float) -> Parameters:
         """Return the parameters near the optimum.
@@ -511,7 +514,7 @@ class Search:
             self.reader.notify(StageStarted(name, len(part), self.settings.n_components))
             reader = self.open_rows(part.rows, part.weights, listener)
             rows = part.rows, part.weights
-            few = FewRows.of(*rows, self.settings.covariance_type, self.settings.objective)
+            few = self.few_rows.of(*rows, self.settings.covariance_type, self.settings.objective)
             fits = work(Rows(reader, *rows, few, listener.on_run), *arguments)
             seconds = time.perf_counter() - start
             best = fits[0].log_likelihood

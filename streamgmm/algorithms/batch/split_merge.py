@@ -420,7 +420,9 @@ def _begun_halves(
     stop = 0
     for component, (_, own_weights) in enumerate(own):
         start, stop = stop, stop + len(own_weights)
-        residuals = np.nan_to_num((values[start:stop] - parameters.means[component]) / scales)
+        residuals = values[start:stop] - parameters.means[component]
+        residuals /= scales
+        residuals[np.isnan(residuals)] = 0.0
         axis = longest_axis(residuals * np.sqrt(own_weights)[:, np.newaxis])
         labels[start:stop] = 2 * component + (residuals @ axis > 0.0)
     k = parameters.n_components
@@ -726,12 +728,29 @@ def longest_axis(rows: Array) -> Array:
         return longest
     if not n_rows:
         return np.zeros(n_features)
+    if n_rows < n_features:
+        return _longest_combination(rows)
     axis: Array = rows[np.argmax(np.linalg.norm(rows, axis=1))]
     for _ in range(_POWER_ITERATIONS):
         length = np.linalg.norm(axis)
         if length == 0.0:
             break
         axis = (rows @ (axis / length)) @ rows
+    return axis
+
+
+def _longest_combination(rows: Array) -> Array:
+    """Return the result of power iterations from products of all pairs of rows (n, D)."""
+    products = rows @ rows.T
+    parts = np.zeros(len(rows))
+    parts[np.argmax(np.diagonal(products))] = 1.0
+    for _ in range(_POWER_ITERATIONS):
+        following = products @ parts
+        length = np.linalg.norm(following)
+        if length == 0.0:
+            break
+        parts = following / length
+    axis: Array = parts @ rows
     return axis
 
 

@@ -24,8 +24,9 @@ from streamgmm.options import CovarianceType
 #: Iterations of k-means.
 MOST_ITERATIONS = 100
 _KMEANS_TOLERANCE = 1e-4
-# Products of an iteration for which calls of NumPy take most of the time.
-_FEW_PRODUCTS = 1 << 20
+# Products of an iteration for which calls of NumPy take most of the time, and columns up to which
+# they do.
+_FEW_PRODUCTS, _FEW_COLUMNS = 1 << 20, 64
 # Centres that are chosen between two reports.
 _CENTRES_IN_STEP = 64
 # Rows per component of a start from few rows.
@@ -104,12 +105,16 @@ class _Rows:
     def of(cls, rows: Array, weights: Array) -> "_Rows":
         """Return the rows about their mean; NaN stands for a missing value."""
         n_rows, n_features = rows.shape
-        centre = np.nanmean(rows, axis=0)
-        missing = np.isnan(rows)
-        is_complete = not bool(missing.any())
-        terms = np.ones((n_rows, n_features + 1 if is_complete else 2 * n_features))
-        np.subtract(rows, centre, out=terms[:, :n_features])
+        centre = rows.mean(axis=0, dtype=np.float64)
+        # A mean is NaN if a value is.
+        is_complete = not bool(np.isnan(centre).any())
         if not is_complete:
+            centre = np.nanmean(rows, axis=0)
+        terms = np.empty((n_rows, n_features + 1 if is_complete else 2 * n_features))
+        np.subtract(rows, centre, out=terms[:, :n_features])
+        terms[:, n_features:] = 1.0
+        if not is_complete:
+            missing = np.isnan(rows)
             terms[:, :n_features][missing] = 0.0
             terms[:, n_features:][missing] = 0.0
         return cls(terms, weights, centre, is_complete)
@@ -127,10 +132,18 @@ class _Rows:
         """1 where there is a value, else 0, (n, D); (n, 1) for rows without gaps."""
         return self.terms[:, len(self.centre) :]
 
+    @property
+    def squares(self) -> Array:
+        """‖x‖² of the observed values, (n,)."""
+        found: Array = np.einsum("nd,nd->n", self.values, self.values)
+        return found
+
     def variances(self) -> Array:
         """Return the variance of each feature, (D,)."""
         if self.is_complete:
-            return self.by_columns(lambda values: np.var(values, axis=0))
+            # The mean is 0, but for rounding.
+            found: Array = np.einsum("nd,nd->d", self.values, self.values) / len(self)
+            return found
         return self.by_columns(lambda values: np.nanvar(values, axis=0))
 
     def by_columns(self, function: Callable[[Array], Array]) -> Array:
@@ -219,7 +232,9 @@ def initialize(
             f"only {len(rows)} row(s) have a weight above zero and squares that do not "
             f"overflow, fewer than n_components = {n_components}"
         )
-    empty = np.flatnonzero(np.isnan(rows).all(axis=0))
+    # A column without values has none in the first row.
+    empty = np.flatnonzero(np.isnan(rows[0]))
+    empty = empty[np.isnan(rows[:, empty]).all(axis=0)]
     if empty.size:
         raise DataError(
             f"column(s) {', '.join(map(str, empty))} hold nothing but NaN in {len(rows)} "
@@ -438,7 +453,7 @@ def _seed_centres(
     Missing values of a centre are those of the mean of all rows.
     """
     values, weights = rows.values, rows.weights
-    squares = np.square(values).sum(axis=1)
+    squares = rows.squares
     n_trials = 2 + int(np.log(n_components))
     first = random.choice(len(rows), p=weights / weights.sum())
     chosen = [int(first)]
@@ -483,7 +498,8 @@ def _kmeans(
     """
     centres = _seed_centres(rows, n_components, random, lloyd.on_step)
     tolerance = _KMEANS_TOLERANCE * float(rows.variances().mean())
-    if rows.is_complete and centres.size * len(rows) <= _FEW_PRODUCTS:
+    is_small = centres.size * len(rows) <= _FEW_PRODUCTS and centres.shape[1] <= _FEW_COLUMNS
+    if rows.is_complete and is_small:
         found: NDArray[np.intp] = lloyd_iterations(
             rows.values, writable(rows.weights), centres, lloyd.most_iterations, tolerance
         )

@@ -174,15 +174,18 @@ class SampleDesign:
         is_taken |= is_unexplained
         taken = np.flatnonzero(is_taken)
         weights = None if chunk.weights is None else chunk.weights[taken]
-        use = RowUse.of(chunk.rows[taken], weights, missing)
+        rows = chunk.rows[taken]
+        use = RowUse.of(rows, weights, missing)
         if use is not None:
             # Refused rows stay, because the check of the sample reports them.
             taken = taken[use.used | use.refused]
         taken = taken[self.kept(hashes[taken], is_unexplained[taken])]
+        if len(taken) < len(rows):
+            rows = chunk.rows[taken]
         sample = RowSample(
             index[taken],
             hashes[taken],
-            chunk.rows[taken].astype(self.dtype, copy=False),
+            rows.astype(self.dtype, copy=False),
             np.ones(len(taken)) if chunk.weights is None else chunk.weights[taken],
             is_unexplained[taken],
         )

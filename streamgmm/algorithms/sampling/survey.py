@@ -197,7 +197,9 @@ def refuse_unseen_features(found: Survey, source: Source) -> None:
     n_sampled = len(found.sample)
     if not n_sampled:
         return
-    is_unseen = np.isnan(found.sample.rows).all(axis=0)
+    # A feature without values has none in the first row.
+    is_unseen = np.isnan(found.sample.rows[0])
+    is_unseen[is_unseen] = np.isnan(found.sample.rows[:, is_unseen]).all(axis=0)
     for is_named, what in (
         (is_unseen & (found.moments.weights == 0.0), f"no value in {found.n_rows} rows"),
         (is_unseen, f"values in so few rows that none of the {n_sampled} sampled ones has any"),

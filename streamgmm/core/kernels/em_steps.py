@@ -26,26 +26,18 @@ _ROUNDING = 1e-13
 
 
 @piece
-def _transpose(rows, columns):
-    """Write rows (n, D) into columns (D, n)."""
-    for r in range(rows.shape[0]):
-        for d in range(rows.shape[1]):
-            columns[d, r] = rows[r, d]
-
-
-@piece
 def _inverse(factor, inverse):
     """Write the inverse of a lower triangular matrix (D, D)."""
     n = factor.shape[0]
-    for j in range(n):
-        for i in range(n):
+    for i in range(n):
+        scale = 1.0 / factor[i, i]
+        for j in range(n):
             inverse[i, j] = 0.0
-        inverse[j, j] = 1.0 / factor[j, j]
-        for i in range(j + 1, n):
-            total = 0.0
-            for m in range(j, i):
-                total += factor[i, m] * inverse[m, j]
-            inverse[i, j] = -total / factor[i, i]
+        for m in range(i):
+            part = factor[i, m] * scale
+            for j in range(m + 1):
+                inverse[i, j] -= part * inverse[m, j]
+        inverse[i, i] = scale
 
 
 @piece
@@ -100,20 +92,15 @@ def _all_factorised(covariances, factors, inverses):
 def _add_squares(columns, mean, inverse, residual, out):
     """Subtract half the squared distances of the columns (D, n) from a mean."""
     n_features, n = columns.shape
-    if inverse.shape[0] == 1:
-        for d in range(n_features):
-            w, m = inverse[0, d], mean[d]
-            for r in range(n):
-                y = w * (columns[d, r] - m)
-                out[r] -= 0.5 * y * y
-        return
     for i in range(n_features):
+        # Two columns at a time, after one that has no partner.
+        w, m = 0.0 if i % 2 else inverse[i, 0], mean[0]
         for r in range(n):
-            residual[r] = 0.0
-        for j in range(i + 1):
-            w, m = inverse[i, j], mean[j]
+            residual[r] = w * (columns[0, r] - m)
+        for j in range((i + 1) % 2, i, 2):
+            w, m, v, o = inverse[i, j], mean[j], inverse[i, j + 1], mean[j + 1]
             for r in range(n):
-                residual[r] += w * (columns[j, r] - m)
+                residual[r] += w * (columns[j, r] - m) + v * (columns[j + 1, r] - o)
         for r in range(n):
             out[r] -= 0.5 * residual[r] * residual[r]
 
@@ -129,7 +116,17 @@ def _write_log_joint(columns, shares, means, inverses, residual, out):
         own = out[k]
         for r in range(n):
             own[r] = constant
-        _add_squares(columns, means[k], inverses[k], residual, own)
+        if inverses.shape[1] > 1:
+            _add_squares(columns, means[k], inverses[k], residual, own)
+    if inverses.shape[1] > 1:
+        return
+    # A column is in the cache for all components.
+    for d in range(n_features):
+        for k in range(shares.size):
+            own, w, m = out[k], inverses[k, 0, d], means[k, d]
+            for r in range(n):
+                y = w * (columns[d, r] - m)
+                own[r] -= 0.5 * y * y
 
 
 @piece
@@ -164,21 +161,17 @@ def _expect(weights, steps):
 
 
 @piece
-def _central_moments(columns, shares, mean, covariance):
+def _central_moments(columns, shares, mean, weighted, covariance):
     """Write the second moments about the mean of columns (D, n) with these shares."""
     n_features, n = columns.shape
-    if covariance.shape[0] == 1:
-        for d in range(n_features):
-            total, m = 0.0, mean[d]
-            for r in range(n):
-                total += shares[r] * (columns[d, r] - m) * (columns[d, r] - m)
-            covariance[0, d] = total
-        return
     for i in range(n_features):
+        m = mean[i]
+        for r in range(n):
+            weighted[r] = shares[r] * (columns[i, r] - m)
         for j in range(i + 1):
-            total, m, other = 0.0, mean[i], mean[j]
+            total, other = 0.0, mean[j]
             for r in range(n):
-                total += shares[r] * (columns[i, r] - m) * (columns[j, r] - other)
+                total += weighted[r] * (columns[j, r] - other)
             covariance[i, j] = total
             covariance[j, i] = total
 
@@ -226,12 +219,24 @@ def _maximize(ridge, form, steps):
         weight += count
         if not count > _LEAST_MASS:
             return False
-        for d in range(n_features):
+    has_matrices = covariances.shape[1] > 1
+    for d in range(n_features):
+        for k in range(n_components):
+            own = steps.responsibilities[k]
             total = 0.0
             for r in range(n):
                 total += own[r] * columns[d, r]
-            means[k, d] = total / count
-        _central_moments(columns, own, means[k], covariances[k])
+            m = total / counts[k]
+            means[k, d] = m
+            if not has_matrices:
+                total = 0.0
+                for r in range(n):
+                    total += own[r] * (columns[d, r] - m) * (columns[d, r] - m)
+                covariances[k, 0, d] = total
+    if has_matrices:
+        for k in range(n_components):
+            own = steps.responsibilities[k]
+            _central_moments(columns, own, means[k], steps.total, covariances[k])
     _pool(covariances, counts, form[0], form[1])
     for k in range(n_components):
         steps.shares[k] = counts[k] / weight
@@ -285,21 +290,21 @@ def _copy(values, out):
 
 
 @kernel
-def log_joint_of_few(rows, shares, means, factors):
+def log_joint_of_few(shares, means, factors, columns):
     """Return ln π_k p_k(x), (K, n), nats.
 
     Parameters
     ----------
-    rows : ndarray of shape (n, D)
     shares : ndarray of shape (K,)
     means : ndarray of shape (K, D)
     factors : ndarray of shape (K, D, D) or (K, 1, D)
         Cholesky factors, or standard deviations.
+    columns : ndarray of shape (D, n)
+        The rows, transposed.
     """
-    n, n_features = rows.shape
-    columns, inverses = np.empty((n_features, n)), np.empty(factors.shape)
+    n = columns.shape[1]
+    inverses = np.empty(factors.shape)
     found, residual = np.empty((shares.size, n)), np.empty(n)
-    _transpose(rows, columns)
     for k in range(shares.size):
         _invert(factors[k], inverses[k])
     _write_log_joint(columns, shares, means, inverses, residual, found)
@@ -330,13 +335,14 @@ class Steps(NamedTuple):
 
 
 def arrays_for_steps(
-    n_rows: int, shares: np.ndarray, means: np.ndarray, factors: np.ndarray
+    columns: np.ndarray, shares: np.ndarray, means: np.ndarray, factors: np.ndarray
 ) -> Steps:
     """Return arrays for steps of EM that begin with a mixture.
 
     Parameters
     ----------
-    n_rows : int
+    columns : ndarray of shape (D, n)
+        The rows, transposed: finite, in units in which their variance is about 1.
     shares : ndarray of shape (K,)
         Weights of the components.
     means : ndarray of shape (K, D)
@@ -348,7 +354,7 @@ def arrays_for_steps(
     else:
         covariances = np.einsum("kim,kjm->kij", factors, factors)
     state = np.concatenate([shares.ravel(), means.ravel(), covariances.ravel()])
-    n_means, k = shares.size + means.size, shares.size
+    n_means, k, n_rows = shares.size + means.size, shares.size, columns.shape[1]
     return Steps(
         state,
         state[:k],
@@ -360,7 +366,7 @@ def arrays_for_steps(
         np.empty(state.size),
         np.empty(state.size),
         np.empty(state.size),
-        np.empty((means.shape[1], n_rows)),
+        columns,
         np.empty((k, n_rows)),
         np.empty(n_rows),
         np.empty(n_rows),
@@ -375,7 +381,7 @@ def _is_factorised(steps):
 
 
 @kernel
-def em_steps(rows, weights, ridge, form, n_steps, settled, n_cheap, tolerance, values, steps):
+def em_steps(ridge, weights, form, n_steps, settled, n_cheap, tolerance, values, steps):
     """Make steps of EM until one gains hardly anything, or little remains to be gained.
 
     If ``n_cheap`` is above 0, steps are extrapolated (squared iteration; Varadhan & Roland 2008).
@@ -383,10 +389,8 @@ def em_steps(rows, weights, ridge, form, n_steps, settled, n_cheap, tolerance, v
 
     Parameters
     ----------
-    rows : ndarray of shape (n, D)
-        Finite, in units in which their variance is about 1.
-    weights : ndarray of shape (n,)
     ridge : ndarray of shape (D,)
+    weights : ndarray of shape (n,)
     form : ndarray of shape (2,), bool
         Whether all components share the covariance, and whether all columns share the variance.
     n_steps : int
@@ -400,7 +404,7 @@ def em_steps(rows, weights, ridge, form, n_steps, settled, n_cheap, tolerance, v
     values : ndarray of shape (n_steps,)
         Is given the mean log-likelihoods of the parameters that steps began with.
     steps : Struct of Steps
-        Holds the mixture.
+        Holds the rows and the mixture.
 
     Returns
     -------
@@ -411,7 +415,6 @@ def em_steps(rows, weights, ridge, form, n_steps, settled, n_cheap, tolerance, v
     has_settled : bool
         Whether steps ended for one of the tolerances.
     """
-    _transpose(rows, steps.columns)
     state, before, first, second = steps.state, steps.before, steps.first, steps.second
     is_good = _is_factorised(steps)
     _copy(state, before)

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from streamgmm.core.structures.matrices import (
     BLOCK_BYTES,
     Array,
+    cholesky,
     diagonals,
-    inverse_triangular,
+    product,
+    products_with_transposed,
     triangular,
 )
 
@@ -126,57 +128,58 @@ def scaled(raw: Array, central: Array, scale: Array, ridge: Array) -> tuple[Arra
     """Return Σ = diag(s) T diag(s) + diag(ridge) and its factor; T (k, D, D), s (D,)."""
     _require_spread(diagonals(raw), diagonals(central), ridge)
     covariances: Array = central * np.outer(scale, scale) + np.diag(ridge)
-    return covariances, cholesky_roots(covariances)
+    return covariances, cholesky(covariances)
 
 
 def whitened(
     raw: Array,
     central: Array,
     bases: Array,
+    inverse: Array,
     ridge: Array,
-    factor: Callable[[Array, Array, Array], Array],
+    factor: Callable[[Array, Array, Array, Array], Array],
 ) -> tuple[Array, Array]:
     """Return Σ = B T Bᵀ + diag(ridge) and its factor, which keeps the digits of B.
 
-    T and B have shape (k, D, D); ``factor`` is :func:`whitened_factor` or :func:`spectral_factor`.
+    T, B and B⁻¹ have shape (k, D, D); ``factor`` is :func:`whitened_factor` or
+    :func:`spectral_factor`.
     """
     # A coordinate may combine several columns.
     _require_spread(diagonals(raw), diagonals(central), ridge.min())
-    factors = factor(central, bases, ridge)
+    factors = factor(central, bases, inverse, ridge)
     if not np.all(diagonals(factors) > 0.0):
         raise np.linalg.LinAlgError("a covariance factor is singular")
-    covariances = factors @ np.swapaxes(factors, 1, 2)
-    return 0.5 * (covariances + np.swapaxes(covariances, 1, 2)), factors
+    return products_with_transposed(factors), factors
 
 
-def whitened_factor(central: Array, bases: Array, ridge: Array) -> Array:
+def whitened_factor(central: Array, bases: Array, inverse: Array, ridge: Array) -> Array:
     """Return the factors of B T Bᵀ + diag(ridge), of whitened moments T.
 
     The factor is B C with the factor C of T + W Wᵀ, W = B⁻¹ diag(√ridge), where T may be singular.
     If rounding of this sum matters in C, it is the factor of (B root(T), diag(√ridge)) instead.
     """
-    roots = _roots_of_sum(central, bases, ridge)
+    roots = _roots_of_sum(central, inverse, ridge)
     if roots is None:
-        return _stacked_factor(cholesky_roots(central), bases, ridge)
-    return bases @ roots
+        return _stacked_factor(cholesky(central), bases, ridge)
+    return product(bases, roots)
 
 
-def _roots_of_sum(central: Array, bases: Array, ridge: Array) -> Array | None:
+def _roots_of_sum(central: Array, inverse: Array, ridge: Array) -> Array | None:
     """Return the factors of T + W Wᵀ, or None if rounding matters in one of them."""
     with np.errstate(over="ignore", invalid="ignore"):
-        added = inverse_triangular(bases) * np.sqrt(ridge)
+        added = inverse * np.sqrt(ridge)
         sums = central + added @ np.swapaxes(added, 1, 2)
     if not np.isfinite(sums).all():
         return None
     try:
-        roots = cholesky_roots(sums)
+        roots = cholesky(sums)
     except np.linalg.LinAlgError:
         return None
     is_resolved = np.square(diagonals(roots)) > _LEAST_PIVOT * diagonals(sums)
     return roots if np.all(is_resolved) else None
 
 
-def spectral_factor(central: Array, bases: Array, ridge: Array) -> Array:
+def spectral_factor(central: Array, bases: Array, inverse: Array, ridge: Array) -> Array:
     """Return the factors of B T Bᵀ + diag(ridge) for the part of T that is not negative."""
     return _stacked_factor(spectral_roots(central), bases, ridge)
 
@@ -186,11 +189,6 @@ def _stacked_factor(roots: Array, bases: Array, ridge: Array) -> Array:
     spread = bases @ roots
     ridges = np.broadcast_to(np.diag(np.sqrt(ridge)), spread.shape)
     return triangular(np.concatenate([np.swapaxes(spread, 1, 2), ridges], axis=1))
-
-
-def cholesky_roots(matrices: Array) -> Array:
-    """Return lower triangular roots of matrices (k, D, D)."""
-    return np.linalg.cholesky(matrices).astype(np.float64, copy=False)
 
 
 def spectral_roots(matrices: Array) -> Array:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from streamgmm.core.kernels.kinds import DIAG
 from streamgmm.core.structures.covariance_update import CovarianceUpdate, separate
-from streamgmm.core.structures.matrices import Array
+from streamgmm.core.structures.matrices import Array, weighted_sums
 from streamgmm.core.structures.own_covariances import OwnCovariances
 from streamgmm.core.structures.scale_structure import ScaleStructure, own_scales
 from streamgmm.core.structures.structure import Components, Pooling, Single
@@ -31,6 +31,11 @@ class DiagonalMoments(ScaleStructure):
         linear = np.stack([np.zeros_like(coordinates), coordinates], axis=1)
         squares = np.repeat(1 + np.arange(n_features), 2).reshape(-1, 2)
         return np.vstack([linear, squares])
+
+    def moments_of(self, rows: Array, shares: Array) -> Array:
+        sums = [shares.sum(axis=1, keepdims=True)]
+        sums += [weighted_sums(shares, values) for values in (rows, np.square(rows))]
+        return np.concatenate(sums, axis=1)
 
     def whitened_moments(
         self,
@@ -116,4 +121,4 @@ class Diag(OwnCovariances, DiagonalMoments):
         unseen: Array,
         total: float,
     ) -> None:
-        covariances[k] = (weighted * deviations).sum(axis=0) / count + unseen
+        covariances[k] = np.einsum("nd,nd->d", weighted, deviations) / count + unseen

@@ -21,8 +21,10 @@ from streamgmm.core.structures.matrices import (
     outer,
     solve,
     symmetric,
+    triangles,
     triangular,
     upper_triangle,
+    weighted_sums,
 )
 from streamgmm.core.structures.matrix_structure import (
     MatrixStructure,
@@ -31,6 +33,8 @@ from streamgmm.core.structures.matrix_structure import (
     mean_of_factors,
     quadratic_along,
     quadratic_sums,
+    relative,
+    rescaled,
     ridge_matrices,
     triangle_scales,
     unscaled,
@@ -72,6 +76,20 @@ class Full(OwnCovariances, MatrixStructure):
     def features(self, n_features: int) -> NDArray[np.int64]:
         return np.stack(upper_triangle(1 + n_features), axis=1)
 
+    def moments_of(self, rows: Array, shares: Array) -> Array:
+        sums = [shares.sum(axis=1, keepdims=True), weighted_sums(shares, rows)]
+        # Line by line of the upper triangle, whose products for all rows take more memory.
+        sums += [
+            weighted_sums(shares * column, rows[:, i:]) for i, column in enumerate(rows.T.copy())
+        ]
+        return np.concatenate(sums, axis=1)
+
+    def frame_factors(self, stacked_factors: Array, centred: Components) -> Array:
+        if centred.size == len(stacked_factors):
+            # All of them: they are not copied.
+            return stacked_factors
+        return stacked_factors[centred]
+
     def frame_factor_shape(self, n_centred: int, n_features: int) -> tuple[int, ...]:
         return n_centred, n_features, n_features
 
@@ -87,21 +105,32 @@ class Full(OwnCovariances, MatrixStructure):
         return u
 
     def relative_factors(self, frame: "Frame", stacked_factors: Array) -> Array:
-        relative = stacked_factors / frame.scale[:, np.newaxis]
-        relative[frame.centred] = solve(frame.factors, stacked_factors[frame.centred])
-        return relative
+        own = relative(
+            frame.factors, frame.inverse_factors, self.frame_factors(stacked_factors, frame.centred)
+        )
+        if len(own) == len(stacked_factors):
+            return own
+        found = stacked_factors / frame.scale[:, np.newaxis]
+        found[frame.centred] = own
+        return found
 
     def magnified(self, frame: "Frame", parameters: "Parameters", displacements: Array) -> Array:
         inverse = parameters.inverse_factors
         # A diagonal basis cancels.
         spread = np.sqrt(self.variances(parameters.covariances) + np.square(displacements))
         found = np.empty_like(spread)
-        for block in blocks(*spread.shape):
-            found[block] = np.einsum("kij,kj->ki", np.abs(inverse[block]), spread[block])
+        packed = np.setdiff1d(np.arange(len(spread)), frame.centred)
+        for block in blocks(packed.size, frame.n_features):
+            k = packed[block]
+            found[k] = np.einsum("kij,kj->ki", np.abs(inverse[k]), spread[k])
         for block in blocks(frame.centred.size, frame.n_features):
             k = frame.centred[block]
             found[k] = magnified(
-                inverse[k], frame.factors[block], parameters.factors[k], displacements[k]
+                inverse[k],
+                frame.factors[block],
+                frame.inverse_factors[block],
+                parameters.factors[k],
+                displacements[k],
             )
         return found
 
@@ -124,7 +153,7 @@ class Full(OwnCovariances, MatrixStructure):
             theta[block, 0] = constants[block] - 0.5 * np.square(residuals).sum(axis=1)
             transposed = np.swapaxes(factors, 1, 2)
             theta[block, 1 : 1 + d] = np.einsum("kij,kj->ki", transposed, residuals)
-            theta[block, 1 + d :] = halves * (transposed @ factors)[:, upper[0], upper[1]]
+            theta[block, 1 + d :] = halves * triangles(transposed @ factors)
         return CoefficientForm(theta, np.empty((0, 0)))
 
     def updates(
@@ -146,16 +175,20 @@ class Full(OwnCovariances, MatrixStructure):
         def by_bases(
             k: slice,
             ridge: Array,
-            factor: Callable[[Array, Array, Array], Array],
+            factor: Callable[[Array, Array, Array, Array], Array],
             is_packed: bool,
         ) -> tuple[Array, Array]:
             components = (packed if is_packed else centred)[k]
             raw, central = moments(components)
             if is_packed:
-                bases = np.broadcast_to(np.diag(frame.scale), central.shape)
+                bases, inverse = (
+                    np.broadcast_to(np.diag(scale), central.shape)
+                    for scale in (frame.scale, 1.0 / frame.scale)
+                )
             else:
-                bases = frame.factors[np.searchsorted(frame.centred, components)]
-            return whitened(raw, central, bases, ridge, factor)
+                own = np.searchsorted(frame.centred, components)
+                bases, inverse = frame.factors[own], frame.inverse_factors[own]
+            return whitened(raw, central, bases, inverse, ridge, factor)
 
         # If rounding has made T indefinite by more than the ridge, roots of T omit the negative
         # part.
@@ -182,29 +215,25 @@ class Full(OwnCovariances, MatrixStructure):
         scatter: Array,
     ) -> tuple[Array, Array]:
         d = means.shape[1]
-        rows, columns = upper_triangle(d)
         second = np.empty_like(raw)
         for block in blocks(len(raw), d):
             own = symmetric(raw[block], d) - about(counts[block], means[block], shifted[block])
-            second[block] = unscaled(factors[block], own)[:, rows, columns]
+            second[block] = triangles(unscaled(factors[block], own))
         return second, np.empty((0, 0))
 
     def framed_moments(
         self, factors: Array, means: Array, counts: Array, moved: Array, own: Array, scatter: Array
     ) -> tuple[Array, Array]:
         d = means.shape[1]
-        rows, columns = upper_triangle(d)
         second = np.empty_like(own)
         for block in blocks(len(own), d):
-            t = factors[block]
-            widened = t @ symmetric(own[block], d) @ np.swapaxes(t, 1, 2)
-            matrices = widened + about(counts[block], means[block], moved[block])
-            second[block] = matrices[:, rows, columns]
+            matrices = rescaled(factors[block], symmetric(own[block], d))
+            matrices = matrices + about(counts[block], means[block], moved[block])
+            second[block] = triangles(matrices)
         return second, np.empty((0, 0))
 
     def as_moments(self, stacked: Array, n_components: int) -> tuple[Array, Array]:
-        rows, columns = upper_triangle(stacked.shape[-1])
-        return stacked[:, rows, columns], np.empty((0, 0))
+        return triangles(stacked), np.empty((0, 0))
 
     def unit_moments(self, n_features: int) -> tuple[Array, Array]:
         return np.eye(n_features)[upper_triangle(n_features)], np.empty((0, 0))

@@ -10,9 +10,11 @@ from streamgmm.core.structures.matrices import (
     BLOCK_BYTES,
     Array,
     blocks,
+    cholesky,
     diagonals,
     inverse_triangular,
     outer,
+    product,
     relative_ridge,
     solve,
     triangular,
@@ -28,8 +30,7 @@ class MatrixStructure(CovarianceStructure):
     has_dependent_columns = True
 
     def cholesky(self, covariances: Array) -> Array:
-        factors: Array = np.linalg.cholesky(covariances).astype(np.float64, copy=False)
-        return factors
+        return cholesky(covariances)
 
     def invert(self, factors: Array) -> Array:
         return inverse_triangular(factors)
@@ -192,24 +193,50 @@ def about(counts: Array, a: Array, moved: Array) -> Array:
     return product + np.swapaxes(product, 1, 2)
 
 
+def rescaled(t: Array, matrices: Array) -> Array:
+    """Return T A Tᵀ of symmetric matrices A (k, D, D)."""
+    if is_identity(t):
+        return matrices
+    found: Array = product(t, np.swapaxes(product(t, matrices), 1, 2))
+    return found
+
+
 def unscaled(t: Array, matrices: Array) -> Array:
     """Return T⁻¹ A T⁻ᵀ of symmetric matrices A (k, D, D)."""
+    if is_identity(t):
+        return matrices
     half = solve(t, matrices)
     return solve(t, np.swapaxes(half, 1, 2))
 
 
-def magnified(inverse: Array, bases: Array, factors: Array, displacements: Array) -> Array:
+def magnified(
+    inverse: Array, bases: Array, inverse_bases: Array, factors: Array, displacements: Array
+) -> Array:
     """Return |L⁻¹ B| s (k, D) for triangular bases B, with s_d² the second moment of u_d."""
-    magnifier = np.abs(inverse @ bases)
-    own_spread = solve(bases, factors)
     if len(bases) == 1:
         # One basis for all: factored once.
         distances = solve(bases[0], displacements.T).T
     else:
         distances = solve(bases, displacements[:, :, np.newaxis])[:, :, 0]
-    spread = np.sqrt(np.square(own_spread).sum(axis=-1) + np.square(distances))
+    own_spread = relative(bases, inverse_bases, factors)
+    spread: Array = np.sqrt(np.square(own_spread).sum(axis=-1) + np.square(distances))
+    if is_identity(own_spread):
+        return spread
+    magnifier = np.abs(product(inverse, bases))
     found: Array = (magnifier @ spread[:, :, np.newaxis])[:, :, 0]
     return found
+
+
+def relative(bases: Array, inverse_bases: Array, factors: Array) -> Array:
+    """Return B⁻¹ L (k, D, D); exactly I for the factors themselves."""
+    if np.array_equal(bases, factors):
+        return np.broadcast_to(np.eye(bases.shape[-1]), factors.shape)
+    return product(inverse_bases, factors)
+
+
+def is_identity(matrices: Array) -> bool:
+    """Return whether all matrices (k, D, D) are exactly I."""
+    return np.array_equal(matrices, np.broadcast_to(np.eye(matrices.shape[-1]), matrices.shape))
 
 
 def mean_of_factors(stacked_factors: Array, weights: Array) -> Array:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streamgmm.core.structures.matrices import Array
+from streamgmm.core.structures.matrices import Array, weighted_sums
 from streamgmm.errors import ParameterError
 from streamgmm.options import CovarianceType
 
@@ -436,6 +436,17 @@ class CovarianceStructure(ABC):
 
         Coordinates are (1, z_1, ... z_D), and for SPHERICAL ‖z‖² as well.
         """
+
+    def moments_of(self, rows: Array, shares: Array) -> Array:
+        """Return the moments (K, M) of coordinates z (n, D) with responsibilities (K, n).
+
+        The order of the sums does not depend on the number of threads, as that of BLAS may.
+        """
+        sides = self.features(rows.shape[1]).T
+        norms = np.square(rows).sum(axis=1, keepdims=True)
+        coordinates = np.hstack([np.ones((len(rows), 1)), rows, norms])
+        first, second = (np.take(coordinates, side, axis=1) for side in sides)
+        return weighted_sums(shares, first * second)
 
     def scratch_lines(self, n_components: int, n_features: int) -> int:
         """Return the number of lines of a block of rows that a kernel works on."""

@@ -21,6 +21,8 @@ from streamgmm.core.structures.matrix_structure import (
     mean_of_factors,
     quadratic_along,
     quadratic_sums,
+    relative,
+    rescaled,
     ridge_matrices,
     triangle_scales,
     unscaled,
@@ -113,11 +115,12 @@ class Tied(SharedCovariance, MatrixStructure):
         return solve(frame.factors[0], displacements.T).T
 
     def relative_factors(self, frame: "Frame", stacked_factors: Array) -> Array:
-        return solve(frame.factors, stacked_factors)
+        return relative(frame.factors, frame.inverse_factors, stacked_factors)
 
     def magnified(self, frame: "Frame", parameters: "Parameters", displacements: Array) -> Array:
         inverse = parameters.stacked(parameters.inverse_factors)
-        return magnified(inverse, frame.factors, parameters.factors, displacements)
+        factors = parameters.stacked(parameters.factors)
+        return magnified(inverse, frame.factors, frame.inverse_factors, factors, displacements)
 
     def coefficients(
         self,
@@ -142,12 +145,14 @@ class Tied(SharedCovariance, MatrixStructure):
     def updates(
         self, statistics: "Statistics", alive: Components, offsets: Array, shifts: Array
     ) -> list[CovarianceUpdate]:
-        counts, bases = statistics.counts, statistics.frame.factors
+        counts, frame = statistics.counts, statistics.frame
         raw = statistics.scatter
         central = raw - (offsets.T * counts) @ offsets + (shifts.T * counts) @ shifts
         raw, central = (a[np.newaxis] / counts.sum() for a in (raw, central))
         routes = [
-            lambda _, ridge, f=factor: whitened(raw, central, bases, ridge, f)
+            lambda _, ridge, f=factor: whitened(
+                raw, central, frame.factors, frame.inverse_factors, ridge, f
+            )
             for factor in (whitened_factor, spectral_factor)
         ]
         return [CovarianceUpdate(np.array([0]), routes)]
@@ -167,8 +172,9 @@ class Tied(SharedCovariance, MatrixStructure):
     def framed_moments(
         self, factors: Array, means: Array, counts: Array, moved: Array, own: Array, scatter: Array
     ) -> tuple[Array, Array]:
-        t = factors[0]
-        return own, t @ scatter @ t.T + _about_together(counts, means, moved)
+        return own, rescaled(factors, scatter[np.newaxis])[0] + _about_together(
+            counts, means, moved
+        )
 
     def as_moments(self, stacked: Array, n_components: int) -> tuple[Array, Array]:
         return np.empty((n_components, 0)), stacked.sum(axis=0)
