@@ -311,13 +311,15 @@ class Information:
             responsibilities = shared_responsibilities(responsibilities)
         is_shared = np.diff(responsibilities.indptr) > 0
         columns = responsibilities[is_shared].tocsc()
-        shared_rows = rows[is_shared]
+        shared_rows = rows.take(np.flatnonzero(is_shared), axis=0)
         inverse = parameters.stacked(parameters.inverse_factors)
         members = []
         for k, weight in enumerate(parameters.weights):
             places, shares = _column(columns, k)
+            residuals = shared_rows.take(places, axis=0).astype(np.float64, copy=False)
+            residuals -= parameters.means[k]
             # Data may have any units; whitened residuals fit in float32.
-            residuals = structure.scaled_rows(shared_rows[places] - parameters.means[k], inverse, k)
+            residuals = structure.scaled_rows(residuals, inverse, k)
             _draw_in(residuals)
             features = structure.row_features(residuals.astype(np.float32))
             members.append(_members(places, shares, features, weight))
@@ -401,8 +403,9 @@ def shared_responsibilities(responsibilities: Array) -> scipy.sparse.csr_array:
     n, k = responsibilities.shape
     has_share = responsibilities > LEAST_RESPONSIBILITY
     counts = np.count_nonzero(has_share, axis=1)
-    has_share[counts < 2] = False
-    counts[counts < 2] = 0
+    is_certain = counts < 2
+    has_share[is_certain] = False
+    counts[is_certain] = 0
     entries = np.flatnonzero(has_share)
     shares = responsibilities.reshape(-1)[entries]
     ends = np.concatenate([[0], np.cumsum(counts)])
@@ -443,8 +446,8 @@ def _draw_in(residuals: Array) -> None:
     The covariance of the gradient of one row far away would otherwise be that of many rows.
     """
     d = residuals.shape[1]
-    lengths = np.linalg.norm(residuals, axis=1)
+    squared = np.einsum("nd,nd->n", residuals, residuals)
     # Squared lengths have mean D and variance 2 D.
-    longest = np.sqrt(d + _DEVIATIONS * np.sqrt(2.0 * d))
-    far = lengths > longest
-    residuals[far] *= (longest / lengths[far])[:, np.newaxis]
+    most = d + _DEVIATIONS * np.sqrt(2.0 * d)
+    far = squared > most
+    residuals[far] *= np.sqrt(most / squared[far])[:, np.newaxis]
