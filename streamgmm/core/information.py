@@ -9,8 +9,12 @@ each divided by the standard deviation √N_k that it has when labels are known.
 of N_0 as the last coordinate. In these coordinates the information of labelled rows is the
 identity. The gradient of the log-likelihood is the EM step, and the information of unlabelled rows
 is I - J, with J the matrix of linear convergence of EM. This information is close to 1 along
-directions that the data determine well, and close to 0 where EM is slow. It is the mean of the
-squared gradients of single rows. A few rows per parameter are enough to estimate it.
+directions that the data determine well, and close to 0 where EM is slow.
+
+J is the mean over rows of the covariance that the gradient of a labelled row has if its label is
+drawn from the responsibilities. It is 0 for rows that belong to one component, so that only the
+other ones are kept. The mean of squared gradients of unlabelled rows is I - J too, but only if rows
+have the distribution of the mixture, which those of real data do not have.
 
 References
 ----------
@@ -235,7 +239,7 @@ class Tangent:
 
 @dataclass(frozen=True, eq=False)
 class _Members:
-    """Rows in which a component has a share.
+    """Rows in which a component has a share, among those in which others have one too.
 
     Attributes
     ----------
@@ -244,11 +248,14 @@ class _Members:
         Responsibilities over √π_k.
     features : ndarray of shape (n_k, m), float32
         1, y, and the other quantities in which the gradient is linear.
+    root : float32
+        √π_k.
     """
 
     places: NDArray[np.intp]
     shares: Single
     features: Single
+    root: np.float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,20 +266,23 @@ class Information:
     ----------
     tangent : Tangent
     weights : ndarray of shape (n,), float32
-        Weights of the rows; they sum to 1.
+        Weights of the rows that belong to several components; those of all rows sum to 1.
     members : list of _Members
         Rows of each component.
+    certainty : ndarray of shape (p,)
+        Factors of the lines and columns of J. They are less than 1 where a component has few rows,
+        and 0 where it has none; this gives EM's own step.
+    added : ndarray of shape (p,)
+        Diagonal of the information that is not from rows.
     noise : _Members or None
         Rows of the noise, if it has weight; their features are 1.
-    damping : ndarray of shape (p,)
-        Part of the information of labelled rows that is added where a component has few rows. It
-        is 1 where a component has none; this gives EM's own step.
     """
 
     tangent: Tangent
     weights: Single
     members: list[_Members]
-    damping: Array
+    certainty: Array
+    added: Array
     noise: _Members | None = None
 
     @classmethod
@@ -281,7 +291,7 @@ class Information:
         tangent: Tangent,
         rows: NDArray[np.floating],
         weights: Array,
-        responsibilities: Array | scipy.sparse.csc_array,
+        responsibilities: Array | scipy.sparse.csr_array,
     ) -> "Information":
         """Return the information that rows have.
 
@@ -291,109 +301,153 @@ class Information:
         rows : ndarray of shape (n, D)
             Without NaN.
         weights : ndarray of shape (n,)
-        responsibilities : ndarray or csc_array of shape (n, K)
-            Responsibilities under the tangent's parameters; entries below
-            :data:`LEAST_RESPONSIBILITY` may be missing. A mixture with noise has one more column,
+        responsibilities : ndarray or csr_array of shape (n, K)
+            Responsibilities under the tangent's parameters; the result of
+            :func:`shared_responsibilities` is enough. A mixture with noise has one more column,
             for the noise.
         """
         parameters, structure = tangent.parameters, tangent.parameters.structure
-        columns = scipy.sparse.csc_array(responsibilities)
+        if not isinstance(responsibilities, scipy.sparse.csr_array):
+            responsibilities = shared_responsibilities(responsibilities)
+        is_shared = np.diff(responsibilities.indptr) > 0
+        columns = responsibilities[is_shared].tocsc()
+        shared_rows = rows.take(np.flatnonzero(is_shared), axis=0)
         inverse = parameters.stacked(parameters.inverse_factors)
         members = []
         for k, weight in enumerate(parameters.weights):
-            own = slice(columns.indptr[k], columns.indptr[k + 1])
-            shares = columns.data[own]
-            is_member = shares > LEAST_RESPONSIBILITY
-            places = columns.indices[own][is_member].astype(np.intp)
-            shares = shares[is_member] / np.sqrt(weight) if places.size else np.empty(0)
-            residuals = rows[places] - parameters.means[k]
+            places, shares = _column(columns, k)
+            residuals = shared_rows.take(places, axis=0).astype(np.float64, copy=False)
+            residuals -= parameters.means[k]
             # Data may have any units; whitened residuals fit in float32.
             residuals = structure.scaled_rows(residuals, inverse, k)
             _draw_in(residuals)
             features = structure.row_features(residuals.astype(np.float32))
-            members.append(_Members(places, shares.astype(np.float32), features))
-        counts = columns.sum(axis=0)
-        n_own = structure.n_own(parameters.n_features)
-        n_together = max(structure.n_scatter(parameters.n_features) ** 2, tangent.n_shared)
-        ratios = n_own / np.maximum(counts[: parameters.n_components], 1.0)
-        damping = np.concatenate(
-            [
-                np.repeat(np.square(np.minimum(ratios, 1.0)), n_own),
-                np.full(tangent.n_shared, min(n_together / len(rows), 1.0) ** 2),
-            ]
-        )
+            members.append(_members(places, shares, features, weight))
         noise = None
-        if parameters.noise is not None:
-            noise = _members_of_noise(columns, parameters.noise.weight)
-            part = min(1.0 / max(counts[-1], 1.0), 1.0) ** 2
-            damping = np.append(damping, part)
-        return cls(tangent, (weights / weights.sum()).astype(np.float32), members, damping, noise)
+        if parameters.noise is not None and parameters.noise.weight > 0.0:
+            places, shares = _column(columns, parameters.n_components)
+            ones = np.ones((len(places), 1), dtype=np.float32)
+            noise = _members(places, shares, ones, parameters.noise.weight)
+        return cls(
+            tangent,
+            (weights[is_shared] / weights.sum()).astype(np.float32),
+            members,
+            _certainty(tangent, len(rows)),
+            np.zeros(len(tangent.free)),
+            noise,
+        )
 
     def product(self, vector: Array) -> Array:
-        """Return (I - J) v, (p,): the mean over rows of their gradient times its product with v."""
+        """Return (I - J) v, (p,)."""
         feasible = self.tangent.feasible
-        moving = feasible(vector)
-        own, shared = (part.astype(np.float32) for part in self.tangent.split(moving))
-        noise = self.tangent.noise_of(moving).astype(np.float32)
-        shared_root = np.float32(self.tangent.shared_root)
+        moving = self._balanced(feasible(vector))
+        lost = self.certainty * self._lost(self.certainty * moving)
+        return feasible(self._balanced(moving - lost) + self.added * vector)
+
+    def _lost(self, moving: Array) -> Array:
+        """Return J v, (p,): what rows do not say because their labels are not known."""
+        structure, tangent = self.tangent.parameters.structure, self.tangent
+        n_own = structure.n_own(tangent.frame.n_features)
+        own, shared = (part.astype(np.float32) for part in tangent.split(moving))
+        noise = tangent.noise_of(moving).astype(np.float32)
+        shared_root = np.float32(tangent.shared_root)
         shared *= shared_root
-        roots = np.sqrt(self.tangent.parameters.weights).astype(np.float32)
-        along = np.zeros_like(self.weights)
-        for k, members in enumerate(self.members):
-            along[members.places] += self._project(members, own[k], shared, roots[k])
-        along -= own[:, 0] @ roots
+        # The gradient of a row along the vector, if the row belongs to a component; their mean.
+        of_labelled = [
+            structure.along(members.features, own[k], shared, members.root) / members.root
+            for k, members in enumerate(self.members)
+        ]
+        of_rows = np.zeros_like(self.weights)
+        for members, along in zip(self.members, of_labelled, strict=True):
+            of_rows[members.places] += members.shares * members.root * along
+        of_noise = np.float32(0.0)
         if self.noise is not None:
-            along[self.noise.places] += self.noise.shares * noise
-            along -= noise * self._noise_root
-        along *= self.weights
-        for k, members in enumerate(self.members):
-            own[k], part = self._gather(members, along[members.places], roots[k])
-            shared = part if k == 0 else shared + part
-        shared = shared * shared_root
-        own[:, 0] -= roots * along.sum()
+            of_noise = noise[0] / self.noise.root
+            of_rows[self.noise.places] += self.noise.shares * self.noise.root * of_noise
+        shared_sums = np.zeros_like(shared)
+        for k, (members, along) in enumerate(zip(self.members, of_labelled, strict=True)):
+            along -= of_rows[members.places]
+            along *= self.weights[members.places] * members.shares
+            own[k], part = structure.gathered(members.features, along, members.root, n_own)
+            shared_sums += part
         if self.noise is not None:
-            noise[:] = self.noise.shares @ along[self.noise.places] - self._noise_root * along.sum()
-        return feasible(np.concatenate([own.ravel(), shared, noise]) + self.damping * vector)
+            places = self.noise.places
+            parts = self.weights[places] * self.noise.shares
+            noise[:] = parts @ (of_noise - of_rows[places])
+        return np.concatenate([own.ravel(), shared_sums * shared_root, noise], dtype=np.float64)
 
-    @property
-    def _noise_root(self) -> np.float32:
-        noise = self.tangent.parameters.noise
-        return np.float32(0.0 if noise is None else np.sqrt(noise.weight))
-
-    def _project(self, members: _Members, own: Single, shared: Single, root: np.float32) -> Single:
-        """Return products (n_k,) of a vector with a component's parts of the rows' gradients."""
-        structure = self.tangent.parameters.structure
-        found = structure.along(members.features, own, shared, root)
-        found *= members.shares
+    def _balanced(self, vector: Array) -> Array:
+        """Return a vector (p,) without the change of all weights together, which is no change."""
+        tangent = self.tangent
+        found = vector.copy()
+        own, noise = tangent.split(found)[0], tangent.noise_of(found)
+        roots = np.sqrt(tangent.parameters.weights)
+        noise_roots = np.sqrt([1.0 - np.square(roots).sum()] if len(noise) else [])
+        excess = roots @ own[:, 0] + noise_roots @ noise
+        own[:, 0] -= excess * roots
+        noise -= excess * noise_roots
         return found
 
-    def _gather(self, members: _Members, along: Single, root: np.float32) -> tuple[Single, Single]:
-        """Return own and shared sums over rows of a component's parts of the rows' gradients."""
-        parts, structure = members.shares * along, self.tangent.parameters.structure
-        n_own = structure.n_own(self.tangent.frame.n_features)
-        return structure.gathered(members.features, parts, root, n_own)
+
+def shared_responsibilities(responsibilities: Array) -> scipy.sparse.csr_array:
+    """Return the responsibilities (n, K) in rows that belong to several components.
+
+    Components with a small share in a row are ignored for this row; the others' shares sum to 1.
+    Rows of one component, and of none, have no entries.
+
+    Parameters
+    ----------
+    responsibilities : ndarray of shape (n, K)
+        C-contiguous.
+    """
+    n, k = responsibilities.shape
+    has_share = responsibilities > LEAST_RESPONSIBILITY
+    counts = np.count_nonzero(has_share, axis=1)
+    is_certain = counts < 2
+    has_share[is_certain] = False
+    counts[is_certain] = 0
+    entries = np.flatnonzero(has_share)
+    shares = responsibilities.reshape(-1)[entries]
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    found = scipy.sparse.csr_array((shares, entries % k, ends), shape=(n, k))
+    found.data /= np.repeat(found.sum(axis=1), counts)
+    return found
 
 
-def _members_of_noise(columns: scipy.sparse.csc_array, weight: float) -> _Members | None:
-    """Return the rows of the noise, from the last column of responsibilities."""
-    own = slice(columns.indptr[-2], columns.indptr[-1])
-    shares = columns.data[own]
-    if weight <= 0.0:
-        return None
-    is_member = shares > LEAST_RESPONSIBILITY
-    shares = (shares[is_member] / np.sqrt(weight)).astype(np.float32)
-    places = columns.indices[own][is_member].astype(np.intp)
-    return _Members(places, shares, np.ones((len(places), 1), dtype=np.float32))
+def _column(columns: scipy.sparse.csc_array, k: int) -> tuple[NDArray[np.intp], Array]:
+    """Return the indices and the values of the entries of a column."""
+    own = slice(columns.indptr[k], columns.indptr[k + 1])
+    return columns.indices[own].astype(np.intp), columns.data[own]
+
+
+def _members(places: NDArray[np.intp], shares: Array, features: Single, weight: float) -> _Members:
+    root = np.sqrt(weight) if weight > 0.0 else 1.0
+    return _Members(places, (shares / root).astype(np.float32), features, np.float32(root))
+
+
+def _certainty(tangent: Tangent, n_rows: int) -> Array:
+    """Return the factors (p,) of the lines and columns of J that is estimated from some rows."""
+    parameters, structure = tangent.parameters, tangent.parameters.structure
+    n_own = structure.n_own(parameters.n_features)
+    n_together = max(structure.n_scatter(parameters.n_features) ** 2, tangent.n_shared)
+    ratios = [
+        np.repeat(n_own / np.maximum(n_rows * parameters.weights, 1.0), n_own),
+        np.full(tangent.n_shared, n_together / n_rows),
+    ]
+    if parameters.noise is not None:
+        ratios.append(np.array([1.0 / max(n_rows * parameters.noise.weight, 1.0)]))
+    found: Array = np.sqrt(1.0 - np.square(np.minimum(np.concatenate(ratios), 1.0)))
+    return found
 
 
 def _draw_in(residuals: Array) -> None:
     """Shorten residuals (n, D) that are longer than almost all residuals of a Gaussian.
 
-    The squared gradient of one row far away would otherwise count as much information.
+    The covariance of the gradient of one row far away would otherwise be that of many rows.
     """
     d = residuals.shape[1]
-    lengths = np.linalg.norm(residuals, axis=1)
+    squared = np.einsum("nd,nd->n", residuals, residuals)
     # Squared lengths have mean D and variance 2 D.
-    longest = np.sqrt(d + _DEVIATIONS * np.sqrt(2.0 * d))
-    far = lengths > longest
-    residuals[far] *= (longest / lengths[far])[:, np.newaxis]
+    most = d + _DEVIATIONS * np.sqrt(2.0 * d)
+    far = squared > most
+    residuals[far] *= np.sqrt(most / squared[far])[:, np.newaxis]

@@ -213,7 +213,7 @@ class Objective:
         rows = self.prior.pseudo_rows(information.tangent.parameters)
         own = _Whitened.of(rows, information.tangent.parameters)
         added = own.information(information.tangent, statistics)
-        return replace(information, damping=information.damping + added)
+        return replace(information, added=information.added + added)
 
     def _posterior(self, statistics: Statistics, previous: Parameters) -> Statistics:
         """Return statistics whose maximum likelihood is the maximum with the prior."""
@@ -314,35 +314,17 @@ class _Whitened:
         return tangent.coordinates(moments, shared + shared_squares)
 
     def information(self, tangent: Tangent, statistics: Statistics) -> Array:
-        """Return the diagonal of the information that squared gradients of rows lack, (p,).
+        """Return the diagonal of the information of the pseudo-rows, (p,).
 
-        Labelled rows whose covariance is I in whitened coordinates have the information I. A prior
-        adds its pseudo-rows to these rows, and it keeps components wider than their rows. If the
-        covariance of rows is t I, squared gradients contain the part t of the information on a
-        mean, and t² + u (1 - t)² / 2 of that on a second moment which is u for covariance I.
+        Labelled rows have the information I, and pseudo-rows are labelled.
         """
-        k, d = tangent.parameters.means.shape
-        whitening = Whitening.of(tangent.parameters, tangent.frame)
-        moments, scatter = whitening.of_statistics(statistics)
-        rows, second = moments[:, :1], moments[:, 1 + d :]
-        unit, unit_scatter = self.structure.unit_moments(d)
-        covariances = self.covariances[:, np.newaxis]
-        if tangent.n_shared:
-            row = np.concatenate([np.zeros(1 + d), unit])[np.newaxis]
-            _, units = self.structure.to_coordinates(row, unit_scatter, d)
-            _, shared = self.structure.to_coordinates(moments, scatter, d)
-            total = rows.sum()
-            spread = np.full((k, 1), shared @ units / (total * (units @ units)))
-            of_shared = covariances.sum() + total * _lacking(spread[0], units)
-            of_own = np.empty((k, 0))
-        else:
-            own = np.broadcast_to(unit, second.shape)
-            sums = (second * own).sum(axis=1, keepdims=True)
-            sizes = rows * np.square(own).sum(axis=1, keepdims=True)
-            spread = np.divide(sums, sizes, out=np.ones_like(sums), where=sizes > 0.0)
-            of_shared, of_own = np.empty(0), covariances + rows * _lacking(spread, own)
-        of_means = self.means[:, np.newaxis] + rows * np.maximum(1.0 - spread, 0.0)
-        counts = np.column_stack([self.weights, np.repeat(of_means, d, axis=1), of_own])
+        counts = np.zeros_like(tangent.split(tangent.free)[0])
+        means_end = 1 + tangent.parameters.n_features
+        counts[:, 0] = self.weights
+        counts[:, 1:means_end] = self.means[:, np.newaxis]
+        # Of covariances that are shared a component has no coordinates.
+        counts[:, means_end:] = self.covariances[:, np.newaxis]
+        of_shared = np.full(tangent.n_shared, self.covariances.sum())
         weights = statistics.weight * tangent.parameters.weights[:, np.newaxis]
         parts = np.divide(counts, weights, out=np.zeros_like(counts), where=weights > 0.0)
         of_shared = of_shared * tangent.shared_root**2 / statistics.weight
@@ -411,13 +393,6 @@ class _Whitened:
             return a * b
         products: Array = a[:, :, np.newaxis] * b[:, np.newaxis, :]
         return products
-
-
-def _lacking(spread: Array, units: Array) -> Array:
-    """Return the part of the information on second moments that squared gradients lack."""
-    shown = np.square(spread) + 0.5 * units * np.square(1.0 - spread)
-    found: Array = np.maximum(1.0 - shown, 0.0)
-    return found
 
 
 def _times(factors: Array, arrays: Array) -> Array:

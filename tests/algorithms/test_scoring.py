@@ -22,7 +22,9 @@ def some_information(covariance_type: CovarianceType, spread: float = 1.5) -> In
     frame = Frame.of(parameters)
     found = EStep.prepare(parameters, frame).posterior(rows, with_responsibilities=True)
     tangent = Tangent(parameters, frame)
-    return Information.estimate(tangent, rows, np.ones(len(rows)), found.responsibilities)
+    information = Information.estimate(tangent, rows, np.ones(len(rows)), found.responsibilities)
+    # As that of a prior: so there is information along all directions.
+    return replace(information, added=0.1 * tangent.free)
 
 
 def dense(information: Information) -> Array:
@@ -82,7 +84,7 @@ def test_it_ends_with_the_first_product_that_leaves_and_adds_little(
     matrix = dense(information)
     gradient = rough_gradient(information, seed, 1e-3)
     found = score(information, gradient, radius=math.inf)
-    assert found.n_products > 3
+    assert found.n_products > 2
     steps = [
         score(information, gradient, radius=math.inf, most_products=n)
         for n in range(found.n_products + 1)
@@ -122,6 +124,24 @@ def test_gradients_along_one_direction_are_solved_exactly(covariance_type: Covar
         np.testing.assert_allclose(
             found.step, gradient / values[place], rtol=0.0, atol=1e-4 * 1e-3 / values[place]
         )
+
+
+def test_directions_without_information_end_the_solution() -> None:
+    information = some_information("full", spread=0.7)
+    free = information.tangent.free
+    for added in (-0.2, -2.0):
+        flat = replace(information, added=added * free)
+        values, vectors = np.linalg.eigh(dense(flat))
+        gradient = 1e-3 * (vectors[:, 0] + vectors[:, -1])
+        assert values[0] < 0.0
+        found = score(flat, gradient, radius=math.inf)
+        assert 1 <= found.n_products < len(values)
+        # It gains as where there is a fiftieth of the information of labelled rows, at most.
+        assert 0.0 < gradient @ found.step <= 50.0 * gradient @ gradient
+        assert 0.0 < found.remaining <= 25.0 * gradient @ gradient
+        inside = score(flat, gradient, radius=1e-4)
+        assert inside.is_cut
+        assert information.tangent.size(inside.step) == pytest.approx(1e-4, rel=2e-3)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)

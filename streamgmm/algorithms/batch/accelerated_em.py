@@ -1,7 +1,7 @@
 """Exact EM in few passes: each step goes further than EM's, and none may lower the objective.
 
 A pass gives the log-likelihood and its gradient at the parameters it was made with. How far to go
-along that gradient is asked of the information of some rows in memory (Fisher scoring); what this
+along that gradient is asked of the information of some rows in memory (scoring); what this
 leaves is extrapolated from the passes before (Anderson).
 """
 

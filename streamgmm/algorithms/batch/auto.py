@@ -60,7 +60,7 @@ from streamgmm.events import Listener, StageStarted
 from streamgmm.protocols import Source, Work
 
 # Gain that may remain on the sample: as a part of the tolerance, and of the loss from sampling.
-_PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.01
+_PART_OF_TOLERANCE, _PART_OF_SHORTFALL = 0.1, 0.1
 # A log-likelihood has no smaller error.
 _LEAST_TOLERANCE = 1e-11
 # Products with information that a pass is worth, at least; evaluations of all components for each

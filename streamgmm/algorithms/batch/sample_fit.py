@@ -44,7 +44,7 @@ from streamgmm.core.condition import examine
 from streamgmm.core.e_step import Posterior, scratch_bytes, statistics_bytes
 from streamgmm.core.expectation import prepare
 from streamgmm.core.incomplete import gap_bytes
-from streamgmm.core.information import LEAST_RESPONSIBILITY, Information, Tangent
+from streamgmm.core.information import Information, Tangent, shared_responsibilities
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters, count_parameters
 from streamgmm.core.structures import STRUCTURES, Array
@@ -279,7 +279,7 @@ class Informant:
             np.concatenate([values[block] for block in blocks[: len(shares)]])
             for values in (self.rows, self.weights)
         )
-        return Information.estimate(tangent, rows, weights, scipy.sparse.vstack(shares, "csc"))
+        return Information.estimate(tangent, rows, weights, scipy.sparse.vstack(shares, "csr"))
 
 
 def informing_rows(n_parameters: int) -> int:
@@ -288,13 +288,13 @@ def informing_rows(n_parameters: int) -> int:
 
 
 def _shares(found: Posterior, has_noise: bool) -> scipy.sparse.csr_array:
-    """Return the responsibilities (n, K) that are of consequence; those of noise come last."""
-    # A row that no component explains says nothing of any.
+    """Return responsibilities (n, K) in rows of several components; those of noise come last."""
     shares = found.responsibilities
+    # A row that no component explains says nothing of any.
+    shares[~np.isfinite(found.scores)] = 0.0
     if has_noise:
         shares = np.column_stack([shares, 1.0 - shares.sum(axis=1)])
-    shares[~((shares > LEAST_RESPONSIBILITY) & np.isfinite(found.scores)[:, None])] = 0.0
-    return scipy.sparse.csr_array(shares)
+    return shared_responsibilities(shares)
 
 
 @dataclass(frozen=True, eq=False)

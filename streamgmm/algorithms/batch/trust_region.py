@@ -1,4 +1,4 @@
-"""Fisher scoring: the step that information and gradient call for."""
+"""Scoring: the step that information and gradient call for."""
 
 import math
 from dataclasses import dataclass
@@ -12,6 +12,9 @@ from streamgmm.core.structures import Array
 MOST_PRODUCTS = 60
 # Of the gradient, what a solution may leave; of its gain, what the last product may have added.
 _REMAINDER, _LAST_PART = 0.1, 0.05
+# Least information along a direction, as a part of that of labelled rows. Less may be by chance: of
+# few rows it may even be negative.
+_LEAST_INFORMATION = 0.02
 # Of the square of that remainder, what is as good as nothing.
 _NOTHING = 1e-6
 
@@ -50,6 +53,8 @@ def score(
 ) -> Scoring:
     """Solve (I - J) c = g by conjugate gradients within a trust region.
 
+    A direction of hardly any information ends the solution.
+
     Parameters
     ----------
     information : Information
@@ -84,15 +89,19 @@ def score(
         image = information.product(direction)
         n_products += 1
         curvature = float(direction @ image)
-        if not curvature > 0.0:
+        least = _LEAST_INFORMATION * float(direction @ direction)
+        is_flat = curvature < least
+        if not math.isfinite(curvature):
             break
-        length = squared / curvature
+        length = squared / max(curvature, least)
         move = length * direction
         if cut is None and tangent.size(solution + move) > radius:
             part = _part_inside(tangent, solution, move, radius)
             cut = solution + part * move, gain + length * squared * part * (1.0 - 0.5 * part)
         added = 0.5 * length * squared
         solution, gain = solution + move, gain + added
+        if is_flat:
+            break
         remainder = remainder - length * image
         previous, squared = squared, float(remainder @ remainder)
         direction = remainder + (squared / previous) * direction

@@ -154,8 +154,10 @@ class ScaleStructure(CovarianceStructure):
         return chosen[:, np.newaxis, :]
 
     def row_features(self, residuals: Single) -> Single:
-        ones = np.ones((len(residuals), 1), dtype=np.float32)
-        found: Single = np.concatenate([ones, residuals, self.row_squares(residuals)], axis=1)
+        squares = self.row_squares(residuals)
+        end = 1 + residuals.shape[1]
+        found = np.empty((len(residuals), end + squares.shape[1]), dtype=np.float32)
+        found[:, 0], found[:, 1:end], found[:, end:] = 1.0, residuals, squares
         return found
 
     def along(self, features: Single, own: Single, shared: Single, root: np.float32) -> Single:
