@@ -183,7 +183,7 @@ def accelerated(
             tol=_SMALLEST_GAIN,
             max_iter=_MOST_READS,
             objective=Objective(REG_COVAR),
-            informed_by=informant if is_informed else lambda tangent: None,
+            informed_by=informant if is_informed else None,
             order=order,
         )
     reads, log_likelihoods = evaluations([asdict(read) for read in reader.history])

@@ -14,7 +14,8 @@ directions that the data determine well, and close to 0 where EM is slow.
 J is the mean over rows of the covariance that the gradient of a labelled row has if its label is
 drawn from the responsibilities. It is 0 for rows that belong to one component, so that only the
 other ones are kept. The mean of squared gradients of unlabelled rows is I - J too, but only if rows
-have the distribution of the mixture, which those of real data do not have.
+have the distribution of the mixture, which those of real data do not have. Along directions of
+little information it has the smaller error: it is never negative.
 
 References
 ----------
@@ -239,7 +240,7 @@ class Tangent:
 
 @dataclass(frozen=True, eq=False)
 class _Members:
-    """Rows in which a component has a share, among those in which others have one too.
+    """Rows in which a component has a share, among those that are kept.
 
     Attributes
     ----------
@@ -266,7 +267,7 @@ class Information:
     ----------
     tangent : Tangent
     weights : ndarray of shape (n,), float32
-        Weights of the rows that belong to several components; those of all rows sum to 1.
+        Weights of the rows that are kept; those of all rows sum to 1.
     members : list of _Members
         Rows of each component.
     certainty : ndarray of shape (p,)
@@ -276,6 +277,8 @@ class Information:
         Diagonal of the information that is not from rows.
     noise : _Members or None
         Rows of the noise, if it has weight; their features are 1.
+    is_squared : bool
+        Whether it is the mean of squared gradients, of all rows.
     """
 
     tangent: Tangent
@@ -284,6 +287,7 @@ class Information:
     certainty: Array
     added: Array
     noise: _Members | None = None
+    is_squared: bool = False
 
     @classmethod
     def estimate(
@@ -292,6 +296,7 @@ class Information:
         rows: NDArray[np.floating],
         weights: Array,
         responsibilities: Array | scipy.sparse.csr_array,
+        is_squared: bool = False,
     ) -> "Information":
         """Return the information that rows have.
 
@@ -303,20 +308,22 @@ class Information:
         weights : ndarray of shape (n,)
         responsibilities : ndarray or csr_array of shape (n, K)
             Responsibilities under the tangent's parameters; the result of
-            :func:`shared_responsibilities` is enough. A mixture with noise has one more column,
+            :func:`kept_responsibilities` is enough. A mixture with noise has one more column,
             for the noise.
+        is_squared : bool
+            Whether it is to be the mean of squared gradients.
         """
         parameters, structure = tangent.parameters, tangent.parameters.structure
         if not isinstance(responsibilities, scipy.sparse.csr_array):
-            responsibilities = shared_responsibilities(responsibilities)
-        is_shared = np.diff(responsibilities.indptr) > 0
-        columns = responsibilities[is_shared].tocsc()
-        shared_rows = rows.take(np.flatnonzero(is_shared), axis=0)
+            responsibilities = kept_responsibilities(responsibilities, is_squared)
+        is_kept = np.diff(responsibilities.indptr) > 0
+        columns = responsibilities[is_kept].tocsc()
+        kept = rows.take(np.flatnonzero(is_kept), axis=0)
         inverse = parameters.stacked(parameters.inverse_factors)
         members = []
         for k, weight in enumerate(parameters.weights):
             places, shares = _column(columns, k)
-            residuals = shared_rows.take(places, axis=0).astype(np.float64, copy=False)
+            residuals = kept.take(places, axis=0).astype(np.float64, copy=False)
             residuals -= parameters.means[k]
             # Data may have any units; whitened residuals fit in float32.
             residuals = structure.scaled_rows(residuals, inverse, k)
@@ -330,22 +337,32 @@ class Information:
             noise = _members(places, shares, ones, parameters.noise.weight)
         return cls(
             tangent,
-            (weights[is_shared] / weights.sum()).astype(np.float32),
+            (weights[is_kept] / weights.sum()).astype(np.float32),
             members,
             _certainty(tangent, len(rows)),
             np.zeros(len(tangent.free)),
             noise,
+            is_squared,
         )
 
     def product(self, vector: Array) -> Array:
         """Return (I - J) v, (p,)."""
         feasible = self.tangent.feasible
         moving = self._balanced(feasible(vector))
-        lost = self.certainty * self._lost(self.certainty * moving)
-        return feasible(self._balanced(moving - lost) + self.added * vector)
+        if self.is_squared:
+            damping = 1.0 - np.square(self.certainty)
+            found = self._balanced(self._of_rows(moving)) + damping * vector
+        else:
+            lost = self.certainty * self._of_rows(self.certainty * moving)
+            found = self._balanced(moving - lost)
+        return feasible(found + self.added * vector)
 
-    def _lost(self, moving: Array) -> Array:
-        """Return J v, (p,): what rows do not say because their labels are not known."""
+    def _of_rows(self, moving: Array) -> Array:
+        """Return the mean over rows of their part of the product with a vector, (p,).
+
+        It is J v, what rows do not say because their labels are not known, or the mean of each
+        row's gradient times its product with v.
+        """
         structure, tangent = self.tangent.parameters.structure, self.tangent
         n_own = structure.n_own(tangent.frame.n_features)
         own, shared = (part.astype(np.float32) for part in tangent.split(moving))
@@ -366,14 +383,15 @@ class Information:
             of_rows[self.noise.places] += self.noise.shares * self.noise.root * of_noise
         shared_sums = np.zeros_like(shared)
         for k, (members, along) in enumerate(zip(self.members, of_labelled, strict=True)):
-            along -= of_rows[members.places]
+            of_members = of_rows[members.places]
+            along = of_members if self.is_squared else along - of_members
             along *= self.weights[members.places] * members.shares
             own[k], part = structure.gathered(members.features, along, members.root, n_own)
             shared_sums += part
         if self.noise is not None:
             places = self.noise.places
             parts = self.weights[places] * self.noise.shares
-            noise[:] = parts @ (of_noise - of_rows[places])
+            noise[:] = parts @ (of_rows[places] if self.is_squared else of_noise - of_rows[places])
         return np.concatenate([own.ravel(), shared_sums * shared_root, noise], dtype=np.float64)
 
     def _balanced(self, vector: Array) -> Array:
@@ -389,21 +407,25 @@ class Information:
         return found
 
 
-def shared_responsibilities(responsibilities: Array) -> scipy.sparse.csr_array:
-    """Return the responsibilities (n, K) in rows that belong to several components.
+def kept_responsibilities(
+    responsibilities: Array, is_squared: bool = False
+) -> scipy.sparse.csr_array:
+    """Return the responsibilities (n, K) in rows of which information is estimated.
 
     Components with a small share in a row are ignored for this row; the others' shares sum to 1.
-    Rows of one component, and of none, have no entries.
+    Rows of no component have no entries. Nor have rows of one component, which lose nothing, but
+    for squared gradients.
 
     Parameters
     ----------
     responsibilities : ndarray of shape (n, K)
         C-contiguous.
+    is_squared : bool
     """
     n, k = responsibilities.shape
     has_share = responsibilities > LEAST_RESPONSIBILITY
     counts = np.count_nonzero(has_share, axis=1)
-    is_certain = counts < 2
+    is_certain = counts < (1 if is_squared else 2)
     has_share[is_certain] = False
     counts[is_certain] = 0
     entries = np.flatnonzero(has_share)

@@ -271,13 +271,13 @@ def test_a_given_start_is_soon_at_an_optimum(order: str, chunk_rows: int) -> Non
     # Of EM's own iterations many more than the reads stop short of it.
     em = fit(rows, 4, algorithm="em", tol=1e-6, **as_start(start))
     assert em.n_reads_ > model.n_reads_
-    assert em.lower_bound_ < model.lower_bound_ - 5e-6
+    assert em.lower_bound_ < model.lower_bound_ - 5e-5
 
 
 def test_going_on_from_the_end_takes_one_read() -> None:
     rows, start = with_start()
     source = ChunkedSource(rows, 50)
-    model = fit(source, 4, warm_start=True, tol=1e-5, **as_start(start))
+    model = fit(source, 4, warm_start=True, **as_start(start))
     before = model.lower_bound_
     model.fit(source)
     assert model.n_iter_ == 1

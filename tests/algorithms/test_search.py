@@ -274,11 +274,11 @@ def test_too_few_rows_inform_of_nothing() -> None:
     parameters = random_parameters(np.random.default_rng(5), "full", 3, 2)
     tangent = Tangent(parameters, Frame.of(parameters))
     rows = draw(np.random.default_rng(6), parameters, 18)
-    assert Informant(rows[:17], np.ones(17))(tangent) is None
-    assert Informant(rows, np.ones(18))(tangent) is not None
+    assert Informant(rows[:17], np.ones(17))(tangent, False) is None
+    assert Informant(rows, np.ones(18))(tangent, False) is not None
     # Of fewer parameters they tell.
     held = replace(tangent, fixed=("covariances",))
-    assert Informant(rows[:9], np.ones(9))(held) is not None
+    assert Informant(rows[:9], np.ones(9))(held, False) is not None
 
 
 def test_informing_rows_may_be_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,11 +287,11 @@ def test_informing_rows_may_be_many(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, weights = draw(rng, parameters, 5000), rng.uniform(0.5, 2.0, 5000)
     tangent = Tangent(parameters, Frame.of(parameters))
     vector = rng.normal(size=len(tangent.free))
-    whole = Informant(rows, weights)(tangent)
+    whole = Informant(rows, weights)(tangent, False)
     # As many as are looked at at once: here, in blocks.
     monkeypatch.setattr("streamgmm.algorithms.batch.sample_fit._SHARES_AT_ONCE", 1000)
-    found = Informant(rows, weights)(tangent)
-    few = Informant(rows, weights, most_bytes=100_000)(tangent)
+    found = Informant(rows, weights)(tangent, False)
+    few = Informant(rows, weights, most_bytes=100_000)(tangent, False)
     assert whole is not None
     assert found is not None
     assert few is not None

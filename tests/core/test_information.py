@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
-from streamgmm.core.information import Information, Tangent, shared_responsibilities
+from streamgmm.core.information import Information, Tangent, kept_responsibilities
 from streamgmm.core.maximization import maximize
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.statistics import Statistics
@@ -474,7 +474,7 @@ def test_only_shares_in_rows_of_several_components_are_kept() -> None:
     expected = np.zeros_like(responsibilities)
     expected[1] = responsibilities[1]
     expected[4, :2] = responsibilities[4, :2] / 0.998
-    found = shared_responsibilities(responsibilities)
+    found = kept_responsibilities(responsibilities)
     assert found.nnz == 4
     np.testing.assert_allclose(found.toarray(), expected)
 

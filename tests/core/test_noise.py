@@ -187,6 +187,24 @@ def test_information_is_what_em_leaves_of_a_step(covariance_type: CovarianceType
     assert np.linalg.norm(lost) > 0.05
 
 
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
+def test_squared_gradients_are_information_too(covariance_type: CovarianceType) -> None:
+    parameters = mixture(covariance_type)
+    rows = rows_of(parameters)[::19]
+    expectation = EStep.prepare(parameters, Frame.of(parameters))
+    tangent = Tangent(parameters, expectation.frame)
+    shares = expectation.posterior(rows, with_responsibilities=True).responsibilities
+    shares = np.column_stack([shares, 1.0 - shares.sum(axis=1)])
+    information = Information.estimate(tangent, rows, np.ones(len(rows)), shares, is_squared=True)
+    direction = direction_of(tangent, len(tangent.free))
+    # Where a component has few rows, a part of the information of labelled rows is added.
+    damping = 1.0 - np.square(information.certainty)
+    found = direction @ (information.product(direction) - damping * direction)
+    gradients = [tangent.gradient(expectation.statistics(row[np.newaxis])) for row in rows]
+    expected = np.mean([(gradient @ direction) ** 2 for gradient in gradients])
+    assert found == pytest.approx(expected, rel=0.02)
+
+
 def direction_of(tangent: Tangent, size: int) -> Rows:
     """Return a direction along which all weights together do not change."""
     direction = 0.3 * np.random.default_rng(3).normal(size=size)

@@ -36,6 +36,8 @@ _ORDER = 8
 _RADIUS, _LARGEST_RADIUS, _SMALLEST_RADIUS = 0.5, 1.0, 0.02
 # A step is as good as its model if it gains this part of what was predicted; bad below the other.
 _GOOD, _BAD = 0.75, 0.25
+# Remaining gain, nats per row, of which errors of information may hide as much again.
+_SMALL_GAIN = 1e-4
 # Smallest eigenvalue of a new covariance in units of the old one, and smallest part of its mass
 # that a component may keep, in a step that is not EM's own.
 _LEAST_COVARIANCE, _LEAST_MASS = 0.1, 0.1
@@ -66,7 +68,8 @@ class _Point:
     step : ndarray of shape (p,)
         EM's own step in these coordinates.
     informed : callable
-        Returns the information of some rows, or None. It takes work the first time only.
+        Returns the information of some rows, or None, as :data:`InformedBy` for the tangent. It
+        takes work the first time only.
     """
 
     parameters: Parameters
@@ -76,7 +79,7 @@ class _Point:
     tangent: Tangent
     gradient: Array
     step: Array
-    informed: Callable[[], Information | None]
+    informed: Callable[[bool], Information | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +99,10 @@ class _Proposal:
     step: Scoring | None = None
 
 
+#: Returns the information of some rows about parameters, or the mean of their squared gradients if
+#: that is asked for; None if they are too few.
+InformedBy = Callable[[Tangent, bool], Information | None]
+
 #: Returns parameters to continue from instead of a step; see :func:`accelerated_em`.
 Leap = Callable[[Parameters, bool], Parameters | None]
 
@@ -107,7 +114,7 @@ def accelerated_em(
     tol: float,
     max_iter: int,
     objective: Objective,
-    informed_by: Callable[[Tangent], Information | None] | None = None,
+    informed_by: InformedBy | None = None,
     order: int = _ORDER,
     most_products: int = MOST_PRODUCTS,
     leap: Leap | None = None,
@@ -129,8 +136,7 @@ def accelerated_em(
         Bound on passes.
     objective : Objective
     informed_by : callable, optional
-        Gives the information of some rows about parameters, or None if they are too few. Without
-        it Anderson extrapolation has to do alone.
+        An :data:`InformedBy`. Without it Anderson extrapolation has to do alone.
     order : int
         Reads before that are extrapolated from.
     most_products : int
@@ -186,7 +192,7 @@ def ascent_of(
     tol: float,
     max_iter: int,
     objective: Objective,
-    informed_by: Callable[[Tangent], Information | None] | None = None,
+    informed_by: InformedBy | None = None,
     order: int = _ORDER,
     most_products: int = MOST_PRODUCTS,
     leap: Leap | None = None,
@@ -309,7 +315,7 @@ class _Ascent:
         start: Parameters,
         tol: float,
         objective: Objective,
-        informed_by: Callable[[Tangent], Information | None] | None,
+        informed_by: InformedBy | None,
         order: int,
         most_products: int,
     ) -> None:
@@ -340,8 +346,8 @@ class _Ascent:
         gradient = objective.gradient(tangent, statistics)
 
         @functools.cache
-        def informed() -> Information | None:
-            found = self._informed_by(tangent) if self._informed_by else None
+        def informed(is_squared: bool) -> Information | None:
+            found = self._informed_by(tangent, is_squared) if self._informed_by else None
             return None if found is None else objective.informed(found, statistics)
 
         return _Point(
@@ -385,7 +391,7 @@ class _Ascent:
             self._anderson.clear()
             return proposal, step.remaining
         remaining = step.remaining
-        if point.informed() is None:
+        if point.informed(False) is None:
             # The passes before show only some directions; along others as much again may remain.
             remaining = max(0.5 * ascent, gain)
         return _Proposal(parameters, "anderson", step), remaining
@@ -409,11 +415,10 @@ class _Ascent:
         Far from an optimum EM, which needs no trust region, goes further.
         """
         least = max(_SMALLEST_RADIUS, point.tangent.size(point.step))
-        information = point.informed()
-        while information is not None and self._radius >= least:
-            step = score(information, point.gradient, self._radius, self._tol, self._most_products)
-            n_visits = step.n_products * len(information.weights)
-            self._reader.notify(StepScored(n_visits, step.remaining))
+        while self._radius >= least:
+            step = self._scored(point)
+            if step is None:
+                break
             image = point.tangent.moved(step.step, point.statistics)
             parameters = _admissible(point, image)
             if parameters is not None:
@@ -423,6 +428,30 @@ class _Ascent:
         step = Scoring(point.step)
         image = point.tangent.moved(step.step, point.statistics)
         return _Proposal(self.maximum(point).parameters, "em"), step, image
+
+    def _scored(self, point: _Point) -> Scoring | None:
+        """Return the step that information asks for; None if there is none.
+
+        Where little seems to remain, errors of information may hide as much along directions of
+        hardly any. Squared gradients are asked too: if the step ends at such a direction, they
+        replace it, and else the step is that for which more remains.
+        """
+        step = self._score(point, False)
+        if step is None or step.remaining >= max(self._tol / _CAUTION, _SMALL_GAIN):
+            return step
+        other = self._score(point, True)
+        if other is not None and (step.is_flat or other.remaining > step.remaining):
+            return other
+        return step
+
+    def _score(self, point: _Point, is_squared: bool) -> Scoring | None:
+        information = point.informed(is_squared)
+        if information is None:
+            return None
+        step = score(information, point.gradient, self._radius, self._tol, self._most_products)
+        n_visits = step.n_products * len(information.weights)
+        self._reader.notify(StepScored(n_visits, step.remaining))
+        return step
 
     def maximum(self, point: _Point) -> Maximum:
         """Return EM's own step from a point."""

@@ -44,7 +44,7 @@ from streamgmm.core.condition import examine
 from streamgmm.core.e_step import Posterior, scratch_bytes, statistics_bytes
 from streamgmm.core.expectation import prepare
 from streamgmm.core.incomplete import gap_bytes
-from streamgmm.core.information import Information, Tangent, shared_responsibilities
+from streamgmm.core.information import Information, Tangent, kept_responsibilities
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters, count_parameters
 from streamgmm.core.structures import STRUCTURES, Array
@@ -250,10 +250,16 @@ class Informant:
         chosen = np.arange(size) * len(self.rows) // max(size, 1)
         return Informant(self.rows[chosen], self.weights[chosen], self.most_bytes)
 
-    def __call__(self, tangent: Tangent) -> Information | None:
+    def __call__(self, tangent: Tangent, is_squared: bool) -> Information | None:
         """Return the information of the rows; None if they are too few to tell of all parameters.
 
         A single component is found by one step of EM, without.
+
+        Parameters
+        ----------
+        tangent : Tangent
+        is_squared : bool
+            Whether it is to be the mean of squared gradients.
         """
         if len(self.rows) < tangent.free.sum() or tangent.parameters.n_components == 1:
             return None
@@ -266,7 +272,7 @@ class Informant:
         n_bytes = 0
         for block in blocks:
             found = prepared.posterior(self.rows[block], with_responsibilities=True)
-            own = _shares(found, prepared.has_noise)
+            own = _shares(found, prepared.has_noise, is_squared)
             own_bytes = own.nnz * _BYTES_PER_VALUE * (tangent.parameters.n_features + 2)
             n_bytes += own_bytes
             if n_bytes > self.most_bytes:
@@ -279,7 +285,8 @@ class Informant:
             np.concatenate([values[block] for block in blocks[: len(shares)]])
             for values in (self.rows, self.weights)
         )
-        return Information.estimate(tangent, rows, weights, scipy.sparse.vstack(shares, "csr"))
+        kept = scipy.sparse.vstack(shares, "csr")
+        return Information.estimate(tangent, rows, weights, kept, is_squared)
 
 
 def informing_rows(n_parameters: int) -> int:
@@ -287,14 +294,14 @@ def informing_rows(n_parameters: int) -> int:
     return max(FEWEST_INFORMING, _INFORMING_PER_PARAMETER * n_parameters)
 
 
-def _shares(found: Posterior, has_noise: bool) -> scipy.sparse.csr_array:
-    """Return responsibilities (n, K) in rows of several components; those of noise come last."""
+def _shares(found: Posterior, has_noise: bool, is_squared: bool) -> scipy.sparse.csr_array:
+    """Return the responsibilities (n, K) that information needs; those of noise come last."""
     shares = found.responsibilities
     # A row that no component explains says nothing of any.
     shares[~np.isfinite(found.scores)] = 0.0
     if has_noise:
         shares = np.column_stack([shares, 1.0 - shares.sum(axis=1)])
-    return shared_responsibilities(shares)
+    return kept_responsibilities(shares, is_squared)
 
 
 @dataclass(frozen=True, eq=False)

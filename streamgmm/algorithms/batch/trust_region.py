@@ -35,6 +35,8 @@ class Scoring:
         What the whole solution would, or as much of it as was found.
     n_products : int
         Of information and vectors.
+    is_flat : bool
+        Whether it ends at a direction of hardly any information.
     """
 
     step: Array
@@ -42,6 +44,7 @@ class Scoring:
     predicted: float = math.inf
     remaining: float = math.inf
     n_products: int = 0
+    is_flat: bool = False
 
 
 def score(
@@ -81,7 +84,7 @@ def score(
     remainder, direction = gradient.copy(), gradient.copy()
     squared = float(remainder @ remainder)
     limit = _REMAINDER**2 * squared
-    n_products = 0
+    n_products, is_flat = 0, False
     while n_products < most_products:
         is_solved = squared <= limit and added <= _LAST_PART * gain
         if is_solved or squared <= _NOTHING * limit or (cut is not None and gain > enough):
@@ -90,10 +93,12 @@ def score(
         n_products += 1
         curvature = float(direction @ image)
         least = _LEAST_INFORMATION * float(direction @ direction)
-        is_flat = curvature < least
         if not math.isfinite(curvature):
             break
-        length = squared / max(curvature, least)
+        # Squared gradients show how little it is.
+        is_flat = curvature < least and not (information.is_squared and curvature > 0.0)
+        least = least if is_flat else curvature
+        length = squared / least
         move = length * direction
         if cut is None and tangent.size(solution + move) > radius:
             part = _part_inside(tangent, solution, move, radius)
@@ -105,9 +110,8 @@ def score(
         remainder = remainder - length * image
         previous, squared = squared, float(remainder @ remainder)
         direction = remainder + (squared / previous) * direction
-    if cut is not None:
-        return Scoring(cut[0], True, cut[1], gain, n_products)
-    return Scoring(solution, False, gain, gain, n_products)
+    step, predicted = (solution, gain) if cut is None else cut
+    return Scoring(step, cut is not None, predicted, gain, n_products, is_flat)
 
 
 def _part_inside(tangent: Tangent, start: Array, move: Array, radius: float) -> float:
