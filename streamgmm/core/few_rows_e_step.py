@@ -124,7 +124,8 @@ class FewRowsEStep:
         """Return the sufficient statistics of rows, as :meth:`EStep.statistics` does."""
         own = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
         require_shapes(self.frame, rows, own)
-        values = rows.astype(np.float64, copy=False)
+        # Sums depend on the order in memory.
+        values = np.ascontiguousarray(rows, dtype=np.float64)
         found = self._posterior(values, True)
         if found is None:
             return self.for_any_rows.statistics(rows, weights)

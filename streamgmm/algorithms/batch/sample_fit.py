@@ -72,6 +72,8 @@ _MANY_VALUES, _SAME = 1 << 14, 1e-9
 # Gain on a sample, in units of the gain by chance, that shows that the start fits other rows.
 _UNLIKE = 4.0
 _MOST_ITERATIONS = 100
+# Starts that have more than one round of splits and merges, besides one for each restart.
+_OTHER_STARTS = 2
 # A pass over the sample takes about as long as a product of information with a vector.
 _MOST_PRODUCTS = 6
 #: Rows from which information is estimated, at least; and for each parameter.
@@ -166,7 +168,7 @@ class Settings:
             n_sample,
             itemsize,
             self.n_init,
-            budget.starts(False).n_starts,
+            budget.starts(False).n_starts * self.n_init + _OTHER_STARTS,
             budget.most_starting_rows,
             budget.splitting_rows(1),
             n_informing,
@@ -573,25 +575,30 @@ class Search:
     def _split_and_merged(self, rows: Rows, starts: Sequence[Parameters]) -> list[Fit]:
         """Return the ends of splits and merges, the best first, one for each restart at most.
 
-        All starts have one round, and the best ones the others. A start that has come to the end of
-        another by itself is not moved again.
+        All starts have one round. Others follow for the best one, and then for the next best, as
+        far as the work allows. A start that has come to the end of another by itself is not moved
+        again.
         """
         n_init, rank = self.settings.n_init, self._rank(rows)
         best: list[Moved] = []
         ends: list[float] = []
-        n_evaluations = 0
+        most = n_init * self._budget.splitting_evaluations(len(rows.weights))
         for start in starts:
             fit = self._em(rows, start, LONGER)
-            n_evaluations += fit.n_iterations
+            most -= fit.n_iterations
             if not all(abs(fit.value - end) > _ALIKE for end in ends):
                 continue
             moved = self._after_splits(rows, Moved(fit), math.inf, 1)
-            n_evaluations += moved.n_evaluations
+            most -= moved.n_evaluations
             ends.append(moved.fit.value)
-            best = sorted([*best, moved], key=lambda moved: rank(moved.fit), reverse=True)[:n_init]
-        most = self._budget.splitting_evaluations(len(rows.weights)) - n_evaluations / n_init
-        others = [self._after_splits(rows, moved, moved.n_evaluations + most) for moved in best]
-        return sorted([moved.fit for moved in others], key=rank, reverse=True)
+            best = sorted([*best, moved], key=lambda moved: rank(moved.fit), reverse=True)
+            best = best[: n_init + _OTHER_STARTS]
+        fits = []
+        for moved in best:
+            end = self._after_splits(rows, moved, moved.n_evaluations + most)
+            most -= end.n_evaluations - moved.n_evaluations
+            fits.append(end.fit)
+        return sorted(fits, key=rank, reverse=True)[:n_init]
 
     def _continued(self, rows: Rows, start: Parameters) -> list[Fit]:
         """Return the end of EM, and before it that of splits and merges if they gained."""
@@ -678,6 +685,8 @@ def _is_best_again(fits: Sequence[Fit]) -> bool:
 def _part(sample: RowSample, size: int) -> RowSample:
     """Return some of the rows, or more if these had no value of a feature that others have."""
     part = sample.part(size)
+    if len(part) and not np.isnan(part.rows[0]).any():
+        return part
     has_values = ~np.isnan(sample.rows).all(axis=0)
     while np.isnan(part.rows[:, has_values]).all(axis=0).any():
         size *= 2

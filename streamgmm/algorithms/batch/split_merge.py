@@ -416,7 +416,13 @@ def _begun_halves(
     """
     scales = parameters.structure.deviations(_mean_factor(parameters))
     places, weights = (np.concatenate(parts) for parts in zip(*own, strict=True))
-    values, labels = rows.rows[places], np.empty(len(places), dtype=np.intp)
+    is_lacking = np.isnan(rows.rows[places]).all(axis=0)
+    if is_lacking.any():
+        # Rows without weight tell of columns of which these rows have no value.
+        others = np.flatnonzero(~np.isnan(rows.rows[:, is_lacking]).all(axis=1))
+        places = np.concatenate([places, others])
+        weights = np.concatenate([weights, np.zeros(len(others))])
+    values, labels = rows.rows[places], np.zeros(len(places), dtype=np.intp)
     stop = 0
     for component, (_, own_weights) in enumerate(own):
         start, stop = stop, stop + len(own_weights)

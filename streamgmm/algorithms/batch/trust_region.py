@@ -37,6 +37,8 @@ class Scoring:
         Of information and vectors.
     is_flat : bool
         Whether it ends at a direction of hardly any information.
+    is_squared : bool
+        Whether the information was the mean of squared gradients.
     """
 
     step: Array
@@ -45,6 +47,7 @@ class Scoring:
     remaining: float = math.inf
     n_products: int = 0
     is_flat: bool = False
+    is_squared: bool = False
 
 
 def score(
@@ -111,7 +114,8 @@ def score(
         previous, squared = squared, float(remainder @ remainder)
         direction = remainder + (squared / previous) * direction
     step, predicted = (solution, gain) if cut is None else cut
-    return Scoring(step, cut is not None, predicted, gain, n_products, is_flat)
+    is_squared = information.is_squared
+    return Scoring(step, cut is not None, predicted, gain, n_products, is_flat, is_squared)
 
 
 def _part_inside(tangent: Tangent, start: Array, move: Array, radius: float) -> float:

@@ -193,7 +193,7 @@ class FitMemory:
         Bytes of a sampled value.
     n_init : int
     n_starts : int
-        Starts of a restart.
+        Mixtures of starts that are held at once.
     few : int
         Rows that starts use.
     n_splitting : int
@@ -304,7 +304,7 @@ class FitMemory:
     def _search(self, effort: Effort) -> int:
         """Return the bytes of starts, split and merge, and convergence on the sample."""
         one = self.mixture
-        starts = self.n_starts * self.n_init * one.bare
+        starts = self.n_starts * one.bare
         few = min(self.few, self.n_sample) // effort.starting_part
         begun = starts + self._rows(few)
         read = self._read(effort)

@@ -362,7 +362,10 @@ def _regular(
         regular = structure.with_ridge(covariances, ridge)
         with contextlib.suppress(np.linalg.LinAlgError):
             return regular, structure.cholesky(regular)
-    floor = np.maximum(ridge, _SMALLEST_VARIANCE * _typical_variances(rows))
+    typical = _typical_variances(rows)
+    if typical.min() < np.finfo(np.float64).tiny:
+        raise np.linalg.LinAlgError("squares of deviations vanish")
+    floor = np.maximum(ridge, _SMALLEST_VARIANCE * typical)
     regular = structure.with_ridge(covariances, floor)
     regular = structure.with_rounding(regular, _ROUNDING)
     return regular, structure.cholesky(regular)
