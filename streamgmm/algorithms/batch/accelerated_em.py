@@ -36,8 +36,8 @@ _ORDER = 8
 _RADIUS, _LARGEST_RADIUS, _SMALLEST_RADIUS = 0.5, 1.0, 0.02
 # A step is as good as its model if it gains this part of what was predicted; bad below the other.
 _GOOD, _BAD = 0.75, 0.25
-# Part of the predicted gain below which steps are made by the other estimate of information.
-_TRUSTED = 0.5
+# Remaining gain, nats per row, of which errors of information may hide as much again.
+_SMALL_GAIN = 1e-4
 # Smallest eigenvalue of a new covariance in units of the old one, and smallest part of its mass
 # that a component may keep, in a step that is not EM's own.
 _LEAST_COVARIANCE, _LEAST_MASS = 0.1, 0.1
@@ -323,8 +323,6 @@ class _Ascent:
         self._informed_by, self._most_products = informed_by, most_products
         self._anderson = Anderson(order)
         self._radius = _RADIUS
-        # Whether squared gradients are the information by which steps are made.
-        self._trusts_squares = True
         self._origin: Tangent | None = None
         #: Gain that is predicted to remain, nats per row.
         self.remaining = math.inf
@@ -434,16 +432,17 @@ class _Ascent:
     def _scored(self, point: _Point) -> Scoring | None:
         """Return the step that information asks for; None if there is none.
 
-        Squared gradients have the smaller error, as long as rows have the distribution of the
-        mixture. Where their steps gain far less than predicted, what labels hide is asked instead,
-        but not along directions of hardly any information.
+        Where little seems to remain, errors of information may hide as much along directions of
+        hardly any. Squared gradients are asked too: if the step ends at such a direction, they
+        replace it, and else the step is that for which more remains.
         """
-        if self._trusts_squares:
-            return self._score(point, True)
         step = self._score(point, False)
-        if step is None or not step.is_flat or _CAUTION * step.remaining >= self._tol:
+        if step is None or step.remaining >= max(self._tol / _CAUTION, _SMALL_GAIN):
             return step
-        return self._score(point, True)
+        other = self._score(point, True)
+        if other is not None and (step.is_flat or other.remaining > step.remaining):
+            return other
+        return step
 
     def _score(self, point: _Point, is_squared: bool) -> Scoring | None:
         information = point.informed(is_squared)
@@ -468,15 +467,9 @@ class _Ascent:
 
     def learn(self, proposal: _Proposal, gain: float) -> None:
         """Widen or narrow the trust region by what a step has gained."""
-        if proposal.step is None:
+        if proposal.kind != "scoring" or proposal.step is None:
             return
         part = gain / proposal.step.predicted if proposal.step.predicted > 0.0 else 0.0
-        if proposal.step.is_squared:
-            self._trusts_squares = part >= _TRUSTED
-        else:
-            self._trusts_squares = part < _TRUSTED or proposal.step.is_flat
-        if proposal.kind != "scoring":
-            return
         if part < _BAD:
             self._radius *= 0.5
         elif part > _GOOD and proposal.step.is_cut:

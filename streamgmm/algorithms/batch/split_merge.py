@@ -422,18 +422,19 @@ def _begun_halves(
         others = np.flatnonzero(~np.isnan(rows.rows[:, is_lacking]).all(axis=1))
         places = np.concatenate([places, others])
         weights = np.concatenate([weights, np.zeros(len(others))])
-    values, labels = rows.rows[places], np.zeros(len(places), dtype=np.intp)
-    stop = 0
-    for component, (_, own_weights) in enumerate(own):
+    # Differences from the component's mean, beside which rows far away would be lost in rounding.
+    labels, stop = np.zeros(len(places), dtype=np.intp), 0
+    values = rows.rows[places] - parameters.means[0]
+    for component, (own_places, own_weights) in enumerate(own):
         start, stop = stop, stop + len(own_weights)
-        residuals = values[start:stop] - parameters.means[component]
-        residuals /= scales
+        values[start:stop] = rows.rows[own_places] - parameters.means[component]
+        residuals = values[start:stop] / scales
         residuals[np.isnan(residuals)] = 0.0
         axis = longest_axis(residuals * np.sqrt(own_weights)[:, np.newaxis])
         labels[start:stop] = 2 * component + (residuals @ axis > 0.0)
-    k = parameters.n_components
-    covariance_type = parameters.covariance_type
-    return parameters_of_clusters(values, weights, labels, 2 * k, covariance_type, objective)
+    k, covariance_type = parameters.n_components, parameters.covariance_type
+    found = parameters_of_clusters(values, weights, labels, 2 * k, covariance_type, objective)
+    return replace(found, means=found.means + np.repeat(parameters.means, 2, axis=0))
 
 
 def _fitted_halves(

@@ -37,8 +37,6 @@ class Scoring:
         Of information and vectors.
     is_flat : bool
         Whether it ends at a direction of hardly any information.
-    is_squared : bool
-        Whether the information was the mean of squared gradients.
     """
 
     step: Array
@@ -47,7 +45,6 @@ class Scoring:
     remaining: float = math.inf
     n_products: int = 0
     is_flat: bool = False
-    is_squared: bool = False
 
 
 def score(
@@ -114,8 +111,7 @@ def score(
         previous, squared = squared, float(remainder @ remainder)
         direction = remainder + (squared / previous) * direction
     step, predicted = (solution, gain) if cut is None else cut
-    is_squared = information.is_squared
-    return Scoring(step, cut is not None, predicted, gain, n_products, is_flat, is_squared)
+    return Scoring(step, cut is not None, predicted, gain, n_products, is_flat)
 
 
 def _part_inside(tangent: Tangent, start: Array, move: Array, radius: float) -> float:
