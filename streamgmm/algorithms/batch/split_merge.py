@@ -424,16 +424,19 @@ def _begun_halves(
         weights = np.concatenate([weights, np.zeros(len(others))])
     # Differences from the component's mean, beside which rows far away would be lost in rounding.
     labels, stop = np.zeros(len(places), dtype=np.intp), 0
-    values = rows.rows[places] - parameters.means[0]
-    for component, (own_places, own_weights) in enumerate(own):
+    spread = rows.rows[places]
+    values = spread - parameters.means[0]
+    for component, (_, own_weights) in enumerate(own):
         start, stop = stop, stop + len(own_weights)
-        values[start:stop] = rows.rows[own_places] - parameters.means[component]
+        values[start:stop] = spread[start:stop] - parameters.means[component]
         residuals = values[start:stop] / scales
         residuals[np.isnan(residuals)] = 0.0
         axis = longest_axis(residuals * np.sqrt(own_weights)[:, np.newaxis])
         labels[start:stop] = 2 * component + (residuals @ axis > 0.0)
     k, covariance_type = parameters.n_components, parameters.covariance_type
-    found = parameters_of_clusters(values, weights, labels, 2 * k, covariance_type, objective)
+    found = parameters_of_clusters(
+        values, weights, labels, 2 * k, covariance_type, objective, spread
+    )
     return replace(found, means=found.means + np.repeat(parameters.means, 2, axis=0))
 
 

@@ -247,7 +247,7 @@ def initialize(
         measured = _Rows.of(np.clip(rows / scales, -LARGEST_VALUE, LARGEST_VALUE), weights)
     lloyd = _Lloyd(most_iterations, on_step)
     labels = _METHODS[method](measured, n_components, random, lloyd)
-    found = _parameters(centred, labels, n_components, covariance_type, objective)
+    found = _parameters(centred, labels, n_components, covariance_type, objective, centred)
     if known.is_empty:
         return found
     covariances: Array = found.covariances
@@ -319,6 +319,7 @@ def parameters_of_clusters(
     n_components: int,
     covariance_type: CovarianceType,
     objective: Objective,
+    spread: Array | None = None,
 ) -> Parameters:
     """Return the weights, means and covariances of labelled rows.
 
@@ -332,8 +333,12 @@ def parameters_of_clusters(
     covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     objective : Objective
         Its ridge is added to the diagonal of each covariance.
+    spread : ndarray of shape (n, D), optional
+        Rows whose spread gives the least variances; the same rows by default.
     """
-    return _parameters(_Rows.of(rows, weights), labels, n_components, covariance_type, objective)
+    own = _Rows.of(rows, weights)
+    spread_rows = own if spread is None else _Rows.of(spread, weights)
+    return _parameters(own, labels, n_components, covariance_type, objective, spread_rows)
 
 
 def _parameters(
@@ -342,10 +347,11 @@ def _parameters(
     n_components: int,
     covariance_type: CovarianceType,
     objective: Objective,
+    spread: _Rows,
 ) -> Parameters:
     means, counts = _cluster_means(rows, labels, n_components)
     covariances = _cluster_covariances(covariance_type, rows, labels, means)
-    covariances, factors = _regular(covariance_type, covariances, objective, rows)
+    covariances, factors = _regular(covariance_type, covariances, objective, spread)
     found = Parameters.create(
         covariance_type, counts / counts.sum(), means + rows.centre, covariances, factors
     )
