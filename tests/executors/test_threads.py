@@ -268,7 +268,7 @@ def test_negative_counts_are_joblibs() -> None:
 
 def test_an_executor_for_rows_in_memory_has_threads_of_its_own() -> None:
     source, job = ChunkedSource(rows(50), 2), Job(total, None)
-    with ThreadExecutor(2, "1GB") as executor, executor.for_rows_in_memory() as local:
+    with ThreadExecutor(2, "64GB") as executor, executor.for_rows_in_memory() as local:
         assert local.n_threads == executor.n_threads
         assert local.memory_limit == executor.memory_limit
         found = [one.map_reduce(source, job, ignore).value for one in (executor, local)]
