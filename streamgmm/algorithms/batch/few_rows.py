@@ -112,6 +112,8 @@ class FewRows:
         """Return no rows, in units of these (n, D); None if they are not for this kernel."""
         if not _has_kernel(covariance_type, objective):
             return None
+        # Sums depend on the order in memory.
+        rows = np.ascontiguousarray(rows)
         with np.errstate(over="ignore", invalid="ignore"):
             centre = rows.mean(axis=0, dtype=np.float64)
             variances = np.square(rows - centre).mean(axis=0)

@@ -316,14 +316,11 @@ class _Shares:
     ----------
     scores : ndarray of shape (m,)
         ln p(x) of all rows, nats.
-    labels : ndarray of shape (m,), int64
-        Component of largest responsibility; NOISE for noise.
     columns : csc_array of shape (m, K)
         Responsibilities above a small one.
     """
 
     scores: Array
-    labels: NDArray[np.int64]
     columns: scipy.sparse.csc_array
 
     def members(self, component: int) -> tuple[NDArray[np.intp], Array]:
@@ -347,11 +344,10 @@ def _shares(rows: Rows, parameters: Parameters) -> _Shares:
     def of_block(weights: Array, found: Posterior) -> tuple[Any, ...]:
         shares = found.responsibilities
         shares[~((shares > _SMALL_SHARE) & np.isfinite(found.scores)[:, np.newaxis])] = 0.0
-        return found.scores, found.labels, scipy.sparse.csr_array(shares)
+        return found.scores, scipy.sparse.csr_array(shares)
 
-    scores, labels, shares = zip(*rows.of_blocks(parameters, of_block), strict=True)
-    columns = scipy.sparse.vstack(shares, "csc")
-    return _Shares(np.concatenate(scores), np.concatenate(labels), columns)
+    scores, shares = zip(*rows.of_blocks(parameters, of_block), strict=True)
+    return _Shares(np.concatenate(scores), scipy.sparse.vstack(shares, "csc"))
 
 
 def _halves(
@@ -416,15 +412,16 @@ def _begun_halves(
     """
     scales = parameters.structure.deviations(_mean_factor(parameters))
     places, weights = (np.concatenate(parts) for parts in zip(*own, strict=True))
-    is_lacking = np.isnan(rows.rows[places]).all(axis=0)
+    spread = rows.rows[places]
+    is_lacking = np.isnan(spread).all(axis=0)
     if is_lacking.any():
         # Rows without weight tell of columns of which these rows have no value.
-        others = np.flatnonzero(~np.isnan(rows.rows[:, is_lacking]).all(axis=1))
-        places = np.concatenate([places, others])
+        others = rows.rows[~np.isnan(rows.rows[:, is_lacking]).all(axis=1)]
+        spread = np.concatenate([spread, others])
         weights = np.concatenate([weights, np.zeros(len(others))])
-    # Differences from the component's mean, beside which rows far away would be lost in rounding.
-    labels, stop = np.zeros(len(places), dtype=np.intp), 0
-    spread = rows.rows[places]
+    # Halves are those of differences from the component's mean: beside rows far away, values that
+    # are near each other would be lost in rounding.
+    labels, stop = np.zeros(len(spread), dtype=np.intp), 0
     values = spread - parameters.means[0]
     for component, (_, own_weights) in enumerate(own):
         start, stop = stop, stop + len(own_weights)

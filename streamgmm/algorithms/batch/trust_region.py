@@ -97,8 +97,7 @@ def score(
             break
         # Squared gradients show how little it is.
         is_flat = curvature < least and not (information.is_squared and curvature > 0.0)
-        least = least if is_flat else curvature
-        length = squared / least
+        length = squared / (least if is_flat else curvature)
         move = length * direction
         if cut is None and tangent.size(solution + move) > radius:
             part = _part_inside(tangent, solution, move, radius)
