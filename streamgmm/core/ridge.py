@@ -222,7 +222,7 @@ def _quantiles(values: Array, weights: Array, parts: Sequence[float]) -> Array:
     Each value is repeated in proportion to its weight, in units of the smallest weight. For equal
     weights the quantiles are those of :func:`numpy.quantile`.
     """
-    order = np.argsort(values, kind="stable")
+    order = np.argsort(values)
     values = values[order]
     unit = max(weights.min(), _LEAST_WEIGHT * weights.sum())
     ends = np.cumsum(weights[order]) / unit

@@ -365,7 +365,8 @@ def informant_for(
         return Informant(sample.rows[:0], sample.weights[:0])
     n_parameters = settings.n_parameters(reader.source.n_features)
     most_bytes = _informing_bytes(reader, effort)
-    return Informant.among(sample.rows, sample.weights, n_parameters, most_bytes)
+    n_rows = reader.source.n_rows
+    return Informant.among(sample.rows, sample.weights, n_parameters, most_bytes, n_rows)
 
 
 def sample_tolerance(reader: Reader, settings: Settings, sample: RowSample, tol: float) -> float:

@@ -76,9 +76,10 @@ _MOST_ITERATIONS = 100
 _OTHER_STARTS = 2
 # A pass over the sample takes about as long as a product of information with a vector.
 _MOST_PRODUCTS = 6
-#: Rows from which information is estimated, at least; and for each parameter.
+#: Rows from which information is estimated, at least; for each parameter at least and at most; and
+#: one in how many rows of the data between these bounds.
 FEWEST_INFORMING = 4096
-_INFORMING_PER_PARAMETER = 50
+_INFORMING_PER_PARAMETER, _PART_INFORMING = (5, 50), 16
 # Least part of rows without gaps. Rows with gaps carry less information, so that few rows without
 # gaps would overstate the information of all rows.
 _LEAST_COMPLETE = 0.25
@@ -160,7 +161,7 @@ class Settings:
         n_parameters, budget = self.n_parameters(n_features), self.budget(n_rows, n_features)
         gaps = gap_bytes(*shape[1:], n_sample // 8) if missing else 0
         structure = STRUCTURES[self.covariance_type]
-        n_informing = min(n_sample, informing_rows(n_parameters))
+        n_informing = min(n_sample, informing_rows(n_parameters, n_rows))
         if structure.moments_depend_on_parameters:
             n_informing = 0
         return FitMemory(
@@ -230,16 +231,29 @@ class Informant:
 
     @classmethod
     def among(
-        cls, rows: Array, weights: Array, n_parameters: int, most_bytes: int = 1 << 30
+        cls,
+        rows: Array,
+        weights: Array,
+        n_parameters: int,
+        most_bytes: int = 1 << 30,
+        n_rows: float = math.inf,
     ) -> "Informant":
-        """Choose as many of the rows (m, D), with weights (m,), as the parameters need.
+        """Choose as many of the rows as the parameters need, or none if most rows have gaps.
 
-        None if most rows have gaps.
+        Parameters
+        ----------
+        rows : ndarray of shape (m, D)
+        weights : ndarray of shape (m,)
+        n_parameters : int
+        most_bytes : int
+            Of what is kept of the rows in information.
+        n_rows : int
+            Rows of the data; of fewer rows fewer inform.
         """
         complete = np.flatnonzero(~np.isnan(rows).any(axis=1))
         if len(complete) < _LEAST_COMPLETE * len(rows):
             complete = complete[:0]
-        size = min(len(complete), informing_rows(n_parameters))
+        size = min(len(complete), informing_rows(n_parameters, n_rows))
         if size == len(rows):
             return cls(rows, weights, most_bytes)
         chosen = complete[np.arange(size) * len(complete) // max(size, 1)]
@@ -291,9 +305,13 @@ class Informant:
         return Information.estimate(tangent, rows, weights, kept, is_squared)
 
 
-def informing_rows(n_parameters: int) -> int:
-    """Return the number of rows from which information about these parameters is estimated."""
-    return max(FEWEST_INFORMING, _INFORMING_PER_PARAMETER * n_parameters)
+def informing_rows(n_parameters: int, n_rows: float) -> int:
+    """Return the number of rows from which information about these parameters is estimated.
+
+    They cost less than a pass over all rows (n_rows) of the data.
+    """
+    least, most = (max(FEWEST_INFORMING, part * n_parameters) for part in _INFORMING_PER_PARAMETER)
+    return int(min(max(least, n_rows // _PART_INFORMING), most))
 
 
 def _shares(found: Posterior, has_noise: bool, is_squared: bool) -> scipy.sparse.csr_array:

@@ -31,6 +31,9 @@ _FEW_PRODUCTS, _FEW_COLUMNS = 1 << 20, 64
 _CENTRES_IN_STEP = 64
 # Rows per component of a start from few rows.
 _FEW_PER_COMPONENT = 5
+# Rows among which k-means++ chooses centres, at least; for each centre too. The part of iterations
+# that follow on all rows, one in so many.
+_FEWEST_SEEDING, _SEEDING_PER_CENTRE, _PART_ON_ALL = 4096, 16, 4
 # Number of distances that are held at once; they stay in the cache of a core.
 _BLOCK_DISTANCES = 1 << 17
 # Number of values in a block of columns.
@@ -503,19 +506,48 @@ def _kmeans(
 ) -> NDArray[np.intp]:
     """Return the clusters of Lloyd's k-means, from k-means++ centres.
 
-    Missing values are ignored as in k-POD (Chi, Chi & Baraniuk 2016).
+    Many rows only refine what some of them have come to. Missing values are ignored as in k-POD
+    (Chi, Chi & Baraniuk 2016).
     """
-    centres = _seed_centres(rows, n_components, random, lloyd.on_step)
     tolerance = _KMEANS_TOLERANCE * float(rows.variances().mean())
-    is_small = centres.size * len(rows) <= _FEW_PRODUCTS and centres.shape[1] <= _FEW_COLUMNS
-    if rows.is_complete and is_small:
+    n_values = n_components * rows.values.size
+    if rows.is_complete and n_values <= _FEW_PRODUCTS and rows.values.shape[1] <= _FEW_COLUMNS:
+        centres = _seed_centres(rows, n_components, random, lloyd.on_step)
         found: NDArray[np.intp] = lloyd_iterations(
             rows.values, writable(rows.weights), centres, lloyd.most_iterations, tolerance
         )
         return found
+    few = _seeding_rows(rows, n_components, random)
+    centres = _seed_centres(few, n_components, random, lloyd.on_step)
+    if few is not rows:
+        centres = _moved_centres(few, centres, lloyd, tolerance)
+        lloyd = replace(lloyd, most_iterations=-(-lloyd.most_iterations // _PART_ON_ALL))
+    return _nearest(rows, _moved_centres(rows, centres, lloyd, tolerance))
+
+
+def _seeding_rows(rows: _Rows, n_components: int, random: np.random.RandomState) -> _Rows:
+    """Return random rows, as many as centres need; all if these are hardly more.
+
+    Also all if random rows have little of the weight.
+    """
+    size = max(_FEWEST_SEEDING, _SEEDING_PER_CENTRE * n_components)
+    if len(rows) < 2 * size:
+        return rows
+    few = _drawn(rows, size, random)
+    return few if 2 * few.weights.mean() > rows.weights.mean() else rows
+
+
+def _drawn(rows: _Rows, size: int, random: np.random.RandomState) -> _Rows:
+    """Return rows that are drawn without replacement."""
+    chosen = random.choice(len(rows), size=size, replace=False)
+    return replace(rows, terms=rows.terms[chosen], weights=rows.weights[chosen])
+
+
+def _moved_centres(rows: _Rows, centres: Array, lloyd: _Lloyd, tolerance: float) -> Array:
+    """Return centres after Lloyd's iterations, which end when centres hardly move."""
     for _ in range(lloyd.most_iterations):
         labels = _nearest(rows, centres)
-        moved, counts = _cluster_means(rows, labels, n_components)
+        moved, counts = _cluster_means(rows, labels, len(centres))
         empty = np.flatnonzero(counts == 0.0)
         if empty.size:
             # Empty clusters continue from the rows that are farthest from their centres.
@@ -525,13 +557,14 @@ def _kmeans(
         lloyd.on_step()
         if shift <= tolerance:
             break
-    return _nearest(rows, centres)
+    return centres
 
 
 def _kmeans_plusplus(
     rows: _Rows, n_components: int, random: np.random.RandomState, lloyd: _Lloyd
 ) -> NDArray[np.intp]:
-    return _nearest(rows, _seed_centres(rows, n_components, random, lloyd.on_step))
+    few = _seeding_rows(rows, n_components, random)
+    return _nearest(rows, _seed_centres(few, n_components, random, lloyd.on_step))
 
 
 def _random_from_data(
@@ -546,8 +579,7 @@ def _kmeans_of_few(
 ) -> NDArray[np.intp]:
     """Return the nearest centre of k-means on a few rows, drawn anew for each call."""
     size = min(_FEW_PER_COMPONENT * n_components, len(rows))
-    chosen = random.choice(len(rows), size=size, replace=False)
-    few = replace(rows, terms=rows.terms[chosen], weights=rows.weights[chosen])
+    few = _drawn(rows, size, random)
     means, counts = _cluster_means(few, _kmeans(few, n_components, random, lloyd), n_components)
     return _nearest(rows, means[counts > 0.0])
 
