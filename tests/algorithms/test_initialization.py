@@ -85,16 +85,17 @@ def test_separate_clusters_are_found_exactly(covariance_type: CovarianceType) ->
     np.testing.assert_allclose(own, covariances, rtol=1e-9, atol=1e-11)
 
 
-def test_kmeans_is_as_good_as_scikit_learns() -> None:
+@pytest.mark.parametrize(("n_rows", "n_components"), [(2_000, 8), (20_000, 20)])
+def test_kmeans_is_as_good_as_scikit_learns(n_rows: int, n_components: int) -> None:
     rng = np.random.default_rng(5)
-    rows = rng.normal(size=(2000, 2))
+    rows = rng.normal(size=(n_rows, 2))
 
     def inertia(centres: NDArray[np.float64]) -> float:
         return float(np.square(rows[:, np.newaxis] - centres).sum(axis=2).min(axis=1).sum())
 
-    ours = [inertia(start(rows, 8, seed=seed).means) for seed in range(8)]
+    ours = [inertia(start(rows, n_components, seed=seed).means) for seed in range(8)]
     theirs = [
-        sklearn.cluster.KMeans(8, n_init=1, random_state=seed).fit(rows).inertia_
+        sklearn.cluster.KMeans(n_components, n_init=1, random_state=seed).fit(rows).inertia_
         for seed in range(8)
     ]
     assert np.mean(ours) < 1.05 * np.mean(theirs)
@@ -182,9 +183,10 @@ def test_gaps_take_no_part(n_features: int) -> None:
     np.testing.assert_allclose(found.covariances[0], np.nanvar(rows, axis=0), rtol=1e-6)
 
 
-def test_heavy_rows_draw_centres() -> None:
-    rows = np.r_[np.zeros((500, 1)), np.ones((500, 1)), np.full((2, 1), 50.0)]
-    weights = np.r_[np.ones(1000), np.full(2, 1e6)]
+@pytest.mark.parametrize("n_light", [500, 5_000])
+def test_heavy_rows_draw_centres(n_light: int) -> None:
+    rows = np.r_[np.zeros((n_light, 1)), np.ones((n_light, 1)), np.full((2, 1), 50.0)]
+    weights = np.r_[np.ones(2 * n_light), np.full(2, 1e6)]
     means = [
         start(rows, 2, "spherical", "k-means++", weights=weights, seed=seed).means.max()
         for seed in range(10)

@@ -262,6 +262,15 @@ def test_informing_rows_are_complete_and_from_all_over() -> None:
     assert len(everything.rows) == (~np.isnan(rows[::1000])).all(axis=1).sum()
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "expected"), [(1_000, 5_000), (112_000, 7_000), (10_000_000, 50_000)]
+)
+def test_of_fewer_rows_fewer_inform(n_rows: int, expected: int) -> None:
+    rows = np.zeros((60_000, 1))
+    found = Informant.among(rows, np.ones(60_000), 1_000, n_rows=n_rows)
+    assert len(found.rows) == expected
+
+
 def test_few_complete_rows_do_not_speak_for_the_others() -> None:
     rows = np.random.default_rng(4).normal(size=(20_000, 2))
     rows[:15_000, 0] = np.nan

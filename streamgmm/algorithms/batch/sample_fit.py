@@ -311,7 +311,7 @@ def informing_rows(n_parameters: int, n_rows: float) -> int:
     They cost less than a pass over all rows (n_rows) of the data.
     """
     least, most = (max(FEWEST_INFORMING, part * n_parameters) for part in _INFORMING_PER_PARAMETER)
-    return int(min(max(least, n_rows // _PART_INFORMING), most))
+    return int(min(max(least, n_rows / _PART_INFORMING), most))
 
 
 def _shares(found: Posterior, has_noise: bool, is_squared: bool) -> scipy.sparse.csr_array:
