@@ -437,8 +437,11 @@ class Search:
         is_supported = self._is_supported()
         starts = self._budget.starts(not is_supported)
         size = self._size(sample, starts.n_rows)
-        found = self._stage("starts", sample, size, self._started, starts)
-        if self._can_split and is_supported:
+        splits = self._can_split and is_supported
+        # A single start goes on with splits and merges.
+        steps = 0 if splits and starts.n_starts == 1 else LONGER
+        found = self._stage("starts", sample, size, self._started, starts, steps)
+        if splits:
             size = self._size(sample, self._budget.splitting_rows(starts.n_starts))
             found = self._stage("split and merge", sample, size, self._split_and_merged, found)
         found = found[: self.settings.n_init]
@@ -553,8 +556,8 @@ class Search:
         self.reader.notify(stage.report)
         return stage.found
 
-    def _started(self, rows: Rows, starts: Starts) -> list[Fit]:
-        """Return the fits that each continue from the best of some short runs."""
+    def _started(self, rows: Rows, starts: Starts, steps: int) -> list[Fit]:
+        """Return the fits that each continue with some steps from the best of some short runs."""
         n_starts, n_runs = starts.n_starts, starts.n_runs
         n_all = self.settings.n_init * n_starts * n_runs
         best = -math.inf
@@ -584,10 +587,10 @@ class Search:
                 runs.append(run(restart, number))
                 if rows.rows.size >= _MANY_VALUES and _is_best_again(runs):
                     break
-            found += [
-                self._em(rows, _best_first(runs[i : i + n_runs])[0].parameters, LONGER)
-                for i in range(0, len(runs), n_runs)
-            ]
+            chosen = [_best_first(runs[i : i + n_runs])[0] for i in range(0, len(runs), n_runs)]
+            if steps:
+                chosen = [self._em(rows, fit.parameters, steps) for fit in chosen]
+            found += chosen
         return _best_first(found)
 
     def _split_and_merged(self, rows: Rows, starts: Sequence[Parameters]) -> list[Fit]:
