@@ -31,7 +31,7 @@ _FARTHEST = 2.0**26
 # Responsibility below which a component has no share in a row.
 _LEAST_SHARE = math.exp(NEGLIGIBLE)
 # Values of rows that are in memory at once.
-_VALUES_AT_ONCE = 1 << 16
+_VALUES_AT_ONCE = 1 << 17
 
 
 def n_products(shape: tuple[int, ...], n_components: int, has_matrices: bool) -> int:
@@ -200,5 +200,5 @@ class FewRowsEStep:
         frame, moved = self.frame, rows - self.frame.origin
         if self.parameters.structure.code == TIED:
             return self.parameters.structure.solved_rows(moved, frame.factors, 0)
-        found: Array = moved / frame.scale
-        return found
+        moved /= frame.scale
+        return moved

@@ -41,6 +41,8 @@ _MOST_STEPS, _FEWEST_STEPS = 1000, 50
 # Part of the tolerance that the last step of a fit gains at most, or that steps predict to remain.
 # They see few directions. What is taken for rounding, nats per row.
 _PART_OF_STEP, _PART_OF_REST, _ROUNDING = 1e-5, 1e-2, 1e-12
+# Values of rows that are transposed at once.
+_VALUES_AT_ONCE = 1 << 16
 # Smaller variances may be those of squares that vanish.
 _LEAST_VARIANCE = 1e-290
 # Least standard deviation, in roundings of the data: differences from the centre have these errors.
@@ -94,11 +96,18 @@ class FewRows:
             and are_few(rows.shape, 1, STRUCTURES[covariance_type].has_directions)
         ):
             return None
-        columns = np.array(rows.T, dtype=np.float64, order="C")
-        with np.errstate(over="ignore", invalid="ignore"):
-            centre = columns.mean(axis=1)
-            columns -= centre[:, np.newaxis]
-            variances = np.einsum("dn,dn->d", columns, columns) / len(rows)
+        n_rows, n_features = rows.shape
+        columns = np.empty((n_features, n_rows))
+        centre, variances = np.empty(n_features), np.empty(n_features)
+        step = max(1, _VALUES_AT_ONCE // n_rows)
+        for start in range(0, n_features, step):
+            block = slice(start, start + step)
+            own = columns[block]
+            own[:] = rows[:, block].T
+            with np.errstate(over="ignore", invalid="ignore"):
+                centre[block] = own.mean(axis=1)
+                own -= centre[block, np.newaxis]
+                variances[block] = np.einsum("dn,dn->d", own, own) / n_rows
         units = cls._in_units(centre, variances, covariance_type, objective)
         if units is None:
             return None
@@ -200,6 +209,8 @@ class FewRows:
 
     def part(self, places: NDArray[np.intp], weights: Array) -> "FewRows":
         """Return some of the rows, with weights (n,) that these rows shall have."""
+        if np.array_equal(places, np.arange(len(self.weights))):
+            return replace(self, weights=weights)
         return replace(self, columns=np.take(self.columns, places, axis=1), weights=weights)
 
     def posterior(self, parameters: Parameters) -> Posterior:

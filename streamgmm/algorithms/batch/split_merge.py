@@ -19,7 +19,10 @@ from scipy.spatial.distance import cdist
 from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.few_rows import ignore_run
 from streamgmm.algorithms.batch.rows_in_memory import Part, Rows, taken_components
-from streamgmm.algorithms.sampling.initialization import parameters_of_clusters
+from streamgmm.algorithms.sampling.initialization import (
+    empty_columns,
+    parameters_of_clusters,
+)
 from streamgmm.core.e_step import Posterior
 from streamgmm.core.frame import Frame
 from streamgmm.core.mixtures.reduction import merged_pairs, merging_partners
@@ -29,8 +32,9 @@ from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array, CovarianceStructure
 from streamgmm.events import RoundDone, SampleStep
 
-# EM steps before the gain of halves is estimated, and before a new mixture is compared.
-_STEPS_OF_PARTS, _STEPS = 5, 5
+# EM steps before the gain of halves is estimated, and before a new mixture is compared; gain of a
+# step of halves that is the last one, nats per row.
+_STEPS_OF_PARTS, _STEPS, _SETTLED = 5, 5, 1e-6
 #: Largest number of rounds.
 MOST_ROUNDS = 32
 # Number of swaps that are tried one by one, if all of them together do not pay.
@@ -412,27 +416,28 @@ def _begun_halves(
     """
     scales = parameters.structure.deviations(_mean_factor(parameters))
     places, weights = (np.concatenate(parts) for parts in zip(*own, strict=True))
-    spread = rows.rows[places]
-    is_lacking = np.isnan(spread).all(axis=0)
-    if is_lacking.any():
+    if not len(places) or rows.may_lack_values:
         # Rows without weight tell of columns of which these rows have no value.
-        others = rows.rows[~np.isnan(rows.rows[:, is_lacking]).all(axis=1)]
-        spread = np.concatenate([spread, others])
+        lacking = empty_columns(rows.rows[places])
+        others = np.flatnonzero(~np.isnan(rows.rows[:, lacking]).all(axis=1))
+        places = np.concatenate([places, others])
         weights = np.concatenate([weights, np.zeros(len(others))])
     # Halves are those of differences from the component's mean: beside rows far away, values that
     # are near each other would be lost in rounding.
-    labels, stop = np.zeros(len(spread), dtype=np.intp), 0
-    values = spread - parameters.means[0]
+    labels, stop = np.zeros(len(places), dtype=np.intp), 0
+    values = rows.rows[places]
     for component, (_, own_weights) in enumerate(own):
         start, stop = stop, stop + len(own_weights)
-        values[start:stop] = spread[start:stop] - parameters.means[component]
+        values[start:stop] -= parameters.means[component]
         residuals = values[start:stop] / scales
-        residuals[np.isnan(residuals)] = 0.0
-        axis = longest_axis(residuals * np.sqrt(own_weights)[:, np.newaxis])
-        labels[start:stop] = 2 * component + (residuals @ axis > 0.0)
+        residuals *= np.sqrt(own_weights)[:, np.newaxis]
+        if rows.may_lack_values:
+            residuals[np.isnan(residuals)] = 0.0
+        labels[start:stop] = 2 * component + (residuals @ longest_axis(residuals) > 0.0)
+    values[stop:] -= parameters.means[0]
     k, covariance_type = parameters.n_components, parameters.covariance_type
     found = parameters_of_clusters(
-        values, weights, labels, 2 * k, covariance_type, objective, spread
+        values, weights, labels, 2 * k, covariance_type, objective, lambda: rows.rows[places]
     )
     return replace(found, means=found.means + np.repeat(parameters.means, 2, axis=0))
 
@@ -472,7 +477,7 @@ def _fitted_halves(
             others.append(component)
             continue
         pair = replace(pair, weights=pair.weights / pair.weights.sum())
-        fit = few.short_run(pair, _STEPS_OF_PARTS, 0.0, ignore_run)
+        fit = few.short_run(pair, _STEPS_OF_PARTS, _SETTLED, ignore_run)
         if fit is not None:
             fitted.append(component)
             fits.append(fit.parameters)
@@ -557,13 +562,15 @@ def _births(
 
     They are fitted beside the mixture, which does not change.
     """
-    n_rows = len(rows.stored)
-    worst = np.argsort(shares.scores)[: min(int(_WORST * n_rows), _MOST_WORST)]
+    n_worst = min(int(_WORST * len(rows.stored)), _MOST_WORST)
+    if n_worst < _ROWS_OF_BIRTH:
+        return None, np.empty(0)
+    worst = np.argsort(shares.scores)[:n_worst]
     groups = dense_places(rows.rows[worst], parameters)
     if not groups:
         return None, np.empty(0)
     chosen = worst[np.concatenate(groups)]
-    if np.isnan(rows.rows[chosen]).all(axis=0).any():
+    if rows.may_lack_values and empty_columns(rows.rows[chosen]).size:
         # These rows say nothing of a column.
         return None, np.empty(0)
     labels = np.repeat(np.arange(len(groups)), [len(own) for own in groups])
@@ -708,6 +715,8 @@ def _thinned(
     """
     most = _ROWS_PER_MOMENT * parameters.structure.n_moments(parameters.n_features)
     step = max(-(-len(places) // most), 1)
+    if step == 1:
+        return places, shares, step
     return places[::step], shares[::step], step
 
 

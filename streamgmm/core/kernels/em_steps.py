@@ -385,7 +385,8 @@ def em_steps(ridge, weights, form, n_steps, settled, n_cheap, tolerance, values,
     """Make steps of EM until one gains hardly anything, or little remains to be gained.
 
     If ``n_cheap`` is above 0, steps are extrapolated (squared iteration; Varadhan & Roland 2008).
-    What is a loss is not kept. The mixture is that in ``steps``, before and after.
+    What is a loss is not kept. The mixture is that in ``steps``, before and after. After steps that
+    are not extrapolated and end for a tolerance, it is the one that the last log-likelihood is of.
 
     Parameters
     ----------
@@ -438,6 +439,8 @@ def em_steps(ridge, weights, form, n_steps, settled, n_cheap, tolerance, values,
         is_ahead = False
         values[n_values] = value
         n_values += 1
+        if has_settled and not n_cheap:
+            continue
         is_good = _maximize(ridge, form, steps) and _is_factorised(steps)
         if not (n_cheap and is_good) or has_settled:
             continue
