@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streamgmm.core.accuracy import LARGEST_VALUE
 from streamgmm.core.e_step import EStep, Posterior, require_shapes, writable
 from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
-from streamgmm.core.kernels.em_steps import log_joint_of_few
+from streamgmm.core.kernels.em_steps import posterior_of_few
 from streamgmm.core.kernels.kinds import TIED
 from streamgmm.core.kernels.screening import NEGLIGIBLE
 from streamgmm.core.parameters import Parameters
@@ -59,18 +59,27 @@ def are_few_for(structure: CovarianceStructure, shape: tuple[int, int], n_compon
     )
 
 
-def posterior_of(joint: Array, with_responsibilities: bool) -> Posterior:
-    """Return the posterior of rows from their log-joint densities (n, K)."""
-    labels = np.argmax(joint, axis=1)
-    largest = joint.max(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        # Differences from an infinite density are NaN.
-        parts = np.exp(joint - largest[:, np.newaxis])
-        totals = parts.sum(axis=1)
-        scores: Array = np.where(np.isfinite(largest), largest + np.log(totals), largest)
-        shares = np.empty((0, joint.shape[1]))
-        if with_responsibilities:
-            shares = parts / totals[:, np.newaxis]
+def posterior_of(
+    mixture: tuple[Array, Array, Array],
+    columns: Array,
+    log_volume: float,
+    with_responsibilities: bool = True,
+) -> Posterior:
+    """Return the posterior of few rows.
+
+    Parameters
+    ----------
+    mixture : (ndarray of shape (K,), ndarray of shape (K, D), ndarray)
+        Weights, means, and the factors of :func:`factors_for_kernel`, in the units of the rows.
+    columns : ndarray of shape (D, n)
+        The rows, transposed, in units of which the logarithms sum to ``log_volume``.
+    log_volume : float
+    with_responsibilities : bool
+    """
+    n_rows, k = columns.shape[1], len(mixture[0])
+    scores, labels = np.empty(n_rows), np.empty(n_rows, dtype=np.int64)
+    shares = np.empty((n_rows if with_responsibilities else 0, k))
+    posterior_of_few(*mixture, columns, log_volume, scores, labels, shares)
     return Posterior(scores, labels, shares, 0)
 
 
@@ -160,9 +169,8 @@ class FewRowsEStep:
         if not (np.all(np.abs(ends) <= LARGEST_VALUE) and np.all(distances <= _FARTHEST)):
             return None
         columns /= frame.scale[:, np.newaxis]
-        joint = log_joint_of_few(*self._scaled_mixture, columns)
-        joint -= self._log_volume
-        found = posterior_of(joint.T, with_responsibilities)
+        mixture = self._scaled_mixture
+        found = posterior_of(mixture, columns, self._log_volume, with_responsibilities)
         # A density may be too small for a number.
         return found if np.isfinite(found.scores).all() else None
 

@@ -7,6 +7,7 @@ rows with gaps), and those in which it fails, go through the reader.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from streamgmm.core.kernels.em_steps import (
     Steps,
     arrays_for_steps,
     em_steps,
-    log_joint_of_few,
 )
 from streamgmm.core.kernels.structs import Struct
 from streamgmm.core.objective import Objective
@@ -203,6 +203,11 @@ class FewRows:
         """Shape of the rows, (n, D)."""
         return self.columns.shape[::-1]
 
+    @cached_property
+    def log_volume(self) -> float:
+        """Sum of the logarithms of the units."""
+        return float(np.log(self.scale).sum())
+
     @property
     def _has_matrices(self) -> bool:
         return STRUCTURES[self.covariance_type].has_directions
@@ -215,9 +220,7 @@ class FewRows:
 
     def posterior(self, parameters: Parameters) -> Posterior:
         """Return the posterior of each row, with responsibilities."""
-        joint = log_joint_of_few(*self._scaled(parameters), self.columns).T
-        joint -= np.log(self.scale).sum()
-        return posterior_of(joint, with_responsibilities=True)
+        return posterior_of(self._scaled(parameters), self.columns, self.log_volume)
 
     def _run(
         self,
@@ -241,7 +244,7 @@ class FewRows:
             values,
             Struct(steps),
         )
-        log_likelihoods = (values[:n_values] - np.log(self.scale).sum()).tolist()
+        log_likelihoods = (values[:n_values] - self.log_volume).tolist()
         on_run(n_evaluated * len(self.weights), log_likelihoods)
         found = self._parameters(steps) if n_values else None
         if found is None:

@@ -289,9 +289,41 @@ def _copy(values, out):
         out[i] = values[i]
 
 
+@piece
+def _write_posterior(joint, log_volume, total, scores, labels, responsibilities):
+    """Write what log-joint densities (K, n) say of each row; these are lost."""
+    n_components, n = joint.shape
+    for r in range(n):
+        scores[r] = joint[0, r]
+        labels[r] = 0
+        total[r] = 0.0
+    for k in range(1, n_components):
+        own = joint[k]
+        for r in range(n):
+            is_larger = own[r] > scores[r]
+            scores[r] = own[r] if is_larger else scores[r]
+            labels[r] = k if is_larger else labels[r]
+    for k in range(n_components):
+        own = joint[k]
+        for r in range(n):
+            # Differences from an infinite density are NaN.
+            below = own[r] - scores[r]
+            own[r] = exponential(below) if below <= 0.0 else math.nan
+            total[r] += own[r]
+    for r in range(n):
+        is_finite = total[r] >= 1.0
+        is_zero = scores[r] == -math.inf
+        other = scores[r] if is_zero else math.nan
+        scores[r] = scores[r] + logarithm(total[r]) - log_volume if is_finite else other
+    if responsibilities.shape[0]:
+        for k in range(n_components):
+            for r in range(n):
+                responsibilities[r, k] = joint[k, r] / total[r]
+
+
 @kernel
-def log_joint_of_few(shares, means, factors, columns):
-    """Return ln π_k p_k(x), (K, n), nats.
+def posterior_of_few(shares, means, factors, columns, log_volume, scores, labels, responsibilities):
+    """Write the density, label and responsibilities of each row.
 
     Parameters
     ----------
@@ -301,14 +333,21 @@ def log_joint_of_few(shares, means, factors, columns):
         Cholesky factors, or standard deviations.
     columns : ndarray of shape (D, n)
         The rows, transposed.
+    log_volume : float
+        Is subtracted from ln p(x): that of the units of the rows.
+    scores : ndarray of shape (n,)
+        Is given ln p(x), nats.
+    labels : ndarray of shape (n,), int64
+        Is given the component of largest density.
+    responsibilities : ndarray of shape (n, K), or (0, K) if not asked for
     """
     n = columns.shape[1]
     inverses = np.empty(factors.shape)
-    found, residual = np.empty((shares.size, n)), np.empty(n)
+    joint, total = np.empty((shares.size, n)), np.empty(n)
     for k in range(shares.size):
         _invert(factors[k], inverses[k])
-    _write_log_joint(columns, shares, means, inverses, residual, found)
-    return found
+    _write_log_joint(columns, shares, means, inverses, total, joint)
+    _write_posterior(joint, log_volume, total, scores, labels, responsibilities)
 
 
 class Steps(NamedTuple):
