@@ -215,8 +215,12 @@ class FewRows:
     def part(self, places: NDArray[np.intp], weights: Array) -> "FewRows":
         """Return some of the rows, with weights (n,) that these rows shall have."""
         if np.array_equal(places, np.arange(len(self.weights))):
-            return replace(self, weights=weights)
+            return self.weighted(weights)
         return replace(self, columns=np.take(self.columns, places, axis=1), weights=weights)
+
+    def weighted(self, weights: Array) -> "FewRows":
+        """Return these rows with other weights (n,)."""
+        return replace(self, weights=weights)
 
     def posterior(self, parameters: Parameters) -> Posterior:
         """Return the posterior of each row, with responsibilities."""

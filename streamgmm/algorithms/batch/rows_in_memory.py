@@ -1,7 +1,7 @@
 """Rows in memory with which the search runs EM and evaluates mixtures."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
@@ -135,7 +135,7 @@ class Rows:
                 return whole.holding(self.stored[places], weights)
             if id(places) not in kept:
                 kept[id(places)] = places, self.few.part(places, weights)
-            return replace(kept[id(places)][1], weights=weights)
+            return kept[id(places)][1].weighted(weights)
 
         return part
 

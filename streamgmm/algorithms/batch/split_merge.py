@@ -7,11 +7,9 @@ splits and the costs of merges are estimated for all components at once, from ro
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, lru_cache
 
 import numpy as np
-import scipy.sparse
 import scipy.special
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
@@ -320,38 +318,51 @@ class _Shares:
     ----------
     scores : ndarray of shape (m,)
         ln p(x) of all rows, nats.
-    columns : csc_array of shape (m, K)
-        Responsibilities above a small one.
+    starts : ndarray of shape (K + 1,), int
+        Where the responsibilities of each component begin, and where the last ones end.
+    places : ndarray of shape (n,), int
+        Rows of the responsibilities above a small one, in order for each component.
+    values : ndarray of shape (n,)
+        These responsibilities.
     """
 
     scores: Array
-    columns: scipy.sparse.csc_array
+    starts: NDArray[np.intp]
+    places: NDArray[np.intp]
+    values: Array
 
     def members(self, component: int) -> tuple[NDArray[np.intp], Array]:
         """Return the rows in which a component has a share, (n,), and these shares, (n,)."""
-        own = slice(self.columns.indptr[component], self.columns.indptr[component + 1])
-        return self.columns.indices[own].astype(np.intp), self.columns.data[own]
+        own = slice(self.starts[component], self.starts[component + 1])
+        return self.places[own], self.values[own]
 
     def masses(self, weights: Array) -> Array:
         """Return the means over rows of weights w of the sums γw, γw² and γ²w², (3, K)."""
-        squares = np.square(weights)
-        found: Array = np.stack(
-            [weights @ self.columns, squares @ self.columns, squares @ self.columns.power(2)]
-        )
-        found /= weights.sum()
-        return found
+        sizes = np.diff(self.starts)
+        components, own = np.repeat(np.arange(len(sizes)), sizes), weights[self.places]
+        first, second = own * self.values, np.square(own) * self.values
+        summed = (first, second, second * self.values)
+        found = np.stack([np.bincount(components, each, len(sizes)) for each in summed])
+        return found / weights.sum()
 
 
 def _shares(rows: Rows, parameters: Parameters) -> _Shares:
     """Return the responsibilities of all rows that are of consequence."""
 
-    def of_block(weights: Array, found: Posterior) -> tuple[Any, ...]:
+    def of_block(weights: Array, found: Posterior) -> tuple[Array, ...]:
         shares = found.responsibilities
-        shares[~((shares > _SMALL_SHARE) & np.isfinite(found.scores)[:, np.newaxis])] = 0.0
-        return found.scores, scipy.sparse.csr_array(shares)
+        is_own = (shares > _SMALL_SHARE) & np.isfinite(found.scores)[:, np.newaxis]
+        sizes = is_own.sum(axis=1)
+        return found.scores, sizes, np.nonzero(is_own)[1], shares[is_own]
 
-    scores, shares = zip(*rows.of_blocks(parameters, of_block), strict=True)
-    return _Shares(np.concatenate(scores), scipy.sparse.vstack(shares, "csc"))
+    parts = zip(*rows.of_blocks(parameters, of_block), strict=True)
+    scores, sizes, components, values = (np.concatenate(part) for part in parts)
+    k = parameters.n_components
+    # Numbers of two bytes are sorted digit by digit.
+    keys = components.astype(np.uint16) if k <= 1 << 16 else components
+    order = np.argsort(keys, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(components, minlength=k))])
+    return _Shares(scores, starts, np.repeat(np.arange(len(scores)), sizes)[order], values[order])
 
 
 def _halves(
@@ -585,18 +596,29 @@ def _births(
     total = rows.weights.sum()
     part = float(rows.weights[chosen].sum() / total)
     stored, weights, scores = rows.stored, rows.weights, shares.scores
+    few = rows.few_for(len(groups))
+    prepared = lru_cache(maxsize=1)(rows.prepared)
     for step in range(_STEPS_OF_PARTS):
-        prepared = rows.prepared(born)
-        taken = weights * _taken(part, prepared.posterior(stored).scores, scores)
+        found = prepared(born).posterior(stored) if few is None else few.posterior(born)
+        taken = weights * _taken(part, found.scores, scores)
         if step == 0:
             # Rows far from all new components are not evaluated again before the end.
             near = np.flatnonzero(taken > _NO_SHARE * weights)
             stored, weights, scores, taken = (
                 values[near] for values in (stored, weights, scores, taken)
             )
-        born = objective.maximize(prepared.statistics(stored, taken), born).parameters
+            few = None if few is None else few.part(near, taken)
+        fit = None if few is None else few.weighted(taken).short_run(born, 1, 0.0, ignore_run)
+        if fit is not None:
+            born = fit.parameters
+        else:
+            born = objective.maximize(prepared(born).statistics(stored, taken), born).parameters
         part = float(taken.sum() / total)
-    found = rows.prepared(born).posterior(rows.stored, with_responsibilities=True)
+    few = rows.few_for(len(groups))
+    if few is None:
+        found = prepared(born).posterior(rows.stored, with_responsibilities=True)
+    else:
+        found = few.posterior(born)
     relative = part * np.exp(_log_ratios(found.scores, shares.scores))
     densities = found.responsibilities * relative[:, np.newaxis]
     weights = part * born.weights
