@@ -93,7 +93,12 @@ class Rows:
             if found is not None:
                 return found
         fit = expectation_maximization(
-            self.reader, start, tol=_SETTLED, max_iter=n_steps, objective=objective
+            self.reader,
+            start,
+            tol=_SETTLED,
+            max_iter=n_steps,
+            objective=objective,
+            keeps_evaluated=True,
         )
         return fit.without_statistics()
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import scipy.special
@@ -342,14 +343,15 @@ class _Shares:
         components, own = np.repeat(np.arange(len(sizes)), sizes), weights[self.places]
         first, second = own * self.values, np.square(own) * self.values
         summed = (first, second, second * self.values)
-        found = np.stack([np.bincount(components, each, len(sizes)) for each in summed])
-        return found / weights.sum()
+        found: Array = np.stack([np.bincount(components, each, len(sizes)) for each in summed])
+        found /= weights.sum()
+        return found
 
 
 def _shares(rows: Rows, parameters: Parameters) -> _Shares:
     """Return the responsibilities of all rows that are of consequence."""
 
-    def of_block(weights: Array, found: Posterior) -> tuple[Array, ...]:
+    def of_block(weights: Array, found: Posterior) -> tuple[NDArray[Any], ...]:
         shares = found.responsibilities
         is_own = (shares > _SMALL_SHARE) & np.isfinite(found.scores)[:, np.newaxis]
         sizes = is_own.sum(axis=1)
