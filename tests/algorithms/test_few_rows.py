@@ -42,13 +42,12 @@ def test_steps_are_those_of_em(covariance_type: CovarianceType, shape: tuple[int
     stacked = start.stacked(start.factors)
     scaled = stacked * (units[:, np.newaxis] if start.structure.has_directions else units)
     structure = start.structure
-    factors = structure.stored(scaled)
     begun = Parameters(
         covariance_type,
         start.weights,
         start.means * units + 1e4 * units,
-        np.asarray(factors),
-        np.asarray(factors),
+        np.asarray(structure.stored(structure.covariances_of(scaled))),
+        np.asarray(structure.stored(scaled)),
     )
     seen: list[tuple[int, int]] = []
 

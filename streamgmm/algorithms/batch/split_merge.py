@@ -450,7 +450,14 @@ def _begun_halves(
     values[stop:] -= parameters.means[0]
     k, covariance_type = parameters.n_components, parameters.covariance_type
     found = parameters_of_clusters(
-        values, weights, labels, 2 * k, covariance_type, objective, lambda: rows.rows[places]
+        values,
+        weights,
+        labels,
+        2 * k,
+        covariance_type,
+        objective,
+        is_centred=True,
+        spread=lambda: rows.rows[places],
     )
     return replace(found, means=found.means + np.repeat(parameters.means, 2, axis=0))
 

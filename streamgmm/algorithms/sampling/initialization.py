@@ -105,11 +105,13 @@ class _Rows:
     centre: Array
 
     @classmethod
-    def of(cls, rows: Array, weights: Array) -> "_Rows":
-        """Return the rows about their mean; NaN stands for a missing value."""
+    def of(cls, rows: Array, weights: Array, is_centred: bool = False) -> "_Rows":
+        """Return the rows about their mean, or about 0; NaN stands for a missing value."""
         centre = rows.mean(axis=0, dtype=np.float64)
         # A mean is NaN if a value is.
         if not np.isnan(centre).any():
+            if is_centred:
+                return cls(rows, None, weights, np.zeros(rows.shape[1]))
             return cls(rows - centre, None, weights, centre)
         centre = np.nanmean(rows, axis=0)
         missing = np.isnan(rows)
@@ -324,6 +326,7 @@ def parameters_of_clusters(
     n_components: int,
     covariance_type: CovarianceType,
     objective: Objective,
+    is_centred: bool = False,
     spread: Callable[[], Array] | None = None,
 ) -> Parameters:
     """Return the weights, means and covariances of labelled rows.
@@ -338,11 +341,13 @@ def parameters_of_clusters(
     covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     objective : Objective
         Its ridge is added to the diagonal of each covariance.
+    is_centred : bool
+        Whether the rows lie about 0, so that none of their digits are lost in sums.
     spread : callable, optional
         Returns the rows (n, D) whose spread gives the least variances, if these are needed; the
         same rows by default.
     """
-    own = _Rows.of(rows, weights)
+    own = _Rows.of(rows, weights, is_centred)
     return _parameters(own, labels, n_components, covariance_type, objective, spread)
 
 

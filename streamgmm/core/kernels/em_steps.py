@@ -373,34 +373,28 @@ class Steps(NamedTuple):
     counts: np.ndarray  #: (K,)
 
 
-def arrays_for_steps(
-    columns: np.ndarray, shares: np.ndarray, means: np.ndarray, factors: np.ndarray
-) -> Steps:
-    """Return arrays for steps of EM that begin with a mixture.
+def arrays_for_steps(columns: np.ndarray, n_components: int, has_matrices: bool) -> Steps:
+    """Return arrays for steps of EM, of which the mixture is to be written.
 
     Parameters
     ----------
     columns : ndarray of shape (D, n)
         The rows, transposed: finite, in units in which their variance is about 1.
-    shares : ndarray of shape (K,)
-        Weights of the components.
-    means : ndarray of shape (K, D)
-    factors : ndarray of shape (K, D, D) or (K, 1, D)
-        Cholesky factors, or standard deviations.
+    n_components : int
+    has_matrices : bool
+        Whether factors are matrices (K, D, D), else (K, 1, D).
     """
-    if factors.shape[1] == 1:
-        covariances = np.square(factors)
-    else:
-        covariances = np.einsum("kim,kjm->kij", factors, factors)
-    state = np.concatenate([shares.ravel(), means.ravel(), covariances.ravel()])
-    n_means, k, n_rows = shares.size + means.size, shares.size, columns.shape[1]
+    (d, n_rows), k = columns.shape, n_components
+    form = k, d if has_matrices else 1, d
+    n_means = k + k * d
+    state = np.empty(n_means + math.prod(form))
     return Steps(
         state,
         state[:k],
-        state[k:n_means].reshape(means.shape),
-        state[n_means:].reshape(factors.shape),
-        np.empty(factors.shape),
-        np.empty(factors.shape),
+        state[k:n_means].reshape(k, d),
+        state[n_means:].reshape(form),
+        np.empty(form),
+        np.empty(form),
         np.empty(state.size),
         np.empty(state.size),
         np.empty(state.size),
