@@ -429,19 +429,19 @@ def _cluster_covariances(
     is_weighted = bool(np.any(rows.weights != 1.0))
     # The memory of one array for all clusters need not be mapped again and again.
     buffer = np.empty((int(sizes.max()), n_features))
+    unseen, total = np.zeros(n_features), rows.weights.sum()
     for k, own in enumerate(np.split(order, stops[:-1])):
         weights = rows.weights[own]
         count = weights.sum() or 1.0
         deviations = np.take(rows.values, own, axis=0, out=buffer[: len(own)], mode="clip")
         deviations -= means[k]
-        unseen = np.zeros(n_features)
         if rows.seen is not None:
             # A congruence: matrices stay positive semidefinite.
             part = weights @ rows.seen[own] / count
             deviations *= rows.seen[own] / np.sqrt(np.where(part > 0.0, part, 1.0))
             unseen = np.where(part > 0.0, 0.0, overall)
         weighted = deviations * weights[:, np.newaxis] if is_weighted else deviations
-        structure.add_cluster(found, k, weighted, deviations, count, unseen, rows.weights.sum())
+        structure.add_cluster(found, k, weighted, deviations, count, unseen, total)
     return found
 
 
