@@ -141,9 +141,12 @@ class FewRowsEStep:
         # The kernels see no smaller share. Its square may be large all the same.
         has_share = found.responsibilities > _LEAST_SHARE
         shares = (found.responsibilities * has_share * own[:, np.newaxis]).T
-        step = min(ACCUMULATION_LENGTH, max(1, _VALUES_AT_ONCE // self.frame.n_features))
+        d = self.frame.n_features
+        step = min(ACCUMULATION_LENGTH, max(1, _VALUES_AT_ONCE // d))
+        # The memory of one array for all blocks need not be mapped again and again.
+        moved = np.empty((min(step, len(values)), d))
         sums = [
-            self._sums(values[start : start + step], shares[:, start : start + step])
+            self._sums(values[start : start + step], shares[:, start : start + step], moved)
             for start in range(0, len(values), step)
         ]
         moments, scatter = (sum(parts[1:], parts[0]) for parts in zip(*sums, strict=True))
@@ -185,13 +188,16 @@ class FewRowsEStep:
     def _log_volume(self) -> float:
         return float(np.log(self.frame.scale).sum())
 
-    def _sums(self, rows: Array, shares: Array) -> tuple[Array, Array]:
-        """Return moments (K, M) and scatter of rows (n, D) with responsibilities (K, n)."""
+    def _sums(self, rows: Array, shares: Array, moved: Array) -> tuple[Array, Array]:
+        """Return moments (K, M) and scatter of rows (n, D) with responsibilities (K, n).
+
+        The values of ``moved``, of n rows or more, are lost.
+        """
         structure, frame = self.parameters.structure, self.frame
         moments = np.zeros((len(shares), structure.n_moments(frame.n_features)))
         scatter = np.zeros((structure.n_scatter(frame.n_features),) * 2)
         packed = np.setdiff1d(np.arange(len(shares)), frame.centred)
-        groups = [(packed, self._shared_coordinates(rows))] if packed.size else []
+        groups = [(packed, self._shared_coordinates(rows, moved))] if packed.size else []
         for c, k in enumerate(frame.centred.tolist()):
             u = structure.solved_rows(rows - frame.means[c], frame.factors, c)
             groups.append((np.array([k]), u))
@@ -203,9 +209,10 @@ class FewRowsEStep:
                 scatter += np.einsum("in,jn->ij", weighted, u.T)
         return moments, scatter
 
-    def _shared_coordinates(self, rows: Array) -> Array:
+    def _shared_coordinates(self, rows: Array, moved: Array) -> Array:
         """Return rows (n, D) in the coordinates of all components that are not centred."""
-        frame, moved = self.frame, rows - self.frame.origin
+        frame = self.frame
+        moved = np.subtract(rows, frame.origin, out=moved[: len(rows)])
         if self.parameters.structure.code == TIED:
             return self.parameters.structure.solved_rows(moved, frame.factors, 0)
         moved /= frame.scale

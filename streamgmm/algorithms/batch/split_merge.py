@@ -20,6 +20,7 @@ from streamgmm.algorithms.batch.few_rows import ignore_run
 from streamgmm.algorithms.batch.rows_in_memory import Part, Rows, taken_components
 from streamgmm.algorithms.sampling.initialization import (
     empty_columns,
+    ordered,
     parameters_of_clusters,
 )
 from streamgmm.core.e_step import Posterior
@@ -360,9 +361,7 @@ def _shares(rows: Rows, parameters: Parameters) -> _Shares:
     parts = zip(*rows.of_blocks(parameters, of_block), strict=True)
     scores, sizes, components, values = (np.concatenate(part) for part in parts)
     k = parameters.n_components
-    # Numbers of two bytes are sorted digit by digit.
-    keys = components.astype(np.uint16) if k <= 1 << 16 else components
-    order = np.argsort(keys, kind="stable")
+    order = ordered(components, k)
     starts = np.concatenate([[0], np.cumsum(np.bincount(components, minlength=k))])
     return _Shares(scores, starts, np.repeat(np.arange(len(scores)), sizes)[order], values[order])
 

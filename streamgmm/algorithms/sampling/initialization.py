@@ -29,7 +29,7 @@ _KMEANS_TOLERANCE = 1e-4
 # they do.
 _FEW_PRODUCTS, _FEW_COLUMNS = 1 << 20, 64
 # Weights of rows in clusters up to which products with a sparse matrix take longer.
-_FEW_MEMBERS = 1 << 14
+_FEW_MEMBERS = 1 << 15
 # Centres that are chosen between two reports.
 _CENTRES_IN_STEP = 64
 # Rows per component of a start from few rows.
@@ -422,7 +422,7 @@ def _cluster_covariances(
     n_components, n_features = means.shape
     structure = STRUCTURES[covariance_type]
     found = np.zeros(structure.shape(n_components, n_features))
-    order = np.argsort(labels, kind="stable")
+    order = ordered(labels, n_components)
     sizes = np.bincount(labels, minlength=n_components)
     stops = np.cumsum(sizes)
     overall = np.zeros(n_features) if rows.is_complete else rows.variances()
@@ -443,6 +443,12 @@ def _cluster_covariances(
         weighted = deviations * weights[:, np.newaxis] if is_weighted else deviations
         structure.add_cluster(found, k, weighted, deviations, count, unseen, total)
     return found
+
+
+def ordered(labels: NDArray[np.intp], n_labels: int) -> NDArray[np.intp]:
+    """Return the places (n,) of labels below a number by label, those of each in their order."""
+    # Numbers of two bytes are sorted digit by digit.
+    return np.argsort(labels.astype(np.uint16) if n_labels <= 1 << 16 else labels, kind="stable")
 
 
 def _typical_variances(rows: _Rows) -> Array:
