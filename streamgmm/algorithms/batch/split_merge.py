@@ -204,7 +204,7 @@ def _masses(weights: Array, responsibilities: Array) -> Array:
         [
             weights @ responsibilities,
             squares @ responsibilities,
-            np.einsum("n,nk,nk->k", squares, responsibilities, responsibilities),
+            squares @ np.square(responsibilities),
         ]
     )
 
