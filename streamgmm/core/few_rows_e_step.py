@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streamgmm.core.accuracy import LARGEST_VALUE
 from streamgmm.core.e_step import EStep, Posterior, require_shapes, writable
 from streamgmm.core.frame import ACCUMULATION_LENGTH, Frame
-from streamgmm.core.kernels.em_steps import log_joint_of_few
+from streamgmm.core.kernels.em_steps import posterior_of_few
 from streamgmm.core.kernels.kinds import TIED
 from streamgmm.core.kernels.screening import NEGLIGIBLE
 from streamgmm.core.parameters import Parameters
@@ -31,7 +31,7 @@ _FARTHEST = 2.0**26
 # Responsibility below which a component has no share in a row.
 _LEAST_SHARE = math.exp(NEGLIGIBLE)
 # Values of rows that are in memory at once.
-_VALUES_AT_ONCE = 1 << 16
+_VALUES_AT_ONCE = 1 << 17
 
 
 def n_products(shape: tuple[int, ...], n_components: int, has_matrices: bool) -> int:
@@ -59,18 +59,27 @@ def are_few_for(structure: CovarianceStructure, shape: tuple[int, int], n_compon
     )
 
 
-def posterior_of(joint: Array, with_responsibilities: bool) -> Posterior:
-    """Return the posterior of rows from their log-joint densities (n, K)."""
-    labels = np.argmax(joint, axis=1)
-    largest = joint.max(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        # Differences from an infinite density are NaN.
-        parts = np.exp(joint - largest[:, np.newaxis])
-        totals = parts.sum(axis=1)
-        scores: Array = np.where(np.isfinite(largest), largest + np.log(totals), largest)
-        shares = np.empty((0, joint.shape[1]))
-        if with_responsibilities:
-            shares = parts / totals[:, np.newaxis]
+def posterior_of(
+    mixture: tuple[Array, Array, Array],
+    columns: Array,
+    log_volume: float,
+    with_responsibilities: bool = True,
+) -> Posterior:
+    """Return the posterior of few rows.
+
+    Parameters
+    ----------
+    mixture : (ndarray of shape (K,), ndarray of shape (K, D), ndarray)
+        Weights, means, and the factors of :func:`factors_for_kernel`, in the units of the rows.
+    columns : ndarray of shape (D, n)
+        The rows, transposed, in units of which the logarithms sum to ``log_volume``.
+    log_volume : float
+    with_responsibilities : bool
+    """
+    n_rows, k = columns.shape[1], len(mixture[0])
+    scores, labels = np.empty(n_rows), np.empty(n_rows, dtype=np.int64)
+    shares = np.empty((n_rows if with_responsibilities else 0, k))
+    posterior_of_few(*mixture, columns, log_volume, scores, labels, shares)
     return Posterior(scores, labels, shares, 0)
 
 
@@ -132,9 +141,12 @@ class FewRowsEStep:
         # The kernels see no smaller share. Its square may be large all the same.
         has_share = found.responsibilities > _LEAST_SHARE
         shares = (found.responsibilities * has_share * own[:, np.newaxis]).T
-        step = min(ACCUMULATION_LENGTH, max(1, _VALUES_AT_ONCE // self.frame.n_features))
+        d = self.frame.n_features
+        step = min(ACCUMULATION_LENGTH, max(1, _VALUES_AT_ONCE // d))
+        # The memory of one array for all blocks need not be mapped again and again.
+        moved = np.empty((min(step, len(values)), d))
         sums = [
-            self._sums(values[start : start + step], shares[:, start : start + step])
+            self._sums(values[start : start + step], shares[:, start : start + step], moved)
             for start in range(0, len(values), step)
         ]
         moments, scatter = (sum(parts[1:], parts[0]) for parts in zip(*sums, strict=True))
@@ -160,9 +172,8 @@ class FewRowsEStep:
         if not (np.all(np.abs(ends) <= LARGEST_VALUE) and np.all(distances <= _FARTHEST)):
             return None
         columns /= frame.scale[:, np.newaxis]
-        joint = log_joint_of_few(*self._scaled_mixture, columns)
-        joint -= self._log_volume
-        found = posterior_of(joint.T, with_responsibilities)
+        mixture = self._scaled_mixture
+        found = posterior_of(mixture, columns, self._log_volume, with_responsibilities)
         # A density may be too small for a number.
         return found if np.isfinite(found.scores).all() else None
 
@@ -177,13 +188,16 @@ class FewRowsEStep:
     def _log_volume(self) -> float:
         return float(np.log(self.frame.scale).sum())
 
-    def _sums(self, rows: Array, shares: Array) -> tuple[Array, Array]:
-        """Return moments (K, M) and scatter of rows (n, D) with responsibilities (K, n)."""
+    def _sums(self, rows: Array, shares: Array, moved: Array) -> tuple[Array, Array]:
+        """Return moments (K, M) and scatter of rows (n, D) with responsibilities (K, n).
+
+        The values of ``moved``, of n rows or more, are lost.
+        """
         structure, frame = self.parameters.structure, self.frame
         moments = np.zeros((len(shares), structure.n_moments(frame.n_features)))
         scatter = np.zeros((structure.n_scatter(frame.n_features),) * 2)
         packed = np.setdiff1d(np.arange(len(shares)), frame.centred)
-        groups = [(packed, self._shared_coordinates(rows))] if packed.size else []
+        groups = [(packed, self._shared_coordinates(rows, moved))] if packed.size else []
         for c, k in enumerate(frame.centred.tolist()):
             u = structure.solved_rows(rows - frame.means[c], frame.factors, c)
             groups.append((np.array([k]), u))
@@ -195,10 +209,11 @@ class FewRowsEStep:
                 scatter += np.einsum("in,jn->ij", weighted, u.T)
         return moments, scatter
 
-    def _shared_coordinates(self, rows: Array) -> Array:
+    def _shared_coordinates(self, rows: Array, moved: Array) -> Array:
         """Return rows (n, D) in the coordinates of all components that are not centred."""
-        frame, moved = self.frame, rows - self.frame.origin
+        frame = self.frame
+        moved = np.subtract(rows, frame.origin, out=moved[: len(rows)])
         if self.parameters.structure.code == TIED:
             return self.parameters.structure.solved_rows(moved, frame.factors, 0)
-        found: Array = moved / frame.scale
-        return found
+        moved /= frame.scale
+        return moved

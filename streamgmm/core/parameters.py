@@ -253,6 +253,8 @@ def held_components(fixed: Fixed, name: ParameterName, n_components: int) -> NDA
 
 def n_held_components(fixed: Fixed, name: ParameterName, n_components: int) -> int:
     """Return for how many of ``n_components`` components a parameter is held."""
+    if not fixed:
+        return 0
     return min(int(held_components(fixed, name, n_components).sum()), n_components)
 
 

@@ -23,8 +23,8 @@ RegCovar = float | ArrayLike | Literal["auto"]
 DEFAULT_RIDGE = 1e-6
 # The interquartile range of a Gaussian, in standard deviations.
 _QUARTILES, _IQR = (0.25, 0.75), 1.349
-# Columns that are sorted at once.
-_COLUMNS_AT_ONCE = 64
+# Columns that are sorted at once, at least, and values of these if there are few rows.
+_COLUMNS_AT_ONCE, _VALUES_AT_ONCE = 64, 1 << 16
 # This many rows determine quartiles to about one percent.
 _MOST_ROWS = 1 << 16
 # A column counts as constant if its values differ by fewer roundings than this.
@@ -167,8 +167,9 @@ def robust_variances(rows: NDArray[Any], weights: Array) -> Array:
         rows, weights = rows[chosen], weights[chosen]
     found = np.full(rows.shape[1], np.nan)
     if size and np.all(weights == weights[0]):
-        for first in range(0, len(found), _COLUMNS_AT_ONCE):
-            block = slice(first, first + _COLUMNS_AT_ONCE)
+        step = max(_COLUMNS_AT_ONCE, _VALUES_AT_ONCE // size)
+        for first in range(0, len(found), step):
+            block = slice(first, first + step)
             found[block] = _simple_variances(rows[:, block])
     for column in np.flatnonzero(np.isnan(found)):
         found[column] = _robust_variance(rows[:, column], weights)

@@ -4,7 +4,7 @@ import copy
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Self, cast, get_args
@@ -872,8 +872,7 @@ class GaussianMixture(CheckpointedMixin, FitPredictMixin, MixtureEstimator):
         names = getattr(self, "feature_names_in_", None)
         fitted = fitted_model(fit, reader, ridge, names, self.fixed)
         stages = tuple(
-            {**asdict(stage), "log_likelihoods": [*stage.log_likelihoods]}
-            for stage in reader.stages
+            {**vars(stage), "log_likelihoods": [*stage.log_likelihoods]} for stage in reader.stages
         )
         self._set_fitted(replace(fitted, sample_history=stages))
 
@@ -1299,7 +1298,7 @@ def fitted_model(
         fit.statistics,
         ridge.entries,
         feature_names,
-        tuple(asdict(read) for read in reader.history),
+        tuple(dict(vars(read)) for read in reader.history),
         reader.n_reads,
         fit.reason,
         fit.converged,

@@ -1,9 +1,11 @@
 """Measure the available memory, and compute how many chunks fit in it."""
 
 import ctypes
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
@@ -62,7 +64,13 @@ def process_bytes() -> int:
 
 
 def _resident_bytes() -> int:
-    return int(psutil.Process().memory_info().rss)
+    return int(_process(os.getpid()).memory_info().rss)
+
+
+@lru_cache(maxsize=1)
+def _process(number: int) -> psutil.Process:
+    """Return a process by its number; finding it takes longer than measuring it."""
+    return psutil.Process(number)
 
 
 def _mapped_data_bytes() -> int:
@@ -152,11 +160,9 @@ def _control_groups() -> list[Path]:
     return [_CGROUP / own[1], _CGROUP] if own else [_CGROUP]
 
 
-def resolve_limit(memory_limit: int | float | str | None) -> int:
-    """Return the memory limit: as given, or the present size plus most of the free memory."""
-    if memory_limit is not None:
-        return parse_bytes(memory_limit)
-    return _resident_bytes() + int(_DEFAULT_PART * free_bytes())
+def _default_room() -> int:
+    """Return the bytes that the process may take if the user gives no limit."""
+    return int(_DEFAULT_PART * free_bytes())
 
 
 @dataclass(frozen=True)
@@ -186,10 +192,11 @@ class Budget:
 
     @classmethod
     def of(cls, memory_limit: int | float | str | None, n_threads: int) -> "Budget":
-        """Return the budget of this process; for the limit see :func:`resolve_limit`."""
-        limit = resolve_limit(memory_limit)
+        """Return the budget of this process: with a limit, or with most of the free memory."""
         if memory_limit is None:
-            return cls(limit, _resident_bytes(), n_threads)
+            held = _resident_bytes()
+            return cls(held + _default_room(), held, n_threads)
+        limit = parse_bytes(memory_limit)
         return_freed_memory()
         return cls(limit, process_bytes(), n_threads, drives=True)
 

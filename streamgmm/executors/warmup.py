@@ -13,7 +13,7 @@ from streamgmm.core.e_step import EStep
 from streamgmm.core.frame import Frame
 from streamgmm.core.incomplete import IncompleteExpectation
 from streamgmm.core.kernels.compilation import cache_folder
-from streamgmm.core.kernels.em_steps import arrays_for_steps, em_steps, log_joint_of_few
+from streamgmm.core.kernels.em_steps import arrays_for_steps, em_steps, posterior_of_few
 from streamgmm.core.kernels.lloyd import lloyd_iterations
 from streamgmm.core.kernels.structs import Struct
 from streamgmm.core.parameters import Parameters
@@ -82,9 +82,12 @@ def call_kernels_for_few_rows() -> None:
     rows, ones, factors = np.eye(2), np.ones(2), np.tile(np.eye(2), (2, 1, 1))
     mixture = 0.5 * ones, np.eye(2), factors
     form = np.zeros(2, dtype=np.bool_)
-    steps = arrays_for_steps(rows, *mixture)
+    steps = arrays_for_steps(rows, 2, has_matrices=True)
+    for own, value in zip((steps.shares, steps.means, steps.covariances), mixture, strict=True):
+        own[:] = value
     em_steps(ones, ones, form, 1, 0.0, 0, 0.0, np.empty(1), Struct(steps))
-    log_joint_of_few(*mixture, rows)
+    labels = np.empty(2, dtype=np.int64)
+    posterior_of_few(*mixture, rows, 0.0, ones.copy(), labels, np.empty((2, 2)))
     lloyd_iterations(rows, ones, np.eye(2), 1, 0.0)
 
 

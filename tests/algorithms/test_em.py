@@ -42,6 +42,14 @@ def run(
         return expectation_maximization(reader, start, **arguments)
 
 
+def test_it_keeps_the_mixture_of_its_last_pass_if_asked() -> None:
+    with_step, without = run(first()), run(first(), keeps_evaluated=True)
+    assert without.converged and without.log_likelihoods == with_step.log_likelihoods
+    again = run(without.parameters, max_iter=1)
+    assert abs(again.value - without.value) < 1e-12
+    assert run(with_step.parameters, max_iter=1).value > without.value
+
+
 @pytest.mark.parametrize("tol", [1e-1, 1e-3, 1e-5])
 def test_it_stops_where_scikit_learn_stops(tol: float) -> None:
     start = first()

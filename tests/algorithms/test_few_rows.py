@@ -34,7 +34,8 @@ def test_steps_are_those_of_em(covariance_type: CovarianceType, shape: tuple[int
     model = random_parameters(rng, covariance_type, k, d)
     start = random_parameters(rng, covariance_type, k, d)
     units = np.ones(d) if "spherical" in covariance_type else np.geomspace(1e-3, 1e3, d)
-    rows, weights = draw(rng, model, 200), rng.uniform(0.1, 3.0, 200)
+    # More rows than the kernel computes at once.
+    rows, weights = draw(rng, model, 600), rng.uniform(0.1, 3.0, 600)
     ridge = 1e-2
     moved = rows * units + 1e4 * units
     few = FewRows.of(moved, weights, covariance_type, Objective(ridge * np.square(units)))
@@ -42,13 +43,12 @@ def test_steps_are_those_of_em(covariance_type: CovarianceType, shape: tuple[int
     stacked = start.stacked(start.factors)
     scaled = stacked * (units[:, np.newaxis] if start.structure.has_directions else units)
     structure = start.structure
-    factors = structure.stored(scaled)
     begun = Parameters(
         covariance_type,
         start.weights,
         start.means * units + 1e4 * units,
-        np.asarray(factors),
-        np.asarray(factors),
+        np.asarray(structure.stored(structure.covariances_of(scaled))),
+        np.asarray(structure.stored(scaled)),
     )
     seen: list[tuple[int, int]] = []
 
@@ -56,7 +56,7 @@ def test_steps_are_those_of_em(covariance_type: CovarianceType, shape: tuple[int
         seen.append((n_rows, len(log_likelihoods)))
 
     fit = few.short_run(begun, 3, 0.0, on_run)
-    assert fit is not None and seen == [(600, 3)] and fit.n_iterations == 3
+    assert fit is not None and seen == [(1800, 3)] and fit.n_iterations == 3
     expected = naive.of(begun)
     for value in fit.log_likelihoods:
         right = naive.mean_log_likelihood(moved, expected, weights)
@@ -91,6 +91,22 @@ def test_extrapolation_takes_a_part_of_the_steps() -> None:
     assert fit is not None and plain is not None and fit.converged
     assert sum(n_rows) // len(rows) < 0.5 * plain.n_iterations
     assert fit.value > plain.value - 1e-6
+
+
+@pytest.mark.parametrize("covariance_type", ALL_TYPES)
+def test_run_that_has_settled_ends_at_the_mixture_of_its_last_value(
+    covariance_type: CovarianceType,
+) -> None:
+    """Runs one after another use the same arrays, and leave the mixtures of those before alone."""
+    rng = np.random.default_rng(4)
+    rows = draw(rng, random_parameters(rng, covariance_type, 2, 3), 150)
+    starts = [random_parameters(rng, covariance_type, 2, 3) for _ in range(2)]
+    few = few_rows(rows, covariance_type, 1e-3)
+    fits = [few.short_run(start, 1000, 1e-7, ignore_run) for start in starts]
+    for fit in fits:
+        assert fit is not None and fit.converged
+        right = naive.mean_log_likelihood(rows, naive.of(fit.parameters), np.ones(len(rows)))
+        assert abs(fit.value - float(right)) < 1e-11 * max(1.0, abs(fit.value))
 
 
 def test_run_that_reaches_its_limit_has_not_converged() -> None:

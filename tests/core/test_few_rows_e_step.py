@@ -7,7 +7,7 @@ import tests.naive as naive
 from streamgmm import GaussianMixture
 from streamgmm.core.e_step import EStep
 from streamgmm.core.expectation import prepare
-from streamgmm.core.few_rows_e_step import FewRowsEStep, are_few_for
+from streamgmm.core.few_rows_e_step import FewRowsEStep, are_few_for, posterior_of
 from streamgmm.core.frame import Frame
 from streamgmm.core.kernels.compilation import Kernel
 from streamgmm.core.kernels.mixture import e_step
@@ -50,6 +50,23 @@ def test_posteriors_are_exact(
     np.testing.assert_allclose(found.responsibilities, shares, rtol=0.0, atol=1e-8)
     np.testing.assert_array_equal(found.labels, shares.argmax(axis=1))
     assert found.labels.dtype == np.int64
+
+
+def test_rows_without_a_density_are_seen() -> None:
+    """The density of a row may be too small for a number; NaN is never taken for a number."""
+    mixture = np.array([0.5, 0.5]), np.array([[0.0], [1.0]]), np.ones((2, 1, 1))
+    columns = np.zeros((1, 1300))
+    columns[0, [600, 1299]] = 1e200, np.nan
+    found = posterior_of(mixture, columns, 1.0)
+    assert found.scores[600] == -np.inf and np.isnan(found.scores[1299])
+    assert np.isnan(found.responsibilities[[600, 1299]]).all()
+    others = np.delete(np.arange(1300), [600, 1299])
+    density = 0.5 * (1.0 + np.exp(-0.5)) / np.sqrt(2.0 * np.pi)
+    np.testing.assert_allclose(found.scores[others], np.log(density) - 1.0, rtol=1e-14)
+    np.testing.assert_allclose(
+        found.responsibilities[others, 0], 1.0 / (1.0 + np.exp(-0.5)), rtol=1e-14
+    )
+    assert posterior_of(mixture, columns, 1.0, False).responsibilities.shape == (0, 2)
 
 
 @pytest.mark.parametrize("covariance_type", ALL_TYPES)

@@ -6,12 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamgmm.errors import ParameterError
-from streamgmm.executors.memory import (
-    free_bytes,
-    parse_bytes,
-    process_bytes,
-    resolve_limit,
-)
+from streamgmm.executors.memory import Budget, free_bytes, parse_bytes, process_bytes
 from streamgmm.executors.merge_tree import MergeTree, tree_depth
 from streamgmm.quantities import format_bytes
 from streamgmm.testing.executors import Text, bracketed
@@ -88,6 +83,6 @@ def test_the_default_limit_is_between_what_is_held_and_what_there_is() -> None:
     held, free = process_bytes(), free_bytes()
     assert held > 1 << 20
     assert free > 1 << 20
-    limit = resolve_limit(None)
+    limit = Budget.of(None, 1).limit
     assert held < limit < held + free
-    assert resolve_limit("1GiB") == 2**30
+    assert Budget.of("1GiB", 1).limit == 2**30

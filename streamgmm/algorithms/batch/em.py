@@ -25,7 +25,7 @@ class Fit:
     parameters : Parameters
         After the last M-step.
     statistics : Statistics or None
-        Those that they were made from; None if there was no iteration.
+        Those of the last pass of EM; None if there was no iteration.
     log_likelihoods : list of float
         Mean log-likelihood, nats per row, of the parameters that each iteration began with; of
         accelerated EM, of those that were accepted.
@@ -86,6 +86,7 @@ def expectation_maximization(
     max_iter: int,
     objective: Objective,
     previous: float = -math.inf,
+    keeps_evaluated: bool = False,
 ) -> Fit:
     """Run EM from given parameters until the value of the objective changes by less than ``tol``.
 
@@ -104,6 +105,9 @@ def expectation_maximization(
     objective : Objective
     previous : float
         Value of the objective that the first gain is counted from, for a fit that continues.
+    keeps_evaluated : bool
+        Whether a fit that ends for the tolerance keeps the parameters of its last pass, without
+        another M-step.
 
     Returns
     -------
@@ -140,6 +144,12 @@ def expectation_maximization(
             previous=before,
         )
         parameters = replace(parameters)
+        value = objective.value(statistics, parameters)
+        if keeps_evaluated and abs(value - previous) < tol:
+            values.append(value)
+            log_likelihoods.append(statistics.mean_log_likelihood)
+            reason = StopReason.TOLERANCE
+            break
         maximum = objective.maximize(statistics, parameters)
         if not statistics.frame.resolves(maximum.parameters):
             # Covariances far narrower than the parameters predicted: the same step, from
@@ -149,7 +159,7 @@ def expectation_maximization(
                 "refinement", parameters, frame=frame, iteration=iteration, previous=before
             )
             maximum = objective.maximize(statistics, parameters)
-        value = objective.value(statistics, parameters)
+            value = objective.value(statistics, parameters)
         parameters = maximum.parameters
         if maximum.empty or maximum.collapsed:
             degenerate.update(maximum.empty, maximum.collapsed)

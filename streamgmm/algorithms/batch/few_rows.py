@@ -6,7 +6,8 @@ rows with gaps), and those in which it fails, go through the reader.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from streamgmm.core.kernels.em_steps import (
     Steps,
     arrays_for_steps,
     em_steps,
-    log_joint_of_few,
 )
 from streamgmm.core.kernels.structs import Struct
 from streamgmm.core.objective import Objective
@@ -41,10 +41,12 @@ _MOST_STEPS, _FEWEST_STEPS = 1000, 50
 # Part of the tolerance that the last step of a fit gains at most, or that steps predict to remain.
 # They see few directions. What is taken for rounding, nats per row.
 _PART_OF_STEP, _PART_OF_REST, _ROUNDING = 1e-5, 1e-2, 1e-12
+# Values of rows that are transposed at once.
+_VALUES_AT_ONCE = 1 << 16
 # Smaller variances may be those of squares that vanish.
 _LEAST_VARIANCE = 1e-290
 # Least standard deviation, in roundings of the data: differences from the centre have these errors.
-_VISIBLE = 2.0**20
+_VISIBLE, _EPSILON = 2.0**20, float(np.finfo(np.float64).eps)
 
 #: Receives the number of rows that a run has computed, and the log-likelihoods of its steps.
 OnRun = Callable[[int, Sequence[float]], None]
@@ -82,6 +84,8 @@ class FewRows:
     centre: Array
     scale: Array
     ridge: Array
+    # Arrays for steps by the number of components, which runs use again.
+    _arrays: dict[int, list[tuple[Steps, Struct]]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -94,16 +98,23 @@ class FewRows:
             and are_few(rows.shape, 1, STRUCTURES[covariance_type].has_directions)
         ):
             return None
-        columns = np.array(rows.T, dtype=np.float64, order="C")
-        with np.errstate(over="ignore", invalid="ignore"):
-            centre = columns.mean(axis=1)
-            columns -= centre[:, np.newaxis]
-            variances = np.einsum("dn,dn->d", columns, columns) / len(rows)
+        n_rows, n_features = rows.shape
+        columns = np.empty((n_features, n_rows))
+        centre, variances = np.empty(n_features), np.empty(n_features)
+        step = max(1, _VALUES_AT_ONCE // n_rows)
+        for start in range(0, n_features, step):
+            block = slice(start, start + step)
+            own = columns[block]
+            own[:] = rows[:, block].T
+            with np.errstate(over="ignore", invalid="ignore"):
+                centre[block] = own.mean(axis=1)
+                own -= centre[block, np.newaxis]
+                variances[block] = np.einsum("dn,dn->d", own, own) / n_rows
         units = cls._in_units(centre, variances, covariance_type, objective)
         if units is None:
             return None
         columns /= units.scale[:, np.newaxis]
-        return replace(units, columns=columns, weights=writable(weights))
+        return units._with(columns, writable(weights))
 
     @classmethod
     def none_of(
@@ -150,7 +161,7 @@ class FewRows:
             columns /= self.scale[:, np.newaxis]
         if not np.isfinite(columns).all():
             return None
-        return replace(self, columns=columns, weights=writable(weights))
+        return self._with(columns, writable(weights))
 
     def is_for(self, n_components: int, n_rows: int | None = None) -> bool:
         """Return whether a step with this number of components takes less time here.
@@ -194,19 +205,32 @@ class FewRows:
         """Shape of the rows, (n, D)."""
         return self.columns.shape[::-1]
 
+    @cached_property
+    def log_volume(self) -> float:
+        """Sum of the logarithms of the units."""
+        return float(np.log(self.scale).sum())
+
     @property
     def _has_matrices(self) -> bool:
         return STRUCTURES[self.covariance_type].has_directions
 
     def part(self, places: NDArray[np.intp], weights: Array) -> "FewRows":
         """Return some of the rows, with weights (n,) that these rows shall have."""
-        return replace(self, columns=np.take(self.columns, places, axis=1), weights=weights)
+        if np.array_equal(places, np.arange(len(self.weights))):
+            return self.weighted(weights)
+        return self._with(np.take(self.columns, places, axis=1), weights)
+
+    def _with(self, columns: Array, weights: Array) -> "FewRows":
+        """Return other rows in these units."""
+        return replace(self, columns=columns, weights=weights, _arrays={})
+
+    def weighted(self, weights: Array) -> "FewRows":
+        """Return these rows with other weights (n,)."""
+        return replace(self, weights=weights)
 
     def posterior(self, parameters: Parameters) -> Posterior:
         """Return the posterior of each row, with responsibilities."""
-        joint = log_joint_of_few(*self._scaled(parameters), self.columns).T
-        joint -= np.log(self.scale).sum()
-        return posterior_of(joint, with_responsibilities=True)
+        return posterior_of(self._scaled(parameters), self.columns, self.log_volume)
 
     def _run(
         self,
@@ -218,7 +242,10 @@ class FewRows:
         on_run: OnRun,
     ) -> Fit | None:
         values = np.empty(n_steps)
-        steps = arrays_for_steps(self.columns, *self._scaled(start))
+        kept = self._arrays.setdefault(start.n_components, [])
+        # Each thread that runs has its own.
+        steps, struct = kept.pop() if kept else self._new_arrays(start.n_components)
+        self._write(start, steps)
         n_values, n_evaluated, has_settled = em_steps(
             self.ridge,
             self.weights,
@@ -228,15 +255,38 @@ class FewRows:
             n_cheap,
             tol,
             values,
-            Struct(steps),
+            struct,
         )
-        log_likelihoods = (values[:n_values] - np.log(self.scale).sum()).tolist()
+        log_likelihoods = (values[:n_values] - self.log_volume).tolist()
         on_run(n_evaluated * len(self.weights), log_likelihoods)
         found = self._parameters(steps) if n_values else None
+        kept.append((steps, struct))
         if found is None:
             return None
         reason = StopReason.TOLERANCE if has_settled else StopReason.LIMIT
         return Fit(found, None, log_likelihoods, log_likelihoods, reason, n_iterations=n_values)
+
+    def _new_arrays(self, n_components: int) -> tuple[Steps, Struct]:
+        steps = arrays_for_steps(self.columns, n_components, self._has_matrices)
+        return steps, Struct(steps)
+
+    @cached_property
+    def _units_of_covariances(self) -> Array:
+        """Of matrices, (D, D), or of variances, (1, D)."""
+        if self._has_matrices:
+            return np.outer(self.scale, self.scale)
+        found: Array = np.square(self.scale)[np.newaxis]
+        return found
+
+    def _write(self, mixture: Parameters, steps: Steps) -> None:
+        """Write a mixture in the units of the rows."""
+        steps.shares[:] = mixture.weights
+        np.subtract(mixture.means, self.centre, out=steps.means)
+        np.divide(steps.means, self.scale, out=steps.means)
+        covariances = mixture.stacked(mixture.covariances)
+        if not self._has_matrices:
+            covariances = covariances[:, np.newaxis]
+        np.divide(covariances, self._units_of_covariances, out=steps.covariances)
 
     def _scaled(self, parameters: Parameters) -> tuple[Array, Array, Array]:
         """Return weights (K,), means (K, D) and factors in the units of the rows.
@@ -249,16 +299,16 @@ class FewRows:
     def _parameters(self, steps: Steps) -> Parameters | None:
         """Return the mixture in data units; None if a component is hardly wider than rounding."""
         structure = STRUCTURES[self.covariance_type]
-        covariances, factors = steps.covariances, steps.factors
-        means = self.centre + self.scale * steps.means
+        means = steps.means * self.scale
+        means += self.centre
+        covariances = steps.covariances * self._units_of_covariances
         if self._has_matrices:
-            covariances = covariances * np.outer(self.scale, self.scale)
-            factors = factors * self.scale[:, np.newaxis]
+            factors = steps.factors * self.scale[:, np.newaxis]
             widths = np.diagonal(factors, axis1=1, axis2=2)
         else:
-            covariances = covariances[:, 0] * np.square(self.scale)
-            widths = factors = factors[:, 0] * self.scale
-        rounding = np.finfo(np.float64).eps * (np.abs(means) + self.scale)
+            covariances = covariances[:, 0]
+            widths = factors = steps.factors[:, 0] * self.scale
+        rounding = _EPSILON * (np.abs(means) + self.scale)
         if not np.all(widths > _VISIBLE * rounding):
             return None
         stored, roots = (np.array(structure.stored(one)) for one in (covariances, factors))

@@ -52,13 +52,18 @@ class Rows:
     weights: Array
     few: FewRows | None = None
     on_run: OnRun = ignore_run
-    # The best end of a run whose last gain was negligible, if there is any.
+    # Ends of runs whose last gain was negligible, as far as they are alike the best one.
     _settled: list[Fit] = field(default_factory=list, init=False)
 
     @cached_property
     def rows(self) -> Array:
         """The rows in float64."""
         return self.stored.astype(np.float64, copy=False)
+
+    @property
+    def may_lack_values(self) -> bool:
+        """Whether a row may hold NaN."""
+        return self.reader.source.missing == "em"
 
     def prepared(self, parameters: Parameters) -> Expectation:
         """Return a mixture prepared for these rows."""
@@ -76,8 +81,9 @@ class Rows:
                 return settled
         fit = self._run(start, n_steps, objective)
         is_sound = fit.converged and not fit.degenerate
-        if is_sound and all(fit.value >= other.value for other in self._settled):
-            self._settled[:] = [fit]
+        if is_sound and all(fit.value >= other.value - _SETTLED for other in self._settled):
+            alike = [other for other in self._settled if other.value >= fit.value - _SETTLED]
+            self._settled[:] = [*alike, fit]
         return fit
 
     def _run(self, start: Parameters, n_steps: int, objective: Objective) -> Fit:
@@ -87,7 +93,12 @@ class Rows:
             if found is not None:
                 return found
         fit = expectation_maximization(
-            self.reader, start, tol=_SETTLED, max_iter=n_steps, objective=objective
+            self.reader,
+            start,
+            tol=_SETTLED,
+            max_iter=n_steps,
+            objective=objective,
+            keeps_evaluated=True,
         )
         return fit.without_statistics()
 
@@ -119,13 +130,17 @@ class Rows:
         whole = self.few
         if whole is None:
             whole = FewRows.none_of(self.stored, covariance_type, objective)
+        # Parts of few rows by their places, which are kept so that no other array is mistaken.
+        kept: dict[int, tuple[NDArray[np.intp], FewRows]] = {}
 
         def part(places: NDArray[np.intp], weights: Array, n_components: int) -> FewRows | None:
             if whole is None or not whole.is_for(n_components, len(places)):
                 return None
-            if self.few is not None:
-                return self.few.part(places, weights)
-            return whole.holding(self.stored[places], weights)
+            if self.few is None:
+                return whole.holding(self.stored[places], weights)
+            if id(places) not in kept:
+                kept[id(places)] = places, self.few.part(places, weights)
+            return kept[id(places)][1].weighted(weights)
 
         return part
 

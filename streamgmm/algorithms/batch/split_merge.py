@@ -7,11 +7,10 @@ splits and the costs of merges are estimated for all components at once, from ro
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 import scipy.special
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
@@ -19,7 +18,11 @@ from scipy.spatial.distance import cdist
 from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.few_rows import ignore_run
 from streamgmm.algorithms.batch.rows_in_memory import Part, Rows, taken_components
-from streamgmm.algorithms.sampling.initialization import parameters_of_clusters
+from streamgmm.algorithms.sampling.initialization import (
+    empty_columns,
+    ordered,
+    parameters_of_clusters,
+)
 from streamgmm.core.e_step import Posterior
 from streamgmm.core.frame import Frame
 from streamgmm.core.mixtures.reduction import merged_pairs, merging_partners
@@ -29,8 +32,9 @@ from streamgmm.core.statistics import Statistics
 from streamgmm.core.structures import Array, CovarianceStructure
 from streamgmm.events import RoundDone, SampleStep
 
-# EM steps before the gain of halves is estimated, and before a new mixture is compared.
-_STEPS_OF_PARTS, _STEPS = 5, 5
+# EM steps before the gain of halves is estimated, and before a new mixture is compared; gain of a
+# step of halves that is the last one, nats per row.
+_STEPS_OF_PARTS, _STEPS, _SETTLED = 5, 5, 1e-6
 #: Largest number of rounds.
 MOST_ROUNDS = 32
 # Number of swaps that are tried one by one, if all of them together do not pay.
@@ -200,7 +204,7 @@ def _masses(weights: Array, responsibilities: Array) -> Array:
         [
             weights @ responsibilities,
             squares @ responsibilities,
-            np.einsum("n,nk,nk->k", squares, responsibilities, responsibilities),
+            squares @ np.square(responsibilities),
         ]
     )
 
@@ -316,24 +320,31 @@ class _Shares:
     ----------
     scores : ndarray of shape (m,)
         ln p(x) of all rows, nats.
-    columns : csc_array of shape (m, K)
-        Responsibilities above a small one.
+    starts : ndarray of shape (K + 1,), int
+        Where the responsibilities of each component begin, and where the last ones end.
+    places : ndarray of shape (n,), int
+        Rows of the responsibilities above a small one, in order for each component.
+    values : ndarray of shape (n,)
+        These responsibilities.
     """
 
     scores: Array
-    columns: scipy.sparse.csc_array
+    starts: NDArray[np.intp]
+    places: NDArray[np.intp]
+    values: Array
 
     def members(self, component: int) -> tuple[NDArray[np.intp], Array]:
         """Return the rows in which a component has a share, (n,), and these shares, (n,)."""
-        own = slice(self.columns.indptr[component], self.columns.indptr[component + 1])
-        return self.columns.indices[own].astype(np.intp), self.columns.data[own]
+        own = slice(self.starts[component], self.starts[component + 1])
+        return self.places[own], self.values[own]
 
     def masses(self, weights: Array) -> Array:
         """Return the means over rows of weights w of the sums γw, γw² and γ²w², (3, K)."""
-        squares = np.square(weights)
-        found: Array = np.stack(
-            [weights @ self.columns, squares @ self.columns, squares @ self.columns.power(2)]
-        )
+        sizes = np.diff(self.starts)
+        components, own = np.repeat(np.arange(len(sizes)), sizes), weights[self.places]
+        first, second = own * self.values, np.square(own) * self.values
+        summed = (first, second, second * self.values)
+        found: Array = np.stack([np.bincount(components, each, len(sizes)) for each in summed])
         found /= weights.sum()
         return found
 
@@ -341,13 +352,18 @@ class _Shares:
 def _shares(rows: Rows, parameters: Parameters) -> _Shares:
     """Return the responsibilities of all rows that are of consequence."""
 
-    def of_block(weights: Array, found: Posterior) -> tuple[Any, ...]:
+    def of_block(weights: Array, found: Posterior) -> tuple[NDArray[Any], ...]:
         shares = found.responsibilities
-        shares[~((shares > _SMALL_SHARE) & np.isfinite(found.scores)[:, np.newaxis])] = 0.0
-        return found.scores, scipy.sparse.csr_array(shares)
+        is_own = (shares > _SMALL_SHARE) & np.isfinite(found.scores)[:, np.newaxis]
+        sizes = is_own.sum(axis=1)
+        return found.scores, sizes, np.nonzero(is_own)[1], shares[is_own]
 
-    scores, shares = zip(*rows.of_blocks(parameters, of_block), strict=True)
-    return _Shares(np.concatenate(scores), scipy.sparse.vstack(shares, "csc"))
+    parts = zip(*rows.of_blocks(parameters, of_block), strict=True)
+    scores, sizes, components, values = (np.concatenate(part) for part in parts)
+    k = parameters.n_components
+    order = ordered(components, k)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(components, minlength=k))])
+    return _Shares(scores, starts, np.repeat(np.arange(len(scores)), sizes)[order], values[order])
 
 
 def _halves(
@@ -412,27 +428,35 @@ def _begun_halves(
     """
     scales = parameters.structure.deviations(_mean_factor(parameters))
     places, weights = (np.concatenate(parts) for parts in zip(*own, strict=True))
-    spread = rows.rows[places]
-    is_lacking = np.isnan(spread).all(axis=0)
-    if is_lacking.any():
+    if not len(places) or rows.may_lack_values:
         # Rows without weight tell of columns of which these rows have no value.
-        others = rows.rows[~np.isnan(rows.rows[:, is_lacking]).all(axis=1)]
-        spread = np.concatenate([spread, others])
+        lacking = empty_columns(rows.rows[places])
+        others = np.flatnonzero(~np.isnan(rows.rows[:, lacking]).all(axis=1))
+        places = np.concatenate([places, others])
         weights = np.concatenate([weights, np.zeros(len(others))])
     # Halves are those of differences from the component's mean: beside rows far away, values that
     # are near each other would be lost in rounding.
-    labels, stop = np.zeros(len(spread), dtype=np.intp), 0
-    values = spread - parameters.means[0]
+    labels, stop = np.zeros(len(places), dtype=np.intp), 0
+    values = rows.rows[places]
     for component, (_, own_weights) in enumerate(own):
         start, stop = stop, stop + len(own_weights)
-        values[start:stop] = spread[start:stop] - parameters.means[component]
+        values[start:stop] -= parameters.means[component]
         residuals = values[start:stop] / scales
-        residuals[np.isnan(residuals)] = 0.0
-        axis = longest_axis(residuals * np.sqrt(own_weights)[:, np.newaxis])
-        labels[start:stop] = 2 * component + (residuals @ axis > 0.0)
+        residuals *= np.sqrt(own_weights)[:, np.newaxis]
+        if rows.may_lack_values:
+            residuals[np.isnan(residuals)] = 0.0
+        labels[start:stop] = 2 * component + (residuals @ longest_axis(residuals) > 0.0)
+    values[stop:] -= parameters.means[0]
     k, covariance_type = parameters.n_components, parameters.covariance_type
     found = parameters_of_clusters(
-        values, weights, labels, 2 * k, covariance_type, objective, spread
+        values,
+        weights,
+        labels,
+        2 * k,
+        covariance_type,
+        objective,
+        is_centred=True,
+        spread=lambda: rows.rows[places],
     )
     return replace(found, means=found.means + np.repeat(parameters.means, 2, axis=0))
 
@@ -472,7 +496,7 @@ def _fitted_halves(
             others.append(component)
             continue
         pair = replace(pair, weights=pair.weights / pair.weights.sum())
-        fit = few.short_run(pair, _STEPS_OF_PARTS, 0.0, ignore_run)
+        fit = few.short_run(pair, _STEPS_OF_PARTS, _SETTLED, ignore_run)
         if fit is not None:
             fitted.append(component)
             fits.append(fit.parameters)
@@ -557,13 +581,15 @@ def _births(
 
     They are fitted beside the mixture, which does not change.
     """
-    n_rows = len(rows.stored)
-    worst = np.argsort(shares.scores)[: min(int(_WORST * n_rows), _MOST_WORST)]
+    n_worst = min(int(_WORST * len(rows.stored)), _MOST_WORST)
+    if n_worst < _ROWS_OF_BIRTH:
+        return None, np.empty(0)
+    worst = np.argsort(shares.scores)[:n_worst]
     groups = dense_places(rows.rows[worst], parameters)
     if not groups:
         return None, np.empty(0)
     chosen = worst[np.concatenate(groups)]
-    if np.isnan(rows.rows[chosen]).all(axis=0).any():
+    if rows.may_lack_values and empty_columns(rows.rows[chosen]).size:
         # These rows say nothing of a column.
         return None, np.empty(0)
     labels = np.repeat(np.arange(len(groups)), [len(own) for own in groups])
@@ -578,18 +604,29 @@ def _births(
     total = rows.weights.sum()
     part = float(rows.weights[chosen].sum() / total)
     stored, weights, scores = rows.stored, rows.weights, shares.scores
+    few = rows.few_for(len(groups))
+    prepared = lru_cache(maxsize=1)(rows.prepared)
     for step in range(_STEPS_OF_PARTS):
-        prepared = rows.prepared(born)
-        taken = weights * _taken(part, prepared.posterior(stored).scores, scores)
+        found = prepared(born).posterior(stored) if few is None else few.posterior(born)
+        taken = weights * _taken(part, found.scores, scores)
         if step == 0:
             # Rows far from all new components are not evaluated again before the end.
             near = np.flatnonzero(taken > _NO_SHARE * weights)
             stored, weights, scores, taken = (
                 values[near] for values in (stored, weights, scores, taken)
             )
-        born = objective.maximize(prepared.statistics(stored, taken), born).parameters
+            few = None if few is None else few.part(near, taken)
+        fit = None if few is None else few.weighted(taken).short_run(born, 1, 0.0, ignore_run)
+        if fit is not None:
+            born = fit.parameters
+        else:
+            born = objective.maximize(prepared(born).statistics(stored, taken), born).parameters
         part = float(taken.sum() / total)
-    found = rows.prepared(born).posterior(rows.stored, with_responsibilities=True)
+    few = rows.few_for(len(groups))
+    if few is None:
+        found = prepared(born).posterior(rows.stored, with_responsibilities=True)
+    else:
+        found = few.posterior(born)
     relative = part * np.exp(_log_ratios(found.scores, shares.scores))
     densities = found.responsibilities * relative[:, np.newaxis]
     weights = part * born.weights
@@ -708,6 +745,8 @@ def _thinned(
     """
     most = _ROWS_PER_MOMENT * parameters.structure.n_moments(parameters.n_features)
     step = max(-(-len(places) // most), 1)
+    if step == 1:
+        return places, shares, step
     return places[::step], shares[::step], step
 
 

@@ -2,7 +2,8 @@
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
@@ -27,6 +28,8 @@ _KMEANS_TOLERANCE = 1e-4
 # Products of an iteration for which calls of NumPy take most of the time, and columns up to which
 # they do.
 _FEW_PRODUCTS, _FEW_COLUMNS = 1 << 20, 64
+# Weights of rows in clusters up to which products with a sparse matrix take longer.
+_FEW_MEMBERS = 1 << 15
 # Centres that are chosen between two reports.
 _CENTRES_IN_STEP = 64
 # Rows per component of a start from few rows.
@@ -90,52 +93,49 @@ class _Rows:
 
     Attributes
     ----------
-    terms : ndarray of shape (n, D + 1), or (n, 2 D) if values are missing
-        The values, 0 where one is missing; then 1, or for each value whether it is observed.
+    values : ndarray of shape (n, D)
+        0 where a value is missing.
+    seen : ndarray of shape (n, D), or None
+        1 where there is a value, else 0; None if no value is missing.
     weights : ndarray of shape (n,)
     centre : ndarray of shape (D,)
         Mean that was subtracted from the data.
-    is_complete : bool
-        Whether no value is missing.
     """
 
-    terms: Array
+    values: Array
+    seen: Array | None
     weights: Array
     centre: Array
-    is_complete: bool
 
     @classmethod
-    def of(cls, rows: Array, weights: Array) -> "_Rows":
-        """Return the rows about their mean; NaN stands for a missing value."""
-        n_rows, n_features = rows.shape
+    def of(cls, rows: Array, weights: Array, is_centred: bool = False) -> "_Rows":
+        """Return the rows about their mean, or about 0; NaN stands for a missing value."""
         centre = rows.mean(axis=0, dtype=np.float64)
         # A mean is NaN if a value is.
-        is_complete = not bool(np.isnan(centre).any())
-        if not is_complete:
-            centre = np.nanmean(rows, axis=0)
-        terms = np.empty((n_rows, n_features + 1 if is_complete else 2 * n_features))
-        np.subtract(rows, centre, out=terms[:, :n_features])
-        terms[:, n_features:] = 1.0
-        if not is_complete:
-            missing = np.isnan(rows)
-            terms[:, :n_features][missing] = 0.0
-            terms[:, n_features:][missing] = 0.0
-        return cls(terms, weights, centre, is_complete)
+        if not np.isnan(centre).any():
+            if is_centred:
+                return cls(rows, None, weights, np.zeros(rows.shape[1]))
+            return cls(rows - centre, None, weights, centre)
+        centre = np.nanmean(rows, axis=0)
+        missing = np.isnan(rows)
+        values = rows - centre
+        values[missing] = 0.0
+        return cls(values, np.where(missing, 0.0, 1.0), weights, centre)
 
     def __len__(self) -> int:
-        return len(self.terms)
+        return len(self.values)
 
     @property
-    def values(self) -> Array:
-        """Shape (n, D)."""
-        return self.terms[:, : len(self.centre)]
+    def is_complete(self) -> bool:
+        """Whether no value is missing."""
+        return self.seen is None
 
-    @property
-    def seen(self) -> Array:
-        """1 where there is a value, else 0, (n, D); (n, 1) for rows without gaps."""
-        return self.terms[:, len(self.centre) :]
+    def part(self, places: NDArray[np.intp]) -> "_Rows":
+        """Return some of the rows, about the same centre."""
+        seen = None if self.seen is None else self.seen[places]
+        return _Rows(self.values[places], seen, self.weights[places], self.centre)
 
-    @property
+    @cached_property
     def squares(self) -> Array:
         """‖x‖² of the observed values, (n,)."""
         found: Array = np.einsum("nd,nd->n", self.values, self.values)
@@ -143,7 +143,7 @@ class _Rows:
 
     def variances(self) -> Array:
         """Return the variance of each feature, (D,)."""
-        if self.is_complete:
+        if self.seen is None:
             # The mean is 0, but for rounding.
             found: Array = np.einsum("nd,nd->d", self.values, self.values) / len(self)
             return found
@@ -160,8 +160,10 @@ class _Rows:
         edges = [*range(0, max(n_features - 1, 1), size), n_features]
         parts = []
         for start, stop in pairwise(edges):
-            seen = self.seen if self.is_complete else self.seen[:, start:stop]
-            parts.append(function(np.where(seen > 0.0, self.values[:, start:stop], np.nan)))
+            own = self.values[:, start:stop]
+            if self.seen is not None:
+                own = np.where(self.seen[:, start:stop] > 0.0, own, np.nan)
+            parts.append(function(own))
         return np.concatenate(parts, axis=-1)
 
 
@@ -235,9 +237,7 @@ def initialize(
             f"only {len(rows)} row(s) have a weight above zero and squares that do not "
             f"overflow, fewer than n_components = {n_components}"
         )
-    # A column without values has none in the first row.
-    empty = np.flatnonzero(np.isnan(rows[0]))
-    empty = empty[np.isnan(rows[:, empty]).all(axis=0)]
+    empty = empty_columns(rows)
     if empty.size:
         raise DataError(
             f"column(s) {', '.join(map(str, empty))} hold nothing but NaN in {len(rows)} "
@@ -250,7 +250,7 @@ def initialize(
         measured = _Rows.of(np.clip(rows / scales, -LARGEST_VALUE, LARGEST_VALUE), weights)
     lloyd = _Lloyd(most_iterations, on_step)
     labels = _METHODS[method](measured, n_components, random, lloyd)
-    found = _parameters(centred, labels, n_components, covariance_type, objective, centred)
+    found = _parameters(centred, labels, n_components, covariance_type, objective)
     if known.is_empty:
         return found
     covariances: Array = found.covariances
@@ -265,6 +265,13 @@ def initialize(
         factors,
     )
     return start.with_noise(objective.noise)
+
+
+def empty_columns(rows: Array) -> NDArray[np.intp]:
+    """Return the columns in which rows (n, D) hold nothing but NaN; all columns of no rows."""
+    # A column without values has none in the first row.
+    empty = np.flatnonzero(np.isnan(rows[:1]).all(axis=0))
+    return empty[np.isnan(rows[:, empty]).all(axis=0)]
 
 
 def _within_box(
@@ -322,7 +329,8 @@ def parameters_of_clusters(
     n_components: int,
     covariance_type: CovarianceType,
     objective: Objective,
-    spread: Array | None = None,
+    is_centred: bool = False,
+    spread: Callable[[], Array] | None = None,
 ) -> Parameters:
     """Return the weights, means and covariances of labelled rows.
 
@@ -336,12 +344,14 @@ def parameters_of_clusters(
     covariance_type : {"full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"}
     objective : Objective
         Its ridge is added to the diagonal of each covariance.
-    spread : ndarray of shape (n, D), optional
-        Rows whose spread gives the least variances; the same rows by default.
+    is_centred : bool
+        Whether the rows lie about 0, so that none of their digits are lost in sums.
+    spread : callable, optional
+        Returns the rows (n, D) whose spread gives the least variances, if these are needed; the
+        same rows by default.
     """
-    own = _Rows.of(rows, weights)
-    spread_rows = own if spread is None else _Rows.of(spread, weights)
-    return _parameters(own, labels, n_components, covariance_type, objective, spread_rows)
+    own = _Rows.of(rows, weights, is_centred)
+    return _parameters(own, labels, n_components, covariance_type, objective, spread)
 
 
 def _parameters(
@@ -350,11 +360,11 @@ def _parameters(
     n_components: int,
     covariance_type: CovarianceType,
     objective: Objective,
-    spread: _Rows,
+    spread: Callable[[], Array] | None = None,
 ) -> Parameters:
     means, counts = _cluster_means(rows, labels, n_components)
     covariances = _cluster_covariances(covariance_type, rows, labels, means)
-    covariances, factors = _regular(covariance_type, covariances, objective, spread)
+    covariances, factors = _regular(covariance_type, covariances, objective, rows, spread)
     found = Parameters.create(
         covariance_type, counts / counts.sum(), means + rows.centre, covariances, factors
     )
@@ -362,7 +372,11 @@ def _parameters(
 
 
 def _regular(
-    covariance_type: CovarianceType, covariances: Array, objective: Objective, rows: _Rows
+    covariance_type: CovarianceType,
+    covariances: Array,
+    objective: Objective,
+    rows: _Rows,
+    spread: Callable[[], Array] | None,
 ) -> tuple[Array, Array]:
     """Return covariances with the ridge, or a larger value if needed, and their factors."""
     structure = STRUCTURES[covariance_type]
@@ -371,7 +385,7 @@ def _regular(
         regular = structure.with_ridge(covariances, ridge)
         with contextlib.suppress(np.linalg.LinAlgError):
             return regular, structure.cholesky(regular)
-    typical = _typical_variances(rows)
+    typical = _typical_variances(rows if spread is None else _Rows.of(spread(), rows.weights))
     if typical.min() < np.finfo(np.float64).tiny:
         raise np.linalg.LinAlgError("squares of deviations vanish")
     floor = np.maximum(ridge, _SMALLEST_VARIANCE * typical)
@@ -383,14 +397,19 @@ def _regular(
 def _cluster_means(rows: _Rows, labels: NDArray[np.intp], n_components: int) -> tuple[Array, Array]:
     """Return weighted means (K, D) and counts (K,) of labelled rows; means without values are 0."""
     counts: Array = np.bincount(labels, rows.weights, n_components).astype(np.float64)
-    sums = _members(rows, labels, n_components) @ rows.terms
-    n_features = len(rows.centre)
-    means, seen = sums[:, :n_features], sums[:, n_features:]
-    return means / np.where(seen > 0.0, seen, 1.0), counts
+    members = _members(rows, labels, n_components)
+    seen = counts[:, np.newaxis] if rows.seen is None else members @ rows.seen
+    return members @ rows.values / np.where(seen > 0.0, seen, 1.0), counts
 
 
-def _members(rows: _Rows, labels: NDArray[np.intp], n_components: int) -> scipy.sparse.csc_array:
+def _members(
+    rows: _Rows, labels: NDArray[np.intp], n_components: int
+) -> Array | scipy.sparse.csc_array:
     """Return the weight of each row in each cluster, (K, n)."""
+    if n_components * len(rows) <= _FEW_MEMBERS:
+        members = np.zeros((n_components, len(rows)))
+        members[labels, np.arange(len(rows))] = rows.weights
+        return members
     starts = np.arange(len(rows) + 1)
     return scipy.sparse.csc_array((rows.weights, labels, starts), (n_components, len(rows)))
 
@@ -406,23 +425,33 @@ def _cluster_covariances(
     n_components, n_features = means.shape
     structure = STRUCTURES[covariance_type]
     found = np.zeros(structure.shape(n_components, n_features))
-    order = np.argsort(labels, kind="stable")
-    stops = np.cumsum(np.bincount(labels, minlength=n_components))
+    order = ordered(labels, n_components)
+    sizes = np.bincount(labels, minlength=n_components)
+    stops = np.cumsum(sizes)
     overall = np.zeros(n_features) if rows.is_complete else rows.variances()
+    is_weighted = bool(np.any(rows.weights != 1.0))
+    # The memory of one array for all clusters need not be mapped again and again.
+    buffer = np.empty((int(sizes.max()), n_features))
+    unseen, total = np.zeros(n_features), rows.weights.sum()
     for k, own in enumerate(np.split(order, stops[:-1])):
         weights = rows.weights[own]
         count = weights.sum() or 1.0
-        deviations = rows.values[own]
+        deviations = np.take(rows.values, own, axis=0, out=buffer[: len(own)], mode="clip")
         deviations -= means[k]
-        unseen = np.zeros(n_features)
-        if not rows.is_complete:
+        if rows.seen is not None:
             # A congruence: matrices stay positive semidefinite.
             part = weights @ rows.seen[own] / count
             deviations *= rows.seen[own] / np.sqrt(np.where(part > 0.0, part, 1.0))
             unseen = np.where(part > 0.0, 0.0, overall)
-        weighted = deviations * weights[:, np.newaxis]
-        structure.add_cluster(found, k, weighted, deviations, count, unseen, rows.weights.sum())
+        weighted = deviations * weights[:, np.newaxis] if is_weighted else deviations
+        structure.add_cluster(found, k, weighted, deviations, count, unseen, total)
     return found
+
+
+def ordered(labels: NDArray[np.intp], n_labels: int) -> NDArray[np.intp]:
+    """Return the places (n,) of labels below a number by label, those of each in their order."""
+    # Numbers of two bytes are sorted digit by digit.
+    return np.argsort(labels.astype(np.uint16) if n_labels <= 1 << 16 else labels, kind="stable")
 
 
 def _typical_variances(rows: _Rows) -> Array:
@@ -435,23 +464,20 @@ def _typical_variances(rows: _Rows) -> Array:
     return typical
 
 
-def _terms_of(centres: Array, rows: _Rows) -> Array:
-    """Return terms whose products with those of rows are ‖x - c‖² - ‖x‖² of observed values.
-
-    Their shape is (K, D + 1) or (K, 2 D), as for the rows.
-    """
-    squares = np.square(centres)
-    if rows.is_complete:
-        squares = squares.sum(axis=1, keepdims=True)
-    return np.hstack([-2.0 * centres, squares])
-
-
-def _squared_distances(rows: _Rows, squares: Array, centres: Array) -> Array:
-    """Return ‖x - c‖² (K, n) of observed values, of rows whose ‖x‖² are given."""
-    distances: Array = _terms_of(centres, rows) @ rows.terms.T
+def _squared_distances(rows: _Rows, centres: Array) -> Array:
+    """Return ‖x - c‖² (K, n) of observed values."""
+    distances: Array = (-2.0 * centres) @ rows.values.T
     # In place, because passes over this many values cost more than the product.
-    distances += squares
+    distances += _squares_of(centres, rows.seen).T
+    distances += rows.squares
     return np.maximum(distances, 0.0, out=distances)
+
+
+def _squares_of(centres: Array, seen: Array | None) -> Array:
+    """Return ‖c‖² (n, K) of the values of centres that rows have too; (1, K) if these have all."""
+    squares = np.square(centres)
+    found: Array = squares.sum(axis=1)[np.newaxis] if seen is None else seen @ squares.T
+    return found
 
 
 def _seed_centres(
@@ -465,18 +491,17 @@ def _seed_centres(
     Missing values of a centre are those of the mean of all rows.
     """
     values, weights = rows.values, rows.weights
-    squares = rows.squares
     n_trials = 2 + int(np.log(n_components))
     first = random.choice(len(rows), p=weights / weights.sum())
     chosen = [int(first)]
-    closest = _squared_distances(rows, squares, values[chosen])[0]
+    closest = _squared_distances(rows, values[chosen])[0]
     for number in range(1, n_components):
         if number % _CENTRES_IN_STEP == 0:
             on_step()
         potential = np.cumsum(closest * weights)
         draws = random.uniform(size=n_trials) * potential[-1]
         candidates = np.minimum(np.searchsorted(potential, draws), len(rows) - 1)
-        distances = _squared_distances(rows, squares, values[candidates])
+        distances = _squared_distances(rows, values[candidates])
         np.minimum(distances, closest, out=distances)
         best = int(np.argmin(distances @ weights))
         chosen.append(int(candidates[best]))
@@ -487,17 +512,29 @@ def _seed_centres(
 def _nearest(rows: _Rows, centres: Array) -> NDArray[np.intp]:
     """Return the label of each row's nearest centre."""
     labels = np.empty(len(rows), dtype=np.intp)
-    terms = _terms_of(centres, rows).T
     size = max(1, _BLOCK_DISTANCES // len(centres))
+    squares = _squares_of(centres, None)
+    is_narrow = rows.seen is None and centres.shape[1] < len(centres)
+    factors = np.hstack([-2.0 * centres, squares.T]).T if is_narrow else -2.0 * centres.T
     for start in range(0, len(rows), size):
         block = slice(start, start + size)
-        np.argmin(rows.terms[block] @ terms, axis=1, out=labels[block])
+        values = rows.values[block]
+        if is_narrow:
+            # A column of 1 takes less time than a sum with all distances.
+            distances = np.column_stack([values, np.ones(len(values))]) @ factors
+        else:
+            distances = values @ factors
+            distances += squares if rows.seen is None else _squares_of(centres, rows.seen[block])
+        np.argmin(distances, axis=1, out=labels[block])
     return labels
 
 
 def _farthest(rows: _Rows, centres: Array, labels: NDArray[np.intp], size: int) -> NDArray[np.intp]:
     """Return the rows that are farthest from their centres, (size,)."""
-    distances = np.square((rows.values - centres[labels]) * rows.seen).sum(axis=1)
+    deviations = rows.values - centres[labels]
+    if rows.seen is not None:
+        deviations *= rows.seen
+    distances = np.square(deviations).sum(axis=1)
     return np.argsort(distances)[::-1][:size]
 
 
@@ -520,9 +557,9 @@ def _kmeans(
     few = _seeding_rows(rows, n_components, random)
     centres = _seed_centres(few, n_components, random, lloyd.on_step)
     if few is not rows:
-        centres = _moved_centres(few, centres, lloyd, tolerance)
+        centres, _ = _moved_centres(few, centres, lloyd, tolerance)
         lloyd = replace(lloyd, most_iterations=-(-lloyd.most_iterations // _PART_ON_ALL))
-    return _nearest(rows, _moved_centres(rows, centres, lloyd, tolerance))
+    return _moved_centres(rows, centres, lloyd, tolerance)[1]
 
 
 def _seeding_rows(rows: _Rows, n_components: int, random: np.random.RandomState) -> _Rows:
@@ -533,20 +570,20 @@ def _seeding_rows(rows: _Rows, n_components: int, random: np.random.RandomState)
     size = max(_FEWEST_SEEDING, _SEEDING_PER_CENTRE * n_components)
     if len(rows) < 2 * size:
         return rows
-    few = _drawn(rows, size, random)
+    few = rows.part(random.choice(len(rows), size=size, replace=False))
     return few if 2 * few.weights.mean() > rows.weights.mean() else rows
 
 
-def _drawn(rows: _Rows, size: int, random: np.random.RandomState) -> _Rows:
-    """Return rows that are drawn without replacement."""
-    chosen = random.choice(len(rows), size=size, replace=False)
-    return replace(rows, terms=rows.terms[chosen], weights=rows.weights[chosen])
-
-
-def _moved_centres(rows: _Rows, centres: Array, lloyd: _Lloyd, tolerance: float) -> Array:
-    """Return centres after Lloyd's iterations, which end when centres hardly move."""
+def _moved_centres(
+    rows: _Rows, centres: Array, lloyd: _Lloyd, tolerance: float
+) -> tuple[Array, NDArray[np.intp]]:
+    """Return centres (K, D) that hardly move any more, and the label of each row's nearest."""
+    before: NDArray[np.intp] | None = None
     for _ in range(lloyd.most_iterations):
         labels = _nearest(rows, centres)
+        if before is not None and np.array_equal(labels, before):
+            return centres, labels
+        before = labels
         moved, counts = _cluster_means(rows, labels, len(centres))
         empty = np.flatnonzero(counts == 0.0)
         if empty.size:
@@ -557,7 +594,7 @@ def _moved_centres(rows: _Rows, centres: Array, lloyd: _Lloyd, tolerance: float)
         lloyd.on_step()
         if shift <= tolerance:
             break
-    return centres
+    return centres, _nearest(rows, centres)
 
 
 def _kmeans_plusplus(
@@ -579,7 +616,7 @@ def _kmeans_of_few(
 ) -> NDArray[np.intp]:
     """Return the nearest centre of k-means on a few rows, drawn anew for each call."""
     size = min(_FEW_PER_COMPONENT * n_components, len(rows))
-    few = _drawn(rows, size, random)
+    few = rows.part(random.choice(len(rows), size=size, replace=False))
     means, counts = _cluster_means(few, _kmeans(few, n_components, random, lloyd), n_components)
     return _nearest(rows, means[counts > 0.0])
 

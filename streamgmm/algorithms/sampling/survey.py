@@ -404,8 +404,12 @@ def _survey_chunk(state: _State, chunk: Chunk) -> _Found:
 def _block_totals(
     rows: NDArray[Any], weights: Array | None, is_unexplained: NDArray[np.bool_], missing: Missing
 ) -> _Totals:
-    # Sums along contiguous memory are faster.
-    columns = np.ascontiguousarray(rows.T, dtype=np.float64)
+    n, d = rows.shape
+    # Sums along the longer axis of contiguous memory are faster.
+    if d > n:
+        columns = np.ascontiguousarray(rows, dtype=np.float64).T
+    else:
+        columns = np.ascontiguousarray(rows.T, dtype=np.float64)
     skipped, n_refused = SkippedRows(), 0
     use = RowUse.of(columns.T, weights, missing)
     if use is not None:

@@ -21,6 +21,8 @@ from streamgmm.core.kernels.elementary import exponential, logarithm
 _LEAST_MASS, _LEAST_PIVOT = 1e-3, 1e-10
 # Smallest variance, in units in which all rows together have a variance of about 1.
 _LEAST_VARIANCE = 1e-16
+# Rows whose densities are computed at once, so that these stay in the cache of a core.
+_BLOCK = 512
 # What is taken for rounding in a log-likelihood, nats per row.
 _ROUNDING = 1e-13
 
@@ -89,91 +91,137 @@ def _all_factorised(covariances, factors, inverses):
 
 
 @piece
-def _add_squares(columns, mean, inverse, residual, out):
-    """Subtract half the squared distances of the columns (D, n) from a mean."""
-    n_features, n = columns.shape
-    for i in range(n_features):
+def _add_squares(columns, start, stop, mean, inverse, residual, out):
+    """Subtract half the squared distances of some columns (D, n) from a mean."""
+    for i in range(columns.shape[0]):
         # Two columns at a time, after one that has no partner.
-        w, m = 0.0 if i % 2 else inverse[i, 0], mean[0]
-        for r in range(n):
-            residual[r] = w * (columns[0, r] - m)
+        w, m, one = 0.0 if i % 2 else inverse[i, 0], mean[0], columns[0, start:stop]
+        for r in range(out.size):
+            residual[r] = w * (one[r] - m)
         for j in range((i + 1) % 2, i, 2):
             w, m, v, o = inverse[i, j], mean[j], inverse[i, j + 1], mean[j + 1]
-            for r in range(n):
-                residual[r] += w * (columns[j, r] - m) + v * (columns[j + 1, r] - o)
-        for r in range(n):
+            one, other = columns[j, start:stop], columns[j + 1, start:stop]
+            for r in range(out.size):
+                residual[r] += w * (one[r] - m) + v * (other[r] - o)
+        for r in range(out.size):
             out[r] -= 0.5 * residual[r] * residual[r]
 
 
 @piece
-def _write_log_joint(columns, shares, means, inverses, residual, out):
-    """Write ln π_k p_k(x) of columns (D, n) into out (K, n)."""
-    n_features, n = columns.shape
+def _write_log_joint(columns, start, stop, shares, means, inverses, residual, out):
+    """Write ln π_k p_k(x) of some columns (D, n) into these columns of out (K, n)."""
+    n_features = columns.shape[0]
     for k in range(shares.size):
         constant = math.log(shares[k]) - 0.5 * n_features * math.log(2.0 * math.pi)
         for d in range(n_features):
             constant += math.log(inverses[k, d if inverses.shape[1] > 1 else 0, d])
-        own = out[k]
-        for r in range(n):
+        own = out[k, start:stop]
+        for r in range(own.size):
             own[r] = constant
         if inverses.shape[1] > 1:
-            _add_squares(columns, means[k], inverses[k], residual, own)
+            _add_squares(columns, start, stop, means[k], inverses[k], residual, own)
     if inverses.shape[1] > 1:
         return
-    # A column is in the cache for all components.
-    for d in range(n_features):
+    # Two columns at a time, which are in the cache for all components; the last one may be alone.
+    for i in range(0, n_features, 2):
+        j = min(i + 1, n_features - 1)
+        one, other = columns[i, start:stop], columns[j, start:stop]
         for k in range(shares.size):
-            own, w, m = out[k], inverses[k, 0, d], means[k, d]
-            for r in range(n):
-                y = w * (columns[d, r] - m)
-                own[r] -= 0.5 * y * y
+            own, w, m = out[k, start:stop], inverses[k, 0, i], means[k, i]
+            v, o = inverses[k, 0, j] if j > i else 0.0, means[k, j]
+            for r in range(own.size):
+                y, z = w * (one[r] - m), v * (other[r] - o)
+                own[r] -= 0.5 * (y * y + z * z)
 
 
 @piece
 def _expect(weights, steps):
     """Write the responsibilities (K, n); return the mean log-likelihood, nats per row."""
-    responsibilities, largest, total = steps.responsibilities, steps.largest, steps.total
-    n_components, n = responsibilities.shape
-    _write_log_joint(
-        steps.columns, steps.shares, steps.means, steps.inverses, total, responsibilities
-    )
-    for r in range(n):
-        largest[r] = responsibilities[0, r]
-        total[r] = 0.0
-    for k in range(1, n_components):
-        for r in range(n):
-            largest[r] = max(largest[r], responsibilities[k, r])
-    for k in range(n_components):
-        own = responsibilities[k]
-        for r in range(n):
-            own[r] = exponential(own[r] - largest[r])
-            total[r] += own[r]
+    n = weights.size
     log_likelihood, weight = 0.0, 0.0
+    for start in range(0, n, _BLOCK):
+        stop = min(start + _BLOCK, n)
+        log_likelihood += _expect_some(weights[start:stop], start, stop, steps)
     for r in range(n):
-        log_likelihood += weights[r] * (largest[r] + logarithm(total[r]))
         weight += weights[r]
-        total[r] = weights[r] / total[r]
-    for k in range(n_components):
-        own = responsibilities[k]
-        for r in range(n):
-            own[r] *= total[r]
     return log_likelihood / weight
 
 
 @piece
-def _central_moments(columns, shares, mean, weighted, covariance):
-    """Write the second moments about the mean of columns (D, n) with these shares."""
-    n_features, n = columns.shape
-    for i in range(n_features):
-        m = mean[i]
+def _expect_some(weights, start, stop, steps):
+    """Write the responsibilities of some rows; return the sum of their log-likelihoods."""
+    responsibilities, largest, total = steps.responsibilities, steps.largest, steps.total
+    n_components = responsibilities.shape[0]
+    _write_log_joint(
+        steps.columns,
+        start,
+        stop,
+        steps.shares,
+        steps.means,
+        steps.inverses,
+        total,
+        responsibilities,
+    )
+    n = weights.size
+    own = responsibilities[0, start:stop]
+    for r in range(n):
+        largest[r] = own[r]
+        total[r] = 0.0
+    for k in range(1, n_components):
+        own = responsibilities[k, start:stop]
         for r in range(n):
-            weighted[r] = shares[r] * (columns[i, r] - m)
+            largest[r] = max(largest[r], own[r])
+    for k in range(n_components):
+        own = responsibilities[k, start:stop]
+        for r in range(n):
+            own[r] = exponential(own[r] - largest[r])
+            total[r] += own[r]
+    log_likelihood = 0.0
+    for r in range(n):
+        log_likelihood += weights[r] * (largest[r] + logarithm(total[r]))
+        total[r] = weights[r] / total[r]
+    for k in range(n_components):
+        own = responsibilities[k, start:stop]
+        for r in range(n):
+            own[r] *= total[r]
+    return log_likelihood
+
+
+@piece
+def _add_central_moments(columns, start, stop, shares, mean, weighted, covariance):
+    """Add the second moments about the mean of some columns (D, n) with shares (stop - start,)."""
+    for i in range(columns.shape[0]):
+        m, column = mean[i], columns[i, start:stop]
+        for r in range(shares.size):
+            weighted[r] = shares[r] * (column[r] - m)
         for j in range(i + 1):
-            total, other = 0.0, mean[j]
-            for r in range(n):
-                total += weighted[r] * (columns[j, r] - other)
-            covariance[i, j] = total
-            covariance[j, i] = total
+            total, other, column = 0.0, mean[j], columns[j, start:stop]
+            for r in range(shares.size):
+                total += weighted[r] * (column[r] - other)
+            covariance[i, j] += total
+
+
+@piece
+def _write_central_moments(steps):
+    """Write the second moments of all components about their means."""
+    columns, covariances = steps.columns, steps.covariances
+    n_features, n = columns.shape
+    n_components = covariances.shape[0]
+    for k in range(n_components):
+        for i in range(n_features):
+            for j in range(n_features):
+                covariances[k, i, j] = 0.0
+    for start in range(0, n, _BLOCK):
+        stop = min(start + _BLOCK, n)
+        for k in range(n_components):
+            own = steps.responsibilities[k, start:stop]
+            _add_central_moments(
+                columns, start, stop, own, steps.means[k], steps.total, covariances[k]
+            )
+    for k in range(n_components):
+        for i in range(n_features):
+            for j in range(i):
+                covariances[k, j, i] = covariances[k, i, j]
 
 
 @piece
@@ -220,23 +268,26 @@ def _maximize(ridge, form, steps):
         if not count > _LEAST_MASS:
             return False
     has_matrices = covariances.shape[1] > 1
-    for d in range(n_features):
+    # Two columns at a time; the last one may be twice the same.
+    for i in range(0, n_features, 2):
+        j = min(i + 1, n_features - 1)
+        one, other = columns[i], columns[j]
         for k in range(n_components):
             own = steps.responsibilities[k]
-            total = 0.0
+            first, second = 0.0, 0.0
             for r in range(n):
-                total += own[r] * columns[d, r]
-            m = total / counts[k]
-            means[k, d] = m
+                first += own[r] * one[r]
+                second += own[r] * other[r]
+            m, o = first / counts[k], second / counts[k]
+            means[k, i], means[k, j] = m, o
             if not has_matrices:
-                total = 0.0
+                first, second = 0.0, 0.0
                 for r in range(n):
-                    total += own[r] * (columns[d, r] - m) * (columns[d, r] - m)
-                covariances[k, 0, d] = total
+                    first += own[r] * (one[r] - m) * (one[r] - m)
+                    second += own[r] * (other[r] - o) * (other[r] - o)
+                covariances[k, 0, i], covariances[k, 0, j] = first, second
     if has_matrices:
-        for k in range(n_components):
-            own = steps.responsibilities[k]
-            _central_moments(columns, own, means[k], steps.total, covariances[k])
+        _write_central_moments(steps)
     _pool(covariances, counts, form[0], form[1])
     for k in range(n_components):
         steps.shares[k] = counts[k] / weight
@@ -289,9 +340,41 @@ def _copy(values, out):
         out[i] = values[i]
 
 
+@piece
+def _write_posterior(joint, log_volume, total, scores, labels, responsibilities):
+    """Write what log-joint densities (K, n) say of each row; these are lost."""
+    n_components, n = joint.shape
+    for r in range(n):
+        scores[r] = joint[0, r]
+        labels[r] = 0
+        total[r] = 0.0
+    for k in range(1, n_components):
+        own = joint[k]
+        for r in range(n):
+            is_larger = own[r] > scores[r]
+            scores[r] = own[r] if is_larger else scores[r]
+            labels[r] = k if is_larger else labels[r]
+    for k in range(n_components):
+        own = joint[k]
+        for r in range(n):
+            # Differences from an infinite density are NaN.
+            below = own[r] - scores[r]
+            own[r] = exponential(below) if below <= 0.0 else math.nan
+            total[r] += own[r]
+    for r in range(n):
+        is_finite = total[r] >= 1.0
+        is_zero = scores[r] == -math.inf
+        other = scores[r] if is_zero else math.nan
+        scores[r] = scores[r] + logarithm(total[r]) - log_volume if is_finite else other
+    if responsibilities.shape[0]:
+        for k in range(n_components):
+            for r in range(n):
+                responsibilities[r, k] = joint[k, r] / total[r]
+
+
 @kernel
-def log_joint_of_few(shares, means, factors, columns):
-    """Return ln π_k p_k(x), (K, n), nats.
+def posterior_of_few(shares, means, factors, columns, log_volume, scores, labels, responsibilities):
+    """Write the density, label and responsibilities of each row.
 
     Parameters
     ----------
@@ -301,14 +384,23 @@ def log_joint_of_few(shares, means, factors, columns):
         Cholesky factors, or standard deviations.
     columns : ndarray of shape (D, n)
         The rows, transposed.
+    log_volume : float
+        Is subtracted from ln p(x): that of the units of the rows.
+    scores : ndarray of shape (n,)
+        Is given ln p(x), nats.
+    labels : ndarray of shape (n,), int64
+        Is given the component of largest density.
+    responsibilities : ndarray of shape (n, K), or (0, K) if not asked for
     """
     n = columns.shape[1]
     inverses = np.empty(factors.shape)
-    found, residual = np.empty((shares.size, n)), np.empty(n)
+    joint, total = np.empty((shares.size, n)), np.empty(n)
     for k in range(shares.size):
         _invert(factors[k], inverses[k])
-    _write_log_joint(columns, shares, means, inverses, residual, found)
-    return found
+    for start in range(0, n, _BLOCK):
+        stop = min(start + _BLOCK, n)
+        _write_log_joint(columns, start, stop, shares, means, inverses, total, joint)
+    _write_posterior(joint, log_volume, total, scores, labels, responsibilities)
 
 
 class Steps(NamedTuple):
@@ -329,39 +421,33 @@ class Steps(NamedTuple):
     ahead: np.ndarray  #: (size,) and where these lead
     columns: np.ndarray  #: (D, n) the rows
     responsibilities: np.ndarray  #: (K, n)
-    largest: np.ndarray  #: (n,)
+    largest: np.ndarray  #: (n,) this and the next one are for some rows at a time
     total: np.ndarray  #: (n,)
     counts: np.ndarray  #: (K,)
 
 
-def arrays_for_steps(
-    columns: np.ndarray, shares: np.ndarray, means: np.ndarray, factors: np.ndarray
-) -> Steps:
-    """Return arrays for steps of EM that begin with a mixture.
+def arrays_for_steps(columns: np.ndarray, n_components: int, has_matrices: bool) -> Steps:
+    """Return arrays for steps of EM, of which the mixture is to be written.
 
     Parameters
     ----------
     columns : ndarray of shape (D, n)
         The rows, transposed: finite, in units in which their variance is about 1.
-    shares : ndarray of shape (K,)
-        Weights of the components.
-    means : ndarray of shape (K, D)
-    factors : ndarray of shape (K, D, D) or (K, 1, D)
-        Cholesky factors, or standard deviations.
+    n_components : int
+    has_matrices : bool
+        Whether factors are matrices (K, D, D), else (K, 1, D).
     """
-    if factors.shape[1] == 1:
-        covariances = np.square(factors)
-    else:
-        covariances = np.einsum("kim,kjm->kij", factors, factors)
-    state = np.concatenate([shares.ravel(), means.ravel(), covariances.ravel()])
-    n_means, k, n_rows = shares.size + means.size, shares.size, columns.shape[1]
+    (d, n_rows), k = columns.shape, n_components
+    form = k, d if has_matrices else 1, d
+    n_means = k + k * d
+    state = np.empty(n_means + math.prod(form))
     return Steps(
         state,
         state[:k],
-        state[k:n_means].reshape(means.shape),
-        state[n_means:].reshape(factors.shape),
-        np.empty(factors.shape),
-        np.empty(factors.shape),
+        state[k:n_means].reshape(k, d),
+        state[n_means:].reshape(form),
+        np.empty(form),
+        np.empty(form),
         np.empty(state.size),
         np.empty(state.size),
         np.empty(state.size),
@@ -385,7 +471,8 @@ def em_steps(ridge, weights, form, n_steps, settled, n_cheap, tolerance, values,
     """Make steps of EM until one gains hardly anything, or little remains to be gained.
 
     If ``n_cheap`` is above 0, steps are extrapolated (squared iteration; Varadhan & Roland 2008).
-    What is a loss is not kept. The mixture is that in ``steps``, before and after.
+    What is a loss is not kept. The mixture is that in ``steps``, before and after. After steps that
+    are not extrapolated and end for a tolerance, it is the one that the last log-likelihood is of.
 
     Parameters
     ----------
@@ -438,6 +525,8 @@ def em_steps(ridge, weights, form, n_steps, settled, n_cheap, tolerance, values,
         is_ahead = False
         values[n_values] = value
         n_values += 1
+        if has_settled and not n_cheap:
+            continue
         is_good = _maximize(ridge, form, steps) and _is_factorised(steps)
         if not (n_cheap and is_good) or has_settled:
             continue

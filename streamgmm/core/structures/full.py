@@ -167,7 +167,10 @@ class Full(OwnCovariances, MatrixStructure):
             """Return mean second moments of each component's rows, about origin and mean."""
             raw = symmetric(statistics.moments[components, 1 + d :], d)
             raw /= statistics.counts[components, np.newaxis, np.newaxis]
-            return raw, raw - outer(offsets[components]) + outer(shifts[components])
+            central = raw - outer(offsets[components])
+            if np.any(shifts):
+                central += outer(shifts[components])
+            return raw, central
 
         def by_scales(k: slice, ridge: Array) -> tuple[Array, Array]:
             return scaled(*moments(packed[k]), frame.scale, ridge)
@@ -288,4 +291,7 @@ class Full(OwnCovariances, MatrixStructure):
         unseen: Array,
         total: float,
     ) -> None:
-        covariances[k] = (weighted.T @ deviations + np.diag(count * unseen)) / count
+        covariances[k] = weighted.T @ deviations
+        covariances[k] /= count
+        own = np.arange(len(unseen))
+        covariances[k, own, own] += unseen
