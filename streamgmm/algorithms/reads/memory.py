@@ -301,15 +301,17 @@ class FitMemory:
         rows = self.n_pilot * (_VALUE * one.n_features + _OTHER_BYTES)
         return _FIXED_BYTES + rows + max(self._initialize(self.n_pilot, rough), rough.em(0))
 
+    def start(self, effort: Effort) -> int:
+        """Return the bytes of one start beside the rows: parameters of clusters, or EM."""
+        few = min(self.few, self.n_sample) // effort.starting_part
+        return max(self._initialize(few, self.mixture), self.mixture.em(self._read(effort)))
+
     def _search(self, effort: Effort) -> int:
         """Return the bytes of starts, split and merge, and convergence on the sample."""
-        one = self.mixture
-        starts = self.n_starts * one.bare
+        starts = self.n_starts * self.mixture.bare
         few = min(self.few, self.n_sample) // effort.starting_part
-        begun = starts + self._rows(few)
-        read = self._read(effort)
-        first = begun + max(self._initialize(few, one), one.em(read))
-        converged = max(self._in_few_passes(read, effort, self._restarts))
+        first = starts + self._rows(few) + self.start(effort)
+        converged = max(self._in_few_passes(self._read(effort), effort, self._restarts))
         if self._is_extrapolated or not effort.splits:
             return max(first, converged)
         return max(first, converged, self._splitting(starts, effort))
@@ -321,14 +323,26 @@ class FitMemory:
         return self.n_init * one.bare + 2 * min(self.n_init - 1, 1) * one.parameters
 
     def _splitting(self, starts: int, effort: Effort) -> int:
-        """Return the bytes of split and merge: halves of all components, and changed mixtures."""
+        """Return the bytes of split and merge."""
         one = self.mixture
-        size = min(self.n_splitting, self.n_sample) // effort.starting_part
+        size = self._splitting_size(effort)
+        as_double = size * _VALUE * one.n_features if self.itemsize < _VALUE else 0
+        held = starts + self._rows(size) + as_double + self._restarts
+        return held + self.round(effort)
+
+    def _splitting_size(self, effort: Effort) -> int:
+        return min(self.n_splitting, self.n_sample) // effort.starting_part
+
+    def round(self, effort: Effort) -> int:
+        """Return the bytes of a round of splits and merges of one mixture, beside the rows.
+
+        They are for halves of all components, and for changed mixtures.
+        """
+        one = self.mixture
+        size = self._splitting_size(effort)
         parts = MixtureBytes(
             one.covariance_type, 2 * one.n_components + 4, one.n_features, one.missing
         )
-        as_double = size * _VALUE * one.n_features if self.itemsize < _VALUE else 0
-        held = starts + self._rows(size) + as_double + self._restarts + one.bare + one.parameters
         factor = one.mean_factor + 3 * size * _VALUE * one.n_features
         own = self._read(effort)
         read = 2 * own + effort.n_threads * 2 * parts.statistics
@@ -337,7 +351,7 @@ class FitMemory:
         copied = 2 * size * self._row
         means = parts.bare + parts.expectation + one.expectation + one.matrices + parts.matrices
         means += shares + copied + parts.statistics
-        return held + max(
+        work = max(
             self._initialize(size, parts),
             factor + _WORST_BYTES,
             parts.em(read),
@@ -345,6 +359,7 @@ class FitMemory:
             # Pairs of components, and the mixture in which they replace components.
             parts.bare + one.bare + max(one.bare + one.temporaries, one.em(own)),
         )
+        return one.bare + one.parameters + work
 
     def _accelerated(self, read: int, effort: Effort, start: int) -> tuple[int, int]:
         """Return what accelerated EM holds during a pass that takes ``read``, and between two.
