@@ -558,7 +558,7 @@ class Search:
         n_all = self.settings.n_init * n_each
         # Each run has random numbers of its own, so that those of one do not depend on the others.
         seeds = self.random.randint(2**31, size=(self.settings.n_init, n_each))
-        n_bytes = self._memory(rows).start(self.effort)
+        n_bytes = self._memory(rows).start(len(rows.stored), self.effort)
         best, found = -math.inf, []
         for restart, own_seeds in enumerate(seeds):
             runs: list[Fit] = []
@@ -600,7 +600,7 @@ class Search:
         moved again.
         """
         n_init, rank = self.settings.n_init, self._rank(rows)
-        n_bytes = self._memory(rows).round(self.effort)
+        n_bytes = self._memory(rows).round(len(rows.stored), self.effort)
         runs = [partial(self._em, start=start, steps=LONGER) for start in starts]
         most = n_init * self._budget.splitting_evaluations(len(rows.weights))
         begun: list[Fit] = []

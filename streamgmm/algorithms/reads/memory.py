@@ -301,16 +301,15 @@ class FitMemory:
         rows = self.n_pilot * (_VALUE * one.n_features + _OTHER_BYTES)
         return _FIXED_BYTES + rows + max(self._initialize(self.n_pilot, rough), rough.em(0))
 
-    def start(self, effort: Effort) -> int:
-        """Return the bytes of one start beside the rows: parameters of clusters, or EM."""
-        few = min(self.few, self.n_sample) // effort.starting_part
-        return max(self._initialize(few, self.mixture), self.mixture.em(self._read(effort)))
+    def start(self, n_rows: int, effort: Effort) -> int:
+        """Return the bytes of one start from some rows: parameters of clusters, or EM."""
+        return max(self._initialize(n_rows, self.mixture), self.mixture.em(self._read(effort)))
 
     def _search(self, effort: Effort) -> int:
         """Return the bytes of starts, split and merge, and convergence on the sample."""
         starts = self.n_starts * self.mixture.bare
         few = min(self.few, self.n_sample) // effort.starting_part
-        first = starts + self._rows(few) + self.start(effort)
+        first = starts + self._rows(few) + self.start(few, effort)
         converged = max(self._in_few_passes(self._read(effort), effort, self._restarts))
         if self._is_extrapolated or not effort.splits:
             return max(first, converged)
@@ -323,23 +322,19 @@ class FitMemory:
         return self.n_init * one.bare + 2 * min(self.n_init - 1, 1) * one.parameters
 
     def _splitting(self, starts: int, effort: Effort) -> int:
-        """Return the bytes of split and merge."""
-        one = self.mixture
-        size = self._splitting_size(effort)
-        as_double = size * _VALUE * one.n_features if self.itemsize < _VALUE else 0
-        held = starts + self._rows(size) + as_double + self._restarts
-        return held + self.round(effort)
+        """Return the bytes of split and merge, with the starts and where EM leads from them."""
+        n_features = self.mixture.n_features
+        size = min(self.n_splitting, self.n_sample) // effort.starting_part
+        as_double = size * _VALUE * n_features if self.itemsize < _VALUE else 0
+        held = 2 * starts + self._rows(size) + as_double + self._restarts
+        return held + self.round(size, effort)
 
-    def _splitting_size(self, effort: Effort) -> int:
-        return min(self.n_splitting, self.n_sample) // effort.starting_part
-
-    def round(self, effort: Effort) -> int:
-        """Return the bytes of a round of splits and merges of one mixture, beside the rows.
+    def round(self, size: int, effort: Effort) -> int:
+        """Return the bytes of a round of splits and merges of a mixture, with some rows.
 
         They are for halves of all components, and for changed mixtures.
         """
         one = self.mixture
-        size = self._splitting_size(effort)
         parts = MixtureBytes(
             one.covariance_type, 2 * one.n_components + 4, one.n_features, one.missing
         )
