@@ -64,7 +64,7 @@ from streamgmm.events import (
     StepScored,
 )
 from streamgmm.options import CovarianceType
-from streamgmm.protocols import LocalExecutor, V, Work
+from streamgmm.protocols import LocalExecutor, Work
 
 # From this number of components on, splits and merges need as many rows as parameters.
 _MANY_COMPONENTS = 512
@@ -80,7 +80,7 @@ _MOST_ITERATIONS = 100
 _OTHER_STARTS = 2
 # Products of a step of EM from which on starts are worth threads of their own, and from which on a
 # pass over the rows is worth several threads.
-_LEAST_APART, _LEAST_SPREAD = 1 << 20, 1 << 24
+_LEAST_APART, _LEAST_SPREAD = 1 << 20, 1 << 23
 # A pass over the sample takes about as long as a product of information with a vector.
 _MOST_PRODUCTS = 6
 #: Rows from which information is estimated, at least; and for each parameter.
@@ -546,9 +546,9 @@ class Search:
     def _opened(self, part: RowSample, listener: Listener) -> Reader:
         """Return a reader of some rows, whose passes use threads if that saves time."""
         reader = self.open_rows(part.rows, part.weights, listener)
-        executor = reader.executor
-        if isinstance(executor, LocalExecutor) and self._products(part.rows.shape) < _LEAST_SPREAD:
-            reader.executor = executor.in_calling_thread()
+        is_small = self._products(part.rows.shape) < _LEAST_SPREAD
+        if is_small and isinstance(reader.executor, LocalExecutor):
+            reader.executor = reader.executor.in_calling_thread()
         return reader
 
     def _started(self, rows: Rows, starts: Starts) -> list[Fit]:
@@ -558,12 +558,11 @@ class Search:
         n_all = self.settings.n_init * n_each
         # Each run has random numbers of its own, so that those of one do not depend on the others.
         seeds = self.random.randint(2**31, size=(self.settings.n_init, n_each))
-        n_bytes = self._memory(rows).start(len(rows.stored), self.effort)
         best, found = -math.inf, []
         for restart, own_seeds in enumerate(seeds):
             runs: list[Fit] = []
             begun = [partial(self._short_run, restart=restart, seed=seed) for seed in own_seeds]
-            with self._side_by_side(rows, begun, n_bytes) as results:
+            with self._side_by_side(rows, begun) as results:
                 for number, result in enumerate(results, restart * n_each + 1):
                     rows.reader.notify(StartBegun(number, n_all))
                     runs.append(result())
@@ -573,7 +572,7 @@ class Search:
                         break
             chosen = [_best_first(runs[i : i + n_runs])[0] for i in range(0, len(runs), n_runs)]
             longer = [partial(self._longer_run, fit=fit) for fit in chosen]
-            with self._side_by_side(rows, longer, n_bytes) as results:
+            with self._side_by_side(rows, longer) as results:
                 found += [result() for result in results]
         return _best_first(found)
 
@@ -600,11 +599,10 @@ class Search:
         moved again.
         """
         n_init, rank = self.settings.n_init, self._rank(rows)
-        n_bytes = self._memory(rows).round(len(rows.stored), self.effort)
-        runs = [partial(self._em, start=start, steps=LONGER) for start in starts]
         most = n_init * self._budget.splitting_evaluations(len(rows.weights))
         begun: list[Fit] = []
-        with self._side_by_side(rows, runs, n_bytes) as results:
+        runs = [partial(self._em, start=start, steps=LONGER) for start in starts]
+        with self._side_by_side(rows, runs) as results:
             for result in results:
                 fit = result()
                 most -= fit.n_iterations
@@ -612,16 +610,14 @@ class Search:
                     begun.append(fit)
         best: list[Moved] = []
         ends: list[float] = []
-        rounds = [partial(self._after_round, fit=fit, ends=ends) for fit in begun]
-        with self._side_by_side(rows, rounds, n_bytes) as results:
-            for fit, result_of_round in zip(begun, results, strict=True):
-                if _is_alike(fit, ends):
-                    continue
-                moved = result_of_round()
-                most -= moved.n_evaluations
-                ends.append(moved.fit.value)
-                best = sorted([*best, moved], key=lambda moved: rank(moved.fit), reverse=True)
-                best = best[: n_init + _OTHER_STARTS]
+        for fit in begun:
+            if _is_alike(fit, ends):
+                continue
+            moved = self._after_splits(rows, Moved(fit), math.inf, 1)
+            most -= moved.n_evaluations
+            ends.append(moved.fit.value)
+            best = sorted([*best, moved], key=lambda moved: rank(moved.fit), reverse=True)
+            best = best[: n_init + _OTHER_STARTS]
         fits = []
         for moved in best:
             end = self._after_splits(rows, moved, moved.n_evaluations + most)
@@ -629,56 +625,40 @@ class Search:
             fits.append(end.fit)
         return sorted(fits, key=rank, reverse=True)[:n_init]
 
-    def _after_round(self, rows: Rows, fit: Fit, ends: Sequence[float]) -> Moved:
-        """Return a fit after one round, unless it is known by now that it is not needed."""
-        most_rounds = 0 if _is_alike(fit, ends) else 1
-        return self._after_splits(rows, Moved(fit), math.inf, most_rounds)
-
     def _side_by_side(
-        self, rows: Rows, functions: Sequence[Callable[[Rows], V]], n_bytes: int
-    ) -> AbstractContextManager[Sequence[Callable[[], V]]]:
-        """Run functions of the rows side by side, if that saves time.
-
-        Parameters
-        ----------
-        rows : Rows
-        functions : sequence of callable
-            Independent of each other.
-        n_bytes : int
-            Memory of one of them.
+        self, rows: Rows, runs: Sequence[Callable[[Rows], Fit]]
+    ) -> AbstractContextManager[Sequence[Callable[[], Fit]]]:
+        """Begin independent runs of EM with the rows, side by side if that saves time.
 
         Returns
         -------
         context manager
-            Gives a function for each of the functions, which waits for its result.
+            Gives a function for each of the runs, which waits for its result.
         """
         reader, executor = rows.reader, rows.reader.executor
-        if (
-            not isinstance(executor, LocalExecutor)
-            or self._products(rows.stored.shape) < _LEAST_APART
-        ):
-            return nullcontext([partial(function, rows) for function in functions])
+        is_small = len(runs) == 1 or self._products(rows.stored.shape) < _LEAST_APART
+        if is_small or not isinstance(executor, LocalExecutor):
+            return nullcontext([partial(run, rows) for run in runs])
 
-        def piece(function: Callable[[Rows], V], listener: Listener) -> V:
-            return function(rows.with_listener(listener))
+        def apart(run: Callable[[Rows], Fit], listener: Listener) -> Fit:
+            return run(rows.with_listener(listener))
 
-        work = Work(thread=n_bytes, driver=reader.driver_bytes)
-        pieces = [partial(piece, function) for function in functions]
-        return executor.side_by_side(pieces, reader.source, reader.listener, work)
+        work = Work(thread=self._bytes_of_start(rows), driver=reader.driver_bytes)
+        begun = [partial(apart, run) for run in runs]
+        return executor.side_by_side(begun, reader.source, reader.listener, work)
 
     def _products(self, shape: tuple[int, ...]) -> int:
         """Return the number of products of a step of EM with rows of a shape (n, D)."""
         structure = STRUCTURES[self.settings.covariance_type]
         return n_products(shape, self.settings.n_components, structure.has_directions)
 
-    def _memory(self, rows: Rows) -> FitMemory:
-        """Return the memory of a fit whose sample has these rows."""
+    def _bytes_of_start(self, rows: Rows) -> int:
+        """Return the memory that a start from these rows takes, beside them."""
         n_rows, n_features = rows.stored.shape
-        is_missing = self.reader.source.missing == "em"
-        itemsize = rows.stored.dtype.itemsize
-        return self.settings.memory(
-            self.reader.source.n_rows, n_features, n_rows, itemsize, is_missing, 0
-        )
+        source, itemsize = self.reader.source, rows.stored.dtype.itemsize
+        shape = source.n_rows, n_features, n_rows
+        memory = self.settings.memory(*shape, itemsize, source.missing == "em", 0)
+        return memory.start(n_rows, self.effort)
 
     def _continued(self, rows: Rows, start: Parameters) -> list[Fit]:
         """Return the end of EM, and before it that of splits and merges if they gained."""

@@ -322,22 +322,16 @@ class FitMemory:
         return self.n_init * one.bare + 2 * min(self.n_init - 1, 1) * one.parameters
 
     def _splitting(self, starts: int, effort: Effort) -> int:
-        """Return the bytes of split and merge, with the starts and where EM leads from them."""
-        n_features = self.mixture.n_features
-        size = min(self.n_splitting, self.n_sample) // effort.starting_part
-        as_double = size * _VALUE * n_features if self.itemsize < _VALUE else 0
-        held = 2 * starts + self._rows(size) + as_double + self._restarts
-        return held + self.round(size, effort)
-
-    def round(self, size: int, effort: Effort) -> int:
-        """Return the bytes of a round of splits and merges of a mixture, with some rows.
-
-        They are for halves of all components, and for changed mixtures.
-        """
+        """Return the bytes of split and merge: halves of all components, and changed mixtures."""
         one = self.mixture
+        size = min(self.n_splitting, self.n_sample) // effort.starting_part
         parts = MixtureBytes(
             one.covariance_type, 2 * one.n_components + 4, one.n_features, one.missing
         )
+        as_double = size * _VALUE * one.n_features if self.itemsize < _VALUE else 0
+        # The starts, and where EM leads from them.
+        begun = 2 * starts + self._restarts
+        held = begun + self._rows(size) + as_double + one.bare + one.parameters
         factor = one.mean_factor + 3 * size * _VALUE * one.n_features
         own = self._read(effort)
         read = 2 * own + effort.n_threads * 2 * parts.statistics
@@ -346,7 +340,7 @@ class FitMemory:
         copied = 2 * size * self._row
         means = parts.bare + parts.expectation + one.expectation + one.matrices + parts.matrices
         means += shares + copied + parts.statistics
-        work = max(
+        return held + max(
             self._initialize(size, parts),
             factor + _WORST_BYTES,
             parts.em(read),
@@ -354,7 +348,6 @@ class FitMemory:
             # Pairs of components, and the mixture in which they replace components.
             parts.bare + one.bare + max(one.bare + one.temporaries, one.em(own)),
         )
-        return one.bare + one.parameters + work
 
     def _accelerated(self, read: int, effort: Effort, start: int) -> tuple[int, int]:
         """Return what accelerated EM holds during a pass that takes ``read``, and between two.
