@@ -690,6 +690,6 @@ class LocalExecutor(Executor, Protocol):
         Returns
         -------
         context manager
-            Gives a function for each of the functions, which waits for its result. Functions whose
-            results have not been asked for when the context ends come to an end without.
+            Gives a function for each of the functions, which waits once for its result. Functions
+            whose results have not been asked for when the context ends come to an end without.
         """

@@ -21,7 +21,7 @@ class _Unneeded(BaseException):
 def side_by_side(
     functions: Sequence[Callable[[Listener], V]], listener: Listener, n_threads: int
 ) -> Iterator[Sequence[Callable[[], V]]]:
-    """Give a function for each of some functions, which waits for its result.
+    """Give a function for each of some functions, which waits once for its result.
 
     Threads take the functions in their order. While a result is waited for, the reports of its
     function go to the listener, in the calling thread, as they come. Reports and errors of
