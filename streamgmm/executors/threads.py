@@ -237,7 +237,9 @@ class ThreadExecutor:
         n_workers = max(budget.chunks_in_flight(source, work, _depth(source), most), 1)
         computing = threading.Semaphore(budget.n_threads)
         # Tested once, because the test examines every attribute of the source.
-        prefetch = source.prefetch if isinstance(source, StoredSource) else None
+        prefetch = None
+        if not is_in_memory and isinstance(source, StoredSource):
+            prefetch = source.prefetch
         waiting = deque(chunks)
         failures: dict[int, BaseException] = {}
         done: SimpleQueue[int | None] = SimpleQueue()
