@@ -7,6 +7,7 @@ executor applies a function to every chunk, and merges or writes the values. It 
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
@@ -655,4 +656,40 @@ class Executor(Protocol):
             Sizes of the boxes that are computed and written together: 1 along the first sample
             dimensions, any size along the next one, and the size of a chunk along the others. By
             default a whole chunk.
+        """
+
+
+@runtime_checkable
+class LocalExecutor(Executor, Protocol):
+    """An executor on threads of this process, which can do other work too."""
+
+    def in_calling_thread(self) -> Executor:
+        """Return this executor, whose passes over rows in memory stay in the calling thread."""
+
+    def side_by_side(
+        self,
+        functions: Sequence[Callable[[Listener], V]],
+        source: Source,
+        listener: Listener,
+        work: Work,
+    ) -> AbstractContextManager[Sequence[Callable[[], V]]]:
+        """Run functions side by side, on as many threads as fit in memory.
+
+        Parameters
+        ----------
+        functions : sequence of callable
+            Each takes a listener. Threads take them in their order.
+        source : Source
+            Rows in memory with which they work.
+        listener : callable
+            Receives the reports of a function while its result is waited for, in the calling
+            thread.
+        work : Work
+            The memory of one function, as that of a thread.
+
+        Returns
+        -------
+        context manager
+            Gives a function for each of the functions, which waits once for its result. Functions
+            whose results have not been asked for when the context ends come to an end without.
         """

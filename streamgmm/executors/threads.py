@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from queue import SimpleQueue
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ from streamgmm.executors.chunk_writing import write_chunk
 from streamgmm.executors.memory import Budget, sample_bytes
 from streamgmm.executors.merge_tree import MergeTree, tree_depth
 from streamgmm.executors.nesting import in_dask_task
+from streamgmm.executors.side_by_side import side_by_side
 from streamgmm.protocols import (
     Chunk,
     Job,
@@ -31,6 +33,7 @@ from streamgmm.protocols import (
     Sink,
     Source,
     StoredSource,
+    V,
     Work,
     all_chunks,
     chunks_done,
@@ -105,6 +108,7 @@ class ThreadExecutor:
         self._has_read = is_checked
         self._pool = ThreadPoolExecutor(self.n_threads + 1, "streamgmm")
         self._taking = threading.Lock()
+        self._spreads = True
 
     def for_rows_in_memory(self) -> "ThreadExecutor":
         """Return an executor with other threads, and the memory that was measured for this one."""
@@ -113,6 +117,23 @@ class ThreadExecutor:
         found._pool = ThreadPoolExecutor(self.n_threads + 1, "streamgmm")
         found._taking = threading.Lock()
         return found
+
+    def in_calling_thread(self) -> "ThreadExecutor":
+        """Return this executor, whose passes over rows in memory stay in the calling thread."""
+        found = copy.copy(self)
+        found._spreads = False
+        return found
+
+    def side_by_side(
+        self,
+        functions: Sequence[Callable[[Listener], V]],
+        source: Source,
+        listener: Listener,
+        work: Work,
+    ) -> AbstractContextManager[Sequence[Callable[[], V]]]:
+        """Run functions side by side; see :class:`streamgmm.protocols.LocalExecutor`."""
+        n_threads = self._budget.with_threads_that_fit(source, work, 0).n_threads
+        return side_by_side(functions, listener, min(n_threads, max(len(functions), 1)))
 
     def __enter__(self) -> Self:
         return self
@@ -200,20 +221,25 @@ class ThreadExecutor:
         # After the first pass, an estimate of a later pass must not discard finished work.
         if not self._has_read:
             self.check_memory(source, work)
-        if len(chunks) == 1:
+        is_in_memory = source.read_bytes == 0
+        budget = self._budget.with_threads_that_fit(source, work, _depth(source))
+        is_spread = self._spreads and budget.n_threads > 1
+        if len(chunks) == 1 or (is_in_memory and not is_spread):
             # Waking a thread takes longer than computing a small chunk.
             with single_threaded_blas():
-                consume(chunks[0], source.read(chunks[0]))
-            listener(chunks_done(source, chunks))
+                for i in chunks:
+                    consume(i, source.read(i))
+                    listener(chunks_done(source, [i]))
             self._has_read = True
             return
         # Data in memory need no thread that waits for a disk.
-        budget = self._budget.with_threads_that_fit(source, work, _depth(source))
-        most = budget.n_threads + (source.read_bytes > 0)
+        most = budget.n_threads + (not is_in_memory)
         n_workers = max(budget.chunks_in_flight(source, work, _depth(source), most), 1)
         computing = threading.Semaphore(budget.n_threads)
         # Tested once, because the test examines every attribute of the source.
-        prefetch = source.prefetch if isinstance(source, StoredSource) else None
+        prefetch = None
+        if not is_in_memory and isinstance(source, StoredSource):
+            prefetch = source.prefetch
         waiting = deque(chunks)
         failures: dict[int, BaseException] = {}
         done: SimpleQueue[int | None] = SimpleQueue()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from streamgmm.algorithms.batch.sample_fit import Informant, Search, Settings
 from streamgmm.algorithms.reads.reader import Reader
-from streamgmm.algorithms.sampling.initialization import Start
+from streamgmm.algorithms.sampling.initialization import Start, initialize
 from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.core.frame import Frame
 from streamgmm.core.information import Tangent
@@ -19,12 +19,13 @@ from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.errors import DataError
-from streamgmm.events import Event, SampleStage
+from streamgmm.events import Event, SampleStage, StartDone
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import CovarianceType, Missing
 from streamgmm.sources.sample import SampleSource
 from tests import naive
 from tests.core.cases import TYPES, covariances_for, draw, em_step, prepare, random_parameters
+from tests.executors.processes import own_threads
 
 
 def as_sample(
@@ -108,6 +109,94 @@ def test_threads_do_not_matter(covariance_type: CovarianceType) -> None:
     )
     for name in ("weights", "means", "covariances", "factors"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def without_times(events: list[Event]) -> list[Event]:
+    """The events, those of stages without the time that these took."""
+    return [
+        replace(event, seconds=0.0) if isinstance(event, SampleStage) else event for event in events
+    ]
+
+
+@pytest.mark.parametrize("least_spread", [0, 1 << 40])
+@pytest.mark.parametrize("case", ["overlapping", "apart", "float32", "gaps", "restarts"])
+def test_starts_side_by_side_come_to_the_same_with_the_same_reports(
+    case: str, least_spread: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = planted("full", n=4200)[0] if case == "apart" else without_clusters(4200)
+    if case == "float32":
+        rows = rows.astype(np.float32)
+    if case == "gaps":
+        rows[::5, 0] = np.nan
+    found: list[tuple[Parameters, list[Event]]] = []
+    # One after the other, then side by side.
+    for least_apart, n_jobs in ((1 << 40, 1), (0, 2), (0, 8)):
+        monkeypatch.setattr("streamgmm.algorithms.batch.sample_fit._LEAST_APART", least_apart)
+        monkeypatch.setattr("streamgmm.algorithms.batch.sample_fit._LEAST_SPREAD", least_spread)
+        # Two runs that come to the same are enough here.
+        monkeypatch.setattr("streamgmm.algorithms.batch.sample_fit._MANY_VALUES", 1)
+        events: list[Event] = []
+        end = search(
+            as_sample(rows),
+            3 if case == "gaps" else 5,
+            "full",
+            n_jobs=n_jobs,
+            tol=1e-2,
+            missing="em" if case == "gaps" else "error",
+            n_init=2 if case == "restarts" else 1,
+            events=events,
+        )
+        found.append((end, without_times(events)))
+    (expected, reports), *others = found
+    assert any(isinstance(event, StartDone) for event in reports)
+    for own, own_reports in others:
+        for name in ("weights", "means", "covariances", "factors"):
+            np.testing.assert_array_equal(getattr(own, name), getattr(expected, name))
+        assert own_reports == reports
+    assert own_threads() == []
+
+
+class Enough(BaseException):
+    """Raised by a listener, as an interrupt is."""
+
+
+@pytest.mark.parametrize("n_events", [1, 12, 24])
+def test_an_interrupt_leaves_no_thread(n_events: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamgmm.algorithms.batch.sample_fit._LEAST_APART", 0)
+
+    class Limited(list[Event]):
+        def append(self, event: Event) -> None:
+            super().append(event)
+            if len(self) == n_events:
+                raise Enough
+
+    events = Limited()
+    with pytest.raises(Enough):
+        search(as_sample(without_clusters(9000)), 8, "full", n_jobs=4, events=events)
+    assert len(events) == n_events
+    assert own_threads() == []
+
+
+@pytest.mark.parametrize("n_jobs", [1, 4])
+def test_an_error_in_one_start_is_that_of_the_search(
+    n_jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamgmm.algorithms.batch.sample_fit._LEAST_APART", 0)
+    states: list[int] = []
+
+    def failing(rows: Array, weights: Array, *arguments: Any) -> Parameters:
+        random = arguments[5]
+        states.append(random.get_state()[1][0])
+        if len(states) == 3:
+            raise ArithmeticError("the third start fails")
+        return initialize(rows, weights, *arguments)
+
+    monkeypatch.setattr("streamgmm.algorithms.batch.sample_fit.initialize", failing)
+    with pytest.raises(ArithmeticError, match="third"):
+        search(as_sample(without_clusters(9000)), 5, "diag", n_jobs=n_jobs)
+    # Each start has random numbers of its own.
+    assert len(set(states)) == len(states) >= 3
+    assert own_threads() == []
 
 
 def test_weights_count() -> None:

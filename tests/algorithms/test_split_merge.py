@@ -20,6 +20,7 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
+from streamgmm.events import Event
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import CovarianceType, Missing
 from streamgmm.sources.sample import SampleSource
@@ -277,16 +278,16 @@ def test_em_that_has_settled_does_not_begin_again(is_few: bool) -> None:
     truth = clusters("full")
     values = draw(rng, truth, 200)
     objective = Objective()
-    n_rows: list[int] = []
+    events: list[Event] = []
     with ThreadExecutor(1) as executor:
         few = FewRows.of(values, np.ones(200), "full", objective) if is_few else None
-        rows = replace(in_memory(executor, values), few=few, on_run=lambda n, _: n_rows.append(n))
+        rows = replace(in_memory(executor, values), few=few).with_listener(events.append)
         settled = rows.short_run(truth, 100, objective=objective)
-        n_done = len(rows.reader.history), sum(n_rows)
         assert settled.converged
-        assert rows.short_run(settled.parameters, 5, objective=objective) is settled
-        assert n_done == (len(rows.reader.history), sum(n_rows))
-        # Equal parameters from elsewhere are another start.
-        again = rows.short_run(replace(settled.parameters), 5, objective=objective)
+        n_events = len(events)
+        assert rows.continued(settled, 5, objective=objective) is settled
+        assert len(events) == n_events > 0
+        # Nothing is known of parameters alone.
+        again = rows.short_run(settled.parameters, 5, objective=objective)
         assert again is not settled
         assert again.value == pytest.approx(settled.value, abs=1e-5)

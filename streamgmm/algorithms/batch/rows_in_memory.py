@@ -1,7 +1,7 @@
 """Rows in memory with which the search runs EM and evaluates mixtures."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamgmm.algorithms.batch.em import Fit, expectation_maximization
-from streamgmm.algorithms.batch.few_rows import FewRows, OnRun, ignore_run
+from streamgmm.algorithms.batch.few_rows import FewRows
 from streamgmm.algorithms.reads.reader import Reader
 from streamgmm.core.e_step import EStep, Posterior
 from streamgmm.core.expectation import Expectation, prepare
@@ -18,6 +18,7 @@ from streamgmm.core.frame import Frame
 from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
+from streamgmm.events import Event, Listener
 from streamgmm.options import CovarianceType
 from streamgmm.protocols import Chunk, Job, Work
 
@@ -29,6 +30,22 @@ _BLOCK_BYTES, _ARRAYS = 1 << 23, 6
 
 #: Gives some of the rows, with weights, if they are few for a number of components.
 Part = Callable[[NDArray[np.intp], Array, int], FewRows | None]
+
+
+@dataclass(frozen=True)
+class StepsDone(Event):
+    """Several steps of EM with few rows are done.
+
+    Attributes
+    ----------
+    n_rows : int
+        Number of rows that they computed; a row counts each time.
+    log_likelihoods : tuple of float
+        Those of the steps, nats per row.
+    """
+
+    n_rows: int
+    log_likelihoods: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,27 +60,36 @@ class Rows:
     weights : ndarray of shape (m,)
     few : FewRows, optional
         The rows again, if they are few.
-    on_run : callable
-        Receives the number of rows and the log-likelihoods of each run of EM with few rows.
+    origin : Rows, optional
+        The same rows, whose copy in float64 is used.
     """
 
     reader: Reader
     stored: NDArray[Any]
     weights: Array
     few: FewRows | None = None
-    on_run: OnRun = ignore_run
-    # Ends of runs whose last gain was negligible, as far as they are alike the best one.
-    _settled: list[Fit] = field(default_factory=list, init=False)
+    origin: "Rows | None" = None
 
     @cached_property
     def rows(self) -> Array:
         """The rows in float64."""
+        if self.origin is not None:
+            return self.origin.rows
         return self.stored.astype(np.float64, copy=False)
 
     @property
     def may_lack_values(self) -> bool:
         """Whether a row may hold NaN."""
         return self.reader.source.missing == "em"
+
+    def with_listener(self, listener: Listener) -> "Rows":
+        """Return these rows with a reader of their own, for another thread."""
+        reader = replace(self.reader, listener=listener, history=[], stages=[])
+        return replace(self, reader=reader, origin=self.origin or self)
+
+    def on_run(self, n_rows: int, log_likelihoods: Sequence[float]) -> None:
+        """Report a run of EM with few rows."""
+        self.reader.notify(StepsDone(n_rows, tuple(log_likelihoods)))
 
     def prepared(self, parameters: Parameters) -> Expectation:
         """Return a mixture prepared for these rows."""
@@ -72,21 +98,7 @@ class Rows:
         return prepare(parameters, frame, missing, n_rows=n_rows)
 
     def short_run(self, start: Parameters, n_steps: int, *, objective: Objective) -> Fit:
-        """Run EM with these rows for ``n_steps`` steps, or until the gain is negligible.
-
-        A start that is the end of a run of negligible gain is not moved again.
-        """
-        for settled in self._settled:
-            if settled.parameters is start:
-                return settled
-        fit = self._run(start, n_steps, objective)
-        is_sound = fit.converged and not fit.degenerate
-        if is_sound and all(fit.value >= other.value - _SETTLED for other in self._settled):
-            alike = [other for other in self._settled if other.value >= fit.value - _SETTLED]
-            self._settled[:] = [*alike, fit]
-        return fit
-
-    def _run(self, start: Parameters, n_steps: int, objective: Objective) -> Fit:
+        """Run EM with these rows for ``n_steps`` steps, or until the gain is negligible."""
         few = self.few_for(start.n_components)
         if few is not None:
             found = few.short_run(start, n_steps, _SETTLED, self.on_run)
@@ -101,6 +113,12 @@ class Rows:
             keeps_evaluated=True,
         )
         return fit.without_statistics()
+
+    def continued(self, fit: Fit, n_steps: int, *, objective: Objective) -> Fit:
+        """Run EM for more steps, unless the last gain of the fit with these rows was negligible."""
+        if fit.converged and not fit.degenerate:
+            return fit
+        return self.short_run(fit.parameters, n_steps, objective=objective)
 
     def few_for(self, n_components: int) -> FewRows | None:
         """Return the few rows, if a step with this number of components takes less time there."""

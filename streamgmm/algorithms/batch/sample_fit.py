@@ -7,7 +7,9 @@ convergence of the best on the whole sample, where iterations cost next to nothi
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from streamgmm.algorithms.batch.budget import (
 )
 from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.few_rows import LastFewRows
-from streamgmm.algorithms.batch.rows_in_memory import Rows
+from streamgmm.algorithms.batch.rows_in_memory import Rows, StepsDone
 from streamgmm.algorithms.batch.split_merge import (
     MOST_ROUNDS,
     Moved,
@@ -43,6 +45,7 @@ from streamgmm.algorithms.sampling.row_sample import RowSample
 from streamgmm.core.condition import examine
 from streamgmm.core.e_step import Posterior, scratch_bytes, statistics_bytes
 from streamgmm.core.expectation import prepare
+from streamgmm.core.few_rows_e_step import n_products
 from streamgmm.core.incomplete import gap_bytes
 from streamgmm.core.information import Information, Tangent, kept_responsibilities
 from streamgmm.core.objective import Objective
@@ -61,6 +64,7 @@ from streamgmm.events import (
     StepScored,
 )
 from streamgmm.options import CovarianceType
+from streamgmm.protocols import LocalExecutor, Work
 
 # From this number of components on, splits and merges need as many rows as parameters.
 _MANY_COMPONENTS = 512
@@ -74,6 +78,9 @@ _UNLIKE = 4.0
 _MOST_ITERATIONS = 100
 # Starts that have more than one round of splits and merges, besides one for each restart.
 _OTHER_STARTS = 2
+# Products of a step of EM from which on starts are worth threads of their own, and from which on a
+# pass over the rows is worth several threads.
+_LEAST_APART, _LEAST_SPREAD = 1 << 20, 1 << 23
 # A pass over the sample takes about as long as a product of information with a vector.
 _MOST_PRODUCTS = 6
 #: Rows from which information is estimated, at least; for each parameter at least and at most; and
@@ -362,15 +369,6 @@ class StageListener:
         self._n_steps = self.n_rows = 0
         self.log_likelihoods: list[float] = []
 
-    def on_run(self, n_rows: int, log_likelihoods: Sequence[float]) -> None:
-        """Count the rows of several iterations, and report the last of these."""
-        self.n_rows += n_rows
-        if not log_likelihoods:
-            return
-        self.log_likelihoods.extend(log_likelihoods)
-        self._n_steps += len(log_likelihoods)
-        self._listener(SampleStep(self._name, self._n_steps, log_likelihoods[-1]))
-
     def __call__(self, event: Event) -> None:
         """Listen to an event of the work on the rows."""
         if isinstance(event, ReadDone):
@@ -378,12 +376,22 @@ class StageListener:
             if math.isfinite(event.log_likelihood):
                 self.log_likelihoods.append(event.log_likelihood)
             self._step(event.log_likelihood)
+        elif isinstance(event, StepsDone):
+            self._steps(event)
         elif isinstance(event, SampleStep):
             self._step(event.log_likelihood)
         elif isinstance(event, StepScored):
             self.n_rows += event.n_row_visits
         elif isinstance(event, StartBegun | StartDone | RoundDone):
             self._listener(event)
+
+    def _steps(self, event: StepsDone) -> None:
+        """Count the rows of several steps, and report the last of these."""
+        self.n_rows += event.n_rows
+        if event.log_likelihoods:
+            self.log_likelihoods.extend(event.log_likelihoods)
+            self._n_steps += len(event.log_likelihoods) - 1
+            self._step(event.log_likelihoods[-1])
 
     def _step(self, log_likelihood: float) -> None:
         self._n_steps += 1
@@ -542,10 +550,10 @@ class Search:
             start = time.perf_counter()
             part = _part(sample, size)
             self.reader.notify(StageStarted(name, len(part), self.settings.n_components))
-            reader = self.open_rows(part.rows, part.weights, listener)
+            reader = self._opened(part, listener)
             rows = part.rows, part.weights
             few = self.few_rows.of(*rows, self.settings.covariance_type, self.settings.objective)
-            fits = work(Rows(reader, *rows, few, listener.on_run), *arguments)
+            fits = work(Rows(reader, *rows, few), *arguments)
             seconds = time.perf_counter() - start
             best = fits[0].log_likelihood
             path = tuple(listener.log_likelihoods)
@@ -556,58 +564,78 @@ class Search:
         self.reader.notify(stage.report)
         return stage.found
 
+    def _opened(self, part: RowSample, listener: Listener) -> Reader:
+        """Return a reader of some rows, whose passes use threads if that saves time."""
+        reader = self.open_rows(part.rows, part.weights, listener)
+        is_small = self._products(part.rows.shape) < _LEAST_SPREAD
+        if is_small and isinstance(reader.executor, LocalExecutor):
+            reader.executor = reader.executor.in_calling_thread()
+        return reader
+
     def _started(self, rows: Rows, starts: Starts, steps: int) -> list[Fit]:
         """Return the fits that each continue with some steps from the best of some short runs."""
         n_starts, n_runs = starts.n_starts, starts.n_runs
-        n_all = self.settings.n_init * n_starts * n_runs
-        best = -math.inf
-
-        def run(restart: int, number: int) -> Fit:
-            nonlocal best
-            rows.reader.notify(StartBegun(number, n_all))
-            start = self.settings.start(
-                rows.rows,
-                rows.weights,
-                self.known,
-                self.random,
-                restart,
-                KMEANS_ITERATIONS,
-                lambda: rows.reader.notify(SampleStep("starts", 0)),
-            )
-            fit = self._em(rows, start, SHORT)
-            best = max(best, fit.log_likelihood)
-            rows.reader.notify(StartDone(number, n_all, best))
-            return fit
-
-        found = []
-        for restart in range(self.settings.n_init):
+        n_each = n_starts * n_runs
+        n_all = self.settings.n_init * n_each
+        # Each run has random numbers of its own, so that those of one do not depend on the others.
+        seeds = self.random.randint(2**31, size=(self.settings.n_init, n_each))
+        best, found = -math.inf, []
+        for restart, own_seeds in enumerate(seeds):
             runs: list[Fit] = []
-            first = restart * n_starts * n_runs + 1
-            for number in range(first, first + n_starts * n_runs):
-                runs.append(run(restart, number))
-                if rows.rows.size >= _MANY_VALUES and _is_best_again(runs):
-                    break
+            begun = [partial(self._short_run, restart=restart, seed=seed) for seed in own_seeds]
+            with self._side_by_side(rows, begun) as results:
+                for number, result in enumerate(results, restart * n_each + 1):
+                    rows.reader.notify(StartBegun(number, n_all))
+                    runs.append(result())
+                    best = max(best, runs[-1].log_likelihood)
+                    rows.reader.notify(StartDone(number, n_all, best))
+                    if rows.rows.size >= _MANY_VALUES and _is_best_again(runs):
+                        break
             chosen = [_best_first(runs[i : i + n_runs])[0] for i in range(0, len(runs), n_runs)]
-            if steps:
-                chosen = [self._em(rows, fit.parameters, steps) for fit in chosen]
-            found += chosen
+            if not steps:
+                found += chosen
+                continue
+            longer = [partial(self._longer_run, fit=fit, steps=steps) for fit in chosen]
+            with self._side_by_side(rows, longer) as results:
+                found += [result() for result in results]
         return _best_first(found)
+
+    def _short_run(self, rows: Rows, restart: int, seed: int) -> Fit:
+        start = self.settings.start(
+            rows.rows,
+            rows.weights,
+            self.known,
+            np.random.RandomState(seed),
+            restart,
+            KMEANS_ITERATIONS,
+            lambda: rows.reader.notify(SampleStep("starts", 0)),
+        )
+        return self._em(rows, start, SHORT)
+
+    def _longer_run(self, rows: Rows, fit: Fit, steps: int) -> Fit:
+        return rows.continued(fit, steps, objective=self.settings.objective)
 
     def _split_and_merged(self, rows: Rows, starts: Sequence[Parameters]) -> list[Fit]:
         """Return the ends of splits and merges, the best first, one for each restart at most.
 
         All starts have one round. Others follow for the best one, and then for the next best, as
-        far as the work allows. A start that has come to the end of another by itself is not moved
-        again.
+        far as the work allows. A start that has come to where another is, or ends, by itself is not
+        moved again.
         """
         n_init, rank = self.settings.n_init, self._rank(rows)
+        most = n_init * self._budget.splitting_evaluations(len(rows.weights))
+        begun: list[Fit] = []
+        runs = [partial(self._em, start=start, steps=LONGER) for start in starts]
+        with self._side_by_side(rows, runs) as results:
+            for result in results:
+                fit = result()
+                most -= fit.n_iterations
+                if not _is_alike(fit, [other.value for other in begun]):
+                    begun.append(fit)
         best: list[Moved] = []
         ends: list[float] = []
-        most = n_init * self._budget.splitting_evaluations(len(rows.weights))
-        for start in starts:
-            fit = self._em(rows, start, LONGER)
-            most -= fit.n_iterations
-            if not all(abs(fit.value - end) > _ALIKE for end in ends):
+        for fit in begun:
+            if _is_alike(fit, ends):
                 continue
             moved = self._after_splits(rows, Moved(fit), math.inf, 1)
             most -= moved.n_evaluations
@@ -620,6 +648,41 @@ class Search:
             most -= end.n_evaluations - moved.n_evaluations
             fits.append(end.fit)
         return sorted(fits, key=rank, reverse=True)[:n_init]
+
+    def _side_by_side(
+        self, rows: Rows, runs: Sequence[Callable[[Rows], Fit]]
+    ) -> AbstractContextManager[Sequence[Callable[[], Fit]]]:
+        """Begin independent runs of EM with the rows, side by side if that saves time.
+
+        Returns
+        -------
+        context manager
+            Gives a function for each of the runs, which waits for its result.
+        """
+        reader, executor = rows.reader, rows.reader.executor
+        is_small = len(runs) == 1 or self._products(rows.stored.shape) < _LEAST_APART
+        if is_small or not isinstance(executor, LocalExecutor):
+            return nullcontext([partial(run, rows) for run in runs])
+
+        def apart(run: Callable[[Rows], Fit], listener: Listener) -> Fit:
+            return run(rows.with_listener(listener))
+
+        work = Work(thread=self._bytes_of_start(rows), driver=reader.driver_bytes)
+        begun = [partial(apart, run) for run in runs]
+        return executor.side_by_side(begun, reader.source, reader.listener, work)
+
+    def _products(self, shape: tuple[int, ...]) -> int:
+        """Return the number of products of a step of EM with rows of a shape (n, D)."""
+        structure = STRUCTURES[self.settings.covariance_type]
+        return n_products(shape, self.settings.n_components, structure.has_directions)
+
+    def _bytes_of_start(self, rows: Rows) -> int:
+        """Return the memory that a start from these rows takes, beside them."""
+        n_rows, n_features = rows.stored.shape
+        source, itemsize = self.reader.source, rows.stored.dtype.itemsize
+        shape = source.n_rows, n_features, n_rows
+        memory = self.settings.memory(*shape, itemsize, source.missing == "em", 0)
+        return memory.start(n_rows, self.effort)
 
     def _continued(self, rows: Rows, start: Parameters) -> list[Fit]:
         """Return the end of EM, and before it that of splits and merges if they gained."""
@@ -695,6 +758,11 @@ class Search:
 
 def _best_first(fits: Iterable[Fit]) -> list[Fit]:
     return sorted(fits, key=lambda fit: fit.value, reverse=True)
+
+
+def _is_alike(fit: Fit, ends: Sequence[float]) -> bool:
+    """Return whether a fit has come to one of some values."""
+    return not all(abs(fit.value - end) > _ALIKE for end in ends)
 
 
 def _is_best_again(fits: Sequence[Fit]) -> bool:

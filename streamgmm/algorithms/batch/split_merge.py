@@ -156,7 +156,8 @@ class _Trials:
         """Return the first mixture that is better than the one without a swap; None if none is."""
         least = self._worth(self._fit) + self._expected_gain
         for chosen in swaps.choices():
-            found = self._run(swaps.applied(self._fit.parameters, chosen))
+            start = swaps.applied(self._fit.parameters, chosen)
+            found = self._counted(self._rows.short_run(start, _STEPS, objective=self._objective))
             worth = self._worth(found)
             # More steps of EM alone would hardly gain as much as expected.
             if worth > least or worth > self._worth_of_rival:
@@ -166,7 +167,7 @@ class _Trials:
     @cached_property
     def rival(self) -> Fit:
         """The fit without a swap, after as many steps of EM."""
-        return self._run(self._fit.parameters)
+        return self._counted(self._rows.continued(self._fit, _STEPS, objective=self._objective))
 
     @cached_property
     def _worth_of_rival(self) -> float:
@@ -178,10 +179,9 @@ class _Trials:
         values = self._fit.values
         return 2.0 * _STEPS * (values[-1] - values[-2]) if len(values) > 1 else math.inf
 
-    def _run(self, start: Parameters) -> Fit:
-        found = self._rows.short_run(start, _STEPS, objective=self._objective)
-        self.n_evaluations += found.n_iterations
-        return found
+    def _counted(self, fit: Fit) -> Fit:
+        self.n_evaluations += fit.n_iterations
+        return fit
 
     def _worth(self, fit: Fit) -> float:
         self.n_evaluations += 1

@@ -301,15 +301,16 @@ class FitMemory:
         rows = self.n_pilot * (_VALUE * one.n_features + _OTHER_BYTES)
         return _FIXED_BYTES + rows + max(self._initialize(self.n_pilot, rough), rough.em(0))
 
+    def start(self, n_rows: int, effort: Effort) -> int:
+        """Return the bytes of one start from some rows: parameters of clusters, or EM."""
+        return max(self._initialize(n_rows, self.mixture), self.mixture.em(self._read(effort)))
+
     def _search(self, effort: Effort) -> int:
         """Return the bytes of starts, split and merge, and convergence on the sample."""
-        one = self.mixture
-        starts = self.n_starts * one.bare
+        starts = self.n_starts * self.mixture.bare
         few = min(self.few, self.n_sample) // effort.starting_part
-        begun = starts + self._rows(few)
-        read = self._read(effort)
-        first = begun + max(self._initialize(few, one), one.em(read))
-        converged = max(self._in_few_passes(read, effort, self._restarts))
+        first = starts + self._rows(few) + self.start(few, effort)
+        converged = max(self._in_few_passes(self._read(effort), effort, self._restarts))
         if self._is_extrapolated or not effort.splits:
             return max(first, converged)
         return max(first, converged, self._splitting(starts, effort))
@@ -328,7 +329,9 @@ class FitMemory:
             one.covariance_type, 2 * one.n_components + 4, one.n_features, one.missing
         )
         as_double = size * _VALUE * one.n_features if self.itemsize < _VALUE else 0
-        held = starts + self._rows(size) + as_double + self._restarts + one.bare + one.parameters
+        # The starts, and where EM leads from them.
+        begun = 2 * starts + self._restarts
+        held = begun + self._rows(size) + as_double + one.bare + one.parameters
         factor = one.mean_factor + 3 * size * _VALUE * one.n_features
         own = self._read(effort)
         read = 2 * own + effort.n_threads * 2 * parts.statistics

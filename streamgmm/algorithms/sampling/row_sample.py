@@ -200,6 +200,8 @@ class SampleDesign:
         explained rows beyond the reserved number, share the rest. The smallest hashes have
         priority in each part.
         """
+        if self.takes_all and len(hashes) <= self.size:
+            return np.arange(len(hashes))
         first = np.flatnonzero(is_unexplained)
         first = first[_smallest(hashes[first], self.n_reserved)]
         is_other = hashes <= self.largest_hash
