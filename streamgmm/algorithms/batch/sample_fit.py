@@ -660,8 +660,9 @@ class Search:
             Gives a function for each of the runs, which waits for its result.
         """
         reader, executor = rows.reader, rows.reader.executor
-        is_small = len(runs) == 1 or self._products(rows.stored.shape) < _LEAST_APART
-        if is_small or not isinstance(executor, LocalExecutor):
+        # Where passes use several threads, runs would wait for each other.
+        pays = _LEAST_APART <= self._products(rows.stored.shape) < _LEAST_SPREAD
+        if len(runs) == 1 or not pays or not isinstance(executor, LocalExecutor):
             return nullcontext([partial(run, rows) for run in runs])
 
         def apart(run: Callable[[Rows], Fit], listener: Listener) -> Fit:
