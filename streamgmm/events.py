@@ -351,17 +351,17 @@ class RoundDone(Event):
 
 @dataclass(frozen=True)
 class SampleStep(Event):
-    """An iteration on rows in memory has ended.
+    """An iteration on rows in memory has ended, or has gone on for another second.
 
     Attributes
     ----------
     stage : str
         Name of the stage, as in :class:`StageStarted`.
     number : int
-        Number of the iterations of this stage so far.
+        Number of the iterations of this stage that have ended.
     log_likelihood : float
         Mean log-likelihood of the parameters that the iteration began with, nats per row; NaN for
-        k-means.
+        k-means, and where it has not ended.
     """
 
     stage: str

@@ -23,7 +23,7 @@ from streamgmm.options import Arithmetic
 
 # Products of a step of EM up to which calls take most of the time; products that take as long as
 # the exponential of a density.
-_MOST_PRODUCTS, _PRODUCTS_OF_DENSITY = 1 << 21, 8
+_MOST_PRODUCTS, _PRODUCTS_OF_DENSITY = 1 << 22, 8
 # The same for variances of more columns than there are rows.
 _MOST_PRODUCTS_IF_WIDE = 1 << 23
 # Coordinates whose squares have no digits in common with 1.

@@ -1,5 +1,6 @@
 """The work in memory: from a sample of rows to the optimum that all rows are near."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters
 from streamgmm.core.structures import Array
 from streamgmm.errors import DataError
-from streamgmm.events import Event, SampleStage, StartDone
+from streamgmm.events import Event, SampleStage, SampleStep, StartDone
 from streamgmm.executors.threads import ThreadExecutor
 from streamgmm.options import CovarianceType, Missing
 from streamgmm.sources.sample import SampleSource
@@ -471,3 +472,28 @@ def test_many_components_have_one_start_for_each_restart(
         stage = next(event for event in events if isinstance(event, SampleStage))
         visits[k, n_init] = stage.n_row_visits / len(rows)
     assert visits == {(15, 1): 6 * 4 + 3 * 8, (16, 2): 2 * (4 + 8)}
+
+
+def test_a_single_start_goes_on_with_splits_and_merges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamgmm.algorithms.batch.budget._MANY_COMPONENTS", 16)
+    events: list[Event] = []
+    search(as_sample(without_clusters(2_000)), 16, "spherical", tol=1e-1, events=events)
+    stages = [event for event in events if isinstance(event, SampleStage)]
+    assert [stage.name for stage in stages] == ["starts", "split and merge", "EM"]
+    assert stages[0].n_row_visits == 4 * stages[0].n_rows
+
+
+def test_a_long_iteration_reports_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def steps(seconds: float) -> list[SampleStep]:
+        monkeypatch.setattr("streamgmm.algorithms.batch.sample_fit._SECONDS", seconds)
+        events: list[Event] = []
+        search(as_sample(without_clusters(2_000)), 9, "spherical", tol=1e-1, events=events)
+        return [event for event in events if isinstance(event, SampleStep)]
+
+    usual, more = steps(math.inf), steps(0.0)
+    for stage in ("starts", "split and merge", "EM"):
+        before, after = ([s for s in found if s.stage == stage] for found in (usual, more))
+        ended = [step for step in after if math.isfinite(step.log_likelihood)]
+        assert ended == [step for step in before if math.isfinite(step.log_likelihood)]
+        assert sorted({step.number for step in after} - {0}) == [s.number for s in before]
+    assert len(more) > len(usual)

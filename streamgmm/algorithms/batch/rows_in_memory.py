@@ -48,6 +48,11 @@ class StepsDone(Event):
     log_likelihoods: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class PartDone(Event):
+    """Work with some of the rows is done."""
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Rows in memory, and a reader of them.
@@ -90,6 +95,10 @@ class Rows:
     def on_run(self, n_rows: int, log_likelihoods: Sequence[float]) -> None:
         """Report a run of EM with few rows."""
         self.reader.notify(StepsDone(n_rows, tuple(log_likelihoods)))
+
+    def on_part(self) -> None:
+        """Report that work with some of the rows is done."""
+        self.reader.notify(PartDone())
 
     def prepared(self, parameters: Parameters) -> Expectation:
         """Return a mixture prepared for these rows."""
@@ -152,6 +161,7 @@ class Rows:
         kept: dict[int, tuple[NDArray[np.intp], FewRows]] = {}
 
         def part(places: NDArray[np.intp], weights: Array, n_components: int) -> FewRows | None:
+            self.on_part()
             if whole is None or not whole.is_for(n_components, len(places)):
                 return None
             if self.few is None:
@@ -211,7 +221,7 @@ class Rows:
         reader = self.reader
         work = Work(thread=_BLOCK_BYTES * 3 // 2, driver=reader.driver_bytes)
         job = Job(of_chunk, None, work)
-        found = reader.executor.map_reduce(reader.source, job, lambda event: None)
+        found = reader.executor.map_reduce(reader.source, job, reader.notify)
         return list(found.values)
 
 

@@ -26,7 +26,7 @@ from streamgmm.algorithms.batch.budget import (
 )
 from streamgmm.algorithms.batch.em import Fit
 from streamgmm.algorithms.batch.few_rows import LastFewRows
-from streamgmm.algorithms.batch.rows_in_memory import Rows, StepsDone
+from streamgmm.algorithms.batch.rows_in_memory import PartDone, Rows, StepsDone
 from streamgmm.algorithms.batch.split_merge import (
     MOST_ROUNDS,
     Moved,
@@ -52,6 +52,7 @@ from streamgmm.core.objective import Objective
 from streamgmm.core.parameters import Parameters, count_parameters
 from streamgmm.core.structures import STRUCTURES, Array
 from streamgmm.events import (
+    ChunkDone,
     Event,
     Listener,
     ReadDone,
@@ -76,6 +77,8 @@ _MANY_VALUES, _SAME = 1 << 14, 1e-9
 # Gain on a sample, in units of the gain by chance, that shows that the start fits other rows.
 _UNLIKE = 4.0
 _MOST_ITERATIONS = 100
+# Seconds after which a stage reports that an iteration goes on.
+_SECONDS = 1.0
 # Starts that have more than one round of splits and merges, besides one for each restart.
 _OTHER_STARTS = 2
 # Products of a step of EM from which on starts are worth threads of their own, and from which on a
@@ -349,6 +352,8 @@ class Stage:
 class StageListener:
     """Counts the rows that a stage computes, and reports each of its iterations.
 
+    Where an iteration takes long, the listener reports about each second that it goes on.
+
     Parameters
     ----------
     name : str
@@ -367,6 +372,7 @@ class StageListener:
     def __init__(self, name: str, listener: Listener) -> None:
         self._name, self._listener = name, listener
         self._n_steps = self.n_rows = 0
+        self._last_report = time.monotonic()
         self.log_likelihoods: list[float] = []
 
     def __call__(self, event: Event) -> None:
@@ -384,6 +390,8 @@ class StageListener:
             self.n_rows += event.n_row_visits
         elif isinstance(event, StartBegun | StartDone | RoundDone):
             self._listener(event)
+        elif isinstance(event, ChunkDone | PartDone) and self._is_silent():
+            self._report(math.nan)
 
     def _steps(self, event: StepsDone) -> None:
         """Count the rows of several steps, and report the last of these."""
@@ -395,6 +403,13 @@ class StageListener:
 
     def _step(self, log_likelihood: float) -> None:
         self._n_steps += 1
+        self._report(log_likelihood)
+
+    def _is_silent(self) -> bool:
+        return time.monotonic() - self._last_report >= _SECONDS
+
+    def _report(self, log_likelihood: float) -> None:
+        self._last_report = time.monotonic()
         self._listener(SampleStep(self._name, self._n_steps, log_likelihood))
 
 

@@ -439,6 +439,7 @@ def _begun_halves(
     labels, stop = np.zeros(len(places), dtype=np.intp), 0
     values = rows.rows[places]
     for component, (_, own_weights) in enumerate(own):
+        rows.on_part()
         start, stop = stop, stop + len(own_weights)
         values[start:stop] -= parameters.means[component]
         residuals = values[start:stop] / scales
