@@ -195,6 +195,16 @@ class Rows:
 
         return posterior
 
+    def some_posterior(self, parameters: Parameters) -> tuple[Array, Posterior]:
+        """Return the weights of a block of rows from all over, and their responsibilities."""
+        few = self.few_for(parameters.n_components)
+        if few is not None:
+            return self.weights, few.posterior(parameters)
+        most = max(1, _BLOCK_BYTES // (8 * parameters.n_components))
+        chosen = slice(None, None, -(-len(self.stored) // most))
+        posterior = self.prepared(parameters).posterior
+        return self.weights[chosen], posterior(self.stored[chosen], with_responsibilities=True)
+
     def of_blocks(self, parameters: Parameters, values: Callable[..., Any]) -> list[Any]:
         """Return what the weights and the posterior of each block of rows give, in their order.
 

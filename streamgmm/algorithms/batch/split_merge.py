@@ -190,10 +190,13 @@ class _Trials:
 
 def _worth(rows: Rows, fit: Fit) -> float:
     """Return the expected value of the objective on other rows, in nats per row."""
-    blocks = rows.of_blocks(
-        fit.parameters, lambda weights, found: _masses(weights, found.responsibilities)
-    )
-    masses = sum(blocks) / rows.weights.sum()
+    weights = rows.weights
+    if np.all(weights == weights[0]):
+        shares = fit.parameters.weights
+        masses = np.stack([shares, weights[0] * shares, shares])
+    else:
+        weights, found = rows.some_posterior(fit.parameters)
+        masses = _masses(weights, found.responsibilities)
     return fit.value - float(_prices(rows, fit.parameters, masses).sum())
 
 
