@@ -243,8 +243,11 @@ class FewRows:
     ) -> Fit | None:
         values = np.empty(n_steps)
         kept = self._arrays.setdefault(start.n_components, [])
-        # Each thread that runs has its own.
-        steps, struct = kept.pop() if kept else self._new_arrays(start.n_components)
+        try:
+            # Each thread that runs has its own.
+            steps, struct = kept.pop()
+        except IndexError:
+            steps, struct = self._new_arrays(start.n_components)
         self._write(start, steps)
         n_values, n_evaluated, has_settled = em_steps(
             self.ridge,
