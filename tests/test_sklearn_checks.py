@@ -12,7 +12,8 @@ Model = GaussianMixture | GaussianMixtureSearch | OnlineGaussianMixture
 
 
 def expected_failures(estimator: Model) -> dict[str, str]:
-    if estimator.n_components == 1:
+    # Starts of a batch fit to these rows end at the same optimum.
+    if estimator.n_components == 1 or isinstance(estimator, GaussianMixture):
         return {}
     return {
         "check_sample_weight_equivalence_on_dense_data": (
