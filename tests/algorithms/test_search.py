@@ -357,7 +357,7 @@ def test_informing_rows_are_complete_and_from_all_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "expected"), [(1_000, 5_000), (112_000, 7_000), (10_000_000, 50_000)]
+    ("n_rows", "expected"), [(1_000, 4_096), (112_000, 7_000), (10_000_000, 50_000)]
 )
 def test_of_fewer_rows_fewer_inform(n_rows: int, expected: int) -> None:
     rows = np.zeros((60_000, 1))

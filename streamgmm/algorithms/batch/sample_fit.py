@@ -89,7 +89,7 @@ _MOST_PRODUCTS = 6
 #: Rows from which information is estimated, at least; for each parameter at least and at most; and
 #: one in how many rows of the data between these bounds.
 FEWEST_INFORMING = 4096
-_INFORMING_PER_PARAMETER, _PART_INFORMING = (5, 50), 16
+_INFORMING_PER_PARAMETER, _PART_INFORMING = (2, 50), 16
 # Least part of rows without gaps. Rows with gaps carry less information, so that few rows without
 # gaps would overstate the information of all rows.
 _LEAST_COMPLETE = 0.25
