@@ -36,7 +36,7 @@ _CENTRES_IN_STEP = 64
 _FEW_PER_COMPONENT = 5
 # Rows among which k-means++ chooses centres, at least; for each centre too. The part of iterations
 # that follow on all rows, one in so many.
-_FEWEST_SEEDING, _SEEDING_PER_CENTRE, _PART_ON_ALL = 4096, 16, 4
+_FEWEST_SEEDING, _SEEDING_PER_CENTRE, _PART_ON_ALL = 16384, 16, 4
 # Number of distances that are held at once; they stay in the cache of a core.
 _BLOCK_DISTANCES = 1 << 17
 # Number of values in a block of columns.
