@@ -257,8 +257,8 @@ class Informant:
         n_parameters : int
         most_bytes : int
             Of what is kept of the rows in information.
-        n_rows : int
-            Rows of the data; of fewer rows fewer inform.
+        n_rows : float
+            Rows of the data, or inf. The fewer they are, the fewer are chosen.
         """
         complete = np.flatnonzero(~np.isnan(rows).any(axis=1))
         if len(complete) < _LEAST_COMPLETE * len(rows):
@@ -316,10 +316,7 @@ class Informant:
 
 
 def informing_rows(n_parameters: int, n_rows: float) -> int:
-    """Return the number of rows from which information about these parameters is estimated.
-
-    They cost less than a pass over all rows (n_rows) of the data.
-    """
+    """Return how many rows of the data (n_rows) estimate the information about parameters."""
     least, most = (max(FEWEST_INFORMING, part * n_parameters) for part in _INFORMING_PER_PARAMETER)
     return int(min(max(least, n_rows / _PART_INFORMING), most))
 
@@ -461,7 +458,7 @@ class Search:
         starts = self._budget.starts(not is_supported)
         size = self._size(sample, starts.n_rows)
         splits = self._can_split and is_supported
-        # A single start goes on with splits and merges.
+        # Splits and merges begin with as many steps.
         steps = 0 if splits and starts.n_starts == 1 else LONGER
         found = self._stage("starts", sample, size, self._started, starts, steps)
         if splits:

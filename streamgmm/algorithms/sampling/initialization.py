@@ -34,8 +34,8 @@ _FEW_MEMBERS = 1 << 15
 _CENTRES_IN_STEP = 64
 # Rows per component of a start from few rows.
 _FEW_PER_COMPONENT = 5
-# Rows among which k-means++ chooses centres, at least; for each centre too. The part of iterations
-# that follow on all rows, one in so many.
+# Fewest rows among which k-means++ chooses centres, and fewest for each centre. Most iterations use
+# these rows; one in four may follow on all rows.
 _FEWEST_SEEDING, _SEEDING_PER_CENTRE, _PART_ON_ALL = 16384, 16, 4
 # Number of distances that are held at once; they stay in the cache of a core.
 _BLOCK_DISTANCES = 1 << 17
